@@ -54,7 +54,9 @@ class Problem:
             _require(isinstance(value, str) and value.strip() != "", field, "a non-empty string", value)
         if self.choices is not None:
             object.__setattr__(self, "choices", tuple(self.choices))
-        _require(self.format is None or self.format in ANSWER_FORMATS, "format", f"one of {ANSWER_FORMATS}", self.format)
+        _require(
+            self.format is None or self.format in ANSWER_FORMATS, "format", f"one of {ANSWER_FORMATS}", self.format
+        )
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,12 @@ class SamplingParams:
     eos_token_id: int | tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        _require(_is_real(self.temperature) and self.temperature >= 0, "temperature", "a finite number >= 0", self.temperature)
+        _require(
+            _is_real(self.temperature) and self.temperature >= 0,
+            "temperature",
+            "a finite number >= 0",
+            self.temperature,
+        )
         _require(_is_real(self.top_p) and 0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
         _require(_is_int(self.max_tokens) and self.max_tokens >= 1, "max_tokens", "an integer >= 1", self.max_tokens)
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
@@ -127,21 +134,38 @@ class SIAConfig:
     num_splits: int = 20
 
     def __post_init__(self) -> None:
-        _require(_is_real(self.temperature) and self.temperature >= 0, "temperature", "a finite number >= 0", self.temperature)
+        _require(
+            _is_real(self.temperature) and self.temperature >= 0,
+            "temperature",
+            "a finite number >= 0",
+            self.temperature,
+        )
         _require(_is_real(self.top_p) and 0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
         for field in ("num_rollouts", "num_trajectories", "max_tokens", "num_splits"):
             value = getattr(self, field)
             _require(_is_int(value) and value >= 1, field, "an integer >= 1", value)
-        _require(self.stride is None or (_is_int(self.stride) and self.stride >= 1), "stride", "an integer >= 1", self.stride)
+        _require(
+            self.stride is None or (_is_int(self.stride) and self.stride >= 1), "stride", "an integer >= 1", self.stride
+        )
         for field in ("num_fewshot", "num_bootstrap"):
             value = getattr(self, field)
             _require(_is_int(value) and value >= 0, field, "an integer >= 0", value)
         _require(_is_int(self.seed) and 0 <= self.seed < 2**63, "seed", "an integer in [0, 2^63)", self.seed)
         _require(self.rollout_budget in ("new", "total"), "rollout_budget", '"new" or "total"', self.rollout_budget)
-        _require(self.share in ("trajectory", "checkpoint", "none"), "share", '"trajectory", "checkpoint" or "none"', self.share)
+        _require(
+            self.share in ("trajectory", "checkpoint", "none"),
+            "share",
+            '"trajectory", "checkpoint" or "none"',
+            self.share,
+        )
         _require(self.think in ("strict", "lenient"), "think", '"strict" or "lenient"', self.think)
         for field in ("stop_at_answer", "shuffle_prefix", "truncate_prompt"):
             value = getattr(self, field)
             _require(isinstance(value, bool), field, "true or false", value)
-        _require(self.apply_chat_template in (None, True, False), "apply_chat_template", "true, false or null", self.apply_chat_template)
+        _require(
+            self.apply_chat_template in (None, True, False),
+            "apply_chat_template",
+            "true, false or null",
+            self.apply_chat_template,
+        )
         _require(_is_real(self.smoothing) and self.smoothing > 0, "smoothing", "a finite number > 0", self.smoothing)

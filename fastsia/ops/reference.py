@@ -1,0 +1,333 @@
+"""Every op in plain PyTorch: what the kernels must equal, and the path that runs on a CPU.
+
+The layouts are the kernels' own: rows of new tokens packed one after another, keys and values in blocks of
+`block_size` tokens, a row's context given as a shared trunk and a suffix of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_MASK32 = 0xFFFFFFFF
+# Most nuclei are far smaller than the vocabulary: look among this many most probable tokens before sorting them all.
+_NUCLEUS_GUESS = 64
+# Rows are sampled in chunks of at most this many logits, which bounds the float64 temporaries (32 MiB each).
+_CHUNK_ELEMENTS = 1 << 22
+# Rows of one trunk handled by one batched product.
+_TILE_ROWS = 16
+
+
+class Samples(NamedTuple):
+    """What `sample` gives.
+
+    tokens: int64 [M], -1 on a bad row. logprobs: float32 [M], nats, under the sampling distribution (NaN on a bad
+    row). entropy: float32 [R], nats, of softmax(logits), or None. bad: bool [R].
+    """
+
+    tokens: Tensor
+    logprobs: Tensor
+    entropy: Tensor | None
+    bad: Tensor
+
+
+def uniforms(seeds: Tensor, counters: Tensor) -> Tensor:
+    """Counter-based uniform numbers: Philox4x32-10 (Salmon et al., SC 2011), one block a draw.
+
+    Args:
+        seeds: int64 [M]; its 64 bits are the key (low word first).
+        counters: int32 or int64 [M, 4]: (token position, rollout, checkpoint, domain), taken modulo 2^32.
+
+    Returns:
+        float64 [M] in [0, 1), 53 bits from the first two output words. A number depends on its own key and counter
+        alone, so it does not move with the batch around it.
+    """
+    # Signed 64-bit products wrap, but their bits are those of the unsigned product; shifts are masked for that.
+    key0, key1 = seeds & _MASK32, (seeds >> 32) & _MASK32
+    c0, c1, c2, c3 = (counters[:, i].to(torch.int64) & _MASK32 for i in range(4))
+    for _ in range(10):
+        product0, product1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c1, c2, c3 = (
+            ((product1 >> 32) & _MASK32) ^ c1 ^ key0,
+            product1 & _MASK32,
+            ((product0 >> 32) & _MASK32) ^ c3 ^ key1,
+            product0 & _MASK32,
+        )
+        key0, key1 = (key0 + 0x9E3779B9) & _MASK32, (key1 + 0xBB67AE85) & _MASK32
+    return ((c0 >> 5) * 67108864 + (c1 >> 6)).to(torch.float64) / 9007199254740992.0
+
+
+def sample(
+    logits: Tensor,
+    draw_row: Tensor,
+    seeds: Tensor,
+    counters: Tensor,
+    temperature: Tensor,
+    top_p: Tensor,
+    want_entropy: bool = True,
+) -> Samples:
+    """Draw tokens from softmax(logits / temperature) cut to its top-p nucleus.
+
+    The nucleus is the smallest set of most probable tokens with mass >= top_p; among equal probabilities the lower
+    id comes first. A draw takes the first nucleus token, in order of ids, whose cumulative mass exceeds
+    u * (nucleus mass), with u from `uniforms(seeds, counters)`: no sort is needed to draw, and any number of draws
+    share one pass over a row.
+
+    Args:
+        logits: [R, V], float32, bfloat16 or float16 (float64 is kept). -inf is probability 0.
+        draw_row: int [M], the row each draw is from, in any order.
+        seeds, counters: int64 [M] and int [M, 4], see `uniforms`.
+        temperature: float [R]; 0 takes the most probable token (lowest id among equals) with log-probability 0.
+        top_p: float [R] in (0, 1].
+        want_entropy: also the entropy of the untruncated softmax(logits) (temperature 1).
+
+    A row with NaN, +inf or nothing but -inf is bad: it gives token -1 and NaN and is never sampled.
+    """
+    num_rows, vocab = logits.shape
+    u = uniforms(seeds, counters)
+    tokens = torch.empty(len(draw_row), dtype=torch.int64, device=logits.device)
+    logprobs = torch.empty(len(draw_row), dtype=torch.float32, device=logits.device)
+    entropy = torch.empty(num_rows, dtype=torch.float32, device=logits.device) if want_entropy else None
+    bad = torch.empty(num_rows, dtype=torch.bool, device=logits.device)
+    rows_per_chunk = max(_CHUNK_ELEMENTS // vocab, 1)
+    for begin in range(0, num_rows, rows_per_chunk):
+        end = min(begin + rows_per_chunk, num_rows)
+        chunk = logits[begin:end]
+        chunk = chunk if chunk.dtype == torch.float64 else chunk.float()
+        top = chunk.amax(dim=1, keepdim=True)
+        bad_rows = ~torch.isfinite(top[:, 0])
+        bad[begin:end] = bad_rows
+        shifted = chunk - top
+        if bad_rows.any():
+            shifted = torch.where(bad_rows[:, None], torch.zeros_like(shifted), shifted)
+        if entropy is not None:
+            row_entropy = _entropy(shifted)
+            entropy[begin:end] = torch.where(bad_rows, torch.nan, row_entropy)
+        whole = begin == 0 and end == num_rows
+        inside = slice(None) if whole else ((draw_row >= begin) & (draw_row < end)).nonzero()[:, 0]
+        rows = draw_row[inside].long() - begin
+        drawn, logprob = _draw(shifted, rows, u[inside], temperature[begin:end], top_p[begin:end])
+        fails = bad_rows[rows]
+        tokens[inside] = torch.where(fails, -1, drawn)
+        logprobs[inside] = torch.where(fails, torch.nan, logprob).float()
+    return Samples(tokens, logprobs, entropy, bad)
+
+
+def _entropy(shifted: Tensor) -> Tensor:
+    """Entropy in nats of softmax over the last axis, given logits whose maximum is 0."""
+    weights = shifted.exp()
+    total = weights.sum(dim=1)
+    # exp(-1e4) is 0, so the clamp only keeps 0 * -inf from being NaN.
+    return total.log() - (weights * shifted.clamp(min=-1e4)).sum(dim=1) / total
+
+
+def _draw(shifted: Tensor, rows: Tensor, u: Tensor, temperature: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor]:
+    greedy = temperature <= 0
+    scaled = shifted.double() / torch.where(greedy, 1.0, temperature.double())[:, None]
+    if greedy.any():
+        first = torch.full_like(scaled, -torch.inf).scatter_(1, shifted.argmax(dim=1, keepdim=True), 0.0)
+        scaled = torch.where(greedy[:, None], first, scaled)
+    weights = scaled.exp()
+    probs = weights / weights.sum(dim=1, keepdim=True)
+    ids, mass = _nucleus(probs, top_p)
+    cumulative = mass.cumsum(dim=1)
+    target = u * cumulative[rows, -1]
+    slot = _first_greater(cumulative, rows, target)
+    # u < 1, but u * total can round up to the total: then the last token of the nucleus is meant.
+    slot = torch.minimum(slot, _last_positive(mass)[rows])
+    drawn = slot if ids is None else ids[rows, slot]
+    return drawn, (mass[rows, slot] / cumulative[rows, -1]).log()
+
+
+def _nucleus(probs: Tensor, top_p: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Candidates in order of ids (None: all of them) and their probability, 0 outside the nucleus."""
+    if bool((top_p >= 1).all()):
+        return None, probs
+    vocab = probs.shape[1]
+    goal = top_p.double()[:, None]
+    if vocab > 2 * _NUCLEUS_GUESS:
+        values, ids = probs.topk(_NUCLEUS_GUESS, dim=1)
+        reached = values.cumsum(dim=1) >= goal
+        cut = reached.int().argmax(dim=1, keepdim=True)
+        threshold = values.gather(1, cut)
+        # Equal probabilities at the end of the list could have lower ids beyond it: then all must be looked at.
+        if bool((reached[:, -1] & (values[:, -1] < threshold[:, 0])).all()):
+            ids, order = ids.sort(dim=1)
+            return ids, _keep(values.gather(1, order), threshold, cut)
+    values = probs.sort(dim=1, descending=True).values
+    reached = values.cumsum(dim=1) >= goal
+    # Where rounding keeps the whole sum under top_p, the nucleus is every token.
+    cut = torch.where(reached.any(dim=1), reached.int().argmax(dim=1), vocab - 1)[:, None]
+    return None, _keep(probs, values.gather(1, cut), cut)
+
+
+def _keep(probs: Tensor, threshold: Tensor, cut: Tensor) -> Tensor:
+    """Zero what is below the threshold, and of those on it (in order of ids) the ones past the cut."""
+    above, equal = probs > threshold, probs == threshold
+    room = cut + 1 - above.sum(dim=1, keepdim=True)
+    return torch.where(above | (equal & (equal.cumsum(dim=1) <= room)), probs, 0.0)
+
+
+def _first_greater(cumulative: Tensor, rows: Tensor, target: Tensor) -> Tensor:
+    """Smallest slot with cumulative[row, slot] > target, by bisection: a draw touches no other row's numbers."""
+    low = torch.zeros_like(rows)
+    high = torch.full_like(rows, cumulative.shape[1] - 1)
+    for _ in range(max(cumulative.shape[1] - 1, 1).bit_length()):
+        middle = (low + high) // 2
+        above = cumulative[rows, middle] > target
+        high = torch.where(above, middle, high)
+        low = torch.where(above, low, torch.minimum(middle + 1, high))
+    return low
+
+
+def _last_positive(mass: Tensor) -> Tensor:
+    width = mass.shape[1]
+    return width - 1 - (mass > 0).flip(1).int().argmax(dim=1)
+
+
+@dataclass(frozen=True)
+class AttentionMetadata:
+    """Where each packed row's context lies. One row is one new token; rows are sorted by trunk.
+
+    trunk_tables: int32 [G, max_trunk_blocks], block ids of the batch's trunks (padding 0).
+    cu_rows: int32 [G + 1]; rows cu_rows[g]:cu_rows[g + 1] see trunk g.
+    prefix_lens: int32 [n], trunk tokens that the row sees (0 allowed).
+    suffix_tables: int32 [n, max_suffix_blocks], the row's blocks off the trunk (padding 0).
+    suffix_lens: int32 [n], suffix tokens that the row sees, its own included; 0 where the row itself lies on the
+        trunk (then prefix_len is its position + 1: that is how prefill and a trajectory's own decode look).
+    max_prefix_len, max_suffix_len, max_rows: the largest of each, on the host.
+
+    Trunk token j stands at position j, suffix token j at prefix_len + j.
+    """
+
+    trunk_tables: Tensor
+    cu_rows: Tensor
+    prefix_lens: Tensor
+    suffix_tables: Tensor
+    suffix_lens: Tensor
+    max_prefix_len: int
+    max_suffix_len: int
+    max_rows: int
+
+
+def prefix_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    meta: AttentionMetadata,
+    scale: float,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """Attention of packed rows over [their part of a shared trunk | their own suffix].
+
+    Args:
+        q: [n, num_heads, head_dim]; rotary embedding and norms applied.
+        k_cache, v_cache: [num_blocks, block_size, num_kv_heads, head_dim]; the rows' own keys are already stored.
+        sliding_window: w keeps keys at positions > own position - w.
+        softcap: c replaces a score s by c * tanh(s / c), s already scaled.
+
+    Returns:
+        [n, num_heads, head_dim] in q's dtype; sums in float32 (float64 for float64).
+    """
+    return prefix_attention_with_lse(q, k_cache, v_cache, meta, scale, sliding_window, softcap)[0]
+
+
+def prefix_attention_with_lse(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    meta: AttentionMetadata,
+    scale: float,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`prefix_attention` and the natural log of each softmax's denominator, float [n, num_heads]."""
+    n, num_heads, head_dim = q.shape
+    block_size, num_kv_heads = k_cache.shape[1:3]
+    group = num_heads // num_kv_heads
+    accumulate = torch.float64 if q.dtype == torch.float64 else torch.float32
+    query = q.to(accumulate).view(n, num_kv_heads, group, head_dim) * scale
+    tile_trunk, tile_rows, row_slot = _tiles(meta.cu_rows, min(meta.max_rows, _TILE_ROWS))
+    tile = tile_rows.shape[1]
+
+    prefix_blocks = -(-meta.max_prefix_len // block_size)
+    tables = meta.trunk_tables[tile_trunk, :prefix_blocks].long()
+    prefix_k, prefix_v = (_gather(cache, tables, accumulate) for cache in (k_cache, v_cache))
+    length = prefix_k.shape[2]
+    tiled = query[tile_rows].permute(0, 2, 1, 3, 4).reshape(len(tile_trunk), num_kv_heads, tile * group, head_dim)
+    scores = (tiled @ prefix_k.transpose(2, 3)).view(-1, num_kv_heads, tile, group, length)
+    # [tiles, kv heads, tile, group, L] -> [n, kv heads, group, L]
+    scores = scores.permute(0, 2, 1, 3, 4).reshape(-1, num_kv_heads, group, length)[row_slot]
+    own = (meta.prefix_lens + meta.suffix_lens - 1).long()
+    position = torch.arange(length, device=q.device)
+    visible = position < meta.prefix_lens[:, None]
+    if sliding_window is not None:
+        visible &= position > (own - sliding_window)[:, None]
+
+    has_suffix = meta.max_suffix_len > 0
+    if has_suffix:
+        suffix_blocks = -(-meta.max_suffix_len // block_size)
+        suffix_tables = meta.suffix_tables[:, :suffix_blocks].long()
+        suffix_k, suffix_v = (_gather(cache, suffix_tables, accumulate) for cache in (k_cache, v_cache))
+        suffix_scores = query @ suffix_k.transpose(2, 3)
+        offset = torch.arange(suffix_k.shape[2], device=q.device)
+        suffix_visible = offset < meta.suffix_lens[:, None]
+        if sliding_window is not None:
+            suffix_visible &= (offset + meta.prefix_lens[:, None]) > (own - sliding_window)[:, None]
+        scores = torch.cat([scores, suffix_scores], dim=3)
+        visible = torch.cat([visible, suffix_visible], dim=1)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores.masked_fill(~visible[:, None, None, :], -torch.inf)
+    lse = scores.logsumexp(dim=3)
+    weights = (scores - lse[..., None]).exp()
+
+    spread = weights.new_zeros(len(tile_trunk) * tile, num_kv_heads, group, length)
+    spread[row_slot] = weights[..., :length]
+    spread = spread.view(-1, tile, num_kv_heads, group, length).permute(0, 2, 1, 3, 4)
+    out = spread.reshape(-1, num_kv_heads, tile * group, length) @ prefix_v
+    out = out.view(-1, num_kv_heads, tile, group, head_dim).permute(0, 2, 1, 3, 4)
+    out = out.reshape(-1, num_kv_heads, group, head_dim)[row_slot]
+    if has_suffix:
+        out = out + weights[..., length:] @ suffix_v
+    return out.reshape(n, num_heads, head_dim).to(q.dtype), lse.reshape(n, num_heads)
+
+
+def _tiles(cu_rows: Tensor, tile: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Cut each trunk's rows into tiles of `tile`: trunk of a tile [S], its rows [S, tile] (padding 0), slot of a row [n]."""
+    counts = (cu_rows[1:] - cu_rows[:-1]).long()
+    tiles_per_trunk = (counts + tile - 1) // tile
+    tile_trunk = torch.repeat_interleave(tiles_per_trunk)
+    first_tile = tiles_per_trunk.cumsum(0) - tiles_per_trunk
+    row_trunk = torch.repeat_interleave(counts)
+    within = torch.arange(len(row_trunk), device=cu_rows.device) - cu_rows[row_trunk].long()
+    row_slot = first_tile[row_trunk] * tile + within
+    tile_rows = row_slot.new_zeros(len(tile_trunk) * tile)
+    tile_rows[row_slot] = torch.arange(len(row_slot), device=cu_rows.device)
+    return tile_trunk, tile_rows.view(-1, tile), row_slot
+
+
+def _gather(cache: Tensor, tables: Tensor, dtype: torch.dtype) -> Tensor:
+    """[S, blocks] block ids -> [S, kv heads, blocks * block_size, head_dim]."""
+    _, block_size, num_kv_heads, head_dim = cache.shape
+    rows, blocks = tables.shape
+    picked = cache.view(len(cache), -1).index_select(0, tables.reshape(-1))
+    return picked.view(rows, blocks * block_size, num_kv_heads, head_dim).to(dtype).transpose(1, 2)
+
+
+def store_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> None:
+    """Write new keys and values [n, kv heads, head_dim] to slots int64 [n] = block * block_size + offset; -1 skips."""
+    kept = slots >= 0
+    if not bool(kept.all()):
+        k, v, slots = k[kept], v[kept], slots[kept]
+    k_cache.view(-1, *k_cache.shape[2:]).index_copy_(0, slots, k.to(k_cache.dtype))
+    v_cache.view(-1, *v_cache.shape[2:]).index_copy_(0, slots, v.to(v_cache.dtype))
+
+
+def copy_blocks(kv_cache: Tensor, src: Tensor, dst: Tensor) -> None:
+    """Copy whole blocks, all layers, keys and values: kv_cache [layers, 2, num_blocks, ...], src and dst int64 [m]."""
+    kv_cache.index_copy_(2, dst, kv_cache.index_select(2, src))
