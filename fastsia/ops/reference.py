@@ -247,58 +247,75 @@ def prefix_attention_with_lse(
 ) -> tuple[Tensor, Tensor]:
     """`prefix_attention` and the natural log of each softmax's denominator, float [n, num_heads]."""
     n, num_heads, head_dim = q.shape
-    block_size, num_kv_heads = k_cache.shape[1:3]
-    group = num_heads // num_kv_heads
+    num_kv_heads = k_cache.shape[2]
     accumulate = torch.float64 if q.dtype == torch.float64 else torch.float32
-    query = q.to(accumulate).view(n, num_kv_heads, group, head_dim) * scale
-    tile_trunk, tile_rows, row_slot = _tiles(meta.cu_rows, min(meta.max_rows, _TILE_ROWS))
-    tile = tile_rows.shape[1]
-
-    prefix_blocks = -(-meta.max_prefix_len // block_size)
-    tables = meta.trunk_tables[tile_trunk, :prefix_blocks].long()
-    prefix_k, prefix_v = (_gather(cache, tables, accumulate) for cache in (k_cache, v_cache))
-    length = prefix_k.shape[2]
-    tiled = query[tile_rows].permute(0, 2, 1, 3, 4).reshape(len(tile_trunk), num_kv_heads, tile * group, head_dim)
-    scores = (tiled @ prefix_k.transpose(2, 3)).view(-1, num_kv_heads, tile, group, length)
-    # [tiles, kv heads, tile, group, L] -> [n, kv heads, group, L]
-    scores = scores.permute(0, 2, 1, 3, 4).reshape(-1, num_kv_heads, group, length)[row_slot]
-    own = (meta.prefix_lens + meta.suffix_lens - 1).long()
-    position = torch.arange(length, device=q.device)
-    visible = position < meta.prefix_lens[:, None]
-    if sliding_window is not None:
-        visible &= position > (own - sliding_window)[:, None]
-
-    has_suffix = meta.max_suffix_len > 0
-    if has_suffix:
-        suffix_blocks = -(-meta.max_suffix_len // block_size)
-        suffix_tables = meta.suffix_tables[:, :suffix_blocks].long()
-        suffix_k, suffix_v = (_gather(cache, suffix_tables, accumulate) for cache in (k_cache, v_cache))
-        suffix_scores = query @ suffix_k.transpose(2, 3)
-        offset = torch.arange(suffix_k.shape[2], device=q.device)
-        suffix_visible = offset < meta.suffix_lens[:, None]
-        if sliding_window is not None:
-            suffix_visible &= (offset + meta.prefix_lens[:, None]) > (own - sliding_window)[:, None]
-        scores = torch.cat([scores, suffix_scores], dim=3)
-        visible = torch.cat([visible, suffix_visible], dim=1)
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    scores = scores.masked_fill(~visible[:, None, None, :], -torch.inf)
-    lse = scores.logsumexp(dim=3)
-    weights = (scores - lse[..., None]).exp()
-
-    spread = weights.new_zeros(len(tile_trunk) * tile, num_kv_heads, group, length)
-    spread[row_slot] = weights[..., :length]
-    spread = spread.view(-1, tile, num_kv_heads, group, length).permute(0, 2, 1, 3, 4)
-    out = spread.reshape(-1, num_kv_heads, tile * group, length) @ prefix_v
-    out = out.view(-1, num_kv_heads, tile, group, head_dim).permute(0, 2, 1, 3, 4)
-    out = out.reshape(-1, num_kv_heads, group, head_dim)[row_slot]
-    if has_suffix:
-        out = out + weights[..., length:] @ suffix_v
+    query = q.to(accumulate).view(n, num_kv_heads, num_heads // num_kv_heads, head_dim) * scale
+    oldest = meta.prefix_lens + meta.suffix_lens - (sliding_window or (1 << 30))
+    out, lse = _attend_trunks(query, k_cache, v_cache, meta, oldest, softcap)
+    if meta.max_suffix_len > 0:
+        rows = meta.suffix_lens.nonzero()[:, 0]
+        suffix_out, suffix_lse = _attend_suffixes(query[rows], k_cache, v_cache, meta, rows, oldest, softcap)
+        out[rows], lse[rows] = merge_states(out[rows], lse[rows], suffix_out, suffix_lse)
     return out.reshape(n, num_heads, head_dim).to(q.dtype), lse.reshape(n, num_heads)
 
 
+def merge_states(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention over two sets of keys together from that over each: out [..., head_dim], lse [...] natural."""
+    lse = torch.logaddexp(lse_a, lse_b)
+    weight_a, weight_b = (lse_a - lse).exp()[..., None], (lse_b - lse).exp()[..., None]
+    return out_a * weight_a + out_b * weight_b, lse
+
+
+def _attend_trunks(
+    query: Tensor, k_cache: Tensor, v_cache: Tensor, meta: AttentionMetadata, oldest: Tensor, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """Rows over their trunks, a tile of rows at a time so that a trunk is gathered once for all of them."""
+    num_kv_heads, group, head_dim = query.shape[1:]
+    tile_trunk, tile_rows, row_slot = _tiles(meta.cu_rows, min(meta.max_rows, _TILE_ROWS))
+    tiles, tile = tile_rows.shape
+    tables = meta.trunk_tables[tile_trunk, : -(-meta.max_prefix_len // k_cache.shape[1])]
+    k, v = (_gather(cache, tables, query.dtype) for cache in (k_cache, v_cache))
+    position = torch.arange(k.shape[2], device=query.device)
+    visible = (position < meta.prefix_lens[tile_rows][..., None]) & (position >= oldest[tile_rows][..., None])
+    tiled = query[tile_rows].transpose(1, 2).reshape(tiles, num_kv_heads, tile * group, head_dim)
+    mask = visible[:, None, :, None, :].expand(-1, 1, tile, group, -1).reshape(tiles, 1, tile * group, -1)
+    out, lse = _attend(tiled, k, v, mask, softcap)
+    out = out.view(tiles, num_kv_heads, tile, group, head_dim).transpose(1, 2).flatten(0, 1)[row_slot]
+    return out, lse.view(tiles, num_kv_heads, tile, group).transpose(1, 2).flatten(0, 1)[row_slot]
+
+
+def _attend_suffixes(
+    query: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    meta: AttentionMetadata,
+    rows: Tensor,
+    oldest: Tensor,
+    softcap: float | None,
+) -> tuple[Tensor, Tensor]:
+    tables = meta.suffix_tables[rows, : -(-meta.max_suffix_len // k_cache.shape[1])]
+    k, v = (_gather(cache, tables, query.dtype) for cache in (k_cache, v_cache))
+    offset = torch.arange(k.shape[2], device=query.device)
+    visible = offset < meta.suffix_lens[rows][:, None]
+    visible &= offset + meta.prefix_lens[rows][:, None] >= oldest[rows][:, None]
+    return _attend(query, k, v, visible[:, None, None, :], softcap)
+
+
+def _attend(query: Tensor, k: Tensor, v: Tensor, visible: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
+    """Softmax attention and its natural log-denominator; rows that see nothing give 0 and -inf."""
+    scores = query @ k.transpose(2, 3)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores.masked_fill(~visible, -torch.inf)
+    top = scores.amax(dim=3, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)
+    weights = (scores - top).exp()
+    total = weights.sum(dim=3, keepdim=True)
+    out = (weights @ v) / total.clamp(min=torch.finfo(scores.dtype).tiny)
+    return out, (total.log() + top)[..., 0]
+
+
 def _tiles(cu_rows: Tensor, tile: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut each trunk's rows into tiles of `tile`: trunk of a tile [S], its rows [S, tile] (padding 0), slot of a row [n]."""
+    """Cut each trunk's rows into tiles: trunk of a tile [S], its rows [S, tile] (padding 0), slot of a row [n]."""
     counts = (cu_rows[1:] - cu_rows[:-1]).long()
     tiles_per_trunk = (counts + tile - 1) // tile
     tile_trunk = torch.repeat_interleave(tiles_per_trunk)
