@@ -1,0 +1,21 @@
+"""GSM8K: grade-school word problems. The gold number stands after the last "####" of a worked solution."""
+
+from __future__ import annotations
+
+from fastsia.config import AnswerFormat, Problem
+from fastsia.tasks.rows import Row
+from fastsia.tasks.task import gold_answer
+
+FILE = "gsm8k/test.jsonl"
+HUB = ("openai/gsm8k", "main", ("test",))
+MARKER = "####"
+
+
+def to_problem(row: Row, format: AnswerFormat) -> Problem:
+    """A row with the fields question and answer."""
+    question, solution = row.text("question"), row.text("answer")
+    _, marker, gold = solution.rpartition(MARKER)
+    if not marker:
+        raise row.error(f"field 'answer' has no {MARKER!r} before its result")
+    key = row.identifier("id") if "id" in row.fields else f"gsm8k-{row.number}"
+    return Problem(key, question, gold_answer(gold.strip(), format, None, row.where))

@@ -1,0 +1,32 @@
+"""SVAMP: short arithmetic stories with a question of their own. 300 test rows of 1,000, or all of them."""
+
+from __future__ import annotations
+
+from fastsia.config import AnswerFormat, Problem
+from fastsia.tasks.rows import Row
+from fastsia.tasks.task import gold_answer
+
+FILE = "svamp/test.jsonl"
+FULL_FILE = "svamp/SVAMP.json"
+HUB = ("ChilleD/SVAMP", None, ("test",))
+FULL_HUB = ("ChilleD/SVAMP", None, ("train", "test"))
+
+
+def to_problem(row: Row, format: AnswerFormat) -> Problem:
+    """A row with the fields ID, Body, Question and Answer."""
+    question = join(row.text("Body"), row.text("Question"))
+    gold = gold_answer(row.text_or_number("Answer"), format, None, row.where)
+    return Problem(row.identifier("ID"), question, gold)
+
+
+def join(body: str, question: str) -> str:
+    """Story and question as one text. A third of the stories lack their closing full stop."""
+    if body[-1].isalnum() or body[-1] in ")\"'”’%":
+        body += "."
+    return f"{body} {question}"
+
+
+def original_order(row: Row) -> tuple[int, int]:
+    """A key that puts the rows of both Hub splits into the order of the authors' file (chal-1 ... chal-1000)."""
+    _, _, number = row.text("ID").rpartition("-")
+    return (int(number), 0) if number.isdecimal() else (0, row.number)
