@@ -1,0 +1,189 @@
+"""From a model's name to its weights: demo names, local folders, Hub ids. Safetensors only."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastsia.config import FastsiaError
+
+DEMO_PREFIX = "demo:"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DTYPE_ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16", "float": "float32"}
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def demo_models() -> dict[str, Path]:
+    """The demo checkpoints shipped with the package, by name ("demo:sft"). Found without importing anything."""
+    spec = importlib.util.find_spec("fastsia")
+    if spec is None or not spec.submodule_search_locations:
+        return {}
+    root = Path(next(iter(spec.submodule_search_locations))) / "demo" / "weights"
+    folders = sorted(root.iterdir()) if root.is_dir() else []
+    return {DEMO_PREFIX + folder.name: folder for folder in folders if (folder / "config.json").is_file()}
+
+
+def resolve_device(device: str | torch.device | None = None) -> torch.device:
+    """The device asked for, or CUDA where there is one, else the CPU."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise FastsiaError(f'device must be a name such as "cpu" or "cuda:0", got {device!r}.') from error
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise FastsiaError(f"device is {device!r}, but this torch ({torch.__version__}) sees no CUDA device.")
+    return resolved
+
+
+def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | str:
+    """A torch dtype, or "auto" for the stored one. None: float32 on the CPU, bfloat16 on an accelerator."""
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    name = _DTYPE_ALIASES.get(str(dtype), str(dtype)).removeprefix("torch.")
+    if name == "auto":
+        return "auto"
+    if name not in DTYPES:
+        raise FastsiaError(f"dtype must be one of auto, {', '.join(DTYPES)}, got {dtype!r}.")
+    return DTYPES[name]
+
+
+def resolve_model(name_or_path: str | os.PathLike[str]) -> str:
+    """A local folder or a Hub id for a name; nothing is downloaded here.
+
+    Raises:
+        FastsiaError: an unknown demo name, a path that does not exist or holds no model, or no legal Hub id;
+            the nearest known names are given.
+    """
+    name = os.fspath(name_or_path)
+    if name.startswith(DEMO_PREFIX):
+        demos = demo_models()
+        if name not in demos:
+            have = ", ".join(demos) or "none (this installation has no demo weights)"
+            raise FastsiaError(f"model {name!r} is not a demo model; there are: {have}.")
+        return str(demos[name])
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise FastsiaError(f"model folder {name!r} has no config.json; a Hugging Face model folder is needed.")
+        _refuse_without_safetensors(path, name)
+        return str(path)
+    if path.is_file():
+        raise FastsiaError(f"model {name!r} is a file; give the Hugging Face folder that holds it.")
+    if not _HUB_ID.fullmatch(name):
+        raise FastsiaError(f"model {name!r} does not exist: no such folder, and not a Hub id.{_suggest(name)}")
+    return name
+
+
+def load_model(
+    name_or_path: str | os.PathLike[str],
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+) -> tuple[Any, Any]:
+    """The causal language model, in eval mode on `device`, and its tokenizer (None where the folder has none).
+
+    Weights are read from safetensors only; a repository's own code runs only with `trust_remote_code`.
+    dtype None: float32 on the CPU, bfloat16 on an accelerator, whatever the file stores; "auto": as stored.
+    """
+    source = resolve_model(name_or_path)
+    target = resolve_device(device)
+    weights_dtype = resolve_dtype(dtype, target)
+    common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if not Path(source).is_dir():
+        common["revision"] = revision
+        common["local_files_only"] = not _hub_has(source, revision)
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    bars = transformers_logging.is_progress_bar_enabled()
+    if Path(source).is_dir():  # a bar is for a download, not for the milliseconds a local read takes
+        transformers_logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=weights_dtype, use_safetensors=True, **common)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise FastsiaError(f"model {os.fspath(name_or_path)!r} cannot be loaded: {_one_sentence(error)}") from error
+    except Exception as error:  # a torn safetensors file has an error type of its own, not importable everywhere
+        if type(error).__module__.partition(".")[0] not in ("safetensors", "safetensors_rust"):
+            raise
+        raise FastsiaError(
+            f"model {os.fspath(name_or_path)!r}: its weights are damaged: {_one_sentence(error)}"
+        ) from error
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **common)
+    except (OSError, ValueError, KeyError, ImportError):
+        tokenizer = None
+    return model.to(target).eval(), tokenizer
+
+
+def _refuse_without_safetensors(path: Path, name: str) -> None:
+    if any(path.glob("*.safetensors")) or not any(path.glob("*.bin")):
+        return
+    raise FastsiaError(
+        f"model folder {name!r} has only .bin (pickle) weights, which are never loaded; convert them to safetensors."
+    )
+
+
+def _hub_has(repo: str, revision: str | None) -> bool:
+    """True: ask the Hub. False: it cannot be reached, and the local cache has the model. Else one clear error.
+
+    transformers itself spends half a minute in retries before it says the same, file by file.
+    """
+    import httpx
+    from huggingface_hub import constants, get_token, try_to_load_from_cache
+
+    cached = isinstance(try_to_load_from_cache(repo, "config.json", revision=revision), str)
+    if constants.HF_HUB_OFFLINE:
+        reachable, status = False, 0
+    else:
+        token = get_token()
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        url = f"{constants.ENDPOINT}/{repo}/resolve/{revision or 'main'}/config.json"
+        try:
+            status = httpx.head(url, headers=headers, timeout=10, follow_redirects=True).status_code
+            reachable = True
+        except httpx.HTTPError:
+            reachable, status = False, 0
+    if reachable and status in (401, 403, 404) and not cached:
+        reason = {
+            401: "the Hub has no such public model (a private one needs HF_TOKEN)",
+            403: "the Hub gives it only to accounts that accepted its terms (HF_TOKEN)",
+            404: f"the Hub has no such model{f' at revision {revision!r}' if revision else ''}",
+        }[status]
+        raise FastsiaError(f"model {repo!r}: {reason}.{_suggest(repo)}")
+    if not reachable and not cached:
+        raise FastsiaError(
+            f"model {repo!r} is no local folder, is not in the local cache, and the Hub cannot be reached.{_suggest(repo)}"
+        )
+    return reachable and status < 400
+
+
+def _suggest(name: str) -> str:
+    from fastsia.tasks import models
+
+    known = [*demo_models(), *(str(entry) for entry in models.MODELS)]
+    lowered = {entry.lower(): entry for entry in known}
+    lowered.update({entry.rpartition("/")[2].lower(): entry for entry in known})
+    near = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)
+    names = list(dict.fromkeys(lowered[entry] for entry in near))
+    return f" Did you mean {' or '.join(names)}?" if names else " `fastsia ls` shows the known models."
+
+
+def _one_sentence(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    head, stop, _ = text.partition(". ")
+    return (head[:300] + ("..." if len(head) > 300 else "")).rstrip(".") + "." if stop or head else text
