@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from fastsia.config import AnswerFormat, Problem
 from fastsia.tasks.rows import Row
 from fastsia.tasks.task import gold_answer
@@ -10,6 +12,8 @@ FILE = "svamp/test.jsonl"
 FULL_FILE = "svamp/SVAMP.json"
 HUB = ("ChilleD/SVAMP", None, ("test",))
 FULL_HUB = ("ChilleD/SVAMP", None, ("train", "test"))
+
+_QUESTION_WORDS = ("How", "What", "When", "Where", "Which", "Who")
 
 
 def to_problem(row: Row, format: AnswerFormat) -> Problem:
@@ -20,10 +24,18 @@ def to_problem(row: Row, format: AnswerFormat) -> Problem:
 
 
 def join(body: str, question: str) -> str:
-    """Story and question as one text. A third of the stories lack their closing full stop."""
-    if body[-1].isalnum() or body[-1] in ")\"'”’%":
-        body += "."
-    return f"{body} {question}"
+    """Story and question as one text.
+
+    A third of the stories stop without a full stop, nearly all of them inside a sentence that the question completes
+    ("If she sold 3" + "How many are left?"): that sentence goes on behind a comma, any other is closed.
+    """
+    if not (body[-1].isalnum() or body[-1] in ")%\"'"):
+        return f"{body} {question}"
+    last_sentence = re.split(r"[.?!]\s+", body)[-1]
+    first_word, space, rest = question.partition(" ")
+    if last_sentence.startswith("If ") and first_word in _QUESTION_WORDS:
+        return f"{body}, {first_word.lower()}{space}{rest}"
+    return f"{body}. {question}"
 
 
 def original_order(row: Row) -> tuple[int, int]:

@@ -1,0 +1,85 @@
+# Every target sets up what it needs: .venv, the dependencies under constraints.txt, the C++ extension.
+# `make PYTHON=python3.12 test` picks the interpreter of a new .venv.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ "$$n" -gt 8 ] && n=8; echo "$$n")
+VENV := .venv
+BIN := $(VENV)/bin
+# Touched when .venv has been brought up to date with the files it depends on.
+STAMP := $(VENV)/.fastsia-installed
+NATIVE := $(wildcard csrc/*.cc csrc/*.h)
+DEMO_LIMIT ?= 64
+
+# One thread a process: tests and benchmarks of small models are slower with more, and noisier.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow test-gpu check format freeze demo-models wheel wheel-test clean \
+	bench bench-vllm bench-kernels
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## .venv with everything a developer needs
+
+$(BIN)/pip:
+	@test -n "$(PYTHON)" || { echo "fastsia needs Python 3.11 or newer; give one as make PYTHON=..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "$(PYTHON) -m venv failed. On Debian and Ubuntu: apt install python3-venv python3-dev g++"; exit 1; }
+
+$(STAMP): pyproject.toml setup.py constraints.txt $(NATIVE) | $(BIN)/pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	@touch $@
+
+demo: $(STAMP) ## evaluate the shipped model on the demo task (a few minutes, no download)
+	$(BIN)/fastsia run --model demo:sft --tasks demo --limit $(DEMO_LIMIT) -o runs/demo
+
+test: $(STAMP) ## the test suite
+	$(BIN)/python -m pytest -q -n $(JOBS)
+
+test-slow: $(STAMP) ## the minutes-long tests
+	$(BIN)/python -m pytest -q -m 'slow and not gpu'
+
+test-gpu: $(STAMP) ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -q -m gpu
+
+check: $(STAMP) ## ruff, mypy, clang-format, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(NATIVE)
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## rewrite the sources in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(NATIVE)
+
+freeze: $(STAMP) ## write the versions in .venv to constraints.txt
+	@{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable \
+		| grep -viE '^(pip|fastsia)\b' | sed -E 's/\+[a-z0-9.]+$$//' | LC_ALL=C sort -f; } > constraints.new
+	@mv constraints.new constraints.txt
+
+demo-models: $(STAMP) ## train the demo models again from nothing
+	$(BIN)/python -m fastsia.demo.train
+
+wheel: $(STAMP) ## build dist/*.whl and dist/*.tar.gz
+	$(BIN)/python -m build
+
+wheel-test: $(STAMP) ## build the wheel, install it in a clean environment, run it there
+	$(BIN)/python -m pytest -q -m slow tests/test_packaging.py
+
+bench: $(STAMP) ## fastsia against transformers' generate
+	$(BIN)/python benchmarks/vs_hf.py
+
+bench-vllm: $(STAMP) ## fastsia against vLLM (in an environment of its own)
+	$(BIN)/python benchmarks/vs_vllm.py
+
+bench-kernels: $(STAMP) ## the Triton kernels against their floors and other libraries (needs a GPU)
+	$(BIN)/python -m pytest -q benchmarks/bench_sampling.py benchmarks/bench_prefix_attention.py benchmarks/bench_kv.py
+
+clean: ## remove build outputs and .venv
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -f fastsia/_C.*.so
