@@ -1,0 +1,208 @@
+"""SIA alignment: how far the entropy of a trajectory's answers and its gold surprisal fall together.
+
+The paper's rho correlates H_t with s_t, both from the same rollouts, so their sampling errors correlate too: it is far
+from 0 even where the true distribution never moves. The cross-fitted rho takes H from one half of the rollouts and s
+from the other, and is 0 there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy import sparse
+
+from fastsia.sia.table import NULL, RolloutTable
+
+MIN_CHECKPOINTS = 3
+"""A correlation over fewer checkpoints is undefined."""
+
+MIN_RANGE = 1e-12
+"""A series whose range is not above this is constant: its correlation is undefined."""
+
+MIN_RELIABILITY = 0.2
+"""Below this lower bound of a reliability the correction for attenuation is not given."""
+
+_CELLS_AT_ONCE = 60_000
+
+
+def pearson(x: np.ndarray, y: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Correlation of x and y [G, ...] within each segment offsets[i]:offsets[i + 1]; float64 [T, ...].
+
+    NaN where a segment has fewer than `MIN_CHECKPOINTS` entries, holds a NaN, or where x or y is constant on it.
+    """
+    starts, lengths = offsets[:-1], np.diff(offsets)
+    x, x_varies = _center(x, starts, lengths)
+    y, y_varies = _center(y, starts, lengths)
+    covariance = np.add.reduceat(x * y, starts, axis=0)
+    scale = np.sqrt(np.add.reduceat(x * x, starts, axis=0) * np.add.reduceat(y * y, starts, axis=0))
+    long_enough = (lengths >= MIN_CHECKPOINTS).reshape(-1, *[1] * (x.ndim - 1))
+    out = np.full(scale.shape, np.nan)
+    np.divide(covariance, scale, out=out, where=x_varies & y_varies & long_enough & (scale > 0))
+    return np.clip(out, -1.0, 1.0)
+
+
+def _center(x: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    varies = np.maximum.reduceat(x, starts, axis=0) - np.minimum.reduceat(x, starts, axis=0) > MIN_RANGE
+    count = lengths.reshape(-1, *[1] * (x.ndim - 1))
+    mean = np.add.reduceat(x, starts, axis=0) / count
+    return x - np.repeat(mean, lengths, axis=0), varies
+
+
+def ranks(x: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Average ranks (from 1) of x [G] within each segment; values closer than `MIN_RANGE` are ties."""
+    lengths = np.diff(offsets)
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    order = np.lexsort((x, owner))
+    fresh = np.ones(len(x), dtype=bool)
+    fresh[1:] = (owner[order][1:] != owner[order][:-1]) | (np.diff(x[order]) > MIN_RANGE)
+    begin = np.flatnonzero(fresh)
+    size = np.diff(np.append(begin, len(x)))
+    place = np.arange(len(x)) - np.repeat(offsets[:-1], lengths)
+    average = np.repeat(place[begin] + (size - 1) / 2 + 1, size)
+    out = np.empty(len(x))
+    out[order] = average
+    return out
+
+
+def spearman(x: np.ndarray, y: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Rank correlation of x and y [G] within each segment; float64 [T], NaN where `pearson` would be."""
+    rho = pearson(ranks(x, offsets), ranks(y, offsets), offsets)
+    return np.where(np.isnan(pearson(x, y, offsets)), np.nan, rho)
+
+
+@dataclass(frozen=True)
+class Halves:
+    """H and s of every checkpoint from halves of its rollouts.
+
+    entropy, surprisal: float64 [G, 2 K], the two halves of split k in columns 2 k and 2 k + 1; NaN where a half is
+        empty. swap[c] is the column of the other half of c's split.
+    """
+
+    entropy: np.ndarray
+    surprisal: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def swap(self) -> np.ndarray:
+        return np.arange(self.entropy.shape[1]) ^ 1
+
+    @cached_property
+    def rho(self) -> np.ndarray:
+        """float64 [T, 2 K]: H from one half against s from the other, each split in both directions."""
+        return pearson(self.entropy, self.surprisal[:, self.swap], self.offsets)
+
+    def reliability_parts(self) -> np.ndarray:
+        """float64 [T, 2, 2]: within-trajectory (covariance of halves, variance) sums of H and of s, over all splits.
+
+        Summed over trajectories their ratio is the pooled reliability of half the rollouts.
+        """
+        starts, lengths = self.offsets[:-1], np.diff(self.offsets)
+        parts = np.zeros((len(lengths), 2, 2))
+        for i, series in enumerate((self.entropy, self.surprisal)):
+            centered, _ = _center(series, starts, lengths)
+            left, right = centered[:, 0::2], centered[:, 1::2]
+            parts[:, i, 0] = np.nansum(np.add.reduceat(left * right, starts, axis=0), axis=1)
+            parts[:, i, 1] = np.nansum(np.add.reduceat((left**2 + right**2) / 2, starts, axis=0), axis=1)
+        parts[lengths < MIN_CHECKPOINTS] = 0.0
+        return parts
+
+
+def split_halves(width: int, num_splits: int, seed: int) -> np.ndarray:
+    """bool [width, 2 K]: which of `width` rollouts are in each half of each seeded split; an odd one is left out."""
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    member = np.zeros((width, 2 * num_splits), dtype=bool)
+    half = width // 2
+    for k in range(num_splits):
+        order = generator.permutation(width)
+        member[order[:half], 2 * k] = True
+        member[order[half : 2 * half], 2 * k + 1] = True
+    return member
+
+
+def halve(table: RolloutTable, alpha: float, num_splits: int, seed: int) -> Halves:
+    """Splits the rollouts by index, the same way at every checkpoint, and measures both halves.
+
+    V of the surprisal is the whole trajectory's in both halves.
+    """
+    slots = table.slots()
+    widest = int(slots.max()) + 1
+    member = split_halves(widest, num_splits, seed)
+    columns = member.shape[1]
+    entropy = np.empty((table.num_checkpoints, columns))
+    surprisal = np.empty((table.num_checkpoints, columns))
+    owner = table.trajectory_of_checkpoint
+    counts = np.arange(widest + 1, dtype=np.float64)
+    plogp = np.zeros(widest + 1)
+    plogp[1:] = counts[1:] * np.log(counts[1:])
+    log_count = np.log(np.maximum(counts, 1))
+    weights = member.astype(np.float32)
+
+    for begin, end in _blocks(table.checkpoint_offsets, _CELLS_AT_ONCE):
+        first, last = table.checkpoint_offsets[begin], table.checkpoint_offsets[end]
+        group = np.repeat(np.arange(end - begin), table.count[begin:end])
+        slot = slots[first:last]
+        cell, new_group = _cells(group, table.code[first:last])
+        # [cells, rollouts] indicator times [rollouts, halves] gives the count of each answer in each half.
+        indicator = sparse.csr_matrix(
+            (np.ones(last - first, dtype=np.float32), (cell, slot)), shape=(int(cell.max()) + 1, widest)
+        )
+        drawn = (indicator @ weights).astype(np.intp)
+        total = _sum_by(group, slot, weights, end - begin)
+        gold_rows = table.code[first:last] == np.repeat(table.gold[owner[begin:end]], table.count[begin:end])
+        gold = _sum_by(group[gold_rows], slot[gold_rows], weights, end - begin)
+        empty = total == 0
+        sums = np.add.reduceat(plogp[drawn], new_group, axis=0)
+        size = np.maximum(total, 1)
+        entropy[begin:end] = np.where(empty, np.nan, np.maximum(log_count[size] - sums / size, 0.0))
+        smoothed = total + alpha * table.num_answers[owner[begin:end]][:, None]
+        surprisal[begin:end] = np.where(empty, np.nan, np.log(smoothed) - np.log(gold + alpha))
+    return Halves(entropy, surprisal, table.trajectory_offsets)
+
+
+def _cells(group: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers the distinct (group, answer) pairs in order: cell [R], and where each group's cells begin [G]."""
+    key = group * (int(code.max(initial=0)) + 2) + (code.astype(np.int64) - NULL)
+    order = np.argsort(key, kind="stable")
+    fresh = np.ones(len(key), dtype=bool)
+    fresh[1:] = key[order][1:] != key[order][:-1]
+    cell = np.empty(len(key), dtype=np.int64)
+    cell[order] = np.cumsum(fresh) - 1
+    cell_group = group[order][fresh]
+    return cell, np.searchsorted(cell_group, np.arange(int(group[-1]) + 1))
+
+
+def _sum_by(group: np.ndarray, slot: np.ndarray, weights: np.ndarray, num_groups: int) -> np.ndarray:
+    """int [groups, halves]: members of each half among a group's rollouts."""
+    indicator = sparse.csr_matrix(
+        (np.ones(len(group), dtype=np.float32), (group, slot)), shape=(num_groups, len(weights))
+    )
+    return (indicator @ weights).astype(np.intp)
+
+
+def _blocks(offsets: np.ndarray, size: int) -> list[tuple[int, int]]:
+    """Cuts the groups into runs of about `size` rows."""
+    cuts = np.searchsorted(offsets, np.arange(0, offsets[-1], size), side="left")
+    edges = np.unique(np.append(cuts, len(offsets) - 1))
+    return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
+
+
+def cross_fitted(halves: Halves) -> tuple[np.ndarray, np.ndarray]:
+    """Each trajectory's mean over splits and directions, float64 [T] (NaN if none is defined), and the share of
+    half-pairs that are undefined, float64 [T]."""
+    defined = ~np.isnan(halves.rho)
+    count = defined.sum(axis=1)
+    total = np.where(defined, halves.rho, 0.0).sum(axis=1)
+    mean = np.full(len(count), np.nan)
+    np.divide(total, count, out=mean, where=count > 0)
+    return mean, 1 - count / max(halves.rho.shape[1], 1)
+
+
+def attenuation(reliability: np.ndarray) -> np.ndarray:
+    """By what halving the rollouts shrank a correlation, from the reliabilities [..., 2] of H and s from N / 2.
+
+    Spearman-Brown takes a reliability r of N / 2 rollouts to 2 r / (1 + r) for N; a correlation scales with the root
+    of both series' reliabilities, so the factor back to N is sqrt(2 / (1 + r_H) * 2 / (1 + r_s)).
+    """
+    return np.prod(np.sqrt(2.0 / (1.0 + reliability)), axis=-1)

@@ -1,0 +1,331 @@
+"""From a table of rollouts to every number: the one pass that `fastsia.analyze`, `evaluate` and the report share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fastsia.config import SIAConfig
+from fastsia.sia.alignment import MIN_RELIABILITY, Halves, attenuation, cross_fitted, halve, pearson, spearman
+from fastsia.sia.bootstrap import Bootstrap, interval, standard_error
+from fastsia.sia.curves import (
+    GRID,
+    GROUPS,
+    AucCurve,
+    Curve,
+    GroupMeans,
+    auc_curve,
+    curve_frame,
+    grid_rows,
+    group_means,
+    token_rows,
+)
+from fastsia.sia.entropy import Checkpoints, ends_correct, measure, share_null
+from fastsia.sia.table import NULL, RolloutTable, encode
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What a table of rollouts says. Entropies and surprisals are in nats; undefined numbers are None in `summary`
+    and null in the frames, never NaN in JSON.
+
+    summary: the headline numbers (docs/method.md says what each is).
+    trajectories: one row a trajectory; checkpoints: one row a checkpoint; curves: one row a point of a curve
+        (curve, axis, group, position, value, low, high, se, count).
+    tables: further tables by name (sensitivity, coarse ablation, ...).
+    """
+
+    summary: dict[str, Any]
+    trajectories: pd.DataFrame
+    checkpoints: pd.DataFrame
+    curves: pd.DataFrame
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+
+def analyze_rollouts(rollouts: pd.DataFrame, *, config: SIAConfig | None = None) -> Analysis:
+    """Scores a table of rollouts (columns: see `sia.table.encode`).
+
+    Of the config it reads smoothing, num_bootstrap, num_splits and seed.
+    """
+    config = config or SIAConfig()
+    return analyze_table(encode(rollouts), config)
+
+
+def analyze_table(table: RolloutTable, config: SIAConfig) -> Analysis:
+    """`analyze_rollouts` for a table that is already encoded."""
+    points = measure(table, config.smoothing)
+    correct = ends_correct(table, points)
+    bootstrap = Bootstrap.draw(table.num_problems, config.num_bootstrap, config.seed)
+    halves = halve(table, config.smoothing, config.num_splits, config.seed)
+    trajectories = _trajectory_frame(table, points, halves, correct)
+
+    at_grid = grid_rows(table)
+    means = group_means(table, _at_positions(points, at_grid), correct, bootstrap)
+    by_position = auc_curve(table, points, correct, GRID, at_grid, bootstrap)
+    tokens, at_tokens = token_rows(table)
+    by_token = auc_curve(table, points, correct, tokens, at_tokens, bootstrap)
+
+    summary = _summarize(table, points, correct, trajectories, halves, means, by_position, bootstrap)
+    curves = curve_frame(
+        [
+            *_mean_curves(means),
+            _token_curve(table, points, tokens, at_tokens, bootstrap),
+            _auc(by_position, "relative"),
+            _auc(by_token, "tokens"),
+        ]
+    )
+    return Analysis(summary, trajectories, _checkpoint_frame(table, points), curves)
+
+
+QUANTITIES = (
+    "entropy",
+    "gold_surprisal",
+    "gain",
+    "null_rate",
+    "majority_error",
+    "entropy_miller_madow",
+    "entropy_chao_shen",
+)
+"""Curves that are plain means over trajectories."""
+
+
+def _at_positions(points: Checkpoints, rows: np.ndarray) -> np.ndarray:
+    """float64 [T, quantities, positions] in the order of `QUANTITIES`."""
+    columns = (
+        points.entropy,
+        points.gold_surprisal,
+        points.cumulative_gain,
+        points.null_rate,
+        1.0 - points.majority_right,
+        points.entropy_miller_madow,
+        points.entropy_chao_shen,
+    )
+    return np.stack([column[rows] for column in columns], axis=1)
+
+
+def _trajectory_frame(table: RolloutTable, points: Checkpoints, halves: Halves, correct: np.ndarray) -> pd.DataFrame:
+    mean, undefined = cross_fitted(halves)
+    mode = points.mode[table.last]
+    return pd.DataFrame(
+        {
+            "problem_id": table.problem_ids[table.problem_of_trajectory],
+            "trajectory": table.trajectory,
+            "gold": table.answers[table.gold],
+            "correct": correct,
+            "num_checkpoints": np.diff(table.trajectory_offsets),
+            "last_checkpoint": table.checkpoint[table.last],
+            "num_answers": table.num_answers,
+            "final_mode": _texts(table, mode),
+            "rho": pearson(points.entropy, points.gold_surprisal, table.trajectory_offsets),
+            "rho_spearman": spearman(points.entropy, points.gold_surprisal, table.trajectory_offsets),
+            "rho_cross_fitted": mean,
+            "undefined_halves": undefined,
+            "first_entropy": points.entropy[table.first],
+            "final_entropy": points.entropy[table.last],
+            "first_gold_surprisal": points.gold_surprisal[table.first],
+            "final_gold_surprisal": points.gold_surprisal[table.last],
+            "gain": points.cumulative_gain[table.last],
+        }
+    )
+
+
+def _checkpoint_frame(table: RolloutTable, points: Checkpoints) -> pd.DataFrame:
+    owner = table.trajectory_of_checkpoint
+    length = np.maximum(table.checkpoint[table.last], 1)[owner]
+    return pd.DataFrame(
+        {
+            "problem_id": table.problem_ids[table.problem_of_trajectory[owner]],
+            "trajectory": table.trajectory[owner],
+            "checkpoint": table.checkpoint,
+            "relative_position": table.checkpoint / length,
+            "num_rollouts": points.count,
+            "entropy": points.entropy,
+            "entropy_miller_madow": points.entropy_miller_madow,
+            "entropy_chao_shen": points.entropy_chao_shen,
+            "gold_surprisal": points.gold_surprisal,
+            "gain": points.gain,
+            "cumulative_gain": points.cumulative_gain,
+            "gold_count": points.gold_count,
+            "null_rate": points.null_rate,
+            "num_distinct": points.num_distinct,
+            "mode": _texts(table, points.mode),
+        }
+    )
+
+
+def _texts(table: RolloutTable, codes: np.ndarray) -> np.ndarray:
+    """Answers of codes, None for the null class."""
+    return np.append(table.answers, None)[np.where(codes == NULL, len(table.answers), codes)]
+
+
+def _mean_curves(means: GroupMeans) -> list[Curve]:
+    curves = []
+    gain, entropy = QUANTITIES.index("gain"), QUANTITIES.index("entropy")
+    for g, group in enumerate(GROUPS):
+        count = int(means.count[g])
+        for i, name in enumerate(QUANTITIES):
+            curves.append(Curve(name, "relative", group, GRID, means.value[g, i], means.samples[:, g, i], count))
+        # Ratios of means: ratios of single traces blow up where a trace gains about nothing.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = means.value[g, gain] / means.value[g, gain, -1]
+            shares = means.samples[:, g, gain] / means.samples[:, g, gain, -1:]
+            drop = 1 - means.value[g, entropy] / means.value[g, entropy, 0]
+            drops = 1 - means.samples[:, g, entropy] / means.samples[:, g, entropy, :1]
+        for name, value, samples in (("gain_share", share, shares), ("entropy_drop", drop, drops)):
+            curves.append(Curve(name, "relative", group, GRID, _finite(value), _finite(samples), count))
+    return curves
+
+
+def _token_curve(
+    table: RolloutTable, points: Checkpoints, positions: np.ndarray, rows: np.ndarray, bootstrap: Bootstrap
+) -> Curve:
+    """Mean entropy over the traces that are still going at each absolute position."""
+    there = (rows >= 0).astype(np.float64)
+    values = np.where(rows >= 0, points.entropy[rows], 0.0)
+    starts = table.problem_offsets[:-1]
+    sums, counts = np.add.reduceat(values, starts, axis=0), np.add.reduceat(there, starts, axis=0)
+    total = counts.sum(axis=0)
+    value = sums.sum(axis=0) / np.maximum(total, 1)
+    return Curve("entropy", "tokens", "all", positions, value, bootstrap.ratio(sums, counts), total)
+
+
+def _auc(curve: AucCurve, axis: str) -> Curve:
+    count = curve.num_correct + curve.num_incorrect
+    return Curve("auc", axis, "all", curve.positions, curve.value, curve.samples, count)
+
+
+def _summarize(
+    table: RolloutTable,
+    points: Checkpoints,
+    correct: np.ndarray,
+    trajectories: pd.DataFrame,
+    halves: Halves,
+    means: GroupMeans,
+    auc: AucCurve,
+    bootstrap: Bootstrap,
+) -> dict[str, Any]:
+    starts = table.problem_offsets[:-1]
+    counts = np.diff(table.problem_offsets).astype(np.float64)
+    value: dict[str, Any] = {}
+    bounds: dict[str, Any] = {}
+
+    def mean(x: np.ndarray) -> tuple[float, np.ndarray]:
+        """Mean over trajectories where x [T] is defined, and its resamples."""
+        defined = ~np.isnan(x)
+        above = np.add.reduceat(np.where(defined, x, 0.0), starts)
+        below = np.add.reduceat(defined.astype(np.float64), starts)
+        total = below.sum()
+        return (above.sum() / total if total else np.nan), bootstrap.ratio(above, below)
+
+    accuracy, accuracies = mean(correct.astype(np.float64))
+    null = share_null(table)
+    null_rates = bootstrap.ratio(null[:, 0], null[:, 1])
+    value["accuracy"], bounds["accuracy"] = number(accuracy), limits(accuracies)
+    value["null_rate"], bounds["null_rate"] = number(null[:, 0].sum() / null[:, 1].sum()), limits(null_rates)
+
+    rho: dict[str, Any] = {}
+    rho_bounds: dict[str, Any] = {}
+    samples: dict[str, np.ndarray] = {}
+    for name, column in (("pearson", "rho"), ("spearman", "rho_spearman"), ("cross_fitted", "rho_cross_fitted")):
+        point, samples[name] = mean(trajectories[column].to_numpy())
+        rho[name], rho_bounds[name] = number(point), limits(samples[name])
+    undefined, undefineds = mean(np.isnan(trajectories["rho"].to_numpy()).astype(np.float64))
+    halves_undefined, _ = mean(trajectories["undefined_halves"].to_numpy())
+
+    parts = np.add.reduceat(halves.reliability_parts(), starts, axis=0)
+    total = parts.sum(axis=0)
+    reliability = np.divide(total[:, 0], total[:, 1], out=np.full(2, np.nan), where=total[:, 1] > 0)
+    reliabilities = bootstrap.ratio(parts[:, :, 0], parts[:, :, 1])
+    lowest, highest = interval(reliabilities)
+    corrected, corrected_bounds = None, None
+    if rho["cross_fitted"] is not None and bool((lowest >= MIN_RELIABILITY).all()):
+        corrected = number(min(1.0, max(-1.0, rho["cross_fitted"] * float(attenuation(reliability)))))
+        factor = attenuation(np.maximum(reliabilities, 0.0))
+        corrected_bounds = limits(np.clip(samples["cross_fitted"] * factor, -1, 1))
+    rho["cross_fitted_corrected"], rho_bounds["cross_fitted_corrected"] = corrected, corrected_bounds
+    rho["undefined_fraction"], rho_bounds["undefined_fraction"] = number(undefined), limits(undefineds)
+    rho["undefined_halves_fraction"] = number(halves_undefined)
+    rho["reliability"] = {
+        name: {"value": number(reliability[i]), "ci": bound(lowest[i], highest[i])}
+        for i, name in enumerate(("entropy", "gold_surprisal"))
+    }
+    value["rho"], bounds["rho"] = rho, rho_bounds
+
+    low, high = interval(auc.samples)
+    error = standard_error(auc.samples)
+    value["auc"] = [
+        {
+            "position": round(float(auc.positions[k]), 4),
+            "auc": number(auc.value[k]),
+            "se": number(error[k]),
+            "num_correct": int(auc.num_correct[k]),
+            "num_incorrect": int(auc.num_incorrect[k]),
+        }
+        for k in range(len(auc.positions))
+    ]
+    bounds["auc"] = [bound(low[k], high[k]) for k in range(len(auc.positions))]
+    for name, quantity, position in (
+        ("entropy_first", "entropy", 0),
+        ("entropy_final", "entropy", -1),
+        ("gain", "gain", -1),
+    ):
+        i = QUANTITIES.index(quantity)
+        value[name] = number(means.value[0, i, position])
+        bounds[name] = limits(means.samples[:, 0, i, position])
+    return {
+        "num_problems": table.num_problems,
+        "num_trajectories": table.num_trajectories,
+        "num_checkpoints": table.num_checkpoints,
+        "num_rollouts": table.num_rollouts,
+        "num_failed_rollouts": table.num_errors,
+        "num_left_out_checkpoints": table.num_left_out,
+        **value,
+        "ci": bounds,
+        "warnings": _warnings(table, points, counts, correct),
+    }
+
+
+def _warnings(table: RolloutTable, points: Checkpoints, counts: np.ndarray, correct: np.ndarray) -> list[str]:
+    found = []
+    if table.num_errors:
+        found.append(f"{table.num_errors} failed rollouts were left out.")
+    if table.num_left_out:
+        found.append(f"{table.num_left_out} checkpoints had no token left to draw and were left out.")
+    all_null = int((points.null_count == points.count).sum())
+    if all_null:
+        found.append(
+            f"At {all_null} of {table.num_checkpoints} checkpoints no rollout has an answer: entropy is 0 there "
+            "because all are null, not because the model is sure."
+        )
+    if correct.all() or not correct.any():
+        found.append(f"Every trajectory ends {'correct' if correct.all() else 'incorrect'}: the AUC is undefined.")
+    if table.num_problems < 30:
+        found.append(f"Intervals over {table.num_problems} problems are rough; 64 or more are better.")
+    if (points.count < 2).any():
+        found.append("Some checkpoints have a single rollout: their entropy is 0 by construction.")
+    if bool((table.checkpoint[table.first] != 0).any()):
+        found.append("Some trajectories have no checkpoint at 0: their gain starts at their first checkpoint.")
+    return found
+
+
+def number(x: float) -> float | None:
+    """A JSON number, None where undefined."""
+    return float(x) if np.isfinite(x) else None
+
+
+def bound(low: float, high: float) -> list[float] | None:
+    """An interval for JSON, None where undefined."""
+    return [float(low), float(high)] if np.isfinite(low) and np.isfinite(high) else None
+
+
+def limits(samples: np.ndarray) -> list[float] | None:
+    """The percentile interval of resamples [B] for JSON."""
+    low, high = interval(samples)
+    return bound(float(low), float(high))
+
+
+def _finite(x: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(x), x, np.nan)

@@ -1,0 +1,198 @@
+"""Curves over the reasoning: means over trajectories at relative and at absolute positions, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from fastsia.sia.bootstrap import Bootstrap, interval, standard_error
+from fastsia.sia.entropy import Checkpoints
+from fastsia.sia.table import RolloutTable
+
+GRID = np.linspace(0.0, 1.0, 21)
+"""Relative positions q at which traces of all lengths are read."""
+
+GROUPS = ("all", "correct", "incorrect")
+
+
+def grid_rows(table: RolloutTable) -> np.ndarray:
+    """int64 [T, Q]: each trace's last checkpoint at or before q T, T its last checkpoint. Never interpolated.
+
+    A trace whose first checkpoint is not 0 is read at its first one until it begins.
+    """
+    owner = table.trajectory_of_checkpoint
+    reach = GRID * table.checkpoint[table.last][:, None]
+    passed = table.checkpoint[:, None] <= reach[owner] + 1e-9
+    count = np.add.reduceat(passed.astype(np.int64), table.trajectory_offsets[:-1], axis=0)
+    return table.first[:, None] + np.maximum(count - 1, 0)
+
+
+def stride(table: RolloutTable) -> int | None:
+    """The most frequent gap between a trace's first two checkpoints, of traces that have three; None without any."""
+    long_enough = np.diff(table.trajectory_offsets) >= 3
+    if not long_enough.any():
+        return None
+    first = table.first[long_enough]
+    gaps, counts = np.unique(table.checkpoint[first + 1] - table.checkpoint[first], return_counts=True)
+    return int(gaps[np.argmax(counts)])
+
+
+def token_rows(table: RolloutTable) -> tuple[np.ndarray, np.ndarray]:
+    """Absolute positions on the stride's grid (int64 [K]) and each trace's checkpoint row there (int64 [T, K], -1
+    where the trace has ended)."""
+    step = stride(table)
+    if step is None:
+        return np.zeros(0, dtype=np.int64), np.zeros((table.num_trajectories, 0), dtype=np.int64)
+    on_grid = np.flatnonzero(table.checkpoint % step == 0)
+    positions, column = np.unique(table.checkpoint[on_grid], return_inverse=True)
+    rows = np.full((table.num_trajectories, len(positions)), -1, dtype=np.int64)
+    rows[table.trajectory_of_checkpoint[on_grid], column] = on_grid
+    return positions, rows
+
+
+@dataclass(frozen=True)
+class GroupMeans:
+    """Means of several per-trajectory quantities in each of `GROUPS`, with their resamples.
+
+    value: float64 [groups, quantities, positions]; samples: float64 [B, groups, quantities, positions]; count: int64
+    [groups]. NaN where a group is empty.
+    """
+
+    value: np.ndarray
+    samples: np.ndarray
+    count: np.ndarray
+
+
+def group_means(table: RolloutTable, values: np.ndarray, correct: np.ndarray, bootstrap: Bootstrap) -> GroupMeans:
+    """Means over trajectories of values [T, quantities, positions], resampled over problems."""
+    member = np.stack([np.ones_like(correct), correct, ~correct], axis=1).astype(np.float64)
+    starts = table.problem_offsets[:-1]
+    sums = np.add.reduceat(member[:, :, None, None] * values[:, None], starts, axis=0)
+    count = np.add.reduceat(member, starts, axis=0)
+    total = count.sum(axis=0)
+    value = np.full(sums.shape[1:], np.nan)
+    value[total > 0] = sums.sum(axis=0)[total > 0] / total[total > 0, None, None]
+    samples = np.full((len(bootstrap), *sums.shape[1:]), np.nan)
+    for g in range(len(GROUPS)):
+        samples[:, g] = bootstrap.ratio(sums[:, g], count[:, g, None, None])
+    return GroupMeans(value, samples, total.astype(np.int64))
+
+
+def weighted_auc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve of score [n] for positive [n] (bool) under weights [B, n]; float64 [B].
+
+    The weighted Mann-Whitney statistic, ties counting half: Σ w_i w_j [x_i > x_j] / (Σ w_i Σ w_j) over positive i and
+    negative j. NaN where one class has no weight.
+    """
+    x_pos, x_neg = score[positive], score[~positive]
+    levels, level_of_neg = np.unique(x_neg, return_inverse=True)
+    w_pos, w_neg = weights[:, positive], weights[:, ~positive]
+    total = w_pos.sum(axis=1) * w_neg.sum(axis=1)
+    out = np.full(len(weights), np.nan)
+    if len(levels) == 0 or len(x_pos) == 0:
+        return out
+    # Positives that share their place among the negatives' levels share one column.
+    below, upto = np.searchsorted(levels, x_pos, "left"), np.searchsorted(levels, x_pos, "right")
+    place, place_of_pos = np.unique(below + upto, return_inverse=True)
+    cumulative = np.zeros((len(weights), len(levels) + 1))
+    np.cumsum(_add_columns(w_neg, level_of_neg, len(levels)), axis=1, out=cumulative[:, 1:])
+    wins = (cumulative[:, place // 2] + cumulative[:, (place + 1) // 2]) / 2
+    np.divide((_add_columns(w_pos, place_of_pos, len(place)) * wins).sum(axis=1), total, out=out, where=total > 0)
+    return out
+
+
+def _add_columns(x: np.ndarray, to: np.ndarray, width: int) -> np.ndarray:
+    """Sums the columns of x [B, n] that go to the same of `width` columns."""
+    order = np.argsort(to, kind="stable")
+    starts = np.searchsorted(to[order], np.arange(width))
+    return np.add.reduceat(x[:, order], starts, axis=1)
+
+
+@dataclass(frozen=True)
+class AucCurve:
+    """AUC of -H for "ends correct" at each position: value float64 [K], resamples [B, K]; counts int64 [K]."""
+
+    positions: np.ndarray
+    value: np.ndarray
+    samples: np.ndarray
+    num_correct: np.ndarray
+    num_incorrect: np.ndarray
+
+
+def auc_curve(
+    table: RolloutTable,
+    points: Checkpoints,
+    correct: np.ndarray,
+    positions: np.ndarray,
+    rows: np.ndarray,
+    bootstrap: Bootstrap,
+) -> AucCurve:
+    """How well low entropy at each position tells the traces that will end correct. NaN where one class is absent."""
+    problem = table.problem_of_trajectory
+    width = len(positions)
+    value = np.full(width, np.nan)
+    samples = np.full((len(bootstrap), width), np.nan)
+    num_correct, num_incorrect = np.zeros(width, dtype=np.int64), np.zeros(width, dtype=np.int64)
+    weights, held = bootstrap.weights, np.zeros(0)
+    previous: bytes | None = None
+    for k in range(width):
+        there = rows[:, k] >= 0
+        label = correct[there]
+        num_correct[k], num_incorrect[k] = label.sum(), (~label).sum()
+        if not num_correct[k] or not num_incorrect[k]:
+            continue
+        score = -points.entropy[rows[there, k]]
+        value[k] = weighted_auc(score, label, np.ones((1, len(label))))[0]
+        if previous != there.tobytes():
+            held = weights[:, problem[there]]
+            previous = there.tobytes()
+        samples[:, k] = weighted_auc(score, label, held)
+    return AucCurve(positions, value, samples, num_correct, num_incorrect)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One curve: value [K] at positions [K] with resamples [B, K] (None where it has no interval); count, the number
+    of traces behind each point."""
+
+    name: str
+    axis: str
+    group: str
+    positions: np.ndarray
+    value: np.ndarray
+    samples: np.ndarray | None
+    count: np.ndarray | int
+
+
+def curve_frame(curves: Sequence[Curve]) -> pd.DataFrame:
+    """All curves in the long form that `Analysis.curves` has, one row a point."""
+    curves = [curve for curve in curves if len(curve.positions)]
+    sizes = [len(curve.positions) for curve in curves]
+    widest = max((len(curve.samples) for curve in curves if curve.samples is not None), default=0)
+    blank = np.full((widest, 1), np.nan)
+    samples = np.concatenate(
+        [
+            np.broadcast_to(blank, (widest, n)) if c.samples is None else c.samples
+            for c, n in zip(curves, sizes, strict=True)
+        ],
+        axis=1,
+    )
+    low, high = interval(samples)
+    return pd.DataFrame(
+        {
+            "curve": np.repeat(np.array([curve.name for curve in curves], dtype=object), sizes),
+            "axis": np.repeat(np.array([curve.axis for curve in curves], dtype=object), sizes),
+            "group": np.repeat(np.array([curve.group for curve in curves], dtype=object), sizes),
+            "position": np.concatenate([curve.positions for curve in curves]).astype(np.float64),
+            "value": np.concatenate([curve.value for curve in curves]),
+            "low": low,
+            "high": high,
+            "se": standard_error(samples),
+            "count": np.concatenate(
+                [np.broadcast_to(np.asarray(c.count, dtype=np.int64), n) for c, n in zip(curves, sizes, strict=True)]
+            ),
+        }
+    )
