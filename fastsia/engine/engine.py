@@ -1,0 +1,254 @@
+"""The engine's front door: a decoder, and rollouts from any prefix of tokens."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from fastsia.answers.vocabulary import Vocabulary
+from fastsia.config import FastsiaError, SamplingParams, Share
+from fastsia.engine.block_manager import BlockManager
+from fastsia.engine.checkpoint import load_model
+from fastsia.engine.model_runner import ModelRunner
+from fastsia.engine.run import Run
+from fastsia.engine.sequence import Counters, Request, Rollout, Trajectory
+from fastsia.ops import select
+
+# A pool on the CPU is address space until it is used; this bounds what a run can come to use.
+_CPU_KV_BYTES = 1 << 30
+
+
+class Engine:
+    """Rollouts of a Hugging Face decoder, from live weights: later updates of the model are seen.
+
+    Token ids in and out; a tokenizer is needed only for stop texts and answers.
+
+    Args:
+        model: any decoder of transformers with the attention interface (Llama, Qwen2, Gemma2, Olmo3, ...).
+        tokenizer: its tokenizer, or None.
+        max_rows: decode rows a step. The draws do not depend on it.
+        num_blocks: size of the KV pool in blocks; None takes 1 GiB on a CPU and what `gpu_memory_utilization` leaves
+            on a GPU.
+        block_size: tokens a block.
+        window: trajectories in flight.
+        prefill_chunk: rows a step for prompts and other given tokens.
+        kernels: "auto" (Triton on CUDA, PyTorch elsewhere), "triton" or "reference".
+        gpu_memory_utilization: part of the card's memory that weights and KV pool may take together.
+
+    Raises:
+        FastsiaError: the model's attention or logits cannot be reproduced through the interface.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        max_rows: int = 512,
+        num_blocks: int | None = None,
+        block_size: int = 16,
+        window: int = 64,
+        prefill_chunk: int = 1024,
+        kernels: str = "auto",
+        gpu_memory_utilization: float = 0.9,
+    ) -> None:
+        settings = {"max_rows": max_rows, "block_size": block_size, "window": window, "prefill_chunk": prefill_chunk}
+        for name, value in settings.items():
+            if not isinstance(value, int) or value < 1:
+                raise FastsiaError(f"{name} must be an integer >= 1, got {value!r}.")
+        if num_blocks is not None and num_blocks < 1:
+            raise FastsiaError(f"num_blocks must be an integer >= 1, got {num_blocks!r}.")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.vocabulary = Vocabulary.from_tokenizer(tokenizer) if tokenizer is not None else None
+        self.counters = Counters()
+        self.max_rows = max_rows
+        self.window = window
+        self.prefill_chunk = prefill_chunk
+        device = next(model.parameters()).device
+        self.ops = select(device, kernels)
+        if num_blocks is None:
+            num_blocks = _default_num_blocks(model, device, block_size, gpu_memory_utilization)
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        self.runner = ModelRunner(model, self.ops, num_blocks, block_size)
+        self._running = False
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        **settings: Any,
+    ) -> Engine:
+        """Load a Hub id, a folder, or "demo:sft"; `settings` as in the constructor.
+
+        dtype None is float32 on a CPU and bfloat16 on a GPU. Only safetensors weights are read.
+        """
+        model, tokenizer = load_model(
+            name_or_path, device=device, dtype=dtype, trust_remote_code=trust_remote_code, revision=revision
+        )
+        return cls(model, tokenizer, **settings)
+
+    @property
+    def context_length(self) -> int | None:
+        """Positions the model was made for, where its config says so."""
+        config = self.model.config.get_text_config(decoder=True)
+        return getattr(config, "max_position_embeddings", None)
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Every id that ends a sequence by default: the generation config's, the model's and the tokenizer's."""
+        found: list[int] = []
+        for owner in (getattr(self.model, "generation_config", None), self.model.config, self.tokenizer):
+            ids = getattr(owner, "eos_token_id", None)
+            found += [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+        return tuple(dict.fromkeys(i for i in found if 0 <= i < self.runner.vocab_size))
+
+    def describe(self) -> dict[str, Any]:
+        """Where and how this engine computes; says nothing about what it draws."""
+        return {
+            "device": str(self.runner.device),
+            "dtype": str(self.runner.dtype).removeprefix("torch."),
+            "kernels": self.ops.name,
+            "head": "fused" if self.runner.fused_head else "model",
+            "max_rows": self.max_rows,
+            "num_blocks": self.num_blocks,
+            "block_size": self.block_size,
+            "window": self.window,
+        }
+
+    def run(self, requests: Iterable[Request]) -> Iterator[Trajectory]:
+        """Draw and roll out trajectories, as they finish; at most `window` requests are taken ahead.
+
+        What a trajectory holds depends on its request alone, not on its company or on any size set here.
+        """
+        yield from self._start(iter(requests), None)
+
+    def rollout(
+        self, prefix_ids: Sequence[int], n: int, sampling: SamplingParams | None = None, *, seed: int = 0
+    ) -> list[Rollout]:
+        """n continuations of a prefix, by index; the first k of them are those of n = k."""
+        return self.rollout_checkpoints(prefix_ids, [], [0], n, sampling, seed=seed)[0]
+
+    def rollout_checkpoints(
+        self,
+        prompt_ids: Sequence[int],
+        trajectory_ids: Sequence[int],
+        checkpoints: Sequence[int],
+        n: int,
+        sampling: SamplingParams | None = None,
+        *,
+        seed: int = 0,
+        share: Share = "trajectory",
+    ) -> dict[int, list[Rollout]]:
+        """n continuations from each checkpoint t of a trajectory, i.e. of prompt + trajectory[:t].
+
+        share: "trajectory" computes rollouts on the same token path once, whichever checkpoint they are of;
+        "checkpoint" only within a checkpoint; "none" never. The rollouts are the same.
+
+        Returns:
+            checkpoint -> its rollouts, by index.
+        """
+        request = _request(prompt_ids, trajectory_ids, checkpoints, n, sampling, seed, share)
+        (trajectory,) = self.run([request])
+        rollouts = trajectory.rollouts
+        assert rollouts is not None
+        found: dict[int, list[Rollout]] = {int(checkpoint): [] for checkpoint in trajectory.checkpoints}
+        for r in range(len(rollouts)):
+            found[int(rollouts.checkpoint[r])].append(rollouts.row(r))
+        return found
+
+    def stream(
+        self,
+        prompt_ids: Sequence[int],
+        trajectory_ids: Sequence[int],
+        checkpoints: Sequence[int],
+        n: int,
+        sampling: SamplingParams | None = None,
+        *,
+        seed: int = 0,
+        share: Share = "trajectory",
+    ) -> Iterator[tuple[int, int, Rollout]]:
+        """`rollout_checkpoints`, each rollout as it finishes: (checkpoint, index, rollout)."""
+        request = _request(prompt_ids, trajectory_ids, checkpoints, n, sampling, seed, share)
+        ended: deque[tuple[int, int, Rollout]] = deque()
+        run = self._start(iter([request]), lambda _, rollouts: ended.extend(rollouts), every_step=True)
+        for _ in run:
+            while ended:
+                yield ended.popleft()
+
+    def _start(self, requests: Iterator[Request], on_rollouts: Any, every_step: bool = False) -> Iterator[Any]:
+        if self._running:
+            raise RuntimeError("this engine is already running; finish or close the iteration that uses it first")
+        self._running = True
+        try:
+            run = Run(
+                self.runner,
+                requests,
+                counters=self.counters,
+                blocks=BlockManager(self.num_blocks, self.block_size),
+                max_rows=self.max_rows,
+                prefill_chunk=self.prefill_chunk,
+                window=self.window,
+                eos_token_ids=self.eos_token_ids,
+                context_length=self.context_length,
+                vocabulary=self.vocabulary,
+                on_rollouts=on_rollouts,
+            )
+            yield from (run.steps() if every_step else run)
+        finally:
+            self.runner.reset()
+            self._running = False
+
+
+def _request(
+    prompt_ids: Sequence[int],
+    trajectory_ids: Sequence[int],
+    checkpoints: Sequence[int],
+    n: int,
+    sampling: SamplingParams | None,
+    seed: int,
+    share: Share,
+) -> Request:
+    if not isinstance(n, int) or n < 1:
+        raise FastsiaError(f"n must be an integer >= 1, got {n!r}.")
+    if share not in ("trajectory", "checkpoint", "none"):
+        raise FastsiaError(f'share must be "trajectory", "checkpoint" or "none", got {share!r}.')
+    return Request(
+        key=None,
+        prompt_ids=tuple(int(i) for i in prompt_ids),
+        sampling=sampling or SamplingParams(),
+        num_rollouts=n,
+        # Any integer is a seed: its lowest 64 bits, as the signed number that numpy stores.
+        seed=int(np.uint64(int(seed) & (2**64 - 1)).astype(np.int64)),
+        trajectory_ids=tuple(int(i) for i in trajectory_ids),
+        checkpoints=tuple(int(c) for c in checkpoints),
+        share=share,
+    )
+
+
+def _default_num_blocks(model: PreTrainedModel, device: torch.device, block_size: int, utilization: float) -> int:
+    each = ModelRunner.bytes_per_block(model, block_size)
+    if device.type != "cuda":
+        return max(_CPU_KV_BYTES // each, 64)
+    if not 0 < utilization <= 1:
+        raise FastsiaError(f"gpu_memory_utilization must be in (0, 1], got {utilization!r}.")
+    free, total = torch.cuda.mem_get_info(device)
+    spare = int(free - (1 - utilization) * total)
+    # Logits and activations of a step come out of the remainder; a quarter of what is spare covers them amply.
+    blocks = int(spare * 0.75) // each
+    if blocks < 64:
+        raise FastsiaError(
+            f"only {spare >> 20} MiB are spare on {device} for the KV pool: free memory or use a smaller model."
+        )
+    return blocks
