@@ -1,0 +1,127 @@
+"""Writing the KV cache: new tokens by slot, and whole blocks copied when a branch forks. One launch each."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastsia.config import FastsiaError
+from fastsia.ops.launch import Launch
+
+_COPY_ELEMENTS = 4096
+
+
+@triton.jit
+def store_kv_kernel(
+    k,
+    v,
+    k_cache,
+    v_cache,
+    slots,
+    stride_k_row,
+    stride_k_head,
+    stride_v_row,
+    stride_v_head,
+    stride_token,
+    stride_head,
+    NUM_KV_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    HEADS_PAD: tl.constexpr,
+    DIM_PAD: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    slot = tl.load(slots + row)
+    if slot >= 0:
+        heads = tl.arange(0, HEADS_PAD)[:, None]
+        dims = tl.arange(0, DIM_PAD)[None, :]
+        live = (heads < NUM_KV_HEADS) & (dims < HEAD_DIM)
+        at = slot * stride_token + heads * stride_head + dims
+        key = tl.load(k + row * stride_k_row + heads * stride_k_head + dims, mask=live)
+        value = tl.load(v + row * stride_v_row + heads * stride_v_head + dims, mask=live)
+        tl.store(k_cache + at, key.to(k_cache.dtype.element_ty), mask=live)
+        tl.store(v_cache + at, value.to(v_cache.dtype.element_ty), mask=live)
+
+
+@triton.jit
+def copy_blocks_kernel(kv_cache, src, dst, stride_plane, stride_block, block_elements, ELEMENTS: tl.constexpr):
+    source = tl.load(src + tl.program_id(0))
+    target = tl.load(dst + tl.program_id(0))
+    if target >= 0:
+        plane = kv_cache + tl.program_id(1).to(tl.int64) * stride_plane
+        at = tl.program_id(2) * ELEMENTS + tl.arange(0, ELEMENTS)
+        values = tl.load(plane + source * stride_block + at, mask=at < block_elements)
+        tl.store(plane + target * stride_block + at, values, mask=at < block_elements)
+
+
+def plan_store_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> Launch:
+    """The launch that `store_kv` makes."""
+    n, num_kv_heads, head_dim = k.shape
+    block_size = k_cache.shape[1]
+    if k_cache.stride() != v_cache.stride() or k_cache.stride(0) != block_size * k_cache.stride(1):
+        raise FastsiaError("k_cache and v_cache must have equal strides, with a block's tokens evenly spaced.")
+    if k.stride(2) != 1 or v.stride(2) != 1 or k_cache.stride(3) != 1:
+        raise FastsiaError("k, v and the KV cache must have contiguous head dimensions.")
+    heads_pad, dim_pad = triton.next_power_of_2(num_kv_heads), triton.next_power_of_2(head_dim)
+    arguments = {
+        "k": k,
+        "v": v,
+        "k_cache": k_cache,
+        "v_cache": v_cache,
+        "slots": slots,
+        "stride_k_row": k.stride(0),
+        "stride_k_head": k.stride(1),
+        "stride_v_row": v.stride(0),
+        "stride_v_head": v.stride(1),
+        "stride_token": k_cache.stride(1),
+        "stride_head": k_cache.stride(2),
+        "NUM_KV_HEADS": num_kv_heads,
+        "HEAD_DIM": head_dim,
+        "HEADS_PAD": heads_pad,
+        "DIM_PAD": dim_pad,
+    }
+    # Eight 16-bit values a thread and load.
+    num_warps = min(8, max(1, heads_pad * dim_pad // 256))
+    return Launch(store_kv_kernel, (n,), arguments, num_warps, 1)
+
+
+def store_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> None:
+    """Write new keys and values to their slots.
+
+    Args:
+        k, v: [n, num_kv_heads, head_dim]; rows and heads may be strided.
+        k_cache, v_cache: [num_blocks, block_size, num_kv_heads, head_dim].
+        slots: int64 [n] = block * block_size + offset; -1 skips the token.
+    """
+    if len(slots) > 0:
+        plan_store_kv(k, v, k_cache, v_cache, slots).run()
+
+
+def plan_copy_blocks(kv_cache: Tensor, src: Tensor, dst: Tensor) -> Launch:
+    """The launch that `copy_blocks` makes."""
+    num_layers, _, _, block_size, num_kv_heads, head_dim = kv_cache.shape
+    if not kv_cache.is_contiguous():
+        raise FastsiaError("kv_cache must be contiguous.")
+    block_elements = block_size * num_kv_heads * head_dim
+    arguments = {
+        "kv_cache": kv_cache,
+        "src": src,
+        "dst": dst,
+        "stride_plane": kv_cache.stride(1),
+        "stride_block": kv_cache.stride(2),
+        "block_elements": block_elements,
+        "ELEMENTS": _COPY_ELEMENTS,
+    }
+    grid = (len(src), 2 * num_layers, triton.cdiv(block_elements, _COPY_ELEMENTS))
+    return Launch(copy_blocks_kernel, grid, arguments, 4, 1)
+
+
+def copy_blocks(kv_cache: Tensor, src: Tensor, dst: Tensor) -> None:
+    """Copy whole blocks, keys and values of all layers.
+
+    Args:
+        kv_cache: [num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim], contiguous.
+        src, dst: int64 [m]; a negative dst skips the pair. No block is both read and written.
+    """
+    if len(src) > 0:
+        plan_copy_blocks(kv_cache, src, dst).run()

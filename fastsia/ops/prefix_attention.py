@@ -1,0 +1,601 @@
+"""Attention of packed rows over a shared trunk and their own suffixes, in one launch.
+
+Two kinds of programs, one kv head each. A *trunk* program takes a tile of one trunk's rows, (rows x GQA group) queries
+high, and reads the trunk once for all of them; a *suffix* program takes one row and reads the row's own blocks. A row's
+partial results (one a part) meet in scratch: whichever program brings a row's last one merges them in the order of the
+parts, so the sum does not depend on who came last. Where a row has one part only (prefill) it is written straight out.
+Long contexts are cut into several parts where there are too few programs to fill a GPU.
+
+All metadata are device tensors: a program finds its tile from `cu_rows` itself, so that no list of tiles has to be
+built or kept, and programs past the last tile exit. Softmax runs in base 2; the log-sum-exp that leaves is natural.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastsia.config import FastsiaError
+from fastsia.ops.launch import Launch
+from fastsia.ops.reference import AttentionMetadata
+
+# Programs that give a large GPU something to do everywhere (132 processors): with fewer, long contexts are cut.
+_ENOUGH_PROGRAMS = 264
+_PART_TOKENS = 1024
+_LOG2E = 1.4426950408889634
+_LN2 = tl.constexpr(0.6931471805599453)
+_TWO_LOG2E = tl.constexpr(2.8853900817779268)
+
+
+@triton.jit
+def _attend(
+    query,
+    k_head,
+    v_head,
+    table,
+    oldest,
+    newest,
+    begin,
+    end,
+    scale,
+    softcap,
+    stride_block,
+    stride_token,
+    M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    HEAD_PAD: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Online softmax of M queries over keys begin:end of a block table; query m sees oldest[m] <= key < newest[m].
+
+    Gives the normalised output [M, HEAD_PAD] and the natural log-sum-exp [M] (-inf and 0 where nothing is seen).
+    """
+    dims = tl.arange(0, HEAD_PAD)
+    top = tl.full([M], float("-inf"), tl.float32)
+    total = tl.zeros([M], tl.float32)
+    acc = tl.zeros([M, HEAD_PAD], tl.float32)
+    for start in tl.range(begin, end, BLOCK_N):
+        keys = start + tl.arange(0, BLOCK_N)
+        live = keys < end
+        block = tl.load(table + keys // BLOCK_SIZE, mask=live, other=0).to(tl.int64)
+        at = block * stride_block + (keys % BLOCK_SIZE) * stride_token
+        if HEAD_DIM == HEAD_PAD:
+            k = tl.load(k_head + at[None, :] + dims[:, None])
+            v = tl.load(v_head + at[:, None] + dims[None, :], mask=live[:, None], other=0.0)
+        else:
+            inside = dims < HEAD_DIM
+            k = tl.load(k_head + at[None, :] + dims[:, None], mask=inside[:, None], other=0.0)
+            v = tl.load(v_head + at[:, None] + dims[None, :], mask=live[:, None] & inside[None, :], other=0.0)
+        score = tl.dot(query, k, input_precision=PRECISION)
+        if SOFTCAP:
+            # tanh(x) = 1 - 2 / (1 + e^2x); `scale` and `softcap` carry 1 / cap and cap * log2(e).
+            score = softcap * (1.0 - 2.0 / (1.0 + tl.exp2(score * (scale * _TWO_LOG2E))))
+        else:
+            score = score * scale
+        visible = (keys[None, :] < newest[:, None]) & (keys[None, :] >= oldest[:, None])
+        score = tl.where(visible, score, float("-inf"))
+        new_top = tl.maximum(top, tl.max(score, 1))
+        # A query that has seen nothing yet keeps -inf without making NaN of it.
+        base = tl.where(new_top == float("-inf"), 0.0, new_top)
+        weight = tl.exp2(score - base[:, None])
+        decay = tl.exp2(top - base)
+        total = total * decay + tl.sum(weight, 1)
+        acc = acc * decay[:, None]
+        acc = tl.dot(weight.to(v.dtype), v, acc, input_precision=PRECISION)
+        top = new_top
+    seen = total > 0
+    out = acc * tl.where(seen, 1.0 / tl.where(seen, total, 1.0), 0.0)[:, None]
+    lse = tl.where(seen, (top + tl.log2(tl.where(seen, total, 1.0))) * _LN2, float("-inf"))
+    return out, lse
+
+
+@triton.jit
+def _store_rows(
+    values,
+    lse,
+    rows,
+    heads,
+    live,
+    part,
+    out,
+    out_lse,
+    partial,
+    partial_lse,
+    num_rows,
+    stride_out,
+    NUM_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    HEAD_PAD: tl.constexpr,
+    DIRECT: tl.constexpr,
+    LSE: tl.constexpr,
+):
+    """Write a part's results: straight out where it is the only one, else to scratch (nothing where nothing is seen)."""
+    dims = tl.arange(0, HEAD_PAD)
+    if DIRECT:
+        at = rows.to(tl.int64) * stride_out + heads * HEAD_DIM
+        mask = live[:, None] & (dims < HEAD_DIM)[None, :]
+        tl.store(out + at[:, None] + dims[None, :], values.to(out.dtype.element_ty), mask=mask)
+        if LSE:
+            tl.store(out_lse + rows * NUM_HEADS + heads, lse, mask=live)
+    else:
+        slot = (part * num_rows + rows).to(tl.int64) * NUM_HEADS + heads
+        mask = (live & (lse > float("-inf")))[:, None] & (dims < HEAD_DIM)[None, :]
+        tl.store(partial + slot[:, None] * HEAD_DIM + dims[None, :], values, mask=mask)
+        tl.store(partial_lse + slot, lse, mask=live)
+
+
+@triton.jit
+def _merge_row(
+    row,
+    head,
+    parts,
+    out,
+    out_lse,
+    partial,
+    partial_lse,
+    num_rows,
+    stride_out,
+    NUM_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    HEAD_PAD: tl.constexpr,
+    LSE: tl.constexpr,
+):
+    """Merge a row's parts, in their order, by their natural log-sum-exps."""
+    lane = tl.arange(0, HEADS)
+    dims = tl.arange(0, HEAD_PAD)
+    heads = head * GROUP + lane
+    live = lane < GROUP
+    top = tl.full([HEADS], float("-inf"), tl.float32)
+    for part in range(0, parts):
+        slot = (part * num_rows + row).to(tl.int64) * NUM_HEADS + heads
+        # Another processor wrote these: read past the first-level cache.
+        top = tl.maximum(top, tl.load(partial_lse + slot, mask=live, other=float("-inf"), cache_modifier=".cg"))
+    base = tl.where(top == float("-inf"), 0.0, top)
+    total = tl.zeros([HEADS], tl.float32)
+    acc = tl.zeros([HEADS, HEAD_PAD], tl.float32)
+    for part in range(0, parts):
+        slot = (part * num_rows + row).to(tl.int64) * NUM_HEADS + heads
+        lse = tl.load(partial_lse + slot, mask=live, other=float("-inf"), cache_modifier=".cg")
+        weight = tl.exp(lse - base)
+        mask = (lse > float("-inf"))[:, None] & (dims < HEAD_DIM)[None, :]
+        at = slot[:, None] * HEAD_DIM + dims[None, :]
+        acc += weight[:, None] * tl.load(partial + at, mask=mask, other=0.0, cache_modifier=".cg")
+        total += weight
+    seen = total > 0
+    acc = acc * tl.where(seen, 1.0 / tl.where(seen, total, 1.0), 0.0)[:, None]
+    at = row.to(tl.int64) * stride_out + heads * HEAD_DIM
+    mask = live[:, None] & (dims < HEAD_DIM)[None, :]
+    tl.store(out + at[:, None] + dims[None, :], acc.to(out.dtype.element_ty), mask=mask)
+    if LSE:
+        lse = tl.where(seen, top + tl.log(tl.where(seen, total, 1.0)), float("-inf"))
+        tl.store(out_lse + row * NUM_HEADS + heads, lse, mask=live)
+
+
+@triton.jit
+def prefix_attention_kernel(
+    q,
+    k_cache,
+    v_cache,
+    out,
+    out_lse,
+    partial,
+    partial_lse,
+    arrivals,
+    trunk_tables,
+    cu_rows,
+    prefix_lens,
+    suffix_tables,
+    suffix_lens,
+    scale,
+    softcap,
+    window,
+    num_rows,
+    num_trunks,
+    trunk_parts,
+    trunk_part_tokens,
+    trunk_programs,
+    suffix_parts,
+    suffix_part_tokens,
+    stride_q_row,
+    stride_q_head,
+    stride_out,
+    stride_block,
+    stride_token,
+    stride_head,
+    stride_trunk_table,
+    stride_suffix_table,
+    TRUNKS: tl.constexpr,
+    ROWS: tl.constexpr,
+    ROWS_PAD: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    HEADS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    NUM_KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    HEAD_PAD: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    PRECISION: tl.constexpr,
+    DIRECT: tl.constexpr,
+    LSE: tl.constexpr,
+):
+    NUM_HEADS: tl.constexpr = NUM_KV_HEADS * GROUP
+    program = tl.program_id(0)
+    head = tl.program_id(1)
+    k_head = k_cache + head * stride_head
+    v_head = v_cache + head * stride_head
+    parts = trunk_parts + suffix_parts
+    dims = tl.arange(0, HEAD_PAD)
+    if program < trunk_programs:
+        tile = program // trunk_parts
+        part = program % trunk_parts
+        trunks = tl.arange(0, TRUNKS)
+        firsts = tl.load(cu_rows + trunks, mask=trunks < num_trunks, other=0)
+        lasts = tl.load(cu_rows + trunks + 1, mask=trunks < num_trunks, other=0)
+        tile_ends = tl.cumsum((lasts - firsts + ROWS - 1) // ROWS, 0)
+        trunk = tl.sum(((tile_ends <= tile) & (trunks < num_trunks)).to(tl.int32))
+        if trunk < num_trunks:
+            row0 = tl.load(cu_rows + trunk) + (tile - tl.max(tl.where(tile_ends <= tile, tile_ends, 0))) * ROWS
+            height = tl.minimum(tl.load(cu_rows + trunk + 1) - row0, ROWS)
+            lane = tl.arange(0, BLOCK_M)
+            live = lane // GROUP < height
+            rows = row0 + lane // GROUP
+            heads = head * GROUP + lane % GROUP
+            newest = tl.load(prefix_lens + rows, mask=live, other=0)
+            oldest = tl.maximum(newest + tl.load(suffix_lens + rows, mask=live, other=0) - window, 0)
+            # A lane past the tile sees nothing and must not widen the range.
+            first_key = tl.min(tl.where(live, oldest, 0x7FFFFFFF))
+            begin = tl.maximum(part * trunk_part_tokens, first_key // BLOCK_N * BLOCK_N)
+            end = tl.minimum((part + 1) * trunk_part_tokens, tl.max(newest))
+            at = rows.to(tl.int64) * stride_q_row + heads * stride_q_head
+            inside = live[:, None] & (dims < HEAD_DIM)[None, :]
+            query = tl.load(q + at[:, None] + dims[None, :], mask=inside, other=0.0)
+            values, lse = _attend(
+                query,
+                k_head,
+                v_head,
+                trunk_tables + trunk.to(tl.int64) * stride_trunk_table,
+                oldest,
+                newest,
+                begin,
+                end,
+                scale,
+                softcap,
+                stride_block,
+                stride_token,
+                BLOCK_M,
+                BLOCK_N,
+                BLOCK_SIZE,
+                HEAD_DIM,
+                HEAD_PAD,
+                SOFTCAP,
+                PRECISION,
+            )
+            _store_rows(
+                values,
+                lse,
+                rows,
+                heads,
+                live,
+                part,
+                out,
+                out_lse,
+                partial,
+                partial_lse,
+                num_rows,
+                stride_out,
+                NUM_HEADS,
+                HEAD_DIM,
+                HEAD_PAD,
+                DIRECT,
+                LSE,
+            )
+            if not DIRECT:
+                tl.debug_barrier()
+                slots = tl.arange(0, ROWS_PAD)
+                mine = slots < height
+                counter = arrivals + (row0 + slots) * NUM_KV_HEADS + head
+                arrived = tl.atomic_add(counter, 1, mask=mine, sem="acq_rel")
+                tl.debug_barrier()
+                complete = ((arrived == parts - 1) & mine).to(tl.int32)
+                if tl.max(complete) > 0:
+                    tl.store(counter, 0, mask=complete > 0)
+                    for slot in range(0, height):
+                        if tl.max(tl.where(slots == slot, complete, 0)) > 0:
+                            _merge_row(
+                                row0 + slot,
+                                head,
+                                parts,
+                                out,
+                                out_lse,
+                                partial,
+                                partial_lse,
+                                num_rows,
+                                stride_out,
+                                NUM_HEADS,
+                                GROUP,
+                                HEADS,
+                                HEAD_DIM,
+                                HEAD_PAD,
+                                LSE,
+                            )
+    else:
+        row = (program - trunk_programs) // suffix_parts
+        part = (program - trunk_programs) % suffix_parts
+        lane = tl.arange(0, HEADS)
+        heads = head * GROUP + lane
+        live = lane < GROUP
+        rows = row + tl.zeros([HEADS], tl.int32)
+        inside = live[:, None] & (dims < HEAD_DIM)[None, :]
+        if row >= tl.load(cu_rows + num_trunks):
+            # A padding row: no trunk program counts it, so nothing waits for it.
+            at = rows.to(tl.int64) * stride_out + heads * HEAD_DIM
+            nothing = tl.zeros([HEADS, HEAD_PAD], tl.float32).to(out.dtype.element_ty)
+            tl.store(out + at[:, None] + dims[None, :], nothing, mask=inside)
+            if LSE:
+                tl.store(out_lse + rows * NUM_HEADS + heads, float("-inf") + tl.zeros([HEADS], tl.float32), mask=live)
+        else:
+            length = tl.load(suffix_lens + row)
+            newest = length + tl.zeros([HEADS], tl.int32)
+            oldest = tl.maximum(newest - window, 0)
+            begin = tl.maximum(part * suffix_part_tokens, tl.maximum(length - window, 0) // BLOCK_N * BLOCK_N)
+            end = tl.minimum((part + 1) * suffix_part_tokens, length)
+            at = rows.to(tl.int64) * stride_q_row + heads * stride_q_head
+            query = tl.load(q + at[:, None] + dims[None, :], mask=inside, other=0.0)
+            values, lse = _attend(
+                query,
+                k_head,
+                v_head,
+                suffix_tables + row.to(tl.int64) * stride_suffix_table,
+                oldest,
+                newest,
+                begin,
+                end,
+                scale,
+                softcap,
+                stride_block,
+                stride_token,
+                HEADS,
+                BLOCK_N,
+                BLOCK_SIZE,
+                HEAD_DIM,
+                HEAD_PAD,
+                SOFTCAP,
+                PRECISION,
+            )
+            _store_rows(
+                values,
+                lse,
+                rows,
+                heads,
+                live,
+                trunk_parts + part,
+                out,
+                out_lse,
+                partial,
+                partial_lse,
+                num_rows,
+                stride_out,
+                NUM_HEADS,
+                HEAD_DIM,
+                HEAD_PAD,
+                DIRECT,
+                LSE,
+            )
+            if not DIRECT:
+                tl.debug_barrier()
+                counter = arrivals + row * NUM_KV_HEADS + head
+                arrived = tl.atomic_add(counter, 1, sem="acq_rel")
+                tl.debug_barrier()
+                if arrived == parts - 1:
+                    tl.store(counter, 0)
+                    _merge_row(
+                        row,
+                        head,
+                        parts,
+                        out,
+                        out_lse,
+                        partial,
+                        partial_lse,
+                        num_rows,
+                        stride_out,
+                        NUM_HEADS,
+                        GROUP,
+                        HEADS,
+                        HEAD_DIM,
+                        HEAD_PAD,
+                        LSE,
+                    )
+
+
+class PrefixAttention:
+    """`prefix_attention` with the arrival counters that its launches share: int32, zero between launches.
+
+    One of these serves one stream at a time. Inside a CUDA graph its counters must exist already: run once with as
+    many rows before the capture.
+    """
+
+    def __init__(self) -> None:
+        self._arrivals: Tensor | None = None
+
+    def __call__(
+        self,
+        q: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        meta: AttentionMetadata,
+        scale: float,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+    ) -> Tensor:
+        """See `prefix_attention`."""
+        return self.with_lse(q, k_cache, v_cache, meta, scale, sliding_window, softcap, want_lse=False)[0]
+
+    def with_lse(
+        self,
+        q: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        meta: AttentionMetadata,
+        scale: float,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+        want_lse: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """The output and, where wanted, the natural log-sum-exp float32 [n, num_heads]."""
+        launch, out, lse = self.plan(q, k_cache, v_cache, meta, scale, sliding_window, softcap, want_lse)
+        if len(q) > 0:
+            launch.run()
+        return out, lse
+
+    def plan(
+        self,
+        q: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        meta: AttentionMetadata,
+        scale: float,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+        want_lse: bool = False,
+    ) -> tuple[Launch, Tensor, Tensor]:
+        """The launch that `prefix_attention` makes, and the tensors it fills."""
+        n, num_heads, head_dim = q.shape
+        _, block_size, num_kv_heads, _ = k_cache.shape
+        _check(q, k_cache, v_cache)
+        group = num_heads // num_kv_heads
+        head_pad = max(16, triton.next_power_of_2(head_dim))
+        block_m, block_n, num_warps, num_stages = _tile_shape(group, head_pad, meta.max_rows, q.element_size())
+        rows = block_m // group
+        num_trunks = len(meta.cu_rows) - 1
+        # At most this many tiles hold n rows of that many trunks, however they fall.
+        tiles = min(n, num_trunks if meta.max_rows <= rows else n // rows + num_trunks)
+        trunk_parts = _parts(meta.max_prefix_len, tiles * num_kv_heads)
+        suffix_parts = _parts(meta.max_suffix_len, n * num_kv_heads)
+        if trunk_parts + suffix_parts == 0:
+            trunk_parts = 1
+        parts = trunk_parts + suffix_parts
+        direct = parts == 1
+        out = torch.empty((n, num_heads, head_dim), dtype=q.dtype, device=q.device)
+        lse = torch.empty((n, num_heads) if want_lse else (1,), dtype=torch.float32, device=q.device)
+        scratch = (parts, n, num_heads)
+        partial = lse if direct else torch.empty((*scratch, head_dim), dtype=torch.float32, device=q.device)
+        partial_lse = lse if direct else torch.empty(scratch, dtype=torch.float32, device=q.device)
+        arguments = {
+            "q": q,
+            "k_cache": k_cache,
+            "v_cache": v_cache,
+            "out": out,
+            "out_lse": lse,
+            "partial": partial,
+            "partial_lse": partial_lse,
+            "arrivals": meta.cu_rows if direct else self._counters(n * num_kv_heads, q.device),
+            "trunk_tables": meta.trunk_tables,
+            "cu_rows": meta.cu_rows,
+            "prefix_lens": meta.prefix_lens,
+            "suffix_tables": meta.suffix_tables,
+            "suffix_lens": meta.suffix_lens,
+            "scale": float(scale) * _LOG2E if softcap is None else float(scale) / softcap,
+            "softcap": 0.0 if softcap is None else softcap * _LOG2E,
+            "window": 1 << 30 if sliding_window is None else sliding_window,
+            "num_rows": n,
+            "num_trunks": num_trunks,
+            "trunk_parts": trunk_parts,
+            "trunk_part_tokens": _part_tokens(meta.max_prefix_len, trunk_parts, block_n),
+            "trunk_programs": tiles * trunk_parts,
+            "suffix_parts": suffix_parts,
+            "suffix_part_tokens": _part_tokens(meta.max_suffix_len, suffix_parts, block_n),
+            "stride_q_row": q.stride(0),
+            "stride_q_head": q.stride(1),
+            "stride_out": num_heads * head_dim,
+            "stride_block": k_cache.stride(0),
+            "stride_token": k_cache.stride(1),
+            "stride_head": k_cache.stride(2),
+            "stride_trunk_table": meta.trunk_tables.stride(0),
+            "stride_suffix_table": meta.suffix_tables.stride(0),
+            "TRUNKS": triton.next_power_of_2(num_trunks),
+            "ROWS": rows,
+            "ROWS_PAD": triton.next_power_of_2(rows),
+            "BLOCK_M": block_m,
+            "HEADS": max(16, triton.next_power_of_2(group)),
+            "BLOCK_N": block_n,
+            "BLOCK_SIZE": block_size,
+            "NUM_KV_HEADS": num_kv_heads,
+            "GROUP": group,
+            "HEAD_DIM": head_dim,
+            "HEAD_PAD": head_pad,
+            "SOFTCAP": softcap is not None,
+            "PRECISION": "ieee" if q.dtype == torch.float32 else "tf32",
+            "DIRECT": direct,
+            "LSE": want_lse,
+        }
+        grid = (tiles * trunk_parts + n * suffix_parts, num_kv_heads)
+        return Launch(prefix_attention_kernel, grid, arguments, num_warps, num_stages), out, lse
+
+    def _counters(self, size: int, device: torch.device) -> Tensor:
+        if self._arrivals is None or len(self._arrivals) < size or self._arrivals.device != device:
+            if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+                raise FastsiaError(f"Attend once with {size} (row, kv head) pairs before capturing a CUDA graph of it.")
+            self._arrivals = torch.zeros(triton.next_power_of_2(size), dtype=torch.int32, device=device)
+        return self._arrivals
+
+
+def prefix_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    meta: AttentionMetadata,
+    scale: float,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """`reference.prefix_attention` in one launch.
+
+    Args:
+        q: [n, num_heads, head_dim], float32, bfloat16 or float16, head_dim <= 256; rows and heads may be strided.
+        k_cache, v_cache: [num_blocks, block_size, num_kv_heads, head_dim], alike in dtype and strides.
+        meta: rows past cu_rows[-1] are padding; they give 0 where the call has suffixes, else they are not written.
+            `max_prefix_len`, `max_suffix_len` and `max_rows` may be bounds: a CUDA graph keeps those of its capture.
+        scale, sliding_window, softcap: see the reference.
+
+    Returns [n, num_heads, head_dim] in q's dtype. An engine keeps a `PrefixAttention`, which saves this function's
+    fresh counters.
+    """
+    return PrefixAttention()(q, k_cache, v_cache, meta, scale, sliding_window, softcap)
+
+
+def _tile_shape(group: int, head_pad: int, max_rows: int, itemsize: int) -> tuple[int, int, int, int]:
+    """(queries a tile, keys a step, warps, pipeline stages)."""
+    tallest = max(64, triton.next_power_of_2(group))
+    block_m = max(16, triton.next_power_of_2(group), min(tallest, triton.next_power_of_2(max_rows * group)))
+    block_n = 64 if head_pad <= 128 else 32
+    if itemsize == 4:
+        return min(block_m, max(16, triton.next_power_of_2(group))), 32 if head_pad <= 128 else 16, 4, 2
+    return block_m, block_n, 4, 2
+
+
+def _parts(max_len: int, programs: int) -> int:
+    if max_len == 0:
+        return 0
+    return 1 if programs >= _ENOUGH_PROGRAMS else triton.cdiv(max_len, _PART_TOKENS)
+
+
+def _part_tokens(max_len: int, parts: int, block_n: int) -> int:
+    return triton.cdiv(triton.cdiv(max_len, max(parts, 1)), block_n) * block_n
+
+
+def _check(q: Tensor, k_cache: Tensor, v_cache: Tensor) -> None:
+    if q.dtype not in (torch.float32, torch.bfloat16, torch.float16) or not q.dtype == k_cache.dtype == v_cache.dtype:
+        raise FastsiaError(f"q and the KV cache must share float32, bfloat16 or float16, got {q.dtype}, {k_cache.dtype}.")
+    if q.shape[2] > 256 or q.shape[2] != k_cache.shape[3] or q.shape[1] % k_cache.shape[2] != 0:
+        raise FastsiaError(f"heads {tuple(q.shape[1:])} of q do not fit {tuple(k_cache.shape[2:])} of the KV cache.")
+    if k_cache.stride() != v_cache.stride() or k_cache.stride(3) != 1 or q.stride(2) != 1:
+        raise FastsiaError("k_cache and v_cache must have equal strides, and head dimensions must be contiguous.")
