@@ -158,7 +158,8 @@ def _checkpoint_frame(table: RolloutTable, points: Checkpoints) -> pd.DataFrame:
 
 def _texts(table: RolloutTable, codes: np.ndarray) -> np.ndarray:
     """Answers of codes, None for the null class."""
-    return np.append(table.answers, None)[np.where(codes == NULL, len(table.answers), codes)]
+    texts = np.array([*table.answers, None], dtype=object)
+    return texts[np.where(codes == NULL, len(table.answers), codes)]
 
 
 def _mean_curves(means: GroupMeans) -> list[Curve]:
