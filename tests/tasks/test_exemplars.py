@@ -1,0 +1,42 @@
+"""The exemplars are right, differ, and end in what extraction reads as their answer."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from fastsia.answers import extract_answers
+from fastsia.tasks.exemplars import CHOICE, EXEMPLARS, NUMBER
+from fastsia.tasks.prompt import render_answer
+
+
+@pytest.mark.parametrize("pool", [NUMBER, CHOICE])
+def test_enough_and_all_different(pool: tuple) -> None:
+    assert len(pool) >= 5
+    assert len({exemplar.question for exemplar in pool}) == len(pool)
+
+
+def test_every_equation_holds_and_the_last_one_gives_the_answer() -> None:
+    for exemplar in NUMBER:
+        equations = re.findall(r"(\d[\d +\-*/]*) = (\d+)", exemplar.reasoning)
+        assert equations
+        for left, right in equations:
+            terms = re.findall(r"\d+|[+\-*/]", left)
+            assert eval("".join(terms)) == int(right), (left, right)
+        assert equations[-1][1] == exemplar.answer
+
+
+def test_choices_do_not_favour_a_letter() -> None:
+    assert {exemplar.answer for exemplar in CHOICE} == set("ABCD")
+    for exemplar in CHOICE:
+        assert exemplar.choices is not None
+        assert exemplar.answer in "ABCDE"[: len(exemplar.choices)]
+        assert len(set(exemplar.choices)) == len(exemplar.choices)
+
+
+@pytest.mark.parametrize("format", ["number", "choice", "boxed"])
+def test_extraction_reads_every_solution(format) -> None:
+    for exemplar in EXEMPLARS[format]:
+        solution = f"{exemplar.reasoning}\n{render_answer(exemplar.answer, format)}"
+        assert extract_answers([solution], format, options=exemplar.choices) == [exemplar.answer]

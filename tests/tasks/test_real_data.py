@@ -1,0 +1,75 @@
+"""Every row of the real test splits: its gold parses, its prompt builds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fastsia.tasks import build_prompt, load_task
+from fastsia.tasks.prompt import INSTRUCTIONS
+from tests.tasks.tokenizers import word_tokenizer
+
+NUM_PROBLEMS = {"gsm8k": 1319, "svamp": 300, "svamp_full": 1000, "arc_challenge": 1172, "arc_easy": 2376}
+
+
+@pytest.mark.parametrize("name", NUM_PROBLEMS)
+def test_every_row(name: str, shared_data: Path) -> None:
+    task = load_task(name, data_dir=shared_data)
+    assert len(task) == NUM_PROBLEMS[name]
+    assert len({problem.id for problem in task.problems}) == len(task)
+    tokenizer = word_tokenizer()
+    for problem in task.problems:
+        if task.format == "choice":
+            assert problem.choices is not None
+            assert 3 <= len(problem.choices) <= 5
+            assert problem.gold in "ABCDE"[: len(problem.choices)]
+        else:
+            assert problem.gold.lstrip("-").isdecimal()
+            assert str(int(problem.gold)) == problem.gold
+        prompt = build_prompt(task, problem, tokenizer, num_fewshot=1)
+        assert prompt.text.startswith(INSTRUCTIONS[task.format])
+        assert problem.question in prompt.text
+        assert prompt.text.endswith("\nAnswer:")
+        assert prompt.token_ids
+
+
+def test_gsm8k_golds_are_the_files_own(shared_data: Path) -> None:
+    lines = (shared_data / "gsm8k/test.jsonl").read_text(encoding="utf-8").splitlines()
+    golds = [json.loads(line)["answer"].split("####")[-1].strip().replace(",", "") for line in lines]
+    assert [problem.gold for problem in load_task("gsm8k", data_dir=shared_data).problems] == golds
+
+
+def test_svamp_golds_and_joints(shared_data: Path) -> None:
+    rows = json.loads((shared_data / "svamp/SVAMP.json").read_text(encoding="utf-8"))
+    problems = load_task("svamp_full", data_dir=shared_data).problems
+    assert [int(problem.gold) for problem in problems] == [row["Answer"] for row in rows]
+    commas = 0
+    for problem, row in zip(problems, rows, strict=True):
+        body, question = row["Body"].strip(), row["Question"].strip()
+        assert problem.id == row["ID"]
+        assert problem.question.startswith(body)
+        assert problem.question.lower().endswith(question.lower())
+        joint = problem.question[len(body) : len(problem.question) - len(question)]
+        assert joint == (" " if body.endswith(".") else ", " if joint == ", " else ". ")
+        commas += joint == ", "
+    assert commas == 345
+
+
+def test_svamp_is_part_of_svamp_full(shared_data: Path) -> None:
+    full = {problem.id: problem for problem in load_task("svamp_full", data_dir=shared_data).problems}
+    assert all(full[problem.id] == problem for problem in load_task("svamp", data_dir=shared_data).problems)
+
+
+def test_arc_digit_labels_become_letters(shared_data: Path) -> None:
+    """22 Challenge rows are labelled 1 to 4: their golds are letters all the same."""
+    lines = (shared_data / "arc/ARC-Challenge-Test.jsonl").read_text(encoding="utf-8").splitlines()
+    digits = 0
+    for problem, line in zip(load_task("arc_challenge", data_dir=shared_data).problems, lines, strict=True):
+        row = json.loads(line)
+        index = row["choices"]["label"].index(row["answerKey"])
+        assert problem.gold == "ABCDE"[index]
+        assert problem.choices == tuple(text.strip() for text in row["choices"]["text"])
+        digits += row["answerKey"].isdecimal()
+    assert digits == 22
