@@ -6,8 +6,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ "$$n" -gt 8 ] && n=8; echo "$$n")
 VENV := .venv
 BIN := $(VENV)/bin
-# Touched when .venv has been brought up to date with the files it depends on.
-STAMP := $(VENV)/.fastsia-installed
+# Touched when .venv, and then the extension, are up to date with the files they depend on.
+INSTALLED := $(VENV)/.fastsia-installed
+STAMP := $(VENV)/.fastsia-built
 NATIVE := $(wildcard csrc/*.cc csrc/*.h)
 DEMO_LIMIT ?= 64
 
@@ -29,8 +30,12 @@ $(BIN)/pip:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "$(PYTHON) -m venv failed. On Debian and Ubuntu: apt install python3-venv python3-dev g++"; exit 1; }
 
-$(STAMP): pyproject.toml setup.py constraints.txt $(NATIVE) | $(BIN)/pip
+$(INSTALLED): pyproject.toml setup.py constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	@touch $@
+
+$(STAMP): $(INSTALLED) $(NATIVE)
+	$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@
 
 demo: $(STAMP) ## evaluate the shipped model on the demo task (a few minutes, no download)
