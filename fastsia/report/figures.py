@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -24,7 +25,7 @@ GROUP_LABEL = {"all": "all", "correct": "ends correct", "incorrect": "ends incor
 GROUP_LINE = {"all": "-", "correct": "-", "incorrect": (0, (5, 2))}
 CYCLE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "figure.figsize": (4.8, 3.3),
     "figure.dpi": 100,
     "figure.constrained_layout.use": True,
@@ -113,7 +114,7 @@ def _select(frame: pd.DataFrame, curve: str, axis: str = "relative", group: str 
 def _plot(axes: Axes, curve: pd.DataFrame, color: str, label: str, line: object = "-") -> None:
     """One curve with its interval as a band."""
     x = curve["position"].to_numpy()
-    axes.plot(x, curve["value"].to_numpy(), color=color, label=label, linestyle=line)  # type: ignore[arg-type]
+    axes.plot(x, curve["value"].to_numpy(), color=color, label=label, linestyle=line)
     axes.fill_between(x, curve["low"].to_numpy(), curve["high"].to_numpy(), color=color, alpha=0.16, linewidth=0)
 
 

@@ -7,12 +7,13 @@ from the other, and is 0 there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from scipy import sparse
 
+from fastsia.sia.entropy import gold_surprisal
 from fastsia.sia.table import NULL, RolloutTable
 
 MIN_CHECKPOINTS = 3
@@ -74,24 +75,31 @@ def spearman(x: np.ndarray, y: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Halves:
-    """H and s of every checkpoint from halves of its rollouts.
+    """What halves of the rollouts say at every checkpoint, the two halves of split k in columns 2 k and 2 k + 1.
 
-    entropy, surprisal: float64 [G, 2 K], the two halves of split k in columns 2 k and 2 k + 1; NaN where a half is
-        empty. swap[c] is the column of the other half of c's split.
+    entropy: float64 [G, 2 K], plug-in, NaN where a half is empty. surprisal: float64 [G, 2 K], of gold, likewise.
+    gold_count, count: int32 [G, 2 K]. offsets: int64 [T + 1], the checkpoints of each trajectory.
     """
 
     entropy: np.ndarray
     surprisal: np.ndarray
+    gold_count: np.ndarray
+    count: np.ndarray
     offsets: np.ndarray
 
     @property
-    def swap(self) -> np.ndarray:
-        return np.arange(self.entropy.shape[1]) ^ 1
+    def other(self) -> np.ndarray:
+        """surprisal, each column replaced by its split's other half."""
+        return self.surprisal[:, np.arange(self.surprisal.shape[1]) ^ 1]
 
     @cached_property
     def rho(self) -> np.ndarray:
         """float64 [T, 2 K]: H from one half against s from the other, each split in both directions."""
-        return pearson(self.entropy, self.surprisal[:, self.swap], self.offsets)
+        return pearson(self.entropy, self.other, self.offsets)
+
+    def smoothed(self, surprisal: np.ndarray) -> Halves:
+        """The same halves with the gold surprisal of another rule, float64 [G, 2 K]."""
+        return replace(self, surprisal=np.where(self.count == 0, np.nan, surprisal))
 
     def reliability_parts(self) -> np.ndarray:
         """float64 [T, 2, 2]: within-trajectory (covariance of halves, variance) sums of H and of s, over all splits.
@@ -131,7 +139,8 @@ def halve(table: RolloutTable, alpha: float, num_splits: int, seed: int) -> Halv
     member = split_halves(widest, num_splits, seed)
     columns = member.shape[1]
     entropy = np.empty((table.num_checkpoints, columns))
-    surprisal = np.empty((table.num_checkpoints, columns))
+    gold = np.empty((table.num_checkpoints, columns), dtype=np.int32)
+    total = np.empty((table.num_checkpoints, columns), dtype=np.int32)
     owner = table.trajectory_of_checkpoint
     counts = np.arange(widest + 1, dtype=np.float64)
     plogp = np.zeros(widest + 1)
@@ -149,16 +158,15 @@ def halve(table: RolloutTable, alpha: float, num_splits: int, seed: int) -> Halv
             (np.ones(last - first, dtype=np.float32), (cell, slot)), shape=(int(cell.max()) + 1, widest)
         )
         drawn = (indicator @ weights).astype(np.intp)
-        total = _sum_by(group, slot, weights, end - begin)
+        size = _sum_by(group, slot, weights, end - begin)
         gold_rows = table.code[first:last] == np.repeat(table.gold[owner[begin:end]], table.count[begin:end])
-        gold = _sum_by(group[gold_rows], slot[gold_rows], weights, end - begin)
-        empty = total == 0
+        gold[begin:end] = _sum_by(group[gold_rows], slot[gold_rows], weights, end - begin)
+        total[begin:end] = size
         sums = np.add.reduceat(plogp[drawn], new_group, axis=0)
-        size = np.maximum(total, 1)
-        entropy[begin:end] = np.where(empty, np.nan, np.maximum(log_count[size] - sums / size, 0.0))
-        smoothed = total + alpha * table.num_answers[owner[begin:end]][:, None]
-        surprisal[begin:end] = np.where(empty, np.nan, np.log(smoothed) - np.log(gold + alpha))
-    return Halves(entropy, surprisal, table.trajectory_offsets)
+        filled = np.maximum(size, 1)
+        entropy[begin:end] = np.where(size == 0, np.nan, np.maximum(log_count[filled] - sums / filled, 0.0))
+    halves = Halves(entropy, entropy, gold, total, table.trajectory_offsets)
+    return halves.smoothed(gold_surprisal(gold, total, table.num_answers[owner][:, None], alpha))
 
 
 def _cells(group: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -206,3 +214,63 @@ def attenuation(reliability: np.ndarray) -> np.ndarray:
     of both series' reliabilities, so the factor back to N is sqrt(2 / (1 + r_H) * 2 / (1 + r_s)).
     """
     return np.prod(np.sqrt(2.0 / (1.0 + reliability)), axis=-1)
+
+
+@dataclass(frozen=True)
+class RepairingTest:
+    """Is the alignment a trace's own? statistic: mean cross-fitted rho on the common grid; null_mean, null_high: mean
+    and 95th percentile of the re-paired ones; p_value: one-sided; num_traces, num_permutations."""
+
+    statistic: float
+    null_mean: float
+    null_high: float
+    p_value: float
+    num_traces: int
+    num_permutations: int
+
+
+def repairing_test(
+    halves: Halves, rows: np.ndarray, *, num_permutations: int, seed: int, max_traces: int = 2000
+) -> RepairingTest | None:
+    """Pairs the entropy of each trace with the surprisal of another at equal relative position, over and over.
+
+    rows: int64 [T, Q], the checkpoint row of each trace at Q common relative positions; one trace a problem, at most
+    `max_traces` of them (a seeded choice). A trend that all traces share survives the re-pairing, so the p-value is
+    small only where H and s of the same trace move together beyond it. (1 + exceeding) / (1 + permutations). None
+    where fewer than two traces have a defined correlation.
+    """
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    if len(rows) > max_traces:
+        rows = rows[np.sort(generator.permutation(len(rows))[:max_traces])]
+    entropy, entropy_defined = _unit(halves.entropy[rows])
+    surprisal, surprisal_defined = _unit(halves.other[rows])
+    alive = entropy_defined.any(axis=1) & surprisal_defined.any(axis=1)
+    number = int(alive.sum())
+    if number < 2:
+        return None
+    entropy, surprisal = entropy[alive].reshape(number, -1), surprisal[alive].reshape(number, -1)
+    counts = entropy_defined[alive].astype(np.float32) @ surprisal_defined[alive].astype(np.float32).T
+    rho = np.full((number, number), np.nan)
+    np.divide(entropy @ surprisal.T, counts, out=rho, where=counts > 0)
+    here = np.arange(number)
+    statistic = float(np.nanmean(rho[here, here]))
+    null = np.array([np.nanmean(rho[here, generator.permutation(number)]) for _ in range(num_permutations)])
+    exceeding = int((null >= statistic - 1e-12).sum())
+    return RepairingTest(
+        statistic,
+        float(null.mean()),
+        float(np.quantile(null, 0.95)),
+        (1 + exceeding) / (1 + num_permutations),
+        number,
+        num_permutations,
+    )
+
+
+def _unit(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Series x [T, Q, 2 K] centred and scaled to length 1 over Q (float32; 0 where constant), and where they vary."""
+    defined = np.ptp(x, axis=1) > MIN_RANGE
+    centered = x - x.mean(axis=1, keepdims=True)
+    length = np.sqrt((centered**2).sum(axis=1, keepdims=True))
+    scaled = np.zeros(x.shape, dtype=np.float32)
+    np.divide(centered, length, out=scaled, where=defined[:, None], casting="same_kind")
+    return scaled, defined

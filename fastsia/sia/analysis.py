@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from fastsia.config import SIAConfig
-from fastsia.sia.alignment import MIN_RELIABILITY, Halves, attenuation, cross_fitted, halve, pearson, spearman
+from fastsia.sia.ablations import Scored, coarse_ablation, sensitivity
+from fastsia.sia.alignment import (
+    MIN_RELIABILITY,
+    Halves,
+    attenuation,
+    cross_fitted,
+    pearson,
+    repairing_test,
+    spearman,
+)
 from fastsia.sia.bootstrap import Bootstrap, interval, standard_error
 from fastsia.sia.curves import (
     GRID,
@@ -23,7 +33,17 @@ from fastsia.sia.curves import (
     group_means,
     token_rows,
 )
-from fastsia.sia.entropy import Checkpoints, ends_correct, measure, share_null
+from fastsia.sia.entropy import Checkpoints, ends_correct, gains, share_null
+from fastsia.sia.signatures import (
+    RISE_TOLERANCES,
+    change_points,
+    fano_bound,
+    largest_rise,
+    lock_in,
+    misaligned,
+    pooled,
+    saturation,
+)
 from fastsia.sia.table import NULL, RolloutTable, encode
 
 
@@ -45,40 +65,86 @@ class Analysis:
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 
-def analyze_rollouts(rollouts: pd.DataFrame, *, config: SIAConfig | None = None) -> Analysis:
+def analyze_rollouts(rollouts: pd.DataFrame, *, config: SIAConfig | None = None, detail: bool = True) -> Analysis:
     """Scores a table of rollouts (columns: see `sia.table.encode`).
 
-    Of the config it reads smoothing, num_bootstrap, num_splits and seed.
+    Of the config it reads smoothing, num_bootstrap, num_splits and seed. Columns `answer_strict` and `answer_lenient`,
+    where both are there, are scored too (the sensitivity table). `detail=False` leaves out what takes a second look at
+    the rollouts: sensitivity and coarse ablation, the re-pairing test, change points, pooled estimates.
     """
     config = config or SIAConfig()
-    return analyze_table(encode(rollouts), config)
+    readings = {}
+    if detail and {"answer_strict", "answer_lenient"} <= set(rollouts.columns):
+        for think in ("strict", "lenient"):
+            readings[f"think={think}"] = encode(rollouts.assign(answer=rollouts[f"answer_{think}"]))
+    return analyze_table(encode(rollouts), config, detail=detail, readings=readings)
 
 
-def analyze_table(table: RolloutTable, config: SIAConfig) -> Analysis:
-    """`analyze_rollouts` for a table that is already encoded."""
-    points = measure(table, config.smoothing)
+def analyze_table(
+    table: RolloutTable,
+    config: SIAConfig,
+    *,
+    detail: bool = True,
+    readings: Mapping[str, RolloutTable] | None = None,
+) -> Analysis:
+    """`analyze_rollouts` for a table that is already encoded. readings: the same rollouts with other answers."""
+    scored = Scored.of(table, config)
+    points, halves = scored.points, scored.halves
     correct = ends_correct(table, points)
     bootstrap = Bootstrap.draw(table.num_problems, config.num_bootstrap, config.seed)
-    halves = halve(table, config.smoothing, config.num_splits, config.seed)
     trajectories = _trajectory_frame(table, points, halves, correct)
+    checkpoints = _checkpoint_frame(table, points)
 
     at_grid = grid_rows(table)
-    means = group_means(table, _at_positions(points, at_grid), correct, bootstrap)
+    pool = pooled(table, config.smoothing) if detail else None
+    means = group_means(table, _at_positions(table, points, at_grid), correct, bootstrap)
     by_position = auc_curve(table, points, correct, GRID, at_grid, bootstrap)
     tokens, at_tokens = token_rows(table)
     by_token = auc_curve(table, points, correct, tokens, at_tokens, bootstrap)
-
+    curves = [
+        *_mean_curves(means, int(table.num_answers.max())),
+        _token_curve(table, points, tokens, at_tokens, bootstrap),
+        _auc(by_position, "relative"),
+        _auc(by_token, "tokens"),
+    ]
     summary = _summarize(table, points, correct, trajectories, halves, means, by_position, bootstrap)
-    curves = curve_frame(
-        [
-            *_mean_curves(means),
-            _token_curve(table, points, tokens, at_tokens, bootstrap),
-            _auc(by_position, "relative"),
-            _auc(by_token, "tokens"),
-        ]
-    )
-    return Analysis(summary, trajectories, _checkpoint_frame(table, points), curves)
+    tables: dict[str, pd.DataFrame] = {}
+    if detail:
+        changes = change_points(table)
+        length = np.maximum(table.checkpoint[table.last], 1)
+        where = np.where(changes.largest >= 0, table.checkpoint[changes.largest], -1)
+        trajectories["num_change_points"] = changes.count
+        trajectories["change_point"] = pd.array(np.where(where < 0, 0, where), dtype="Int64")
+        trajectories.loc[where < 0, "change_point"] = pd.NA
+        summary["change_points"] = {
+            "mean_number": number(changes.count.mean()),
+            "share_without": number((changes.count == 0).mean()),
+            "mean_relative_position": number(_mean((where / length)[where >= 0])),
+        }
+        one_each = table.problem_offsets[:-1]
+        test = repairing_test(halves, at_grid[one_each], num_permutations=NUM_PERMUTATIONS, seed=config.seed)
+        summary["repairing_test"] = None if test is None else asdict(test)
+        tables["sensitivity"] = sensitivity(scored, config, readings or {})
+        tables["coarse_ablation"] = coarse_ablation(scored, config)
+        if pool is not None:
+            checkpoints["entropy_pooled"] = pool.entropy
+            checkpoints["num_pooled"] = pool.count
+            checkpoints["pooled_cut_share"] = pool.cut
+            at_pool = group_means(table, pool.entropy[at_grid][:, None], correct, bootstrap)
+            curves += [
+                Curve("entropy_pooled", "relative", group, GRID, at_pool.value[g, 0], at_pool.samples[:, g, 0], count)
+                for g, (group, count) in enumerate(zip(GROUPS, at_pool.count.tolist(), strict=True))
+            ]
+            summary["pooled"] = {
+                "mean_draws": number(pool.count.mean()),
+                "entropy_difference": number((pool.entropy - points.entropy).mean()),
+                "cut_share": number(pool.cut.mean()),
+            }
+    return Analysis(summary, trajectories, checkpoints, curve_frame(curves), tables)
 
+
+NUM_PERMUTATIONS = 1000
+"""Re-pairings of the permutation test. Ours."""
 
 QUANTITIES = (
     "entropy",
@@ -92,12 +158,12 @@ QUANTITIES = (
 """Curves that are plain means over trajectories."""
 
 
-def _at_positions(points: Checkpoints, rows: np.ndarray) -> np.ndarray:
+def _at_positions(table: RolloutTable, points: Checkpoints, rows: np.ndarray) -> np.ndarray:
     """float64 [T, quantities, positions] in the order of `QUANTITIES`."""
     columns = (
         points.entropy,
         points.gold_surprisal,
-        points.cumulative_gain,
+        gains(table, points)[1],
         points.null_rate,
         1.0 - points.majority_right,
         points.entropy_miller_madow,
@@ -109,6 +175,8 @@ def _at_positions(points: Checkpoints, rows: np.ndarray) -> np.ndarray:
 def _trajectory_frame(table: RolloutTable, points: Checkpoints, halves: Halves, correct: np.ndarray) -> pd.DataFrame:
     mean, undefined = cross_fitted(halves)
     mode = points.mode[table.last]
+    locked = table.checkpoint[lock_in(table, points)]
+    length = np.maximum(table.checkpoint[table.last], 1)
     return pd.DataFrame(
         {
             "problem_id": table.problem_ids[table.problem_of_trajectory],
@@ -127,7 +195,11 @@ def _trajectory_frame(table: RolloutTable, points: Checkpoints, halves: Halves, 
             "final_entropy": points.entropy[table.last],
             "first_gold_surprisal": points.gold_surprisal[table.first],
             "final_gold_surprisal": points.gold_surprisal[table.last],
-            "gain": points.cumulative_gain[table.last],
+            "gain": points.gold_surprisal[table.first] - points.gold_surprisal[table.last],
+            "lock_in": locked,
+            "lock_in_relative": locked / length,
+            "largest_rise": largest_rise(table, points),
+            "misaligned": misaligned(table, points),
         }
     )
 
@@ -135,6 +207,7 @@ def _trajectory_frame(table: RolloutTable, points: Checkpoints, halves: Halves, 
 def _checkpoint_frame(table: RolloutTable, points: Checkpoints) -> pd.DataFrame:
     owner = table.trajectory_of_checkpoint
     length = np.maximum(table.checkpoint[table.last], 1)[owner]
+    step, cumulative = gains(table, points)
     return pd.DataFrame(
         {
             "problem_id": table.problem_ids[table.problem_of_trajectory[owner]],
@@ -146,8 +219,8 @@ def _checkpoint_frame(table: RolloutTable, points: Checkpoints) -> pd.DataFrame:
             "entropy_miller_madow": points.entropy_miller_madow,
             "entropy_chao_shen": points.entropy_chao_shen,
             "gold_surprisal": points.gold_surprisal,
-            "gain": points.gain,
-            "cumulative_gain": points.cumulative_gain,
+            "gain": step,
+            "cumulative_gain": cumulative,
             "gold_count": points.gold_count,
             "null_rate": points.null_rate,
             "num_distinct": points.num_distinct,
@@ -162,7 +235,7 @@ def _texts(table: RolloutTable, codes: np.ndarray) -> np.ndarray:
     return texts[np.where(codes == NULL, len(table.answers), codes)]
 
 
-def _mean_curves(means: GroupMeans) -> list[Curve]:
+def _mean_curves(means: GroupMeans, num_answers: int) -> list[Curve]:
     curves = []
     gain, entropy = QUANTITIES.index("gain"), QUANTITIES.index("entropy")
     for g, group in enumerate(GROUPS):
@@ -177,6 +250,9 @@ def _mean_curves(means: GroupMeans) -> list[Curve]:
             drops = 1 - means.samples[:, g, entropy] / means.samples[:, g, entropy, :1]
         for name, value, samples in (("gain_share", share, shares), ("entropy_drop", drop, drops)):
             curves.append(Curve(name, "relative", group, GRID, _finite(value), _finite(samples), count))
+    bound = fano_bound(means.value[0, entropy], num_answers)
+    bounds = fano_bound(means.samples[:, 0, entropy], num_answers)
+    curves.append(Curve("fano_bound", "relative", "all", GRID, bound, bounds, int(means.count[0])))
     return curves
 
 
@@ -249,6 +325,10 @@ def _summarize(
     rho["cross_fitted_corrected"], rho_bounds["cross_fitted_corrected"] = corrected, corrected_bounds
     rho["undefined_fraction"], rho_bounds["undefined_fraction"] = number(undefined), limits(undefineds)
     rho["undefined_halves_fraction"] = number(halves_undefined)
+    for name, column in (("pearson", "rho"), ("cross_fitted", "rho_cross_fitted")):
+        for group, member in (("correct", correct), ("incorrect", ~correct)):
+            point, resamples = mean(np.where(member, trajectories[column].to_numpy(), np.nan))
+            rho[f"{name}_{group}"], rho_bounds[f"{name}_{group}"] = number(point), limits(resamples)
     rho["reliability"] = {
         name: {"value": number(reliability[i]), "ci": bound(lowest[i], highest[i])}
         for i, name in enumerate(("entropy", "gold_surprisal"))
@@ -268,14 +348,35 @@ def _summarize(
         for k in range(len(auc.positions))
     ]
     bounds["auc"] = [bound(low[k], high[k]) for k in range(len(auc.positions))]
-    for name, quantity, position in (
-        ("entropy_first", "entropy", 0),
-        ("entropy_final", "entropy", -1),
-        ("gain", "gain", -1),
+    gain, entropy = QUANTITIES.index("gain"), QUANTITIES.index("entropy")
+    for name, i, g, position in (
+        ("entropy_first", entropy, 0, 0),
+        ("entropy_final", entropy, 0, -1),
+        ("gain", gain, 0, -1),
+        ("gain_correct", gain, 1, -1),
+        ("gain_incorrect", gain, 2, -1),
     ):
-        i = QUANTITIES.index(quantity)
-        value[name] = number(means.value[0, i, position])
-        bounds[name] = limits(means.samples[:, 0, i, position])
+        value[name] = number(means.value[g, i, position])
+        bounds[name] = limits(means.samples[:, g, i, position])
+
+    flat, flats = saturation(means.value[0, entropy]), saturation(means.samples[:, 0, entropy])
+    value["saturation"] = {"level": number(flat.level), "onset": number(flat.onset), "rebound": number(flat.rebound)}
+    bounds["saturation"] = {
+        "level": limits(flats.level),
+        "onset": limits(flats.onset),
+        "rebound": limits(flats.rebound),
+    }
+    shares = {"misalignment": trajectories["misaligned"], "lock_in": trajectories["lock_in_relative"]}
+    for name, share in shares.items():
+        point, resamples = mean(share.to_numpy(np.float64))
+        value[name], bounds[name] = number(point), limits(resamples)
+    rise = trajectories["largest_rise"].to_numpy()
+    monotone = [mean((rise <= tolerance + 1e-12).astype(np.float64)) for tolerance in RISE_TOLERANCES]
+    value["monotone"] = [
+        {"tolerance": tolerance, "share": number(monotone[i][0])} for i, tolerance in enumerate(RISE_TOLERANCES)
+    ]
+    bounds["monotone"] = [limits(resamples) for _, resamples in monotone]
+    value["fano_num_answers"] = int(table.num_answers.max())
     return {
         "num_problems": table.num_problems,
         "num_trajectories": table.num_trajectories,
@@ -312,7 +413,11 @@ def _warnings(table: RolloutTable, points: Checkpoints, counts: np.ndarray, corr
     return found
 
 
-def number(x: float) -> float | None:
+def _mean(x: np.ndarray) -> float:
+    return float(x.mean()) if len(x) else float("nan")
+
+
+def number(x: float | np.ndarray) -> float | None:
     """A JSON number, None where undefined."""
     return float(x) if np.isfinite(x) else None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,7 +17,6 @@ class Checkpoints:
     entropy: plug-in H = -Σ p̂ ln p̂, null a class like any other; entropy_miller_madow, entropy_chao_shen: the same
         with the bias of few draws reduced. Float64, nats.
     gold_surprisal: s = -ln (c + alpha) / (N + alpha V), nats.
-    gain: g_k = s_{k-1} - s_k, NaN at the first checkpoint; cumulative_gain: G_k = s_0 - s_k.
     count, gold_count, null_count, num_distinct: int64. mode: answer code of the most frequent answer, first drawn
         among ties, NULL where that is the null class. majority_right: whether that answer is gold.
     """
@@ -26,8 +25,6 @@ class Checkpoints:
     entropy_miller_madow: np.ndarray
     entropy_chao_shen: np.ndarray
     gold_surprisal: np.ndarray
-    gain: np.ndarray
-    cumulative_gain: np.ndarray
     count: np.ndarray
     gold_count: np.ndarray
     null_count: np.ndarray
@@ -38,6 +35,19 @@ class Checkpoints:
     @property
     def null_rate(self) -> np.ndarray:
         return self.null_count / self.count
+
+    def with_surprisal(self, surprisal: np.ndarray) -> Checkpoints:
+        """The same rollouts under another rule for the gold surprisal, float64 [G], nats."""
+        return replace(self, gold_surprisal=surprisal)
+
+
+def gains(table: RolloutTable, points: Checkpoints) -> tuple[np.ndarray, np.ndarray]:
+    """Information gains, nats: g_k = s_{k-1} - s_k (NaN at the first checkpoint) and G_k = s_0 - s_k; float64 [G]."""
+    surprisal = points.gold_surprisal
+    step = np.full(len(surprisal), np.nan)
+    step[1:] = surprisal[:-1] - surprisal[1:]
+    step[table.first] = np.nan
+    return step, surprisal[table.first][table.trajectory_of_checkpoint] - surprisal
 
 
 def measure(table: RolloutTable, alpha: float) -> Checkpoints:
@@ -52,16 +62,11 @@ def measure(table: RolloutTable, alpha: float) -> Checkpoints:
     )
     surprisal = np.asarray(summary.gold_surprisal, dtype=np.float64)
     mode = np.asarray(summary.mode, dtype=np.int64)
-    gain = np.full(len(surprisal), np.nan)
-    gain[1:] = surprisal[:-1] - surprisal[1:]
-    gain[table.first] = np.nan
     return Checkpoints(
         entropy=np.asarray(summary.entropy, dtype=np.float64),
         entropy_miller_madow=np.asarray(summary.entropy_miller_madow, dtype=np.float64),
         entropy_chao_shen=np.asarray(summary.entropy_chao_shen, dtype=np.float64),
         gold_surprisal=surprisal,
-        gain=gain,
-        cumulative_gain=surprisal[table.first][owner] - surprisal,
         count=np.asarray(summary.count, dtype=np.int64),
         gold_count=np.asarray(summary.gold_count, dtype=np.int64),
         null_count=np.asarray(summary.null_count, dtype=np.int64),
@@ -69,6 +74,13 @@ def measure(table: RolloutTable, alpha: float) -> Checkpoints:
         mode=mode,
         majority_right=mode == table.gold[owner],
     )
+
+
+def gold_surprisal(
+    gold_count: np.ndarray, count: np.ndarray, num_answers: np.ndarray | float, alpha: float
+) -> np.ndarray:
+    """-ln((c + alpha) / (N + alpha V)), nats."""
+    return np.log(count + alpha * num_answers) - np.log(gold_count + alpha)
 
 
 def ends_correct(table: RolloutTable, points: Checkpoints) -> np.ndarray:

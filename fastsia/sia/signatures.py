@@ -1,0 +1,250 @@
+"""Signatures of single traces and of mean curves: lock-in, monotonicity, change points, saturation, Fano, pooling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from fastsia.answers.distribution import summarize
+from fastsia.sia.curves import GRID
+from fastsia.sia.entropy import Checkpoints
+from fastsia.sia.table import NULL, RolloutTable
+
+PLATEAU_BAND = 0.05
+"""Nats around the plateau level within which a mean entropy curve counts as saturated. Ours."""
+
+RISE_TOLERANCES = (0.0, 0.05, 0.1, 0.2, 0.5)
+"""Nats by which H may rise from one checkpoint to the next in a trace that still counts as monotone. Ours."""
+
+
+def lock_in(table: RolloutTable, points: Checkpoints) -> np.ndarray:
+    """int64 [T]: row of the first checkpoint from which the mode never changes again (the last one at the latest)."""
+    owner = table.trajectory_of_checkpoint
+    differs = points.mode != points.mode[table.last][owner]
+    rows = np.where(differs, np.arange(table.num_checkpoints), -1)
+    return np.maximum(np.maximum.reduceat(rows, table.trajectory_offsets[:-1]) + 1, table.first)
+
+
+def largest_rise(table: RolloutTable, points: Checkpoints) -> np.ndarray:
+    """float64 [T], nats: the largest rise of H from one checkpoint to the next, 0 where it never rises."""
+    rise = np.zeros(table.num_checkpoints)
+    rise[1:] = np.diff(points.entropy)
+    rise[table.first] = 0.0
+    return np.maximum(np.maximum.reduceat(rise, table.trajectory_offsets[:-1]), 0.0)
+
+
+def misaligned(table: RolloutTable, points: Checkpoints) -> np.ndarray:
+    """bool [T]: H fell from first to last checkpoint while s rose: confident and wrong."""
+    more_certain = points.entropy[table.last] < points.entropy[table.first]
+    further_off = points.gold_surprisal[table.last] > points.gold_surprisal[table.first]
+    return more_certain & further_off
+
+
+@dataclass(frozen=True)
+class Saturation:
+    """Where a mean entropy curve over `GRID` flattens: level (mean of its last fifth, nats), onset (first q from which
+    it stays within `PLATEAU_BAND` of that level), rebound (largest value after the minimum, minus the minimum)."""
+
+    level: np.ndarray
+    onset: np.ndarray
+    rebound: np.ndarray
+
+
+def saturation(curves: np.ndarray) -> Saturation:
+    """Of curves [..., Q]; each result [...]."""
+    level = curves[..., GRID >= 0.8 - 1e-9].mean(axis=-1)
+    outside = np.abs(curves - level[..., None]) > PLATEAU_BAND
+    last_outside = np.where(outside, np.arange(len(GRID)), -1).max(axis=-1)
+    onset = np.where(np.isnan(level), np.nan, GRID[np.minimum(last_outside + 1, len(GRID) - 1)])
+    lowest = np.argmin(np.where(np.isnan(curves), np.inf, curves), axis=-1)
+    after = np.arange(len(GRID)) >= lowest[..., None]
+    minimum = np.take_along_axis(curves, lowest[..., None], axis=-1)[..., 0]
+    rebound = np.where(after, curves, -np.inf).max(axis=-1) - minimum
+    return Saturation(level, onset, rebound)
+
+
+def fano_bound(entropy: np.ndarray, num_answers: int) -> np.ndarray:
+    """(H - ln 2) / ln |A|, at least 0: the error that entropies H [...] (nats) would force on anyone who guesses the
+    answer, if the model's answers were calibrated. NaN for a single answer."""
+    if num_answers < 2:
+        return np.full(np.shape(entropy), np.nan)
+    return np.maximum((entropy - np.log(2.0)) / np.log(num_answers), 0.0)
+
+
+@dataclass(frozen=True)
+class ChangePoints:
+    """Where the answer distribution of a trace changes. count: int64 [T]. first, largest: int64 [T], row of the first
+    change and of the one across which the likelihood gains most (-1 without any)."""
+
+    count: np.ndarray
+    first: np.ndarray
+    largest: np.ndarray
+
+
+def change_points(table: RolloutTable) -> ChangePoints:
+    """The segmentation of each trace into stretches of one answer distribution that the BIC prefers.
+
+    A stretch costs its multinomial negative log-likelihood (rollouts times the entropy of their pooled answers), and
+    every further one (K - 1 + 1) / 2 ln n: K distinct answers of the trace, n its rollouts, 1 for the place. Exact, by
+    dynamic programming; the change lies at the first checkpoint of the new stretch.
+    """
+    count = np.zeros(table.num_trajectories, dtype=np.int64)
+    first = np.full(table.num_trajectories, -1, dtype=np.int64)
+    largest = np.full(table.num_trajectories, -1, dtype=np.int64)
+    lengths = np.diff(table.trajectory_offsets)
+    local, num_local = _local_codes(table)
+    order = np.lexsort((num_local, lengths))
+    for begin, end in _runs(order, lengths, num_local):
+        members = order[begin:end]
+        found = _segment(table, members, local, num_local)
+        count[members], first[members], largest[members] = found
+    return ChangePoints(count, first, largest)
+
+
+def _local_codes(table: RolloutTable) -> tuple[np.ndarray, np.ndarray]:
+    """Answers numbered within their trajectory: int64 [R], and how many each trajectory has, int64 [T]."""
+    owner = np.repeat(table.trajectory_of_checkpoint, table.count)
+    key = owner * (len(table.answers) + 1) + (table.code.astype(np.int64) - NULL)
+    distinct, inverse = np.unique(key, return_inverse=True)
+    of_trajectory = distinct // (len(table.answers) + 1)
+    starts = np.searchsorted(of_trajectory, np.arange(table.num_trajectories))
+    return inverse - starts[owner], np.bincount(of_trajectory, minlength=table.num_trajectories)
+
+
+def _runs(order: np.ndarray, lengths: np.ndarray, widths: np.ndarray) -> list[tuple[int, int]]:
+    """Cuts trajectories, sorted by size, into batches whose dense arrays stay small."""
+    size = (lengths[order] + 1) ** 2 * widths[order]
+    edges, used = [0], 0
+    for i, each in enumerate(size.tolist()):
+        used += each
+        if used > 4_000_000 and i > edges[-1]:
+            edges.append(i)
+            used = each
+    edges.append(len(order))
+    return list(pairwise(edges))
+
+
+def _segment(
+    table: RolloutTable, members: np.ndarray, local: np.ndarray, num_local: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    lengths = np.diff(table.trajectory_offsets)[members]
+    longest, widest = int(lengths.max()), int(num_local[members].max())
+    number = len(members)
+    cumulative = np.zeros((number, longest + 1, widest), dtype=np.int64)
+    for i, trajectory in enumerate(members.tolist()):
+        begin, end = table.trajectory_offsets[trajectory], table.trajectory_offsets[trajectory + 1]
+        rows = slice(table.checkpoint_offsets[begin], table.checkpoint_offsets[end])
+        place = np.repeat(np.arange(end - begin), table.count[begin:end])
+        counts = np.bincount(place * widest + local[rows], minlength=(end - begin) * widest)
+        cumulative[i, 1 : end - begin + 1] = np.cumsum(counts.reshape(-1, widest), axis=0)
+        cumulative[i, end - begin + 1 :] = cumulative[i, end - begin]
+    total = cumulative[:, -1].sum(axis=-1)
+    numbers = np.arange(int(total.max()) + 1, dtype=np.float64)
+    xlogx = np.zeros_like(numbers)
+    xlogx[1:] = numbers[1:] * np.log(numbers[1:])
+    penalty = num_local[members] / 2 * np.log(total)
+    best = np.full((number, longest + 1), np.inf)
+    best[:, 0] = -penalty
+    back = np.zeros((number, longest + 1), dtype=np.int64)
+    for end in range(1, longest + 1):
+        inside = cumulative[:, end, None] - cumulative[:, :end]
+        cost = xlogx[inside.sum(axis=-1)] - xlogx[inside].sum(axis=-1)
+        value = best[:, :end] + cost + penalty[:, None]
+        back[:, end] = np.argmin(value, axis=1)
+        best[:, end] = np.take_along_axis(value, back[:, end, None], axis=1)[:, 0]
+    count = np.zeros(number, dtype=np.int64)
+    first, largest = np.full(number, -1, dtype=np.int64), np.full(number, -1, dtype=np.int64)
+    for i, trajectory in enumerate(members.tolist()):
+        edges = [int(lengths[i])]
+        while edges[-1] > 0:
+            edges.append(int(back[i, edges[-1]]))
+        edges.reverse()
+        inner = edges[1:-1]
+        if inner:
+            left, middle, right = (cumulative[i, np.array(part)] for part in (edges[:-2], inner, edges[2:]))
+            joined, before, after = right - left, middle - left, right - middle
+            gains = _cost(joined, xlogx) - _cost(before, xlogx) - _cost(after, xlogx)
+            count[i] = len(inner)
+            first[i] = table.trajectory_offsets[trajectory] + inner[0]
+            largest[i] = table.trajectory_offsets[trajectory] + inner[int(np.argmax(gains))]
+    return count, first, largest
+
+
+def _cost(counts: np.ndarray, xlogx: np.ndarray) -> np.ndarray:
+    return xlogx[counts.sum(axis=-1)] - xlogx[counts].sum(axis=-1)
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Estimates from a checkpoint's own rollouts and from all earlier ones that rode the trunk past it, [G] each.
+
+    count: int64, draws pooled. entropy: float64, plug-in, nats. cut: float64, the share of borrowed draws that the
+    length limit ended (they had fewer tokens left than the checkpoint's own).
+    """
+
+    count: np.ndarray
+    entropy: np.ndarray
+    cut: np.ndarray
+
+
+def pooled(table: RolloutTable, alpha: float) -> Pooled | None:
+    """None where the table does not say how far rollouts rode (`ride_tokens`)."""
+    if table.ride is None:
+        return None
+    row = table.checkpoint_of_rollout
+    owner = table.trajectory_of_checkpoint
+    span = int(table.checkpoint.max()) + 2
+    key = owner * span + table.checkpoint
+    reach = np.minimum(table.checkpoint[row] + table.ride, span - 1)
+    last = np.searchsorted(key, owner[row] * span + reach, side="right") - 1
+    copies = last - row + 1
+    source = np.repeat(np.arange(table.num_rollouts), copies)
+    step = np.arange(len(source)) - np.repeat(np.cumsum(copies) - copies, copies)
+    target = row[source] + step
+    order = np.argsort(target, kind="stable")
+    source, target = source[order], target[order]
+    count = np.bincount(target, minlength=table.num_checkpoints)
+    summary = summarize(
+        table.code[source],
+        np.concatenate([[0], np.cumsum(count)]).astype(np.int64),
+        table.gold[owner].astype(np.int32),
+        table.num_answers[owner].astype(np.int32),
+        alpha,
+    )
+    borrowed = row[source] != target
+    num_borrowed = np.bincount(target, weights=borrowed, minlength=table.num_checkpoints)
+    ended = np.zeros(table.num_rollouts, dtype=bool) if table.cut is None else table.cut
+    num_cut = np.bincount(target, weights=borrowed & ended[source], minlength=table.num_checkpoints)
+    cut = np.divide(num_cut, num_borrowed, out=np.zeros(table.num_checkpoints), where=num_borrowed > 0)
+    return Pooled(count, np.asarray(summary.entropy, dtype=np.float64), cut)
+
+
+def ride_lengths(
+    checkpoint: np.ndarray,
+    token_ids: np.ndarray,
+    offsets: np.ndarray,
+    trunk: np.ndarray,
+    trunk_ids: np.ndarray,
+    trunk_offsets: np.ndarray,
+) -> np.ndarray:
+    """How many tokens of each rollout agree with its trajectory from its checkpoint on; int64 [R].
+
+    checkpoint: int [R]; token_ids: int32, rollout r owning offsets[r]:offsets[r + 1] (int64 [R + 1]); trunk: int [R],
+    the rollout's trajectory; trunk_ids, trunk_offsets: the trajectories' tokens in the same form. The result is the
+    column `ride_tokens`.
+    """
+    lengths = np.diff(offsets)
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    place = np.arange(len(token_ids)) - np.repeat(offsets[:-1], lengths)
+    position = np.asarray(trunk_offsets)[trunk][row] + np.asarray(checkpoint)[row] + place
+    inside = position < np.asarray(trunk_offsets)[1:][trunk][row]
+    padded = np.append(trunk_ids, -1)
+    same = inside & (padded[np.minimum(position, len(trunk_ids))] == token_ids)
+    first_difference = np.where(same, lengths[row], place)
+    ride = lengths.astype(np.int64).copy()
+    some = lengths > 0
+    if some.any():
+        ride[some] = np.minimum.reduceat(first_difference, np.asarray(offsets)[:-1][some])
+    return ride
