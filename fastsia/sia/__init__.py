@@ -1,5 +1,16 @@
 """Statistics of the Stepwise Informativeness Assumption over a stored table of rollouts. Needs no model."""
 
 from fastsia.sia.analysis import Analysis, analyze_rollouts
+from fastsia.sia.compare import differences, shuffled_table, tabulate
+from fastsia.sia.paper import published_rho
+from fastsia.sia.signatures import ride_lengths
 
-__all__ = ["Analysis", "analyze_rollouts"]
+__all__ = [
+    "Analysis",
+    "analyze_rollouts",
+    "differences",
+    "published_rho",
+    "ride_lengths",
+    "shuffled_table",
+    "tabulate",
+]
