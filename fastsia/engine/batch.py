@@ -73,7 +73,8 @@ def build_batch(tree: TrajectoryTree, selection: Selection) -> Batch:
     token_ids = np.empty(n, dtype=np.int64)
     token_ids[of_trunk] = trunks.tokens[trunk, trunk_offset]
     token_ids[of_branch] = branches.token[branch]
-    again = np.flatnonzero(selection.branch_counts > 1)
+    # A branch without its keys and values reads its path again, perhaps a chunk (even of one token) at a time.
+    again = np.flatnonzero(branches.length[selection.branches] - branches.computed[selection.branches] > 1)
     if len(again):
         known = branches.length[selection.branches[again]]
         offsets, path, _ = tree.paths(branches.node[selection.branches[again]], known)

@@ -1,0 +1,193 @@
+"""A whole run over a model made of hashes: any mistake in what a row sees changes its draw, at once and for sure."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fastsia.config import SamplingParams
+from fastsia.engine.batch import Batch
+from fastsia.engine.block_manager import BlockManager
+from fastsia.engine.run import Run
+from fastsia.engine.seeding import Domain
+from fastsia.engine.sequence import Counters, Request
+from fastsia.engine.table import Table
+from fastsia.ops.reference import sample
+
+VOCAB, EOS = 7, 0
+
+
+def logits_after(context: tuple[int, ...]) -> np.ndarray:
+    """Uneven logits that depend on every token of the context and on their order."""
+    return np.random.default_rng(zlib.crc32(repr(context).encode())).normal(scale=2.0, size=VOCAB).astype(np.float32)
+
+
+class HashModel:
+    """`ModelRunner`'s interface. Its KV cache holds token ids, so that each row's context is read through the tables."""
+
+    vocab_size = VOCAB
+
+    def __init__(self, num_blocks: int, block_size: int) -> None:
+        self.cache = np.full((num_blocks, block_size), -1, dtype=np.int64)
+        self.kept = np.zeros((256, VOCAB), dtype=np.float32)
+        self.rows = Table(256)
+
+    def forward(self, batch: Batch) -> Any:
+        self.cache.reshape(-1)[batch.slots] = batch.token_ids
+        assert len(set(batch.slots.tolist())) == len(batch.slots), "two rows write one slot"
+        trunk = np.repeat(np.arange(len(batch.cu_rows) - 1), np.diff(batch.cu_rows))
+        out = []
+        for row in range(len(batch.token_ids)):
+            prefix = self.cache[batch.trunk_tables[trunk[row]]].reshape(-1)[: batch.prefix_lens[row]]
+            suffix = self.cache[batch.suffix_tables[row]].reshape(-1)[: batch.suffix_lens[row]]
+            context = tuple(prefix.tolist() + suffix.tolist())
+            assert len(context) == batch.positions[row] + 1
+            assert context[-1] == batch.token_ids[row]
+            out.append(logits_after(context))
+        return np.array(out)
+
+    def logits(self, hidden: np.ndarray) -> np.ndarray:
+        return hidden
+
+    def take(self, hidden: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return hidden[rows]
+
+    def sample(
+        self,
+        logits: np.ndarray,
+        draw_row: Any,
+        seeds: Any,
+        counters: Any,
+        temperature: Any,
+        top_p: Any,
+        want_entropy: bool,
+    ) -> Any:
+        arrays = (logits, draw_row, seeds, counters, temperature, top_p)
+        samples = sample(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays))
+        assert samples.entropy is not None
+        return samples.tokens.numpy(), samples.logprobs.numpy(), samples.entropy.numpy()
+
+    def copy_blocks(self, src: np.ndarray, dst: np.ndarray) -> None:
+        self.cache[dst] = self.cache[src]
+
+    def keep_hidden(self, hidden: np.ndarray) -> np.ndarray:
+        rows = self.rows.allocate(len(hidden))
+        if self.rows.capacity > len(self.kept):
+            self.kept = np.concatenate([self.kept, np.zeros((self.rows.capacity - len(self.kept), VOCAB), np.float32)])
+        self.kept[rows] = hidden
+        return rows
+
+    def hidden(self, rows: np.ndarray) -> np.ndarray:
+        return self.kept[rows]
+
+    def drop_hidden(self, rows: np.ndarray) -> None:
+        self.rows.free(rows)
+
+
+def alone(prefix: list[int], request: Request, checkpoint: int, rollout: int, limit: int, domain: int) -> list[int]:
+    tokens: list[int] = []
+    for position in range(limit):
+        counter = torch.tensor([[position, rollout, checkpoint, domain]], dtype=torch.int32)
+        drawn = sample(
+            torch.from_numpy(logits_after((*prefix, *tokens)))[None],
+            torch.zeros(1, dtype=torch.int64),
+            torch.tensor([request.seed]),
+            counter,
+            torch.tensor([request.sampling.temperature]),
+            torch.tensor([request.sampling.top_p]),
+        )
+        tokens.append(int(drawn.tokens))
+        if tokens[-1] == EOS:
+            break
+    return tokens
+
+
+REQUESTS = st.builds(
+    lambda prompt, given, temperature, limit, n, stride, share, budget, shuffle, seed: Request(
+        key=None,
+        prompt_ids=tuple(prompt),
+        sampling=SamplingParams(temperature, 0.9, max_tokens=limit, eos_token_id=EOS),
+        num_rollouts=n,
+        seed=seed,
+        stride=stride,
+        trajectory_ids=given,
+        share=share,
+        rollout_budget=budget,
+        shuffle_prefix=shuffle,
+    ),
+    # Few prompts, so that trajectories of one prompt meet and share it.
+    prompt=st.sampled_from([[1], [2, 3, 4, 5, 6, 1, 2, 3, 4], [3, 3, 3, 3, 3], [6] * 12]),
+    given=st.one_of(st.none(), st.lists(st.integers(1, VOCAB - 1), max_size=12).map(tuple)),
+    temperature=st.sampled_from([0.3, 0.8, 1.5]),
+    limit=st.integers(1, 9),
+    n=st.integers(0, 6),
+    stride=st.integers(1, 5),
+    share=st.sampled_from(["trajectory", "checkpoint", "none"]),
+    budget=st.sampled_from(["new", "total"]),
+    shuffle=st.booleans(),
+    seed=st.integers(-(2**63), 2**63 - 1),
+)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    requests=st.lists(REQUESTS, min_size=1, max_size=6),
+    num_blocks=st.integers(11, 60),
+    max_rows=st.sampled_from([1, 3, 64]),
+    prefill_chunk=st.sampled_from([1, 5, 64]),
+    window=st.integers(1, 4),
+)
+def test_any_mix_of_requests_gives_what_each_gives_alone(
+    requests: list[Request], num_blocks: int, max_rows: int, prefill_chunk: int, window: int
+) -> None:
+    """Through preemption, chunks, forks and shared prompts; the books balance after every step, and end empty."""
+    requests = [replace(request, key=i) for i, request in enumerate(requests)]
+    model, blocks = HashModel(num_blocks, 3), BlockManager(num_blocks, 3)
+    run = Run(
+        model,  # type: ignore[arg-type]
+        iter(requests),
+        counters=Counters(),
+        blocks=blocks,
+        max_rows=max_rows,
+        prefill_chunk=prefill_chunk,
+        window=window,
+        eos_token_ids=(EOS,),
+        context_length=None,
+        vocabulary=None,
+    )
+    finished = []
+    for trajectories in run.steps():
+        run.tree.check_integrity()
+        finished += trajectories
+    assert sorted(t.key for t in finished) == list(range(len(requests)))
+    assert blocks.num_free == num_blocks
+    assert len(run.tree.nodes) == len(run.tree.rollouts) == len(run.tree.branches) == len(run.tree.trunks) == 0
+    assert len(model.rows) == 0
+    for trajectory in finished:
+        request = requests[trajectory.key]
+        prompt, limit = list(request.prompt_ids), request.sampling.max_tokens
+        if request.trajectory_ids is None:
+            expected = alone(prompt, request, 0, 0, limit, Domain.TRAJECTORY)
+            assert trajectory.token_ids.tolist() == [t for t in expected if t != EOS]
+        rollouts = trajectory.rollouts
+        assert rollouts is not None
+        assert len(rollouts) == request.num_rollouts * len(trajectory.checkpoints)
+        for r in range(len(rollouts)):
+            checkpoint = int(rollouts.checkpoint[r])
+            prefix = trajectory.token_ids[:checkpoint]
+            domain = Domain.ROLLOUT
+            if request.shuffle_prefix:
+                seed = (request.seed & (2**64 - 1), int(Domain.PERMUTATION), checkpoint)
+                prefix = prefix[np.random.default_rng(np.random.SeedSequence(seed)).permutation(checkpoint)]
+                domain = Domain.SHUFFLED_ROLLOUT
+            left = limit if request.rollout_budget == "new" else max(limit - checkpoint, 0)
+            expected = alone(prompt + prefix.tolist(), request, checkpoint, int(rollouts.index[r]), left, domain)
+            assert rollouts.row(r).token_ids == expected
+            reason = "eos" if expected and expected[-1] == EOS else "length"
+            assert rollouts.row(r).finish_reason == reason

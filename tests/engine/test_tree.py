@@ -1,0 +1,206 @@
+"""The tree's bookkeeping without a model: a shadow cache holds what each block would, and every path is read back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from fastsia.engine.block_manager import BlockManager, OutOfBlocksError
+from fastsia.engine.sequence import FinishReason
+from fastsia.engine.table import Table
+from fastsia.engine.tree import FINISHED, NO_NODE, TrajectoryTree
+
+SIZE = 4
+
+
+class TreeMachine(RuleBasedStateMachine):
+    """Random forks, appends, ends and preemptions over a small pool; each branch's suffix is known by heart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tree = TrajectoryTree(BlockManager(24, SIZE))
+        self.cache = np.zeros((24, SIZE), dtype=np.int64)
+        self.suffix: dict[int, list[int]] = {}
+        self.context: dict[int, list[int]] = {}
+        self.fresh = 0
+
+    def token(self) -> int:
+        self.fresh += 1
+        return self.fresh
+
+    def fits(self, table, row: int, length: int) -> bool:
+        return self.tree.blocks.blocks_for(length) - int(table.num_blocks[row]) <= self.tree.blocks.num_free
+
+    def compute(self, table, row: int, tokens: list[int]) -> None:
+        """What a forward pass does: blocks for all tokens, the missing ones written."""
+        self.tree.extend(table, np.array([row]), np.array([len(tokens)]))
+        for at in range(int(table.computed[row]), len(tokens)):
+            self.cache[table.blocks[row, at // SIZE], at % SIZE] = tokens[at]
+        table.computed[row] = len(tokens)
+
+    @rule(length=st.integers(1, 14), share=st.booleans(), pick=st.integers(0, 100))
+    def new_trunk(self, length: int, share: bool, pick: int) -> None:
+        trunks = self.tree.trunks
+        slot = int(trunks.allocate(1)[0])
+        tokens = [self.token() for _ in range(length)]
+        others = [s for s in self.context if trunks.computed[s] > 0]
+        if share and others:
+            parent = others[pick % len(others)]
+            shared = min(len(self.context[parent]), length - 1)
+            tokens[:shared] = self.context[parent][:shared]
+            self.tree.share_prefix(parent, slot, shared)
+        trunks.length[slot] = length
+        if self.fits(trunks, slot, length):
+            self.compute(trunks, slot, tokens)
+            self.context[slot] = tokens
+        else:
+            self.tree.end_trunks(np.array([slot]))
+
+    @precondition(lambda self: self.context)
+    @rule(pick=st.integers(0, 100))
+    def depart(self, pick: int) -> None:
+        slot = list(self.context)[pick % len(self.context)]
+        self.open_branch(slot, [])
+
+    def open_branch(self, slot: int, suffix: list[int], branch: int | None = None) -> int:
+        tree = self.tree
+        if branch is None:
+            branch = int(tree.branches.allocate(1)[0])
+            tree.branches.trunk[branch] = slot
+        rollout = int(tree.rollouts.allocate(1)[0])
+        tree.rollouts.trunk[rollout], tree.rollouts.branch[rollout] = slot, branch
+        tree.trunks.pending[slot] += 1
+        tree.riding = np.append(tree.riding, rollout)
+        self.suffix[branch] = [*suffix, self.token()]
+        tree.branches.length[branch] = len(self.suffix[branch])
+        return branch
+
+    @precondition(lambda self: self.suffix)
+    @rule(pick=st.integers(0, 100), children=st.integers(0, 3))
+    def step(self, pick: int, children: int) -> None:
+        """Compute a branch's newest token, fork it, and let every one of them go on with another token."""
+        tree, branches = self.tree, self.tree.branches
+        branch = list(self.suffix)[pick % len(self.suffix)]
+        before = self.suffix[branch]
+        if not self.fits(branches, branch, len(before)):
+            return
+        self.compute(branches, branch, before)
+        slots = branches.allocate(children)
+        branches.trunk[slots] = branches.trunk[branch]
+        src, dst = tree.fork(np.full(children, branch), slots)
+        self.cache[dst] = self.cache[src]
+        for slot in slots.tolist():
+            self.open_branch(int(branches.trunk[branch]), before, slot)
+        self.suffix[branch] = [*before, self.token()]
+        branches.length[branch] += 1
+
+    @precondition(lambda self: self.suffix)
+    @rule(pick=st.integers(0, 100))
+    def finish(self, pick: int) -> None:
+        tree = self.tree
+        branch = list(self.suffix)[pick % len(self.suffix)]
+        rollouts = tree.riding[tree.rollouts.branch[tree.riding] == branch]
+        tree.finish_rollouts(rollouts, np.full(len(rollouts), FinishReason.EOS))
+        tree.end_branches(np.array([branch]))
+        tree.riding = tree.riding[tree.rollouts.branch[tree.riding] != FINISHED]
+        tree.rollouts.free(rollouts)
+        del self.suffix[branch]
+
+    @precondition(lambda self: self.suffix)
+    @rule(pick=st.integers(0, 100))
+    def preempt(self, pick: int) -> None:
+        self.tree.drop_blocks(self.tree.branches, np.array([list(self.suffix)[pick % len(self.suffix)]]))
+
+    @precondition(lambda self: self.context)
+    @rule(pick=st.integers(0, 100))
+    def end_trunk(self, pick: int) -> None:
+        slot = list(self.context)[pick % len(self.context)]
+        if self.tree.trunks.pending[slot] == 0:
+            self.tree.end_trunks(np.array([slot]))
+            del self.context[slot]
+
+    @invariant()
+    def holds(self) -> None:
+        self.tree.check_integrity()
+        for table, known in ((self.tree.trunks, self.context), (self.tree.branches, self.suffix)):
+            for row, tokens in known.items():
+                computed = int(table.computed[row])
+                read = self.cache[table.blocks[row, : -(-computed // SIZE)]].reshape(-1)[:computed]
+                assert read.tolist() == tokens[:computed], "a path reads back other tokens than it wrote"
+
+    def teardown(self) -> None:
+        for branch in list(self.suffix):
+            self.tree.end_branches(np.array([branch]))
+        self.tree.riding = np.zeros(0, dtype=np.int32)
+        for slot in list(self.context):
+            self.tree.end_trunks(np.array([slot]))
+        assert self.tree.blocks.num_free == self.tree.blocks.num_blocks, "blocks leaked"
+
+
+TestTree = TreeMachine.TestCase
+TestTree.settings = settings(
+    max_examples=60, stateful_step_count=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+
+
+def test_paths_are_read_back_from_their_ends() -> None:
+    """Rollouts of unequal length on shared paths, in one walk."""
+    tree = TrajectoryTree(BlockManager(4, SIZE))
+    chain = tree.append_chain(np.array([10, 11, 12]), np.array([-1.0, -2.0, -3.0]), owner=0)
+    left = tree.append_nodes(chain[[1, 1]], np.array([20, 21]), np.array([-4.0, -5.0]), 0)
+    far = tree.append_nodes(left[:1], np.array([30]), np.array([-6.0]), 0)
+    nodes = np.array([far[0], left[1], chain[2], chain[0], NO_NODE])
+    offsets, tokens, logprobs = tree.paths(nodes, np.array([4, 1, 2, 1, 0]))
+    rows = [tokens[a:b].tolist() for a, b in zip(offsets, offsets[1:], strict=False)]
+    assert rows == [[10, 11, 20, 30], [21], [11, 12], [10], []]
+    assert logprobs[:4].tolist() == [-1.0, -2.0, -4.0, -6.0]
+
+
+def test_the_pool_refuses_more_than_it_has() -> None:
+    blocks = BlockManager(3, SIZE)
+    blocks.allocate(2)
+    with pytest.raises(OutOfBlocksError, match="2 KV blocks wanted, 1 of 3 free"):
+        blocks.allocate(2)
+
+
+def test_releasing_twice_is_an_error() -> None:
+    blocks = BlockManager(3, SIZE)
+    mine = blocks.allocate(1)
+    blocks.release(mine)
+    with pytest.raises(AssertionError, match="more often than retained"):
+        blocks.release(mine)
+
+
+def test_a_shared_block_survives_its_first_owner() -> None:
+    blocks = BlockManager(3, SIZE)
+    mine = blocks.allocate(2)
+    blocks.retain(mine[:1])
+    blocks.release(mine)
+    assert blocks.num_free == 2
+    blocks.check_integrity(mine[:1])
+    with pytest.raises(AssertionError):
+        blocks.check_integrity(mine)
+
+
+def test_a_table_keeps_its_rows_while_it_grows() -> None:
+    class Pairs(Table):
+        COLUMNS = {"left": (np.int32, 7)}  # noqa: RUF012
+        WIDE = {"right": np.int32}  # noqa: RUF012
+
+    table = Pairs(2)
+    first = table.allocate(2)
+    table.left[first] = [1, 2]
+    table.right[first, 0] = [3, 4]
+    more = table.allocate(5)
+    table.widen("right", 40)
+    assert table.left[first].tolist() == [1, 2]
+    assert table.right[first, 0].tolist() == [3, 4]
+    assert table.left[more].tolist() == [7] * 5
+    assert len(set(first.tolist()) | set(more.tolist())) == 7
+    table.free(more)
+    with pytest.raises(AssertionError, match="freed twice"):
+        table.free(more[:1])
+    assert len(table) == 2
