@@ -1,0 +1,69 @@
+"""Generators behind one protocol: the engine of this package and the naive baseline."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from typing import TYPE_CHECKING, Any
+
+from fastsia.config import FastsiaError
+
+if TYPE_CHECKING:
+    from fastsia.backends.base import Backend
+
+BACKENDS = ("native", "hf")
+LOAD_OPTIONS = ("device", "dtype", "trust_remote_code", "revision")
+ENGINE_OPTIONS = (
+    "max_rows",
+    "num_blocks",
+    "block_size",
+    "window",
+    "prefill_chunk",
+    "kernels",
+    "gpu_memory_utilization",
+)
+
+
+def open_backend(model: Any, name: str = "native", options: dict[str, Any] | None = None) -> Backend:
+    """A backend for a model: a name or path, (model, tokenizer), an `Engine`, or a backend, which is returned as is.
+
+    options: `LOAD_OPTIONS`, and for the native backend `ENGINE_OPTIONS`; None values are left to their defaults.
+    """
+    options = {key: value for key, value in (options or {}).items() if value is not None}
+    if name not in BACKENDS:
+        near = difflib.get_close_matches(str(name), BACKENDS, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise FastsiaError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}.{hint}")
+    if hasattr(model, "generate") and hasattr(model, "fingerprint"):
+        _refuse(options, "a backend that is already loaded")
+        loaded: Backend = model
+        return loaded
+    engine_options = {key: options.pop(key) for key in ENGINE_OPTIONS if key in options}
+    if name == "hf":
+        _refuse(engine_options, "the hf backend")
+
+    from fastsia.backends.hf_generate import HFGenerateBackend
+    from fastsia.backends.native import NativeBackend
+    from fastsia.engine.engine import Engine
+
+    if isinstance(model, Engine):
+        _refuse(options | engine_options, "an Engine that is already loaded")
+        return NativeBackend(model) if name == "native" else HFGenerateBackend(model.model, model.tokenizer)
+    if isinstance(model, (str, os.PathLike)):
+        if name == "native":
+            return NativeBackend.load(os.fspath(model), **options, **engine_options)
+        return HFGenerateBackend.load(os.fspath(model), **options)
+    if isinstance(model, (tuple, list)) and len(model) == 2:
+        _refuse(options, "a model that is already loaded")
+        if name == "native":
+            return NativeBackend(Engine(model[0], model[1], **engine_options))
+        return HFGenerateBackend(model[0], model[1])
+    raise FastsiaError(
+        f"model must be a name, a path, (model, tokenizer) or an Engine, got {type(model).__name__}; "
+        "a bare model lacks the tokenizer that prompts and answers need."
+    )
+
+
+def _refuse(options: dict[str, Any], what: str) -> None:
+    if options:
+        raise FastsiaError(f"{next(iter(options))} has no meaning for {what}.")

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from fastsia.answers.vocabulary import Vocabulary
+from fastsia.engine.checkpoint import demo_models
 from fastsia.engine.sequence import Counters, Request, Trajectory
 
 _SAMPLED_VALUES = 512
@@ -18,7 +19,7 @@ _SAMPLED_VALUES = 512
 class Backend(Protocol):
     """A generator.
 
-    name: as `--backend` spells it.
+    name: as `--backend` spells it. model_name: what the model was loaded as, for labels.
     vocabulary, tokenizer: None where the model came without one.
     context_length: positions the model can take; None where unknown.
     eos_token_ids: the model's own end-of-sequence ids; may be empty.
@@ -26,6 +27,7 @@ class Backend(Protocol):
     """
 
     name: str
+    model_name: str
 
     @property
     def vocabulary(self) -> Vocabulary | None: ...
@@ -55,7 +57,7 @@ class Backend(Protocol):
         ...
 
 
-def model_fingerprint(model: torch.nn.Module) -> str:
+def model_fingerprint(model: Any) -> str:
     """16 hex digits over the architecture, every parameter's name, shape and dtype, and values sampled from each.
 
     Reading 512 evenly spaced values a tensor costs milliseconds where all of a 7B model would cost many seconds, and
@@ -76,13 +78,20 @@ def model_fingerprint(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def eos_ids(model: Any) -> tuple[int, ...]:
-    """The model's end-of-sequence ids: those of its generation settings, else of its configuration."""
-    for holder in (getattr(model, "generation_config", None), getattr(model, "config", None)):
-        value = getattr(holder, "eos_token_id", None)
-        if value is not None:
-            return (int(value),) if isinstance(value, int) else tuple(int(v) for v in value)
-    return ()
+def eos_ids(model: Any, tokenizer: Any = None) -> tuple[int, ...]:
+    """Every id that ends a sequence by default: the generation settings', the configuration's and the tokenizer's."""
+    found: list[int] = []
+    for owner in (getattr(model, "generation_config", None), getattr(model, "config", None), tokenizer):
+        ids = getattr(owner, "eos_token_id", None)
+        found += [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+    return tuple(dict.fromkeys(i for i in found if i >= 0))
+
+
+def model_name(model: Any, tokenizer: Any = None) -> str:
+    """What to call a model that came as an object: what it was loaded as, else its class."""
+    name = getattr(getattr(model, "config", None), "_name_or_path", "") or getattr(tokenizer, "name_or_path", "")
+    demo = next((demo for demo, folder in demo_models().items() if str(folder) == name), None)
+    return str(demo or name or type(model).__name__)
 
 
 def context_length(model: Any) -> int | None:

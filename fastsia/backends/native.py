@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.backends.base import model_fingerprint
+from fastsia.backends.base import model_fingerprint, model_name
 from fastsia.engine.engine import Engine
 from fastsia.engine.sequence import Counters, Request, Trajectory
 
@@ -18,11 +18,14 @@ class NativeBackend:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self.model_name = model_name(engine.model, engine.tokenizer)
 
     @classmethod
     def load(cls, name_or_path: str, **options: Any) -> NativeBackend:
         """Load a model by name; `options` are those of `Engine.from_pretrained`."""
-        return cls(Engine.from_pretrained(name_or_path, **options))
+        backend = cls(Engine.from_pretrained(name_or_path, **options))
+        backend.model_name = name_or_path
+        return backend
 
     @property
     def vocabulary(self) -> Vocabulary | None:

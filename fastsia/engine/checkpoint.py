@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fastsia.config import FastsiaError
+from fastsia.tasks.models import MODELS
 
 DEMO_PREFIX = "demo:"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -57,7 +58,7 @@ def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torc
 
 
 def resolve_model(name_or_path: str | os.PathLike[str]) -> str:
-    """A local folder or a Hub id for a name; nothing is downloaded here.
+    """A local folder or a Hub id for a name, the paper's names of its models included; nothing is downloaded here.
 
     Raises:
         FastsiaError: an unknown demo name, a path that does not exist or holds no model, or no legal Hub id;
@@ -78,6 +79,9 @@ def resolve_model(name_or_path: str | os.PathLike[str]) -> str:
         return str(path)
     if path.is_file():
         raise FastsiaError(f"model {name!r} is a file; give the Hugging Face folder that holds it.")
+    published = next((model.hub_id for model in MODELS if model.name.lower() == name.lower()), None)
+    if published is not None:
+        return published
     if not _HUB_ID.fullmatch(name):
         raise FastsiaError(f"model {name!r} does not exist: no such folder, and not a Hub id.{_suggest(name)}")
     return name
@@ -166,20 +170,17 @@ def _hub_has(repo: str, revision: str | None) -> bool:
         }[status]
         raise FastsiaError(f"model {repo!r}: {reason}.{_suggest(repo)}")
     if not reachable and not cached:
-        raise FastsiaError(
-            f"model {repo!r} is no local folder, is not in the local cache, and the Hub cannot be reached.{_suggest(repo)}"
-        )
+        where = "is no local folder, is not in the local cache, and the Hub cannot be reached"
+        raise FastsiaError(f"model {repo!r} {where}.{_suggest(repo)}")
     return reachable and status < 400
 
 
 def _suggest(name: str) -> str:
-    from fastsia.tasks import models
-
-    known = [*demo_models(), *(str(entry) for entry in models.MODELS)]
-    lowered = {entry.lower(): entry for entry in known}
-    lowered.update({entry.rpartition("/")[2].lower(): entry for entry in known})
-    near = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)
-    names = list(dict.fromkeys(lowered[entry] for entry in near))
+    known = {model.hub_id.lower(): model.hub_id for model in MODELS if not model.is_demo}
+    known |= {model.hub_id.rpartition("/")[2].lower(): model.hub_id for model in MODELS if not model.is_demo}
+    known |= {demo: demo for demo in demo_models()}
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)
+    names = list(dict.fromkeys(known[entry] for entry in near))
     return f" Did you mean {' or '.join(names)}?" if names else " `fastsia ls` shows the known models."
 
 

@@ -1,0 +1,64 @@
+"""How a language model's uncertainty about the answer moves while it reasons."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fastsia.answers.distribution import answer_entropy
+    from fastsia.answers.extraction import extract_answers
+    from fastsia.config import FastsiaError, Problem, SamplingParams, SIAConfig
+    from fastsia.engine.engine import Engine
+    from fastsia.engine.sequence import Rollout
+    from fastsia.evaluation import evaluate
+    from fastsia.results import SIAResult, analyze, load
+    from fastsia.tasks import load_task
+
+# Where each public name lives. They are imported when first used: torch alone takes seconds.
+_HOMES = {
+    "answer_entropy": "fastsia.answers.distribution",
+    "extract_answers": "fastsia.answers.extraction",
+    "FastsiaError": "fastsia.config",
+    "Problem": "fastsia.config",
+    "SamplingParams": "fastsia.config",
+    "SIAConfig": "fastsia.config",
+    "Engine": "fastsia.engine.engine",
+    "Rollout": "fastsia.engine.sequence",
+    "evaluate": "fastsia.evaluation",
+    "SIAResult": "fastsia.results",
+    "analyze": "fastsia.results",
+    "load": "fastsia.results",
+    "load_task": "fastsia.tasks",
+}
+
+__all__ = [
+    "Engine",
+    "FastsiaError",
+    "Problem",
+    "Rollout",
+    "SIAConfig",
+    "SIAResult",
+    "SamplingParams",
+    "__version__",
+    "analyze",
+    "answer_entropy",
+    "evaluate",
+    "extract_answers",
+    "load",
+    "load_task",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

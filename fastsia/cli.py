@@ -1,0 +1,514 @@
+"""The command line. Options are spelled as lm-evaluation-harness spells them; `-` and `_` are the same."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import logging
+import platform
+import re
+import shutil
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fastsia import __version__
+from fastsia.config import FastsiaError, SIAConfig
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+    from fastsia.evaluation import Progress
+    from fastsia.results import SIAResult
+
+DEFAULTS = SIAConfig()
+# A bar is worth its place on what takes longer.
+_BAR_AFTER_SECONDS = 2.0
+_SECONDS_BETWEEN_LINES = 5.0
+
+app = typer.Typer(
+    name="fastsia",
+    help="How a language model's uncertainty about the answer moves while it reasons.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> NoReturn:
+    """Entry point: one sentence and exit code 2 for a mistake of the user's, 130 for Ctrl-C, 143 for SIGTERM."""
+    signal.signal(signal.SIGTERM, _terminate)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    sys.exit(_run(normalize(sys.argv[1:])))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        code = app(arguments, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except FastsiaError as error:
+        return _complain(str(error))
+    except _Terminated:
+        return 143
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read the output has gone; the interpreter would complain on closing
+        return 141
+    except Exception as error:
+        # typer carries its own copy of click, older ones import it: known by what a usage error can do.
+        if hasattr(error, "format_message"):
+            return _complain(" ".join(str(error.format_message()).split()))
+        raise
+
+
+def _complain(sentence: str) -> int:
+    print(f"fastsia: error: {plain(sentence)}", file=sys.stderr)
+    return 2
+
+
+def normalize(arguments: list[str]) -> list[str]:
+    """`--num-rollouts` and `--num_rollouts` alike; values are left alone, as is everything after `--`."""
+    found: list[str] = []
+    for i, argument in enumerate(arguments):
+        if argument == "--":
+            return found + arguments[i:]
+        if argument.startswith("--"):
+            name, equals, value = argument.partition("=")
+            argument = "--" + name[2:].replace("-", "_") + equals + value
+        found.append(argument)
+    return found
+
+
+def plain(text: str) -> str:
+    """Text that may come from a file or a model, without what would steer a terminal."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\ufffd", text)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, handled like Ctrl-C: what is done is kept."""
+
+
+def _terminate(*_: Any) -> NoReturn:
+    raise _Terminated
+
+
+# --- run -------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def run(
+    model: Annotated[str, typer.Option("--model", help='Hub id, folder, or "demo:sft".')],
+    tasks: Annotated[str, typer.Option("--tasks", help="Names or .jsonl files, separated by commas.")],
+    output_path: Annotated[
+        Path | None, typer.Option("--output_path", "-o", help="Folder for the results; resumed if it holds this run.")
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option("--data_dir", help="Where named tasks find their files.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", "-L", help="The first problems only.")] = None,
+    backend: Annotated[str, typer.Option("--backend", help="native, or hf (transformers' generate).")] = "native",
+    num_rollouts: Annotated[
+        int, typer.Option("--num_rollouts", help="N, rollouts at each checkpoint.")
+    ] = DEFAULTS.num_rollouts,
+    stride: Annotated[
+        int | None, typer.Option("--stride", help="Tokens between checkpoints [default: the task's, mostly 20].")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed")] = DEFAULTS.seed,
+    temperature: Annotated[float, typer.Option("--temperature")] = DEFAULTS.temperature,
+    top_p: Annotated[float, typer.Option("--top_p")] = DEFAULTS.top_p,
+    max_tokens: Annotated[
+        int, typer.Option("--max_tokens", "--max_gen_toks", help="Of a trajectory, and of a rollout.")
+    ] = DEFAULTS.max_tokens,
+    num_trajectories: Annotated[
+        int, typer.Option("--num_trajectories", help="Trajectories a problem.")
+    ] = DEFAULTS.num_trajectories,
+    rollout_budget: Annotated[
+        str, typer.Option("--rollout_budget", help="max_tokens counts new tokens, or prefix and new (total).")
+    ] = DEFAULTS.rollout_budget,
+    share: Annotated[
+        str, typer.Option("--share", help="trajectory, checkpoint or none: what rollouts share. Same draws.")
+    ] = DEFAULTS.share,
+    think: Annotated[
+        str, typer.Option("--think", help="An unclosed <think> block has no answer (strict), or is read (lenient).")
+    ] = DEFAULTS.think,
+    stop_at_answer: Annotated[
+        bool,
+        typer.Option("--stop_at_answer/--no_stop_at_answer", help="End rollouts whose answer can change no more."),
+    ] = DEFAULTS.stop_at_answer,
+    shuffle_prefix: Annotated[
+        bool, typer.Option("--shuffle_prefix", help="The ablation: each checkpoint's prefix permuted.")
+    ] = DEFAULTS.shuffle_prefix,
+    num_fewshot: Annotated[int, typer.Option("--num_fewshot", "-f")] = DEFAULTS.num_fewshot,
+    apply_chat_template: Annotated[
+        bool | None,
+        typer.Option(
+            "--apply_chat_template/--no_apply_chat_template", help="[default: where the model is made for one]"
+        ),
+    ] = None,
+    truncate_prompt: Annotated[
+        bool, typer.Option("--truncate_prompt", help="Cut a prompt that is too long from the left; it is recorded.")
+    ] = DEFAULTS.truncate_prompt,
+    smoothing: Annotated[float, typer.Option("--smoothing", help="alpha of the gold surprisal.")] = DEFAULTS.smoothing,
+    num_bootstrap: Annotated[
+        int, typer.Option("--num_bootstrap", help="Resamples of the intervals.")
+    ] = DEFAULTS.num_bootstrap,
+    num_splits: Annotated[
+        int, typer.Option("--num_splits", help="Half-splits of the cross-fitted rho.")
+    ] = DEFAULTS.num_splits,
+    format: Annotated[
+        str | None, typer.Option("--format", help="number, choice or boxed, instead of the task's own.")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="[default: CUDA where there is one]")] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="[default: float32 on a CPU, bfloat16 on a GPU]")] = None,
+    max_rows: Annotated[
+        int | None, typer.Option("--max_rows", "--batch_size", "-b", help="Rows of one decode step.")
+    ] = None,
+    num_blocks: Annotated[int | None, typer.Option("--num_blocks", help="KV blocks of the pool.")] = None,
+    window: Annotated[int | None, typer.Option("--window", help="Trajectories in flight.")] = None,
+    kernels: Annotated[str | None, typer.Option("--kernels", help="auto, triton or reference.")] = None,
+    gpu_memory_utilization: Annotated[float | None, typer.Option("--gpu_memory_utilization")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust_remote_code", help="Run code that the model's repository brings.")
+    ] = False,
+    revision: Annotated[str | None, typer.Option("--revision", help="Of the model on the Hub.")] = None,
+    report: Annotated[bool, typer.Option("--report/--no_report", help="Draw figures and report.html.")] = True,
+) -> None:
+    """Draw trajectories, roll out at every checkpoint, score, and write the results."""
+    config = SIAConfig(
+        temperature=temperature,
+        top_p=top_p,
+        num_rollouts=num_rollouts,
+        stride=stride,
+        num_trajectories=num_trajectories,
+        max_tokens=max_tokens,
+        rollout_budget=rollout_budget,  # type: ignore[arg-type]
+        seed=seed,
+        share=share,  # type: ignore[arg-type]
+        think=think,  # type: ignore[arg-type]
+        stop_at_answer=stop_at_answer,
+        shuffle_prefix=shuffle_prefix,
+        num_fewshot=num_fewshot,
+        apply_chat_template=apply_chat_template,
+        truncate_prompt=truncate_prompt,
+        smoothing=smoothing,
+        num_bootstrap=num_bootstrap,
+        num_splits=num_splits,
+    )
+    names = list(dict.fromkeys(name for part in tasks.split(",") if (name := part.strip())))
+    if not names:
+        raise FastsiaError("--tasks names no task.")
+    _quiet_transformers()
+    from fastsia.backends import open_backend
+    from fastsia.evaluation import evaluate
+    from fastsia.tasks import load_task
+
+    # Every mistake in the tasks is found before a model is loaded.
+    loaded_tasks = [load_task(name, data_dir=data_dir, limit=limit, format=format) for name in names]  # type: ignore[arg-type]
+    folders = _folders(output_path, [task.name for task in loaded_tasks])
+    options = {
+        "device": device,
+        "dtype": dtype,
+        "trust_remote_code": trust_remote_code or None,
+        "revision": revision,
+        "max_rows": max_rows,
+        "num_blocks": num_blocks,
+        "window": window,
+        "kernels": kernels,
+        "gpu_memory_utilization": gpu_memory_utilization,
+    }
+    generator = open_backend(model, backend, options)
+    for task, folder in zip(loaded_tasks, folders, strict=True):
+        shown = _Shown(task.name)
+        try:
+            with shown:
+                result = evaluate(generator, task, config=config, output=folder, backend=backend, progress=shown)
+        except KeyboardInterrupt:
+            _say_interrupted(shown, folder)
+            raise
+        written = [] if folder is None else [f"Results: {folder}"]
+        if folder is not None and report:
+            written.append(f"Report:  {result.report(folder)}")
+        show(result, written)
+
+
+def _folders(output: Path | None, names: list[str]) -> list[Path | None]:
+    """DIR for one task, DIR/TASK for several; a task's name never leads out of DIR."""
+    if output is None or len(names) == 1:
+        return [output] * len(names)
+    parts = [re.sub(r"[^\w.-]+", "_", name).strip(".") or "task" for name in names]
+    twice = next((part for part in parts if parts.count(part) > 1), None)
+    if twice is not None:
+        raise FastsiaError(f"--tasks: two tasks would share the folder {output / twice}; run them one by one.")
+    return [output / part for part in parts]
+
+
+def _say_interrupted(shown: _Shown, folder: Path | None) -> None:
+    last = shown.last
+    if last is None or folder is None:
+        kept = "nothing is kept (no -o DIR was given)" if folder is None else "no problem was finished"
+        print(f"\nInterrupted: {kept}.", file=sys.stderr)
+        return
+    print(
+        f"\nInterrupted: {last.done} of {last.total} problems are finished and kept in {folder}; "
+        "the same command goes on from there.",
+        file=sys.stderr,
+    )
+
+
+def _quiet_transformers() -> None:
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+
+
+class _Shown:
+    """A run's progress: a bar on a terminal, lines elsewhere, nothing for what is over in two seconds."""
+
+    def __init__(self, name: str) -> None:
+        self._name = plain(name)
+        self._console = Console(stderr=True)
+        self._lock = threading.Lock()
+        self._timer = threading.Timer(_BAR_AFTER_SECONDS, self._begin)
+        self._timer.daemon = True
+        self._bar: Bar | None = None
+        self._task: Any = None
+        self._started = self._said = time.monotonic()
+        self.last: Progress | None = None
+
+    def __enter__(self) -> _Shown:
+        if self._console.is_terminal:
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        with self._lock:
+            if self._bar is not None:
+                self._bar.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        with self._lock:
+            first, self.last = self.last is None, progress
+            if first:
+                self._started = self._said = time.monotonic()
+            if self._bar is not None:
+                self._bar.update(self._task, completed=progress.done, total=progress.total, rate=self._rate())
+        now = time.monotonic()
+        late = now - self._started > _BAR_AFTER_SECONDS and now - self._said > _SECONDS_BETWEEN_LINES
+        if not self._console.is_terminal and late:
+            self._said = now
+            print(
+                f"{self._name}: {progress.done}/{progress.total} problems, {self._rate()}", file=sys.stderr, flush=True
+            )
+
+    def _rate(self) -> str:
+        last = self.last
+        computed = 0 if last is None else last.done - last.resumed
+        if last is None or computed == 0:
+            return "the first ones are under way"
+        left = last.seconds / computed * (last.total - last.done)
+        tokens = last.generated_tokens / max(last.seconds, 1e-9)
+        return f"{computed / max(last.seconds, 1e-9):.2f} problems/s, {tokens:,.0f} tokens/s, {_duration(left)} left"
+
+    def _begin(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bar
+
+        with self._lock:
+            self._bar = Bar(
+                SpinnerColumn(),
+                TextColumn(escape(self._name)),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[rate]}"),
+                console=self._console,
+                transient=True,
+            )
+            last = self.last
+            done, total = (last.done, last.total) if last else (0, None)
+            self._task = self._bar.add_task("", completed=done, total=total, rate=self._rate())
+            self._bar.start()
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+# --- the table -------------------------------------------------------------------------------------------------
+
+
+def show(result: SIAResult, written: list[str]) -> None:
+    """The headline numbers with their intervals, then what it cost and where it is."""
+    summary, console = result.summary, Console()
+    ci, rho = summary["ci"], summary["rho"]
+    names = [str(summary[key]) for key in ("model", "task") if summary.get(key)]
+    title = f"{' · '.join(names) or 'table of rollouts'}: {summary['num_problems']} problems"
+    table = Table(title=plain(escape(title)), title_justify="left", caption_justify="left")
+    for name, justify in (("", "left"), ("value", "right"), ("95 % interval", "left")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+
+    def row(name: str, value: float | None, bounds: list[float] | None, percent: bool = False) -> None:
+        spell = (lambda x: f"{100 * x:.1f} %") if percent else (lambda x: f"{x:.3f}")
+        shown = "undefined" if value is None else spell(value)
+        table.add_row(name, shown, "" if bounds is None else f"{spell(bounds[0])} to {spell(bounds[1])}")
+
+    row("accuracy", summary["accuracy"], ci["accuracy"], percent=True)
+    row("null rate (rollouts without an answer)", summary["null_rate"], ci["null_rate"], percent=True)
+    for name, key in (
+        ("ρ Pearson (the paper's)", "pearson"),
+        ("ρ Spearman", "spearman"),
+        ("ρ cross-fitted", "cross_fitted"),
+        ("ρ cross-fitted, corrected", "cross_fitted_corrected"),
+    ):
+        row(name, rho[key], ci["rho"][key])
+    row("ρ undefined (share of trajectories)", rho["undefined_fraction"], ci["rho"]["undefined_fraction"], percent=True)
+    middle = len(summary["auc"]) // 2
+    for name, at in (("AUC of -H half way", middle), ("AUC of -H at the end", -1)):
+        if summary["auc"]:
+            row(name, summary["auc"][at]["auc"], ci["auc"][at])
+    row("H at the start, nats", summary["entropy_first"], ci["entropy_first"])
+    row("H at the end, nats", summary["entropy_final"], ci["entropy_final"])
+    console.print(table)
+    for line in (*_cost(summary), *(f"Note: {warning}" for warning in summary["warnings"]), *written):
+        console.print(plain(line), markup=False, highlight=False, soft_wrap=True)
+
+
+def _cost(summary: dict[str, Any]) -> list[str]:
+    if summary.get("generated_tokens") is None:
+        return []
+    line = f"{summary['generated_tokens']:,} rollout tokens"
+    if summary.get("row_steps"):
+        line += f" from {summary['row_steps']:,} transformer rows ({summary['merge_factor']:.1f} tokens a row)"
+    if summary.get("seconds") is not None:
+        line += f", {summary['seconds']:.1f} s"
+    return [line + "."]
+
+
+# --- the other commands ----------------------------------------------------------------------------------------
+
+
+@app.command()
+def ls() -> None:
+    """The named tasks and models."""
+    from fastsia.engine.checkpoint import demo_models
+    from fastsia.tasks import TASKS
+    from fastsia.tasks.models import MODELS
+
+    console = Console()
+    tasks = Table(title="Tasks (or the path of a .jsonl file: question, answer, optional choices and id)")
+    tasks.title_justify = "left"
+    for name in ("task", ""):
+        tasks.add_column(name)
+    for name, line in TASKS.items():
+        tasks.add_row(name, line)
+    console.print(tasks)
+    models = Table(title="Models (or any decoder of transformers: a Hub id or a folder)", title_justify="left")
+    for name in ("model", "architecture", "stage", "asked by", ""):
+        models.add_column(name)
+    shipped = demo_models()
+    for info in MODELS:
+        if info.is_demo and info.hub_id not in shipped:
+            continue
+        note = "in the package, no download" if info.is_demo else "gated on the Hub" if info.gated else ""
+        asked = "chat template" if info.chat_template else "plain text"
+        models.add_row(info.hub_id, info.model_type, info.stage, asked, note)
+    console.print(models)
+
+
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(help="A results folder, finished or not.")],
+    output_path: Annotated[
+        Path | None, typer.Option("--output_path", "-o", help="Folder or .html file [default: the folder itself].")
+    ] = None,
+) -> None:
+    """Draw a run's figures and report again, from what is stored; no model."""
+    from fastsia.results import load
+
+    result = load(directory)
+    show(result, [f"Report:  {result.report(output_path or directory)}"])
+
+
+@app.command()
+def analyze(
+    table: Annotated[Path, typer.Argument(help="Rollouts as .parquet, .csv or .jsonl, one row each.")],
+    output_path: Annotated[
+        Path | None, typer.Option("--output_path", "-o", help="Folder for tables, figures and the report.")
+    ] = None,
+    smoothing: Annotated[float, typer.Option("--smoothing")] = DEFAULTS.smoothing,
+    num_bootstrap: Annotated[int, typer.Option("--num_bootstrap")] = DEFAULTS.num_bootstrap,
+    num_splits: Annotated[int, typer.Option("--num_splits")] = DEFAULTS.num_splits,
+    seed: Annotated[int, typer.Option("--seed", help="Of bootstrap and splits.")] = DEFAULTS.seed,
+) -> None:
+    """Score any table of rollouts: problem_id, trajectory, checkpoint, rollout, answer, gold."""
+    from fastsia.results import analyze as score
+
+    config = SIAConfig(smoothing=smoothing, num_bootstrap=num_bootstrap, num_splits=num_splits, seed=seed)
+    result = score(table, config=config)
+    written = []
+    if output_path is not None:
+        written = [f"Results: {result.save(output_path)}", f"Report:  {result.report(output_path)}"]
+    show(result, written)
+
+
+@app.command()
+def doctor() -> None:
+    """What is installed, which device and kernels will be used, and what is missing."""
+    import warnings
+
+    lines: list[tuple[str, str]] = [
+        ("fastsia", __version__),
+        ("python", f"{platform.python_version()} on {platform.platform()}"),
+    ]
+    missing: list[str] = []
+    for name in ("torch", "transformers", "triton", "safetensors", "numpy", "scipy", "pandas", "pyarrow", "matplotlib"):
+        try:
+            lines.append((name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            lines.append((name, "not installed"))
+            if name != "triton" or platform.system() == "Linux":
+                missing.append(f"{name}: pip install {name}")
+    import torch
+
+    from fastsia.answers.native import extension
+    from fastsia.engine.checkpoint import demo_models, resolve_device
+    from fastsia.ops import select
+
+    device = resolve_device()
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        lines.append(("device", f"cuda: {properties.name}, {properties.total_memory / 2**30:.0f} GiB"))
+    else:
+        lines.append(("device", f"cpu, {torch.get_num_threads()} threads"))
+    lines.append(("kernels", select(device).name))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        core = extension()
+    lines.append(("C++ core", "built" if core is not None else "not built; the slower Python reference is used"))
+    if core is None:
+        missing.append("C++ core: reinstall fastsia with a C++17 compiler")
+    demos = demo_models()
+    lines.append(("demo models", ", ".join(demos) or "none"))
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    lines.append(("chromium", browser or "not found; only the report's own tests use it"))
+    for extra, module in (("datasets", "datasets"),):
+        found = importlib.util.find_spec(module) is not None
+        lines.append((extra, "installed" if found else "not installed; tasks need --data_dir"))
+        if not found:
+            missing.append(f"{extra}: pip install 'fastsia[{extra}]' (tasks from the Hub)")
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        print(f"{name:<{width}}  {value}")
+    print("Missing: " + ("; ".join(missing) if missing else "nothing") + ".")

@@ -1,0 +1,413 @@
+"""One evaluation from a model and a dataset to results: draw, roll out, read the answers, store, score."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from fastsia.answers.extraction import extract_rollouts
+from fastsia.answers.vocabulary import Vocabulary
+from fastsia.backends import ENGINE_OPTIONS, LOAD_OPTIONS, open_backend
+from fastsia.backends.base import Backend
+from fastsia.config import FastsiaError, Problem, SamplingParams, SIAConfig
+from fastsia.engine.seeding import request_seed
+from fastsia.engine.sequence import AnswerStop, Counters, Request, Trajectory
+from fastsia.results import CONFIG_FIELDS, SIAResult, as_config, nearest, read_summary, score
+from fastsia.store import DATABASE, FinishedProblem, ScoredTrajectory, Store, StoreWriter
+from fastsia.tasks import Prompt, Task, build_prompt, load_task
+from fastsia.tasks.models import MODELS
+
+logger = logging.getLogger("fastsia")
+
+TASK_OPTIONS = ("data_dir", "format")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    done: problems finished, `resumed` of them by an earlier run. generated_tokens, row_steps: of this run's rollouts
+    so far. seconds: since this run's first request.
+    """
+
+    done: int
+    total: int
+    resumed: int
+    generated_tokens: int
+    row_steps: int
+    seconds: float
+
+
+def evaluate(
+    model: Any,
+    dataset: Any,
+    *,
+    config: SIAConfig | Mapping[str, Any] | None = None,
+    limit: int | None = None,
+    output: str | os.PathLike[str] | None = None,
+    backend: str = "native",
+    progress: Callable[[Progress], None] | None = None,
+    **overrides: Any,
+) -> SIAResult:
+    """Draw trajectories, roll out at every checkpoint, and score how informative the prefixes are.
+
+    Args:
+        model: a Hub id, a path, "demo:sft", (model, tokenizer), an `Engine`, or a loaded backend.
+        dataset: a task's name, a path to a .jsonl file, a list of `Problem`, a `datasets.Dataset`, or a `Task`.
+        config: the settings; `overrides` replace single fields of it.
+        limit: the first problems only.
+        output: a folder for the results, resumed where it holds a part of the same run; None keeps nothing.
+        backend: "native" (the fork engine) or "hf" (transformers' generate, the naive baseline).
+        progress: called when the run starts and whenever a problem is finished.
+        overrides: fields of `SIAConfig`; how to load the model (device, dtype, revision, trust_remote_code, max_rows,
+            num_blocks, window, kernels, ...); where the data is (data_dir, format).
+
+    Returns:
+        Over every problem that the folder holds. No figure is drawn; `SIAResult.report` does.
+
+    Raises:
+        FastsiaError: anything wrong with what was given, before anything runs wherever it can be known by then.
+    """
+    settings, load_options, task_options = _split_overrides(config, overrides)
+    task = load_task(dataset, limit=limit, **task_options)
+    loaded = open_backend(model, backend, load_options)
+    settings = _resolve(settings, task, loaded)
+    prompts = _prompts(task, settings, loaded)
+    assert loaded.vocabulary is not None
+    identity = _identity(loaded, task, settings)
+    warnings = ["temperature is 0: every rollout is the same, entropies are degenerate."] * (settings.temperature == 0)
+
+    temporary = tempfile.TemporaryDirectory(prefix="fastsia-") if output is None else None
+    directory = Path(temporary.name if temporary is not None else os.fspath(output or ""))
+    counters_before = dataclasses.replace(loaded.counters)
+    started = time.perf_counter()
+    with StoreWriter(directory, identity, loaded.vocabulary, durable=output is not None) as writer:
+        for note in [*writer.notes, *warnings]:
+            logger.warning("%s", note)
+        warnings += writer.notes
+        for position in sorted(writer.done):
+            if position < len(task.problems):
+                writer.check_problem(position, task.problems[position], prompts[position].token_ids.tolist())
+        resumed = len(writer.done)
+        _draw(loaded, task, settings, prompts, writer, progress, started)
+        computed = len(writer.done) - resumed
+    run = {
+        "model": loaded.model_name,
+        "task": task.name,
+        "backend": loaded.name,
+        "seconds": time.perf_counter() - started,
+        "num_computed_problems": computed,
+        "num_cut_prompts": sum(prompt.cut > 0 for prompt in prompts),
+        "counters": _counted(counters_before, loaded.counters),
+        "machine": loaded.describe(),
+    }
+    store = Store(directory / DATABASE)
+    result = score(store, settings, run, warnings, temporary)
+    if output is not None:
+        earlier = read_summary(directory) if resumed else None
+        _add_earlier(result.summary, earlier, computed)
+        result.save(directory)
+    return result
+
+
+# --- settings --------------------------------------------------------------------------------------------------
+
+
+def _split_overrides(
+    config: SIAConfig | Mapping[str, Any] | None, overrides: Mapping[str, Any]
+) -> tuple[SIAConfig, dict[str, Any], dict[str, Any]]:
+    """(config, how to load the model, where the data is)."""
+    loading = (*LOAD_OPTIONS, *ENGINE_OPTIONS)
+    known = (*CONFIG_FIELDS, *loading, *TASK_OPTIONS)
+    for name in overrides:
+        if name not in known:
+            raise FastsiaError(f"evaluate has no setting {name!r}{nearest(name, known)}.")
+    fields = {name: value for name, value in overrides.items() if name in CONFIG_FIELDS}
+    return (
+        as_config(config, fields),
+        {name: value for name, value in overrides.items() if name in loading},
+        {name: value for name, value in overrides.items() if name in TASK_OPTIONS},
+    )
+
+
+def _resolve(config: SIAConfig, task: Task, backend: Backend) -> SIAConfig:
+    """Settings with what they leave to the task and to the model filled in."""
+    if backend.tokenizer is None or backend.vocabulary is None:
+        raise FastsiaError("evaluate needs the model's tokenizer for prompts and answers; this model came without one.")
+    template = config.apply_chat_template
+    if template is None:
+        template = bool(getattr(backend.tokenizer, "chat_template", None))
+        # A base model may ship its family's template, which it was not trained on.
+        known = next((m for m in MODELS if backend.model_name in (m.hub_id, m.name)), None)
+        if known is not None and not known.is_demo:
+            template = template and known.chat_template
+    return dataclasses.replace(config, stride=config.stride or task.stride, apply_chat_template=template)
+
+
+def _identity(backend: Backend, task: Task, config: SIAConfig) -> dict[str, Any]:
+    """What a resumed run must share with the one that it goes on with. The model's name only labels it."""
+    return {
+        "model": {
+            "name": backend.model_name,
+            "dtype": backend.describe().get("dtype"),
+            "fingerprint": backend.fingerprint(),
+        },
+        "task": task.name,
+        "backend": backend.name,
+        "config": dataclasses.asdict(config),
+    }
+
+
+# --- prompts ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A prompt, checked to fit; its ids as an array, since thousands of them wait for their turn."""
+
+    token_ids: np.ndarray
+    text: str
+    starts_in_think: bool
+    stop: tuple[str, ...]
+    cut: int
+
+
+def _prompts(task: Task, config: SIAConfig, backend: Backend) -> list[_Prepared]:
+    """Every problem's prompt; one that leaves no room for what may be drawn is refused, or cut from the left."""
+    rollout = config.max_tokens if config.rollout_budget == "new" else 0
+    drawn = config.max_tokens + rollout
+    prepared = []
+    for problem in task.problems:
+        prompt = build_prompt(
+            task,
+            problem,
+            backend.tokenizer,
+            num_fewshot=config.num_fewshot,
+            apply_chat_template=config.apply_chat_template,
+        )
+        prepared.append(_fit(prompt, problem, drawn, config, backend))
+    return prepared
+
+
+def _fit(prompt: Prompt, problem: Problem, drawn: int, config: SIAConfig, backend: Backend) -> _Prepared:
+    ids, cut = prompt.token_ids, 0
+    context = backend.context_length
+    if context is not None and len(ids) + drawn > context:
+        room = context - drawn
+        needs = (
+            f"problem {problem.id!r}: its prompt of {len(ids)} tokens and max_tokens={config.max_tokens} for the "
+            f"trajectory{' and for each rollout' if config.rollout_budget == 'new' else ''} need {len(ids) + drawn} "
+            f"positions, but the model's context is {context}"
+        )
+        bos = getattr(backend.tokenizer, "bos_token_id", None)
+        head = ids[:1] if bos is not None and ids[0] == bos else ()
+        if not config.truncate_prompt or room <= len(head):
+            advice = "lower max_tokens" if config.truncate_prompt else "lower max_tokens, or set truncate_prompt"
+            raise FastsiaError(f"{needs}; {advice}.")
+        cut = len(ids) - room
+        ids = head + ids[cut + len(head) :]
+    return _Prepared(np.array(ids, dtype=np.int32), prompt.text, prompt.starts_in_think, prompt.stop, cut)
+
+
+# --- drawing ---------------------------------------------------------------------------------------------------
+
+
+def _draw(
+    backend: Backend,
+    task: Task,
+    config: SIAConfig,
+    prompts: Sequence[_Prepared],
+    writer: StoreWriter,
+    progress: Callable[[Progress], None] | None,
+    started: float,
+) -> None:
+    """Draw every unfinished problem's trajectories and rollouts; commit each problem as its last one ends."""
+    before = dataclasses.replace(backend.counters)
+    resumed = len(writer.done)
+    pending = [position for position in range(len(task.problems)) if position not in writer.done]
+    total = len(pending) + resumed
+    requests = (
+        _request(task, position, trajectory, prompts[position], config)
+        for position in pending
+        for trajectory in range(config.num_trajectories)
+    )
+    waiting: dict[int, list[tuple[int, Trajectory]]] = {}
+
+    def tell() -> None:
+        if progress is not None:
+            cost = backend.counters
+            tokens, rows = cost.generated_tokens - before.generated_tokens, cost.row_steps - before.row_steps
+            progress(Progress(len(writer.done), total, resumed, tokens, rows, time.perf_counter() - started))
+
+    tell()
+    with closing(_closable(backend.generate(requests))) as drawn:
+        for trajectory in drawn:
+            position, number = cast(tuple[int, int], trajectory.key)
+            parts = waiting.setdefault(position, [])
+            parts.append((number, trajectory))
+            if len(parts) < config.num_trajectories:
+                continue
+            parts = sorted(waiting.pop(position), key=lambda part: part[0])
+            writer.add(_finish(task, position, prompts[position], parts, config, backend.vocabulary))
+            tell()
+
+
+def _closable(trajectories: Iterator[Trajectory]) -> Generator[Trajectory, None, None]:
+    """A generator around any iterator, so that closing it closes a generator inside."""
+    yield from trajectories
+
+
+def _request(task: Task, position: int, trajectory: int, prompt: _Prepared, config: SIAConfig) -> Request:
+    problem = task.problems[position]
+    stop = None
+    # A permuted prefix is not read, so what settles an answer there is not what the streaming machine has seen.
+    if config.stop_at_answer and not config.shuffle_prefix:
+        stop = AnswerStop(task.format_of(problem), problem.choices, prompt.starts_in_think)
+    assert config.stride is not None
+    return Request(
+        key=(position, trajectory),
+        prompt_ids=tuple(prompt.token_ids.tolist()),
+        sampling=SamplingParams(config.temperature, config.top_p, config.max_tokens, prompt.stop),
+        num_rollouts=config.num_rollouts,
+        seed=request_seed(config.seed, problem.id, trajectory),
+        stride=config.stride,
+        rollout_budget=config.rollout_budget,
+        share=config.share,
+        shuffle_prefix=config.shuffle_prefix,
+        answer_stop=stop,
+    )
+
+
+def _finish(
+    task: Task,
+    position: int,
+    prompt: _Prepared,
+    parts: Sequence[tuple[int, Trajectory]],
+    config: SIAConfig,
+    vocabulary: Vocabulary | None,
+) -> FinishedProblem:
+    assert vocabulary is not None
+    problem = task.problems[position]
+    scored = [_read(number, drawn, problem, task, prompt, config, vocabulary) for number, drawn in parts]
+    return FinishedProblem(
+        position, problem, task.format_of(problem), prompt.text, prompt.starts_in_think, prompt.cut, scored
+    )
+
+
+def _read(
+    number: int,
+    drawn: Trajectory,
+    problem: Problem,
+    task: Task,
+    prompt: _Prepared,
+    config: SIAConfig,
+    vocabulary: Vocabulary,
+) -> ScoredTrajectory:
+    """The answers of a trajectory and of all its rollouts, from one call where the prefix counts."""
+    text = vocabulary.decode(drawn.token_ids)
+    rollouts = drawn.rollouts
+    if rollouts is None:
+        return ScoredTrajectory(number, drawn, text, None, None, None, False)
+    format = task.format_of(problem)
+    whole = np.array([len(drawn.token_ids)], dtype=np.int32)
+    ids, offsets = rollouts.token_ids, rollouts.offsets
+
+    def extract(lens: np.ndarray, tokens: np.ndarray, ends: np.ndarray, in_think: bool) -> tuple[list[Any], list[Any]]:
+        return extract_rollouts(
+            vocabulary,
+            drawn.token_ids,
+            lens,
+            tokens,
+            ends,
+            format,
+            options=problem.choices,
+            think="both",
+            starts_in_think=in_think,
+        )
+
+    if not config.shuffle_prefix:
+        # The trajectory is one more row: all of it as prefix, nothing drawn.
+        lens = np.concatenate([rollouts.checkpoint, whole]).astype(np.int32)
+        strict, lenient = extract(lens, ids, np.append(offsets, offsets[-1]), prompt.starts_in_think)
+        own = (strict.pop(), lenient.pop())
+    else:
+        nothing = np.zeros(0, dtype=np.int32)
+        own_strict, own_lenient = extract(whole, nothing, np.zeros(2, dtype=np.int64), prompt.starts_in_think)
+        own = (own_strict[0], own_lenient[0])
+        opens = prompt.starts_in_think or text.lstrip().lower().startswith("<think>")
+        # Rows are ordered by checkpoint, so those drawn inside the thinking block come first.
+        inside = _rows_in_think(drawn, vocabulary) if opens else 0
+        strict, lenient = [], []
+        for begin, end, in_think in ((0, inside, True), (inside, len(rollouts), False)):
+            if end > begin:
+                ends = offsets[begin : end + 1]
+                lens = np.zeros(end - begin, dtype=np.int32)
+                one, other = extract(lens, ids[ends[0] : ends[-1]], ends - ends[0], in_think)
+                strict, lenient = strict + one, lenient + other
+    chosen = 0 if config.think == "strict" else 1
+    return ScoredTrajectory(
+        number=number,
+        trajectory=drawn,
+        text=text,
+        answer=own[chosen],
+        answer_strict=own[0],
+        answer_lenient=own[1],
+        correct=own[chosen] == problem.gold,
+        rollout_answers=((strict, lenient)[chosen], strict, lenient),
+    )
+
+
+def _rows_in_think(drawn: Trajectory, vocabulary: Vocabulary) -> int:
+    """How many rollouts start before the trajectory's thinking block has closed."""
+    assert drawn.rollouts is not None
+    closed = len(drawn.token_ids) + 1
+    low, high = 0, len(drawn.token_ids)
+    if "</think>" in vocabulary.decode(drawn.token_ids):
+        while low < high:  # the first prefix that holds the closing tag
+            middle = (low + high) // 2
+            if "</think>" in vocabulary.decode(drawn.token_ids[:middle]):
+                high = middle
+            else:
+                low = middle + 1
+        closed = low
+    return int((drawn.rollouts.checkpoint < closed).sum())
+
+
+# --- cost -------------------------------------------------------------------------------------------------------
+
+
+def _counted(before: Counters, after: Counters) -> dict[str, Any]:
+    """What this run added; the peak is the backend's own."""
+    counts = {
+        field.name: getattr(after, field.name) - getattr(before, field.name)
+        for field in dataclasses.fields(Counters)
+        if field.name != "peak_kv_blocks"
+    }
+    merge = counts["generated_tokens"] / counts["row_steps"] if counts["row_steps"] else None
+    return counts | {"peak_kv_blocks": after.peak_kv_blocks, "merge_factor": merge}
+
+
+def _add_earlier(summary: dict[str, Any], earlier: Mapping[str, Any] | None, computed: int) -> None:
+    """Add the costs that an earlier run of the same folder wrote down; those of a killed one are not known."""
+    if earlier is None or not isinstance(earlier.get("counters"), dict):
+        return
+    counters, before = summary["counters"], earlier["counters"]
+    for name, value in before.items():
+        if isinstance(value, int) and isinstance(counters.get(name), int):
+            peak = name == "peak_kv_blocks"
+            counters[name] = max(counters[name], value) if peak else counters[name] + value
+    rows = counters.get("row_steps")
+    counters["merge_factor"] = counters["generated_tokens"] / rows if rows else None
+    summary["row_steps"], summary["merge_factor"] = rows, counters["merge_factor"]
+    summary["seconds"] += earlier.get("seconds") or 0.0
+    summary["num_computed_problems"] = computed + (earlier.get("num_computed_problems") or 0)

@@ -1,0 +1,364 @@
+"""Results: what a run found, read from its folder or scored from a table of rollouts, without a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fastsia import __version__
+from fastsia.config import FastsiaError, SIAConfig
+from fastsia.report.data import AnswerView, CheckpointView, ReportData, TrajectoryView, distinct_answers
+from fastsia.sia import Analysis, analyze_rollouts
+from fastsia.store import DATABASE, Store, refuse_links, write_json, write_parquet
+
+CONFIG_FIELDS = tuple(field.name for field in dataclasses.fields(SIAConfig))
+_TABLES = ("problems", "trajectories", "checkpoints", "curves", "rollouts")
+
+
+@dataclass(frozen=True)
+class SIAResult:
+    """What an evaluation found.
+
+    summary: headline numbers, as summary.json. trajectories, checkpoints: one row each. curves: the points of every
+    curve. tables: further tables by name. `rollouts` is read when asked for.
+    """
+
+    summary: dict[str, Any]
+    trajectories: pd.DataFrame
+    checkpoints: pd.DataFrame
+    curves: pd.DataFrame
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    _store: Store | None = field(default=None, repr=False)
+    _rollouts: pd.DataFrame | None = field(default=None, repr=False)
+    _holds: Any = field(default=None, repr=False)  # keeps a temporary folder alive as long as the result
+
+    @cached_property
+    def rollouts(self) -> pd.DataFrame:
+        """One row a rollout: problem_id, trajectory, checkpoint, rollout, answer (None = null), token_ids, ..."""
+        if self._rollouts is not None:
+            return self._rollouts
+        chunks = list(self._chunks())
+        return pd.concat(chunks, ignore_index=True) if chunks else pd.DataFrame()
+
+    def save(self, directory: str | os.PathLike[str]) -> Path:
+        """Write the database, summary.json and the parquet tables to a folder; `load` reads it."""
+        path = Path(directory)
+        path.mkdir(parents=True, exist_ok=True)
+        refuse_links(path, (DATABASE, "summary.json", *(f"{name}.parquet" for name in _TABLES)))
+        if self._store is not None and (path / DATABASE).resolve() != self._store.path.resolve():
+            if (path / DATABASE).exists():
+                raise FastsiaError(f"{path} holds a run already; save to another folder.")
+            self._store.copy_to(path / DATABASE)
+        self._export(path)
+        return path
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Draw the figures and write the report: a folder gets report.html and figures/, a .html path only the page."""
+        from fastsia.report import draw_figures, write_report  # matplotlib is slow to import
+
+        target = Path(path)
+        data = ReportData(self.summary, self.trajectories, self.checkpoints, self.curves, self.tables, self._views())
+        if target.suffix.lower() in (".html", ".htm"):
+            return write_report(target, data)
+        target.mkdir(parents=True, exist_ok=True)
+        refuse_links(target, ("report.html", "figures"))
+        return write_report(target, data, draw_figures(data, target / "figures"))
+
+    def _export(self, path: Path) -> None:
+        if self._store is not None:
+            write_parquet(path / "problems.parquet", self._store.problems())
+        write_parquet(path / "trajectories.parquet", self.trajectories)
+        write_parquet(path / "checkpoints.parquet", self.checkpoints)
+        write_parquet(path / "curves.parquet", self.curves)
+        write_parquet(path / "rollouts.parquet", self._chunks())
+        write_json(path / "summary.json", self.summary)
+
+    def _chunks(self) -> Iterator[pd.DataFrame]:
+        if self._store is not None:
+            yield from self._store.rollouts()
+        elif self._rollouts is not None:
+            yield self._rollouts
+
+    def _views(self) -> Iterator[TrajectoryView]:
+        if self._store is not None:
+            yield from _trajectory_views(self._store, self.checkpoints)
+
+
+def load(directory: str | os.PathLike[str]) -> SIAResult:
+    """A results folder, finished or not. What is missing or older than the database is scored again; no model."""
+    path = Path(directory)
+    if not path.is_dir():
+        raise FastsiaError(f"results folder {str(path)!r} does not exist.")
+    summary = read_summary(path)
+    if not (path / DATABASE).exists():
+        return _load_exports(path, summary, None)
+    store = Store(path / DATABASE)
+    if summary is not None and _exports_are_current(path):
+        return _load_exports(path, summary, store)
+    identity = store.identity()
+    kept = ("model", "seconds", "num_computed_problems", "num_cut_prompts", "counters", "machine")
+    run = {key: summary[key] for key in kept if key in summary} if summary else {}
+    run = {"model": identity["model"]["name"], "task": identity["task"], "backend": identity["backend"]} | run
+    return score(store, SIAConfig(**identity["config"]), run, [], None)
+
+
+def analyze(
+    rollouts: pd.DataFrame | str | os.PathLike[str], *, config: SIAConfig | Mapping[str, Any] | None = None
+) -> SIAResult:
+    """Score any table of rollouts, a frame or a file (.parquet, .csv, .jsonl), one row a rollout.
+
+    Columns: problem_id, trajectory, checkpoint, rollout, answer (None = null), gold; `correct` optional (else: the mode
+    at the last checkpoint is the gold answer); finish_reason optional ("error" rows are dropped and counted).
+    """
+    frame = rollouts if isinstance(rollouts, pd.DataFrame) else read_table(rollouts)
+    settings = as_config(config)
+    found = analyze_rollouts(frame, config=settings)
+    summary = found.summary | {"config": dataclasses.asdict(settings), "version": __version__}
+    return SIAResult(summary, found.trajectories, found.checkpoints, found.curves, found.tables, None, frame)
+
+
+def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """A table from a .parquet, .csv or .jsonl file; in text files an empty answer is null and answers stay text."""
+    file = Path(path)
+    if not file.is_file():
+        raise FastsiaError(f"table {str(file)!r} is not a file.")
+    texts = {"problem_id": str, "answer": str, "gold": str}
+    try:
+        match file.suffix.lower():
+            case ".parquet":
+                return pd.read_parquet(file)
+            case ".csv":
+                return pd.read_csv(file, dtype=texts, keep_default_na=False, na_values=[""])
+            case ".jsonl" | ".ndjson":
+                return pd.DataFrame(_json_rows(file))
+    except FastsiaError:
+        raise
+    except (OSError, ValueError) as error:
+        raise FastsiaError(f"table {str(file)!r} cannot be read: {' '.join(str(error).split())}") from error
+    raise FastsiaError(f"table {str(file)!r} must be .parquet, .csv or .jsonl.")
+
+
+def _json_rows(file: Path) -> list[dict[str, Any]]:
+    rows = []
+    with open(file, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise FastsiaError(f"table {str(file)!r}, line {number}: not JSON ({error}).") from error
+            if not isinstance(row, dict):
+                raise FastsiaError(f"table {str(file)!r}, line {number}: an object is needed, one row a line.")
+            rows.append(row)
+    return rows
+
+
+def as_config(config: SIAConfig | Mapping[str, Any] | None, changes: Mapping[str, Any] | None = None) -> SIAConfig:
+    if config is not None and not isinstance(config, SIAConfig):
+        if not isinstance(config, Mapping):
+            raise FastsiaError(f"config must be a SIAConfig, got {type(config).__name__}.")
+        unknown = [key for key in config if key not in CONFIG_FIELDS]
+        if unknown:
+            raise FastsiaError(f"config has no field {unknown[0]!r}{nearest(unknown[0], CONFIG_FIELDS)}.")
+        config = SIAConfig(**config)
+    return dataclasses.replace(config or SIAConfig(), **(changes or {}))
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+
+
+# --- scoring ---------------------------------------------------------------------------------------------------
+
+
+def score(store: Store, config: SIAConfig, run: Mapping[str, Any], warnings: Sequence[str], holds: Any) -> SIAResult:
+    stored = store.trajectories()
+    failed = stored["finish_reason"] == "error"
+    if len(stored) == 0:
+        raise FastsiaError(f"{store.path} holds no finished problem yet.")
+    if failed.all():
+        raise FastsiaError(f"every trajectory failed; the first: {stored['error'].iloc[0]}.")
+    columns = store.rollout_columns()
+    if config.shuffle_prefix:
+        columns = columns.drop(columns="ride_tokens")
+    found = analyze_rollouts(columns, config=config)
+    return SIAResult(
+        summary=_summary(store, stored, found, config, run, warnings),
+        trajectories=_join(stored, found),
+        checkpoints=found.checkpoints,
+        curves=found.curves,
+        tables=found.tables,
+        _store=store,
+        _holds=holds,
+    )
+
+
+def _summary(
+    store: Store,
+    stored: pd.DataFrame,
+    found: Analysis,
+    config: SIAConfig,
+    run: Mapping[str, Any],
+    warnings: Sequence[str],
+) -> dict[str, Any]:
+    counters: Mapping[str, Any] = run.get("counters", {})
+    failed = int((stored["finish_reason"] == "error").sum())
+    notes = [*warnings, *found.summary["warnings"]]
+    if failed:
+        first = stored.loc[stored["finish_reason"] == "error"].iloc[0]
+        notes.append(f"{failed} trajectories failed and are left out; the first: {first['error']}.")
+    return {
+        "model": run.get("model"),
+        "task": run.get("task"),
+        "backend": run.get("backend"),
+        **{key: value for key, value in found.summary.items() if key not in ("ci", "warnings")},
+        "num_failed_trajectories": failed,
+        "num_truncated_trajectories": int((stored["finish_reason"] == "length").sum()),
+        "mean_trajectory_tokens": float(stored.loc[stored["finish_reason"] != "error", "num_tokens"].mean()),
+        **store.null_rates(),
+        "ci": found.summary["ci"],
+        "generated_tokens": store.generated_tokens(),
+        "row_steps": counters.get("row_steps"),
+        "merge_factor": counters.get("merge_factor"),
+        "seconds": run.get("seconds"),
+        "num_computed_problems": run.get("num_computed_problems"),
+        "num_cut_prompts": run.get("num_cut_prompts"),
+        "counters": dict(counters),
+        "machine": run.get("machine"),
+        "config": dataclasses.asdict(config),
+        "version": __version__,
+        "warnings": notes,
+    }
+
+
+def _join(stored: pd.DataFrame, found: Analysis) -> pd.DataFrame:
+    """The drawn trajectories with their scores; a trajectory that failed has none."""
+    scores = found.trajectories.drop(columns=["gold", "correct"])
+    frame = stored[
+        [
+            "problem_id",
+            "trajectory",
+            "prompt_token_ids",
+            "token_ids",
+            "text",
+            "answer",
+            "gold",
+            "correct",
+            "finish_reason",
+            "num_tokens",
+            "answer_strict",
+            "answer_lenient",
+            "seed",
+            "error",
+            "token_entropies",
+            "logprobs",
+        ]
+    ]
+    return frame.merge(scores, on=["problem_id", "trajectory"], how="left", sort=False)
+
+
+# --- reading results -------------------------------------------------------------------------------------------
+
+
+def read_summary(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return None  # it can always be made again
+    return found if isinstance(found, dict) else None
+
+
+def _exports_are_current(path: Path) -> bool:
+    exports = [path / "summary.json", *(path / f"{name}.parquet" for name in _TABLES)]
+    sources = [path / DATABASE, path / f"{DATABASE}-wal"]
+    if not all(export.is_file() for export in exports):
+        return False
+    newest = max(source.stat().st_mtime_ns for source in sources if source.exists())
+    return all(export.stat().st_mtime_ns >= newest for export in exports)
+
+
+def _load_exports(path: Path, summary: dict[str, Any] | None, store: Store | None) -> SIAResult:
+    if summary is None:
+        raise FastsiaError(f"results folder {str(path)!r} holds neither {DATABASE} nor a readable summary.json.")
+    frames = {}
+    for name in ("trajectories", "checkpoints", "curves", *(() if store else ("rollouts",))):
+        try:
+            frames[name] = pd.read_parquet(path / f"{name}.parquet")
+        except (OSError, ValueError) as error:
+            raise FastsiaError(f"{path / f'{name}.parquet'} cannot be read: {error}") from error
+        for column in frames[name].columns:
+            if not pd.api.types.is_numeric_dtype(frames[name][column]):
+                values = frames[name][column].astype(object)
+                frames[name][column] = values.where(values.notna(), None)
+    return SIAResult(
+        summary,
+        frames["trajectories"],
+        frames["checkpoints"],
+        frames["curves"],
+        {},
+        store,
+        frames.get("rollouts"),
+    )
+
+
+# --- views for the report --------------------------------------------------------------------------------------
+
+
+def _trajectory_views(store: Store, checkpoints: pd.DataFrame) -> Iterator[TrajectoryView]:
+    """Every trajectory that did not fail, with one continuation's text for each distinct answer at a checkpoint."""
+    vocabulary = store.vocabulary()
+    problems: dict[Any, dict[Any, Any]] = {row["problem_id"]: row for row in store.problems().to_dict("records")}
+    trajectories: dict[Any, dict[Any, Any]] = {
+        (row["problem_id"], row["trajectory"]): row for row in store.trajectories().to_dict("records")
+    }
+    points: dict[Any, pd.DataFrame] = dict(iter(checkpoints.groupby(["problem_id", "trajectory"], sort=False)))
+    pieces = [vocabulary.token_bytes(i).decode("utf-8", "replace") for i in range(len(vocabulary))]
+    for chunk in store.rollouts():
+        for key, rollouts in chunk.groupby(["problem_id", "trajectory"], sort=False):
+            row, problem, point = trajectories[key], problems[key[0]], points.get(key)
+            if point is None:  # every rollout of it failed
+                continue
+            ids = rollouts["token_ids"].tolist()
+            shown = dict(distinct_answers(rollouts["checkpoint"].to_numpy(), rollouts["answer"].tolist()))
+            yield TrajectoryView(
+                problem_id=row["problem_id"],
+                trajectory=row["trajectory"],
+                question=problem["question"],
+                gold=problem["gold"],
+                answer=row["answer"],
+                correct=row["correct"],
+                prompt=problem["prompt"],
+                tokens=[pieces[i] if i < len(pieces) else "" for i in row["token_ids"].tolist()],
+                token_entropies=row["token_entropies"].tolist(),
+                finish_reason=row["finish_reason"],
+                checkpoints=[
+                    CheckpointView(
+                        position=position,
+                        entropy=entropy,
+                        gold_surprisal=surprisal,
+                        answers=[
+                            AnswerView(answer, count, vocabulary.decode(ids[first]))
+                            for answer, count, first in shown.get(position, ())
+                        ],
+                    )
+                    for position, entropy, surprisal in zip(
+                        point["checkpoint"].tolist(),
+                        point["entropy"].tolist(),
+                        point["gold_surprisal"].tolist(),
+                        strict=True,
+                    )
+                ],
+            )

@@ -1,0 +1,697 @@
+"""A run on disk: `run.sqlite`, one transaction a finished problem, and its exports as parquet.
+
+What is committed survives a kill; what is damaged is set aside, never trusted. Row ids follow from a problem's place
+in its dataset, so a resumed run's tables equal an uninterrupted one's.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import marshal
+import os
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fastsia.answers.vocabulary import Vocabulary
+from fastsia.config import FastsiaError, Problem
+from fastsia.engine.sequence import FINISH_REASONS, Trajectory
+
+DATABASE = "run.sqlite"
+LOCK = ".lock"
+SCHEMA_VERSION = 1
+
+# A row's id is its problem's place in the dataset times this, plus a number within the problem.
+_PER_PROBLEM = 1 << 24
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE problems (
+    position INTEGER PRIMARY KEY, problem_id TEXT NOT NULL UNIQUE, question TEXT NOT NULL, gold TEXT NOT NULL,
+    choices TEXT, format TEXT NOT NULL, prompt TEXT NOT NULL, starts_in_think INTEGER NOT NULL,
+    cut_prompt_tokens INTEGER NOT NULL, num_trajectories INTEGER NOT NULL, num_rollouts INTEGER NOT NULL,
+    checksum INTEGER NOT NULL
+);
+CREATE TABLE trajectories (
+    id INTEGER PRIMARY KEY, problem_id TEXT NOT NULL, trajectory INTEGER NOT NULL, seed INTEGER NOT NULL,
+    finish_reason TEXT NOT NULL, error TEXT, text TEXT NOT NULL, answer TEXT, answer_strict TEXT, answer_lenient TEXT,
+    correct INTEGER NOT NULL, num_tokens INTEGER NOT NULL, prompt_token_ids BLOB NOT NULL, token_ids BLOB NOT NULL,
+    logprobs BLOB NOT NULL, token_entropies BLOB NOT NULL
+);
+CREATE TABLE rollouts (
+    id INTEGER PRIMARY KEY, problem_id TEXT NOT NULL, trajectory INTEGER NOT NULL, checkpoint INTEGER NOT NULL,
+    rollout INTEGER NOT NULL, seed INTEGER NOT NULL, finish_reason TEXT NOT NULL, answer TEXT, answer_strict TEXT,
+    answer_lenient TEXT, num_tokens INTEGER NOT NULL, ride_tokens INTEGER NOT NULL, logprob REAL,
+    token_ids BLOB NOT NULL
+);
+"""
+_HEAD = {"schema_version", "identity", "vocabulary"}
+_TABLES = {"problems": 12, "trajectories": 16, "rollouts": 14}
+
+
+@dataclass(frozen=True)
+class ScoredTrajectory:
+    """A finished trajectory with the answers read from it and from its rollouts.
+
+    text: the decoded trajectory. answer: as the run's `think` reads it. rollout_answers: (answer, strict, lenient)
+    lists, one entry a rollout; empty where the trajectory failed.
+    """
+
+    number: int
+    trajectory: Trajectory
+    text: str
+    answer: str | None
+    answer_strict: str | None
+    answer_lenient: str | None
+    correct: bool
+    rollout_answers: tuple[list[str | None], list[str | None], list[str | None]] = ([], [], [])
+
+
+@dataclass(frozen=True)
+class FinishedProblem:
+    """Everything of one problem, written in one transaction. `position` is its place in the dataset."""
+
+    position: int
+    problem: Problem
+    format: str
+    prompt: str
+    starts_in_think: bool
+    cut_prompt_tokens: int
+    trajectories: Sequence[ScoredTrajectory] = field(default_factory=tuple)
+
+
+class StoreWriter:
+    """The one writer of a results folder, which stays locked until `close`.
+
+    Opening resumes: `done` are the positions of finished problems. `notes` says what was found and done on opening.
+    durable=False is for a database that dies with its process.
+
+    Raises FastsiaError: another writer holds the folder; the folder holds a run of another identity (each difference
+    is named); the database cannot be written.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        identity: Mapping[str, Any],
+        vocabulary: Vocabulary,
+        *,
+        durable: bool = True,
+    ) -> None:
+        self.directory = Path(directory)
+        self.path = self.directory / DATABASE
+        self.notes: list[str] = []
+        self._lock = _lock(self.directory)
+        try:
+            self._connection = self._open(dict(identity), vocabulary)
+            if not durable:
+                self._connection.execute("PRAGMA synchronous = OFF")
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self.done: set[int] = {row[0] for row in self._connection.execute("SELECT position FROM problems")}
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def check_problem(self, position: int, problem: Problem, prompt_ids: Sequence[int]) -> None:
+        """Refuse to go on where a finished problem is no longer the same one, or is asked differently."""
+        stored = self._connection.execute(
+            "SELECT problem_id, question, gold FROM problems WHERE position = ?", (position,)
+        ).fetchone()
+        now = (problem.id, problem.question, problem.gold)
+        for name, before, after in zip(("id", "question", "gold"), stored, now, strict=True):
+            if before != after:
+                raise FastsiaError(
+                    f"{self.directory} holds another dataset: {name} of problem {position + 1} was {_short(before)}, "
+                    f"is now {_short(after)}; use another output folder."
+                )
+        before_ids = self._connection.execute(
+            "SELECT prompt_token_ids FROM trajectories WHERE id = ?", (position * _PER_PROBLEM,)
+        ).fetchone()
+        if before_ids is not None and not np.array_equal(unpack_ids(before_ids[0]), np.array(prompt_ids)):
+            raise FastsiaError(
+                f"{self.directory} holds a run with another prompt (first seen at problem {problem.id!r}); "
+                "use another output folder."
+            )
+
+    def add(self, finished: FinishedProblem) -> None:
+        """Commit one finished problem: all of it or nothing."""
+        rows = _rows(finished)
+        try:
+            _insert(self._connection, rows)
+        except sqlite3.Error as error:
+            raise FastsiaError(
+                f"{self.path} cannot be written ({error}); the {len(self.done)} problems finished before are kept, "
+                "and the same command resumes once there is room."
+            ) from error
+        self.done.add(finished.position)
+
+    def close(self) -> None:
+        """Fold the log into the database and release the folder."""
+        try:
+            self._connection.close()
+        finally:
+            os.close(self._lock)
+
+    def _open(self, identity: dict[str, Any], vocabulary: Vocabulary) -> sqlite3.Connection:
+        refuse_links(self.directory, (DATABASE,))
+        salvaged: list[tuple[Any, ...]] = []
+        damage = _damage(self.path)
+        if damage is None and _has_tables(self.path):
+            connection = _connect(self.path)
+            try:
+                self._check_identity(dict(connection.execute("SELECT key, value FROM meta")), identity, vocabulary)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+        if damage is not None:
+            meta, salvaged = _salvage(self.path)
+            if meta:
+                self._check_identity(meta, identity, vocabulary)
+            aside = _set_aside(self.path)
+            self.notes.append(
+                f"{self.path} is damaged ({damage}); it was set aside as {aside.name}, and "
+                f"{len(salvaged)} finished problems were read back from it."
+            )
+        head = [
+            ("schema_version", SCHEMA_VERSION),
+            ("identity", json.dumps(identity, sort_keys=True)),
+            ("vocabulary", vocabulary.to_bytes()),
+        ]
+        try:
+            connection = _connect(self.path)
+            connection.executescript(f"BEGIN; {_SCHEMA}")
+            connection.executemany("INSERT INTO meta VALUES (?, ?)", head)
+            connection.commit()
+            for rows in salvaged:
+                _insert(connection, rows)
+        except sqlite3.Error as error:
+            raise FastsiaError(f"{self.path} cannot be written ({error}).") from error
+        return connection
+
+    def _check_identity(self, meta: Mapping[str, Any], identity: Mapping[str, Any], vocabulary: Vocabulary) -> None:
+        if meta.get("schema_version") != SCHEMA_VERSION:
+            raise FastsiaError(
+                f"{self.path} has schema version {meta.get('schema_version')}, this fastsia writes {SCHEMA_VERSION}; "
+                "use another output folder."
+            )
+        before = flatten(json.loads(meta["identity"]))
+        after = flatten(identity)
+        if before.get("model.fingerprint") == after.get("model.fingerprint"):
+            before["model.name"] = after.get("model.name")  # the same weights may lie elsewhere
+        changed = [
+            f"{key} was {json.dumps(before.get(key))}, is now {json.dumps(after.get(key))}"
+            for key in dict.fromkeys([*before, *after])
+            if before.get(key) != after.get(key)
+        ]
+        if meta["vocabulary"] != vocabulary.to_bytes():
+            changed.append("the tokenizer's vocabulary is another")
+        if changed:
+            raise FastsiaError(f"{self.directory} holds another run: {'; '.join(changed)}. Use another output folder.")
+
+
+class Store:
+    """A run's database, read only; needs no model. Each read opens it anew, so it may be used from any thread."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FastsiaError(f"{self.path} does not exist.")
+        with self._reading() as connection:
+            version = dict(connection.execute("SELECT key, value FROM meta WHERE key = 'schema_version'"))
+        if version.get("schema_version") != SCHEMA_VERSION:
+            raise FastsiaError(
+                f"{self.path} has schema version {version.get('schema_version')}, this fastsia reads {SCHEMA_VERSION}."
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """Model, task and config of the run, as it was started."""
+        with self._reading() as connection:
+            (text,) = connection.execute("SELECT value FROM meta WHERE key = 'identity'").fetchone()
+        found: dict[str, Any] = json.loads(text)
+        return found
+
+    def vocabulary(self) -> Vocabulary:
+        """The bytes of every token, so that texts and answers can be read again."""
+        with self._reading() as connection:
+            (blob,) = connection.execute("SELECT value FROM meta WHERE key = 'vocabulary'").fetchone()
+        return Vocabulary.from_bytes(blob)
+
+    def num_problems(self) -> int:
+        """How many problems are finished."""
+        with self._reading() as connection:
+            (count,) = connection.execute("SELECT count(*) FROM problems").fetchone()
+        return int(count)
+
+    def problems(self) -> pd.DataFrame:
+        """One row a finished problem, in the dataset's order."""
+        columns = "position, problem_id, question, gold, choices, format, prompt, starts_in_think, cut_prompt_tokens"
+        frame = self._frame(f"SELECT {columns} FROM problems ORDER BY position")
+        frame["choices"] = [None if text is None else json.loads(text) for text in frame["choices"]]
+        frame["starts_in_think"] = frame["starts_in_think"].astype(bool)
+        return frame
+
+    def trajectories(self) -> pd.DataFrame:
+        """One row a trajectory, in the dataset's order; token ids int32, log-probabilities and entropies float32."""
+        frame = self._frame(
+            "SELECT t.problem_id, trajectory, question, gold, answer, correct, finish_reason, num_tokens, text, "
+            "answer_strict, answer_lenient, t.seed, error, prompt_token_ids, token_ids, logprobs, token_entropies "
+            "FROM trajectories t JOIN problems p ON p.position = t.id / ? ORDER BY t.id",
+            (_PER_PROBLEM,),
+        )
+        for name in ("prompt_token_ids", "token_ids"):
+            frame[name] = _column([unpack_ids(blob) for blob in frame[name]])
+        for name in ("logprobs", "token_entropies"):
+            frame[name] = _column([np.frombuffer(blob, dtype="<f4").astype(np.float32) for blob in frame[name]])
+        frame["correct"] = frame["correct"].astype(bool)
+        return frame
+
+    def rollout_columns(self) -> pd.DataFrame:
+        """One row a rollout with what the statistics read: no tokens. In the dataset's order."""
+        return self._frame(
+            "SELECT r.problem_id, r.trajectory, checkpoint, rollout, r.answer, gold, correct, r.finish_reason, "
+            "r.num_tokens, ride_tokens FROM rollouts r JOIN problems p ON p.position = r.id / ? "
+            "JOIN trajectories t ON t.id = r.id / ? * ? + r.trajectory ORDER BY r.id",
+            (_PER_PROBLEM, _PER_PROBLEM, _PER_PROBLEM),
+        ).astype({"correct": bool})
+
+    def rollouts(self, problems_at_once: int = 64) -> Iterator[pd.DataFrame]:
+        """All columns of the rollouts, a chunk of problems at a time; token_ids int32 arrays."""
+        with self._reading() as connection:
+            positions = [row[0] for row in connection.execute("SELECT position FROM problems ORDER BY position")]
+            for begin in range(0, len(positions), problems_at_once):
+                chunk = positions[begin : begin + problems_at_once]
+                cursor = connection.execute(
+                    "SELECT r.problem_id, trajectory, checkpoint, rollout, answer, gold, finish_reason, num_tokens, "
+                    "ride_tokens, logprob, seed, answer_strict, answer_lenient, token_ids "
+                    "FROM rollouts r JOIN problems p ON p.position = r.id / ? "
+                    "WHERE r.id >= ? AND r.id < ? ORDER BY r.id",
+                    (_PER_PROBLEM, chunk[0] * _PER_PROBLEM, (chunk[-1] + 1) * _PER_PROBLEM),
+                )
+                frame = _to_frame(cursor)
+                ids = unpack_ids(b"".join(frame["token_ids"]))
+                ends = np.cumsum(frame["num_tokens"].to_numpy(np.int64))
+                frame["token_ids"] = _column(np.split(ids, ends)[:-1])
+                yield frame
+
+    def generated_tokens(self) -> int:
+        """Tokens of all stored rollouts."""
+        with self._reading() as connection:
+            (total,) = connection.execute("SELECT coalesce(sum(num_tokens), 0) FROM rollouts").fetchone()
+        return int(total)
+
+    def null_rates(self) -> dict[str, float | None]:
+        """Share of the rollouts without an answer, by each reading of an unclosed thinking block."""
+        with self._reading() as connection:
+            rates = connection.execute(
+                "SELECT avg(answer_strict IS NULL), avg(answer_lenient IS NULL) FROM rollouts "
+                "WHERE finish_reason != 'error'"
+            ).fetchone()
+        return {"null_rate_strict": rates[0], "null_rate_lenient": rates[1]}
+
+    def copy_to(self, path: str | os.PathLike[str]) -> None:
+        """A consistent copy of the database."""
+        with self._reading() as connection, closing(sqlite3.connect(path)) as target:
+            connection.backup(target)
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(_open_read_only(self.path)) as connection:
+                yield connection
+        except sqlite3.DatabaseError as error:
+            raise FastsiaError(f"{self.path} cannot be read ({error}).") from error
+
+    def _frame(self, query: str, parameters: tuple[Any, ...] = ()) -> pd.DataFrame:
+        with self._reading() as connection:
+            return _to_frame(connection.execute(query, parameters))
+
+
+def pack_ids(token_ids: np.ndarray) -> bytes:
+    """Token ids as 3 bytes each, little-endian."""
+    ids = np.ascontiguousarray(token_ids, dtype="<i4")
+    if ids.size and (ids.min() < 0 or ids.max() >= 1 << 24):
+        raise FastsiaError(f"token id {int(ids.max())} cannot be stored: ids go from 0 to {(1 << 24) - 1}.")
+    return ids.view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
+
+
+def unpack_ids(blob: bytes) -> np.ndarray:
+    """The inverse of `pack_ids`: int32."""
+    padded = np.zeros((len(blob) // 3, 4), dtype=np.uint8)
+    padded[:, :3] = np.frombuffer(blob, dtype=np.uint8).reshape(-1, 3)
+    return padded.view("<i4").reshape(-1).astype(np.int32, copy=False)
+
+
+def ride_tokens(trajectory_ids: np.ndarray, checkpoint: np.ndarray, offsets: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """How many tokens of each rollout agree with its trajectory from the checkpoint on, int64 [R]."""
+    lengths = np.diff(offsets)
+    rides = lengths.astype(np.int64).copy()
+    if len(ids) == 0:
+        return rides
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    place = np.arange(len(ids)) - np.repeat(offsets[:-1], lengths)
+    at = checkpoint[row] + place
+    padded = np.append(trajectory_ids, -1)
+    differs = np.flatnonzero(padded[np.minimum(at, len(trajectory_ids))] != ids)
+    first_rows, first = np.unique(row[differs], return_index=True)
+    rides[first_rows] = place[differs[first]]
+    return rides
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A JSON file in one step; NaN is refused, undefined numbers must be null."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with _replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_parquet(path: Path, frames: pd.DataFrame | Iterable[pd.DataFrame]) -> None:
+    """A parquet file in one step, from one frame or from chunks of one."""
+    chunks = [frames] if isinstance(frames, pd.DataFrame) else frames
+    with _replacing(path) as temporary:
+        writer: pq.ParquetWriter | None = None
+        try:
+            for chunk in chunks:
+                table = pa.Table.from_pandas(
+                    chunk, schema=None if writer is None else writer.schema, preserve_index=False
+                )
+                if writer is None:
+                    writer = pq.ParquetWriter(temporary, _typed(table.schema))
+                writer.write_table(table.cast(writer.schema))
+        finally:
+            if writer is not None:
+                writer.close()
+
+
+def refuse_links(directory: Path, names: Iterable[str]) -> None:
+    """A link in a results folder could lead a write out of it."""
+    for name in names:
+        if (directory / name).is_symlink():
+            raise FastsiaError(f"{directory / name} is a symbolic link; results are not written through links.")
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            found |= flatten(item, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = item
+    return found
+
+
+# --- rows ------------------------------------------------------------------------------------------------------
+
+
+def _rows(finished: FinishedProblem) -> tuple[Any, list[Any], list[Any]]:
+    """(the problem's row with its checksum, trajectories' rows, rollouts' rows)."""
+    problem, base = finished.problem, finished.position * _PER_PROBLEM
+    trajectories: list[Any] = []
+    rollouts: list[Any] = []
+    for scored in finished.trajectories:
+        drawn = scored.trajectory
+        seed = int(np.int64(np.uint64(drawn.seed & (2**64 - 1))))
+        trajectories.append(
+            (
+                base + scored.number,
+                problem.id,
+                scored.number,
+                seed,
+                drawn.finish_reason,
+                drawn.error,
+                # Text of a model may hold lone surrogates only through a faulty tokenizer; sqlite takes none.
+                scored.text.encode("utf-8", "replace").decode("utf-8"),
+                scored.answer,
+                scored.answer_strict,
+                scored.answer_lenient,
+                int(scored.correct),
+                len(drawn.token_ids),
+                pack_ids(drawn.prompt_ids),
+                pack_ids(drawn.token_ids),
+                np.asarray(drawn.logprobs, dtype="<f4").tobytes(),
+                np.asarray(drawn.token_entropies, dtype="<f4").tobytes(),
+            )
+        )
+        rollouts += _rollout_rows(scored, problem.id, seed, base + len(rollouts))
+    head = (
+        finished.position,
+        problem.id,
+        problem.question,
+        problem.gold,
+        None if problem.choices is None else json.dumps(problem.choices, ensure_ascii=False),
+        finished.format,
+        finished.prompt,
+        int(finished.starts_in_think),
+        finished.cut_prompt_tokens,
+        len(trajectories),
+        len(rollouts),
+    )
+    return (*head, _checksum(head, trajectories, rollouts)), trajectories, rollouts
+
+
+def _rollout_rows(scored: ScoredTrajectory, problem_id: str, seed: int, first_id: int) -> Iterable[Any]:
+    rollouts = scored.trajectory.rollouts
+    if rollouts is None:
+        return []
+    count = len(rollouts)
+    offsets = rollouts.offsets
+    blob = pack_ids(rollouts.token_ids)
+    ends = (offsets * 3).tolist()
+    # A cumulative sum handles empty rollouts; a log-probability that is not known makes its rollout's sum null.
+    totals = np.concatenate([[0.0], np.cumsum(np.nan_to_num(rollouts.logprobs), dtype=np.float64)])
+    unknown = np.concatenate([[0], np.cumsum(np.isnan(rollouts.logprobs))])
+    logprobs = (totals[offsets[1:]] - totals[offsets[:-1]]).astype(object)
+    logprobs[unknown[offsets[1:]] > unknown[offsets[:-1]]] = None
+    rides = ride_tokens(scored.trajectory.token_ids, rollouts.checkpoint, offsets, rollouts.token_ids)
+    return zip(
+        range(first_id, first_id + count),
+        [problem_id] * count,
+        [scored.number] * count,
+        rollouts.checkpoint.tolist(),
+        rollouts.index.tolist(),
+        [seed] * count,
+        [FINISH_REASONS[code] for code in rollouts.finish_reason.tolist()],
+        *scored.rollout_answers,
+        np.diff(offsets).tolist(),
+        rides.tolist(),
+        logprobs.tolist(),
+        [blob[begin:end] for begin, end in pairwise(ends)],
+        strict=True,
+    )
+
+
+def _checksum(head: Any, trajectories: list[Any], rollouts: list[Any]) -> int:
+    """CRC-32 over a problem's rows. marshal's version 2 has one spelling for each value and is made of C loops."""
+    return zlib.crc32(marshal.dumps((head, trajectories, rollouts), 2))
+
+
+def _insert(connection: sqlite3.Connection, rows: tuple[Any, ...]) -> None:
+    head, trajectories, rollouts = rows
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        for table, values in (("trajectories", trajectories), ("rollouts", rollouts), ("problems", [head])):
+            connection.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * _TABLES[table])})", values)
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+# --- opening, damage -------------------------------------------------------------------------------------------
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    # In WAL mode NORMAL survives a kill of the process; a power cut may lose the last problems, never tear one.
+    connection.execute("PRAGMA synchronous = NORMAL")
+    return connection
+
+
+def _open_read_only(path: Path) -> sqlite3.Connection:
+    uri = path.resolve().as_uri()
+    connection = sqlite3.connect(f"{uri}?mode=ro", uri=True)
+    try:
+        connection.execute("SELECT 1 FROM meta LIMIT 1")
+        return connection
+    except sqlite3.OperationalError:
+        connection.close()
+        # A folder that cannot be written has no place for WAL's shared memory; without a log nothing can change.
+        if os.access(path.parent, os.W_OK) or path.with_name(path.name + "-wal").exists():
+            raise
+        return sqlite3.connect(f"{uri}?mode=ro&immutable=1", uri=True)
+
+
+def _has_tables(path: Path) -> bool:
+    """False for a database that a killed run left before its first commit."""
+    if not path.exists():
+        return False
+    with closing(_connect(path)) as connection:
+        return bool(connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone())
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a database, or None. Reads all of it: pages by sqlite, problems by their checksums."""
+    try:
+        if not _has_tables(path):
+            return None
+        with closing(_connect(path)) as connection:
+            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                return str(verdict)
+            keys = {key for (key,) in connection.execute("SELECT key FROM meta")}
+            if not keys >= _HEAD:
+                return "its head is incomplete"
+            for (position,) in connection.execute("SELECT position FROM problems ORDER BY position").fetchall():
+                if _read_problem(connection, position) is None:
+                    return f"the rows of problem {position + 1} do not match their checksum"
+    except (sqlite3.DatabaseError, ValueError) as error:
+        return " ".join(str(error).split())
+    return None
+
+
+def _read_problem(connection: sqlite3.Connection, position: int) -> tuple[Any, ...] | None:
+    """A problem's rows, None where they do not match their checksum."""
+    between = (position * _PER_PROBLEM, (position + 1) * _PER_PROBLEM)
+    head = connection.execute("SELECT * FROM problems WHERE position = ?", (position,)).fetchone()
+    parts = [
+        connection.execute(f"SELECT * FROM {table} WHERE id >= ? AND id < ? ORDER BY id", between).fetchall()
+        for table in ("trajectories", "rollouts")
+    ]
+    if head is None or _checksum(head[:-1], *parts) != head[-1]:
+        return None
+    return head, parts[0], parts[1]
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename a database and its log out of the way; the first free name is returned."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + suffix))
+    return aside
+
+
+def _salvage(path: Path) -> tuple[dict[str, Any], list[tuple[Any, ...]]]:
+    """(the head, the problems whose rows can be read and match their checksums); both empty where nothing can."""
+    found: dict[int, tuple[Any, ...]] = {}
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            meta = dict(connection.execute("SELECT key, value FROM meta"))
+            if not set(meta) >= _HEAD:
+                return {}, []
+            for order in ("ASC", "DESC"):  # from both ends up to a page that cannot be read
+                cursor = connection.execute(f"SELECT position FROM problems ORDER BY position {order}")
+                while (position := _next(cursor)) is not None:
+                    try:
+                        rows = _read_problem(connection, position)
+                    except (sqlite3.DatabaseError, ValueError):
+                        continue
+                    if rows is not None:
+                        found[position] = rows
+    except (sqlite3.DatabaseError, ValueError):
+        return {}, []
+    return meta, [found[position] for position in sorted(found)]
+
+
+def _next(cursor: sqlite3.Cursor) -> int | None:
+    try:
+        row = cursor.fetchone()
+    except sqlite3.DatabaseError:
+        return None
+    return None if row is None else int(row[0])
+
+
+def _lock(directory: Path) -> int:
+    """Hold the folder until the descriptor is closed; the kernel lets go of it when the process dies."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    except FileExistsError as error:
+        raise FastsiaError(f"output folder {str(directory)!r} is a file.") from error
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise FastsiaError(
+                f"{directory / LOCK} is a symbolic link; results are not written through links."
+            ) from error
+        raise FastsiaError(f"output folder {str(directory)!r} cannot be used: {error.strerror}.") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise FastsiaError(
+            f"output folder {str(directory)!r} is locked: process {holder or '(unknown)'} is writing to it."
+        ) from error
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    except OSError:
+        pass  # the number only serves the message; a full disk is reported where results are written
+    return descriptor
+
+
+# --- frames ----------------------------------------------------------------------------------------------------
+
+
+def _to_frame(cursor: sqlite3.Cursor) -> pd.DataFrame:
+    names = [column[0] for column in cursor.description]
+    rows = cursor.fetchall()
+    columns = zip(*rows, strict=True) if rows else ([] for _ in names)
+    return pd.DataFrame({name: _values(column) for name, column in zip(names, columns, strict=True)}, columns=names)
+
+
+def _values(column: Sequence[Any]) -> Any:
+    kinds = set(map(type, column))
+    if kinds == {int}:
+        return np.array(column, dtype=np.int64)
+    if kinds and kinds <= {float, type(None)} and float in kinds:
+        return np.array(column, dtype=np.float64)
+    return _column(column)
+
+
+def _column(values: Sequence[Any]) -> pd.Series:
+    """One entry a value, whatever the values are; of object dtype, in which None stays None."""
+    column = np.empty(len(values), dtype=object)
+    for i, value in enumerate(values):
+        column[i] = value
+    return pd.Series(column, dtype=object)
+
+
+def _typed(schema: pa.Schema) -> pa.Schema:
+    """A column that is all null in the first chunk is text in later ones."""
+    return pa.schema([pa.field(f.name, pa.string() if pa.types.is_null(f.type) else f.type) for f in schema])
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place if all went well, so that no half file is ever seen."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise FastsiaError(f"{path} cannot be written: {error.strerror or error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)

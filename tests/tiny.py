@@ -1,0 +1,67 @@
+"""A random model small enough for tests of the whole pipeline, whose texts hold numbers often enough to have answers."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from fastsia import Problem
+
+EOS = "<eos>"
+PROBLEMS = [Problem(f"p{i}", f"{i} + {i + 1} = ?", str(2 * i + 1)) for i in range(12)]
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Bytes and an EOS: any text encodes."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate([EOS, *alphabet])}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS)
+
+
+def tiny_model(seed: int = 0, context: int = 512) -> tuple[Any, Any]:
+    """(model, tokenizer): says almost only digits, '#', spaces, line ends and EOS."""
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=context,
+        initializer_range=0.25,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        pad_token_id=None,
+        tie_word_embeddings=False,
+    )
+    model = Qwen2ForCausalLM(config).eval()
+    spoken = [tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids([*"0123456789#", "Ġ", "Ċ"])]
+    silent = torch.ones(len(tokenizer), dtype=torch.bool)
+    silent[spoken] = False
+    with torch.no_grad():
+        model.lm_head.weight[silent] = 0.02 * model.lm_head.weight[silent]
+        model.lm_head.weight[spoken] *= 1.5
+    return model, tokenizer
+
+
+@cache
+def shared_model() -> tuple[Any, Any]:
+    """One tiny model for all tests that do not change it."""
+    return tiny_model()
+
+
+def save_tiny(folder: Path, seed: int = 0, context: int = 512) -> Path:
+    """A tiny model as a Hugging Face folder."""
+    model, tokenizer = tiny_model(seed, context)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
