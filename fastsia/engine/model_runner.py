@@ -100,7 +100,7 @@ class ModelRunner:
         top_p: np.ndarray,
         want_entropy: bool,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """`ops.sample` on numpy arrays: tokens int64 [M], logprobs float32 [M], entropy float32 [R] (NaN unless wanted)."""
+        """`ops.sample` on numpy arrays: tokens [M], logprobs [M] and entropy [R] (NaN unless wanted)."""
         with torch.inference_mode():
             tensors = (self._tensor(array) for array in (draw_row, seeds, counters, temperature, top_p))
             samples = self.ops.sample(logits, *tensors, want_entropy)

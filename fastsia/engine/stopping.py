@@ -20,7 +20,7 @@ class StopTexts:
         self._patterns = [text.encode() for text in texts]
         step = self._byte_table()
         self.matched = len(step) - 1
-        pieces = [vocabulary.token_bytes(i) for i in range(min(len(vocabulary), num_ids))]
+        pieces = [self._piece(i) for i in range(min(len(vocabulary), num_ids))]
         lengths = np.zeros(num_ids, dtype=np.int64)
         lengths[: len(pieces)] = [len(piece) for piece in pieces]
         starts = np.cumsum(lengths) - lengths
@@ -32,10 +32,16 @@ class StopTexts:
 
     def tokens_before(self, token_ids: np.ndarray) -> int:
         """How many whole tokens stand before the first stop text; all of them where there is none."""
-        ends = np.cumsum([len(self._vocabulary.token_bytes(int(i))) for i in token_ids], dtype=np.int64)
-        text = b"".join(self._vocabulary.token_bytes(int(i)) for i in token_ids)
+        pieces = [self._piece(int(i)) for i in token_ids]
+        ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
+        text = b"".join(pieces)
         found = [at for at in (text.find(pattern) for pattern in self._patterns) if at >= 0]
         return int(np.searchsorted(ends, min(found), side="right")) if found else len(token_ids)
+
+    def _piece(self, token: int) -> bytes:
+        """What a token adds to a text; ids past the vocabulary and special ones add nothing."""
+        piece = self._vocabulary.token_bytes(token) if token < len(self._vocabulary) else b""
+        return self._vocabulary.joiner + piece if piece else b""
 
     def _byte_table(self) -> np.ndarray:
         """[states, 256] -> state. States are the distinct proper beginnings of the texts, then `matched`."""

@@ -1,4 +1,4 @@
-"""The oracle: every rollout computed alone, by transformers' own eager forward over its whole text, a token at a time."""
+"""The oracle: each rollout computed alone, token by token, by the eager forward of transformers over its whole text."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def logits_after(context: tuple[int, ...]) -> np.ndarray:
 
 
 class HashModel:
-    """`ModelRunner`'s interface. Its KV cache holds token ids, so that each row's context is read through the tables."""
+    """`ModelRunner`'s interface, its KV cache holding token ids: each row's context is read through the tables."""
 
     vocab_size = VOCAB
 

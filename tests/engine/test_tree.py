@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
@@ -154,7 +156,7 @@ def test_paths_are_read_back_from_their_ends() -> None:
     far = tree.append_nodes(left[:1], np.array([30]), np.array([-6.0]), 0)
     nodes = np.array([far[0], left[1], chain[2], chain[0], NO_NODE])
     offsets, tokens, logprobs = tree.paths(nodes, np.array([4, 1, 2, 1, 0]))
-    rows = [tokens[a:b].tolist() for a, b in zip(offsets, offsets[1:], strict=False)]
+    rows = [tokens[a:b].tolist() for a, b in pairwise(offsets)]
     assert rows == [[10, 11, 20, 30], [21], [11, 12], [10], []]
     assert logprobs[:4].tolist() == [-1.0, -2.0, -4.0, -6.0]
 
