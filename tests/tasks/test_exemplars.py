@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from fastsia.answers import extract_answers
+from fastsia.answers.extraction import extract_answers
 from fastsia.tasks.exemplars import CHOICE, EXEMPLARS, NUMBER
 from fastsia.tasks.prompt import render_answer
 
