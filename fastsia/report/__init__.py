@@ -1,8 +1,8 @@
 """Results drawn: figures and the self-contained report."""
 
 from fastsia.report.data import AnswerView, CheckpointView, ReportData, TrajectoryView, distinct_answers
-from fastsia.report.figures import draw_figures
-from fastsia.report.html import write_report
+from fastsia.report.figures import draw_comparison, draw_figures
+from fastsia.report.html import write_comparison, write_report
 
 __all__ = [
     "AnswerView",
@@ -10,6 +10,8 @@ __all__ = [
     "ReportData",
     "TrajectoryView",
     "distinct_answers",
+    "draw_comparison",
     "draw_figures",
+    "write_comparison",
     "write_report",
 ]

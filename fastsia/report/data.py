@@ -77,11 +77,12 @@ def distinct_answers(
 ) -> Iterator[tuple[int, list[tuple[str | None, int, int]]]]:
     """Which rollouts of one trajectory to show: for each checkpoint in order, its answers, most frequent first.
 
-    checkpoints: int [R], each rollout's; answers: [R]. Yields (checkpoint, [(answer, count, row), ...]) where row is the
-    first rollout that gave the answer: the one whose text is worth decoding.
+    checkpoints: int [R], each rollout's; answers: [R]. Yields (checkpoint, [(answer, count, row), ...]) where row is
+    the first rollout that gave the answer: the one whose text is worth decoding.
     """
     found: dict[int, dict[str | None, list[int]]] = {}
-    for row, (checkpoint, answer) in enumerate(zip(checkpoints.tolist(), answers, strict=True)):
+    for row, (checkpoint, given) in enumerate(zip(checkpoints.tolist(), answers, strict=True)):
+        answer = given if isinstance(given, str) else None  # a frame may hold None as NaN
         found.setdefault(checkpoint, {}).setdefault(answer, [0, row])[0] += 1
     for checkpoint in sorted(found):
         ranked = sorted(found[checkpoint].items(), key=lambda item: (-item[1][0], item[1][1]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fastsia.report.data import ReportData
+from fastsia.sia.compare import tabulate
 
 # Okabe and Ito's colours, which the common forms of colour blindness tell apart.
 INK, RULE = "#1f2430", "#9aa1ad"
 BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9", "#cc79a7"
 GROUP_COLOR = {"all": INK, "correct": BLUE, "incorrect": VERMILLION}
 GROUP_LABEL = {"all": "all", "correct": "ends correct", "incorrect": "ends incorrect"}
-GROUP_LINE = {"all": "-", "correct": "-", "incorrect": (0, (5, 2))}
+GROUP_LINE: dict[str, Any] = {"all": "-", "correct": "-", "incorrect": (0, (5, 2))}
 CYCLE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 
 _STYLE: dict[Any, Any] = {
@@ -56,6 +57,7 @@ _STYLE: dict[Any, Any] = {
     "legend.fontsize": 8,
     "lines.linewidth": 1.8,
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a run may be called anything
 }
 
 
@@ -111,7 +113,7 @@ def _select(frame: pd.DataFrame, curve: str, axis: str = "relative", group: str 
     return frame[rows].dropna(subset=["value"])
 
 
-def _plot(axes: Axes, curve: pd.DataFrame, color: str, label: str, line: object = "-") -> None:
+def _plot(axes: Axes, curve: pd.DataFrame, color: str, label: str, line: Any = "-") -> None:
     """One curve with its interval as a band."""
     x = curve["position"].to_numpy()
     axes.plot(x, curve["value"].to_numpy(), color=color, label=label, linestyle=line)
@@ -134,6 +136,32 @@ def _relative(axes: Axes) -> None:
     axes.set_xlim(0, 1)
 
 
+def _entropy(data: ReportData) -> Drawing | None:
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes()
+        if not _plot_groups(axes, data.curves, "entropy", ("all", "correct", "incorrect")):
+            return None
+        flat = data.summary.get("saturation") or {}
+        if flat.get("level") is not None and flat.get("onset") is not None and flat["onset"] < 1:
+            axes.hlines(flat["level"], flat["onset"], 1, color=GREEN, linewidth=5, alpha=0.35)
+            axes.annotate(
+                "plateau", (1, flat["level"]), (-2, 5), textcoords="offset points", ha="right", color=GREEN, fontsize=8
+            )
+        axes.set_ylim(bottom=0)
+        _relative(axes)
+        axes.set_ylabel("answer entropy H (nats)")
+        axes.legend()
+    return Drawing(
+        "fig3_entropy",
+        "Uncertainty about the answer",
+        "Entropy of the answers that the model would give if it went on from here, averaged over trajectories. "
+        "0 means always the same answer. Bands are 95 % intervals over problems; they cover the mean plug-in entropy "
+        "at this number of rollouts, which lies a little below the true one.",
+        figure,
+        _select(data.curves, "entropy"),
+    )
+
+
 def _gain(data: ReportData) -> Drawing | None:
     with mpl.rc_context(_STYLE):
         figure, axes = _axes()
@@ -141,15 +169,40 @@ def _gain(data: ReportData) -> Drawing | None:
             return None
         axes.axhline(0, color=RULE, linewidth=0.8)
         _relative(axes)
-        axes.set_ylabel("information gain G (nats)")
+        axes.set_ylabel("cumulative gain G (nats)")
         axes.legend()
     return Drawing(
         "fig1_gain",
         "Information gained about the gold answer",
-        "How far the gold answer's surprisal has fallen since the start, G = s₀ − s_t, averaged over trajectories. "
-        "Above 0: the reasoning so far makes the gold answer more likely. Bands: 95 % over problems.",
+        "How far the gold answer's surprisal has fallen since the start, averaged over trajectories. Above 0 the "
+        "reasoning so far has made the gold answer more likely; below 0, less likely. Bands are 95 % over problems.",
         figure,
         _select(data.curves, "gain"),
+    )
+
+
+def _gain_share(data: ReportData) -> Drawing | None:
+    """Early accumulation. A group whose total gain may be 0 has no meaningful share and is left out."""
+    sound = []
+    for group in ("correct", "incorrect"):
+        total = _select(data.curves, "gain", group=group).tail(1)
+        if len(total) and (total["low"].iloc[0] > 0 or total["high"].iloc[0] < 0):
+            sound.append(group)
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes()
+        if not _plot_groups(axes, data.curves, "gain_share", sound):
+            return None
+        axes.plot([0, 1], [0, 1], color=RULE, linewidth=1, linestyle=(0, (2, 2)))
+        _relative(axes)
+        axes.set_ylabel("share of the final gain")
+        axes.legend()
+    return Drawing(
+        "fig1_gain_share",
+        "How early the information comes",
+        "Mean gain so far over mean gain in the end. Above the dotted diagonal the information comes early in the "
+        "reasoning. A group whose final gain cannot be told from 0 has no share to speak of and is not drawn.",
+        figure,
+        _select(data.curves, "gain_share"),
     )
 
 
@@ -160,41 +213,344 @@ def _auc(data: ReportData) -> Drawing | None:
     with mpl.rc_context(_STYLE):
         figure, axes = _axes()
         _plot(axes, curve, BLUE, "AUC")
-        axes.axhline(0.5, color=RULE, linewidth=1, linestyle=(0, (2, 2)))
-        axes.annotate("chance", (1, 0.5), (-2, 3), textcoords="offset points", ha="right", fontsize=8)
+        _chance(axes)
         _relative(axes)
         axes.set_ylabel("AUC of −H for “ends correct”")
     return Drawing(
         "fig2_auc",
         "Telling correct from incorrect early",
-        "The chance that a trajectory that will end correct has lower answer entropy, at this point of its reasoning, "
-        "than one that will end incorrect. ½ is no information, 1 is perfect. Band: 95 % over problems.",
+        "The chance that a trajectory that will end correct has the lower answer entropy, at this point of its "
+        "reasoning, of it and one that will end incorrect. ½ says nothing, 1 is perfect. Band: 95 % over problems.",
         figure,
         curve,
     )
 
 
-def _entropy(data: ReportData) -> Drawing | None:
+def _auc_tokens(data: ReportData) -> Drawing | None:
+    curve = _select(data.curves, "auc", "tokens")
+    if len(curve) < 2:
+        return None
     with mpl.rc_context(_STYLE):
         figure, axes = _axes()
-        if not _plot_groups(axes, data.curves, "entropy", ("all", "correct", "incorrect")):
-            return None
-        axes.set_ylim(bottom=0)
-        _relative(axes)
-        axes.set_ylabel("answer entropy H (nats)")
-        axes.legend()
+        _plot(axes, curve, BLUE, "AUC")
+        _chance(axes)
+        axes.set_xlabel("position in the reasoning (tokens)")
+        axes.set_ylabel("AUC of −H for “ends correct”")
+        left = axes.twinx()
+        left.plot(curve["position"], curve["count"], color=ORANGE, linewidth=1.2, linestyle=(0, (4, 2)))
+        left.set_ylim(bottom=0)
+        left.set_ylabel("trajectories left (dashed)")
+        left.grid(False)
     return Drawing(
-        "fig3_entropy",
-        "Uncertainty about the answer",
-        "Entropy of the answers that the model would give if it continued from here, averaged over trajectories. "
-        "0: always the same answer. Bands: 95 % over problems; they cover the mean plug-in entropy at this number of "
-        "rollouts, which is a little below the true one.",
+        "fig2_auc_tokens",
+        "The same, by tokens written",
+        "Trajectories end at different lengths, so fewer are left further on (dashed, right axis): late points compare "
+        "only the long ones.",
         figure,
-        _select(data.curves, "entropy"),
+        curve,
     )
 
 
-_MAKERS: Sequence[Callable[[ReportData], Drawing | None]] = (_entropy, _gain, _auc)
+def _chance(axes: Axes) -> None:
+    axes.axhline(0.5, color=RULE, linewidth=1, linestyle=(0, (2, 2)))
+    axes.annotate(
+        "chance", (0.01, 0.5), (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=8
+    )
+
+
+def _alignment(data: ReportData) -> Drawing | None:
+    columns = [column for column in ("rho", "rho_cross_fitted") if column in data.trajectories]
+    values = {column: data.trajectories[column].dropna().to_numpy(np.float64) for column in columns}
+    if not any(len(value) for value in values.values()):
+        return None
+    bins = np.linspace(-1, 1, 41)
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes()
+        looks = {"rho": ("the paper's ρ", ORANGE, True), "rho_cross_fitted": ("cross-fitted ρ", BLUE, False)}
+        for column, value in values.items():
+            label, color, filled = looks[column]
+            kind: Any = "stepfilled" if filled else "step"
+            axes.hist(
+                value,
+                bins.tolist(),
+                color=color,
+                alpha=0.45 if filled else 1,
+                histtype=kind,
+                label=label,
+                linewidth=1.8,
+            )
+            axes.axvline(float(value.mean()), color=color, linewidth=1.4, linestyle=(0, (4, 2)))
+        axes.set_xlim(-1, 1)
+        axes.set_xlabel("alignment ρ of H and s within a trajectory")
+        axes.set_ylabel("trajectories")
+        axes.legend(loc="upper left")
+    counts = {column: np.histogram(value, bins)[0] for column, value in values.items()}
+    return Drawing(
+        "rho_histogram",
+        "Alignment, trajectory by trajectory",
+        "Dashed lines are the means. The paper's ρ takes H and s from the same rollouts, so it leans away from 0 even "
+        "where nothing moves; the cross-fitted ρ takes them from different halves and does not.",
+        figure,
+        pd.DataFrame({"from": bins[:-1], "to": bins[1:], **counts}),
+    )
+
+
+def _quadrants(data: ReportData) -> Drawing | None:
+    frame = data.trajectories
+    needed = ["first_entropy", "final_entropy", "first_gold_surprisal", "final_gold_surprisal", "correct"]
+    if not set(needed) <= set(frame.columns) or frame.empty:
+        return None
+    numbers = pd.DataFrame(
+        {
+            "entropy_change": frame["final_entropy"] - frame["first_entropy"],
+            "surprisal_change": frame["final_gold_surprisal"] - frame["first_gold_surprisal"],
+            "correct": frame["correct"].astype(bool),
+        }
+    )
+    shown = numbers if len(numbers) <= 1500 else numbers.sample(1500, random_state=0)
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes()
+        for right, color, marker, label in (
+            (True, BLUE, "o", "ends correct"),
+            (False, VERMILLION, "x", "ends incorrect"),
+        ):
+            part = shown[shown["correct"] == right]
+            axes.scatter(
+                part["entropy_change"].to_numpy(),
+                part["surprisal_change"].to_numpy(),
+                s=14,
+                c=color,
+                marker=marker,
+                alpha=0.6,
+                label=label,
+                linewidths=0.9 if marker == "x" else 0,
+            )
+        axes.axhline(0, color=RULE, linewidth=0.8)
+        axes.axvline(0, color=RULE, linewidth=0.8)
+        axes.annotate(
+            "confident and wrong", (0.02, 0.98), xycoords="axes fraction", va="top", fontsize=8, fontweight="bold"
+        )
+        axes.set_xlabel("change of H over the reasoning (nats)")
+        axes.set_ylabel("change of gold surprisal s (nats)")
+        axes.legend(loc="lower right")
+    share = data.summary.get("misalignment")
+    told = "" if share is None else f" {100 * share:.0f} % of the trajectories are there."
+    return Drawing(
+        "misalignment",
+        "Surer, but of what?",
+        "One mark a trajectory. Left of 0 the model has grown surer; above 0 the gold answer has become less likely. "
+        f"The upper left is confident misalignment: surer of something else.{told}",
+        figure,
+        numbers,
+    )
+
+
+def _estimators(data: ReportData) -> Drawing | None:
+    looks = (
+        ("entropy", "plug-in (the paper's)", INK, "-"),
+        ("entropy_miller_madow", "Miller–Madow", ORANGE, (0, (5, 2))),
+        ("entropy_chao_shen", "Chao–Shen", GREEN, (0, (1, 1.5))),
+        ("entropy_pooled", "plug-in, pooled with riders", PURPLE, (0, (6, 2, 1, 2))),
+    )
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes()
+        drawn = []
+        for name, label, color, line in looks:
+            curve = _select(data.curves, name, group="all")
+            if len(curve):
+                axes.plot(curve["position"], curve["value"], color=color, linestyle=line, label=label)
+                drawn.append(curve)
+        if len(drawn) < 2:
+            return None
+        axes.set_ylim(bottom=0)
+        _relative(axes)
+        axes.set_ylabel("mean entropy (nats)")
+        axes.legend()
+    return Drawing(
+        "entropy_estimators",
+        "How much of H is a matter of few rollouts",
+        "The plug-in entropy of a few rollouts is too low on average. The others reduce that bias; where the lines "
+        "agree, more rollouts would change little.",
+        figure,
+        pd.concat(drawn, ignore_index=True),
+    )
+
+
+def _fano(data: ReportData) -> Drawing | None:
+    bound, error = (_select(data.curves, name, group="all") for name in ("fano_bound", "majority_error"))
+    if bound.empty or error.empty:
+        return None
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes()
+        _plot(axes, error, VERMILLION, "majority-vote error")
+        _plot(axes, bound, BLUE, "would-be Fano bound", (0, (5, 2)))
+        axes.set_ylim(0, 1)
+        _relative(axes)
+        axes.set_ylabel("error rate")
+        axes.legend()
+    number = data.summary.get("fano_num_answers")
+    return Drawing(
+        "fano",
+        "Entropy as a bound on the error",
+        f"(H − ln 2) / ln |A| on mean entropies, with |A| = {number} (the most answers any trajectory has). It bounds "
+        "the error only if the model's answers are calibrated: where the error lies below the line, they are not.",
+        figure,
+        pd.concat([error, bound], ignore_index=True),
+    )
+
+
+def _lock_in(data: ReportData) -> Drawing | None:
+    if "lock_in_relative" not in data.trajectories or data.trajectories.empty:
+        return None
+    parts = []
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes()
+        for group in ("correct", "incorrect"):
+            part = data.trajectories[data.trajectories["correct"].astype(bool) == (group == "correct")]
+            if len(part):
+                x = np.sort(part["lock_in_relative"].to_numpy(np.float64))
+                y = np.arange(1, len(x) + 1) / len(x)
+                places = np.append(np.flatnonzero(np.diff(x)), len(x) - 1)
+                x, y = np.concatenate([[0], x[places], [1]]), np.concatenate([[0], y[places], [1]])
+                label = f"{GROUP_LABEL[group]} ({len(part)})"
+                axes.step(x, y, where="post", color=GROUP_COLOR[group], linestyle=GROUP_LINE[group], label=label)
+                parts.append(pd.DataFrame({"group": group, "position": x, "share": y}))
+        axes.set_ylim(0, 1.02)
+        _relative(axes)
+        axes.set_ylabel("share of trajectories locked in")
+        axes.legend()
+    return Drawing(
+        "lock_in",
+        "When the answer is settled",
+        "The share of trajectories whose most frequent answer never changes again from this point on.",
+        figure,
+        pd.concat(parts, ignore_index=True),
+    )
+
+
+def _nulls(data: ReportData) -> Drawing | None:
+    curve = _select(data.curves, "null_rate", group="all")
+    if curve.empty or not (curve["value"] > 0).any():
+        return None
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes()
+        _plot_groups(axes, data.curves, "null_rate", ("correct", "incorrect"))
+        axes.set_ylim(bottom=0)
+        _relative(axes)
+        axes.set_ylabel("share of rollouts without an answer")
+        axes.legend()
+    return Drawing(
+        "null_rate",
+        "Rollouts without a readable answer",
+        "They count as one class of their own in H. A high share means that H says more about finishing than about "
+        "the answer.",
+        figure,
+        _select(data.curves, "null_rate"),
+    )
+
+
+def _sensitivity(data: ReportData) -> Drawing | None:
+    frame = data.tables.get("sensitivity")
+    if frame is None or len(frame) < 2:
+        return None
+    labels = [" ".join(filter(None, (row["factor"], row["value"]))) for _, row in frame.iterrows()]
+    height = np.arange(len(frame))[::-1]
+    with mpl.rc_context({**_STYLE, "figure.figsize": (4.8, max(2.6, 0.9 + 0.27 * len(frame)))}):
+        figure, axes = _axes()
+        looks = (
+            ("rho_pearson", "the paper's ρ", ORANGE, 0.12, "s"),
+            ("rho_cross_fitted", "cross-fitted ρ", BLUE, -0.12, "o"),
+        )
+        for column, label, color, shift, marker in looks:
+            value = frame[column].to_numpy(np.float64)
+            low, high = (frame[f"{column}_{end}"].to_numpy(np.float64) for end in ("low", "high"))
+            axes.hlines(height + shift, low, high, color=color, linewidth=1.6)
+            axes.plot(value, height + shift, marker, color=color, markersize=4.5, label=label)
+        axes.axvline(0, color=RULE, linewidth=0.8)
+        axes.set_yticks(height, labels)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("mean alignment ρ, 95 % over problems")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2)
+    return Drawing(
+        "sensitivity",
+        "What ρ depends on",
+        "The same rollouts scored in other ways: another smoothing of the gold surprisal, fewer rollouts, fewer "
+        "checkpoints. A conclusion that one of these turns round is not a finding about the model.",
+        figure,
+        frame,
+    )
+
+
+_MAKERS: Sequence[Callable[[ReportData], Drawing | None]] = (
+    _entropy,
+    _gain,
+    _gain_share,
+    _auc,
+    _auc_tokens,
+    _alignment,
+    _quadrants,
+    _lock_in,
+    _estimators,
+    _nulls,
+    _fano,
+    _sensitivity,
+)
+
+
+def draw_comparison(runs: Mapping[str, ReportData]) -> list[Drawing]:
+    """The same figures for several runs, overlaid: entropy, gain share, AUC and rho, one colour a run."""
+    looks = [(color, line) for line in ("-", (0, (5, 2)), (0, (1, 1.5))) for color in CYCLE]
+    styles = {label: looks[i % len(looks)] for i, label in enumerate(runs)}
+    wanted = (
+        ("fig3_entropy", "Uncertainty about the answer", "entropy", "all", "answer entropy H (nats)"),
+        ("fig1_gain", "Gain of trajectories that end correct", "gain", "correct", "cumulative gain G (nats)"),
+        ("fig1_gain_share", "How early it comes", "gain_share", "correct", "share of the final gain"),
+        ("fig2_auc", "Telling correct from incorrect early", "auc", "all", "AUC of −H for “ends correct”"),
+    )
+    drawings = []
+    for name, title, curve, group, unit in wanted:
+        parts = {label: _select(data.curves, curve, group=group) for label, data in runs.items()}
+        parts = {label: part for label, part in parts.items() if len(part)}
+        if not parts:
+            continue
+        with mpl.rc_context(_STYLE):
+            figure, axes = _axes()
+            for label, part in parts.items():
+                _plot(axes, part, styles[label][0], label, styles[label][1])
+            if curve == "auc":
+                _chance(axes)
+            _relative(axes)
+            axes.set_ylabel(unit)
+            axes.legend()
+        numbers = pd.concat([part.assign(run=label) for label, part in parts.items()], ignore_index=True)
+        drawings.append(Drawing(name, title, "Bands are 95 % intervals over problems.", figure, numbers))
+    table = tabulate({label: data.summary for label, data in runs.items()})
+    drawings.append(_compare_rho(table))
+    return drawings
+
+
+def _compare_rho(table: pd.DataFrame) -> Drawing:
+    height = np.arange(len(table))[::-1]
+    with mpl.rc_context({**_STYLE, "figure.figsize": (4.8, max(2.4, 1.1 + 0.35 * len(table)))}):
+        figure, axes = _axes()
+        looks = (
+            ("rho_pearson", "the paper's ρ", ORANGE, 0.12, "s"),
+            ("rho_cross_fitted", "cross-fitted ρ", BLUE, -0.12, "o"),
+        )
+        for column, label, color, shift, marker in looks:
+            value, low, high = (
+                pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64)
+                for name in (column, f"{column}_low", f"{column}_high")
+            )
+            axes.hlines(height + shift, low, high, color=color, linewidth=1.6)
+            axes.plot(value, height + shift, marker, color=color, markersize=4.5, label=label)
+        axes.axvline(0, color=RULE, linewidth=0.8)
+        axes.set_yticks(height, table["run"].tolist())
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("mean alignment ρ, 95 % over problems")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2)
+    return Drawing("rho", "Alignment by run", "Bars are 95 % intervals over problems.", figure, table)
+
 
 _COLOR_CLASS = {
     INK: "ink",
@@ -246,8 +602,3 @@ def _presentation(match: re.Match[str]) -> str:
     if classes:
         attributes.append(f'class="{" ".join(classes)}"')
     return " " + " ".join(attributes)
-
-
-def span(values: np.ndarray) -> tuple[float, float]:
-    """Smallest and largest defined value."""
-    return float(np.nanmin(values)), float(np.nanmax(values))

@@ -4,16 +4,39 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
+import pandas as pd
 from markupsafe import Markup
 
 from fastsia.report.data import ReportData
-from fastsia.report.figures import Drawing, draw, inline_svg
+from fastsia.report.embed import Piece, pack
+from fastsia.report.figures import Drawing, draw, draw_comparison, inline_svg
+from fastsia.sia.compare import differences, tabulate
+
+MAX_BYTES = 28_000_000
+"""What the trajectories to read may take of the file, so that it stays under 30 MB with its figures and tables."""
+
+_COLUMNS = (
+    ("problem", "problem_id", "the problem's id"),
+    ("question", None, "the beginning of the question"),
+    ("ends", "correct", "whether its own final answer is the gold one"),
+    ("tokens", "last_checkpoint", "length of the reasoning, T"),
+    ("H start", "first_entropy", "answer entropy before any reasoning, nats"),
+    ("H end", "final_entropy", "answer entropy at the end, nats"),
+    ("s start", "first_gold_surprisal", "gold surprisal before any reasoning, nats"),
+    ("s end", "final_gold_surprisal", "gold surprisal at the end, nats"),
+    ("ρ", "rho", "the paper's alignment of H and s"),
+    ("ρ cross-fitted", "rho_cross_fitted", "H and s from different halves of the rollouts"),
+    ("locked in", "lock_in_relative", "relative position from which the most frequent answer stays the same"),
+)
 
 
 def write_report(path: Path | str, data: ReportData, drawings: Sequence[Drawing] | None = None) -> Path:
@@ -21,26 +44,50 @@ def write_report(path: Path | str, data: ReportData, drawings: Sequence[Drawing]
 
     drawings: what `draw_figures` returned, where it was called already.
     """
+    pieces = list(pack(data.views, len(data.trajectories), MAX_BYTES))
+    drawings = draw(data) if drawings is None else drawings
+    context = {
+        "title": data.title,
+        "summary": data.summary,
+        "cards": _cards(data.summary),
+        "figures": _inline(drawings),
+        "tables": [_table(name, frame) for name, frame in data.tables.items()],
+        "index": _index(data, pieces),
+        "pieces": [Markup(piece.data) for piece in pieces],
+        "shortened": sum(piece.shortened for piece in pieces),
+        "settings": _settings(data.summary),
+        "num_trajectories": len(data.trajectories),
+    }
+    return _write(path, "report.html", "report.html", context)
+
+
+def write_comparison(path: Path | str, runs: Mapping[str, ReportData], *, seed: int = 0) -> Path:
+    """Writes compare.html (into a folder, or to the file named): one table, the differences and overlaid figures."""
+    frames = {label: data.trajectories for label, data in runs.items()}
+    context = {
+        "title": " against ".join(runs) if len(runs) <= 3 else f"{len(runs)} runs",
+        "figures": _inline(draw_comparison(runs)),
+        "tables": [
+            _table("runs", tabulate({label: data.summary for label, data in runs.items()})),
+            _table("differences", differences(frames, seed=seed)),
+        ],
+    }
+    return _write(path, "compare.html", "compare.html", context)
+
+
+def _write(path: Path | str, name: str, template: str, context: Mapping[str, Any]) -> Path:
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
         path.mkdir(parents=True, exist_ok=True)
-        path = path / "report.html"
-    drawings = draw(data) if drawings is None else drawings
+        path = path / name
     style, script = _asset("report.css"), _asset("report.js")
-    page = (
-        _environment()
-        .get_template("report.html")
-        .render(
-            data=data,
-            summary=data.summary,
-            figures=[(drawing, Markup(inline_svg(drawing))) for drawing in drawings],
-            style=Markup(style),
-            script=Markup(script),
-            policy=f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; img-src data:; "
-            "base-uri 'none'; form-action 'none'",
-        )
+    policy = (
+        f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
+        "base-uri 'none'; form-action 'none'"
     )
-    path.write_text(page, encoding="utf-8")
+    page = _environment().get_template(template)
+    with path.open("w", encoding="utf-8", errors="replace") as file:
+        file.writelines(page.generate(**context, style=Markup(style), script=Markup(script), policy=policy))
     return path
 
 
@@ -57,15 +104,237 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["num"] = format_number
-    environment.filters["interval"] = format_interval
+    environment.filters["cell"] = format_cell
     return environment
 
 
+def _inline(drawings: Sequence[Drawing]) -> list[dict[str, Any]]:
+    return [
+        {"name": each.name, "title": each.title, "caption": each.caption, "svg": Markup(inline_svg(each))}
+        for each in drawings
+    ]
+
+
+def _cards(summary: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The headline numbers: what it is called, its value, its interval, and what it says in one sentence."""
+    ci = summary.get("ci") or {}
+    rho, rho_ci = summary.get("rho") or {}, ci.get("rho") or {}
+    auc = {point["position"]: (point["auc"], place) for place, point in enumerate(summary.get("auc") or [])}
+    half, place = auc.get(0.5, (None, -1))
+    half_ci = ci["auc"][place] if place >= 0 and ci.get("auc") else None
+    corrected = rho.get("cross_fitted_corrected")
+    entropy = (
+        f"H falls from {format_number(summary.get('entropy_first'), 2)} to "
+        f"{format_number(summary.get('entropy_final'), 2)} nats."
+    )
+    rows = (
+        (
+            "accuracy",
+            _percent(summary.get("accuracy")),
+            _percents(ci.get("accuracy")),
+            "Trajectories that end correct.",
+        ),
+        (
+            "ρ, the paper's",
+            format_number(rho.get("pearson"), 2),
+            format_interval(rho_ci.get("pearson"), 2),
+            "How closely answer entropy and gold surprisal move together along a trajectory. Both come from the same "
+            "rollouts, which alone pushes it away from 0.",
+        ),
+        (
+            "ρ, cross-fitted",
+            format_number(rho.get("cross_fitted"), 2),
+            format_interval(rho_ci.get("cross_fitted"), 2),
+            "The same with H and s from different halves of the rollouts: 0 where nothing moves. "
+            + (
+                "Corrected for halving: not given, the halves agree too little."
+                if corrected is None
+                else f"Corrected for halving: {format_number(corrected, 2)}."
+            ),
+        ),
+        (
+            "ρ undefined",
+            _percent(rho.get("undefined_fraction")),
+            _percents(rho_ci.get("undefined_fraction")),
+            "Trajectories left out of ρ: fewer than 3 checkpoints, or a constant entropy or surprisal.",
+        ),
+        (
+            "AUC at half-way",
+            format_number(half, 2),
+            format_interval(half_ci, 2),
+            "The chance that entropy tells a correct trajectory from an incorrect one half-way. ½ is guessing.",
+        ),
+        (
+            "information gain",
+            f"{format_number(summary.get('gain'), 2)} nats",
+            format_interval(ci.get("gain"), 2),
+            f"By how much the reasoning makes the gold answer less surprising. {entropy}",
+        ),
+        (
+            "confident, wrong",
+            _percent(summary.get("misalignment")),
+            _percents(ci.get("misalignment")),
+            "Trajectories that grow surer while the gold answer grows less likely.",
+        ),
+        (
+            "no answer",
+            _percent(summary.get("null_rate")),
+            _percents(ci.get("null_rate")),
+            "Rollouts in which no answer could be read; one class of their own in H.",
+        ),
+    )
+    return [dict(zip(("name", "value", "interval", "says"), row, strict=True)) for row in rows]
+
+
+_CAPTIONS = {
+    "sensitivity": (
+        "What ρ depends on",
+        "The same rollouts scored again with another smoothing, fewer of them, or fewer checkpoints.",
+    ),
+    "coarse_ablation": (
+        "Coarser estimate (the paper's Table 3)",
+        "The run as it is, beside half its rollouts at every second checkpoint; no new rollouts are drawn.",
+    ),
+    "shuffled_prefix": (
+        "Shuffled prefix (the paper's Table 2)",
+        "At each checkpoint the reasoning so far is put in random order and new rollouts are drawn. If ρ falls to "
+        "about 0, it was the order of the reasoning that mattered, not its words.",
+    ),
+    "runs": ("Runs", "One row a run."),
+    "differences": (
+        "Differences between runs",
+        "`run` less `minus`, on the problems that both have (paired), with 95 % intervals over problems.",
+    ),
+}
+
+
+def _table(name: str, frame: pd.DataFrame) -> dict[str, Any]:
+    """A frame for the page: columns x, x_low, x_high become one, "value [low, high]"."""
+    title, caption = _CAPTIONS.get(name, (name.replace("_", " "), ""))
+    bounds = {f"{column}_{end}" for column in frame.columns for end in ("low", "high")} & set(frame.columns)
+    if {"low", "high"} <= set(frame.columns):
+        bounds |= {"low", "high"}
+    shown = [column for column in frame.columns if column not in bounds]
+    rows = []
+    for _, row in frame.iterrows():
+        cells = []
+        for column in shown:
+            low, high = f"{column}_low", f"{column}_high"
+            if column == "difference" and "low" in bounds:
+                low, high = "low", "high"
+            text = format_cell(row[column])
+            if low in bounds and high in bounds and _defined(row[low]) and _defined(row[high]):
+                text += " " + format_interval((row[low], row[high]))
+            cells.append(text)
+        rows.append(cells)
+    return {
+        "title": title,
+        "caption": caption,
+        "columns": [
+            column.replace("_", " ").replace("rho", "ρ").replace("ρ pearson", "ρ, the paper's") for column in shown
+        ],
+        "rows": rows,
+    }
+
+
+def _index(data: ReportData, pieces: Sequence[Piece]) -> Markup:
+    """The table of trajectories as JSON that may stand inside a script element."""
+    places = {piece.key: place for place, piece in enumerate(pieces)}
+    frame = data.trajectories
+    several = bool(len(frame)) and bool((frame["trajectory"] != 0).any())
+    rows = []
+    for record in frame.to_dict("records"):
+        key = (str(record["problem_id"]), int(record["trajectory"]))
+        place = places.get(key, -1)
+        row: list[Any] = [place]
+        for _, column, _ in _COLUMNS:
+            if column is None:
+                row.append(" ".join(pieces[place].question.split())[:160] if place >= 0 else "")
+            elif column == "problem_id":
+                row.append(f"{key[0]} · {key[1]}" if several else key[0])
+            else:
+                row.append(_plain(record.get(column)))
+        row.append(bool(record.get("misaligned", False)))
+        rows.append(row)
+    index = {"columns": [[name, hint] for name, _, hint in _COLUMNS], "rows": rows}
+    text = json.dumps(index, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    # A "<" would let a text close the element; JSON reads the escape as the same character.
+    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+
+
+def _plain(value: Any) -> Any:
+    """A value of a frame for JSON: 4 digits are enough to read."""
+    if value is None or value is pd.NA:
+        return None
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, (float, np.floating)):
+        return round(float(value), 4) if math.isfinite(value) else None
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    return str(value)
+
+
+def _settings(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the run was, for the last section."""
+    rows = [
+        (key.replace("_", " "), _spell(summary[key]))
+        for key in (
+            "model",
+            "task",
+            "version",
+            "num_problems",
+            "num_trajectories",
+            "num_checkpoints",
+            "num_rollouts",
+            "num_failed_rollouts",
+            "num_left_out_checkpoints",
+            "generated_tokens",
+            "row_steps",
+            "seconds",
+        )
+        if summary.get(key) is not None
+    ]
+    config = summary.get("config")
+    if isinstance(config, Mapping):
+        rows += [(key.replace("_", " "), _spell(value)) for key, value in config.items()]
+    return rows
+
+
+def _spell(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _defined(value: Any) -> bool:
+    return value is not None and value is not pd.NA and not (isinstance(value, float) and math.isnan(value))
+
+
 def format_number(value: Any, digits: int = 3) -> str:
-    """A number for reading; "undefined" where there is none."""
-    return "undefined" if value is None else f"{value:.{digits}f}".replace("-", "−")
+    """A number for reading, with a true minus sign; "undefined" where there is none."""
+    return f"{value:.{digits}f}".replace("-", "−") if _defined(value) else "undefined"
 
 
 def format_interval(value: Any, digits: int = 3) -> str:
+    """[low, high], or nothing."""
     return "" if value is None else f"[{format_number(value[0], digits)}, {format_number(value[1], digits)}]"
+
+
+def format_cell(value: Any) -> str:
+    """A table's cell."""
+    if not _defined(value):
+        return "–"
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    if isinstance(value, (float, np.floating)) and not float(value).is_integer():
+        return format_number(float(value))
+    return f"{value:.0f}" if isinstance(value, (float, np.floating)) else str(value)
+
+
+def _percent(value: Any) -> str:
+    return f"{100 * value:.1f} %" if _defined(value) else "undefined"
+
+
+def _percents(value: Any) -> str:
+    return "" if value is None else f"[{100 * value[0]:.1f}, {100 * value[1]:.1f}] %"

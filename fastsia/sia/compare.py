@@ -103,7 +103,7 @@ def _pair(
 
 def _sums(frame: pd.DataFrame, ids: pd.Index, column: str) -> tuple[np.ndarray, np.ndarray]:
     """Per problem of ids: the sum of the defined values and their number, float64 [P]."""
-    place = ids.get_indexer(frame["problem_id"])
+    place = ids.get_indexer(pd.Index(frame["problem_id"]))
     values = frame[column].astype(np.float64).to_numpy()
     kept = (place >= 0) & ~np.isnan(values)
     above = np.bincount(place[kept], weights=values[kept], minlength=len(ids))

@@ -1,0 +1,89 @@
+"""Trajectories packed into the page: JSON, deflated, base64; one piece a trajectory, opened when it is looked at."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from fastsia.report.data import TrajectoryView
+
+TEXT_LIMITS: tuple[int | None, ...] = (None, 800, 200, 0)
+"""Characters of a rollout's text that are kept, tried in turn until the pieces fit."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One packed trajectory. key: (problem id, trajectory); shortened: whether rollout texts were cut to fit."""
+
+    key: tuple[str, int]
+    question: str
+    data: str
+    shortened: bool
+
+
+def pack(views: Iterable[TrajectoryView], expected: int, max_bytes: int) -> Iterator[Piece]:
+    """Packs views as they come; together they stay within about `max_bytes` of base64.
+
+    expected: how many there will be. A view may use what the ones before it left of their share, and a tenth of the
+    whole beyond it; where it would take more, its rollout texts are shortened.
+    """
+    used = 0
+    for index, view in enumerate(views):
+        allowed = 0.1 * max_bytes + 0.9 * max_bytes * (index + 1) / max(expected, index + 1) - used
+        for limit in TEXT_LIMITS:
+            data = _squeeze(_record(view, limit))
+            if len(data) <= allowed:
+                break
+        used += len(data)
+        yield Piece((view.problem_id, view.trajectory), view.question, data, limit is not None)
+
+
+def _squeeze(record: dict[str, Any]) -> str:
+    text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return base64.b64encode(zlib.compress(text.encode("utf-8", "replace"), 9)).decode("ascii")
+
+
+def _record(view: TrajectoryView, limit: int | None) -> dict[str, Any]:
+    """What report.js reads; entropies in hundredths of a nat to save room."""
+    entropies = None
+    if view.token_entropies is not None:
+        entropies = [round(100 * float(h)) if math.isfinite(h) else 0 for h in view.token_entropies]
+    return {
+        "id": view.problem_id,
+        "n": view.trajectory,
+        "question": view.question,
+        "gold": view.gold,
+        "answer": view.answer if isinstance(view.answer, str) else None,
+        "correct": bool(view.correct),
+        "prompt": view.prompt,
+        "finish": view.finish_reason,
+        "tokens": list(view.tokens),
+        "entropies": entropies,
+        "checkpoints": [
+            {
+                "t": int(point.position),
+                "h": _round(point.entropy),
+                "s": _round(point.gold_surprisal),
+                "answers": [[each.answer, int(each.count), _shorten(each.text, limit)] for each in point.answers],
+            }
+            for point in view.checkpoints
+        ],
+    }
+
+
+def _round(value: float) -> float | None:
+    return round(float(value), 4) if math.isfinite(value) else None
+
+
+def _shorten(text: str, limit: int | None) -> str:
+    """The end of a rollout holds its answer, so the middle goes first."""
+    if limit is None or len(text) <= limit:
+        return text
+    if limit == 0:
+        return ""
+    return f"{text[: limit // 4]} […] {text[-(limit - limit // 4) :]}"

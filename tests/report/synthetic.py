@@ -1,0 +1,75 @@
+"""A made-up run with texts, to draw and to read reports of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from fastsia.config import SIAConfig
+from fastsia.report import AnswerView, CheckpointView, ReportData, TrajectoryView, distinct_answers
+from fastsia.sia import Analysis, analyze_rollouts
+from tests.sia.simulate import draw, frame, moving
+
+TEXT = (
+    "She starts with the apples that are left over and adds what the market had brought in so we take total minus sold "
+    "then divide by number of days which gives about half per basket therefore next step multiply price"
+)
+WORDS = TEXT.split()
+
+
+def rollouts(num_problems: int = 40, num_checkpoints: int = 12, num_rollouts: int = 20, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(max(2, num_checkpoints // 2), num_checkpoints + 1, num_problems)
+    answers = draw(moving(num_problems, num_checkpoints, rng), num_rollouts, rng)
+    return frame(answers, null=4, lengths=lengths)
+
+
+def views(
+    table: pd.DataFrame, analysis: Analysis, words_a_rollout: int = 60, hostile: str = "", seed: int = 0
+) -> Iterator[TrajectoryView]:
+    """One view a trajectory; `hostile` goes wherever a model or a dataset could put a text."""
+    rng = np.random.default_rng(seed)
+    points = dict(tuple(analysis.checkpoints.groupby("problem_id")))
+    rows = dict(tuple(table.groupby("problem_id")))
+    for record in analysis.trajectories.to_dict("records"):
+        mine, scores = rows[record["problem_id"]], points[record["problem_id"]].set_index("checkpoint")
+        length = int(record["last_checkpoint"])
+        tokens = [" " + WORDS[i] for i in rng.integers(0, len(WORDS), length)]
+        checkpoints = []
+        for position, answers in distinct_answers(mine["checkpoint"].to_numpy(), mine["answer"].tolist()):
+            shown = []
+            for answer, count, _ in answers:
+                words = " ".join(WORDS[i] for i in rng.integers(0, len(WORDS), words_a_rollout))
+                shown.append(AnswerView(answer, count, f" {words}{hostile}. #### {answer}"))
+            score = scores.loc[position]
+            checkpoints.append(CheckpointView(position, score["entropy"], score["gold_surprisal"], shown))
+        yield TrajectoryView(
+            problem_id=record["problem_id"],
+            trajectory=int(record["trajectory"]),
+            question=f"How many {WORDS[length % len(WORDS)]} are there after {length} days?{hostile}",
+            gold=record["gold"],
+            answer=record["final_mode"],
+            correct=record["correct"],
+            prompt=f"Question: how many?{hostile}\nAnswer:",
+            tokens=[*tokens[:-1], hostile or " end"],
+            token_entropies=rng.exponential(0.5, length) * (rng.random(length) < 0.4),
+            finish_reason="eos",
+            checkpoints=checkpoints,
+        )
+
+
+def report_data(
+    table: pd.DataFrame, *, hostile: str = "", words_a_rollout: int = 60, detail: bool = True
+) -> ReportData:
+    analysis = analyze_rollouts(table, config=SIAConfig(num_bootstrap=400), detail=detail)
+    summary = {**analysis.summary, "model": f"demo:made-up{hostile}", "task": "simulated", "version": "test"}
+    return ReportData(
+        summary,
+        analysis.trajectories,
+        analysis.checkpoints,
+        analysis.curves,
+        analysis.tables,
+        views(table, analysis, words_a_rollout, hostile),
+    )
