@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 
 from fastsia.answers.extraction import canonical_gold
-
 from fastsia.tasks.rows import Row
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from fastsia.answers.extraction import canonical_gold
-
 from fastsia.config import ANSWER_FORMATS, AnswerFormat, FastsiaError, Problem
 
 DEFAULT_STRIDE = 20
