@@ -60,6 +60,7 @@ def _attend(
     total = tl.zeros([M], tl.float32)
     acc = tl.zeros([M, HEAD_PAD], tl.float32)
     for start in tl.range(begin, end, BLOCK_N):
+        start = tl.multiple_of(start, BLOCK_N)
         keys = start + tl.arange(0, BLOCK_N)
         live = keys < end
         block = tl.load(table + keys // BLOCK_SIZE, mask=live, other=0).to(tl.int64)
@@ -72,7 +73,7 @@ def _attend(
             k = tl.load(k_head + at[None, :] + dims[:, None], mask=inside[:, None], other=0.0)
             v = tl.load(v_head + at[:, None] + dims[None, :], mask=live[:, None] & inside[None, :], other=0.0)
         score = tl.dot(query, k, input_precision=PRECISION)
-        if SOFTCAP:
+        if SOFTCAP:  # noqa: SIM108
             # tanh(x) = 1 - 2 / (1 + e^2x); `scale` and `softcap` carry 1 / cap and cap * log2(e).
             score = softcap * (1.0 - 2.0 / (1.0 + tl.exp2(score * (scale * _TWO_LOG2E))))
         else:
@@ -114,7 +115,7 @@ def _store_rows(
     DIRECT: tl.constexpr,
     LSE: tl.constexpr,
 ):
-    """Write a part's results: straight out where it is the only one, else to scratch (nothing where nothing is seen)."""
+    """Write a part's results: straight out where it is the only one, else to scratch (only what has seen a key)."""
     dims = tl.arange(0, HEAD_PAD)
     if DIRECT:
         at = rows.to(tl.int64) * stride_out + heads * HEAD_DIM
@@ -178,7 +179,21 @@ def _merge_row(
         tl.store(out_lse + row * NUM_HEADS + heads, lse, mask=live)
 
 
-@triton.jit
+# Specialised on none of the sizes that change from batch to batch: a run compiles a handful of variants at its start.
+@triton.jit(
+    do_not_specialize=[
+        "window",
+        "num_rows",
+        "num_trunks",
+        "trunk_parts",
+        "trunk_part_tokens",
+        "trunk_programs",
+        "suffix_parts",
+        "suffix_part_tokens",
+        "stride_trunk_table",
+        "stride_suffix_table",
+    ]
+)
 def prefix_attention_kernel(
     q,
     k_cache,
@@ -473,7 +488,9 @@ class PrefixAttention:
         _check(q, k_cache, v_cache)
         group = num_heads // num_kv_heads
         head_pad = max(16, triton.next_power_of_2(head_dim))
-        block_m, block_n, num_warps, num_stages = _tile_shape(group, head_pad, meta.max_rows, q.element_size())
+        block_m, block_n, num_warps, num_stages = _tile_shape(
+            group, head_pad, meta.max_rows, q.element_size(), meta.max_suffix_len > 0
+        )
         rows = block_m // group
         num_trunks = len(meta.cu_rows) - 1
         # At most this many tiles hold n rows of that many trunks, however they fall.
@@ -572,14 +589,20 @@ def prefix_attention(
     return PrefixAttention()(q, k_cache, v_cache, meta, scale, sliding_window, softcap)
 
 
-def _tile_shape(group: int, head_pad: int, max_rows: int, itemsize: int) -> tuple[int, int, int, int]:
-    """(queries a tile, keys a step, warps, pipeline stages)."""
-    tallest = max(64, triton.next_power_of_2(group))
-    block_m = max(16, triton.next_power_of_2(group), min(tallest, triton.next_power_of_2(max_rows * group)))
-    block_n = 64 if head_pad <= 128 else 32
+def _tile_shape(group: int, head_pad: int, max_rows: int, itemsize: int, decode: bool) -> tuple[int, int, int, int]:
+    """(queries a trunk tile, keys a step, warps, pipeline stages).
+
+    Decoding streams suffixes: small steps, so that three or four programs fit a processor and hide one another's
+    latency. Prefill computes: taller steps. The third stage loads a step's block table ahead of its keys.
+    """
+    fitting = triton.next_power_of_2(max_rows * group)
     if itemsize == 4:
-        return min(block_m, max(16, triton.next_power_of_2(group))), 32 if head_pad <= 128 else 16, 4, 2
-    return block_m, block_n, 4, 2
+        tallest, block_n, num_stages = 16, 16, 2
+    elif head_pad > 128:
+        tallest, block_n, num_stages = 32, 32, 3
+    else:
+        tallest, block_n, num_stages = 64, 32 if decode and head_pad > 64 else 64, 3
+    return max(16, triton.next_power_of_2(group), min(tallest, fitting)), block_n, 4, num_stages
 
 
 def _parts(max_len: int, programs: int) -> int:
@@ -594,7 +617,9 @@ def _part_tokens(max_len: int, parts: int, block_n: int) -> int:
 
 def _check(q: Tensor, k_cache: Tensor, v_cache: Tensor) -> None:
     if q.dtype not in (torch.float32, torch.bfloat16, torch.float16) or not q.dtype == k_cache.dtype == v_cache.dtype:
-        raise FastsiaError(f"q and the KV cache must share float32, bfloat16 or float16, got {q.dtype}, {k_cache.dtype}.")
+        raise FastsiaError(
+            f"q and the KV cache must share float32, bfloat16 or float16, got {q.dtype}, {k_cache.dtype}."
+        )
     if q.shape[2] > 256 or q.shape[2] != k_cache.shape[3] or q.shape[1] % k_cache.shape[2] != 0:
         raise FastsiaError(f"heads {tuple(q.shape[1:])} of q do not fit {tuple(k_cache.shape[2:])} of the KV cache.")
     if k_cache.stride() != v_cache.stride() or k_cache.stride(3) != 1 or q.stride(2) != 1:

@@ -343,7 +343,7 @@ def _finish_row(
         tl.store(logprobs + draws, tl.where(is_bad, float("nan"), logprob), mask=drawn)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_draws", "parts", "groups_per_part"])
 def sampling_kernel(
     logits,
     draw_row,

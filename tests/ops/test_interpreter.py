@@ -1,0 +1,26 @@
+"""Runs the kernel tests on the CPU, under Triton's interpreter, in a process of their own (see device.py)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.ops.device import INTERPRETED
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.mark.skipif(INTERPRETED, reason="this process is the interpreter's")
+@pytest.mark.parametrize("name", ["test_sampling.py", "test_prefix_attention.py", "test_kv_cache.py"])
+def test_kernels_under_the_interpreter(name: str) -> None:
+    command = [sys.executable, "-m", "pytest", f"tests/ops/{name}", "-q", "-m", "not gpu", "-p", "no:cacheprovider"]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTEST_ADDOPTS", None)
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    print(done.stdout[-4000:])
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-4000:]
+    assert " passed" in done.stdout

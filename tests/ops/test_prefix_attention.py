@@ -1,0 +1,270 @@
+"""The attention kernel against its reference, against attention over the concatenated context, and against itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastsia.config import FastsiaError
+from fastsia.ops import reference
+from fastsia.ops.reference import AttentionMetadata
+from tests.ops.device import DEVICE, KERNEL_MARKS
+
+prefix_attention = pytest.importorskip("fastsia.ops.prefix_attention")
+pytestmark = KERNEL_MARKS
+
+SCALE = 0.2
+
+
+@dataclasses.dataclass
+class Case:
+    q: Tensor
+    k_cache: Tensor
+    v_cache: Tensor
+    meta: AttentionMetadata
+
+    def run(self, sliding_window: int | None = None, softcap: float | None = None) -> tuple[Tensor, Tensor]:
+        """Output and log-sum-exp; also that the launch left its counters at zero."""
+        op = prefix_attention.PrefixAttention()
+        got = op.with_lse(self.q, self.k_cache, self.v_cache, self.meta, SCALE, sliding_window, softcap)
+        assert op._arrivals is None or int(op._arrivals.abs().sum()) == 0
+        return got
+
+
+def build(
+    rows_per_trunk: tuple[int, ...],
+    heads: tuple[int, int] = (4, 2),
+    head_dim: int = 64,
+    prefix_lens: list[int] | None = None,
+    suffix_lens: list[int] | None = None,
+    block_size: int = 16,
+    dtype: torch.dtype = torch.float32,
+    longest: tuple[int, int] = (70, 40),
+    padding: int = 0,
+    seed: int = 0,
+) -> Case:
+    """Random trunks and suffixes in shuffled blocks; what no row may read is NaN."""
+    generator = torch.Generator().manual_seed(seed)
+    n, num_trunks = sum(rows_per_trunk), len(rows_per_trunk)
+
+    def lengths(given: list[int] | None, limit: int) -> Tensor:
+        drawn = torch.randint(0, limit + 1, (n + padding,), generator=generator)
+        return (drawn if given is None else torch.tensor(given + [0] * padding)).int()
+
+    prefix, suffix = lengths(prefix_lens, longest[0]), lengths(suffix_lens, longest[1])
+    if prefix_lens is None and suffix_lens is None:
+        prefix[(prefix == 0) & (suffix == 0)] = 1
+    max_prefix, max_suffix = int(prefix.max()), int(suffix.max())
+    trunk_blocks, suffix_blocks = (max(1, -(-length // block_size)) for length in (max_prefix, max_suffix))
+    num_blocks = num_trunks * trunk_blocks + (n + padding) * suffix_blocks
+    order = torch.randperm(num_blocks, generator=generator).int()
+    trunk_tables = order[: num_trunks * trunk_blocks].view(num_trunks, trunk_blocks)
+    suffix_tables = order[num_trunks * trunk_blocks :].view(n + padding, suffix_blocks)
+    cu_rows = torch.tensor([0, *torch.tensor(rows_per_trunk).cumsum(0).tolist()], dtype=torch.int32)
+    cache = torch.full((1, 2, num_blocks, block_size, heads[1], head_dim), torch.nan)
+    for tables, lens in (
+        (trunk_tables, [int(prefix[a:b].max()) if b > a else 0 for a, b in pairwise(cu_rows)]),
+        (suffix_tables, suffix.tolist()),
+    ):
+        for table, length in zip(tables, lens, strict=True):
+            for j in range(length):
+                values = torch.randn(2, heads[1], head_dim, generator=generator)
+                cache[0, :, table[j // block_size], j % block_size] = values
+    q = torch.randn(n + padding, heads[0], head_dim, generator=generator)
+    tables = (trunk_tables, cu_rows, prefix, suffix_tables, suffix)
+    meta = AttentionMetadata(*(t.contiguous().to(DEVICE) for t in tables), max_prefix, max_suffix, max(rows_per_trunk))
+    cache = cache.to(DEVICE, dtype)
+    return Case(q.to(DEVICE, dtype), cache[0, 0], cache[0, 1], meta)
+
+
+def concatenated(case: Case, sliding_window: int | None = None, softcap: float | None = None) -> tuple[Tensor, Tensor]:
+    """float64 attention of every row over its context laid out in a line: knows no tiles, parts or merges."""
+    meta, (n, num_heads, head_dim) = case.meta, case.q.shape
+    out = torch.zeros(n, num_heads, head_dim, dtype=torch.float64)
+    lse = torch.full((n, num_heads), -torch.inf, dtype=torch.float64)
+    block_size, num_kv_heads = case.k_cache.shape[1:3]
+    for row in range(int(meta.cu_rows[-1])):
+        trunk = int((meta.cu_rows[1:] <= row).sum())
+        context = []
+        for table, length in (
+            (meta.trunk_tables[trunk], int(meta.prefix_lens[row])),
+            (meta.suffix_tables[row], int(meta.suffix_lens[row])),
+        ):
+            at = torch.arange(length)
+            block = table.cpu()[at // block_size].long()
+            context.append(
+                torch.stack([c.cpu()[block, at % block_size].double() for c in (case.k_cache, case.v_cache)])
+            )
+        k, v = torch.cat(context, dim=1)[:, -(sliding_window or 1 << 30) :].repeat_interleave(
+            num_heads // num_kv_heads, dim=2
+        )
+        if len(k) == 0:
+            continue
+        scores = torch.einsum("hd,jhd->hj", case.q[row].cpu().double(), k) * SCALE
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
+        lse[row] = scores.logsumexp(1)
+        out[row] = torch.einsum("hj,jhd->hd", scores.softmax(1), v)
+    return out, lse
+
+
+def assert_close(got: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], tolerance: float = 2e-5) -> None:
+    torch.testing.assert_close(got[0].double().cpu(), expected[0].double().cpu(), atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(got[1].double().cpu(), expected[1].double().cpu(), atol=tolerance, rtol=tolerance)
+
+
+SHAPES = {
+    "gqa": ((5, 1, 6), (8, 2), 64),
+    "mha": ((3,), (4, 4), 128),
+    "odd_group_odd_head": ((1, 1, 1), (6, 2), 80),
+    "wide_head": ((20, 3), (2, 1), 256),
+}
+
+
+@pytest.mark.parametrize(("sliding_window", "softcap"), [(None, None), (13, None), (None, 3.0), (45, 3.0)])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_decode(shape: tuple, sliding_window: int | None, softcap: float | None) -> None:
+    case = build(*shape)
+    got = case.run(sliding_window, softcap)
+    assert_close(got, concatenated(case, sliding_window, softcap))
+    if sliding_window is None:
+        arguments = (case.q, case.k_cache.nan_to_num(), case.v_cache.nan_to_num(), case.meta, SCALE, None, softcap)
+        assert_close(got, reference.prefix_attention_with_lse(*arguments))
+
+
+@pytest.mark.parametrize("sliding_window", [None, 9])
+def test_prefill(sliding_window: int | None) -> None:
+    rows = (37, 2, 50)
+    case = build(rows, (4, 2), 64, [j + 1 for count in rows for j in range(count)], [0] * sum(rows))
+    assert_close(case.run(sliding_window), concatenated(case, sliding_window))
+
+
+def test_a_chunk_of_a_prefill_sees_what_lies_before_it() -> None:
+    case = build((20,), (4, 2), 64, list(range(31, 51)), [0] * 20)
+    assert_close(case.run(), concatenated(case))
+
+
+def test_trajectories_that_decode_one_row_a_trunk() -> None:
+    case = build((1,) * 9, (4, 1), 64, [1, 2, 16, 17, 33, 64, 5, 70, 15], [0] * 9)
+    assert_close(case.run(), concatenated(case))
+
+
+def test_no_trunk_empty_suffixes_and_rows_that_see_nothing() -> None:
+    case = build((4, 0, 3), prefix_lens=[0] * 7, suffix_lens=[1, 16, 17, 0, 3, 40, 2])
+    assert_close(case.run(), concatenated(case))
+    case = build((4, 0, 3), prefix_lens=[0, 20, 0, 33, 0, 0, 4], suffix_lens=[1, 0, 0, 9, 5, 0, 3])
+    assert_close(case.run(), concatenated(case))
+    case = build((2,), prefix_lens=[0, 0], suffix_lens=[0, 0])
+    assert_close(case.run(), concatenated(case))
+
+
+def test_long_contexts_are_cut_into_parts() -> None:
+    case = build((2, 1), (2, 2), 16, [1100, 900, 1200], [1, 1090, 0], block_size=64)
+    for sliding_window in (None, 1050):
+        assert_close(case.run(sliding_window), concatenated(case, sliding_window))
+
+
+@pytest.mark.parametrize("block_size", [1, 8, 32])
+def test_block_sizes(block_size: int) -> None:
+    case = build((3, 2), block_size=block_size, longest=(40, 20))
+    assert_close(case.run(), concatenated(case))
+
+
+# The interpreter keeps bfloat16 as integers and multiplies those.
+@pytest.mark.parametrize("dtype", [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.gpu)], ids=str)
+def test_half_precision(dtype: torch.dtype) -> None:
+    case = build((5, 4), dtype=dtype)
+    assert_close(case.run(), concatenated(case), 2e-2 if dtype is torch.bfloat16 else 3e-3)
+
+
+def test_a_token_counts_alike_on_the_trunk_and_in_the_suffix() -> None:
+    """prefix + suffix + merge = attention over the concatenation, wherever the border lies."""
+    whole = build((1,), prefix_lens=[48], suffix_lens=[0])
+    expected = whole.run(20, 3.0)
+    for border in (16, 32):
+        blocks = whole.meta.trunk_tables
+        meta = dataclasses.replace(
+            whole.meta,
+            trunk_tables=blocks[:, : border // 16].contiguous(),
+            suffix_tables=blocks[:, border // 16 :].contiguous(),
+            prefix_lens=torch.full_like(whole.meta.prefix_lens, border),
+            suffix_lens=torch.full_like(whole.meta.suffix_lens, 48 - border),
+            max_prefix_len=border,
+            max_suffix_len=48 - border,
+        )
+        assert_close(dataclasses.replace(whole, meta=meta).run(20, 3.0), expected)
+
+
+def test_a_shared_trunk_gives_what_copies_of_it_give() -> None:
+    shared = build((6,), (8, 2), 64)
+    meta = dataclasses.replace(
+        shared.meta,
+        trunk_tables=shared.meta.trunk_tables.expand(6, -1).contiguous(),
+        cu_rows=torch.arange(7, dtype=torch.int32, device=DEVICE),
+        max_rows=1,
+    )
+    assert_close(dataclasses.replace(shared, meta=meta).run(), shared.run(), 1e-5)
+
+
+def test_lengths_on_the_host_may_be_bounds() -> None:
+    """A captured graph keeps the bounds it was captured with."""
+    case = build((3, 2))
+    meta = dataclasses.replace(case.meta, max_prefix_len=4000, max_suffix_len=3000, max_rows=400)
+    assert_close(dataclasses.replace(case, meta=meta).run(), case.run(), 1e-5)
+
+
+def test_padding_rows_give_zero_and_hold_nobody_up() -> None:
+    case = build((3, 2), prefix_lens=[5, 30, 1, 2, 20], suffix_lens=[3, 0, 17, 1, 2], padding=4)
+    out, lse = case.run()
+    assert_close((out, lse), concatenated(case))
+    assert bool((out[5:] == 0).all())
+    assert bool((lse[5:] == -torch.inf).all())
+
+
+def test_queries_may_be_strided_and_the_plain_call_agrees() -> None:
+    case = build((5,))
+    packed = case.q.transpose(0, 1).contiguous().transpose(0, 1)
+    assert not packed.is_contiguous()
+    out = prefix_attention.prefix_attention(packed, case.k_cache, case.v_cache, case.meta, SCALE)
+    assert torch.equal(out, case.run()[0])
+    assert len(prefix_attention.prefix_attention(packed[:0], case.k_cache, case.v_cache, case.meta, SCALE)) == 0
+
+
+def test_what_it_refuses() -> None:
+    case = build((2,))
+    with pytest.raises(FastsiaError, match="share"):
+        prefix_attention.prefix_attention(case.q.double(), case.k_cache, case.v_cache, case.meta, SCALE)
+    with pytest.raises(FastsiaError, match="do not fit"):
+        prefix_attention.prefix_attention(case.q[:, :3], case.k_cache, case.v_cache, case.meta, SCALE)
+    v_cache = case.v_cache.transpose(0, 1).contiguous().transpose(0, 1)
+    with pytest.raises(FastsiaError, match="equal strides"):
+        prefix_attention.prefix_attention(case.q, case.k_cache, v_cache, case.meta, SCALE)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("heads", [(16, 2, 128), (8, 4, 256), (32, 32, 128), (24, 8, 128)], ids=str)
+def test_model_shapes_in_bfloat16(heads: tuple[int, int, int]) -> None:
+    case = build((40, 3, 21), heads[:2], heads[2], dtype=torch.bfloat16, longest=(500, 400))
+    for sliding_window, softcap in ((None, None), (128, 50.0)):
+        assert_close(case.run(sliding_window, softcap), concatenated(case, sliding_window, softcap), 2e-2)
+
+
+@pytest.mark.gpu
+def test_same_bits_every_time_and_in_a_cuda_graph() -> None:
+    """Parts are merged in their own order, not in that of arrival."""
+    case = build((60, 30), (16, 2), 128, dtype=torch.bfloat16, longest=(600, 400))
+    op = prefix_attention.PrefixAttention()
+    arguments = (case.q, case.k_cache, case.v_cache, case.meta, SCALE)
+    expected = op(*arguments)
+    assert all(torch.equal(op(*arguments), expected) for _ in range(20))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = op(*arguments)
+    for _ in range(3):
+        captured.zero_()
+        graph.replay()
+        assert torch.equal(captured, expected)
