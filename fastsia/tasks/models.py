@@ -296,8 +296,8 @@ MODELS: tuple[ModelInfo, ...] = (
         _OLMO_7B,
     ),
     ModelInfo("demo:base", "demo:base", "qwen2", "Base", False, False, (0,), False, None),
-    ModelInfo("demo:sft", "demo:sft", "qwen2", "SFT", True, False, (0, 2), False, None),
-    ModelInfo("demo:rl", "demo:rl", "qwen2", "SFT+RL", True, False, (0, 2), False, None),
+    ModelInfo("demo:sft", "demo:sft", "qwen2", "SFT", True, False, (2, 0), False, None),
+    ModelInfo("demo:rl", "demo:rl", "qwen2", "SFT+RL", True, False, (2, 0), False, None),
 )
 """The paper's eleven checkpoints in the order of its Table 1, then the demo models."""
 

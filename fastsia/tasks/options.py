@@ -49,15 +49,13 @@ def labelled_answer(row: Row, field: str, labels: Sequence[str]) -> str:
 
 
 def answer_letter(row: Row, field: str, texts: Sequence[str]) -> str:
-    """The letter of the option that `field` names by its text, its letter, or (as a text) its number from "1".
+    """The letter of the option that `field` names: by its letter, its text, or (as a text) its number from "1".
 
-    The text comes first: with the options 2, 4, 6, 8 the answer "4" is B. A bare number that is no option's text is
+    Tried in this order, so with the options 2, 4, 6, 8 the answer "4" is B. A bare number that is no option's text is
     refused, because some count options from 0 and some from 1.
     """
     answer = row.text_or_number(field)
-    if answer in texts:
-        return letters(len(texts))[texts.index(answer)]
-    if not isinstance(row.value(field), str):
+    if not isinstance(row.value(field), str) and answer not in texts:
         raise row.error(f"field {field!r} is the bare number {answer}; give the option's letter or its text")
     gold = canonical_gold(answer, "choice", tuple(texts))
     if gold is None:

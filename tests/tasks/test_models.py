@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+import fastsia
 from fastsia.config import FastsiaError
+from fastsia.tasks import build_prompt, load_task
 from fastsia.tasks.models import MODELS, PAPER_MODELS, ModelInfo, Shape, find_model, markdown_table, shape_table
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "models.md"
+DEMO_WEIGHTS = Path(fastsia.__file__).parent / "demo" / "weights"
 DISTINCT_SHAPES = {id(model.shape): model for model in PAPER_MODELS}.values()
 
 
@@ -55,6 +58,22 @@ def test_parameters_as_transformers_counts_them(model: ModelInfo) -> None:
     layer_types = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
     every = model.shape.full_attention_every or 1
     assert layer_types.count("full_attention") == config.num_hidden_layers // every
+
+
+@pytest.mark.parametrize("model", [model for model in MODELS if model.is_demo], ids=lambda model: model.name)
+def test_the_demo_rows_say_what_their_weights_say(model: ModelInfo) -> None:
+    folder = DEMO_WEIGHTS / model.hub_id.partition(":")[2]
+    if not folder.is_dir():
+        pytest.skip(f"{model.name} is not in the package")
+    eos = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))["eos_token_id"]
+    assert (tuple(eos) if isinstance(eos, list) else (eos,)) == model.eos_token_ids
+    assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"] == model.model_type
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert (tokenizer.chat_template is not None) == model.chat_template
+    task = load_task("demo", limit=1)
+    prompt = build_prompt(task, task.problems[0], tokenizer)
+    assert prompt.starts_in_think is model.opens_think
+    assert tokenizer.decode(prompt.token_ids) == prompt.text
 
 
 def test_kv_cache_of_a_token() -> None:
