@@ -1,0 +1,187 @@
+"""Trains the demo models from nothing: `python -m fastsia.demo.train --stage base|sft --out DIR`.
+
+A stage is its documents, its number of steps and the model it starts from. Everything follows from the seed; a run on
+other hardware or thread counts rounds differently and ends at slightly different weights of the same quality.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+from fastsia.demo.documents import Document, base_documents, sft_documents
+from fastsia.demo.solve import solve
+from fastsia.demo.tokenizer import CHAT_TEMPLATE, CONTEXT_LENGTH, END_OF_TEXT, MESSAGE_END, learn_tokenizer
+from fastsia.tasks.demo import training_examples
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Size of the network."""
+
+    hidden_size: int = 128
+    intermediate_size: int = 512
+    num_layers: int = 4
+    num_heads: int = 4
+    num_kv_heads: int = 2
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How one stage trains: its documents by (tokenizer, seed), whether it chats, and its budget."""
+
+    documents: Callable[[Any, int], Iterator[Document]]
+    chats: bool
+    steps: int
+    batch_size: int = 32
+
+
+STAGES = {
+    "base": Stage(base_documents, chats=False, steps=1500),
+    "sft": Stage(sft_documents, chats=True, steps=600),
+}
+
+
+def new_model(vocabulary_size: int, eos_token_id: int, shape: Shape) -> Qwen2ForCausalLM:
+    """A Qwen2 with random weights (float32, embeddings tied) from torch's current seed."""
+    config = Qwen2Config(
+        vocab_size=vocabulary_size,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.num_heads,
+        num_key_value_heads=shape.num_kv_heads,
+        max_position_embeddings=CONTEXT_LENGTH,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=eos_token_id,
+        pad_token_id=eos_token_id,
+    )
+    return Qwen2ForCausalLM(config)
+
+
+def batches(documents: Iterator[Document], batch_size: int, pad: int, seed: int) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Endless (input ids, labels) int64 [batch_size, longest], each of documents of about one length.
+
+    32 batches' documents are sorted by length, cut and shuffled. Padding is on the right, where a causal model's real
+    tokens cannot see it, so no mask is needed; labels of padding and context are -100.
+    """
+    order = random.Random(seed)
+    while True:
+        chunk = sorted(islice(documents, 32 * batch_size), key=lambda document: len(document.token_ids))
+        groups = [chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size)]
+        order.shuffle(groups)
+        for group in groups:
+            longest = len(group[-1].token_ids)
+            inputs = torch.full((len(group), longest), pad)
+            labels = torch.full((len(group), longest), -100)
+            for row, document in enumerate(group):
+                ids = torch.tensor(document.token_ids)
+                inputs[row, : len(ids)] = ids
+                labels[row, document.num_context : len(ids)] = ids[document.num_context :]
+            yield inputs, labels
+
+
+def optimizers(model: Any, scale: float = 1.0) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices, AdamW for embeddings, norms and biases; `scale` multiplies both learning rates."""
+    embedding = model.get_input_embeddings().weight
+    parameters = list(model.parameters())
+    matrices = [p for p in parameters if p.ndim == 2 and p is not embedding]
+    others = [p for p in parameters if p.ndim < 2 or p is embedding]
+    return [
+        torch.optim.Muon(matrices, lr=0.02 * scale, weight_decay=0.1),
+        torch.optim.AdamW(others, lr=0.003 * scale, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+def train(model: Any, batch_stream: Iterator[tuple[torch.Tensor, ...]], steps: int, scale: float = 1.0) -> None:
+    """Next-token training: linear warm-up over a twentieth of the steps, then a cosine to a hundredth."""
+    warm_up = max(1, steps // 20)
+
+    def factor(step: int) -> float:
+        if step < warm_up:
+            return (step + 1) / warm_up
+        progress = (step - warm_up) / max(1, steps - warm_up)
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
+
+    steppers = optimizers(model, scale)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(stepper, factor) for stepper in steppers]
+    model.train()
+    began, losses = time.monotonic(), deque[float](maxlen=50)
+    for step, (inputs, labels) in enumerate(islice(batch_stream, steps), start=1):
+        targets = labels[:, 1:]
+        hidden = model.model(input_ids=inputs[:, :-1], use_cache=False).last_hidden_state
+        counted = targets != -100  # logits are made only where there is something to learn
+        loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[counted]), targets[counted])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for stepper, schedule in zip(steppers, schedules, strict=True):
+            stepper.step()
+            stepper.zero_grad(set_to_none=True)
+            schedule.step()
+        losses.append(loss.item())
+        if step % 50 == 0 or step == steps:
+            mean = sum(losses) / len(losses)
+            print(f"step {step}/{steps}  loss {mean:.4f}  {time.monotonic() - began:.0f} s", flush=True)
+
+
+def run_stage(
+    name: str, out: Path, *, seed: int = 0, steps: int | None = None, init: Path | None = None, held_out: int = 200,
+    shape: Shape | None = None, batch_size: int | None = None, max_new_tokens: int = 600,
+) -> None:  # fmt: skip
+    """Trains one stage and saves model, tokenizer and generation settings as a Hugging Face folder.
+
+    `init` is the folder of the model to start from; without it the tokenizer is learned and the weights are random.
+    """
+    stage = STAGES[name]
+    torch.manual_seed(seed)
+    tokenizer = learn_tokenizer() if init is None else AutoTokenizer.from_pretrained(init)
+    tokenizer.chat_template = CHAT_TEMPLATE if stage.chats else None
+    end_of_text, message_end = tokenizer.convert_tokens_to_ids([END_OF_TEXT, MESSAGE_END])
+    if init is None:
+        model = new_model(len(tokenizer), end_of_text, shape or Shape())
+    else:
+        model = AutoModelForCausalLM.from_pretrained(init, dtype=torch.float32)
+    print(f"{name}: {model.num_parameters():,} parameters, {len(tokenizer):,} tokens", flush=True)
+    stream = batches(stage.documents(tokenizer, seed), batch_size or stage.batch_size, end_of_text, seed)
+    train(model, stream, steps or stage.steps)
+
+    model.config.eos_token_id = [message_end, end_of_text] if stage.chats else end_of_text
+    model.generation_config.eos_token_id = [message_end, end_of_text] if stage.chats else [end_of_text]
+    model.generation_config.pad_token_id = end_of_text
+    model.eval().save_pretrained(out)
+    tokenizer.padding_side = "right"
+    tokenizer.save_pretrained(out)
+    examples = list(islice(training_examples(seed, "held out"), held_out))
+    for temperature, top_p in ((0.0, 1.0), (0.7, 0.95)) if examples else ():
+        sample = solve(model, tokenizer, examples, temperature, top_p, max_new_tokens)
+        print(f"temperature {temperature}, top-p {top_p}: {sample.describe()}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", choices=tuple(STAGES), required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--init", type=Path, help="folder of the model to start from (default: nothing)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="default: the stage's own")
+    parser.add_argument("--held-out", type=int, default=200, help="problems to report accuracy on at the end")
+    options = parser.parse_args()
+    run_stage(
+        options.stage, options.out, seed=options.seed, steps=options.steps, init=options.init, held_out=options.held_out
+    )
+
+
+if __name__ == "__main__":
+    main()
