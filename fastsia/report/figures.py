@@ -27,7 +27,7 @@ GROUP_LINE: dict[str, Any] = {"all": "-", "correct": "-", "incorrect": (0, (5, 2
 CYCLE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 
 _STYLE: dict[Any, Any] = {
-    "figure.figsize": (4.8, 3.3),
+    "figure.figsize": (4.2, 2.95),
     "figure.dpi": 100,
     "figure.constrained_layout.use": True,
     "savefig.facecolor": "none",
@@ -199,8 +199,9 @@ def _gain_share(data: ReportData) -> Drawing | None:
     return Drawing(
         "fig1_gain_share",
         "How early the information comes",
-        "Mean gain so far over mean gain in the end. Above the dotted diagonal the information comes early in the "
-        "reasoning. A group whose final gain cannot be told from 0 has no share to speak of and is not drawn.",
+        "Mean gain so far over mean gain in the end (for those that end incorrect, mostly a loss). Above the dotted "
+        "diagonal the information comes early in the reasoning. A group whose final gain cannot be told from 0 has no "
+        "share to speak of and is not drawn.",
         figure,
         _select(data.curves, "gain_share"),
     )
@@ -283,7 +284,8 @@ def _alignment(data: ReportData) -> Drawing | None:
         axes.set_xlim(-1, 1)
         axes.set_xlabel("alignment ρ of H and s within a trajectory")
         axes.set_ylabel("trajectories")
-        axes.legend(loc="upper left")
+        axes.set_ylim(top=1.3 * axes.get_ylim()[1])
+        axes.legend(loc="upper left", ncols=2)
     counts = {column: np.histogram(value, bins)[0] for column, value in values.items()}
     return Drawing(
         "rho_histogram",
@@ -455,7 +457,7 @@ def _sensitivity(data: ReportData) -> Drawing | None:
         return None
     labels = [" ".join(filter(None, (row["factor"], row["value"]))) for _, row in frame.iterrows()]
     height = np.arange(len(frame))[::-1]
-    with mpl.rc_context({**_STYLE, "figure.figsize": (4.8, max(2.6, 0.9 + 0.27 * len(frame)))}):
+    with mpl.rc_context({**_STYLE, "figure.figsize": (4.2, max(2.6, 0.9 + 0.27 * len(frame)))}):
         figure, axes = _axes()
         looks = (
             ("rho_pearson", "the paper's ρ", ORANGE, 0.12, "s"),
@@ -531,7 +533,7 @@ def draw_comparison(runs: Mapping[str, ReportData]) -> list[Drawing]:
 
 def _compare_rho(table: pd.DataFrame) -> Drawing:
     height = np.arange(len(table))[::-1]
-    with mpl.rc_context({**_STYLE, "figure.figsize": (4.8, max(2.4, 1.1 + 0.35 * len(table)))}):
+    with mpl.rc_context({**_STYLE, "figure.figsize": (4.2, max(2.4, 1.1 + 0.35 * len(table)))}):
         figure, axes = _axes()
         looks = (
             ("rho_pearson", "the paper's ρ", ORANGE, 0.12, "s"),

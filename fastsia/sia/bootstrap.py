@@ -58,12 +58,15 @@ def interval(samples: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.
     if not undefined.any():
         low, high = np.quantile(samples, tails, axis=0)
         return low, high
-    low, high = np.full(samples.shape[1:], np.nan), np.full(samples.shape[1:], np.nan)
+    columns = samples.reshape(len(samples), -1)
+    undefined = undefined.reshape(-1)
+    bounds = np.full((2, columns.shape[1]), np.nan)
     whole = undefined == 0
-    low[whole], high[whole] = np.quantile(samples[:, whole], tails, axis=0)
-    for index in zip(*np.nonzero((undefined > 0) & (undefined * 2 < len(samples))), strict=True):
-        column = samples[(slice(None), *index)]
-        low[index], high[index] = np.quantile(column[~np.isnan(column)], tails)
+    bounds[:, whole] = np.quantile(columns[:, whole], tails, axis=0)
+    for index in np.flatnonzero((undefined > 0) & (undefined * 2 < len(samples))):
+        column = columns[:, index]
+        bounds[:, index] = np.quantile(column[~np.isnan(column)], tails)
+    low, high = bounds.reshape(2, *samples.shape[1:])
     return low, high
 
 

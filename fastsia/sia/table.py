@@ -310,7 +310,7 @@ def _integers(column: pd.Series, name: str, frame_row: np.ndarray) -> np.ndarray
         wrong = ~(np.isfinite(numbers) & (numbers == np.floor(numbers)))
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
-            raise FastsiaError(f"row {frame_row[row]}: {name} must be an integer, got {column.iloc[row]!r}.")
+            raise FastsiaError(f"row {frame_row[row]}: {name} must be an integer, got {column.iloc[row]}.")
         values = numbers.astype(np.int64)
     if values.size and values.min() < 0:
         row = int(np.argmax(values < 0))
@@ -328,7 +328,7 @@ def _booleans(column: pd.Series, name: str, frame_row: np.ndarray) -> np.ndarray
     truth = np.array([_TRUTH.get(_text(value).lower(), -1) for value in uniques] + [-1], dtype=np.int64)[codes]
     if bool((truth < 0).any()):
         row = int(np.flatnonzero(truth < 0)[0])
-        raise FastsiaError(f"row {frame_row[row]}: {name} must be true or false, got {column.iloc[row]!r}.")
+        raise FastsiaError(f"row {frame_row[row]}: {name} must be true or false, got {column.iloc[row]}.")
     return truth.astype(bool)
 
 

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fastsia.config import FastsiaError, SIAConfig
+from fastsia.sia import analyze_rollouts
+from tests.sia.simulate import constant, draw, frame, moving
+
+QUICK = SIAConfig(num_bootstrap=200, num_splits=4)
+
+
+def simulated(problems: int = 12, checkpoints: int = 6, rollouts: int = 8, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, checkpoints + 1, problems)
+    return frame(draw(moving(problems, checkpoints, rng), rollouts, rng), null=4, lengths=lengths)
+
+
+def test_summary_has_what_others_rely_on() -> None:
+    summary = analyze_rollouts(simulated(), config=QUICK).summary
+    for key in ("num_problems", "accuracy", "null_rate", "rho", "auc", "ci"):
+        assert key in summary
+    for key in ("pearson", "spearman", "cross_fitted", "cross_fitted_corrected", "undefined_fraction"):
+        assert key in summary["rho"]
+        assert key in summary["ci"]["rho"]
+    assert {"position", "auc", "num_correct", "num_incorrect"} <= set(summary["auc"][0])
+    assert len(summary["ci"]["auc"]) == len(summary["auc"]) == 21
+    assert summary["num_problems"] == 12
+    low, high = summary["ci"]["rho"]["pearson"]
+    assert low <= summary["rho"]["pearson"] <= high
+
+
+def test_frames_have_what_others_rely_on() -> None:
+    found = analyze_rollouts(simulated(), config=QUICK)
+    assert {"problem_id", "trajectory", "gold", "correct", "num_answers", "rho"} <= set(found.trajectories.columns)
+    assert {
+        *("problem_id", "trajectory", "checkpoint", "num_rollouts", "entropy", "entropy_miller_madow"),
+        *("entropy_chao_shen", "gold_surprisal", "null_rate", "mode"),
+    } <= set(found.checkpoints.columns)
+    assert {"curve", "axis", "group", "position", "value", "low", "high", "se", "count"} == set(found.curves.columns)
+    assert {"entropy", "gain", "gain_share", "entropy_drop", "auc", "fano_bound"} <= set(found.curves["curve"])
+    assert {"sensitivity", "coarse_ablation"} == set(found.tables)
+
+
+def test_json_holds_no_nan() -> None:
+    for rollouts in (
+        simulated(),
+        simulated(problems=1),
+        frame(np.zeros((2, 1, 1), dtype=np.int64)),
+        frame(np.zeros((3, 4, 2), dtype=np.int64), null=0),
+    ):
+        json.dumps(analyze_rollouts(rollouts, config=QUICK).summary, allow_nan=False)
+
+
+def test_all_null() -> None:
+    """H is 0 because nothing was answered; that must not read as certainty."""
+    found = analyze_rollouts(frame(np.full((5, 4, 6), 1), null=1), config=QUICK)
+    summary = found.summary
+    assert summary["accuracy"] == 0.0
+    assert summary["null_rate"] == 1.0
+    assert summary["rho"]["pearson"] is None
+    assert summary["rho"]["cross_fitted"] is None
+    assert summary["rho"]["undefined_fraction"] == 1.0
+    assert all(point["auc"] is None for point in summary["auc"])
+    assert (found.checkpoints["entropy"] == 0).all()
+    assert any("no rollout has an answer" in warning for warning in summary["warnings"])
+    assert any("AUC is undefined" in warning for warning in summary["warnings"])
+
+
+def test_temperature_zero() -> None:
+    """Every rollout the same: nothing varies, so nothing correlates, and nothing crashes."""
+    answers = np.repeat(np.array([[[1], [0], [0]], [[1], [1], [2]]]), 5, axis=2)
+    summary = analyze_rollouts(frame(answers), config=QUICK).summary
+    assert summary["rho"]["undefined_fraction"] == 1.0
+    assert summary["entropy_first"] == 0.0
+    assert summary["accuracy"] == 0.5
+
+
+def test_undefined_traces_are_excluded_and_counted() -> None:
+    rng = np.random.default_rng(0)
+    lively = frame(draw(moving(6, 5, rng), 8, rng), null=4)
+    flat = frame(np.zeros((2, 5, 8), dtype=np.int64)).assign(problem_id=lambda t: "flat-" + t["problem_id"])
+    with_flat = analyze_rollouts(pd.concat([lively, flat]), config=QUICK)
+    alone = analyze_rollouts(lively, config=QUICK)
+    assert with_flat.summary["rho"]["undefined_fraction"] == 0.25
+    assert with_flat.summary["rho"]["pearson"] == pytest.approx(alone.summary["rho"]["pearson"])
+    assert with_flat.trajectories["rho"].isna().sum() == 2
+
+
+def test_correction_is_withheld_where_halves_do_not_agree() -> None:
+    """Constant distributions: the halves share nothing, so there is nothing to correct by."""
+    rng = np.random.default_rng(1)
+    rollouts = frame(draw(constant(40, np.array([0.7, 0.1, 0.1, 0.1]), 8), 20, rng))
+    rho = analyze_rollouts(rollouts, config=QUICK, detail=False).summary["rho"]
+    assert rho["cross_fitted_corrected"] is None
+    assert rho["pearson"] > 0.8
+    moved = frame(draw(moving(40, 12, rng, share_correct=1.0), 20, rng), null=4)
+    rho = analyze_rollouts(moved, config=QUICK, detail=False).summary["rho"]
+    assert rho["cross_fitted_corrected"] > rho["cross_fitted"] > 0
+
+
+def test_row_order_changes_nothing_but_ties() -> None:
+    """Rows come from files and databases in any order; problems are then met in another order too."""
+    rollouts = simulated()
+    mixed = rollouts.sample(frac=1, random_state=2)
+    mixed = mixed.sort_values(
+        "problem_id",
+        key=lambda ids: ids.map({p: i for i, p in enumerate(rollouts["problem_id"].unique())}),
+        kind="stable",
+    )
+    one, other = analyze_rollouts(rollouts, config=QUICK), analyze_rollouts(mixed, config=QUICK)
+    assert json.dumps(one.summary) == json.dumps(other.summary)
+    pd.testing.assert_frame_equal(one.checkpoints, other.checkpoints)
+
+
+def test_correct_is_the_trajectorys_own_answer_where_given() -> None:
+    rollouts = simulated()
+    assert analyze_rollouts(rollouts.assign(correct=True), config=QUICK).summary["accuracy"] == 1.0
+    found = analyze_rollouts(rollouts, config=QUICK).trajectories
+    assert (found["correct"] == (found["final_mode"] == found["gold"])).all()
+
+
+def test_trajectories_of_a_problem_are_one_cluster() -> None:
+    """Repeating every problem's trajectory must not narrow the intervals."""
+    rollouts = simulated(problems=20)
+    twice = pd.concat([rollouts, rollouts.assign(trajectory=1)])
+    one = analyze_rollouts(rollouts, config=QUICK, detail=False).summary
+    two = analyze_rollouts(twice, config=QUICK, detail=False).summary
+    assert two["num_trajectories"] == 40
+    assert two["rho"]["pearson"] == pytest.approx(one["rho"]["pearson"])
+    assert two["ci"]["rho"]["pearson"] == pytest.approx(one["ci"]["rho"]["pearson"])
+    assert two["ci"]["auc"][10] == pytest.approx(one["ci"]["auc"][10])
+
+
+def test_a_trajectory_scores_the_same_in_any_company() -> None:
+    rollouts = simulated()
+    alone = rollouts[rollouts["problem_id"] == "p3"]
+    few = analyze_rollouts(alone, config=QUICK).trajectories.iloc[0]
+    many = analyze_rollouts(rollouts, config=QUICK).trajectories.set_index("problem_id").loc["p3"]
+    assert few["rho"] == pytest.approx(many["rho"])
+    assert few["rho_cross_fitted"] == pytest.approx(many["rho_cross_fitted"])
+
+
+def test_think_readings_are_scored_beside_the_run() -> None:
+    rollouts = simulated()
+    both = rollouts.assign(answer_strict=rollouts["answer"], answer_lenient=rollouts["answer"].fillna("10"))
+    table = analyze_rollouts(both, config=QUICK).tables["sensitivity"].set_index(["factor", "value"])
+    assert table.loc[("think", "strict"), "rho_pearson"] == pytest.approx(table.loc[("as run", ""), "rho_pearson"])
+    assert table.loc[("think", "lenient"), "rho_pearson"] != table.loc[("as run", ""), "rho_pearson"]
+
+
+def test_pooled_estimates_need_rides() -> None:
+    rollouts = simulated()
+    assert "entropy_pooled" not in analyze_rollouts(rollouts, config=QUICK).checkpoints
+    found = analyze_rollouts(rollouts.assign(ride_tokens=0), config=QUICK)
+    np.testing.assert_allclose(found.checkpoints["entropy_pooled"], found.checkpoints["entropy"], atol=1e-12)
+    assert "entropy_pooled" in set(found.curves["curve"])
+
+
+def test_without_resamples_there_are_no_intervals() -> None:
+    found = analyze_rollouts(simulated(), config=SIAConfig(num_bootstrap=0, num_splits=2))
+    assert found.summary["ci"]["rho"]["pearson"] is None
+    assert found.summary["rho"]["pearson"] is not None
+    assert found.curves["low"].isna().all()
+
+
+def test_empty_table_is_refused() -> None:
+    with pytest.raises(FastsiaError, match="empty"):
+        analyze_rollouts(simulated().iloc[:0])

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fastsia.config import SIAConfig
+from fastsia.sia import Analysis, analyze_rollouts, differences, published_rho, shuffled_table, tabulate
+from fastsia.sia.paper import TABLE1, TABLE2, TABLE3
+from tests.sia.simulate import constant, draw, frame, moving
+
+QUICK = SIAConfig(num_bootstrap=200, num_splits=4)
+
+
+def analysis(seed: int, problems: int = 30) -> Analysis:
+    rng = np.random.default_rng(seed)
+    return analyze_rollouts(frame(draw(moving(problems, 8, rng), 10, rng), null=4), config=QUICK, detail=False)
+
+
+def test_tabulate_has_a_row_a_run() -> None:
+    table = tabulate({"one": {**analysis(0).summary, "model": "m"}, "two": analysis(1).summary})
+    assert table["run"].tolist() == ["one", "two"]
+    assert table["model"].tolist()[0] == "m"
+    assert table["auc_50_low"].notna().all()
+    assert (table["rho_pearson_low"] <= table["rho_pearson"]).all()
+
+
+def test_difference_of_a_run_and_itself_is_zero() -> None:
+    found = analysis(0).trajectories
+    table = differences({"a": found, "b": found})
+    assert table["paired"].all()
+    assert (table[["difference", "low", "high"]] == 0).all(axis=None)
+
+
+def test_pairing_uses_the_shared_problems_only() -> None:
+    one, other = analysis(0).trajectories, analysis(0, problems=30).trajectories.iloc[10:].copy()
+    other["rho"] += 0.1
+    row = differences({"a": one, "b": other}).set_index("quantity").loc["rho_pearson"]
+    assert row["num_problems"] == 20
+    assert row["difference"] == pytest.approx(0.1)
+    assert (row["low"], row["high"]) == (pytest.approx(0.1), pytest.approx(0.1))
+
+
+def test_runs_on_other_problems_are_resampled_apart() -> None:
+    one, other = analysis(0).trajectories, analysis(1).trajectories
+    other = other.assign(problem_id="x" + other["problem_id"])
+    row = differences({"a": one, "b": other}).set_index("quantity").loc["rho_pearson"]
+    assert not row["paired"]
+    assert row["low"] < row["difference"] < row["high"]
+    assert row["difference"] == pytest.approx(other["rho"].mean() - one["rho"].mean())
+
+
+def test_shuffled_table() -> None:
+    rng = np.random.default_rng(2)
+    flat = analyze_rollouts(
+        frame(draw(constant(30, np.array([0.4, 0.3, 0.3]), 8), 10, rng)), config=QUICK, detail=False
+    )
+    table = shuffled_table(analysis(0).trajectories, flat.trajectories).set_index("quantity")
+    row = table.loc["rho_cross_fitted"]
+    assert row["difference"] == pytest.approx(row["shuffled"] - row["original"])
+    assert row["difference_low"] < row["difference"] < row["difference_high"]
+    assert row["shuffled_low"] < 0 < row["shuffled_high"]
+
+
+def test_undefined_everywhere_gives_null() -> None:
+    found = analysis(0).trajectories.assign(rho_cross_fitted=np.nan)
+    table = shuffled_table(found, found).set_index("quantity")
+    assert pd.isna(table.loc["rho_cross_fitted", "original"])
+
+
+def test_published_values() -> None:
+    assert len(TABLE1) == 11
+    assert published_rho("Gemma-2-2B", "gsm8k") == -0.530
+    assert published_rho("Olmo-3-7B-Think", "arc_challenge") == published_rho("Olmo-3-7B-Think", "arc_easy") == 0.887
+    assert published_rho("demo:sft", "gsm8k") is None
+    assert published_rho("Gemma-2-2B", "demo") is None
+    for model, (original, _) in {**TABLE2, **TABLE3}.items():
+        assert TABLE1[model]["gsm8k"] == original
