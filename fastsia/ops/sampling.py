@@ -520,7 +520,7 @@ class Sampler:
             "DRAWS": _DRAWS,
             "SCAN": _SCAN,
             "EMPTY_BITS": _EMPTY_BITS[logits.dtype],
-            "ENTROPY": want_entropy,
+            "ENTROPY": bool(want_entropy),
             "SORTED": is_sorted,
             "STAGES": _NUM_STAGES,
         }

@@ -15,9 +15,19 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(INTERPRETED, reason="this process is the interpreter's")
-@pytest.mark.parametrize("name", ["test_sampling.py", "test_prefix_attention.py", "test_kv_cache.py"])
+@pytest.mark.parametrize("name", ["test_sampling.py", "test_prefix_attention.py", "test_kv_cache.py", "test_engine.py"])
 def test_kernels_under_the_interpreter(name: str) -> None:
-    command = [sys.executable, "-m", "pytest", f"tests/ops/{name}", "-q", "-m", "not gpu", "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        f"tests/ops/{name}",
+        "-q",
+        "-m",
+        "not gpu and not slow",
+        "-p",
+        "no:cacheprovider",
+    ]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     environment.pop("PYTEST_ADDOPTS", None)
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)

@@ -1,0 +1,142 @@
+"""Compiles every kernel for a GPU that need not be here, with the launches that production makes.
+
+    python -m tests.ops.ahead_of_time 90
+
+prints one JSON line a launch: registers a thread, stack bytes a thread (a spill needs one), shared memory a program.
+The launches come from the ops' own `plan` functions on meta tensors, so what is compiled is what would run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from fastsia.ops.kv_cache import plan_copy_blocks, plan_store_kv
+from fastsia.ops.launch import Launch
+from fastsia.ops.prefix_attention import PrefixAttention
+from fastsia.ops.reference import AttentionMetadata
+from fastsia.ops.sampling import Sampler
+
+TYPES = {
+    torch.float32: "fp32",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.int64: "i64",
+    torch.int32: "i32",
+    torch.int8: "i8",
+}
+# num_heads, num_kv_heads, head_dim, softcap, sliding window
+HEADS = {
+    "qwen2.5-3b": (16, 2, 128, None, None),
+    "gemma-2-2b": (8, 4, 256, 50.0, 4096),
+    "deepseek-7b": (32, 32, 128, None, None),
+    "llama-3.2-3b": (24, 8, 128, None, None),
+}
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def sampling(rows: int, vocab: int, draws: int, dtype: torch.dtype) -> Launch:
+    logits, floats = meta(rows, vocab, dtype=dtype), meta(rows, dtype=torch.float32)
+    seeds = meta(draws, dtype=torch.int64)
+    return Sampler().plan(logits, meta(draws, dtype=torch.int64), seeds, meta(draws, 4), floats, floats)[0]
+
+
+def attention(model: str, dtype: torch.dtype, rows: int, trunks: int, prefix: int, suffix: int) -> Launch:
+    num_heads, num_kv_heads, head_dim, softcap, window = HEADS[model]
+    tables = meta(trunks, 64), meta(trunks + 1), meta(rows), meta(rows, 64), meta(rows)
+    metadata = AttentionMetadata(*tables, prefix, suffix, max_rows=-(-rows // trunks))
+    cache = meta(2, 4096, 16, num_kv_heads, head_dim, dtype=dtype)
+    # As a model's layers give queries: [heads, rows, head_dim] seen row by row.
+    q = meta(num_heads, rows, head_dim, dtype=dtype).transpose(0, 1)
+    return PrefixAttention().plan(q, cache[0], cache[1], metadata, 0.1, window, softcap)[0]
+
+
+def launches() -> Iterator[tuple[str, Launch]]:
+    bf16, f32 = torch.bfloat16, torch.float32
+    yield "sampling bf16 V=151936", sampling(512, 151_936, 512, bf16)
+    yield "sampling bf16 V=256000, draws sorted beforehand", sampling(512, 256_000, 50_000, bf16)
+    yield "sampling f32 V=151936", sampling(512, 151_936, 512, f32)
+    for model in HEADS:
+        yield f"attention bf16 {model} decode", attention(model, bf16, 512, 4, 900, 600)
+    for model in ("qwen2.5-3b", "gemma-2-2b"):
+        yield f"attention bf16 {model} prefill", attention(model, bf16, 1024, 4, 300, 0)
+    yield "attention f32 qwen2.5-3b decode", attention("qwen2.5-3b", f32, 512, 4, 900, 600)
+    for model in ("qwen2.5-3b", "deepseek-7b"):
+        _, num_kv_heads, head_dim, *_ = HEADS[model]
+        cache = meta(36, 2, 4096, 16, num_kv_heads, head_dim, dtype=bf16)
+        k = meta(num_kv_heads, 512, head_dim, dtype=bf16).transpose(0, 1)
+        slots = meta(512, dtype=torch.int64)
+        yield f"store_kv bf16 {model}", plan_store_kv(k, k, cache[0, 0], cache[0, 1], slots)
+        yield f"copy_blocks bf16 {model}", plan_copy_blocks(cache, slots, slots)
+
+
+def compile_launch(launch: Launch, capability: int) -> Any:
+    """Compile as the launcher would specialise: pointers on 16 bytes, integers by 1 and by multiples of 16."""
+    signature: dict[str, str] = {}
+    constants: dict[tuple[int], Any] = {}
+    attributes: dict[tuple[int], list[list[Any]]] = {}
+    for index, parameter in enumerate(launch.kernel.params):
+        value = launch.arguments[parameter.name]
+        specialised = isinstance(value, int) and not parameter.do_not_specialize
+        if parameter.is_constexpr or (specialised and value == 1):
+            signature[parameter.name], constants[(index,)] = "constexpr", value
+        elif isinstance(value, float):
+            signature[parameter.name] = "fp32"
+        else:
+            is_tensor = isinstance(value, Tensor)
+            signature[parameter.name] = f"*{TYPES[value.dtype]}" if is_tensor else "i32" if value < 2**31 else "i64"
+            if is_tensor or (specialised and value % 16 == 0):
+                attributes[(index,)] = [["tt.divisibility", 16]]
+    source = ASTSource(launch.kernel, signature, constants, attributes)
+    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """REG, STACK, SHARED, LOCAL of compiled code, from the cuobjdump that comes with triton."""
+    cuobjdump = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        shown = subprocess.run([cuobjdump, "-res-usage", file.name], capture_output=True, text=True, check=True)
+    return {name: int(value) for name, value in re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", shown.stdout)}
+
+
+def main(capability: int) -> None:
+    warnings.simplefilter("ignore")
+    for name, launch in launches():
+        begin = time.perf_counter()
+        compiled = compile_launch(launch, capability)
+        used = resources(compiled.asm["cubin"])
+        row = {
+            "launch": name,
+            "sm": capability,
+            "warps": launch.num_warps,
+            "grid": list(launch.grid),
+            "registers": used["REG"],
+            "stack": used["STACK"] + used["LOCAL"],
+            "shared": compiled.metadata.shared,
+            "seconds": round(time.perf_counter() - begin, 1),
+        }
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
