@@ -73,9 +73,11 @@ def fastsia_attention(model: PreTrainedModel) -> Iterator[None]:
     config = model.config.get_text_config(decoder=True)
     before, training = config._attn_implementation, model.training
     config._attn_implementation = NAME
-    model.eval()
+    if training:
+        model.eval()
     try:
         yield
     finally:
         config._attn_implementation = before
-        model.train(training)
+        if training:
+            model.train()
