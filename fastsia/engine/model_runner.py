@@ -102,8 +102,15 @@ class ModelRunner:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`ops.sample` on numpy arrays: tokens [M], logprobs [M] and entropy [R] (NaN unless wanted)."""
         with torch.inference_mode():
-            tensors = (self._tensor(array) for array in (draw_row, seeds, counters, temperature, top_p))
-            samples = self.ops.sample(logits, *tensors, want_entropy)
+            samples = self.ops.sample(
+                logits,
+                self._tensor(draw_row),
+                self._tensor(seeds),
+                self._tensor(counters),
+                self._tensor(temperature),
+                self._tensor(top_p),
+                want_entropy,
+            )
         entropy = np.full(len(logits), np.nan, dtype=np.float32)
         if samples.entropy is not None:
             entropy = samples.entropy.cpu().numpy()
