@@ -122,7 +122,7 @@ def _summarize_numpy(
     class_count = np.diff(np.append(starts, len(codes)))
 
     def total(values: NDArray) -> NDArray[np.float64]:
-        return np.bincount(class_group, weights=values, minlength=num_groups)
+        return np.bincount(class_group, weights=values, minlength=num_groups).astype(np.float64)
 
     def count_where(keep: NDArray[np.bool_]) -> NDArray[np.int64]:
         return total(class_count * keep).astype(np.int64)

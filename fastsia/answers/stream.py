@@ -1,0 +1,140 @@
+"""Says, token by token, when no continuation can change a rollout's answer any more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastsia.answers import reference
+from fastsia.answers.native import extension
+from fastsia.answers.spec import Spec
+from fastsia.answers.vocabulary import TEXT, Vocabulary
+from fastsia.config import AnswerFormat, FastsiaError
+
+
+class AnswerStream:
+    """Reads many growing texts ("slots") and says of each when its answer is settled.
+
+    A text is settled once the marker that its task's prompt asks for ("####" for numbers, "Answer:" for choices) has a
+    value that can grow no more, outside of any think block: "#### 42" may become 420, "#### 42\\n" may not. The boxed
+    format never settles, because its last box counts. Strict and lenient readings agree wherever a text is settled.
+    Without the C++ core a text is settled at the end of a line only: later, and as surely.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._core = extension()
+        self._machine: Any = (
+            _ReferenceMachine(vocabulary) if self._core is None else self._core.AnswerStream(vocabulary.native)
+        )
+        self._num_specs = 0
+
+    def open(self, format: AnswerFormat, options: Sequence[str] | None = None, starts_in_think: bool = False) -> int:
+        """A new spec, for any number of slots: what their texts are read for."""
+        spec = Spec.of(format, options, starts_in_think)
+        self._machine.open(spec if self._core is None else spec.native(self._core))
+        self._num_specs += 1
+        return self._num_specs - 1
+
+    def settled_at(self, spec: int, token_ids: ArrayLike) -> int | None:
+        """The smallest length at which the text of token_ids[:length] is settled; None if it is not."""
+        return self._machine.settled_at(self._known(spec), _int32(token_ids))
+
+    def start(self, slots: ArrayLike, spec: int, prefix_ids: ArrayLike, prefix_lens: ArrayLike) -> NDArray[np.bool_]:
+        """Slot slots[i] begins anew and has read prefix_ids[:prefix_lens[i]]. Returns which are settled, bool [k].
+
+        Raises:
+            FastsiaError: for a negative slot, or a length outside of the prefix.
+        """
+        prefix, lens, slots = _int32(prefix_ids), _int32(prefix_lens), _slots(slots)
+        if len(lens) != len(slots) or (len(lens) and (lens.min() < 0 or lens.max() > len(prefix))):
+            raise FastsiaError(f"prefix_lens must hold a length of 0 to {len(prefix)} for each of {len(slots)} slots.")
+        return self._machine.start(slots, self._known(spec), prefix, lens)
+
+    def fork(self, src_slots: ArrayLike, dst_slots: ArrayLike) -> None:
+        """Slot dst_slots[i] has read what slot src_slots[i] has; pairs in turn. A source must have been started."""
+        src, dst = _slots(src_slots), _slots(dst_slots)
+        if len(src) != len(dst):
+            raise FastsiaError(f"fork needs as many dst_slots as src_slots, got {len(dst)} and {len(src)}.")
+        self._machine.fork(src, dst)
+
+    def feed(self, slots: ArrayLike, tokens: ArrayLike) -> NDArray[np.bool_]:
+        """Slot slots[i] reads tokens[i]. Returns which are settled now, bool [k]."""
+        slots, tokens = _slots(slots), _int32(tokens)
+        if len(slots) != len(tokens):
+            raise FastsiaError(f"feed needs one token for each slot, got {len(tokens)} for {len(slots)}.")
+        return self._machine.feed(slots, tokens)
+
+    def _known(self, spec: int) -> int:
+        if not 0 <= spec < self._num_specs:
+            raise FastsiaError(f"spec {spec} was not opened: there are {self._num_specs}.")
+        return spec
+
+
+def _int32(values: ArrayLike) -> NDArray[np.int32]:
+    return np.ascontiguousarray(values, dtype=np.int32).reshape(-1)
+
+
+def _slots(values: ArrayLike) -> NDArray[np.int32]:
+    slots = _int32(values)
+    if len(slots) and slots.min() < 0:
+        raise FastsiaError(f"slots must not be negative, got {slots.min()}.")
+    return slots
+
+
+class _ReferenceMachine:
+    """The stream without the C++ core: every text so far is read again."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._specs: list[Spec] = []
+        self._texts: dict[int, tuple[int, list[int]]] = {}
+
+    def open(self, spec: Spec) -> None:
+        self._specs.append(spec)
+
+    def settled_at(self, spec: int, token_ids: NDArray[np.int32]) -> int | None:
+        ids = token_ids.tolist()
+        if not self._is_settled(spec, ids):
+            return None
+        low, high = 0, len(ids)  # once settled, a text stays so
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._is_settled(spec, ids[:middle]) else (middle + 1, high)
+        return low
+
+    def start(
+        self, slots: NDArray[np.int32], spec: int, prefix_ids: NDArray[np.int32], prefix_lens: NDArray[np.int32]
+    ) -> NDArray[np.bool_]:
+        for slot, length in zip(slots.tolist(), prefix_lens.tolist(), strict=True):
+            self._texts[slot] = spec, prefix_ids[:length].tolist()
+        return np.array([self._is_settled(*self._texts[slot]) for slot in slots.tolist()], dtype=bool)
+
+    def fork(self, src_slots: NDArray[np.int32], dst_slots: NDArray[np.int32]) -> None:
+        for src, dst in zip(src_slots.tolist(), dst_slots.tolist(), strict=True):
+            spec, ids = self._started(src)
+            self._texts[dst] = spec, list(ids)
+
+    def feed(self, slots: NDArray[np.int32], tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
+        settled = np.zeros(len(slots), dtype=bool)
+        for i, (slot, token) in enumerate(zip(slots.tolist(), tokens.tolist(), strict=True)):
+            spec, ids = self._started(slot)
+            ids.append(token)
+            settled[i] = self._is_settled(spec, ids)
+        return settled
+
+    def _started(self, slot: int) -> tuple[int, list[int]]:
+        if slot not in self._texts:
+            raise FastsiaError(f"slot {slot} was not started.")
+        return self._texts[slot]
+
+    def _is_settled(self, spec: int, ids: list[int]) -> bool:
+        kinds, size = self._vocabulary.kinds, len(self._vocabulary)
+        end = len(ids)  # a run of byte tokens at the end is not text yet: its next byte may spoil it
+        while end > 0 and not (0 <= ids[end - 1] < size and kinds[ids[end - 1]] == TEXT):
+            end -= 1
+        text = self._vocabulary.decode_bytes(ids[:end])
+        own = self._specs[spec]
+        return reference.is_settled(text, own.format, own.options, own.starts_in_think)

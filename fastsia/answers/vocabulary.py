@@ -1,0 +1,282 @@
+"""What each token of a tokenizer stands for, so that ids become text without the tokenizer."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastsia.answers.native import extension
+from fastsia.config import FastsiaError
+
+TEXT, BYTE, NOTHING = 0, 1, 2  # kinds of tokens
+_MAGIC = b"fastsia vocabulary 1\n"
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}".encode()
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """Each token's bytes and how a tokenizer joins them. The last parts of a decoder that look at more than one token:
+
+    blob, offsets: token i is blob[offsets[i]:offsets[i + 1]]; int64 [V + 1].
+    kinds: uint8 [V]. TEXT; BYTE, a byte-fallback token: a run of them is text if it is UTF-8, else each is U+FFFD;
+        NOTHING, a special token or a hole in the ids.
+    joiner: stands between two tokens.
+    num_stripped: so many spaces at the most are dropped from the beginning of a text.
+    drops_first_spaces: every space of the first token is dropped (Metaspace).
+    """
+
+    blob: bytes
+    offsets: NDArray[np.int64]
+    kinds: NDArray[np.uint8]
+    joiner: bytes = b""
+    num_stripped: int = 0
+    drops_first_spaces: bool = False
+
+    @classmethod
+    def from_tokenizer(cls, tokenizer: Any) -> Vocabulary:
+        """The vocabulary of a fast tokenizer (of transformers or tokenizers), read from its own JSON.
+
+        Byte-level and sentencepiece-like decoders are understood, byte fallback and added tokens among them, and plain
+        vocabularies without a decoder. What was read is compared with the tokenizer's own decode on a few hundred ids.
+
+        Raises:
+            FastsiaError: for a tokenizer without such a JSON, or with another decoder.
+        """
+        backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+        if not hasattr(backend, "to_str"):
+            raise FastsiaError(
+                f"tokenizer {type(tokenizer).__name__} is not a fast one: fastsia reads its tokenizer.json."
+            )
+        vocabulary = _from_json(json.loads(backend.to_str()))
+        vocabulary._compare(tokenizer, is_transformers=backend is not tokenizer)
+        return vocabulary
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Vocabulary:
+        """What `to_bytes` wrote.
+
+        Raises:
+            FastsiaError: where the data is none of that, or damaged.
+        """
+        if not data.startswith(_MAGIC):
+            raise FastsiaError("vocabulary: these bytes are not a vocabulary that this version of fastsia wrote.")
+        try:
+            content = zlib.decompress(data[len(_MAGIC) :])
+            size, num_stripped, drops, joiner_size = struct.unpack_from("<IIBB", content)
+            at = struct.calcsize("<IIBB")
+            joiner = content[at : at + joiner_size]
+            lengths = np.frombuffer(content, dtype="<u4", count=size, offset=at + joiner_size)
+            kinds = np.frombuffer(content, dtype=np.uint8, count=size, offset=at + joiner_size + 4 * size)
+        except (zlib.error, struct.error, ValueError) as error:
+            raise FastsiaError(f"vocabulary: its bytes are damaged ({error}).") from error
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        blob = content[at + joiner_size + 5 * size :]
+        if len(blob) != offsets[-1]:
+            raise FastsiaError(f"vocabulary: its bytes are damaged ({len(blob)} bytes of text, not {offsets[-1]}).")
+        return cls(blob, offsets, kinds.copy(), joiner, num_stripped, bool(drops))
+
+    def to_bytes(self) -> bytes:
+        """A compact, compressed form that `from_bytes` reads: with it a run can be read without its model."""
+        header = struct.pack("<IIBB", len(self), self.num_stripped, self.drops_first_spaces, len(self.joiner))
+        lengths = np.diff(self.offsets).astype("<u4").tobytes()
+        return _MAGIC + zlib.compress(header + self.joiner + lengths + self.kinds.tobytes() + self.blob, 6)
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of one token inside a text (joiners apart); nothing for special tokens and unknown ids."""
+        if not 0 <= token_id < len(self):
+            return b""
+        return self.blob[self.offsets[token_id] : self.offsets[token_id + 1]]
+
+    def decode_bytes(self, token_ids: ArrayLike) -> bytes:
+        """The bytes of a text, the tokenizer's way of joining applied, invalid UTF-8 of a byte-level one as it is."""
+        text, run = bytearray(), bytearray()
+        is_first = True
+        for token_id in np.asarray(token_ids).tolist():
+            kind = self.kinds[token_id] if 0 <= token_id < len(self) else NOTHING
+            if kind == NOTHING:
+                continue
+            piece = self.token_bytes(token_id)
+            if is_first and self.drops_first_spaces:
+                piece = piece.replace(b" ", b"")
+            if kind == BYTE:
+                run += piece
+            else:
+                text += _valid_run(run)
+                run.clear()
+                text += piece if is_first else self.joiner + piece
+            is_first = False
+        text += _valid_run(run)
+        num_spaces = len(text) - len(text.lstrip(b" "))
+        return bytes(text[min(num_spaces, self.num_stripped) :])
+
+    def decode(self, token_ids: ArrayLike) -> str:
+        """As tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)."""
+        ids = np.ascontiguousarray(token_ids, dtype=np.int32).reshape(-1)
+        return self.decode_batch(ids, np.array([0, len(ids)], dtype=np.int64))[0]
+
+    def decode_batch(self, token_ids: ArrayLike, offsets: ArrayLike) -> list[str]:
+        """The texts of ragged rows: row r is token_ids[offsets[r]:offsets[r + 1]] (int32, int64 [R + 1])."""
+        ids, rows = ragged(token_ids, offsets)
+        if self.native is not None:
+            return self.native.decode(ids, rows)
+        return [self.decode_bytes(ids[a:b]).decode("utf-8", "replace") for a, b in pairwise(rows.tolist())]
+
+    @cached_property
+    def native(self) -> Any | None:
+        """The same table inside the C++ core, if that is built."""
+        core = extension()
+        if core is None or not hasattr(core, "Vocabulary"):
+            return None
+        return core.Vocabulary(
+            self.blob, self.offsets, self.kinds, self.joiner, self.num_stripped, self.drops_first_spaces
+        )
+
+    def _compare(self, tokenizer: Any, *, is_transformers: bool) -> None:
+        """Decodes a few hundred ids, and compares: a decoder that was read wrongly must not pass in silence."""
+        options = {"clean_up_tokenization_spaces": False} if is_transformers else {}
+        rng = np.random.default_rng(0)
+        samples = [rng.integers(0, max(len(self), 1), size=size) for size in (*range(1, 9), *[16] * 16)]
+        if len(self):
+            samples.append(np.arange(len(self) - 1, max(len(self) - 33, -1), -1))  # added tokens come last
+        for ids in samples:
+            theirs = tokenizer.decode(ids.tolist(), skip_special_tokens=True, **options)
+            ours = self.decode_bytes(ids).decode("utf-8", "replace")
+            if ours != theirs:
+                raise FastsiaError(
+                    f"tokenizer {type(tokenizer).__name__} decodes {ids[:8].tolist()}... as {theirs[:40]!r}, "
+                    f"its JSON says {ours[:40]!r}: fastsia does not understand its decoder."
+                )
+
+
+def ragged(token_ids: ArrayLike, offsets: ArrayLike) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Ragged rows as C arrays.
+
+    Raises:
+        FastsiaError: where the offsets do not fit the ids.
+    """
+    ids = np.ascontiguousarray(token_ids, dtype=np.int32)
+    rows = np.ascontiguousarray(offsets, dtype=np.int64)
+    if ids.ndim != 1 or rows.ndim != 1 or len(rows) < 1:
+        raise FastsiaError("token_ids and offsets must be one-dimensional, offsets one longer than there are rows.")
+    if rows[0] < 0 or rows[-1] > len(ids) or np.any(rows[1:] < rows[:-1]):
+        raise FastsiaError(f"offsets must rise from 0 to at most {len(ids)}, the number of token_ids.")
+    return ids, rows
+
+
+def _valid_run(run: bytearray) -> bytes:
+    """A run of byte-fallback tokens: its text if it is UTF-8, else a replacement character for each byte."""
+    try:
+        run.decode()
+    except UnicodeDecodeError:
+        return _REPLACEMENT * len(run)
+    return bytes(run)
+
+
+def _byte_alphabet() -> dict[int, str]:
+    """For `str.translate`: the characters that byte-level BPE (GPT-2's) writes bytes with, to those bytes as Latin-1.
+
+    Printable characters of Latin-1 stand for themselves, the other bytes for U+0100 and on; the characters of Latin-1
+    that stand for no byte go outside of Latin-1, where encoding finds them.
+    """
+    printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return dict.fromkeys(others, "\uffff") | {256 + place: chr(byte) for place, byte in enumerate(others)}
+
+
+def _byte_level(text: str, alphabet: dict[int, str]) -> bytes:
+    """A byte-level token's bytes; a token with a character outside of the alphabet stands for itself."""
+    try:
+        return text.translate(alphabet).encode("latin-1")
+    except UnicodeEncodeError:
+        return text.encode()
+
+
+_BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")
+
+
+def _from_json(state: dict[str, Any]) -> Vocabulary:
+    tokens, nothing = _tokens(state)
+    steps = _steps(state.get("decoder"))
+    kinds = np.zeros(len(tokens), dtype=np.uint8)
+    kinds[nothing] = NOTHING
+    joiner, num_stripped, drops_first_spaces, fused = b"", 0, False, False
+    if not steps:
+        joiner = b" "
+    if steps and steps[0]["type"] == "ByteLevel" and len(steps) == 1:
+        alphabet = _byte_alphabet()
+        return _table([_byte_level(token, alphabet) for token in tokens], kinds)
+
+    pieces: list[str] = tokens
+    for step in steps:
+        kind = step["type"]
+        if kind == "Fuse":
+            fused = True
+        elif kind == "Strip" and fused and step["content"] == " " and step["stop"] == 0:
+            num_stripped = step["start"]
+        elif kind == "Replace" and not fused and "String" in step["pattern"]:
+            pieces = [piece.replace(step["pattern"]["String"], step["content"]) for piece in pieces]
+        elif kind == "ByteFallback" and not fused:
+            is_byte = np.array([_BYTE_TOKEN.fullmatch(piece) is not None for piece in pieces], dtype=bool)
+            kinds[is_byte & (kinds != NOTHING)] = BYTE
+        elif kind == "Metaspace" and len(steps) == 1 and not any(" " in token for token in tokens):
+            drops_first_spaces = step.get("prepend_scheme", "always") != "never"
+            pieces = [piece.replace(step["replacement"], " ") for piece in pieces]
+        else:
+            raise FastsiaError(
+                f"tokenizer's decoder {kind} is not one that fastsia can follow: it reads byte-level and "
+                "sentencepiece-like tokenizers (ByteLevel; Replace, ByteFallback, Fuse, Strip; Metaspace)."
+            )
+    encoded = [
+        bytes([int(piece[3:5], 16)]) if kind == BYTE else piece.encode("utf-8", "replace")
+        for piece, kind in zip(pieces, kinds, strict=True)
+    ]
+    return _table(encoded, kinds, joiner, num_stripped, drops_first_spaces)
+
+
+def _tokens(state: dict[str, Any]) -> tuple[list[str], list[int]]:
+    """(each id's token, the ids that decode to nothing: special tokens and holes)."""
+    vocab = state.get("model", {}).get("vocab")
+    if isinstance(vocab, dict):
+        by_id = {index: token for token, index in vocab.items()}
+    elif isinstance(vocab, list):
+        by_id = {index: entry[0] for index, entry in enumerate(vocab)}
+    else:
+        raise FastsiaError("tokenizer: its JSON has no model.vocab.")
+    added = state.get("added_tokens") or []
+    by_id |= {token["id"]: token["content"] for token in added}
+    size = max(by_id, default=-1) + 1
+    nothing = {token["id"] for token in added if token["special"]} | (set(range(size)) - by_id.keys())
+    return ["" if index in nothing else by_id[index] for index in range(size)], sorted(nothing)
+
+
+def _steps(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The decoder's steps, sequences unrolled."""
+    if decoder is None:
+        return []
+    if decoder["type"] == "Sequence":
+        return [step for inner in decoder["decoders"] for step in _steps(inner)]
+    return [decoder]
+
+
+def _table(
+    pieces: list[bytes],
+    kinds: NDArray[np.uint8],
+    joiner: bytes = b"",
+    num_stripped: int = 0,
+    drops_first_spaces: bool = False,
+) -> Vocabulary:
+    offsets = np.zeros(len(pieces) + 1, dtype=np.int64)
+    np.cumsum([len(piece) for piece in pieces], out=offsets[1:])
+    return Vocabulary(b"".join(pieces), offsets, kinds, joiner, num_stripped, drops_first_spaces)
