@@ -279,8 +279,10 @@
     if ($("viewer").open && view) drawChart(view.chosen);
   });
   update();
-  document.addEventListener("DOMContentLoaded", () => {
+  const follow = () => {
     const linked = /^#t(\d+)$/.exec(location.hash);
     if (linked) open(state.rows.findIndex((row) => row[0] === Number(linked[1])));
-  });
+  };
+  document.addEventListener("DOMContentLoaded", follow);
+  window.addEventListener("hashchange", follow);
 })();

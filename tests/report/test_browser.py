@@ -1,0 +1,134 @@
+"""The report as a reader meets it, in headless Chromium."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fastsia.report import write_report
+from tests.report.browser import Page, chromium, page
+from tests.report.synthetic import report_data, rollouts
+
+pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium on this machine (Debian: apt install chromium)")
+
+HOSTILE = (
+    "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=1'>"
+    "{{7*7}}<!--\u2028 $\\frac $ <style>*{display:none}</style>"
+)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    table = rollouts(30, 8)
+    table.loc[table["answer"] == "12", "answer"] = HOSTILE
+    table.loc[table["problem_id"] == "p7", "problem_id"] = HOSTILE
+    return write_report(tmp_path_factory.mktemp("report"), report_data(table, hostile=HOSTILE))
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with page(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def no_complaint(tab: Page) -> Iterator[None]:
+    tab.complaints.clear()
+    yield
+    tab.evaluate("1")
+    assert tab.complaints == []
+
+
+def test_page_opens_without_a_complaint(tab: Page, report: Path) -> None:
+    tab.open(report)
+    tab.wait("document.querySelectorAll('#list tbody tr').length === 30")
+    assert tab.evaluate("document.querySelectorAll('svg.figure').length") >= 10
+    assert tab.evaluate("performance.getEntriesByType('resource').length") == 0
+
+
+def test_table_sorts_and_filters(tab: Page, report: Path) -> None:
+    tab.open(report)
+    column = "[...document.querySelectorAll('#list tbody tr')].map(row => row.children[3].textContent)"
+    click = "document.querySelectorAll('#list thead button')[3].click()"
+    tab.evaluate(click)
+    lengths = [int(text) for text in tab.evaluate(column)]
+    assert lengths == sorted(lengths, reverse=True)
+    tab.evaluate(click)
+    assert [int(text) for text in tab.evaluate(column)] == sorted(lengths)
+    tab.evaluate("$ = document.getElementById('outcome'); $.value = 'correct'; $.dispatchEvent(new Event('change'))")
+    outcomes = set(
+        tab.evaluate("[...document.querySelectorAll('#list tbody tr')].map(row => row.children[2].textContent)")
+    )
+    assert outcomes == {"correct"}
+    tab.evaluate("$ = document.getElementById('search'); $.value = 'no such'; $.dispatchEvent(new Event('input'))")
+    assert tab.evaluate("document.querySelectorAll('#list tbody tr').length") == 0
+
+
+def test_viewer_shows_a_trajectory_and_its_rollouts(tab: Page, report: Path) -> None:
+    tab.open(report)
+    tab.evaluate("document.querySelector('#list tbody tr').click()")
+    tab.wait("document.getElementById('viewer').open")
+    checkpoints = tab.evaluate("document.querySelectorAll('#text .mark').length")
+    assert checkpoints >= 4
+    assert tab.evaluate("document.querySelectorAll('#chart circle').length") == 2 * checkpoints
+    tab.evaluate("document.querySelector('#text .mark').click()")
+    assert "After 0 tokens: 20 rollouts" in tab.evaluate("document.getElementById('at').textContent")
+    counts = tab.evaluate("[...document.querySelectorAll('#bars .count')].map(each => Number(each.textContent))")
+    assert sum(counts) == 20
+    assert counts == sorted(counts, reverse=True)
+    tab.evaluate("document.querySelectorAll('#bars .answer')[1].click()")
+    assert "####" in tab.evaluate("document.getElementById('sample').textContent")
+    first = tab.evaluate("document.getElementById('viewer-title').textContent")
+    tab.evaluate("document.getElementById('next').click()")
+    tab.wait(f"document.getElementById('viewer-title').textContent !== {first!r}")
+    tab.evaluate("document.getElementById('close').click()")
+    assert not tab.evaluate("document.getElementById('viewer').open")
+
+
+def test_a_link_opens_its_trajectory(tab: Page, report: Path) -> None:
+    tab.open(report, "?#t5")
+    tab.wait("document.getElementById('viewer').open")
+    assert tab.evaluate("document.getElementById('viewer-title').textContent") == "p5"
+    tab.evaluate("location.hash = '#t6'")
+    tab.wait("document.getElementById('viewer-title').textContent === 'p6'")
+
+
+def test_hostile_text_stays_text(tab: Page, report: Path) -> None:
+    """Answers, rollouts, questions, ids, model names: all of them come from strangers."""
+    tab.open(report)
+    for row in range(12):
+        tab.evaluate(f"document.querySelectorAll('#list tbody tr')[{row}].click()")
+        tab.wait(f"document.getElementById('viewer').open && location.hash === '#t{row}'")
+        for mark in range(tab.evaluate("document.querySelectorAll('#text .mark').length")):
+            tab.evaluate(f"document.querySelectorAll('#text .mark')[{mark}].click()")
+    assert tab.evaluate("document.getElementById('question').textContent.includes('onerror')")
+    assert tab.evaluate("document.querySelector('h1').textContent.includes('</script>')")
+    assert tab.evaluate("window.hacked === undefined")
+    assert tab.evaluate("document.images.length") == 0
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_sticks_out_sideways(tab: Page, report: Path, width: int) -> None:
+    tab.resize(width, 800)
+    tab.open(report)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    tab.evaluate("document.querySelector('#list tbody tr').click()")
+    tab.wait("document.getElementById('viewer').open")
+    assert tab.evaluate("document.getElementById('viewer').scrollWidth") <= width
+
+
+@pytest.mark.slow
+def test_a_thousand_trajectories(tab: Page, tmp_path: Path) -> None:
+    """1,000 trajectories of 320 rollouts with texts of 250 words: at most 30 MB, first paint within 2 s."""
+    table = rollouts(1000, 16)
+    path = write_report(tmp_path, report_data(table, words_a_rollout=250, detail=False))
+    assert path.stat().st_size <= 30_000_000
+    tab.open(path)
+    tab.wait("performance.getEntriesByName('first-contentful-paint').length === 1")
+    paint = tab.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    print(f"{path.stat().st_size / 1e6:.1f} MB, first contentful paint after {paint:.0f} ms")
+    assert paint < 2000
+    tab.evaluate("document.querySelectorAll('#list tbody tr')[3].click()")
+    tab.wait("document.getElementById('viewer').open")

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from fastsia.report import ReportData, write_comparison, write_report
+from fastsia.report.html import format_cell, format_interval, format_number
+from tests.report.synthetic import report_data, rollouts
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def data() -> ReportData:
+    return report_data(rollouts(12, 6))
+
+
+def test_a_folder_gets_report_html_and_a_file_is_taken_as_named(tmp_path: Path) -> None:
+    assert write_report(tmp_path / "run", report_data(rollouts(5, 4))) == tmp_path / "run" / "report.html"
+    assert write_report(tmp_path / "x.html", report_data(rollouts(5, 4))) == tmp_path / "x.html"
+
+
+def test_policy_allows_exactly_the_pages_own_style_and_script(tmp_path: Path) -> None:
+    page = write_report(tmp_path, report_data(rollouts(6, 4))).read_text()
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)
+    assert policy is not None
+    allowed = policy[1].replace("&#39;", "'")
+    assert "default-src 'none'" in allowed
+    assert "unsafe" not in allowed
+    for kind, pattern in (("style-src", r"<style>(.*?)</style>"), ("script-src", r"<script>(.*?)</script>")):
+        inline = re.findall(pattern, page, flags=re.S)
+        assert len(inline) == 1
+        digest = base64.b64encode(hashlib.sha256(inline[0].encode()).digest()).decode()
+        assert f"{kind} 'sha256-{digest}'" in allowed
+    assert not re.findall(r'\s(?:src|href)="(?!#)', page)
+
+
+def test_hostile_text_is_escaped_wherever_it_comes_from(tmp_path: Path) -> None:
+    table = rollouts(6, 4)
+    table["problem_id"] = table["problem_id"] + HOSTILE
+    found = report_data(table, hostile=HOSTILE)
+    found.tables["other"] = found.tables["sensitivity"].assign(value=HOSTILE)  # type: ignore[index]
+    page = write_report(tmp_path, found).read_text()
+    assert HOSTILE not in page
+    assert "<img" not in page
+    assert len(re.findall(r"<script[ >]", page)) == 2 + len(found.trajectories)
+    index = re.search(r'<script type="application/json" id="index">(.*?)</script>', page, flags=re.S)
+    assert index is not None
+    rows = json.loads(index[1])["rows"]
+    assert all(row[1].endswith(HOSTILE) for row in rows)
+
+
+def test_undefined_numbers_are_said_to_be(tmp_path: Path, data: ReportData) -> None:
+    summary = dict(data.summary)
+    summary["rho"] = dict.fromkeys(summary["rho"])
+    summary["auc"] = [{**point, "auc": None} for point in summary["auc"]]
+    empty = ReportData(summary, data.trajectories, data.checkpoints, data.curves)
+    page = write_report(tmp_path, empty).read_text()
+    assert page.count("undefined</p>") >= 4
+    assert "NaN" not in re.sub(r"<script>.*?</script>", "", page, flags=re.S)
+
+
+def test_a_summary_of_an_older_run_still_makes_a_report(tmp_path: Path, data: ReportData) -> None:
+    """Only the number of problems is certain to be there."""
+    bare = ReportData({"num_problems": 12}, data.trajectories, data.checkpoints, data.curves)
+    assert "table of rollouts" in write_report(tmp_path, bare).read_text()
+
+
+def test_comparison(tmp_path: Path, data: ReportData) -> None:
+    path = write_comparison(tmp_path, {"one": data, HOSTILE: report_data(rollouts(12, 6, seed=1))})
+    page = path.read_text()
+    assert path.name == "compare.html"
+    assert HOSTILE not in page
+    assert page.count("<svg") == 5
+    assert "Differences between runs" in page
+
+
+def test_numbers_are_spelled_for_reading() -> None:
+    assert format_number(-0.1234, 2) == "−0.12"
+    assert format_number(None) == "undefined"
+    assert format_interval([0.1, 0.25], 2) == "[0.10, 0.25]"
+    assert format_interval(None) == ""
+    assert [format_cell(value) for value in (True, None, float("nan"), 3, 3.0, 0.5, "x")] == [
+        *("yes", "–", "–", "3", "3", "0.500", "x"),
+    ]
