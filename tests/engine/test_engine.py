@@ -117,7 +117,7 @@ def test_an_empty_trajectory_has_one_checkpoint(engine: Engine) -> None:
 
 def test_a_spent_total_budget_gives_rollouts_without_tokens(engine: Engine) -> None:
     request = Request(
-        0, tuple(PROMPT), SAMPLING, 3, seed=1, trajectory_ids=tuple(Y) + (26, 27), stride=4, rollout_budget="total"
+        0, tuple(PROMPT), SAMPLING, 3, seed=1, trajectory_ids=(*Y, 26, 27), stride=4, rollout_budget="total"
     )
     (trajectory,) = engine.run([request])
     assert trajectory.rollouts is not None
