@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from itertools import chain, islice, repeat
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import pre_tokenizers, trainers
+from transformers import Qwen2Tokenizer
 
 from fastsia.tasks.demo import training_examples
 
-END_OF_TEXT, MESSAGE_START, MESSAGE_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+END_OF_TEXT, MESSAGE_START, MESSAGE_END = SPECIAL_TOKENS
 VOCABULARY_SIZE = 1500
 NUM_EXAMPLES = 20_000
 CONTEXT_LENGTH = 2048
-
-# A digit is always a piece of its own, so no merge holds two; a word takes the space before it; line ends go with
-# the punctuation before them.
-_PIECES = r"\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 # Everyday words that the demo task does not use: they keep the prompts of other tasks from falling into letters.
 _OTHER_WORDS = """
@@ -45,22 +43,17 @@ CHAT_TEMPLATE = (
 )
 
 
-def learn_tokenizer(num_examples: int = NUM_EXAMPLES) -> PreTrainedTokenizerFast:
+def learn_tokenizer(num_examples: int = NUM_EXAMPLES) -> Qwen2Tokenizer:
     """Learns the merges on `num_examples` examples of their own stream and a list of common words.
 
-    Any text encodes and round-trips; there is no BOS, and padding is the end of text. The chat template is the stage's.
+    The class is the architecture's own, as transformers picks it for any Qwen2 folder: text is normalized (NFC), a
+    digit is always a piece of its own, a word takes the space before it, a line end the punctuation before it. Any
+    text encodes; there is no BOS, and padding is the end of text. The chat template is the stage's.
     """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
+    learner = Qwen2Tokenizer().backend_tokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY_SIZE,
-        special_tokens=[END_OF_TEXT, MESSAGE_START, MESSAGE_END],
+        special_tokens=SPECIAL_TOKENS,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -68,9 +61,12 @@ def learn_tokenizer(num_examples: int = NUM_EXAMPLES) -> PreTrainedTokenizerFast
         f"Question: {example.question}\nAnswer: {example.solution}\nuser\nassistant\n"
         for example in islice(training_examples(0, "tokenizer"), num_examples)
     )
-    tokenizer.train_from_iterator(chain(stories, repeat(" ".join(_OTHER_WORDS.split()), 20)), trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+    learner.train_from_iterator(chain(stories, repeat(" ".join(_OTHER_WORDS.split()), 20)), trainer)
+    learned = json.loads(learner.to_str())["model"]
+    return Qwen2Tokenizer(
+        vocab=learned["vocab"],
+        merges=[tuple(merge) for merge in learned["merges"]],
+        unk_token=None,
         eos_token=END_OF_TEXT,
         pad_token=END_OF_TEXT,
         additional_special_tokens=[MESSAGE_START, MESSAGE_END],

@@ -1,7 +1,7 @@
-"""Trains the demo models from nothing: `python -m fastsia.demo.train --stage base|sft --out DIR`.
+"""Trains the demo models from nothing: `python -m fastsia.demo.train [--stage base|sft] [--out DIR]`.
 
-A stage is its documents, its number of steps and the model it starts from. Everything follows from the seed; a run on
-other hardware or thread counts rounds differently and ends at slightly different weights of the same quality.
+A stage is its documents, its number of steps and the stage it starts from. Everything follows from the seed; other
+hardware, library versions or thread counts round differently and end at slightly different weights.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from fastsia.demo.solve import solve
 from fastsia.demo.tokenizer import CHAT_TEMPLATE, CONTEXT_LENGTH, END_OF_TEXT, MESSAGE_END, learn_tokenizer
 from fastsia.tasks.demo import training_examples
 
+WEIGHTS = Path(__file__).parent / "weights"
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -39,17 +41,18 @@ class Shape:
 
 @dataclass(frozen=True)
 class Stage:
-    """How one stage trains: its documents by (tokenizer, seed), whether it chats, and its budget."""
+    """How one stage trains: its documents by (tokenizer, seed), the stage it starts from, its format and budget."""
 
     documents: Callable[[Any, int], Iterator[Document]]
+    start: str | None
     chats: bool
     steps: int
     batch_size: int = 32
 
 
 STAGES = {
-    "base": Stage(base_documents, chats=False, steps=1500),
-    "sft": Stage(sft_documents, chats=True, steps=600),
+    "base": Stage(base_documents, start=None, chats=False, steps=1500),
+    "sft": Stage(sft_documents, start="base", chats=True, steps=600),
 }
 
 
@@ -137,22 +140,25 @@ def train(model: Any, batch_stream: Iterator[tuple[torch.Tensor, ...]], steps: i
 
 
 def run_stage(
-    name: str, out: Path, *, seed: int = 0, steps: int | None = None, init: Path | None = None, held_out: int = 200,
+    name: str, out: Path, *, seed: int = 0, steps: int | None = None, held_out: int = 200,
     shape: Shape | None = None, batch_size: int | None = None, max_new_tokens: int = 600,
 ) -> None:  # fmt: skip
-    """Trains one stage and saves model, tokenizer and generation settings as a Hugging Face folder.
+    """Trains one stage and saves model, tokenizer and generation settings as the Hugging Face folder `out`/`name`.
 
-    `init` is the folder of the model to start from; without it the tokenizer is learned and the weights are random.
+    It starts from `out`/(the stage before it); the first one learns the tokenizer and has random weights. At the end it
+    prints the accuracy on `held_out` problems that are in no training text and not in the demo task.
     """
     stage = STAGES[name]
     torch.manual_seed(seed)
-    tokenizer = learn_tokenizer() if init is None else AutoTokenizer.from_pretrained(init)
-    tokenizer.chat_template = CHAT_TEMPLATE if stage.chats else None
-    end_of_text, message_end = tokenizer.convert_tokens_to_ids([END_OF_TEXT, MESSAGE_END])
-    if init is None:
+    if stage.start is None:
+        tokenizer = learn_tokenizer()
+        end_of_text, message_end = tokenizer.convert_tokens_to_ids([END_OF_TEXT, MESSAGE_END])
         model = new_model(len(tokenizer), end_of_text, shape or Shape())
     else:
-        model = AutoModelForCausalLM.from_pretrained(init, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(out / stage.start)
+        end_of_text, message_end = tokenizer.convert_tokens_to_ids([END_OF_TEXT, MESSAGE_END])
+        model = AutoModelForCausalLM.from_pretrained(out / stage.start, dtype=torch.float32)
+    tokenizer.chat_template = CHAT_TEMPLATE if stage.chats else None
     print(f"{name}: {model.num_parameters():,} parameters, {len(tokenizer):,} tokens", flush=True)
     stream = batches(stage.documents(tokenizer, seed), batch_size or stage.batch_size, end_of_text, seed)
     train(model, stream, steps or stage.steps)
@@ -160,27 +166,26 @@ def run_stage(
     model.config.eos_token_id = [message_end, end_of_text] if stage.chats else end_of_text
     model.generation_config.eos_token_id = [message_end, end_of_text] if stage.chats else [end_of_text]
     model.generation_config.pad_token_id = end_of_text
-    model.eval().save_pretrained(out)
-    tokenizer.padding_side = "right"
-    tokenizer.save_pretrained(out)
+    model.eval().save_pretrained(out / name)
+    tokenizer.save_pretrained(out / name)
     examples = list(islice(training_examples(seed, "held out"), held_out))
     for temperature, top_p in ((0.0, 1.0), (0.7, 0.95)) if examples else ():
-        sample = solve(model, tokenizer, examples, temperature, top_p, max_new_tokens)
-        print(f"temperature {temperature}, top-p {top_p}: {sample.describe()}", flush=True)
+        solutions = solve(model, tokenizer, examples, temperature, top_p, max_new_tokens)
+        print(f"temperature {temperature}, top-p {top_p}: {solutions.describe()}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=tuple(STAGES), required=True)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--init", type=Path, help="folder of the model to start from (default: nothing)")
+    parser.add_argument("--stage", choices=tuple(STAGES), help="default: all of them, in order")
+    parser.add_argument(
+        "--out", type=Path, default=WEIGHTS, help="gets one folder a stage (default: the package's own)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="default: the stage's own")
     parser.add_argument("--held-out", type=int, default=200, help="problems to report accuracy on at the end")
     options = parser.parse_args()
-    run_stage(
-        options.stage, options.out, seed=options.seed, steps=options.steps, init=options.init, held_out=options.held_out
-    )
+    for name in [options.stage] if options.stage else STAGES:
+        run_stage(name, options.out, seed=options.seed, steps=options.steps, held_out=options.held_out)
 
 
 if __name__ == "__main__":
