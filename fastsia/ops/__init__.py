@@ -3,75 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from fastsia.config import FastsiaError
 from fastsia.ops import reference
-
-if TYPE_CHECKING:
-    from fastsia.ops.reference import AttentionMetadata, Samples
-
-Kernels = Literal["auto", "triton", "reference"]
-
-
-class SampleOp(Protocol):
-    """See `reference.sample`."""
-
-    def __call__(
-        self,
-        logits: Tensor,
-        draw_row: Tensor,
-        seeds: Tensor,
-        counters: Tensor,
-        temperature: Tensor,
-        top_p: Tensor,
-        want_entropy: bool = True,
-    ) -> Samples: ...
-
-
-class PrefixAttentionOp(Protocol):
-    """See `reference.prefix_attention`."""
-
-    def __call__(
-        self,
-        q: Tensor,
-        k_cache: Tensor,
-        v_cache: Tensor,
-        meta: AttentionMetadata,
-        scale: float,
-        sliding_window: int | None = None,
-        softcap: float | None = None,
-    ) -> Tensor: ...
-
-
-class StoreKVOp(Protocol):
-    """See `reference.store_kv`."""
-
-    def __call__(self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> None: ...
-
-
-class CopyBlocksOp(Protocol):
-    """See `reference.copy_blocks`."""
-
-    def __call__(self, kv_cache: Tensor, src: Tensor, dst: Tensor) -> None: ...
+from fastsia.ops.reference import Samples
 
 
 @dataclass(frozen=True)
 class Ops:
-    """One implementation of every op. `name` is "triton" or "reference": runs and benchmarks report it."""
+    """One implementation of every op, with the signatures of `fastsia.ops.reference`.
+
+    `name` is "triton" or "reference": runs and benchmarks report it.
+    """
 
     name: str
-    sample: SampleOp
-    prefix_attention: PrefixAttentionOp
-    store_kv: StoreKVOp
-    copy_blocks: CopyBlocksOp
+    sample: Callable[..., Samples]
+    prefix_attention: Callable[..., Tensor]
+    store_kv: Callable[..., None]
+    copy_blocks: Callable[..., None]
 
 
-def select(device: torch.device | str, kernels: Kernels = "auto") -> Ops:
+def select(device: torch.device | str, kernels: str = "auto") -> Ops:
     """The ops for a device: "auto" takes Triton on CUDA and the reference elsewhere.
 
     "triton" off CUDA runs under Triton's interpreter, which has to be on (TRITON_INTERPRET=1) when Python starts. A
@@ -81,15 +38,15 @@ def select(device: torch.device | str, kernels: Kernels = "auto") -> Ops:
     if kernels not in ("auto", "triton", "reference"):
         raise FastsiaError(f'kernels must be "auto", "triton" or "reference", got {kernels!r}.')
     if kernels == "reference" or (kernels == "auto" and device.type != "cuda"):
-        return Ops(
-            "reference", reference.sample, reference.prefix_attention, reference.store_kv, reference.copy_blocks
-        )
+        return Ops("reference", reference.sample, reference.prefix_attention, reference.store_kv, reference.copy_blocks)
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise FastsiaError(f'kernels="triton" on {device.type} needs TRITON_INTERPRET=1; "auto" takes the reference.')
     try:
         from fastsia.ops import kv_cache, prefix_attention, sampling
     except ImportError as error:
-        raise FastsiaError(f'kernels={kernels!r} on {device.type} needs triton: {error}; "reference" does not.') from error
+        raise FastsiaError(
+            f'kernels={kernels!r} on {device.type} needs triton: {error}; "reference" does not.'
+        ) from error
     return Ops(
         "triton", sampling.Sampler(), prefix_attention.PrefixAttention(), kv_cache.store_kv, kv_cache.copy_blocks
     )

@@ -28,7 +28,7 @@ def test_a_cpu_gets_the_reference() -> None:
 
 def test_wrong_choices_name_the_field() -> None:
     with pytest.raises(FastsiaError, match='kernels must be "auto"'):
-        select("cpu", "cuda")  # type: ignore[arg-type]
+        select("cpu", "cuda")
 
 
 def test_triton_on_a_cpu_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
