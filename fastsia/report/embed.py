@@ -45,7 +45,7 @@ def pack(views: Iterable[TrajectoryView], expected: int, max_bytes: int) -> Iter
 
 def _squeeze(record: dict[str, Any]) -> str:
     text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return base64.b64encode(zlib.compress(text.encode("utf-8", "replace"), 9)).decode("ascii")
+    return base64.b64encode(zlib.compress(text.encode("utf-8", "replace"), 6)).decode("ascii")
 
 
 def _record(view: TrajectoryView, limit: int | None) -> dict[str, Any]:

@@ -518,7 +518,7 @@ def draw_comparison(runs: Mapping[str, ReportData]) -> list[Drawing]:
         with mpl.rc_context(_STYLE):
             figure, axes = _axes()
             for label, part in parts.items():
-                _plot(axes, part, styles[label][0], label, styles[label][1])
+                _plot(axes, part, styles[label][0], _short(label), styles[label][1])
             if curve == "auc":
                 _chance(axes)
             _relative(axes)
@@ -529,6 +529,12 @@ def draw_comparison(runs: Mapping[str, ReportData]) -> list[Drawing]:
     table = tabulate({label: data.summary for label, data in runs.items()})
     drawings.append(_compare_rho(table))
     return drawings
+
+
+def _short(label: str, most: int = 28) -> str:
+    """A run's label that leaves room for its figure: the middle goes."""
+    half = (most - 1) // 2
+    return label if len(label) <= most else f"{label[:half]}…{label[-half:]}"
 
 
 def _compare_rho(table: pd.DataFrame) -> Drawing:
@@ -547,7 +553,7 @@ def _compare_rho(table: pd.DataFrame) -> Drawing:
             axes.hlines(height + shift, low, high, color=color, linewidth=1.6)
             axes.plot(value, height + shift, marker, color=color, markersize=4.5, label=label)
         axes.axvline(0, color=RULE, linewidth=0.8)
-        axes.set_yticks(height, table["run"].tolist())
+        axes.set_yticks(height, [_short(label) for label in table["run"]])
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("mean alignment ρ, 95 % over problems")
         axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2)

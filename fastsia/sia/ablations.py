@@ -53,7 +53,7 @@ class Scored:
 
 
 def sensitivity(
-    scored: Scored, config: SIAConfig, others: Mapping[str, RolloutTable], num_resamples: int = 1000
+    scored: Scored, config: SIAConfig, others: Mapping[str, RolloutTable], bootstrap: Bootstrap
 ) -> pd.DataFrame:
     """One row a way of scoring the same run: what was changed (`factor`, `value`), N, stride, alpha, rho in its three
     forms with 95 % intervals over problems, and the undefined fraction.
@@ -61,7 +61,7 @@ def sensitivity(
     others: further readings of the same rollouts by name ("think=lenient", ...).
     """
     table, points = scored.table, scored.points
-    rows = [_row("as run", "", scored, config.smoothing, config, num_resamples)]
+    rows = [_row("as run", "", scored, config.smoothing, config, bootstrap)]
     owner = table.trajectory_of_checkpoint
     classes = table.num_answers[owner]
     rules: list[tuple[str, float, Callable[[np.ndarray, np.ndarray], np.ndarray]]] = [
@@ -72,29 +72,29 @@ def sensitivity(
         halves = scored.halves
         wide = rule(halves.gold_count.T, halves.count.T).T
         changed = Scored(table, points.with_surprisal(rule(points.gold_count, points.count)), halves.smoothed(wide))
-        rows.append(_row("smoothing", name, changed, alpha, config, num_resamples))
+        rows.append(_row("smoothing", name, changed, alpha, config, bootstrap))
     most = int(table.count.max())
     for number in sorted({most // 4, most // 2}, reverse=True):
         if 4 <= number < most:
             part = Scored.of(fewer_rollouts(table, number), config)
-            rows.append(_row("rollouts", f"first {number}", part, config.smoothing, config, num_resamples))
+            rows.append(_row("rollouts", f"first {number}", part, config.smoothing, config, bootstrap))
     for factor in (2, 4):
         if int(np.diff(table.trajectory_offsets).max()) > 2 * factor:
             part = Scored.of(coarser_stride(table, factor), config)
-            rows.append(_row("stride", f"every {factor}.", part, config.smoothing, config, num_resamples))
+            rows.append(_row("stride", f"every {factor}.", part, config.smoothing, config, bootstrap))
     for name, other in others.items():
         factor_name, _, value = name.partition("=")
-        rows.append(_row(factor_name, value, Scored.of(other, config), config.smoothing, config, num_resamples))
+        rows.append(_row(factor_name, value, Scored.of(other, config), config.smoothing, config, bootstrap))
     return pd.DataFrame(rows)
 
 
-def coarse_ablation(scored: Scored, config: SIAConfig, num_resamples: int = 1000) -> pd.DataFrame:
+def coarse_ablation(scored: Scored, config: SIAConfig, bootstrap: Bootstrap) -> pd.DataFrame:
     """Table 3: the run as it is beside half its rollouts at twice its stride."""
     part = Scored.of(coarse(scored.table), config)
     return pd.DataFrame(
         [
-            _row("estimate", "as run", scored, config.smoothing, config, num_resamples),
-            _row("estimate", "coarse", part, config.smoothing, config, num_resamples),
+            _row("estimate", "as run", scored, config.smoothing, config, bootstrap),
+            _row("estimate", "coarse", part, config.smoothing, config, bootstrap),
         ]
     )
 
@@ -109,10 +109,11 @@ def _floor(gold: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 
 def _row(
-    factor: str, value: str, scored: Scored, alpha: float, config: SIAConfig, num_resamples: int
+    factor: str, value: str, scored: Scored, alpha: float, config: SIAConfig, bootstrap: Bootstrap
 ) -> dict[str, Any]:
     table, points = scored.table, scored.points
-    bootstrap = Bootstrap.draw(table.num_problems, min(config.num_bootstrap, num_resamples), config.seed)
+    if bootstrap.weights.shape[1] != table.num_problems:  # some problem lost all its rollouts
+        bootstrap = Bootstrap.draw(table.num_problems, len(bootstrap), config.seed)
     starts = table.problem_offsets[:-1]
     rho = pearson(points.entropy, points.gold_surprisal, table.trajectory_offsets)
     row: dict[str, Any] = {

@@ -124,8 +124,8 @@ def analyze_table(
         one_each = table.problem_offsets[:-1]
         test = repairing_test(halves, at_grid[one_each], num_permutations=NUM_PERMUTATIONS, seed=config.seed)
         summary["repairing_test"] = None if test is None else asdict(test)
-        tables["sensitivity"] = sensitivity(scored, config, readings or {})
-        tables["coarse_ablation"] = coarse_ablation(scored, config)
+        tables["sensitivity"] = sensitivity(scored, config, readings or {}, bootstrap)
+        tables["coarse_ablation"] = coarse_ablation(scored, config, bootstrap)
         if pool is not None:
             checkpoints["entropy_pooled"] = pool.entropy
             checkpoints["num_pooled"] = pool.count

@@ -131,26 +131,42 @@ def auc_curve(
     bootstrap: Bootstrap,
 ) -> AucCurve:
     """How well low entropy at each position tells the traces that will end correct. NaN where one class is absent."""
-    problem = table.problem_of_trajectory
-    width = len(positions)
-    value = np.full(width, np.nan)
-    samples = np.full((len(bootstrap), width), np.nan)
-    num_correct, num_incorrect = np.zeros(width, dtype=np.int64), np.zeros(width, dtype=np.int64)
-    weights, held = bootstrap.weights, np.zeros(0)
-    previous: bytes | None = None
-    for k in range(width):
-        there = rows[:, k] >= 0
-        label = correct[there]
-        num_correct[k], num_incorrect[k] = label.sum(), (~label).sum()
-        if not num_correct[k] or not num_incorrect[k]:
-            continue
-        score = -points.entropy[rows[there, k]]
-        value[k] = weighted_auc(score, label, np.ones((1, len(label))))[0]
-        if previous != there.tobytes():
-            held = weights[:, problem[there]]
-            previous = there.tobytes()
-        samples[:, k] = weighted_auc(score, label, held)
-    return AucCurve(positions, value, samples, num_correct, num_incorrect)
+    there = rows >= 0
+    score = np.where(there, -points.entropy[rows], np.nan)
+    num_correct, num_incorrect = there[correct].sum(axis=0), there[~correct].sum(axis=0)
+    value = auc_at_positions(score, correct, np.ones((1, len(correct))))[0]
+    samples = auc_at_positions(score, correct, bootstrap.weights[:, table.problem_of_trajectory])
+    samples[:, np.isnan(value)] = np.nan
+    return AucCurve(positions, value, samples, num_correct.astype(np.int64), num_incorrect.astype(np.int64))
+
+
+def auc_at_positions(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """`weighted_auc` of every column of score [n, K] under weights [B, n]; float64 [B, K]. NaN scores are absent."""
+    out = np.full((len(weights), score.shape[1]), np.nan)
+    pairs = int(positive.sum()) * int((~positive).sum())
+    if pairs == 0 or len(weights) == 0:
+        return out
+    if pairs > _PAIRS_AT_ONCE:
+        for k in range(score.shape[1]):
+            there = ~np.isnan(score[:, k])
+            held = weights if there.all() else weights[:, there]
+            out[:, k] = weighted_auc(score[there, k], positive[there], held)
+        return out
+    # Few traces: all positions' comparisons in one product. Counts and halves are exact in float32.
+    x_pos, x_neg = score[positive], score[~positive]
+    w_pos, w_neg = weights[:, positive].astype(np.float32), weights[:, ~positive].astype(np.float32)
+    wins = (x_pos[:, :, None] > x_neg.T[None]).astype(np.float32) + 0.5 * (x_pos[:, :, None] == x_neg.T[None])
+    step = max(1, 4_000_000 // max(1, len(weights) * len(x_neg)))
+    for k in range(0, score.shape[1], step):
+        part = np.ascontiguousarray(wins[:, k : k + step], dtype=np.float32).reshape(len(x_pos), -1)
+        won = (w_pos @ part).reshape(len(weights), -1, len(x_neg))
+        above = np.einsum("bkj,bj->bk", won, w_neg, dtype=np.float64)
+        total = (w_pos @ ~np.isnan(x_pos[:, k : k + step])) * (w_neg @ ~np.isnan(x_neg[:, k : k + step]))
+        np.divide(above, total, out=out[:, k : k + step], where=total > 0)
+    return out
+
+
+_PAIRS_AT_ONCE = 40_000
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from scipy.stats import mannwhitneyu
 
+from fastsia.sia import curves
 from fastsia.sia.bootstrap import Bootstrap
-from fastsia.sia.curves import GRID, grid_rows, group_means, stride, token_rows, weighted_auc
+from fastsia.sia.curves import GRID, auc_at_positions, grid_rows, group_means, stride, token_rows, weighted_auc
 from fastsia.sia.table import RolloutTable, encode
 from tests.sia.simulate import draw, frame, moving
 
@@ -74,6 +75,20 @@ def test_weighted_auc_is_that_of_the_repeated_sample() -> None:
         x, label = score[again], positive[again]
         want = mannwhitneyu(x[label], x[~label]).statistic / (label.sum() * (~label).sum())
         assert got[b] == pytest.approx(want)
+
+
+def test_all_positions_in_one_product_equal_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With traces that have ended (NaN) and resamples that lost a class."""
+    rng = np.random.default_rng(2)
+    score, positive = rng.integers(0, 5, (12, 6)).astype(float), rng.random(12) < 0.4
+    score[rng.random(score.shape) < 0.3] = np.nan
+    weights = Bootstrap.draw(12, 50, seed=1).weights
+    together = auc_at_positions(score, positive, weights)
+    monkeypatch.setattr(curves, "_PAIRS_AT_ONCE", 0)
+    np.testing.assert_allclose(together, auc_at_positions(score, positive, weights), rtol=1e-12)
+    for k in range(6):
+        there = ~np.isnan(score[:, k])
+        np.testing.assert_allclose(together[:, k], weighted_auc(score[there, k], positive[there], weights[:, there]))
 
 
 def test_auc_of_one_class_is_undefined() -> None:
