@@ -286,7 +286,8 @@ def _exports_are_current(path: Path) -> bool:
     sources = [path / DATABASE, path / f"{DATABASE}-wal"]
     if not all(export.is_file() for export in exports):
         return False
-    newest = max(source.stat().st_mtime_ns for source in sources if source.exists())
+    # Reading alone may leave an empty log behind.
+    newest = max(source.stat().st_mtime_ns for source in sources if source.exists() and source.stat().st_size)
     return all(export.stat().st_mtime_ns >= newest for export in exports)
 
 

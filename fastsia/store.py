@@ -285,12 +285,25 @@ class Store:
 
     def rollout_columns(self) -> pd.DataFrame:
         """One row a rollout with what the statistics read: no tokens. In the dataset's order."""
-        return self._frame(
-            "SELECT r.problem_id, r.trajectory, checkpoint, rollout, r.answer, gold, correct, r.finish_reason, "
-            "r.num_tokens, ride_tokens FROM rollouts r JOIN problems p ON p.position = r.id / ? "
-            "JOIN trajectories t ON t.id = r.id / ? * ? + r.trajectory ORDER BY r.id",
-            (_PER_PROBLEM, _PER_PROBLEM, _PER_PROBLEM),
-        ).astype({"correct": bool})
+        with self._reading() as connection:
+            problems = connection.execute("SELECT position, problem_id, gold FROM problems ORDER BY position").fetchall()
+            trajectories = connection.execute("SELECT id, correct FROM trajectories ORDER BY id").fetchall()
+            frame = _to_frame(
+                connection.execute(
+                    "SELECT id / ? AS position, trajectory, checkpoint, rollout, answer, finish_reason, num_tokens, "
+                    "ride_tokens, answer_strict, answer_lenient FROM rollouts ORDER BY id",
+                    (_PER_PROBLEM,),
+                )
+            )
+        # Joined here: sqlite would look up two rows for each of these.
+        position = frame.pop("position").to_numpy(np.int64)
+        at = np.searchsorted([row[0] for row in problems], position)
+        own = position * _PER_PROBLEM + frame["trajectory"].to_numpy(np.int64)
+        correct = np.array([row[1] for row in trajectories], dtype=bool)
+        frame.insert(0, "problem_id", pd.Series(np.array([row[1] for row in problems], dtype=object)[at], dtype=object))
+        frame["gold"] = pd.Series(np.array([row[2] for row in problems], dtype=object)[at], dtype=object)
+        frame["correct"] = correct[np.searchsorted([row[0] for row in trajectories], own)]
+        return frame
 
     def rollouts(self, problems_at_once: int = 64) -> Iterator[pd.DataFrame]:
         """All columns of the rollouts, a chunk of problems at a time; token_ids int32 arrays."""
@@ -673,9 +686,12 @@ def _values(column: Sequence[Any]) -> Any:
 
 def _column(values: Sequence[Any]) -> pd.Series:
     """One entry a value, whatever the values are; of object dtype, in which None stays None."""
-    column = np.empty(len(values), dtype=object)
-    for i, value in enumerate(values):
-        column[i] = value
+    if values and isinstance(values[0], np.ndarray):
+        column = np.empty(len(values), dtype=object)
+        for i, value in enumerate(values):
+            column[i] = value
+    else:
+        column = np.array(values, dtype=object)
     return pd.Series(column, dtype=object)
 
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from fastsia import Problem
 
 EOS = "<eos>"
-PROBLEMS = [Problem(f"p{i}", f"{i} + {i + 1} = ?", str(2 * i + 1)) for i in range(12)]
+PROBLEMS = [Problem(f"p{i}", f"What is {i} modulo 10?", str(i % 10)) for i in range(12)]
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

@@ -1,0 +1,399 @@
+"""The results' database: nothing lost, nothing torn, nothing mixed."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fastsia import FastsiaError, Problem
+from fastsia.answers.vocabulary import Vocabulary
+from fastsia.engine.sequence import FinishReason, Rollouts, Trajectory
+from fastsia.store import (
+    FinishedProblem,
+    ScoredTrajectory,
+    Store,
+    StoreWriter,
+    pack_ids,
+    ride_tokens,
+    unpack_ids,
+    write_json,
+    write_parquet,
+)
+from tests.tiny import tiny_tokenizer
+
+IDENTITY: dict[str, Any] = {
+    "model": {"name": "a/model", "dtype": "float32", "fingerprint": "f0"},
+    "task": "t",
+    "backend": "native",
+    "config": {"seed": 0, "temperature": 0.7},
+}
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    return Vocabulary.from_tokenizer(tiny_tokenizer())
+
+
+def finished(position: int, num_rollouts: int = 6, trajectories: int = 1, failed: bool = False) -> FinishedProblem:
+    """A made-up finished problem: always the same one for the same arguments."""
+    rng = np.random.default_rng(position)
+    scored = []
+    for number in range(trajectories):
+        checkpoints = np.array([0, 4, 7], dtype=np.int32)
+        lengths = rng.integers(0, 5, 3 * num_rollouts)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        rollouts = Rollouts(
+            checkpoint=np.repeat(checkpoints, num_rollouts),
+            index=np.tile(np.arange(num_rollouts, dtype=np.int32), 3),
+            offsets=offsets,
+            token_ids=rng.integers(0, 250, offsets[-1]).astype(np.int32),
+            logprobs=-rng.random(offsets[-1]).astype(np.float32),
+            finish_reason=np.full(3 * num_rollouts, FinishReason.EOS, dtype=np.int8),
+        )
+        answers: list[str | None] = [None if n == 0 else str(n) for n in lengths.tolist()]
+        trajectory = Trajectory(
+            key=(position, number),
+            prompt_ids=np.arange(5, dtype=np.int32),
+            token_ids=rng.integers(0, 250, 7).astype(np.int32),
+            logprobs=-rng.random(7).astype(np.float32),
+            token_entropies=rng.random(7).astype(np.float32),
+            finish_reason="error" if failed else "eos",
+            seed=(1 << 63) + position,
+            checkpoints=checkpoints,
+            rollouts=None if failed else rollouts,
+            error="logits were NaN" if failed else None,
+        )
+        read = ([], [], []) if failed else (answers, answers, answers)
+        scored.append(ScoredTrajectory(number, trajectory, "2 + 2", "4", "4", "4", True, read))
+    problem = Problem(f"p{position}", "What?", "4", choices=("a", "b"))
+    return FinishedProblem(position, problem, "number", "What?", False, 0, scored)
+
+
+def write(folder: Path, vocabulary: Vocabulary, positions: range, **identity: Any) -> StoreWriter:
+    with StoreWriter(folder, IDENTITY | identity, vocabulary) as writer:
+        for position in positions:
+            if position not in writer.done:
+                writer.add(finished(position))
+    return writer
+
+
+def tables(folder: Path) -> dict[str, list[Any]]:
+    connection = sqlite3.connect(folder / "run.sqlite")
+    try:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        return {
+            name: connection.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall()
+            for name in ("problems", "trajectories", "rollouts")
+        }
+    finally:
+        connection.close()
+
+
+def test_ids_of_any_size_survive_packing() -> None:
+    ids = np.array([0, 1, 255, 256, 65536, (1 << 24) - 1], dtype=np.int32)
+    assert len(pack_ids(ids)) == 18
+    np.testing.assert_array_equal(unpack_ids(pack_ids(ids)), ids)
+    assert unpack_ids(b"").dtype == np.int32
+    for bad in (-1, 1 << 24):
+        with pytest.raises(FastsiaError, match="token id"):
+            pack_ids(np.array([bad]))
+
+
+def test_rides_are_counted_from_each_checkpoint() -> None:
+    """A rollout that runs past the trajectory's end rides no further; an empty one rides 0."""
+    trajectory = np.array([5, 6, 7], dtype=np.int32)
+    rollouts = [[5, 6, 7, 9], [5, 9], [], [7, 0], [6], [0]]
+    checkpoint = np.array([0, 0, 0, 2, 1, 3])
+    offsets = np.concatenate([[0], np.cumsum([len(r) for r in rollouts])])
+    ids = np.array(sum(rollouts, []), dtype=np.int32)
+    assert ride_tokens(trajectory, checkpoint, offsets, ids).tolist() == [3, 1, 0, 1, 1, 0]
+    assert ride_tokens(trajectory, np.zeros(2), np.zeros(3, np.int64), np.zeros(0, np.int32)).tolist() == [0, 0]
+
+
+def test_what_is_written_is_read_back(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
+        for position in (2, 0):
+            writer.add(finished(position, trajectories=2))
+    store = Store(tmp_path / "run.sqlite")
+    assert store.identity() == IDENTITY
+    assert store.vocabulary().to_bytes() == vocabulary.to_bytes()
+    assert store.num_problems() == 2
+    assert store.problems()["problem_id"].tolist() == ["p0", "p2"], "the dataset's order, not the finishing order"
+    assert store.problems()["choices"].tolist() == [["a", "b"]] * 2
+    trajectories = store.trajectories()
+    assert trajectories["trajectory"].tolist() == [0, 1, 0, 1]
+    expected = finished(0, trajectories=2).trajectories[1].trajectory
+    np.testing.assert_array_equal(trajectories["token_ids"][1], expected.token_ids)
+    np.testing.assert_array_equal(trajectories["token_entropies"][1], expected.token_entropies)
+    assert trajectories["seed"][1] == expected.seed - (1 << 64), "64 bits, signed as sqlite has them"
+
+    (rollouts,) = store.rollouts()
+    drawn = expected.rollouts
+    assert drawn is not None
+    mine = rollouts[(rollouts["problem_id"] == "p0") & (rollouts["trajectory"] == 1)].reset_index(drop=True)
+    assert mine["checkpoint"].tolist() == drawn.checkpoint.tolist()
+    assert mine["rollout"].tolist() == drawn.index.tolist()
+    for r in range(len(drawn)):
+        row = drawn.row(r)
+        assert mine["token_ids"][r].tolist() == row.token_ids
+        assert mine["logprob"][r] == pytest.approx(sum(row.logprobs), abs=1e-5)
+        assert mine["answer"][r] == (str(len(row.token_ids)) if row.token_ids else None), "None stays None"
+    columns = store.rollout_columns()
+    pd.testing.assert_frame_equal(
+        columns[["problem_id", "trajectory", "checkpoint", "rollout", "answer", "gold", "num_tokens"]],
+        rollouts[["problem_id", "trajectory", "checkpoint", "rollout", "answer", "gold", "num_tokens"]],
+    )
+    assert columns["correct"].all()
+
+
+def test_chunks_of_problems_make_the_same_rollouts(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    write(tmp_path, vocabulary, range(5))
+    store = Store(tmp_path / "run.sqlite")
+    (whole,) = store.rollouts()
+    parts = pd.concat(store.rollouts(problems_at_once=2), ignore_index=True)
+    pd.testing.assert_frame_equal(whole.drop(columns="token_ids"), parts.drop(columns="token_ids"))
+    assert [t.tolist() for t in whole["token_ids"]] == [t.tolist() for t in parts["token_ids"]]
+
+
+def test_a_failed_trajectory_is_kept_without_rollouts(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
+        writer.add(finished(0, failed=True))
+    store = Store(tmp_path / "run.sqlite")
+    assert store.trajectories()["error"].tolist() == ["logits were NaN"]
+    assert sum(map(len, store.rollouts())) == 0
+    with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
+        assert writer.done == {0} and writer.notes == []
+
+
+def test_resuming_in_any_order_gives_the_same_tables(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    write(tmp_path / "whole", vocabulary, range(4))
+    write(tmp_path / "parts", vocabulary, range(2, 3))
+    write(tmp_path / "parts", vocabulary, range(0, 4))
+    assert tables(tmp_path / "whole") == tables(tmp_path / "parts")
+
+
+def test_another_run_is_refused_with_every_difference(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    write(tmp_path, vocabulary, range(1))
+    changed = IDENTITY | {"task": "u", "config": {"seed": 1, "temperature": 0.7, "top_p": 0.5}}
+    with pytest.raises(FastsiaError) as refusal:
+        StoreWriter(tmp_path, changed, vocabulary)
+    text = str(refusal.value)
+    assert 'task was "t", is now "u"' in text
+    assert "config.seed was 0, is now 1" in text
+    assert "config.top_p was null, is now 0.5" in text
+    assert "temperature" not in text and "model" not in text
+    with pytest.raises(FastsiaError, match="vocabulary"):
+        StoreWriter(tmp_path, IDENTITY, Vocabulary.from_bytes(_other_vocabulary()))
+    write(tmp_path, vocabulary, range(2))  # and neither refusal left the folder locked
+
+
+def _other_vocabulary() -> bytes:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["more"])
+    return Vocabulary.from_tokenizer(tokenizer).to_bytes()
+
+
+def test_the_same_weights_elsewhere_are_the_same_model(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    write(tmp_path, vocabulary, range(1))
+    model = IDENTITY["model"]
+    assert write(tmp_path, vocabulary, range(2), model=model | {"name": "/moved"}).done == {0, 1}
+    with pytest.raises(FastsiaError, match="model.fingerprint was"):
+        write(tmp_path, vocabulary, range(2), model=model | {"fingerprint": "f1"})
+
+
+def test_a_changed_dataset_or_prompt_is_refused(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    write(tmp_path, vocabulary, range(1))
+    with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
+        same = finished(0).problem
+        writer.check_problem(0, same, range(5))
+        with pytest.raises(FastsiaError, match="another prompt"):
+            writer.check_problem(0, same, range(6))
+        with pytest.raises(FastsiaError, match="question of problem 1 was 'What.'"):
+            writer.check_problem(0, Problem("p0", "Why?", "4"), range(5))
+
+
+def test_a_second_writer_is_told_that_the_folder_is_locked(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    """A real second process; and the lock of a killed one is free at once."""
+    code = textwrap.dedent(
+        f"""
+        import sys, time
+        from pathlib import Path
+        from tests.test_store import IDENTITY, StoreWriter, Vocabulary, tiny_tokenizer
+        writer = StoreWriter(Path({str(tmp_path)!r}), IDENTITY, Vocabulary.from_tokenizer(tiny_tokenizer()))
+        print("open", flush=True)
+        time.sleep(60)
+        """
+    )
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "open\n"
+        with pytest.raises(FastsiaError, match=f"locked: process {other.pid} is writing"):
+            StoreWriter(tmp_path, IDENTITY, vocabulary)
+    finally:
+        other.kill()
+        other.wait()
+    write(tmp_path, vocabulary, range(1))
+
+
+@pytest.mark.parametrize("where", ["header", "middle", "truncated", "blob"])
+def test_a_damaged_database_is_set_aside_and_read_as_far_as_it_goes(
+    tmp_path: Path, vocabulary: Vocabulary, where: str
+) -> None:
+    """Real damage: bytes overwritten, the file cut, and one flipped bit that sqlite itself does not see."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        write(folder, vocabulary, range(40))
+    path = broken / "run.sqlite"
+    data = bytearray(path.read_bytes())
+    if where == "header":
+        data[:100] = b"\xff" * 100
+    elif where == "middle":
+        at = len(data) // 2 // 4096 * 4096
+        data[at : at + 8192] = b"\xa5" * 8192
+    elif where == "truncated":
+        del data[len(data) * 2 // 3 // 4096 * 4096 + 100 :]
+    else:
+        blob = pack_ids(finished(17).trajectories[0].trajectory.token_ids)
+        assert data.count(blob) == 1
+        data[data.index(blob)] ^= 1
+    path.write_bytes(data)
+
+    with StoreWriter(broken, IDENTITY, vocabulary) as writer:
+        (note,) = writer.notes
+        assert "run.sqlite.damaged-1" in note
+        assert (broken / "run.sqlite.damaged-1").read_bytes() == bytes(data)
+        kept = len(writer.done)
+        if where == "header":
+            assert kept == 0
+        elif where == "blob":
+            assert writer.done == set(range(40)) - {17}
+        elif where == "middle":
+            assert kept > 10
+        for position in range(40):
+            if position not in writer.done:
+                writer.add(finished(position))
+    assert tables(broken) == tables(whole)
+    with StoreWriter(broken, IDENTITY, vocabulary) as writer:
+        assert writer.notes == []
+
+
+def test_damage_does_not_let_another_run_in(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    """Setting a damaged database aside must not mix its problems into a run with another seed."""
+    write(tmp_path, vocabulary, range(10))
+    path = tmp_path / "run.sqlite"
+    data = bytearray(path.read_bytes())
+    blob = pack_ids(finished(3).trajectories[0].trajectory.token_ids)
+    data[data.index(blob)] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(FastsiaError, match=r"config.seed was 0, is now 9"):
+        write(tmp_path, vocabulary, range(1), config={"seed": 9, "temperature": 0.7})
+    assert path.exists()
+
+
+def test_a_database_without_its_first_commit_is_begun_again(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    """A kill between creating the file and its schema leaves an empty database."""
+    connection = sqlite3.connect(tmp_path / "run.sqlite")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.close()
+    writer = write(tmp_path, vocabulary, range(1))
+    assert writer.notes == [] and writer.done == {0}
+
+
+def test_a_full_disk_is_said_and_what_was_stored_stays(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    """RLIMIT_FSIZE makes the kernel itself refuse the write."""
+    limit, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    written = 0
+    with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+        try:
+            with pytest.raises(FastsiaError, match=r"cannot be written .*finished before are kept") as failure:
+                for position in range(1000):
+                    writer.add(finished(position, num_rollouts=20))
+                    written += 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    assert written > 3
+    assert f"the {written} problems" in str(failure.value)
+    with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
+        assert writer.notes == []
+        assert writer.done == set(range(written))
+        writer.add(finished(written, num_rollouts=20))
+
+
+def test_exports_are_whole_or_absent(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    write_json(path, {"x": 1})
+    with pytest.raises(ValueError, match="Out of range"):
+        write_json(path, {"x": float("nan")})
+    assert path.read_text() == '{\n  "x": 1\n}\n'
+
+    def chunks() -> Any:
+        yield pd.DataFrame({"answer": pd.Series([None, None], dtype=object), "n": [1, 2]})
+        yield pd.DataFrame({"answer": pd.Series(["7", None], dtype=object), "n": [3, 4]})
+
+    write_parquet(tmp_path / "t.parquet", chunks())
+    frame = pd.read_parquet(tmp_path / "t.parquet")
+    assert frame["answer"].isna().tolist() == [True, True, False, True], "all null in the first chunk is still text"
+    assert sorted(os.listdir(tmp_path)) == ["summary.json", "t.parquet"]
+
+
+def test_links_are_not_written_through(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("precious")
+    for name in ("run.sqlite", ".lock"):
+        folder = tmp_path / name.strip(".")
+        folder.mkdir()
+        (folder / name).symlink_to(outside)
+        with pytest.raises(FastsiaError, match="symbolic link"):
+            StoreWriter(folder, IDENTITY, vocabulary)
+    write_json(_linked(tmp_path / "export", outside), {"x": 1})
+    assert outside.read_text() == "precious"
+
+
+def _linked(folder: Path, target: Path) -> Path:
+    folder.mkdir()
+    (folder / "summary.json").symlink_to(target)
+    return folder / "summary.json"
+
+
+def test_an_output_that_cannot_be_a_folder_is_refused(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FastsiaError, match="is a file"):
+        StoreWriter(tmp_path / "file", IDENTITY, vocabulary)
+    with pytest.raises(FastsiaError, match="cannot be used"):
+        StoreWriter(tmp_path / "file" / "below", IDENTITY, vocabulary)
+
+
+def test_a_read_only_folder_is_readable(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    """WAL wants to write beside the database even to read; a copy on read-only media must still open."""
+    write(tmp_path, vocabulary, range(2))
+    for extra in ("run.sqlite-wal", "run.sqlite-shm"):
+        (tmp_path / extra).unlink(missing_ok=True)
+    tmp_path.chmod(0o555)
+    try:
+        assert Store(tmp_path / "run.sqlite").num_problems() == 2
+    finally:
+        tmp_path.chmod(0o755)
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    write(tmp_path, vocabulary, range(1))
+    connection = sqlite3.connect(tmp_path / "run.sqlite")
+    connection.execute("UPDATE meta SET value = 99 WHERE key = 'schema_version'")
+    connection.commit()
+    connection.close()
+    with pytest.raises(FastsiaError, match="schema version 99"):
+        Store(tmp_path / "run.sqlite")
+    with pytest.raises(FastsiaError, match="schema version 99"):
+        StoreWriter(tmp_path, IDENTITY, vocabulary)
