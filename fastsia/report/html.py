@@ -20,6 +20,7 @@ from fastsia.report.data import ReportData
 from fastsia.report.embed import Piece, pack
 from fastsia.report.figures import Drawing, draw, draw_comparison, inline_svg
 from fastsia.sia.compare import differences, tabulate
+from fastsia.sia.paper import published_rho
 
 MAX_BYTES = 28_000_000
 """What the trajectories to read may take of the file, so that it stays under 30 MB with its figures and tables."""
@@ -123,6 +124,8 @@ def _cards(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     half, place = auc.get(0.5, (None, -1))
     half_ci = ci["auc"][place] if place >= 0 and ci.get("auc") else None
     corrected = rho.get("cross_fitted_corrected")
+    theirs = published_rho(str(summary.get("model")), str(summary.get("task")))
+    published = "" if theirs is None else f" The paper reports {format_number(theirs, 2)}."
     entropy = (
         f"H falls from {format_number(summary.get('entropy_first'), 2)} to "
         f"{format_number(summary.get('entropy_final'), 2)} nats."
@@ -139,7 +142,7 @@ def _cards(summary: Mapping[str, Any]) -> list[dict[str, str]]:
             format_number(rho.get("pearson"), 2),
             format_interval(rho_ci.get("pearson"), 2),
             "How closely answer entropy and gold surprisal move together along a trajectory. Both come from the same "
-            "rollouts, which alone pushes it away from 0.",
+            "rollouts, which alone pushes it away from 0." + published,
         ),
         (
             "ρ, cross-fitted",
@@ -203,7 +206,7 @@ _CAPTIONS = {
     "runs": ("Runs", "One row a run."),
     "differences": (
         "Differences between runs",
-        "`run` less `minus`, on the problems that both have (paired), with 95 % intervals over problems.",
+        "“run” less “minus”, on the problems that both have (paired), with 95 % intervals over problems.",
     ),
 }
 
@@ -222,7 +225,7 @@ def _table(name: str, frame: pd.DataFrame) -> dict[str, Any]:
             low, high = f"{column}_low", f"{column}_high"
             if column == "difference" and "low" in bounds:
                 low, high = "low", "high"
-            text = format_cell(row[column])
+            text = _spell_name(row[column]) if column == "quantity" else format_cell(row[column])
             if low in bounds and high in bounds and _defined(row[low]) and _defined(row[high]):
                 text += " " + format_interval((row[low], row[high]))
             cells.append(text)
@@ -230,11 +233,14 @@ def _table(name: str, frame: pd.DataFrame) -> dict[str, Any]:
     return {
         "title": title,
         "caption": caption,
-        "columns": [
-            column.replace("_", " ").replace("rho", "ρ").replace("ρ pearson", "ρ, the paper's") for column in shown
-        ],
+        "columns": [_spell_name(column) for column in shown],
         "rows": rows,
     }
+
+
+def _spell_name(name: str) -> str:
+    """A column's name for reading."""
+    return name.replace("_", " ").replace("rho", "ρ").replace("ρ pearson", "ρ, the paper's")
 
 
 def _index(data: ReportData, pieces: Sequence[Piece]) -> Markup:

@@ -2,7 +2,7 @@
 
 from fastsia.sia.analysis import Analysis, analyze_rollouts
 from fastsia.sia.compare import differences, shuffled_table, tabulate
-from fastsia.sia.paper import published_rho
+from fastsia.sia.paper import published_rho, table1, table2, table3
 from fastsia.sia.signatures import ride_lengths
 
 __all__ = [
@@ -12,5 +12,8 @@ __all__ = [
     "published_rho",
     "ride_lengths",
     "shuffled_table",
+    "table1",
+    "table2",
+    "table3",
     "tabulate",
 ]

@@ -8,6 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
+
+import pandas as pd
+
+from fastsia.config import FastsiaError
+from fastsia.tasks.models import find_model
 
 SOURCE = "The Stepwise Informativeness Assumption, arXiv 2604.06192v1"
 
@@ -62,10 +68,101 @@ _DATASETS = {
 
 
 def published_rho(model: str, task: str) -> float | None:
-    """Table 1's value for a model, named as in `tasks.models`, and one of our tasks; None where it has none.
+    """Table 1's value for a model, by the paper's name or its Hub id, and one of our tasks; None where it has none.
 
     Both ARC subsets stand beside its one column "arc", since the paper does not say which it is.
     """
-    row = TABLE1.get(model)
+    row = TABLE1.get(_paper_name(model))
     dataset = _DATASETS.get(task)
     return None if row is None or dataset is None else row[dataset]
+
+
+def table1(summaries: Mapping[tuple[str, str], Mapping[str, Any] | None]) -> pd.DataFrame:
+    """Ours beside the paper's Table 1, one row a (model, task); a summary of None is a run that is still missing.
+
+    Columns: model, task, published, rho, rho_low, rho_high, difference (ours minus published), inside (whether the
+    published value lies in our interval), rho_cross_fitted, undefined_fraction, num_problems.
+    """
+    rows = []
+    for (model, task), summary in summaries.items():
+        published = published_rho(model, task)
+        rho, limits = _of(summary, "rho"), _of(_of(summary, "ci"), "rho").get("pearson")
+        ours = rho.get("pearson")
+        low, high = limits or (None, None)
+        rows.append(
+            {
+                "model": model,
+                "task": task,
+                "published": published,
+                "rho": ours,
+                "rho_low": low,
+                "rho_high": high,
+                "difference": None if ours is None or published is None else ours - published,
+                "inside": None if low is None or high is None or published is None else low <= published <= high,
+                "rho_cross_fitted": rho.get("cross_fitted"),
+                "undefined_fraction": rho.get("undefined_fraction"),
+                "num_problems": (summary or {}).get("num_problems"),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def table2(tables: Mapping[str, pd.DataFrame | None]) -> pd.DataFrame:
+    """Ours beside the paper's Table 2, one row a model, from `compare.shuffled_table` of each (None: still missing)."""
+    rows = []
+    for model, table in tables.items():
+        published = TABLE2.get(_paper_name(model), (None, None))
+        ours = {} if table is None else table.set_index("quantity").loc["rho_pearson"].to_dict()
+        fitted = {} if table is None else table.set_index("quantity").loc["rho_cross_fitted"].to_dict()
+        rows.append(
+            {
+                "model": model,
+                "published_original": published[0],
+                "published_shuffled": published[1],
+                "original": ours.get("original"),
+                "shuffled": ours.get("shuffled"),
+                "difference": ours.get("difference"),
+                "difference_low": ours.get("difference_low"),
+                "difference_high": ours.get("difference_high"),
+                "cross_fitted_original": fitted.get("original"),
+                "cross_fitted_shuffled": fitted.get("shuffled"),
+                "num_problems": ours.get("num_problems"),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def table3(tables: Mapping[str, pd.DataFrame | None]) -> pd.DataFrame:
+    """Ours beside the paper's Table 3, one row a model, from `Analysis.tables["coarse_ablation"]` (None: missing)."""
+    rows = []
+    for model, table in tables.items():
+        published = TABLE3.get(_paper_name(model), (None, None))
+        whole, coarse = ({}, {}) if table is None else (table.iloc[0].to_dict(), table.iloc[1].to_dict())
+        rows.append(
+            {
+                "model": model,
+                "published_original": published[0],
+                "published_coarse": published[1],
+                "original": whole.get("rho_pearson"),
+                "coarse": coarse.get("rho_pearson"),
+                "coarse_low": coarse.get("rho_pearson_low"),
+                "coarse_high": coarse.get("rho_pearson_high"),
+                "cross_fitted_original": whole.get("rho_cross_fitted"),
+                "cross_fitted_coarse": coarse.get("rho_cross_fitted"),
+                "num_rollouts": coarse.get("num_rollouts"),
+                "stride": coarse.get("stride"),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _paper_name(model: str) -> str:
+    try:
+        return find_model(model).name
+    except FastsiaError:
+        return model
+
+
+def _of(mapping: Mapping[str, Any] | None, key: str) -> Mapping[str, Any]:
+    """A mapping's mapping, empty where there is none."""
+    return (mapping or {}).get(key) or {}

@@ -5,7 +5,17 @@ import pandas as pd
 import pytest
 
 from fastsia.config import SIAConfig
-from fastsia.sia import Analysis, analyze_rollouts, differences, published_rho, shuffled_table, tabulate
+from fastsia.sia import (
+    Analysis,
+    analyze_rollouts,
+    differences,
+    published_rho,
+    shuffled_table,
+    table1,
+    table2,
+    table3,
+    tabulate,
+)
 from fastsia.sia.paper import TABLE1, TABLE2, TABLE3
 from tests.sia.simulate import constant, draw, frame, moving
 
@@ -72,7 +82,29 @@ def test_published_values() -> None:
     assert len(TABLE1) == 11
     assert published_rho("Gemma-2-2B", "gsm8k") == -0.530
     assert published_rho("Olmo-3-7B-Think", "arc_challenge") == published_rho("Olmo-3-7B-Think", "arc_easy") == 0.887
+    assert published_rho("Qwen/Qwen2.5-3B", "svamp") == 0.603
     assert published_rho("demo:sft", "gsm8k") is None
     assert published_rho("Gemma-2-2B", "demo") is None
     for model, (original, _) in {**TABLE2, **TABLE3}.items():
         assert TABLE1[model]["gsm8k"] == original
+
+
+def test_our_tables_stand_beside_the_published_ones() -> None:
+    summary = analysis(0).summary
+    table = table1({("Qwen2.5-3B", "gsm8k"): summary, ("Gemma-2-2B", "svamp"): None, ("demo:sft", "demo"): summary})
+    ours = summary["rho"]["pearson"]
+    assert table.loc[0, "difference"] == pytest.approx(ours - 0.682)
+    assert table.loc[1, "published"] == 0.169
+    assert pd.isna(table.loc[1, "rho"])
+    assert pd.isna(table.loc[2, "published"])
+    assert table.loc[2, "rho"] == ours
+    found = analyze_rollouts(
+        frame(draw(moving(12, 8, np.random.default_rng(0)), 10, np.random.default_rng(1))), config=QUICK
+    )
+    shuffled = shuffled_table(found.trajectories, found.trajectories)
+    second = table2({"Qwen2.5-3B": shuffled, "demo:sft": shuffled, "Gemma-2-2B-it": None})
+    assert second.loc[0, "published_shuffled"] == -0.132
+    assert second["difference"].tolist()[:2] == [0.0, 0.0]
+    third = table3({"Qwen2.5-3B": found.tables["coarse_ablation"], "Gemma-2-2B-it": None})
+    assert third.loc[0, "coarse"] == found.tables["coarse_ablation"].loc[1, "rho_pearson"]
+    assert third.loc[1, "published_coarse"] == 0.506
