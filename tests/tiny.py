@@ -1,4 +1,4 @@
-"""A random model small enough for tests of the whole pipeline, whose texts hold numbers often enough to have answers."""
+"""A random model small enough for tests of the whole pipeline, whose texts hold numbers often enough for answers."""
 
 from __future__ import annotations
 

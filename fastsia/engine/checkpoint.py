@@ -131,6 +131,9 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
     except (OSError, ValueError, KeyError, ImportError):
         tokenizer = None
+    # Without its files transformers 5 makes up a tokenizer that knows nothing but special tokens.
+    if tokenizer is not None and len(tokenizer) <= len(tokenizer.all_special_ids):
+        tokenizer = None
     return model.to(target).eval(), tokenizer
 
 

@@ -1,0 +1,150 @@
+"""From a model's name to its weights: what exists, what is refused, and what is said offline."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastsia import FastsiaError
+from fastsia.engine.checkpoint import demo_models, load_model, resolve_device, resolve_dtype, resolve_model
+from tests.tiny import save_tiny
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """A Hub of our own that answers every request with the status in the list."""
+    status = [404]
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(status[0])
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    yield status
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_demo_models_are_in_the_package() -> None:
+    for name, folder in demo_models().items():
+        assert resolve_model(name) == str(folder)
+        assert (folder / "config.json").is_file()
+    with pytest.raises(FastsiaError, match="'demo:stf' is not a demo model; there are: "):
+        resolve_model("demo:stf")
+
+
+def test_names_and_folders(tmp_path: Path) -> None:
+    assert resolve_model("gpt2") == "gpt2"
+    assert resolve_model("Qwen/Qwen2.5-3B") == "Qwen/Qwen2.5-3B"
+    assert resolve_model("qwen2.5-3b-it") == "Qwen/Qwen2.5-3B-Instruct", "the paper's own names"
+    folder = save_tiny(tmp_path / "model")
+    assert resolve_model(folder) == str(folder)
+
+
+def test_what_cannot_be_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FastsiaError, match="no such folder, and not a Hub id"):
+        resolve_model(tmp_path / "absent")
+    with pytest.raises(FastsiaError, match=r"has no config.json"):
+        resolve_model(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(FastsiaError, match="is a file"):
+        resolve_model(tmp_path / "config.json")
+
+
+def test_pickled_weights_are_never_loaded(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model")
+    weights = torch.nn.Linear(2, 2).state_dict()
+    torch.save(weights, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(FastsiaError, match=r"only .bin \(pickle\) weights, which are never loaded"):
+        load_model(folder, device="cpu")
+
+
+def test_a_loaded_model_is_ready(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model")
+    model, tokenizer = load_model(folder, device="cpu")
+    assert not model.training
+    assert model.dtype == torch.float32
+    assert tokenizer.eos_token_id == model.config.eos_token_id
+    half, _ = load_model(folder, device="cpu", dtype="bf16")
+    assert half.dtype == torch.bfloat16
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    assert load_model(folder, device="cpu")[1] is None, "an engine needs no tokenizer"
+
+
+def test_damaged_weights_are_one_sentence(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(FastsiaError, match=r"cannot be loaded|are damaged") as error:
+        load_model(folder, device="cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_remote_code_needs_the_flag(tmp_path: Path) -> None:
+    """A folder may name code of its own; without the flag it must not run."""
+    folder = save_tiny(tmp_path / "model")
+    ran = tmp_path / "ran"
+    (folder / "evil.py").write_text(f"open({str(ran)!r}, 'w')\n")
+    config = (folder / "config.json").read_text()
+    changed = config.replace(
+        "{", '{"auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}, "model_type_": 1,', 1
+    ).replace('"qwen2"', '"of-its-own"')
+    (folder / "config.json").write_text(changed)
+    with pytest.raises(FastsiaError):
+        load_model(folder, device="cpu")
+    assert not ran.exists()
+
+
+def test_an_unknown_hub_model_is_said_with_the_nearest_names(hub: list[int]) -> None:
+    with pytest.raises(FastsiaError, match=r"no such model\. Did you mean Qwen/Qwen2.5-3B") as error:
+        load_model("Qwen/Qwen2.5-3b-inst", device="cpu")
+    assert "\n" not in str(error.value)
+    hub[0] = 401
+    with pytest.raises(FastsiaError, match="needs HF_TOKEN"):
+        load_model("nobody/nothing", device="cpu")
+    hub[0] = 403
+    with pytest.raises(FastsiaError, match="accepted its terms"):
+        load_model("meta-llama/Llama-3.2-3B", device="cpu")
+
+
+def test_offline_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers alone retries for half a minute before it says the same."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with pytest.raises(FastsiaError, match="not in the local cache, and the Hub cannot be reached"):
+        load_model("nobody/nothing", device="cpu")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(FastsiaError, match="not in the local cache"):
+        load_model("nobody/nothing", device="cpu")
+
+
+def test_devices_and_dtypes() -> None:
+    cpu = torch.device("cpu")
+    assert resolve_device("cpu") == cpu
+    assert resolve_dtype(None, cpu) == torch.float32
+    assert resolve_dtype(None, torch.device("cuda")) == torch.bfloat16
+    assert resolve_dtype("auto", cpu) == "auto"
+    assert resolve_dtype(torch.float16, cpu) == torch.float16
+    with pytest.raises(FastsiaError, match="dtype must be one of auto, float32"):
+        resolve_dtype("int4", cpu)
+    with pytest.raises(FastsiaError, match='device must be a name such as "cpu"'):
+        resolve_device("gpu0")
+    if not torch.cuda.is_available():
+        with pytest.raises(FastsiaError, match="sees no CUDA device"):
+            resolve_device("cuda")
