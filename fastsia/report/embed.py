@@ -80,10 +80,10 @@ def _round(value: float) -> float | None:
     return round(float(value), 4) if math.isfinite(value) else None
 
 
-def _shorten(text: str, limit: int | None) -> str:
-    """The end of a rollout holds its answer, so the middle goes first."""
+def _shorten(text: str, limit: int | None) -> str | None:
+    """The end of a rollout holds its answer, so the middle goes first. None: not kept at all."""
     if limit is None or len(text) <= limit:
         return text
     if limit == 0:
-        return ""
+        return None
     return f"{text[: limit // 4]} […] {text[-(limit - limit // 4) :]}"

@@ -471,7 +471,7 @@ def _sensitivity(data: ReportData) -> Drawing | None:
         axes.axvline(0, color=RULE, linewidth=0.8)
         axes.set_yticks(height, labels)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("mean alignment ρ, 95 % over problems")
+        axes.set_xlabel("mean ρ (95 %)")
         axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2)
     return Drawing(
         "sensitivity",
@@ -555,7 +555,7 @@ def _compare_rho(table: pd.DataFrame) -> Drawing:
         axes.axvline(0, color=RULE, linewidth=0.8)
         axes.set_yticks(height, [_short(label) for label in table["run"]])
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("mean alignment ρ, 95 % over problems")
+        axes.set_xlabel("mean ρ (95 %)")
         axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2)
     return Drawing("rho", "Alignment by run", "Bars are 95 % intervals over problems.", figure, table)
 

@@ -253,7 +253,7 @@
     const lead = point.t > 40 ? "… " : "";
     $("sample").replaceChildren(
       element("span", "prefix", lead + prefix),
-      element("span", "", answer[2] || (answer[0] === null ? "(nothing)" : "(the text is not kept in this file)"))
+      answer[2] ? element("span", "", answer[2]) : element("span", "prefix", answer[2] === null ? " (text not kept)" : " (it ends here)")
     );
   };
 

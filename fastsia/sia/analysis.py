@@ -69,12 +69,16 @@ def analyze_rollouts(rollouts: pd.DataFrame, *, config: SIAConfig | None = None,
     """Scores a table of rollouts (columns: see `sia.table.encode`).
 
     Of the config it reads smoothing, num_bootstrap, num_splits and seed. Columns `answer_strict` and `answer_lenient`,
-    where both are there, are scored too (the sensitivity table). `detail=False` leaves out what takes a second look at
+    where both are there and differ, are scored too (the sensitivity table). `detail=False` leaves out what takes a second look at
     the rollouts: sensitivity and coarse ablation, the re-pairing test, change points, pooled estimates.
     """
     config = config or SIAConfig()
     readings = {}
-    if detail and {"answer_strict", "answer_lenient"} <= set(rollouts.columns):
+    if (
+        detail
+        and {"answer_strict", "answer_lenient"} <= set(rollouts.columns)
+        and not rollouts["answer_strict"].equals(rollouts["answer_lenient"])
+    ):
         for think in ("strict", "lenient"):
             readings[f"think={think}"] = encode(rollouts.assign(answer=rollouts[f"answer_{think}"]))
     return analyze_table(encode(rollouts), config, detail=detail, readings=readings)

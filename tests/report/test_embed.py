@@ -50,7 +50,7 @@ def test_texts_are_shortened_before_the_page_grows_too_large() -> None:
     shortened = next(piece for piece in pieces if piece.shortened)
     text = unpack(shortened.data)["checkpoints"][0]["answers"][1][2]
     whole = texts[int(shortened.key[0][1:])]
-    assert not text or (text.startswith(whole[:40]) and text.endswith(whole[-100:]))
+    assert text is None or (text.startswith(whole[:40]) and text.endswith(whole[-100:]))
 
 
 def test_distinct_answers_come_most_frequent_first_with_their_first_rollout() -> None:

@@ -149,6 +149,8 @@ def test_think_readings_are_scored_beside_the_run() -> None:
     both = rollouts.assign(answer_strict=rollouts["answer"], answer_lenient=rollouts["answer"].fillna("10"))
     table = analyze_rollouts(both, config=QUICK).tables["sensitivity"].set_index(["factor", "value"])
     assert table.loc[("think", "strict"), "rho_pearson"] == pytest.approx(table.loc[("as run", ""), "rho_pearson"])
+    same = analyze_rollouts(both.assign(answer_lenient=both["answer"]), config=QUICK).tables["sensitivity"]
+    assert "think" not in set(same["factor"])
     assert table.loc[("think", "lenient"), "rho_pearson"] != table.loc[("as run", ""), "rho_pearson"]
 
 
