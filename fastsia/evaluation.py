@@ -81,6 +81,7 @@ def evaluate(
     settings, load_options, task_options = _split_overrides(config, overrides)
     task = load_task(dataset, limit=limit, **task_options)
     loaded = open_backend(model, backend, load_options)
+    started = time.perf_counter()
     settings = _resolve(settings, task, loaded)
     prompts = _prompts(task, settings, loaded)
     assert loaded.vocabulary is not None
@@ -90,7 +91,6 @@ def evaluate(
     temporary = tempfile.TemporaryDirectory(prefix="fastsia-") if output is None else None
     directory = Path(temporary.name if temporary is not None else os.fspath(output or ""))
     counters_before = dataclasses.replace(loaded.counters)
-    started = time.perf_counter()
     with StoreWriter(directory, identity, loaded.vocabulary, durable=output is not None) as writer:
         for note in [*writer.notes, *warnings]:
             logger.warning("%s", note)
@@ -99,13 +99,12 @@ def evaluate(
             if position < len(task.problems):
                 writer.check_problem(position, task.problems[position], prompts[position].token_ids.tolist())
         resumed = len(writer.done)
-        _draw(loaded, task, settings, prompts, writer, progress, started)
+        _draw(loaded, task, settings, prompts, writer, progress)
         computed = len(writer.done) - resumed
     run = {
         "model": loaded.model_name,
         "task": task.name,
         "backend": loaded.name,
-        "seconds": time.perf_counter() - started,
         "num_computed_problems": computed,
         "num_cut_prompts": sum(prompt.cut > 0 for prompt in prompts),
         "counters": _counted(counters_before, loaded.counters),
@@ -113,6 +112,7 @@ def evaluate(
     }
     store = Store(directory / DATABASE)
     result = score(store, settings, run, warnings, temporary)
+    result.summary["seconds"] = time.perf_counter() - started
     if output is not None:
         earlier = read_summary(directory) if resumed else None
         _add_earlier(result.summary, earlier, computed)
@@ -229,9 +229,9 @@ def _draw(
     prompts: Sequence[_Prepared],
     writer: StoreWriter,
     progress: Callable[[Progress], None] | None,
-    started: float,
 ) -> None:
     """Draw every unfinished problem's trajectories and rollouts; commit each problem as its last one ends."""
+    started = time.perf_counter()
     before = dataclasses.replace(backend.counters)
     resumed = len(writer.done)
     pending = [position for position in range(len(task.problems)) if position not in writer.done]

@@ -41,6 +41,15 @@ class SIAResult:
     _rollouts: pd.DataFrame | None = field(default=None, repr=False)
     _holds: Any = field(default=None, repr=False)  # keeps a temporary folder alive as long as the result
 
+    def __repr__(self) -> str:
+        names = [str(self.summary[key]) for key in ("model", "task") if self.summary.get(key)]
+        what = " on ".join(names) or "table of rollouts"
+        numbers = ", ".join(
+            f"{name} {'undefined' if value is None else format(value, '.3f')}"
+            for name, value in (("accuracy", self.summary["accuracy"]), ("rho", self.summary["rho"]["pearson"]))
+        )
+        return f"<SIAResult: {what}, {self.summary['num_problems']} problems, {numbers}>"
+
     @cached_property
     def rollouts(self) -> pd.DataFrame:
         """One row a rollout: problem_id, trajectory, checkpoint, rollout, answer (None = null), token_ids, ..."""
@@ -80,6 +89,10 @@ class SIAResult:
         write_parquet(path / "checkpoints.parquet", self.checkpoints)
         write_parquet(path / "curves.parquet", self.curves)
         write_parquet(path / "rollouts.parquet", self._chunks())
+        refuse_links(path, ("tables",))
+        for name, table in self.tables.items():
+            (path / "tables").mkdir(exist_ok=True)
+            write_parquet(path / "tables" / f"{name}.parquet", table)
         write_json(path / "summary.json", self.summary)
 
     def _chunks(self) -> Iterator[pd.DataFrame]:
@@ -123,7 +136,10 @@ def analyze(
     settings = as_config(config)
     found = analyze_rollouts(frame, config=settings)
     summary = found.summary | {"config": dataclasses.asdict(settings), "version": __version__}
-    return SIAResult(summary, found.trajectories, found.checkpoints, found.curves, found.tables, None, frame)
+    tables = {name: _plain(table) for name, table in found.tables.items()}
+    return SIAResult(
+        summary, _plain(found.trajectories), _plain(found.checkpoints), _plain(found.curves), tables, None, frame
+    )
 
 
 def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
@@ -196,9 +212,9 @@ def score(store: Store, config: SIAConfig, run: Mapping[str, Any], warnings: Seq
     return SIAResult(
         summary=_summary(store, stored, found, config, run, warnings),
         trajectories=_join(stored, found),
-        checkpoints=found.checkpoints,
-        curves=found.curves,
-        tables=found.tables,
+        checkpoints=_plain(found.checkpoints),
+        curves=_plain(found.curves),
+        tables={name: _plain(table) for name, table in found.tables.items()},
         _store=store,
         _holds=holds,
     )
@@ -265,7 +281,17 @@ def _join(stored: pd.DataFrame, found: Analysis) -> pd.DataFrame:
             "logprobs",
         ]
     ]
-    return frame.merge(scores, on=["problem_id", "trajectory"], how="left", sort=False)
+    return _plain(frame.merge(scores, on=["problem_id", "trajectory"], how="left", sort=False))
+
+
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """Texts as objects, a missing one as None: the same under every pandas, and after a trip through parquet."""
+    texts = [name for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name])]
+    changed = {}
+    for name in texts:
+        values = frame[name].astype(object)
+        changed[name] = values if frame[name].dtype == object else values.where(values.notna(), None)
+    return frame.assign(**changed)
 
 
 # --- reading results -------------------------------------------------------------------------------------------
@@ -294,25 +320,29 @@ def _exports_are_current(path: Path) -> bool:
 def _load_exports(path: Path, summary: dict[str, Any] | None, store: Store | None) -> SIAResult:
     if summary is None:
         raise FastsiaError(f"results folder {str(path)!r} holds neither {DATABASE} nor a readable summary.json.")
-    frames = {}
+    frames: dict[str, pd.DataFrame] = {}
     for name in ("trajectories", "checkpoints", "curves", *(() if store else ("rollouts",))):
         try:
-            frames[name] = pd.read_parquet(path / f"{name}.parquet")
+            frames[name] = _read_back(path / f"{name}.parquet")
         except (OSError, ValueError) as error:
             raise FastsiaError(f"{path / f'{name}.parquet'} cannot be read: {error}") from error
-        for column in frames[name].columns:
-            if not pd.api.types.is_numeric_dtype(frames[name][column]):
-                values = frames[name][column].astype(object)
-                frames[name][column] = values.where(values.notna(), None)
     return SIAResult(
         summary,
         frames["trajectories"],
         frames["checkpoints"],
         frames["curves"],
-        {},
+        {file.stem: _read_back(file) for file in sorted((path / "tables").glob("*.parquet"))},
         store,
         frames.get("rollouts"),
     )
+
+
+def _read_back(path: Path) -> pd.DataFrame:
+    frame = _plain(pd.read_parquet(path))
+    for name in frame.columns:
+        if frame[name].dtype == object and frame[name].isna().any():
+            frame[name] = frame[name].where(frame[name].notna(), None)
+    return frame
 
 
 # --- views for the report --------------------------------------------------------------------------------------
