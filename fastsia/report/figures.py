@@ -499,8 +499,11 @@ _MAKERS: Sequence[Callable[[ReportData], Drawing | None]] = (
 )
 
 
-def draw_comparison(runs: Mapping[str, ReportData]) -> list[Drawing]:
-    """The same figures for several runs, overlaid: entropy, gain share, AUC and rho, one colour a run."""
+def draw_comparison(runs: Mapping[str, ReportData], directory: Path | str | None = None) -> list[Drawing]:
+    """The same figures for several runs, overlaid: entropy, gain, gain share, AUC and rho, one colour a run.
+
+    With a directory each is saved there as PNG, SVG and parquet.
+    """
     looks = [(color, line) for line in ("-", (0, (5, 2)), (0, (1, 1.5))) for color in CYCLE]
     styles = {label: looks[i % len(looks)] for i, label in enumerate(runs)}
     wanted = (
@@ -528,6 +531,9 @@ def draw_comparison(runs: Mapping[str, ReportData]) -> list[Drawing]:
         drawings.append(Drawing(name, title, "Bands are 95 % intervals over problems.", figure, numbers))
     table = tabulate({label: data.summary for label, data in runs.items()})
     drawings.append(_compare_rho(table))
+    if directory is not None:
+        for drawing in drawings:
+            drawing.save(Path(directory))
     return drawings
 
 

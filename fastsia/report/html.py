@@ -62,12 +62,17 @@ def write_report(path: Path | str, data: ReportData, drawings: Sequence[Drawing]
     return _write(path, "report.html", "report.html", context)
 
 
-def write_comparison(path: Path | str, runs: Mapping[str, ReportData], *, seed: int = 0) -> Path:
-    """Writes compare.html (into a folder, or to the file named): one table, the differences and overlaid figures."""
+def write_comparison(
+    path: Path | str, runs: Mapping[str, ReportData], drawings: Sequence[Drawing] | None = None, *, seed: int = 0
+) -> Path:
+    """Writes compare.html (into a folder, or to the file named): one table, the differences and overlaid figures.
+
+    drawings: what `draw_comparison` returned, where it was called already.
+    """
     frames = {label: data.trajectories for label, data in runs.items()}
     context = {
         "title": " against ".join(runs) if len(runs) <= 3 else f"{len(runs)} runs",
-        "figures": _inline(draw_comparison(runs)),
+        "figures": _inline(draw_comparison(runs) if drawings is None else drawings),
         "tables": [
             _table("runs", tabulate({label: data.summary for label, data in runs.items()})),
             _table("differences", differences(frames, seed=seed)),

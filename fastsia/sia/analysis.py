@@ -69,8 +69,8 @@ def analyze_rollouts(rollouts: pd.DataFrame, *, config: SIAConfig | None = None,
     """Scores a table of rollouts (columns: see `sia.table.encode`).
 
     Of the config it reads smoothing, num_bootstrap, num_splits and seed. Columns `answer_strict` and `answer_lenient`,
-    where both are there and differ, are scored too (the sensitivity table). `detail=False` leaves out what takes a second look at
-    the rollouts: sensitivity and coarse ablation, the re-pairing test, change points, pooled estimates.
+    where both are there and differ, are scored too (the sensitivity table). `detail=False` leaves out what takes a
+    second look at the rollouts: sensitivity, coarse ablation, re-pairing test, change points, pooled estimates.
     """
     config = config or SIAConfig()
     readings = {}

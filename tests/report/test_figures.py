@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from fastsia.report import ReportData, draw_comparison, draw_figures
-from fastsia.report.figures import draw, inline_svg
+from fastsia.report.figures import Drawing, draw, inline_svg
 from tests.report.synthetic import report_data, rollouts
 from tests.sia.simulate import frame
 
@@ -17,6 +17,11 @@ from tests.sia.simulate import frame
 @pytest.fixture(scope="module")
 def data() -> ReportData:
     return report_data(rollouts(20, 8))
+
+
+@pytest.fixture(scope="module")
+def drawings(data: ReportData) -> list[Drawing]:
+    return draw(data)
 
 
 def test_every_figure_is_saved_three_ways(data: ReportData, tmp_path: Path) -> None:
@@ -29,9 +34,8 @@ def test_every_figure_is_saved_three_ways(data: ReportData, tmp_path: Path) -> N
         assert len(pd.read_parquet(tmp_path / f"{name}.parquet")) > 0
 
 
-def test_inline_svg_obeys_a_policy_without_inline_styles(data: ReportData) -> None:
+def test_inline_svg_obeys_a_policy_without_inline_styles(drawings: list[Drawing]) -> None:
     """A style attribute would be dropped by the browser: black boxes instead of a figure."""
-    drawings = draw(data)
     ids: list[str] = []
     for drawing in drawings:
         svg = inline_svg(drawing)
@@ -45,14 +49,14 @@ def test_inline_svg_obeys_a_policy_without_inline_styles(data: ReportData) -> No
     assert len(ids) == len(set(ids))
 
 
-def test_colours_follow_the_page(data: ReportData) -> None:
-    svg = inline_svg(draw(data)[0])
+def test_colours_follow_the_page(drawings: list[Drawing]) -> None:
+    svg = inline_svg(drawings[0])
     assert 'class="f-ink"' in svg
     assert not re.search(r'(?:fill|stroke)="#', svg)
 
 
-def test_figures_are_reproducible(data: ReportData) -> None:
-    assert [inline_svg(drawing) for drawing in draw(data)] == [inline_svg(drawing) for drawing in draw(data)]
+def test_figures_are_reproducible(data: ReportData, drawings: list[Drawing]) -> None:
+    assert [inline_svg(drawing) for drawing in draw(data)] == [inline_svg(drawing) for drawing in drawings]
 
 
 def test_degenerate_runs_draw_what_they_can() -> None:
@@ -61,10 +65,11 @@ def test_degenerate_runs_draw_what_they_can() -> None:
             inline_svg(drawing)
 
 
-def test_labels_are_text_not_mathematics(data: ReportData) -> None:
+def test_labels_are_text_not_mathematics(data: ReportData, tmp_path: Path) -> None:
     """A model called a$b$ must neither crash matplotlib nor be typeset."""
-    for drawing in draw_comparison({"a$\\frac{b$": data, "<b>&": data}):
+    for drawing in draw_comparison({"a$\\frac{b$": data, "<b>&": data}, tmp_path):
         svg = inline_svg(drawing)
         ElementTree.fromstring(svg)
     assert "a$\\frac{b$" in svg
     assert "&lt;b&gt;&amp;" in svg
+    assert (tmp_path / "rho.parquet").exists()

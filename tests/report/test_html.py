@@ -21,8 +21,8 @@ def data() -> ReportData:
 
 
 def test_a_folder_gets_report_html_and_a_file_is_taken_as_named(tmp_path: Path) -> None:
-    assert write_report(tmp_path / "run", report_data(rollouts(5, 4))) == tmp_path / "run" / "report.html"
-    assert write_report(tmp_path / "x.html", report_data(rollouts(5, 4))) == tmp_path / "x.html"
+    assert write_report(tmp_path / "run", report_data(rollouts(5, 4)), []) == tmp_path / "run" / "report.html"
+    assert write_report(tmp_path / "x.html", report_data(rollouts(5, 4)), []) == tmp_path / "x.html"
 
 
 def test_policy_allows_exactly_the_pages_own_style_and_script(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_hostile_text_is_escaped_wherever_it_comes_from(tmp_path: Path) -> None:
     table["problem_id"] = table["problem_id"] + HOSTILE
     found = report_data(table, hostile=HOSTILE)
     found.tables["other"] = found.tables["sensitivity"].assign(value=HOSTILE)  # type: ignore[index]
-    page = write_report(tmp_path, found).read_text()
+    page = write_report(tmp_path, found, []).read_text()
     assert HOSTILE not in page
     assert "<img" not in page
     assert len(re.findall(r"<script[ >]", page)) == 2 + len(found.trajectories)
@@ -60,7 +60,7 @@ def test_undefined_numbers_are_said_to_be(tmp_path: Path, data: ReportData) -> N
     summary["rho"] = dict.fromkeys(summary["rho"])
     summary["auc"] = [{**point, "auc": None} for point in summary["auc"]]
     empty = ReportData(summary, data.trajectories, data.checkpoints, data.curves)
-    page = write_report(tmp_path, empty).read_text()
+    page = write_report(tmp_path, empty, []).read_text()
     assert page.count("undefined</p>") >= 4
     assert "NaN" not in re.sub(r"<script>.*?</script>", "", page, flags=re.S)
 
@@ -68,7 +68,7 @@ def test_undefined_numbers_are_said_to_be(tmp_path: Path, data: ReportData) -> N
 def test_a_summary_of_an_older_run_still_makes_a_report(tmp_path: Path, data: ReportData) -> None:
     """Only the number of problems is certain to be there."""
     bare = ReportData({"num_problems": 12}, data.trajectories, data.checkpoints, data.curves)
-    assert "table of rollouts" in write_report(tmp_path, bare).read_text()
+    assert "table of rollouts" in write_report(tmp_path, bare, []).read_text()
 
 
 def test_comparison(tmp_path: Path, data: ReportData) -> None:
