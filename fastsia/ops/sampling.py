@@ -30,13 +30,13 @@ MAX_VOCAB = 262_144
 MAX_UNSORTED_DRAWS = 16_384
 
 _TILE = 256  # one warp reads a tile of 16-bit logits with one 16-byte load a thread
-_STREAM = 16  # tiles a program reads at a time in the pass over the logits
+_STREAM = 32  # tiles a program reads at a time in the pass over the logits
 _GROUP = 8  # tiles it reads at a time in the search
 _DRAWS = 8  # draws it makes at a time
 _SCAN = 1024  # entries of draw_row looked at at a time
 _PROGRAMS = 1056  # programs that fill a large GPU (132 processors, 8 each): with fewer rows, several share a row
 _NUM_WARPS = 8
-_NUM_STAGES = 4
+_NUM_STAGES = 3
 # Low bits that a 16-bit logit leaves empty in float32: the search needs not look at them.
 _EMPTY_BITS = {torch.float32: 0, torch.bfloat16: 16, torch.float16: 13}
 
@@ -218,8 +218,9 @@ def _finish_row(
 ):
     tiles = tl.arange(0, TILES)
     live = tiles < num_tiles
-    tile_top = tl.load(scratch + tiles, mask=live, other=float("-inf"))
-    tile_sum = tl.load(scratch + TILES + tiles, mask=live, other=0.0)
+    # Other processors wrote these: read past the first-level cache.
+    tile_top = tl.load(scratch + tiles, mask=live, other=float("-inf"), cache_modifier=".cg")
+    tile_sum = tl.load(scratch + TILES + tiles, mask=live, other=0.0, cache_modifier=".cg")
     top = tl.max(tile_top)
     empty = tile_top == float("-inf")
     shifted = tl.where(empty, 0.0, tile_top - top)
@@ -230,8 +231,8 @@ def _finish_row(
     is_bad = (total != total) | (top == float("inf")) | (top == float("-inf"))
     tl.store(bad + row, is_bad.to(tl.int8))
     if ENTROPY:
-        tile_weight = tl.load(scratch + 2 * TILES + tiles, mask=live, other=0.0)
-        tile_moment = tl.load(scratch + 3 * TILES + tiles, mask=live, other=0.0)
+        tile_weight = tl.load(scratch + 2 * TILES + tiles, mask=live, other=0.0, cache_modifier=".cg")
+        tile_moment = tl.load(scratch + 3 * TILES + tiles, mask=live, other=0.0, cache_modifier=".cg")
         at_one = tl.where(empty, 0.0, tl.exp2(shifted * _LOG2E))
         mass = tl.sum(at_one * tile_weight)
         moment = tl.sum(at_one * (tile_moment + shifted * tile_weight))

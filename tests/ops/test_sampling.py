@@ -184,15 +184,17 @@ def test_strided_rows() -> None:
 def test_result_does_not_depend_on_how_the_work_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bits, not closeness: programs a row, matching in the kernel or a sort beforehand, order of the draws."""
     logits = mixed_rows(4500, torch.bfloat16)
-    row = torch.randint(0, 6, (50,), generator=torch.Generator().manual_seed(2), dtype=torch.int32)
+    row = torch.randint(0, 6, (24,), generator=torch.Generator().manual_seed(2), dtype=torch.int32)
     case = Case(logits, row, 0.8, 0.93)
     sampler = sampling.Sampler()
+    monkeypatch.setattr(sampling, "_STREAM", 4)
+    assert sampler.plan(*case.arguments)[0].grid[0] > 6
     expected = sampler(*case.arguments)
     monkeypatch.setattr(sampling, "_PROGRAMS", 1)
     alone = sampler(*case.arguments)
     monkeypatch.setattr(sampling, "MAX_UNSORTED_DRAWS", 10)
     presorted = sampler(*case.arguments)
-    turn = torch.randperm(50, generator=torch.Generator().manual_seed(3)).to(DEVICE)
+    turn = torch.randperm(24, generator=torch.Generator().manual_seed(3)).to(DEVICE)
     logits_, row_, seeds, counters, temperature, top_p = case.arguments
     turned = sampler(logits_, row_[turn], seeds[turn], counters[turn], temperature, top_p)
     for other, order in ((alone, slice(None)), (presorted, slice(None)), (turned, turn)):
@@ -221,7 +223,7 @@ def test_a_draw_does_not_depend_on_the_batch_around_it() -> None:
 
 
 def test_draws_fit_the_exact_distribution() -> None:
-    settings, num_draws = [(1.0, 1.0), (0.7, 0.9), (1.5, 0.6)], 600
+    settings, num_draws = [(1.0, 1.0), (0.7, 0.9), (1.5, 0.6)], 400
     logits = (torch.randn(1, 60, generator=torch.Generator().manual_seed(11)) * 1.5).expand(3, -1).contiguous()
     row = torch.arange(3).repeat_interleave(num_draws)
     case = Case(logits, row, [t for t, _ in settings], [p for _, p in settings])
