@@ -1,11 +1,20 @@
 // The only file that knows Python. Batches cross as buffers; the work runs without the GIL.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <cstdint>
+#include <memory>
 #include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
+#include "attention.h"
+#include "batch.h"
 #include "entropy.h"
+#include "stream.h"
 
 namespace py = pybind11;
 
@@ -33,9 +42,9 @@ py::dict summarize(const Array<std::int32_t>& codes, const Array<std::int64_t>& 
   py::array_t<std::int64_t> count(num_groups), gold_count(num_groups), null_count(num_groups), num_distinct(num_groups);
   py::array_t<double> entropy(num_groups), miller_madow(num_groups), chao_shen(num_groups), surprisal(num_groups);
   py::array_t<std::int32_t> mode(num_groups);
-  const fastsia::AnswerSummary out{count.mutable_data(),        entropy.mutable_data(),   miller_madow.mutable_data(),
-                                   chao_shen.mutable_data(),    surprisal.mutable_data(), gold_count.mutable_data(),
-                                   null_count.mutable_data(),   mode.mutable_data(),      num_distinct.mutable_data()};
+  const fastsia::AnswerSummary out{count.mutable_data(),      entropy.mutable_data(),   miller_madow.mutable_data(),
+                                   chao_shen.mutable_data(),  surprisal.mutable_data(), gold_count.mutable_data(),
+                                   null_count.mutable_data(), mode.mutable_data(),      num_distinct.mutable_data()};
   {
     py::gil_scoped_release release;
     fastsia::summarize(codes.data(), offsets.data(), static_cast<std::size_t>(num_groups), gold.data(),
@@ -54,10 +63,211 @@ py::dict summarize(const Array<std::int32_t>& codes, const Array<std::int64_t>& 
   return result;
 }
 
+using VocabularyPointer = std::shared_ptr<fastsia::Vocabulary>;
+
+VocabularyPointer make_vocabulary(const py::bytes& blob, const Array<std::int64_t>& offsets,
+                                  const Array<std::uint8_t>& kinds, const py::bytes& joiner, std::size_t num_stripped,
+                                  bool drops_first_spaces) {
+  const std::string_view bytes(blob);
+  require(bytes.size() <= UINT32_MAX, "a vocabulary holds at most 4 GiB of text");
+  require_offsets(offsets, static_cast<std::int64_t>(bytes.size()));
+  require(offsets.size() == kinds.size() + 1, "kinds must have one entry a token");
+  return std::make_shared<fastsia::Vocabulary>(bytes, offsets.data(), kinds.data(),
+                                               static_cast<std::size_t>(kinds.size()), std::string_view(joiner),
+                                               num_stripped, drops_first_spaces);
+}
+
+fastsia::Spec make_spec(int format, const py::object& options, bool starts_in_think) {
+  require(format >= 0 && format <= 2, "format must be 0, 1 or 2");
+  fastsia::Spec spec;
+  spec.format = static_cast<fastsia::Format>(format);
+  spec.starts_in_think = starts_in_think;
+  if (!options.is_none()) {
+    std::vector<std::string> texts;
+    for (const py::handle& option : options) texts.push_back(option.cast<std::string>());
+    spec.options = fastsia::make_options(texts);
+  }
+  return spec;
+}
+
+fastsia::Rows make_rows(const Array<std::int32_t>& ids, const Array<std::int64_t>& offsets) {
+  require_offsets(offsets, ids.size());
+  return {ids.data(), offsets.data(), static_cast<std::size_t>(offsets.size()) - 1};
+}
+
+py::object to_text(std::string_view bytes) {
+  PyObject* text = PyUnicode_DecodeUTF8(bytes.data(), static_cast<py::ssize_t>(bytes.size()), "replace");
+  if (text == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(text);
+}
+
+// (strict, lenient)
+std::pair<py::list, py::list> to_lists(const std::vector<fastsia::Answer>& answers) {
+  py::list strict(answers.size()), lenient(answers.size());
+  for (std::size_t i = 0; i < answers.size(); ++i) {
+    const py::object value = answers[i].value ? to_text(*answers[i].value) : py::none();
+    strict[i] = answers[i].is_in_think ? py::none() : value;
+    lenient[i] = value;
+  }
+  return {strict, lenient};
+}
+
+std::pair<py::list, py::list> extract_texts(const py::bytes& blob, const Array<std::int64_t>& offsets,
+                                            const std::vector<fastsia::Spec>& specs,
+                                            const Array<std::int32_t>& spec_of_text) {
+  const std::string_view bytes(blob);
+  require_offsets(offsets, static_cast<std::int64_t>(bytes.size()));
+  const std::size_t count = static_cast<std::size_t>(offsets.size()) - 1;
+  require(static_cast<std::size_t>(spec_of_text.size()) == count, "spec_of_text must have one entry a text");
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::int32_t spec = spec_of_text.data()[i];
+    require(spec >= 0 && static_cast<std::size_t>(spec) < specs.size(), "spec_of_text must name one of the specs");
+  }
+  std::vector<fastsia::Answer> answers;
+  {
+    py::gil_scoped_release release;
+    answers = fastsia::read_texts(bytes, offsets.data(), count, specs, spec_of_text.data());
+  }
+  return to_lists(answers);
+}
+
+std::pair<py::list, py::list> extract_rollouts(const fastsia::Vocabulary& vocabulary, const Array<std::int32_t>& prefix,
+                                               const Array<std::int32_t>& prefix_lens, const Array<std::int32_t>& ids,
+                                               const Array<std::int64_t>& offsets, const fastsia::Spec& spec,
+                                               std::size_t num_threads) {
+  const fastsia::Rows rows = make_rows(ids, offsets);
+  require(static_cast<std::size_t>(prefix_lens.size()) == rows.count, "prefix_lens must have one entry a row");
+  for (std::size_t r = 0; r < rows.count; ++r) {
+    require(prefix_lens.data()[r] >= 0 && prefix_lens.data()[r] <= prefix.size(), "prefix_lens must fit the prefix");
+  }
+  std::vector<fastsia::Answer> answers;
+  {
+    py::gil_scoped_release release;
+    answers = fastsia::read_rollouts(vocabulary, prefix.data(), prefix_lens.data(), rows, spec, num_threads);
+  }
+  return to_lists(answers);
+}
+
+py::list decode(const fastsia::Vocabulary& vocabulary, const Array<std::int32_t>& ids,
+                const Array<std::int64_t>& offsets) {
+  const fastsia::Rows rows = make_rows(ids, offsets);
+  std::vector<std::string> texts;
+  {
+    py::gil_scoped_release release;
+    texts = fastsia::decode(vocabulary, rows);
+  }
+  py::list result(texts.size());
+  for (std::size_t i = 0; i < texts.size(); ++i) result[i] = to_text(texts[i]);
+  return result;
+}
+
+// The stream's calls take microseconds and change its slots: they keep the GIL.
+
+py::object settled_at(const fastsia::AnswerStream& stream, int spec, const Array<std::int32_t>& ids) {
+  const std::int64_t length = stream.settled_at(spec, ids.data(), static_cast<std::size_t>(ids.size()));
+  return length < 0 ? py::object(py::none()) : py::object(py::int_(length));
+}
+
+py::array_t<bool> start(fastsia::AnswerStream& stream, const Array<std::int32_t>& slots, int spec,
+                        const Array<std::int32_t>& prefix, const Array<std::int32_t>& prefix_lens) {
+  require(slots.size() == prefix_lens.size(), "prefix_lens must have one entry a slot");
+  for (py::ssize_t i = 0; i < prefix_lens.size(); ++i) {
+    require(prefix_lens.data()[i] >= 0 && prefix_lens.data()[i] <= prefix.size(), "prefix_lens must fit the prefix");
+  }
+  py::array_t<bool> is_settled(slots.size());
+  stream.start(slots.data(), static_cast<std::size_t>(slots.size()), spec, prefix.data(), prefix_lens.data(),
+               is_settled.mutable_data());
+  return is_settled;
+}
+
+void fork_slots(fastsia::AnswerStream& stream, const Array<std::int32_t>& from, const Array<std::int32_t>& to) {
+  require(from.size() == to.size(), "fork needs as many slots to as from");
+  stream.fork(from.data(), to.data(), static_cast<std::size_t>(from.size()));
+}
+
+py::array_t<bool> feed(fastsia::AnswerStream& stream, const Array<std::int32_t>& slots,
+                       const Array<std::int32_t>& tokens) {
+  require(slots.size() == tokens.size(), "feed needs one token for each slot");
+  py::array_t<bool> is_settled(slots.size());
+  stream.feed(slots.data(), tokens.data(), static_cast<std::size_t>(slots.size()), is_settled.mutable_data());
+  return is_settled;
+}
+
+template <typename T>
+using Contiguous = py::array_t<T, py::array::c_style>;
+
+// The caches are read in place, so nothing here is cast or copied: another dtype or layout is refused by pybind11.
+void attend(const Contiguous<float>& q, const Contiguous<float>& k_cache, const Contiguous<float>& v_cache,
+            const Contiguous<std::int32_t>& trunk_tables, const Contiguous<std::int32_t>& cu_rows,
+            const Contiguous<std::int32_t>& prefix_lens, const Contiguous<std::int32_t>& suffix_tables,
+            const Contiguous<std::int32_t>& suffix_lens, float scale, std::int64_t sliding_window, float softcap,
+            int num_threads, Contiguous<float>& out) {
+  require(q.ndim() == 3 && k_cache.ndim() == 4 && v_cache.ndim() == 4, "q has 3 dimensions, a cache has 4");
+  require(trunk_tables.ndim() == 2 && suffix_tables.ndim() == 2, "block tables have 2 dimensions");
+  const auto size = [](const py::array& array, int axis) { return static_cast<std::size_t>(array.shape(axis)); };
+  const std::size_t rows = size(q, 0), num_blocks = size(k_cache, 0), block_size = size(k_cache, 1);
+  require(out.size() == q.size() && v_cache.size() == k_cache.size() && size(k_cache, 3) == size(q, 2) &&
+              size(q, 1) % size(k_cache, 2) == 0 && size(q, 2) <= fastsia::kMaxHeadDim,
+          "q, caches and out do not fit together");
+  require(size(cu_rows, 0) == size(trunk_tables, 0) + 1 && size(prefix_lens, 0) == rows &&
+              size(suffix_lens, 0) == rows && size(suffix_tables, 0) == rows,
+          "the metadata does not fit the rows");
+  const fastsia::AttentionInput in{q.data(),
+                                   k_cache.data(),
+                                   v_cache.data(),
+                                   rows,
+                                   size(q, 1),
+                                   size(k_cache, 2),
+                                   size(q, 2),
+                                   block_size,
+                                   trunk_tables.data(),
+                                   size(trunk_tables, 0),
+                                   size(trunk_tables, 1),
+                                   cu_rows.data(),
+                                   prefix_lens.data(),
+                                   suffix_tables.data(),
+                                   size(suffix_tables, 1),
+                                   suffix_lens.data(),
+                                   scale,
+                                   sliding_window,
+                                   softcap};
+  require(fastsia::reaches_only_blocks(in, num_blocks), "a length reaches past its table, or a table past the cache");
+  float* to = out.mutable_data();
+  py::gil_scoped_release release;
+  fastsia::prefix_attention(in, num_threads, to);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() = "The compiled core of fastsia: answers from token ids, and their entropies.";
+  m.doc() = "The compiled core of fastsia: answers from token ids, their entropies, attention on a CPU.";
+
+  py::class_<fastsia::Vocabulary, VocabularyPointer>(m, "Vocabulary")
+      .def(py::init(&make_vocabulary), py::arg("blob"), py::arg("offsets"), py::arg("kinds"), py::arg("joiner"),
+           py::arg("num_stripped"), py::arg("drops_first_spaces"))
+      .def("decode", &decode, py::arg("token_ids"), py::arg("offsets"));
+
+  py::class_<fastsia::Spec>(m, "Spec").def(py::init(&make_spec), py::arg("format"), py::arg("options"),
+                                           py::arg("starts_in_think"));
+
+  py::class_<fastsia::AnswerStream>(m, "AnswerStream")
+      .def(py::init([](const VocabularyPointer& vocabulary) { return fastsia::AnswerStream(vocabulary); }),
+           py::arg("vocabulary"))
+      .def("open", &fastsia::AnswerStream::open, py::arg("spec"))
+      .def("settled_at", &settled_at, py::arg("spec"), py::arg("token_ids"))
+      .def("start", &start, py::arg("slots"), py::arg("spec"), py::arg("prefix_ids"), py::arg("prefix_lens"))
+      .def("fork", &fork_slots, py::arg("src_slots"), py::arg("dst_slots"))
+      .def("feed", &feed, py::arg("slots"), py::arg("tokens"));
+
+  m.def("extract_texts", &extract_texts, py::arg("blob"), py::arg("offsets"), py::arg("specs"),
+        py::arg("spec_of_text"));
+  m.def("extract_rollouts", &extract_rollouts, py::arg("vocabulary"), py::arg("prefix_ids"), py::arg("prefix_lens"),
+        py::arg("token_ids"), py::arg("offsets"), py::arg("spec"), py::arg("num_threads"));
+  m.def("prefix_attention", &attend, py::arg("q").noconvert(), py::arg("k_cache").noconvert(),
+        py::arg("v_cache").noconvert(), py::arg("trunk_tables").noconvert(), py::arg("cu_rows").noconvert(),
+        py::arg("prefix_lens").noconvert(), py::arg("suffix_tables").noconvert(), py::arg("suffix_lens").noconvert(),
+        py::arg("scale"), py::arg("sliding_window"), py::arg("softcap"), py::arg("num_threads"),
+        py::arg("out").noconvert());
   m.def("summarize", &summarize, py::arg("codes"), py::arg("offsets"), py::arg("gold"), py::arg("num_answers"),
         py::arg("alpha"));
 }

@@ -12,8 +12,7 @@ from types import ModuleType
 def extension() -> ModuleType | None:
     """The compiled core, or None (with one warning) where it was not built: then the Python reference runs."""
     try:
-        core = importlib.import_module("fastsia._C")
-        return core if hasattr(core, "extract_texts") else None  # the rest of the core is on its way
+        return importlib.import_module("fastsia._C")
     except ImportError as error:
         warnings.warn(
             f"fastsia's C++ core is not available ({error}); answers are read by the slower Python reference. "

@@ -50,7 +50,7 @@ _SIGN = r"(?: [-+] | − )"
 _CURRENCY = r"(?: \\?\$ | £ | € | ¥ | ₹ )"
 _SEPARATOR = "(?: ,\\\\! | , | \\{,\\} | \\\\, | \N{NARROW NO-BREAK SPACE} | \N{THIN SPACE} )"
 # Groups of thousands ("1,234"; neither "1,2,3" nor "0,123"), or plain digits, or a point first. "42." leaves its point.
-_PLAIN = rf"""(?: [1-9][0-9]{{0,2}}+ (?: {_SEPARATOR} [0-9]{{3}} (?![0-9]) )++ (?: \.[0-9]++ )?+
+_PLAIN = rf"""(?> [1-9][0-9]{{0,2}}+ (?: {_SEPARATOR} [0-9]{{3}} (?![0-9]) )++ (?: \.[0-9]++ )?+
                 | [0-9]++ (?: \.[0-9]++ )?+
                 | \.[0-9]++ )"""
 _HEAD = pattern(rf"(?: ({_SIGN}) {_CURRENCY}?+ | {_CURRENCY} ({_SIGN})?+ )?+ (?= \.?[0-9] | \\[dt]?frac[{{0-9] )")

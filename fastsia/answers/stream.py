@@ -58,14 +58,20 @@ class AnswerStream:
         src, dst = _slots(src_slots), _slots(dst_slots)
         if len(src) != len(dst):
             raise FastsiaError(f"fork needs as many dst_slots as src_slots, got {len(dst)} and {len(src)}.")
-        self._machine.fork(src, dst)
+        try:
+            self._machine.fork(src, dst)
+        except ValueError as error:  # a slot that was not started
+            raise FastsiaError(str(error)) from None
 
     def feed(self, slots: ArrayLike, tokens: ArrayLike) -> NDArray[np.bool_]:
         """Slot slots[i] reads tokens[i]. Returns which are settled now, bool [k]."""
         slots, tokens = _slots(slots), _int32(tokens)
         if len(slots) != len(tokens):
             raise FastsiaError(f"feed needs one token for each slot, got {len(tokens)} for {len(slots)}.")
-        return self._machine.feed(slots, tokens)
+        try:
+            return self._machine.feed(slots, tokens)
+        except ValueError as error:  # a slot that was not started
+            raise FastsiaError(str(error)) from None
 
     def _known(self, spec: int) -> int:
         if not 0 <= spec < self._num_specs:

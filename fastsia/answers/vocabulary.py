@@ -137,7 +137,7 @@ class Vocabulary:
     def native(self) -> Any | None:
         """The same table inside the C++ core, if that is built."""
         core = extension()
-        if core is None or not hasattr(core, "Vocabulary"):
+        if core is None:
             return None
         return core.Vocabulary(
             self.blob, self.offsets, self.kinds, self.joiner, self.num_stripped, self.drops_first_spaces

@@ -1,0 +1,37 @@
+// Attention of packed rows over a shared trunk and their own suffix, on a CPU, straight from the paged cache.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fastsia {
+
+// Queries, cache and what each row sees; the layouts are those of fastsia/ops/reference.py.
+struct AttentionInput {
+  const float* q;        // [num_rows, num_heads, head_dim]
+  const float* k_cache;  // [num_blocks, block_size, num_kv_heads, head_dim]
+  const float* v_cache;
+  std::size_t num_rows, num_heads, num_kv_heads, head_dim, block_size;
+  const std::int32_t* trunk_tables;  // [num_trunks, trunk_width]
+  std::size_t num_trunks, trunk_width;
+  const std::int32_t* cu_rows;        // [num_trunks + 1]
+  const std::int32_t* prefix_lens;    // [num_rows]
+  const std::int32_t* suffix_tables;  // [num_rows, suffix_width]
+  std::size_t suffix_width;
+  const std::int32_t* suffix_lens;  // [num_rows]
+  float scale;
+  std::int64_t sliding_window;  // keys at positions > own position - window; 0: all
+  float softcap;                // score s becomes softcap * tanh(s / softcap); 0: as it is
+};
+
+constexpr std::size_t kMaxHeadDim = 512;
+
+// Whether every table entry that a length reaches exists and names a block below num_blocks, and the rows of cu_rows
+// rise from 0 to num_rows.
+bool reaches_only_blocks(const AttentionInput& in, std::size_t num_blocks);
+
+// Writes [num_rows, num_heads, head_dim]. Rows are split among `num_threads` threads (at least 1). The caller has
+// checked that every table entry that a length reaches is a block of the cache.
+void prefix_attention(const AttentionInput& in, int num_threads, float* out);
+
+}  // namespace fastsia

@@ -1,0 +1,58 @@
+// Numbers as people write them, and their canonical spelling. fastsia/answers/number.py is the readable form of the
+// same.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "text.h"
+
+namespace fastsia {
+
+constexpr int kMaxNumber = 100;     // bytes of a canonical number; what would be longer is no number
+constexpr int kMaxTermDigits = 18;  // digits of a fraction's terms
+
+// digits * 10^power, without zeros at either end of the digits. No digits mean 0.
+struct Decimal {
+  char digits[kMaxNumber];
+  int size = 0;
+  bool is_long = false;  // more digits than a canonical number may have
+  std::int64_t power = 0;
+};
+
+// A number that was read. It is formed where the characters are a number's, and has a value where we would state one: a
+// power, a division by zero or an exponent out of range have none. Nothing is ever evaluated.
+struct Number {
+  std::size_t end = 0;
+  bool is_formed = false;
+  bool has_value = false;
+  bool is_negative = false;
+  bool is_ratio = false;
+  Decimal decimal;                    // unless is_ratio
+  std::uint64_t over = 0, under = 0;  // reduced, where is_ratio
+};
+
+// The number that begins at `i`, its sign and currency included.
+Number read_number(Text& text, std::size_t i);
+
+// Its canonical spelling: "1234.5", "-7", "1/3". The number must have a value.
+std::string canonical(const Number& number);
+
+// The number that the text at `i`, right after a marker, goes on with. What comes after it is not read, but for an
+// expression ("16 - 3 - 4 = 9"), which is read at its right-hand end. Nothing past the number's line is looked at.
+Number number_after_marker(Text& text, std::size_t i);
+
+// The number that a whole text is, units and closing marks aside.
+Number whole_number(Text& text);
+
+// The last number that stands by itself: not part of a word (x2, CO2), an exponent or a subscript.
+Number last_number(Text& text);
+
+// Past what may stand between a marker and its value; `and_names` reads "x = " too.
+std::size_t skip_decoration(Text& text, std::size_t i, bool and_names);
+
+// Past "\text{" and its like, or `i`.
+std::size_t skip_text_command(Text& text, std::size_t i);
+
+}  // namespace fastsia

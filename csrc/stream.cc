@@ -1,0 +1,152 @@
+#include "stream.h"
+
+#include <algorithm>
+#include <numeric>
+#include <stdexcept>
+#include <utility>
+
+namespace fastsia {
+namespace {
+
+// So many bytes before what is still to be read stay in the tail: more than any rule looks back.
+constexpr std::size_t kContext = 32;
+constexpr std::size_t kMaxTail = 256;
+
+}  // namespace
+
+Settler::Settler(const Spec& spec)
+    : state_(spec.format == Format::kBoxed ? State::kNever  // its last box counts
+             : spec.starts_in_think        ? State::kInThink
+                                           : State::kOpening) {}
+
+bool Settler::advance(const Spec& spec) {
+  if (state_ == State::kOpening) read_opening();
+  if (state_ == State::kInThink) read_think();
+  if (state_ == State::kReading) read_on(spec);
+  if (state_ == State::kSettled || state_ == State::kNever) tail_.clear();
+  return state_ == State::kSettled;
+}
+
+void Settler::read_opening() {
+  std::size_t begin = 0;
+  while (begin < tail_.size() && is_space(static_cast<unsigned char>(tail_[begin]))) ++begin;
+  const std::string_view opening = std::string_view(tail_).substr(begin, kThink.size());
+  if (opening != kThink.substr(0, opening.size())) {
+    state_ = State::kReading;
+  } else if (opening.size() == kThink.size()) {
+    tail_.erase(0, begin + kThink.size());
+    state_ = State::kInThink;
+  }
+}
+
+void Settler::read_think() {
+  const std::size_t close = tail_.find(kEndThink);
+  if (close != std::string::npos) {
+    tail_.erase(0, close + kEndThink.size());
+    state_ = State::kReading;
+  } else if (tail_.size() >= kEndThink.size()) {
+    tail_.erase(0, tail_.size() - (kEndThink.size() - 1));
+  }
+}
+
+void Settler::read_on(const Spec& spec) {
+  const Text all(tail_.data(), 0, tail_.size());
+  const std::size_t stop = find_stop(all, next_stop_);
+  const bool is_stopped = stop != kNone;
+  const std::size_t end = is_stopped ? stop : before_partial_stop(all);
+  next_stop_ = end;
+
+  Text text(tail_.data(), 0, end, !is_stopped);
+  while (next_marker_ < end) {
+    const Occurrence occurrence = next_marker(text, next_marker_, asked_for(spec.format));
+    const bool is_complete = occurrence.begin != kNone && value_of(text, occurrence, spec).has_value();
+    if (text.saw_end()) break;
+    if (is_complete) {
+      state_ = State::kSettled;
+      return;
+    }
+    next_marker_ = occurrence.begin == kNone ? end : occurrence.end;
+  }
+  if (is_stopped) {
+    state_ = State::kNever;
+    return;
+  }
+  const std::size_t done = std::min(next_marker_, next_stop_);
+  if (done >= kContext + kMaxTail) {
+    const std::size_t excess = done - kContext;
+    tail_.erase(0, excess);
+    next_marker_ -= excess;
+    next_stop_ -= excess;
+  }
+}
+
+int AnswerStream::open(Spec spec) {
+  specs_.push_back(std::move(spec));
+  return static_cast<int>(specs_.size()) - 1;
+}
+
+std::int64_t AnswerStream::settled_at(int spec, const std::int32_t* ids, std::size_t size) const {
+  Slot slot = fresh(spec);
+  for (std::size_t i = 0; i < size; ++i) {
+    if (read(slot, ids + i, 1)) return static_cast<std::int64_t>(i) + 1;
+  }
+  return -1;
+}
+
+void AnswerStream::start(const std::int32_t* slots, std::size_t num_slots, int spec, const std::int32_t* prefix,
+                         const std::int32_t* lens, bool* is_settled) {
+  std::vector<std::size_t> order(num_slots);
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(order.begin(), order.end(), [lens](std::size_t a, std::size_t b) { return lens[a] < lens[b]; });
+  Slot reader = fresh(spec);
+  std::size_t num_read = 0;
+  for (const std::size_t i : order) {
+    const std::size_t len = static_cast<std::size_t>(lens[i]);
+    is_settled[i] = read(reader, prefix + num_read, len - num_read);
+    num_read = len;
+    set(slots[i], reader);
+  }
+}
+
+void AnswerStream::fork(const std::int32_t* from, const std::int32_t* to, std::size_t num_slots) {
+  for (std::size_t i = 0; i < num_slots; ++i) {
+    if (from[i] != to[i]) set(to[i], started(from[i]));
+  }
+}
+
+void AnswerStream::feed(const std::int32_t* slots, const std::int32_t* tokens, std::size_t num_slots,
+                        bool* is_settled) {
+  for (std::size_t i = 0; i < num_slots; ++i) is_settled[i] = read(started(slots[i]), tokens + i, 1);
+}
+
+AnswerStream::Slot AnswerStream::fresh(int spec) const {
+  return {spec, Decoder(*vocabulary_), Settler(specs_.at(static_cast<std::size_t>(spec))), false};
+}
+
+bool AnswerStream::read(Slot& slot, const std::int32_t* ids, std::size_t size) const {
+  if (slot.is_settled || size == 0) return slot.is_settled;
+  slot.decoder.append(*vocabulary_, ids, size, slot.settler.tail());
+  slot.is_settled = slot.settler.advance(specs_[static_cast<std::size_t>(slot.spec)]);
+  return slot.is_settled;
+}
+
+AnswerStream::Slot& AnswerStream::started(std::int32_t slot) {
+  const auto index = static_cast<std::size_t>(slot);
+  if (slot < 0 || index >= slots_.size() || !slots_[index]) {
+    throw std::invalid_argument("slot " + std::to_string(slot) + " was not started.");
+  }
+  return *slots_[index];
+}
+
+void AnswerStream::set(std::int32_t slot, const Slot& value) {
+  if (slot < 0) throw std::invalid_argument("slot " + std::to_string(slot) + " is negative.");
+  const auto index = static_cast<std::size_t>(slot);
+  if (index >= slots_.size()) slots_.resize(index + 1);
+  if (slots_[index]) {
+    *slots_[index] = value;
+  } else {
+    slots_[index] = std::make_unique<Slot>(value);
+  }
+}
+
+}  // namespace fastsia

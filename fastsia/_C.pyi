@@ -1,0 +1,51 @@
+"""The compiled core (csrc/bindings.cc). `fastsia.answers` is what to call; it checks what it hands over."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+class Vocabulary:
+    def __init__(
+        self,
+        blob: bytes,
+        offsets: NDArray[np.int64],
+        kinds: NDArray[np.uint8],
+        joiner: bytes,
+        num_stripped: int,
+        drops_first_spaces: bool,
+    ) -> None: ...
+    def decode(self, token_ids: NDArray[np.int32], offsets: NDArray[np.int64]) -> list[str]: ...
+
+class Spec:
+    def __init__(self, format: int, options: Sequence[bytes] | None, starts_in_think: bool) -> None: ...
+
+class AnswerStream:
+    def __init__(self, vocabulary: Vocabulary) -> None: ...
+    def open(self, spec: Spec) -> int: ...
+    def settled_at(self, spec: int, token_ids: NDArray[np.int32]) -> int | None: ...
+    def start(
+        self, slots: NDArray[np.int32], spec: int, prefix_ids: NDArray[np.int32], prefix_lens: NDArray[np.int32]
+    ) -> NDArray[np.bool_]: ...
+    def fork(self, src_slots: NDArray[np.int32], dst_slots: NDArray[np.int32]) -> None: ...
+    def feed(self, slots: NDArray[np.int32], tokens: NDArray[np.int32]) -> NDArray[np.bool_]: ...
+
+def extract_texts(
+    blob: bytes, offsets: NDArray[np.int64], specs: Sequence[Spec], spec_of_text: NDArray[np.int32]
+) -> tuple[list[str | None], list[str | None]]: ...
+def extract_rollouts(
+    vocabulary: Vocabulary,
+    prefix_ids: NDArray[np.int32],
+    prefix_lens: NDArray[np.int32],
+    token_ids: NDArray[np.int32],
+    offsets: NDArray[np.int64],
+    spec: Spec,
+    num_threads: int,
+) -> tuple[list[str | None], list[str | None]]: ...
+def summarize(
+    codes: NDArray[np.int32],
+    offsets: NDArray[np.int64],
+    gold: NDArray[np.int32],
+    num_answers: NDArray[np.int32],
+    alpha: float,
+) -> dict[str, NDArray]: ...
