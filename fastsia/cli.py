@@ -48,7 +48,9 @@ app = typer.Typer(
 def main() -> NoReturn:
     """Entry point: one sentence and exit code 2 for a mistake of the user's, 130 for Ctrl-C, 143 for SIGTERM."""
     signal.signal(signal.SIGTERM, _terminate)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("fastsia: %(message)s"))
+    logging.getLogger("fastsia").addHandler(handler)
     sys.exit(_run(normalize(sys.argv[1:])))
 
 
@@ -60,7 +62,7 @@ def _run(arguments: list[str]) -> int:
         return _complain(str(error))
     except _Terminated:
         return 143
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         return 130
     except BrokenPipeError:
         sys.stderr.close()  # whoever read the output has gone; the interpreter would complain on closing
@@ -95,8 +97,8 @@ def plain(text: str) -> str:
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\ufffd", text)
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, handled like Ctrl-C: what is done is kept."""
+class _Terminated(BaseException):
+    """SIGTERM, handled like Ctrl-C: what is done is kept. No KeyboardInterrupt, which typer makes its own thing of."""
 
 
 def _terminate(*_: Any) -> NoReturn:
@@ -208,10 +210,12 @@ def run(
         raise FastsiaError("--tasks names no task.")
     _quiet_transformers()
     from fastsia.backends import open_backend
+    from fastsia.engine.checkpoint import resolve_model
     from fastsia.evaluation import evaluate
     from fastsia.tasks import load_task
 
-    # Every mistake in the tasks is found before a model is loaded.
+    # Mistakes in names are found before anything is loaded.
+    resolve_model(model)
     loaded_tasks = [load_task(name, data_dir=data_dir, limit=limit, format=format) for name in names]  # type: ignore[arg-type]
     folders = _folders(output_path, [task.name for task in loaded_tasks])
     options = {
@@ -231,7 +235,7 @@ def run(
         try:
             with shown:
                 result = evaluate(generator, task, config=config, output=folder, backend=backend, progress=shown)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, _Terminated):
             _say_interrupted(shown, folder)
             raise
         written = [] if folder is None else [f"Results: {folder}"]
@@ -346,12 +350,17 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def _console() -> Console:
+    """A pipe or a file has no width of its own."""
+    return Console() if sys.stdout.isatty() else Console(width=140)
+
+
 # --- the table -------------------------------------------------------------------------------------------------
 
 
 def show(result: SIAResult, written: list[str]) -> None:
     """The headline numbers with their intervals, then what it cost and where it is."""
-    summary, console = result.summary, Console()
+    summary, console = result.summary, _console()
     ci, rho = summary["ci"], summary["rho"]
     names = [str(summary[key]) for key in ("model", "task") if summary.get(key)]
     title = f"{' · '.join(names) or 'table of rollouts'}: {summary['num_problems']} problems"
@@ -406,15 +415,14 @@ def ls() -> None:
     from fastsia.tasks import TASKS
     from fastsia.tasks.models import MODELS
 
-    console = Console()
-    tasks = Table(title="Tasks (or the path of a .jsonl file: question, answer, optional choices and id)")
-    tasks.title_justify = "left"
+    console = _console()
+    tasks = Table(title="Tasks, or the path of a .jsonl file (question, answer)", title_justify="left")
     for name in ("task", ""):
         tasks.add_column(name)
     for name, line in TASKS.items():
         tasks.add_row(name, line)
     console.print(tasks)
-    models = Table(title="Models (or any decoder of transformers: a Hub id or a folder)", title_justify="left")
+    models = Table(title="Models, or any decoder of transformers (Hub id or folder)", title_justify="left")
     for name in ("model", "architecture", "stage", "asked by", ""):
         models.add_column(name)
     shipped = demo_models()

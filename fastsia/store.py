@@ -14,7 +14,7 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -163,8 +163,10 @@ class StoreWriter:
         self.done.add(finished.position)
 
     def close(self) -> None:
-        """Fold the log into the database and release the folder."""
+        """Fold the log into the database, which is one plain file then, and release the folder."""
         try:
+            with suppress(sqlite3.Error):  # a reader is at it, or the disk is full: the log stays, and is as good
+                self._connection.execute("PRAGMA journal_mode = DELETE")
             self._connection.close()
         finally:
             os.close(self._lock)
@@ -286,7 +288,9 @@ class Store:
     def rollout_columns(self) -> pd.DataFrame:
         """One row a rollout with what the statistics read: no tokens. In the dataset's order."""
         with self._reading() as connection:
-            problems = connection.execute("SELECT position, problem_id, gold FROM problems ORDER BY position").fetchall()
+            problems = connection.execute(
+                "SELECT position, problem_id, gold FROM problems ORDER BY position"
+            ).fetchall()
             trajectories = connection.execute("SELECT id, correct FROM trajectories ORDER BY id").fetchall()
             frame = _to_frame(
                 connection.execute(
@@ -657,11 +661,9 @@ def _lock(directory: Path) -> int:
         raise FastsiaError(
             f"output folder {str(directory)!r} is locked: process {holder or '(unknown)'} is writing to it."
         ) from error
-    try:
+    with suppress(OSError):  # the number only serves the message; a full disk is reported where results are written
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    except OSError:
-        pass  # the number only serves the message; a full disk is reported where results are written
     return descriptor
 
 

@@ -1,0 +1,270 @@
+"""The command line: what it prints, what it writes, and one sentence for every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import fastsia
+from fastsia import cli
+from fastsia.cli import _run, normalize, plain
+from tests.tiny import save_tiny
+
+SMALL = ["--num_rollouts", "3", "--stride", "6", "--max_tokens", "12", "--num_bootstrap", "20", "--num_splits", "2"]
+TASKS = ("gsm8k", "svamp", "svamp_full", "arc_challenge", "arc_easy")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_tiny(tmp_path_factory.mktemp("models") / "tiny", context=2048))
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
+    path.write_text("".join(json.dumps({"question": f"{i} + 1?", "answer": str(i + 1)}) + "\n" for i in range(8)))
+    return path
+
+
+def command(*arguments: Any) -> int:
+    """The exit code of `fastsia ...`, in this process."""
+    return _run(normalize([str(argument) for argument in arguments]))
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
+    """What a failing command says: exactly one sentence, exit code 2, no traceback."""
+    capsys.readouterr()
+    assert command(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    assert "Traceback" not in out
+    lines = [line for line in err.splitlines() if line]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("fastsia: error: ")
+    return lines[0]
+
+
+def test_a_run_writes_its_folder_and_prints_its_table(
+    model: str, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert command("run", "--model", model, "--tasks", questions, "--limit", 4, "-o", folder, *SMALL) == 0
+    out = capsys.readouterr().out
+    for text in ("4 problems", "accuracy", "null rate", "cross-fitted", "undefined", "rollout tokens", "report.html"):
+        assert text in out
+    names = {path.name for path in folder.iterdir()}
+    assert {"run.sqlite", "summary.json", "rollouts.parquet", "report.html", "figures"} <= names
+    assert not {"run.sqlite-wal", "run.sqlite-shm"} & names, "a finished run's database is one file"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["model"] == model
+    assert summary["task"] == "sums"
+    assert (summary["num_problems"], summary["config"]["num_rollouts"]) == (4, 3)
+    assert len(fastsia.load(folder).trajectories) == 4
+
+    assert (
+        command("run", "--model", model, "--tasks", questions, "--limit", 6, "-o", folder, "--no-report", *SMALL) == 0
+    )
+    assert "6 problems" in capsys.readouterr().out
+    assert json.loads((folder / "summary.json").read_text())["num_computed_problems"] == 6
+    text = complaint(capsys, "run", "--model", model, "--tasks", questions, "-o", folder, *SMALL, "--seed", 1)
+    assert "holds another run: config.seed was 0, is now 1." in text
+
+    (folder / "report.html").unlink()
+    assert command("report", folder) == 0
+    assert (folder / "report.html").is_file()
+    assert command("analyze", folder / "rollouts.parquet", "-o", tmp_path / "again", "--num_bootstrap", 20) == 0
+    assert {"summary.json", "report.html", "checkpoints.parquet"} <= {p.name for p in (tmp_path / "again").iterdir()}
+
+
+def test_dashes_and_underscores_are_the_same(model: str, questions: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert normalize(["run", "--num-rollouts", "3", "--top-p=0.5", "a-b", "-o", "x-y", "--", "--a-b"]) == [
+        "run",
+        "--num_rollouts",
+        "3",
+        "--top_p=0.5",
+        "a-b",
+        "-o",
+        "x-y",
+        "--",
+        "--a-b",
+    ]
+    arguments = [argument.replace("_", "-") if argument.startswith("--") else argument for argument in SMALL]
+    assert command("run", "--model", model, "--tasks", questions, "--limit", 1, *arguments) == 0
+    assert "Results:" not in capsys.readouterr().out, "nothing is kept without -o"
+
+
+def test_several_tasks_have_a_folder_each(
+    model: str, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"question": "Which?", "choices": ["x", "y"], "answer": "B"}\n')
+    tasks = f"{questions},{other}"
+    arguments = ["run", "--model", model, "--tasks", tasks, "--limit", 1, "--no_report", *SMALL]
+    assert command(*arguments, "-o", tmp_path / "runs") == 0
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["other", "sums"]
+    assert "2 problems" not in capsys.readouterr().out
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "sums.jsonl").write_text(questions.read_text())
+    arguments[4] = f"{questions},{copy / 'sums.jsonl'}"
+    assert "two tasks would share the folder" in complaint(capsys, *arguments, "-o", tmp_path / "twice")
+
+
+def test_a_tasks_name_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:
+    folders = cli._folders(tmp_path, ["..", "a/../../b", "ok"])
+    assert [folder.parent if folder else None for folder in folders] == [tmp_path] * 3
+    assert folders[2] == tmp_path / "ok"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_runs_from_its_real_file(task: str, model: str, shared_data: Path, tmp_path: Path) -> None:
+    arguments = ["run", "--model", model, "--tasks", task, "--data_dir", shared_data, "--limit", 3, "-o", tmp_path]
+    assert command(*arguments, "--no_report", *SMALL) == 0
+    problems = pd.read_parquet(tmp_path / "problems.parquet")
+    assert len(problems) == 3
+    assert set(problems["format"]) == {"choice" if task.startswith("arc") else "number"}
+
+
+BAD = [
+    (["--model", "demo:stf", "--tasks", "demo"], "'demo:stf' is not a demo model; there are: "),
+    (["--model", "no/such/folder", "--tasks", "demo"], "does not exist: no such folder, and not a Hub id"),
+    (["--model", "MODEL", "--tasks", "gsm8j"], "Unknown task 'gsm8j': did you mean gsm8k?"),
+    (["--model", "MODEL", "--tasks", ","], "--tasks names no task"),
+    (["--model", "MODEL", "--tasks", "DIR/absent.jsonl"], "absent.jsonl is not a file"),
+    (["--model", "MODEL", "--tasks", "DIR/empty.jsonl"], "holds no problems"),
+    (["--model", "MODEL", "--tasks", "DIR/broken.jsonl"], "2"),
+    (["--model", "MODEL", "--tasks", "DIR/short.jsonl"], "answer"),
+    (["--model", "MODEL", "--tasks", "gsm8k", "--data_dir", "DIR"], "has no file gsm8k/test.jsonl"),
+    (["--model", "MODEL", "--tasks", "TASK", "--limit", "0"], "limit must be an integer >= 1"),
+    (["--model", "MODEL", "--tasks", "TASK", "--limit", "-2"], "limit must be an integer >= 1"),
+    (["--model", "MODEL", "--tasks", "TASK", "--limit", "many"], "--limit"),
+    (["--model", "MODEL", "--tasks", "TASK", "--stride", "0"], "stride must be an integer >= 1, got 0"),
+    (["--model", "MODEL", "--tasks", "TASK", "--num_rollouts", "0"], "num_rollouts must be an integer >= 1"),
+    (["--model", "MODEL", "--tasks", "TASK", "--top_p", "0"], "top_p must be in (0, 1], got 0.0"),
+    (["--model", "MODEL", "--tasks", "TASK", "--top_p", "1.5"], "top_p must be in (0, 1], got 1.5"),
+    (["--model", "MODEL", "--tasks", "TASK", "--temperature", "nan"], "temperature must be a finite number >= 0"),
+    (["--model", "MODEL", "--tasks", "TASK", "--max_tokens", "3000"], "positions, but the model's context is 2048"),
+    (["--model", "MODEL", "--tasks", "TASK", "--share", "all"], 'share must be "trajectory", "checkpoint" or "none"'),
+    (["--model", "MODEL", "--tasks", "TASK", "--backend", "nativ"], "Did you mean native?"),
+    (["--model", "MODEL", "--tasks", "TASK", "--dtype", "int3"], "dtype must be one of"),
+    (["--model", "MODEL", "--tasks", "TASK", "--kernels", "fast"], "kernels"),
+    (["--model", "MODEL", "--tasks", "TASK", "-o", "DIR/file"], "is a file"),
+    (["--model", "MODEL", "--tasks", "TASK", "--num_rollout", "3"], "--num_rollout"),
+    (["--model", "MODEL"], "--tasks"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), BAD, ids=[" ".join(arguments[2:]) for arguments, _ in BAD])
+def test_mistakes_are_one_sentence_with_exit_code_2(
+    arguments: list[str], sentence: str, model: str, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "broken.jsonl").write_text('{"question": "a", "answer": "1"}\n{"question": \n')
+    (tmp_path / "short.jsonl").write_text('{"question": "a"}\n')
+    (tmp_path / "file").write_text("")
+    places = {"MODEL": model, "TASK": str(questions), "DIR": str(tmp_path)}
+
+    def placed(argument: str) -> str:
+        for name, place in places.items():
+            argument = argument.replace(name, place)
+        return argument
+
+    assert sentence in complaint(
+        capsys, "run", *map(placed, arguments), *(["--limit", "2"] * ("--limit" not in arguments))
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["report", "DIR/absent"], "does not exist"),
+        (["report", "DIR"], "holds neither run.sqlite nor"),
+        (["analyze", "DIR/absent.csv"], "is not a file"),
+        (["analyze", "DIR/t.csv"], "lacks column"),
+        (["rum"], "rum"),
+    ],
+)
+def test_the_other_commands_complain_alike(
+    arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n")
+    assert sentence in complaint(capsys, *(argument.replace("DIR", str(tmp_path)) for argument in arguments))
+
+
+def test_ls_and_doctor_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("ls") == 0
+    out = capsys.readouterr().out
+    for name in ("gsm8k", "arc_easy", "demo", "Qwen/Qwen2.5-3B-Instruct", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"):
+        assert name in out
+    assert command("doctor") == 0
+    out = capsys.readouterr().out
+    for name in ("torch", "transformers", "device", "kernels", "C++ core", "chromium", "Missing:"):
+        assert name in out
+    help_text = CliRunner().invoke(cli.app, ["run", "--help"]).output
+    for option in ("--num_rollouts", "--stride", "--num_fewshot", "--apply_chat_template", "--output_path"):
+        assert option in help_text
+
+
+def test_hostile_text_does_not_reach_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file's name or a problem's id may hold escape sequences; they must not clear the screen or turn text round."""
+    assert plain("a\x1b[2Jb\u202ec\x07\x9b") == "a\ufffd[2Jb\ufffdc\ufffd\ufffd"
+    text = complaint(capsys, "analyze", f"{tmp_path}/\x1b[31mred.csv")
+    assert "\x1b" not in text
+
+
+def test_as_a_program(model: str, questions: Path, tmp_path: Path) -> None:
+    """`python -m fastsia`, in a process of its own: no escape sequences off a terminal, and the exit code."""
+    environment = os.environ | {"COLUMNS": "80"}
+    base = [sys.executable, "-m", "fastsia"]
+    done = subprocess.run([*base, "ls"], capture_output=True, text=True, env=environment, check=True)
+    assert "\x1b" not in done.stdout
+    bad = subprocess.run([*base, "run", "--model", model, "--tasks", "nope"], capture_output=True, text=True)
+    assert bad.returncode == 2
+    assert bad.stderr.startswith("fastsia: error: Unknown task 'nope'")
+
+
+def test_progress_is_lines_off_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from fastsia.evaluation import Progress
+
+    clock = [0.0]
+    monkeypatch.setattr(cli.time, "monotonic", lambda: clock[0])
+    with cli._Shown("task") as shown:
+        for done in range(20):
+            clock[0] = done * 1.0
+            shown(Progress(done, 20, 0, 100 * done, 10 * done, float(done)))
+    lines = capsys.readouterr().err.splitlines()
+    assert 1 <= len(lines) <= 4, "a line every few seconds, not one a problem"
+    assert lines[0] == "task: 6/20 problems, 1.00 problems/s, 100 tokens/s, 0:14 left"
+    clock[0] = 0.0
+    with cli._Shown("task") as shown:
+        shown(Progress(0, 2, 0, 0, 0, 0.0))
+        clock[0] = 1.5
+        shown(Progress(2, 2, 0, 9, 9, 1.5))
+    assert capsys.readouterr().err == "", "what is over in two seconds needs no progress"
+
+
+def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    from rich.console import Console
+
+    from fastsia.evaluation import Progress
+
+    screen = io.StringIO()
+    monkeypatch.setattr(cli, "Console", lambda **_: Console(file=screen, force_terminal=True, width=120))
+    monkeypatch.setattr(cli, "_BAR_AFTER_SECONDS", 0.0)
+    with cli._Shown("task[bold]") as shown:
+        shown._timer.join()
+        shown(Progress(1, 4, 0, 50, 5, 2.0))
+        shown._bar.refresh()  # type: ignore[union-attr]
+    assert "task[bold]" in screen.getvalue()
+    assert "1/4" in screen.getvalue()
+    assert "0:06 left" in screen.getvalue()

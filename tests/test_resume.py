@@ -1,0 +1,172 @@
+"""Runs killed for real, and started again: nothing lost, nothing twice, the tables of an uninterrupted run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastsia
+from tests.tiny import save_tiny
+
+NUM_PROBLEMS = 24
+# One trajectory in flight: then a row's company in a batch, and with it a logit's last bits, is the same in any run.
+SETTINGS = {
+    "num_rollouts": 12,
+    "stride": 4,
+    "max_tokens": 40,
+    "top_p": 1.0,
+    "window": 1,
+    "num_bootstrap": 20,
+    "num_splits": 2,
+}
+# Columns of floats that come from logits, packed or not.
+FLOATS = {"logprobs", "token_entropies", "logprob"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
+    path.write_text("".join(f'{{"question": "{i} + 1?", "answer": "{i % 10}"}}\n' for i in range(NUM_PROBLEMS)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(model: Path, questions: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The tables of a run that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    fastsia.evaluate(str(model), str(questions), output=folder, **SETTINGS)
+    return tables(folder)
+
+
+def tables(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """All rows of a run's database, after sqlite has checked every page of it."""
+    with contextlib.closing(sqlite3.connect(folder / "run.sqlite")) as connection:
+        connection.row_factory = sqlite3.Row
+        assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+        return {
+            name: [dict(row) for row in connection.execute(f"SELECT * FROM {name} ORDER BY 1")]
+            for name in ("problems", "trajectories", "rollouts")
+        }
+
+
+def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Ids, answers, counts exactly; what comes from logits within 1e-4 (and so not the checksum over both)."""
+    for name, rows in expected.items():
+        assert len(found[name]) == len(rows), name
+        for mine, other in zip(found[name], rows, strict=True):
+            for column, value in other.items():
+                if column == "checksum":
+                    continue
+                if column not in FLOATS:
+                    assert mine[column] == value, (name, column)
+                elif isinstance(value, bytes):
+                    one, two = (np.frombuffer(blob, dtype="<f4") for blob in (mine[column], value))
+                    np.testing.assert_allclose(one, two, atol=1e-4)
+                else:
+                    assert mine[column] == pytest.approx(value, abs=1e-4)
+
+
+def start(model: Path, questions: Path, folder: Path) -> subprocess.Popen[str]:
+    options = [text for name, value in SETTINGS.items() for text in (f"--{name}", str(value))]
+    arguments = ["run", "--model", str(model), "--tasks", str(questions), "-o", str(folder), "--no_report", *options]
+    return subprocess.Popen(
+        [sys.executable, "-m", "fastsia", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def finished(folder: Path) -> set[int]:
+    """Positions of the problems that are committed, as a reader beside the running writer sees them."""
+    if not (folder / "run.sqlite").exists():
+        return set()
+    with contextlib.closing(sqlite3.connect(folder / "run.sqlite", timeout=30)) as connection:
+        try:
+            return {row[0] for row in connection.execute("SELECT position FROM problems")}
+        except sqlite3.OperationalError:
+            return set()  # not yet any table
+
+
+def stop_at(process: subprocess.Popen[str], folder: Path, done: int, how: signal.Signals) -> str:
+    """Signal the run as soon as `done` problems are finished; its standard error."""
+    while len(finished(folder)) < done:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.002)
+    process.send_signal(how)
+    return process.communicate(timeout=60)[1]
+
+
+def test_kills_between_10_and_90_percent_lose_nothing(
+    model: Path, questions: Path, tmp_path: Path, whole: dict[str, Any]
+) -> None:
+    """SIGKILL, Ctrl-C and SIGTERM in one run; each start does only what is missing."""
+    folder = tmp_path / "run"
+    signals = {3: signal.SIGKILL, 9: signal.SIGINT, 14: signal.SIGTERM, 20: signal.SIGKILL}
+    before: set[int] = set()
+    for done, how in signals.items():
+        process = start(model, questions, folder)
+        said = stop_at(process, folder, done, how)
+        after = finished(folder)
+        assert before < after, "what was finished stays finished"
+        assert len(after) < NUM_PROBLEMS
+        if how == signal.SIGKILL:
+            assert process.returncode == -signal.SIGKILL
+        else:
+            assert process.returncode == (130 if how == signal.SIGINT else 143), said
+            assert f"{len(after)} of {NUM_PROBLEMS} problems are finished and kept in {folder}" in said
+            assert "the same command goes on" in said
+            assert "Traceback" not in said
+        before = after
+    process = start(model, questions, folder)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert f"{NUM_PROBLEMS} problems" in out
+    assert_equal(tables(folder), whole)
+    assert fastsia.load(folder).summary["num_computed_problems"] == NUM_PROBLEMS - len(before)
+
+
+def test_a_run_extended_by_its_limit_equals_a_whole_one(
+    model: Path, questions: Path, tmp_path: Path, whole: dict[str, Any]
+) -> None:
+    """The usual window: neighbours in a batch differ from the whole run's, the draws do not."""
+    settings = SETTINGS | {"window": 64}
+    for limit in (5, 11, None):
+        fastsia.evaluate(str(model), str(questions), limit=limit, output=tmp_path, **settings)
+    assert_equal(tables(tmp_path), whole)
+
+
+@pytest.mark.slow
+def test_fifty_random_kills_lose_nothing(model: Path, questions: Path, tmp_path: Path, whole: dict[str, Any]) -> None:
+    """At random moments, start-up and the writing of results included; the database is whole each time."""
+    rng = random.Random(0)
+    for number in range(50):
+        folder = tmp_path / f"run{number // 5}"
+        process = start(model, questions, folder)
+        time.sleep(rng.uniform(0.0, 12.0))
+        process.send_signal(rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
+        process.communicate(timeout=60)
+        if finished(folder):
+            tables(folder)
+        if number % 5 == 4:
+            process = start(model, questions, folder)
+            _, err = process.communicate(timeout=300)
+            assert process.returncode == 0, err
+            assert_equal(tables(folder), whole)
