@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <thread>
 #include <vector>
+
+#include "parallel.h"
 
 // One build runs on every x86-64: the loader picks the widest vectors that the machine has.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__gnu_linux__)
@@ -200,26 +201,13 @@ bool reaches_only_blocks(const AttentionInput& in, std::size_t num_blocks) {
 }
 
 void prefix_attention(const AttentionInput& in, int num_threads, float* out) {
-  // Shares of about equal numbers of keys: rows differ in what they see.
-  std::size_t total = 0;
+  std::size_t keys = 0;
   for (std::size_t row = 0; row < in.num_rows; ++row)
-    total += static_cast<std::size_t>(in.prefix_lens[row]) + static_cast<std::size_t>(in.suffix_lens[row]);
-  const std::size_t work = total * in.num_heads * in.head_dim;
-  const std::size_t threads = work < (1u << 20) ? 1 : static_cast<std::size_t>(std::max(num_threads, 1));
-  std::vector<std::thread> others;
-  std::size_t row = 0, seen = 0;
-  for (std::size_t share = 0; share < threads; ++share) {
-    const std::size_t begin = row, goal = total * (share + 1) / threads;
-    while (row < in.num_rows && (seen < goal || share + 1 == threads)) {
-      seen += static_cast<std::size_t>(in.prefix_lens[row]) + static_cast<std::size_t>(in.suffix_lens[row]);
-      ++row;
-    }
-    if (share + 1 == threads)
-      attend_rows(in, begin, row, out);
-    else
-      others.emplace_back(attend_rows, std::cref(in), begin, row, out);
-  }
-  for (std::thread& thread : others) thread.join();
+    keys += static_cast<std::size_t>(in.prefix_lens[row]) + static_cast<std::size_t>(in.suffix_lens[row]);
+  // Starting a thread costs as much as some hundred thousand products.
+  const bool is_small = keys * in.num_heads * in.head_dim < (std::size_t{1} << 20);
+  parallel_for(in.num_rows, is_small || num_threads < 1 ? 1 : static_cast<std::size_t>(num_threads),
+               [&](std::size_t begin, std::size_t end) { attend_rows(in, begin, end, out); });
 }
 
 }  // namespace fastsia

@@ -37,7 +37,7 @@ class Engine:
         block_size: tokens a block.
         window: trajectories in flight.
         prefill_chunk: rows a step for prompts and other given tokens.
-        kernels: "auto" (Triton on CUDA, PyTorch elsewhere), "triton" or "reference".
+        kernels: "auto" (Triton on CUDA, the C++ core on a CPU), "triton", "native" or "reference" (plain PyTorch).
         gpu_memory_utilization: part of the card's memory that weights and KV pool may take together.
 
     Raises:
@@ -70,8 +70,8 @@ class Engine:
         self.max_rows = max_rows
         self.window = window
         self.prefill_chunk = prefill_chunk
-        device = next(model.parameters()).device
-        self.ops = select(device, kernels)
+        device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
+        self.ops = select(device, kernels, dtype)
         if num_blocks is None:
             num_blocks = _default_num_blocks(model, device, block_size, gpu_memory_utilization)
         self.num_blocks = num_blocks

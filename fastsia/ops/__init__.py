@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastsia.config import FastsiaError
-from fastsia.ops import reference
+from fastsia.ops import native, reference
 from fastsia.ops.reference import Samples
 
 
@@ -18,7 +18,7 @@ from fastsia.ops.reference import Samples
 class Ops:
     """One implementation of every op, with the signatures of `fastsia.ops.reference`.
 
-    `name` is "triton" or "reference": runs and benchmarks report it.
+    `name` is "triton", "native" or "reference": runs and benchmarks report it.
     """
 
     name: str
@@ -28,15 +28,21 @@ class Ops:
     copy_blocks: Callable[..., None]
 
 
-def select(device: torch.device | str, kernels: str = "auto") -> Ops:
-    """The ops for a device: "auto" takes Triton on CUDA and the reference elsewhere.
+def select(device: torch.device | str, kernels: str = "auto", dtype: torch.dtype = torch.float32) -> Ops:
+    """The ops for a device and the model's dtype.
 
-    "triton" off CUDA runs under Triton's interpreter, which has to be on (TRITON_INTERPRET=1) when Python starts. A
-    bundle's Triton ops share counters between launches, so it serves one stream at a time.
+    "auto" takes Triton on CUDA; on a CPU "native" (the C++ core's attention, float32 only) where it is built, else the
+    reference. "triton" off CUDA runs under Triton's interpreter, which has to be on (TRITON_INTERPRET=1) when Python
+    starts. A bundle's Triton ops share counters between launches, so it serves one stream at a time.
     """
     device = torch.device(device)
-    if kernels not in ("auto", "triton", "reference"):
-        raise FastsiaError(f'kernels must be "auto", "triton" or "reference", got {kernels!r}.')
+    if kernels not in ("auto", "triton", "native", "reference"):
+        raise FastsiaError(f'kernels must be "auto", "triton", "native" or "reference", got {kernels!r}.')
+    fits = device.type == "cpu" and dtype == torch.float32
+    if kernels == "native" and not (fits and native.available()):
+        raise FastsiaError(f'kernels="native" needs the C++ core, a CPU and float32, got {device.type} and {dtype}.')
+    if kernels == "native" or (kernels == "auto" and fits and native.available()):
+        return Ops("native", reference.sample, native.prefix_attention, reference.store_kv, reference.copy_blocks)
     if kernels == "reference" or (kernels == "auto" and device.type != "cuda"):
         return Ops("reference", reference.sample, reference.prefix_attention, reference.store_kv, reference.copy_blocks)
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":

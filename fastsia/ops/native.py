@@ -1,0 +1,51 @@
+"""Attention on a CPU by the C++ core: the reference's arithmetic without gathering the cache first."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastsia.answers.native import extension
+from fastsia.ops.reference import AttentionMetadata
+
+
+def available() -> bool:
+    """Whether the C++ core is built."""
+    core = extension()
+    return core is not None and hasattr(core, "prefix_attention")
+
+
+def prefix_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    meta: AttentionMetadata,
+    scale: float,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """`reference.prefix_attention` for float32 on the CPU; reads the paged cache in place, a row at a time.
+
+    A row whose scores are NaN or infinite gets NaN.
+    """
+    core = extension()
+    if core is None:
+        raise RuntimeError("the C++ core is not built")
+    out = np.empty(q.shape, dtype=np.float32)
+    core.prefix_attention(
+        q.contiguous().numpy(),
+        k_cache.numpy(),
+        v_cache.numpy(),
+        np.ascontiguousarray(meta.trunk_tables.numpy()),
+        meta.cu_rows.numpy(),
+        meta.prefix_lens.numpy(),
+        np.ascontiguousarray(meta.suffix_tables.numpy()),
+        meta.suffix_lens.numpy(),
+        float(scale),
+        int(sliding_window or 0),
+        float(softcap or 0.0),
+        torch.get_num_threads(),
+        out,
+    )
+    return torch.from_numpy(out)
