@@ -12,13 +12,12 @@ STAMP := $(VENV)/.fastsia-built
 NATIVE := $(wildcard csrc/*.cc csrc/*.h)
 DEMO_LIMIT ?= 64
 
-# One thread a process: tests and benchmarks of small models are slower with more, and noisier.
-export OMP_NUM_THREADS ?= 1
-export TOKENIZERS_PARALLELISM ?= false
+# One thread a test process: there is one process a core.
+PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-gpu check format freeze demo-models wheel wheel-test clean \
-	bench bench-vllm bench-kernels
+	bench bench-vllm bench-memory bench-answers bench-kernels
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,13 +41,13 @@ demo: $(STAMP) ## evaluate the shipped model on the demo task (a few minutes, no
 	$(BIN)/fastsia run --model demo:sft --tasks demo --limit $(DEMO_LIMIT) -o runs/demo
 
 test: $(STAMP) ## the test suite
-	$(BIN)/python -m pytest -q -n $(JOBS)
+	$(PYTEST) -n $(JOBS)
 
 test-slow: $(STAMP) ## the minutes-long tests
-	$(BIN)/python -m pytest -q -m 'slow and not gpu'
+	$(PYTEST) -m 'slow and not gpu'
 
 test-gpu: $(STAMP) ## the tests that need a CUDA device
-	$(BIN)/python -m pytest -q -m gpu
+	$(PYTEST) -m gpu
 
 check: $(STAMP) ## ruff, mypy, clang-format, import-linter
 	$(BIN)/ruff check .
@@ -74,13 +73,19 @@ wheel: $(STAMP) ## build dist/*.whl and dist/*.tar.gz
 	$(BIN)/python -m build
 
 wheel-test: $(STAMP) ## build the wheel, install it in a clean environment, run it there
-	$(BIN)/python -m pytest -q -m slow tests/test_packaging.py
+	$(PYTEST) -m slow tests/test_packaging.py
 
 bench: $(STAMP) ## fastsia against transformers' generate
 	$(BIN)/python benchmarks/vs_hf.py
 
 bench-vllm: $(STAMP) ## fastsia against vLLM (in an environment of its own)
 	$(BIN)/python benchmarks/vs_vllm.py
+
+bench-memory: $(STAMP) ## peak memory of short and long runs
+	$(BIN)/python -m benchmarks.bench_memory
+
+bench-answers: $(STAMP) ## the C++ core against its Python reference
+	$(BIN)/python benchmarks/bench_answers.py
 
 bench-kernels: $(STAMP) ## the Triton kernels against their floors and other libraries (needs a GPU)
 	$(BIN)/python -m pytest -q benchmarks/bench_sampling.py benchmarks/bench_prefix_attention.py benchmarks/bench_kv.py
