@@ -228,32 +228,36 @@ Marker asked_for(Format format) {
 }
 
 Occurrence next_marker(Text& text, std::size_t i, unsigned markers) {
+  // Each marker is looked for by a byte that is rare in prose: of "answer" that is the w, of either case.
   const bool has_words = (markers & (kColon | kFinal | kAnswerIs)) != 0;
-  for (; i < text.end(); ++i) {
-    if (markers == kHash) {
-      i = text.find('#', i);
-      if (i == kNone) break;
-    } else if (markers == kBox) {
-      i = text.find('\\', i);
-      if (i == kNone) break;
-    }
-    const int c = text.at(i);
-    if (c == '#' && markers & kHash) {
-      std::size_t end = i + 1;
+  std::size_t hash = markers & kHash ? text.find('#', i) : kNone;
+  std::size_t backslash = markers & kBox ? text.find('\\', i) : kNone;
+  std::size_t small_w = has_words ? text.find('w', i) : kNone;
+  std::size_t large_w = has_words ? text.find('W', i) : kNone;
+  while (true) {
+    const std::size_t w = std::min(small_w, large_w);
+    const std::size_t at = std::min({hash, backslash, w});
+    if (at == kNone) return {};
+    if (at == hash) {
+      std::size_t end = hash + 1;
       while (text.at(end) == '#') ++end;
-      if (end - i >= 4) return {kHash, i, end};
-      i = end - 1;
-    } else if (c == '\\' && markers & kBox) {
-      if (!text.has(i, "\\boxed")) continue;
-      std::size_t brace = i + 6;
-      while (brace - i - 6 < 8 && is_space(text.at(brace))) ++brace;
-      if (text.at(brace) == '{') return {kBox, i, brace + 1};
-    } else if (has_words && (c == 'a' || c == 'A') && text.has_word(i, "answer")) {
-      const Occurrence found = read_answer_marker(text, i, markers);
-      if (found.begin != kNone) return found;
+      if (end - hash >= 4) return {kHash, hash, end};
+      hash = text.find('#', end);
+    } else if (at == backslash) {
+      if (text.has(backslash, "\\boxed")) {
+        std::size_t brace = backslash + 6;
+        while (brace - backslash - 6 < 8 && is_space(text.at(brace))) ++brace;
+        if (text.at(brace) == '{') return {kBox, backslash, brace + 1};
+      }
+      backslash = text.find('\\', backslash + 1);
+    } else {
+      if (w >= i + 3 && text.has_word(w - 3, "answer")) {
+        const Occurrence found = read_answer_marker(text, w - 3, markers);
+        if (found.begin != kNone) return found;
+      }
+      (w == small_w ? small_w : large_w) = text.find(w == small_w ? 'w' : 'W', w + 1);
     }
   }
-  return {};
 }
 
 std::optional<std::string> value_of(Text& text, const Occurrence& occurrence, const Spec& spec) {

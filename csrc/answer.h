@@ -13,6 +13,7 @@ namespace fastsia {
 
 constexpr std::size_t kMaxBox = 512;   // bytes between the braces of \boxed{...}
 constexpr std::size_t kMaxText = 256;  // bytes of a boxed answer that is no number
+constexpr std::size_t kUnseen = 3;     // bytes of a marker that its beginning may have without being noticed
 
 enum class Format { kNumber = 0, kChoice = 1, kBoxed = 2 };
 
@@ -42,8 +43,8 @@ struct Occurrence {
   std::size_t end = kNone;
 };
 
-// The first occurrence of one of the markers that begins at or after `i`. Where the text is open and ends inside of
-// what may be a marker, the search stops there and the text has seen its end.
+// The first occurrence of one of the markers in [i, end). An open text may end inside of a marker: then either it has
+// seen its end, or the marker begins in its last kUnseen bytes.
 Occurrence next_marker(Text& text, std::size_t i, unsigned markers);
 
 // The value that completes a marker's occurrence.

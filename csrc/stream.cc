@@ -65,7 +65,11 @@ void Settler::read_on(const Spec& spec) {
       state_ = State::kSettled;
       return;
     }
-    next_marker_ = occurrence.begin == kNone ? end : occurrence.end;
+    if (occurrence.begin == kNone) {
+      next_marker_ = std::max(next_marker_, end - std::min(end, kUnseen));
+      break;
+    }
+    next_marker_ = occurrence.end;
   }
   if (is_stopped) {
     state_ = State::kNever;
