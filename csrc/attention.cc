@@ -2,17 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <vector>
 
+#include "exp.h"
 #include "parallel.h"
-
-// One build runs on every x86-64: the loader picks the widest vectors that the machine has.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__gnu_linux__)
-#define FASTSIA_WIDE __attribute__((target_clones("avx512f", "arch=haswell", "default")))
-#else
-#define FASTSIA_WIDE
-#endif
 
 namespace fastsia {
 namespace {
@@ -20,7 +13,7 @@ namespace {
 constexpr std::size_t kLanes = 16;
 
 // Partial sums in lanes of their own, so that the compiler may use vectors without being allowed to reorder anything.
-inline __attribute__((always_inline)) float dot(const float* a, const float* b, std::size_t n) {
+FASTSIA_INLINE float dot(const float* a, const float* b, std::size_t n) {
   float lanes[kLanes] = {};
   std::size_t i = 0;
   for (; i + kLanes <= n; i += kLanes)
@@ -30,25 +23,6 @@ inline __attribute__((always_inline)) float dot(const float* a, const float* b, 
   for (std::size_t width = kLanes / 2; width > 0; width /= 2)
     for (std::size_t j = 0; j < width; ++j) lanes[j] += lanes[j + width];
   return sum + lanes[0];
-}
-
-// e^x for x <= 0 within 2 units in the last place, in arithmetic that vectorises: x = n ln 2 + r, a polynomial in r
-// (Cephes' coefficients), and n added to the exponent.
-inline __attribute__((always_inline)) float exp_nonpositive(float x) {
-  x = std::max(x, -87.0f);
-  const float n = std::floor(x * 1.44269504088896341f + 0.5f);
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  const std::int32_t bits = (static_cast<std::int32_t>(n) + 127) << 23;
-  float power;
-  std::memcpy(&power, &bits, sizeof power);
-  return p * power;
 }
 
 // A run of a row's keys that lie one after another in the cache: token `first` of a block, `count` of them.
@@ -76,9 +50,8 @@ struct Scratch {
 // One row's heads of one key-value head. kDim is the head size where it is a common one (so that a head's sums stay in
 // registers), else 0.
 template <std::size_t kDim>
-inline __attribute__((always_inline)) void attend_as(const AttentionInput& in, const std::vector<Run>& runs,
-                                                     std::size_t num_keys, const float* q, std::size_t kv_head,
-                                                     float* scores, float* out) {
+FASTSIA_INLINE void attend_as(const AttentionInput& in, const std::vector<Run>& runs, std::size_t num_keys,
+                              const float* q, std::size_t kv_head, float* scores, float* out) {
   const std::size_t dim = kDim ? kDim : in.head_dim;
   const std::size_t stride = in.num_kv_heads * dim, group = in.num_heads / in.num_kv_heads;
   std::size_t key = 0;

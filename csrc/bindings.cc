@@ -14,6 +14,7 @@
 #include "attention.h"
 #include "batch.h"
 #include "entropy.h"
+#include "sampling.h"
 #include "stream.h"
 
 namespace py = pybind11;
@@ -237,10 +238,42 @@ void attend(const Contiguous<float>& q, const Contiguous<float>& k_cache, const 
   fastsia::prefix_attention(in, num_threads, to);
 }
 
+// logits are read in place; the small arrays may be cast. Returns (tokens, logprobs, entropy or None, bad).
+py::tuple sample(const Contiguous<float>& logits, const Array<std::int64_t>& draw_row, const Array<std::int64_t>& seeds,
+                 const Array<std::int32_t>& counters, const Array<float>& temperature, const Array<float>& top_p,
+                 bool want_entropy, int num_threads) {
+  require(logits.ndim() == 2 && logits.shape(1) >= 1, "logits have 2 dimensions");
+  const py::ssize_t num_rows = logits.shape(0), num_draws = draw_row.size();
+  require(seeds.size() == num_draws && counters.ndim() == 2 && counters.shape(0) == num_draws && counters.shape(1) == 4,
+          "seeds and counters have one entry a draw, of 1 and of 4 numbers");
+  require(temperature.size() == num_rows && top_p.size() == num_rows, "temperature and top_p have one entry a row");
+  for (py::ssize_t i = 0; i < num_draws; ++i)
+    require(draw_row.data()[i] >= 0 && draw_row.data()[i] < num_rows, "draw_row names a row that is not there");
+  py::array_t<std::int64_t> tokens(num_draws);
+  py::array_t<float> logprobs(num_draws), entropy(want_entropy ? num_rows : 0);
+  py::array_t<bool> bad(num_rows);
+  const fastsia::SampleInput in{logits.data(),
+                                static_cast<std::size_t>(num_rows),
+                                static_cast<std::size_t>(logits.shape(1)),
+                                draw_row.data(),
+                                seeds.data(),
+                                counters.data(),
+                                static_cast<std::size_t>(num_draws),
+                                temperature.data(),
+                                top_p.data()};
+  const fastsia::SampleOutput out{tokens.mutable_data(), logprobs.mutable_data(),
+                                  want_entropy ? entropy.mutable_data() : nullptr, bad.mutable_data()};
+  {
+    py::gil_scoped_release release;
+    fastsia::sample(in, num_threads, out);
+  }
+  return py::make_tuple(tokens, logprobs, want_entropy ? py::object(entropy) : py::none(), bad);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() = "The compiled core of fastsia: answers from token ids, their entropies, attention on a CPU.";
+  m.doc() = "The compiled core of fastsia: answers from token ids, their entropies, and ops on a CPU.";
 
   py::class_<fastsia::Vocabulary, VocabularyPointer>(m, "Vocabulary")
       .def(py::init(&make_vocabulary), py::arg("blob"), py::arg("offsets"), py::arg("kinds"), py::arg("joiner"),
@@ -268,6 +301,8 @@ PYBIND11_MODULE(_C, m) {
         py::arg("prefix_lens").noconvert(), py::arg("suffix_tables").noconvert(), py::arg("suffix_lens").noconvert(),
         py::arg("scale"), py::arg("sliding_window"), py::arg("softcap"), py::arg("num_threads"),
         py::arg("out").noconvert());
+  m.def("sample", &sample, py::arg("logits").noconvert(), py::arg("draw_row"), py::arg("seeds"), py::arg("counters"),
+        py::arg("temperature"), py::arg("top_p"), py::arg("want_entropy"), py::arg("num_threads"));
   m.def("summarize", &summarize, py::arg("codes"), py::arg("offsets"), py::arg("gold"), py::arg("num_answers"),
         py::arg("alpha"));
 }

@@ -49,3 +49,28 @@ def summarize(
     num_answers: NDArray[np.int32],
     alpha: float,
 ) -> dict[str, NDArray]: ...
+def sample(
+    logits: NDArray[np.float32],
+    draw_row: NDArray[np.int64],
+    seeds: NDArray[np.int64],
+    counters: NDArray[np.int32],
+    temperature: NDArray[np.float32],
+    top_p: NDArray[np.float32],
+    want_entropy: bool,
+    num_threads: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32] | None, NDArray[np.bool_]]: ...
+def prefix_attention(
+    q: NDArray[np.float32],
+    k_cache: NDArray[np.float32],
+    v_cache: NDArray[np.float32],
+    trunk_tables: NDArray[np.int32],
+    cu_rows: NDArray[np.int32],
+    prefix_lens: NDArray[np.int32],
+    suffix_tables: NDArray[np.int32],
+    suffix_lens: NDArray[np.int32],
+    scale: float,
+    sliding_window: int,
+    softcap: float,
+    num_threads: int,
+    out: NDArray[np.float32],
+) -> None: ...

@@ -51,8 +51,8 @@ class Stage:
 
 
 STAGES = {
-    "base": Stage(base_documents, start=None, chats=False, steps=900),
-    "sft": Stage(sft_documents, start="base", chats=True, steps=700),
+    "base": Stage(base_documents, start=None, chats=False, steps=1400),
+    "sft": Stage(sft_documents, start="base", chats=True, steps=600),
 }
 
 

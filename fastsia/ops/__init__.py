@@ -31,8 +31,8 @@ class Ops:
 def select(device: torch.device | str, kernels: str = "auto", dtype: torch.dtype = torch.float32) -> Ops:
     """The ops for a device and the model's dtype.
 
-    "auto" takes Triton on CUDA; on a CPU "native" (the C++ core's attention, float32 only) where it is built, else the
-    reference. "triton" off CUDA runs under Triton's interpreter, which has to be on (TRITON_INTERPRET=1) when Python
+    "auto" takes Triton on CUDA; on a CPU "native" (sampling and attention in the C++ core, float32 only) where that is
+    built, else the reference. "triton" off CUDA runs under Triton's interpreter, which has to be on (TRITON_INTERPRET=1) when Python
     starts. A bundle's Triton ops share counters between launches, so it serves one stream at a time.
     """
     device = torch.device(device)
@@ -42,7 +42,7 @@ def select(device: torch.device | str, kernels: str = "auto", dtype: torch.dtype
     if kernels == "native" and not (fits and native.available()):
         raise FastsiaError(f'kernels="native" needs the C++ core, a CPU and float32, got {device.type} and {dtype}.')
     if kernels == "native" or (kernels == "auto" and fits and native.available()):
-        return Ops("native", reference.sample, native.prefix_attention, reference.store_kv, reference.copy_blocks)
+        return Ops("native", native.sample, native.prefix_attention, reference.store_kv, reference.copy_blocks)
     if kernels == "reference" or (kernels == "auto" and device.type != "cuda"):
         return Ops("reference", reference.sample, reference.prefix_attention, reference.store_kv, reference.copy_blocks)
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":

@@ -1,4 +1,4 @@
-"""Attention on a CPU by the C++ core: the reference's arithmetic without gathering the cache first."""
+"""Sampling and attention on a CPU by the C++ core: the reference's contracts without its temporaries."""
 
 from __future__ import annotations
 
@@ -7,13 +7,48 @@ import torch
 from torch import Tensor
 
 from fastsia.answers.native import extension
-from fastsia.ops.reference import AttentionMetadata
+from fastsia.ops.reference import AttentionMetadata, Samples
 
 
 def available() -> bool:
     """Whether the C++ core is built."""
     core = extension()
-    return core is not None and hasattr(core, "prefix_attention")
+    return core is not None and hasattr(core, "sample")
+
+
+def sample(
+    logits: Tensor,
+    draw_row: Tensor,
+    seeds: Tensor,
+    counters: Tensor,
+    temperature: Tensor,
+    top_p: Tensor,
+    want_entropy: bool = True,
+) -> Samples:
+    """`reference.sample` for float32 on the CPU.
+
+    Weights are float32 there and float64 in the reference, so a draw differs only within about 1e-6 of an edge of the
+    nucleus or of the cumulative distribution.
+    """
+    core = extension()
+    if core is None:
+        raise RuntimeError("the C++ core is not built")
+    tokens, logprobs, entropy, bad = core.sample(
+        logits.contiguous().numpy(),
+        draw_row.numpy(),
+        seeds.numpy(),
+        counters.numpy(),
+        temperature.numpy(),
+        top_p.numpy(),
+        want_entropy,
+        torch.get_num_threads(),
+    )
+    return Samples(
+        torch.from_numpy(tokens),
+        torch.from_numpy(logprobs),
+        None if entropy is None else torch.from_numpy(entropy),
+        torch.from_numpy(bad),
+    )
 
 
 def prefix_attention(

@@ -271,6 +271,8 @@ def _attend_trunks(
 ) -> tuple[Tensor, Tensor]:
     """Rows over their trunks, a tile of rows at a time so that a trunk is gathered once for all of them."""
     num_kv_heads, group, head_dim = query.shape[1:]
+    if meta.max_prefix_len == 0:
+        return torch.zeros_like(query), query.new_full(query.shape[:3], -torch.inf)
     tile_trunk, tile_rows, row_slot = _tiles(meta.cu_rows, min(meta.max_rows, _TILE_ROWS))
     tiles, tile = tile_rows.shape
     tables = meta.trunk_tables[tile_trunk, : -(-meta.max_prefix_len // k_cache.shape[1])]
@@ -346,5 +348,10 @@ def store_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tens
 
 
 def copy_blocks(kv_cache: Tensor, src: Tensor, dst: Tensor) -> None:
-    """Copy whole blocks, all layers, keys and values: kv_cache [layers, 2, num_blocks, ...], src and dst int64 [m]."""
+    """Copy whole blocks, all layers, keys and values: kv_cache [layers, 2, num_blocks, ...], src and dst int64 [m].
+
+    A negative dst skips its pair.
+    """
+    if bool((dst < 0).any()):
+        src, dst = src[dst >= 0], dst[dst >= 0]
     kv_cache.index_copy_(2, dst, kv_cache.index_select(2, src))

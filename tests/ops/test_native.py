@@ -132,7 +132,7 @@ def test_tables_that_point_outside_the_cache_are_refused(change: dict[str, int])
     ((name, value),) = change.items()
     wrong = getattr(meta, name).clone()
     wrong.view(-1)[0] = value
-    with pytest.raises(ValueError, match="past|rise"):
+    with pytest.raises(ValueError, match=r"reaches past its table"):
         native.prefix_attention(q, k_cache, v_cache, dataclasses.replace(meta, **{name: wrong}), 0.2)
 
 
@@ -142,6 +142,93 @@ def test_other_dtypes_are_refused_not_copied() -> None:
     k_cache, v_cache, meta = batch(4, 2, 32)
     with pytest.raises(TypeError):
         native.prefix_attention(torch.randn(len(meta.prefix_lens), 4, 32), k_cache.double(), v_cache, meta, 0.2)
+
+
+def draws(num_rows: int, num_draws: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randint(0, num_rows, (num_draws,), generator=generator)
+    seeds = torch.randint(-(2**63), 2**63 - 1, (num_draws,), generator=generator)
+    counters = torch.randint(-(2**31), 2**31 - 1, (num_draws, 4), generator=generator, dtype=torch.int32)
+    return rows, seeds, counters
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9513, 0.503, 1e-6])
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("vocab", [1, 7, 97, 1500, 5003])
+def test_draws_equal_the_references(vocab: int, temperature: float, top_p: float) -> None:
+    """Weights are float32 here and float64 there: a draw may differ at an edge, about once in a million.
+
+    No top_p is a multiple of 1 / vocab, which would put the all-equal row's nucleus exactly on one.
+    """
+    torch.manual_seed(vocab)
+    logits = torch.randn(12, vocab) * 3
+    logits[1] = 0.0
+    logits[2, vocab // 2 :] = -torch.inf
+    logits[2, 0] = 1.0
+    logits[3, 0] += 60.0
+    logits[4] = logits[4].round()
+    rows, seeds, counters = draws(12, 3000)
+    settings = (torch.full((12,), temperature), torch.full((12,), top_p))
+    ours = native.sample(logits, rows, seeds, counters, *settings)
+    expected = reference.sample(logits, rows, seeds, counters, *settings)
+    same = ours.tokens == expected.tokens
+    assert int((~same).sum()) <= 1
+    torch.testing.assert_close(ours.logprobs[same], expected.logprobs[same], atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.entropy, expected.entropy, atol=2e-5, rtol=1e-5)
+    assert not ours.bad.any()
+
+
+def test_every_row_has_its_own_temperature_and_nucleus() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(6, 300) * 3
+    rows, seeds, counters = draws(6, 2000)
+    temperature, top_p = torch.tensor([0.0, 0.3, 1.0, 1.0, 2.0, 0.7]), torch.tensor([1.0, 0.9, 1.0, 0.2, 0.99, 1.0])
+    ours = native.sample(logits, rows, seeds, counters, temperature, top_p, False)
+    assert ours.entropy is None
+    assert torch.equal(ours.tokens, reference.sample(logits, rows, seeds, counters, temperature, top_p, False).tokens)
+
+
+@pytest.mark.parametrize("poison", [[torch.nan], [torch.inf], [-torch.inf]])
+def test_bad_rows_are_flagged_and_never_drawn(poison: list[float]) -> None:
+    logits = torch.randn(4, 50)
+    logits[2] = torch.tensor(poison * 50) if poison == [-torch.inf] else logits[2]
+    logits[2, 49] = poison[0]
+    rows, seeds, counters = draws(4, 100)
+    one = torch.ones(4)
+    ours = native.sample(logits, rows, seeds, counters, one, one)
+    assert ours.bad.tolist() == [False, False, True, False]
+    assert ours.entropy is not None
+    assert ours.entropy.isnan().tolist() == [False, False, True, False]
+    assert (ours.tokens[rows == 2] == -1).all()
+    assert ours.logprobs[rows == 2].isnan().all()
+    assert (ours.tokens[rows != 2] >= 0).all()
+
+
+def test_draw_rows_outside_the_logits_are_refused() -> None:
+    rows, seeds, counters = draws(4, 10)
+    with pytest.raises(ValueError, match="a row that is not there"):
+        native.sample(torch.randn(3, 5), rows, seeds, counters, torch.ones(3), torch.ones(3))
+
+
+def test_a_batch_without_trunk_tokens_is_attended() -> None:
+    """Rows that see their suffix only: the reference once took a maximum over nothing."""
+    torch.manual_seed(0)
+    k_cache, v_cache, meta = batch(4, 2, 32)
+    rows = meta.suffix_lens > 0
+    bare = dataclasses.replace(
+        meta,
+        cu_rows=torch.tensor([0, int(rows.sum())], dtype=torch.int32),
+        trunk_tables=meta.trunk_tables[:1],
+        prefix_lens=torch.zeros_like(meta.prefix_lens[rows]),
+        suffix_tables=meta.suffix_tables[rows],
+        suffix_lens=meta.suffix_lens[rows],
+        max_prefix_len=0,
+        max_rows=int(rows.sum()),
+    )
+    q = torch.randn(int(rows.sum()), 4, 32)
+    expected = reference.prefix_attention(q, k_cache, v_cache, bare, 0.2)
+    torch.testing.assert_close(native.prefix_attention(q, k_cache, v_cache, bare, 0.2), expected, atol=3e-6, rtol=1e-5)
+    assert expected.isfinite().all()
 
 
 def test_it_is_chosen_for_float32_on_a_cpu_and_nowhere_else() -> None:
