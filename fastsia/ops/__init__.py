@@ -32,8 +32,9 @@ def select(device: torch.device | str, kernels: str = "auto", dtype: torch.dtype
     """The ops for a device and the model's dtype.
 
     "auto" takes Triton on CUDA; on a CPU "native" (sampling and attention in the C++ core, float32 only) where that is
-    built, else the reference. "triton" off CUDA runs under Triton's interpreter, which has to be on (TRITON_INTERPRET=1) when Python
-    starts. A bundle's Triton ops share counters between launches, so it serves one stream at a time.
+    built, else the reference. "triton" off CUDA runs under Triton's interpreter, which has to be on
+    (TRITON_INTERPRET=1) when Python starts. A bundle's Triton ops share counters between launches, so it serves one
+    stream at a time.
     """
     device = torch.device(device)
     if kernels not in ("auto", "triton", "native", "reference"):
