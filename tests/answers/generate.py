@@ -1,0 +1,94 @@
+"""Texts that a reader of answers may meet, and ones that it should not fall over."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+
+from fastsia.answers.vocabulary import Vocabulary
+
+RATIONALES = (
+    "Janet sells 16 - 3 - 4 = <<16-3-4=9>>9 duck eggs a day.\nShe makes 9 * 2 = $<<9*2=18>>18 every day.\n#### 18",
+    "The house was 80,000+50,000=$<<80000+50000=130000>>130,000\nIts value rose by 80,000*1.5=120,000\n#### 70,000",
+    "It takes 2/2=<<2/2=1>>1 bolt of white fiber\nSo the total is 2+1=<<2+1=3>>3 bolts. The answer is 3.",
+    "Planets that rotate faster have shorter days. Option A is about density, B about years.\n\nAnswer: C",
+    "<think>\nLet me see: 12 * 3 = 36.\n</think>\n\nThe perimeter is \\boxed{36 \\text{ cm}}.",
+    "We get $x^2 = 16$, so $x = \\frac{8}{2}$. The final answer is $\\boxed{\\dfrac{8}{2}}$.",
+)
+
+_WORDS = (
+    "####|#### |#####|###|\\boxed{|\\boxed {|}|{|Answer:|answer :|**Answer:** |Answer|final answer is |the |best "
+    "|The final answer: |the answer is |The correct answer is |final  answer\nis|42|1,234|1{,}024|1,2,3|0,123|3/4"
+    "|3 / 4|1 1/2|3/4/2020|\\frac{3}{4}|\\dfrac12|\\frac{-1}{3}|-7|−7|$|\\$|€|£|50%|\\%|1.5e3|e|E+5|10^6|10^{-2}"
+    "|^|**|×| x 10^| million|10|000|,|.|0.50|.5| billion|thousandth|1e999999999|9**9**9**9|0|00|22/7|1/0|007"
+    "|A|B|C|D|E|(B)|b|a| a rock|A rock|water|heat| energy|option |Option B|choice: |2|1|5|\n|\r|\n\n| |\t|  "
+    "|Question:|Q:|\nQuestion: |\n  Q:|<think>|</think>|<thi|</thi|\\text{|\\mathrm{|\\circ|°| °C|km| km/h| m^2"
+    "|=|+|-|*|/|≈|“|’|'|\u202f|\u2009|é|语|_|x = |\\left(|\\right)|\\,|\\!|\\ |~|:|;|?|!|is| is| because|U.S.A"
+    "|I think|\\times|\\cdot|\\div|<<16-3-4=9>>|x2|CO2|Ā|\ufffd|\0"
+)
+_TORN = (b"\xff", b"\xe2", b"\x88", b"\x92", b"\xc3", b"\xc2", b"\xe4\xb8")
+FRAGMENTS = (*(word.encode() for word in _WORDS.split("|")), *_TORN)
+
+OPTION_SETS: tuple[tuple[str, ...] | None, ...] = (
+    None,
+    ("a rock", "water", "sunlight  energy.", "4"),
+    ("1", "2", "3"),
+    ("A", "B", "C", "D", "E"),
+    ("heat", "heat energy", "a", "é", "cold."),
+    (),
+    tuple(f"opt{i}" for i in range(30)),
+    ("3.5", "35 m", "5%", "1/2"),
+)
+
+
+def rationales(shared_data: Path | None) -> list[bytes]:
+    """The real rationales of GSM8K's test split; without it, a few of our own."""
+    if shared_data is None:
+        return [text.encode() for text in RATIONALES]
+    lines = (shared_data / "gsm8k" / "test.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["answer"].encode() for line in lines]
+
+
+def text(rng: random.Random, real: list[bytes]) -> bytes:
+    """Fragments that mean something to the rules; random bytes; symbols of numbers; mutations of a real rationale."""
+    kind = rng.random()
+    if kind < 0.45:
+        return b"".join(rng.choice(FRAGMENTS) for _ in range(rng.randint(1, 14)))
+    if kind < 0.55:
+        return rng.randbytes(rng.randint(0, 40))
+    if kind < 0.65:
+        return "".join(rng.choices("0123456789.,/-+ $%eExX^*{}()\\ =\n#ABC", k=rng.randint(1, 30))).encode()
+    mutated = bytearray(rng.choice(real))
+    for _ in range(rng.randint(0, 6)):
+        begin = rng.randrange(len(mutated) + 1)
+        end = min(len(mutated), begin + rng.randint(0, 12))
+        change = rng.random()
+        if change < 0.4:
+            mutated[begin:end] = rng.choice(FRAGMENTS)
+        elif change < 0.6:
+            del mutated[begin:end]
+        elif change < 0.8:
+            mutated[begin:begin] = mutated[end : end + 30]
+        else:
+            mutated[begin:begin] = rng.randbytes(1)
+    return bytes(mutated)
+
+
+HIGH_BYTES = bytes(range(128, 256))
+
+
+def byte_vocabulary(fallback: bytes = b"", num_special: int = 0) -> Vocabulary:
+    """One token a byte, its id; those of `fallback` are byte-fallback tokens; then special tokens."""
+    kinds = np.zeros(256 + num_special, dtype=np.uint8)
+    kinds[list(fallback)] = 1
+    kinds[256:] = 2
+    offsets = np.minimum(np.arange(257 + num_special, dtype=np.int64), 256)
+    return Vocabulary(bytes(range(256)), offsets, kinds)
+
+
+def ids_of(data: bytes) -> np.ndarray:
+    """The ids of a text under `byte_vocabulary`."""
+    return np.frombuffer(data, dtype=np.uint8).astype(np.int32)

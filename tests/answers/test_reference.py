@@ -1,0 +1,301 @@
+"""The rules of extraction, case by case, on the C++ core and on the reference. docs/answers.md explains them."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastsia.answers.extraction import extract_answers
+
+ROCKS = ("a rock", "water", "Sunlight energy.", "4")
+
+NUMBERS = {
+    # the marker that the prompt asks for
+    "#### 42": "42",
+    "####42": "42",
+    "so 7\n#### 42\nand 9": "42",
+    "#### 42 #### 43": "42",
+    "#####  42": "42",
+    "### 42 then 7": "7",
+    "#### Step 1: 5 eggs\n#### 8": "8",
+    "#### is 5, the answer is 6": "6",
+    "####\n\n**42**": "42",
+    # equal numbers have one spelling
+    "#### 29.0": "29",
+    "#### $29.00": "29",
+    "#### 29.": "29",
+    "#### 29 apples": "29",
+    "#### 29kg": "29",
+    "#### **29**": "29",
+    "#### (29)": "29",
+    "#### 0029": "29",
+    "#### +29": "29",
+    "#### 1,234": "1234",
+    "#### $1,234.50": "1234.5",
+    "#### 1{,}024": "1024",
+    "#### 10,\\!000": "10000",
+    "#### 1\u202f234": "1234",
+    "#### -7": "-7",
+    "#### \u22127": "-7",
+    "#### -$7.10": "-7.1",
+    "#### $-7.10": "-7.1",
+    "#### -0.0": "0",
+    "#### .5": "0.5",
+    "#### 50%": "50",
+    "#### 50\\%": "50",
+    "#### x = 5": "5",
+    # scientific, powers of ten, words
+    "#### 1.5e3": "1500",
+    "#### 15E-1": "1.5",
+    "#### 1.5 × 10^3": "1500",
+    "#### 1.5 \\times 10^{-3}": "0.0015",
+    "#### 10^6": "1000000",
+    "#### 2.5 million": "2500000",
+    "#### 3 thousandths": "3",
+    # fractions
+    "#### 3/4": "0.75",
+    "#### 3 / 4": "0.75",
+    "#### 1/3": "1/3",
+    "#### -2/6": "-1/3",
+    "#### 6/2": "3",
+    "#### 1.5/3": "0.5",
+    "#### 1 1/2": "1.5",
+    "#### \\frac{3}{4}": "0.75",
+    "#### -\\dfrac{1}{3}": "-1/3",
+    "#### 1\\frac12": "1.5",
+    "#### \\frac{-3}{4}": "-0.75",
+    # an expression is read at its right-hand end; nothing else is computed
+    "#### 16 - 3 - 4 = 9 eggs": "9",
+    "#### 16 - 3 - 4 = <<16-3-4=9>>9": "9",
+    "#### (5+3)*2 = 16": "16",
+    "#### 5 apples (2 + 3 = 5)": "5",
+    "#### 5 + 3": "5",
+    # what is no number, or none that we would state
+    "#### 1,2,3": "1",
+    "#### 0,123": "0",
+    "#### 12,3456": "12",
+    "#### 5/0 or 6": "6",
+    "#### 1e999999999": None,
+    "#### 9**9**9**9": None,
+    "#### 2^10": None,
+    # other strong markers: the first of any
+    "Answer: 5. The answer is 6.": "5",
+    "**Final Answer:** $18.00": "18",
+    "The final answer is 18, not 19": "18",
+    "\\boxed{36} and Answer: 7": "36",
+    "Answer: 7 and \\boxed{36}": "7",
+    "\\boxed{36 \\text{ cm}}": "36",
+    "\\boxed{36\\,\\mathrm{km/h}}": "36",
+    "\\boxed{1{,}024}": "1024",
+    "\\boxed{\\frac{3}{4}}": "0.75",
+    "\\boxed{90^\\circ}": "90",
+    "\\boxed{x = 5}": "5",
+    "\\boxed{12 cm^2}": "12",
+    "\\boxed{9**9**9**9}": None,
+    "\\boxed{1e999999999}": None,
+    "\\boxed{1, 2} so 3": "3",
+    "\\boxed{36": "36",
+    "The final answer is $\\boxed{18}$.": "18",
+    # "the answer is": the last
+    "the answer is 5. No: the answer is 6. See 7": "6",
+    "THE ANSWER IS 5": "5",
+    "The correct answer is **5**, not 6": "5",
+    "the answer is not 5 but 6": "6",
+    "the answer is that 3 of 5": "5",
+    # the last number that stands by itself
+    "5 then 6": "6",
+    "6 eggs. CO2": "6",
+    "x_1 = 6, x_{2}": "6",
+    "25 m^2": "25",
+    "6 in v1.2.3": "6",
+    "1,2,3": "3",
+    "16-3": "3",
+    "16 - 3 = 13": "13",
+    "it fell to -3": "-3",
+    "(-3)": "-3",
+    "on 3/4/2020": "2020",
+    "so 1/3": "1/3",
+    "1\n1/2": "0.5",
+    "no number": None,
+    "": None,
+    # nothing after a stop text counts; a stop text stands at the beginning of a line
+    "5 eggs\nQuestion: 6": "5",
+    "5 eggs\n  Q: 6": "5",
+    "5 eggs. Question: 6": "6",
+    "Question: 6": None,
+    "FAQ: 6": "6",
+    "5\nQuestion: 6\n#### 7": "5",
+    "#### 5\n\nQuestion: 6\n#### 7": "5",
+    # words of another script, invalid text
+    "答案是42。": "42",
+    "\ud800 7": "7",
+}
+
+CHOICES = {
+    "Answer: B": "B",
+    "answer: (b)": "B",
+    "Answer: B. water": "B",
+    "**Answer:** **B**": "B",
+    "**Answer**: B": "B",
+    "Answer: option B": "B",
+    "Answer: 2": "B",
+    "Answer: \\text{B}": "B",
+    "Final answer: B": "B",
+    "Answer: B\nAnswer: C": "B",
+    # an option's own text, at the strong markers only; it wins over a digit label, not over a letter
+    "Answer: water": "B",
+    "Answer: WATER is it": "B",
+    "Answer: A rock": "A",
+    "Answer: sunlight  energy": "C",
+    "Answer: 4": "D",
+    "Answer: 3": "C",
+    "Answer: 3.5": None,
+    "Answer: waterfall": None,
+    "The answer is water": None,
+    # articles
+    "Answer: A is right": "A",
+    "Answer: A big one, so C": "C",
+    "Thus B. A big rock": "B",
+    "A is wrong": "A",
+    # letters outside of the options are none
+    "Answer: E": None,
+    "Answer: E, I mean B": "B",
+    "Answer: Bob": None,
+    # order of the rules
+    "the answer is B. Answer: C": "C",
+    "\\boxed{\\text{B}} the answer is C": "B",
+    "#### B": "B",
+    "The final answer is (B)": "B",
+    "the answer is A. the answer is B. C": "B",
+    "The correct answer is option d.": "D",
+    "the answer is 2": "B",
+    # the last letter standing alone
+    "Not A but C": "C",
+    "Not a but c": None,
+    "C (see U.S.A.)": "C",
+    "C at 20 °C": "C",
+    "C, or B-12 and A's": "C",
+    "答案是B。": "B",
+    "Éa B, ÀC": "B",
+    "B\nQuestion: A or C?": "B",
+}
+
+BOXED = {
+    "\\boxed{1} \\boxed{2}": "2",
+    "\\boxed{1} \\boxed{": "1",
+    "\\boxed{1} \\boxed{}": "1",
+    "\\boxed{\\boxed{5}}": "5",
+    "\\boxed {7}": "7",
+    "\\boxed{x + 1}": "x+1",
+    "\\boxed{ \\left( 1, 2 \\right) }": "(1,2)",
+    "\\boxed{\\dfrac{\\pi}{2}}": "\\frac{\\pi}{2}",
+    "\\boxed{\\text{New  York}.}": "New York",
+    "\\boxed{3x}": "3x",
+    "\\boxed{x = 5}": "5",
+    "\\boxed{12\\%}": "12",
+    "\\boxed{\\{1\\}}": "\\{1\\}",
+    "\\boxed{9**9**9**9}": None,
+    "\\boxed{2 + 3}": None,
+    "\\boxed{1e999999999}": None,
+    "#### 5": "5",
+    "Answer: 5 or \\boxed{": "5",
+    "The answer is 5": None,
+    "5": None,
+    "\\boxed{" + "x" * 513 + "}": None,
+}
+
+
+@pytest.mark.parametrize("text", NUMBERS)
+def test_numbers(text: str, either: str) -> None:
+    assert extract_answers([text]) == [NUMBERS[text]]
+
+
+@pytest.mark.parametrize("text", CHOICES)
+def test_choices(text: str, either: str) -> None:
+    assert extract_answers([text], "choice", options=ROCKS) == [CHOICES[text]]
+
+
+@pytest.mark.parametrize("text", BOXED)
+def test_boxes(text: str, either: str) -> None:
+    assert extract_answers([text], "boxed") == [BOXED[text]]
+
+
+@pytest.mark.parametrize(
+    ("text", "starts_in_think", "strict", "lenient"),
+    [
+        ("<think>5</think> 6", False, "6", "6"),
+        ("\n<think>5</think> 6", False, "6", "6"),
+        ("<think>#### 5", False, None, "5"),
+        ("<think>5", False, None, "5"),
+        ("5</think> 6", True, "6", "6"),
+        ("<think>5</think> 6", True, "6", "6"),
+        ("5", True, None, "5"),
+        ("5</think> 6 </think> x", True, "6", "6"),
+        # later tags are text
+        ("7 <think>5", False, "5", "5"),
+        ("<think>1</think> 2 <think> 3", False, "3", "3"),
+        # a stop text inside of a closed block is part of the block
+        ("<think>\nQuestion: 1\n</think> 2", False, "2", "2"),
+        ("<think>4\nQuestion: 1", False, None, "4"),
+        ("<think></think>", False, None, None),
+        ("<Think>5", False, "5", "5"),
+    ],
+)
+def test_think(text: str, starts_in_think: bool, strict: str | None, lenient: str | None, either: str) -> None:
+    assert extract_answers([text], starts_in_think=starts_in_think) == [strict]
+    assert extract_answers([text], think="lenient", starts_in_think=starts_in_think) == [lenient]
+
+
+def test_choices_without_options(either: str) -> None:
+    """Letters A to E and labels 1 to 5 then."""
+    texts = ["Answer: E", "Answer: F", "Answer: 5", "Answer: 6", "so E or F"]
+    assert extract_answers(texts, "choice") == ["E", None, "E", None, "E"]
+
+
+def test_option_texts_that_differ_in_case(either: str) -> None:
+    """Alleles: the same case wins; a quoted option is found without its quotes too."""
+    options = ("R", "rr", "Rr", '"RR of it"')
+    texts = ["Answer: Rr", "Answer: rr", "Answer: rR", "Answer: RR of it", 'Answer: "RR of it"']
+    assert extract_answers(texts, "choice", options=options) == ["C", "B", "B", "D", "D"]
+
+
+def test_boxed_choices(either: str) -> None:
+    """Where the problem has options, a box holds one of them."""
+    assert extract_answers(["\\boxed{water}", "\\boxed{b}", "\\boxed{x+1}"], "boxed", options=ROCKS) == ["B", "B", None]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("#### " + "9" * 100, "9" * 100),
+        ("#### " + "9" * 101, None),
+        ("#### 1" + "0" * 150 + "e-150", "1"),
+        ("#### 1e99", "1" + "0" * 99),
+        ("#### 1e100", None),
+        ("#### 1e-98", "0." + "0" * 97 + "1"),
+        ("#### 1e-99", None),
+        ("#### 123456789012345678/7", "123456789012345678/7"),
+        ("#### 1234567890123456789/7", None),
+        ("#### " + " " * 31 + "5", "5"),
+        ("#### " + " " * 40 + "x", None),
+    ],
+)
+def test_bounds(text: str, answer: str | None, either: str) -> None:
+    """What is longer than any answer is none, on both sides of each bound."""
+    assert extract_answers([text]) == [answer]
+
+
+def test_hostile_texts_end(either: str) -> None:
+    """Each of these would take a reader that backtracks, or nests, for ever; a minute's timeout guards the test."""
+    size = 20_000 if either == "core" else 2_000
+    texts = ["\\boxed{" * size, "#### " * size, "1/" * size, "9**" * size, "-$" * size, "answer " * size, "(" * size]
+    texts += [
+        "#### " + "1," * size,
+        "1 1/" * size,
+        "\n" * size + "Q",
+        "the answer is " * size,
+        "{,}" * size,
+        "1.5e" * size,
+    ]
+    assert len(extract_answers(texts)) == len(texts)
+    assert len(extract_answers(texts, "choice", options=("a a a a", "b"))) == len(texts)
+    assert len(extract_answers(texts, "boxed")) == len(texts)

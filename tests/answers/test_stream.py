@@ -1,0 +1,247 @@
+"""A text is settled only if no continuation can change its answer; slots fork; both machines are sound."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastsia.answers import stream as stream_module
+from fastsia.answers.extraction import extract_answers, extract_rollouts
+from fastsia.answers.native import extension
+from fastsia.answers.stream import AnswerStream
+from fastsia.answers.vocabulary import Vocabulary
+from fastsia.config import AnswerFormat, FastsiaError
+from tests.answers import generate
+
+FALLBACKS = (b"", generate.HIGH_BYTES, generate.HIGH_BYTES + b"02468\n .AB")
+needs_core = pytest.mark.skipif(extension() is None, reason="the C++ core is not built")
+
+# What could change the mind of a reader who stopped too early.
+_HOSTILE = (
+    "|0|5|.5|,000|{,}000|e9|/3| / 3| 1/2|\\frac12| million|million|^2|**2|%| = 8|= 8| + 3 = 99|) * 2 = 7|x 10^3| x 5"
+    "|km|</think> 3|<think>|</think>\n#### 3\n|\n#### 7\n|#### 7\n| #### 7 #### 8\n|\nAnswer: C\n|Answer: B|\\boxed{7}"
+    "|}|\nFinal answer: 9|\nQuestion: 9|Question: 9|uestion: 9|:|\nQ: 4\n#### 5\n|ock|rock| a rock|'s|’s|-x| is| rock"
+    "|s|é|\u0301|°| energy|eat energy|\nis|answer is 4|swer: C\n|## 4\n"
+)
+HOSTILE = (*(text.encode() for text in _HOSTILE.split("|")), b"\x80", b"\x99s", b"\x92\x35", b"\xff")
+MARKERS = {
+    "number": (b"#### ", b"####", b"\n####\n", b"####: **"),
+    "choice": (b"Answer: ", b"answer:", b"**Answer**: ("),
+}
+
+
+def begun(rng: random.Random, format: AnswerFormat) -> bytes:
+    """A text that is likely to settle, where its format can."""
+    marker = rng.choice(MARKERS.get(format, (b"\\boxed{",)))
+    parts = [rng.choice(generate.FRAGMENTS) for _ in range(rng.randint(1, 4))]
+    opening = rng.choice((b"", b"Let me see. ", b"<think> 4 </think>", b"#### x\n"))
+    return opening + marker + b"".join(parts) + b" so\nand"
+
+
+def check_settled(text: bytes, vocabulary: Vocabulary, format: AnswerFormat, options: tuple[str, ...] | None,
+                  starts_in_think: bool, others: list[bytes]) -> bool:  # fmt: skip
+    """Whether the text settles; if so, every continuation from there must have the same answer, strict and lenient."""
+    stream = AnswerStream(vocabulary)
+    spec = stream.open(format, options, starts_in_think)
+    ids = generate.ids_of(text)
+    length = stream.settled_at(spec, ids)
+    if length is None:
+        return False
+    rows = [ids, *(np.concatenate([ids[:length], generate.ids_of(other)]) for other in others)]
+    offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+    strict, lenient = extract_rollouts(
+        vocabulary, [], np.zeros(len(rows), dtype=np.int32), np.concatenate(rows), offsets, format,
+        options=options, think="both", starts_in_think=starts_in_think,
+    )  # fmt: skip
+    assert strict[0] is not None
+    assert set(strict) == set(lenient) == {strict[0]}, (text[:length], options, strict)
+    return True
+
+
+def check_lossless(num_texts: int, seed: int, fallback: bytes) -> None:
+    rng = random.Random(seed)
+    real = [text.encode() for text in generate.RATIONALES]
+    vocabulary = generate.byte_vocabulary(fallback, num_special=1)
+    num_settled = 0
+    for _ in range(num_texts):
+        format: AnswerFormat = rng.choice(("number", "choice"))
+        text = begun(rng, format) if rng.random() < 0.8 else generate.text(rng, real)
+        options = rng.choice(generate.OPTION_SETS) if format == "choice" else None
+        others = [*HOSTILE, *(rng.choice(HOSTILE) + generate.text(rng, real) for _ in range(30))]
+        num_settled += check_settled(text, vocabulary, format, options, rng.random() < 0.1, others)
+    assert num_settled > num_texts / 20
+
+
+@pytest.mark.parametrize("fallback", FALLBACKS)
+def test_settled_means_settled(fallback: bytes, either: str) -> None:
+    """Every byte a token; with byte fallback, where a later byte can spoil a whole run of earlier ones."""
+    check_lossless(1500 if either == "core" else 150, len(fallback), fallback)
+
+
+@needs_core
+@pytest.mark.slow
+def test_settled_means_settled_on_many_texts() -> None:
+    for fallback in FALLBACKS:
+        check_lossless(20_000, 1 + len(fallback), fallback)
+
+
+@needs_core
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(["#### 42", "#### 1,234", "#### 3/4 ", "#### x = 5 ", "Answer: B", "answer: (a)", "Answer: water"]),
+    st.lists(st.sampled_from(generate.FRAGMENTS), max_size=4).map(b"".join),
+    st.lists(st.binary(max_size=6) | st.sampled_from(generate.FRAGMENTS), max_size=8),
+)  # fmt: skip
+def test_settled_means_settled_to_hypothesis(begin: str, middle: bytes, others: list[bytes]) -> None:
+    text = begin.encode() + middle + b"\n"
+    for format in ("number", "choice"):
+        check_settled(text, generate.byte_vocabulary(), format, ("a rock", "water", "4"), False, others)
+
+
+SETTLES: dict[tuple[AnswerFormat, str], str | None] = {
+    ("number", "so #### 42\nmore"): "so #### 42\n",
+    ("number", "#### 42 eggs"): "#### 42 e",
+    ("number", "#### 42. So"): "#### 42. ",
+    ("number", "#### 42, so"): "#### 42, ",
+    ("number", "#### 42 million dollars"): "#### 42 million d",
+    ("number", "**#### 42**\n"): "**#### 42**\n",
+    ("number", "#### 5 + 3 = 8 eggs"): "#### 5 + 3 = 8 e",
+    ("number", "#### x\n#### 5\n"): "#### x\n#### 5\n",
+    ("number", "<think>#### 5\n</think>#### 6\n"): "<think>#### 5\n</think>#### 6\n",
+    ("choice", "Answer: B."): "Answer: B.",
+    ("choice", "Answer: C\n"): "Answer: C\n",
+    ("choice", "Answer: a rock!"): "Answer: a rock!",
+    ("choice", "Answer: A is right"): "Answer: A is ",
+    # these go on, or nothing that follows can be relied on
+    ("number", "#### 42"): None,
+    ("number", "#### 42."): None,
+    ("number", "#### 42 "): None,
+    ("number", "the answer is 42.\n\n"): None,
+    ("number", "\\boxed{42}\n\n"): None,
+    ("number", "<think>#### 5\n#### 6\n"): None,
+    ("number", "5\nQuestion: 4\n#### 6\n"): None,
+    ("number", "####\nQuestion: 4\n"): None,
+    ("choice", "Answer: B"): None,
+    ("choice", "Answer: E\n"): None,
+    ("boxed", "\\boxed{42}\n#### 5\nAnswer: 5\n"): None,
+}
+
+
+@needs_core
+@pytest.mark.parametrize(("format", "text"), SETTLES)
+def test_where_texts_settle(format: AnswerFormat, text: str) -> None:
+    """Not before the value is complete, and then at once."""
+    stream = AnswerStream(generate.byte_vocabulary())
+    spec = stream.open(format, ("a rock", "water", "heat", "4") if format == "choice" else None)
+    expected = SETTLES[format, text]
+    assert stream.settled_at(spec, generate.ids_of(text.encode())) == (None if expected is None else len(expected))
+
+
+def test_reference_settles_at_ends_of_lines(without_core: None) -> None:
+    stream = AnswerStream(generate.byte_vocabulary())
+    spec = stream.open("number")
+    assert stream.settled_at(spec, generate.ids_of(b"so #### 42 eggs\nmore")) == len(b"so #### 42 eggs\n")
+    assert stream.settled_at(spec, generate.ids_of(b"so #### 42 eggs")) is None
+
+
+@needs_core
+def test_core_settles_wherever_the_reference_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(9)
+    real = [text.encode() for text in generate.RATIONALES]
+    vocabulary = generate.byte_vocabulary(generate.HIGH_BYTES)
+    core = AnswerStream(vocabulary)
+    monkeypatch.setattr(stream_module, "extension", lambda: None)
+    slow = AnswerStream(vocabulary)
+    specs = [(core.open(f), slow.open(f), f) for f in ("number", "choice", "boxed")]
+    num_settled = 0
+    for _ in range(1000):
+        for ours, theirs, format in specs:
+            ids = generate.ids_of(begun(rng, format) + generate.text(rng, real))
+            late = slow.settled_at(theirs, ids)
+            early = core.settled_at(ours, ids)
+            assert late is None or (early is not None and early <= late)
+            num_settled += late is not None
+    assert num_settled > 200
+
+
+def test_feeding_is_settled_at(either: str) -> None:
+    """Token by token, through starts at every length and forks at every step, the same as reading the whole."""
+    rng = random.Random(6)
+    real = [text.encode() for text in generate.RATIONALES]
+    vocabulary = generate.byte_vocabulary(generate.HIGH_BYTES + b"5\n", num_special=1)
+    stream = AnswerStream(vocabulary)
+    for _ in range(40 if either == "core" else 8):
+        format: AnswerFormat = rng.choice(("number", "choice"))
+        spec = stream.open(format)
+        ids = generate.ids_of((begun(rng, format) + generate.text(rng, real))[:60])
+        settled = stream.settled_at(spec, ids)
+        expected = [settled is not None and length >= settled for length in range(len(ids) + 1)]
+        lens = rng.sample(range(len(ids) + 1), k=len(ids) + 1)
+        slots = rng.sample(range(200), k=len(lens))
+        assert stream.start(slots, spec, ids, lens).tolist() == [expected[length] for length in lens]
+        # all go on to the end, each through another slot at every step
+        at = dict(zip(slots, lens, strict=True))
+        while any(length < len(ids) for length in at.values()):
+            at = {slot: length for slot, length in at.items() if length < len(ids)}
+            free = rng.sample(sorted(set(range(200)) - set(at)), k=len(at))
+            stream.fork(list(at), free)
+            at = dict(zip(free, at.values(), strict=True))
+            fed = stream.feed(list(at), [ids[length] for length in at.values()])
+            at = {slot: length + 1 for slot, length in at.items()}
+            assert fed.tolist() == [expected[length] for length in at.values()]
+
+
+def test_forks_part(either: str) -> None:
+    stream = AnswerStream(generate.byte_vocabulary())
+    spec = stream.open("number")
+    stream.start([3], spec, generate.ids_of(b"#### 4"), [6])
+    stream.fork([3, 3], [0, 7])
+    assert stream.feed([3, 0, 7], [ord("2"), ord("\n"), ord("x")]).tolist()[1:2] == [True]
+    assert stream.feed([3, 0], [ord("\n"), ord("9")]).tolist() == [True, True]
+    stream.fork([3], [3])
+    stream.start([3], spec, [], [0])
+    assert stream.feed([3], [ord("\n")]).tolist() == [False]
+
+
+def test_specials_and_unknown_ids_are_silent(either: str) -> None:
+    """An EOS between a number and its next digit settles nothing."""
+    stream = AnswerStream(generate.byte_vocabulary(num_special=1))
+    spec = stream.open("number")
+    ids = generate.ids_of(b"#### 4")
+    assert stream.settled_at(spec, [*ids, 256, 9999, -5]) is None
+    assert stream.settled_at(spec, [*ids, 256, ord("2"), ord("\n")]) == len(ids) + 3
+
+
+def test_bytes_of_a_run_wait_for_its_end(either: str) -> None:
+    """A run of byte-fallback tokens that becomes invalid is U+FFFD throughout: its newline never was one."""
+    vocabulary = generate.byte_vocabulary(bytes(range(256)))
+    stream = AnswerStream(vocabulary)
+    spec = stream.open("number")
+    assert stream.settled_at(spec, generate.ids_of(b"#### 42\n\n")) is None
+    assert extract_answers([vocabulary.decode(generate.ids_of(b"#### 42\n\xff"))]) == [None]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s, n: s.feed([5], [1]), "slot 5 was not started"),
+        (lambda s, n: s.fork([5], [1]), "slot 5 was not started"),
+        (lambda s, n: s.feed([-1], [1]), "slots must not be negative"),
+        (lambda s, n: s.feed([1, 2], [1]), "one token for each slot, got 1 for 2"),
+        (lambda s, n: s.fork([1, 2], [1]), "as many dst_slots"),
+        (lambda s, n: s.start([1], n, [5], [2]), "a length of 0 to 1 for each of 1 slots"),
+        (lambda s, n: s.start([1], n + 1, [5], [1]), "spec 1 was not opened"),
+        (lambda s, n: s.settled_at(-1, [5]), "spec -1 was not opened"),
+        (lambda s, n: s.open("roman"), "format must be one of"),
+    ],
+)
+def test_mistakes_are_named(call: Callable[[AnswerStream, int], object], message: str, either: str) -> None:
+    stream = AnswerStream(generate.byte_vocabulary())
+    spec = stream.open("number")
+    with pytest.raises(FastsiaError, match=message):
+        call(stream, spec)
