@@ -68,35 +68,44 @@ bool number_goes_on(Text& text, std::size_t i) {
   return c == '%' || (c == 0xC2 && text.has(i, kDegree));
 }
 
-// Past an option's own text at `i`, or `i`.
-std::size_t match_option(Text& text, std::size_t i, std::string_view wanted) {
+struct Match {
+  std::size_t end;
+  bool is_same_case;
+};
+
+// An option's own text at `i`, in any case; its end is `i` where it does not stand there.
+Match match_option(Text& text, std::size_t i, std::string_view wanted) {
   std::size_t at = i;
+  bool is_same_case = true;
   for (const char c : wanted) {
     if (c == ' ') {
       const std::size_t end = skip_blanks(text, at, 4);
-      if (end == at) return i;
+      if (end == at) return {i, false};
       at = end;
     } else {
-      if (Text::lower(text.at(at)) != static_cast<unsigned char>(c)) return i;
-      ++at;
+      const int found = text.at(at++), expected = static_cast<unsigned char>(c);
+      if (Text::lower(found) != Text::lower(expected)) return {i, false};
+      is_same_case &= found == expected;
     }
   }
-  if (is_word_before(text, at) && is_word(text, at)) return i;
-  if (is_digit(static_cast<unsigned char>(wanted.back())) && number_goes_on(text, at)) return i;
-  return at;
+  if (is_word_before(text, at) && is_word(text, at)) return {i, false};
+  if (is_digit(static_cast<unsigned char>(wanted.back())) && number_goes_on(text, at)) return {i, false};
+  return {at, is_same_case};
 }
 
-// The option whose own text stands at `i`; the longest, if several do. A text of one letter is not looked for.
+// The option whose own text stands at `i` in any case: the longest, or of such the one in the same case; -1 for none.
+// A text of one letter is not looked for: labels have the precedence.
 int find_option(Text& text, std::size_t i, const Options& options) {
   int best = -1;
-  std::size_t best_end = i;
+  Match best_match{i, false};
   for (int index = 0; index < options.num_letters(); ++index) {
     const std::string& wanted = options.texts[static_cast<std::size_t>(index)];
     if (wanted.empty() || (wanted.size() == 1 && is_letter(static_cast<unsigned char>(wanted[0])))) continue;
-    const std::size_t end = match_option(text, i, wanted);
-    if (end > best_end) {
+    const Match match = match_option(text, i, wanted);
+    if (match.end == i) continue;
+    if (match.end > best_match.end || (match.end == best_match.end && match.is_same_case && !best_match.is_same_case)) {
       best = index;
-      best_end = end;
+      best_match = match;
     }
   }
   return best;
@@ -119,16 +128,18 @@ int Options::num_letters() const {
 Options make_options(const std::vector<std::string>& texts) {
   Options options;
   options.are_known = true;
-  for (const std::string& text : texts) {
+  for (const std::string& option : texts) {
+    Text text{std::string_view(option)};
     std::string wanted;
-    for (const char c : text) {
+    for (const char c : option.substr(skip_decoration(text, 0, false))) {
       if (!is_space(static_cast<unsigned char>(c))) {
-        wanted += static_cast<char>(Text::lower(static_cast<unsigned char>(c)));
+        wanted += c;
       } else if (!wanted.empty() && wanted.back() != ' ') {
         wanted += ' ';
       }
     }
-    while (!wanted.empty() && (wanted.back() == ' ' || wanted.back() == '.')) wanted.pop_back();
+    while (!wanted.empty() && std::string_view(". \"'").find(wanted.back()) != std::string_view::npos)
+      wanted.pop_back();
     options.texts.push_back(wanted);
   }
   return options;

@@ -12,7 +12,8 @@ namespace fastsia {
 
 constexpr int kDefaultNumOptions = 5;  // letters A to E where a problem's options are not given
 
-// A problem's options. The texts are kept as they are looked for: lower case, single spaces, no full stop at the end.
+// A problem's options. The texts are kept as they are looked for: without what is skipped before a value, single
+// spaces, no full stop.
 struct Options {
   bool are_known = false;
   std::vector<std::string> texts;

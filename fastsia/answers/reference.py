@@ -205,8 +205,8 @@ def num_letters(options: Options) -> int:
 
 
 def normalize_option(option: bytes) -> bytes:
-    """An option's own text as it is looked for: lower case, single spaces, no full stop."""
-    return _SPACES.sub(b" ", option).strip(b" ").rstrip(b". ").lower()
+    """An option's own text as it is looked for: without what is skipped before a value, single spaces, no full stop."""
+    return _SPACES.sub(b" ", option[skip(_BEFORE, option, 0) :]).lstrip(b" ").rstrip(b". \"'")
 
 
 def _choice_after_marker(text: bytes, at: int, options: Options, own_text: bool) -> str | None:
@@ -224,28 +224,37 @@ def _choice_after_marker(text: bytes, at: int, options: Options, own_text: bool)
 
 def whole_choice(text: bytes, options: Options) -> str | None:
     """The letter of a text that is an option's letter, own text or digit label, and nothing else."""
-    for index, option in enumerate(options or ()):
-        if normalize_option(text) == normalize_option(option) and not (len(text) == 1 and text.isalpha()):
-            return ascii_uppercase[index]
+    wanted = normalize_option(text)
+    texts = [normalize_option(option) for option in options or ()]
+    if wanted and not (len(wanted) == 1 and wanted.isalpha()):
+        if wanted in texts:
+            return ascii_uppercase[texts.index(wanted)]
+        lower = [own.lower() for own in texts]
+        if wanted.lower() in lower:
+            return ascii_uppercase[lower.index(wanted.lower())]
     bare = text.strip(b"()[]*. ")
     return _choice_after_marker(bare, 0, options, own_text=False) if len(bare) == 1 else None
 
 
 def _option_text(text: bytes, at: int, options: Sequence[bytes]) -> int | None:
-    """The option whose own text stands at `at`; the longest, if several do. A text of one letter is not looked for."""
-    best, best_end = None, at
+    """The option whose own text stands at `at` in any case: the longest, or of such the one in the same case.
+
+    A text of one letter is not looked for: labels have the precedence.
+    """
+    best, best_rank = None, (at, False)
     for index, option in enumerate(options[: len(ascii_uppercase)]):
         wanted = normalize_option(option)
         if not wanted or (len(wanted) == 1 and wanted.isalpha()):
             continue
         spaced = rb"[ \t]{1,4}+".join(re.escape(part) for part in wanted.split(b" "))
         found = re.compile(spaced, re.IGNORECASE).match(text, at)
-        if found is None or found.end() <= best_end:
+        if found is None:
             continue
+        rank = found.end(), _SPACES.sub(b" ", found[0]) == wanted
         joined = ends_with(_WORD, text, found.end()) and _WORD.match(text, found.end())
         inside_number = wanted[-1:].isdigit() and _AFTER_DIGIT.match(text, found.end())
-        if not joined and not inside_number:
-            best, best_end = index, found.end()
+        if rank > best_rank and not joined and not inside_number:
+            best, best_rank = index, rank
     return best
 
 
