@@ -10,15 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from fastsia import __version__
 from fastsia.config import FastsiaError, SIAConfig
-from fastsia.report.data import AnswerView, CheckpointView, ReportData, TrajectoryView, distinct_answers
 from fastsia.sia import Analysis, analyze_rollouts
 from fastsia.store import DATABASE, Store, refuse_links, write_json, write_parquet
+
+if TYPE_CHECKING:
+    from fastsia.report import TrajectoryView
 
 CONFIG_FIELDS = tuple(field.name for field in dataclasses.fields(SIAConfig))
 _TABLES = ("problems", "trajectories", "checkpoints", "curves", "rollouts")
@@ -72,7 +74,7 @@ class SIAResult:
 
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Draw the figures and write the report: a folder gets report.html and figures/, a .html path only the page."""
-        from fastsia.report import draw_figures, write_report  # matplotlib is slow to import
+        from fastsia.report import ReportData, draw_figures, write_report  # matplotlib is slow to import
 
         target = Path(path)
         data = ReportData(self.summary, self.trajectories, self.checkpoints, self.curves, self.tables, self._views())
@@ -350,6 +352,8 @@ def _read_back(path: Path) -> pd.DataFrame:
 
 def _trajectory_views(store: Store, checkpoints: pd.DataFrame) -> Iterator[TrajectoryView]:
     """Every trajectory that did not fail, with one continuation's text for each distinct answer at a checkpoint."""
+    from fastsia.report import AnswerView, CheckpointView, TrajectoryView, distinct_answers
+
     vocabulary = store.vocabulary()
     problems: dict[Any, dict[Any, Any]] = {row["problem_id"]: row for row in store.problems().to_dict("records")}
     trajectories: dict[Any, dict[Any, Any]] = {

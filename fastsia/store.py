@@ -561,7 +561,7 @@ def _has_tables(path: Path) -> bool:
     """False for a database that a killed run left before its first commit."""
     if not path.exists():
         return False
-    with closing(_connect(path)) as connection:
+    with closing(sqlite3.connect(path)) as connection:
         return bool(connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone())
 
 
@@ -570,7 +570,7 @@ def _damage(path: Path) -> str | None:
     try:
         if not _has_tables(path):
             return None
-        with closing(_connect(path)) as connection:
+        with closing(sqlite3.connect(path)) as connection:
             (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
                 return str(verdict)
