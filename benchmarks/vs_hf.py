@@ -153,9 +153,10 @@ def compare(options: argparse.Namespace) -> int:
             f"{ratio:.1f}x" if name == "fastsia" else "1x",
         )
     Console(width=140).print(table)
+    verdict = "agree" if agrees else "DISAGREE"
     print(
-        f"Answers {'agree' if agrees else 'DISAGREE'}: permutation test over all checkpoints, p = {found['p_value']:.4f}"
-        f" (level {LEVEL}); mean total variation {found['mean_tv']:.4f}, {found['mean_tv_expected']:.4f} expected of "
+        f"Answers {verdict}: permutation test over all checkpoints, p = {found['p_value']:.4f} "
+        f"(level {LEVEL}); mean total variation {found['mean_tv']:.4f}, {found['mean_tv_expected']:.4f} expected of "
         "two samples of one distribution."
     )
     emit(

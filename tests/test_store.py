@@ -226,12 +226,16 @@ def test_a_changed_dataset_or_prompt_is_refused(tmp_path: Path, vocabulary: Voca
 
 def test_a_second_writer_is_told_that_the_folder_is_locked(tmp_path: Path, vocabulary: Vocabulary) -> None:
     """A real second process; and the lock of a killed one is free at once."""
+    (tmp_path / "vocabulary").write_bytes(vocabulary.to_bytes())
     code = textwrap.dedent(
         f"""
-        import sys, time
+        import time
         from pathlib import Path
-        from tests.test_store import IDENTITY, StoreWriter, Vocabulary, tiny_tokenizer
-        writer = StoreWriter(Path({str(tmp_path)!r}), IDENTITY, Vocabulary.from_tokenizer(tiny_tokenizer()))
+        from fastsia.answers.vocabulary import Vocabulary
+        from fastsia.store import StoreWriter
+        folder = Path({str(tmp_path)!r})
+        vocabulary = Vocabulary.from_bytes((folder / "vocabulary").read_bytes())
+        writer = StoreWriter(folder, {IDENTITY!r}, vocabulary)
         print("open", flush=True)
         time.sleep(60)
         """
