@@ -78,23 +78,8 @@ def model_fingerprint(model: Any) -> str:
     return digest.hexdigest()
 
 
-def eos_ids(model: Any, tokenizer: Any = None) -> tuple[int, ...]:
-    """Every id that ends a sequence by default: the generation settings', the configuration's and the tokenizer's."""
-    found: list[int] = []
-    for owner in (getattr(model, "generation_config", None), getattr(model, "config", None), tokenizer):
-        ids = getattr(owner, "eos_token_id", None)
-        found += [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
-    return tuple(dict.fromkeys(i for i in found if i >= 0))
-
-
 def model_name(model: Any, tokenizer: Any = None) -> str:
     """What to call a model that came as an object: what it was loaded as, else its class."""
     name = getattr(getattr(model, "config", None), "_name_or_path", "") or getattr(tokenizer, "name_or_path", "")
     demo = next((demo for demo, folder in demo_models().items() if str(folder) == name), None)
     return str(demo or name or type(model).__name__)
-
-
-def context_length(model: Any) -> int | None:
-    """Positions the model was configured for; None where its configuration does not say."""
-    value = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    return int(value) if value else None

@@ -24,9 +24,9 @@ from transformers import (
 )
 
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.backends.base import context_length, eos_ids, model_fingerprint, model_name
+from fastsia.backends.base import model_fingerprint, model_name
 from fastsia.config import FastsiaError
-from fastsia.engine.checkpoint import load_model
+from fastsia.engine.checkpoint import context_length, eos_ids, load_model
 from fastsia.engine.run import checkpoints_of
 from fastsia.engine.seeding import Domain
 from fastsia.engine.sequence import Counters, FinishReason, Request, Rollouts, Trajectory

@@ -191,3 +191,18 @@ def _one_sentence(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     head, stop, _ = text.partition(". ")
     return (head[:300] + ("..." if len(head) > 300 else "")).rstrip(".") + "." if stop or head else text
+
+
+def eos_ids(model: Any, tokenizer: Any = None) -> tuple[int, ...]:
+    """Every id that ends a sequence by default: the generation settings', the configuration's and the tokenizer's."""
+    found: list[int] = []
+    for owner in (getattr(model, "generation_config", None), getattr(model, "config", None), tokenizer):
+        ids = getattr(owner, "eos_token_id", None)
+        found += [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+    return tuple(dict.fromkeys(i for i in found if i >= 0))
+
+
+def context_length(model: Any) -> int | None:
+    """Positions the model was configured for; None where its configuration does not say."""
+    value = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    return int(value) if value else None

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import FastsiaError, SamplingParams, Share
 from fastsia.engine.block_manager import BlockManager
-from fastsia.engine.checkpoint import load_model
+from fastsia.engine.checkpoint import context_length, eos_ids, load_model
 from fastsia.engine.model_runner import ModelRunner
 from fastsia.engine.run import Run
 from fastsia.engine.sequence import Counters, Request, Rollout, Trajectory
@@ -102,17 +102,12 @@ class Engine:
     @property
     def context_length(self) -> int | None:
         """Positions the model was made for, where its config says so."""
-        config = self.model.config.get_text_config(decoder=True)
-        return getattr(config, "max_position_embeddings", None)
+        return context_length(self.model)
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """Every id that ends a sequence by default: the generation config's, the model's and the tokenizer's."""
-        found: list[int] = []
-        for owner in (getattr(self.model, "generation_config", None), self.model.config, self.tokenizer):
-            ids = getattr(owner, "eos_token_id", None)
-            found += [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
-        return tuple(dict.fromkeys(i for i in found if 0 <= i < self.runner.vocab_size))
+        return tuple(i for i in eos_ids(self.model, self.tokenizer) if i < self.runner.vocab_size)
 
     def describe(self) -> dict[str, Any]:
         """Where and how this engine computes; says nothing about what it draws."""

@@ -9,9 +9,10 @@ import torch
 
 from fastsia import Engine, FastsiaError
 from fastsia.backends import open_backend
-from fastsia.backends.base import context_length, eos_ids, model_fingerprint, model_name
+from fastsia.backends.base import model_fingerprint, model_name
 from fastsia.backends.hf_generate import HFGenerateBackend
 from fastsia.backends.native import NativeBackend
+from fastsia.engine.checkpoint import context_length, eos_ids
 from tests.tiny import save_tiny, shared_model, tiny_model
 
 

@@ -71,7 +71,7 @@ def rows_of(trajectory: Trajectory) -> dict[tuple[int, int], Rollout]:
 
 SHARES, BUDGETS, ROW_LIMITS = ("trajectory", "checkpoint", "none"), ("new", "total"), (1, 7, 64)
 ROOMY, TIGHT = 500, 9
-# Every value of every setting, each share under both pools; `make test-exact` runs the whole product.
+# Every value of every setting, each share under both pools; `make test-slow` runs the whole product.
 COVERING = [
     ("trajectory", "new", 64, ROOMY),
     ("trajectory", "total", 7, TIGHT),
