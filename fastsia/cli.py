@@ -67,6 +67,10 @@ def _run(arguments: list[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # whoever read the output has gone; the interpreter would complain on closing
         return 141
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _complain(f"{error.filename}: {error.strerror}.")
     except Exception as error:
         # typer carries its own copy of click, older ones import it: known by what a usage error can do.
         if hasattr(error, "format_message"):
