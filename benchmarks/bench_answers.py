@@ -2,8 +2,8 @@
 
     python benchmarks/bench_answers.py [--rows 100000] [--tokens 300] [--repeats 7]
 
-The texts are made up: rationales of a word problem. Three in five end in "#### n", one in five in "The answer is n.", one
-is cut off before any marker, so that all rules have to be tried. Rates are bytes of decoded text a second.
+The texts are made up: rationales of a word problem. Three in five end in "#### n", one in five in "The answer is n.";
+one is cut off before any marker, so that all rules have to be tried. Rates are bytes of decoded text a second.
 """
 
 from __future__ import annotations
