@@ -16,12 +16,6 @@ constexpr std::string_view kDegreeSpace = "\xC2\xB0 ";
 constexpr std::string_view kNotAfterArticle[] = {"is",  "was", "because", "since", "as",    "and", "or",
                                                  "has", "for", "from",    "which", "would", "but", "not"};
 
-std::size_t skip_blanks(Text& text, std::size_t i, std::size_t most) {
-  const std::size_t begin = i;
-  while (i - begin < most && is_blank(text.at(i))) ++i;
-  return i;
-}
-
 // Past "option", "choice" or "letter" and what parts it from the label, or `i`.
 std::size_t skip_keyword(Text& text, std::size_t i) {
   for (const std::string_view word : {"option", "choice", "letter"}) {

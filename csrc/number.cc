@@ -1,7 +1,6 @@
 #include "number.h"
 
 #include <algorithm>
-#include <numeric>
 #include <string_view>
 
 namespace fastsia {
@@ -38,12 +37,6 @@ bool is_one_of(int c, std::string_view set) {
 
 std::size_t skip_digits(Text& text, std::size_t i) {
   while (is_digit(text.at(i))) ++i;
-  return i;
-}
-
-std::size_t skip_blanks(Text& text, std::size_t i, std::size_t most) {
-  const std::size_t begin = i;
-  while (i - begin < most && is_blank(text.at(i))) ++i;
   return i;
 }
 

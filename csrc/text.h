@@ -106,6 +106,13 @@ inline bool is_blank(int c) { return c == ' ' || c == '\t'; }
 inline bool is_space(int c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 inline bool is_continuation(int c) { return c >= 0x80 && c <= 0xBF; }
 
+// Past at most `most` blanks at `i`.
+inline std::size_t skip_blanks(Text& text, std::size_t i, std::size_t most) {
+  const std::size_t begin = i;
+  while (i - begin < most && is_blank(text.at(i))) ++i;
+  return i;
+}
+
 // A word's characters: ASCII ones, and U+00C0 to U+07FF, the scripts that UTF-8 writes in two bytes. Longer characters
 // (punctuation, CJK) part words: a letter between them stands alone.
 inline bool is_ascii_word(int c) { return is_digit(c) || is_letter(c) || c == '_'; }

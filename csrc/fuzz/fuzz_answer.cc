@@ -31,7 +31,8 @@ std::shared_ptr<const fastsia::Vocabulary> make_vocabulary(bool has_fallback) {
   std::vector<std::uint8_t> kinds(256, 0);
   for (std::size_t i = 128; has_fallback && i < 256; ++i) kinds[i] = 1;
   kinds[0] = 2;
-  return std::make_shared<fastsia::Vocabulary>(blob, offsets.data(), kinds.data(), 256, "", has_fallback ? 1 : 0, false);
+  return std::make_shared<fastsia::Vocabulary>(blob, offsets.data(), kinds.data(), 256, "", has_fallback ? 1 : 0,
+                                               false);
 }
 
 Spec make_spec(std::uint8_t choices) {
@@ -74,8 +75,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const Answer answer = answer_of(*vocabulary, other, spec);
     require(answer.value == whole.value && !answer.is_in_think);
   }
-  for (const std::string_view more : {"0", ".5", ",000", "e9", "/3", " 1/2", " million", "</think>", "\nQuestion: 9", "uestion:",
-                                      " = 8", "\n#### 7\n", "\nAnswer: C\n", "ock", "'s", " is", "\x80", "^2"}) {
+  for (const std::string_view more :
+       {"0", ".5", ",000", "e9", "/3", " 1/2", " million", "</think>", "\nQuestion: 9", "uestion:", " = 8",
+        "\n#### 7\n", "\nAnswer: C\n", "ock", "'s", " is", "\x80", "^2"}) {
     std::vector<std::int32_t> longer = begun;
     for (const char c : more) longer.push_back(static_cast<unsigned char>(c));
     const Answer answer = answer_of(*vocabulary, longer, spec);
