@@ -93,7 +93,7 @@ class VLLM:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                env={**os.environ, **settings},
+                env={**{name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}, **settings},
                 start_new_session=True,
             )
         try:
@@ -158,6 +158,7 @@ def main() -> int:
     parser.add_argument("--kv_gib", type=int, default=2, help="of vLLM's KV cache")
     parser.add_argument("--enforce_eager", action="store_true", help="vLLM without torch.compile")
     parser.add_argument("--threads_bind", help="vLLM's VLLM_CPU_OMP_THREADS_BIND; a core a thread where not given")
+    parser.add_argument("--tune", action="store_true", help="try vLLM's ways to use the cores; measure the fastest")
     options = parser.parse_args()
     try:
         return compare(options)
@@ -183,11 +184,10 @@ def compare(options: argparse.Namespace) -> int:
         return time.perf_counter() - begin, result
 
     with tempfile.TemporaryDirectory(prefix="fastsia-vllm-") as folder:
-        work = Path(folder) / "work.json"
-        work.write_text(json.dumps(work_of(recording, options)))
-        log = REPOSITORY / "benchmarks" / ".work" / "vllm.log"
-        log.parent.mkdir(exist_ok=True)
-        other = VLLM(python, work, environment_of(options), log)
+        tried = []
+        if options.tune:
+            options, tried = tune(python, recording, options, Path(folder))
+        other = start(python, recording, options, Path(folder))
         try:
             native, whole, theirs = [], [], []
             for _ in range(options.repeats):
@@ -232,6 +232,7 @@ def compare(options: argparse.Namespace) -> int:
         "fingerprint": recording.fingerprint(),
         "machine": engine.describe(),
         "vllm_settings": {**engine_of(options), **environment_of(options), "versions": other.versions},
+        "vllm_tried": tried,
         "vllm": rows["vLLM"],
         "fastsia_whole": rows["fastsia, every rollout to its end"],
         "fastsia": rows["fastsia"],
@@ -242,6 +243,41 @@ def compare(options: argparse.Namespace) -> int:
     return 0 if agrees else 1
 
 
+def start(python: Path, recording: Recording, options: argparse.Namespace, folder: Path) -> VLLM:
+    """vLLM, ready for this work."""
+    work = folder / "work.json"
+    work.write_text(json.dumps(work_of(recording, options)))
+    log = REPOSITORY / "benchmarks" / ".work" / "vllm.log"
+    log.parent.mkdir(exist_ok=True)
+    return VLLM(python, work, environment_of(options), log)
+
+
+def tune(
+    python: Path, recording: Recording, options: argparse.Namespace, folder: Path
+) -> tuple[argparse.Namespace, list[dict[str, Any]]]:
+    """(the options with vLLM's fastest settings, what was tried): the second of two runs of the whole work counts."""
+    tried: list[tuple[float, argparse.Namespace]] = []
+    # "auto" leaves a core to vLLM's scheduler, "nobind" leaves the threads to the operating system.
+    for threads_bind in (None, "auto", "nobind"):
+        for enforce_eager in (False, True):
+            candidate = argparse.Namespace(
+                **{**vars(options), "threads_bind": threads_bind, "enforce_eager": enforce_eager}
+            )
+            other = start(python, recording, candidate, folder)
+            try:
+                seconds = [other.run(folder / "result.json")["seconds"] for _ in range(2)][-1]
+            finally:
+                other.close()
+            settings = environment_of(candidate)["VLLM_CPU_OMP_THREADS_BIND"]
+            print(f"vLLM, threads {settings}, {'eager' if enforce_eager else 'compiled'}: {seconds:.2f} s", flush=True)
+            tried.append((seconds, candidate))
+    report = [
+        {"seconds": round(seconds, 4), "enforce_eager": candidate.enforce_eager, **environment_of(candidate)}
+        for seconds, candidate in tried
+    ]
+    return min(tried, key=lambda pair: pair[0])[1], report
+
+
 def set_up(environment: Path) -> Path:
     """The environment's interpreter; makes the environment where vLLM is not in it yet."""
     python = environment / "bin" / "python"
@@ -250,19 +286,20 @@ def set_up(environment: Path) -> Path:
         "import importlib.metadata as m, json; "
         "print(json.dumps({d.name.lower(): d.version for d in m.distributions() if d.name}))"
     )
-    have: dict[str, str] = {}
-    if python.exists():
-        have = json.loads(subprocess.run([python, "-c", check], capture_output=True, text=True, check=True).stdout)
-    else:
+    if not python.exists():
         venv.create(environment, with_pip=True)
+    listed = subprocess.run([python, "-c", check], capture_output=True, text=True, check=True).stdout
+    have: dict[str, str] = json.loads(listed)
+    unwanted = [name for name in UNWANTED if name in have]
+    pip = [python, "-m", "pip"]
     try:
         if any(have.get(name, "").split("+")[0] != version for name, version in wanted.items()):
             # torch first: left to itself vLLM may take another build of it.
-            for package in VERSIONS:
-                subprocess.run([python, "-m", "pip", "install", *dict.fromkeys([VERSIONS[0], package])], check=True)
-        present = list(UNWANTED) if not have else [name for name in UNWANTED if name in have]
-        if present:
-            subprocess.run([python, "-m", "pip", "uninstall", "--yes", *present], check=True)
+            subprocess.run([*pip, "install", VERSIONS[0]], check=True)
+            subprocess.run([*pip, "install", *VERSIONS], check=True)
+            unwanted = list(UNWANTED)
+        if unwanted:
+            subprocess.run([*pip, "uninstall", "--yes", *unwanted], check=True)
     except subprocess.CalledProcessError as error:
         raise FastsiaError(f"vLLM could not be installed in {environment}: {error}.") from error
     return python
@@ -284,11 +321,12 @@ def engine_of(options: argparse.Namespace) -> dict[str, Any]:
 def environment_of(options: argparse.Namespace) -> dict[str, str]:
     """What vLLM reads from its environment."""
     cores = sorted(os.sched_getaffinity(0))[: options.threads]
-    return {
-        "OMP_NUM_THREADS": str(options.threads),
+    settings = {
         "VLLM_CPU_KVCACHE_SPACE": str(options.kv_gib),
         "VLLM_CPU_OMP_THREADS_BIND": options.threads_bind or ",".join(map(str, cores)),
     }
+    # Where vLLM binds its worker's threads it counts them itself, and its other processes take one each.
+    return settings | ({"OMP_NUM_THREADS": str(options.threads)} if options.threads_bind == "nobind" else {})
 
 
 def work_of(recording: Recording, options: argparse.Namespace) -> dict[str, Any]:
