@@ -93,13 +93,15 @@ struct Nucleus {
   std::vector<double> cumulative;
 
   void build(const float* x, std::size_t vocab, float top, float temperature, float top_p) {
-    if (temperature <= 0) {
+    const float scale = 1.0f / temperature;
+    // A temperature so small that its reciprocal overflows leaves the most probable token alone, as 0 does.
+    if (!(temperature > 0) || !std::isfinite(scale)) {
       ids.assign(1, static_cast<std::int32_t>(std::find(x, x + vocab, top) - x));
       weights.resize(std::max(weights.size(), vocab));
       weights[static_cast<std::size_t>(ids[0])] = 1;
     } else {
       weights.resize(std::max(weights.size(), vocab));
-      const double total = exponentials(x, vocab, top, 1.0f / temperature, weights.data());
+      const double total = exponentials(x, vocab, top, scale, weights.data());
       if (top_p >= 1) {
         survivors(weights.data(), vocab, std::numeric_limits<float>::min(), &ids);
       } else {
@@ -125,7 +127,7 @@ struct Nucleus {
     double sum = 0;
     std::size_t count = 0;
     // Nuclei are small beside their candidates as a rule: sort them as far as needed.
-    for (std::size_t sorted = 0; count < ordered.size() && sum < goal;) {
+    for (std::size_t sorted = 0; count < ordered.size() && (count == 0 || sum < goal);) {
       if (count == sorted) {
         sorted = std::min(ordered.size(), std::max<std::size_t>(2 * sorted, 16));
         std::partial_sort(ordered.begin() + static_cast<std::ptrdiff_t>(count),

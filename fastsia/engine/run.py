@@ -91,6 +91,7 @@ class Run:
         self._scheduler = Scheduler(self.tree, max_rows, prefill_chunk)
         self._jobs: dict[int, _Job] = {}
         self._num_admitted = 0
+        self._num_trunks = 0
         self._waiting: deque[Request] = deque()
         self._exhausted = False
         self._rules: dict[tuple[tuple[int, ...], tuple[str, ...]], int] = {}
@@ -163,7 +164,9 @@ class Run:
         trunks.widen("tokens", len(tokens))
         trunks.tokens[slot, : len(tokens)] = tokens
         trunks.job[slot] = job.number
-        trunks.order[slot] = job.number
+        # No two trunks are equally urgent: two that took each other's blocks in turn would never end.
+        trunks.order[slot] = self._num_trunks
+        self._num_trunks += 1
         trunks.prompt_len[slot] = prompt_len
         trunks.length[slot] = len(tokens)
         trunks.seed[slot] = np.int64(request.seed)
@@ -325,8 +328,7 @@ class Run:
         job.token_ids, job.finish_reason = drawn, "error"
         job.logprobs = trunks.logprobs[slot, : len(drawn)].copy()
         job.entropies = trunks.entropies[slot, : len(drawn)].copy()
-        trunks.fixed[slot] = trunks.passed[slot] = True
-        self._runner.clear_blocks(self.tree.owned_blocks(trunks, np.array([slot])))
+        trunks.fixed[slot] = trunks.passed[slot] = trunks.bad[slot] = True
 
     def _fix(
         self, slot: int, job: _Job, drawn: np.ndarray, logprobs: np.ndarray, entropies: np.ndarray, reason: str
@@ -419,10 +421,10 @@ class Run:
         for i, (slot, job) in enumerate(zip(slots, jobs, strict=True)):
             rules = self._rule_list[trunks.rules[slot]]
             y = trunks.tokens[slot, trunks.prompt_len[slot] : trunks.length[slot]]
-            stop_state[i, : len(y) + 1] = rules.states_along(y)
+            stop_state[i, : len(y) + 1], completes = rules.states_along(y)
             chain[i, 1 : len(y) + 1] = job.chain[int(slot)]
             if trunks.ride[slot]:
-                expected[i, : len(y)] = np.where(rules.is_eos[y], -2, y)
+                expected[i, : len(y)] = np.where(rules.is_eos[y] | completes, -2, y)
         start = states.checkpoint[rollouts] - trunks.base[slots][trunk]
         bound = np.minimum(start + states.limit[rollouts].astype(np.int64), np.maximum(settled[trunk], start))
         window = np.where(trunks.ride[slots], _RIDE_WINDOW, 1)
@@ -475,6 +477,8 @@ class Run:
 
         states.length[rollouts] = at - start
         states.node[rollouts] = chain[trunk, at.clip(max=width - 1)]
+        # Keys and values after bad logits are bad too; they are cleared once nothing needs the trunk.
+        trunks.bad[slots[np.unique(trunk[(left_at >= 0) & (left_with < 0)])]] = True
         stays = left_at < 0
         ended = rollouts[stays]
         answered = settled[trunk[stays]] <= at[stays]
@@ -693,6 +697,8 @@ class Run:
             kept = int(trunks.num_hidden[slot])
             if 0 < kept < _NEVER:
                 self._runner.drop_hidden(trunks.hidden[slot, :kept])
+            if trunks.bad[slot]:
+                self._runner.clear_blocks(self.tree.owned_blocks(trunks, np.array([slot])))
             self.tree.end_trunks(np.array([slot]))
             job.trunks_left -= 1
             if job.trunks_left == 0:

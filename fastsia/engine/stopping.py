@@ -87,11 +87,17 @@ class StopRules:
         after = self.texts.table[states, tokens].astype(states.dtype)
         return after, after == self.texts.matched
 
-    def states_along(self, token_ids: np.ndarray) -> np.ndarray:
-        """State after 0, 1, ... tokens; a stop text inside them starts afresh, for they are given, not drawn."""
+    def states_along(self, token_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For given tokens: state after 0, 1, ... of them, int32 [T + 1], and which of them complete a stop text, [T].
+
+        A text inside given tokens ends nothing by itself, so what follows it starts afresh; a rollout that draws the
+        completing token ends there.
+        """
         states = np.zeros(len(token_ids) + 1, dtype=np.int32)
+        completes = np.zeros(len(token_ids), dtype=bool)
         if self.texts is not None:
             for i, token in enumerate(token_ids):
                 state = self.texts.table[states[i], token]
-                states[i + 1] = 0 if state == self.texts.matched else state
-        return states
+                completes[i] = state == self.texts.matched
+                states[i + 1] = 0 if completes[i] else state
+        return states, completes

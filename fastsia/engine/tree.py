@@ -36,9 +36,9 @@ class Nodes(Table):
 class Trunks(Table):
     """Trunks, in generation or fixed.
 
-    order: admission number, the scheduling priority. prompt_len: tokens before y_1. length: tokens known.
+    order: number in order of creation, the scheduling priority. prompt_len: tokens before y_1. length: tokens known.
     computed: tokens whose keys and values are in the pool. fixed: no token will be added. passed: the trunk pass has
-    been made. num_blocks: entries of `blocks` in use. pending: unfinished rollouts. base: the checkpoint that position
+    been made. bad: some row gave logits that cannot be sampled. num_blocks: entries of `blocks` in use. pending: unfinished rollouts. base: the checkpoint that position
     0 of this trunk stands for (a shuffled prefix is a trunk of its own). num_hidden: positions 0, 1, ... whose final
     hidden state is kept, in the rows that `hidden` lists. ride: rollouts may follow the trunk's own tokens. rules:
     which StopRules; answer_spec: which answer the streaming machine looks for, -1 for none.
@@ -53,6 +53,7 @@ class Trunks(Table):
         "high_water": (np.int32, 0),
         "fixed": (np.bool_, False),
         "passed": (np.bool_, False),
+        "bad": (np.bool_, False),
         "num_blocks": (np.int32, 0),
         "pending": (np.int32, 0),
         "seed": (np.int64, 0),
@@ -82,6 +83,7 @@ class Trunks(Table):
     high_water: np.ndarray
     fixed: np.ndarray
     passed: np.ndarray
+    bad: np.ndarray
     num_blocks: np.ndarray
     pending: np.ndarray
     seed: np.ndarray

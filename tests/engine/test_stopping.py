@@ -60,8 +60,27 @@ def test_given_tokens_may_hold_a_stop_text() -> None:
     """It was not drawn, so it ends nothing; what follows starts afresh."""
     rules = StopRules((), ("ab",), VOCABULARY, VOCAB)
     ids = {VOCABULARY.decode([i]): i for i in range(VOCAB)}
-    states = rules.states_along(np.array([ids["a"], ids["b"], ids["a"]]))
+    states, completes = rules.states_along(np.array([ids["a"], ids["b"], ids["a"]]))
     assert states.tolist() == [0, 1, 0, 1]
+    assert completes.tolist() == [False, True, False]
+
+
+def test_a_rollout_that_draws_a_given_stop_text_ends_there_however_much_is_shared() -> None:
+    """Riders once passed over a stop text in a given trajectory that rollouts alone end at."""
+    model = tiny_model("qwen2")
+    greedy = SamplingParams(0.0, 1.0, max_tokens=12, eos_token_id=())
+    y = Engine(model, TOKENIZER, num_blocks=500).rollout([5, 6], 1, greedy)[0].token_ids
+    text = VOCABULARY.decode(y[5:7])
+    assert text
+    stopping = SamplingParams(0.0, 1.0, max_tokens=12, eos_token_id=(), stop=(text,))
+    found = []
+    for share in ("trajectory", "checkpoint", "none"):
+        drawn = Engine(model, TOKENIZER, num_blocks=500).rollout_checkpoints(
+            [5, 6], y, [0, 3], 2, stopping, share=share
+        )
+        found.append({c: [(r.token_ids, r.finish_reason) for r in rollouts] for c, rollouts in drawn.items()})
+    assert found[0] == found[1] == found[2]
+    assert found[0][0][0][1] == "stop"
 
 
 def test_eos_ids_and_missing_tokenizers_are_checked() -> None:

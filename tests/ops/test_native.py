@@ -188,6 +188,16 @@ def test_every_row_has_its_own_temperature_and_nucleus() -> None:
     assert torch.equal(ours.tokens, reference.sample(logits, rows, seeds, counters, temperature, top_p, False).tokens)
 
 
+@pytest.mark.parametrize(("temperature", "top_p"), [(1e-45, 1.0), (1e-40, 0.9), (1e-38, 1.0), (1.0, 1e-40), (1.0, 0.0)])
+def test_the_smallest_temperatures_and_nuclei_leave_one_token(temperature: float, top_p: float) -> None:
+    """Reciprocals overflow and goals underflow there: once nothing was left to draw from, and native code read past it."""
+    torch.manual_seed(0)
+    logits = torch.randn(4, 50)
+    rows, seeds, counters = draws(4, 40)
+    ours = native.sample(logits, rows, seeds, counters, torch.full((4,), temperature), torch.full((4,), top_p))
+    assert torch.equal(ours.tokens, logits.argmax(dim=1)[rows])
+
+
 @pytest.mark.parametrize("poison", [[torch.nan], [torch.inf], [-torch.inf]])
 def test_bad_rows_are_flagged_and_never_drawn(poison: list[float]) -> None:
     logits = torch.randn(4, 50)
