@@ -180,7 +180,7 @@ def run(
     ] = None,
     num_blocks: Annotated[int | None, typer.Option("--num_blocks", help="KV blocks of the pool.")] = None,
     window: Annotated[int | None, typer.Option("--window", help="Trajectories in flight.")] = None,
-    kernels: Annotated[str | None, typer.Option("--kernels", help="auto, triton or reference.")] = None,
+    kernels: Annotated[str | None, typer.Option("--kernels", help="auto, triton, native or reference.")] = None,
     gpu_memory_utilization: Annotated[float | None, typer.Option("--gpu_memory_utilization")] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust_remote_code", help="Run code that the model's repository brings.")

@@ -116,6 +116,9 @@ def evaluate(
     if output is not None:
         earlier = read_summary(directory) if resumed else None
         _add_earlier(result.summary, earlier, computed)
+        if result.summary["num_computed_problems"] < store.num_problems():
+            # A killed run wrote down no cost: rows of a part are no measure of all tokens.
+            result.summary["row_steps"] = result.summary["merge_factor"] = None
         result.save(directory)
     return result
 

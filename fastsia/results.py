@@ -65,9 +65,11 @@ class SIAResult:
         path = Path(directory)
         path.mkdir(parents=True, exist_ok=True)
         refuse_links(path, (DATABASE, "summary.json", *(f"{name}.parquet" for name in _TABLES)))
-        if self._store is not None and (path / DATABASE).resolve() != self._store.path.resolve():
-            if (path / DATABASE).exists():
-                raise FastsiaError(f"{path} holds a run already; save to another folder.")
+        if (path / DATABASE).exists() and (
+            self._store is None or (path / DATABASE).resolve() != self._store.path.resolve()
+        ):
+            raise FastsiaError(f"{path} holds another run's results; save to another folder.")
+        if self._store is not None and not (path / DATABASE).exists():
             self._store.copy_to(path / DATABASE)
         self._export(path)
         return path

@@ -38,10 +38,11 @@ class Trunks(Table):
 
     order: number in order of creation, the scheduling priority. prompt_len: tokens before y_1. length: tokens known.
     computed: tokens whose keys and values are in the pool. fixed: no token will be added. passed: the trunk pass has
-    been made. bad: some row gave logits that cannot be sampled. num_blocks: entries of `blocks` in use. pending: unfinished rollouts. base: the checkpoint that position
-    0 of this trunk stands for (a shuffled prefix is a trunk of its own). num_hidden: positions 0, 1, ... whose final
-    hidden state is kept, in the rows that `hidden` lists. ride: rollouts may follow the trunk's own tokens. rules:
-    which StopRules; answer_spec: which answer the streaming machine looks for, -1 for none.
+    been made. bad: some row gave logits that cannot be sampled. num_blocks: entries of `blocks` in use. pending:
+    unfinished rollouts. base: the checkpoint that position 0 of this trunk stands for (a shuffled prefix is a trunk of
+    its own). num_hidden: positions 0, 1, ... whose final hidden state is kept, in the rows that `hidden` lists. ride:
+    rollouts may follow the trunk's own tokens. rules: which StopRules; answer_spec: which answer the streaming machine
+    looks for, -1 for none.
     """
 
     COLUMNS: ClassVar = {

@@ -47,7 +47,7 @@ def select(device: torch.device | str, kernels: str = "auto", dtype: torch.dtype
     if kernels == "reference" or (kernels == "auto" and device.type != "cuda"):
         return Ops("reference", reference.sample, reference.prefix_attention, reference.store_kv, reference.copy_blocks)
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise FastsiaError(f'kernels="triton" on {device.type} needs TRITON_INTERPRET=1; "auto" takes the reference.')
+        raise FastsiaError(f'kernels="triton" on {device.type} needs TRITON_INTERPRET=1; "auto" does not.')
     try:
         from fastsia.ops import kv_cache, prefix_attention, sampling
     except ImportError as error:

@@ -312,8 +312,8 @@ def _attend(query: Tensor, k: Tensor, v: Tensor, visible: Tensor, softcap: float
     top = scores.amax(dim=3, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)
     weights = (scores - top).exp()
     total = weights.sum(dim=3, keepdim=True)
-    # A masked key's weight is 0, and 0 * NaN is NaN: a bad row's values must not reach those that do not see it. Who does
-    # see it has NaN from its key.
+    # A masked key's weight is 0, and 0 * NaN is NaN: a bad row's values must not reach those that do not see it. Those
+    # that do have NaN from its key.
     out = (weights @ v.nan_to_num()) / total.clamp(min=torch.finfo(scores.dtype).tiny)
     return out, (total.log() + top)[..., 0]
 

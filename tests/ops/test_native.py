@@ -190,7 +190,7 @@ def test_every_row_has_its_own_temperature_and_nucleus() -> None:
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1e-45, 1.0), (1e-40, 0.9), (1e-38, 1.0), (1.0, 1e-40), (1.0, 0.0)])
 def test_the_smallest_temperatures_and_nuclei_leave_one_token(temperature: float, top_p: float) -> None:
-    """Reciprocals overflow and goals underflow there: once nothing was left to draw from, and native code read past it."""
+    """Reciprocals overflow and goals underflow there: once nothing was left, and native code read past its end."""
     torch.manual_seed(0)
     logits = torch.randn(4, 50)
     rows, seeds, counters = draws(4, 40)
