@@ -10,13 +10,14 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.fastsia-installed
 STAMP := $(VENV)/.fastsia-built
 NATIVE := $(wildcard csrc/*.cc csrc/*.h)
+CXX_FILES := $(NATIVE) $(wildcard csrc/fuzz/*.cc)
 DEMO_LIMIT ?= 64
 
 # One thread a test process: there is one process a core.
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu check format freeze demo-models wheel wheel-test clean \
+.PHONY: help setup demo test test-slow test-gpu sanitize fuzz check format freeze demo-models wheel wheel-test clean \
 	bench bench-vllm bench-memory bench-answers bench-kernels
 
 help: ## this list
@@ -46,6 +47,12 @@ test: $(STAMP) ## the test suite
 test-slow: $(STAMP) ## the minutes-long tests
 	$(PYTEST) -m 'slow and not gpu'
 
+sanitize: $(STAMP) ## the C++ core's tests under AddressSanitizer and UBSan
+	csrc/sanitize.sh
+
+fuzz: ## 20 minutes of libFuzzer on the C++ core (needs clang)
+	csrc/fuzz.sh
+
 test-gpu: $(STAMP) ## the tests that need a CUDA device
 	$(PYTEST) -m gpu
 
@@ -53,13 +60,13 @@ check: $(STAMP) ## ruff, mypy, clang-format, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(NATIVE)
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 	$(BIN)/lint-imports
 
 format: $(STAMP) ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(NATIVE)
+	$(BIN)/clang-format -i $(CXX_FILES)
 
 freeze: $(STAMP) ## write the versions in .venv to constraints.txt
 	@{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable \
