@@ -68,7 +68,7 @@ class SIAResult:
         if (path / DATABASE).exists() and (
             self._store is None or (path / DATABASE).resolve() != self._store.path.resolve()
         ):
-            raise FastsiaError(f"{path} holds another run's results; save to another folder.")
+            raise FastsiaError(f"{path} holds a run already; save to another folder.")
         if self._store is not None and not (path / DATABASE).exists():
             self._store.copy_to(path / DATABASE)
         self._export(path)
