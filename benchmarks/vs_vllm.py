@@ -160,6 +160,8 @@ def main() -> int:
     parser.add_argument("--threads_bind", help="vLLM's VLLM_CPU_OMP_THREADS_BIND; a core a thread where not given")
     parser.add_argument("--tune", action="store_true", help="try vLLM's ways to use the cores; measure the fastest")
     options = parser.parse_args()
+    # Whoever ends this ends vLLM's processes too, which may be halted.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         return compare(options)
     except FastsiaError as error:
@@ -263,14 +265,21 @@ def tune(
             candidate = argparse.Namespace(
                 **{**vars(options), "threads_bind": threads_bind, "enforce_eager": enforce_eager}
             )
-            other = start(python, recording, candidate, folder)
+            settings = environment_of(candidate)["VLLM_CPU_OMP_THREADS_BIND"]
+            name = f"vLLM, threads {settings}, {'eager' if enforce_eager else 'compiled'}"
+            try:
+                other = start(python, recording, candidate, folder)
+            except FastsiaError:  # "auto" refuses a machine of one physical core
+                print(f"{name}: does not start here", flush=True)
+                continue
             try:
                 seconds = [other.run(folder / "result.json")["seconds"] for _ in range(2)][-1]
             finally:
                 other.close()
-            settings = environment_of(candidate)["VLLM_CPU_OMP_THREADS_BIND"]
-            print(f"vLLM, threads {settings}, {'eager' if enforce_eager else 'compiled'}: {seconds:.2f} s", flush=True)
+            print(f"{name}: {seconds:.2f} s", flush=True)
             tried.append((seconds, candidate))
+    if not tried:
+        raise FastsiaError("vLLM started with none of its settings; see benchmarks/.work/vllm.log.")
     report = [
         {"seconds": round(seconds, 4), "enforce_eager": candidate.enforce_eager, **environment_of(candidate)}
         for seconds, candidate in tried
