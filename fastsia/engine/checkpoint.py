@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fastsia.config import FastsiaError
+from fastsia.tasks.hub import hub_status
 from fastsia.tasks.models import MODELS
 
 DEMO_PREFIX = "demo:"
@@ -146,36 +147,22 @@ def _refuse_without_safetensors(path: Path, name: str) -> None:
 
 
 def _hub_has(repo: str, revision: str | None) -> bool:
-    """True: ask the Hub. False: it cannot be reached, and the local cache has the model. Else one clear error.
-
-    transformers itself spends half a minute in retries before it says the same, file by file.
-    """
-    import httpx
-    from huggingface_hub import constants, get_token, try_to_load_from_cache
+    """True: ask the Hub. False: it cannot be reached, and the local cache has the model. Else one clear error."""
+    from huggingface_hub import try_to_load_from_cache
 
     cached = isinstance(try_to_load_from_cache(repo, "config.json", revision=revision), str)
-    if constants.HF_HUB_OFFLINE:
-        reachable, status = False, 0
-    else:
-        token = get_token()
-        headers = {"authorization": f"Bearer {token}"} if token else {}
-        url = f"{constants.ENDPOINT}/{repo}/resolve/{revision or 'main'}/config.json"
-        try:
-            status = httpx.head(url, headers=headers, timeout=10, follow_redirects=True).status_code
-            reachable = True
-        except httpx.HTTPError:
-            reachable, status = False, 0
-    if reachable and status in (401, 403, 404) and not cached:
+    status = hub_status(f"{repo}/resolve/{revision or 'main'}/config.json")
+    if status in (401, 403, 404) and not cached:
         reason = {
             401: "the Hub has no such public model (a private one needs HF_TOKEN)",
             403: "the Hub gives it only to accounts that accepted its terms (HF_TOKEN)",
             404: f"the Hub has no such model{f' at revision {revision!r}' if revision else ''}",
         }[status]
         raise FastsiaError(f"model {repo!r}: {reason}.{_suggest(repo)}")
-    if not reachable and not cached:
+    if status is None and not cached:
         where = "is no local folder, is not in the local cache, and the Hub cannot be reached"
         raise FastsiaError(f"model {repo!r} {where}.{_suggest(repo)}")
-    return reachable and status < 400
+    return status is not None and status < 400
 
 
 def _suggest(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from fastsia.config import FastsiaError, Problem
 from fastsia.tasks import TASKS, load_task
+from fastsia.tasks.hub import hub_status
 
 
 def write(folder: Path, rows: Sequence[object], name: str = "mine.jsonl") -> Path:
@@ -192,7 +194,9 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch, rows: dict[tuple[str, str | None, 
             raise result
         return result
 
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    settings = SimpleNamespace(HF_HUB_OFFLINE=False)
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset, config=settings))
+    monkeypatch.setattr("fastsia.tasks.hub.hub_status", lambda path: 200)
 
 
 def test_named_tasks_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,11 +220,60 @@ def test_named_tasks_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [p.gold for p in load_task("arc_easy").problems] == ["B"]
 
 
-def test_no_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_of_the_hub_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_hub(monkeypatch, {("openai/gsm8k", "main", "test"): ConnectionError("Couldn't reach the Hub\nlong trace")})
     with pytest.raises(FastsiaError, match=r"Couldn't reach the Hub\. Without a network give data_dir") as caught:
         load_task("gsm8k")
     assert "\n" not in str(caught.value)
+
+
+def no_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Any:
+    """The package `datasets` with a Hub that nobody answers for and an empty cache; any retry is an error."""
+    datasets = pytest.importorskip("datasets")
+
+    def retry(*_: Any, **__: Any) -> None:
+        raise AssertionError("the Hub was asked again")
+
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", cache)
+    monkeypatch.setattr("huggingface_hub.HfApi.hf_hub_download", retry)
+    return datasets
+
+
+def test_no_network_is_said_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """datasets alone retries for half a minute, with a line for each time, before it says the same."""
+    datasets = no_hub(monkeypatch, tmp_path)
+    with pytest.raises(FastsiaError, match=r"cannot be reached.*no copy in the local cache\. Without .*data_dir"):
+        load_task("gsm8k")
+    assert datasets.config.HF_HUB_OFFLINE is False, "the switch is the caller's"
+
+
+def test_without_a_network_the_cache_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    datasets = no_hub(monkeypatch, tmp_path)
+    from datasets.arrow_writer import ArrowWriter
+
+    rows = datasets.Dataset.from_list([{"question": "?", "answer": "#### 5"}])
+    folder = tmp_path / "openai___gsm8k" / "main" / "0.0.0" / "0123abcd"
+    folder.mkdir(parents=True)
+    with ArrowWriter(path=str(folder / "gsm8k-test.arrow"), features=rows.features) as writer:
+        writer.write(rows[0])
+        writer.finalize()
+    splits = {"test": {"name": "test", "num_examples": 1, "dataset_name": "gsm8k"}}
+    datasets.DatasetInfo(
+        features=rows.features, config_name="main", dataset_name="gsm8k", version="0.0.0", splits=splits
+    ).write_to_directory(str(folder))
+    assert [p.gold for p in load_task("gsm8k").problems] == ["5"]
+
+
+def test_a_hub_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A firewall that drops packets answers nothing at all: connecting would take minutes."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("fastsia.tasks.hub._PROBE_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert hub_status("datasets/openai/gsm8k/resolve/main/README.md") is None
 
 
 def test_without_the_package_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
