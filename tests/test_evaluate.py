@@ -179,10 +179,15 @@ def test_a_shuffled_prefix_answers_from_the_continuation_alone() -> None:
     assert result.trajectories["answer"].tolist() == own
 
 
-def test_a_total_budget_leaves_out_what_has_no_token_left() -> None:
-    result = small(PROBLEMS[:8], rollout_budget="total", max_tokens=6, stride=2)
+def test_a_total_budget_leaves_out_what_has_no_token_left(tmp_path: Path) -> None:
+    """Such a checkpoint has no row, so its trajectory's row says that there was one: also when scored again."""
+    result = small(PROBLEMS[:8], rollout_budget="total", max_tokens=6, stride=2, output=tmp_path)
     cut = result.trajectories["finish_reason"] == "length"
     assert cut.any()
+    assert result.trajectories["num_left_out_checkpoints"].tolist() == cut.astype(int).tolist()
+    (tmp_path / "summary.json").unlink()
+    again = fastsia.load(tmp_path).trajectories["num_left_out_checkpoints"]
+    assert again.tolist() == result.trajectories["num_left_out_checkpoints"].tolist()
     assert result.summary["num_left_out_checkpoints"] == int(cut.sum())
     for row in result.trajectories[cut].itertuples():
         assert result.checkpoints[result.checkpoints["problem_id"] == row.problem_id]["checkpoint"].max() < 6

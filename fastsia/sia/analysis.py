@@ -188,6 +188,7 @@ def _trajectory_frame(table: RolloutTable, points: Checkpoints, halves: Halves, 
             "gold": table.answers[table.gold],
             "correct": correct,
             "num_checkpoints": np.diff(table.trajectory_offsets),
+            "num_left_out_checkpoints": table.num_left_out,
             "last_checkpoint": table.checkpoint[table.last],
             "num_answers": table.num_answers,
             "final_mode": _texts(table, mode),
@@ -387,7 +388,7 @@ def _summarize(
         "num_checkpoints": table.num_checkpoints,
         "num_rollouts": table.num_rollouts,
         "num_failed_rollouts": table.num_errors,
-        "num_left_out_checkpoints": table.num_left_out,
+        "num_left_out_checkpoints": int(table.num_left_out.sum()),
         **value,
         "ci": bounds,
         "warnings": _warnings(table, points, counts, correct),
@@ -398,8 +399,8 @@ def _warnings(table: RolloutTable, points: Checkpoints, counts: np.ndarray, corr
     found = []
     if table.num_errors:
         found.append(f"{table.num_errors} failed rollouts were left out.")
-    if table.num_left_out:
-        found.append(f"{table.num_left_out} checkpoints had no token left to draw and were left out.")
+    if left_out := int(table.num_left_out.sum()):
+        found.append(f"{left_out} checkpoints had no token left to draw and were left out.")
     all_null = int((points.null_count == points.count).sum())
     if all_null:
         found.append(

@@ -36,10 +36,10 @@ class RolloutTable:
     gold: int32 [T], index into `answers`.
     correct: bool [T]; given with the table, else whether the mode at the last checkpoint is the gold answer.
     num_answers: int32 [T], V: the distinct answers over all checkpoints of the trajectory, with gold and null.
+    num_left_out: int64 [T], checkpoints left out because no token was left to draw (rollout_budget "total").
     ride: int64 [R] or None, how many tokens of each rollout agree with its trajectory from the checkpoint on.
     cut: bool [R] or None, whether the length limit ended the rollout.
     num_errors: rows left out because their rollout failed (finish_reason "error").
-    num_left_out: checkpoints left out because no token was left to draw (rollout_budget "total").
     correct_given: whether `correct` came with the table.
     """
 
@@ -55,10 +55,10 @@ class RolloutTable:
     gold: np.ndarray
     correct: np.ndarray
     num_answers: np.ndarray
+    num_left_out: np.ndarray
     ride: np.ndarray | None = None
     cut: np.ndarray | None = None
     num_errors: int = 0
-    num_left_out: int = 0
     correct_given: bool = False
 
     @property
@@ -138,6 +138,7 @@ class RolloutTable:
             code=self.code[rollouts],
             gold=self.gold[traced],
             correct=self.correct[traced],
+            num_left_out=self.num_left_out[traced],
             ride=None if self.ride is None else self.ride[rollouts],
             cut=None if self.cut is None else self.cut[rollouts],
         )
@@ -228,6 +229,7 @@ def encode(rollouts: pd.DataFrame) -> RolloutTable:
         gold=gold_code,
         correct=np.zeros(len(starts), dtype=bool) if correct is None else correct[starts],
         num_answers=np.zeros(len(starts), dtype=np.int32),
+        num_left_out=np.zeros(len(starts), dtype=np.int64),
         ride=ride,
         cut=cut,
         num_errors=num_errors,
@@ -236,7 +238,8 @@ def encode(rollouts: pd.DataFrame) -> RolloutTable:
     if tokens is not None and cut is not None:
         spent = np.logical_and.reduceat(cut & (tokens == 0), table.checkpoint_offsets[:-1])
         if spent.any():
-            table = replace(table.keep(~np.repeat(spent, table.count)), num_left_out=int(spent.sum()))
+            left_out = np.add.reduceat(spent.astype(np.int64), table.trajectory_offsets[:-1])
+            table = replace(table, num_left_out=left_out).keep(~np.repeat(spent, table.count))
     return replace(table, num_answers=_count_answers(table))
 
 

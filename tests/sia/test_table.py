@@ -109,7 +109,8 @@ def test_checkpoints_without_a_token_left_are_left_out() -> None:
         finish_reason=["eos", "eos", "length", "length", *["eos"] * 4], num_tokens=[3, 3, 0, 0, *[3] * 4]
     )
     table = encode(rollouts)
-    assert table.num_left_out == 1
+    assert table.num_left_out.tolist() == [1, 0, 0]
+    assert table.keep(table.rollout == 0).num_left_out.tolist() == [1, 0, 0]
     assert table.checkpoint.tolist() == [0, 0, 0]
 
 
