@@ -398,9 +398,9 @@ def _summarize(
 def _warnings(table: RolloutTable, points: Checkpoints, counts: np.ndarray, correct: np.ndarray) -> list[str]:
     found = []
     if table.num_errors:
-        found.append(f"{table.num_errors} failed rollouts were left out.")
+        found.append(f"Failed rollouts, left out: {table.num_errors:,}.")
     if left_out := int(table.num_left_out.sum()):
-        found.append(f"{left_out} checkpoints had no token left to draw and were left out.")
+        found.append(f"Checkpoints without a token left to draw, left out: {left_out:,}.")
     all_null = int((points.null_count == points.count).sum())
     if all_null:
         found.append(
@@ -410,7 +410,7 @@ def _warnings(table: RolloutTable, points: Checkpoints, counts: np.ndarray, corr
     if correct.all() or not correct.any():
         found.append(f"Every trajectory ends {'correct' if correct.all() else 'incorrect'}: the AUC is undefined.")
     if table.num_problems < 30:
-        found.append(f"Intervals over {table.num_problems} problems are rough; 64 or more are better.")
+        found.append(f"Intervals over so few problems ({table.num_problems}) are rough; 64 or more are better.")
     if (points.count < 2).any():
         found.append("Some checkpoints have a single rollout: their entropy is 0 by construction.")
     if bool((table.checkpoint[table.first] != 0).any()):

@@ -39,13 +39,15 @@ class Bootstrap:
     def ratio(self, numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
         """Resampled Σ numerator / Σ denominator of per-problem sums [P, ...]; NaN where the denominator is 0.
 
-        A mean over trajectories is such a ratio: sums of the value over sums of the count.
+        A mean over trajectories is such a ratio: sums of the value over sums of the count. What a single problem
+        defines is NaN in every resample: resampling that problem can say nothing about how it varies.
         """
         shape = np.broadcast_shapes(numerator.shape, denominator.shape)
         above = (self.weights @ numerator.reshape(len(numerator), -1)).reshape(len(self), *numerator.shape[1:])
         below = (self.weights @ denominator.reshape(len(denominator), -1)).reshape(len(self), *denominator.shape[1:])
         out = np.full((len(self), *shape[1:]), np.nan)
-        np.divide(above, below, out=out, where=np.broadcast_to(below > 0, out.shape))
+        several = np.count_nonzero(denominator, axis=0) > 1
+        np.divide(above, below, out=out, where=np.broadcast_to((below > 0) & several, out.shape))
         return out
 
 

@@ -130,13 +130,17 @@ def auc_curve(
     rows: np.ndarray,
     bootstrap: Bootstrap,
 ) -> AucCurve:
-    """How well low entropy at each position tells the traces that will end correct. NaN where one class is absent."""
+    """How well low entropy at each position tells the traces that will end correct. NaN where one class is absent; no
+    resamples where a single problem makes up a class."""
     there = rows >= 0
     score = np.where(there, -points.entropy[rows], np.nan)
     num_correct, num_incorrect = there[correct].sum(axis=0), there[~correct].sum(axis=0)
     value = auc_at_positions(score, correct, np.ones((1, len(correct))))[0]
     samples = auc_at_positions(score, correct, bootstrap.weights[:, table.problem_of_trajectory])
-    samples[:, np.isnan(value)] = np.nan
+    starts = table.problem_offsets[:-1]
+    for member in (correct, ~correct):
+        problems = np.logical_or.reduceat(there & member[:, None], starts, axis=0).sum(axis=0)
+        samples[:, problems < 2] = np.nan
     return AucCurve(positions, value, samples, num_correct.astype(np.int64), num_incorrect.astype(np.int64))
 
 

@@ -8,7 +8,7 @@ from fastsia.sia import analyze_rollouts
 from fastsia.sia.bootstrap import Bootstrap, interval, standard_error
 from fastsia.sia.entropy import measure
 from fastsia.sia.table import encode
-from tests.sia.simulate import draw, frame
+from tests.sia.simulate import draw, frame, moving
 from tests.sia.test_entropy import expected_plugin
 
 
@@ -31,6 +31,7 @@ def test_blocks_of_resamples_are_all_filled() -> None:
 def test_ratio_is_the_mean_over_the_resampled() -> None:
     rng = np.random.default_rng(0)
     sums, counts = rng.normal(size=(5, 3)), rng.integers(0, 3, (5, 3)).astype(float)
+    counts[:2] += 1
     draws = Bootstrap.draw(5, 40, seed=0)
     got = draws.ratio(sums, counts)
     for b in range(40):
@@ -38,6 +39,31 @@ def test_ratio_is_the_mean_over_the_resampled() -> None:
         total = counts[picks].sum(axis=0)
         want = np.where(total > 0, sums[picks].sum(axis=0) / np.maximum(total, 1), np.nan)
         np.testing.assert_allclose(got[b], want)
+
+
+def test_what_one_problem_defines_has_no_interval() -> None:
+    """Resampling it gives its own value every time: an interval of width 0, which claims to be certain."""
+    counts = np.array([[0.0, 1.0], [3.0, 1.0], [0.0, 1.0]])
+    samples = Bootstrap.draw(3, 100, seed=0).ratio(np.ones((3, 2)), counts)
+    assert np.isnan(samples[:, 0]).all()
+    assert np.isfinite(samples[:, 1]).all()
+    rng = np.random.default_rng(0)
+    alone = analyze_rollouts(frame(draw(moving(1, 8, rng), 10, rng), null=4), config=SIAConfig(num_bootstrap=50))
+    for bounds in (alone.summary["ci"]["accuracy"], alone.summary["ci"]["rho"]["pearson"], alone.summary["ci"]["gain"]):
+        assert bounds is None
+    assert alone.curves[["low", "high", "se"]].isna().all(axis=None)
+
+
+def test_an_auc_of_one_problem_against_the_others_has_no_interval() -> None:
+    rng = np.random.default_rng(0)
+    table = frame(draw(moving(12, 8, rng), 10, rng), null=4)
+    for problems, defined in ((1, False), (2, True)):
+        wrong = {f"p{i}" for i in range(problems)}
+        found = analyze_rollouts(
+            table.assign(correct=~table["problem_id"].isin(wrong)), config=SIAConfig(num_bootstrap=50), detail=False
+        )
+        assert found.summary["auc"][10]["auc"] is not None
+        assert (found.summary["ci"]["auc"][10] is not None) == defined
 
 
 def test_interval_leaves_undefined_resamples_out() -> None:
