@@ -181,13 +181,15 @@ def _gain(data: ReportData) -> Drawing | None:
     )
 
 
+def _gains_surely(curves: pd.DataFrame, group: str) -> bool:
+    """Whether the group's final gain can be told from 0: of nothing there is no share."""
+    total = _select(curves, "gain", group=group).tail(1)
+    return len(total) > 0 and bool(total["low"].iloc[0] > 0 or total["high"].iloc[0] < 0)
+
+
 def _gain_share(data: ReportData) -> Drawing | None:
-    """Early accumulation. A group whose total gain may be 0 has no meaningful share and is left out."""
-    sound = []
-    for group in ("correct", "incorrect"):
-        total = _select(data.curves, "gain", group=group).tail(1)
-        if len(total) and (total["low"].iloc[0] > 0 or total["high"].iloc[0] < 0):
-            sound.append(group)
+    """Early accumulation."""
+    sound = [group for group in ("correct", "incorrect") if _gains_surely(data.curves, group)]
     with mpl.rc_context(_STYLE):
         figure, axes = _axes()
         if not _plot_groups(axes, data.curves, "gain_share", sound):
@@ -499,42 +501,121 @@ _MAKERS: Sequence[Callable[[ReportData], Drawing | None]] = (
 )
 
 
+@dataclass(frozen=True)
+class Overlay:
+    """One curve of several runs in one figure: `curve`, `axis` and `group` as in `Analysis.curves`."""
+
+    name: str
+    title: str
+    curve: str
+    group: str
+    unit: str
+    axis: str = "relative"
+
+
+COMPARED = (
+    Overlay("fig3_entropy", "Uncertainty about the answer", "entropy", "all", "answer entropy H (nats)"),
+    Overlay("fig1_gain", "Gain of trajectories that end correct", "gain", "correct", "cumulative gain G (nats)"),
+    Overlay("fig1_gain_share", "How early it comes", "gain_share", "correct", "share of the final gain"),
+    Overlay("fig2_auc", "Telling correct from incorrect early", "auc", "all", "AUC of −H for “ends correct”"),
+)
+"""What `draw_comparison` overlays."""
+
+_BANDS = "Bands are 95 % intervals over problems."
+
+
 def draw_comparison(runs: Mapping[str, ReportData], directory: Path | str | None = None) -> list[Drawing]:
     """The same figures for several runs, overlaid: entropy, gain, gain share, AUC and rho, one colour a run.
 
     With a directory each is saved there as PNG, SVG and parquet.
     """
-    looks = [(color, line) for line in ("-", (0, (5, 2)), (0, (1, 1.5))) for color in CYCLE]
-    styles = {label: looks[i % len(looks)] for i, label in enumerate(runs)}
-    wanted = (
-        ("fig3_entropy", "Uncertainty about the answer", "entropy", "all", "answer entropy H (nats)"),
-        ("fig1_gain", "Gain of trajectories that end correct", "gain", "correct", "cumulative gain G (nats)"),
-        ("fig1_gain_share", "How early it comes", "gain_share", "correct", "share of the final gain"),
-        ("fig2_auc", "Telling correct from incorrect early", "auc", "all", "AUC of −H for “ends correct”"),
-    )
-    drawings = []
-    for name, title, curve, group, unit in wanted:
-        parts = {label: _select(data.curves, curve, group=group) for label, data in runs.items()}
-        parts = {label: part for label, part in parts.items() if len(part)}
-        if not parts:
-            continue
-        with mpl.rc_context(_STYLE):
-            figure, axes = _axes()
-            for label, part in parts.items():
-                _plot(axes, part, styles[label][0], _short(label), styles[label][1])
-            if curve == "auc":
-                _chance(axes)
-            _relative(axes)
-            axes.set_ylabel(unit)
-            axes.legend()
-        numbers = pd.concat([part.assign(run=label) for label, part in parts.items()], ignore_index=True)
-        drawings.append(Drawing(name, title, "Bands are 95 % intervals over problems.", figure, numbers))
-    table = tabulate({label: data.summary for label, data in runs.items()})
-    drawings.append(_compare_rho(table))
+    drawings = [drawing for look in COMPARED if (drawing := draw_overlay(look, runs)) is not None]
+    drawings.append(_compare_rho(tabulate({label: data.summary for label, data in runs.items()})))
     if directory is not None:
         for drawing in drawings:
             drawing.save(Path(directory))
     return drawings
+
+
+def draw_overlay(look: Overlay, runs: Mapping[str, ReportData]) -> Drawing | None:
+    """One curve of each run that has it, in one figure; None where none has. Shares of a gain that cannot be told from
+    0 are left out."""
+    parts = {}
+    for label, data in runs.items():
+        part = _select(data.curves, look.curve, look.axis, look.group)
+        if len(part) and (look.curve != "gain_share" or _gains_surely(data.curves, look.group)):
+            parts[label] = part
+    if not parts:
+        return None
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes()
+        _plot_runs(axes, parts, list(runs))
+        if look.curve == "auc":
+            _chance(axes)
+        if look.axis == "relative":
+            _relative(axes)
+        else:
+            axes.set_xlabel("position in the reasoning (tokens)")
+        if look.curve == "entropy":
+            axes.set_ylim(bottom=0)
+        axes.set_ylabel(look.unit)
+        _place_legend(figure, axes, len(parts))
+    numbers = pd.concat([part.assign(run=label) for label, part in parts.items()], ignore_index=True)
+    return Drawing(look.name, look.title, _BANDS, figure, numbers)
+
+
+def draw_families(name: str, families: Mapping[str, Mapping[str, ReportData]]) -> Drawing | None:
+    """Mean answer entropy over the reasoning, a panel for each family of models, a curve for each of its runs; None
+    where no run has one. Plateaus are marked as in a run's own figure."""
+    parts = {
+        family: {label: _select(data.curves, "entropy", group="all") for label, data in runs.items()}
+        for family, runs in families.items()
+    }
+    if not any(len(part) for panel in parts.values() for part in panel.values()):
+        return None
+    columns = min(3, len(parts))
+    rows = -(-len(parts) // columns)
+    with mpl.rc_context({**_STYLE, "figure.figsize": (0.9 + 3.3 * columns, 0.3 + 2.65 * rows)}):
+        figure = Figure()
+        panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
+        for axes in panels.flat[len(parts) :]:
+            axes.set_axis_off()
+        for axes, (family, panel) in zip(panels.flat, parts.items(), strict=False):
+            _plot_runs(axes, panel, list(panel))
+            for place, label in enumerate(panel):
+                flat = families[family][label].summary.get("saturation") or {}
+                if flat.get("level") is not None and flat.get("onset") is not None and flat["onset"] < 1:
+                    axes.hlines(
+                        flat["level"], flat["onset"], 1, color=CYCLE[place % len(CYCLE)], linewidth=5, alpha=0.3
+                    )
+            axes.set_title(family)
+            axes.set_ylim(bottom=0)
+            _relative(axes)
+            axes.legend(fontsize=7)
+        for axes in panels[:, 0]:
+            axes.set_ylabel("answer entropy H (nats)")
+    numbers = [
+        part.assign(family=family, run=label) for family, panel in parts.items() for label, part in panel.items()
+    ]
+    caption = f"Thick pale lines are plateaus: the mean of the last fifth, from where the curve stays near it. {_BANDS}"
+    return Drawing(name, "Mean answer entropy by model family", caption, figure, pd.concat(numbers, ignore_index=True))
+
+
+def _plot_runs(axes: Axes, parts: Mapping[str, pd.DataFrame], runs: Sequence[str]) -> None:
+    """A curve a run; its colour and line follow from its place in `runs`, so that they are its own in every figure."""
+    looks = [(color, line) for line in ("-", (0, (5, 2)), (0, (1, 1.5))) for color in CYCLE]
+    for label, part in parts.items():
+        color, line = looks[runs.index(label) % len(looks)]
+        _plot(axes, part, color, _short(label), line)
+
+
+def _place_legend(figure: Figure, axes: Axes, number: int) -> None:
+    """Inside while it is small; under the axes where it would cover the curves."""
+    if number <= 4:
+        axes.legend()
+        return
+    figure.set_size_inches(4.2, 2.95 + 0.2 * -(-number // 2))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=7)
 
 
 def _short(label: str, most: int = 28) -> str:

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from fastsia.report.data import ReportData
 from fastsia.report.embed import Piece, pack
 from fastsia.report.figures import Drawing, draw, draw_comparison, inline_svg
-from fastsia.sia.compare import differences, tabulate
+from fastsia.report.tables import defined, format_count, format_interval, format_number, show_table
 from fastsia.sia.paper import published_rho
 
 MAX_BYTES = 28_000_000
@@ -52,7 +52,7 @@ def write_report(path: Path | str, data: ReportData, drawings: Sequence[Drawing]
         "summary": data.summary,
         "cards": _cards(data.summary),
         "figures": _inline(drawings),
-        "tables": [_table(name, frame) for name, frame in data.tables.items()],
+        "tables": [show_table(name, frame) for name, frame in data.tables.items()],
         "index": _index(data, pieces),
         "pieces": [Markup(piece.data) for piece in pieces],
         "shortened": sum(piece.shortened for piece in pieces),
@@ -63,29 +63,31 @@ def write_report(path: Path | str, data: ReportData, drawings: Sequence[Drawing]
 
 
 def write_comparison(
-    path: Path | str, runs: Mapping[str, ReportData], drawings: Sequence[Drawing] | None = None, *, seed: int = 0
+    path: Path | str,
+    runs: Mapping[str, ReportData],
+    tables: Mapping[str, pd.DataFrame],
+    drawings: Sequence[Drawing] | None = None,
+    notes: Sequence[str] = (),
 ) -> Path:
-    """Writes compare.html (into a folder, or to the file named): one table, the differences and overlaid figures.
+    """Writes comparison.html (into a folder, or to the file named): tables and overlaid figures of several runs.
 
-    drawings: what `draw_comparison` returned, where it was called already.
+    tables: by name, as `sia.tabulate` and `sia.differences` made them. drawings: what `draw_comparison` returned, where
+    it was called already. notes: what to mind in reading it, one sentence each.
     """
-    frames = {label: data.trajectories for label, data in runs.items()}
     context = {
         "title": " against ".join(runs) if len(runs) <= 3 else f"{len(runs)} runs",
         "figures": _inline(draw_comparison(runs) if drawings is None else drawings),
-        "tables": [
-            _table("runs", tabulate({label: data.summary for label, data in runs.items()})),
-            _table("differences", differences(frames, seed=seed)),
-        ],
+        "tables": [show_table(name, frame) for name, frame in tables.items()],
+        "notes": notes,
     }
-    return _write(path, "compare.html", "compare.html", context)
+    return _write(path, "comparison.html", "comparison.html", context)
 
 
 def _write(path: Path | str, name: str, template: str, context: Mapping[str, Any]) -> Path:
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
-        path.mkdir(parents=True, exist_ok=True)
         path = path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
     style, script = _asset("report.css"), _asset("report.js")
     policy = (
         f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
@@ -110,7 +112,7 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["cell"] = format_cell
+    environment.filters["count"] = format_count
     return environment
 
 
@@ -194,60 +196,6 @@ def _cards(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     return [dict(zip(("name", "value", "interval", "says"), row, strict=True)) for row in rows]
 
 
-_CAPTIONS = {
-    "sensitivity": (
-        "What ρ depends on",
-        "The same rollouts scored again with another smoothing, fewer of them, or fewer checkpoints.",
-    ),
-    "coarse_ablation": (
-        "Coarser estimate (the paper's Table 3)",
-        "The run as it is, beside half its rollouts at every second checkpoint; no new rollouts are drawn.",
-    ),
-    "shuffled_prefix": (
-        "Shuffled prefix (the paper's Table 2)",
-        "At each checkpoint the reasoning so far is put in random order and new rollouts are drawn. If ρ falls to "
-        "about 0, it was the order of the reasoning that mattered, not its words.",
-    ),
-    "runs": ("Runs", "One row a run."),
-    "differences": (
-        "Differences between runs",
-        "“run” less “minus”, on the problems that both have (paired), with 95 % intervals over problems.",
-    ),
-}
-
-
-def _table(name: str, frame: pd.DataFrame) -> dict[str, Any]:
-    """A frame for the page: columns x, x_low, x_high become one, "value [low, high]"."""
-    title, caption = _CAPTIONS.get(name, (name.replace("_", " "), ""))
-    bounds = {f"{column}_{end}" for column in frame.columns for end in ("low", "high")} & set(frame.columns)
-    if {"low", "high"} <= set(frame.columns):
-        bounds |= {"low", "high"}
-    shown = [column for column in frame.columns if column not in bounds]
-    rows = []
-    for _, row in frame.iterrows():
-        cells = []
-        for column in shown:
-            low, high = f"{column}_low", f"{column}_high"
-            if column == "difference" and "low" in bounds:
-                low, high = "low", "high"
-            text = _spell_name(row[column]) if column == "quantity" else format_cell(row[column])
-            if low in bounds and high in bounds and _defined(row[low]) and _defined(row[high]):
-                text += " " + format_interval((row[low], row[high]))
-            cells.append(text)
-        rows.append(cells)
-    return {
-        "title": title,
-        "caption": caption,
-        "columns": [_spell_name(column) for column in shown],
-        "rows": rows,
-    }
-
-
-def _spell_name(name: str) -> str:
-    """A column's name for reading."""
-    return name.replace("_", " ").replace("rho", "ρ").replace("ρ pearson", "ρ, the paper's")
-
-
 def _index(data: ReportData, pieces: Sequence[Piece]) -> Markup:
     """The table of trajectories as JSON that may stand inside a script element."""
     places = {piece.key: place for place, piece in enumerate(pieces)}
@@ -318,33 +266,8 @@ def _spell(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _defined(value: Any) -> bool:
-    return value is not None and value is not pd.NA and not (isinstance(value, float) and math.isnan(value))
-
-
-def format_number(value: Any, digits: int = 3) -> str:
-    """A number for reading, with a true minus sign; "undefined" where there is none."""
-    return f"{value:.{digits}f}".replace("-", "−") if _defined(value) else "undefined"
-
-
-def format_interval(value: Any, digits: int = 3) -> str:
-    """[low, high], or nothing."""
-    return "" if value is None else f"[{format_number(value[0], digits)}, {format_number(value[1], digits)}]"
-
-
-def format_cell(value: Any) -> str:
-    """A table's cell."""
-    if not _defined(value):
-        return "–"
-    if isinstance(value, (bool, np.bool_)):
-        return "yes" if value else "no"
-    if isinstance(value, (float, np.floating)) and not float(value).is_integer():
-        return format_number(float(value))
-    return f"{value:.0f}" if isinstance(value, (float, np.floating)) else str(value)
-
-
 def _percent(value: Any) -> str:
-    return f"{100 * value:.1f} %" if _defined(value) else "undefined"
+    return f"{100 * value:.1f} %" if defined(value) else "undefined"
 
 
 def _percents(value: Any) -> str:

@@ -97,7 +97,7 @@ def table1(summaries: Mapping[tuple[str, str], Mapping[str, Any] | None]) -> pd.
                 "rho": ours,
                 "rho_low": low,
                 "rho_high": high,
-                "difference": None if ours is None or published is None else ours - published,
+                "difference": _less(ours, published),
                 "inside": None if low is None or high is None or published is None else low <= published <= high,
                 "rho_cross_fitted": rho.get("cross_fitted"),
                 "undefined_fraction": rho.get("undefined_fraction"),
@@ -107,23 +107,28 @@ def table1(summaries: Mapping[tuple[str, str], Mapping[str, Any] | None]) -> pd.
     return pd.DataFrame(rows)
 
 
-def table2(tables: Mapping[str, pd.DataFrame | None]) -> pd.DataFrame:
-    """Ours beside the paper's Table 2, one row a model, from `compare.shuffled_table` of each (None: still missing)."""
+def table2(tables: Mapping[tuple[str, str], pd.DataFrame | None]) -> pd.DataFrame:
+    """Ours beside the paper's Table 2, one row a (model, task), from `compare.shuffled_table` of each (None: missing).
+
+    Columns: model, task; for `original` and `shuffled` each published_X, X with X_low and X_high, X_difference (ours
+    minus published); change (our shuffled minus our original, on the same problems) with its interval;
+    cross_fitted_original, cross_fitted_shuffled, num_problems.
+    """
     rows = []
-    for model, table in tables.items():
-        published = TABLE2.get(_paper_name(model), (None, None))
-        ours = {} if table is None else table.set_index("quantity").loc["rho_pearson"].to_dict()
-        fitted = {} if table is None else table.set_index("quantity").loc["rho_cross_fitted"].to_dict()
+    for (model, task), table in tables.items():
+        records = [] if table is None else [_record(table, row) for row in range(len(table))]
+        by_quantity = {record["quantity"]: record for record in records}
+        ours, fitted = by_quantity.get("rho_pearson", {}), by_quantity.get("rho_cross_fitted", {})
+        published = _published(TABLE2, model, task)
         rows.append(
             {
                 "model": model,
-                "published_original": published[0],
-                "published_shuffled": published[1],
-                "original": ours.get("original"),
-                "shuffled": ours.get("shuffled"),
-                "difference": ours.get("difference"),
-                "difference_low": ours.get("difference_low"),
-                "difference_high": ours.get("difference_high"),
+                "task": task,
+                **_beside("original", published[0], ours, "original"),
+                **_beside("shuffled", published[1], ours, "shuffled"),
+                "change": ours.get("difference"),
+                "change_low": ours.get("difference_low"),
+                "change_high": ours.get("difference_high"),
                 "cross_fitted_original": fitted.get("original"),
                 "cross_fitted_shuffled": fitted.get("shuffled"),
                 "num_problems": ours.get("num_problems"),
@@ -132,21 +137,23 @@ def table2(tables: Mapping[str, pd.DataFrame | None]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def table3(tables: Mapping[str, pd.DataFrame | None]) -> pd.DataFrame:
-    """Ours beside the paper's Table 3, one row a model, from `Analysis.tables["coarse_ablation"]` (None: missing)."""
+def table3(tables: Mapping[tuple[str, str], pd.DataFrame | None]) -> pd.DataFrame:
+    """Ours beside the paper's Table 3, one row a (model, task), from the run's "coarse_ablation" (None: missing).
+
+    Columns: as `table2`'s with `coarse` for `shuffled`; then the num_rollouts and the stride of the coarse estimate.
+    """
     rows = []
-    for model, table in tables.items():
-        published = TABLE3.get(_paper_name(model), (None, None))
-        whole, coarse = ({}, {}) if table is None else (table.iloc[0].to_dict(), table.iloc[1].to_dict())
+    for (model, task), table in tables.items():
+        whole, coarse = ({}, {}) if table is None else (_record(table, 0), _record(table, 1))
+        published = _published(TABLE3, model, task)
+        before, after = whole.get("rho_pearson"), coarse.get("rho_pearson")
         rows.append(
             {
                 "model": model,
-                "published_original": published[0],
-                "published_coarse": published[1],
-                "original": whole.get("rho_pearson"),
-                "coarse": coarse.get("rho_pearson"),
-                "coarse_low": coarse.get("rho_pearson_low"),
-                "coarse_high": coarse.get("rho_pearson_high"),
+                "task": task,
+                **_beside("original", published[0], whole, "rho_pearson"),
+                **_beside("coarse", published[1], coarse, "rho_pearson"),
+                "change": _less(after, before),
                 "cross_fitted_original": whole.get("rho_cross_fitted"),
                 "cross_fitted_coarse": coarse.get("rho_cross_fitted"),
                 "num_rollouts": coarse.get("num_rollouts"),
@@ -154,6 +161,32 @@ def table3(tables: Mapping[str, pd.DataFrame | None]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def _published(
+    table: Mapping[str, tuple[float, float]], model: str, task: str
+) -> tuple[float, float] | tuple[None, None]:
+    """A row of Table 2 or 3, which are of GSM8K only."""
+    return table.get(_paper_name(model), (None, None)) if task == "gsm8k" else (None, None)
+
+
+def _beside(name: str, published: float | None, ours: Mapping[str, Any], key: str) -> dict[str, float | None]:
+    value = ours.get(key)
+    return {
+        f"published_{name}": published,
+        name: value,
+        f"{name}_low": ours.get(f"{key}_low"),
+        f"{name}_high": ours.get(f"{key}_high"),
+        f"{name}_difference": _less(value, published),
+    }
+
+
+def _record(table: pd.DataFrame, row: int) -> dict[str, Any]:
+    return {str(column): value for column, value in table.iloc[row].items()}
+
+
+def _less(value: float | None, other: float | None) -> float | None:
+    return None if value is None or other is None or pd.isna(value) or pd.isna(other) else value - other
 
 
 def _paper_name(model: str) -> str:

@@ -6,10 +6,12 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from fastsia.report import ReportData, write_comparison, write_report
-from fastsia.report.html import format_cell, format_interval, format_number
+from fastsia.report.tables import format_cell, format_count, format_interval, format_number, show_table
+from fastsia.sia import differences, tabulate
 from tests.report.synthetic import report_data, rollouts
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
@@ -22,7 +24,9 @@ def data() -> ReportData:
 
 def test_a_folder_gets_report_html_and_a_file_is_taken_as_named(tmp_path: Path) -> None:
     assert write_report(tmp_path / "run", report_data(rollouts(5, 4)), []) == tmp_path / "run" / "report.html"
-    assert write_report(tmp_path / "x.html", report_data(rollouts(5, 4)), []) == tmp_path / "x.html"
+    for path in (tmp_path / "x.html", tmp_path / "not" / "there" / "x.html"):
+        assert write_report(path, report_data(rollouts(5, 4)), []) == path
+        assert path.is_file()
 
 
 def test_policy_allows_exactly_the_pages_own_style_and_script(tmp_path: Path) -> None:
@@ -72,12 +76,39 @@ def test_a_summary_of_an_older_run_still_makes_a_report(tmp_path: Path, data: Re
 
 
 def test_comparison(tmp_path: Path, data: ReportData) -> None:
-    path = write_comparison(tmp_path, {"one": data, HOSTILE: report_data(rollouts(12, 6, seed=1))})
+    runs = {"one": data, HOSTILE: report_data(rollouts(12, 6, seed=1))}
+    tables = {
+        "runs": tabulate({label: run.summary for label, run in runs.items()}),
+        "differences": differences({label: run.trajectories for label, run in runs.items()}),
+    }
+    path = write_comparison(tmp_path / "new", runs, tables, notes=[HOSTILE])
     page = path.read_text()
-    assert path.name == "compare.html"
+    assert path == tmp_path / "new" / "comparison.html"
     assert HOSTILE not in page
     assert page.count("<svg") == 5
     assert "Differences between runs" in page
+
+
+def test_a_table_to_read_has_its_intervals_in_brackets() -> None:
+    frame = pd.DataFrame(
+        {
+            "quantity": ["rho_pearson", "rho_cross_fitted"],
+            "num_problems": [8.0, None],
+            "rho": [0.5, None],
+            "rho_low": [0.25, None],
+            "rho_high": [-0.125, None],
+            "difference": [1.5, 2.5],
+            "low": [1.0, None],
+            "high": [2.0, 3.0],
+        }
+    )
+    table = show_table("anything_else", frame)
+    assert (table.title, table.caption) == ("anything else", "")
+    assert table.columns == ["quantity", "problems", "ρ", "difference"]
+    assert table.rows == [
+        ["ρ, the paper's", "8", "0.500 [0.250, −0.125]", "1.500 [1.000, 2.000]"],
+        ["ρ, cross-fitted", "–", "–", "2.500"],
+    ]
 
 
 def test_numbers_are_spelled_for_reading() -> None:
@@ -85,6 +116,8 @@ def test_numbers_are_spelled_for_reading() -> None:
     assert format_number(None) == "undefined"
     assert format_interval([0.1, 0.25], 2) == "[0.10, 0.25]"
     assert format_interval(None) == ""
+    counts = [format_count(1, "problem"), format_count(0, "problem"), format_count(1319, "trajectory")]
+    assert counts == ["1 problem", "0 problems", "1,319 trajectories"]
     assert [format_cell(value) for value in (True, None, float("nan"), 3, 3.0, 0.5, "x")] == [
         *("yes", "–", "–", "3", "3", "0.500", "x"),
     ]

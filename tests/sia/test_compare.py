@@ -102,9 +102,25 @@ def test_our_tables_stand_beside_the_published_ones() -> None:
         frame(draw(moving(12, 8, np.random.default_rng(0)), 10, np.random.default_rng(1))), config=QUICK
     )
     shuffled = shuffled_table(found.trajectories, found.trajectories)
-    second = table2({"Qwen2.5-3B": shuffled, "demo:sft": shuffled, "Gemma-2-2B-it": None})
-    assert second.loc[0, "published_shuffled"] == -0.132
-    assert second["difference"].tolist()[:2] == [0.0, 0.0]
-    third = table3({"Qwen2.5-3B": found.tables["coarse_ablation"], "Gemma-2-2B-it": None})
-    assert third.loc[0, "coarse"] == found.tables["coarse_ablation"].loc[1, "rho_pearson"]
+    second = table2(
+        {
+            ("Qwen2.5-3B", "gsm8k"): shuffled,
+            ("demo:sft", "demo"): shuffled,
+            ("Gemma-2-2B-it", "gsm8k"): None,
+            ("Qwen2.5-3B", "svamp"): shuffled,
+        }
+    )
+    rho = shuffled.set_index("quantity").loc["rho_pearson", "original"]
+    assert second["published_shuffled"].tolist()[0::2] == [-0.132, -0.063]
+    assert second["published_shuffled"].isna().tolist() == [False, True, False, True], "of GSM8K only"
+    assert second.loc[0, "original_difference"] == rho - 0.682
+    assert second.loc[0, "shuffled_difference"] == rho + 0.132
+    assert second.loc[0, "original_low"] < rho < second.loc[0, "original_high"]
+    assert second["change"].tolist()[:2] == [0.0, 0.0]
+    assert second.loc[2, ["original", "shuffled", "original_difference", "change"]].isna().all()
+    coarse = found.tables["coarse_ablation"]
+    third = table3({("Qwen/Qwen2.5-3B", "gsm8k"): coarse, ("Gemma-2-2B-it", "gsm8k"): None})
+    assert third.loc[0, "coarse"] == coarse.loc[1, "rho_pearson"]
+    assert third.loc[0, "coarse_difference"] == coarse.loc[1, "rho_pearson"] - 0.635
+    assert third.loc[0, "change"] == coarse.loc[1, "rho_pearson"] - coarse.loc[0, "rho_pearson"]
     assert third.loc[1, "published_coarse"] == 0.506

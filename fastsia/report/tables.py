@@ -1,0 +1,147 @@
+"""Frames as tables to read: a title, what it says, and cells as text. The page and the terminal show the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class ShownTable:
+    """A table as text. caption: how to read it, may be empty. Each row has a text for each of `columns`."""
+
+    title: str
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+_CAPTIONS = {
+    "sensitivity": (
+        "What ρ depends on",
+        "The same rollouts scored again with another smoothing, fewer of them, or fewer checkpoints.",
+    ),
+    "coarse_ablation": (
+        "Coarser estimate (the paper's Table 3)",
+        "Would a cheaper run have said the same? “as run” is this run; “coarse” scores the same rollouts as if only "
+        "half of them had been drawn, at every second checkpoint. Nothing new is drawn. If ρ hardly moves, the finding "
+        "does not hang on how finely one looked. Expect the cross-fitted ρ to come somewhat closer to 0, since it "
+        "splits even fewer rollouts.",
+    ),
+    "shuffled_prefix": (
+        "Shuffled prefix (the paper's Table 2)",
+        "Is it the reasoning that matters, or only its words? At each checkpoint the tokens written so far were put in "
+        "random order behind the unchanged question, and new rollouts drawn from there. “original” is this run, "
+        "“shuffled” that one, “difference” shuffled minus original, all on the problems that both have; “undefined” is "
+        "the share of trajectories without a ρ. Where ρ falls to about 0, scrambled text no longer carries the model "
+        "towards the right answer: the order of the reasoning did it. Where it stays, the words alone do. Judge by the "
+        "cross-fitted row; the other two lean away from 0 even where nothing moves.",
+    ),
+    "runs": ("Runs", "One row a run, with 95 % intervals over problems."),
+    "differences": (
+        "Differences between runs",
+        "“run” less “minus”, with 95 % intervals over problems. Paired: on the problems that both have, resampled "
+        "together. An interval that holds 0 says that these problems cannot tell the two apart.",
+    ),
+    "table1": (
+        "Table 1: alignment ρ by model and data set",
+        "ρ is ours, with its 95 % interval over problems; difference is ours minus published; inside says whether the "
+        "published value lies in our interval.",
+    ),
+    "table2": (
+        "Table 2: alignment ρ with the prefix as written and shuffled",
+        "Each difference is ours minus published. change is our shuffled minus our original, on the same problems.",
+    ),
+    "table3": (
+        "Table 3: alignment ρ from half the rollouts at twice the stride",
+        "Each difference is ours minus published. change is our coarse minus our original, from the same rollouts.",
+    ),
+    "fig1": (
+        "Figure 1: how early the information comes, trajectories that end correct",
+        "The final gain in nats, and the share of it that has come by a quarter, a half, three quarters of the way.",
+    ),
+    "fig2": (
+        "Figure 2: telling correct from incorrect, by relative position",
+        "AUC of −H for “ends correct” at parts of the way. ½ is guessing.",
+    ),
+    "fig3": (
+        "Figure 3: mean answer entropy by model family",
+        "level: of the last fifth, nats. onset: the part of the way from which the mean stays within 0.05 nats of it. "
+        "rebound: how far it rises again after its lowest point, nats.",
+    ),
+    "fig4": (
+        "Figure 4: how early the information comes, trajectories that end incorrect",
+        "The final gain in nats (below 0: a loss), and the share of it that has come by a quarter, a half, three "
+        "quarters of the way.",
+    ),
+    "fig5": (
+        "Figure 5: telling correct from incorrect, by tokens written",
+        "AUC of −H for “ends correct” at the last position that at least half of the trajectories reach, and half-way "
+        "there. ½ is guessing.",
+    ),
+}
+
+
+def show_table(name: str, frame: pd.DataFrame) -> ShownTable:
+    """A frame to read: columns x, x_low, x_high become one, "value [low, high]". name: of its title and caption."""
+    title, caption = _CAPTIONS.get(name, (name.replace("_", " "), ""))
+    bounds = {f"{column}_{end}" for column in frame.columns for end in ("low", "high")} & set(frame.columns)
+    if {"low", "high"} <= set(frame.columns):
+        bounds |= {"low", "high"}
+    shown = [column for column in frame.columns if column not in bounds]
+    rows = []
+    for _, row in frame.iterrows():
+        cells = []
+        for column in shown:
+            low, high = f"{column}_low", f"{column}_high"
+            if column == "difference" and "low" in bounds:
+                low, high = "low", "high"
+            text = _spell_name(row[column]) if column == "quantity" else format_cell(row[column])
+            if low in bounds and high in bounds and defined(row[low]) and defined(row[high]):
+                text += " " + format_interval((row[low], row[high]))
+            cells.append(text)
+        rows.append(cells)
+    return ShownTable(title, caption, [_spell_name(column) for column in shown], rows)
+
+
+def _spell_name(name: str) -> str:
+    """A column's name for reading."""
+    spelled = name.removeprefix("num_").replace("_", " ").replace("rho", "ρ")
+    return spelled.replace("ρ pearson", "ρ, the paper's").replace("ρ cross fitted", "ρ, cross-fitted")
+
+
+def defined(value: Any) -> bool:
+    """Whether there is a number or a text: not None, not NaN."""
+    return value is not None and value is not pd.NA and not (isinstance(value, float) and math.isnan(value))
+
+
+def format_number(value: Any, digits: int = 3) -> str:
+    """A number for reading, with a true minus sign; "undefined" where there is none."""
+    return f"{value:.{digits}f}".replace("-", "−") if defined(value) else "undefined"
+
+
+def format_interval(value: Any, digits: int = 3) -> str:
+    """[low, high], or nothing."""
+    return "" if value is None else f"[{format_number(value[0], digits)}, {format_number(value[1], digits)}]"
+
+
+def format_cell(value: Any) -> str:
+    """A table's cell."""
+    if not defined(value):
+        return "–"
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    if isinstance(value, (float, np.floating)) and not float(value).is_integer():
+        return format_number(float(value))
+    return f"{value:.0f}".replace("-", "−") if isinstance(value, (float, np.floating)) else str(value)
+
+
+def format_count(number: int, noun: str) -> str:
+    """1 problem, 1,319 problems, 2 trajectories."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
