@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 Share = Literal["trajectory", "checkpoint", "none"]
@@ -26,12 +28,52 @@ def _require(condition: bool, field: str, rule: str, value: Any) -> None:
         raise FastsiaError(f"{field} must be {rule}, got {value!r}.")
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def integer(value: Any) -> int | None:
+    """An integer of Python's, numpy's or torch's as an int; None for all else. True and False are no numbers."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
 
 
-def _is_real(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def integer_from(least: int, field: str, value: Any) -> int:
+    """An integer >= least as an int; `field` is what a refusal names."""
+    number = integer(value)
+    if number is None or number < least:
+        raise FastsiaError(f"{field} must be an integer >= {least}, got {value!r}.")
+    return number
+
+
+def real(value: Any) -> float:
+    """A real number, numpy's included, as a float; NaN for all else. True and False are no numbers."""
+    try:
+        return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        return math.inf
+
+
+def integers(field: str, values: Any) -> tuple[int, ...]:
+    """A collection of integers as ints; `field` is what a refusal names."""
+    try:
+        items = list(values)
+    except TypeError as error:
+        raise FastsiaError(f"{field} must be a sequence of integers, got {values!r}.") from error
+    found: list[int] = []
+    for item in items:
+        number = integer(item)
+        if number is None:
+            raise FastsiaError(f"{field} must hold integers only, got {item!r}.")
+        found.append(number)
+    return tuple(found)
+
+
+def _texts(value: Any) -> tuple[str, ...] | None:
+    """A collection of texts with something in each; None for all else, a single text included."""
+    try:
+        found = (None,) if isinstance(value, str) else tuple(value)
+    except TypeError:
+        return None
+    return found if all(isinstance(text, str) and text for text in found) else None
 
 
 @dataclass(frozen=True)
@@ -53,7 +95,10 @@ class Problem:
             value = getattr(self, field)
             _require(isinstance(value, str) and value.strip() != "", field, "a non-empty string", value)
         if self.choices is not None:
-            object.__setattr__(self, "choices", tuple(self.choices))
+            choices = _texts(self.choices)
+            if choices is None or len(choices) < 2 or not all(text.strip() for text in choices):
+                raise FastsiaError(f"choices must be two or more non-empty texts, got {self.choices!r}.")
+            object.__setattr__(self, "choices", choices)
         _require(
             self.format is None or self.format in ANSWER_FORMATS, "format", f"one of {ANSWER_FORMATS}", self.format
         )
@@ -74,19 +119,15 @@ class SamplingParams:
     eos_token_id: int | tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        _require(
-            _is_real(self.temperature) and self.temperature >= 0,
-            "temperature",
-            "a finite number >= 0",
-            self.temperature,
-        )
-        _require(_is_real(self.top_p) and 0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
-        _require(_is_int(self.max_tokens) and self.max_tokens >= 1, "max_tokens", "an integer >= 1", self.max_tokens)
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        _require(all(isinstance(s, str) and s for s in stop), "stop", "non-empty texts", self.stop)
+        _check_drawing(self)
+        stop = _texts((self.stop,) if isinstance(self.stop, str) else self.stop)
+        if stop is None:
+            raise FastsiaError(f"stop must be a non-empty text or several of them, got {self.stop!r}.")
         object.__setattr__(self, "stop", stop)
-        if self.eos_token_id is not None and not isinstance(self.eos_token_id, int):
-            object.__setattr__(self, "eos_token_id", tuple(self.eos_token_id))
+        if self.eos_token_id is not None:
+            single = integer(self.eos_token_id)
+            ids = integers("eos_token_id", self.eos_token_id) if single is None else single
+            object.__setattr__(self, "eos_token_id", ids)
 
 
 @dataclass(frozen=True)
@@ -134,23 +175,15 @@ class SIAConfig:
     num_splits: int = 20
 
     def __post_init__(self) -> None:
-        _require(
-            _is_real(self.temperature) and self.temperature >= 0,
-            "temperature",
-            "a finite number >= 0",
-            self.temperature,
-        )
-        _require(_is_real(self.top_p) and 0 < self.top_p <= 1, "top_p", "in (0, 1]", self.top_p)
-        for field in ("num_rollouts", "num_trajectories", "max_tokens", "num_splits"):
-            value = getattr(self, field)
-            _require(_is_int(value) and value >= 1, field, "an integer >= 1", value)
-        _require(
-            self.stride is None or (_is_int(self.stride) and self.stride >= 1), "stride", "an integer >= 1", self.stride
-        )
-        for field in ("num_fewshot", "num_bootstrap"):
-            value = getattr(self, field)
-            _require(_is_int(value) and value >= 0, field, "an integer >= 0", value)
-        _require(_is_int(self.seed) and 0 <= self.seed < 2**63, "seed", "an integer in [0, 2^63)", self.seed)
+        _check_drawing(self)
+        least = {"num_rollouts": 1, "num_trajectories": 1, "num_splits": 1, "num_fewshot": 0, "num_bootstrap": 0}
+        if self.stride is not None:
+            least["stride"] = 1
+        for field, smallest in least.items():
+            object.__setattr__(self, field, integer_from(smallest, field, getattr(self, field)))
+        seed = integer(self.seed)
+        _require(seed is not None and 0 <= seed < 2**63, "seed", "an integer in [0, 2^63)", self.seed)
+        object.__setattr__(self, "seed", seed)
         _require(self.rollout_budget in ("new", "total"), "rollout_budget", '"new" or "total"', self.rollout_budget)
         _require(
             self.share in ("trajectory", "checkpoint", "none"),
@@ -163,9 +196,23 @@ class SIAConfig:
             value = getattr(self, field)
             _require(isinstance(value, bool), field, "true or false", value)
         _require(
-            self.apply_chat_template in (None, True, False),
+            self.apply_chat_template is None or isinstance(self.apply_chat_template, bool),
             "apply_chat_template",
             "true, false or null",
             self.apply_chat_template,
         )
-        _require(_is_real(self.smoothing) and self.smoothing > 0, "smoothing", "a finite number > 0", self.smoothing)
+        smoothing = real(self.smoothing)
+        _require(math.isfinite(smoothing) and smoothing > 0, "smoothing", "a finite number > 0", self.smoothing)
+        object.__setattr__(self, "smoothing", smoothing)
+
+
+def _check_drawing(settings: SamplingParams | SIAConfig) -> None:
+    """The three fields that both have."""
+    temperature, top_p = real(settings.temperature), real(settings.top_p)
+    _require(
+        math.isfinite(temperature) and temperature >= 0, "temperature", "a finite number >= 0", settings.temperature
+    )
+    _require(0 < top_p <= 1, "top_p", "in (0, 1]", settings.top_p)
+    object.__setattr__(settings, "temperature", temperature)
+    object.__setattr__(settings, "top_p", top_p)
+    object.__setattr__(settings, "max_tokens", integer_from(1, "max_tokens", settings.max_tokens))

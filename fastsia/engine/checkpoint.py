@@ -65,6 +65,8 @@ def resolve_model(name_or_path: str | os.PathLike[str]) -> str:
         FastsiaError: an unknown demo name, a path that does not exist or holds no model, or no legal Hub id;
             the nearest known names are given.
     """
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        raise FastsiaError(f"model must be a name or a path, got {type(name_or_path).__name__}.")
     name = os.fspath(name_or_path)
     if name.startswith(DEMO_PREFIX):
         demos = demo_models()
@@ -102,6 +104,8 @@ def load_model(
     dtype None: float32 on the CPU, bfloat16 on an accelerator, whatever the file stores; "auto": as stored.
     """
     source = resolve_model(name_or_path)
+    if not isinstance(trust_remote_code, bool):  # the text "false" would run the code
+        raise FastsiaError(f"trust_remote_code must be true or false, got {trust_remote_code!r}.")
     target = resolve_device(device)
     weights_dtype = resolve_dtype(dtype, target)
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}

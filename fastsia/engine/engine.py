@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.config import FastsiaError, SamplingParams, Share
+from fastsia.config import FastsiaError, SamplingParams, Share, integer, integer_from, integers, real
 from fastsia.engine.block_manager import BlockManager
 from fastsia.engine.checkpoint import context_length, eos_ids, load_model
 from fastsia.engine.model_runner import ModelRunner
@@ -57,26 +57,27 @@ class Engine:
         kernels: str = "auto",
         gpu_memory_utilization: float = 0.9,
     ) -> None:
-        settings = {"max_rows": max_rows, "block_size": block_size, "window": window, "prefill_chunk": prefill_chunk}
-        for name, value in settings.items():
-            if not isinstance(value, int) or value < 1:
-                raise FastsiaError(f"{name} must be an integer >= 1, got {value!r}.")
-        if num_blocks is not None and num_blocks < 1:
-            raise FastsiaError(f"num_blocks must be an integer >= 1, got {num_blocks!r}.")
+        if not isinstance(model, torch.nn.Module):
+            raise FastsiaError(
+                f"model must be a loaded model of transformers, got {type(model).__name__}; "
+                "Engine.from_pretrained loads one by its name."
+            )
+        if not 0 < real(gpu_memory_utilization) <= 1:
+            raise FastsiaError(f"gpu_memory_utilization must be in (0, 1], got {gpu_memory_utilization!r}.")
         self.model = model
         self.tokenizer = tokenizer
         self.vocabulary = Vocabulary.from_tokenizer(tokenizer) if tokenizer is not None else None
         self.counters = Counters()
-        self.max_rows = max_rows
-        self.window = window
-        self.prefill_chunk = prefill_chunk
+        self.max_rows = integer_from(1, "max_rows", max_rows)
+        self.window = integer_from(1, "window", window)
+        self.prefill_chunk = integer_from(1, "prefill_chunk", prefill_chunk)
+        self.block_size = integer_from(1, "block_size", block_size)
         device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
         self.ops = select(device, kernels, dtype)
         if num_blocks is None:
-            num_blocks = _default_num_blocks(model, device, block_size, gpu_memory_utilization)
-        self.num_blocks = num_blocks
-        self.block_size = block_size
-        self.runner = ModelRunner(model, self.ops, num_blocks, block_size)
+            num_blocks = _default_num_blocks(model, device, self.block_size, gpu_memory_utilization)
+        self.num_blocks = integer_from(1, "num_blocks", num_blocks)
+        self.runner = ModelRunner(model, self.ops, self.num_blocks, self.block_size)
         self._running = False
 
     @classmethod
@@ -215,19 +216,22 @@ def _request(
     seed: int,
     share: Share,
 ) -> Request:
-    if not isinstance(n, int) or n < 1:
-        raise FastsiaError(f"n must be an integer >= 1, got {n!r}.")
+    if sampling is not None and not isinstance(sampling, SamplingParams):
+        raise FastsiaError(f"sampling must be a SamplingParams, got {type(sampling).__name__}.")
     if share not in ("trajectory", "checkpoint", "none"):
         raise FastsiaError(f'share must be "trajectory", "checkpoint" or "none", got {share!r}.')
+    any_seed = integer(seed)
+    if any_seed is None:
+        raise FastsiaError(f"seed must be an integer, got {seed!r}.")
     return Request(
         key=None,
-        prompt_ids=tuple(int(i) for i in prompt_ids),
+        prompt_ids=integers("prompt_ids", prompt_ids),
         sampling=sampling or SamplingParams(),
-        num_rollouts=n,
-        # Any integer is a seed: its lowest 64 bits, as the signed number that numpy stores.
-        seed=int(np.uint64(int(seed) & (2**64 - 1)).astype(np.int64)),
-        trajectory_ids=tuple(int(i) for i in trajectory_ids),
-        checkpoints=tuple(int(c) for c in checkpoints),
+        num_rollouts=integer_from(1, "n", n),
+        # Its lowest 64 bits, as the signed number that numpy stores.
+        seed=int(np.uint64(any_seed & (2**64 - 1)).astype(np.int64)),
+        trajectory_ids=integers("trajectory_ids", trajectory_ids),
+        checkpoints=integers("checkpoints", checkpoints),
         share=share,
     )
 
@@ -236,8 +240,6 @@ def _default_num_blocks(model: PreTrainedModel, device: torch.device, block_size
     each = ModelRunner.bytes_per_block(model, block_size)
     if device.type != "cuda":
         return max(_CPU_KV_BYTES // each, 64)
-    if not 0 < utilization <= 1:
-        raise FastsiaError(f"gpu_memory_utilization must be in (0, 1], got {utilization!r}.")
     free, total = torch.cuda.mem_get_info(device)
     spare = int(free - (1 - utilization) * total)
     # Logits and activations of a step come out of the remainder; a quarter of what is spare covers them amply.

@@ -71,7 +71,7 @@ def load_task(
 
     Raises FastsiaError: unknown name (with the nearest one), no problems, limit < 1, or a bad row (file and row named).
     """
-    check_limit(limit)
+    limit = check_limit(limit)
     check_format(format)
     if isinstance(dataset, Task):
         return dataset.head(limit)
@@ -148,8 +148,6 @@ def _checked(problems: Iterable[Any], format: AnswerFormat | None) -> Iterator[P
             raise FastsiaError(f"dataset[{number}] must be a Problem, got {type(problem).__name__}.")
         choices = problem.choices
         where = f"dataset[{number}] (id {problem.id!r})"
-        if choices is not None and (len(choices) < 2 or not all(isinstance(c, str) and c.strip() for c in choices)):
-            raise FastsiaError(f"{where}: choices must be two or more non-empty texts.")
         own = problem.format or ("choice" if choices is not None else format or "number")
         if (own == "choice") != (choices is not None):
             raise FastsiaError(f"{where}: the format {own!r} and choices={choices!r} do not fit together.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from fastsia.answers.extraction import canonical_gold
-from fastsia.config import ANSWER_FORMATS, AnswerFormat, FastsiaError, Problem
+from fastsia.config import ANSWER_FORMATS, AnswerFormat, FastsiaError, Problem, integer_from
 
 DEFAULT_STRIDE = 20
 
@@ -54,10 +54,9 @@ class Task:
         return replace(self, problems=self.problems[:limit])
 
 
-def check_limit(limit: int | None) -> None:
-    """Refuse a limit that is not None or a positive integer."""
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise FastsiaError(f"limit must be an integer >= 1 or None for all problems, got {limit!r}.")
+def check_limit(limit: int | None) -> int | None:
+    """The limit as an int; refuses what is not None or a positive integer."""
+    return None if limit is None else integer_from(1, "limit", limit)
 
 
 def check_format(format: str | None) -> None:

@@ -108,6 +108,8 @@ def test_remote_code_needs_the_flag(tmp_path: Path) -> None:
     (folder / "config.json").write_text(changed)
     with pytest.raises(FastsiaError):
         load_model(folder, device="cpu")
+    with pytest.raises(FastsiaError, match="trust_remote_code must be true or false, got 'false'"):
+        load_model(folder, device="cpu", trust_remote_code="false")  # type: ignore[arg-type]
     assert not ran.exists()
 
 

@@ -155,7 +155,6 @@ def test_list_of_problems() -> None:
         ([], "holds no problems"),
         ([Problem("a", "?", "1"), "text"], r"dataset\[1\] must be a Problem, got str"),
         ([Problem("a", "?", "lots")], r"dataset\[0\] \(id 'a'\): the gold answer 'lots' is not a number"),
-        ([Problem("a", "?", "A", choices=("one",))], "two or more"),
         ([Problem("a", "?", "A", format="choice")], "do not fit together"),
         (17, "dataset must be"),
         ({"train": [], "test": []}, "several splits"),

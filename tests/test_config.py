@@ -1,0 +1,107 @@
+"""Settings and inputs: what is refused, in one sentence that names the field, and what is taken as a number."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fastsia.config import FastsiaError, Problem, SamplingParams, SIAConfig
+
+ANY_INTEGER_FIELD = ("num_rollouts", "num_trajectories", "max_tokens", "stride", "seed", "num_fewshot", "num_bootstrap")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((field, value) for field in (*ANY_INTEGER_FIELD, "num_splits") for value in (True, 2.5, "3", -1, [2])),
+        *((field, value) for field in ("temperature", "top_p", "smoothing") for value in (True, "1", [1.0], 10**400)),
+        ("temperature", float("inf")),
+        ("temperature", None),
+        ("smoothing", 0),
+        ("seed", 2**63),
+        ("rollout_budget", "old"),
+        ("share", ["trajectory"]),
+        ("think", None),
+        ("stop_at_answer", 1),
+        ("shuffle_prefix", "no"),
+        ("truncate_prompt", None),
+        ("apply_chat_template", 1),
+    ],
+)
+def test_a_config_names_the_bad_field(field: str, value: Any) -> None:
+    with pytest.raises(FastsiaError, match=f"^{field} must be ") as error:
+        SIAConfig(**{field: value})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", float("nan")),
+        ("top_p", 0.0),
+        ("top_p", 1.5),
+        ("top_p", None),
+        ("max_tokens", 0),
+        ("max_tokens", None),
+        ("stop", 5),
+        ("stop", None),
+        ("stop", ""),
+        ("stop", ("x", "")),
+        ("stop", b"x"),
+        ("stop", [5]),
+        ("eos_token_id", "a"),
+        ("eos_token_id", [2.5]),
+        ("eos_token_id", 2.5),
+        ("eos_token_id", True),
+        ("eos_token_id", [3, None]),
+    ],
+)
+def test_sampling_params_name_the_bad_field(field: str, value: Any) -> None:
+    with pytest.raises(FastsiaError, match=f"^{field} must "):
+        SamplingParams(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"choices": "xyz"}, "choices"),
+        ({"choices": ("only one",)}, "choices"),
+        ({"choices": (1, 2)}, "choices"),
+        ({"choices": ("a", " ")}, "choices"),
+        ({"choices": 5}, "choices"),
+        ({"id": ""}, "id"),
+        ({"question": None}, "question"),
+        ({"gold": 7}, "gold"),
+        ({"format": "text"}, "format"),
+    ],
+)
+def test_a_problem_names_the_bad_field(change: dict[str, Any], field: str) -> None:
+    with pytest.raises(FastsiaError, match=f"^{field} must be "):
+        Problem(**({"id": "a", "question": "?", "gold": "A"} | change))
+
+
+def test_numbers_of_numpy_and_torch_are_numbers() -> None:
+    """And become Python's, so that what is written down is the same."""
+    config = SIAConfig(
+        **dict.fromkeys(ANY_INTEGER_FIELD, np.int32(3)),
+        num_splits=torch.tensor(5),
+        temperature=np.float32(0.5),
+        top_p=np.float64(0.25),
+        smoothing=1,
+    )
+    plain = SIAConfig(**dict.fromkeys(ANY_INTEGER_FIELD, 3), num_splits=5, temperature=0.5, top_p=0.25, smoothing=1.0)
+    assert config == plain
+    assert json.dumps(asdict(config)) == json.dumps(asdict(plain))
+    sampling = SamplingParams(max_tokens=np.int64(4), eos_token_id=np.array([2, 7]))
+    assert sampling == SamplingParams(max_tokens=4, eos_token_id=(2, 7))
+    assert SamplingParams(eos_token_id=np.int64(2)) == SamplingParams(eos_token_id=2)
+
+
+def test_stop_texts_may_be_one_text_or_blank() -> None:
+    assert SamplingParams(stop="\n\n").stop == ("\n\n",)
+    assert SamplingParams(stop=["a", "b"]).stop == ("a", "b")
