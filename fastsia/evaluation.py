@@ -55,7 +55,7 @@ def evaluate(
     config: SIAConfig | Mapping[str, Any] | None = None,
     limit: int | None = None,
     output: str | os.PathLike[str] | None = None,
-    backend: str = "native",
+    backend: str | None = None,
     progress: Callable[[Progress], None] | None = None,
     **overrides: Any,
 ) -> SIAResult:
@@ -67,7 +67,8 @@ def evaluate(
         config: the settings; `overrides` replace single fields of it.
         limit: the first problems only.
         output: a folder for the results, resumed where it holds a part of the same run; None keeps nothing.
-        backend: "native" (the fork engine) or "hf" (transformers' generate, the naive baseline).
+        backend: "native" (the fork engine) or "hf" (transformers' generate, the naive baseline). None is "native", or
+            the loaded backend that `model` is.
         progress: called when the run starts and whenever a problem is finished.
         overrides: fields of `SIAConfig`; how to load the model (device, dtype, revision, trust_remote_code, max_rows,
             num_blocks, window, kernels, ...); where the data is (data_dir, format).

@@ -24,20 +24,24 @@ ENGINE_OPTIONS = (
 )
 
 
-def open_backend(model: Any, name: str = "native", options: dict[str, Any] | None = None) -> Backend:
+def open_backend(model: Any, name: str | None = None, options: dict[str, Any] | None = None) -> Backend:
     """A backend for a model: a name or path, (model, tokenizer), an `Engine`, or a backend, which is returned as is.
 
+    name: one of `BACKENDS`; None is "native", or what a loaded backend is.
     options: `LOAD_OPTIONS`, and for the native backend `ENGINE_OPTIONS`; None values are left to their defaults.
     """
     options = {key: value for key, value in (options or {}).items() if value is not None}
-    if name not in BACKENDS:
+    if name is not None and name not in BACKENDS:
         near = difflib.get_close_matches(str(name), BACKENDS, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise FastsiaError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}.{hint}")
     if hasattr(model, "generate") and hasattr(model, "fingerprint"):
         _refuse(options, "a backend that is already loaded")
         loaded: Backend = model
+        if name is not None and name != loaded.name:
+            raise FastsiaError(f"backend is {name!r}, but the model given is a loaded backend {loaded.name!r}.")
         return loaded
+    name = name or "native"
     engine_options = {key: options.pop(key) for key in ENGINE_OPTIONS if key in options}
     if name == "hf":
         _refuse(engine_options, "the hf backend")

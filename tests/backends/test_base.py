@@ -39,6 +39,7 @@ def test_every_kind_of_model_opens() -> None:
     assert isinstance(native, NativeBackend)
     assert native.engine is engine
     assert open_backend(native) is native
+    assert open_backend(native, "native") is native
     assert isinstance(open_backend(engine, "hf"), HFGenerateBackend)
     assert isinstance(open_backend((model, tokenizer), "hf"), HFGenerateBackend)
     small = open_backend((model, tokenizer), "native", {"max_rows": 3, "window": None})
@@ -58,12 +59,15 @@ def test_every_kind_of_model_opens() -> None:
         ("pair", "hf", {"max_rows": 3}, "max_rows has no meaning for the hf backend"),
         ("pair", "native", {"dtype": "float32"}, "dtype has no meaning for a model that is already loaded"),
         ("engine", "native", {"window": 2}, "window has no meaning for an Engine"),
+        ("backend", "hf", {}, "backend is 'hf', but the model given is a loaded backend 'native'"),
+        ("backend", None, {"window": 2}, "window has no meaning for a backend"),
         ("model", "native", {}, "got Qwen2ForCausalLM; a bare model lacks the tokenizer"),
     ],
 )
-def test_what_makes_no_sense_is_said(kind: str, name: str, options: dict[str, object], sentence: str) -> None:
+def test_what_makes_no_sense_is_said(kind: str, name: str | None, options: dict[str, object], sentence: str) -> None:
     model, tokenizer = shared_model()
-    given = {"pair": (model, tokenizer), "engine": Engine(model, tokenizer), "model": model}[kind]
+    engine = Engine(model, tokenizer)
+    given = {"pair": (model, tokenizer), "engine": engine, "backend": NativeBackend(engine), "model": model}[kind]
     with pytest.raises(FastsiaError, match=sentence):
         open_backend(given, name, options)
 
