@@ -215,9 +215,12 @@ def _fit(prompt: Prompt, problem: Problem, drawn: int, config: SIAConfig, backen
         )
         bos = getattr(backend.tokenizer, "bos_token_id", None)
         head = ids[:1] if bos is not None and ids[0] == bos else ()
-        if not config.truncate_prompt or room <= len(head):
-            advice = "lower max_tokens" if config.truncate_prompt else "lower max_tokens, or set truncate_prompt"
-            raise FastsiaError(f"{needs}; {advice}.")
+        can_cut = room > len(head)
+        if not config.truncate_prompt or not can_cut:
+            ways = ["lower max_tokens"] * (len(ids) + drawn // config.max_tokens <= context)
+            ways += ["set truncate_prompt"] * can_cut
+            both = "lower max_tokens" + " and set truncate_prompt" * (not config.truncate_prompt)
+            raise FastsiaError(f"{needs}; {', or '.join(ways) or both}.")
         cut = len(ids) - room
         ids = head + ids[cut + len(head) :]
     return _Prepared(np.array(ids, dtype=np.int32), prompt.text, prompt.starts_in_think, prompt.stop, cut)

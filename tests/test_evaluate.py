@@ -391,9 +391,24 @@ def test_a_prompt_over_the_context_is_refused_before_anything_runs(tmp_path: Pat
     cut = small([*PROBLEMS[:2], long], truncate_prompt=True)
     assert cut.summary["num_cut_prompts"] == 1
     assert len(cut.trajectories["prompt_token_ids"][2]) == 512 - 36
-    with pytest.raises(FastsiaError, match="lower max_tokens"):
-        small(max_tokens=300, truncate_prompt=True)
     assert small(PROBLEMS[:1], max_tokens=300, rollout_budget="total").summary["num_problems"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "settings", "advice"),
+    [
+        (76, {}, "lower max_tokens, or set truncate_prompt"),
+        (2, {"max_tokens": 300}, "lower max_tokens"),
+        (2, {"max_tokens": 300, "truncate_prompt": True}, "lower max_tokens"),
+        (200, {}, "set truncate_prompt"),
+        (200, {"max_tokens": 300}, "lower max_tokens and set truncate_prompt"),
+        (200, {"max_tokens": 300, "truncate_prompt": True}, "lower max_tokens"),
+    ],
+)
+def test_only_what_can_help_is_advised(words: int, settings: dict[str, Any], advice: str) -> None:
+    """A cut makes no room where what may be drawn fills the context alone; fewer drawn tokens shorten no prompt."""
+    with pytest.raises(FastsiaError, match=rf"context is 512; {advice}\.$"):
+        small([Problem("long", "word " * words, "1")], **settings)
 
 
 @pytest.mark.parametrize(

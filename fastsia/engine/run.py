@@ -778,7 +778,7 @@ def check_request(request: Request, context_length: int | None, vocab_size: int,
     if context_length is not None and longest > context_length:
         raise FastsiaError(
             f"prompt ({len(prompt)} tokens) + trajectory + max_tokens needs {longest} positions, the model's context is"
-            f' {context_length}: lower max_tokens, shorten the prompt, or use rollout_budget="total".'
+            f" {context_length}: lower max_tokens or shorten the prompt."
         )
     needed = blocks.blocks_for(trunk) + blocks.blocks_for(new) + 1
     if needed > blocks.num_blocks:
