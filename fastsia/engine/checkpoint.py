@@ -152,21 +152,40 @@ def _refuse_without_safetensors(path: Path, name: str) -> None:
 
 def _hub_has(repo: str, revision: str | None) -> bool:
     """True: ask the Hub. False: it cannot be reached, and the local cache has the model. Else one clear error."""
+    cached, status = _reach(repo, revision)
+    reason = _why_absent(cached, status, revision)
+    if reason is not None:
+        raise FastsiaError(f"model {repo!r}: {reason}.{_suggest(repo)}")
+    return status is not None and status < 400
+
+
+def why_absent(name_or_path: str | os.PathLike[str], revision: str | None = None) -> str | None:
+    """Why a model's weights are not at hand; None where they are in a folder or the local cache, or the Hub gives them.
+
+    Raises FastsiaError: as `resolve_model`.
+    """
+    source = resolve_model(name_or_path)
+    return None if Path(source).is_dir() else _why_absent(*_reach(source, revision), revision)
+
+
+def _reach(repo: str, revision: str | None) -> tuple[bool, int | None]:
+    """Whether the local cache has the model, and the Hub's status for it (None: it cannot be reached)."""
     from huggingface_hub import try_to_load_from_cache
 
     cached = isinstance(try_to_load_from_cache(repo, "config.json", revision=revision), str)
-    status = hub_status(f"{repo}/resolve/{revision or 'main'}/config.json")
-    if status in (401, 403, 404) and not cached:
-        reason = {
-            401: "the Hub has no such public model (a private one needs HF_TOKEN)",
-            403: "the Hub gives it only to accounts that accepted its terms (HF_TOKEN)",
-            404: f"the Hub has no such model{f' at revision {revision!r}' if revision else ''}",
-        }[status]
-        raise FastsiaError(f"model {repo!r}: {reason}.{_suggest(repo)}")
-    if status is None and not cached:
-        where = "is no local folder, is not in the local cache, and the Hub cannot be reached"
-        raise FastsiaError(f"model {repo!r} {where}.{_suggest(repo)}")
-    return status is not None and status < 400
+    return cached, hub_status(f"{repo}/resolve/{revision or 'main'}/config.json")
+
+
+def _why_absent(cached: bool, status: int | None, revision: str | None) -> str | None:
+    if cached:
+        return None
+    reasons = {
+        None: "no local folder, not in the local cache, and the Hub cannot be reached",
+        401: "the Hub has no such public model (a private one needs HF_TOKEN)",
+        403: "the Hub gives it only to accounts that accepted its terms (HF_TOKEN)",
+        404: f"the Hub has no such model{f' at revision {revision!r}' if revision else ''}",
+    }
+    return reasons.get(status)
 
 
 def _suggest(name: str) -> str:
