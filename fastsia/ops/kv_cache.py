@@ -38,9 +38,12 @@ def store_kv_kernel(
         live = (heads < NUM_KV_HEADS) & (dims < HEAD_DIM)
         at = slot * stride_token + heads * stride_head + dims
         key = tl.load(k + row * stride_k_row + heads * stride_k_head + dims, mask=live)
-        value = tl.load(v + row * stride_v_row + heads * stride_v_head + dims, mask=live)
+        value = tl.load(v + row * stride_v_row + heads * stride_v_head + dims, mask=live, other=0.0)
+        value = value.to(v_cache.dtype.element_ty)
+        is_bad = tl.max(tl.where(tl.abs(value.to(tl.float32)) < float("inf"), 0, 1), 1)[:, None] > 0
+        key = tl.where(is_bad, float("nan"), key.to(k_cache.dtype.element_ty))
         tl.store(k_cache + at, key.to(k_cache.dtype.element_ty), mask=live)
-        tl.store(v_cache + at, value.to(v_cache.dtype.element_ty), mask=live)
+        tl.store(v_cache + at, tl.where(is_bad, 0.0, value).to(v_cache.dtype.element_ty), mask=live)
 
 
 @triton.jit
@@ -86,7 +89,7 @@ def plan_store_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots:
 
 
 def store_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> None:
-    """Write new keys and values to their slots.
+    """Write new keys and values to their slots; a value that is NaN or infinite as `reference.store_kv` does.
 
     Args:
         k, v: [n, num_kv_heads, head_dim]; rows and heads may be strided.

@@ -73,6 +73,8 @@ def _attend(
             k = tl.load(k_head + at[None, :] + dims[:, None], mask=inside[:, None], other=0.0)
             v = tl.load(v_head + at[:, None] + dims[None, :], mask=live[:, None] & inside[None, :], other=0.0)
         score = tl.dot(query, k, input_precision=PRECISION)
+        # Before the cap, which would hide an infinite score.
+        score = tl.where(tl.abs(score) < float("inf"), score, float("nan"))
         if SOFTCAP:  # noqa: SIM108
             # tanh(x) = 1 - 2 / (1 + e^2x); `scale` and `softcap` carry 1 / cap and cap * log2(e).
             score = softcap * (1.0 - 2.0 / (1.0 + tl.exp2(score * (scale * _TWO_LOG2E))))
@@ -89,7 +91,7 @@ def _attend(
         acc = acc * decay[:, None]
         acc = tl.dot(weight.to(v.dtype), v, acc, input_precision=PRECISION)
         top = new_top
-    seen = total > 0
+    seen = total != 0  # NaN has been seen
     out = acc * tl.where(seen, 1.0 / tl.where(seen, total, 1.0), 0.0)[:, None]
     lse = tl.where(seen, (top + tl.log2(tl.where(seen, total, 1.0))) * _LN2, float("-inf"))
     return out, lse
@@ -125,7 +127,7 @@ def _store_rows(
             tl.store(out_lse + rows * NUM_HEADS + heads, lse, mask=live)
     else:
         slot = (part * num_rows + rows).to(tl.int64) * NUM_HEADS + heads
-        mask = (live & (lse > float("-inf")))[:, None] & (dims < HEAD_DIM)[None, :]
+        mask = (live & (lse != float("-inf")))[:, None] & (dims < HEAD_DIM)[None, :]
         tl.store(partial + slot[:, None] * HEAD_DIM + dims[None, :], values, mask=mask)
         tl.store(partial_lse + slot, lse, mask=live)
 
@@ -165,11 +167,11 @@ def _merge_row(
         slot = (part * num_rows + row).to(tl.int64) * NUM_HEADS + heads
         lse = tl.load(partial_lse + slot, mask=live, other=float("-inf"), cache_modifier=".cg")
         weight = tl.exp(lse - base)
-        mask = (lse > float("-inf"))[:, None] & (dims < HEAD_DIM)[None, :]
+        mask = (lse != float("-inf"))[:, None] & (dims < HEAD_DIM)[None, :]
         at = slot[:, None] * HEAD_DIM + dims[None, :]
         acc += weight[:, None] * tl.load(partial + at, mask=mask, other=0.0, cache_modifier=".cg")
         total += weight
-    seen = total > 0
+    seen = total != 0
     acc = acc * tl.where(seen, 1.0 / tl.where(seen, total, 1.0), 0.0)[:, None]
     at = row.to(tl.int64) * stride_out + heads * HEAD_DIM
     mask = live[:, None] & (dims < HEAD_DIM)[None, :]

@@ -224,9 +224,12 @@ def prefix_attention(
 ) -> Tensor:
     """Attention of packed rows over [their part of a shared trunk | their own suffix].
 
+    A head of a row with a NaN or infinite score, before the cap, gets NaN; no other row is touched by it.
+
     Args:
         q: [n, num_heads, head_dim]; rotary embedding and norms applied.
-        k_cache, v_cache: [num_blocks, block_size, num_kv_heads, head_dim]; the rows' own keys are already stored.
+        k_cache, v_cache: [num_blocks, block_size, num_kv_heads, head_dim], written by `store_kv` (whose values are
+            finite), the rows' own keys included.
         sliding_window: w keeps keys at positions > own position - w.
         softcap: c replaces a score s by c * tanh(s / c), s already scaled.
 
@@ -306,15 +309,15 @@ def _attend_suffixes(
 def _attend(query: Tensor, k: Tensor, v: Tensor, visible: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
     """Softmax attention and its natural log-denominator; rows that see nothing give 0 and -inf."""
     scores = query @ k.transpose(2, 3)
+    # Before the cap, which would hide an infinite score.
+    scores = scores.where(scores.isfinite(), torch.nan)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     scores = scores.masked_fill(~visible, -torch.inf)
     top = scores.amax(dim=3, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)
     weights = (scores - top).exp()
     total = weights.sum(dim=3, keepdim=True)
-    # A masked key's weight is 0, and 0 * NaN is NaN: a bad row's values must not reach those that do not see it. Those
-    # that do have NaN from its key.
-    out = (weights @ v.nan_to_num()) / total.clamp(min=torch.finfo(scores.dtype).tiny)
+    out = (weights @ v) / total.clamp(min=torch.finfo(scores.dtype).tiny)
     return out, (total.log() + top)[..., 0]
 
 
@@ -341,12 +344,20 @@ def _gather(cache: Tensor, tables: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def store_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> None:
-    """Write new keys and values [n, kv heads, head_dim] to slots int64 [n] = block * block_size + offset; -1 skips."""
+    """Write new keys and values [n, kv heads, head_dim] to slots int64 [n] = block * block_size + offset; -1 skips.
+
+    A head's value that is NaN or infinite is written as 0 under a key of NaN: it must fail the rows that see it, and
+    attention, which multiplies whole tiles of values by weights, must not carry it to those whose weight for it is 0.
+    """
     kept = slots >= 0
     if not bool(kept.all()):
         k, v, slots = k[kept], v[kept], slots[kept]
+    v = v.to(v_cache.dtype)
+    bad = ~v.isfinite().all(dim=2, keepdim=True)
+    if bool(bad.any()):
+        k, v = k.masked_fill(bad, torch.nan), v.masked_fill(bad, 0)
     k_cache.view(-1, *k_cache.shape[2:]).index_copy_(0, slots, k.to(k_cache.dtype))
-    v_cache.view(-1, *v_cache.shape[2:]).index_copy_(0, slots, v.to(v_cache.dtype))
+    v_cache.view(-1, *v_cache.shape[2:]).index_copy_(0, slots, v)
 
 
 def copy_blocks(kv_cache: Tensor, src: Tensor, dst: Tensor) -> None:

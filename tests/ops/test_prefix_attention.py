@@ -162,6 +162,72 @@ def test_no_trunk_empty_suffixes_and_rows_that_see_nothing() -> None:
     assert_close(case.run(), concatenated(case))
 
 
+# A token of row 0's trunk, or of the suffix of row 1, and what its key and value become.
+POISONS = {
+    "key": (torch.nan, 0.5),
+    "infinite key": (-torch.inf, 0.5),
+    "value": (0.5, torch.nan),
+    "large": (0.5, -torch.inf),
+}
+
+
+@pytest.mark.parametrize("poison", POISONS.values(), ids=POISONS.keys())
+@pytest.mark.parametrize("sliding_window", [None, 9])
+@pytest.mark.parametrize("suffixes", [True, False], ids=["decode", "prefill"])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_a_bad_token_fails_the_rows_that_see_it_and_no_other(
+    suffixes: bool, sliding_window: int | None, softcap: float | None, poison: tuple[float, float]
+) -> None:
+    """0 * NaN is NaN: a tile's rows read one another's values with weight 0. A maximum may pass over NaN, and a cap
+    makes a number of an infinite score.
+    """
+    prefix_lens = [21, 30, 22, 40, 33, 12] if suffixes else [1, 2, 21, 22, 23, 40]
+    suffix_lens = [7, 30, 1, 5, 20, 2] if suffixes else [0] * 6
+    case = build((4, 2), (4, 2), 64, prefix_lens, suffix_lens)
+    case.k_cache.nan_to_num_(), case.v_cache.nan_to_num_()  # what is never written holds zeros
+    meta = case.meta
+    places = [(meta.trunk_tables[0], 21)] + [(meta.suffix_tables[1], 12)] * suffixes
+    slots = torch.tensor([int(table[j // 16]) * 16 + j % 16 for table, j in places], device=DEVICE)
+    k, v = (torch.full((len(slots), 2, 64), value, device=DEVICE) for value in poison)
+    k[..., 1:], v[..., 1:] = 0.25, 0.25
+    case.q[..., 0] = 1.0  # so that an infinite key's score is infinite
+    clean = case.run(sliding_window, softcap)
+    stores = [reference.store_kv, pytest.importorskip("fastsia.ops.kv_cache").store_kv]
+    caches = [(case.k_cache.clone(), case.v_cache.clone()) for _ in stores]
+    for store, (k_cache, v_cache) in zip(stores, caches, strict=True):
+        store(k, v, k_cache, v_cache, slots)
+    for one, other in zip(*caches, strict=True):
+        torch.testing.assert_close(one, other, equal_nan=True, rtol=0, atol=0)
+
+    window = sliding_window or 1 << 30
+    own = meta.prefix_lens + meta.suffix_lens
+    sees = (torch.arange(6, device=DEVICE) < 4) & (meta.prefix_lens > 21) & (own - window <= 21)
+    if suffixes:
+        sees[1] |= bool(own[1] - window <= meta.prefix_lens[1] + 12)
+    assert sees.any()
+    assert not sees.all()
+    case.k_cache, case.v_cache = caches[0]
+    arguments = (case.q, case.k_cache, case.v_cache, meta, SCALE, sliding_window, softcap)
+    for out, lse in (case.run(sliding_window, softcap), reference.prefix_attention_with_lse(*arguments)):
+        assert out[sees].isnan().all()
+        assert lse[sees].isnan().all()
+        assert_close((out[~sees], lse[~sees]), (clean[0][~sees], clean[1][~sees]))
+
+
+def test_an_infinite_query_fails_its_row_under_a_cap_too() -> None:
+    case = build((5,), (4, 2), 64)
+    case.k_cache.nan_to_num_(), case.v_cache.nan_to_num_()
+    clean = case.run(None, 3.0)
+    case.q[2, :, 5] = torch.inf
+    for out in (
+        case.run(None, 3.0)[0],
+        reference.prefix_attention(case.q, case.k_cache, case.v_cache, case.meta, SCALE, None, 3.0),
+    ):
+        assert out[2].isnan().all()
+        others = [0, 1, 3, 4]
+        torch.testing.assert_close(out[others], clean[0][others], atol=2e-5, rtol=2e-5)
+
+
 def test_long_contexts_are_cut_into_parts() -> None:
     case = build((2, 1), (2, 2), 16, [1100, 900, 1200], [1, 1090, 0], block_size=64)
     for sliding_window in (None, 1050):
