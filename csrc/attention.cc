@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "exp.h"
@@ -12,20 +13,16 @@ namespace {
 
 constexpr std::size_t kLanes = 16;
 
-// Partial sums in lanes of their own, so that the compiler may use vectors without being allowed to reorder anything.
-FASTSIA_INLINE float dot(const float* a, const float* b, std::size_t n) {
-  float lanes[kLanes] = {};
-  std::size_t i = 0;
-  for (; i + kLanes <= n; i += kLanes)
-    for (std::size_t j = 0; j < kLanes; ++j) lanes[j] += a[i + j] * b[i + j];
-  float sum = 0;
-  for (; i < n; ++i) sum += a[i] * b[i];
-  for (std::size_t width = kLanes / 2; width > 0; width /= 2)
-    for (std::size_t j = 0; j < width; ++j) lanes[j] += lanes[j + width];
-  return sum + lanes[0];
-}
+// Blocks whose scores are made side by side: enough sums that none waits for itself.
+constexpr std::size_t kBlocks = 4;
 
-// A run of a row's keys that lie one after another in the cache: token `first` of a block, `count` of them.
+// A vector that stays one: over plain arrays compilers leave these sums in memory.
+typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float)), aligned(alignof(float)), may_alias));
+
+FASTSIA_INLINE const Lanes& load(const float* at) { return *reinterpret_cast<const Lanes*>(at); }
+FASTSIA_INLINE void store(float* at, const Lanes& x) { *reinterpret_cast<Lanes*>(at) = x; }
+
+// A run of a row's keys that lie in one block: token `first` of it and the next `count`.
 struct Run {
   std::size_t block, first, count;
 };
@@ -42,86 +39,127 @@ void append_runs(const std::int32_t* table, std::int64_t begin, std::int64_t end
   }
 }
 
-struct Scratch {
-  std::vector<Run> runs;
-  std::vector<float> scores;  // [group, keys]
-};
-
-// One row's heads of one key-value head. kDim is the head size where it is a common one (so that a head's sums stay in
-// registers), else 0.
+// scores[i] = q . (key i) * scale over the keys of the runs. A block's keys are stored dimension by dimension, so the
+// sums of all its keys run side by side; those of keys outside the run are made and dropped.
 template <std::size_t kDim>
-FASTSIA_INLINE void attend_as(const AttentionInput& in, const std::vector<Run>& runs, std::size_t num_keys,
-                              const float* q, std::size_t kv_head, float* scores, float* out) {
-  const std::size_t dim = kDim ? kDim : in.head_dim;
-  const std::size_t stride = in.num_kv_heads * dim, group = in.num_heads / in.num_kv_heads;
-  std::size_t key = 0;
-  for (const Run& run : runs) {
-    const float* k = in.k_cache + (run.block * in.block_size + run.first) * stride + kv_head * dim;
-    for (std::size_t i = 0; i < run.count; ++i, ++key, k += stride)
-      for (std::size_t head = 0; head < group; ++head)
-        scores[head * num_keys + key] = dot(q + head * dim, k, dim) * in.scale;
-  }
-  for (std::size_t head = 0; head < group; ++head) {
-    float* row = scores + head * num_keys;
-    if (in.softcap > 0)
-      for (std::size_t i = 0; i < num_keys; ++i) row[i] = std::tanh(row[i] / in.softcap) * in.softcap;
-    float top = row[0];
-    bool bad = false;
-    for (std::size_t i = 0; i < num_keys; ++i) {
-      top = std::max(top, row[i]);
-      bad |= !(row[i] - row[i] == 0);
-    }
-    float* to = out + head * dim;
-    if (bad) {  // NaN or infinite scores stay visible: the row fails downstream instead of being drawn from
-      std::fill(to, to + dim, std::nanf(""));
-      std::fill(row, row + num_keys, 0.0f);
-      continue;
-    }
-    for (std::size_t i = 0; i < num_keys; ++i) row[i] = exp_nonpositive(row[i] - top);
-    float lanes[kLanes] = {};
-    std::size_t i = 0;
-    for (; i + kLanes <= num_keys; i += kLanes)
-      for (std::size_t j = 0; j < kLanes; ++j) lanes[j] += row[i + j];
-    double total = 0;
-    for (std::size_t j = 0; j < kLanes; ++j) total += lanes[j];
-    for (; i < num_keys; ++i) total += row[i];
-    const float norm = static_cast<float>(1.0 / total);
-    for (std::size_t j = 0; j < num_keys; ++j) row[j] *= norm;
-    std::fill(to, to + dim, 0.0f);
-  }
-  for (std::size_t head = 0; head < group; ++head) {
-    const float* weight = scores + head * num_keys;
-    float* to = out + head * dim;
-    float sums[kDim ? kDim : kMaxHeadDim];
-    for (std::size_t d = 0; d < dim; ++d) sums[d] = 0;
+FASTSIA_INLINE void score(const AttentionInput& in, const std::vector<Run>& runs, std::size_t kv_head, const float* q,
+                          float* scores) {
+  const std::size_t dim = kDim ? kDim : in.head_dim, block_size = in.block_size;
+  const auto keys = [&](const Run& run) {
+    return in.k_cache + (run.block * in.num_kv_heads + kv_head) * dim * block_size;
+  };
+  if (block_size != kLanes) {
     for (const Run& run : runs) {
-      const float* v = in.v_cache + (run.block * in.block_size + run.first) * stride + kv_head * dim;
-      for (std::size_t i = 0; i < run.count; ++i, v += stride) {
-        const float w = *weight++;
-        for (std::size_t d = 0; d < dim; ++d) sums[d] += w * v[d];
-      }
+      const float* k = keys(run) + run.first;
+      for (std::size_t i = 0; i < run.count; ++i) scores[i] = 0;
+      for (std::size_t d = 0; d < dim; ++d)
+        for (std::size_t i = 0; i < run.count; ++i) scores[i] += q[d] * k[d * block_size + i];
+      for (std::size_t i = 0; i < run.count; ++i) scores[i] *= in.scale;
+      scores += run.count;
     }
-    for (std::size_t d = 0; d < dim; ++d) to[d] += sums[d];
+    return;
+  }
+  for (std::size_t r = 0; r < runs.size(); r += kBlocks) {
+    const std::size_t count = std::min(kBlocks, runs.size() - r);
+    const auto block = [&](std::size_t b) { return keys(runs[r + std::min(b, count - 1)]); };
+    const float* k[kBlocks] = {block(0), block(1), block(2), block(3)};
+    Lanes s0{}, s1{}, s2{}, s3{};
+    for (std::size_t d = 0; d < dim; ++d) {
+      const std::size_t at = d * kLanes;
+      s0 += q[d] * load(k[0] + at), s1 += q[d] * load(k[1] + at);
+      s2 += q[d] * load(k[2] + at), s3 += q[d] * load(k[3] + at);
+    }
+    float sums[kBlocks][kLanes];
+    store(sums[0], s0), store(sums[1], s1), store(sums[2], s2), store(sums[3], s3);
+    for (std::size_t b = 0; b < count; ++b) {
+      const Run& run = runs[r + b];
+      for (std::size_t i = 0; i < run.count; ++i) scores[i] = sums[b][run.first + i] * in.scale;
+      scores += run.count;
+    }
   }
 }
 
-FASTSIA_WIDE void attend(const AttentionInput& in, const std::vector<Run>& runs, std::size_t num_keys, const float* q,
-                         std::size_t kv_head, float* scores, float* out) {
+// Scores become weights, e^(score - largest score). Gives 1 / their sum; NaN where a score is NaN or infinite, so
+// that the row fails downstream instead of being drawn from. Asked before the cap, which would hide an infinite score.
+FASTSIA_INLINE float soften(float* scores, std::size_t num_keys, float softcap) {
+  std::int32_t bad = 0;
+  for (std::size_t i = 0; i < num_keys; ++i) bad |= !(scores[i] - scores[i] == 0);
+  if (bad) return std::nanf("");
+  if (softcap > 0)
+    for (std::size_t i = 0; i < num_keys; ++i) scores[i] = std::tanh(scores[i] / softcap) * softcap;
+  // Whole vectors to the end: there is room, and the added scores weigh nothing.
+  const std::size_t padded = (num_keys + kLanes - 1) / kLanes * kLanes;
+  std::fill(scores + num_keys, scores + padded, std::numeric_limits<float>::lowest());
+  float tops[kLanes], sums[kLanes] = {};
+  std::copy(scores, scores + kLanes, tops);
+  for (std::size_t i = kLanes; i < padded; i += kLanes)
+    for (std::size_t j = 0; j < kLanes; ++j) tops[j] = tops[j] < scores[i + j] ? scores[i + j] : tops[j];
+  const float top = *std::max_element(tops, tops + kLanes);
+  for (std::size_t i = 0; i < padded; ++i) scores[i] = exp_nonpositive(scores[i] - top);
+  for (std::size_t i = 0; i < padded; i += kLanes)
+    for (std::size_t j = 0; j < kLanes; ++j) sums[j] += scores[i + j];
+  double total = 0;
+  for (std::size_t j = 0; j < kLanes; ++j) total += sums[j];
+  return static_cast<float>(1.0 / total);
+}
+
+// out[h] = norms[h] * sum over keys of weights[h] * value, for kHeads heads that share their values.
+template <std::size_t kDim, std::size_t kHeads>
+FASTSIA_INLINE void add_values(const AttentionInput& in, const std::vector<Run>& runs, std::size_t kv_head,
+                               const float* weights, std::size_t capacity, const float* norms, float* out) {
+  const std::size_t dim = kDim ? kDim : in.head_dim;
+  float sums[kHeads][kDim ? kDim : kMaxHeadDim];
+  for (std::size_t h = 0; h < kHeads; ++h) std::fill(sums[h], sums[h] + dim, 0.0f);
+  for (const Run& run : runs) {
+    const float* v = in.v_cache + ((run.block * in.num_kv_heads + kv_head) * in.block_size + run.first) * dim;
+    for (std::size_t i = 0; i < run.count; ++i, v += dim, ++weights)
+      for (std::size_t h = 0; h < kHeads; ++h) {
+        const float w = weights[h * capacity];
+        for (std::size_t d = 0; d < dim; ++d) sums[h][d] += w * v[d];
+      }
+  }
+  for (std::size_t h = 0; h < kHeads; ++h)
+    for (std::size_t d = 0; d < dim; ++d) out[h * dim + d] = sums[h][d] * norms[h];
+}
+
+// One row's heads of one key-value head. kDim is the head size where it is a common one (so that a head's sums stay in
+// registers), else 0. scores: [group, capacity], norms: [group].
+template <std::size_t kDim>
+FASTSIA_INLINE void attend_as(const AttentionInput& in, const std::vector<Run>& runs, std::size_t num_keys,
+                              std::size_t kv_head, const float* q, float* scores, std::size_t capacity, float* norms,
+                              float* out) {
+  const std::size_t dim = kDim ? kDim : in.head_dim, group = in.num_heads / in.num_kv_heads;
+  for (std::size_t head = 0; head < group; ++head) {
+    score<kDim>(in, runs, kv_head, q + head * in.q_head_stride, scores + head * capacity);
+    norms[head] = soften(scores + head * capacity, num_keys, in.softcap);
+  }
+  constexpr std::size_t kPair = kDim == 32 || kDim == 64 ? 2 : 1;  // heads whose sums fit into the registers
+  std::size_t head = 0;
+  for (; head + kPair <= group; head += kPair)
+    add_values<kDim, kPair>(in, runs, kv_head, scores + head * capacity, capacity, norms + head, out + head * dim);
+  for (; head < group; ++head)
+    add_values<kDim, 1>(in, runs, kv_head, scores + head * capacity, capacity, norms + head, out + head * dim);
+}
+
+FASTSIA_WIDE void attend(const AttentionInput& in, const std::vector<Run>& runs, std::size_t num_keys,
+                         std::size_t kv_head, const float* q, float* scores, std::size_t capacity, float* norms,
+                         float* out) {
   switch (in.head_dim) {
     case 32:
-      return attend_as<32>(in, runs, num_keys, q, kv_head, scores, out);
+      return attend_as<32>(in, runs, num_keys, kv_head, q, scores, capacity, norms, out);
     case 64:
-      return attend_as<64>(in, runs, num_keys, q, kv_head, scores, out);
+      return attend_as<64>(in, runs, num_keys, kv_head, q, scores, capacity, norms, out);
     case 128:
-      return attend_as<128>(in, runs, num_keys, q, kv_head, scores, out);
+      return attend_as<128>(in, runs, num_keys, kv_head, q, scores, capacity, norms, out);
     default:
-      return attend_as<0>(in, runs, num_keys, q, kv_head, scores, out);
+      return attend_as<0>(in, runs, num_keys, kv_head, q, scores, capacity, norms, out);
   }
 }
 
 void attend_rows(const AttentionInput& in, std::size_t begin, std::size_t end, float* out) {
-  Scratch scratch;
   const std::size_t dim = in.head_dim, group = in.num_heads / in.num_kv_heads;
+  std::vector<Run> runs;
+  std::vector<float> scores, norms(group);
   auto trunk = static_cast<std::size_t>(
       std::upper_bound(in.cu_rows, in.cu_rows + in.num_trunks + 1, static_cast<std::int32_t>(begin)) - in.cu_rows - 1);
   for (std::size_t row = begin; row < end; ++row) {
@@ -129,22 +167,22 @@ void attend_rows(const AttentionInput& in, std::size_t begin, std::size_t end, f
     const std::int64_t prefix = in.prefix_lens[row], suffix = in.suffix_lens[row];
     const std::int64_t oldest =
         in.sliding_window > 0 ? std::max<std::int64_t>(prefix + suffix - in.sliding_window, 0) : 0;
-    scratch.runs.clear();
-    append_runs(in.trunk_tables + trunk * in.trunk_width, std::min(oldest, prefix), prefix, in.block_size,
-                &scratch.runs);
+    runs.clear();
+    append_runs(in.trunk_tables + trunk * in.trunk_width, std::min(oldest, prefix), prefix, in.block_size, &runs);
     append_runs(in.suffix_tables + row * in.suffix_width, std::max<std::int64_t>(oldest - prefix, 0), suffix,
-                in.block_size, &scratch.runs);
+                in.block_size, &runs);
     std::size_t num_keys = 0;
-    for (const Run& run : scratch.runs) num_keys += run.count;
+    for (const Run& run : runs) num_keys += run.count;
     float* to = out + row * in.num_heads * dim;
     if (num_keys == 0) {
       std::fill(to, to + in.num_heads * dim, 0.0f);
       continue;
     }
-    scratch.scores.resize(std::max(scratch.scores.size(), group * num_keys));
+    const std::size_t capacity = num_keys + kLanes;
+    if (scores.size() < group * capacity) scores.resize(group * capacity);
     for (std::size_t kv_head = 0; kv_head < in.num_kv_heads; ++kv_head)
-      attend(in, scratch.runs, num_keys, in.q + (row * in.num_heads + kv_head * group) * dim, kv_head,
-             scratch.scores.data(), to + kv_head * group * dim);
+      attend(in, runs, num_keys, kv_head, in.q + row * in.q_row_stride + kv_head * group * in.q_head_stride,
+             scores.data(), capacity, norms.data(), to + kv_head * group * dim);
   }
 }
 
@@ -181,6 +219,21 @@ void prefix_attention(const AttentionInput& in, int num_threads, float* out) {
   const bool is_small = keys * in.num_heads * in.head_dim < (std::size_t{1} << 20);
   parallel_for(in.num_rows, is_small || num_threads < 1 ? 1 : static_cast<std::size_t>(num_threads),
                [&](std::size_t begin, std::size_t end) { attend_rows(in, begin, end, out); });
+}
+
+void store_kv(const StoreInput& in, float* k_cache, float* v_cache) {
+  const std::size_t dim = in.head_dim, heads = in.num_kv_heads, size = in.block_size;
+  for (std::size_t row = 0; row < in.num_rows; ++row) {
+    if (in.slots[row] < 0) continue;
+    const auto slot = static_cast<std::size_t>(in.slots[row]);
+    for (std::size_t head = 0; head < heads; ++head) {
+      const float* k = in.k + row * in.k_row_stride + head * in.k_head_stride;
+      const float* v = in.v + row * in.v_row_stride + head * in.v_head_stride;
+      const std::size_t begin = (slot / size * heads + head) * dim * size;
+      for (std::size_t d = 0; d < dim; ++d) k_cache[begin + d * size + slot % size] = k[d];
+      std::copy(v, v + dim, v_cache + begin + slot % size * dim);
+    }
+  }
 }
 
 }  // namespace fastsia

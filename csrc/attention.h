@@ -1,4 +1,5 @@
-// Attention of packed rows over a shared trunk and their own suffix, on a CPU, straight from the paged cache.
+// Attention of packed rows over a shared trunk and their own suffix, on a CPU, straight from the paged cache; and what
+// writes that cache.
 #pragma once
 
 #include <cstddef>
@@ -6,11 +7,13 @@
 
 namespace fastsia {
 
-// Queries, cache and what each row sees; the layouts are those of fastsia/ops/reference.py.
+// Queries, cache and what each row sees. The tables are those of fastsia/ops/reference.py. A block is laid out head by
+// head, and its keys dimension by dimension, so that a sum over dimensions runs over many keys side by side.
 struct AttentionInput {
-  const float* q;        // [num_rows, num_heads, head_dim]
-  const float* k_cache;  // [num_blocks, block_size, num_kv_heads, head_dim]
-  const float* v_cache;
+  const float* q;                           // [num_rows, num_heads, head_dim], heads apart by the strides
+  std::size_t q_row_stride, q_head_stride;  // in floats; a head is contiguous
+  const float* k_cache;                     // [num_blocks, num_kv_heads, head_dim, block_size]
+  const float* v_cache;                     // [num_blocks, num_kv_heads, block_size, head_dim]
   std::size_t num_rows, num_heads, num_kv_heads, head_dim, block_size;
   const std::int32_t* trunk_tables;  // [num_trunks, trunk_width]
   std::size_t num_trunks, trunk_width;
@@ -33,5 +36,18 @@ bool reaches_only_blocks(const AttentionInput& in, std::size_t num_blocks);
 // Writes [num_rows, num_heads, head_dim]. Rows are split among `num_threads` threads (at least 1). The caller has
 // checked that every table entry that a length reaches is a block of the cache.
 void prefix_attention(const AttentionInput& in, int num_threads, float* out);
+
+// New keys and values and where they go.
+struct StoreInput {
+  const float* k;                           // [num_rows, num_kv_heads, head_dim], heads apart by the strides
+  std::size_t k_row_stride, k_head_stride;  // in floats; a head is contiguous
+  const float* v;
+  std::size_t v_row_stride, v_head_stride;
+  const std::int64_t* slots;  // [num_rows]: block * block_size + token; below 0 skips
+  std::size_t num_rows, num_kv_heads, head_dim, block_size;
+};
+
+// Writes them into the caches of AttentionInput. The caller has checked that the slots are inside.
+void store_kv(const StoreInput& in, float* k_cache, float* v_cache);
 
 }  // namespace fastsia

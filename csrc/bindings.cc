@@ -197,13 +197,30 @@ py::array_t<bool> feed(fastsia::AnswerStream& stream, const Array<std::int32_t>&
 template <typename T>
 using Contiguous = py::array_t<T, py::array::c_style>;
 
+using Strided = py::array_t<float, 0>;
+
+// Steps between rows and between heads of [rows, heads, head_dim], in floats.
+struct Steps {
+  explicit Steps(const Strided& array) {
+    const auto of = [&](int axis) {
+      require(array.strides(axis) >= 0 && array.strides(axis) % py::ssize_t{sizeof(float)} == 0, "a stride is odd");
+      return static_cast<std::size_t>(array.strides(axis)) / sizeof(float);
+    };
+    require(array.ndim() == 3, "3 dimensions are needed: rows, heads, head_dim");
+    require(array.shape(2) == 1 || array.strides(2) == py::ssize_t{sizeof(float)}, "a head must be contiguous");
+    row = of(0), head = of(1);
+  }
+  std::size_t row, head;
+};
+
 // The caches are read in place, so nothing here is cast or copied: another dtype or layout is refused by pybind11.
-void attend(const Contiguous<float>& q, const Contiguous<float>& k_cache, const Contiguous<float>& v_cache,
+void attend(const Strided& q, const Contiguous<float>& k_cache, const Contiguous<float>& v_cache,
             const Contiguous<std::int32_t>& trunk_tables, const Contiguous<std::int32_t>& cu_rows,
             const Contiguous<std::int32_t>& prefix_lens, const Contiguous<std::int32_t>& suffix_tables,
             const Contiguous<std::int32_t>& suffix_lens, float scale, std::int64_t sliding_window, float softcap,
             int num_threads, Contiguous<float>& out) {
-  require(q.ndim() == 3 && k_cache.ndim() == 4 && v_cache.ndim() == 4, "q has 3 dimensions, a cache has 4");
+  const Steps steps(q);
+  require(k_cache.ndim() == 4 && v_cache.ndim() == 4, "a cache has 4 dimensions");
   require(trunk_tables.ndim() == 2 && suffix_tables.ndim() == 2, "block tables have 2 dimensions");
   const auto size = [](const py::array& array, int axis) { return static_cast<std::size_t>(array.shape(axis)); };
   const std::size_t rows = size(q, 0), num_blocks = size(k_cache, 0), block_size = size(k_cache, 1);
@@ -214,6 +231,8 @@ void attend(const Contiguous<float>& q, const Contiguous<float>& k_cache, const 
               size(suffix_lens, 0) == rows && size(suffix_tables, 0) == rows,
           "the metadata does not fit the rows");
   const fastsia::AttentionInput in{q.data(),
+                                   steps.row,
+                                   steps.head,
                                    k_cache.data(),
                                    v_cache.data(),
                                    rows,
@@ -236,6 +255,22 @@ void attend(const Contiguous<float>& q, const Contiguous<float>& k_cache, const 
   float* to = out.mutable_data();
   py::gil_scoped_release release;
   fastsia::prefix_attention(in, num_threads, to);
+}
+
+void store(const Strided& k, const Strided& v, Contiguous<float>& k_cache, Contiguous<float>& v_cache,
+           const Contiguous<std::int64_t>& slots) {
+  const Steps k_steps(k), v_steps(v);
+  const auto size = [](const py::array& array, int axis) { return static_cast<std::size_t>(array.shape(axis)); };
+  require(k_cache.ndim() == 4 && v_cache.ndim() == 4, "a cache has 4 dimensions");
+  for (int axis = 0; axis < 3; ++axis) require(k.shape(axis) == v.shape(axis), "k and v do not fit together");
+  require(size(k_cache, 2) == size(k, 1) && size(k_cache, 3) == size(k, 2) && v_cache.size() == k_cache.size() &&
+              size(slots, 0) == size(k, 0),
+          "k, caches and slots do not fit together");
+  const std::int64_t end = k_cache.shape(0) * k_cache.shape(1);
+  for (py::ssize_t i = 0; i < slots.size(); ++i) require(slots.data()[i] < end, "a slot lies past the cache");
+  const fastsia::StoreInput in{k.data(),     k_steps.row, k_steps.head, v.data(),   v_steps.row,     v_steps.head,
+                               slots.data(), size(k, 0),  size(k, 1),   size(k, 2), size(k_cache, 1)};
+  fastsia::store_kv(in, k_cache.mutable_data(), v_cache.mutable_data());
 }
 
 // logits are read in place; the small arrays may be cast. Returns (tokens, logprobs, entropy or None, bad).
@@ -301,6 +336,8 @@ PYBIND11_MODULE(_C, m) {
         py::arg("prefix_lens").noconvert(), py::arg("suffix_tables").noconvert(), py::arg("suffix_lens").noconvert(),
         py::arg("scale"), py::arg("sliding_window"), py::arg("softcap"), py::arg("num_threads"),
         py::arg("out").noconvert());
+  m.def("store_kv", &store, py::arg("k").noconvert(), py::arg("v").noconvert(), py::arg("k_cache").noconvert(),
+        py::arg("v_cache").noconvert(), py::arg("slots").noconvert());
   m.def("sample", &sample, py::arg("logits").noconvert(), py::arg("draw_row"), py::arg("seeds"), py::arg("counters"),
         py::arg("temperature"), py::arg("top_p"), py::arg("want_entropy"), py::arg("num_threads"));
   m.def("summarize", &summarize, py::arg("codes"), py::arg("offsets"), py::arg("gold"), py::arg("num_answers"),

@@ -17,10 +17,11 @@
 namespace fastsia {
 
 // Within 2 units in the last place; 0 below -87, where float runs out of normal numbers. x = n ln 2 + r, a polynomial
-// in r (Cephes' coefficients), and n added to the exponent.
+// in r (Cephes' coefficients), and n added to the exponent. No step may branch, call or trap, or a loop over it stays
+// scalar: rounding is by adding 1.5 * 2^23, and the zero is chosen among integers.
 FASTSIA_INLINE float exp_nonpositive(float x) {
   const float clamped = std::max(x, -87.0f);
-  const float n = std::floor(clamped * 1.44269504088896341f + 0.5f);
+  const float n = (clamped * 1.44269504088896341f + 12582912.0f) - 12582912.0f;
   const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
   float p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
@@ -29,10 +30,11 @@ FASTSIA_INLINE float exp_nonpositive(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  const std::int32_t bits = (static_cast<std::int32_t>(n) + 127) << 23;
+  const std::int32_t exponent = (static_cast<std::int32_t>(n) + 127) << 23;
+  const std::int32_t bits = x < -87.0f ? 0 : exponent;
   float power;
   std::memcpy(&power, &bits, sizeof power);
-  return x < -87.0f ? 0.0f : p * power;
+  return p * power;
 }
 
 }  // namespace fastsia

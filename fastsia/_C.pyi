@@ -74,3 +74,10 @@ def prefix_attention(
     num_threads: int,
     out: NDArray[np.float32],
 ) -> None: ...
+def store_kv(
+    k: NDArray[np.float32],
+    v: NDArray[np.float32],
+    k_cache: NDArray[np.float32],
+    v_cache: NDArray[np.float32],
+    slots: NDArray[np.int64],
+) -> None: ...

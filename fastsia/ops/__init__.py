@@ -43,7 +43,7 @@ def select(device: torch.device | str, kernels: str = "auto", dtype: torch.dtype
     if kernels == "native" and not (fits and native.available()):
         raise FastsiaError(f'kernels="native" needs the C++ core, a CPU and float32, got {device.type} and {dtype}.')
     if kernels == "native" or (kernels == "auto" and fits and native.available()):
-        return Ops("native", native.sample, native.prefix_attention, reference.store_kv, reference.copy_blocks)
+        return Ops("native", native.sample, native.prefix_attention, native.store_kv, reference.copy_blocks)
     if kernels == "reference" or (kernels == "auto" and device.type != "cuda"):
         return Ops("reference", reference.sample, reference.prefix_attention, reference.store_kv, reference.copy_blocks)
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":

@@ -62,14 +62,14 @@ def prefix_attention(
 ) -> Tensor:
     """`reference.prefix_attention` for float32 on the CPU; reads the paged cache in place, a row at a time.
 
-    A row whose scores are NaN or infinite gets NaN.
+    The cache is one that `store_kv` of this module wrote. A row whose scores are NaN or infinite gets NaN.
     """
     core = extension()
     if core is None:
         raise RuntimeError("the C++ core is not built")
     out = np.empty(q.shape, dtype=np.float32)
     core.prefix_attention(
-        q.contiguous().numpy(),
+        q.numpy(),
         k_cache.numpy(),
         v_cache.numpy(),
         np.ascontiguousarray(meta.trunk_tables.numpy()),
@@ -84,3 +84,15 @@ def prefix_attention(
         out,
     )
     return torch.from_numpy(out)
+
+
+def store_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> None:
+    """`reference.store_kv` for float32 on the CPU, but for the layout of a block.
+
+    In the memory of [block_size, kv heads, head_dim] it keeps keys as [kv heads, head_dim, block_size] and values as
+    [kv heads, block_size, head_dim]: anyone may copy or clear whole blocks, only `prefix_attention` here reads them.
+    """
+    core = extension()
+    if core is None:
+        raise RuntimeError("the C++ core is not built")
+    core.store_kv(k.numpy(), v.numpy(), k_cache.numpy(), v_cache.numpy(), slots.numpy())

@@ -49,6 +49,16 @@ def batch(block_size: int, num_kv_heads: int, head_dim: int) -> tuple[torch.Tens
     return torch.randn(shape), torch.randn(shape), meta
 
 
+def attend(
+    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, meta: AttentionMetadata, *settings: float | None
+) -> torch.Tensor:
+    """The op under test, over its own layout of the caches that the reference reads."""
+    caches = torch.zeros(2, *k_cache.shape)
+    tokens = (cache.flatten(0, 1) for cache in (k_cache, v_cache))
+    native.store_kv(*tokens, *caches, torch.arange(len(k_cache) * k_cache.shape[1]))
+    return native.prefix_attention(q, *caches, meta, *settings)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(("window", "softcap"), [(None, None), (7, None), (None, 2.0), (16, 5.0)])
 @pytest.mark.parametrize(("heads", "num_kv_heads", "head_dim"), [(4, 2, 32), (4, 4, 64), (7, 1, 128), (6, 2, 20)])
@@ -68,7 +78,7 @@ def test_equals_the_reference(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        ours = native.prefix_attention(q, k_cache, v_cache, meta, head_dim**-0.5, window, softcap)
+        ours = attend(q, k_cache, v_cache, meta, head_dim**-0.5, window, softcap)
     finally:
         torch.set_num_threads(before)
     expected = reference.prefix_attention(q, k_cache, v_cache, meta, head_dim**-0.5, window, softcap)
@@ -80,7 +90,7 @@ def test_a_row_does_not_move_with_the_batch_around_it() -> None:
     torch.manual_seed(0)
     k_cache, v_cache, meta = batch(16, 2, 32)
     q = torch.randn(len(meta.prefix_lens), 4, 32)
-    together = native.prefix_attention(q, k_cache, v_cache, meta, 0.2)
+    together = attend(q, k_cache, v_cache, meta, 0.2)
     row, trunk = 2, 0
     alone = dataclasses.replace(
         meta,
@@ -90,7 +100,7 @@ def test_a_row_does_not_move_with_the_batch_around_it() -> None:
         suffix_tables=meta.suffix_tables[row : row + 1],
         suffix_lens=meta.suffix_lens[row : row + 1],
     )
-    assert torch.equal(native.prefix_attention(q[row : row + 1], k_cache, v_cache, alone, 0.2)[0], together[row])
+    assert torch.equal(attend(q[row : row + 1], k_cache, v_cache, alone, 0.2)[0], together[row])
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 300.0])
@@ -99,7 +109,7 @@ def test_small_and_large_scores_keep_their_weights(scale: float) -> None:
     torch.manual_seed(0)
     k_cache, v_cache, meta = batch(4, 2, 32)
     q = torch.randn(len(meta.prefix_lens), 4, 32)
-    ours = native.prefix_attention(q, k_cache, v_cache, meta, scale)
+    ours = attend(q, k_cache, v_cache, meta, scale)
     exact = reference.prefix_attention(q.double(), k_cache.double(), v_cache.double(), meta, scale).float()
     torch.testing.assert_close(ours, exact, atol=1e-3 if scale > 1 else 3e-6, rtol=1e-4)
 
@@ -109,7 +119,7 @@ def test_nan_stays_nan_in_its_own_row() -> None:
     k_cache, v_cache, meta = batch(4, 2, 32)
     q = torch.randn(len(meta.prefix_lens), 4, 32)
     q[3] = torch.nan
-    out = native.prefix_attention(q, k_cache, v_cache, meta, 0.2)
+    out = attend(q, k_cache, v_cache, meta, 0.2)
     assert out[3].isnan().all()
     assert out[:3].isfinite().all()
     assert out[4:].isfinite().all()
@@ -133,7 +143,7 @@ def test_tables_that_point_outside_the_cache_are_refused(change: dict[str, int])
     wrong = getattr(meta, name).clone()
     wrong.view(-1)[0] = value
     with pytest.raises(ValueError, match=r"reaches past its table"):
-        native.prefix_attention(q, k_cache, v_cache, dataclasses.replace(meta, **{name: wrong}), 0.2)
+        attend(q, k_cache, v_cache, dataclasses.replace(meta, **{name: wrong}), 0.2)
 
 
 def test_other_dtypes_are_refused_not_copied() -> None:
@@ -237,7 +247,7 @@ def test_a_batch_without_trunk_tokens_is_attended() -> None:
     )
     q = torch.randn(int(rows.sum()), 4, 32)
     expected = reference.prefix_attention(q, k_cache, v_cache, bare, 0.2)
-    torch.testing.assert_close(native.prefix_attention(q, k_cache, v_cache, bare, 0.2), expected, atol=3e-6, rtol=1e-5)
+    torch.testing.assert_close(attend(q, k_cache, v_cache, bare, 0.2), expected, atol=3e-6, rtol=1e-5)
     assert expected.isfinite().all()
 
 
@@ -247,3 +257,61 @@ def test_it_is_chosen_for_float32_on_a_cpu_and_nowhere_else() -> None:
     assert select("cpu", "reference").name == "reference"
     with pytest.raises(FastsiaError, match="float32"):
         select("cpu", "native", torch.bfloat16)
+
+
+@pytest.mark.parametrize(("block_size", "num_kv_heads", "head_dim"), [(16, 2, 32), (4, 3, 20)])
+def test_stored_keys_and_values_survive_a_copy_of_their_block(
+    block_size: int, num_kv_heads: int, head_dim: int
+) -> None:
+    """Strided input as attention gives it, skipped slots left alone, and whole blocks copied by the reference."""
+    torch.manual_seed(0)
+    caches = torch.randn(1, 2, 3, block_size, num_kv_heads, head_dim)
+    before = caches.clone()
+    k = torch.randn(num_kv_heads, 4, head_dim).transpose(0, 1)
+    v = torch.randn(4, num_kv_heads, head_dim)
+    native.store_kv(k, v, caches[0, 0], caches[0, 1], torch.tensor([0, 1, -1, 2]))
+    assert torch.equal(caches[0, :, 1:], before[0, :, 1:])
+    ops = select("cpu", "native")
+    ops.copy_blocks(caches, torch.tensor([0]), torch.tensor([2]))
+    meta = AttentionMetadata(
+        trunk_tables=torch.tensor([[2]], dtype=torch.int32),
+        cu_rows=torch.tensor([0, 1], dtype=torch.int32),
+        prefix_lens=torch.tensor([3], dtype=torch.int32),
+        suffix_tables=torch.zeros((1, 0), dtype=torch.int32),
+        suffix_lens=torch.zeros(1, dtype=torch.int32),
+        max_prefix_len=3,
+        max_suffix_len=0,
+        max_rows=1,
+    )
+    q = torch.randn(1, num_kv_heads, head_dim)
+    out = native.prefix_attention(q, caches[0, 0], caches[0, 1], meta, 0.3)
+    kept = torch.tensor([0, 1, 3])
+    weights = torch.einsum("hd,nhd->hn", q[0], k[kept]).mul(0.3).softmax(dim=1)
+    torch.testing.assert_close(out[0], torch.einsum("hn,nhd->hd", weights, v[kept]), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"slots": torch.tensor([8])}, "past the cache"),
+        ({"slots": torch.tensor([0, 1])}, "do not fit"),
+        ({"v": torch.randn(1, 1, 20)}, "do not fit"),
+        ({"k": torch.randn(1, 20, 2).mT, "v": torch.randn(1, 20, 2).mT}, "contiguous"),
+    ],
+)
+def test_what_store_kv_refuses(change: dict[str, torch.Tensor], message: str) -> None:
+    given = {"k": torch.randn(1, 2, 20), "v": torch.randn(1, 2, 20), "slots": torch.tensor([3])} | change
+    caches = torch.zeros(2, 2, 4, 2, 20)
+    with pytest.raises(ValueError, match=message):
+        native.store_kv(given["k"], given["v"], caches[0], caches[1], given["slots"])
+    assert not caches.any()
+
+
+def test_a_softcap_does_not_hide_an_infinite_score() -> None:
+    torch.manual_seed(0)
+    k_cache, v_cache, meta = batch(4, 2, 32)
+    q = torch.randn(len(meta.prefix_lens), 4, 32)
+    q[3, 0, 0] = torch.inf
+    out = attend(q, k_cache, v_cache, meta, 0.2, None, 5.0)
+    assert out[3].isnan().any()
+    assert out[4:].isfinite().all()
