@@ -307,6 +307,25 @@ def test_what_store_kv_refuses(change: dict[str, torch.Tensor], message: str) ->
     assert not caches.any()
 
 
+@pytest.mark.parametrize("block_size", [4, 16])
+@pytest.mark.parametrize("which", ["key", "value"])
+def test_a_bad_token_fails_the_rows_that_see_it_and_no_other(which: str, block_size: int) -> None:
+    """Sums run over whole blocks, so a bad token lies beside keys of rows that do not see it."""
+    torch.manual_seed(0)
+    k_cache, v_cache, meta = batch(block_size, 2, 32)
+    q = torch.randn(len(meta.prefix_lens), 4, 32)
+    clean = attend(q, k_cache, v_cache, meta, 0.2)
+    # Token 18 of the first trunk, which its first two rows see; token 1 of the third row's suffix of 17, with a window
+    # of 10 seen by nobody.
+    for table, token in ((meta.trunk_tables[0], 18), (meta.suffix_tables[2], 1)):
+        cache = k_cache if which == "key" else v_cache
+        cache[table[token // block_size], token % block_size] = torch.nan
+    out = attend(q, k_cache, v_cache, meta, 0.2)
+    assert out[:3].isnan().all()
+    assert torch.equal(out[3:], clean[3:])
+    assert attend(q, k_cache, v_cache, meta, 0.2, 10)[2:].isfinite().all()
+
+
 def test_a_softcap_does_not_hide_an_infinite_score() -> None:
     torch.manual_seed(0)
     k_cache, v_cache, meta = batch(4, 2, 32)
