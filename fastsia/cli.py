@@ -28,9 +28,32 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
     from fastsia.evaluation import Progress
+    from fastsia.report import ShownTable
+    from fastsia.reproduce import Plan
     from fastsia.results import SIAResult
 
 DEFAULTS = SIAConfig()
+
+# Options that several commands have.
+DataDir = Annotated[Path | None, typer.Option("--data_dir", help="Where named tasks find their files.")]
+Limit = Annotated[int | None, typer.Option("--limit", "-L", help="The first problems only.")]
+NumRollouts = Annotated[int, typer.Option("--num_rollouts", help="N, rollouts at each checkpoint.")]
+Stride = Annotated[
+    int | None, typer.Option("--stride", help="Tokens between checkpoints [default: the task's, mostly 20].")
+]
+Seed = Annotated[int, typer.Option("--seed")]
+Temperature = Annotated[float, typer.Option("--temperature")]
+TopP = Annotated[float, typer.Option("--top_p")]
+MaxTokens = Annotated[int, typer.Option("--max_tokens", "--max_gen_toks", help="Of a trajectory, and of a rollout.")]
+Think = Annotated[
+    str, typer.Option("--think", help="An unclosed <think> block has no answer (strict), or is read (lenient).")
+]
+Smoothing = Annotated[float, typer.Option("--smoothing", help="alpha of the gold surprisal.")]
+NumBootstrap = Annotated[int, typer.Option("--num_bootstrap", help="Resamples of the intervals.")]
+NumSplits = Annotated[int, typer.Option("--num_splits", help="Half-splits of the cross-fitted rho.")]
+Device = Annotated[str | None, typer.Option("--device", help="[default: CUDA where there is one]")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="[default: float32 on a CPU, bfloat16 on a GPU]")]
+MaxRows = Annotated[int | None, typer.Option("--max_rows", "--batch_size", "-b", help="Rows of one decode step.")]
 # A bar is worth its place on what takes longer.
 _BAR_AFTER_SECONDS = 2.0
 _SECONDS_BETWEEN_LINES = 5.0
@@ -119,21 +142,15 @@ def run(
     output_path: Annotated[
         Path | None, typer.Option("--output_path", "-o", help="Folder for the results; resumed if it holds this run.")
     ] = None,
-    data_dir: Annotated[Path | None, typer.Option("--data_dir", help="Where named tasks find their files.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", "-L", help="The first problems only.")] = None,
+    data_dir: DataDir = None,
+    limit: Limit = None,
     backend: Annotated[str, typer.Option("--backend", help="native, or hf (transformers' generate).")] = "native",
-    num_rollouts: Annotated[
-        int, typer.Option("--num_rollouts", help="N, rollouts at each checkpoint.")
-    ] = DEFAULTS.num_rollouts,
-    stride: Annotated[
-        int | None, typer.Option("--stride", help="Tokens between checkpoints [default: the task's, mostly 20].")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed")] = DEFAULTS.seed,
-    temperature: Annotated[float, typer.Option("--temperature")] = DEFAULTS.temperature,
-    top_p: Annotated[float, typer.Option("--top_p")] = DEFAULTS.top_p,
-    max_tokens: Annotated[
-        int, typer.Option("--max_tokens", "--max_gen_toks", help="Of a trajectory, and of a rollout.")
-    ] = DEFAULTS.max_tokens,
+    num_rollouts: NumRollouts = DEFAULTS.num_rollouts,
+    stride: Stride = None,
+    seed: Seed = DEFAULTS.seed,
+    temperature: Temperature = DEFAULTS.temperature,
+    top_p: TopP = DEFAULTS.top_p,
+    max_tokens: MaxTokens = DEFAULTS.max_tokens,
     num_trajectories: Annotated[
         int, typer.Option("--num_trajectories", help="Trajectories a problem.")
     ] = DEFAULTS.num_trajectories,
@@ -143,9 +160,7 @@ def run(
     share: Annotated[
         str, typer.Option("--share", help="trajectory, checkpoint or none: what rollouts share. Same draws.")
     ] = DEFAULTS.share,
-    think: Annotated[
-        str, typer.Option("--think", help="An unclosed <think> block has no answer (strict), or is read (lenient).")
-    ] = DEFAULTS.think,
+    think: Think = DEFAULTS.think,
     stop_at_answer: Annotated[
         bool,
         typer.Option("--stop_at_answer/--no_stop_at_answer", help="End rollouts whose answer can change no more."),
@@ -163,21 +178,15 @@ def run(
     truncate_prompt: Annotated[
         bool, typer.Option("--truncate_prompt", help="Cut a prompt that is too long from the left; it is recorded.")
     ] = DEFAULTS.truncate_prompt,
-    smoothing: Annotated[float, typer.Option("--smoothing", help="alpha of the gold surprisal.")] = DEFAULTS.smoothing,
-    num_bootstrap: Annotated[
-        int, typer.Option("--num_bootstrap", help="Resamples of the intervals.")
-    ] = DEFAULTS.num_bootstrap,
-    num_splits: Annotated[
-        int, typer.Option("--num_splits", help="Half-splits of the cross-fitted rho.")
-    ] = DEFAULTS.num_splits,
+    smoothing: Smoothing = DEFAULTS.smoothing,
+    num_bootstrap: NumBootstrap = DEFAULTS.num_bootstrap,
+    num_splits: NumSplits = DEFAULTS.num_splits,
     format: Annotated[
         str | None, typer.Option("--format", help="number, choice or boxed, instead of the task's own.")
     ] = None,
-    device: Annotated[str | None, typer.Option("--device", help="[default: CUDA where there is one]")] = None,
-    dtype: Annotated[str | None, typer.Option("--dtype", help="[default: float32 on a CPU, bfloat16 on a GPU]")] = None,
-    max_rows: Annotated[
-        int | None, typer.Option("--max_rows", "--batch_size", "-b", help="Rows of one decode step.")
-    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    max_rows: MaxRows = None,
     num_blocks: Annotated[int | None, typer.Option("--num_blocks", help="KV blocks of the pool.")] = None,
     window: Annotated[int | None, typer.Option("--window", help="Trajectories in flight.")] = None,
     kernels: Annotated[str | None, typer.Option("--kernels", help="auto, triton, native or reference.")] = None,
@@ -209,9 +218,7 @@ def run(
         num_bootstrap=num_bootstrap,
         num_splits=num_splits,
     )
-    names = list(dict.fromkeys(name for part in tasks.split(",") if (name := part.strip())))
-    if not names:
-        raise FastsiaError("--tasks names no task.")
+    names = _split(tasks, "--tasks names no task.")
     _quiet_transformers()
     from fastsia.backends import open_backend
     from fastsia.engine.checkpoint import resolve_model
@@ -248,11 +255,21 @@ def run(
         show(result, written)
 
 
+def _split(text: str, complaint: str) -> list[str]:
+    """The distinct names of a comma-separated list; `complaint` is the error where it holds none."""
+    names = list(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
+    if not names:
+        raise FastsiaError(complaint)
+    return names
+
+
 def _folders(output: Path | None, names: list[str]) -> list[Path | None]:
     """DIR for one task, DIR/TASK for several; a task's name never leads out of DIR."""
     if output is None or len(names) == 1:
         return [output] * len(names)
-    parts = [re.sub(r"[^\w.-]+", "_", name).strip(".") or "task" for name in names]
+    from fastsia.results import folder_name
+
+    parts = [folder_name(name) for name in names]
     twice = next((part for part in parts if parts.count(part) > 1), None)
     if twice is not None:
         raise FastsiaError(f"--tasks: two tasks would share the folder {output / twice}; run them one by one.")
@@ -261,8 +278,8 @@ def _folders(output: Path | None, names: list[str]) -> list[Path | None]:
 
 def _say_interrupted(shown: _Shown, folder: Path | None) -> None:
     last = shown.last
-    if last is None or folder is None:
-        kept = "nothing is kept (no -o DIR was given)" if folder is None else "no problem was finished"
+    if folder is None or last is None or last.done == 0:
+        kept = "nothing is kept (no -o DIR was given)" if folder is None else "no problem was finished yet"
         print(f"\nInterrupted: {kept}.", file=sys.stderr)
         return
     print(
@@ -364,10 +381,12 @@ def _console() -> Console:
 
 def show(result: SIAResult, written: list[str]) -> None:
     """The headline numbers with their intervals, then what it cost and where it is."""
+    from fastsia.report import format_count  # brings matplotlib, which is slow to import
+
     summary, console = result.summary, _console()
     ci, rho = summary["ci"], summary["rho"]
     names = [str(summary[key]) for key in ("model", "task") if summary.get(key)]
-    title = f"{' · '.join(names) or 'table of rollouts'}: {summary['num_problems']} problems"
+    title = f"{' · '.join(names) or 'table of rollouts'}: {format_count(summary['num_problems'], 'problem')}"
     table = Table(title=plain(escape(title)), title_justify="left", caption_justify="left")
     for name, justify in (("", "left"), ("value", "right"), ("95 % interval", "left")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
@@ -394,8 +413,27 @@ def show(result: SIAResult, written: list[str]) -> None:
     row("H at the start, nats", summary["entropy_first"], ci["entropy_first"])
     row("H at the end, nats", summary["entropy_final"], ci["entropy_final"])
     console.print(table)
-    for line in (*_cost(summary), *(f"Note: {warning}" for warning in summary["warnings"]), *written):
+    _say(*_cost(summary), *(f"Note: {warning}" for warning in summary["warnings"]), *written)
+
+
+def _say(*lines: str) -> None:
+    console = _console()
+    for line in lines:
         console.print(plain(line), markup=False, highlight=False, soft_wrap=True)
+
+
+def _print(shown: ShownTable, *below: str) -> None:
+    """A table, an interval under its value, then what it says."""
+    cells = [[plain(escape(cell.replace(" [", "\n["))) for cell in row] for row in shown.rows]
+    lines = any("\n" in cell for row in cells for cell in row)
+    table = Table(show_lines=lines)
+    for name in shown.columns:
+        table.add_column(plain(escape(name)))
+    for row in cells:
+        table.add_row(*row)
+    _say(shown.title)
+    _console().print(table)
+    _say(*filter(None, (shown.caption, *below)))
 
 
 def _cost(summary: dict[str, Any]) -> list[str]:
@@ -454,14 +492,153 @@ def report(
 
 
 @app.command()
+def compare(
+    directories: Annotated[list[Path], typer.Argument(help="Results folders, finished or not.", metavar="DIR DIR...")],
+    output_path: Annotated[
+        Path | None, typer.Option("--output_path", "-o", help="Folder or .html file for the comparison.")
+    ] = None,
+) -> None:
+    """Several runs in one table, with the differences in rho on the problems that they share; no model."""
+    from fastsia.comparison import compare as side_by_side
+    from fastsia.report import show_table
+
+    found = side_by_side(directories)
+    shown = ["run", "num_problems", *_bounded("accuracy"), *_bounded("null_rate"), *_bounded("rho_pearson")]
+    shown += [*_bounded("rho_cross_fitted"), "undefined_fraction", *_bounded("auc_50"), *_bounded("entropy_final")]
+    _print(show_table("runs", found.table[shown]))
+    rows = found.differences[found.differences["quantity"].isin(["rho_pearson", "rho_cross_fitted"])]
+    first = next(iter(found.runs))
+    all_pairs = len(found.runs) <= _MOST_RUNS_IN_PAIRS
+    _print(show_table("differences", rows if all_pairs else rows[rows["minus"] == first]))
+    lines = [f"Note: {note}" for note in found.notes]
+    if not all_pairs:
+        lines.append(f"Note: only differences from {first} are shown; -o DIR writes those of every pair.")
+    _say(*lines, *([] if output_path is None else [f"Comparison: {found.save(output_path)}"]))
+
+
+# More make more pairs than anyone reads on a terminal.
+_MOST_RUNS_IN_PAIRS = 4
+
+
+def _bounded(name: str) -> list[str]:
+    return [name, f"{name}_low", f"{name}_high"]
+
+
+@app.command()
+def reproduce(
+    target: Annotated[str, typer.Argument(help="table1, table2, table3 or fig1 to fig5.", metavar="WHAT")],
+    models: Annotated[str | None, typer.Option("--models", help="Separated by commas [default: the paper's].")] = None,
+    tasks: Annotated[str | None, typer.Option("--tasks", help="Separated by commas [default: the paper's].")] = None,
+    output_path: Annotated[
+        Path, typer.Option("--output_path", "-o", help="Folder of all its runs, which are resumed.")
+    ] = Path("runs/reproduce"),
+    data_dir: DataDir = None,
+    limit: Limit = None,
+    num_rollouts: NumRollouts = DEFAULTS.num_rollouts,
+    stride: Stride = None,
+    seed: Seed = DEFAULTS.seed,
+    temperature: Temperature = DEFAULTS.temperature,
+    top_p: TopP = DEFAULTS.top_p,
+    max_tokens: MaxTokens = DEFAULTS.max_tokens,
+    think: Think = DEFAULTS.think,
+    num_bootstrap: NumBootstrap = DEFAULTS.num_bootstrap,
+    num_splits: NumSplits = DEFAULTS.num_splits,
+    device: Device = None,
+    dtype: Dtype = None,
+    max_rows: MaxRows = None,
+) -> None:
+    """A table or figure of the paper: runs or resumes what is missing, and shows ours beside the published values."""
+    config = SIAConfig(
+        num_rollouts=num_rollouts,
+        stride=stride,
+        seed=seed,
+        temperature=temperature,
+        top_p=top_p,
+        max_tokens=max_tokens,
+        think=think,  # type: ignore[arg-type]
+        num_bootstrap=num_bootstrap,
+        num_splits=num_splits,
+    )
+    _quiet_transformers()
+    from fastsia import reproduce as paper
+    from fastsia.report import show_table
+
+    planned = paper.plan(
+        target,
+        models=None if models is None else _split(models, "--models names no model."),
+        tasks=None if tasks is None else _split(tasks, "--tasks names no task."),
+        output=output_path,
+        limit=limit,
+        data_dir=data_dir,
+        config=config,
+        device=device,
+        dtype=dtype,
+        max_rows=max_rows,
+    )
+    if planned.missing:
+        _print(*_missing(planned))
+    if not planned.ready:
+        raise FastsiaError(f"no weights are at hand for any model of {target}; nothing was run.")
+    under_way: list[tuple[_Shown, Path]] = []
+
+    def watch(job: paper.Job) -> _Shown:
+        shown = _Shown(f"{job.model} · {job.task}{' · shuffled' if job.config.shuffle_prefix else ''}")
+        under_way.append((shown, job.folder))
+        return shown
+
+    try:
+        found = paper.reproduce(planned, watch=watch)
+    except (KeyboardInterrupt, _Terminated):
+        if under_way:
+            _say_interrupted(*under_way[-1])
+        raise
+    _print(show_table(target, found.table))
+    lines = [f"Problems drawn now: {found.num_computed:,}."]
+    lines += [f"Failed: {model}: {reason}" for model, reason in found.failed.items()]
+    lines += [f"Written: {file}" for file in found.files]
+    _say(*lines, f"Runs and their reports: {output_path}")
+
+
+def _missing(planned: Plan) -> tuple[ShownTable, str]:
+    """The models whose weights are not at hand, and what their runs would cost."""
+    from fastsia.report import ShownTable
+    from fastsia.reproduce import download_gigabytes
+
+    rows = []
+    for model, reason in planned.missing.items():
+        jobs = [job for job in planned.jobs if job.model == model and not job.finished]
+        size = download_gigabytes(model)
+        rows.append(
+            [
+                model,
+                f"{sum(job.num_problems for job in jobs):,}",
+                f"{sum(job.num_rollouts for job in jobs):,}",
+                f"{sum(job.max_generated_tokens for job in jobs) / 1e6:,.1f} M",
+                "?" if size is None else f"{size:.1f} GB",
+                reason,
+            ]
+        )
+    first = planned.jobs[0]
+    rule = (
+        f"At most: {first.num_problems:,} problems x {first.num_checkpoints} checkpoints x {first.config.num_rollouts} "
+        f"rollouts ({first.task}), everything drawn to its limit of {first.config.max_tokens} tokens. That is an upper "
+        "bound from the settings, not a forecast: trajectories and rollouts mostly end earlier, and rollouts on the "
+        "same path are computed once."
+    )
+    columns = ["model", "problems", "rollouts", "tokens", "weights", "why"]
+    title = "Weights that are not at hand, and what their runs would cost"
+    return ShownTable(title, "", columns, rows), rule
+
+
+@app.command()
 def analyze(
     table: Annotated[Path, typer.Argument(help="Rollouts as .parquet, .csv or .jsonl, one row each.")],
     output_path: Annotated[
         Path | None, typer.Option("--output_path", "-o", help="Folder for tables, figures and the report.")
     ] = None,
-    smoothing: Annotated[float, typer.Option("--smoothing")] = DEFAULTS.smoothing,
-    num_bootstrap: Annotated[int, typer.Option("--num_bootstrap")] = DEFAULTS.num_bootstrap,
-    num_splits: Annotated[int, typer.Option("--num_splits")] = DEFAULTS.num_splits,
+    smoothing: Smoothing = DEFAULTS.smoothing,
+    num_bootstrap: NumBootstrap = DEFAULTS.num_bootstrap,
+    num_splits: NumSplits = DEFAULTS.num_splits,
     seed: Annotated[int, typer.Option("--seed", help="Of bootstrap and splits.")] = DEFAULTS.seed,
 ) -> None:
     """Score any table of rollouts: problem_id, trajectory, checkpoint, rollout, answer, gold."""

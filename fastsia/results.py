@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,13 +17,16 @@ import pandas as pd
 
 from fastsia import __version__
 from fastsia.config import FastsiaError, SIAConfig
-from fastsia.sia import Analysis, analyze_rollouts
-from fastsia.store import DATABASE, Store, refuse_links, write_json, write_parquet
+from fastsia.sia import Analysis, analyze_rollouts, shuffled_table
+from fastsia.store import DATABASE, Store, flatten, refuse_links, write_json, write_parquet
 
 if TYPE_CHECKING:
-    from fastsia.report import TrajectoryView
+    from fastsia.report import ReportData, TrajectoryView
 
 CONFIG_FIELDS = tuple(field.name for field in dataclasses.fields(SIAConfig))
+SHUFFLED = "shuffled"
+"""A run's folder may hold, in a folder of this name, the same run with shuffled prefixes; its results then have a table
+`shuffled_prefix` of the two."""
 _TABLES = ("problems", "trajectories", "checkpoints", "curves", "rollouts")
 
 
@@ -76,15 +80,21 @@ class SIAResult:
 
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Draw the figures and write the report: a folder gets report.html and figures/, a .html path only the page."""
-        from fastsia.report import ReportData, draw_figures, write_report  # matplotlib is slow to import
+        from fastsia.report import draw_figures, write_report  # matplotlib is slow to import
 
         target = Path(path)
-        data = ReportData(self.summary, self.trajectories, self.checkpoints, self.curves, self.tables, self._views())
+        data = self.report_data()
         if target.suffix.lower() in (".html", ".htm"):
             return write_report(target, data)
         target.mkdir(parents=True, exist_ok=True)
         refuse_links(target, ("report.html", "figures"))
         return write_report(target, data, draw_figures(data, target / "figures"))
+
+    def report_data(self) -> ReportData:
+        """What reports and figures are drawn from; its views, the texts to read, can be iterated once."""
+        from fastsia.report import ReportData
+
+        return ReportData(self.summary, self.trajectories, self.checkpoints, self.curves, self.tables, self._views())
 
     def _export(self, path: Path) -> None:
         if self._store is not None:
@@ -93,10 +103,7 @@ class SIAResult:
         write_parquet(path / "checkpoints.parquet", self.checkpoints)
         write_parquet(path / "curves.parquet", self.curves)
         write_parquet(path / "rollouts.parquet", self._chunks())
-        refuse_links(path, ("tables",))
-        for name, table in self.tables.items():
-            (path / "tables").mkdir(exist_ok=True)
-            write_parquet(path / "tables" / f"{name}.parquet", table)
+        write_tables(path / "tables", self.tables)
         write_json(path / "summary.json", self.summary)
 
     def _chunks(self) -> Iterator[pd.DataFrame]:
@@ -108,6 +115,18 @@ class SIAResult:
     def _views(self) -> Iterator[TrajectoryView]:
         if self._store is not None:
             yield from _trajectory_views(self._store, self.checkpoints)
+
+
+def write_tables(directory: Path, tables: Mapping[str, pd.DataFrame]) -> None:
+    """Each table as NAME.parquet; what an earlier call wrote and this one does not is removed."""
+    refuse_links(directory.parent, (directory.name,))
+    if tables:
+        directory.mkdir(parents=True, exist_ok=True)
+    for file in directory.glob("*.parquet"):
+        if file.stem not in tables:
+            file.unlink()
+    for name, table in tables.items():
+        write_parquet(directory / f"{name}.parquet", table)
 
 
 def load(directory: str | os.PathLike[str]) -> SIAResult:
@@ -136,6 +155,8 @@ def analyze(
     Columns: problem_id, trajectory, checkpoint, rollout, answer (None = null), gold; `correct` optional (else: the mode
     at the last checkpoint is the gold answer); finish_reason optional ("error" rows are dropped and counted).
     """
+    if not isinstance(rollouts, (pd.DataFrame, str, os.PathLike)):
+        raise FastsiaError(f"rollouts must be a DataFrame or the path of a table, got {type(rollouts).__name__}.")
     frame = rollouts if isinstance(rollouts, pd.DataFrame) else read_table(rollouts)
     settings = as_config(config)
     found = analyze_rollouts(frame, config=settings)
@@ -183,6 +204,11 @@ def _json_rows(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def folder_name(name: str) -> str:
+    """A task's or a model's name as the name of one folder, which never leads out of the one it is in."""
+    return re.sub(r"[^\w.-]+", "_", name).strip(".") or "run"
+
+
 def as_config(config: SIAConfig | Mapping[str, Any] | None, changes: Mapping[str, Any] | None = None) -> SIAConfig:
     if config is not None and not isinstance(config, SIAConfig):
         if not isinstance(config, Mapping):
@@ -213,7 +239,7 @@ def score(store: Store, config: SIAConfig, run: Mapping[str, Any], warnings: Seq
     if config.shuffle_prefix:
         columns = columns.drop(columns="ride_tokens")
     found = analyze_rollouts(columns, config=config)
-    return SIAResult(
+    result = SIAResult(
         summary=_summary(store, stored, found, config, run, warnings),
         trajectories=_join(stored, found),
         checkpoints=_plain(found.checkpoints),
@@ -221,6 +247,33 @@ def score(store: Store, config: SIAConfig, run: Mapping[str, Any], warnings: Seq
         tables={name: _plain(table) for name, table in found.tables.items()},
         _store=store,
         _holds=holds,
+    )
+    _add_shuffled(result, store)
+    return result
+
+
+def _add_shuffled(result: SIAResult, store: Store) -> None:
+    """The table of the run beside its ablation with shuffled prefixes, where its folder holds that."""
+    folder = store.path.parent / SHUFFLED
+    if not (folder / DATABASE).is_file() or folder.is_symlink():
+        return
+    before, after = flatten(store.identity()), flatten(Store(folder / DATABASE).identity())
+    after["model.name"] = before["model.name"]  # the fingerprint says whether it is the same
+    expected = before | {"config.shuffle_prefix": True}
+    changed = [key for key in expected if after.get(key) != expected[key]]
+    if changed:
+        note = f"{folder} is not this run with shuffled prefixes ({', '.join(changed)} differ) and is left out."
+        warnings = result.summary.setdefault("warnings", [])
+        if note not in warnings:
+            warnings.append(note)
+        return
+    try:
+        shuffled = load(folder)
+    except FastsiaError:  # nothing finished yet
+        return
+    config = SIAConfig(**store.identity()["config"])
+    result.tables["shuffled_prefix"] = _plain(
+        shuffled_table(result.trajectories, shuffled.trajectories, num_resamples=config.num_bootstrap, seed=config.seed)
     )
 
 
@@ -330,7 +383,7 @@ def _load_exports(path: Path, summary: dict[str, Any] | None, store: Store | Non
             frames[name] = _read_back(path / f"{name}.parquet")
         except (OSError, ValueError) as error:
             raise FastsiaError(f"{path / f'{name}.parquet'} cannot be read: {error}") from error
-    return SIAResult(
+    result = SIAResult(
         summary,
         frames["trajectories"],
         frames["checkpoints"],
@@ -339,6 +392,9 @@ def _load_exports(path: Path, summary: dict[str, Any] | None, store: Store | Non
         store,
         frames.get("rollouts"),
     )
+    if store is not None:
+        _add_shuffled(result, store)
+    return result
 
 
 def _read_back(path: Path) -> pd.DataFrame:

@@ -51,15 +51,15 @@ _CAPTIONS = {
     "table1": (
         "Table 1: alignment ρ by model and data set",
         "ρ is ours, with its 95 % interval over problems; difference is ours minus published; inside says whether the "
-        "published value lies in our interval.",
+        "published value lies in our interval. “–”: not published, not run yet, or not defined.",
     ),
     "table2": (
         "Table 2: alignment ρ with the prefix as written and shuffled",
-        "Each difference is ours minus published. change is our shuffled minus our original, on the same problems.",
+        "As Table 1, on the problems that both runs have. change is our shuffled minus our original.",
     ),
     "table3": (
         "Table 3: alignment ρ from half the rollouts at twice the stride",
-        "Each difference is ours minus published. change is our coarse minus our original, from the same rollouts.",
+        "As Table 1. change is our coarse minus our original; both are scored from the same stored rollouts.",
     ),
     "fig1": (
         "Figure 1: how early the information comes, trajectories that end correct",
@@ -82,7 +82,7 @@ _CAPTIONS = {
     "fig5": (
         "Figure 5: telling correct from incorrect, by tokens written",
         "AUC of −H for “ends correct” at the last position that at least half of the trajectories reach, and half-way "
-        "there. ½ is guessing.",
+        "to it. ½ is guessing.",
     ),
 }
 
@@ -94,24 +94,29 @@ def show_table(name: str, frame: pd.DataFrame) -> ShownTable:
     if {"low", "high"} <= set(frame.columns):
         bounds |= {"low", "high"}
     shown = [column for column in frame.columns if column not in bounds]
-    rows = []
-    for _, row in frame.iterrows():
-        cells = []
-        for column in shown:
-            low, high = f"{column}_low", f"{column}_high"
-            if column == "difference" and "low" in bounds:
-                low, high = "low", "high"
-            text = _spell_name(row[column]) if column == "quantity" else format_cell(row[column])
-            if low in bounds and high in bounds and defined(row[low]) and defined(row[high]):
-                text += " " + format_interval((row[low], row[high]))
-            cells.append(text)
-        rows.append(cells)
-    return ShownTable(title, caption, [_spell_name(column) for column in shown], rows)
+    columns = [_spell_column(frame, column, bounds) for column in shown]
+    return ShownTable(title, caption, [_spell_name(column) for column in shown], list(zip(*columns, strict=True)))
+
+
+def _spell_column(frame: pd.DataFrame, column: str, bounds: set[str]) -> list[str]:
+    """The cells of a column with their intervals; one number of it with decimals gives all of them decimals."""
+    if column == "quantity":
+        return [_spell_name(value) for value in frame[column]]
+    low, high = ("low", "high") if column == "difference" and "low" in bounds else (f"{column}_low", f"{column}_high")
+    bounded = low in bounds and high in bounds
+    broken = bounded or any(isinstance(x, float) and defined(x) and x % 1 for x in frame[column])
+    cells = []
+    for place, value in enumerate(frame[column]):
+        text = format_number(float(value)) if broken and defined(value) else format_cell(value)
+        if bounded and defined(frame[low].iloc[place]) and defined(frame[high].iloc[place]):
+            text += " " + format_interval((frame[low].iloc[place], frame[high].iloc[place]))
+        cells.append(text)
+    return cells
 
 
 def _spell_name(name: str) -> str:
     """A column's name for reading."""
-    spelled = name.removeprefix("num_").replace("_", " ").replace("rho", "ρ")
+    spelled = name.removeprefix("num_").removesuffix("_fraction").replace("_", " ").replace("rho", "ρ")
     return spelled.replace("ρ pearson", "ρ, the paper's").replace("ρ cross fitted", "ρ, cross-fitted")
 
 

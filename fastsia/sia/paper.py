@@ -12,8 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from fastsia.config import FastsiaError
-from fastsia.tasks.models import find_model
+from fastsia.tasks.models import known_model
 
 SOURCE = "The Stepwise Informativeness Assumption, arXiv 2604.06192v1"
 
@@ -85,20 +84,13 @@ def table1(summaries: Mapping[tuple[str, str], Mapping[str, Any] | None]) -> pd.
     """
     rows = []
     for (model, task), summary in summaries.items():
-        published = published_rho(model, task)
         rho, limits = _of(summary, "rho"), _of(_of(summary, "ci"), "rho").get("pearson")
-        ours = rho.get("pearson")
         low, high = limits or (None, None)
         rows.append(
             {
                 "model": model,
                 "task": task,
-                "published": published,
-                "rho": ours,
-                "rho_low": low,
-                "rho_high": high,
-                "difference": _less(ours, published),
-                "inside": None if low is None or high is None or published is None else low <= published <= high,
+                **_beside(published_rho(model, task), rho.get("pearson"), low, high),
                 "rho_cross_fitted": rho.get("cross_fitted"),
                 "undefined_fraction": rho.get("undefined_fraction"),
                 "num_problems": (summary or {}).get("num_problems"),
@@ -108,58 +100,63 @@ def table1(summaries: Mapping[tuple[str, str], Mapping[str, Any] | None]) -> pd.
 
 
 def table2(tables: Mapping[tuple[str, str], pd.DataFrame | None]) -> pd.DataFrame:
-    """Ours beside the paper's Table 2, one row a (model, task), from `compare.shuffled_table` of each (None: missing).
+    """Ours beside the paper's Table 2: for each (model, task) a row with the prefix original and one with it shuffled,
+    from `compare.shuffled_table` of each (None: still missing).
 
-    Columns: model, task; for `original` and `shuffled` each published_X, X with X_low and X_high, X_difference (ours
-    minus published); change (our shuffled minus our original, on the same problems) with its interval;
-    cross_fitted_original, cross_fitted_shuffled, num_problems.
+    Columns: model, task, prefix; published to inside as in `table1`; change (our shuffled minus our original, on the
+    same problems) with change_low, change_high; rho_cross_fitted, undefined_fraction, num_problems.
     """
     rows = []
     for (model, task), table in tables.items():
         records = [] if table is None else [_record(table, row) for row in range(len(table))]
         by_quantity = {record["quantity"]: record for record in records}
         ours, fitted = by_quantity.get("rho_pearson", {}), by_quantity.get("rho_cross_fitted", {})
-        published = _published(TABLE2, model, task)
-        rows.append(
-            {
-                "model": model,
-                "task": task,
-                **_beside("original", published[0], ours, "original"),
-                **_beside("shuffled", published[1], ours, "shuffled"),
-                "change": ours.get("difference"),
-                "change_low": ours.get("difference_low"),
-                "change_high": ours.get("difference_high"),
-                "cross_fitted_original": fitted.get("original"),
-                "cross_fitted_shuffled": fitted.get("shuffled"),
-                "num_problems": ours.get("num_problems"),
-            }
-        )
+        for prefix, published in zip(("original", "shuffled"), _published(TABLE2, model, task), strict=True):
+            change = ours if prefix == "shuffled" else {}
+            rows.append(
+                {
+                    "model": model,
+                    "task": task,
+                    "prefix": prefix,
+                    **_beside(published, *(ours.get(f"{prefix}{end}") for end in ("", "_low", "_high"))),
+                    "change": change.get("difference"),
+                    "change_low": change.get("difference_low"),
+                    "change_high": change.get("difference_high"),
+                    "rho_cross_fitted": fitted.get(prefix),
+                    "undefined_fraction": ours.get(f"{prefix}_undefined"),
+                    "num_problems": ours.get("num_problems"),
+                }
+            )
     return pd.DataFrame(rows)
 
 
 def table3(tables: Mapping[tuple[str, str], pd.DataFrame | None]) -> pd.DataFrame:
-    """Ours beside the paper's Table 3, one row a (model, task), from the run's "coarse_ablation" (None: missing).
+    """Ours beside the paper's Table 3: for each (model, task) a row for the run and one for its coarse estimate, from
+    the run's table "coarse_ablation" (None: still missing).
 
-    Columns: as `table2`'s with `coarse` for `shuffled`; then the num_rollouts and the stride of the coarse estimate.
+    Columns: model, task, estimate, num_rollouts, stride; published to inside as in `table1`; change (our coarse minus
+    our original); rho_cross_fitted, undefined_fraction.
     """
     rows = []
     for (model, task), table in tables.items():
-        whole, coarse = ({}, {}) if table is None else (_record(table, 0), _record(table, 1))
-        published = _published(TABLE3, model, task)
-        before, after = whole.get("rho_pearson"), coarse.get("rho_pearson")
-        rows.append(
-            {
-                "model": model,
-                "task": task,
-                **_beside("original", published[0], whole, "rho_pearson"),
-                **_beside("coarse", published[1], coarse, "rho_pearson"),
-                "change": _less(after, before),
-                "cross_fitted_original": whole.get("rho_cross_fitted"),
-                "cross_fitted_coarse": coarse.get("rho_cross_fitted"),
-                "num_rollouts": coarse.get("num_rollouts"),
-                "stride": coarse.get("stride"),
-            }
-        )
+        records = ({}, {}) if table is None else (_record(table, 0), _record(table, 1))
+        change = _less(records[1].get("rho_pearson"), records[0].get("rho_pearson"))
+        for estimate, published, ours in zip(
+            ("original", "coarse"), _published(TABLE3, model, task), records, strict=True
+        ):
+            rows.append(
+                {
+                    "model": model,
+                    "task": task,
+                    "estimate": estimate,
+                    "num_rollouts": ours.get("num_rollouts"),
+                    "stride": ours.get("stride"),
+                    **_beside(published, *(ours.get(f"rho_pearson{end}") for end in ("", "_low", "_high"))),
+                    "change": change if estimate == "coarse" else None,
+                    "rho_cross_fitted": ours.get("rho_cross_fitted"),
+                    "undefined_fraction": ours.get("undefined_fraction"),
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -170,30 +167,33 @@ def _published(
     return table.get(_paper_name(model), (None, None)) if task == "gsm8k" else (None, None)
 
 
-def _beside(name: str, published: float | None, ours: Mapping[str, Any], key: str) -> dict[str, float | None]:
-    value = ours.get(key)
+def _beside(published: float | None, rho: float | None, low: float | None, high: float | None) -> dict[str, Any]:
+    bounded = _is_number(published) and _is_number(low) and _is_number(high)
     return {
-        f"published_{name}": published,
-        name: value,
-        f"{name}_low": ours.get(f"{key}_low"),
-        f"{name}_high": ours.get(f"{key}_high"),
-        f"{name}_difference": _less(value, published),
+        "published": published,
+        "rho": rho,
+        "rho_low": low,
+        "rho_high": high,
+        "difference": _less(rho, published),
+        "inside": bool(low <= published <= high) if bounded else None,  # type: ignore[operator]
     }
+
+
+def _less(value: float | None, other: float | None) -> float | None:
+    return value - other if _is_number(value) and _is_number(other) else None  # type: ignore[operator]
+
+
+def _is_number(value: float | None) -> bool:
+    return value is not None and not pd.isna(value)
 
 
 def _record(table: pd.DataFrame, row: int) -> dict[str, Any]:
     return {str(column): value for column, value in table.iloc[row].items()}
 
 
-def _less(value: float | None, other: float | None) -> float | None:
-    return None if value is None or other is None or pd.isna(value) or pd.isna(other) else value - other
-
-
 def _paper_name(model: str) -> str:
-    try:
-        return find_model(model).name
-    except FastsiaError:
-        return model
+    known = known_model(model)
+    return model if known is None else known.name
 
 
 def _of(mapping: Mapping[str, Any] | None, key: str) -> Mapping[str, Any]:

@@ -95,6 +95,11 @@ class ModelInfo:
     def is_demo(self) -> bool:
         return self.hub_id.startswith("demo:")
 
+    @property
+    def family(self) -> str:
+        """What its name begins with: "Qwen2.5", "Gemma", "demo"."""
+        return self.name.partition(":" if self.is_demo else "-")[0]
+
 
 def _rope(rope_theta: float, rope_type: str = "default", **scaling: float) -> Mapping[str, Any]:
     return MappingProxyType({"rope_type": rope_type, "rope_theta": rope_theta, **scaling})
@@ -304,11 +309,18 @@ MODELS: tuple[ModelInfo, ...] = (
 PAPER_MODELS: tuple[ModelInfo, ...] = tuple(model for model in MODELS if not model.is_demo)
 
 
-def find_model(name: str) -> ModelInfo:
-    """The row whose paper's name or Hub id is `name`, whatever the case. FastsiaError with the nearest names else."""
+def known_model(name: str) -> ModelInfo | None:
+    """The row whose paper's name or Hub id is `name`, whatever the case, if there is one."""
     names = {key.lower(): model for model in MODELS for key in (model.name, model.hub_id)}
-    if name.lower() in names:
-        return names[name.lower()]
+    return names.get(name.lower())
+
+
+def find_model(name: str) -> ModelInfo:
+    """As `known_model`; FastsiaError with the nearest names where there is none."""
+    known = known_model(name)
+    if known is not None:
+        return known
+    names = {key.lower(): model for model in MODELS for key in (model.name, model.hub_id)}
     near = difflib.get_close_matches(name.lower(), names, n=2, cutoff=0.5)
     hint = f" (did you mean {' or '.join(names[key].name for key in near)}?)" if near else ""
     raise FastsiaError(f"Unknown model {name!r}{hint}: the table of models has {', '.join(m.name for m in MODELS)}.")

@@ -105,9 +105,10 @@ def test_a_table_to_read_has_its_intervals_in_brackets() -> None:
     table = show_table("anything_else", frame)
     assert (table.title, table.caption) == ("anything else", "")
     assert table.columns == ["quantity", "problems", "ρ", "difference"]
+    assert show_table("runs", pd.DataFrame({"x": [1.0, 0.5]})).rows == [("1.000",), ("0.500",)]
     assert table.rows == [
-        ["ρ, the paper's", "8", "0.500 [0.250, −0.125]", "1.500 [1.000, 2.000]"],
-        ["ρ, cross-fitted", "–", "–", "2.500"],
+        ("ρ, the paper's", "8", "0.500 [0.250, −0.125]", "1.500 [1.000, 2.000]"),
+        ("ρ, cross-fitted", "–", "–", "2.500"),
     ]
 
 

@@ -111,16 +111,18 @@ def test_our_tables_stand_beside_the_published_ones() -> None:
         }
     )
     rho = shuffled.set_index("quantity").loc["rho_pearson", "original"]
-    assert second["published_shuffled"].tolist()[0::2] == [-0.132, -0.063]
-    assert second["published_shuffled"].isna().tolist() == [False, True, False, True], "of GSM8K only"
-    assert second.loc[0, "original_difference"] == rho - 0.682
-    assert second.loc[0, "shuffled_difference"] == rho + 0.132
-    assert second.loc[0, "original_low"] < rho < second.loc[0, "original_high"]
-    assert second["change"].tolist()[:2] == [0.0, 0.0]
-    assert second.loc[2, ["original", "shuffled", "original_difference", "change"]].isna().all()
+    assert second["prefix"].tolist() == ["original", "shuffled"] * 4
+    assert second["published"].tolist()[:2] == [0.682, -0.132]
+    assert second["published"].isna().tolist() == [False, False, True, True, False, False, True, True], "GSM8K only"
+    assert second["difference"].tolist()[:2] == [rho - 0.682, rho + 0.132]
+    assert second.loc[0, "rho_low"] < rho < second.loc[0, "rho_high"]
+    assert second.loc[1, "inside"] == (second.loc[1, "rho_low"] <= -0.132 <= second.loc[1, "rho_high"])
+    assert second["change"].tolist()[1] == 0.0
+    assert second.loc[4, ["rho", "difference", "change", "inside"]].isna().all()
     coarse = found.tables["coarse_ablation"]
     third = table3({("Qwen/Qwen2.5-3B", "gsm8k"): coarse, ("Gemma-2-2B-it", "gsm8k"): None})
-    assert third.loc[0, "coarse"] == coarse.loc[1, "rho_pearson"]
-    assert third.loc[0, "coarse_difference"] == coarse.loc[1, "rho_pearson"] - 0.635
-    assert third.loc[0, "change"] == coarse.loc[1, "rho_pearson"] - coarse.loc[0, "rho_pearson"]
-    assert third.loc[1, "published_coarse"] == 0.506
+    assert third["published"].tolist() == [0.682, 0.635, 0.522, 0.506]
+    assert third["rho"].tolist()[:2] == coarse["rho_pearson"].tolist()
+    assert third.loc[1, "difference"] == coarse.loc[1, "rho_pearson"] - 0.635
+    assert third.loc[1, "change"] == coarse.loc[1, "rho_pearson"] - coarse.loc[0, "rho_pearson"]
+    assert third["num_rollouts"].tolist()[:2] == [10, 5]

@@ -1,0 +1,127 @@
+"""Several runs side by side, from their results folders; needs no model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fastsia.config import FastsiaError
+from fastsia.results import SIAResult, load, write_tables
+from fastsia.sia import differences, tabulate
+from fastsia.store import refuse_links
+from fastsia.tasks.models import known_model
+
+_MATTERS = (
+    "temperature",
+    "top_p",
+    "num_rollouts",
+    "stride",
+    "max_tokens",
+    "rollout_budget",
+    "think",
+    "num_fewshot",
+    "apply_chat_template",
+    "smoothing",
+)
+"""Settings on which H and rho depend, so that runs that differ in them differ in more than their models."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """runs: by label. table: one row a run, as `sia.tabulate`. differences: one row a pair of runs and quantity, as
+    `sia.differences`. notes: what to mind, one sentence each."""
+
+    runs: dict[str, SIAResult]
+    table: pd.DataFrame
+    differences: pd.DataFrame
+    notes: list[str]
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """A folder gets comparison.html, figures/ and tables/; a .html path only the page. Returns the page."""
+        from fastsia.report import draw_comparison, write_comparison  # matplotlib is slow to import
+
+        target = Path(path)
+        data = {label: result.report_data() for label, result in self.runs.items()}
+        tables = {"runs": self.table, "differences": self.differences}
+        if target.suffix.lower() in (".html", ".htm"):
+            return write_comparison(target, data, tables, notes=self.notes)
+        target.mkdir(parents=True, exist_ok=True)
+        refuse_links(target, ("comparison.html", "figures"))
+        write_tables(target / "tables", tables)
+        return write_comparison(target, data, tables, draw_comparison(data, target / "figures"), self.notes)
+
+
+def compare(directories: Sequence[str | os.PathLike[str]]) -> Comparison:
+    """Two or more results folders, finished or not.
+
+    Differences are on the problems that both runs of a pair have; problems of different tasks are never the same.
+
+    Raises FastsiaError: fewer than two folders, the same one twice, or one that holds no results.
+    """
+    paths = [Path(directory) for directory in directories]
+    if len(paths) < 2:
+        raise FastsiaError(f"compare needs two or more results folders, got {len(paths)}.")
+    places = [path.resolve() for path in paths]
+    twice = next((path for i, path in enumerate(paths) if places[i] in places[:i]), None)
+    if twice is not None:
+        raise FastsiaError(f"results folder {str(twice)!r} is given twice.")
+    results = [load(path) for path in paths]
+    runs = dict(zip(labels(places, [result.summary for result in results]), results, strict=True))
+    config = results[0].summary.get("config") or {}
+    return Comparison(
+        runs,
+        tabulate({label: result.summary for label, result in runs.items()}),
+        differences(_frames(runs), num_resamples=config.get("num_bootstrap", 2000), seed=config.get("seed", 0)),
+        _notes(runs),
+    )
+
+
+def labels(paths: Sequence[Path], summaries: Sequence[dict[str, Any]]) -> list[str]:
+    """A short name for each run that no other has: its model, its task, both, or the end of its folder's path."""
+    models = [_model(summary) for summary in summaries]
+    tasks = [str(summary.get("task") or "table") for summary in summaries]
+    shuffled = [bool((summary.get("config") or {}).get("shuffle_prefix")) for summary in summaries]
+    both = [" · ".join(filter(None, pair)) for pair in zip(models, tasks, strict=True)]
+    marked = [f"{name}, shuffled" if flag else name for name, flag in zip(both, shuffled, strict=True)]
+    for names in (marked,) if any(shuffled) else (models if all(models) else [], tasks, both):
+        if len(set(names)) == len(paths):
+            return names
+    for depth in range(1, max(len(path.parts) for path in paths) + 1):
+        names = ["/".join(path.parts[-depth:]) for path in paths]
+        if len(set(names)) == len(paths):
+            break
+    return names
+
+
+def _model(summary: dict[str, Any]) -> str:
+    """The paper's name, else the last part of a Hub id or a path; empty where the table came without a model."""
+    name = str(summary.get("model") or "")
+    known = known_model(name)
+    return name.rstrip("/").rpartition("/")[2] if known is None else known.name
+
+
+def _frames(runs: dict[str, SIAResult]) -> dict[str, pd.DataFrame]:
+    """The trajectories, with ids that tell the problems of one task from those of another."""
+    tasks = {label: result.summary.get("task") for label, result in runs.items()}
+    frames = {label: result.trajectories for label, result in runs.items()}
+    if len(set(tasks.values())) == 1:
+        return frames
+    return {
+        label: frame.assign(problem_id=[f"{tasks[label]}/{name}" for name in frame["problem_id"]])
+        for label, frame in frames.items()
+    }
+
+
+def _notes(runs: dict[str, SIAResult]) -> list[str]:
+    differing = []
+    for field in _MATTERS:
+        values = [(result.summary.get("config") or {}).get(field) for result in runs.values()]
+        distinct = list(dict.fromkeys(values))
+        if len(distinct) > 1:
+            differing.append(f"{field} ({', '.join(map(str, distinct))})")
+    return [f"The runs differ in {', '.join(differing)}; H and ρ depend on that too."] if differing else []
