@@ -505,7 +505,7 @@ def compare(
     found = side_by_side(directories)
     shown = ["run", "num_problems", *_bounded("accuracy"), *_bounded("null_rate"), *_bounded("rho_pearson")]
     shown += [*_bounded("rho_cross_fitted"), "undefined_fraction", *_bounded("auc_50"), *_bounded("entropy_final")]
-    _print(show_table("runs", found.table[shown]))
+    _print(show_table("runs", found.table[shown], digits=2))
     rows = found.differences[found.differences["quantity"].isin(["rho_pearson", "rho_cross_fitted"])]
     first = next(iter(found.runs))
     all_pairs = len(found.runs) <= _MOST_RUNS_IN_PAIRS

@@ -25,7 +25,6 @@ _MATTERS = (
     "rollout_budget",
     "think",
     "num_fewshot",
-    "apply_chat_template",
     "smoothing",
 )
 """Settings on which H and rho depend, so that runs that differ in them differ in more than their models."""

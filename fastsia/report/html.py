@@ -19,7 +19,7 @@ from markupsafe import Markup
 from fastsia.report.data import ReportData
 from fastsia.report.embed import Piece, pack
 from fastsia.report.figures import Drawing, draw, draw_comparison, inline_svg
-from fastsia.report.tables import defined, format_count, format_interval, format_number, show_table
+from fastsia.report.tables import defined, format_count, format_interval, format_number, show_tables
 from fastsia.sia.paper import published_rho
 
 MAX_BYTES = 28_000_000
@@ -52,7 +52,7 @@ def write_report(path: Path | str, data: ReportData, drawings: Sequence[Drawing]
         "summary": data.summary,
         "cards": _cards(data.summary),
         "figures": _inline(drawings),
-        "tables": [show_table(name, frame) for name, frame in data.tables.items()],
+        "tables": show_tables(data.tables),
         "index": _index(data, pieces),
         "pieces": [Markup(piece.data) for piece in pieces],
         "shortened": sum(piece.shortened for piece in pieces),
@@ -77,7 +77,7 @@ def write_comparison(
     context = {
         "title": " against ".join(runs) if len(runs) <= 3 else f"{len(runs)} runs",
         "figures": _inline(draw_comparison(runs) if drawings is None else drawings),
-        "tables": [show_table(name, frame) for name, frame in tables.items()],
+        "tables": show_tables(tables),
         "notes": notes,
     }
     return _write(path, "comparison.html", "comparison.html", context)

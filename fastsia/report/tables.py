@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,17 +22,6 @@ class ShownTable:
 
 
 _CAPTIONS = {
-    "sensitivity": (
-        "What ρ depends on",
-        "The same rollouts scored again with another smoothing, fewer of them, or fewer checkpoints.",
-    ),
-    "coarse_ablation": (
-        "Coarser estimate (the paper's Table 3)",
-        "Would a cheaper run have said the same? “as run” is this run; “coarse” scores the same rollouts as if only "
-        "half of them had been drawn, at every second checkpoint. Nothing new is drawn. If ρ hardly moves, the finding "
-        "does not hang on how finely one looked. Expect the cross-fitted ρ to come somewhat closer to 0, since it "
-        "splits even fewer rollouts.",
-    ),
     "shuffled_prefix": (
         "Shuffled prefix (the paper's Table 2)",
         "Is it the reasoning that matters, or only its words? At each checkpoint the tokens written so far were put in "
@@ -41,6 +30,17 @@ _CAPTIONS = {
         "the share of trajectories without a ρ. Where ρ falls to about 0, scrambled text no longer carries the model "
         "towards the right answer: the order of the reasoning did it. Where it stays, the words alone do. Judge by the "
         "cross-fitted row; the other two lean away from 0 even where nothing moves.",
+    ),
+    "coarse_ablation": (
+        "Coarser estimate (the paper's Table 3)",
+        "Would a cheaper run have said the same? “as run” is this run; “coarse” scores the same rollouts as if only "
+        "half of them had been drawn, at every second checkpoint. Nothing new is drawn. If ρ hardly moves, the finding "
+        "does not hang on how finely one looked. Expect the cross-fitted ρ to come somewhat closer to 0, since it "
+        "splits even fewer rollouts.",
+    ),
+    "sensitivity": (
+        "What ρ depends on",
+        "The same rollouts scored again with another smoothing, fewer of them, or fewer checkpoints.",
     ),
     "runs": ("Runs", "One row a run, with 95 % intervals over problems."),
     "differences": (
@@ -87,18 +87,25 @@ _CAPTIONS = {
 }
 
 
-def show_table(name: str, frame: pd.DataFrame) -> ShownTable:
+def show_tables(frames: Mapping[str, pd.DataFrame]) -> list[ShownTable]:
+    """All of a run's tables: the paper's first, those that have no caption last."""
+    order = list(_CAPTIONS)
+    places = {name: order.index(name) if name in order else len(order) for name in frames}
+    return [show_table(name, frames[name]) for name in sorted(frames, key=lambda name: places[name])]
+
+
+def show_table(name: str, frame: pd.DataFrame, digits: int = 3) -> ShownTable:
     """A frame to read: columns x, x_low, x_high become one, "value [low, high]". name: of its title and caption."""
     title, caption = _CAPTIONS.get(name, (name.replace("_", " "), ""))
     bounds = {f"{column}_{end}" for column in frame.columns for end in ("low", "high")} & set(frame.columns)
     if {"low", "high"} <= set(frame.columns):
         bounds |= {"low", "high"}
     shown = [column for column in frame.columns if column not in bounds]
-    columns = [_spell_column(frame, column, bounds) for column in shown]
+    columns = [_spell_column(frame, column, bounds, digits) for column in shown]
     return ShownTable(title, caption, [_spell_name(column) for column in shown], list(zip(*columns, strict=True)))
 
 
-def _spell_column(frame: pd.DataFrame, column: str, bounds: set[str]) -> list[str]:
+def _spell_column(frame: pd.DataFrame, column: str, bounds: set[str], digits: int) -> list[str]:
     """The cells of a column with their intervals; one number of it with decimals gives all of them decimals."""
     if column == "quantity":
         return [_spell_name(value) for value in frame[column]]
@@ -107,9 +114,9 @@ def _spell_column(frame: pd.DataFrame, column: str, bounds: set[str]) -> list[st
     broken = bounded or any(isinstance(x, float) and defined(x) and x % 1 for x in frame[column])
     cells = []
     for place, value in enumerate(frame[column]):
-        text = format_number(float(value)) if broken and defined(value) else format_cell(value)
+        text = format_number(float(value), digits) if broken and defined(value) else format_cell(value)
         if bounded and defined(frame[low].iloc[place]) and defined(frame[high].iloc[place]):
-            text += " " + format_interval((frame[low].iloc[place], frame[high].iloc[place]))
+            text += " " + format_interval((frame[low].iloc[place], frame[high].iloc[place]), digits)
         cells.append(text)
     return cells
 
