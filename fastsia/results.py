@@ -17,7 +17,8 @@ import pandas as pd
 
 from fastsia import __version__
 from fastsia.config import FastsiaError, SIAConfig
-from fastsia.sia import Analysis, analyze_rollouts, shuffled_table
+from fastsia.sia import Analysis, analyze_rollouts, analyze_table, encode_readings, shuffled_table
+from fastsia.sia.table import RolloutTable, encode
 from fastsia.store import DATABASE, Store, flatten, refuse_links, write_json, write_parquet
 
 if TYPE_CHECKING:
@@ -235,10 +236,8 @@ def score(store: Store, config: SIAConfig, run: Mapping[str, Any], warnings: Seq
         raise FastsiaError(f"{store.path} holds no finished problem yet.")
     if failed.all():
         raise FastsiaError(f"every trajectory failed; the first: {stored['error'].iloc[0]}.")
-    columns = store.rollout_columns()
-    if config.shuffle_prefix:
-        columns = columns.drop(columns="ride_tokens")
-    found = analyze_rollouts(columns, config=config)
+    table, readings = _encode(store, config)
+    found = analyze_table(table, config, readings=readings)
     result = SIAResult(
         summary=_summary(store, stored, found, config, run, warnings),
         trajectories=_join(stored, found),
@@ -275,6 +274,14 @@ def _add_shuffled(result: SIAResult, store: Store) -> None:
     result.tables["shuffled_prefix"] = _plain(
         shuffled_table(result.trajectories, shuffled.trajectories, num_resamples=config.num_bootstrap, seed=config.seed)
     )
+
+
+def _encode(store: Store, config: SIAConfig) -> tuple[RolloutTable, dict[str, RolloutTable]]:
+    """The rollouts as arrays, and with their other answers; the frame they come from is several times as large."""
+    columns = store.rollout_columns()
+    if config.shuffle_prefix:
+        columns = columns.drop(columns="ride_tokens")
+    return encode(columns), encode_readings(columns)
 
 
 def _summary(

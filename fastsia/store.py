@@ -292,7 +292,7 @@ class Store:
                 "SELECT position, problem_id, gold FROM problems ORDER BY position"
             ).fetchall()
             trajectories = connection.execute("SELECT id, correct FROM trajectories ORDER BY id").fetchall()
-            frame = _to_frame(
+            frame = _to_compact_frame(
                 connection.execute(
                     "SELECT id / ? AS position, trajectory, checkpoint, rollout, answer, finish_reason, num_tokens, "
                     "ride_tokens, answer_strict, answer_lenient FROM rollouts ORDER BY id",
@@ -675,6 +675,19 @@ def _to_frame(cursor: sqlite3.Cursor) -> pd.DataFrame:
     rows = cursor.fetchall()
     columns = zip(*rows, strict=True) if rows else ([] for _ in names)
     return pd.DataFrame({name: _values(column) for name, column in zip(names, columns, strict=True)}, columns=names)
+
+
+def _to_compact_frame(cursor: sqlite3.Cursor, rows_at_once: int = 8192) -> pd.DataFrame:
+    """As `_to_frame`, for many rows of numbers and texts that repeat: equal texts are one object, rows never are."""
+    names = [column[0] for column in cursor.description]
+    texts: dict[Any, Any] = {}
+    chunks: list[pd.DataFrame] = []
+    while rows := cursor.fetchmany(rows_at_once):
+        columns = (
+            [texts.setdefault(x, x) if type(x) is str else x for x in column] for column in zip(*rows, strict=True)
+        )
+        chunks.append(pd.DataFrame({name: _values(column) for name, column in zip(names, columns, strict=True)}))
+    return pd.concat(chunks, ignore_index=True) if chunks else pd.DataFrame(columns=names)
 
 
 def _values(column: Sequence[Any]) -> Any:

@@ -1,6 +1,6 @@
 """Statistics of the Stepwise Informativeness Assumption over a stored table of rollouts. Needs no model."""
 
-from fastsia.sia.analysis import Analysis, analyze_rollouts
+from fastsia.sia.analysis import Analysis, analyze_rollouts, analyze_table, encode_readings
 from fastsia.sia.compare import differences, shuffled_table, tabulate
 from fastsia.sia.paper import published_rho, table1, table2, table3
 from fastsia.sia.signatures import ride_lengths
@@ -8,7 +8,9 @@ from fastsia.sia.signatures import ride_lengths
 __all__ = [
     "Analysis",
     "analyze_rollouts",
+    "analyze_table",
     "differences",
+    "encode_readings",
     "published_rho",
     "ride_lengths",
     "shuffled_table",

@@ -72,16 +72,18 @@ def analyze_rollouts(rollouts: pd.DataFrame, *, config: SIAConfig | None = None,
     where both are there and differ, are scored too (the sensitivity table). `detail=False` leaves out what takes a
     second look at the rollouts: sensitivity, coarse ablation, re-pairing test, change points, pooled estimates.
     """
-    config = config or SIAConfig()
-    readings = {}
-    if (
-        detail
-        and {"answer_strict", "answer_lenient"} <= set(rollouts.columns)
-        and not rollouts["answer_strict"].equals(rollouts["answer_lenient"])
+    readings = encode_readings(rollouts) if detail else {}
+    return analyze_table(encode(rollouts), config or SIAConfig(), detail=detail, readings=readings)
+
+
+def encode_readings(rollouts: pd.DataFrame) -> dict[str, RolloutTable]:
+    """The same rollouts with their strict and with their lenient answers, where both are there and differ."""
+    columns = {think: f"answer_{think}" for think in ("strict", "lenient")}
+    if not set(columns.values()) <= set(rollouts.columns) or rollouts["answer_strict"].equals(
+        rollouts["answer_lenient"]
     ):
-        for think in ("strict", "lenient"):
-            readings[f"think={think}"] = encode(rollouts.assign(answer=rollouts[f"answer_{think}"]))
-    return analyze_table(encode(rollouts), config, detail=detail, readings=readings)
+        return {}
+    return {f"think={think}": encode(rollouts.assign(answer=rollouts[name])) for think, name in columns.items()}
 
 
 def analyze_table(

@@ -189,36 +189,52 @@ class Pooled:
     cut: np.ndarray
 
 
+# Trajectories pooled at once: a borrowed draw is repeated for every checkpoint that it serves.
+_TRAJECTORIES_AT_ONCE = 64
+
+
 def pooled(table: RolloutTable, alpha: float) -> Pooled | None:
     """None where the table does not say how far rollouts rode (`ride_tokens`)."""
     if table.ride is None:
         return None
-    row = table.checkpoint_of_rollout
-    owner = table.trajectory_of_checkpoint
-    span = int(table.checkpoint.max()) + 2
-    key = owner * span + table.checkpoint
-    reach = np.minimum(table.checkpoint[row] + table.ride, span - 1)
-    last = np.searchsorted(key, owner[row] * span + reach, side="right") - 1
+    starts = range(0, table.num_trajectories, _TRAJECTORIES_AT_ONCE)
+    ends = table.trajectory_offsets[np.append(starts, table.num_trajectories)]
+    parts = [_pooled(table, table.ride, alpha, int(begin), int(end)) for begin, end in pairwise(ends)]
+    return Pooled(
+        np.concatenate([part.count for part in parts]),
+        np.concatenate([part.entropy for part in parts]),
+        np.concatenate([part.cut for part in parts]),
+    )
+
+
+def _pooled(table: RolloutTable, ride: np.ndarray, alpha: float, begin: int, end: int) -> Pooled:
+    """Of checkpoint rows begin..end - 1, which are all those of some trajectories."""
+    mine = slice(int(table.checkpoint_offsets[begin]), int(table.checkpoint_offsets[end]))
+    checkpoint, count = table.checkpoint[begin:end], table.count[begin:end]
+    owner = table.trajectory_of_checkpoint[begin:end]
+    row = np.repeat(np.arange(end - begin), count)
+    span = int(checkpoint.max()) + 2
+    reach = np.minimum(checkpoint[row] + ride[mine], span - 1)
+    last = np.searchsorted(owner * span + checkpoint, owner[row] * span + reach, side="right") - 1
     copies = last - row + 1
-    source = np.repeat(np.arange(table.num_rollouts), copies)
-    step = np.arange(len(source)) - np.repeat(np.cumsum(copies) - copies, copies)
-    target = row[source] + step
+    source = np.repeat(np.arange(len(row)), copies)
+    target = row[source] + np.arange(len(source)) - np.repeat(np.cumsum(copies) - copies, copies)
     order = np.argsort(target, kind="stable")
     source, target = source[order], target[order]
-    count = np.bincount(target, minlength=table.num_checkpoints)
+    num_draws = np.bincount(target, minlength=end - begin)
     summary = summarize(
-        table.code[source],
-        np.concatenate([[0], np.cumsum(count)]).astype(np.int64),
+        table.code[mine][source],
+        np.concatenate([[0], np.cumsum(num_draws)]).astype(np.int64),
         table.gold[owner].astype(np.int32),
         table.num_answers[owner].astype(np.int32),
         alpha,
     )
     borrowed = row[source] != target
-    num_borrowed = np.bincount(target, weights=borrowed, minlength=table.num_checkpoints)
-    ended = np.zeros(table.num_rollouts, dtype=bool) if table.cut is None else table.cut
-    num_cut = np.bincount(target, weights=borrowed & ended[source], minlength=table.num_checkpoints)
-    cut = np.divide(num_cut, num_borrowed, out=np.zeros(table.num_checkpoints), where=num_borrowed > 0)
-    return Pooled(count, np.asarray(summary.entropy, dtype=np.float64), cut)
+    num_borrowed = np.bincount(target, weights=borrowed, minlength=end - begin)
+    ended = np.zeros(len(row), dtype=bool) if table.cut is None else table.cut[mine]
+    num_cut = np.bincount(target, weights=borrowed & ended[source], minlength=end - begin)
+    cut = np.divide(num_cut, num_borrowed, out=np.zeros(end - begin), where=num_borrowed > 0)
+    return Pooled(num_draws, np.asarray(summary.entropy, dtype=np.float64), cut)
 
 
 def ride_lengths(
