@@ -52,7 +52,7 @@ class Stage:
 
 STAGES = {
     "base": Stage(base_documents, start=None, chats=False, steps=1400),
-    "sft": Stage(sft_documents, start="base", chats=True, steps=600),
+    "sft": Stage(sft_documents, start="base", chats=True, steps=400),
 }
 
 

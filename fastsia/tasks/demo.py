@@ -2,6 +2,8 @@
 
 A problem is a short story told in one of eight families. Its worked solution has one sentence a step, each with one
 operation written out ("14*6=84"), and ends in the line "#### n". Stories hold numbers that the answer does not need.
+Solutions name no person, thing or day: a small model copies such words badly, and its uncertainty would be about them
+instead of about the arithmetic.
 
 Every problem comes from its own random stream, keyed by a text, and only `random.Random.random` is drawn from: Python
 promises that both are the same in every version.
@@ -159,30 +161,30 @@ def _stall(draws: _Draws) -> Example:
         )
     else:
         story.tell(f"{opening}.")
-    total = story.work(f"{story.name} has {{}} {goods}.", count, "*", size)
+    total = story.work("At first {}.", count, "*", size)
     for move in draws.some(("sell", "restock", "give", "lose"), draws.between(2, 3)):
         if move == "sell":
             sold = draws.between(max(2, total // 8), max(3, total // 2))
             day = draws.one(_DAYS)
             story.tell(f"On {day} {story.pronoun} sells {sold} {goods}.")
-            total = story.work(f"On {day} {{}} are left.", total, "-", sold)
+            total = story.work("{} are left.", total, "-", sold)
         elif move == "restock":
             more, each = draws.between(2, 5), draws.between(3, 9)
             story.tell(f"Then {more} more {box} of {each} {goods} arrive.")
-            new = story.work(f"{{}} {goods} arrive.", more, "*", each)
-            total = story.work(f"Now {story.pronoun} has {{}}.", total, "+", new)
+            new = story.work("{} arrive.", more, "*", each)
+            total = story.work("Now {}.", total, "+", new)
         elif move == "give":
             parts = _divisor(draws, total, tuple(_FRACTIONS))
             if parts is None:
                 continue
             place = draws.one(_PLACES)
             story.tell(f"{story.Pronoun} gives {_FRACTIONS[parts]} of the {goods} left to a {place}.")
-            given = story.work(f"The {place} gets {{}}.", total, "/", parts)
-            total = story.work(f"{story.Pronoun} keeps {{}}.", total, "-", given)
+            given = story.work("Given away {}.", total, "/", parts)
+            total = story.work("Kept {}.", total, "-", given)
         else:
             bad = draws.between(2, max(3, min(19, total // 3)))
             story.tell(f"{bad} {goods} go bad.")
-            total = story.work(f"{{}} {goods} are good.", total, "-", bad)
+            total = story.work("{} are good.", total, "-", bad)
     ending = draws.between(0, 2)
     if ending == 0:
         price = draws.between(2, 4)
@@ -204,21 +206,21 @@ def _collections(draws: _Draws) -> Example:
     people = [story.name, story.friend, story.other]
     amounts = {people[0]: draws.between(6, 24)}
     facts = [f"{people[0]} has {amounts[people[0]]} {things}"]
-    for person in people[1:]:
+    for place, person in zip(("second", "third"), people[1:], strict=True):
         known = draws.one(list(amounts))
         kind = draws.between(0, 2)
         if kind == 0:
             factor = draws.one(tuple(_TIMES))
             facts.append(f"{person} has {_TIMES[factor]} as many {things} as {known}")
-            amounts[person] = story.work(f"{person} has {{}}.", amounts[known], "*", factor)
+            amounts[person] = story.work(f"The {place} has {{}}.", amounts[known], "*", factor)
         elif kind == 1:
             more = draws.between(3, 19)
             facts.append(f"{person} has {more} more {things} than {known}")
-            amounts[person] = story.work(f"{person} has {{}}.", amounts[known], "+", more)
+            amounts[person] = story.work(f"The {place} has {{}}.", amounts[known], "+", more)
         else:
             fewer = draws.between(3, amounts[known] - 4)
             facts.append(f"{person} has {fewer} fewer {things} than {known}")
-            amounts[person] = story.work(f"{person} has {{}}.", amounts[known], "-", fewer)
+            amounts[person] = story.work(f"The {place} has {{}}.", amounts[known], "-", fewer)
     first, second, third = facts if draws.chance(0.6) else (facts[2], facts[1], facts[0])
     story.tell(f"{first}. {second}. {third}.")
     story.sideline(f"{draws.one(people)} also has {draws.between(4, 60)} {others}.")
@@ -260,8 +262,8 @@ def _shopping(draws: _Draws) -> Example:
     listed = f"{', '.join(prices[:-1])} and {prices[-1]}"
     story.tell(f"At a market {listed} each.")
     story.tell(f"{story.name} buys {count} {first} and {few} {second}.")
-    one = story.work(f"The {first} cost {{}} dollars.", count, "*", price)
-    two = story.work(f"The {second} cost {{}} dollars.", few, "*", dear)
+    one = story.work("The first cost {} dollars.", count, "*", price)
+    two = story.work("The second cost {} dollars.", few, "*", dear)
     total = story.work("Together {} dollars.", one, "+", two)
     if draws.chance(0.4):
         off = draws.between(3, 19)
@@ -298,14 +300,14 @@ def _workshop(draws: _Draws) -> Example:
     story.tell(
         f"On {one_day} it runs {hours} hours, and on {other_day} {change} hours {'longer' if longer else 'less'}."
     )
-    other_hours = story.work(f"On {other_day} it runs {{}} hours.", hours, "+" if longer else "-", change)
+    other_hours = story.work("The other day {} hours.", hours, "+" if longer else "-", change)
     if draws.chance(0.5):
         both = story.work("That is {} hours.", hours, "+", other_hours)
-        total = story.work(f"It makes {{}} {things}.", rate, "*", both)
+        total = story.work("It makes {}.", rate, "*", both)
     else:
-        one = story.work(f"On {one_day} it makes {{}}.", rate, "*", hours)
-        two = story.work(f"On {other_day} it makes {{}}.", rate, "*", other_hours)
-        total = story.work(f"Together {{}} {things}.", one, "+", two)
+        one = story.work("One day {}.", rate, "*", hours)
+        two = story.work("The other day {}.", rate, "*", other_hours)
+        total = story.work("Together {}.", one, "+", two)
     if draws.chance(0.7):
         broken = draws.between(3, 19)
         story.tell(f"{broken} {things} are broken.")
@@ -320,7 +322,7 @@ def _workshop(draws: _Draws) -> Example:
     if size is not None:
         box = draws.one(_BOXES)
         story.tell(f"The good ones are packed in {box} of {size}.")
-        total = story.work(f"That is {{}} {box}.", total, "/", size)
+        total = story.work("That is {}.", total, "/", size)
         return story.finish(f"How many {box} are there?", total)
     return story.finish(f"How many good {things} are there?", total)
 
@@ -371,10 +373,10 @@ def _sharing(draws: _Draws) -> Example:
     start, bags, each = draws.between(5, 15), draws.between(2, 5), draws.between(4, 12)
     story.tell(f"{story.name} finds {start} {things} and {story.friend} finds {_TIMES[factor]} as many.")
     story.sideline(f"{story.friend} also finds {draws.between(5, 80)} {others}.", 0.4)
-    found = story.work(f"{story.friend} finds {{}} {things}.", start, "*", factor)
+    found = story.work("The friend finds {}.", start, "*", factor)
     total = story.work("Together they find {}.", start, "+", found)
     story.tell(f"{story.other} adds {bags} bags of {each} {things}.")
-    added = story.work(f"{story.other} adds {{}}.", bags, "*", each)
+    added = story.work("{} are added.", bags, "*", each)
     total = story.work("Now there are {}.", total, "+", added)
     people = _divisor(draws, total, (3, 4, 5, 6, 7, 8, 9))
     if people is None:
@@ -388,7 +390,7 @@ def _sharing(draws: _Draws) -> Example:
         gift = draws.between(2, share - 3)
         child = draws.one(("Pia", "Max", "Zoe", "Leo"))
         story.tell(f"{child} is one of them and gives away {gift}.")
-        left = story.work(f"{child} keeps {{}}.", share, "-", gift)
+        left = story.work("The child keeps {}.", share, "-", gift)
         return story.finish(f"How many {things} does {child} keep?", left)
     return story.finish(f"How many {things} does each child get?", share)
 
@@ -437,7 +439,7 @@ def _savings(draws: _Draws) -> Example:
     jobs, pay = draws.between(2, 4), draws.between(6, 15)
     story.tell(f"{story.name} saves {weekly} dollars a week for {weeks} weeks.")
     story.sideline(f"{story.Pronoun} is {draws.between(12, 60)} years old.", 0.4)
-    total = story.work(f"{story.name} saves {{}} dollars.", weekly, "*", weeks)
+    total = story.work("{} dollars are saved.", weekly, "*", weeks)
     if draws.chance(0.7):
         story.tell(f"{story.Pronoun} also earns {pay} dollars for each of {jobs} jobs.")
         earned = story.work("The jobs bring {} dollars.", pay, "*", jobs)
@@ -449,8 +451,8 @@ def _savings(draws: _Draws) -> Example:
     parts = _divisor(draws, total, tuple(_FRACTIONS))
     if ending == 0 and parts is not None:
         story.tell(f"{story.Pronoun} lends {story.friend} {_FRACTIONS[parts]} of what is left.")
-        lent = story.work(f"{story.friend} gets {{}} dollars.", total, "/", parts)
-        total = story.work(f"{story.name} keeps {{}} dollars.", total, "-", lent)
+        lent = story.work("The friend gets {} dollars.", total, "/", parts)
+        total = story.work("Kept are {} dollars.", total, "-", lent)
         return story.finish(f"How many dollars does {story.name} keep?", total)
     if ending == 1:
         goal = total + draws.between(9, 80)
