@@ -58,7 +58,7 @@ def test_a_run_writes_its_folder_and_prints_its_table(
     folder = tmp_path / "run"
     assert command("run", "--model", model, "--tasks", questions, "--limit", 4, "-o", folder, *SMALL) == 0
     out = capsys.readouterr().out
-    for text in ("4 problems", "accuracy", "null rate", "cross-fitted", "undefined", "rollout tokens", "report.html"):
+    for text in (": 4 problems", "accuracy", "null rate", "cross-fitted", "undefined", "rollout tokens", "report.html"):
         assert text in out
     names = {path.name for path in folder.iterdir()}
     assert {"run.sqlite", "summary.json", "rollouts.parquet", "report.html", "figures"} <= names
@@ -98,7 +98,9 @@ def test_dashes_and_underscores_are_the_same(model: str, questions: Path, capsys
     ]
     arguments = [argument.replace("_", "-") if argument.startswith("--") else argument for argument in SMALL]
     assert command("run", "--model", model, "--tasks", questions, "--limit", 1, *arguments) == 0
-    assert "Results:" not in capsys.readouterr().out, "nothing is kept without -o"
+    out = capsys.readouterr().out
+    assert ": 1 problem " in out
+    assert "Results:" not in out, "nothing is kept without -o"
 
 
 def test_several_tasks_have_a_folder_each(
@@ -190,13 +192,72 @@ def test_mistakes_are_one_sentence_with_exit_code_2(
         (["analyze", "DIR/absent.csv"], "is not a file"),
         (["analyze", "DIR/t.csv"], "lacks column"),
         (["rum"], "rum"),
+        (["compare", "DIR/absent"], "compare needs two or more results folders, got 1"),
+        (["compare", "DIR/absent", "DIR/other"], "'DIR/absent' does not exist"),
+        (["compare", "DIR", "DIR"], "is given twice"),
+        (["compare"], "DIR"),
     ],
 )
 def test_the_other_commands_complain_alike(
     arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "t.csv").write_text("a,b\n1,2\n")
+    sentence = sentence.replace("DIR/", f"{tmp_path}/")
     assert sentence in complaint(capsys, *(argument.replace("DIR", str(tmp_path)) for argument in arguments))
+
+
+def test_compare_prints_a_table_and_writes_a_page(
+    model: str, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder, seed in zip(folders, (0, 1), strict=True):
+        arguments = ["run", "--model", model, "--tasks", questions, "--limit", 4, "-o", folder, "--no_report"]
+        assert command(*arguments, *SMALL, "--seed", seed) == 0
+    capsys.readouterr()
+    assert command("compare", *folders, "-o", tmp_path / "out") == 0
+    out = capsys.readouterr().out
+    for text in ("Runs", "cross-fitted", "Differences between runs", "comparison.html"):
+        assert text in out
+    assert (tmp_path / "out" / "comparison.html").is_file()
+    assert set(pd.read_parquet(tmp_path / "out" / "tables" / "runs.parquet")["run"]) == {"a", "b"}
+
+
+def test_reproduce_shows_ours_beside_the_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a machine that reaches no Hub: the paper's models are named with their cost, ours are run."""
+    monkeypatch.setattr("fastsia.engine.checkpoint._reach", lambda repo, revision: (False, None))
+    small = [*SMALL, "-o", tmp_path / "runs"]
+    arguments = ["reproduce", "table1", "--models", "demo:sft,Gemma-2-2B", "--tasks", "demo", "--limit", 2, *small]
+    assert command(*arguments) == 0
+    out = capsys.readouterr().out
+    for text in ("Gemma-2-2B", "5.2 GB", "2 problems x 3 checkpoints x 3 rollouts (demo)", "upper bound", "demo:sft"):
+        assert text in out
+    assert "Problems drawn now: 2." in out
+    assert command(*arguments) == 0
+    assert "Problems drawn now: 0." in capsys.readouterr().out
+
+    assert command("reproduce", "table3", *small) == 2
+    out, err = capsys.readouterr()
+    for name in ("Qwen2.5-3B-it", "DeepSeek-R1-Distilled"):
+        assert name in out
+    assert err == "fastsia: error: no weights are at hand for any model of table3; nothing was run.\n"
+    assert "did you mean fig1" in complaint(capsys, "reproduce", "fig11")
+    assert "--models names no model" in complaint(capsys, "reproduce", "fig1", "--models", ",")
+
+
+def test_what_an_interruption_left_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Ctrl-C before the first problem was finished: "0 of 4 are kept" would promise a resume of nothing."""
+    from fastsia.evaluation import Progress
+
+    said = []
+    for done in (None, 0, 3):
+        shown = cli._Shown("task")
+        shown.last = None if done is None else Progress(done, 4, 0, 0, 0, 1.0)
+        cli._say_interrupted(shown, tmp_path)
+        said.append(capsys.readouterr().err.strip())
+    assert said[:2] == ["Interrupted: no problem was finished yet."] * 2
+    assert said[2].startswith("Interrupted: 3 of 4 problems are finished and kept in ")
 
 
 def test_ls_and_doctor_and_help(capsys: pytest.CaptureFixture[str]) -> None:

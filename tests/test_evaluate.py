@@ -491,6 +491,8 @@ def test_tables_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         analyze(tmp_path / "t.parquet")
     with pytest.raises(FastsiaError, match="lacks column"):
         analyze(pd.DataFrame({"answer": ["1"]}))
+    with pytest.raises(FastsiaError, match="rollouts must be a DataFrame or the path of a table, got list"):
+        analyze([{"answer": "1"}])  # type: ignore[arg-type]
 
 
 def test_the_report_is_drawn_from_what_is_stored(tmp_path: Path, result: SIAResult) -> None:
@@ -498,8 +500,23 @@ def test_the_report_is_drawn_from_what_is_stored(tmp_path: Path, result: SIAResu
     assert page == tmp_path / "r" / "report.html"
     assert page.stat().st_size > 10_000
     assert list((tmp_path / "r" / "figures").iterdir())
-    single = result.report(tmp_path / "only.html")
-    assert single.is_file()
+    assert result.report(tmp_path / "not" / "there" / "only.html").is_file()
+    assert not (tmp_path / "not" / "there" / "figures").exists()
+
+
+def test_saved_tables_are_exactly_the_results_tables(tmp_path: Path) -> None:
+    """A table of an earlier save must not be read back as one of this result."""
+    result = small(PROBLEMS[:2], output=tmp_path)
+    kept = {"sensitivity", "coarse_ablation"}
+    assert {path.stem for path in (tmp_path / "tables").iterdir()} == kept
+    result.tables["other"] = pd.DataFrame({"x": [1.5, None], "name": ["a", None]})
+    result.save(tmp_path)
+    again = load(tmp_path)
+    assert set(again.tables) == kept | {"other"}
+    assert again.tables["other"]["name"].tolist() == ["a", None]
+    del again.tables["other"]
+    again.save(tmp_path)
+    assert set(load(tmp_path).tables) == kept
 
 
 # --- the front door --------------------------------------------------------------------------------------------

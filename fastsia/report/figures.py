@@ -113,11 +113,12 @@ def _select(frame: pd.DataFrame, curve: str, axis: str = "relative", group: str 
     return frame[rows].dropna(subset=["value"])
 
 
-def _plot(axes: Axes, curve: pd.DataFrame, color: str, label: str, line: Any = "-") -> None:
+def _plot(axes: Axes, curve: pd.DataFrame, color: str, label: str, line: Any = "-", band: bool = True) -> None:
     """One curve with its interval as a band."""
     x = curve["position"].to_numpy()
     axes.plot(x, curve["value"].to_numpy(), color=color, label=label, linestyle=line)
-    axes.fill_between(x, curve["low"].to_numpy(), curve["high"].to_numpy(), color=color, alpha=0.16, linewidth=0)
+    if band:
+        axes.fill_between(x, curve["low"].to_numpy(), curve["high"].to_numpy(), color=color, alpha=0.16, linewidth=0)
 
 
 def _plot_groups(axes: Axes, frame: pd.DataFrame, curve: str, groups: Iterable[str]) -> bool:
@@ -521,7 +522,11 @@ COMPARED = (
 )
 """What `draw_comparison` overlays."""
 
+_FEW = 4
+"""As many curves fit into one figure with their bands and a legend between them."""
+
 _BANDS = "Bands are 95 % intervals over problems."
+_NO_BANDS = "The 95 % intervals are in the numbers beside the figure; so many bands would hide the curves."
 
 
 def draw_comparison(runs: Mapping[str, ReportData], directory: Path | str | None = None) -> list[Drawing]:
@@ -561,7 +566,7 @@ def draw_overlay(look: Overlay, runs: Mapping[str, ReportData]) -> Drawing | Non
         axes.set_ylabel(look.unit)
         _place_legend(figure, axes, len(parts))
     numbers = pd.concat([part.assign(run=label) for label, part in parts.items()], ignore_index=True)
-    return Drawing(look.name, look.title, _BANDS, figure, numbers)
+    return Drawing(look.name, look.title, _BANDS if len(parts) <= _FEW else _NO_BANDS, figure, numbers)
 
 
 def draw_families(name: str, families: Mapping[str, Mapping[str, ReportData]]) -> Drawing | None:
@@ -606,12 +611,12 @@ def _plot_runs(axes: Axes, parts: Mapping[str, pd.DataFrame], runs: Sequence[str
     looks = [(color, line) for line in ("-", (0, (5, 2)), (0, (1, 1.5))) for color in CYCLE]
     for label, part in parts.items():
         color, line = looks[runs.index(label) % len(looks)]
-        _plot(axes, part, color, _short(label), line)
+        _plot(axes, part, color, _short(label), line, band=len(parts) <= _FEW)
 
 
 def _place_legend(figure: Figure, axes: Axes, number: int) -> None:
     """Inside while it is small; under the axes where it would cover the curves."""
-    if number <= 4:
+    if number <= _FEW:
         axes.legend()
         return
     figure.set_size_inches(4.2, 2.95 + 0.2 * -(-number // 2))

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from fastsia.report import ReportData, draw_comparison, draw_figures
+from fastsia.report import Overlay, ReportData, draw_comparison, draw_families, draw_figures, draw_overlay
 from fastsia.report.figures import Drawing, draw, inline_svg
 from tests.report.synthetic import report_data, rollouts
 from tests.sia.simulate import frame
@@ -73,3 +74,28 @@ def test_labels_are_text_not_mathematics(data: ReportData, tmp_path: Path) -> No
     assert "a$\\frac{b$" in svg
     assert "&lt;b&gt;&amp;" in svg
     assert (tmp_path / "rho.parquet").exists()
+
+
+def test_overlays_leave_out_what_a_run_has_not(data: ReportData) -> None:
+    """A run in which nothing ends correct has no gain of correct trajectories; a share of no gain means nothing."""
+    flat = report_data(frame(np.ones((6, 4, 8), dtype=np.int64)), detail=False)
+    look = Overlay("gain", "Gain", "gain", "correct", "nats")
+    drawn = draw_overlay(look, {"moves": data, "flat": flat})
+    assert drawn is not None
+    assert set(drawn.numbers["run"]) == {"moves"}
+    assert draw_overlay(look, {"flat": flat}) is None
+    right = report_data(frame(np.zeros((6, 4, 8), dtype=np.int64)), detail=False)
+    assert draw_overlay(look, {"right": right}) is not None
+    assert draw_overlay(replace(look, curve="gain_share"), {"right": right}) is None
+    many = draw_overlay(look, {f"run {i}": data for i in range(11)})
+    assert many is not None
+    assert many.figure.get_size_inches()[1] > drawn.figure.get_size_inches()[1], "room for a legend below"
+
+
+def test_families_have_a_panel_each(data: ReportData) -> None:
+    drawn = draw_families("fig3", {"one": {"a": data, "b": data}, "other": {"c": data}})
+    assert drawn is not None
+    assert [axes.get_title(loc="left") for axes in drawn.figure.axes] == ["one", "other"]
+    assert drawn.numbers.groupby("family")["run"].unique().map(list).to_dict() == {"one": ["a", "b"], "other": ["c"]}
+    inline_svg(drawn)
+    assert draw_families("fig3", {}) is None
