@@ -207,7 +207,7 @@ def _json_rows(file: Path) -> list[dict[str, Any]]:
 
 def folder_name(name: str) -> str:
     """A task's or a model's name as the name of one folder, which never leads out of the one it is in."""
-    return re.sub(r"[^\w.-]+", "_", name).strip(".") or "run"
+    return re.sub(r"[^\w.-]+", "_", name).strip("._") or "run"
 
 
 def as_config(config: SIAConfig | Mapping[str, Any] | None, changes: Mapping[str, Any] | None = None) -> SIAConfig:

@@ -28,8 +28,9 @@ _CAPTIONS = {
         "random order behind the unchanged question, and new rollouts drawn from there. “original” is this run, "
         "“shuffled” that one, “difference” shuffled minus original, all on the problems that both have; “undefined” is "
         "the share of trajectories without a ρ. Where ρ falls to about 0, scrambled text no longer carries the model "
-        "towards the right answer: the order of the reasoning did it. Where it stays, the words alone do. Judge by the "
-        "cross-fitted row; the other two lean away from 0 even where nothing moves.",
+        "towards the right answer: the order of the reasoning did it. Where it stays, the words alone do. Where the "
+        "original ρ is near 0 to begin with, there was nothing to lose. Judge by the cross-fitted row; the other two "
+        "lean away from 0 even where nothing moves.",
     ),
     "coarse_ablation": (
         "Coarser estimate (the paper's Table 3)",
