@@ -12,8 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import FastsiaError, SamplingParams, Share, integer, integer_from, integers, real
-from fastsia.engine.block_manager import BlockManager
+from fastsia.engine.block_manager import BlockManager, OutOfBlocksError
 from fastsia.engine.checkpoint import context_length, eos_ids, load_model
+from fastsia.engine.forcing import Forced, ForcedScore, check_forced, force
 from fastsia.engine.model_runner import ModelRunner
 from fastsia.engine.run import Run
 from fastsia.engine.sequence import Counters, Request, Rollout, Trajectory
@@ -182,6 +183,41 @@ class Engine:
         for _ in run:
             while ended:
                 yield ended.popleft()
+
+    def force(
+        self,
+        prompt_ids: Sequence[int],
+        trajectory_ids: Sequence[int],
+        forced: Sequence[Forced],
+        *,
+        continuing: np.ndarray | None = None,
+    ) -> list[ForcedScore]:
+        """Log-probabilities of given tokens behind prefixes of a trajectory (teacher forcing), in order.
+
+        The trajectory is computed once; what is forced behind it costs a row a token that has to be read, and the same
+        tokens at the same position cost theirs once. continuing: bool [vocabulary], tokens of which none may follow;
+        the probability of that comes apart, as `ForcedScore.end`.
+        """
+        prompt, trajectory = integers("prompt_ids", prompt_ids), integers("trajectory_ids", trajectory_ids)
+        check_forced(prompt, trajectory, forced, continuing, self.runner.vocab_size, self.context_length)
+        if self._running:
+            raise RuntimeError("this engine is already running; finish or close the iteration that uses it first")
+        blocks = BlockManager(self.num_blocks, self.block_size)
+        try:
+            scores, num_rows = force(
+                self.runner,
+                blocks,
+                prompt,
+                trajectory,
+                forced,
+                rows_at_once=self.prefill_chunk,
+                continuing=continuing,
+            )
+        except OutOfBlocksError as error:
+            raise FastsiaError(f"the KV pool is too small for this trajectory: {error}; raise num_blocks.") from error
+        self.counters.prefill_tokens += len(prompt) + max((one.position for one in forced), default=0)
+        self.counters.forced_tokens += num_rows
+        return scores
 
     def _start(self, requests: Iterator[Request], on_rollouts: Any, every_step: bool = False) -> Iterator[Any]:
         if self._running:

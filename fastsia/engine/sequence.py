@@ -114,6 +114,7 @@ class Counters:
     generated_tokens: drawn in rollouts. row_steps: rows computed for rollouts. trajectory_tokens: rows computed to
     draw trajectories. prefill_tokens: rows for prompts, given trajectories and shuffled prefixes. recomputed_tokens:
     rows spent again after a preemption. rides: rollout tokens that the trunk pass drew without a row of their own.
+    forced_tokens: rows for tokens read behind a prefix by teacher forcing.
     """
 
     generated_tokens: int = 0
@@ -122,6 +123,7 @@ class Counters:
     prefill_tokens: int = 0
     recomputed_tokens: int = 0
     rides: int = 0
+    forced_tokens: int = 0
     steps: int = 0
     preemptions: int = 0
     peak_kv_blocks: int = 0

@@ -1,0 +1,229 @@
+"""Teacher forcing: the probability of given tokens behind a trajectory's prefixes, from one computed trunk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastsia.config import FastsiaError
+from fastsia.engine.batch import Batch
+from fastsia.engine.block_manager import BlockManager
+from fastsia.engine.model_runner import ModelRunner
+
+
+@dataclass(frozen=True)
+class Forced:
+    """Tokens behind the first `position` tokens of a trajectory: some to be read, then at least one to be scored."""
+
+    position: int
+    read_ids: tuple[int, ...]
+    scored_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ForcedScore:
+    """logprobs: float64 [scored tokens], nats, under softmax(logits) (temperature 1, nothing cut off).
+
+    end: log of the probability that none of the `continuing` tokens comes next; 0 where none were given.
+    """
+
+    logprobs: np.ndarray
+    end: float
+
+
+def force(
+    runner: ModelRunner,
+    blocks: BlockManager,
+    prompt_ids: Sequence[int],
+    trajectory_ids: Sequence[int],
+    forced: Sequence[Forced],
+    *,
+    rows_at_once: int,
+    continuing: np.ndarray | None = None,
+) -> tuple[list[ForcedScore], int]:
+    """The scores of `forced`, in order, and the transformer rows that they cost beyond the trunk's own.
+
+    The trunk (prompt and trajectory, as far as anything needs it) is computed once. A row is computed for a token that
+    is read behind it, once for all that read the same tokens at the same position; rows of many positions share a
+    forward pass of at most about `rows_at_once` rows. continuing: bool [vocabulary].
+
+    Raises OutOfBlocksError: the pool cannot hold the trunk and the longest of `forced`.
+    """
+    paths: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+    for i, one in enumerate(forced):
+        read = one.read_ids + one.scored_ids if continuing is not None else one.read_ids + one.scored_ids[:-1]
+        paths.setdefault((one.position, read), []).append(i)
+    length = len(prompt_ids) + max((one.position for one in forced), default=0)
+    trunk = np.array([*prompt_ids, *trajectory_ids][:length], dtype=np.int64)
+    held = blocks.allocate(blocks.blocks_for(length))
+    scores: list[ForcedScore | None] = [None] * len(forced)
+    num_rows = 0
+    try:
+        hidden = _compute_trunk(runner, trunk, held, blocks.block_size, rows_at_once)
+        waiting = list(paths)
+        while waiting:
+            chunk = _take(waiting, blocks, rows_at_once)
+            suffixes = [blocks.allocate(blocks.blocks_for(len(read))) for _, read in chunk]
+            try:
+                starts = [len(prompt_ids) + position for position, _ in chunk]
+                rows = _compute_suffixes(runner, held, blocks.block_size, starts, [read for _, read in chunk], suffixes)
+            finally:
+                for suffix in suffixes:
+                    blocks.release(suffix)
+            begin = 0
+            for (position, read), start in zip(chunk, starts, strict=True):
+                # Row k of a path predicts its token k: the trunk's last row before it, then its own.
+                states = torch.cat([hidden[start - 1 : start], rows[begin : begin + len(read)]])
+                begin += len(read)
+                mine = paths[position, read]
+                first = min(len(forced[i].read_ids) for i in mine)
+                logprobs = runner.logits(states[first:]).double().log_softmax(dim=1).cpu().numpy()
+                for i in mine:
+                    scores[i] = _score(logprobs, len(forced[i].read_ids) - first, forced[i].scored_ids, continuing)
+            num_rows += begin
+    finally:
+        blocks.release(held)
+    return [score for score in scores if score is not None], num_rows
+
+
+def check_forced(
+    prompt_ids: Sequence[int],
+    trajectory_ids: Sequence[int],
+    forced: Sequence[Forced],
+    continuing: np.ndarray | None,
+    vocab_size: int,
+    context_length: int | None,
+) -> None:
+    """Refuse what cannot be scored, before anything is computed."""
+    if len(prompt_ids) == 0:
+        raise FastsiaError("prompt_ids is empty; the first token needs something to follow.")
+    if continuing is not None and (continuing.dtype != np.bool_ or continuing.shape != (vocab_size,)):
+        raise FastsiaError(f"continuing must be a bool array of {vocab_size} entries, one a token.")
+    for i, one in enumerate(forced):
+        if not 0 <= one.position <= len(trajectory_ids):
+            raise FastsiaError(
+                f"forced[{i}].position is {one.position}, but the trajectory has {len(trajectory_ids)} tokens."
+            )
+        if not one.scored_ids:
+            raise FastsiaError(f"forced[{i}].scored_ids is empty.")
+        length = len(prompt_ids) + one.position + len(one.read_ids) + len(one.scored_ids)
+        if context_length is not None and length > context_length:
+            raise FastsiaError(f"forced[{i}] needs {length} positions, but the model's context is {context_length}.")
+    ids = [*prompt_ids, *trajectory_ids, *(i for one in forced for i in (*one.read_ids, *one.scored_ids))]
+    wrong = next((i for i in ids if not 0 <= i < vocab_size), None)
+    if wrong is not None:
+        raise FastsiaError(f"token id {wrong} is outside the model's vocabulary of {vocab_size}.")
+
+
+def _score(logprobs: np.ndarray, first: int, scored_ids: tuple[int, ...], continuing: np.ndarray | None) -> ForcedScore:
+    places = np.arange(first, first + len(scored_ids))
+    end = 0.0
+    if continuing is not None:
+        after = logprobs[first + len(scored_ids)]
+        # From the smaller side, which is exact where nearly all or nearly none of the mass continues.
+        gone, left = np.exp(after[continuing]).sum(), np.exp(after[~continuing]).sum()
+        end = float(np.log1p(-min(gone, 1.0)) if gone < 0.5 else np.log(max(left, np.finfo(np.float64).tiny)))
+    return ForcedScore(logprobs[places, list(scored_ids)], end)
+
+
+def _take(
+    waiting: list[tuple[int, tuple[int, ...]]], blocks: BlockManager, rows_at_once: int
+) -> list[tuple[int, tuple[int, ...]]]:
+    """The next paths of one forward pass: as many as its rows and the free blocks allow, at least one."""
+    taken, rows, needed = 0, 0, 0
+    for _, read in waiting:
+        rows, needed = rows + len(read), needed + blocks.blocks_for(len(read))
+        if taken and (rows > rows_at_once or needed > blocks.num_free):
+            break
+        taken += 1
+    chunk = waiting[:taken]
+    del waiting[:taken]
+    return chunk
+
+
+def _compute_trunk(runner: ModelRunner, trunk: np.ndarray, held: np.ndarray, block_size: int, rows: int) -> Tensor:
+    """Final hidden states [len(trunk), hidden_size]; keys and values go to the blocks `held`."""
+    parts = []
+    for begin in range(0, len(trunk), rows):
+        positions = np.arange(begin, min(begin + rows, len(trunk)))
+        parts.append(
+            runner.forward(
+                _batch(
+                    trunk[positions],
+                    positions,
+                    held[positions // block_size].astype(np.int64) * block_size + positions % block_size,
+                    held,
+                    prefix_lens=positions + 1,
+                    suffix_lens=np.zeros(len(positions), dtype=np.int64),
+                    suffix_tables=np.zeros((len(positions), 0), dtype=np.int32),
+                )
+            )
+        )
+    return torch.cat(parts)
+
+
+def _compute_suffixes(
+    runner: ModelRunner,
+    held: np.ndarray,
+    block_size: int,
+    starts: Sequence[int],
+    paths: Sequence[tuple[int, ...]],
+    suffixes: Sequence[np.ndarray],
+) -> Tensor:
+    """Final hidden states of all tokens of all paths, path by path."""
+    lengths = np.array([len(path) for path in paths])
+    if lengths.sum() == 0:
+        return torch.empty((0, runner.hidden_size), dtype=runner.dtype, device=runner.device)
+    row = np.repeat(np.arange(len(paths)), lengths)
+    offset = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    tables = np.zeros((len(paths), max(len(suffix) for suffix in suffixes)), dtype=np.int32)
+    for i, suffix in enumerate(suffixes):
+        tables[i, : len(suffix)] = suffix
+    prefix = np.array(starts)[row]
+    return runner.forward(
+        _batch(
+            np.concatenate([np.array(path, dtype=np.int64) for path in paths]),
+            prefix + offset,
+            tables[row, offset // block_size].astype(np.int64) * block_size + offset % block_size,
+            held,
+            prefix_lens=prefix,
+            suffix_lens=offset + 1,
+            suffix_tables=tables[row],
+        )
+    )
+
+
+def _batch(
+    token_ids: np.ndarray,
+    positions: np.ndarray,
+    slots: np.ndarray,
+    held: np.ndarray,
+    *,
+    prefix_lens: np.ndarray,
+    suffix_lens: np.ndarray,
+    suffix_tables: np.ndarray,
+) -> Batch:
+    """Rows of one trunk. Nothing of it is kept or sampled, so what says where results go is empty."""
+    none = np.zeros(0, dtype=np.int64)
+    return Batch(
+        token_ids=token_ids,
+        positions=positions.astype(np.int64),
+        slots=slots,
+        trunk_tables=held[None],
+        cu_rows=np.array([0, len(token_ids)], dtype=np.int32),
+        prefix_lens=prefix_lens.astype(np.int32),
+        suffix_tables=suffix_tables,
+        suffix_lens=suffix_lens.astype(np.int32),
+        max_prefix_len=int(prefix_lens.max()),
+        max_suffix_len=int(suffix_lens.max()),
+        max_rows=len(token_ids),
+        trunk_last=none,
+        branch_last=none,
+        hidden_rows=none,
+        hidden_trunk=none,
+        hidden_position=none,
+    )
