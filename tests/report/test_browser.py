@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fastsia.report import write_report
+from fastsia.report import write_comparison, write_report
+from fastsia.sia import tabulate
 from tests.report.browser import Page, chromium, page
 from tests.report.synthetic import report_data, rollouts
 
@@ -117,6 +118,18 @@ def test_nothing_sticks_out_sideways(tab: Page, report: Path, width: int) -> Non
     tab.evaluate("document.querySelector('#list tbody tr').click()")
     tab.wait("document.getElementById('viewer').open")
     assert tab.evaluate("document.getElementById('viewer').scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_comparison_opens_without_a_complaint(tab: Page, tmp_path: Path, width: int) -> None:
+    runs = {"one": report_data(rollouts(12, 6)), HOSTILE: report_data(rollouts(12, 6, seed=1))}
+    tables = {"runs": tabulate({label: data.summary for label, data in runs.items()})}
+    tab.resize(width, 800)
+    tab.open(write_comparison(tmp_path, runs, tables, notes=[HOSTILE]))
+    assert tab.evaluate("document.querySelectorAll('svg.figure').length") == 5
+    assert tab.evaluate("document.querySelectorAll('#tables tbody tr').length") == 2
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.evaluate("window.hacked === undefined && document.images.length === 0")
 
 
 @pytest.mark.slow
