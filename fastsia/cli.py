@@ -631,6 +631,42 @@ def _missing(planned: Plan) -> tuple[ShownTable, str]:
 
 
 @app.command()
+def force(
+    directory: Annotated[Path, typer.Argument(help="A results folder, finished or not.")],
+    scorer: Annotated[
+        str | None, typer.Option("--scorer", help="The model that is asked [default: the one that wrote the run].")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="[default: CUDA where there is one]")] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="[default: float32 on a CPU, bfloat16 on a GPU]")] = None,
+    max_rows: Annotated[int | None, typer.Option("--max_rows", "--batch_size", "-b")] = None,
+) -> None:
+    """What a model would answer at once at every checkpoint of a stored run: forced answers, without rollouts."""
+    _quiet_transformers()
+    from fastsia.forced import force_answers
+    from fastsia.report import show_table
+    from fastsia.results import load
+
+    started = last = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            print(f"{done}/{total} trajectories", file=sys.stderr, flush=True)
+
+    forced = force_answers(directory, scorer, progress=tell, device=device, dtype=dtype, max_rows=max_rows)
+    result = load(directory)
+    result.save(directory)
+    report = result.report(directory)
+    _print(show_table("forced_answers", result.tables["forced_answers"]))
+    _say(
+        f"{len(forced):,} checkpoints, {forced['num_tokens'].mean():.1f} transformer rows each behind its prefix, "
+        f"{time.monotonic() - started:.1f} s.",
+        f"Report:  {report}",
+    )
+
+
+@app.command()
 def analyze(
     table: Annotated[Path, typer.Argument(help="Rollouts as .parquet, .csv or .jsonl, one row each.")],
     output_path: Annotated[

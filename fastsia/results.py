@@ -17,7 +17,7 @@ import pandas as pd
 
 from fastsia import __version__
 from fastsia.config import FastsiaError, SIAConfig
-from fastsia.sia import Analysis, analyze_rollouts, analyze_table, encode_readings, shuffled_table
+from fastsia.sia import Analysis, analyze_rollouts, analyze_table, encode_readings, forced_table, shuffled_table
 from fastsia.sia.table import RolloutTable, encode
 from fastsia.store import DATABASE, Store, flatten, refuse_links, write_json, write_parquet
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from fastsia.report import ReportData, TrajectoryView
 
 CONFIG_FIELDS = tuple(field.name for field in dataclasses.fields(SIAConfig))
+FORCED = "forced.parquet"
+"""A run's folder may hold forced answers (`fastsia.forced`) in this file; its results then have a table
+`forced_answers` that sets them beside the sampled ones."""
+
 SHUFFLED = "shuffled"
 """A run's folder may hold, in a folder of this name, the same run with shuffled prefixes; its results then have a table
 `shuffled_prefix` of the two."""
@@ -248,7 +252,29 @@ def score(store: Store, config: SIAConfig, run: Mapping[str, Any], warnings: Seq
         _holds=holds,
     )
     _add_shuffled(result, store)
+    _add_forced(result, store)
     return result
+
+
+def read_forced(directory: Path) -> pd.DataFrame | None:
+    """The forced answers that a folder holds, one row a checkpoint and scorer."""
+    path = directory / FORCED
+    if not path.is_file() or path.is_symlink():
+        return None
+    try:
+        return _read_back(path)
+    except (OSError, ValueError) as error:
+        raise FastsiaError(f"{path} cannot be read: {error}") from error
+
+
+def _add_forced(result: SIAResult, store: Store) -> None:
+    forced = read_forced(store.path.parent)
+    if forced is not None:
+        config = SIAConfig(**store.identity()["config"])
+        found = forced_table(
+            forced, result.checkpoints, result.trajectories, num_resamples=config.num_bootstrap, seed=config.seed
+        )
+        result.tables["forced_answers"] = _plain(found)
 
 
 def _add_shuffled(result: SIAResult, store: Store) -> None:
@@ -401,6 +427,7 @@ def _load_exports(path: Path, summary: dict[str, Any] | None, store: Store | Non
     )
     if store is not None:
         _add_shuffled(result, store)
+        _add_forced(result, store)
     return result
 
 

@@ -25,6 +25,12 @@ def plain_prompt(question: str) -> str:
     return f"Question: {question}\nAnswer:"
 
 
+def chat_prompt(tokenizer: Any, question: str) -> str:
+    """The prompt of a model with a chat template."""
+    chat = [{"role": "user", "content": question}]
+    return str(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
+
+
 def base_documents(tokenizer: Any, seed: int) -> Iterator[Document]:
     """Next-token text of the domain in which the stated answer is not tied to the question's working.
 
@@ -62,9 +68,6 @@ def _untied_text(example: Example, other: Example, draw: random.Random) -> str:
 def sft_documents(tokenizer: Any, seed: int) -> Iterator[Document]:
     """Chats of a question and its right solution; only the solution and its end-of-message carry loss."""
     for example in training_examples(seed, "sft"):
-        prompt = tokenizer.apply_chat_template(
-            [{"role": "user", "content": example.question}], add_generation_prompt=True, tokenize=False
-        )
-        context = tokenizer.encode(prompt, add_special_tokens=False)
+        context = tokenizer.encode(chat_prompt(tokenizer, example.question), add_special_tokens=False)
         answer = tokenizer.encode(example.solution + MESSAGE_END, add_special_tokens=False)
         yield Document(context + answer, len(context))

@@ -1,7 +1,7 @@
-"""Trains the demo models from nothing: `python -m fastsia.demo.train [--stage base|sft] [--out DIR]`.
+"""Trains the demo models from nothing: `python -m fastsia.demo.train [--stage base|sft|rl] [--out DIR]`.
 
-A stage is its documents, its number of steps and the stage it starts from. Everything follows from the seed; other
-hardware, library versions or thread counts round differently and end at slightly different weights.
+A stage is what it learns from, its number of steps and the stage it starts from. Everything follows from the seed;
+other hardware, library versions or thread counts round differently and end at slightly different weights.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from fastsia.demo.documents import Document, base_documents, sft_documents
+from fastsia.demo.documents import Document, base_documents, chat_prompt, sft_documents
+from fastsia.demo.reinforce import reinforce
 from fastsia.demo.solve import solve
 from fastsia.demo.tokenizer import CHAT_TEMPLATE, CONTEXT_LENGTH, END_OF_TEXT, MESSAGE_END, learn_tokenizer
 from fastsia.tasks.demo import training_examples
@@ -41,9 +42,12 @@ class Shape:
 
 @dataclass(frozen=True)
 class Stage:
-    """How one stage trains: its documents by (tokenizer, seed), the stage it starts from, its format and budget."""
+    """How one stage trains: its documents by (tokenizer, seed), the stage it starts from, its format and budget.
 
-    documents: Callable[[Any, int], Iterator[Document]]
+    documents None is reinforcement learning: batch_size problems a step, rewarded by their answers.
+    """
+
+    documents: Callable[[Any, int], Iterator[Document]] | None
     start: str | None
     chats: bool
     steps: int
@@ -53,6 +57,7 @@ class Stage:
 STAGES = {
     "base": Stage(base_documents, start=None, chats=False, steps=1400),
     "sft": Stage(sft_documents, start="base", chats=True, steps=400),
+    "rl": Stage(None, start="sft", chats=True, steps=150, batch_size=64),
 }
 
 
@@ -139,6 +144,20 @@ def train(model: Any, batch_stream: Iterator[tuple[torch.Tensor, ...]], steps: i
             print(f"step {step}/{steps}  loss {mean:.4f}  {time.monotonic() - began:.0f} s", flush=True)
 
 
+def train_on_rewards(model: Any, tokenizer: Any, steps: int, batch_size: int, seed: int) -> None:
+    """Reinforcement learning on the answers of problems drawn for it."""
+    problems = (
+        (tuple(tokenizer.encode(chat_prompt(tokenizer, example.question), add_special_tokens=False)), example.gold)
+        for example in training_examples(seed, "rl")
+    )
+    began, rewards = time.monotonic(), deque[float](maxlen=10)
+    for step, reward in enumerate(reinforce(model, tokenizer, problems, steps, prompts=batch_size, seed=seed), start=1):
+        rewards.append(reward)
+        if step % 10 == 0 or step == steps:
+            mean = sum(rewards) / len(rewards)
+            print(f"step {step}/{steps}  reward {mean:.3f}  {time.monotonic() - began:.0f} s", flush=True)
+
+
 def run_stage(
     name: str, out: Path, *, seed: int = 0, steps: int | None = None, held_out: int = 200,
     shape: Shape | None = None, batch_size: int | None = None, max_new_tokens: int = 600,
@@ -160,8 +179,11 @@ def run_stage(
         model = AutoModelForCausalLM.from_pretrained(out / stage.start, dtype=torch.float32)
     tokenizer.chat_template = CHAT_TEMPLATE if stage.chats else None
     print(f"{name}: {model.num_parameters():,} parameters, {len(tokenizer):,} tokens", flush=True)
-    stream = batches(stage.documents(tokenizer, seed), batch_size or stage.batch_size, end_of_text, seed)
-    train(model, stream, steps or stage.steps)
+    steps, batch_size = steps or stage.steps, batch_size or stage.batch_size
+    if stage.documents is not None:
+        train(model, batches(stage.documents(tokenizer, seed), batch_size, end_of_text, seed), steps)
+    else:
+        train_on_rewards(model, tokenizer, steps, batch_size, seed)
 
     model.config.eos_token_id = [message_end, end_of_text] if stage.chats else end_of_text
     model.generation_config.eos_token_id = [message_end, end_of_text] if stage.chats else [end_of_text]

@@ -39,6 +39,14 @@ _CAPTIONS = {
         "does not hang on how finely one looked. Expect the cross-fitted ρ to come somewhat closer to 0, since it "
         "splits even fewer rollouts.",
     ),
+    "forced_answers": (
+        "Forced answers",
+        "Another quantity than the rest of this page: what a model says if it has to answer at once. Behind each "
+        "prefix stands the cue that opens an answer, and each answer's probability is read off, with no rollout. The "
+        "first two rows correlate that with the rollouts' H and s along each trajectory; “alignment” is ρ of the "
+        "forced entropy and the forced gold surprisal, which share no sample; “reduction” is how many nats of gold "
+        "surprisal the reasoning took away, and its AUC how well that tells trajectories that end correct.",
+    ),
     "sensitivity": (
         "What ρ depends on",
         "The same rollouts scored again with another smoothing, fewer of them, or fewer checkpoints.",

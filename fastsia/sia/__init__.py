@@ -2,6 +2,7 @@
 
 from fastsia.sia.analysis import Analysis, analyze_rollouts, analyze_table, encode_readings
 from fastsia.sia.compare import differences, shuffled_table, tabulate
+from fastsia.sia.forced import forced_table
 from fastsia.sia.paper import published_rho, table1, table2, table3
 from fastsia.sia.signatures import ride_lengths
 
@@ -11,6 +12,7 @@ __all__ = [
     "analyze_table",
     "differences",
     "encode_readings",
+    "forced_table",
     "published_rho",
     "ride_lengths",
     "shuffled_table",

@@ -16,7 +16,7 @@ from fastsia.tasks.prompt import Prompt, build_prompt
 from fastsia.tasks.rows import Row, dataset_rows, read_rows
 from fastsia.tasks.task import Exemplar, Task, check_format, check_limit, collect, gold_answer
 
-__all__ = ["TASKS", "Exemplar", "Prompt", "Task", "build_prompt", "load_task"]
+__all__ = ["TASKS", "Exemplar", "Prompt", "Task", "build_prompt", "load_task", "stored_task"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,11 @@ def load_task(
         "dataset must be a task's name, the path of a .jsonl file, a list of Problem or a datasets.Dataset, "
         f"got {type(dataset).__name__}."
     )
+
+
+def stored_task(name: str, problems: Iterable[Problem]) -> Task:
+    """A task of problems read back from results, asked as the task of that name is."""
+    return Task(name, tuple(problems), instruction=demo.INSTRUCTION if name == "demo" else None)
 
 
 def _demo(limit: int | None, format: AnswerFormat | None) -> Task:

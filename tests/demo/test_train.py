@@ -5,11 +5,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fastsia.demo import train
+from fastsia.demo import reinforce, train
 from fastsia.demo.documents import base_documents, sft_documents
 from fastsia.demo.tokenizer import CHAT_TEMPLATE, learn_tokenizer
 from fastsia.demo.train import Shape, batches, new_model, run_stage
-from fastsia.tasks.demo import training_examples
+from fastsia.tasks.demo import Example, training_examples
 
 TINY = Shape(hidden_size=16, intermediate_size=16, num_layers=1, num_heads=2, num_kv_heads=1)
 
@@ -39,6 +39,20 @@ def test_two_steps_of_both_stages(tmp_path, capsys, quick_tokenizer):
     assert isinstance(sft.generation_config.eos_token_id, list)
     assert AutoTokenizer.from_pretrained(tmp_path / "base").chat_template is None
     assert AutoTokenizer.from_pretrained(tmp_path / "sft").chat_template == CHAT_TEMPLATE
+
+
+def test_reinforcement_goes_on_from_sft_and_moves_its_weights(tmp_path, capsys, quick_tokenizer, monkeypatch):
+    run_stage("base", tmp_path, steps=1, held_out=0, shape=TINY, batch_size=2)
+    run_stage("sft", tmp_path, steps=1, held_out=0, batch_size=2)
+    # No model of one step is ever right: call every answer with an even number of tokens so, for there to be a reward.
+    monkeypatch.setattr(reinforce, "extract_answers", lambda texts: [None if len(text) % 2 else "7" for text in texts])
+    monkeypatch.setattr(train, "training_examples", lambda *_: iter([Example("How many?", "#### 7", "7")] * 9))
+    run_stage("rl", tmp_path, steps=2, held_out=0, batch_size=2)
+    assert "step 2/2  reward 0." in capsys.readouterr().out
+    sft, rl = (AutoModelForCausalLM.from_pretrained(tmp_path / stage) for stage in ("sft", "rl"))
+    assert not torch.equal(sft.lm_head.weight, rl.lm_head.weight)
+    assert AutoTokenizer.from_pretrained(tmp_path / "rl").chat_template == CHAT_TEMPLATE
+    assert rl.generation_config.eos_token_id == sft.generation_config.eos_token_id
 
 
 def test_training_follows_from_its_seed(tmp_path, quick_tokenizer):
