@@ -18,7 +18,7 @@ PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-gpu sanitize fuzz check format freeze demo-models wheel wheel-test clean \
-	bench bench-vllm bench-memory bench-answers bench-report bench-kernels
+	bench bench-vllm bench-memory bench-answers bench-stop bench-report bench-kernels
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +93,9 @@ bench-memory: $(STAMP) ## peak memory of short and long runs
 
 bench-answers: $(STAMP) ## the C++ core against its Python reference
 	$(BIN)/python benchmarks/bench_answers.py
+
+bench-stop: $(STAMP) ## what the streaming stop saves
+	$(BIN)/python benchmarks/bench_stop.py
 
 bench-report: $(STAMP) ## analysis, figures and report of 1,319 x 16 x 20 rollouts
 	$(BIN)/python benchmarks/bench_report.py

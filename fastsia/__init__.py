@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fastsia.answers.extraction import extract_answers
     from fastsia.config import FastsiaError, Problem, SamplingParams, SIAConfig
     from fastsia.engine.engine import Engine
-    from fastsia.engine.sequence import Rollout
+    from fastsia.engine.sequence import Request, Rollout
     from fastsia.evaluation import evaluate
     from fastsia.results import SIAResult, analyze, load
     from fastsia.tasks import load_task
@@ -26,6 +26,7 @@ _HOMES = {
     "SamplingParams": "fastsia.config",
     "SIAConfig": "fastsia.config",
     "Engine": "fastsia.engine.engine",
+    "Request": "fastsia.engine.sequence",
     "Rollout": "fastsia.engine.sequence",
     "evaluate": "fastsia.evaluation",
     "SIAResult": "fastsia.results",
@@ -38,6 +39,7 @@ __all__ = [
     "Engine",
     "FastsiaError",
     "Problem",
+    "Request",
     "Rollout",
     "SIAConfig",
     "SIAResult",

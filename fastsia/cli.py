@@ -387,7 +387,8 @@ def show(result: SIAResult, written: list[str]) -> None:
     ci, rho = summary["ci"], summary["rho"]
     names = [str(summary[key]) for key in ("model", "task") if summary.get(key)]
     title = f"{' · '.join(names) or 'table of rollouts'}: {format_count(summary['num_problems'], 'problem')}"
-    table = Table(title=plain(escape(title)), title_justify="left", caption_justify="left")
+    _say(title)  # not the table's own title, which would wrap at its width
+    table = Table()
     for name, justify in (("", "left"), ("value", "right"), ("95 % interval", "left")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
 

@@ -335,6 +335,7 @@ def _summary(
         **store.null_rates(),
         "ci": found.summary["ci"],
         "generated_tokens": store.generated_tokens(),
+        "num_stopped_at_answer": store.num_stopped_at_answer(),
         "row_steps": counters.get("row_steps"),
         "merge_factor": counters.get("merge_factor"),
         "seconds": run.get("seconds"),

@@ -334,6 +334,12 @@ class Store:
             (total,) = connection.execute("SELECT coalesce(sum(num_tokens), 0) FROM rollouts").fetchone()
         return int(total)
 
+    def num_stopped_at_answer(self) -> int:
+        """Rollouts that the streaming stop ended: their answer could change no more."""
+        with self._reading() as connection:
+            (count,) = connection.execute("SELECT count(*) FROM rollouts WHERE finish_reason = 'answer'").fetchone()
+        return int(count)
+
     def null_rates(self) -> dict[str, float | None]:
         """Share of the rollouts without an answer, by each reading of an unclosed thinking block."""
         with self._reading() as connection:

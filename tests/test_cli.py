@@ -99,7 +99,7 @@ def test_dashes_and_underscores_are_the_same(model: str, questions: Path, capsys
     arguments = [argument.replace("_", "-") if argument.startswith("--") else argument for argument in SMALL]
     assert command("run", "--model", model, "--tasks", questions, "--limit", 1, *arguments) == 0
     out = capsys.readouterr().out
-    assert ": 1 problem " in out
+    assert ": 1 problem\n" in out
     assert "Results:" not in out, "nothing is kept without -o"
 
 
