@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import logging
+import os
 import platform
 import re
 import shutil
@@ -70,6 +71,10 @@ app = typer.Typer(
 
 def main() -> NoReturn:
     """Entry point: one sentence and exit code 2 for a mistake of the user's, 130 for Ctrl-C, 143 for SIGTERM."""
+    # Read when torch is loaded: its threads else spin between small products, which costs several times the work on a
+    # machine that does anything beside.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     signal.signal(signal.SIGTERM, _terminate)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("fastsia: %(message)s"))
