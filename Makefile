@@ -18,7 +18,7 @@ PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-gpu sanitize fuzz check format freeze demo-models wheel wheel-test clean \
-	bench bench-vllm bench-memory bench-answers bench-stop bench-report bench-kernels
+	bench bench-vllm bench-memory bench-answers bench-stop bench-scheduler bench-report bench-kernels
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -96,6 +96,9 @@ bench-answers: $(STAMP) ## the C++ core against its Python reference
 
 bench-stop: $(STAMP) ## what the streaming stop saves
 	$(BIN)/python benchmarks/bench_stop.py
+
+bench-scheduler: $(STAMP) ## the host's share of a decode step
+	$(BIN)/python benchmarks/bench_scheduler.py
 
 bench-report: $(STAMP) ## analysis, figures and report of 1,319 x 16 x 20 rollouts
 	$(BIN)/python benchmarks/bench_report.py
