@@ -204,7 +204,7 @@ class Engine:
             raise RuntimeError("this engine is already running; finish or close the iteration that uses it first")
         blocks = BlockManager(self.num_blocks, self.block_size)
         try:
-            scores, num_rows = force(
+            scores, num_trunk_rows, num_rows = force(
                 self.runner,
                 blocks,
                 prompt,
@@ -215,7 +215,7 @@ class Engine:
             )
         except OutOfBlocksError as error:
             raise FastsiaError(f"the KV pool is too small for this trajectory: {error}; raise num_blocks.") from error
-        self.counters.prefill_tokens += len(prompt) + max((one.position for one in forced), default=0)
+        self.counters.prefill_tokens += num_trunk_rows
         self.counters.forced_tokens += num_rows
         return scores
 

@@ -14,6 +14,12 @@ from fastsia.engine.batch import Batch
 from fastsia.engine.block_manager import BlockManager
 from fastsia.engine.model_runner import ModelRunner
 
+# Rows whose logits are there at once, as float64 over the whole vocabulary: 300 MB for 150,000 tokens.
+_LOGIT_ROWS = 256
+
+_Path = tuple[int, tuple[int, ...]]
+"""A position and the tokens that are read behind it."""
+
 
 @dataclass(frozen=True)
 class Forced:
@@ -29,10 +35,12 @@ class ForcedScore:
     """logprobs: float64 [scored tokens], nats, under softmax(logits) (temperature 1, nothing cut off).
 
     end: log of the probability that none of the `continuing` tokens comes next; 0 where none were given.
+    is_greedy: no token was more probable than the scored one, at any of them.
     """
 
     logprobs: np.ndarray
     end: float
+    is_greedy: bool
 
 
 def force(
@@ -44,27 +52,39 @@ def force(
     *,
     rows_at_once: int,
     continuing: np.ndarray | None = None,
-) -> tuple[list[ForcedScore], int]:
-    """The scores of `forced`, in order, and the transformer rows that they cost beyond the trunk's own.
+) -> tuple[list[ForcedScore], int, int]:
+    """The scores of `forced`, in order; the transformer rows of the trunk; those that they cost beyond it.
 
     The trunk (prompt and trajectory, as far as anything needs it) is computed once. A row is computed for a token that
-    is read behind it, once for all that read the same tokens at the same position; rows of many positions share a
-    forward pass of at most about `rows_at_once` rows. continuing: bool [vocabulary].
+    is read behind it, once for all that read the same tokens at the same position, and none where those are the
+    trajectory's own next tokens; rows of many positions share a forward pass of at most about `rows_at_once` rows.
+    continuing: bool [vocabulary].
 
     Raises OutOfBlocksError: the pool cannot hold the trunk and the longest of `forced`.
     """
-    paths: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+    paths: dict[_Path, list[int]] = {}
     for i, one in enumerate(forced):
         read = one.read_ids + one.scored_ids if continuing is not None else one.read_ids + one.scored_ids[:-1]
         paths.setdefault((one.position, read), []).append(i)
-    length = len(prompt_ids) + max((one.position for one in forced), default=0)
+    riding = {path for path in paths if tuple(trajectory_ids[path[0] : path[0] + len(path[1])]) == path[1]}
+    length = len(prompt_ids)
+    length += max((position + len(read) * ((position, read) in riding) for position, read in paths), default=0)
     trunk = np.array([*prompt_ids, *trajectory_ids][:length], dtype=np.int64)
     held = blocks.allocate(blocks.blocks_for(length))
     scores: list[ForcedScore | None] = [None] * len(forced)
     num_rows = 0
+
+    def settle(path: _Path, states: Tensor) -> None:
+        mine = paths[path]
+        for i, score in zip(mine, _score(runner, states, [forced[i] for i in mine], continuing), strict=True):
+            scores[i] = score
+
     try:
         hidden = _compute_trunk(runner, trunk, held, blocks.block_size, rows_at_once)
-        waiting = list(paths)
+        for position, read in riding:
+            start = len(prompt_ids) + position
+            settle((position, read), hidden[start - 1 : start + len(read)])
+        waiting = [path for path in paths if path not in riding]
         while waiting:
             chunk = _take(waiting, blocks, rows_at_once)
             suffixes = [blocks.allocate(blocks.blocks_for(len(read))) for _, read in chunk]
@@ -77,17 +97,12 @@ def force(
             begin = 0
             for (position, read), start in zip(chunk, starts, strict=True):
                 # Row k of a path predicts its token k: the trunk's last row before it, then its own.
-                states = torch.cat([hidden[start - 1 : start], rows[begin : begin + len(read)]])
+                settle((position, read), torch.cat([hidden[start - 1 : start], rows[begin : begin + len(read)]]))
                 begin += len(read)
-                mine = paths[position, read]
-                first = min(len(forced[i].read_ids) for i in mine)
-                logprobs = runner.logits(states[first:]).double().log_softmax(dim=1).cpu().numpy()
-                for i in mine:
-                    scores[i] = _score(logprobs, len(forced[i].read_ids) - first, forced[i].scored_ids, continuing)
             num_rows += begin
     finally:
         blocks.release(held)
-    return [score for score in scores if score is not None], num_rows
+    return [score for score in scores if score is not None], length, num_rows
 
 
 def check_forced(
@@ -110,7 +125,8 @@ def check_forced(
             )
         if not one.scored_ids:
             raise FastsiaError(f"forced[{i}].scored_ids is empty.")
-        length = len(prompt_ids) + one.position + len(one.read_ids) + len(one.scored_ids)
+        # The last token is only looked up, unless what comes after it counts.
+        length = len(prompt_ids) + one.position + len(one.read_ids) + len(one.scored_ids) - (continuing is None)
         if context_length is not None and length > context_length:
             raise FastsiaError(f"forced[{i}] needs {length} positions, but the model's context is {context_length}.")
     ids = [*prompt_ids, *trajectory_ids, *(i for one in forced for i in (*one.read_ids, *one.scored_ids))]
@@ -119,20 +135,40 @@ def check_forced(
         raise FastsiaError(f"token id {wrong} is outside the model's vocabulary of {vocab_size}.")
 
 
-def _score(logprobs: np.ndarray, first: int, scored_ids: tuple[int, ...], continuing: np.ndarray | None) -> ForcedScore:
-    places = np.arange(first, first + len(scored_ids))
-    end = 0.0
-    if continuing is not None:
-        after = logprobs[first + len(scored_ids)]
-        # From the smaller side, which is exact where nearly all or nearly none of the mass continues.
-        gone, left = np.exp(after[continuing]).sum(), np.exp(after[~continuing]).sum()
-        end = float(np.log1p(-min(gone, 1.0)) if gone < 0.5 else np.log(max(left, np.finfo(np.float64).tiny)))
-    return ForcedScore(logprobs[places, list(scored_ids)], end)
+def _score(
+    runner: ModelRunner, states: Tensor, path: Sequence[Forced], continuing: np.ndarray | None
+) -> list[ForcedScore]:
+    """The scores of what shares one path. states: [tokens of the path + 1, hidden], row k predicts the path's token k.
+
+    A whole document is one path: its logits are never all there at once, and only what is asked for leaves the device.
+    """
+    counts = [len(one.scored_ids) for one in path]
+    rows = np.concatenate([len(one.read_ids) + np.arange(count) for one, count in zip(path, counts, strict=True)])
+    tokens = np.concatenate([np.array(one.scored_ids, dtype=np.int64) for one in path])
+    logprobs, is_best = np.empty(len(rows)), np.empty(len(rows), dtype=bool)
+    for begin in range(int(rows.min()), len(states), _LOGIT_ROWS):
+        part = runner.logits(states[begin : begin + _LOGIT_ROWS]).double().log_softmax(dim=1)
+        here = np.flatnonzero((rows >= begin) & (rows < begin + len(part)))
+        at = torch.from_numpy(rows[here] - begin).to(part.device)
+        picked = part[at, torch.from_numpy(tokens[here]).to(part.device)]
+        logprobs[here] = picked.cpu().numpy()
+        is_best[here] = (picked >= part.amax(dim=1)[at]).cpu().numpy()
+    # All of a path are followed by its last row, because what they read and score together is the path itself.
+    end = 0.0 if continuing is None else _ends(part[-1].cpu().numpy(), continuing)
+    cuts = np.cumsum(counts)[:-1]
+    return [
+        ForcedScore(own, end, bool(best.all()))
+        for own, best in zip(np.split(logprobs, cuts), np.split(is_best, cuts), strict=True)
+    ]
 
 
-def _take(
-    waiting: list[tuple[int, tuple[int, ...]]], blocks: BlockManager, rows_at_once: int
-) -> list[tuple[int, tuple[int, ...]]]:
+def _ends(after: np.ndarray, continuing: np.ndarray) -> float:
+    """From the smaller side, which is exact where nearly all or nearly none of the mass continues."""
+    gone, left = np.exp(after[continuing]).sum(), np.exp(after[~continuing]).sum()
+    return float(np.log1p(-min(gone, 1.0)) if gone < 0.5 else np.log(max(left, np.finfo(np.float64).tiny)))
+
+
+def _take(waiting: list[_Path], blocks: BlockManager, rows_at_once: int) -> list[_Path]:
     """The next paths of one forward pass: as many as its rows and the free blocks allow, at least one."""
     taken, rows, needed = 0, 0, 0
     for _, read in waiting:

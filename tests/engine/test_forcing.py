@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastsia import Engine, FastsiaError
+from fastsia import Engine, FastsiaError, SamplingParams
 from fastsia.engine.forcing import Forced
 
 from .models import FAMILIES, VOCAB, tiny_model
@@ -70,6 +70,55 @@ def test_scores_do_not_move_with_the_size_of_passes_or_of_the_pool(rows: int, nu
         return
     for score, other in zip(engine.force(PROMPT, TRAJECTORY, FORCED), usual, strict=True):
         np.testing.assert_allclose(score.logprobs, other.logprobs, atol=1e-5)
+
+
+def test_the_trajectorys_own_tokens_cost_nothing_beyond_the_trunk() -> None:
+    """A document is scored in one pass over it, though its logits are computed in slices."""
+    engine = Engine(tiny_model("llama"), num_blocks=64)
+    whole = Forced(0, (), TRAJECTORY)
+    for continuing in (None, np.arange(VOCAB) < 20):
+        before = engine.counters.prefill_tokens
+        (score,) = engine.force(PROMPT, TRAJECTORY, [whole], continuing=continuing)
+        expected, after = oracle(engine.model, whole)
+        np.testing.assert_allclose(score.logprobs, expected, atol=1e-5)
+        if continuing is not None:
+            np.testing.assert_allclose(score.end, np.log(np.exp(after[~continuing]).sum()), atol=1e-5)
+        read = len(TRAJECTORY) - (continuing is None)
+        assert engine.counters.prefill_tokens - before == len(PROMPT) + read
+    assert engine.counters.forced_tokens == 0
+
+
+def test_slices_of_logits_are_seamless(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(tiny_model("gemma2"), num_blocks=64)
+    usual = engine.force(PROMPT, TRAJECTORY, FORCED)
+    monkeypatch.setattr("fastsia.engine.forcing._LOGIT_ROWS", 2)
+    for score, other in zip(engine.force(PROMPT, TRAJECTORY, FORCED), usual, strict=True):
+        np.testing.assert_allclose(score.logprobs, other.logprobs, atol=1e-6)
+        assert score.is_greedy == other.is_greedy
+
+
+def test_greedy_is_where_every_token_is_the_most_probable() -> None:
+    model = tiny_model("llama")
+    engine = Engine(model, num_blocks=64)
+    (rollout,) = engine.rollout(PROMPT, 1, SamplingParams(temperature=0, max_tokens=4, eos_token_id=()))
+    greedy = tuple(rollout.token_ids)
+    other = tuple((i + 1) % VOCAB for i in greedy)
+    wanted = [greedy, greedy[:1], (greedy[0], other[1]), (other[0], *greedy[1:])]
+    scores = engine.force(PROMPT, (), [Forced(0, (), scored) for scored in wanted])
+    assert [score.is_greedy for score in scores] == [True, True, False, False]
+
+
+def test_the_last_token_needs_no_position_of_the_context() -> None:
+    engine = Engine(tiny_model("llama"), num_blocks=128)
+    context = engine.context_length
+    assert context is not None
+    full = tuple(1 + i % (VOCAB - 1) for i in range(context))
+    (score,) = engine.force(full, (), [Forced(0, (), (1,))])
+    assert np.isfinite(score.logprobs).all()
+    with pytest.raises(FastsiaError, match="context is"):
+        engine.force(full, (), [Forced(0, (), (1, 1))])
+    with pytest.raises(FastsiaError, match="context is"):
+        engine.force(full, (), [Forced(0, (), (1,))], continuing=np.zeros(VOCAB, dtype=bool))
 
 
 def test_later_weights_are_seen() -> None:
