@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from fastsia.engine.block_manager import BlockManager, OutOfBlocksError
 from fastsia.engine.checkpoint import context_length, eos_ids, load_model
 from fastsia.engine.forcing import Forced, ForcedScore, check_forced, force
 from fastsia.engine.model_runner import ModelRunner
+from fastsia.engine.profile import StepProfile, profiled
 from fastsia.engine.run import Run
 from fastsia.engine.sequence import Counters, Request, Rollout, Trajectory
 from fastsia.ops import select
@@ -80,6 +82,7 @@ class Engine:
         self.num_blocks = integer_from(1, "num_blocks", num_blocks)
         self.runner = ModelRunner(model, self.ops, self.num_blocks, self.block_size)
         self._running = False
+        self._profile: StepProfile | None = None
 
     @classmethod
     def from_pretrained(
@@ -219,6 +222,16 @@ class Engine:
         self.counters.forced_tokens += num_rows
         return scores
 
+    @contextmanager
+    def profile(self) -> Iterator[StepProfile]:
+        """Record every step of what runs inside the block, and how long its parts took."""
+        with profiled(self.runner) as profile:
+            self._profile = profile
+            try:
+                yield profile
+            finally:
+                self._profile = None
+
     def _start(self, requests: Iterator[Request], on_rollouts: Any, every_step: bool = False) -> Iterator[Any]:
         if self._running:
             raise RuntimeError("this engine is already running; finish or close the iteration that uses it first")
@@ -236,6 +249,7 @@ class Engine:
                 context_length=self.context_length,
                 vocabulary=self.vocabulary,
                 on_rollouts=on_rollouts,
+                profile=self._profile,
             )
             yield from (run.steps() if every_step else run)
         finally:

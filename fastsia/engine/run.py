@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +20,7 @@ from fastsia.config import FastsiaError
 from fastsia.engine.batch import Batch, Selection, build_batch
 from fastsia.engine.block_manager import BlockManager
 from fastsia.engine.model_runner import ModelRunner
+from fastsia.engine.profile import STEP, StepProfile
 from fastsia.engine.scheduler import Scheduler
 from fastsia.engine.seeding import Domain
 from fastsia.engine.sequence import (
@@ -62,6 +64,7 @@ class Run:
 
     window: trajectories in flight. eos_token_ids: what `SamplingParams.eos_token_id` None means. context_length: the
     model's, or None. on_rollouts: called with (job's request, [Rollout], checkpoints, indices) as rollouts end.
+    profile: records every step.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Run:
         context_length: int | None,
         vocabulary: Vocabulary | None,
         on_rollouts: Callable[[Request, list[tuple[int, int, Rollout]]], None] | None = None,
+        profile: StepProfile | None = None,
     ) -> None:
         self._runner = runner
         self._requests = requests
@@ -87,6 +91,7 @@ class Run:
         self._context_length = context_length
         self._vocabulary = vocabulary
         self._on_rollouts = on_rollouts
+        self._profile = profile
         self.tree = TrajectoryTree(blocks)
         self._scheduler = Scheduler(self.tree, max_rows, prefill_chunk)
         self._jobs: dict[int, _Job] = {}
@@ -195,11 +200,17 @@ class Run:
 
     def step(self) -> None:
         """Compute one batch, draw from it, and do what follows from the draws."""
+        with nullcontext() if self._profile is None else self._profile.span(STEP):
+            self._step()
+
+    def _step(self) -> None:
         selection = self._scheduler.select()
         if selection.num_rows:
             batch = build_batch(self.tree, selection)
             hidden = self._runner.forward(batch)
             self._count(selection)
+            if self._profile is not None:
+                self._profile.count(selection.num_rows)
             self._keep_hidden(batch, hidden)
             self._draw(selection, batch, hidden)
         self._pass_trunks()
