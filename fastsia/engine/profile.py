@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +13,9 @@ from typing import Any
 import torch
 
 from fastsia.engine.model_runner import ModelRunner
+from fastsia.ops import Ops
 
-STEP = "step"
+STEP, PASS = "step", "trunk pass"
 # Parts of a step, by the method of the runner or of its ops that is the whole of one.
 _RUNNER_PARTS = {"forward": "model", "logits": "head"}
 _OPS_PARTS = {"prefix_attention": "attention", "store_kv": "kv cache", "copy_blocks": "kv cache", "sample": "sampling"}
@@ -110,7 +110,7 @@ def profiled(runner: ModelRunner) -> Iterator[StepProfile]:
         return call
 
     ops = runner.ops
-    runner.ops = dataclasses.replace(ops, **{m: timed(getattr(ops, m), name) for m, name in _OPS_PARTS.items()})
+    runner.ops = Ops(ops.name, **{m: timed(getattr(ops, m), name) for m, name in _OPS_PARTS.items()})
     for method, name in _RUNNER_PARTS.items():
         setattr(runner, method, timed(getattr(runner, method), name))
     try:

@@ -1,0 +1,204 @@
+"""What an evaluation will cost, before it is run: tokens, seconds and memory, from a small part of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import theilslopes
+
+from fastsia.backends import open_backend
+from fastsia.backends.native import NativeBackend
+from fastsia.config import FastsiaError, SIAConfig
+from fastsia.engine.engine import Engine
+from fastsia.engine.profile import PASS, STEP, StepProfile
+from fastsia.engine.run import checkpoints_of
+from fastsia.engine.sequence import Request
+from fastsia.evaluation import evaluate, make_requests, split_settings
+from fastsia.results import SIAResult
+from fastsia.sia import analyze_rollouts
+from fastsia.store import write_json
+from fastsia.tasks import Task, load_task
+
+PLAN = "plan.json"
+_TRAJECTORIES = 32
+_PROBLEMS = 16
+_REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A forecast of one run.
+
+    num_problems, num_checkpoints (all of the run's). trajectory_tokens, generated_tokens (of rollouts), row_steps,
+    prefill_tokens: as the run's counters. seconds: of `evaluate` on a loaded model, drawing no report.
+    weight_bytes, kv_bytes: of the model, and of the KV blocks that will be in use at most.
+    pilot_problems, pilot_seconds: what the forecast is made from, and what that took.
+    """
+
+    num_problems: int
+    num_checkpoints: int
+    trajectory_tokens: int
+    generated_tokens: int
+    row_steps: int
+    prefill_tokens: int
+    seconds: float
+    weight_bytes: int
+    kv_bytes: int
+    pilot_problems: int
+    pilot_seconds: float
+
+    def save(self, directory: Path) -> Path:
+        """Write it to a results folder; `fastsia run` says afterwards how far it was off."""
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / PLAN, dataclasses.asdict(self))
+        return directory / PLAN
+
+
+def plan(
+    model: Any,
+    dataset: Any,
+    *,
+    config: SIAConfig | Mapping[str, Any] | None = None,
+    limit: int | None = None,
+    **overrides: Any,
+) -> Plan:
+    """Forecast `evaluate(model, dataset, ...)` with the engine of this package; arguments as there.
+
+    Some problems' trajectories (at most 32) say how long reasoning is; a few problems (at most 16) are evaluated whole
+    and say how far rollouts go, how much of them merges, and what a step costs. A rollout from checkpoint t of a
+    trajectory of T tokens is taken to go on for about T - t more, so rollouts draw about N T² / (2 stride) tokens.
+    """
+    settings, load_options, task_options = split_settings(config, overrides)
+    task = load_task(dataset, limit=limit, **task_options)
+    backend = open_backend(model, "native", load_options)
+    if not isinstance(backend, NativeBackend):
+        raise FastsiaError("a plan needs a model in fastsia's own engine.")
+    engine = backend.engine
+    started = time.perf_counter()
+    settings, requests = make_requests(backend, task, settings)
+    every = list(requests)
+    long = _spread(every, _TRAJECTORIES)
+    with engine.profile() as drawing:
+        lengths = [len(done.token_ids) for done in engine.run(_without_rollouts(long))]
+    # What is done for the first time (imports, the first pages of everything) is no measure of the rest.
+    evaluate(backend, task.head(1), config=settings)
+    few = dataclasses.replace(task, problems=tuple(_spread(task.problems, _PROBLEMS)))
+    peak, engine.counters.peak_kv_blocks = engine.counters.peak_kv_blocks, 0
+    with engine.profile() as rolling:
+        began = time.perf_counter()
+        pilot = evaluate(backend, few, config=settings)
+        whole = time.perf_counter() - began
+    expected = [_expected_tokens(request, length) for request, length in zip(long, lengths, strict=True)]
+    own = [
+        _expected_tokens(request, int(tokens))
+        for request, tokens in zip(
+            make_requests(backend, few, settings)[1], pilot.trajectories["num_tokens"], strict=True
+        )
+    ]
+    counters = pilot.summary["counters"]
+    generated = np.mean(expected) * counters["generated_tokens"] / max(sum(own), 1) * len(every)
+    rows = generated / max(counters["merge_factor"] or 1.0, 1e-9)
+    drawn = float(np.mean(lengths)) * len(every)
+    prefill = float(sum(len(prompt) for prompt in {request.prompt_ids for request in every}))
+    seconds = _seconds(
+        engine, drawing, rolling, total_rows=rows + drawn + prefill, num_requests=len(every), num_pilot=len(own)
+    )
+    seconds += _outside(pilot, whole - sum(span.seconds for span in rolling.spans if span.name == STEP), task)
+    blocks = engine.counters.peak_kv_blocks * min(len(every), engine.window) / min(len(own), engine.window)
+    engine.counters.peak_kv_blocks = max(peak, engine.counters.peak_kv_blocks)
+    return Plan(
+        num_problems=len(task),
+        num_checkpoints=round(
+            float(np.mean([len(checkpoints_of(r, n)) for r, n in zip(long, lengths, strict=True)])) * len(every)
+        ),
+        trajectory_tokens=round(drawn),
+        generated_tokens=round(generated),
+        row_steps=round(rows),
+        prefill_tokens=round(prefill),
+        seconds=float(seconds),
+        weight_bytes=sum(p.numel() * p.element_size() for p in engine.model.parameters()),
+        kv_bytes=round(min(blocks, engine.num_blocks) * engine.runner.bytes_per_block(engine.model, engine.block_size)),
+        pilot_problems=len(own),
+        pilot_seconds=time.perf_counter() - started,
+    )
+
+
+def _spread(items: Sequence[Any], number: int) -> list[Any]:
+    """At most `number` of them, evenly spaced: the first ones may be the short ones."""
+    places = np.linspace(0, len(items) - 1, min(number, len(items))).round().astype(int)
+    return [items[i] for i in places.tolist()]
+
+
+def _without_rollouts(requests: Sequence[Request]) -> list[Request]:
+    return [dataclasses.replace(request, key=i, num_rollouts=0) for i, request in enumerate(requests)]
+
+
+def _expected_tokens(request: Request, length: int) -> float:
+    """Of a trajectory's rollouts, if each went on for as long as the trajectory did, with an end."""
+    left = length - checkpoints_of(request, length) + 1
+    if request.rollout_budget == "new":
+        left = np.minimum(left, request.sampling.max_tokens)
+    return float(request.num_rollouts * left.sum())
+
+
+def _seconds(
+    engine: Engine,
+    drawing: StepProfile,
+    rolling: StepProfile,
+    *,
+    total_rows: float,
+    num_requests: int,
+    num_pilot: int,
+) -> float:
+    """Of all steps: each costs something, each of its rows something more, and each trunk pass goes with a request."""
+    rows, seconds = (np.concatenate(part) for part in zip(_decoding(drawing), _decoding(rolling), strict=True))
+    slope, intercept = (float(x) for x in theilslopes(seconds, rows)[:2]) if len(set(rows)) > 1 else (0.0, seconds[0])
+    slope, intercept = max(slope, 0.0), max(intercept, 1e-6)
+    # The fit is of medians; what disturbs a machine now and then, it will disturb again.
+    disturbed = max(float(seconds.sum() / (intercept * len(rows) + slope * rows.sum())), 1.0)
+    passes = sum(span.seconds for span in rolling.spans if span.name == PASS) / num_pilot
+    # A request lives for about as many steps as the pilot took, whatever runs beside it, until the rows run out.
+    waves = max(num_requests / engine.window, 1.0)
+    num_steps = max(len(rolling.steps()) * waves, total_rows / engine.max_rows)
+    return disturbed * (intercept * num_steps + slope * total_rows) + passes * num_requests
+
+
+def _decoding(profile: StepProfile) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, seconds without the trunk pass) of the steps that computed rows."""
+    rows, seconds, passing = [], [], 0.0
+    for span in profile.spans:  # in the order of their ends: a step's pass comes before the step
+        if span.name == PASS:
+            passing = span.seconds
+        elif span.name == STEP and span.rows:
+            rows.append(float(span.rows))
+            seconds.append(span.seconds - passing)
+    return np.array(rows), np.array(seconds)
+
+
+def _outside(pilot: SIAResult, seconds: float, task: Task) -> float:
+    """Of what is not a step: prompts, answers and storing go with the problems, statistics only in part."""
+    number = pilot.summary["num_problems"]
+    ids = pilot.trajectories["problem_id"].unique()[: max(number // 2, 1)]
+    half = pilot.rollouts[pilot.rollouts["problem_id"].isin(ids)]
+    config = SIAConfig(**pilot.summary["config"])
+    few, all_of_them = (_analysis_seconds(frame, config) for frame in (half, pilot.rollouts))
+    each = max(all_of_them - few, 0.0) / max(number - len(ids), 1)
+    fixed = max(all_of_them - each * number, 0.0)
+    return fixed + each * len(task) + max(seconds - all_of_them, 0.0) / number * len(task)
+
+
+def _analysis_seconds(rollouts: pd.DataFrame, config: SIAConfig) -> float:
+    """The least of some times: what is wanted is a small difference of two."""
+    times = []
+    for _ in range(_REPEATS):
+        began = time.perf_counter()
+        analyze_rollouts(rollouts.drop(columns=["token_ids"]), config=config)
+        times.append(time.perf_counter() - began)
+    return min(times)

@@ -1,0 +1,79 @@
+"""Forecasts against the runs that follow them: tokens, rows and memory; seconds are left to a command."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastsia import Engine, FastsiaError, Request, SamplingParams, evaluate
+from fastsia.engine.profile import PASS, STEP, Span, StepProfile
+from fastsia.planning import _decoding, _expected_tokens, _spread, plan
+from tests.tiny import PROBLEMS, shared_model
+
+
+def test_tokens_of_a_forecast_are_those_of_the_run() -> None:
+    engine = Engine.from_pretrained("demo:sft")
+    settings = {"limit": 40, "num_rollouts": 8, "num_bootstrap": 50, "num_splits": 4}
+    forecast = plan(engine, "demo", **settings)
+    counters = evaluate(engine, "demo", **settings).summary["counters"]
+    assert forecast.generated_tokens == pytest.approx(counters["generated_tokens"], rel=0.25)
+    assert forecast.trajectory_tokens == pytest.approx(counters["trajectory_tokens"], rel=0.25)
+    assert forecast.prefill_tokens == counters["prefill_tokens"]
+    assert forecast.num_problems == 40
+    assert forecast.pilot_problems == 16
+    assert 0 < forecast.seconds < 600
+    assert forecast.weight_bytes == sum(p.numel() * 4 for p in engine.model.parameters())
+    assert 0 < forecast.kv_bytes <= engine.num_blocks * engine.runner.bytes_per_block(engine.model, engine.block_size)
+
+
+def test_a_run_of_a_few_problems_is_its_own_pilot(tmp_path: Path) -> None:
+    """Where the pilot is the whole run, what it counted is what the run will count."""
+    engine = Engine(*shared_model())
+    settings = {"num_rollouts": 4, "stride": 6, "max_tokens": 18, "num_bootstrap": 20, "num_splits": 4, "top_p": 1.0}
+    forecast = plan(engine, PROBLEMS[:5], **settings)
+    run = evaluate(engine, PROBLEMS[:5], **settings)
+    counters = run.summary["counters"]
+    assert forecast.generated_tokens == pytest.approx(counters["generated_tokens"], abs=1)
+    assert forecast.row_steps == pytest.approx(counters["row_steps"], abs=1)
+    assert forecast.trajectory_tokens == pytest.approx(counters["trajectory_tokens"], rel=0.1)
+    assert forecast.num_checkpoints == len(run.checkpoints)
+    path = forecast.save(tmp_path / "run")
+    assert json.loads(path.read_text()) == dataclasses.asdict(forecast)
+
+
+def test_the_pilot_is_spread_over_the_problems() -> None:
+    assert _spread(range(100), 5) == [0, 25, 50, 74, 99]
+    assert _spread(range(3), 5) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("budget", "expected"), [("new", 2 * (5 + 5 + 5 + 1)), ("total", 2 * (11 + 7 + 3 + 1))])
+def test_rollouts_are_taken_to_go_on_as_their_trajectory_did(budget: str, expected: float) -> None:
+    sampling = SamplingParams(max_tokens=5)
+    request = Request(0, (1,), sampling, 2, 0, stride=4, rollout_budget=budget)  # type: ignore[arg-type]
+    if budget == "new":
+        expected = 2 * (5 + 5 + 3 + 1)
+    assert _expected_tokens(request, 10) == expected
+
+
+def test_steps_are_read_without_their_trunk_passes() -> None:
+    profile = StepProfile(torch.device("cpu"))
+    profile.spans = [
+        Span(PASS, 0.5, 0.25, 0.25, 0), Span(STEP, 0.0, 1.0, 0.75, 7),
+        Span(PASS, 1.0, 0.0, 0.0, 0), Span(STEP, 1.0, 2.0, 2.0, 3),
+        Span(PASS, 3.0, 0.5, 0.5, 0), Span(STEP, 3.0, 0.5, 0.0, 0),
+    ]  # fmt: skip
+    rows, seconds = _decoding(profile)
+    np.testing.assert_array_equal(rows, [7, 3])
+    np.testing.assert_allclose(seconds, [0.75, 2.0])
+
+
+def test_another_backend_cannot_be_planned() -> None:
+    from fastsia.backends.hf_generate import HFGenerateBackend
+
+    with pytest.raises(FastsiaError, match="hf"):
+        plan(HFGenerateBackend(*shared_model()), PROBLEMS)
