@@ -505,6 +505,8 @@ def compare(
     ] = None,
 ) -> None:
     """Several runs in one table, with the differences in rho on the problems that they share; no model."""
+    from dataclasses import replace
+
     from fastsia.comparison import compare as side_by_side
     from fastsia.report import show_table
 
@@ -512,7 +514,12 @@ def compare(
     shown = ["run", "num_problems", *_bounded("accuracy"), *_bounded("null_rate"), *_bounded("rho_pearson")]
     shown += [*_bounded("rho_cross_fitted"), "undefined_fraction", *_bounded("auc_50"), *_bounded("entropy_final")]
     _print(show_table("runs", found.table[shown], digits=2))
-    rows = found.differences[found.differences["quantity"].isin(["rho_pearson", "rho_cross_fitted"])]
+    if found.token_level is not None:
+        levels = ["run", *_bounded("token_entropy"), *_bounded("answer_entropy_mean"), *_bounded("forking_share_fixed")]
+        rows = found.token_level[found.token_level["group"] == "all"]
+        _print(replace(show_table("token_level", rows[levels]), caption=""))  # it explains more columns than these
+    quantities = ["rho_pearson", "rho_cross_fitted", "token_entropy", "entropy_mean"]
+    rows = found.differences[found.differences["quantity"].isin(quantities)]
     first = next(iter(found.runs))
     all_pairs = len(found.runs) <= _MOST_RUNS_IN_PAIRS
     _print(show_table("differences", rows if all_pairs else rows[rows["minus"] == first]))

@@ -12,7 +12,7 @@ import pandas as pd
 
 from fastsia.config import FastsiaError
 from fastsia.results import SIAResult, load, write_tables
-from fastsia.sia import differences, tabulate
+from fastsia.sia import differences, side_by_side, tabulate
 from fastsia.store import refuse_links
 from fastsia.tasks.models import known_model
 
@@ -33,11 +33,13 @@ _MATTERS = (
 @dataclass(frozen=True)
 class Comparison:
     """runs: by label. table: one row a run, as `sia.tabulate`. differences: one row a pair of runs and quantity, as
-    `sia.differences`. notes: what to mind, one sentence each."""
+    `sia.differences`. token_level: token and answer level side by side, one row a run and group, None where fewer than
+    two runs have token entropies. notes: what to mind, one sentence each."""
 
     runs: dict[str, SIAResult]
     table: pd.DataFrame
     differences: pd.DataFrame
+    token_level: pd.DataFrame | None
     notes: list[str]
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -47,6 +49,8 @@ class Comparison:
         target = Path(path)
         data = {label: result.report_data() for label, result in self.runs.items()}
         tables = {"runs": self.table, "differences": self.differences}
+        if self.token_level is not None:
+            tables["token_level"] = self.token_level
         if target.suffix.lower() in (".html", ".htm"):
             return write_comparison(target, data, tables, notes=self.notes)
         target.mkdir(parents=True, exist_ok=True)
@@ -72,10 +76,12 @@ def compare(directories: Sequence[str | os.PathLike[str]]) -> Comparison:
     results = [load(path) for path in paths]
     runs = dict(zip(labels(places, [result.summary for result in results]), results, strict=True))
     config = results[0].summary.get("config") or {}
+    levels = {label: result.tables["token_level"] for label, result in runs.items() if "token_level" in result.tables}
     return Comparison(
         runs,
         tabulate({label: result.summary for label, result in runs.items()}),
         differences(_frames(runs), num_resamples=config.get("num_bootstrap", 2000), seed=config.get("seed", 0)),
+        side_by_side(levels) if len(levels) > 1 else None,
         _notes(runs),
     )
 

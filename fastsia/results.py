@@ -13,11 +13,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from fastsia import __version__
+from fastsia.answers.parts import answer_token
+from fastsia.answers.spec import Spec
 from fastsia.config import FastsiaError, SIAConfig
-from fastsia.sia import Analysis, analyze_rollouts, analyze_table, encode_readings, forced_table, shuffled_table
+from fastsia.sia import (
+    Analysis,
+    TokenTraces,
+    analyze_rollouts,
+    analyze_table,
+    encode_readings,
+    forced_table,
+    shuffled_table,
+)
 from fastsia.sia.table import RolloutTable, encode
 from fastsia.store import DATABASE, Store, flatten, refuse_links, write_json, write_parquet
 
@@ -241,7 +252,7 @@ def score(store: Store, config: SIAConfig, run: Mapping[str, Any], warnings: Seq
     if failed.all():
         raise FastsiaError(f"every trajectory failed; the first: {stored['error'].iloc[0]}.")
     table, readings = _encode(store, config)
-    found = analyze_table(table, config, readings=readings)
+    found = analyze_table(table, config, readings=readings, traces=_token_traces(store, stored, table))
     result = SIAResult(
         summary=_summary(store, stored, found, config, run, warnings),
         trajectories=_join(stored, found),
@@ -308,6 +319,30 @@ def _encode(store: Store, config: SIAConfig) -> tuple[RolloutTable, dict[str, Ro
     if config.shuffle_prefix:
         columns = columns.drop(columns="ride_tokens")
     return encode(columns), encode_readings(columns)
+
+
+def _token_traces(store: Store, stored: pd.DataFrame, table: RolloutTable) -> TokenTraces | None:
+    """The token entropies of the trajectories that the table of rollouts has; None where none were recorded (a server
+    gives none: NaN)."""
+    rows = {key: row for row, key in enumerate(zip(stored["problem_id"], stored["trajectory"], strict=True))}
+    ids = table.problem_ids[table.problem_of_trajectory]
+    order = [rows[key] for key in zip(ids.tolist(), table.trajectory.tolist(), strict=True)]
+    given = stored["token_entropies"].iloc[order]
+    recorded = [entropies if np.isfinite(entropies).all() else entropies[:0] for entropies in given]
+    lengths = np.array([len(entropies) for entropies in recorded], dtype=np.int64)
+    if not lengths.any():
+        return None
+    problems = store.problems()
+    kinds = zip(problems["format"], problems["choices"], problems["starts_in_think"], strict=True)
+    specs = dict(zip(problems["problem_id"], (Spec.of(*kind) for kind in kinds), strict=True))
+    vocabulary = store.vocabulary()
+    texts = zip(stored["problem_id"].iloc[order], stored["token_ids"].iloc[order], strict=True)
+    answer = [answer_token(vocabulary, token_ids, specs[problem]) for problem, token_ids in texts]
+    return TokenTraces(
+        np.concatenate(recorded),
+        np.concatenate([[0], np.cumsum(lengths)]),
+        np.array([-1 if token is None else token for token in answer], dtype=np.int64),
+    )
 
 
 def _summary(

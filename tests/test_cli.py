@@ -216,7 +216,7 @@ def test_compare_prints_a_table_and_writes_a_page(
     capsys.readouterr()
     assert command("compare", *folders, "-o", tmp_path / "out") == 0
     out = capsys.readouterr().out
-    for text in ("Runs", "cross-fitted", "Differences between runs", "comparison.html"):
+    for text in ("Runs", "cross-fitted", "Token level", "Differences between runs", "comparison.html"):
         assert text in out
     assert (tmp_path / "out" / "comparison.html").is_file()
     assert set(pd.read_parquet(tmp_path / "out" / "tables" / "runs.parquet")["run"]) == {"a", "b"}

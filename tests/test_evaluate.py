@@ -507,7 +507,7 @@ def test_the_report_is_drawn_from_what_is_stored(tmp_path: Path, result: SIAResu
 def test_saved_tables_are_exactly_the_results_tables(tmp_path: Path) -> None:
     """A table of an earlier save must not be read back as one of this result."""
     result = small(PROBLEMS[:2], output=tmp_path)
-    kept = {"sensitivity", "coarse_ablation"}
+    kept = {"sensitivity", "coarse_ablation", "token_level", "early_stop", "failure_detection"}
     assert {path.stem for path in (tmp_path / "tables").iterdir()} == kept
     result.tables["other"] = pd.DataFrame({"x": [1.5, None], "name": ["a", None]})
     result.save(tmp_path)

@@ -90,6 +90,19 @@ def _until_stop(text: bytes) -> bytes:
     return text[: stop.start()] if stop else text
 
 
+def answer_begin(text: bytes, format: AnswerFormat, options: Options, starts_in_think: bool = False) -> int | None:
+    """Where, in bytes, a completion stops to think and states its answer.
+
+    Behind the think block, where one opens the completion (or the prompt opened it); else at the marker that the answer
+    is read after (rules 1 to 3). None where the block never closes or no marker announces an answer.
+    """
+    begin, is_open = _after_think(text, starts_in_think)
+    if is_open or begin:
+        return None if is_open else begin
+    announced = _announced(_until_stop(text), format, options)
+    return None if announced is None else announced[0]
+
+
 def _read(text: bytes, format: AnswerFormat, options: Options) -> str | None:
     """The answer of a text without think block and stop text, by the first rule that gives one.
 
@@ -100,22 +113,28 @@ def _read(text: bytes, format: AnswerFormat, options: Options) -> str | None:
 
     An occurrence is complete if a value can be read from what comes right after it.
     """
+    announced = _announced(text, format, options)
+    if announced is not None:
+        return announced[1]
+    if format == "number":
+        return last_number(text)
+    return _last_letter(text, options) if format == "choice" else None
+
+
+def _announced(text: bytes, format: AnswerFormat, options: Options) -> tuple[int, str] | None:
+    """Rules 1 to 3: where the marker begins, and the value after it."""
     asked_for = _ASKED_FOR[format]
     others = [marker for marker in _STRONG if marker is not asked_for]
     asked = _values(text, [asked_for], format, options)
-    answer = _last(asked) if format == "boxed" else next(asked, None)
-    if answer is None:
-        answer = next(_values(text, others, format, options), None)
-    if answer is None and format != "boxed":
-        answer = _last(_values(text, [_ANSWER_IS], format, options, own_text=False))
-    if answer is None and format == "number":
-        answer = last_number(text)
-    if answer is None and format == "choice":
-        answer = _last_letter(text, options)
-    return answer
+    found = _last(asked) if format == "boxed" else next(asked, None)
+    if found is None:
+        found = next(_values(text, others, format, options), None)
+    if found is None and format != "boxed":
+        found = _last(_values(text, [_ANSWER_IS], format, options, own_text=False))
+    return found
 
 
-def _last(values: Iterator[str]) -> str | None:
+def _last(values: Iterator[tuple[int, str]]) -> tuple[int, str] | None:
     last = None
     for last in values:  # noqa: B007 - the last one is what is wanted
         pass
@@ -124,10 +143,10 @@ def _last(values: Iterator[str]) -> str | None:
 
 def _values(
     text: bytes, markers: Sequence[re.Pattern[bytes]], format: AnswerFormat, options: Options, *, own_text: bool = True
-) -> Iterator[str]:
-    """The values after the complete occurrences of the markers, in the order of the text."""
+) -> Iterator[tuple[int, str]]:
+    """The complete occurrences of the markers, in the order of the text: where each begins, and the value after it."""
     places = sorted((*found.span(), marker is _BOX) for marker in markers for found in marker.finditer(text))
-    for _, end, is_box in places:
+    for begin, end, is_box in places:
         if is_box:
             content = _balanced(text, end)
             value = None if content is None else boxed_value(content, format, options)
@@ -136,7 +155,7 @@ def _values(
         else:
             value = number_after_marker(text, end)
         if value is not None:
-            yield value
+            yield begin, value
 
 
 # Boxes --------------------------------------------------------------------------------------------------------------

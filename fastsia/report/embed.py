@@ -26,17 +26,20 @@ class Piece:
     shortened: bool
 
 
-def pack(views: Iterable[TrajectoryView], expected: int, max_bytes: int) -> Iterator[Piece]:
+def pack(
+    views: Iterable[TrajectoryView], expected: int, max_bytes: int, forking: float | None = None
+) -> Iterator[Piece]:
     """Packs views as they come; together they stay within about `max_bytes` of base64.
 
     expected: how many there will be. A view may use what the ones before it left of their share, and a tenth of the
-    whole beyond it; where it would take more, its rollout texts are shortened.
+    whole beyond it; where it would take more, its rollout texts are shortened. forking: nats above which a token's
+    entropy marks it as a forking one; None marks none.
     """
     used = 0
     for index, view in enumerate(views):
         allowed = 0.1 * max_bytes + 0.9 * max_bytes * (index + 1) / max(expected, index + 1) - used
         for limit in TEXT_LIMITS:
-            data = _squeeze(_record(view, limit))
+            data = _squeeze(_record(view, limit, forking))
             if len(data) <= allowed:
                 break
         used += len(data)
@@ -48,11 +51,12 @@ def _squeeze(record: dict[str, Any]) -> str:
     return base64.b64encode(zlib.compress(text.encode("utf-8", "replace"), 6)).decode("ascii")
 
 
-def _record(view: TrajectoryView, limit: int | None) -> dict[str, Any]:
+def _record(view: TrajectoryView, limit: int | None, forking: float | None) -> dict[str, Any]:
     """What report.js reads; entropies in hundredths of a nat to save room."""
-    entropies = None
-    if view.token_entropies is not None:
+    entropies, forks = None, []
+    if view.token_entropies is not None and any(map(math.isfinite, view.token_entropies)):
         entropies = [round(100 * float(h)) if math.isfinite(h) else 0 for h in view.token_entropies]
+        forks = [] if forking is None else [t for t, h in enumerate(view.token_entropies) if h > forking]
     return {
         "id": view.problem_id,
         "n": view.trajectory,
@@ -64,6 +68,7 @@ def _record(view: TrajectoryView, limit: int | None) -> dict[str, Any]:
         "finish": view.finish_reason,
         "tokens": list(view.tokens),
         "entropies": entropies,
+        "forks": forks,
         "checkpoints": [
             {
                 "t": int(point.position),

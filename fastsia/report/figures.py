@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fastsia.report.data import ReportData
-from fastsia.sia.compare import tabulate
+from fastsia.sia.compare import side_by_side, tabulate
 
 # Okabe and Ito's colours, which the common forms of colour blindness tell apart.
 INK, RULE = "#1f2430", "#9aa1ad"
@@ -486,6 +486,92 @@ def _sensitivity(data: ReportData) -> Drawing | None:
     )
 
 
+def _early_stop(data: ReportData) -> Drawing | None:
+    frame = data.tables.get("early_stop")
+    if frame is None or frame["saved"].isna().all():
+        return None
+    looks: list[tuple[str, str, int | None, str, str, Any]] = [
+        ("length", "so many tokens (control)", None, RULE, "d", (0, (2, 2))),
+        ("entropy", "H ≤ τ", None, BLUE, "o", "-"),
+        ("mode", "same mode over k", None, VERMILLION, "s", (0, (5, 2))),
+    ]
+    lengths = sorted(frame.loc[frame["rule"] == "plateau", "checkpoints"].dropna().unique())
+    lines: Sequence[Any] = ("-", (0, (5, 2)), (0, (1, 1.5)))
+    looks += [
+        ("plateau", f"H flat over {length}", int(length), GREEN, "^", lines[i % len(lines)])
+        for i, length in enumerate(lengths)
+    ]
+    with mpl.rc_context({**_STYLE, "figure.figsize": (4.2, 3.5)}):
+        figure, axes = _axes()
+        axes.axhline(0, color=RULE, linewidth=0.8)
+        for rule, label, length, color, marker, line in looks:
+            rows = frame[(frame["rule"] == rule) & (True if length is None else frame["checkpoints"] == length)]
+            rows = rows.sort_values("saved")
+            change, high, low = (-100 * rows[f"lost{end}"].to_numpy(np.float64) for end in ("", "_low", "_high"))
+            saved = 100 * rows["saved"].to_numpy(np.float64)
+            axes.vlines(saved, low, high, color=color, linewidth=1, alpha=0.45)
+            axes.plot(saved, change, marker, color=color, markersize=3.6, linewidth=1.3, linestyle=line, label=label)
+        axes.set_xlabel("tokens saved (% of all)")
+        axes.set_ylabel("change of accuracy (points)")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=7)
+    return Drawing(
+        "early_stop",
+        "What stopping early would save and cost",
+        "One mark a setting of a rule, with 95 % intervals over problems; up and to the right is better. The dashed "
+        "grey control stops everything after the same number of tokens: a rule earns the distance to it. Above 0 the "
+        "vote of many continuations beats the one text's own answer." + _sampled(data),
+        figure,
+        frame,
+    )
+
+
+def _sampled(data: ReportData) -> str:
+    """What the signal itself cost, where the run says."""
+    drawn, written = data.summary.get("generated_tokens"), data.summary.get("mean_trajectory_tokens")
+    number = data.summary.get("num_trajectories")
+    if not drawn or not written or not number:
+        return " The rollouts' own tokens are not in it."
+    return (
+        f" The rollouts' own tokens are not in it: this run drew {drawn:,}, "
+        f"{drawn / (written * number):.0f} times as many as the trajectories have."
+    )
+
+
+_SIGNALS = (
+    ("auc_entropy", "answer entropy H", BLUE, "o", -0.012),
+    ("auc_token_entropy", "mean token entropy", VERMILLION, "s", 0.0),
+    ("auc_margin", "answer margin", GREEN, "^", 0.012),
+)
+
+
+def _failure(data: ReportData) -> Drawing | None:
+    frame = data.tables.get("failure_detection")
+    if frame is None or frame["auc_entropy"].isna().all():
+        return None
+    with mpl.rc_context({**_STYLE, "figure.figsize": (4.2, 3.2)}):
+        figure, axes = _axes()
+        _chance(axes)
+        for column, label, color, marker, shift in _SIGNALS:
+            if column not in frame:
+                continue
+            x = frame["position"].to_numpy(np.float64) + shift
+            value, low, high = (frame[column + end].to_numpy(np.float64) for end in ("", "_low", "_high"))
+            axes.vlines(x, low, high, color=color, linewidth=1.4)
+            axes.plot(x, value, color=color, marker=marker, markersize=4.5, linewidth=1, label=label)
+        _relative(axes)
+        axes.set_xlim(-0.04, 1.04)
+        axes.set_ylabel("AUC for “ends incorrect”")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, fontsize=7)
+    return Drawing(
+        "failure_detection",
+        "Seeing failure coming",
+        "Three signals that know no gold answer, at parts of the way. ½ is guessing; bars are 95 % over problems. The "
+        "signals share trajectories, so overlapping bars do not say that they are equal: see the table's differences.",
+        figure,
+        frame,
+    )
+
+
 _MAKERS: Sequence[Callable[[ReportData], Drawing | None]] = (
     _entropy,
     _gain,
@@ -495,6 +581,8 @@ _MAKERS: Sequence[Callable[[ReportData], Drawing | None]] = (
     _alignment,
     _quadrants,
     _lock_in,
+    _early_stop,
+    _failure,
     _estimators,
     _nulls,
     _fano,
@@ -530,12 +618,16 @@ _NO_BANDS = "The 95 % intervals are in the numbers beside the figure; so many ba
 
 
 def draw_comparison(runs: Mapping[str, ReportData], directory: Path | str | None = None) -> list[Drawing]:
-    """The same figures for several runs, overlaid: entropy, gain, gain share, AUC and rho, one colour a run.
+    """The same figures for several runs, overlaid: entropy, gain, gain share, AUC and rho, one colour a run; and, where
+    two have token entropies, these against answer entropy.
 
     With a directory each is saved there as PNG, SVG and parquet.
     """
     drawings = [drawing for look in COMPARED if (drawing := draw_overlay(look, runs)) is not None]
     drawings.append(_compare_rho(tabulate({label: data.summary for label, data in runs.items()})))
+    levels = _compare_levels(runs)
+    if levels is not None:
+        drawings.append(levels)
     if directory is not None:
         for drawing in drawings:
             drawing.save(Path(directory))
@@ -650,6 +742,40 @@ def _compare_rho(table: pd.DataFrame) -> Drawing:
         axes.set_xlabel("mean ρ (95 %)")
         axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2)
     return Drawing("rho", "Alignment by run", "Bars are 95 % intervals over problems.", figure, table)
+
+
+def _compare_levels(runs: Mapping[str, ReportData]) -> Drawing | None:
+    frames = {label: data.tables["token_level"] for label, data in runs.items() if "token_level" in data.tables}
+    if len(frames) < 2:
+        return None
+    numbers = side_by_side(frames)
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes()
+        for place, label in enumerate(runs):
+            row = numbers[(numbers["run"] == label) & (numbers["group"] == "all")]
+            if row.empty:
+                continue
+            color = CYCLE[place % len(CYCLE)]
+            (x, x_low, x_high), (y, y_low, y_high) = (
+                (float(row[name + end].iloc[0]) for end in ("", "_low", "_high"))
+                for name in ("token_entropy", "answer_entropy_mean")
+            )
+            axes.hlines(y, x_low, x_high, color=color, linewidth=1.6)
+            axes.vlines(x, y_low, y_high, color=color, linewidth=1.6)
+            axes.plot([x], [y], "os^dvP"[place // len(CYCLE) % 6], color=color, markersize=5, label=_short(label))
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("mean token entropy (nats)")
+        axes.set_ylabel("mean answer entropy H (nats)")
+        _place_legend(figure, axes, len(frames))
+    return Drawing(
+        "token_and_answer_entropy",
+        "Unsure about the word, unsure about the answer",
+        "One mark a run: entropy of the next token along its texts against entropy of the answer, both averaged over "
+        "each trajectory. From stage to stage the two may part ways. Bars are 95 % intervals over problems.",
+        figure,
+        numbers,
+    )
 
 
 _COLOR_CLASS = {

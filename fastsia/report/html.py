@@ -36,6 +36,7 @@ _COLUMNS = (
     ("s end", "final_gold_surprisal", "gold surprisal at the end, nats"),
     ("ρ", "rho", "the paper's alignment of H and s"),
     ("ρ cross-fitted", "rho_cross_fitted", "H and s from different halves of the rollouts"),
+    ("token H", "token_entropy", "mean entropy of the next token along the reasoning, nats"),
     ("locked in", "lock_in_relative", "relative position from which the most frequent answer stays the same"),
 )
 
@@ -45,7 +46,8 @@ def write_report(path: Path | str, data: ReportData, drawings: Sequence[Drawing]
 
     drawings: what `draw_figures` returned, where it was called already.
     """
-    pieces = list(pack(data.views, len(data.trajectories), MAX_BYTES))
+    forking = (data.summary.get("forking_threshold") or {}).get("run")
+    pieces = list(pack(data.views, len(data.trajectories), MAX_BYTES, forking))
     drawings = draw(data) if drawings is None else drawings
     context = {
         "title": data.title,
@@ -53,7 +55,7 @@ def write_report(path: Path | str, data: ReportData, drawings: Sequence[Drawing]
         "cards": _cards(data.summary),
         "figures": _inline(drawings),
         "tables": show_tables(data.tables),
-        "index": _index(data, pieces),
+        "index": _index(data, pieces, forking),
         "pieces": [Markup(piece.data) for piece in pieces],
         "shortened": sum(piece.shortened for piece in pieces),
         "settings": _settings(data.summary),
@@ -196,17 +198,18 @@ def _cards(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     return [dict(zip(("name", "value", "interval", "says"), row, strict=True)) for row in rows]
 
 
-def _index(data: ReportData, pieces: Sequence[Piece]) -> Markup:
-    """The table of trajectories as JSON that may stand inside a script element."""
+def _index(data: ReportData, pieces: Sequence[Piece], forking: float | None) -> Markup:
+    """The table of trajectories as JSON that may stand inside a script element. forking: nats."""
     places = {piece.key: place for place, piece in enumerate(pieces)}
     frame = data.trajectories
+    shown = [column for column in _COLUMNS if column[1] != "token_entropy" or "token_entropy" in frame]
     several = bool(len(frame)) and bool((frame["trajectory"] != 0).any())
     rows = []
     for record in frame.to_dict("records"):
         key = (str(record["problem_id"]), int(record["trajectory"]))
         place = places.get(key, -1)
         row: list[Any] = [place]
-        for _, column, _ in _COLUMNS:
+        for _, column, _ in shown:
             if column is None:
                 row.append(" ".join(pieces[place].question.split())[:160] if place >= 0 else "")
             elif column == "problem_id":
@@ -215,7 +218,7 @@ def _index(data: ReportData, pieces: Sequence[Piece]) -> Markup:
                 row.append(_plain(record.get(column)))
         row.append(bool(record.get("misaligned", False)))
         rows.append(row)
-    index = {"columns": [[name, hint] for name, _, hint in _COLUMNS], "rows": rows}
+    index = {"columns": [[name, hint] for name, _, hint in shown], "rows": rows, "forking": _plain(forking)}
     text = json.dumps(index, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     # A "<" would let a text close the element; JSON reads the escape as the same character.
     return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))

@@ -139,11 +139,16 @@
     if (!view.entropies) return;
     legend.append("token entropy, nats: ");
     LEVELS.forEach((edge, i) => legend.append(element("span", `e${i + 1}`, `≥ ${edge}`), " "));
+    if (index.forking === null) return;
+    const fork = element("span", "fork", `forking: > ${show(index.forking, 3)}`);
+    fork.title = "the fifth of this run's tokens with the highest entropy";
+    legend.append(fork);
   };
 
   const drawText = () => {
     const body = document.createDocumentFragment();
     const marks = new Map(view.checkpoints.map((point, k) => [point.t, k]));
+    const forks = new Set(view.forks);
     for (let t = 0; t <= view.tokens.length; t++) {
       if (marks.has(t)) {
         const k = marks.get(t);
@@ -156,8 +161,9 @@
       }
       if (t === view.tokens.length) break;
       const entropy = view.entropies ? view.entropies[t] : 0;
-      const token = element("span", `token e${level(entropy)}`, view.tokens[t]);
-      if (view.entropies) token.title = `token ${t + 1}: ${show(entropy / 100, 2)} nats`;
+      const fork = forks.has(t);
+      const token = element("span", `token e${level(entropy)}${fork ? " fork" : ""}`, view.tokens[t]);
+      if (view.entropies) token.title = `token ${t + 1}: ${show(entropy / 100, 2)} nats${fork ? ", forking" : ""}`;
       body.append(token);
     }
     $("text").replaceChildren(body);

@@ -22,6 +22,12 @@ class ShownTable:
 
 
 _CAPTIONS = {
+    "runs": ("Runs", "One row a run, with 95 % intervals over problems."),
+    "differences": (
+        "Differences between runs",
+        "“run” less “minus”, with 95 % intervals over problems. Paired: on the problems that both have, resampled "
+        "together. An interval that holds 0 says that these problems cannot tell the two apart.",
+    ),
     "shuffled_prefix": (
         "Shuffled prefix (the paper's Table 2)",
         "Is it the reasoning that matters, or only its words? At each checkpoint the tokens written so far were put in "
@@ -39,6 +45,33 @@ _CAPTIONS = {
         "does not hang on how finely one looked. Expect the cross-fitted ρ to come somewhat closer to 0, since it "
         "splits even fewer rollouts.",
     ),
+    "token_level": (
+        "Token level and answer level",
+        "How unsure about the next token, beside how unsure about the answer. Means over trajectories, nats. “forking "
+        "share” is the part of a trajectory's tokens among the fifth of this run's tokens with the highest entropy, "
+        "“forking share fixed” the part above 0.672 nats, which means the same in every run. The answer part begins "
+        "behind a <think> block, else at the marker that the answer is read after; “answer parts” counts the "
+        "trajectories that have one, the others are thinking throughout. “answer entropy” is H at the first "
+        "checkpoint, over all of them, and at the last.",
+    ),
+    "early_stop": (
+        "Stopping early, simulated",
+        "Every trajectory is replayed up to the first checkpoint where a rule says enough, and answers with its most "
+        "frequent answer there. entropy: H is at most the threshold. plateau: H has moved by at most the threshold "
+        "over so many checkpoints. mode: the most frequent answer has been the same over so many. length: so many "
+        "tokens are written, which looks at nothing and is what a rule has to beat. “saved” is the share of all "
+        "trajectories' tokens, “lost” the fall in accuracy against never stopping (below 0: a gain). Mind "
+        "two things. The tokens of the rollouts that H and the mode are read from are not counted: as a rule they are "
+        "many times what is saved, so this says what the signal is worth, not what a run would cost. And an early mode "
+        "is a vote of many continuations, which reason on by themselves, where the last one is mostly a single text's "
+        "own answer: a gain is the vote's.",
+    ),
+    "failure_detection": (
+        "Seeing failure coming",
+        "AUC for “this trajectory will end incorrect” of three signals that know no gold answer: answer entropy H; the "
+        "mean entropy of the tokens written so far; and the margin, the share of the most frequent answer less that of "
+        "the second. ½ is guessing. Differences are from H, paired: on the same trajectories and the same resamples.",
+    ),
     "forced_answers": (
         "Forced answers",
         "Another quantity than the rest of this page: what a model says if it has to answer at once. Behind each "
@@ -50,12 +83,6 @@ _CAPTIONS = {
     "sensitivity": (
         "What ρ depends on",
         "The same rollouts scored again with another smoothing, fewer of them, or fewer checkpoints.",
-    ),
-    "runs": ("Runs", "One row a run, with 95 % intervals over problems."),
-    "differences": (
-        "Differences between runs",
-        "“run” less “minus”, with 95 % intervals over problems. Paired: on the problems that both have, resampled "
-        "together. An interval that holds 0 says that these problems cannot tell the two apart.",
     ),
     "table1": (
         "Table 1: alignment ρ by model and data set",

@@ -1,13 +1,15 @@
 """Statistics of the Stepwise Informativeness Assumption over a stored table of rollouts. Needs no model."""
 
 from fastsia.sia.analysis import Analysis, analyze_rollouts, analyze_table, encode_readings
-from fastsia.sia.compare import differences, shuffled_table, tabulate
+from fastsia.sia.compare import differences, shuffled_table, side_by_side, tabulate
 from fastsia.sia.forced import forced_table
 from fastsia.sia.paper import published_rho, table1, table2, table3
 from fastsia.sia.signatures import ride_lengths
+from fastsia.sia.token_level import TokenTraces
 
 __all__ = [
     "Analysis",
+    "TokenTraces",
     "analyze_rollouts",
     "analyze_table",
     "differences",
@@ -16,6 +18,7 @@ __all__ = [
     "published_rho",
     "ride_lengths",
     "shuffled_table",
+    "side_by_side",
     "table1",
     "table2",
     "table3",

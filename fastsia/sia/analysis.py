@@ -33,7 +33,9 @@ from fastsia.sia.curves import (
     group_means,
     token_rows,
 )
+from fastsia.sia.early_stop import early_stop_table
 from fastsia.sia.entropy import Checkpoints, ends_correct, gains, share_null
+from fastsia.sia.failure import failure_table
 from fastsia.sia.signatures import (
     RISE_TOLERANCES,
     change_points,
@@ -45,6 +47,7 @@ from fastsia.sia.signatures import (
     saturation,
 )
 from fastsia.sia.table import NULL, RolloutTable, encode
+from fastsia.sia.token_level import FORKING_NATS, TokenTraces, token_level_table
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Analysis:
     summary: the headline numbers (docs/method.md says what each is).
     trajectories: one row a trajectory; checkpoints: one row a checkpoint; curves: one row a point of a curve
         (curve, axis, group, position, value, low, high, se, count).
-    tables: further tables by name (sensitivity, coarse ablation, ...).
+    tables: further tables by name (early_stop, failure_detection, token_level, sensitivity, ...).
     """
 
     summary: dict[str, Any]
@@ -70,7 +73,8 @@ def analyze_rollouts(rollouts: pd.DataFrame, *, config: SIAConfig | None = None,
 
     Of the config it reads smoothing, num_bootstrap, num_splits and seed. Columns `answer_strict` and `answer_lenient`,
     where both are there and differ, are scored too (the sensitivity table). `detail=False` leaves out what takes a
-    second look at the rollouts: sensitivity, coarse ablation, re-pairing test, change points, pooled estimates.
+    second look at the rollouts: sensitivity, coarse ablation, re-pairing test, change points, pooled estimates, early
+    stopping, failure detection.
     """
     readings = encode_readings(rollouts) if detail else {}
     return analyze_table(encode(rollouts), config or SIAConfig(), detail=detail, readings=readings)
@@ -92,8 +96,10 @@ def analyze_table(
     *,
     detail: bool = True,
     readings: Mapping[str, RolloutTable] | None = None,
+    traces: TokenTraces | None = None,
 ) -> Analysis:
-    """`analyze_rollouts` for a table that is already encoded. readings: the same rollouts with other answers."""
+    """`analyze_rollouts` for a table that is already encoded. readings: the same rollouts with other answers. traces:
+    the token entropies of its trajectories; without them, what is made of them is left out."""
     scored = Scored.of(table, config)
     points, halves = scored.points, scored.halves
     correct = ends_correct(table, points)
@@ -115,7 +121,13 @@ def analyze_table(
     ]
     summary = _summarize(table, points, correct, trajectories, halves, means, by_position, bootstrap)
     tables: dict[str, pd.DataFrame] = {}
+    if traces is not None:
+        trajectories = trajectories.assign(**traces.columns())
+        summary["forking_threshold"] = {"run": traces.threshold(), "fixed": FORKING_NATS}
+        tables["token_level"] = token_level_table(table, trajectories, correct, bootstrap)
     if detail:
+        tables["early_stop"] = early_stop_table(table, points, bootstrap)
+        tables["failure_detection"] = failure_table(table, points, correct, at_grid, by_position, traces, bootstrap)
         changes = change_points(table)
         length = np.maximum(table.checkpoint[table.last], 1)
         where = np.where(changes.largest >= 0, table.checkpoint[changes.largest], -1)
@@ -200,6 +212,7 @@ def _trajectory_frame(table: RolloutTable, points: Checkpoints, halves: Halves, 
             "undefined_halves": undefined,
             "first_entropy": points.entropy[table.first],
             "final_entropy": points.entropy[table.last],
+            "mean_entropy": np.add.reduceat(points.entropy, table.first) / np.diff(table.trajectory_offsets),
             "first_gold_surprisal": points.gold_surprisal[table.first],
             "final_gold_surprisal": points.gold_surprisal[table.last],
             "gain": points.gold_surprisal[table.first] - points.gold_surprisal[table.last],

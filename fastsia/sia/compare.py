@@ -17,9 +17,14 @@ QUANTITIES = {
     "rho_cross_fitted": "rho_cross_fitted",
     "accuracy": "correct",
     "gain": "gain",
+    "entropy_mean": "mean_entropy",
     "entropy_final": "final_entropy",
+    "token_entropy": "token_entropy",
+    "token_entropy_thinking": "token_entropy_thinking",
+    "token_entropy_answer_part": "token_entropy_answer_part",
+    "forking_share_fixed": "forking_share_fixed",
 }
-"""What is compared, and the column of the trajectories table that holds it."""
+"""What is compared, and the column of the trajectories table that holds it, where the run has it."""
 
 
 def tabulate(summaries: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
@@ -45,6 +50,13 @@ def tabulate(summaries: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
                 row |= _with_limits(f"auc_{round(100 * point['position'])}", point["auc"], limits)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def side_by_side(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The same table of several runs, one under the other: a column `run` with their labels, and theirs."""
+    return pd.concat([table.assign(run=label) for label, table in tables.items()], ignore_index=True)[
+        ["run", *next(iter(tables.values())).columns]
+    ]
 
 
 def _with_limits(name: str, value: float | None, limits: list[float] | None) -> dict[str, float | None]:
@@ -80,6 +92,8 @@ def _pair(
     draws_b = draws_a if paired else Bootstrap.draw(len(ids_b), num_resamples, seed + 1)
     rows = []
     for quantity, column in QUANTITIES.items():
+        if column not in a or column not in b:
+            continue
         above_a, below_a = _sums(a, ids_a, column)
         above_b, below_b = _sums(b, ids_b, column)
         if not below_a.sum() or not below_b.sum():

@@ -113,7 +113,7 @@ def _add_columns(x: np.ndarray, to: np.ndarray, width: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class AucCurve:
-    """AUC of -H for "ends correct" at each position: value float64 [K], resamples [B, K]; counts int64 [K]."""
+    """AUC of a score for "ends correct" at each position: value float64 [K], resamples [B, K]; counts int64 [K]."""
 
     positions: np.ndarray
     value: np.ndarray
@@ -130,10 +130,17 @@ def auc_curve(
     rows: np.ndarray,
     bootstrap: Bootstrap,
 ) -> AucCurve:
-    """How well low entropy at each position tells the traces that will end correct. NaN where one class is absent; no
-    resamples where a single problem makes up a class."""
-    there = rows >= 0
-    score = np.where(there, -points.entropy[rows], np.nan)
+    """How well low entropy at each position tells the traces that will end correct: `score_auc` of -H at checkpoint
+    rows [T, K], -1 where a trace has none."""
+    return score_auc(table, np.where(rows >= 0, -points.entropy[rows], np.nan), correct, positions, bootstrap)
+
+
+def score_auc(
+    table: RolloutTable, score: np.ndarray, correct: np.ndarray, positions: np.ndarray, bootstrap: Bootstrap
+) -> AucCurve:
+    """AUC of a high score [T, K] for "ends correct" at each position [K]; a trace whose score is NaN is absent there.
+    NaN where one class is absent; no resamples where a single problem makes up a class."""
+    there = ~np.isnan(score)
     num_correct, num_incorrect = there[correct].sum(axis=0), there[~correct].sum(axis=0)
     value = auc_at_positions(score, correct, np.ones((1, len(correct))))[0]
     samples = auc_at_positions(score, correct, bootstrap.weights[:, table.problem_of_trajectory])

@@ -9,7 +9,8 @@ import pandas as pd
 
 from fastsia.config import SIAConfig
 from fastsia.report import AnswerView, CheckpointView, ReportData, TrajectoryView, distinct_answers
-from fastsia.sia import Analysis, analyze_rollouts
+from fastsia.sia import Analysis, TokenTraces, analyze_table
+from fastsia.sia.table import encode
 from tests.sia.simulate import draw, frame, moving
 
 TEXT = (
@@ -26,14 +27,23 @@ def rollouts(num_problems: int = 40, num_checkpoints: int = 12, num_rollouts: in
     return frame(answers, null=4, lengths=lengths)
 
 
+def traces(table: pd.DataFrame, seed: int = 0) -> TokenTraces:
+    """Token entropies: every second token is sure. The last tenth of each trajectory states its answer."""
+    rng = np.random.default_rng(seed)
+    lengths = table.groupby("problem_id", sort=False)["checkpoint"].max().to_numpy()
+    entropy = rng.exponential(0.5, lengths.sum()) * (rng.random(lengths.sum()) < 0.5)
+    return TokenTraces(entropy.astype(np.float32), np.concatenate([[0], np.cumsum(lengths)]), lengths * 9 // 10)
+
+
 def views(
     table: pd.DataFrame, analysis: Analysis, words_a_rollout: int = 60, hostile: str = "", seed: int = 0
 ) -> Iterator[TrajectoryView]:
     """One view a trajectory; `hostile` goes wherever a model or a dataset could put a text."""
+    recorded = traces(table)
     rng = np.random.default_rng(seed)
     points = dict(tuple(analysis.checkpoints.groupby("problem_id")))
     rows = dict(tuple(table.groupby("problem_id")))
-    for record in analysis.trajectories.to_dict("records"):
+    for number, record in enumerate(analysis.trajectories.to_dict("records")):
         mine, scores = rows[record["problem_id"]], points[record["problem_id"]].set_index("checkpoint")
         length = int(record["last_checkpoint"])
         tokens = [" " + WORDS[i] for i in rng.integers(0, len(WORDS), length)]
@@ -54,7 +64,7 @@ def views(
             correct=record["correct"],
             prompt=f"Question: how many?{hostile}\nAnswer:",
             tokens=[*tokens[:-1], hostile or " end"],
-            token_entropies=rng.exponential(0.5, length) * (rng.random(length) < 0.4),
+            token_entropies=recorded.entropy[recorded.offsets[number] : recorded.offsets[number + 1]].tolist(),
             finish_reason="eos",
             checkpoints=checkpoints,
         )
@@ -63,7 +73,7 @@ def views(
 def report_data(
     table: pd.DataFrame, *, hostile: str = "", words_a_rollout: int = 60, detail: bool = True
 ) -> ReportData:
-    analysis = analyze_rollouts(table, config=SIAConfig(num_bootstrap=400), detail=detail)
+    analysis = analyze_table(encode(table), SIAConfig(num_bootstrap=400), detail=detail, traces=traces(table))
     summary = {**analysis.summary, "model": f"demo:made-up{hostile}", "task": "simulated", "version": "test"}
     return ReportData(
         summary,

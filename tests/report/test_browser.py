@@ -74,6 +74,10 @@ def test_viewer_shows_a_trajectory_and_its_rollouts(tab: Page, report: Path) -> 
     checkpoints = tab.evaluate("document.querySelectorAll('#text .mark').length")
     assert checkpoints >= 4
     assert tab.evaluate("document.querySelectorAll('#chart circle').length") == 2 * checkpoints
+    forks = tab.evaluate("[...document.querySelectorAll('#text .fork')].map(token => token.title)")
+    assert forks
+    assert all(title.endswith(" nats, forking") for title in forks)
+    assert "forking: > " in tab.evaluate("document.getElementById('legend').textContent")
     tab.evaluate("document.querySelector('#text .mark').click()")
     assert "After 0 tokens: 20 rollouts" in tab.evaluate("document.getElementById('at').textContent")
     counts = tab.evaluate("[...document.querySelectorAll('#bars .count')].map(each => Number(each.textContent))")
@@ -126,7 +130,7 @@ def test_a_comparison_opens_without_a_complaint(tab: Page, tmp_path: Path, width
     tables = {"runs": tabulate({label: data.summary for label, data in runs.items()})}
     tab.resize(width, 800)
     tab.open(write_comparison(tmp_path, runs, tables, notes=[HOSTILE]))
-    assert tab.evaluate("document.querySelectorAll('svg.figure').length") == 5
+    assert tab.evaluate("document.querySelectorAll('svg.figure').length") == 6
     assert tab.evaluate("document.querySelectorAll('#tables tbody tr').length") == 2
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert tab.evaluate("window.hacked === undefined && document.images.length === 0")

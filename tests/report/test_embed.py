@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,15 @@ def test_what_is_packed_comes_out() -> None:
     assert record["answer"] is None
     assert record["tokens"] == ["two", " and two", "?"]  # a lone surrogate cannot be UTF-8
     assert record["entropies"] == [50, 0, 123]
+    assert record["forks"] == []
     assert record["checkpoints"] == [{"t": 0, "h": 0.25, "s": None, "answers": [[None, 3, "so 4"], ["4", 17, "so 4"]]}]
+
+
+def test_forking_tokens_are_those_above_the_threshold() -> None:
+    """Told from the exact entropies: hundredths of a nat would blur a threshold that lies near 0."""
+    small = replace(view(1, ""), token_entropies=[0.004, 0.0039, float("nan")])
+    (piece,) = pack([small], 1, 1_000_000, forking=0.0039)
+    assert unpack(piece.data)["forks"] == [0]
 
 
 def test_texts_are_shortened_before_the_page_grows_too_large() -> None:

@@ -29,6 +29,7 @@ def test_every_figure_is_saved_three_ways(data: ReportData, tmp_path: Path) -> N
     drawings = draw_figures(data, tmp_path)
     names = {drawing.name for drawing in drawings}
     assert {"fig1_gain", "fig1_gain_share", "fig2_auc", "fig2_auc_tokens", "fig3_entropy"} <= names
+    assert {"early_stop", "failure_detection"} <= names
     for name in names:
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         ElementTree.parse(tmp_path / f"{name}.svg")
@@ -90,6 +91,23 @@ def test_overlays_leave_out_what_a_run_has_not(data: ReportData) -> None:
     many = draw_overlay(look, {f"run {i}": data for i in range(11)})
     assert many is not None
     assert many.figure.get_size_inches()[1] > drawn.figure.get_size_inches()[1], "room for a legend below"
+
+
+def test_what_the_rollouts_cost_is_said_beside_what_stopping_saves(data: ReportData) -> None:
+    (figure,) = (each for each in draw(data) if each.name == "early_stop")
+    assert "own tokens are not in it." in figure.caption
+    costs = {"generated_tokens": 60_000, "mean_trajectory_tokens": 100.0, "num_trajectories": 20}
+    (figure,) = (each for each in draw(replace(data, summary={**data.summary, **costs})) if each.name == "early_stop")
+    assert "this run drew 60,000, 30 times as many" in figure.caption
+
+
+def test_token_level_is_drawn_where_two_runs_have_it(data: ReportData, tmp_path: Path) -> None:
+    bare = replace(data, tables={name: table for name, table in data.tables.items() if name != "token_level"})
+    three = draw_comparison({"one": data, "bare": bare, "two": data}, tmp_path)
+    assert three[-1].name == "token_and_answer_entropy"
+    assert three[-1].numbers["run"].unique().tolist() == ["one", "two"]
+    inline_svg(three[-1])
+    assert "token_and_answer_entropy" not in {each.name for each in draw_comparison({"one": data, "bare": bare})}
 
 
 def test_families_have_a_panel_each(data: ReportData) -> None:

@@ -85,7 +85,7 @@ def test_comparison(tmp_path: Path, data: ReportData) -> None:
     page = path.read_text()
     assert path == tmp_path / "new" / "comparison.html"
     assert HOSTILE not in page
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
     assert "Differences between runs" in page
 
 

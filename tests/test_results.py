@@ -1,0 +1,101 @@
+"""What a stored run of the demo model says without a new rollout: token level, early stopping, failure detection."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastsia import Engine, SIAResult, evaluate, load
+from fastsia.comparison import compare
+from fastsia.store import Store
+
+SMALL: dict[str, Any] = {"num_rollouts": 6, "stride": 12, "num_bootstrap": 50, "num_splits": 2}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo")
+    evaluate("demo:sft", "demo", limit=10, output=folder, **SMALL)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> SIAResult:
+    return load(folder)
+
+
+def test_token_columns_are_those_of_the_stored_entropies(run: SIAResult) -> None:
+    entropies = np.concatenate(run.trajectories["token_entropies"].tolist())
+    threshold = run.summary["forking_threshold"]["run"]
+    assert threshold == pytest.approx(np.quantile(entropies, 0.8))
+    for row in run.trajectories.to_dict("records"):
+        own, turn = row["token_entropies"], row["num_thinking_tokens"]
+        assert row["token_entropy"] == pytest.approx(own.mean(), abs=1e-6)
+        assert row["forking_share"] == pytest.approx((own > np.float64(threshold)).mean())
+        assert row["token_entropy_thinking"] == pytest.approx(own[:turn].mean(), abs=1e-6)
+        assert row["token_entropy_answer_part"] == pytest.approx(own[turn:].mean(), abs=1e-6)
+
+
+def test_the_answer_part_is_the_text_from_the_marker_on(folder: Path, run: SIAResult) -> None:
+    tokenizer = Engine.from_pretrained("demo:sft").tokenizer
+    assert tokenizer is not None
+    for row in run.trajectories.to_dict("records"):
+        stated = tokenizer.decode(row["token_ids"][row["num_thinking_tokens"] :])
+        assert stated.lstrip("\n").startswith("####")
+        assert "####" not in tokenizer.decode(row["token_ids"][: row["num_thinking_tokens"]])
+
+
+def test_early_stopping_replays_the_stored_checkpoints(run: SIAResult) -> None:
+    """H <= 0 by hand, from the tables that a reader has."""
+    saved, right, full = 0, 0, 0
+    for _, points in run.checkpoints.groupby(["problem_id", "trajectory"], sort=False):
+        sure = points[(points["entropy"] <= 1e-9) & points["mode"].notna()]
+        stop = sure.iloc[0] if len(sure) else points.iloc[-1]
+        gold = run.trajectories.set_index("problem_id").loc[stop["problem_id"], "gold"]
+        saved += points["checkpoint"].iloc[-1] - stop["checkpoint"]
+        full += points["checkpoint"].iloc[-1]
+        right += stop["mode"] == gold
+    table = run.tables["early_stop"]
+    row = table[(table["rule"] == "entropy") & (table["threshold"] == 0)].iloc[0]
+    assert row["saved"] == pytest.approx(saved / full)
+    assert row["accuracy"] == pytest.approx(right / 10)
+
+
+def test_all_of_it_is_in_the_report_and_side_by_side(folder: Path, run: SIAResult, tmp_path: Path) -> None:
+    page = run.report(tmp_path / "page.html").read_text(encoding="utf-8")
+    for title in ("Token level and answer level", "Stopping early, simulated", "Seeing failure coming"):
+        assert title in page
+    assert "times as many as the trajectories have" in page
+    evaluate("demo:base", "demo", limit=10, output=tmp_path / "base", max_tokens=60, **SMALL)
+    found = compare([folder, tmp_path / "base"])
+    assert found.token_level is not None
+    assert found.token_level[["run", "group"]].value_counts().max() == 1
+    quantities = set(found.differences["quantity"])
+    assert {"token_entropy", "token_entropy_thinking", "entropy_mean", "forking_share_fixed"} <= quantities
+    assert (found.save(tmp_path / "both").parent / "figures" / "token_and_answer_entropy.png").is_file()
+
+
+def test_a_run_whose_entropies_nobody_gave(folder: Path, tmp_path: Path) -> None:
+    """A server says nothing of them: NaN is stored, and what would be made of it is left out, not NaN everywhere."""
+    Store(folder / "run.sqlite").copy_to(tmp_path / "run.sqlite")
+    with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection, connection:
+        rows = connection.execute("SELECT id, num_tokens FROM trajectories").fetchall()
+        blobs = [(np.full(number, np.nan, dtype="<f4").tobytes(), row) for row, number in rows]
+        connection.executemany("UPDATE trajectories SET token_entropies = ? WHERE id = ?", blobs[1:])
+    some = load(tmp_path)
+    assert some.trajectories["token_entropy"].notna().tolist() == [True] + [False] * 9
+    assert some.tables["token_level"].set_index("group").loc["all", "token_entropy"] == pytest.approx(
+        some.trajectories["token_entropy"].iloc[0]
+    )
+    with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection, connection:
+        connection.executemany("UPDATE trajectories SET token_entropies = ? WHERE id = ?", blobs)
+    none = load(tmp_path)
+    assert "token_level" not in none.tables
+    assert "token_entropy" not in none.trajectories
+    assert {"early_stop", "failure_detection"} <= set(none.tables)
+    none.report(tmp_path / "page.html")
