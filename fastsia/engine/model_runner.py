@@ -22,6 +22,7 @@ class ModelRunner:
     kv_cache: [num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim] in the model's dtype.
     fused_head: the head is its weight (and Gemma2's softcap); False where a model does more to its logits (Granite
         scales them): then its own forward makes them from the hidden states.
+    num_out_of_memory: how often the device's memory did not suffice and less was tried.
     """
 
     def __init__(self, model: PreTrainedModel, ops: Ops, num_blocks: int, block_size: int) -> None:
@@ -40,6 +41,7 @@ class ModelRunner:
         self._hidden = torch.empty((256, self.hidden_size), dtype=self.dtype, device=self.device)
         self._hidden_rows = Table(256)
         self.fused_head = True
+        self.num_out_of_memory = 0
         self._check()
 
     @staticmethod
@@ -90,9 +92,9 @@ class ModelRunner:
         finally:
             del base.forward
 
-    def sample(
+    def draw(
         self,
-        logits: Tensor,
+        hidden: Tensor,
         draw_row: np.ndarray,
         seeds: np.ndarray,
         counters: np.ndarray,
@@ -100,7 +102,49 @@ class ModelRunner:
         top_p: np.ndarray,
         want_entropy: bool,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """`ops.sample` on numpy arrays: tokens [M], logprobs [M] and entropy [R] (NaN unless wanted)."""
+        """`ops.sample` from the logits of hidden states [R, hidden_size], on numpy arrays.
+
+        Where the device has no memory for the logits of all rows at once, half of them are done at a time.
+
+        Returns:
+            tokens [M], logprobs [M] and entropy [R] (NaN unless wanted).
+        """
+        try:
+            return self._draw(hidden, draw_row, seeds, counters, temperature, top_p, want_entropy)
+        except torch.OutOfMemoryError:
+            if len(hidden) == 1:
+                raise
+        # Outside of the handler: there the exception would keep what did not fit alive.
+        self.release_memory()
+        half = len(hidden) // 2
+        tokens = np.empty(len(draw_row), dtype=np.int64)
+        logprobs = np.empty(len(draw_row), dtype=np.float32)
+        entropies = []
+        for rows in (slice(0, half), slice(half, len(hidden))):
+            mine = (draw_row >= rows.start) & (draw_row < rows.stop)
+            tokens[mine], logprobs[mine], entropy = self.draw(
+                hidden[rows],
+                draw_row[mine] - rows.start,
+                seeds[mine],
+                counters[mine],
+                temperature[rows],
+                top_p[rows],
+                want_entropy,
+            )
+            entropies.append(entropy)
+        return tokens, logprobs, np.concatenate(entropies)
+
+    def _draw(
+        self,
+        hidden: Tensor,
+        draw_row: np.ndarray,
+        seeds: np.ndarray,
+        counters: np.ndarray,
+        temperature: np.ndarray,
+        top_p: np.ndarray,
+        want_entropy: bool,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        logits = self.logits(hidden)
         with torch.inference_mode():
             samples = self.ops.sample(
                 logits,
@@ -115,6 +159,12 @@ class ModelRunner:
         if samples.entropy is not None:
             entropy = samples.entropy.cpu().numpy()
         return samples.tokens.cpu().numpy(), samples.logprobs.cpu().numpy(), entropy
+
+    def release_memory(self) -> None:
+        """Give back what torch keeps of freed memory: pieces of it may be too small for what is wanted next."""
+        self.num_out_of_memory += 1
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def copy_blocks(self, src: np.ndarray, dst: np.ndarray) -> None:
         if len(src):

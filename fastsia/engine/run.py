@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fastsia.answers.stream import AnswerStream
@@ -20,7 +21,7 @@ from fastsia.config import FastsiaError
 from fastsia.engine.batch import Batch, Selection, build_batch
 from fastsia.engine.block_manager import BlockManager
 from fastsia.engine.model_runner import ModelRunner
-from fastsia.engine.profile import STEP, StepProfile
+from fastsia.engine.profile import PASS, STEP, StepProfile
 from fastsia.engine.scheduler import Scheduler
 from fastsia.engine.seeding import Domain
 from fastsia.engine.sequence import (
@@ -200,24 +201,46 @@ class Run:
 
     def step(self) -> None:
         """Compute one batch, draw from it, and do what follows from the draws."""
-        with nullcontext() if self._profile is None else self._profile.span(STEP):
+        with self._span(STEP):
             self._step()
 
+    def _span(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext() if self._profile is None else self._profile.span(name)
+
     def _step(self) -> None:
-        selection = self._scheduler.select()
-        if selection.num_rows:
-            batch = build_batch(self.tree, selection)
-            hidden = self._runner.forward(batch)
+        selection, batch, hidden = self._compute()
+        if batch is not None and hidden is not None:
             self._count(selection)
             if self._profile is not None:
                 self._profile.count(selection.num_rows)
             self._keep_hidden(batch, hidden)
             self._draw(selection, batch, hidden)
-        self._pass_trunks()
+        with self._span(PASS):
+            self._pass_trunks()
         self._end_trunks()
         self._counters.preemptions += self._scheduler.preemptions
         self._scheduler.preemptions = 0
+        self._counters.out_of_memory += self._runner.num_out_of_memory
+        self._runner.num_out_of_memory = 0
         self._counters.peak_kv_blocks = max(self._counters.peak_kv_blocks, self.tree.blocks.peak_used)
+
+    def _compute(self) -> tuple[Selection, Batch | None, Tensor | None]:
+        """The next rows and their final hidden states; half as many, again and again, while memory does not suffice.
+
+        Nothing but blocks has been given by then, which their rows keep; the draws do not depend on the rows of a step.
+        """
+        while True:
+            selection = self._scheduler.select()
+            if selection.num_rows == 0:
+                return selection, None, None
+            batch = build_batch(self.tree, selection)
+            try:
+                return selection, batch, self._runner.forward(batch)
+            except torch.OutOfMemoryError as error:
+                short = str(error).partition(". ")[0]
+            self._runner.release_memory()
+            if not self._scheduler.halve(selection.num_rows):
+                raise FastsiaError(f"device memory does not suffice for a single row ({short}); lower num_blocks.")
 
     def _count(self, selection: Selection) -> None:
         """Mark the rows as computed and count them by what they were for."""
@@ -274,8 +297,8 @@ class Run:
         counters[num_trunks:, 2] = rollouts.checkpoint[drawing]
         counters[num_trunks:, 3] = trunks.domain[owner]
         of_row = np.concatenate([trunk, branches.trunk[branch]])
-        tokens, logprobs, entropy = self._runner.sample(
-            self._runner.logits(self._runner.take(hidden, np.concatenate([trunk_row, branch_row]))),
+        tokens, logprobs, entropy = self._runner.draw(
+            self._runner.take(hidden, np.concatenate([trunk_row, branch_row])),
             np.concatenate([np.arange(num_trunks), rows]),
             np.concatenate([trunks.seed[trunk], trunks.seed[owner]]),
             counters,
@@ -463,8 +486,8 @@ class Run:
                 ],
                 axis=1,
             )
-            tokens, logprobs, _ = runner.sample(
-                runner.logits(runner.hidden(trunks.hidden[place_trunk, place_position])),
+            tokens, logprobs, _ = runner.draw(
+                runner.hidden(trunks.hidden[place_trunk, place_position]),
                 row,
                 trunks.seed[states.trunk[rollout]],
                 counters.astype(np.int32),

@@ -21,6 +21,13 @@ class Scheduler:
         self._prefill_chunk = prefill_chunk
         self.preemptions = 0
 
+    def halve(self, num_rows: int) -> bool:
+        """Select half as many rows of each kind from now on, where `num_rows` were too many; False at one of each."""
+        before = self._max_rows, self._prefill_chunk
+        self._max_rows = max(1, min(self._max_rows, num_rows) // 2)
+        self._prefill_chunk = max(1, min(self._prefill_chunk, num_rows) // 2)
+        return before != (self._max_rows, self._prefill_chunk)
+
     def select(self) -> Selection:
         """The next step's rows, their blocks given. Empty only when nothing is left to compute.
 

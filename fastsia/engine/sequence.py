@@ -114,7 +114,8 @@ class Counters:
     generated_tokens: drawn in rollouts. row_steps: rows computed for rollouts. trajectory_tokens: rows computed to
     draw trajectories. prefill_tokens: rows for prompts, given trajectories and shuffled prefixes. recomputed_tokens:
     rows spent again after a preemption. rides: rollout tokens that the trunk pass drew without a row of their own.
-    forced_tokens: rows for tokens read behind a prefix by teacher forcing.
+    forced_tokens: rows for tokens read behind a prefix by teacher forcing. out_of_memory: how often the device's memory
+    did not suffice for a step's rows or logits, and half of them were tried.
     """
 
     generated_tokens: int = 0
@@ -126,6 +127,7 @@ class Counters:
     forced_tokens: int = 0
     steps: int = 0
     preemptions: int = 0
+    out_of_memory: int = 0
     peak_kv_blocks: int = 0
 
     @property

@@ -33,12 +33,16 @@ class HashModel:
 
     vocab_size = VOCAB
 
-    def __init__(self, num_blocks: int, block_size: int) -> None:
+    def __init__(self, num_blocks: int, block_size: int, memory: int) -> None:
+        self.memory = memory  # rows
+        self.num_out_of_memory = 0
         self.cache = np.full((num_blocks, block_size), -1, dtype=np.int64)
         self.kept = np.zeros((256, VOCAB), dtype=np.float32)
         self.rows = Table(256)
 
     def forward(self, batch: Batch) -> Any:
+        if len(batch.token_ids) > self.memory:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
         self.cache.reshape(-1)[batch.slots] = batch.token_ids
         assert len(set(batch.slots.tolist())) == len(batch.slots), "two rows write one slot"
         trunk = np.repeat(np.arange(len(batch.cu_rows) - 1), np.diff(batch.cu_rows))
@@ -52,15 +56,15 @@ class HashModel:
             out.append(logits_after(context))
         return np.array(out)
 
-    def logits(self, hidden: np.ndarray) -> np.ndarray:
-        return hidden
+    def release_memory(self) -> None:
+        self.num_out_of_memory += 1
 
     def take(self, hidden: np.ndarray, rows: np.ndarray) -> np.ndarray:
         return hidden[rows]
 
-    def sample(
+    def draw(
         self,
-        logits: np.ndarray,
+        hidden: np.ndarray,
         draw_row: Any,
         seeds: Any,
         counters: Any,
@@ -68,7 +72,7 @@ class HashModel:
         top_p: Any,
         want_entropy: bool,
     ) -> Any:
-        arrays = (logits, draw_row, seeds, counters, temperature, top_p)
+        arrays = (hidden, draw_row, seeds, counters, temperature, top_p)
         samples = sample(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays))
         assert samples.entropy is not None
         return samples.tokens.numpy(), samples.logprobs.numpy(), samples.entropy.numpy()
@@ -142,13 +146,14 @@ REQUESTS = st.builds(
     max_rows=st.sampled_from([1, 3, 64]),
     prefill_chunk=st.sampled_from([1, 5, 64]),
     window=st.integers(1, 4),
+    memory=st.sampled_from([2, 7, 1000]),
 )
 def test_any_mix_of_requests_gives_what_each_gives_alone(
-    requests: list[Request], num_blocks: int, max_rows: int, prefill_chunk: int, window: int
+    requests: list[Request], num_blocks: int, max_rows: int, prefill_chunk: int, window: int, memory: int
 ) -> None:
-    """Through preemption, chunks, forks and shared prompts; the books balance after every step, and end empty."""
+    """Through preemption, lack of memory, chunks, forks and shared prompts; the books balance after every step."""
     requests = [replace(request, key=i) for i, request in enumerate(requests)]
-    model, blocks = HashModel(num_blocks, 3), BlockManager(num_blocks, 3)
+    model, blocks = HashModel(num_blocks, 3, memory), BlockManager(num_blocks, 3)
     run = Run(
         model,  # type: ignore[arg-type]
         iter(requests),

@@ -1,0 +1,103 @@
+"""Device memory that does not suffice: fewer rows a step, the same rollouts, and a number that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+
+import fastsia
+from fastsia import Engine, FastsiaError, SamplingParams
+from tests.tiny import PROBLEMS, shared_model, tiny_model
+
+PROMPT, TRAJECTORY = list(range(20, 60)), [3, 4, 5, 6, 7, 8]
+SAMPLING = SamplingParams(temperature=1.0, top_p=1.0, max_tokens=16)
+
+
+@contextmanager
+def memory_for(model: Any, part: str, rows: int) -> Iterator[list[int]]:
+    """A device on which the decoder (`base`) or the head (`head`) runs out of memory above so many rows."""
+    module = model.base_model if part == "base" else model.lm_head
+    refused: list[int] = []
+
+    def check(_: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        given = named["input_ids"] if part == "base" else arguments[0]
+        size = given.shape[1] if part == "base" else given.shape[0]
+        if size > rows:
+            refused.append(size)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    handle = module.register_forward_pre_hook(check, with_kwargs=True)
+    try:
+        yield refused
+    finally:
+        handle.remove()
+
+
+def draw(engine: Engine) -> dict[int, list[Any]]:
+    return engine.rollout_checkpoints(PROMPT, TRAJECTORY, [0, 3, 6], 12, SAMPLING, seed=1)
+
+
+@pytest.mark.parametrize("part", ["base", "head"])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_fewer_rows_give_the_same_rollouts(part: str, rows: int) -> None:
+    model, tokenizer = tiny_model()
+    expected = draw(Engine(model, tokenizer))
+    engine = Engine(model, tokenizer)
+    with memory_for(model, part, rows) as refused:
+        found = draw(engine)
+    assert engine.counters.out_of_memory == len(refused) > 1
+    for checkpoint, rollouts in expected.items():
+        for mine, other in zip(found[checkpoint], rollouts, strict=True):
+            assert (mine.token_ids, mine.finish_reason) == (other.token_ids, other.finish_reason)
+            assert mine.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+
+
+def test_an_engine_that_ran_out_is_usable_and_keeps_nothing() -> None:
+    """Below one row there is nothing left to halve: one sentence, and the next run begins with all blocks free."""
+    model, tokenizer = tiny_model()
+    engine = Engine(model, tokenizer)
+    with memory_for(model, "base", 0), pytest.raises(FastsiaError, match="does not suffice for a single row"):
+        draw(engine)
+    assert draw(engine) == draw(Engine(model, tokenizer))
+
+
+def test_a_run_records_it() -> None:
+    model, tokenizer = tiny_model()
+    settings: dict[str, Any] = {"num_rollouts": 4, "stride": 6, "max_tokens": 12, "num_bootstrap": 20, "num_splits": 2}
+    whole = fastsia.evaluate(shared_model(), PROBLEMS[:3], **settings)
+    with memory_for(model, "base", 6):
+        found = fastsia.evaluate((model, tokenizer), PROBLEMS[:3], **settings)
+    assert found.summary["counters"]["out_of_memory"] > 0
+    assert any("memory did not suffice" in note for note in found.summary["warnings"])
+    assert whole.summary["counters"]["out_of_memory"] == 0
+    for name in ("answer", "finish_reason", "num_tokens"):
+        assert found.rollouts[name].tolist() == whole.rollouts[name].tolist()
+
+
+@pytest.mark.gpu
+def test_a_card_with_too_little_memory() -> None:
+    """The real allocator refuses: this process may use what the engine holds, and a little more."""
+    device = torch.device("cuda")
+    model, tokenizer = tiny_model()
+    model.to(device)
+    expected = draw(Engine(model, tokenizer, num_blocks=512))
+    engine = Engine(model, tokenizer, num_blocks=512)
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(device).total_memory
+    blocker = torch.empty(64 << 20, dtype=torch.uint8, device=device)
+    prompt = list(range(20, 60)) * 10
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(device) + (2 << 20)) / total, device)
+    try:
+        engine.rollout(prompt, 400, SamplingParams(temperature=1.5, top_p=1.0, max_tokens=32))
+        found = draw(engine)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        del blocker
+    assert engine.counters.out_of_memory > 0
+    assert {c: [r.token_ids for r in rs] for c, rs in found.items()} == {
+        c: [r.token_ids for r in rs] for c, rs in expected.items()
+    }
