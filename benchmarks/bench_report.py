@@ -2,9 +2,9 @@
 
     python benchmarks/bench_report.py [--problems 1319] [--checkpoints 16] [--rollouts 20] [--repeats 3]
 
-The rollouts are made up: answers that go, each trajectory at its own pace, from spread out over five to one, and
-texts of 60 words. Three steps: the analysis, all figures (PNG, SVG, parquet), and report.html with every trajectory to
-read in it. The goal is 60 s and 2 GB on 2 cores.
+The rollouts are made up: answers that go, each trajectory at its own pace, from spread out over five to one, texts of
+60 words, and an entropy for each token. Three steps: the analysis, all figures (PNG, SVG, parquet), and report.html
+with every trajectory to read in it. The goal is 60 s and 2 GB on 2 cores.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from fastsia.report import (
     draw_figures,
     write_report,
 )
-from fastsia.sia import Analysis, analyze_rollouts
+from fastsia.sia import Analysis, TokenTraces, analyze_table
+from fastsia.sia.table import encode
 
 ANSWERS = np.array(["10", "11", "12", "13", None], dtype=object)
 STRIDE = 20
@@ -63,11 +64,20 @@ def make_table(problems: int, checkpoints: int, rollouts: int, rng: np.random.Ge
     )
 
 
-def make_views(table: pd.DataFrame, analysis: Analysis, rng: np.random.Generator) -> Iterator[TrajectoryView]:
+def make_traces(table: pd.DataFrame, rng: np.random.Generator) -> TokenTraces:
+    """A token entropy for every token; the last tenth of each trajectory is its answer part."""
+    lengths = table.groupby("problem_id", sort=False)["checkpoint"].max().to_numpy()
+    entropy = rng.exponential(1.0, lengths.sum()).astype(np.float32)
+    return TokenTraces(entropy, np.concatenate([[0], np.cumsum(lengths)]), lengths * 9 // 10)
+
+
+def make_views(
+    table: pd.DataFrame, analysis: Analysis, traces: TokenTraces, rng: np.random.Generator
+) -> Iterator[TrajectoryView]:
     """Every trajectory with a text for each distinct answer at a checkpoint, as a run's own views have them."""
     points = dict(iter(analysis.checkpoints.groupby("problem_id", sort=False)))
     correct = dict(zip(analysis.trajectories["problem_id"], analysis.trajectories["correct"], strict=True))
-    for key, rows in table.groupby("problem_id", sort=False):
+    for number, (key, rows) in enumerate(table.groupby("problem_id", sort=False)):
         point = points[key]
         shown = dict(distinct_answers(rows["checkpoint"].to_numpy(), rows["answer"].tolist()))
         length = int(point["checkpoint"].iloc[-1])
@@ -80,7 +90,7 @@ def make_views(table: pd.DataFrame, analysis: Analysis, rng: np.random.Generator
             correct=correct[key],
             prompt=_words(rng, 60),
             tokens=[f" {word}" for word in _words(rng, length).split()],
-            token_entropies=rng.exponential(0.3, length).tolist(),
+            token_entropies=traces.entropy[traces.offsets[number] : traces.offsets[number + 1]].tolist(),
             finish_reason="eos",
             checkpoints=[
                 CheckpointView(position, h, s, [AnswerView(a, n, _words(rng, 60)) for a, n, _ in shown[position]])
@@ -109,14 +119,15 @@ def main() -> None:
 
     rng = np.random.default_rng(0)
     table = make_table(arguments.problems, arguments.checkpoints, arguments.rollouts, rng)
+    traces = make_traces(table, rng)
     times: dict[str, list[float]] = {"analysis": [], "figures": [], "report": []}
     size = 0
     for _ in range(arguments.repeats):
         with tempfile.TemporaryDirectory(prefix="fastsia-") as folder:
             marks = [time.perf_counter()]
-            found = analyze_rollouts(table, config=SIAConfig(num_bootstrap=arguments.resamples))
+            found = analyze_table(encode(table), SIAConfig(num_bootstrap=arguments.resamples), traces=traces)
             marks.append(time.perf_counter())
-            views = make_views(table, found, rng)
+            views = make_views(table, found, traces, rng)
             data = ReportData(found.summary, found.trajectories, found.checkpoints, found.curves, found.tables, views)
             drawings = draw_figures(data, Path(folder) / "figures")
             marks.append(time.perf_counter())
