@@ -756,10 +756,8 @@ def _compare_levels(runs: Mapping[str, ReportData]) -> Drawing | None:
             if row.empty:
                 continue
             color = CYCLE[place % len(CYCLE)]
-            (x, x_low, x_high), (y, y_low, y_high) = (
-                (float(row[name + end].iloc[0]) for end in ("", "_low", "_high"))
-                for name in ("token_entropy", "answer_entropy_mean")
-            )
+            x, x_low, x_high = (float(row[f"token_entropy{end}"].iloc[0]) for end in ("", "_low", "_high"))
+            y, y_low, y_high = (float(row[f"answer_entropy_mean{end}"].iloc[0]) for end in ("", "_low", "_high"))
             axes.hlines(y, x_low, x_high, color=color, linewidth=1.6)
             axes.vlines(x, y_low, y_high, color=color, linewidth=1.6)
             axes.plot([x], [y], "os^dvP"[place // len(CYCLE) % 6], color=color, markersize=5, label=_short(label))

@@ -95,6 +95,10 @@ def test_overlays_leave_out_what_a_run_has_not(data: ReportData) -> None:
 
 def test_what_the_rollouts_cost_is_said_beside_what_stopping_saves(data: ReportData) -> None:
     (figure,) = (each for each in draw(data) if each.name == "early_stop")
+    table = data.tables["early_stop"]
+    by_tau = table[table["rule"] == "entropy"].sort_values("saved")
+    (drawn,) = (line for line in figure.figure.axes[0].get_lines() if line.get_label() == "H ≤ τ")
+    np.testing.assert_allclose(drawn.get_data(), [100 * by_tau["saved"], -100 * by_tau["lost"]])
     assert "own tokens are not in it." in figure.caption
     costs = {"generated_tokens": 60_000, "mean_trajectory_tokens": 100.0, "num_trajectories": 20}
     (figure,) = (each for each in draw(replace(data, summary={**data.summary, **costs})) if each.name == "early_stop")
@@ -107,6 +111,9 @@ def test_token_level_is_drawn_where_two_runs_have_it(data: ReportData, tmp_path:
     assert three[-1].name == "token_and_answer_entropy"
     assert three[-1].numbers["run"].unique().tolist() == ["one", "two"]
     inline_svg(three[-1])
+    level = data.tables["token_level"].iloc[0]
+    for mark in three[-1].figure.axes[0].get_lines():
+        assert np.ravel(mark.get_data()).tolist() == [level["token_entropy"], level["answer_entropy_mean"]]
     assert "token_and_answer_entropy" not in {each.name for each in draw_comparison({"one": data, "bare": bare})}
 
 
