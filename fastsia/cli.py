@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import json
 import logging
 import os
 import platform
@@ -149,7 +150,43 @@ def run(
     ] = None,
     data_dir: DataDir = None,
     limit: Limit = None,
-    backend: Annotated[str, typer.Option("--backend", help="native, or hf (transformers' generate).")] = "native",
+    backend: Annotated[
+        str, typer.Option("--backend", help="native, hf (transformers' generate), openai (a server) or vllm.")
+    ] = "native",
+    base_url: Annotated[
+        str | None, typer.Option("--base_url", help="openai: the server, such as http://localhost:8000/v1.")
+    ] = None,
+    api_key_env: Annotated[
+        str | None, typer.Option("--api_key_env", help="openai: the environment variable that holds the key.")
+    ] = None,
+    served_model: Annotated[
+        str | None, typer.Option("--served_model", help="openai: the model's name on the server [default: --model].")
+    ] = None,
+    num_concurrent: Annotated[
+        int | None, typer.Option("--num_concurrent", help="openai: calls under way at once [default: 16].")
+    ] = None,
+    max_retries: Annotated[
+        int | None, typer.Option("--max_retries", help="openai: further tries of a failed call [default: 8].")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", help="openai: seconds without an answer [default: 600].")
+    ] = None,
+    tensor_parallel_size: Annotated[
+        int | None, typer.Option("--tensor_parallel_size", help="vllm: GPUs that share the model.")
+    ] = None,
+    model_args: Annotated[
+        str | None, typer.Option("--model_args", help="vllm: further arguments of its LLM, as name=value,name=value.")
+    ] = None,
+    executor: Annotated[
+        str, typer.Option("--executor", help="local (this process) or ray (the workers of a Ray cluster).")
+    ] = "local",
+    num_workers: Annotated[
+        int | None, typer.Option("--num_workers", help="ray: engines [default: one a GPU, else one a machine].")
+    ] = None,
+    worker_timeout: Annotated[
+        float | None,
+        typer.Option("--worker_timeout", help="ray: seconds in which a worker finishes something [default: 3600]."),
+    ] = None,
     num_rollouts: NumRollouts = DEFAULTS.num_rollouts,
     stride: Stride = None,
     seed: Seed = DEFAULTS.seed,
@@ -244,6 +281,14 @@ def run(
         "window": window,
         "kernels": kernels,
         "gpu_memory_utilization": gpu_memory_utilization,
+        "base_url": base_url,
+        "api_key_env": api_key_env,
+        "served_model": served_model,
+        "num_concurrent": num_concurrent,
+        "max_retries": max_retries,
+        "timeout": timeout,
+        "tensor_parallel_size": tensor_parallel_size,
+        "model_args": None if model_args is None else _arguments("--model_args", model_args),
     }
     generator = open_backend(model, backend, options)
     for task, folder in zip(loaded_tasks, folders, strict=True):
@@ -266,6 +311,28 @@ def _split(text: str, complaint: str) -> list[str]:
     if not names:
         raise FastsiaError(complaint)
     return names
+
+
+def _arguments(option: str, text: str) -> dict[str, Any]:
+    """name=value,name=value, or a JSON object where a value holds a comma; values are JSON or else text."""
+    if text.lstrip().startswith("{"):
+        try:
+            found = json.loads(text)
+        except ValueError as error:
+            raise FastsiaError(f"{option} is not JSON: {error}.") from error
+        return dict(found)
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    wrong = next((name for name, equals, _ in pairs if not equals), None)
+    if wrong is not None:
+        raise FastsiaError(f"{option} must be name=value,name=value, got {wrong!r}.")
+    return {name.strip(): _value(value.strip()) for name, _, value in pairs}
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text.lower() if text in ("True", "False") else text)
+    except ValueError:
+        return text
 
 
 def _folders(output: Path | None, names: list[str]) -> list[Path | None]:
@@ -741,11 +808,14 @@ def doctor() -> None:
     lines.append(("demo models", ", ".join(demos) or "none"))
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     lines.append(("chromium", browser or "not found; only the report's own tests use it"))
-    for extra, module in (("datasets", "datasets"),):
+    for extra, module, without, gives in (
+        ("datasets", "datasets", "tasks need --data_dir", "tasks from the Hub"),
+        ("vllm", "vllm", "no --backend vllm", None),
+    ):
         found = importlib.util.find_spec(module) is not None
-        lines.append((extra, "installed" if found else "not installed; tasks need --data_dir"))
-        if not found:
-            missing.append(f"{extra}: pip install 'fastsia[{extra}]' (tasks from the Hub)")
+        lines.append((extra, "installed" if found else f"not installed; {without}"))
+        if not found and gives:
+            missing.append(f"{extra}: pip install 'fastsia[{extra}]' ({gives})")
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
         print(f"{name:<{width}}  {value}")

@@ -17,7 +17,7 @@ import numpy as np
 
 from fastsia.answers.extraction import extract_rollouts
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.backends import ENGINE_OPTIONS, LOAD_OPTIONS, open_backend
+from fastsia.backends import BACKEND_OPTIONS, open_backend
 from fastsia.backends.base import Backend
 from fastsia.config import FastsiaError, Problem, SamplingParams, SIAConfig
 from fastsia.engine.seeding import request_seed
@@ -67,11 +67,12 @@ def evaluate(
         config: the settings; `overrides` replace single fields of it.
         limit: the first problems only.
         output: a folder for the results, resumed where it holds a part of the same run; None keeps nothing.
-        backend: "native" (the fork engine) or "hf" (transformers' generate, the naive baseline). None is "native", or
-            the loaded backend that `model` is.
+        backend: "native" (the fork engine), "hf" (transformers' generate, the naive baseline), "openai" (a server, at
+            `base_url`) or "vllm" (in this process). None is "native", or the loaded backend that `model` is.
         progress: called when the run starts and whenever a problem is finished.
         overrides: fields of `SIAConfig`; how to load the model (device, dtype, revision, trust_remote_code, max_rows,
-            num_blocks, window, kernels, ...); where the data is (data_dir, format).
+            num_blocks, window, kernels, ...) or to reach it (base_url, api_key_env, num_concurrent, ...); where the
+            data is (data_dir, format).
 
     Returns:
         Over every problem that the folder holds. No figure is drawn; `SIAResult.report` does.
@@ -101,6 +102,7 @@ def evaluate(
                 writer.check_problem(position, task.problems[position], prompts[position].token_ids.tolist())
         resumed = len(writer.done)
         _draw(loaded, task, settings, prompts, writer, progress)
+        warnings += loaded.warnings
         computed = len(writer.done) - resumed
     run = {
         "model": loaded.model_name,
@@ -131,15 +133,14 @@ def _split_overrides(
     config: SIAConfig | Mapping[str, Any] | None, overrides: Mapping[str, Any]
 ) -> tuple[SIAConfig, dict[str, Any], dict[str, Any]]:
     """(config, how to load the model, where the data is)."""
-    loading = (*LOAD_OPTIONS, *ENGINE_OPTIONS)
-    known = (*CONFIG_FIELDS, *loading, *TASK_OPTIONS)
+    known = (*CONFIG_FIELDS, *BACKEND_OPTIONS, *TASK_OPTIONS)
     for name in overrides:
         if name not in known:
             raise FastsiaError(f"evaluate has no setting {name!r}{nearest(name, known)}.")
     fields = {name: value for name, value in overrides.items() if name in CONFIG_FIELDS}
     return (
         as_config(config, fields),
-        {name: value for name, value in overrides.items() if name in loading},
+        {name: value for name, value in overrides.items() if name in BACKEND_OPTIONS},
         {name: value for name, value in overrides.items() if name in TASK_OPTIONS},
     )
 
@@ -249,8 +250,12 @@ def _draw(
         for trajectory in range(config.num_trajectories)
     )
     waiting: dict[int, list[tuple[int, Trajectory]]] = {}
+    said: set[str] = set()
 
     def tell() -> None:
+        for warning in [warning for warning in backend.warnings if warning not in said]:
+            said.add(warning)
+            logger.warning("%s", warning)
         if progress is not None:
             cost = backend.counters
             tokens, rows = cost.generated_tokens - before.generated_tokens, cost.row_steps - before.row_steps
@@ -400,8 +405,11 @@ def _counted(before: Counters, after: Counters) -> dict[str, Any]:
         for field in dataclasses.fields(Counters)
         if field.name != "peak_kv_blocks"
     }
-    merge = counts["generated_tokens"] / counts["row_steps"] if counts["row_steps"] else None
-    return counts | {"peak_kv_blocks": after.peak_kv_blocks, "merge_factor": merge}
+    rows = counts["row_steps"]
+    if not rows and counts["generated_tokens"] > counts["rides"]:
+        rows = None  # tokens come of rows: the backend does not see its own
+    merge = counts["generated_tokens"] / rows if rows else None
+    return counts | {"row_steps": rows} | {"peak_kv_blocks": after.peak_kv_blocks, "merge_factor": merge}
 
 
 def _add_earlier(summary: dict[str, Any], earlier: Mapping[str, Any] | None, computed: int) -> None:

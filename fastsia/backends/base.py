@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -23,7 +23,8 @@ class Backend(Protocol):
     vocabulary, tokenizer: None where the model came without one.
     context_length: positions the model can take; None where unknown.
     eos_token_ids: the model's own end-of-sequence ids; may be empty.
-    counters: cumulative over the backend's life.
+    counters: cumulative over the backend's life. A backend that cannot see transformer rows counts none.
+    warnings: what the draws so far give cause to say, one sentence each.
     """
 
     name: str
@@ -44,6 +45,9 @@ class Backend(Protocol):
     @property
     def counters(self) -> Counters: ...
 
+    @property
+    def warnings(self) -> Sequence[str]: ...
+
     def describe(self) -> dict[str, Any]:
         """Device, dtype, kernels and limits, ready for JSON."""
         ...
@@ -63,11 +67,7 @@ def model_fingerprint(model: Any) -> str:
     Reading 512 evenly spaced values a tensor costs milliseconds where all of a 7B model would cost many seconds, and
     any training step moves nearly every value.
     """
-    digest = hashlib.blake2b(digest_size=8)
-    config = model.config.to_dict() if hasattr(model, "config") else {}
-    irrelevant = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
-    kept = {key: value for key, value in config.items() if key not in irrelevant and not key.startswith("_attn")}
-    digest.update(json.dumps(kept, sort_keys=True, default=str).encode())
+    digest = hashlib.blake2b(config_bytes(model.config) if hasattr(model, "config") else b"{}", digest_size=8)
     with torch.no_grad():
         for name, value in model.named_parameters():
             digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
@@ -76,6 +76,15 @@ def model_fingerprint(model: Any) -> str:
             index = torch.linspace(0, max(flat.numel() - 1, 0), count, dtype=torch.float64, device=flat.device).long()
             digest.update(flat[index].float().cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def config_bytes(config: Any) -> bytes:
+    """A model's configuration, but for what says where it came from and how it is run."""
+    irrelevant = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
+    kept = {
+        key: value for key, value in config.to_dict().items() if key not in irrelevant and not key.startswith("_attn")
+    }
+    return json.dumps(kept, sort_keys=True, default=str).encode()
 
 
 def model_name(model: Any, tokenizer: Any = None) -> str:

@@ -7,8 +7,7 @@ nothing ends when an answer is complete. Sampling is what `generate` does with t
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,12 +24,23 @@ from transformers import (
 
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.backends.base import model_fingerprint, model_name
+from fastsia.backends.continuations import (
+    NO_ROW,
+    Continuation,
+    Drawn,
+    Row,
+    assemble,
+    checkpoint_start,
+    cut,
+    eos_of,
+    given,
+    trajectory_of,
+    trajectory_start,
+)
 from fastsia.config import FastsiaError
 from fastsia.engine.checkpoint import context_length, eos_ids, load_model
 from fastsia.engine.run import checkpoints_of
-from fastsia.engine.seeding import Domain
-from fastsia.engine.sequence import Counters, FinishReason, Request, Rollouts, Trajectory
-from fastsia.engine.stopping import StopTexts
+from fastsia.engine.sequence import Counters, Request, Trajectory
 
 
 class HFGenerateBackend:
@@ -41,6 +51,7 @@ class HFGenerateBackend:
     """
 
     name = "hf"
+    warnings: Sequence[str] = ()
 
     def __init__(self, model: Any, tokenizer: Any = None) -> None:
         self.model = model
@@ -75,85 +86,38 @@ class HFGenerateBackend:
             yield self._run(request)
 
     def _run(self, request: Request) -> Trajectory:
-        prompt = list(request.prompt_ids)
-        if request.trajectory_ids is None:
-            tokens, logprobs, entropies, reason = self._trajectory(request)
-        else:
-            tokens = np.array(request.trajectory_ids, dtype=np.int32)
-            logprobs = entropies = np.full(len(tokens), np.nan, dtype=np.float32)
-            reason = "given"
-        checkpoints = checkpoints_of(request, len(tokens))
-        rollouts = None
-        if reason != "error":
-            parts = [self._rollouts(request, prompt, tokens, int(checkpoint)) for checkpoint in checkpoints]
-            rollouts = _columns(checkpoints, request.num_rollouts, parts)
-            self.counters.generated_tokens += len(rollouts.token_ids)
-        return Trajectory(
-            key=request.key,
-            prompt_ids=np.array(prompt, dtype=np.int32),
-            token_ids=tokens,
-            logprobs=logprobs,
-            token_entropies=entropies,
-            finish_reason=reason,
-            seed=request.seed,
-            checkpoints=checkpoints,
-            rollouts=rollouts,
-            error=f"logits were NaN or infinite at position {len(tokens)} of the trajectory"
-            if reason == "error"
-            else None,
-        )
+        trajectory = given(request) or self._trajectory(request)
+        checkpoints = checkpoints_of(request, len(trajectory.token_ids))
+        parts = None
+        if trajectory.finish_reason != "error":
+            parts = [
+                self._rollouts(checkpoint_start(request, trajectory.token_ids, int(checkpoint)))
+                for checkpoint in checkpoints
+            ]
+            self.counters.generated_tokens += sum(len(row.token_ids) for part in parts for row in part)
+        return assemble(request, trajectory, checkpoints, parts)
 
-    def _trajectory(self, request: Request) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
-        seed = (request.seed & (2**64 - 1), int(Domain.TRAJECTORY), 0)
+    def _trajectory(self, request: Request) -> Drawn:
         raw = _TokenEntropies()
-        rows = self._generate(request, list(request.prompt_ids), 1, request.sampling.max_tokens, seed, [raw])
-        row = rows[0]
-        self.counters.prefill_tokens += len(request.prompt_ids)
+        start = trajectory_start(request)
+        (row,) = self._generate(start, [raw])
+        self.counters.prefill_tokens += len(start.prefix)
         self.counters.trajectory_tokens += max(len(row.token_ids) - 1, 0)
-        kept = len(row.token_ids)
-        if row.reason is FinishReason.EOS:
-            kept -= 1
-        elif row.reason is FinishReason.STOP and self.vocabulary is not None:
-            texts = StopTexts(request.sampling.stop, self.vocabulary, len(self.vocabulary))
-            kept = texts.tokens_before(row.token_ids)
-        entropies = np.array(raw.values[:kept], dtype=np.float32)
-        return row.token_ids[:kept], row.logprobs[:kept], entropies, row.reason.name.lower()
+        eos = eos_of(request.sampling, self.eos_token_ids)
+        return trajectory_of(row, request.sampling.stop, eos, self.vocabulary, raw.values)
 
-    def _rollouts(self, request: Request, prompt: list[int], tokens: np.ndarray, checkpoint: int) -> list[_Row]:
-        """N continuations of prompt + y_1..y_t (permuted for the shuffle ablation)."""
-        budget = request.sampling.max_tokens
-        if request.rollout_budget == "total":
-            budget = max(budget - checkpoint, 0)
-        if budget == 0 or request.num_rollouts == 0:
-            nothing = _Row(np.zeros(0, np.int32), np.zeros(0, np.float32), FinishReason.LENGTH)
-            return [nothing] * request.num_rollouts
-        prefix = tokens[:checkpoint]
-        seed = request.seed & (2**64 - 1)
-        domain = Domain.ROLLOUT
-        if request.shuffle_prefix:
-            domain = Domain.SHUFFLED_ROLLOUT
-            order = np.random.SeedSequence((seed, int(Domain.PERMUTATION), checkpoint))
-            prefix = prefix[np.random.default_rng(order).permutation(checkpoint)]
-        rows = self._generate(
-            request, prompt + prefix.tolist(), request.num_rollouts, budget, (seed, int(domain), checkpoint), []
-        )
+    def _rollouts(self, start: Continuation) -> list[Row]:
+        if start.max_tokens == 0 or start.count == 0:
+            return [NO_ROW] * start.count
+        rows = self._generate(start, [])
         # The prefix of every copy is prefilled, and each draw but the first costs a row.
-        self.counters.prefill_tokens += request.num_rollouts * (len(prompt) + checkpoint)
-        self.counters.row_steps += request.num_rollouts * (max(len(row.token_ids) for row in rows) - 1)
+        self.counters.prefill_tokens += start.count * len(start.prefix)
+        self.counters.row_steps += start.count * (max(len(row.token_ids) for row in rows) - 1)
         return rows
 
-    def _generate(
-        self,
-        request: Request,
-        prefix: list[int],
-        copies: int,
-        max_new_tokens: int,
-        seed: tuple[int, int, int],
-        recorders: list[LogitsProcessor],
-    ) -> list[_Row]:
-        sampling = request.sampling
-        eos = sampling.eos_token_id
-        ids = self.eos_token_ids if eos is None else (eos,) if isinstance(eos, int) else eos
+    def _generate(self, start: Continuation, recorders: list[LogitsProcessor]) -> list[Row]:
+        sampling, copies = start.sampling, start.count
+        ids = eos_of(sampling, self.eos_token_ids)
         guard, draws = _Guard(), _Draws()
         greedy = sampling.temperature == 0
         warpers: list[LogitsProcessor] = []
@@ -173,21 +137,20 @@ class HFGenerateBackend:
             temperature=1.0,
             top_p=1.0,
             top_k=0,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=start.max_tokens,
             eos_token_id=list(ids) or None,
             pad_token_id=ids[0] if ids else 0,
             use_cache=True,
         )
         device = next(self.model.parameters()).device
-        state = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> np.uint64(1))
-        batch = torch.tensor([prefix] * copies, dtype=torch.long, device=device)
+        batch = torch.tensor([start.prefix] * copies, dtype=torch.long, device=device)
         own = self.model.generation_config
         # generate() fills what its caller left open from the model's own settings (penalties, min_p ...): none here.
         self.model.generation_config = GenerationConfig()
         devices = [device] if device.type == "cuda" else []
         try:
             with torch.random.fork_rng(devices=devices), torch.inference_mode():
-                torch.manual_seed(state)
+                torch.manual_seed(start.number())
                 output = self.model.generate(
                     batch,
                     attention_mask=torch.ones_like(batch),
@@ -197,50 +160,15 @@ class HFGenerateBackend:
                 )
         finally:
             self.model.generation_config = own
-        drawn = output[:, len(prefix) :]
+        drawn = output[:, len(start.prefix) :]
         logprobs = draws.finish(drawn)
         if greedy:
             logprobs = np.zeros_like(logprobs)
         tokens = drawn.cpu().numpy().astype(np.int32)
         return [
-            _row(tokens[i], logprobs[i], ids, ended.length[i] if ended else None, guard.position(i))
+            cut(tokens[i], logprobs[i], ids, ended.length[i] if ended else None, guard.position(i))
             for i in range(copies)
         ]
-
-
-@dataclass(frozen=True)
-class _Row:
-    token_ids: np.ndarray
-    logprobs: np.ndarray
-    reason: FinishReason
-
-
-def _row(tokens: np.ndarray, logprobs: np.ndarray, eos: tuple[int, ...], stop: int | None, bad: int | None) -> _Row:
-    """Cut a padded row where it ended: at bad logits, an EOS (kept), a stop text, or the limit; the earliest."""
-    found = np.flatnonzero(np.isin(tokens, eos))
-    ends = [(len(tokens), FinishReason.LENGTH)]
-    if stop is not None:
-        ends.append((stop, FinishReason.STOP))
-    if len(found):
-        ends.append((int(found[0]) + 1, FinishReason.EOS))
-    if bad is not None:
-        ends.append((bad, FinishReason.ERROR))
-    length, reason = min(reversed(ends), key=lambda end: end[0])
-    return _Row(tokens[:length], logprobs[:length], reason)
-
-
-def _columns(checkpoints: np.ndarray, num_rollouts: int, parts: list[list[_Row]]) -> Rollouts:
-    rows = [row for part in parts for row in part]
-    lengths = np.array([len(row.token_ids) for row in rows], dtype=np.int64)
-    nothing: list[np.ndarray] = [np.zeros(0, dtype=np.int32)]
-    return Rollouts(
-        checkpoint=np.repeat(checkpoints.astype(np.int32), num_rollouts),
-        index=np.tile(np.arange(num_rollouts, dtype=np.int32), len(checkpoints)),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        token_ids=np.concatenate(nothing + [row.token_ids for row in rows]).astype(np.int32),
-        logprobs=np.concatenate(nothing + [row.logprobs for row in rows]).astype(np.float32),
-        finish_reason=np.array([row.reason for row in rows], dtype=np.int8),
-    )
 
 
 class _Guard(LogitsProcessor):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from fastsia.answers.vocabulary import Vocabulary
@@ -46,6 +46,11 @@ class NativeBackend:
     @property
     def counters(self) -> Counters:
         return self.engine.counters
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        count = self.engine.counters.out_of_memory
+        return [f"device memory did not suffice {count} times; fewer rows were computed at once."] if count else []
 
     def describe(self) -> dict[str, Any]:
         return self.engine.describe()

@@ -6,6 +6,7 @@ import difflib
 import importlib.util
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -103,17 +104,11 @@ def load_model(
     Weights are read from safetensors only; a repository's own code runs only with `trust_remote_code`.
     dtype None: float32 on the CPU, bfloat16 on an accelerator, whatever the file stores; "auto": as stored.
     """
-    source = resolve_model(name_or_path)
-    if not isinstance(trust_remote_code, bool):  # the text "false" would run the code
-        raise FastsiaError(f"trust_remote_code must be true or false, got {trust_remote_code!r}.")
     target = resolve_device(device)
     weights_dtype = resolve_dtype(dtype, target)
-    common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    if not Path(source).is_dir():
-        common["revision"] = revision
-        common["local_files_only"] = not _hub_has(source, revision)
+    source, common = _source(name_or_path, trust_remote_code, revision)
 
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
     bars = transformers_logging.is_progress_bar_enabled()
@@ -132,14 +127,64 @@ def load_model(
     finally:
         if bars:
             transformers_logging.enable_progress_bar()
+    return model.to(target).eval(), _load_tokenizer(source, common)
+
+
+@dataclass(frozen=True)
+class Description:
+    """A model without its weights, which are elsewhere: `config` and `generation_config` as a loaded model has them.
+
+    tokenizer: None where the folder has none. generation_config: None where it has none of its own.
+    """
+
+    config: Any
+    generation_config: Any
+    tokenizer: Any
+
+
+def load_description(
+    name_or_path: str | os.PathLike[str], *, trust_remote_code: bool = False, revision: str | None = None
+) -> Description:
+    """A model's configuration and tokenizer; no weights are read or needed. Arguments and errors as `load_model`."""
+    source, common = _source(name_or_path, trust_remote_code, revision)
+
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        config = AutoConfig.from_pretrained(source, **common)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise FastsiaError(f"model {os.fspath(name_or_path)!r} cannot be read: {_one_sentence(error)}") from error
+    reading = {key: value for key, value in common.items() if key != "trust_remote_code"}
+    try:
+        generation_config = GenerationConfig.from_pretrained(source, **reading)
+    except (OSError, ValueError):
+        generation_config = None
+    return Description(config, generation_config, _load_tokenizer(source, common))
+
+
+def _source(
+    name_or_path: str | os.PathLike[str], trust_remote_code: bool, revision: str | None
+) -> tuple[str, dict[str, Any]]:
+    """(folder or Hub id, how transformers is to load from it)."""
+    source = resolve_model(name_or_path)
+    if not isinstance(trust_remote_code, bool):  # the text "false" would run the code
+        raise FastsiaError(f"trust_remote_code must be true or false, got {trust_remote_code!r}.")
+    common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if not Path(source).is_dir():
+        common["revision"] = revision
+        common["local_files_only"] = not _hub_has(source, revision)
+    return source, common
+
+
+def _load_tokenizer(source: str, common: dict[str, Any]) -> Any:
+    from transformers import AutoTokenizer
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
     except (OSError, ValueError, KeyError, ImportError):
-        tokenizer = None
+        return None
     # Without its files transformers 5 makes up a tokenizer that knows nothing but special tokens.
-    if tokenizer is not None and len(tokenizer) <= len(tokenizer.all_special_ids):
-        tokenizer = None
-    return model.to(target).eval(), tokenizer
+    return tokenizer if len(tokenizer) > len(tokenizer.all_special_ids) else None
 
 
 def _refuse_without_safetensors(path: Path, name: str) -> None:

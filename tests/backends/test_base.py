@@ -55,7 +55,7 @@ def test_every_kind_of_model_opens() -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "options", "sentence"),
     [
-        ("pair", "natve", {}, r"backend must be one of native, hf, got 'natve'. Did you mean native\?"),
+        ("pair", "natve", {}, r"backend must be one of native, hf, openai, vllm, got 'natve'. Did you mean native\?"),
         ("pair", "hf", {"max_rows": 3}, "max_rows has no meaning for the hf backend"),
         ("pair", "native", {"dtype": "float32"}, "dtype has no meaning for a model that is already loaded"),
         ("engine", "native", {"window": 2}, "window has no meaning for an Engine"),
