@@ -501,7 +501,7 @@ def _early_stop(data: ReportData) -> Drawing | None:
         ("plateau", f"H flat over {length}", int(length), GREEN, "^", lines[i % len(lines)])
         for i, length in enumerate(lengths)
     ]
-    with mpl.rc_context({**_STYLE, "figure.figsize": (4.2, 3.5)}):
+    with mpl.rc_context(_STYLE):
         figure, axes = _axes()
         axes.axhline(0, color=RULE, linewidth=0.8)
         for rule, label, length, color, marker, line in looks:
@@ -513,7 +513,7 @@ def _early_stop(data: ReportData) -> Drawing | None:
             axes.plot(saved, change, marker, color=color, markersize=3.6, linewidth=1.3, linestyle=line, label=label)
         axes.set_xlabel("tokens saved (% of all)")
         axes.set_ylabel("change of accuracy (points)")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=7)
+        _legend_below(figure, axes, len(looks))
     return Drawing(
         "early_stop",
         "What stopping early would save and cost",
@@ -548,7 +548,7 @@ def _failure(data: ReportData) -> Drawing | None:
     frame = data.tables.get("failure_detection")
     if frame is None or frame["auc_entropy"].isna().all():
         return None
-    with mpl.rc_context({**_STYLE, "figure.figsize": (4.2, 3.2)}):
+    with mpl.rc_context(_STYLE):
         figure, axes = _axes()
         _chance(axes)
         for column, label, color, marker, shift in _SIGNALS:
@@ -561,7 +561,7 @@ def _failure(data: ReportData) -> Drawing | None:
         _relative(axes)
         axes.set_xlim(-0.04, 1.04)
         axes.set_ylabel("AUC for “ends incorrect”")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, fontsize=7)
+        _legend_below(figure, axes, len(_SIGNALS), columns=3)
     return Drawing(
         "failure_detection",
         "Seeing failure coming",
@@ -711,8 +711,13 @@ def _place_legend(figure: Figure, axes: Axes, number: int) -> None:
     if number <= _FEW:
         axes.legend()
         return
-    figure.set_size_inches(4.2, 2.95 + 0.2 * -(-number // 2))
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=7)
+    _legend_below(figure, axes, number)
+
+
+def _legend_below(figure: Figure, axes: Axes, number: int, columns: int = 2) -> None:
+    """Under the axes, in a figure that has grown by its rows."""
+    figure.set_size_inches(4.2, 2.95 + 0.2 * -(-number // columns))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, fontsize=7)
 
 
 def _short(label: str, most: int = 28) -> str:
@@ -765,7 +770,7 @@ def _compare_levels(runs: Mapping[str, ReportData]) -> Drawing | None:
         axes.set_ylim(bottom=0)
         axes.set_xlabel("mean token entropy (nats)")
         axes.set_ylabel("mean answer entropy H (nats)")
-        _place_legend(figure, axes, len(frames))
+        _legend_below(figure, axes, len(frames))  # anywhere inside it may cover a bar
     return Drawing(
         "token_and_answer_entropy",
         "Unsure about the word, unsure about the answer",
