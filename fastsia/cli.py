@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -29,12 +30,15 @@ from fastsia.config import FastsiaError, SIAConfig
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
+    from fastsia.backends.base import Backend
+    from fastsia.engine.profile import StepProfile
     from fastsia.evaluation import Progress
     from fastsia.report import ShownTable
     from fastsia.reproduce import Plan
     from fastsia.results import SIAResult
 
 DEFAULTS = SIAConfig()
+PLAN = "plan.json"
 
 # Options that several commands have.
 DataDir = Annotated[Path | None, typer.Option("--data_dir", help="Where named tasks find their files.")]
@@ -238,6 +242,9 @@ def run(
     ] = False,
     revision: Annotated[str | None, typer.Option("--revision", help="Of the model on the Hub.")] = None,
     report: Annotated[bool, typer.Option("--report/--no_report", help="Draw figures and report.html.")] = True,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Where the time goes: a table, and trace.json for ui.perfetto.dev.")
+    ] = False,
 ) -> None:
     """Draw trajectories, roll out at every checkpoint, score, and write the results."""
     config = SIAConfig(
@@ -294,7 +301,7 @@ def run(
     for task, folder in zip(loaded_tasks, folders, strict=True):
         shown = _Shown(task.name)
         try:
-            with shown:
+            with shown, _profiling(generator, profile) as recorded:
                 result = evaluate(generator, task, config=config, output=folder, backend=backend, progress=shown)
         except (KeyboardInterrupt, _Terminated):
             _say_interrupted(shown, folder)
@@ -302,7 +309,47 @@ def run(
         written = [] if folder is None else [f"Results: {folder}"]
         if folder is not None and report:
             written.append(f"Report:  {result.report(folder)}")
+        if folder is not None and (folder / PLAN).is_file():
+            written += _against_plan(folder, result.summary)
+        if recorded is not None:
+            written += _profile_lines(recorded)
+            if folder is not None:
+                recorded.write_trace(folder / "trace.json")
+                written.append(f"Trace:   {folder / 'trace.json'} (ui.perfetto.dev opens it)")
         show(result, written)
+
+
+def _profiling(generator: Backend, wanted: bool) -> AbstractContextManager[StepProfile | None]:
+    if not wanted:
+        return nullcontext()
+    from fastsia.backends.native import NativeBackend
+
+    if not isinstance(generator, NativeBackend):
+        raise FastsiaError(f"--profile needs the native backend, got {generator.name}.")
+    return generator.engine.profile()
+
+
+def _profile_lines(recorded: StepProfile) -> list[str]:
+    seconds = recorded.seconds()
+    whole = sum(seconds.values())
+    parts = ", ".join(f"{name} {100 * part / max(whole, 1e-9):.0f} %" for name, part in seconds.items())
+    return [f"Profile: {len(recorded.steps()):,} steps, {whole:.1f} s: {parts}."]
+
+
+def _against_plan(folder: Path, summary: dict[str, Any]) -> list[str]:
+    """How far the plan that lies in a folder was off."""
+    try:
+        planned = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        if planned["num_problems"] != summary["num_problems"]:
+            return []
+        off = [
+            f"{name} {100 * (planned[key] / summary[key] - 1):+.0f} %"
+            for name, key in (("tokens", "generated_tokens"), ("rows", "row_steps"), ("seconds", "seconds"))
+            if summary.get(key)
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [f"The plan was off by: {', '.join(off)}."]
 
 
 def _split(text: str, complaint: str) -> list[str]:
@@ -708,6 +755,69 @@ def _missing(planned: Plan) -> tuple[ShownTable, str]:
     columns = ["model", "problems", "rollouts", "tokens", "weights", "why"]
     title = "Weights that are not at hand, and what their runs would cost"
     return ShownTable(title, "", columns, rows), rule
+
+
+@app.command()
+def plan(
+    model: Annotated[str, typer.Option("--model", help='Hub id, folder, or "demo:sft".')],
+    tasks: Annotated[str, typer.Option("--tasks", help="A name or a .jsonl file.")],
+    output_path: Annotated[
+        Path | None,
+        typer.Option("--output_path", "-o", help="The run's folder to be; `run` says how far it was off."),
+    ] = None,
+    data_dir: DataDir = None,
+    limit: Limit = None,
+    num_rollouts: NumRollouts = DEFAULTS.num_rollouts,
+    stride: Stride = None,
+    seed: Seed = DEFAULTS.seed,
+    temperature: Temperature = DEFAULTS.temperature,
+    top_p: TopP = DEFAULTS.top_p,
+    max_tokens: MaxTokens = DEFAULTS.max_tokens,
+    num_trajectories: Annotated[int, typer.Option("--num_trajectories")] = DEFAULTS.num_trajectories,
+    device: Device = None,
+    dtype: Dtype = None,
+    max_rows: MaxRows = None,
+) -> None:
+    """What a run will cost: tokens, seconds and memory, forecast from a few of its problems."""
+    _quiet_transformers()
+    from fastsia.planning import plan as forecast
+    from fastsia.report import ShownTable
+
+    names = _split(tasks, "--tasks names no task.")
+    if len(names) > 1:
+        raise FastsiaError(f"plan forecasts one task at a time, got {', '.join(names)}.")
+    found = forecast(
+        model,
+        names[0],
+        limit=limit,
+        data_dir=data_dir,
+        num_rollouts=num_rollouts,
+        stride=stride,
+        seed=seed,
+        temperature=temperature,
+        top_p=top_p,
+        max_tokens=max_tokens,
+        num_trajectories=num_trajectories,
+        device=device,
+        dtype=dtype,
+        max_rows=max_rows,
+    )
+    rows = [
+        ["problems", f"{found.num_problems:,}"],
+        ["checkpoints", f"{found.num_checkpoints:,}"],
+        ["tokens of trajectories", f"{found.trajectory_tokens:,}"],
+        ["tokens of rollouts", f"{found.generated_tokens:,}"],
+        ["transformer rows for them", f"{found.row_steps:,}"],
+        ["time on this machine", _duration(found.seconds)],
+        ["weights", f"{found.weight_bytes / 2**20:,.0f} MiB"],
+        ["KV blocks in use", f"{found.kv_bytes / 2**20:,.0f} MiB"],
+    ]
+    _print(
+        ShownTable(f"{model} · {names[0]}: forecast", "", ["", "about"], rows),
+        f"From {found.pilot_problems} problems evaluated whole and the trajectories of a few more, in "
+        f"{found.pilot_seconds:.1f} s. The report's figures are not in the time.",
+        *([] if output_path is None else [f"Plan: {found.save(output_path)}"]),
+    )
 
 
 @app.command()

@@ -7,7 +7,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +80,7 @@ def evaluate(
     Raises:
         FastsiaError: anything wrong with what was given, before anything runs wherever it can be known by then.
     """
-    settings, load_options, task_options = _split_overrides(config, overrides)
+    settings, load_options, task_options = split_settings(config, overrides)
     task = load_task(dataset, limit=limit, **task_options)
     loaded = open_backend(model, backend, load_options)
     started = time.perf_counter()
@@ -129,7 +129,7 @@ def evaluate(
 # --- settings --------------------------------------------------------------------------------------------------
 
 
-def _split_overrides(
+def split_settings(
     config: SIAConfig | Mapping[str, Any] | None, overrides: Mapping[str, Any]
 ) -> tuple[SIAConfig, dict[str, Any], dict[str, Any]]:
     """(config, how to load the model, where the data is)."""
@@ -244,11 +244,7 @@ def _draw(
     resumed = len(writer.done)
     pending = [position for position in range(len(task.problems)) if position not in writer.done]
     total = len(pending) + resumed
-    requests = (
-        _request(task, position, trajectory, prompts[position], config)
-        for position in pending
-        for trajectory in range(config.num_trajectories)
-    )
+    requests = _requests(task, pending, prompts, config)
     waiting: dict[int, list[tuple[int, Trajectory]]] = {}
     said: set[str] = set()
 
@@ -277,6 +273,20 @@ def _draw(
 def _closable(trajectories: Iterator[Trajectory]) -> Generator[Trajectory, None, None]:
     """A generator around any iterator, so that closing it closes a generator inside."""
     yield from trajectories
+
+
+def make_requests(backend: Backend, task: Task, config: SIAConfig) -> tuple[SIAConfig, Iterator[Request]]:
+    """(settings with what they leave to task and model filled in, all requests of the evaluation in its order)."""
+    settings = _resolve(config, task, backend)
+    return settings, _requests(task, range(len(task.problems)), _prompts(task, settings, backend), settings)
+
+
+def _requests(
+    task: Task, positions: Iterable[int], prompts: Sequence[_Prepared], config: SIAConfig
+) -> Iterator[Request]:
+    for position in positions:
+        for trajectory in range(config.num_trajectories):
+            yield _request(task, position, trajectory, prompts[position], config)
 
 
 def _request(task: Task, position: int, trajectory: int, prompt: _Prepared, config: SIAConfig) -> Request:
