@@ -17,7 +17,7 @@ DEMO_LIMIT ?= 64
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu test-vllm sanitize fuzz check format freeze demo-models wheel wheel-test clean \
+.PHONY: help setup demo test test-slow test-gpu test-lm-eval test-inspect test-polygraph test-vllm sanitize fuzz check format freeze demo-models wheel wheel-test clean \
 	bench bench-vllm bench-memory bench-answers bench-stop bench-scheduler bench-report bench-kernels
 
 help: ## this list
@@ -46,6 +46,28 @@ test: $(STAMP) ## the test suite
 
 test-slow: $(STAMP) ## the minutes-long tests
 	$(PYTEST) -m 'slow and not gpu'
+
+# The tools that fastsia serves, one environment each: what they need cannot all be installed together.
+# What their own providers need, which ours are compared with.
+BESIDE_lm-eval := 'lm-eval[hf]'
+BESIDE_inspect-ai := accelerate
+.venvs/%/.installed: pyproject.toml setup.py constraints.txt
+	$(PYTHON) -m venv .venvs/$*
+	grep -E '^(torch|transformers|pytest|pytest-timeout)==' constraints.txt > .venvs/$*/constraints.txt
+	.venvs/$*/bin/python -m pip install --quiet --editable '.[$*]' pytest pytest-timeout $(BESIDE_$*) \
+		--constraint .venvs/$*/constraints.txt
+	@touch $@
+
+TOOL_TEST = OMP_NUM_THREADS=1 .venvs/$(1)/bin/python -m pytest -q --session-timeout=1200 tests/integrations/$(2)
+
+test-lm-eval: .venvs/lm-eval/.installed ## lm-evaluation-harness on the demo model (in an environment of its own)
+	$(call TOOL_TEST,lm-eval,test_lm_eval.py)
+
+test-inspect: .venvs/inspect-ai/.installed ## Inspect on the demo model (in an environment of its own)
+	$(call TOOL_TEST,inspect-ai,test_inspect_ai.py)
+
+test-polygraph: .venvs/lm-polygraph/.installed ## LM-Polygraph on the demo model (in an environment of its own)
+	$(call TOOL_TEST,lm-polygraph,test_lm_polygraph.py)
 
 # vLLM brings its own torch; `make test-vllm VLLM=DIR` takes an environment that has it already.
 VLLM ?= .venvs/vllm

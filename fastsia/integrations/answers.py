@@ -1,0 +1,184 @@
+"""What the answers of several responses amount to, and how they move along one response: what every tool is given."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastsia.answers.distribution import ABSENT_CODE, NULL_CODE, summarize
+from fastsia.answers.extraction import extract_answers, extract_rollouts
+from fastsia.answers.spec import Spec
+from fastsia.answers.vocabulary import Vocabulary
+from fastsia.config import AnswerFormat, FastsiaError, SamplingParams, SIAConfig, Think
+from fastsia.engine.seeding import request_seed
+from fastsia.engine.sequence import AnswerStop, FinishReason, Request, Rollouts, Trajectory
+
+
+@dataclass(frozen=True)
+class AnswerReader:
+    """How answers are read, and what is drawn to follow them along a response.
+
+    config: its num_rollouts and stride, temperature and top_p are those of the rollouts of a curve; None draws none.
+    options: the texts of the options of a choice, where they are known.
+    """
+
+    format: AnswerFormat = "number"
+    think: Think = "strict"
+    config: SIAConfig | None = None
+    options: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        Spec.of(self.format, self.options)
+        if self.think not in ("strict", "lenient"):
+            raise FastsiaError(f'think must be "strict" or "lenient", got {self.think!r}.')
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        answer_format: AnswerFormat = "number",
+        think: Think = "strict",
+        num_rollouts: int | None = None,
+        stride: int | None = None,
+        **drawing: Any,
+    ) -> AnswerReader:
+        """From the options that every tool spells alike; without num_rollouts there is no curve.
+
+        drawing: temperature, top_p, max_tokens of the rollouts, as in `SIAConfig`; None leaves the default.
+        """
+        given = {name: value for name, value in {"stride": stride, **drawing}.items() if value is not None}
+        if num_rollouts is None:
+            if given:
+                raise FastsiaError(f"{next(iter(given))} has no meaning without num_rollouts.")
+            return cls(answer_format, think)
+        given.setdefault("stride", 20)
+        return cls(answer_format, think, SIAConfig(num_rollouts=num_rollouts, **given))
+
+    def read(self, texts: Sequence[str], *, starts_in_think: bool = False) -> list[str | None]:
+        """The answer of each text; None where there is none."""
+        return extract_answers(
+            texts, self.format, options=self.options, think=self.think, starts_in_think=starts_in_think
+        )
+
+    def curve_request(
+        self,
+        key: Hashable,
+        prompt_ids: Sequence[int],
+        response_ids: Sequence[int],
+        seed: int,
+        *,
+        context_length: int | None,
+        starts_in_think: bool = False,
+        stop: tuple[str, ...] = (),
+        eos_token_id: tuple[int, ...] | None = None,
+    ) -> Request:
+        """Rollouts from every checkpoint of a response, as long as the context leaves them room.
+
+        response_ids: without what ended it.
+        """
+        config = self.config
+        assert config is not None
+        assert config.stride is not None
+        max_tokens = config.max_tokens
+        if context_length is not None:
+            room = context_length - len(prompt_ids)
+            response_ids = response_ids[: room - 1]
+            max_tokens = min(max_tokens, room - len(response_ids))
+        return Request(
+            key=key,
+            prompt_ids=tuple(prompt_ids),
+            sampling=SamplingParams(config.temperature, config.top_p, max_tokens, stop, eos_token_id),
+            num_rollouts=config.num_rollouts,
+            # Apart from the seed of the response: its draws and those of checkpoint 0 would be the same.
+            seed=request_seed(seed, "curve", 0),
+            stride=config.stride,
+            trajectory_ids=tuple(response_ids),
+            answer_stop=AnswerStop(self.format, self.options, starts_in_think),
+        )
+
+    def curve(
+        self, drawn: Trajectory, vocabulary: Vocabulary, name: str, *, starts_in_think: bool = False
+    ) -> dict[str, Any]:
+        """What `summary` says, at every checkpoint: lists over the checkpoints. name: for `check_drawn`."""
+        rollouts = check_drawn(drawn, name)
+        answers = extract_rollouts(
+            vocabulary,
+            drawn.token_ids,
+            rollouts.checkpoint,
+            rollouts.token_ids,
+            rollouts.offsets,
+            self.format,
+            options=self.options,
+            think=self.think,
+            starts_in_think=starts_in_think,
+        )
+        checkpoints, starts = np.unique(rollouts.checkpoint, return_index=True)
+        parts = [summary(answers[a:b]) for a, b in zip(starts, [*starts[1:], len(answers)], strict=True)]
+        names = ("entropy", "entropy_miller_madow", "entropy_chao_shen", "null_rate", "mode")
+        return {
+            "num_rollouts": parts[0]["num_answers"],
+            "checkpoints": checkpoints.tolist(),
+            **{name: [part[name] for part in parts] for name in names},
+        }
+
+
+def summary(answers: Sequence[str | None]) -> dict[str, Any]:
+    """num_answers, the entropies (nats; null for a single answer, which says nothing), null_rate, num_distinct, mode.
+
+    mode: the most frequent answer, None where that is none; the first drawn among equals.
+    """
+    interned: dict[str, int] = {}
+    codes = [NULL_CODE if a is None else interned.setdefault(a, len(interned)) for a in answers]
+    found = summarize(codes, [0, len(codes)], [ABSENT_CODE], [1], 0.5)
+    several = len(answers) > 1
+    mode = int(found.mode[0])
+    return {
+        "num_answers": len(answers),
+        **{
+            name: float(getattr(found, name)[0]) if several else None
+            for name in ("entropy", "entropy_miller_madow", "entropy_chao_shen")
+        },
+        "null_rate": float(found.null_count[0] / len(answers)),
+        "num_distinct": int(found.num_distinct[0]),
+        "mode": None if mode == NULL_CODE else list(interned)[mode],
+    }
+
+
+def check_drawn(drawn: Trajectory, name: str) -> Rollouts:
+    """Its rollouts. name: what an error calls the request.
+
+    Raises FastsiaError: one failed, because the model's logits were NaN or infinite.
+    """
+    rollouts = drawn.rollouts
+    if rollouts is None:
+        raise FastsiaError(f"{name}: {drawn.error}.")
+    failed = np.flatnonzero(rollouts.finish_reason == FinishReason.ERROR)
+    if len(failed):
+        raise FastsiaError(f"{name}: {rollouts.row(int(failed[0])).error}.")
+    return rollouts
+
+
+def opens_think(prompt: str) -> bool:
+    """Whether a rendered prompt ends inside a <think> block that it opens itself."""
+    return prompt.rstrip().endswith("<think>")
+
+
+def special_stops(tokenizer: Any, stop: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """(the stop texts, the ids of those that are special tokens, which are never written out)."""
+    special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+    texts = tuple(dict.fromkeys(text for text in stop if text and text not in special))
+    return texts, tuple(special[text] for text in stop if text in special)
+
+
+def content(
+    vocabulary: Vocabulary, token_ids: Sequence[int], stop: Sequence[str], eos_token_ids: Sequence[int]
+) -> list[int]:
+    """A response's tokens without the EOS, and the padding behind it, or the stop text that ended it."""
+    ends = (i for i, token in enumerate(token_ids) if token in eos_token_ids)
+    ids = list(token_ids[: next(ends, len(token_ids))])
+    while ids and any(text in vocabulary.decode(ids) for text in stop):
+        ids.pop()
+    return ids
