@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import io
 import json
 import logging
 import os
@@ -81,8 +82,11 @@ def main() -> NoReturn:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may know fewer letters than a model writes
+            stream.reconfigure(errors="replace")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("fastsia: %(message)s"))
+    handler.setFormatter(_Plain("fastsia: %(message)s"))
     logging.getLogger("fastsia").addHandler(handler)
     sys.exit(_run(normalize(sys.argv[1:])))
 
@@ -130,8 +134,17 @@ def normalize(arguments: list[str]) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """Text that may come from a file or a model, without what would steer a terminal."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\ufffd", text)
+    """Text that may come from a file or a model, without what would steer a terminal or is no character."""
+    return re.sub(
+        r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", "\ufffd", text
+    )
+
+
+class _Plain(logging.Formatter):
+    """Warnings name files, problems and what servers said."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return plain(super().format(record))
 
 
 class _Terminated(BaseException):
@@ -402,7 +415,7 @@ def _say_interrupted(shown: _Shown, folder: Path | None) -> None:
         print(f"\nInterrupted: {kept}.", file=sys.stderr)
         return
     print(
-        f"\nInterrupted: {last.done} of {last.total} problems are finished and kept in {folder}; "
+        f"\nInterrupted: {last.done} of {last.total} problems are finished and kept in {plain(str(folder))}; "
         "the same command goes on from there.",
         file=sys.stderr,
     )

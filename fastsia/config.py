@@ -67,6 +67,11 @@ def integers(field: str, values: Any) -> tuple[int, ...]:
     return tuple(found)
 
 
+def _is_one_of(value: Any, words: tuple[str, ...]) -> bool:
+    """Whether a value is one of some words; an array, say, is none, and has no single truth when compared."""
+    return isinstance(value, str) and value in words
+
+
 def _texts(value: Any) -> tuple[str, ...] | None:
     """A collection of texts with something in each; None for all else, a single text included."""
     try:
@@ -100,7 +105,10 @@ class Problem:
                 raise FastsiaError(f"choices must be two or more non-empty texts, got {self.choices!r}.")
             object.__setattr__(self, "choices", choices)
         _require(
-            self.format is None or self.format in ANSWER_FORMATS, "format", f"one of {ANSWER_FORMATS}", self.format
+            self.format is None or _is_one_of(self.format, ANSWER_FORMATS),
+            "format",
+            f"one of {ANSWER_FORMATS}",
+            self.format,
         )
 
 
@@ -184,14 +192,16 @@ class SIAConfig:
         seed = integer(self.seed)
         _require(seed is not None and 0 <= seed < 2**63, "seed", "an integer in [0, 2^63)", self.seed)
         object.__setattr__(self, "seed", seed)
-        _require(self.rollout_budget in ("new", "total"), "rollout_budget", '"new" or "total"', self.rollout_budget)
         _require(
-            self.share in ("trajectory", "checkpoint", "none"),
+            _is_one_of(self.rollout_budget, ("new", "total")), "rollout_budget", '"new" or "total"', self.rollout_budget
+        )
+        _require(
+            _is_one_of(self.share, ("trajectory", "checkpoint", "none")),
             "share",
             '"trajectory", "checkpoint" or "none"',
             self.share,
         )
-        _require(self.think in ("strict", "lenient"), "think", '"strict" or "lenient"', self.think)
+        _require(_is_one_of(self.think, ("strict", "lenient")), "think", '"strict" or "lenient"', self.think)
         for field in ("stop_at_answer", "shuffle_prefix", "truncate_prompt"):
             value = getattr(self, field)
             _require(isinstance(value, bool), field, "true or false", value)

@@ -31,6 +31,7 @@ from fastsia.sia import (
 )
 from fastsia.sia.table import RolloutTable, encode
 from fastsia.store import DATABASE, Store, flatten, refuse_links, write_json, write_parquet
+from fastsia.tasks.rows import read_rows
 
 if TYPE_CHECKING:
     from fastsia.report import ReportData, TrajectoryView
@@ -196,28 +197,12 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
             case ".csv":
                 return pd.read_csv(file, dtype=texts, keep_default_na=False, na_values=[""])
             case ".jsonl" | ".ndjson":
-                return pd.DataFrame(_json_rows(file))
+                return pd.DataFrame([dict(row.fields) for row in read_rows(file)])
     except FastsiaError:
         raise
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the readers of a damaged file raise whatever they come upon
         raise FastsiaError(f"table {str(file)!r} cannot be read: {' '.join(str(error).split())}") from error
     raise FastsiaError(f"table {str(file)!r} must be .parquet, .csv or .jsonl.")
-
-
-def _json_rows(file: Path) -> list[dict[str, Any]]:
-    rows = []
-    with open(file, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise FastsiaError(f"table {str(file)!r}, line {number}: not JSON ({error}).") from error
-            if not isinstance(row, dict):
-                raise FastsiaError(f"table {str(file)!r}, line {number}: an object is needed, one row a line.")
-            rows.append(row)
-    return rows
 
 
 def folder_name(name: str) -> str:

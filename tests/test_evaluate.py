@@ -484,7 +484,7 @@ def test_tables_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(FastsiaError, match=r"must be .parquet, .csv or .jsonl"):
         analyze(tmp_path / "t.xlsx")
     (tmp_path / "t.jsonl").write_text('{"a": 1}\n{"a": \n')
-    with pytest.raises(FastsiaError, match="line 2: not JSON"):
+    with pytest.raises(FastsiaError, match="row 2: not valid JSON"):
         analyze(tmp_path / "t.jsonl")
     (tmp_path / "t.parquet").write_text("nonsense")
     with pytest.raises(FastsiaError, match="cannot be read"):

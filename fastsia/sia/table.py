@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,9 @@ COLUMNS = ("problem_id", "trajectory", "checkpoint", "rollout", "answer", "gold"
 
 NULL = -1
 """Code of "no answer could be read", a class of its own."""
+
+# Positions, numbers and counts; a float holds every integer up to here.
+_LARGEST = 1 << 53
 
 
 @dataclass(frozen=True)
@@ -286,7 +289,12 @@ def _factorize(
     column: pd.Series, name: str, frame_row: np.ndarray, *, null_allowed: bool
 ) -> tuple[np.ndarray, list[str]]:
     """Codes int32 in order of first appearance (NULL for none) and the distinct texts."""
-    codes, uniques = pd.factorize(column)
+    try:
+        codes, uniques = pd.factorize(column)
+    except TypeError as error:
+        row = next(i for i, value in enumerate(column) if not isinstance(value, Hashable))
+        wrong = column.iloc[row]
+        raise FastsiaError(f"row {frame_row[row]}: {name} must be a text or a number, got {wrong!r:.60}.") from error
     texts = [_text(value) for value in uniques]
     distinct = {text: i for i, text in enumerate(dict.fromkeys(text for text in texts if text))}
     if len(distinct) != len(texts):  # 42 and 42.0 in one column, or empty texts
@@ -310,10 +318,10 @@ def _integers(column: pd.Series, name: str, frame_row: np.ndarray) -> np.ndarray
         values = column.to_numpy(np.int64)
     else:
         numbers = pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
-        wrong = ~(np.isfinite(numbers) & (numbers == np.floor(numbers)))
+        wrong = ~((np.abs(numbers) <= _LARGEST) & (numbers == np.floor(numbers)))
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
-            raise FastsiaError(f"row {frame_row[row]}: {name} must be an integer, got {column.iloc[row]}.")
+            raise FastsiaError(f"row {frame_row[row]}: {name} must be an integer, got {column.iloc[row]!s:.60}.")
         values = numbers.astype(np.int64)
     if values.size and values.min() < 0:
         row = int(np.argmax(values < 0))

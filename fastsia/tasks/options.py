@@ -23,8 +23,11 @@ def read_options(row: Row) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
     if isinstance(value, Mapping):
         if "text" not in value:
             raise row.error("field 'choices' has no list 'text'")
-        if value.get("label") is not None:
-            labels = tuple(str(label).strip() for label in value["label"])
+        given = value.get("label")
+        if given is not None:
+            if isinstance(given, str) or not isinstance(given, Sequence):
+                raise row.error(f"field 'choices' must give its labels as a list, got {given!r:.60}")
+            labels = tuple(str(label).strip() for label in given)
         value = value["text"]
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise row.error(f"field 'choices' must be a list of texts, got {value!r:.60}")

@@ -47,7 +47,9 @@ class Row:
         """A field that must be a text with something in it, without the space around it."""
         value = self.value(field)
         if not isinstance(value, str):
-            raise self.error(f"field {field!r} must be a text, got {value!r}")
+            raise self.error(f"field {field!r} must be a text, got {value!r:.60}")
+        if any("\ud800" <= char <= "\udfff" for char in value):
+            raise self.error(f"field {field!r} holds half of a surrogate pair, which is no character")
         if not value.strip():
             raise self.error(f"field {field!r} is empty")
         return value.strip()
@@ -56,7 +58,7 @@ class Row:
         """A field that must be a text or a finite number; a number comes back as its plain decimal digits."""
         value = self.value(field)
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            raise self.error(f"field {field!r} must be a text or a number, got {value!r}")
+            raise self.error(f"field {field!r} must be a text or a number, got {value!r:.60}")
         if isinstance(value, float):
             if not math.isfinite(value):
                 raise self.error(f"field {field!r} is {value!r}, which is not a finite number")
@@ -110,6 +112,8 @@ def _parse(data: bytes, where: str) -> Any:
         raise FastsiaError(f"{where}: not valid JSON ({error.msg}, character {error.pos + 1}).") from error
     except RecursionError as error:
         raise FastsiaError(f"{where}: JSON nested too deeply.") from error
+    except ValueError as error:  # thousands of digits
+        raise FastsiaError(f"{where}: a number has more digits than Python reads.") from error
 
 
 def _row(source: str, number: int, value: Any) -> Row:

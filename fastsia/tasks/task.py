@@ -61,7 +61,7 @@ def check_limit(limit: int | None) -> int | None:
 
 def check_format(format: str | None) -> None:
     """Refuse an answer format that does not exist."""
-    if format is not None and format not in ANSWER_FORMATS:
+    if format is not None and not (isinstance(format, str) and format in ANSWER_FORMATS):
         raise FastsiaError(f"format must be one of {', '.join(ANSWER_FORMATS)}, got {format!r}.")
 
 
@@ -74,7 +74,7 @@ def gold_answer(text: str, format: AnswerFormat, choices: tuple[str, ...] | None
             "choice": f"one of the {len(choices or ())} options or an option's letter",
             "boxed": "an answer",
         }[format]
-        raise FastsiaError(f"{where}: the gold answer {text!r} is not {wanted}.")
+        raise FastsiaError(f"{where}: the gold answer {text!r:.80} is not {wanted}.")
     return gold
 
 

@@ -1,0 +1,221 @@
+"""Real faults of the disk under a whole run: full, damaged, held by another process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fastsia
+from tests.test_resume import NUM_PROBLEMS, SETTINGS, assert_equal, start, stop_at, tables
+from tests.tiny import save_tiny
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
+    path.write_text("".join(f'{{"question": "{i} + 1?", "answer": "{i % 10}"}}\n' for i in range(NUM_PROBLEMS)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(model: Path, questions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    fastsia.evaluate(str(model), str(questions), output=folder, **SETTINGS)
+    return folder
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, kibibytes: int) -> Iterator[Path]:
+    """A file system of its own with so much room; skips where mounting is not allowed."""
+    folder.mkdir()
+    mount = shutil.which("mount")
+    done = mount and subprocess.run(
+        [mount, "-t", "tmpfs", "-o", f"size={kibibytes}k", "tmpfs", str(folder)], capture_output=True
+    )
+    if not done or done.returncode:
+        pytest.skip("a file system may not be mounted here; RLIMIT_FSIZE stands for it in the next test")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def complaint(process: subprocess.Popen[str]) -> str:
+    """What a run says that must fail: one sentence with exit code 2."""
+    err = process.communicate(timeout=120)[1]
+    assert process.returncode == 2, err
+    assert "Traceback" not in err
+    (sentence,) = [line for line in err.splitlines() if line.startswith("fastsia: error:")]
+    return sentence
+
+
+def test_a_full_disk_keeps_what_is_stored(model: Path, questions: Path, whole: Path, tmp_path: Path) -> None:
+    """A tmpfs too small for the run; moved to where there is room, the same command goes on."""
+    room = (whole / "run.sqlite").stat().st_size // 1024
+    with small_disk(tmp_path / "small", room) as disk:
+        sentence = complaint(start(model, questions, disk / "run"))
+        assert "run.sqlite cannot be written" in sentence
+        kept = {row["position"] for row in tables(disk / "run")["problems"]}
+        assert 0 < len(kept) < NUM_PROBLEMS
+        assert f"the {len(kept)} problems finished before are kept" in sentence
+        shutil.copytree(disk / "run", tmp_path / "run")
+    process = start(model, questions, tmp_path / "run")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert_equal(tables(tmp_path / "run"), tables(whole))
+
+
+def test_a_disk_that_fills_while_tables_are_written(model: Path, questions: Path, whole: Path, tmp_path: Path) -> None:
+    """All is drawn and stored; an export does not fit. No half file, and `load` needs none of them."""
+    database = (whole / "run.sqlite").stat().st_size
+    shutil.copytree(whole, tmp_path / "run")
+    for path in (tmp_path / "run").glob("*.parquet"):
+        path.unlink()
+    with small_disk(tmp_path / "small", database // 1024 + 120) as disk:
+        shutil.copytree(tmp_path / "run", disk / "run")
+        sentence = complaint(start(model, questions, disk / "run"))
+        assert "cannot be written" in sentence
+        assert "No space left on device" in sentence
+        assert not [path for path in (disk / "run").iterdir() if path.name.endswith(".tmp")]
+        assert fastsia.load(disk / "run").summary["num_problems"] == NUM_PROBLEMS
+
+
+def test_a_file_that_may_grow_no_further(model: Path, questions: Path, whole: Path, tmp_path: Path) -> None:
+    """The kernel refuses a write (RLIMIT_FSIZE), as a quota does; it is the whole program that meets it."""
+    size = (whole / "run.sqlite").stat().st_size // 2
+    options = [text for name, value in SETTINGS.items() for text in (f"--{name}", str(value))]
+    arguments = ["run", "--model", str(model), "--tasks", str(questions), "-o", str(tmp_path), "--no_report", *options]
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastsia", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=limit,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert "cannot be written" in complaint(process)
+    assert 0 < len(tables(tmp_path)["problems"]) < NUM_PROBLEMS
+    fastsia.evaluate(str(model), str(questions), output=tmp_path, **SETTINGS)
+    assert_equal(tables(tmp_path), tables(whole))
+
+
+@pytest.mark.parametrize("damage", ["page", "torn", "flipped", "nonsense"])
+def test_a_damaged_database_is_set_aside_and_the_run_completed(
+    damage: str, model: Path, questions: Path, whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Real bytes of a real run: a page overwritten, the file torn off, one bit, all of it."""
+    shutil.copytree(whole, tmp_path / "run")
+    path = tmp_path / "run" / "run.sqlite"
+    data = bytearray(path.read_bytes())
+    if damage == "page":
+        at = len(data) // 2 // 4096 * 4096
+        data[at : at + 4096] = os.urandom(4096)
+    elif damage == "torn":
+        del data[len(data) * 3 // 4 :]
+    elif damage == "flipped":
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            (ids,) = connection.execute("SELECT token_ids FROM rollouts ORDER BY num_tokens DESC LIMIT 1").fetchone()
+        data[data.index(ids) + len(ids) // 2] ^= 4
+    else:
+        data[:] = b"not a database\n" * 500
+    path.write_bytes(data)
+    found = fastsia.evaluate(str(model), str(questions), output=tmp_path / "run", **SETTINGS)
+    assert "run.sqlite.damaged-1" in caplog.text
+    assert any("was set aside" in note for note in found.summary["warnings"])
+    assert path.with_name("run.sqlite.damaged-1").read_bytes() == bytes(data)
+    assert_equal(tables(tmp_path / "run"), tables(whole))
+
+
+def test_a_torn_log_loses_its_last_problem_at_most(model: Path, questions: Path, whole: Path, tmp_path: Path) -> None:
+    """A killed run's database is its file and its log; the log's end never reached the disk (a power cut)."""
+    folder = tmp_path / "run"
+    stop_at(start(model, questions, folder), folder, 6, signal.SIGKILL)
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    before = len(tables(folder)["problems"])
+    log = copy / "run.sqlite-wal"
+    with log.open("r+b") as file:
+        file.truncate(log.stat().st_size - 5000)
+    after = len(tables(copy)["problems"])
+    assert before - 3 <= after < before
+    fastsia.evaluate(str(model), str(questions), output=copy, **SETTINGS)
+    assert_equal(tables(copy), tables(whole))
+
+
+def test_a_second_run_on_a_folder_exits_locked(model: Path, questions: Path, whole: Path, tmp_path: Path) -> None:
+    """Two programs, one folder: the second says who holds it and changes nothing; a reader is let in."""
+    first = start(model, questions, tmp_path)
+    try:
+        while not (tmp_path / "run.sqlite").exists():
+            assert first.poll() is None, first.communicate()[1]
+            time.sleep(0.01)
+        first.send_signal(signal.SIGSTOP)
+        second = start(model, questions, tmp_path)
+        assert f"is locked: process {first.pid} is writing to it" in complaint(second)
+    finally:
+        first.send_signal(signal.SIGCONT)
+    _, err = first.communicate(timeout=120)
+    assert first.returncode == 0, err
+    assert_equal(tables(tmp_path), tables(whole))
+
+
+def test_ctrl_c_twice_still_keeps_what_is_done(model: Path, questions: Path, whole: Path, tmp_path: Path) -> None:
+    """The impatient second Ctrl-C may cost the sentence, never the results."""
+    process = start(model, questions, tmp_path)
+    before = tables(whole)
+    while not (tmp_path / "run.sqlite").exists():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    fastsia.evaluate(str(model), str(questions), output=tmp_path, **SETTINGS)
+    assert_equal(tables(tmp_path), before)
+
+
+def test_links_in_the_output_folder_lead_nowhere(model: Path, questions: Path, tmp_path: Path) -> None:
+    """Whatever of the folder is a link to a file outside: that file stays as it was."""
+    outside = tmp_path / "outside"
+    settings: dict[str, Any] = SETTINGS | {"num_rollouts": 2}
+    names = ("run.sqlite", ".lock", "summary.json", "rollouts.parquet", "tables", "report.html", "figures")
+    for name in names:
+        folder = tmp_path / f"out-{name.partition(chr(46))[0]}-{len(name)}"
+        folder.mkdir()
+        if name in ("tables", "figures"):
+            outside.mkdir()
+        else:
+            outside.write_text("precious")
+        (folder / name).symlink_to(outside)
+        with pytest.raises(fastsia.FastsiaError, match="symbolic link"):
+            fastsia.evaluate(str(model), str(questions), limit=1, output=folder, **settings).report(folder)
+        if outside.is_dir():
+            assert not list(outside.iterdir())
+            outside.rmdir()
+        else:
+            assert outside.read_text() == "precious"
+            outside.unlink()

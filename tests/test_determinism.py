@@ -1,0 +1,77 @@
+"""The exactness contract through a whole `evaluate`: what the run is drawn with changes nothing that is drawn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import fastsia
+from tests.tiny import PROBLEMS, tiny_model
+
+SETTINGS: dict[str, Any] = {
+    "num_rollouts": 5,
+    "stride": 4,
+    "max_tokens": 20,
+    "num_trajectories": 2,
+    "seed": 11,
+    "num_bootstrap": 20,
+    "num_splits": 2,
+}
+WAYS: dict[str, dict[str, Any]] = {
+    "one row a step": {"max_rows": 1, "prefill_chunk": 1},
+    "seven rows a step": {"max_rows": 7, "prefill_chunk": 33},
+    "a pool that must preempt": {"num_blocks": 40, "window": 8},
+    "one trajectory in flight": {"window": 1},
+    "small blocks": {"block_size": 4},
+    "shared within a checkpoint": {"share": "checkpoint"},
+    "nothing shared": {"share": "none"},
+    "reference kernels": {"kernels": "reference"},
+}
+KEYS = ["problem_id", "trajectory", "checkpoint", "rollout"]
+EXACT = [*KEYS, "answer", "finish_reason", "num_tokens", "ride_tokens", "seed"]
+
+
+def run(problems: list[fastsia.Problem], **changes: Any) -> fastsia.SIAResult:
+    engine = {name: changes.pop(name) for name in list(changes) if name not in ("share", "config")}
+    return fastsia.evaluate(fastsia.Engine(*tiny_model(), **engine), problems, **(SETTINGS | changes))
+
+
+@pytest.fixture(scope="module")
+def usual() -> fastsia.SIAResult:
+    return run(PROBLEMS[:6])
+
+
+def assert_same(found: fastsia.SIAResult, usual: fastsia.SIAResult) -> None:
+    """Ids, answers, counts and entropies of answers exactly; what comes from logits within 1e-4."""
+    mine, other = (result.rollouts.sort_values(KEYS).reset_index(drop=True) for result in (found, usual))
+    pd.testing.assert_frame_equal(mine[EXACT], other[EXACT])
+    assert [ids.tolist() for ids in mine["token_ids"]] == [ids.tolist() for ids in other["token_ids"]]
+    pd.testing.assert_series_equal(mine["logprob"], other["logprob"], atol=1e-4, rtol=0)
+    ordered = [result.checkpoints.sort_values(KEYS[:3]).reset_index(drop=True) for result in (found, usual)]
+    for column in ("entropy", "gold_surprisal", "null_rate", "mode"):
+        assert ordered[0][column].tolist() == ordered[1][column].tolist(), column
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_how_it_is_computed_changes_no_rollout(way: str, usual: fastsia.SIAResult) -> None:
+    assert_same(run(PROBLEMS[:6], **WAYS[way]), usual)
+
+
+def test_the_order_of_problems_changes_no_rollout(usual: fastsia.SIAResult) -> None:
+    order = [4, 1, 5, 0, 3, 2]
+    assert_same(run([PROBLEMS[i] for i in order]), usual)
+
+
+def test_company_changes_no_rollout(usual: fastsia.SIAResult) -> None:
+    """Each problem alone."""
+    parts = [run([problem], max_rows=3) for problem in PROBLEMS[:3]]
+    mine = pd.concat([part.rollouts for part in parts], ignore_index=True)
+    other = usual.rollouts[usual.rollouts["problem_id"].isin([p.id for p in PROBLEMS[:3]])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(mine[EXACT], other[EXACT])
+
+
+def test_another_seed_is_another_run(usual: fastsia.SIAResult) -> None:
+    other = fastsia.evaluate(tiny_model(), PROBLEMS[:6], **(SETTINGS | {"seed": 12}))
+    assert other.rollouts["answer"].tolist() != usual.rollouts["answer"].tolist()
