@@ -17,7 +17,7 @@ DEMO_LIMIT ?= 64
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu test-lm-eval test-inspect test-polygraph test-vllm sanitize fuzz check format freeze demo-models wheel wheel-test clean \
+.PHONY: help setup demo test test-slow test-gpu test-lm-eval test-inspect test-polygraph test-vllm sanitize fuzz mutation soak audit check format freeze demo-models wheel wheel-test clean \
 	bench bench-vllm bench-memory bench-answers bench-stop bench-scheduler bench-report bench-kernels
 
 help: ## this list
@@ -85,6 +85,18 @@ sanitize: $(STAMP) ## the C++ core's tests under AddressSanitizer and UBSan
 
 fuzz: ## 20 minutes of libFuzzer on the C++ core (needs clang)
 	csrc/fuzz.sh
+
+mutation: $(STAMP) ## mutation testing of the core: the share of small changes that its tests notice
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutation
+
+soak: $(STAMP) ## 2,000 demo problems: memory, open files, threads and blocks must not grow
+	$(BIN)/python -m benchmarks.soak
+
+audit: $(STAMP) ## advisories about the dependencies, and their licences (needs the network)
+	$(PYTHON) -m venv .venvs/audit
+	.venvs/audit/bin/pip install --quiet pip-audit pip-licenses
+	.venvs/audit/bin/pip-licenses --python $(BIN)/python --partial-match --fail-on 'GPL;SSPL;UNKNOWN'
+	.venvs/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 test-gpu: $(STAMP) ## the tests that need a CUDA device
 	$(PYTEST) -m gpu

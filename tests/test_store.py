@@ -341,6 +341,32 @@ def test_a_full_disk_is_said_and_what_was_stored_stays(tmp_path: Path, vocabular
         writer.add(finished(written, num_rollouts=20))
 
 
+def test_the_lock_names_its_holder_also_after_a_longer_number(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    """The file keeps the number of the process before; none of its digits may be left."""
+    (tmp_path / ".lock").write_text("1234567890123\n")
+    with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
+        with pytest.raises(FastsiaError, match=rf"locked: process {os.getpid()} is writing to it\.$"):
+            StoreWriter(tmp_path, IDENTITY, vocabulary)
+        writer.add(finished(0))
+
+
+def test_an_export_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    write_parquet(path, pd.DataFrame({"n": [1]}))
+
+    def broken(good: int) -> Any:
+        yield from [pd.DataFrame({"n": [2]})] * good
+        raise KeyError("no more")
+
+    for good in (0, 1):
+        with pytest.raises(KeyError, match="no more"):
+            write_parquet(path, broken(good))
+        assert pd.read_parquet(path)["n"].tolist() == [1]
+        assert os.listdir(tmp_path) == ["t.parquet"]
+    write_json(tmp_path / "s.json", {"\u03c1": "\u00e9"})
+    assert (tmp_path / "s.json").read_bytes() == '{\n  "\u03c1": "\u00e9"\n}\n'.encode()
+
+
 def test_exports_are_whole_or_absent(tmp_path: Path) -> None:
     path = tmp_path / "summary.json"
     write_json(path, {"x": 1})

@@ -206,3 +206,31 @@ def test_a_table_keeps_its_rows_while_it_grows() -> None:
     with pytest.raises(AssertionError, match="freed twice"):
         table.free(more[:1])
     assert len(table) == 2
+
+
+def test_the_highest_use_is_remembered() -> None:
+    blocks = BlockManager(5, SIZE)
+    assert blocks.peak_used == 0
+    mine = blocks.allocate(3)
+    blocks.release(mine[:2])
+    blocks.allocate(1)
+    assert (blocks.peak_used, blocks.num_free) == (3, 3)
+    assert [blocks.blocks_for(n) for n in (0, 1, SIZE, SIZE + 1)] == [0, 1, 1, 2]
+
+
+def test_books_that_do_not_balance_are_noticed() -> None:
+    """Each of the three ways: a count that no table lists, a free list with a block twice or in use, a block lost."""
+    none = np.zeros(0, dtype=np.int32)
+    blocks = BlockManager(3, SIZE)
+    mine = blocks.allocate(1)
+    with pytest.raises(AssertionError, match=r"KV blocks \[0\]: counted \[1\], listed \[0\]"):
+        blocks.check_integrity(none)
+    blocks._free[1] = blocks._free[0]
+    with pytest.raises(AssertionError, match="twice or one in use"):
+        blocks.check_integrity(mine)
+    blocks._free[1] = mine[0]
+    with pytest.raises(AssertionError, match="twice or one in use"):
+        blocks.check_integrity(mine)
+    blocks._num_free = 1
+    with pytest.raises(AssertionError, match="neither free nor in use"):
+        blocks.check_integrity(mine)
