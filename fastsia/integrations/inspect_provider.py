@@ -114,8 +114,8 @@ class FastsiaAPI(ModelAPI):
         The same question asked again (epochs) is answered by new draws: they depend on the seed, the prompt, the
         settings and how often that was asked before.
 
-        Raises FastsiaError: tools, a setting that the engine does not have, a prompt as long as the context, or a
-        response that failed (NaN logits).
+        Raises FastsiaError: tools, an image, a setting that the engine does not have, a prompt as long as the context,
+        or a response that failed (NaN logits).
         """
         if tools:
             raise FastsiaError("tools are not something that the provider fastsia does.")
@@ -150,6 +150,11 @@ class FastsiaAPI(ModelAPI):
 
     def _render(self, messages: Sequence[ChatMessage]) -> str:
         """The conversation in the model's template; without one as lines of "role: text", as Inspect's `hf` has it."""
+        for message in messages:
+            parts = [] if isinstance(message.content, str) else message.content
+            unread = next((part.type for part in parts if part.type not in ("text", "reasoning")), None)
+            if unread is not None:
+                raise FastsiaError(f"content of the type {unread} is not something that the provider fastsia reads.")
         turns = [{"role": message.role, "content": message.text} for message in messages]
         tokenizer = self.engine.tokenizer
         assert tokenizer is not None

@@ -17,7 +17,7 @@ import anyio
 from inspect_ai import Task, eval
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.log import EvalLog, read_eval_log
-from inspect_ai.model import ChatMessageUser, GenerateConfig, Model, get_model
+from inspect_ai.model import ChatMessageUser, ContentImage, ContentText, GenerateConfig, Model, get_model
 from inspect_ai.scorer import pattern
 from inspect_ai.solver import generate, use_tools
 from inspect_ai.tool import tool
@@ -170,6 +170,16 @@ def test_what_the_engine_does_not_have_is_refused() -> None:
     (log,) = eval(Task(task(1).dataset, solver=[use_tools(add()), generate()]), model=model(), display="none")
     assert log.error is not None
     assert "tools are not something" in log.error.message
+
+
+def test_an_image_is_refused_and_not_left_out() -> None:
+    question = ChatMessageUser(content=[ContentText(text="What is it?"), ContentImage(image="data:image/png;base64,")])
+
+    async def ask() -> None:
+        await model().generate([question])
+
+    with pytest.raises(FastsiaError, match="type image is not something"):
+        anyio.run(ask)
 
 
 def test_a_prompt_as_long_as_the_context_is_refused_and_the_next_one_answered() -> None:
