@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -26,17 +27,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from fastsia import __version__
+from fastsia.callbacks import Callback, Tracker
 from fastsia.config import FastsiaError, SIAConfig
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
     from fastsia.backends.base import Backend
+    from fastsia.callbacks import Progress
     from fastsia.engine.profile import StepProfile
-    from fastsia.evaluation import Progress
     from fastsia.report import ShownTable
     from fastsia.reproduce import Plan
     from fastsia.results import SIAResult
+    from fastsia.store import FinishedProblem
 
 DEFAULTS = SIAConfig()
 PLAN = "plan.json"
@@ -179,6 +182,9 @@ def run(
     served_model: Annotated[
         str | None, typer.Option("--served_model", help="openai: the model's name on the server [default: --model].")
     ] = None,
+    send_seed: Annotated[
+        bool, typer.Option("--send_seed/--no_send_seed", help="openai: a seed with every call.")
+    ] = True,
     num_concurrent: Annotated[
         int | None, typer.Option("--num_concurrent", help="openai: calls under way at once [default: 16].")
     ] = None,
@@ -255,6 +261,12 @@ def run(
     ] = False,
     revision: Annotated[str | None, typer.Option("--revision", help="Of the model on the Hub.")] = None,
     report: Annotated[bool, typer.Option("--report/--no_report", help="Draw figures and report.html.")] = True,
+    wandb_args: Annotated[
+        str | None, typer.Option("--wandb_args", help="Follow the run in wandb: arguments of its init, as project=p.")
+    ] = None,
+    trackio_args: Annotated[
+        str | None, typer.Option("--trackio_args", help="Follow the run in trackio: arguments of its init.")
+    ] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Where the time goes: a table, and trace.json for ui.perfetto.dev.")
     ] = False,
@@ -282,7 +294,7 @@ def run(
     )
     names = _split(tasks, "--tasks names no task.")
     _quiet_transformers()
-    from fastsia.backends import open_backend
+    from fastsia.distributed import open_executor
     from fastsia.engine.checkpoint import resolve_model
     from fastsia.evaluation import evaluate
     from fastsia.tasks import load_task
@@ -304,18 +316,25 @@ def run(
         "base_url": base_url,
         "api_key_env": api_key_env,
         "served_model": served_model,
+        "send_seed": None if send_seed else False,
         "num_concurrent": num_concurrent,
         "max_retries": max_retries,
         "timeout": timeout,
         "tensor_parallel_size": tensor_parallel_size,
         "model_args": None if model_args is None else _arguments("--model_args", model_args),
     }
-    generator = open_backend(model, backend, options)
+    given = {"wandb": wandb_args, "trackio": trackio_args}
+    trackers: list[Callback] = [
+        Tracker(name, **_arguments(f"--{name}_args", text)) for name, text in given.items() if text is not None
+    ]
+    generator = open_executor(executor, model, backend, options, num_workers=num_workers, worker_timeout=worker_timeout)
     for task, folder in zip(loaded_tasks, folders, strict=True):
         shown = _Shown(task.name)
         try:
             with shown, _profiling(generator, profile) as recorded:
-                result = evaluate(generator, task, config=config, output=folder, backend=backend, progress=shown)
+                result = evaluate(
+                    generator, task, config=config, output=folder, backend=backend, callbacks=[shown, *trackers]
+                )
         except (KeyboardInterrupt, _Terminated):
             _say_interrupted(shown, folder)
             raise
@@ -427,7 +446,7 @@ def _quiet_transformers() -> None:
     transformers_logging.set_verbosity_error()
 
 
-class _Shown:
+class _Shown(Callback):
     """A run's progress: a bar on a terminal, lines elsewhere, nothing for what is over in two seconds."""
 
     def __init__(self, name: str) -> None:
@@ -452,7 +471,13 @@ class _Shown:
             if self._bar is not None:
                 self._bar.stop()
 
-    def __call__(self, progress: Progress) -> None:
+    def run_started(self, run: Mapping[str, Any], progress: Progress) -> None:
+        self._show(progress)
+
+    def problem_finished(self, problem: FinishedProblem, progress: Progress) -> None:
+        self._show(progress)
+
+    def _show(self, progress: Progress) -> None:
         with self._lock:
             first, self.last = self.last is None, progress
             if first:

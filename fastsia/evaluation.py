@@ -7,7 +7,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,11 @@ import numpy as np
 
 from fastsia.answers.extraction import extract_rollouts
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.backends import BACKEND_OPTIONS, open_backend
+from fastsia.backends import BACKEND_OPTIONS
 from fastsia.backends.base import Backend
+from fastsia.callbacks import Callback, Progress
 from fastsia.config import FastsiaError, Problem, SamplingParams, SIAConfig
+from fastsia.distributed import open_executor
 from fastsia.engine.seeding import request_seed
 from fastsia.engine.sequence import AnswerStop, Counters, Request, Trajectory
 from fastsia.results import CONFIG_FIELDS, SIAResult, as_config, nearest, read_summary, score
@@ -32,22 +34,6 @@ logger = logging.getLogger("fastsia")
 TASK_OPTIONS = ("data_dir", "format")
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is.
-
-    done: problems finished, `resumed` of them by an earlier run. generated_tokens, row_steps: of this run's rollouts
-    so far. seconds: since this run's first request.
-    """
-
-    done: int
-    total: int
-    resumed: int
-    generated_tokens: int
-    row_steps: int
-    seconds: float
-
-
 def evaluate(
     model: Any,
     dataset: Any,
@@ -56,7 +42,10 @@ def evaluate(
     limit: int | None = None,
     output: str | os.PathLike[str] | None = None,
     backend: str | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    executor: str | None = None,
+    num_workers: int | None = None,
+    worker_timeout: float | None = None,
+    callbacks: Sequence[Callback] = (),
     **overrides: Any,
 ) -> SIAResult:
     """Draw trajectories, roll out at every checkpoint, and score how informative the prefixes are.
@@ -69,7 +58,9 @@ def evaluate(
         output: a folder for the results, resumed where it holds a part of the same run; None keeps nothing.
         backend: "native" (the fork engine), "hf" (transformers' generate, the naive baseline), "openai" (a server, at
             `base_url`) or "vllm" (in this process). None is "native", or the loaded backend that `model` is.
-        progress: called when the run starts and whenever a problem is finished.
+        executor: "local" (this process, the default) or "ray" (the workers of a Ray cluster); it changes no draw.
+        num_workers, worker_timeout: of "ray"; see `RayBackend`.
+        callbacks: told when the run starts, whenever a problem is finished, and at the end.
         overrides: fields of `SIAConfig`; how to load the model (device, dtype, revision, trust_remote_code, max_rows,
             num_blocks, window, kernels, ...) or to reach it (base_url, api_key_env, num_concurrent, ...); where the
             data is (data_dir, format).
@@ -82,7 +73,9 @@ def evaluate(
     """
     settings, load_options, task_options = split_settings(config, overrides)
     task = load_task(dataset, limit=limit, **task_options)
-    loaded = open_backend(model, backend, load_options)
+    loaded = open_executor(
+        executor, model, backend, load_options, num_workers=num_workers, worker_timeout=worker_timeout
+    )
     started = time.perf_counter()
     settings = _resolve(settings, task, loaded)
     prompts = _prompts(task, settings, loaded)
@@ -101,7 +94,10 @@ def evaluate(
             if position < len(task.problems):
                 writer.check_problem(position, task.problems[position], prompts[position].token_ids.tolist())
         resumed = len(writer.done)
-        _draw(loaded, task, settings, prompts, writer, progress)
+        tell = _Tell(callbacks, loaded, writer, len(task.problems))
+        for callback in callbacks:
+            callback.run_started(identity, tell.progress())
+        _draw(loaded, task, settings, prompts, writer, tell)
         warnings += loaded.warnings
         computed = len(writer.done) - resumed
     run = {
@@ -123,6 +119,8 @@ def evaluate(
             # A killed run wrote down no cost: rows of a part are no measure of all tokens.
             result.summary["row_steps"] = result.summary["merge_factor"] = None
         result.save(directory)
+    for callback in callbacks:
+        callback.run_finished(result)
     return result
 
 
@@ -236,28 +234,12 @@ def _draw(
     config: SIAConfig,
     prompts: Sequence[_Prepared],
     writer: StoreWriter,
-    progress: Callable[[Progress], None] | None,
+    tell: _Tell,
 ) -> None:
     """Draw every unfinished problem's trajectories and rollouts; commit each problem as its last one ends."""
-    started = time.perf_counter()
-    before = dataclasses.replace(backend.counters)
-    resumed = len(writer.done)
     pending = [position for position in range(len(task.problems)) if position not in writer.done]
-    total = len(pending) + resumed
     requests = _requests(task, pending, prompts, config)
     waiting: dict[int, list[tuple[int, Trajectory]]] = {}
-    said: set[str] = set()
-
-    def tell() -> None:
-        for warning in [warning for warning in backend.warnings if warning not in said]:
-            said.add(warning)
-            logger.warning("%s", warning)
-        if progress is not None:
-            cost = backend.counters
-            tokens, rows = cost.generated_tokens - before.generated_tokens, cost.row_steps - before.row_steps
-            progress(Progress(len(writer.done), total, resumed, tokens, rows, time.perf_counter() - started))
-
-    tell()
     with closing(_closable(backend.generate(requests))) as drawn:
         for trajectory in drawn:
             position, number = cast(tuple[int, int], trajectory.key)
@@ -266,8 +248,41 @@ def _draw(
             if len(parts) < config.num_trajectories:
                 continue
             parts = sorted(waiting.pop(position), key=lambda part: part[0])
-            writer.add(_finish(task, position, prompts[position], parts, config, backend.vocabulary))
-            tell()
+            finished = _finish(task, position, prompts[position], parts, config, backend.vocabulary)
+            writer.add(finished)
+            tell.finished(finished)
+
+
+class _Tell:
+    """Tells of each finished problem: new warnings of the backend to the log, progress to the callbacks."""
+
+    def __init__(self, callbacks: Sequence[Callback], backend: Backend, writer: StoreWriter, num_problems: int) -> None:
+        self._callbacks, self._backend, self._writer = callbacks, backend, writer
+        self._resumed = len(writer.done)
+        self._total = self._resumed + sum(position not in writer.done for position in range(num_problems))
+        self._before = dataclasses.replace(backend.counters)
+        self._started = time.perf_counter()
+        self._said: set[str] = set()
+
+    def progress(self) -> Progress:
+        cost, before = self._backend.counters, self._before
+        return Progress(
+            len(self._writer.done),
+            self._total,
+            self._resumed,
+            cost.generated_tokens - before.generated_tokens,
+            cost.row_steps - before.row_steps,
+            time.perf_counter() - self._started,
+        )
+
+    def finished(self, problem: FinishedProblem) -> None:
+        for warning in [warning for warning in self._backend.warnings if warning not in self._said]:
+            self._said.add(warning)
+            logger.warning("%s", warning)
+        if self._callbacks:
+            progress = self.progress()
+            for callback in self._callbacks:
+                callback.problem_finished(problem, progress)
 
 
 def _closable(trajectories: Iterator[Trajectory]) -> Generator[Trajectory, None, None]:

@@ -20,9 +20,10 @@ import torch
 
 from fastsia.backends import open_backend
 from fastsia.backends.base import Backend
+from fastsia.callbacks import Callback
 from fastsia.config import FastsiaError, SIAConfig
 from fastsia.engine.checkpoint import resolve_model, why_absent
-from fastsia.evaluation import Progress, evaluate
+from fastsia.evaluation import evaluate
 from fastsia.report import Drawing, Overlay, ReportData, draw_families, draw_overlay
 from fastsia.results import SHUFFLED, SIAResult, folder_name, load, nearest
 from fastsia.sia import table1, table2, table3
@@ -167,13 +168,11 @@ def plan(
     return Plan(target, root, jobs, missing, directory, limit, options)
 
 
-def reproduce(
-    planned: Plan, *, watch: Callable[[Job], AbstractContextManager[Callable[[Progress], None]]] | None = None
-) -> Reproduction:
+def reproduce(planned: Plan, *, watch: Callable[[Job], AbstractContextManager[Callback]] | None = None) -> Reproduction:
     """Runs what is missing and can be run, draws, and writes the table (and figures) below the plan's output.
 
     A model that cannot be loaded or run is named in `failed`, and the rest goes on. watch: called before each run; what
-    it returns is entered, and called with the run's progress.
+    it returns is entered, and is a callback of the run.
 
     Raises FastsiaError: a task's data cannot be had; the last error, where not one run could be had.
     """
@@ -267,7 +266,7 @@ def _run_model(
     jobs: Sequence[Job],
     tasks: Mapping[str, Task],
     options: Mapping[str, Any],
-    watch: Callable[[Job], AbstractContextManager[Callable[[Progress], None]]] | None,
+    watch: Callable[[Job], AbstractContextManager[Callback]] | None,
 ) -> Iterator[tuple[Job, int]]:
     """Runs one model's jobs, the model loaded at most once; yields each that is done and how many problems it drew."""
     backend: Backend | None = None
@@ -281,8 +280,14 @@ def _run_model(
             yield job, 0
             continue
         before = _num_problems(job.folder)
-        with watch(job) if watch is not None else nullcontext() as progress:
-            evaluate(backend, tasks[job.task], config=job.config, output=job.folder, progress=progress)
+        with watch(job) if watch is not None else nullcontext() as watcher:
+            evaluate(
+                backend,
+                tasks[job.task],
+                config=job.config,
+                output=job.folder,
+                callbacks=[] if watcher is None else [watcher],
+            )
         yield job, _num_problems(job.folder) - before
     backend = None
     gc.collect()

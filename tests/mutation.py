@@ -27,7 +27,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 CORE = {
     "fastsia.engine.block_manager": ["tests/engine/test_tree.py", "tests/engine/test_run.py"],
-    "fastsia.engine.tree": ["tests/engine/test_tree.py", "tests/engine/test_run.py", "tests/engine/test_identity.py"],
+    "fastsia.engine.tree": ["tests/engine/test_tree.py", "tests/engine/test_run.py"],
     "fastsia.ops.reference": [
         "tests/ops/test_native.py",
         "tests/engine/test_distribution.py",

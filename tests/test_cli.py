@@ -293,22 +293,22 @@ def test_as_a_program(model: str, questions: Path, tmp_path: Path) -> None:
 
 
 def test_progress_is_lines_off_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from fastsia.evaluation import Progress
+    from fastsia.callbacks import Progress
 
     clock = [0.0]
     monkeypatch.setattr(cli.time, "monotonic", lambda: clock[0])
     with cli._Shown("task") as shown:
         for done in range(20):
             clock[0] = done * 1.0
-            shown(Progress(done, 20, 0, 100 * done, 10 * done, float(done)))
+            shown._show(Progress(done, 20, 0, 100 * done, 10 * done, float(done)))
     lines = capsys.readouterr().err.splitlines()
     assert 1 <= len(lines) <= 4, "a line every few seconds, not one a problem"
     assert lines[0] == "task: 6/20 problems, 1.00 problems/s, 100 tokens/s, 0:14 left"
     clock[0] = 0.0
     with cli._Shown("task") as shown:
-        shown(Progress(0, 2, 0, 0, 0, 0.0))
+        shown._show(Progress(0, 2, 0, 0, 0, 0.0))
         clock[0] = 1.5
-        shown(Progress(2, 2, 0, 9, 9, 1.5))
+        shown._show(Progress(2, 2, 0, 9, 9, 1.5))
     assert capsys.readouterr().err == "", "what is over in two seconds needs no progress"
 
 
@@ -317,14 +317,14 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
 
     from rich.console import Console
 
-    from fastsia.evaluation import Progress
+    from fastsia.callbacks import Progress
 
     screen = io.StringIO()
     monkeypatch.setattr(cli, "Console", lambda **_: Console(file=screen, force_terminal=True, width=120))
     monkeypatch.setattr(cli, "_BAR_AFTER_SECONDS", 0.0)
     with cli._Shown("task[bold]") as shown:
         shown._timer.join()
-        shown(Progress(1, 4, 0, 50, 5, 2.0))
+        shown._show(Progress(1, 4, 0, 50, 5, 2.0))
         shown._bar.refresh()  # type: ignore[union-attr]
     assert "task[bold]" in screen.getvalue()
     assert "1/4" in screen.getvalue()

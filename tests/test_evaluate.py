@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ import pytest
 import fastsia
 from fastsia import FastsiaError, Problem, SIAConfig, SIAResult, analyze, evaluate, load
 from fastsia.backends.hf_generate import HFGenerateBackend
+from fastsia.callbacks import Callback, Progress
 from fastsia.engine.sequence import Request, Trajectory
+from fastsia.store import FinishedProblem
 from tests.backends.test_hf_generate import broken_after
 from tests.tiny import PROBLEMS, shared_model, tiny_model
 
@@ -287,33 +289,70 @@ def test_the_same_command_resumes_and_does_only_what_is_missing(tmp_path: Path) 
     assert again.summary["row_steps"] == resumed.summary["row_steps"]
 
 
+class Recording(Callback):
+    """Everything a run tells."""
+
+    def __init__(self) -> None:
+        self.run: dict[str, Any] = {}
+        self.progress: list[Progress] = []
+        self.problems: list[FinishedProblem] = []
+        self.result: SIAResult | None = None
+
+    def run_started(self, run: Mapping[str, Any], progress: Progress) -> None:
+        self.run = dict(run)
+        self.progress.append(progress)
+
+    def problem_finished(self, problem: FinishedProblem, progress: Progress) -> None:
+        self.problems.append(problem)
+        self.progress.append(progress)
+
+    def run_finished(self, result: SIAResult) -> None:
+        self.result = result
+
+
+def test_callbacks_are_told_of_everything() -> None:
+    first, second = Recording(), Recording()
+    result = small(callbacks=[first, second])
+    assert first.run["config"]["num_rollouts"] == result.summary["config"]["num_rollouts"]
+    assert (first.run["task"], first.run["backend"]) == (result.summary["task"], "native")
+    assert [progress.done for progress in first.progress] == list(range(len(PROBLEMS) + 1))
+    assert {problem.problem.id for problem in first.problems} == {problem.id for problem in PROBLEMS}
+    stored = result.trajectories.set_index("problem_id")["answer"]
+    for problem in first.problems:
+        assert problem.trajectories[0].answer == stored[problem.problem.id]
+    assert first.result is second.result is result
+    assert first.progress[-1].generated_tokens == result.summary["generated_tokens"]
+
+
 def test_an_interrupted_run_keeps_what_is_done(tmp_path: Path) -> None:
     """Ctrl-C in the middle: the finished problems stay, load reads them, and the next run ends like a whole one."""
 
-    def interrupt(progress: Any) -> None:
-        if progress.done == 4:
-            raise KeyboardInterrupt
+    class Interrupting(Callback):
+        def problem_finished(self, problem: FinishedProblem, progress: Progress) -> None:
+            if progress.done == 4:
+                raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        small(output=tmp_path, progress=interrupt, window=2)
+        small(output=tmp_path, callbacks=[Interrupting()], window=2)
     part = load(tmp_path)
     assert part.summary["num_problems"] == 4
-    seen: list[Any] = []
-    whole = small(output=tmp_path, progress=seen.append, window=2)
-    assert (seen[0].done, seen[0].resumed, seen[0].total) == (4, 4, len(PROBLEMS))
-    assert seen[-1].done == len(PROBLEMS)
+    seen = Recording()
+    whole = small(output=tmp_path, callbacks=[seen], window=2)
+    first = seen.progress[0]
+    assert (first.done, first.resumed, first.total) == (4, 4, len(PROBLEMS))
+    assert seen.progress[-1].done == len(PROBLEMS)
     same_draws(whole, small(window=2))
 
 
 def test_an_engine_stays_usable_after_an_interruption() -> None:
     engine = fastsia.Engine(*shared_model())
 
-    def interrupt(progress: Any) -> None:
-        if progress.done:
+    class Interrupting(Callback):
+        def problem_finished(self, problem: FinishedProblem, progress: Progress) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        small(model=engine, progress=interrupt)
+        small(model=engine, callbacks=[Interrupting()])
     before = replace(engine.counters)
     result = small(PROBLEMS[:2], model=engine)
     spent = engine.counters.generated_tokens - before.generated_tokens

@@ -22,7 +22,7 @@ ENGINE_OPTIONS = (
     "kernels",
     "gpu_memory_utilization",
 )
-SERVER_OPTIONS = ("base_url", "api_key_env", "served_model", "num_concurrent", "max_retries", "timeout")
+SERVER_OPTIONS = ("base_url", "api_key_env", "served_model", "send_seed", "num_concurrent", "max_retries", "timeout")
 VLLM_OPTIONS = ("tensor_parallel_size", "model_args")
 # What each backend takes; all that `evaluate` passes on.
 _TAKEN = {

@@ -41,10 +41,13 @@ def body(
     *,
     n: int,
     max_tokens: int,
-    seed: int,
+    seed: int | None,
     eos: tuple[int, ...],
 ) -> dict[str, Any]:
-    """A request for n continuations of a prompt: temperature and top-p, and nothing else that shapes a distribution."""
+    """A request for n continuations of a prompt: temperature and top-p, and nothing else that shapes a distribution.
+
+    seed: None leaves it to the server.
+    """
     found: dict[str, Any] = {
         "model": model,
         "prompt": prompt,
@@ -52,11 +55,12 @@ def body(
         "max_tokens": max_tokens,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
-        "seed": seed,
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,
         "logprobs": 1,
     }
+    if seed is not None:
+        found["seed"] = seed
     if sampling.stop:
         found["stop"] = list(sampling.stop)
     if dialect.fields == "sampler":

@@ -61,14 +61,15 @@ class OpenAIServerBackend:
     """A server's draws as trajectories and rollouts; the model's folder or Hub id gives the tokenizer, no weights.
 
     Prompts go as token ids where the server takes them, else as text. `share` has no meaning here, `answer_stop` is
-    ignored: what a rollout says after its answer is drawn to its end and does not count. Each call carries a seed;
-    whether equal seeds draw the same is the server's affair.
+    ignored: what a rollout says after its answer is drawn to its end and does not count. Each call carries a seed
+    of its own; whether equal seeds draw the same is the server's affair.
 
     Args:
         name_or_path: of the model whose tokenizer and configuration the server's model has.
         base_url: as other clients take it: "http://localhost:8000/v1".
         api_key_env: name of the environment variable that holds the key; no other is read.
         served_model: the model's name there; None is `name_or_path` as the server lists it, or its folder.
+        send_seed: False leaves all draws to the server's own randomness: vLLM draws a seeded request row by row.
         num_concurrent: calls under way at once. max_retries: further tries of a failed call. timeout: seconds.
 
     Raises:
@@ -84,6 +85,7 @@ class OpenAIServerBackend:
         base_url: str,
         api_key_env: str | None = None,
         served_model: str | None = None,
+        send_seed: bool = True,
         num_concurrent: int = 16,
         max_retries: int = 8,
         timeout: float = 600.0,
@@ -97,6 +99,9 @@ class OpenAIServerBackend:
         if not real(timeout) > 0:
             raise FastsiaError(f"timeout must be a number of seconds > 0, got {timeout!r}.")
         self._timeout = float(timeout)
+        if not isinstance(send_seed, bool):
+            raise FastsiaError(f"send_seed must be true or false, got {send_seed!r}.")
+        self._send_seed = send_seed
         model = load_description(name_or_path, trust_remote_code=trust_remote_code, revision=revision)
         if model.tokenizer is None:
             raise FastsiaError(f"model {name_or_path!r} has no tokenizer, which prompts and answers need.")
@@ -124,6 +129,7 @@ class OpenAIServerBackend:
             "prompts": "token ids" if self._dialect.token_ids else "text",
             "completions": "token ids" if seen.gives_token_ids else "text",
             "logprobs": "the server's" if seen.gives_logprobs else None,
+            "seeds": self._send_seed,
             "choices_per_call": self._at_once,
             "num_calls": seen.num_calls,
             "num_retries": seen.num_retries,
@@ -230,7 +236,7 @@ class OpenAIServerBackend:
         refused: Refused | None = None
         for dialect in DIALECTS:
             prompt = ids if dialect.token_ids else self._texts.of(ids)[0]
-            question = body(dialect, served, prompt, sampling, n=1, max_tokens=1, seed=0, eos=self.eos_token_ids)
+            question = body(dialect, served, prompt, sampling, n=1, max_tokens=1, seed=None, eos=self.eos_token_ids)
 
             def read(answer: Any) -> int | None:
                 (choice,) = read_choices(answer, 1)
@@ -324,7 +330,7 @@ class OpenAIServerBackend:
             start.sampling,
             n=count,
             max_tokens=max_tokens or start.max_tokens,
-            seed=start.number(first, _SEED_BITS),
+            seed=start.number(first, _SEED_BITS) if self._send_seed else None,
             eos=eos,
         )
         return question, retokenized

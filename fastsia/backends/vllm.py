@@ -93,6 +93,9 @@ class VLLMBackend:
             "gpu_memory_utilization": gpu_memory_utilization,
             "max_num_seqs": None if max_rows is None else integer_from(1, "max_rows", max_rows),
         }
+        if resolve_device().type == "cpu":
+            # While vLLM splits a prompt it rewinds the generator of a seeded request; a CPU's cannot be (0.32.0).
+            settings["enable_chunked_prefill"] = False
         settings |= {name: value for name, value in optional.items() if value is not None}
         own = dict(model_args or {})
         if "model" in own:

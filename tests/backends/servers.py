@@ -138,7 +138,7 @@ class SmallServer:
         )
         count = body["n"] if self._knows_n else 1
         with self._turn:
-            rollouts = self._engine.rollout(ids, count, sampling, seed=body["seed"])
+            rollouts = self._engine.rollout(ids, count, sampling, seed=body.get("seed", 0))
         if not self._is_seeded:
             rollouts = [rollouts[0]] * count
         choices = [self._choice(i, rollout, sampling) for i, rollout in enumerate(rollouts)]

@@ -223,6 +223,15 @@ def test_budget_and_permutation_are_the_engines(folder: str, small: SmallServer,
     assert theirs.rollouts.token_ids.tolist() == native.rollouts.token_ids.tolist()
 
 
+def test_seeds_can_be_left_to_the_server(folder: str, small: SmallServer, url: str) -> None:
+    begin = len(small.bodies)
+    with pytest.raises(FastsiaError, match="send_seed must be true or false"):
+        backend(folder, url, send_seed="no")
+    result = run(folder, url, limit=1, send_seed=False)
+    assert result.summary["machine"]["seeds"] is False
+    assert not any("seed" in body for body in small.bodies[begin:])
+
+
 def test_calls_at_once_are_bounded(folder: str) -> None:
     with serving(seconds=0.02) as (server, url):
         run(folder, url, limit=6, num_concurrent=3)

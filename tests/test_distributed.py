@@ -1,0 +1,239 @@
+"""Runs over a real Ray cluster of this machine: workers killed and stopped, drivers killed, and the same results."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fastsia
+from fastsia import FastsiaError, distributed
+from fastsia.callbacks import Callback, Progress
+from fastsia.config import SamplingParams
+from fastsia.distributed import RayBackend, open_executor
+from fastsia.engine.sequence import Request
+from fastsia.store import FinishedProblem
+from tests.test_resume import NUM_PROBLEMS, SETTINGS, assert_equal, finished, tables
+from tests.tiny import save_tiny, shared_model
+
+ray = pytest.importorskip("ray", reason="the extra 'ray' is not installed")
+
+# Enough problems that a worker is lost while others are left, and the usual company in a batch.
+SMALL: dict[str, Any] = SETTINGS | {"window": 4}
+RUN = {name: value for name, value in SMALL.items() if name != "window"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
+    path.write_text("".join(f'{{"question": "{i} + 1?", "answer": "{i % 10}"}}\n' for i in range(NUM_PROBLEMS)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(model: Path, questions: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The tables of a run in this process."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    fastsia.evaluate(str(model), str(questions), output=folder, **SMALL)
+    return tables(folder)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A cluster of two CPUs in this process, whatever the machine has."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(num_cpus=2, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def backend(cluster: None, model: Path) -> RayBackend:
+    return RayBackend(str(model), "native", {"window": 4}, num_workers=2)
+
+
+def processes(backend: RayBackend) -> list[int]:
+    """Of the workers that are up."""
+    return [worker.process for worker in backend._workers if worker.is_up]
+
+
+def wait_for_all(backend: RayBackend) -> None:
+    """Drawing goes on with the first worker; these tests want both."""
+    while len(processes(backend)) < len(backend._workers):
+        backend._start_workers()
+        backend._poll()
+
+
+class At(Callback):
+    """Does something once so many problems are finished."""
+
+    def __init__(self, done: int, do: Callable[[], Any]) -> None:
+        self.done, self.do = done, do
+
+    def problem_finished(self, problem: FinishedProblem, progress: Progress) -> None:
+        if progress.done == self.done:
+            self.do()
+
+
+def test_what_is_wrong_with_the_model_is_said_as_in_one_process(cluster: None, model: Path, tmp_path: Path) -> None:
+    broken = save_tiny(tmp_path / "broken")
+    (broken / "model.safetensors").unlink()
+    with pytest.raises(FastsiaError, match="safetensors") as error:
+        RayBackend(str(broken), num_workers=1)
+    with pytest.raises(FastsiaError) as alone:
+        open_executor("local", str(broken))
+    assert str(error.value) == str(alone.value)
+
+
+def test_workers_that_always_die_end_the_run(
+    cluster: None, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A problem that takes every worker down with it must not do so for ever."""
+
+    class Dying(distributed._Actor):
+        def draw(self, requests: list[Request]) -> Any:
+            os._exit(1)
+
+    monkeypatch.setattr(distributed, "_Actor", Dying)
+    monkeypatch.setattr(distributed, "_MAX_RETRIES", 1)
+    backend = RayBackend(str(model), num_workers=2)
+    wait_for_all(backend)
+    with pytest.raises(FastsiaError, match="under way at 2 workers that were lost"):
+        list(backend.generate([Request(0, (1,), SamplingParams(max_tokens=2), 1, seed=0)]))
+
+
+def test_a_killed_workers_problems_are_drawn_again(
+    backend: RayBackend, questions: Path, tmp_path: Path, whole: dict[str, Any]
+) -> None:
+    """Both workers draw, one is killed in mid-run, and the tables are those of a single process."""
+
+    wait_for_all(backend)
+
+    def kill() -> None:
+        os.kill(processes(backend)[0], signal.SIGKILL)
+
+    result = fastsia.evaluate(backend, str(questions), output=tmp_path, callbacks=[At(8, kill)], **RUN)
+    assert_equal(tables(tmp_path), whole)
+    machine = result.summary["machine"]
+    assert (machine["executor"], machine["num_lost_workers"]) == ("ray", 1)
+    (warning,) = [text for text in result.summary["warnings"] if "was lost" in text]
+    assert re.search(r"worker 0 on \S+ was lost: .*; its \d+ unfinished trajectories are drawn again\.$", warning)
+
+
+def test_a_worker_that_hangs_is_given_up(
+    backend: RayBackend, questions: Path, tmp_path: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stopped process answers nothing, and does not even die when it is asked to."""
+    wait_for_all(backend)
+    stopped: list[int] = []
+
+    def stop() -> None:
+        monkeypatch.setattr(backend, "_timeout", 2.0)
+        stopped.append(processes(backend)[0])
+        os.kill(stopped[0], signal.SIGSTOP)
+
+    lost = backend.describe()["num_lost_workers"]
+    try:
+        fastsia.evaluate(backend, str(questions), output=tmp_path, callbacks=[At(4, stop)], **RUN)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(stopped[0], signal.SIGKILL)
+    assert_equal(tables(tmp_path), whole)
+    assert backend.describe()["num_lost_workers"] == lost + 1
+    assert any("said nothing for 2 s" in text for text in backend.warnings)
+
+
+def test_an_interrupted_driver_leaves_nothing_under_way(backend: RayBackend) -> None:
+    """What was being drawn when somebody stopped reading must not come out of the next run."""
+    sampling = SamplingParams(max_tokens=8)
+    old = [Request("old", (1 + i, 2), sampling, 2, seed=i, stride=4) for i in range(30)]
+    run = backend.generate(old)
+    assert next(run).key == "old"
+    run.close()  # type: ignore[attr-defined]
+    new = [Request("new", (1 + i, 2), sampling, 2, seed=i, stride=4) for i in range(3)]
+    found = list(backend.generate(new))
+    assert [trajectory.key for trajectory in found] == ["new"] * 3
+    assert {int(trajectory.prompt_ids[0]) for trajectory in found} == {1, 2, 3}
+
+
+def test_requests_are_taken_as_they_are_needed(backend: RayBackend) -> None:
+    """Thousands of prompts must not lie in memory because a worker might want them one day."""
+    taken = 0
+
+    def requests() -> Iterator[Request]:
+        nonlocal taken
+        for i in range(10_000):
+            taken += 1
+            yield Request(i, (1 + i % 250,), SamplingParams(max_tokens=2), 1, seed=i, stride=4)
+
+    run = backend.generate(requests())
+    for _ in range(50):
+        next(run)
+    run.close()  # type: ignore[attr-defined]
+    held = len(backend._workers) * (4 + distributed._AHEAD)
+    assert taken <= 50 + 2 * held
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """Ray keeps sockets below its folder, whose paths may have 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def test_a_killed_driver_resumes(
+    model: Path, questions: Path, tmp_path: Path, short_path: Path, whole: dict[str, Any]
+) -> None:
+    """From the command line, on a cluster of its own; its workers go with it, and one process can end the run."""
+    folder = tmp_path / "run"
+    options = [text for name, value in SMALL.items() for text in (f"--{name}", str(value))]
+    command = ["run", "--model", str(model), "--tasks", str(questions), "-o", str(folder), "--no_report", *options]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastsia", *command, "--executor", "ray", "--num_workers", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A session of its own, not the cluster of another test.
+        env=os.environ | {"OMP_NUM_THREADS": "1", "RAY_TMPDIR": str(short_path)},
+    )
+    while len(finished(folder)) < 5:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    kept = finished(folder)
+    assert 5 <= len(kept) < NUM_PROBLEMS
+    result = fastsia.evaluate(str(model), str(questions), output=folder, **SMALL)
+    assert result.summary["num_computed_problems"] == NUM_PROBLEMS - len(kept)
+    assert_equal(tables(folder), whole)
+
+
+def test_mistakes_are_named() -> None:
+    for executor, options, sentence in (
+        ("rai", {}, "executor must be one of local, ray, got 'rai'"),
+        (None, {"num_workers": 2}, "num_workers has no meaning without executor='ray'"),
+        ("local", {"worker_timeout": 2.0}, "worker_timeout has no meaning"),
+        ("ray", {"num_workers": 0}, "num_workers must be an integer >= 1"),
+        ("ray", {"worker_timeout": 0.0}, "worker_timeout must be a number of seconds > 0"),
+    ):
+        with pytest.raises(FastsiaError, match=re.escape(sentence)):
+            open_executor(executor, "demo:sft", **options)  # type: ignore[arg-type]
+    with pytest.raises(FastsiaError, match="needs a model's name or path, got tuple"):
+        open_executor("ray", shared_model())
+    with pytest.raises(FastsiaError, match="its server spreads its own work"):
+        open_executor("ray", "demo:sft", "openai")
