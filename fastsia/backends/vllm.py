@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -70,6 +71,8 @@ class VLLMBackend:
         gpu_memory_utilization: float | None = None,
         max_rows: int | None = None,
     ) -> None:
+        # It logs from several processes; standard output is for what the caller prints.
+        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.__stderr__")
         try:
             import vllm
         except ImportError as error:

@@ -30,7 +30,6 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Any:
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_CACHE_ROOT": str(tmp_path_factory.mktemp("vllm")),
-        "VLLM_LOGGING_STREAM": "ext://sys.__stderr__",  # it still writes when pytest has closed its own
         "HF_HUB_OFFLINE": "1",
     }.items():
         patch.setenv(name, value)
