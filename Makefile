@@ -17,7 +17,7 @@ DEMO_LIMIT ?= 64
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu test-lm-eval test-inspect test-polygraph test-vllm sanitize fuzz mutation soak audit check format freeze demo-models wheel wheel-test clean \
+.PHONY: help setup demo test test-slow test-order coverage test-gpu test-lm-eval test-inspect test-polygraph test-vllm sanitize fuzz mutation soak audit check format freeze demo-models wheel wheel-test clean \
 	bench bench-vllm bench-memory bench-answers bench-stop bench-scheduler bench-report bench-kernels
 
 help: ## this list
@@ -46,6 +46,12 @@ test: $(STAMP) ## the test suite
 
 test-slow: $(STAMP) ## the minutes-long tests
 	$(PYTEST) -m 'slow and not gpu'
+
+test-order: $(STAMP) ## the test suite three times, in an order of chance each
+	for seed in 1 2 3; do $(PYTEST) -n $(JOBS) --random-order --random-order-seed=$$seed || exit 1; done
+
+coverage: $(STAMP) ## the share of the lines of fastsia/ that the test suite runs
+	$(PYTEST) -n $(JOBS) --cov --cov-report=term
 
 # The tools that fastsia serves, one environment each: what they need cannot all be installed together.
 # What their own providers need, which ours are compared with.
