@@ -102,7 +102,7 @@ audit: $(STAMP) ## advisories about the dependencies, and their licences (needs 
 	$(PYTHON) -m venv .venvs/audit
 	.venvs/audit/bin/pip install --quiet pip-audit pip-licenses
 	.venvs/audit/bin/pip-licenses --python $(BIN)/python --partial-match --fail-on 'GPL;SSPL;UNKNOWN'
-	.venvs/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	.venvs/audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 test-gpu: $(STAMP) ## the tests that need a CUDA device
 	$(PYTEST) -m gpu
