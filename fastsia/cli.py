@@ -650,6 +650,22 @@ def report(
 
 
 @app.command()
+def export(
+    directory: Annotated[Path, typer.Argument(help="A results folder, finished or not.")],
+    to: Annotated[str, typer.Option("--to", help="lm_eval (results and samples files) or datasets (a folder).")],
+    output_path: Annotated[Path, typer.Option("--output_path", "-o", help="Folder to write into.")],
+) -> None:
+    """A run as lm-evaluation-harness's files, or as a folder that `datasets` loads; no model."""
+    from fastsia.exports import FORMATS
+    from fastsia.results import load
+
+    if to not in FORMATS:
+        raise FastsiaError(f"--to must be one of {', '.join(FORMATS)}, got {to!r}.")
+    result = load(directory)
+    _say(f"Written: {(result.to_lm_eval if to == 'lm_eval' else result.to_datasets)(output_path)}")
+
+
+@app.command()
 def compare(
     directories: Annotated[list[Path], typer.Argument(help="Results folders, finished or not.", metavar="DIR DIR...")],
     output_path: Annotated[

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,6 +108,30 @@ class SIAResult:
         refuse_links(target, ("report.html", "figures"))
         return write_report(target, data, draw_figures(data, target / "figures"))
 
+    def to_lm_eval(self, directory: str | os.PathLike[str]) -> Path:
+        """Write results_DATE.json and samples_TASK_DATE.jsonl, as lm-evaluation-harness does; the results file."""
+        from fastsia.exports import write_lm_eval
+
+        if self._store is None:
+            raise FastsiaError(f"lm-eval's files need a run's prompts and texts, which only {DATABASE} has.")
+        finished = datetime.fromtimestamp(self._store.path.stat().st_mtime)
+        return write_lm_eval(Path(directory), self.summary, self._store.problems(), self.trajectories, finished)
+
+    def to_datasets(self, directory: str | os.PathLike[str]) -> Path:
+        """Write a folder that `datasets.load_dataset` reads: README.md, and a table each in data/; the folder."""
+        from fastsia.exports import write_card
+
+        path = Path(directory)
+        data = path / "data"
+        refuse_links(path, ("README.md", "summary.json", data.name))
+        if (path / "README.md").exists() and not (data / "trajectories.parquet").exists():
+            raise FastsiaError(f"{path} has a README.md of something else; give another folder.")
+        data.mkdir(parents=True, exist_ok=True)
+        refuse_links(data, (f"{name}.parquet" for name in _TABLES))
+        self._write_tables(data)
+        write_json(path / "summary.json", self.summary)
+        return write_card(path, self.summary, self.report_data().title)
+
     def report_data(self) -> ReportData:
         """What reports and figures are drawn from; its views, the texts to read, can be iterated once."""
         from fastsia.report import ReportData
@@ -114,14 +139,17 @@ class SIAResult:
         return ReportData(self.summary, self.trajectories, self.checkpoints, self.curves, self.tables, self._views())
 
     def _export(self, path: Path) -> None:
+        self._write_tables(path)
+        write_tables(path / "tables", self.tables)
+        write_json(path / "summary.json", self.summary)
+
+    def _write_tables(self, path: Path) -> None:
         if self._store is not None:
             write_parquet(path / "problems.parquet", self._store.problems())
         write_parquet(path / "trajectories.parquet", self.trajectories)
         write_parquet(path / "checkpoints.parquet", self.checkpoints)
         write_parquet(path / "curves.parquet", self.curves)
         write_parquet(path / "rollouts.parquet", self._chunks())
-        write_tables(path / "tables", self.tables)
-        write_json(path / "summary.json", self.summary)
 
     def _chunks(self) -> Iterator[pd.DataFrame]:
         if self._store is not None:

@@ -405,6 +405,12 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """A text file in one step."""
+    with _replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)
+
+
 def write_parquet(path: Path, frames: pd.DataFrame | Iterable[pd.DataFrame]) -> None:
     """A parquet file in one step, from one frame or from chunks of one."""
     chunks = [frames] if isinstance(frames, pd.DataFrame) else frames

@@ -196,6 +196,9 @@ def test_mistakes_are_one_sentence_with_exit_code_2(
         (["compare", "DIR/absent", "DIR/other"], "'DIR/absent' does not exist"),
         (["compare", "DIR", "DIR"], "is given twice"),
         (["compare"], "DIR"),
+        (["export", "DIR/absent", "--to", "datasets", "-o", "DIR/out"], "does not exist"),
+        (["export", "DIR", "--to", "csv", "-o", "DIR/out"], "--to must be one of lm_eval, datasets, got 'csv'"),
+        (["export", "DIR", "--to", "datasets"], "--output_path"),
     ],
 )
 def test_the_other_commands_complain_alike(
@@ -204,6 +207,24 @@ def test_the_other_commands_complain_alike(
     (tmp_path / "t.csv").write_text("a,b\n1,2\n")
     sentence = sentence.replace("DIR/", f"{tmp_path}/")
     assert sentence in complaint(capsys, *(argument.replace("DIR", str(tmp_path)) for argument in arguments))
+
+
+def test_export_writes_what_other_tools_read(
+    model: str, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert (
+        command("run", "--model", model, "--tasks", questions, "--limit", 3, "-o", folder, "--no_report", *SMALL) == 0
+    )
+    capsys.readouterr()
+    assert command("export", folder, "--to", "lm_eval", "-o", tmp_path / "lm_eval") == 0
+    (results,) = (tmp_path / "lm_eval").glob("*/results_*.json")
+    (samples,) = (tmp_path / "lm_eval").glob("*/samples_sums_*.jsonl")
+    assert capsys.readouterr().out == f"Written: {results}\n"
+    assert len(samples.read_text().splitlines()) == 3
+    assert command("export", folder, "--to", "datasets", "-o", tmp_path / "datasets") == 0
+    assert capsys.readouterr().out == f"Written: {tmp_path / 'datasets'}\n"
+    assert (tmp_path / "datasets" / "README.md").read_text().startswith("---\n")
 
 
 def test_compare_prints_a_table_and_writes_a_page(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from functools import cache
@@ -16,9 +17,17 @@ pytest.importorskip("lm_eval", reason="lm-eval has an environment of its own: ma
 import lm_eval
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from lm_eval.result_schema import EvalResults, SampleResult
 from lm_eval.tasks import TaskManager
+from lm_eval.utils import (
+    get_file_task_name,
+    handle_non_serializable,
+    hash_string,
+    make_table,
+    sanitize_model_name,
+)
 
-from fastsia import Engine, FastsiaError, answer_entropy, extract_answers
+from fastsia import Engine, FastsiaError, answer_entropy, evaluate, extract_answers
 from fastsia.integrations.lm_eval import FastsiaLM
 
 from .demo import WEIGHTS, offline, problems, programs, run_shell
@@ -272,6 +281,24 @@ def test_an_unknown_model_ends_as_the_harness_ends_it(tasks: Path, tmp_path: Pat
     done = subprocess.run(command, env=offline(), cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert "'demo:stf' is not a demo model; there are:" in done.stderr
+
+
+def test_a_run_of_fastsias_own_is_exported_as_the_harness_would_write_it(tmp_path: Path) -> None:
+    """Every field is one that the harness has, and its table reads the file."""
+    settings = {"num_rollouts": 4, "stride": 16, "num_bootstrap": 20, "num_splits": 2}
+    result = evaluate("demo:sft", "demo", limit=6, **settings)  # type: ignore[arg-type]
+    file = result.to_lm_eval(tmp_path)
+    assert file.parent.name == sanitize_model_name("demo:sft")
+    results = json.loads(file.read_text(encoding="utf-8"))
+    assert set(results) - {"fastsia"} <= set(EvalResults.__annotations__)
+    table = make_table(results)
+    assert re.search(rf"\| *0\|exact_match +\|↑ +\| *{result.summary['accuracy']:.4f}\|", table), table
+    assert get_file_task_name(next(tmp_path.rglob("samples_*")).name) == "demo"
+    for sample in samples(tmp_path):
+        assert set(sample) - set(sample["metrics"]) == set(SampleResult.__annotations__)
+        doc = json.dumps(sample["doc"], indent=2, default=handle_non_serializable, ensure_ascii=False)
+        assert sample["doc_hash"] == hash_string(doc)
+        assert sample["prompt_hash"] == hash_string(sample["arguments"]["gen_args_0"]["arg_0"])
 
 
 def test_the_pages_commands_run(tmp_path: Path) -> None:
