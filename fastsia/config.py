@@ -14,6 +14,7 @@ RolloutBudget = Literal["new", "total"]
 AnswerFormat = Literal["number", "choice", "boxed"]
 
 ANSWER_FORMATS: tuple[AnswerFormat, ...] = ("number", "choice", "boxed")
+MAX_CHOICES = 26  # the letters that can name them
 
 
 class FastsiaError(ValueError):
@@ -101,8 +102,8 @@ class Problem:
             _require(isinstance(value, str) and value.strip() != "", field, "a non-empty string", value)
         if self.choices is not None:
             choices = _texts(self.choices)
-            if choices is None or len(choices) < 2 or not all(text.strip() for text in choices):
-                raise FastsiaError(f"choices must be two or more non-empty texts, got {self.choices!r}.")
+            if choices is None or not 2 <= len(choices) <= MAX_CHOICES or not all(text.strip() for text in choices):
+                raise FastsiaError(f"choices must be 2 to {MAX_CHOICES} non-empty texts, got {self.choices!r:.200}.")
             object.__setattr__(self, "choices", choices)
         _require(
             self.format is None or _is_one_of(self.format, ANSWER_FORMATS),

@@ -73,6 +73,7 @@ def test_sampling_params_name_the_bad_field(field: str, value: Any) -> None:
         ({"choices": ("only one",)}, "choices"),
         ({"choices": (1, 2)}, "choices"),
         ({"choices": ("a", " ")}, "choices"),
+        ({"choices": tuple(f"option {i}" for i in range(27))}, "choices"),
         ({"choices": 5}, "choices"),
         ({"id": ""}, "id"),
         ({"question": None}, "question"),

@@ -29,6 +29,7 @@ from fastsia.store import (
     write_json,
     write_parquet,
 )
+from tests.faults.disks import small_disk
 from tests.tiny import tiny_tokenizer
 
 IDENTITY: dict[str, Any] = {
@@ -163,6 +164,14 @@ def test_chunks_of_problems_make_the_same_rollouts(tmp_path: Path, vocabulary: V
     parts = pd.concat(store.rollouts(problems_at_once=2), ignore_index=True)
     pd.testing.assert_frame_equal(whole.drop(columns="token_ids"), parts.drop(columns="token_ids"))
     assert [t.tolist() for t in whole["token_ids"]] == [t.tolist() for t in parts["token_ids"]]
+
+
+def test_equal_texts_are_one_object(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    """Millions of rollouts have a few answers: a text a row would be gigabytes."""
+    write(tmp_path, vocabulary, range(5))
+    columns = Store(tmp_path / "run.sqlite").rollout_columns()
+    for name in ("problem_id", "answer", "finish_reason", "gold"):
+        assert len({id(text) for text in columns[name]}) == columns[name].nunique(dropna=False)
 
 
 def test_a_failed_trajectory_is_kept_without_rollouts(tmp_path: Path, vocabulary: Vocabulary) -> None:
@@ -421,6 +430,21 @@ def test_a_read_only_folder_is_readable(tmp_path: Path, vocabulary: Vocabulary) 
         assert Store(tmp_path / "run.sqlite").num_problems() == 2
     finally:
         tmp_path.chmod(0o755)
+
+
+def test_a_read_only_file_system_is_readable(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    """As above where the user may write any folder. What is damaged there is said, not read as if it were whole."""
+    with small_disk(tmp_path / "media", 4096) as disk:
+        write(disk, vocabulary, range(2))
+        (disk / "bad.sqlite").write_bytes(b"not a database\n" * 500)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        store = Store(disk / "run.sqlite")
+        assert store.num_problems() == 2
+        assert len(store.trajectories()) == 2
+        with pytest.raises(FastsiaError, match=r"bad.sqlite cannot be read"):
+            Store(disk / "bad.sqlite")
+        with pytest.raises(FastsiaError, match="cannot be used: Read-only file system"):
+            StoreWriter(disk / "new", IDENTITY, vocabulary)
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path, vocabulary: Vocabulary) -> None:

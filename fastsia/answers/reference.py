@@ -244,7 +244,7 @@ def _choice_after_marker(text: bytes, at: int, options: Options, own_text: bool)
 def whole_choice(text: bytes, options: Options) -> str | None:
     """The letter of a text that is an option's letter, own text or digit label, and nothing else."""
     wanted = normalize_option(text)
-    texts = [normalize_option(option) for option in options or ()]
+    texts = [normalize_option(option) for option in (options or ())[: len(ascii_uppercase)]]
     if wanted and not (len(wanted) == 1 and wanted.isalpha()):
         if wanted in texts:
             return ascii_uppercase[texts.index(wanted)]

@@ -198,6 +198,8 @@ def test_canonical_gold() -> None:
     options = ("rock", "water", "2")
     assert canonical_gold("steps 5\n#### 1,234", "number") == "1234"
     assert canonical_gold("5 and 6", "number") is None
+    many = tuple(f"thing {i}" for i in range(30))
+    assert [canonical_gold(gold, "choice", many) for gold in ("thing 25", "thing 26", "THING 29")] == ["Z", None, None]
     assert [canonical_gold(gold, "choice", options) for gold in ("b", "(C)", "Water.", "2", "1", "D", "steam")] == [
         *("B", "C", "B", "C", "A", None, None)
     ]

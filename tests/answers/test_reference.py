@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fastsia.answers.extraction import extract_answers
+from fastsia.answers.reference import is_settled
+from fastsia.config import AnswerFormat
 
 ROCKS = ("a rock", "water", "Sunlight energy.", "4")
 
@@ -267,6 +269,19 @@ def test_option_texts_that_differ_in_case(either: str) -> None:
     assert extract_answers(texts, "choice", options=options) == ["C", "B", "B", "D", "D"]
 
 
+def test_option_texts_that_end_in_a_number(either: str) -> None:
+    """A longer number is another one; a full stop ends the sentence."""
+    texts = [
+        "Answer: room 5",
+        "Answer: room 5.",
+        "Answer: room 5.2",
+        "Answer: room 5%",
+        "Answer: room 52",
+        "Answer: room 5/2",
+    ]
+    assert extract_answers(texts, "choice", options=("water", "room 5")) == ["B", "B", None, None, None, None]
+
+
 def test_boxed_choices(either: str) -> None:
     """Where the problem has options, a box holds one of them."""
     assert extract_answers(["\\boxed{water}", "\\boxed{b}", "\\boxed{x+1}"], "boxed", options=ROCKS) == ["B", "B", None]
@@ -301,6 +316,25 @@ def test_boxed_choices(either: str) -> None:
 def test_bounds(text: str, answer: str | None, either: str) -> None:
     """What is longer than any answer is none, on both sides of each bound."""
     assert extract_answers([text]) == [answer]
+
+
+@pytest.mark.parametrize(
+    ("text", "format", "settled"),
+    [
+        ("#### 42\nmore", "number", True),
+        ("#### 42", "number", False),
+        ("so 42\n", "number", False),
+        ("#### x\n", "number", False),
+        ("<think>#### 42\n", "number", False),
+        ("<think>x</think>#### 42\n", "number", True),
+        ("Question: ?\n#### 42\n", "number", False),
+        ("Answer: B\n", "choice", True),
+        ("Answer: F\n", "choice", False),
+        ("\\boxed{42}\n", "boxed", False),
+    ],
+)
+def test_what_is_settled(text: str, format: AnswerFormat, settled: bool) -> None:
+    assert is_settled(text.encode(), format, None) is settled
 
 
 def test_hostile_texts_end(either: str) -> None:

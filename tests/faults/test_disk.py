@@ -11,13 +11,13 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import fastsia
+from tests.faults.disks import small_disk
 from tests.test_resume import NUM_PROBLEMS, SETTINGS, assert_equal, start, stop_at, tables
 from tests.tiny import save_tiny
 
@@ -40,22 +40,6 @@ def whole(model: Path, questions: Path, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("whole") / "run"
     fastsia.evaluate(str(model), str(questions), output=folder, **SETTINGS)
     return folder
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path, kibibytes: int) -> Iterator[Path]:
-    """A file system of its own with so much room; skips where mounting is not allowed."""
-    folder.mkdir()
-    mount = shutil.which("mount")
-    done = mount and subprocess.run(
-        [mount, "-t", "tmpfs", "-o", f"size={kibibytes}k", "tmpfs", str(folder)], capture_output=True
-    )
-    if not done or done.returncode:
-        pytest.skip("a file system may not be mounted here; RLIMIT_FSIZE stands for it in the next test")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def complaint(process: subprocess.Popen[str]) -> str:
