@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,9 @@ def test_gold_and_entropy_equal_the_models_own_forward(demo: tuple[Path, Engine]
         assert row["num_candidates"] == len(candidates)
 
 
-def test_they_are_kept_beside_the_run_and_set_beside_its_rollouts(demo: tuple[Path, Engine]) -> None:
-    folder, engine = demo
+def test_they_are_kept_beside_the_run_and_set_beside_its_rollouts(demo: tuple[Path, Engine], tmp_path: Path) -> None:
+    run, engine = demo
+    folder = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("forced.parquet"))
     force_answers(folder, engine)
     base = force_answers(folder, "demo:base")
     force_answers(folder)  # the run's own model again, by its name: replaced, not added
