@@ -120,10 +120,20 @@ def test_several_tasks_have_a_folder_each(
     assert "two tasks would share the folder" in complaint(capsys, *arguments, "-o", tmp_path / "twice")
 
 
-def test_a_tasks_name_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:
-    folders = cli._folders(tmp_path, ["..", "a/../../b", "ok"])
-    assert [folder.parent if folder else None for folder in folders] == [tmp_path] * 3
-    assert folders[2] == tmp_path / "ok"
+def test_a_tasks_name_does_not_lead_out_of_the_folder(model: str, questions: Path, tmp_path: Path) -> None:
+    """A data set's file without its ending is the task's name: of this one that is "..", the folder above."""
+    evil = tmp_path / "data" / "...jsonl"
+    evil.parent.mkdir()
+    evil.write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    arguments = ["--model", model, "--tasks", f"{questions},{evil}", "--limit", 1, "--no_report", *SMALL]
+    assert command("run", *arguments, "-o", tmp_path / "out" / "runs") == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "out"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"runs"}
+    folders = list((tmp_path / "out" / "runs").iterdir())
+    assert len(folders) == 2
+    assert all((folder / "run.sqlite").is_file() for folder in folders)
+    assert cli._folders(tmp_path, ["a/../../b", "ok"])[1] == tmp_path / "ok"
+    assert [folder.parent for folder in cli._folders(tmp_path, ["a/../../b", "ok"]) if folder] == [tmp_path] * 2
 
 
 @pytest.mark.parametrize("task", TASKS)
