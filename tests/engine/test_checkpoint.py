@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import http.server
+import pickle
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -67,11 +70,22 @@ def test_what_cannot_be_a_model_is_refused(tmp_path: Path) -> None:
 
 def test_pickled_weights_are_never_loaded(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "model")
-    weights = torch.nn.Linear(2, 2).state_dict()
-    torch.save(weights, folder / "pytorch_model.bin")
+    ran = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (ran,)
+
+    pickled = pickle.dumps({"weight": Evil()})
+    pickle.loads(pickled)
+    assert ran.exists(), "whoever loads it runs its program"
+    ran.unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickled)
+    load_model(folder, device="cpu")
     (folder / "model.safetensors").unlink()
     with pytest.raises(FastsiaError, match=r"only .bin \(pickle\) weights, which are never loaded"):
         load_model(folder, device="cpu")
+    assert not ran.exists()
 
 
 def test_a_loaded_model_is_ready(tmp_path: Path) -> None:
@@ -96,7 +110,7 @@ def test_damaged_weights_are_one_sentence(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_remote_code_needs_the_flag(tmp_path: Path) -> None:
+def test_remote_code_needs_the_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder may name code of its own; without the flag it must not run."""
     folder = save_tiny(tmp_path / "model")
     ran = tmp_path / "ran"
@@ -111,6 +125,11 @@ def test_remote_code_needs_the_flag(tmp_path: Path) -> None:
     with pytest.raises(FastsiaError, match="trust_remote_code must be true or false, got 'false'"):
         load_model(folder, device="cpu", trust_remote_code="false")  # type: ignore[arg-type]
     assert not ran.exists()
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(AttributeError, match="evil' has no attribute 'C'"):
+        load_model(folder, device="cpu", trust_remote_code=True)
+    assert ran.exists(), "with the flag it does run: there was something to refuse"
 
 
 def test_an_unknown_hub_model_is_said_with_the_nearest_names(hub: list[int]) -> None:
