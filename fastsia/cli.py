@@ -46,6 +46,10 @@ PLAN = "plan.json"
 
 # Options that several commands have.
 DataDir = Annotated[Path | None, typer.Option("--data_dir", help="Where named tasks find their files.")]
+Columns = Annotated[
+    str | None,
+    typer.Option("--columns", help="Where the data calls its fields something else: question=problem,answer=solution."),
+]
 Limit = Annotated[int | None, typer.Option("--limit", "-L", help="The first problems only.")]
 NumRollouts = Annotated[int, typer.Option("--num_rollouts", help="N, rollouts at each checkpoint.")]
 Stride = Annotated[
@@ -84,6 +88,9 @@ def main() -> NoReturn:
     # machine that does anything beside.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if not sys.stderr.isatty():  # read when these are imported: a bar in a file is a line for every step
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     signal.signal(signal.SIGTERM, _terminate)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may know fewer letters than a model writes
@@ -164,11 +171,15 @@ def _terminate(*_: Any) -> NoReturn:
 @app.command()
 def run(
     model: Annotated[str, typer.Option("--model", help='Hub id, folder, or "demo:sft".')],
-    tasks: Annotated[str, typer.Option("--tasks", help="Names or .jsonl files, separated by commas.")],
+    tasks: Annotated[
+        str,
+        typer.Option("--tasks", help="Names, .jsonl files, hub:OWNER/NAME[:CONFIG[:SPLIT]], separated by commas."),
+    ],
     output_path: Annotated[
         Path | None, typer.Option("--output_path", "-o", help="Folder for the results; resumed if it holds this run.")
     ] = None,
     data_dir: DataDir = None,
+    columns: Columns = None,
     limit: Limit = None,
     backend: Annotated[
         str, typer.Option("--backend", help="native, hf (transformers' generate), openai (a server) or vllm.")
@@ -301,7 +312,8 @@ def run(
 
     # Mistakes in names are found before anything is loaded.
     resolve_model(model)
-    loaded_tasks = [load_task(name, data_dir=data_dir, limit=limit, format=format) for name in names]  # type: ignore[arg-type]
+    reading = {"data_dir": data_dir, "limit": limit, "format": format, "columns": _columns(columns)}
+    loaded_tasks = [load_task(name, **reading) for name in names]  # type: ignore[arg-type]
     folders = _folders(output_path, [task.name for task in loaded_tasks])
     options = {
         "device": device,
@@ -400,11 +412,19 @@ def _arguments(option: str, text: str) -> dict[str, Any]:
         except ValueError as error:
             raise FastsiaError(f"{option} is not JSON: {error}.") from error
         return dict(found)
+    return {name: _value(value) for name, value in _pairs(option, text).items()}
+
+
+def _columns(text: str | None) -> dict[str, str] | None:
+    return None if text is None else _pairs("--columns", text)
+
+
+def _pairs(option: str, text: str) -> dict[str, str]:
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     wrong = next((name for name, equals, _ in pairs if not equals), None)
     if wrong is not None:
         raise FastsiaError(f"{option} must be name=value,name=value, got {wrong!r}.")
-    return {name.strip(): _value(value.strip()) for name, _, value in pairs}
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _value(text: str) -> Any:
@@ -444,6 +464,8 @@ def _quiet_transformers() -> None:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
 
 
 class _Shown(Callback):
@@ -814,12 +836,13 @@ def _missing(planned: Plan) -> tuple[ShownTable, str]:
 @app.command()
 def plan(
     model: Annotated[str, typer.Option("--model", help='Hub id, folder, or "demo:sft".')],
-    tasks: Annotated[str, typer.Option("--tasks", help="A name or a .jsonl file.")],
+    tasks: Annotated[str, typer.Option("--tasks", help="A name, a .jsonl file or hub:OWNER/NAME[:CONFIG[:SPLIT]].")],
     output_path: Annotated[
         Path | None,
         typer.Option("--output_path", "-o", help="The run's folder to be; `run` says how far it was off."),
     ] = None,
     data_dir: DataDir = None,
+    columns: Columns = None,
     limit: Limit = None,
     num_rollouts: NumRollouts = DEFAULTS.num_rollouts,
     stride: Stride = None,
@@ -845,6 +868,7 @@ def plan(
         names[0],
         limit=limit,
         data_dir=data_dir,
+        columns=_columns(columns),
         num_rollouts=num_rollouts,
         stride=stride,
         seed=seed,

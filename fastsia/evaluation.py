@@ -31,7 +31,7 @@ from fastsia.tasks.models import MODELS
 
 logger = logging.getLogger("fastsia")
 
-TASK_OPTIONS = ("data_dir", "format")
+TASK_OPTIONS = ("data_dir", "format", "columns")
 
 
 def evaluate(
@@ -52,7 +52,8 @@ def evaluate(
 
     Args:
         model: a Hub id, a path, "demo:sft", (model, tokenizer), an `Engine`, or a loaded backend.
-        dataset: a task's name, a path to a .jsonl file, a list of `Problem`, a `datasets.Dataset`, or a `Task`.
+        dataset: a task's name, a path to a .jsonl file, "hub:OWNER/NAME", a `datasets.Dataset`, a list of `Problem`, or
+            a `Task`; see `load_task`.
         config: the settings; `overrides` replace single fields of it.
         limit: the first problems only.
         output: a folder for the results, resumed where it holds a part of the same run; None keeps nothing.
@@ -63,7 +64,7 @@ def evaluate(
         callbacks: told when the run starts, whenever a problem is finished, and at the end.
         overrides: fields of `SIAConfig`; how to load the model (device, dtype, revision, trust_remote_code, max_rows,
             num_blocks, window, kernels, ...) or to reach it (base_url, api_key_env, num_concurrent, ...); where the
-            data is (data_dir, format).
+            data is and how it is read (data_dir, format, columns).
 
     Returns:
         Over every problem that the folder holds. No figure is drawn; `SIAResult.report` does.

@@ -170,7 +170,10 @@ def _source(
     if not isinstance(trust_remote_code, bool):  # the text "false" would run the code
         raise FastsiaError(f"trust_remote_code must be true or false, got {trust_remote_code!r}.")
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    if not Path(source).is_dir():
+    if Path(source).is_dir():
+        if revision not in (None, "main"):  # what other tools say by default is no wish
+            raise FastsiaError(f"revision {revision!r} has no meaning for the folder {source!r}.")
+    else:
         common["revision"] = revision
         common["local_files_only"] = not _hub_has(source, revision)
     return source, common

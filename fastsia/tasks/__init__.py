@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fastsia.config import AnswerFormat, FastsiaError, Problem
 from fastsia.tasks import arc, demo, gsm8k, jsonl, svamp
-from fastsia.tasks.hub import hub_rows
+from fastsia.tasks.hub import PREFIX, HubData, hub_rows
 from fastsia.tasks.prompt import Prompt, build_prompt
-from fastsia.tasks.rows import Row, dataset_rows, read_rows
+from fastsia.tasks.rows import PROBLEM_FIELDS, Row, dataset_rows, read_rows
 from fastsia.tasks.task import Exemplar, Task, check_format, check_limit, collect, gold_answer
 
 __all__ = ["TASKS", "Exemplar", "Prompt", "Task", "build_prompt", "load_task", "stored_task"]
@@ -21,15 +22,17 @@ __all__ = ["TASKS", "Exemplar", "Prompt", "Task", "build_prompt", "load_task", "
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a named task's rows are: below data_dir, or (path, configuration, splits) on the Hub."""
+    """Where a named task's rows are: below data_dir, or on the Hub."""
 
     description: str
     file: str
-    hub: tuple[str, str | None, tuple[str, ...]]
+    hub: HubData
     to_problem: Callable[[Row, AnswerFormat], Problem]
     format: AnswerFormat = "number"
     order: Callable[[Row], Any] | None = None
 
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?<!\.jsonl)(?<!\.json)")
 
 _SOURCES = {
     "gsm8k": _Source("grade-school word problems, 1,319 test rows", gsm8k.FILE, gsm8k.HUB, gsm8k.to_problem),
@@ -58,21 +61,24 @@ def load_task(
     data_dir: str | os.PathLike[str] | None = None,
     limit: int | None = None,
     format: AnswerFormat | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Task:
     """The problems of a data set, checked, with distinct ids and canonical golds.
 
-    dataset: a name of `TASKS`; the path of a .jsonl (or .json) file; a list of `Problem`; a `datasets.Dataset` with the
-        columns question, answer and optionally choices and id, or as openai/gsm8k, ChilleD/SVAMP and allenai/ai2_arc
-        have them; or a `Task`.
+    dataset: a name of `TASKS`; the path of a .jsonl (or .json) file; "hub:OWNER/NAME[@REVISION][:CONFIG[:SPLIT]]" (the
+        split is "test" otherwise) or a `datasets.Dataset`, with the columns question, answer and optionally choices and
+        id, or as openai/gsm8k, ChilleD/SVAMP and allenai/ai2_arc have them; a list of `Problem`; or a `Task`.
     data_dir: where named tasks find their files (gsm8k/test.jsonl, svamp/test.jsonl, svamp/SVAMP.json,
         arc/ARC-Challenge-Test.jsonl, arc/ARC-Easy-Test.jsonl); None asks the Hub.
     limit: take the first problems only. Ids, and with them seeds, do not depend on it.
     format: read answers in this format instead of the task's own; problems with options stay "choice".
+    columns: of a file or data set, where it calls question, answer, choices or id something else: {"answer": "target"}.
 
     Raises FastsiaError: unknown name (with the nearest one), no problems, limit < 1, or a bad row (file and row named).
     """
     limit = check_limit(limit)
     check_format(format)
+    columns = _check_columns(columns, dataset)
     if isinstance(dataset, Task):
         return dataset.head(limit)
     if isinstance(dataset, (str, os.PathLike)):
@@ -80,14 +86,17 @@ def load_task(
             return _demo(limit, format)
         if isinstance(dataset, str) and dataset in _SOURCES:
             return _named(dataset, _SOURCES[dataset], data_dir, limit, format)
+        if isinstance(dataset, str) and dataset.startswith(PREFIX):
+            source = HubData.parse(dataset)
+            return _own(source.name, _problems(hub_rows(source), columns, format), limit, format, dataset)
         path = _file(dataset)
-        return _own(path.stem, (jsonl.to_problem(row, format) for row in read_rows(path)), limit, format, str(path))
+        return _own(path.stem, _problems(read_rows(path), columns, format), limit, format, str(path))
     if isinstance(dataset, Sequence):
         return _own("problems", _checked(dataset, format), limit, format, "The list of problems")
     if hasattr(dataset, "column_names") and not isinstance(dataset, dict):
-        source = str(getattr(getattr(dataset, "info", None), "dataset_name", None) or "dataset")
-        problems = (jsonl.to_problem(row, format) for row in dataset_rows(dataset, source))
-        return _own(source, problems, limit, format, f"The data set {source!r}")
+        name = str(getattr(getattr(dataset, "info", None), "dataset_name", None) or "dataset")
+        problems = _problems(dataset_rows(dataset, name), columns, format)
+        return _own(name, problems, limit, format, f"The data set {name!r}")
     if isinstance(dataset, dict):
         raise FastsiaError(f"dataset holds several splits ({', '.join(map(str, dataset))}); give one of them.")
     raise FastsiaError(
@@ -114,7 +123,10 @@ def _named(
     if format is not None and (format == "choice") != (source.format == "choice"):
         raise FastsiaError(f"format={format!r} does not fit the task {name}, whose own is {source.format!r}.")
     format = format or source.format
-    rows = hub_rows(*source.hub) if data_dir is None else read_rows(_below(Path(data_dir), source.file, name))
+    if data_dir is None:
+        rows = hub_rows(source.hub, "Without a network give data_dir, a folder with the files.")
+    else:
+        rows = read_rows(_below(Path(data_dir), source.file, name))
     if source.order is not None:
         rows = iter(sorted(rows, key=source.order))
     problems = collect((source.to_problem(row, format) for row in rows), limit, f"The task {name}")
@@ -138,12 +150,34 @@ def _file(dataset: str | os.PathLike[str]) -> Path:
         siblings = [p.name for p in path.parent.iterdir() if p.is_file()] if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, siblings, n=1)
         hint = f" (did you mean {path.parent / near[0]}?)" if near else ""
+        if _HUB_ID.fullmatch(str(dataset)) and not (path.is_dir() or path.parent.is_dir()):
+            hint = f"; a data set of the Hub is {PREFIX}{path}"
         raise FastsiaError(f"dataset {path} is not a file{hint}.")
     near = difflib.get_close_matches(str(dataset).lower(), TASKS, n=3, cutoff=0.5)
     hint = (
         f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(TASKS)}, or the path of a .jsonl file."
     )
     raise FastsiaError(f"Unknown task {str(dataset)!r}: {hint}")
+
+
+def _check_columns(columns: Mapping[str, str] | None, dataset: Any) -> Mapping[str, str]:
+    if not columns:
+        return {}
+    if not isinstance(columns, Mapping) or not all(isinstance(name, str) for pair in columns.items() for name in pair):
+        raise FastsiaError(f"columns must map names of fields to names of columns, got {columns!r:.80}.")
+    unknown = next((name for name in columns if name not in PROBLEM_FIELDS), None)
+    if unknown is not None:
+        raise FastsiaError(f"columns may have {', '.join(PROBLEM_FIELDS)}, got {unknown!r}.")
+    named = isinstance(dataset, str) and dataset in TASKS
+    if named or (isinstance(dataset, (Task, Sequence)) and not isinstance(dataset, str)):
+        what = f"the task {dataset}" if named else "problems that are read already"
+        raise FastsiaError(f"columns has no meaning for {what}.")
+    return columns
+
+
+def _problems(rows: Iterable[Row], columns: Mapping[str, str], format: AnswerFormat | None) -> Iterator[Problem]:
+    for row in rows:
+        yield jsonl.to_problem(row.renamed(columns) if columns else row, format)
 
 
 def _checked(problems: Iterable[Any], format: AnswerFormat | None) -> Iterator[Problem]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from fastsia.config import AnswerFormat, Problem
+from fastsia.tasks.hub import HubData
 from fastsia.tasks.options import labelled_answer, letters, read_options
 from fastsia.tasks.rows import Row
 
 CHALLENGE_FILE = "arc/ARC-Challenge-Test.jsonl"
 EASY_FILE = "arc/ARC-Easy-Test.jsonl"
-CHALLENGE_HUB = ("allenai/ai2_arc", "ARC-Challenge", ("test",))
-EASY_HUB = ("allenai/ai2_arc", "ARC-Easy", ("test",))
+CHALLENGE_HUB = HubData("allenai/ai2_arc", "ARC-Challenge")
+EASY_HUB = HubData("allenai/ai2_arc", "ARC-Easy")
 
 
 def to_problem(row: Row, format: AnswerFormat) -> Problem:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from fastsia.config import AnswerFormat, Problem
+from fastsia.tasks.hub import HubData
 from fastsia.tasks.rows import Row
 from fastsia.tasks.task import gold_answer
 
 FILE = "gsm8k/test.jsonl"
-HUB = ("openai/gsm8k", "main", ("test",))
+HUB = HubData("openai/gsm8k", "main")
 MARKER = "####"
 
 

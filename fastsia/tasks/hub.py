@@ -2,15 +2,52 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fastsia.config import FastsiaError
 from fastsia.tasks.rows import Row, dataset_rows
 
+PREFIX = "hub:"
+
 _PROBE_SECONDS = 4.0
+_SPEC = re.compile(r"([^:@]+)(?:@([^:]+))?(?::([^:]*))?(?::(.+))?")
+
+
+@dataclass(frozen=True)
+class HubData:
+    """A data set of the Hub, or a folder that is laid out as one, and which part of it. revision None: the newest."""
+
+    path: str
+    config: str | None = None
+    splits: tuple[str, ...] = ("test",)
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, name: str) -> HubData:
+        """From `hub:OWNER/NAME[@REVISION][:CONFIG[:SPLIT]]`."""
+        found = _SPEC.fullmatch(name.removeprefix(PREFIX))
+        path, revision, config, split = found.groups() if found is not None else (None,) * 4
+        if path is None or not ("/" in path or Path(path).is_dir()):
+            raise FastsiaError(f"dataset {name!r} must be {PREFIX}OWNER/NAME[@REVISION][:CONFIG[:SPLIT]].")
+        return cls(path, config or None, (split or "test",), revision)
+
+    @property
+    def name(self) -> str:
+        """What its task is called: the split only where it is not the usual one."""
+        split = "" if self.splits == ("test",) else ",".join(self.splits)
+        parts = (Path(self.path).name if self.is_folder else self.path, self.config or "", split)
+        return ":".join(parts).rstrip(":")
+
+    @property
+    def is_folder(self) -> bool:
+        """`datasets` takes a folder of this name before it asks the Hub."""
+        return Path(self.path).is_dir()
 
 
 def hub_status(path: str) -> int | None:
@@ -41,37 +78,47 @@ def hub_status(path: str) -> int | None:
     return status[0] if status else None
 
 
-def hub_rows(path: str, config: str | None, splits: tuple[str, ...]) -> Iterator[Row]:
+def hub_rows(source: HubData, instead: str = "") -> Iterator[Row]:
     """The rows of the splits, one after the other; each split counts its rows from 1.
 
-    Where the Hub cannot be reached, from the copies that `datasets` keeps.
+    Where the Hub cannot be reached, from the copies that `datasets` keeps. instead: ends an error, as what to do then.
     """
     try:
         import datasets
     except ImportError as error:
         raise FastsiaError(
-            f"{path} comes from the Hub through the package 'datasets', which is not installed: "
-            "pip install 'fastsia[datasets]', or give data_dir, a folder with the files."
+            f"{source.path} is read by the package 'datasets', which is not installed: pip install 'fastsia[datasets]'."
+            f"{instead and ' ' + instead}"
         ) from error
-    offline = datasets.config.HF_HUB_OFFLINE or hub_status(f"datasets/{path}/resolve/main/README.md") is None
-    for split in splits:
+    probe = f"datasets/{source.path}/resolve/{source.revision or 'main'}/README.md"
+    offline = not source.is_folder and (datasets.config.HF_HUB_OFFLINE or hub_status(probe) is None)
+    for split in source.splits:
         try:
-            data = _load(datasets, path, config, split, offline)
+            data = _load(datasets, source, split, offline)
         except Exception as error:  # its errors share no base class: no network, no such data set, a broken cache, ...
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            reason = _reason(error)
             if offline and isinstance(error, ConnectionError):
                 reason = "the Hub cannot be reached, and there is no copy in the local cache"
+            where = "" if source.is_folder else " from the Hub"
             raise FastsiaError(
-                f"{path} ({split}) could not be loaded from the Hub: {reason.rstrip('.')}. "
-                "Without a network give data_dir, a folder with the files."
+                f"{source.path} ({split}) could not be loaded{where}: {reason}.{instead and ' ' + instead}"
             ) from error
-        yield from dataset_rows(data, f"{path} ({split})")
+        yield from dataset_rows(data, f"{source.path} ({split})")
 
 
-def _load(datasets: Any, path: str, config: str | None, split: str, offline: bool) -> Any:
+def _reason(error: Exception) -> str:
+    """What `datasets` says, without its examples and the lines below."""
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    first = lines[0]
+    if "pick one among" in (after := "".join(lines[1:2])):
+        first = f"{first} {after}"
+    return first.rstrip(".")
+
+
+def _load(datasets: Any, source: HubData, split: str, offline: bool) -> Any:
     before = datasets.config.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = offline
     try:
-        return datasets.load_dataset(path, config, split=split)
+        return datasets.load_dataset(source.path, source.config, split=split, revision=source.revision)
     finally:
         datasets.config.HF_HUB_OFFLINE = before

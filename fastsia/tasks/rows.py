@@ -13,6 +13,9 @@ from typing import Any
 
 from fastsia.config import FastsiaError
 
+PROBLEM_FIELDS = ("question", "answer", "choices", "id")
+"""What a row of one's own may hold."""
+
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -34,14 +37,23 @@ class Row:
 
     def value(self, field: str) -> Any:
         """A field that must be there and not be null."""
+        value = self._there(field)
+        if value is None:
+            raise self.error(f"field {field!r} is null")
+        return value
+
+    def renamed(self, columns: Mapping[str, str]) -> Row:
+        """The fields of a problem alone, those that `columns` names from the columns it gives for them."""
+        given = {name: self._there(column) for name, column in columns.items()}
+        own = {name: self.fields[name] for name in PROBLEM_FIELDS if name in self.fields}
+        return Row(self.source, self.number, own | given)
+
+    def _there(self, field: str) -> Any:
         if field not in self.fields:
             near = difflib.get_close_matches(field, [str(name) for name in self.fields], n=1, cutoff=0.6)
             hint = f" (did you mean the field {near[0]!r}?)" if near else ""
             raise self.error(f"field {field!r} is missing{hint}")
-        value = self.fields[field]
-        if value is None:
-            raise self.error(f"field {field!r} is null")
-        return value
+        return self.fields[field]
 
     def text(self, field: str) -> str:
         """A field that must be a text with something in it, without the space around it."""

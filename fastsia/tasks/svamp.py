@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 
 from fastsia.config import AnswerFormat, Problem
+from fastsia.tasks.hub import HubData
 from fastsia.tasks.rows import Row
 from fastsia.tasks.task import gold_answer
 
 FILE = "svamp/test.jsonl"
 FULL_FILE = "svamp/SVAMP.json"
-HUB = ("ChilleD/SVAMP", None, ("test",))
-FULL_HUB = ("ChilleD/SVAMP", None, ("train", "test"))
+HUB = HubData("ChilleD/SVAMP")
+FULL_HUB = HubData("ChilleD/SVAMP", splits=("train", "test"))
 
 _QUESTION_WORDS = ("How", "What", "When", "Where", "Which", "Who")
 

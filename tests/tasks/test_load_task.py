@@ -187,7 +187,7 @@ def test_datasets_of_every_known_layout() -> None:
 def fake_hub(monkeypatch: pytest.MonkeyPatch, rows: dict[tuple[str, str | None, str], Any]) -> None:
     """Stands in for the package `datasets` and the network behind it."""
 
-    def load_dataset(path: str, config: str | None, split: str) -> Any:
+    def load_dataset(path: str, config: str | None, split: str, revision: str | None) -> Any:
         result = rows[path, config, split]
         if isinstance(result, Exception):
             raise result
