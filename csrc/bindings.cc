@@ -1,4 +1,6 @@
-// The only file that knows Python. Batches cross as buffers; the work runs without the GIL.
+// The core for Python. Batches cross as buffers; the work runs without the GIL.
+#include "bindings.h"
+
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -342,4 +344,5 @@ PYBIND11_MODULE(_C, m) {
         py::arg("temperature"), py::arg("top_p"), py::arg("want_entropy"), py::arg("num_threads"));
   m.def("summarize", &summarize, py::arg("codes"), py::arg("offsets"), py::arg("gold"), py::arg("num_answers"),
         py::arg("alpha"));
+  bind_step(m);
 }

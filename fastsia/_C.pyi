@@ -81,3 +81,51 @@ def store_kv(
     v_cache: NDArray[np.float32],
     slots: NDArray[np.int64],
 ) -> None: ...
+
+class Books:
+    """`fastsia.engine.bookkeeping.Bookkeeping` over a tree's tables; the tuples are its dataclasses' fields."""
+
+    def __init__(self, tree: object) -> None: ...
+    def select(self, max_rows: int, prefill_chunk: int) -> tuple: ...
+    def batch(
+        self,
+        trunks: NDArray[np.int32],
+        trunk_counts: NDArray[np.int32],
+        branches: NDArray[np.int32],
+        branch_counts: NDArray[np.int32],
+    ) -> tuple: ...
+    def mark_computed(
+        self,
+        trunks: NDArray[np.int32],
+        trunk_counts: NDArray[np.int32],
+        branches: NDArray[np.int32],
+        branch_counts: NDArray[np.int32],
+    ) -> tuple[int, int, int, int]: ...
+    def draws(
+        self,
+        trunks: NDArray[np.int32],
+        trunk_counts: NDArray[np.int32],
+        branches: NDArray[np.int32],
+        branch_counts: NDArray[np.int32],
+        trunk_last: NDArray[np.int64],
+        branch_last: NDArray[np.int64],
+        domain: int,
+    ) -> tuple: ...
+    def append(
+        self,
+        rules: Sequence[tuple[NDArray[np.bool_], NDArray[np.int16] | None, int]],
+        trunk: NDArray[np.int32],
+        tokens: NDArray[np.int64],
+        logprobs: NDArray[np.float32],
+        entropies: NDArray[np.float32],
+    ) -> tuple[NDArray[np.int32], NDArray[np.int8]]: ...
+    def split(
+        self,
+        rules: Sequence[tuple[NDArray[np.bool_], NDArray[np.int16] | None, int]],
+        stream: AnswerStream | None,
+        branch: NDArray[np.int32],
+        row: NDArray[np.int64],
+        rollout: NDArray[np.int32],
+        tokens: NDArray[np.int64],
+        logprobs: NDArray[np.float32],
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]: ...

@@ -31,6 +31,11 @@ class AnswerStream:
         )
         self._num_specs = 0
 
+    @property
+    def native(self) -> Any:
+        """The C++ core's stream; None without the core."""
+        return None if self._core is None else self._machine
+
     def open(self, format: AnswerFormat, options: Sequence[str] | None = None, starts_in_think: bool = False) -> int:
         """A new spec, for any number of slots: what their texts are read for."""
         spec = Spec.of(format, options, starts_in_think)

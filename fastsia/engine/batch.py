@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -18,7 +19,7 @@ class Selection:
     branches: np.ndarray
     branch_counts: np.ndarray
 
-    @property
+    @cached_property
     def num_rows(self) -> int:
         return int(self.trunk_counts.sum() + self.branch_counts.sum())
 

@@ -250,6 +250,7 @@ class Engine:
                 vocabulary=self.vocabulary,
                 on_rollouts=on_rollouts,
                 profile=self._profile,
+                core=self.ops.name != "reference",
             )
             yield from (run.steps() if every_step else run)
         finally:

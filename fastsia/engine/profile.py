@@ -17,7 +17,7 @@ from fastsia.ops import Ops
 
 STEP, PASS = "step", "trunk pass"
 # Parts of a step, by the method of the runner or of its ops that is the whole of one.
-_RUNNER_PARTS = {"forward": "model", "logits": "head"}
+_RUNNER_PARTS = {"forward": "model", "take": "head", "logits": "head"}
 _OPS_PARTS = {"prefix_attention": "attention", "store_kv": "kv cache", "copy_blocks": "kv cache", "sample": "sampling"}
 
 

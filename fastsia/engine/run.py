@@ -18,13 +18,17 @@ from torch import Tensor
 from fastsia.answers.stream import AnswerStream
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import FastsiaError
-from fastsia.engine.batch import Batch, Selection, build_batch
+from fastsia.engine import native
+from fastsia.engine.batch import Batch, Selection
 from fastsia.engine.block_manager import BlockManager
+from fastsia.engine.bookkeeping import Bookkeeping, Draws
 from fastsia.engine.model_runner import ModelRunner
+from fastsia.engine.native import NativeBookkeeping
 from fastsia.engine.profile import PASS, STEP, StepProfile
 from fastsia.engine.scheduler import Scheduler
 from fastsia.engine.seeding import Domain
 from fastsia.engine.sequence import (
+    FINISH_REASONS,
     AnswerStop,
     Counters,
     FinishReason,
@@ -65,7 +69,7 @@ class Run:
 
     window: trajectories in flight. eos_token_ids: what `SamplingParams.eos_token_id` None means. context_length: the
     model's, or None. on_rollouts: called with (job's request, [Rollout], checkpoints, indices) as rollouts end.
-    profile: records every step.
+    profile: records every step. core: keep the books by the C++ core, where it is built.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Run:
         vocabulary: Vocabulary | None,
         on_rollouts: Callable[[Request, list[tuple[int, int, Rollout]]], None] | None = None,
         profile: StepProfile | None = None,
+        core: bool = True,
     ) -> None:
         self._runner = runner
         self._requests = requests
@@ -94,7 +99,6 @@ class Run:
         self._on_rollouts = on_rollouts
         self._profile = profile
         self.tree = TrajectoryTree(blocks)
-        self._scheduler = Scheduler(self.tree, max_rows, prefill_chunk)
         self._jobs: dict[int, _Job] = {}
         self._num_admitted = 0
         self._num_trunks = 0
@@ -103,6 +107,9 @@ class Run:
         self._rules: dict[tuple[tuple[int, ...], tuple[str, ...]], int] = {}
         self._rule_list: list[StopRules] = []
         self._stream = AnswerStream(vocabulary) if vocabulary is not None else None
+        book = NativeBookkeeping if core and native.available() else Bookkeeping
+        self._bookkeeping = book(self.tree, self._rule_list, self._stream)
+        self._scheduler = Scheduler(self.tree, self._bookkeeping, max_rows, prefill_chunk)
         self._specs: dict[AnswerStop, int] = {}
         self._prompts: dict[tuple[int, ...], int] = {}
         self._finished: list[Trajectory] = []
@@ -214,7 +221,7 @@ class Run:
             if self._profile is not None:
                 self._profile.count(selection.num_rows)
             self._keep_hidden(batch, hidden)
-            self._draw(selection, batch, hidden)
+            self._draw(self._bookkeeping.draws(selection, batch), hidden)
         with self._span(PASS):
             self._pass_trunks()
         self._end_trunks()
@@ -233,7 +240,7 @@ class Run:
             selection = self._scheduler.select()
             if selection.num_rows == 0:
                 return selection, None, None
-            batch = build_batch(self.tree, selection)
+            batch = self._bookkeeping.batch(selection)
             try:
                 return selection, batch, self._runner.forward(batch)
             except torch.OutOfMemoryError as error:
@@ -243,24 +250,12 @@ class Run:
                 raise FastsiaError(f"device memory does not suffice for a single row ({short}); lower num_blocks.")
 
     def _count(self, selection: Selection) -> None:
-        """Mark the rows as computed and count them by what they were for."""
-        counters, trunks, branches = self._counters, self.tree.trunks, self.tree.branches
+        rows, counters = self._bookkeeping.mark_computed(selection), self._counters
         counters.steps += 1
-        for table, rows, counts in (
-            (trunks, selection.trunks, selection.trunk_counts),
-            (branches, selection.branches, selection.branch_counts),
-        ):
-            before = table.computed[rows]
-            table.computed[rows] = after = before + counts
-            fresh = np.maximum(after - np.maximum(before, table.high_water[rows]), 0)
-            table.high_water[rows] = np.maximum(table.high_water[rows], after)
-            counters.recomputed_tokens += int(counts.sum() - fresh.sum())
-            if table is branches:
-                counters.row_steps += int(fresh.sum())
-            else:
-                generated = np.minimum(fresh, np.maximum(after - trunks.prompt_len[rows], 0)) * ~trunks.fixed[rows]
-                counters.trajectory_tokens += int(generated.sum())
-                counters.prefill_tokens += int((fresh - generated).sum())
+        counters.row_steps += rows.row_steps
+        counters.trajectory_tokens += rows.trajectory_tokens
+        counters.prefill_tokens += rows.prefill_tokens
+        counters.recomputed_tokens += rows.recomputed_tokens
 
     def _keep_hidden(self, batch: Batch, hidden: Tensor) -> None:
         if len(batch.hidden_rows) == 0:
@@ -271,98 +266,55 @@ class Run:
         trunks.hidden[batch.hidden_trunk, batch.hidden_position] = rows
         np.maximum.at(trunks.num_hidden, batch.hidden_trunk, batch.hidden_position + 1)
 
-    def _draw(self, selection: Selection, batch: Batch, hidden: Tensor) -> None:
-        """Sample each generating trunk's next token and every rollout on each computed branch, in one call."""
-        tree = self.tree
-        trunks, branches, rollouts = tree.trunks, tree.branches, tree.rollouts
-        ready = ~trunks.fixed[selection.trunks] & (trunks.computed[selection.trunks] == trunks.length[selection.trunks])
-        trunk, trunk_row = selection.trunks[ready], batch.trunk_last[ready]
-        ready = branches.computed[selection.branches] == branches.length[selection.branches]
-        branch, branch_row = selection.branches[ready], batch.branch_last[ready]
-        num_trunks = len(trunk)
-        if num_trunks + len(branch) == 0:
+    def _draw(self, draws: Draws, hidden: Tensor) -> None:
+        """Sample every draw of the step in one call, and do what follows from it."""
+        if len(draws.hidden_row) == 0:
             return
-        row_of_branch = np.full(branches.capacity, -1, dtype=np.int64)
-        row_of_branch[branch] = np.arange(num_trunks, num_trunks + len(branch))
-        rows = row_of_branch[rollouts.branch[tree.riding]]
-        drawing = tree.riding[rows >= 0]
-        rows = rows[rows >= 0]
-        owner = rollouts.trunk[drawing]
-
-        counters = np.zeros((num_trunks + len(drawing), 4), dtype=np.int32)
-        counters[:num_trunks, 0] = trunks.length[trunk] - trunks.prompt_len[trunk]
-        counters[:num_trunks, 3] = Domain.TRAJECTORY
-        counters[num_trunks:, 0] = rollouts.length[drawing]
-        counters[num_trunks:, 1] = rollouts.index[drawing]
-        counters[num_trunks:, 2] = rollouts.checkpoint[drawing]
-        counters[num_trunks:, 3] = trunks.domain[owner]
-        of_row = np.concatenate([trunk, branches.trunk[branch]])
+        num_trunks = len(draws.trunk)
         tokens, logprobs, entropy = self._runner.draw(
-            self._runner.take(hidden, np.concatenate([trunk_row, branch_row])),
-            np.concatenate([np.arange(num_trunks), rows]),
-            np.concatenate([trunks.seed[trunk], trunks.seed[owner]]),
-            counters,
-            trunks.temperature[of_row],
-            trunks.top_p[of_row],
+            self._runner.take(hidden, draws.hidden_row),
+            draws.row,
+            draws.seeds,
+            draws.counters,
+            draws.temperature,
+            draws.top_p,
             want_entropy=num_trunks > 0,
         )
         if num_trunks:
-            self._append(trunk, tokens[:num_trunks], logprobs[:num_trunks], entropy[:num_trunks])
-        if len(branch):
-            self._split(branch, rows - num_trunks, drawing, tokens[num_trunks:], logprobs[num_trunks:])
+            self._append(draws.trunk, tokens[:num_trunks], logprobs[:num_trunks], entropy[:num_trunks])
+        if len(draws.branch):
+            forks = self._bookkeeping.split(draws, tokens, logprobs)
+            self._runner.copy_blocks(forks.src, forks.dst)
+            self._report(forks.ended)
 
     # --- generation --------------------------------------------------------------------------------------------
 
     def _append(self, trunk: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray, entropies: np.ndarray) -> None:
-        """Add each generating trunk's drawn token; those that end become fixed."""
+        """Each generating trunk has drawn its next token; those that end become fixed."""
         trunks = self.tree.trunks
-        eos, stopped, state = self._stops(trunks.rules[trunk], trunks.stop_state[trunk], tokens)
-        grows = (tokens >= 0) & ~eos
-        rows, at = trunk[grows], trunks.length[trunk[grows]]
-        position = at - trunks.prompt_len[rows]
-        trunks.widen("tokens", int(at.max(initial=0)) + 1)
-        for name, values in (("logprobs", logprobs), ("entropies", entropies)):
-            trunks.widen(name, int(position.max(initial=0)) + 1)
-            getattr(trunks, name)[rows, position] = values[grows]
-        trunks.tokens[rows, at] = tokens[grows]
-        trunks.length[rows] += 1
-        trunks.stop_state[rows] = state[grows]
-        ends = eos | stopped | (tokens < 0) | (trunks.length[trunk] >= trunks.max_length[trunk])
-        for i in np.flatnonzero(ends):
-            slot = int(trunk[i])
+        ends, reasons = self._bookkeeping.append(trunk, tokens, logprobs, entropies)
+        for slot, reason in zip(ends.tolist(), reasons.tolist(), strict=True):
             job = self._jobs[int(trunks.job[slot])]
             prompt_len, length = int(trunks.prompt_len[slot]), int(trunks.length[slot])
             drawn = trunks.tokens[slot, prompt_len:length].copy()
-            if tokens[i] < 0:
+            if reason == FinishReason.ERROR:
                 job.error = f"logits were NaN or infinite at position {length - prompt_len} of the trajectory"
                 self._fail(slot, job, drawn)
                 continue
-            reason = "eos" if eos[i] else "stop" if stopped[i] else "length"
-            if stopped[i]:
+            if reason == FinishReason.STOP:
                 texts = self._rule_list[trunks.rules[slot]].texts
                 assert texts is not None
                 drawn = drawn[: texts.tokens_before(drawn)]
             kept = len(drawn)
-            self._fix(
-                slot, job, drawn, trunks.logprobs[slot, :kept].copy(), trunks.entropies[slot, :kept].copy(), reason
-            )
-
-    def _stops(self, rules: np.ndarray, states: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, ...]:
-        """(is EOS, a stop text appeared, automaton state after) for tokens under each one's own rules."""
-        eos, stopped = np.zeros(len(tokens), dtype=bool), np.zeros(len(tokens), dtype=bool)
-        after = states.copy()
-        for number in np.unique(rules):
-            mine = np.flatnonzero((rules == number) & (tokens >= 0))
-            eos[mine] = self._rule_list[number].is_eos[tokens[mine]]
-            after[mine], stopped[mine] = self._rule_list[number].advance(states[mine], tokens[mine])
-        return eos, stopped & ~eos, after
+            logprob, entropy = trunks.logprobs[slot, :kept].copy(), trunks.entropies[slot, :kept].copy()
+            self._fix(slot, job, drawn, logprob, entropy, FINISH_REASONS[reason])
 
     def _fail(self, slot: int, job: _Job, drawn: np.ndarray) -> None:
         trunks = self.tree.trunks
         job.token_ids, job.finish_reason = drawn, "error"
         job.logprobs = trunks.logprobs[slot, : len(drawn)].copy()
         job.entropies = trunks.entropies[slot, : len(drawn)].copy()
-        trunks.fixed[slot] = trunks.passed[slot] = trunks.bad[slot] = True
+        trunks.fixed[slot] = trunks.passed[slot] = True
 
     def _fix(
         self, slot: int, job: _Job, drawn: np.ndarray, logprobs: np.ndarray, entropies: np.ndarray, reason: str
@@ -511,8 +463,6 @@ class Run:
 
         states.length[rollouts] = at - start
         states.node[rollouts] = chain[trunk, at.clip(max=width - 1)]
-        # Keys and values after bad logits are bad too; they are cleared once nothing needs the trunk.
-        trunks.bad[slots[np.unique(trunk[(left_at >= 0) & (left_with < 0)])]] = True
         stays = left_at < 0
         ended = rollouts[stays]
         answered = settled[trunk[stays]] <= at[stays]
@@ -532,8 +482,7 @@ class Run:
                 stop_state[trunk[gone], left_at[gone]],
                 chain[trunk[gone], left_at[gone]],
             )
-        if self._on_rollouts is not None:
-            self._report(ended)
+        self._report(ended)
 
     def _settled_at(self, slot: int, job: _Job) -> int:
         """Number of trajectory tokens after which no continuation changes the answer; never for a shuffled prefix."""
@@ -569,7 +518,7 @@ class Run:
         group = np.empty(len(order), dtype=np.int64)
         group[order] = np.cumsum(fresh) - 1
         head = order[fresh]
-        alive, node, state = self._end(
+        alive, node, state, ended = self._bookkeeping.end(
             rollouts, group, slots[head], tokens[head], logprobs[head], stop_state[head], nodes[head]
         )
         slot = np.full(len(head), -1, dtype=np.int64)
@@ -580,8 +529,11 @@ class Run:
         branches.order[at] = trunks.order[slots[head[opened]]]
         branches.prefix_len[at] = trunks.prompt_len[slots[head[opened]]] + position[head[opened]]
         self._start_streams(at, branches.trunk[at], position[head[opened]])
-        self._settle(rollouts, group, slot, tokens[head], node, state, np.zeros(len(head), dtype=np.int32))
+        settled = self._bookkeeping.settle(
+            rollouts, group, slot, tokens[head], node, state, np.zeros(len(head), dtype=np.int32)
+        )
         tree.riding = np.concatenate([tree.riding, rollouts[states.branch[rollouts] != FINISHED]])
+        self._report(np.concatenate([ended, settled]))
 
     def _start_streams(self, branch: np.ndarray, slots: np.ndarray, position: np.ndarray) -> None:
         """Let the answer machine of each new branch have read the trajectory up to where the branch leaves it."""
@@ -598,125 +550,6 @@ class Run:
 
     # --- branches ----------------------------------------------------------------------------------------------
 
-    def _split(
-        self, branch: np.ndarray, row: np.ndarray, rollouts: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray
-    ) -> None:
-        """Every rollout has drawn: the first token's group of a branch keeps its row, every other one forks it."""
-        tree = self.tree
-        branches = tree.branches
-        key = row * (self._runner.vocab_size + 1) + tokens + 1
-        groups, head, group = np.unique(key, return_index=True, return_inverse=True)
-        parent = branch[groups // (self._runner.vocab_size + 1)]
-        alive, node, state = self._end(
-            rollouts,
-            group,
-            branches.trunk[parent],
-            tokens[head],
-            logprobs[head],
-            branches.stop_state[parent],
-            branches.node[parent],
-        )
-        failed = parent[tokens[head] < 0]
-        if len(failed):
-            self._runner.clear_blocks(tree.owned_blocks(branches, failed))
-        slot = np.full(len(groups), -1, dtype=np.int64)
-        living = np.flatnonzero(alive)
-        keeps = np.ones(len(living), dtype=bool)
-        keeps[1:] = parent[living[1:]] != parent[living[:-1]]
-        slot[living[keeps]] = parent[living[keeps]]
-        forks = living[~keeps]
-        if len(forks):
-            children = branches.allocate(len(forks))
-            slot[forks] = children
-            source = parent[forks]
-            for name in ("trunk", "order", "prefix_len", "high_water"):
-                getattr(branches, name)[children] = getattr(branches, name)[source]
-            if self._stream is not None:
-                watched = tree.trunks.answer_spec[branches.trunk[source]] >= 0
-                self._stream.fork(source[watched].astype(np.int32), children[watched].astype(np.int32))
-            src, dst = tree.fork(source, children)
-            self._runner.copy_blocks(src, dst)
-        self._settle(rollouts, group, slot, tokens[head], node, state, branches.length[parent])
-        tree.end_branches(np.setdiff1d(branch, parent[living]))
-        tree.riding = tree.riding[tree.rollouts.branch[tree.riding] != FINISHED]
-
-    def _end(
-        self,
-        rollouts: np.ndarray,
-        group: np.ndarray,
-        slots: np.ndarray,
-        tokens: np.ndarray,
-        logprobs: np.ndarray,
-        stop_state: np.ndarray,
-        parents: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Record a draw of each group's token by its rollouts; end those that EOS, a stop text or bad logits end.
-
-        Returns:
-            (groups that some rollout is still on, their tokens' nodes, automaton states after the token).
-        """
-        tree = self.tree
-        states = tree.rollouts
-        eos, stopped, state = self._stops(tree.trunks.rules[slots], stop_state, tokens)
-        good = tokens >= 0
-        node = np.full(len(tokens), NO_NODE, dtype=np.int64)
-        node[good] = tree.append_nodes(parents[good], tokens[good], logprobs[good], tree.trunks.job[slots[good]])
-        drawn = good[group]
-        states.node[rollouts[drawn]] = node[group[drawn]]
-        states.length[rollouts[drawn]] += 1
-        reason_of_group = np.select(
-            [~good, eos, stopped], [FinishReason.ERROR, FinishReason.EOS, FinishReason.STOP], default=-1
-        )
-        reason = reason_of_group[group]
-        ends = reason >= 0
-        self._finish(rollouts[ends], reason[ends])
-        return reason_of_group < 0, node, state
-
-    def _settle(
-        self,
-        rollouts: np.ndarray,
-        group: np.ndarray,
-        slot: np.ndarray,
-        tokens: np.ndarray,
-        nodes: np.ndarray,
-        state: np.ndarray,
-        length: np.ndarray,
-    ) -> None:
-        """Put the rollouts on their groups' branches; end those whose answer is settled or whose limit is reached."""
-        tree = self.tree
-        branches, states = tree.branches, tree.rollouts
-        living = np.flatnonzero(slot >= 0)
-        at = slot[living]
-        branches.node[at] = nodes[living]
-        branches.token[at] = tokens[living]
-        branches.length[at] = length[living] + 1
-        branches.stop_state[at] = state[living]
-        settled = np.zeros(len(slot), dtype=bool)
-        if self._stream is not None and len(at):
-            watched = np.flatnonzero(tree.trunks.answer_spec[branches.trunk[at]] >= 0)
-            if len(watched):
-                settled[living[watched]] = self._stream.feed(
-                    at[watched].astype(np.int32), tokens[living[watched]].astype(np.int32)
-                )
-        on = slot[group] >= 0
-        mine, of = rollouts[on], group[on]
-        reason = np.where(
-            settled[of],
-            FinishReason.ANSWER,
-            np.where(states.length[mine] >= states.limit[mine], FinishReason.LENGTH, -1),
-        )
-        ends = reason >= 0
-        states.branch[mine[~ends]] = slot[of[~ends]]
-        self._finish(mine[ends], reason[ends])
-        used = np.zeros(len(slot), dtype=bool)
-        used[of[~ends]] = True
-        tree.end_branches(slot[living][~used[living]])
-
-    def _finish(self, rollouts: np.ndarray, reasons: np.ndarray) -> None:
-        self.tree.finish_rollouts(rollouts, reasons)
-        if self._on_rollouts is not None:
-            self._report(rollouts)
-
     # --- ends --------------------------------------------------------------------------------------------------
 
     def _end_trunks(self) -> None:
@@ -731,8 +564,6 @@ class Run:
             kept = int(trunks.num_hidden[slot])
             if 0 < kept < _NEVER:
                 self._runner.drop_hidden(trunks.hidden[slot, :kept])
-            if trunks.bad[slot]:
-                self._runner.clear_blocks(self.tree.owned_blocks(trunks, np.array([slot])))
             self.tree.end_trunks(np.array([slot]))
             job.trunks_left -= 1
             if job.trunks_left == 0:
@@ -773,8 +604,9 @@ class Run:
         )
 
     def _report(self, rollouts: np.ndarray) -> None:
-        """Hand rollouts that have just ended to the listener, by job."""
-        assert self._on_rollouts is not None
+        """Hand rollouts that have just ended to the listener, where there is one, by job."""
+        if self._on_rollouts is None:
+            return
         states = self.tree.rollouts
         for number in np.unique(states.job[rollouts]):
             mine = rollouts[states.job[rollouts] == number]

@@ -11,6 +11,7 @@ class Table:
     """Subclasses name their columns in `COLUMNS`: name -> (dtype, value of a fresh row); each is an attribute.
 
     A row's number stays its own until it is freed. `WIDE` columns are two-dimensional and grow in width on demand.
+    `num_moves` counts how often columns became other arrays.
     """
 
     COLUMNS: ClassVar[dict[str, tuple[Any, Any]]] = {}
@@ -18,6 +19,7 @@ class Table:
 
     def __init__(self, capacity: int = 64) -> None:
         self.capacity = capacity
+        self.num_moves = 0
         self.live = np.zeros(capacity, dtype=bool)
         for name, (dtype, fresh) in self.COLUMNS.items():
             setattr(self, name, np.full(capacity, fresh, dtype=dtype))
@@ -29,10 +31,14 @@ class Table:
     def __len__(self) -> int:
         return self.capacity - self._num_free
 
-    def allocate(self, count: int) -> np.ndarray:
-        """`count` fresh rows, int32 [count]."""
+    def reserve(self, count: int) -> None:
+        """Make sure that `count` rows are free."""
         while count > self._num_free:
             self._grow()
+
+    def allocate(self, count: int) -> np.ndarray:
+        """`count` fresh rows, int32 [count]."""
+        self.reserve(count)
         rows = self._free[self._num_free - count : self._num_free][::-1].copy()
         self._num_free -= count
         self.live[rows] = True
@@ -54,6 +60,7 @@ class Table:
             wider = np.zeros((self.capacity, max(width, 2 * column.shape[1])), dtype=column.dtype)
             wider[:, : column.shape[1]] = column
             setattr(self, name, wider)
+            self.num_moves += 1
 
     def rows(self) -> np.ndarray:
         """The live rows, ascending."""
@@ -61,6 +68,7 @@ class Table:
 
     def _grow(self) -> None:
         old, self.capacity = self.capacity, 2 * self.capacity
+        self.num_moves += 1
         for name in ("live", *self.COLUMNS, *self.WIDE):
             column = getattr(self, name)
             larger = np.zeros((self.capacity, *column.shape[1:]), dtype=column.dtype)

@@ -38,7 +38,7 @@ class Trunks(Table):
 
     order: number in order of creation, the scheduling priority. prompt_len: tokens before y_1. length: tokens known.
     computed: tokens whose keys and values are in the pool. fixed: no token will be added. passed: the trunk pass has
-    been made. bad: some row gave logits that cannot be sampled. num_blocks: entries of `blocks` in use. pending:
+    been made. num_blocks: entries of `blocks` in use. pending:
     unfinished rollouts. base: the checkpoint that position 0 of this trunk stands for (a shuffled prefix is a trunk of
     its own). num_hidden: positions 0, 1, ... whose final hidden state is kept, in the rows that `hidden` lists. ride:
     rollouts may follow the trunk's own tokens. rules: which StopRules; answer_spec: which answer the streaming machine
@@ -54,7 +54,6 @@ class Trunks(Table):
         "high_water": (np.int32, 0),
         "fixed": (np.bool_, False),
         "passed": (np.bool_, False),
-        "bad": (np.bool_, False),
         "num_blocks": (np.int32, 0),
         "pending": (np.int32, 0),
         "seed": (np.int64, 0),
@@ -84,7 +83,6 @@ class Trunks(Table):
     high_water: np.ndarray
     fixed: np.ndarray
     passed: np.ndarray
-    bad: np.ndarray
     num_blocks: np.ndarray
     pending: np.ndarray
     seed: np.ndarray
@@ -232,11 +230,6 @@ class TrajectoryTree:
         self.blocks.release(self.listed(table, rows))
         table.num_blocks[rows] = 0
         table.computed[rows] = 0
-
-    def owned_blocks(self, table: Trunks | Branches, rows: np.ndarray) -> np.ndarray:
-        """The rows' blocks that no one else lists."""
-        blocks = self.listed(table, rows)
-        return blocks[self.blocks.references(blocks) == 1]
 
     def share_prefix(self, parent: int, child: int, num_tokens: int) -> None:
         """Let trunk `child` start from the full blocks of trunk `parent`'s first `num_tokens` tokens."""

@@ -190,13 +190,13 @@ def test_a_trajectory_with_bad_logits_fails_alone() -> None:
 @pytest.mark.parametrize("kernels", ["auto", "reference"])
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_bad_logits_of_a_given_trajectory_stay_its_own(kernels: str, shuffle: bool) -> None:
-    """Rows before the bad one are drawn as ever, and the pool holds no NaN for those that come after."""
+    """Rows before the bad one are drawn as ever, and so are those that get the blocks it wrote."""
     model = copy.deepcopy(tiny_model("qwen2"))
     model.model.embed_tokens.weight = torch.nn.Parameter(model.model.embed_tokens.weight.clone())
     with torch.no_grad():
         model.model.embed_tokens.weight[30] = torch.nan
     engine = Engine(model, num_blocks=60, block_size=4, kernels=kernels)
-    clean = engine.rollout(PROMPT, 3, SAMPLING, seed=1)
+    clean = engine.rollout(PROMPT, 20, SAMPLING, seed=1)
     given = (5, 30, *[5] * 20)
     request = Request(
         0, tuple(PROMPT), SAMPLING, 3, 1, trajectory_ids=given, checkpoints=(0, 9), shuffle_prefix=shuffle
@@ -206,9 +206,8 @@ def test_bad_logits_of_a_given_trajectory_stay_its_own(kernels: str, shuffle: bo
     rows = [trajectory.rollouts.row(r) for r in range(6)]
     assert [r.finish_reason for r in rows[3:]] == ["error"] * 3
     if not shuffle:
-        assert [r.token_ids for r in rows[:3]] == [r.token_ids for r in clean]
-    assert engine.runner.kv_cache.isfinite().all()
-    assert [r.token_ids for r in engine.rollout(PROMPT, 3, SAMPLING, seed=1)] == [r.token_ids for r in clean]
+        assert [r.token_ids for r in rows[:3]] == [r.token_ids for r in clean[:3]]
+    assert [r.token_ids for r in engine.rollout(PROMPT, 20, SAMPLING, seed=1)] == [r.token_ids for r in clean]
 
 
 def test_a_run_left_in_the_middle_leaves_the_engine_usable(engine: Engine) -> None:

@@ -147,9 +147,10 @@ REQUESTS = st.builds(
     prefill_chunk=st.sampled_from([1, 5, 64]),
     window=st.integers(1, 4),
     memory=st.sampled_from([2, 7, 1000]),
+    core=st.booleans(),
 )
 def test_any_mix_of_requests_gives_what_each_gives_alone(
-    requests: list[Request], num_blocks: int, max_rows: int, prefill_chunk: int, window: int, memory: int
+    requests: list[Request], num_blocks: int, max_rows: int, prefill_chunk: int, window: int, memory: int, core: bool
 ) -> None:
     """Through preemption, lack of memory, chunks, forks and shared prompts; the books balance after every step."""
     requests = [replace(request, key=i) for i, request in enumerate(requests)]
@@ -165,6 +166,7 @@ def test_any_mix_of_requests_gives_what_each_gives_alone(
         eos_token_ids=(EOS,),
         context_length=None,
         vocabulary=None,
+        core=core,
     )
     finished = []
     for step, trajectories in enumerate(run.steps()):

@@ -1,0 +1,185 @@
+"""The C++ core keeps the books as its numpy reference does: every table, every array, in the same order."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fastsia import Engine, load_task
+from fastsia.config import SamplingParams
+from fastsia.engine import native
+from fastsia.engine.block_manager import BlockManager
+from fastsia.engine.bookkeeping import Bookkeeping
+from fastsia.engine.native import NativeBookkeeping
+from fastsia.engine.run import Run
+from fastsia.engine.sequence import AnswerStop, Counters, FinishReason, Request
+from fastsia.engine.table import Table
+from fastsia.engine.tree import TrajectoryTree
+from fastsia.tasks import build_prompt
+from tests.engine.test_run import EOS, REQUESTS, HashModel
+
+pytestmark = pytest.mark.skipif(not native.available(), reason="the C++ core is not built")
+
+
+class BothBookkeeping(NativeBookkeeping):
+    """Asks the reference, on a copy of the tree, and then the core; nothing may differ."""
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        tree = copy.deepcopy(self._tree)
+        reference = Bookkeeping(tree, self._rules, None)
+        expected = getattr(reference, method)(*arguments)
+        found = getattr(super(), method)(*arguments)
+        assert_same(found, expected)
+        assert_same_tree(self._tree, tree)
+        return found
+
+    def select(self, *arguments: Any) -> Any:
+        return self._ask("select", *arguments)
+
+    def batch(self, *arguments: Any) -> Any:
+        return self._ask("batch", *arguments)
+
+    def mark_computed(self, *arguments: Any) -> Any:
+        return self._ask("mark_computed", *arguments)
+
+    def draws(self, *arguments: Any) -> Any:
+        return self._ask("draws", *arguments)
+
+    def append(self, *arguments: Any) -> Any:
+        return self._ask("append", *arguments)
+
+    def split(self, *arguments: Any) -> Any:
+        return self._ask("split", *arguments)
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    assert type(found) is type(expected)
+    if isinstance(expected, tuple):
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+        return
+    for field in fields(expected):
+        one, other = getattr(found, field.name), getattr(expected, field.name)
+        np.testing.assert_array_equal(one, other, err_msg=field.name, strict=False)
+        assert np.shape(one) == np.shape(other), field.name
+
+
+def assert_same_tree(found: TrajectoryTree, expected: TrajectoryTree) -> None:
+    np.testing.assert_array_equal(found.riding, expected.riding)
+    for name in ("trunks", "branches", "rollouts", "nodes"):
+        one, other = getattr(found, name), getattr(expected, name)
+        np.testing.assert_array_equal(one.live, other.live, err_msg=name)
+        assert_same_rows(name, one, other)
+        assert one._num_free == other._num_free
+        np.testing.assert_array_equal(one._free[: one._num_free], other._free[: other._num_free], err_msg=name)
+    blocks, others = found.blocks, expected.blocks
+    assert (blocks.num_free, blocks.peak_used) == (others.num_free, others.peak_used)
+    np.testing.assert_array_equal(blocks._references, others._references)
+    np.testing.assert_array_equal(blocks._free[: blocks.num_free], others._free[: others.num_free])
+
+
+def assert_same_rows(name: str, one: Table, other: Table) -> None:
+    """What live rows hold: of their block tables, the entries in use."""
+    rows = one.rows()
+    for column in one.COLUMNS:
+        np.testing.assert_array_equal(getattr(one, column)[rows], getattr(other, column)[rows], f"{name}.{column}")
+    if name in ("trunks", "branches"):
+        for row in rows:
+            used = vars(one)["num_blocks"][row]
+            np.testing.assert_array_equal(vars(one)["blocks"][row, :used], vars(other)["blocks"][row, :used])
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    requests=st.lists(REQUESTS, min_size=1, max_size=6),
+    num_blocks=st.integers(11, 60),
+    max_rows=st.sampled_from([1, 3, 64]),
+    prefill_chunk=st.sampled_from([1, 5, 64]),
+    window=st.integers(1, 4),
+)
+def test_the_core_does_what_the_reference_does(
+    requests: list[Request], num_blocks: int, max_rows: int, prefill_chunk: int, window: int
+) -> None:
+    """Through preemption, chunks, forks, shared prompts and limits."""
+    for _ in run_over(requests, num_blocks, max_rows, prefill_chunk, window).steps():
+        pass
+
+
+def run_over(requests: list[Request], num_blocks: int, max_rows: int, prefill_chunk: int, window: int) -> Run:
+    run = Run(
+        HashModel(num_blocks, 3, 1000),  # type: ignore[arg-type]
+        iter(requests),
+        counters=Counters(),
+        blocks=BlockManager(num_blocks, 3),
+        max_rows=max_rows,
+        prefill_chunk=prefill_chunk,
+        window=window,
+        eos_token_ids=(EOS,),
+        context_length=None,
+        vocabulary=None,
+    )
+    run._bookkeeping = run._scheduler._bookkeeping = BothBookkeeping(run.tree, run._rule_list, None)
+    return run
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.inf, np.inf])
+def test_bad_logits(bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A draw of nothing ends its rollouts, in the core as in the reference."""
+    sampling = SamplingParams(1.5, 1.0, max_tokens=9, eos_token_id=EOS)
+    run = run_over([Request(0, (1, 2), sampling, 12, 3, stride=2, trajectory_ids=(1, 2, 3, 4))], 60, 64, 64, 1)
+    forward = run._runner.forward
+
+    def forward_badly(batch: Any) -> Any:
+        hidden = forward(batch)
+        hidden[batch.branch_last[::3]] = bad
+        return hidden
+
+    monkeypatch.setattr(run._runner, "forward", forward_badly)
+    (trajectory,) = run
+    assert trajectory.rollouts is not None
+    assert set(trajectory.rollouts.finish_reason) >= {FinishReason.ERROR, FinishReason.EOS}
+
+
+def test_stop_texts_and_settled_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What reads tokens as text: the demo model's rollouts end alike under both."""
+    task = load_task("demo", limit=4)
+
+    def ends() -> list[tuple[Any, ...]]:
+        engine = Engine.from_pretrained("demo:sft", max_rows=40)
+        sampling = SamplingParams(1.3, 1.0, max_tokens=100, stop=("are g", "+2"))
+        stop = AnswerStop(task.format_of(task.problems[0]))
+        requests = [
+            Request(
+                i,
+                build_prompt(task, problem, engine.tokenizer).token_ids,
+                SamplingParams(1.3, 1.0, max_tokens=100, eos_token_id=()) if i % 2 else sampling,
+                8,
+                i,
+                stride=9,
+                answer_stop=stop,
+            )
+            for i, problem in enumerate(task.problems)
+        ]
+        found = sorted(engine.run(requests), key=lambda trajectory: trajectory.key)
+        return [
+            (
+                t.token_ids.tolist(),
+                t.rollouts.offsets.tolist(),
+                t.rollouts.token_ids.tolist(),
+                t.rollouts.finish_reason.tolist(),
+            )
+            for t in found
+            if t.rollouts is not None
+        ]
+
+    by_the_core = ends()
+    monkeypatch.setattr(native, "available", lambda: False)
+    assert ends() == by_the_core
+    reasons = {reason for trajectory in by_the_core for reason in trajectory[3]}
+    assert reasons >= {FinishReason.STOP, FinishReason.ANSWER, FinishReason.EOS}
