@@ -12,6 +12,7 @@ from torch import Tensor
 from fastsia.config import FastsiaError
 from fastsia.ops import reference
 from fastsia.ops.reference import AttentionMetadata
+from tests.ops import definition
 from tests.ops.device import DEVICE, KERNEL_MARKS
 
 prefix_attention = pytest.importorskip("fastsia.ops.prefix_attention")
@@ -82,34 +83,7 @@ def build(
 
 
 def concatenated(case: Case, sliding_window: int | None = None, softcap: float | None = None) -> tuple[Tensor, Tensor]:
-    """float64 attention of every row over its context laid out in a line: knows no tiles, parts or merges."""
-    meta, (n, num_heads, head_dim) = case.meta, case.q.shape
-    out = torch.zeros(n, num_heads, head_dim, dtype=torch.float64)
-    lse = torch.full((n, num_heads), -torch.inf, dtype=torch.float64)
-    block_size, num_kv_heads = case.k_cache.shape[1:3]
-    for row in range(int(meta.cu_rows[-1])):
-        trunk = int((meta.cu_rows[1:] <= row).sum())
-        context = []
-        for table, length in (
-            (meta.trunk_tables[trunk], int(meta.prefix_lens[row])),
-            (meta.suffix_tables[row], int(meta.suffix_lens[row])),
-        ):
-            at = torch.arange(length)
-            block = table.cpu()[at // block_size].long()
-            context.append(
-                torch.stack([c.cpu()[block, at % block_size].double() for c in (case.k_cache, case.v_cache)])
-            )
-        k, v = torch.cat(context, dim=1)[:, -(sliding_window or 1 << 30) :].repeat_interleave(
-            num_heads // num_kv_heads, dim=2
-        )
-        if len(k) == 0:
-            continue
-        scores = torch.einsum("hd,jhd->hj", case.q[row].cpu().double(), k) * SCALE
-        if softcap is not None:
-            scores = softcap * torch.tanh(scores / softcap)
-        lse[row] = scores.logsumexp(1)
-        out[row] = torch.einsum("hj,jhd->hd", scores.softmax(1), v)
-    return out, lse
+    return definition.attention(case.q, case.k_cache, case.v_cache, case.meta, SCALE, sliding_window, softcap)
 
 
 def assert_close(got: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], tolerance: float = 2e-5) -> None:

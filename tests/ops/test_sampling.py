@@ -12,6 +12,7 @@ from torch import Tensor
 from fastsia.config import FastsiaError
 from fastsia.ops import reference
 from fastsia.ops.reference import Samples
+from tests.ops import definition
 from tests.ops.device import DEVICE, KERNEL_MARKS
 
 sampling = pytest.importorskip("fastsia.ops.sampling")
@@ -41,13 +42,7 @@ class Case:
 
     def nucleus(self, row: int) -> Tensor:
         """float64 probabilities of a row [V], 0 outside its nucleus (not renormalised)."""
-        logits, temperature = self.logits[row].double().cpu(), float(self.temperature[row])
-        if temperature == 0:
-            return torch.zeros_like(logits).index_fill_(0, logits.argmax(), 1.0)
-        probs = torch.softmax(logits / temperature, 0)
-        order = torch.argsort(probs, descending=True, stable=True)
-        kept = order[: int((probs[order].cumsum(0) < float(self.top_p[row])).sum()) + 1]
-        return torch.zeros_like(probs).index_copy_(0, kept, probs[kept])
+        return definition.nucleus(self.logits[row], float(self.temperature[row]), float(self.top_p[row]))
 
     def is_near_edge(self, draw: int) -> bool:
         """Whether the draw is within EDGE of an edge of the cumulative distribution, or the nucleus' cut of its own."""
