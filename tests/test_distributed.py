@@ -90,7 +90,13 @@ class At(Callback):
             self.do()
 
 
-def test_what_is_wrong_with_the_model_is_said_as_in_one_process(cluster: None, model: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def beside(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that reserve nothing: there is room for them whether or not those of `backend` hold the CPUs by now."""
+    monkeypatch.setattr(distributed, "_shares", lambda _, num_workers, __: (num_workers, {"num_cpus": 0}))
+
+
+def test_what_is_wrong_with_the_model_is_said_as_in_one_process(beside: None, model: Path, tmp_path: Path) -> None:
     broken = save_tiny(tmp_path / "broken")
     (broken / "model.safetensors").unlink()
     with pytest.raises(FastsiaError, match="safetensors") as error:
@@ -101,7 +107,7 @@ def test_what_is_wrong_with_the_model_is_said_as_in_one_process(cluster: None, m
 
 
 def test_workers_that_always_die_end_the_run(
-    cluster: None, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    beside: None, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A problem that takes every worker down with it must not do so for ever."""
 
