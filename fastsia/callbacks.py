@@ -57,7 +57,7 @@ class Tracker(Callback):
         options: further arguments of the tracker's `init`, such as name= or, for wandb, mode="offline".
     """
 
-    def __init__(self, name: str, project: str = "fastsia", **options: Any) -> None:
+    def __init__(self, name: str, /, project: str = "fastsia", **options: Any) -> None:
         if name not in TRACKERS:
             raise FastsiaError(f"the tracker must be one of {', '.join(TRACKERS)}, got {name!r}.")
         try:
