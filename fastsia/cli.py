@@ -448,13 +448,17 @@ def _folders(output: Path | None, names: list[str]) -> list[Path | None]:
 
 
 def _say_interrupted(shown: _Shown, folder: Path | None) -> None:
+    from fastsia.store import DATABASE, Store
+
     last = shown.last
-    if folder is None or last is None or last.done == 0:
+    # More may have been stored than was told of.
+    done = 0 if folder is None or last is None else Store(folder / DATABASE).num_problems()
+    if folder is None or last is None or done == 0:
         kept = "nothing is kept (no -o DIR was given)" if folder is None else "no problem was finished yet"
         print(f"\nInterrupted: {kept}.", file=sys.stderr)
         return
     print(
-        f"\nInterrupted: {last.done} of {last.total} problems are finished and kept in {plain(str(folder))}; "
+        f"\nInterrupted: {done} of {last.total} problems are finished and kept in {plain(str(folder))}; "
         "the same command goes on from there.",
         file=sys.stderr,
     )

@@ -7,7 +7,9 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,6 +231,10 @@ def _fit(prompt: Prompt, problem: Problem, drawn: int, config: SIAConfig, backen
 # --- drawing ---------------------------------------------------------------------------------------------------
 
 
+# Finished problems whose answers are not read yet, which bounds their memory.
+_MAX_WAITING = 4
+
+
 def _draw(
     backend: Backend,
     task: Task,
@@ -237,11 +243,20 @@ def _draw(
     writer: StoreWriter,
     tell: _Tell,
 ) -> None:
-    """Draw every unfinished problem's trajectories and rollouts; commit each problem as its last one ends."""
+    """Draw every unfinished problem's trajectories and rollouts; commit each problem as its last one ends.
+
+    A thread reads the answers and commits, so that no step of the drawing waits for either.
+    """
+
+    def record(position: int, parts: Sequence[tuple[int, Trajectory]]) -> FinishedProblem:
+        finished = _finish(task, position, prompts[position], parts, config, backend.vocabulary)
+        writer.add(finished)
+        return finished
+
     pending = [position for position in range(len(task.problems)) if position not in writer.done]
     requests = _requests(task, pending, prompts, config)
     waiting: dict[int, list[tuple[int, Trajectory]]] = {}
-    with closing(_closable(backend.generate(requests))) as drawn:
+    with _Recorder(record, tell.finished) as recorder, closing(_closable(backend.generate(requests))) as drawn:
         for trajectory in drawn:
             position, number = cast(tuple[int, int], trajectory.key)
             parts = waiting.setdefault(position, [])
@@ -249,17 +264,47 @@ def _draw(
             if len(parts) < config.num_trajectories:
                 continue
             parts = sorted(waiting.pop(position), key=lambda part: part[0])
-            finished = _finish(task, position, prompts[position], parts, config, backend.vocabulary)
-            writer.add(finished)
-            tell.finished(finished)
+            recorder.add(position, parts)
+
+
+class _Recorder:
+    """Records problems in a thread of its own, one at a time and in their order; few wait for their turn.
+
+    record: what the thread does. tell: called with its result, from the thread that adds. What either raises comes out
+    of a later `add` or of the end; on leaving, however that comes about, what was added has been recorded.
+    """
+
+    def __init__(self, record: Callable[..., FinishedProblem], tell: Callable[[FinishedProblem], None]) -> None:
+        self._record, self._tell = record, tell
+        self._thread = ThreadPoolExecutor(1, "fastsia-record")
+        self._waiting: deque[Future[FinishedProblem]] = deque()
+
+    def __enter__(self) -> _Recorder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._tell_of(all_but=0)
+        finally:
+            self._thread.shutdown()
+
+    def add(self, position: int, parts: Sequence[tuple[int, Trajectory]]) -> None:
+        self._waiting.append(self._thread.submit(self._record, position, parts))
+        self._tell_of(all_but=_MAX_WAITING)
+
+    def _tell_of(self, all_but: int) -> None:
+        """Wait until at most `all_but` problems are left, and tell of those that are recorded."""
+        while self._waiting and (len(self._waiting) > all_but or self._waiting[0].done()):
+            self._tell(self._waiting.popleft().result())
 
 
 class _Tell:
     """Tells of each finished problem: new warnings of the backend to the log, progress to the callbacks."""
 
     def __init__(self, callbacks: Sequence[Callback], backend: Backend, writer: StoreWriter, num_problems: int) -> None:
-        self._callbacks, self._backend, self._writer = callbacks, backend, writer
-        self._resumed = len(writer.done)
+        self._callbacks, self._backend = callbacks, backend
+        self._done = self._resumed = len(writer.done)
         self._total = self._resumed + sum(position not in writer.done for position in range(num_problems))
         self._before = dataclasses.replace(backend.counters)
         self._started = time.perf_counter()
@@ -268,7 +313,7 @@ class _Tell:
     def progress(self) -> Progress:
         cost, before = self._backend.counters, self._before
         return Progress(
-            len(self._writer.done),
+            self._done,
             self._total,
             self._resumed,
             cost.generated_tokens - before.generated_tokens,
@@ -277,6 +322,7 @@ class _Tell:
         )
 
     def finished(self, problem: FinishedProblem) -> None:
+        self._done += 1
         for warning in [warning for warning in self._backend.warnings if warning not in self._said]:
             self._said.add(warning)
             logger.warning("%s", warning)

@@ -151,7 +151,7 @@ class StoreWriter:
             )
 
     def add(self, finished: FinishedProblem) -> None:
-        """Commit one finished problem: all of it or nothing."""
+        """Commit one finished problem: all of it or nothing. From any thread, one call at a time."""
         rows = _rows(finished)
         try:
             _insert(self._connection, rows)
@@ -548,7 +548,8 @@ def _short(text: str) -> str:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None)
+    # Another thread may write than the one that opened; never two at a time.
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA journal_mode = WAL")
     # In WAL mode NORMAL survives a kill of the process; a power cut may lose the last problems, never tear one.
     connection.execute("PRAGMA synchronous = NORMAL")

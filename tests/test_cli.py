@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import fastsia
 from fastsia import cli
+from fastsia.callbacks import Callback, Progress
 from fastsia.cli import _run, normalize, plain
 from tests.tiny import save_tiny
 
@@ -277,18 +278,27 @@ def test_reproduce_shows_ours_beside_the_published(
     assert "--models names no model" in complaint(capsys, "reproduce", "fig1", "--models", ",")
 
 
-def test_what_an_interruption_left_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Ctrl-C before the first problem was finished: "0 of 4 are kept" would promise a resume of nothing."""
-    from fastsia.evaluation import Progress
+def test_what_an_interruption_left_is_said(
+    model: str, questions: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Before the first problem was finished: "0 of 4 are kept" would promise a resume of nothing."""
 
+    class Interrupting(Callback):
+        def run_started(self, run: Any, progress: Progress) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fastsia.evaluate(model, str(questions), output=tmp_path / "none", callbacks=[Interrupting()])
+    assert command("run", "--model", model, "--tasks", questions, "--limit", 3, "-o", tmp_path / "some", *SMALL) == 0
+    capsys.readouterr()
     said = []
-    for done in (None, 0, 3):
+    for name, told in (("none", False), ("none", True), ("some", True)):
         shown = cli._Shown("task")
-        shown.last = None if done is None else Progress(done, 4, 0, 0, 0, 1.0)
-        cli._say_interrupted(shown, tmp_path)
+        shown.last = Progress(0, 4, 0, 0, 0, 1.0) if told else None
+        cli._say_interrupted(shown, tmp_path / name)
         said.append(capsys.readouterr().err.strip())
     assert said[:2] == ["Interrupted: no problem was finished yet."] * 2
-    assert said[2].startswith("Interrupted: 3 of 4 problems are finished and kept in ")
+    assert said[2].startswith("Interrupted: 3 of 4 problems are finished and kept in "), "stored counts, not told of"
 
 
 def test_ls_and_doctor_and_help(capsys: pytest.CaptureFixture[str]) -> None:

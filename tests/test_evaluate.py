@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from fastsia import FastsiaError, Problem, SIAConfig, SIAResult, analyze, evalua
 from fastsia.backends.hf_generate import HFGenerateBackend
 from fastsia.callbacks import Callback, Progress
 from fastsia.engine.sequence import Request, Trajectory
-from fastsia.store import FinishedProblem
+from fastsia.store import FinishedProblem, StoreWriter
 from tests.backends.test_hf_generate import broken_after
 from tests.tiny import PROBLEMS, shared_model, tiny_model
 
@@ -334,14 +335,32 @@ def test_an_interrupted_run_keeps_what_is_done(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         small(output=tmp_path, callbacks=[Interrupting()], window=2)
-    part = load(tmp_path)
-    assert part.summary["num_problems"] == 4
+    kept = load(tmp_path).summary["num_problems"]
+    assert 4 <= kept <= len(PROBLEMS), "those told of, and what was done by then"
     seen = Recording()
     whole = small(output=tmp_path, callbacks=[seen], window=2)
     first = seen.progress[0]
-    assert (first.done, first.resumed, first.total) == (4, 4, len(PROBLEMS))
+    assert (first.done, first.resumed, first.total) == (kept, kept, len(PROBLEMS))
     assert seen.progress[-1].done == len(PROBLEMS)
     same_draws(whole, small(window=2))
+
+
+def test_a_failure_to_store_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is another thread that stores; its error is the run's, and what was stored before is kept."""
+    add, calls = StoreWriter.add, []
+
+    def failing(writer: StoreWriter, finished: FinishedProblem) -> None:
+        calls.append(threading.current_thread())
+        if len(calls) == 3:
+            raise FastsiaError("the disk is full")
+        add(writer, finished)
+
+    monkeypatch.setattr(StoreWriter, "add", failing)
+    with pytest.raises(FastsiaError, match="the disk is full"):
+        small(output=tmp_path, window=2)
+    assert threading.main_thread() not in calls
+    assert not any(thread.is_alive() for thread in calls)
+    assert 2 <= load(tmp_path).summary["num_problems"] < len(PROBLEMS)
 
 
 def test_an_engine_stays_usable_after_an_interruption() -> None:

@@ -47,16 +47,24 @@ class StepProfile:
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
         """Record what happens inside."""
-        self._inner.append(0.0)
-        begin = self._now()
+        begin = self.enter()
         try:
             yield
         finally:
-            whole, inner = self._now() - begin, self._inner.pop()
-            if self._inner:
-                self._inner[-1] += whole
-            rows, self._rows = (self._rows, 0) if name == STEP else (0, self._rows)
-            self.spans.append(Span(name, begin, whole, whole - inner, rows))
+            self.leave(name, begin)
+
+    def enter(self) -> float:
+        """A span begins; gives when."""
+        self._inner.append(0.0)
+        return self._now()
+
+    def leave(self, name: str, begin: float) -> None:
+        """The innermost span ends."""
+        whole, inner = self._now() - begin, self._inner.pop()
+        if self._inner:
+            self._inner[-1] += whole
+        rows, self._rows = (self._rows, 0) if name == STEP else (0, self._rows)
+        self.spans.append(Span(name, begin, whole, whole - inner, rows))
 
     def count(self, rows: int) -> None:
         """Rows of the step under way."""
@@ -104,8 +112,11 @@ def profiled(runner: ModelRunner) -> Iterator[StepProfile]:
 
     def timed(method: Callable[..., Any], name: str) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
-            with profile.span(name):
+            begin = profile.enter()
+            try:
                 return method(*arguments, **named)
+            finally:
+                profile.leave(name, begin)
 
         return call
 
