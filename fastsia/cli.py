@@ -369,7 +369,8 @@ def _profiling(generator: Backend, wanted: bool) -> AbstractContextManager[StepP
     from fastsia.backends.native import NativeBackend
 
     if not isinstance(generator, NativeBackend):
-        raise FastsiaError(f"--profile needs the native backend, got {generator.name}.")
+        where = "another executor" if generator.name == NativeBackend.name else generator.name
+        raise FastsiaError(f"--profile needs the native backend in this process, got {where}.")
     return generator.engine.profile()
 
 

@@ -29,6 +29,8 @@ from fastsia.config import FastsiaError, integer_from, real
 from fastsia.engine.checkpoint import load_description
 from fastsia.engine.sequence import Counters, Request, Trajectory
 
+logger = logging.getLogger("fastsia")
+
 EXECUTORS = ("local", "ray")
 WORKER_TIMEOUT = 3600.0
 """Seconds in which a worker must have finished one more trajectory."""
@@ -75,6 +77,9 @@ class RayBackend:
     workers there are, from the first that is up. Joins the cluster of RAY_ADDRESS or of this machine, or else starts
     one of this machine alone, which ends with this process.
 
+    Attributes:
+        counters: of all workers, as of their last answers; what a lost one spent after its last is not known.
+
     Args:
         model: a name or path that every machine of the cluster can load.
         name, options: as `open_backend` takes them; the workers pass them on.
@@ -114,12 +119,14 @@ class RayBackend:
         self._arguments = (source, name, options)
         self._bound = integer_from(1, "window", options.get("window", _DEFAULT_WINDOW)) + _AHEAD
         self._ray = _connect()
-        num_workers, share = _shares(self._ray, num_workers, options)
+        num_workers, share, fits = _shares(self._ray, num_workers, options)
+        if not fits:
+            logger.warning("the cluster has no room for all %d workers as it is; they start as it grows.", num_workers)
         self._actors = self._ray.remote(_Actor).options(**share)
         self._workers = [_Worker(number) for number in range(num_workers)]
         self._backlog: deque[Request] = deque()
         self._tries: Counter[Any] = Counter()
-        self._retired = Counters()
+        self.counters = Counters()
         self._num_lost = 0
         self._notes: list[str] = []
         self._facts: _Facts | None = None
@@ -133,14 +140,6 @@ class RayBackend:
         self.name = self._facts.name
         self.context_length = self._facts.context_length
         self.eos_token_ids = self._facts.eos_token_ids
-
-    @property
-    def counters(self) -> Counters:
-        """Of all workers, as of their last answers; what a lost one spent after its last is not known."""
-        total = self._retired
-        for worker in self._workers:
-            total = _sum(total, worker.counters)
-        return total
 
     @property
     def warnings(self) -> list[str]:
@@ -210,14 +209,21 @@ class RayBackend:
         """Wait for an answer or a time-out, then take all answers that are there."""
         waiting = {worker.calls[0]: worker for worker in self._workers if worker.calls}
         patience = min(worker.since + self._limit(worker) for worker in waiting.values()) - time.monotonic()
-        ready, _ = self._ray.wait(list(waiting), num_returns=1, timeout=max(patience, 0.0))
+        ready = self._wait(list(waiting), num_returns=1, timeout=max(patience, 0.0))
         if ready:
-            ready, _ = self._ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
+            ready = self._wait(list(waiting), num_returns=len(waiting), timeout=0)
         finished = [trajectory for call in ready if (trajectory := self._take(waiting[call])) is not None]
         for worker in list(self._workers):
             if worker.calls and time.monotonic() - worker.since >= self._limit(worker):
                 self._lose(worker, f"it said nothing for {self._limit(worker):g} s")
         return finished
+
+    def _wait(self, calls: list[Any], **limits: Any) -> list[Any]:
+        try:
+            ready, _ = self._ray.wait(calls, **limits)
+        except SystemError as error:  # what Ray makes of an exception that a signal's handler raised
+            raise error.__cause__ or error from None
+        return list(ready)
 
     def _limit(self, worker: _Worker) -> float:
         return self._timeout if worker.is_up else LOAD_TIMEOUT
@@ -242,6 +248,7 @@ class RayBackend:
             self._meet(worker, answer)
             return None
         worker.failures = 0
+        _add_difference(self.counters, worker.counters, answer.counters)
         worker.counters, worker.warnings = answer.counters, answer.warnings
         del worker.requests[answer.trajectory.key]
         self._tries.pop(answer.trajectory.key, None)
@@ -286,7 +293,6 @@ class RayBackend:
     def _discard(self, worker: _Worker) -> list[Request]:
         """End a worker's process; the requests that it had not finished."""
         self._ray.kill(worker.actor)
-        self._retired = _sum(self._retired, worker.counters)
         unfinished = list(worker.requests.values())
         worker.leave()
         return unfinished
@@ -336,20 +342,30 @@ def _connect() -> Any:
     return ray
 
 
-def _shares(ray: Any, num_workers: int | None, options: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
-    """(how many workers, what Ray is to reserve for each)."""
-    resources = ray.cluster_resources()
-    num_gpus = int(resources.get("GPU", 0))
-    if num_gpus and not str(options.get("device", "")).startswith("cpu"):
+def _shares(ray: Any, num_workers: int | None, options: Mapping[str, Any]) -> tuple[int, dict[str, Any], bool]:
+    """(how many workers, what Ray is to reserve for each, whether the cluster as it is has room for all of them)."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus, cpus = ([int(node.get(name, 0)) for node in nodes] for name in ("GPU", "CPU"))
+    if any(gpus) and not str(options.get("device", "")).startswith("cpu"):
         each = integer_from(1, "tensor_parallel_size", options.get("tensor_parallel_size", 1))
-        return num_workers or max(num_gpus // each, 1), {"num_gpus": each, "num_cpus": 1}
-    count = num_workers or sum(node["Alive"] for node in ray.nodes())
-    return count, {"num_cpus": max(int(resources.get("CPU", 1)) // count, 1)}
+        room = sum(number // each for number in gpus)
+        count = num_workers or max(room, 1)
+        return count, {"num_gpus": each, "num_cpus": 1}, count <= room
+    count = num_workers or len(nodes)
+    # The largest share that leaves none without a place; more workers than CPUs have less than one each.
+    share = max(sum(cpus) // count, 1)
+    while share > 1 and sum(number // share for number in cpus) < count:
+        share -= 1
+    return count, {"num_cpus": share if count <= sum(cpus) else 1 / math.ceil(count / max(sum(cpus), 1))}, True
 
 
-def _sum(one: Counters, other: Counters) -> Counters:
-    both = {name: value + getattr(other, name) for name, value in dataclasses.asdict(one).items()}
-    return Counters(**both | {"peak_kv_blocks": max(one.peak_kv_blocks, other.peak_kv_blocks)})
+def _add_difference(total: Counters, before: Counters, after: Counters) -> None:
+    """Add what was spent between two answers of one worker; the peak is the largest of all of theirs."""
+    for name, value in vars(after).items():
+        if name == "peak_kv_blocks":
+            total.peak_kv_blocks = max(total.peak_kv_blocks, value)
+        else:
+            setattr(total, name, getattr(total, name) + value - getattr(before, name))
 
 
 def _first_line(error: BaseException) -> str:

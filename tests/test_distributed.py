@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -93,7 +94,7 @@ class At(Callback):
 @pytest.fixture
 def beside(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers that reserve nothing: there is room for them whether or not those of `backend` hold the CPUs by now."""
-    monkeypatch.setattr(distributed, "_shares", lambda _, num_workers, __: (num_workers, {"num_cpus": 0}))
+    monkeypatch.setattr(distributed, "_shares", lambda _, num_workers, __: (num_workers, {"num_cpus": 0}, True))
 
 
 def test_what_is_wrong_with_the_model_is_said_as_in_one_process(beside: None, model: Path, tmp_path: Path) -> None:
@@ -117,8 +118,7 @@ def test_workers_that_always_die_end_the_run(
 
     monkeypatch.setattr(distributed, "_Actor", Dying)
     monkeypatch.setattr(distributed, "_MAX_RETRIES", 1)
-    backend = RayBackend(str(model), num_workers=2)
-    wait_for_all(backend)
+    backend = RayBackend(str(model), num_workers=1)
     with pytest.raises(FastsiaError, match="under way at 2 workers that were lost"):
         list(backend.generate([Request(0, (1,), SamplingParams(max_tokens=2), 1, seed=0)]))
 
@@ -202,31 +202,65 @@ def short_path() -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_a_killed_driver_resumes(
+def test_an_ended_and_a_killed_driver_resume(
     model: Path, questions: Path, tmp_path: Path, short_path: Path, whole: dict[str, Any]
 ) -> None:
     """From the command line, on a cluster of its own; its workers go with it, and one process can end the run."""
     folder = tmp_path / "run"
     options = [text for name, value in SMALL.items() for text in (f"--{name}", str(value))]
     command = ["run", "--model", str(model), "--tasks", str(questions), "-o", str(folder), "--no_report", *options]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fastsia", *command, "--executor", "ray", "--num_workers", "2"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A session of its own, not the cluster of another test.
-        env=os.environ | {"OMP_NUM_THREADS": "1", "RAY_TMPDIR": str(short_path)},
-    )
-    while len(finished(folder)) < 5:
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    kept = finished(folder)
-    assert 5 <= len(kept) < NUM_PROBLEMS
+    done: set[int] = set()
+    for how, code in ((signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fastsia", *command, "--executor", "ray", "--num_workers", "2"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A session of its own, not the cluster of another test.
+            env=os.environ | {"OMP_NUM_THREADS": "1", "RAY_TMPDIR": str(short_path)},
+        )
+        while len(finished(folder)) < len(done) + 4:
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.01)
+        process.send_signal(how)
+        said = process.communicate()[1]
+        assert process.returncode == code, said
+        before, done = done, finished(folder)
+        assert before < done
+        assert len(done) < NUM_PROBLEMS
+        assert ("problems are finished and kept" in said) == (how == signal.SIGTERM)
+        assert "Traceback" not in said
     result = fastsia.evaluate(str(model), str(questions), output=folder, **SMALL)
-    assert result.summary["num_computed_problems"] == NUM_PROBLEMS - len(kept)
+    assert result.summary["num_computed_problems"] == NUM_PROBLEMS - len(done)
     assert_equal(tables(folder), whole)
+
+
+@pytest.mark.parametrize(
+    ("machines", "asked", "options", "expected"),
+    [
+        ([{"CPU": 2}], None, {}, (1, {"num_cpus": 2}, True)),
+        ([{"CPU": 2}], 2, {}, (2, {"num_cpus": 1}, True)),
+        ([{"CPU": 2}], 5, {}, (5, {"num_cpus": 1 / 3}, True)),
+        ([{"CPU": 3}, {"CPU": 3}], 3, {}, (3, {"num_cpus": 1}, True)),
+        ([{"CPU": 8}, {"CPU": 8}, {"CPU": 2}], None, {}, (3, {"num_cpus": 4}, True)),
+        ([{"CPU": 64, "GPU": 8}] * 2, None, {}, (16, {"num_gpus": 1, "num_cpus": 1}, True)),
+        ([{"CPU": 64, "GPU": 8}] * 2, None, {"tensor_parallel_size": 3}, (4, {"num_gpus": 3, "num_cpus": 1}, True)),
+        ([{"CPU": 64, "GPU": 8}] * 2, 17, {}, (17, {"num_gpus": 1, "num_cpus": 1}, False)),
+        ([{"CPU": 64, "GPU": 8}] * 2, None, {"device": "cpu"}, (2, {"num_cpus": 64}, True)),
+    ],
+)
+def test_every_worker_has_a_place(
+    machines: list[dict[str, int]], asked: int | None, options: dict[str, Any], expected: tuple[Any, ...]
+) -> None:
+    """Ray places a worker on one machine: with a share that is too large for any it would wait for ever."""
+    cluster = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": machine} for machine in machines])
+    count, share, fits = distributed._shares(cluster, asked, options)
+    assert (count, share, fits) == expected
+    if fits:
+        places = [
+            [int(machine[name[4:-1].upper()] / each + 1e-9) for name, each in share.items()] for machine in machines
+        ]
+        assert sum(map(min, places)) >= count
 
 
 def test_mistakes_are_named() -> None:
