@@ -1,7 +1,8 @@
 """The host's share of a decode step: scheduling, metadata, forks, finishing; everything but the model and the sampler.
 
 Rolls out demo problems at a temperature at which little merges, so that steps are full, and takes the time that each
-full step spends outside of the engine's other parts.
+full step spends outside of the engine's other parts: first beside the model, whose matrices on a CPU push the books out
+of its caches, then once more with the same draws and no model, as it is where the model runs on another device.
 
     python benchmarks/bench_scheduler.py --problems 64
 """
@@ -9,13 +10,52 @@ full step spends outside of the engine's other parts.
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
+import numpy as np
+import torch
 from common import emit, percentiles
 from rich.console import Console
 from rich.table import Table
 
 from fastsia import Engine, Request, SamplingParams, load_task
+from fastsia.engine.block_manager import BlockManager
+from fastsia.engine.profile import StepProfile
+from fastsia.engine.run import Run
+from fastsia.engine.sequence import Counters
+from fastsia.engine.table import Table as Rows
 from fastsia.tasks import build_prompt
+
+
+class Replay:
+    """`ModelRunner`'s interface without a model: it draws what another one has drawn, in the same order."""
+
+    def __init__(self, vocab_size: int, drawn: list[Any]) -> None:
+        self.vocab_size = vocab_size
+        self.num_out_of_memory = 0
+        self._drawn = iter(drawn)
+        self._kept = Rows(256)
+
+    def forward(self, batch: Any) -> Any:
+        return batch
+
+    def take(self, hidden: Any, rows: np.ndarray) -> np.ndarray:
+        return rows
+
+    def draw(self, *inputs: Any, **options: Any) -> Any:
+        return next(self._drawn)
+
+    def copy_blocks(self, src: np.ndarray, dst: np.ndarray) -> None:
+        pass
+
+    def keep_hidden(self, hidden: np.ndarray) -> np.ndarray:
+        return self._kept.allocate(len(hidden))
+
+    def hidden(self, rows: np.ndarray) -> np.ndarray:
+        return rows
+
+    def drop_hidden(self, rows: np.ndarray) -> None:
+        self._kept.free(rows)
 
 
 def main() -> None:
@@ -31,16 +71,45 @@ def main() -> None:
         Request(i, build_prompt(task, problem, engine.tokenizer).token_ids, sampling, 20, i, stride=task.stride)
         for i, problem in enumerate(task.problems)
     ]
-    with engine.profile() as profile:
+    draw, drawn = engine.runner.draw, []
+
+    def record(*inputs: Any, **settings: Any) -> Any:
+        drawn.append(draw(*inputs, **settings))
+        return drawn[-1]
+
+    engine.runner.draw = record  # type: ignore[method-assign]
+    with engine.profile() as beside:
         for _ in engine.run(requests):
             pass
-    full = [1e3 * step.own for step in profile.steps() if step.rows >= 0.95 * options.max_rows]
-    row = {"benchmark": "scheduler", "max_rows": options.max_rows, "full_steps": len(full)}
-    row |= {f"host_ms_{name}": value for name, value in percentiles(full).items()}
-    table = Table("rows a step", "full steps", "host ms, 20th", "median", "80th")
-    table.add_row(
-        str(options.max_rows), str(len(full)), *(f"{row[f'host_ms_{name}']:.3f}" for name in ("p20", "p50", "p80"))
+    alone = StepProfile(torch.device("cpu"))
+    run = Run(
+        Replay(engine.runner.vocab_size, drawn),  # type: ignore[arg-type]
+        iter(requests),
+        counters=Counters(),
+        blocks=BlockManager(engine.num_blocks, engine.block_size),
+        max_rows=options.max_rows,
+        prefill_chunk=engine.prefill_chunk,
+        window=engine.window,
+        eos_token_ids=engine.eos_token_ids,
+        context_length=engine.context_length,
+        vocabulary=engine.vocabulary,
+        profile=alone,
     )
+    for _ in run:
+        pass
+    table = Table("rows a step", "full steps", "", "host ms, 20th", "median", "80th")
+    row: dict[str, Any] = {"benchmark": "scheduler", "max_rows": options.max_rows}
+    for name, profile in (("beside_model", beside), ("alone", alone)):
+        full = [1e3 * step.own for step in profile.steps() if step.rows >= 0.95 * options.max_rows]
+        row["full_steps"] = len(full)
+        found = percentiles(full)
+        row |= {f"host_ms_{name}_{which}": value for which, value in found.items()}
+        table.add_row(
+            str(options.max_rows),
+            str(len(full)),
+            name.replace("_", " "),
+            *(f"{found[which]:.3f}" for which in ("p20", "p50", "p80")),
+        )
     Console().print(table)
     emit(row)
 

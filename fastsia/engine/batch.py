@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -19,7 +18,7 @@ class Selection:
     branches: np.ndarray
     branch_counts: np.ndarray
 
-    @cached_property
+    @property
     def num_rows(self) -> int:
         return int(self.trunk_counts.sum() + self.branch_counts.sum())
 

@@ -219,7 +219,7 @@ class Run:
         if batch is not None and hidden is not None:
             self._count(selection)
             if self._profile is not None:
-                self._profile.count(selection.num_rows)
+                self._profile.count(len(batch.token_ids))
             self._keep_hidden(batch, hidden)
             self._draw(self._bookkeeping.draws(selection, batch), hidden)
         with self._span(PASS):
@@ -238,7 +238,7 @@ class Run:
         """
         while True:
             selection = self._scheduler.select()
-            if selection.num_rows == 0:
+            if len(selection.trunks) + len(selection.branches) == 0:
                 return selection, None, None
             batch = self._bookkeeping.batch(selection)
             try:
