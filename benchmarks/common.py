@@ -38,11 +38,11 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def emit(row: dict[str, Any]) -> None:
-    """Print a row with its provenance as one JSON line, and append it to benchmarks/.work/rows.jsonl."""
+def emit(row: dict[str, Any], path: Path = ROWS) -> None:
+    """Print a row with its provenance as one JSON line, and append it to a file (benchmarks/.work/rows.jsonl)."""
     line = json.dumps(row | provenance())
-    ROWS.parent.mkdir(exist_ok=True)
-    with ROWS.open("a") as file:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
         file.write(line + "\n")
     print(line, flush=True)
 

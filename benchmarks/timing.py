@@ -4,35 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
 import torch
 from common import emit, percentiles
+from machine import bandwidth, synchronize
 from pytest_benchmark.fixture import BenchmarkFixture
 
 Call = Callable[[], object]
-
-
-@cache
-def bandwidth(device: str) -> float:
-    """Bytes a second, read and written, of the best of several large copies."""
-    elements = 1 << (29 if device == "cuda" else 25)
-    source = torch.ones(elements, dtype=torch.float32, device=device)
-    target = torch.empty_like(source)
-    best = float("inf")
-    for _ in range(10):
-        synchronize(device)
-        begin = time.perf_counter()
-        target.copy_(source)
-        synchronize(device)
-        best = min(best, time.perf_counter() - begin)
-    return 2 * source.nbytes / best
-
-
-def synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def measure(benchmark: BenchmarkFixture, calls: Sequence[Call], device: str, graph: bool = True) -> list[float]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from agreement import LEVEL, disagreement
 from common import emit
 from rich.console import Console
 from rich.table import Table
@@ -28,9 +29,6 @@ from fastsia.engine.engine import Engine
 from fastsia.engine.sequence import Request, Trajectory
 from fastsia.evaluation import evaluate
 from fastsia.results import SIAResult
-
-LEVEL = 0.001
-PERMUTATIONS = 1999
 
 
 class SameTrajectories(HFGenerateBackend):
@@ -58,30 +56,6 @@ def answer_counts(one: SIAResult, other: SIAResult) -> list[np.ndarray]:
         group.groupby(["run", "answer"]).size().unstack(fill_value=0).reindex([0, 1], fill_value=0).to_numpy()
         for _, group in both.groupby(keys, sort=False)
     ]
-
-
-def disagreement(counts: list[np.ndarray], seed: int) -> dict[str, float]:
-    """A permutation test that both runs draw each checkpoint's answers from one distribution.
-
-    The statistic is the sum over checkpoints and answers of (c1 - c2)^2 / (c1 + c2). Under the null a checkpoint's
-    draws are exchangeable between the runs, so its answers are dealt again (multivariate hypergeometric).
-    """
-    rng = np.random.default_rng(seed)
-    observed, dealt = 0.0, np.zeros(PERMUTATIONS)
-    distance, distances = 0.0, np.zeros(PERMUTATIONS)
-    for pair in counts:
-        total, size = pair.sum(axis=0), int(pair[0].sum())
-        again = rng.multivariate_hypergeometric(total, size, size=PERMUTATIONS, method="marginals")
-        observed += float(((2 * pair[0] - total) ** 2 / total).sum())
-        dealt += ((2 * again - total) ** 2 / total).sum(axis=1)
-        rest = total.sum() - size
-        distance += float(np.abs(pair[0] / size - pair[1] / rest).sum()) / 2
-        distances += np.abs(again / size - (total - again) / rest).sum(axis=1) / 2
-    return {
-        "p_value": float((1 + (dealt >= observed).sum()) / (1 + PERMUTATIONS)),
-        "mean_tv": distance / len(counts),
-        "mean_tv_expected": float(distances.mean()) / len(counts),
-    }
 
 
 def main() -> int:

@@ -30,11 +30,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from agreement import LEVEL, disagreement
 from common import REPOSITORY, emit
 from rich.console import Console
 from rich.table import Table
 from vllm_environment import set_up
-from vs_hf import LEVEL, answer_counts, disagreement
+from vs_hf import answer_counts
 
 from fastsia.backends.native import NativeBackend
 from fastsia.config import FastsiaError
