@@ -51,6 +51,6 @@ def test_a_profile_says_where_the_time_went(
 
 def test_what_they_refuse(inputs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(["run", *inputs, *SETTINGS, "--backend", "hf", "--profile"]) == 2
-    assert "--profile needs the native backend, got hf." in capsys.readouterr().err
+    assert "--profile needs the native backend in this process, got hf." in capsys.readouterr().err
     assert _run(["plan", "--model", inputs[1], "--tasks", "demo,gsm8k"]) == 2
     assert "one task at a time" in capsys.readouterr().err
