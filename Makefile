@@ -18,7 +18,7 @@ PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-order coverage test-gpu test-lm-eval test-inspect test-polygraph test-vllm sanitize fuzz mutation soak audit check format freeze demo-models wheel wheel-test clean \
-	bench bench-vllm bench-memory bench-answers bench-stop bench-scheduler bench-report bench-kernels
+	bench bench-gpu bench-vllm bench-memory bench-answers bench-stop bench-scheduler bench-report bench-kernels
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -135,6 +135,10 @@ wheel-test: $(STAMP) ## build the wheel, install it in a clean environment, run 
 
 bench: $(STAMP) ## fastsia against transformers' generate
 	$(BIN)/python benchmarks/vs_hf.py
+
+bench-gpu: $(STAMP) ## the GPU suite, what is missing of it (MODEL=, PEER=, DEVICE=cpu, OUTPUT=, BUDGET_S=)
+	$(BIN)/python -m benchmarks.gpu $(MODEL:%=--model %) $(PEER:%=--peer %) $(DEVICE:%=--device %) \
+		$(OUTPUT:%=--output %) $(BUDGET_S:%=--budget_s %)
 
 bench-vllm: $(STAMP) ## fastsia against vLLM (in an environment of its own)
 	$(BIN)/python benchmarks/vs_vllm.py

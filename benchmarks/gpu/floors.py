@@ -1,0 +1,59 @@
+"""What a decode step costs at least, one part after the other: the serial floor (docs/performance.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PretrainedConfig
+
+from benchmarks.gpu.models import skeleton
+from benchmarks.machine import bandwidth, matmul_rate
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Of a machine: bytes and operations a second."""
+
+    bytes_per_s: float
+    flops_per_s: float
+
+
+H200 = Rates(4.3e12, 790e12)
+
+
+def measured_rates(device: str, dtype: torch.dtype) -> Rates:
+    return Rates(bandwidth(device), matmul_rate(device, dtype))
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of a model. weights: numbers that every step reads (all but an embedding that only looks up).
+
+    kv_bytes: of one token in all layers. itemsize: bytes a number.
+    """
+
+    weights: int
+    kv_bytes: int
+    vocab: int
+    itemsize: int
+
+    @classmethod
+    def of(cls, config: PretrainedConfig, itemsize: int = 2) -> Costs:
+        module = skeleton(config)
+        looked_up = 0 if config.tie_word_embeddings else module.get_input_embeddings().weight.numel()
+        weights = sum(p.numel() for p in module.parameters()) - looked_up
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        kv_bytes = config.num_hidden_layers * 2 * config.num_key_value_heads * head_dim * itemsize
+        return cls(weights, kv_bytes, config.vocab_size, itemsize)
+
+    def step_seconds(self, rows: int, shared_tokens: int, own_tokens: int, rates: Rates) -> float:
+        """Matrix products, then keys and values, then logits.
+
+        Products take what reading the weights takes, or their operations, whichever is more. The trunks' tokens are
+        read once, `shared_tokens` in all, and the suffixes', `own_tokens` in all. Logits are written and read.
+        """
+        products = max(self.weights * self.itemsize / rates.bytes_per_s, 2 * self.weights * rows / rates.flops_per_s)
+        kv = (shared_tokens + own_tokens) * self.kv_bytes / rates.bytes_per_s
+        logits = 2 * rows * self.vocab * self.itemsize / rates.bytes_per_s
+        return products + kv + logits

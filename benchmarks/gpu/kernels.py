@@ -1,0 +1,36 @@
+"""The kernel benchmarks, as rows of the suite."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from typing import Any
+
+from benchmarks.common import REPOSITORY, ROWS
+
+FILES = ("bench_sampling", "bench_prefix_attention", "bench_kv")
+
+
+def missing() -> str | None:
+    found = importlib.util.find_spec("pytest_benchmark") is not None
+    return None if found else "pytest-benchmark is not installed"
+
+
+def measure(name: str, device: str, limit_s: float) -> dict[str, Any]:
+    """Run one file for at most so long; gives the rows that it emitted. Cases that fail are named, the others kept."""
+    command = [sys.executable, "-m", "pytest", "-q", f"benchmarks/{name}.py", "--device", device]
+    cut, output = False, ""
+    try:
+        output = subprocess.run(
+            command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=limit_s
+        ).stdout
+    except subprocess.TimeoutExpired:
+        cut = True
+    rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    if not rows:
+        raise RuntimeError(f"{name} measured nothing:\n{output[-2000:]}")
+    own = ("benchmark", "path", "shape", "us", "floor_us", "times_floor", "gb_per_s", "copy_gb_per_s", "graph")
+    failures = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return {"cases": [{k: row[k] for k in own if k in row} for row in rows], "failures": failures, "cut": cut}

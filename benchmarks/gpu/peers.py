@@ -1,0 +1,411 @@
+"""Who rolls the work out, each in the settings that suit it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import inspect
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from transformers import GenerationConfig
+
+from benchmarks.common import REPOSITORY
+from benchmarks.gpu.memory import free_memory, memory
+from benchmarks.gpu.models import Model
+from benchmarks.gpu.scoring import check
+from benchmarks.gpu.work import Work, generate
+from benchmarks.machine import synchronize
+from fastsia.config import Share
+from fastsia.engine.engine import Engine
+from fastsia.engine.sequence import Trajectory
+
+# A peer is timed again until it has taken this long, and at most so often; the median counts.
+_ENOUGH_SECONDS, _REPEATS = 20.0, 3
+# Of the naive loops: a call of each is much like any other, and all of them would take minutes.
+_CHECKPOINTS = 4
+_TUNING_TOKENS, _BATCHING_SECONDS = 32, 90.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """tokens: int32 [P, C, N, L], of the first problems alone where a peer leaves the others out.
+
+    seconds: what rolling them out took. details: what else is worth keeping.
+    """
+
+    tokens: np.ndarray
+    seconds: float
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+RollOut = Callable[[int], Outcome]
+Open = Callable[[Model, Work], AbstractContextManager[RollOut]]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """open: from a model and its work to a function of a seed that rolls it out, warmed up.
+
+    part: of the work, for a peer that is measured on a part of it. missing: why it cannot run here, if so.
+    """
+
+    open: Open
+    part: Callable[[Work], Work] = lambda work: work
+    missing: Callable[[Model], str | None] = lambda model: None
+    note: str | None = None
+
+
+def measure(name: str, model: Model, work: Work) -> dict[str, Any]:
+    """Let a peer roll out its part, check what it drew, and give its time and what the whole work would take."""
+    peer = PEERS[name]
+    free_memory(model.device)
+    if model.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    begin = time.perf_counter()
+    with peer.open(model, peer.part(work)) as roll_out:
+        warmup = time.perf_counter() - begin
+        outcomes = [roll_out(1)]
+        while sum(o.seconds for o in outcomes) < _ENOUGH_SECONDS and len(outcomes) < _REPEATS:
+            outcomes.append(roll_out(1 + len(outcomes)))
+        used = memory(model.device)
+    del roll_out  # and with it what the peer holds of the device's memory, which scoring needs
+    free_memory(model.device)
+    part = work.part(*outcomes[0].tokens.shape[:2])
+    seconds = statistics.median(o.seconds for o in outcomes)
+    scale = work.num_rollouts / part.num_rollouts
+    return {
+        "seconds": seconds,
+        "all_seconds": [o.seconds for o in outcomes],
+        "warmup_seconds": warmup,
+        "part": {"problems": len(part.prompts), "checkpoints": len(part.checkpoints), "scale": scale},
+        "whole_seconds": scale * seconds,
+        "generated_tokens": work.num_tokens,
+        "tokens_per_s": work.num_tokens / (scale * seconds),
+        "details": outcomes[0].details,
+        "memory": used,
+        "agreement": check(model, part, outcomes[0].tokens),
+        "note": peer.note,
+    }
+
+
+# --- transformers ----------------------------------------------------------------------------------------------
+
+
+def _some_checkpoints(work: Work) -> Work:
+    return work.part(1, _CHECKPOINTS)
+
+
+@contextmanager
+def _generate(model: Model, work: Work, **settings: Any) -> Iterator[RollOut]:
+    """One `generate` call a checkpoint, N copies of the prefix in its batch."""
+    shape, device = work.shape, model.device
+
+    def roll_out(seed: int) -> Outcome:
+        torch.manual_seed(seed)
+        synchronize(device)
+        begin = time.perf_counter()
+        # The longest first: a static cache keeps the longest length it was asked for, and a compiled step its shapes.
+        drawn = {
+            (p, t): generate(
+                model, np.array([work.prefix(p, t)] * shape.num_rollouts), shape.rollout_tokens, shape, **settings
+            )
+            for p in range(len(work.prompts))
+            for t in reversed(work.checkpoints)
+        }
+        seconds = time.perf_counter() - begin
+        tokens = [[drawn[p, t] for t in work.checkpoints] for p in range(len(work.prompts))]
+        return Outcome(np.array(tokens, dtype=np.int32), seconds, {"settings": settings})
+
+    if settings:
+        roll_out(0)
+    else:
+        generate(model, np.array([work.prefix(0, 0)] * shape.num_rollouts), 4, shape)
+    yield roll_out
+
+
+@contextmanager
+def _static(model: Model, work: Work) -> Iterator[RollOut]:
+    """The same with a static cache; transformers compiles the decode step by itself, on a GPU."""
+    with _generate(model, work, cache_implementation="static") as roll_out:
+        yield roll_out
+
+
+# What continuous batching is tried with, beside what it chooses by itself: fewer rows (without flash attention each
+# row's scores are computed with the keys of all); pages that a 300-token prefix fills, which it can then share; graphs;
+# compiled steps.
+_CANDIDATES: tuple[dict[str, Any], ...] = (
+    {},
+    {"max_requests_per_batch": 64},
+    {"max_requests_per_batch": 256},
+    {"page_size": 32},
+    {"page_size": 32, "max_requests_per_batch": 64},
+    {"use_cuda_graph": True},
+    {"default_compile_level": 1},
+)
+
+
+@contextmanager
+def _continuous(model: Model, work: Work) -> Iterator[RollOut]:
+    """`generate_batch` with `num_return_sequences`, in the best of some settings, tried on a part of the work.
+
+    So many problems as that promises to do in a minute or so.
+    """
+    few = work.part(len(work.prompts), 2)
+    tried: list[dict[str, Any]] = []
+    for settings in _CANDIDATES if model.device == "cuda" else _CANDIDATES[:1]:
+        try:
+            with _batching(model, few, settings, min(_TUNING_TOKENS, work.shape.rollout_tokens)) as roll_out:
+                tried.append({"settings": settings, "seconds": roll_out(0).seconds})
+        except Exception as error:  # what one version refuses is no reason to leave the others out
+            tried.append({"settings": settings, "error": f"{type(error).__name__}: {error}"[:300]})
+    working = [one for one in tried if "seconds" in one]
+    if not working:
+        raise RuntimeError(f"continuous batching ran in none of its settings: {tried}")
+    fastest = min(working, key=lambda one: float(one["seconds"]))
+    best = fastest["settings"]
+    seconds = fastest["seconds"] * work.num_tokens / (few.num_rollouts * min(_TUNING_TOKENS, work.shape.rollout_tokens))
+    enough = max(1, min(len(work.prompts), int(len(work.prompts) * _BATCHING_SECONDS / seconds)))
+    with _batching(model, work.part(enough, len(work.checkpoints)), best, work.shape.rollout_tokens) as roll_out:
+        details: dict[str, Any] = {"settings": best, "tried": tried}
+        if getattr(model.module.config, "attn_logit_softcapping", None) is not None:
+            details["fault"] = "its attention leaves the softcap out"
+        yield lambda seed: dataclasses.replace(roll_out(seed), details=details)
+
+
+@contextmanager
+def _batching(model: Model, work: Work, settings: dict[str, Any], length: int) -> Iterator[RollOut]:
+    shape, module, prefixes = work.shape, model.module, work.prefixes()
+    before = module.config._attn_implementation
+    config = GenerationConfig(
+        do_sample=True,
+        temperature=shape.temperature,
+        top_p=shape.top_p,
+        top_k=0,
+        max_new_tokens=length,
+        num_return_sequences=shape.num_rollouts,
+        eos_token_id=-1,
+        pad_token_id=0,
+    )
+    rows = min(1024, len(prefixes) * shape.num_rollouts)
+    known = {f.name for f in dataclasses.fields(transformers.ContinuousBatchingConfig)}
+    fields: dict[str, Any] = {"max_requests_per_batch": rows, "seed": 0, **settings}
+    if model.device != "cuda":
+        fields |= {"num_blocks": 64, "max_batch_tokens": 512}
+    batching = transformers.ContinuousBatchingConfig(**{k: v for k, v in fields.items() if k in known})
+
+    def roll_out(seed: int, inputs: list[list[int]] = prefixes) -> Outcome:
+        torch.manual_seed(seed)
+        synchronize(model.device)
+        begin = time.perf_counter()
+        done = module.generate_batch(
+            inputs,
+            generation_config=config,
+            continuous_batching_config=batching,
+            persistent_manager=True,
+            progress_bar=False,
+        )
+        seconds = time.perf_counter() - begin
+        rows = [result.generated_tokens for result in done.values()]
+        if len(rows) != len(inputs) * shape.num_rollouts or any(len(row) != length for row in rows):
+            raise RuntimeError(f"generate_batch gave {len(rows)} of {len(inputs) * shape.num_rollouts} rollouts.")
+        tokens = np.array(rows, dtype=np.int32)
+        return Outcome(tokens.reshape(-1, len(work.checkpoints), shape.num_rollouts, length), seconds)
+
+    try:
+        # The first call makes the manager, and captures or compiles what there is; the longest prefix is in it.
+        roll_out(0, prefixes[: len(work.checkpoints)])
+        yield roll_out
+    finally:
+        module.destroy_cached_continuous_batching_manager()
+        module.set_attn_implementation(before)
+        free_memory(model.device)
+
+
+# --- vLLM ------------------------------------------------------------------------------------------------------
+
+
+def vllm_python() -> str | None:
+    """A Python that has vLLM: this one, or that of the environment in $FASTSIA_VLLM."""
+    if importlib.util.find_spec("vllm") is not None:
+        return sys.executable
+    folder = os.environ.get("FASTSIA_VLLM")
+    return str(Path(folder) / "bin" / "python") if folder else None
+
+
+@contextmanager
+def _vllm(model: Model, work: Work) -> Iterator[RollOut]:
+    """`LLM.generate` in a process of its own, on the same weights, with prefix caching and the seed on the engine."""
+    shape, cuda = work.shape, model.device == "cuda"
+    python = vllm_python()
+    assert python is not None
+    longest = shape.prompt_tokens + shape.trajectory_tokens + shape.rollout_tokens
+    engine = {
+        "dtype": str(model.module.dtype).removeprefix("torch."),
+        "seed": 1,
+        "skip_tokenizer_init": True,
+        "generation_config": "vllm",
+        "max_model_len": longest,
+        "max_num_seqs": 1024 if cuda else 64,
+        "enable_prefix_caching": True,
+        "block_size": 16 if cuda else 32,
+        "enforce_eager": not cuda,
+        **({"gpu_memory_utilization": 0.9} if cuda else {}),
+    }
+    with tempfile.TemporaryDirectory(prefix="fastsia-vllm-") as folder:
+        path = Path(folder)
+        if model.weights == "random":
+            model.module.save_pretrained(path / "model")
+        if cuda:
+            model.module.to("cpu")
+            free_memory("cuda")
+        task = {
+            "model": str(path / "model") if model.weights == "random" else model.weights,
+            "engine": engine,
+            "num_rollouts": shape.num_rollouts,
+            "temperature": shape.temperature,
+            "top_p": shape.top_p,
+            "max_tokens": shape.rollout_tokens,
+            "stop": [],
+            "eos_token_ids": [],
+            "prompts": work.prefixes(),
+            "num_warmup": len(work.checkpoints),
+        }
+        (path / "work.json").write_text(json.dumps(task))
+        environment = os.environ | ({} if cuda else {"VLLM_CPU_KVCACHE_SPACE": "1"})
+        process = subprocess.Popen(
+            [python, str(REPOSITORY / "benchmarks" / "vllm_worker.py"), str(path / "work.json")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd=folder,
+        )
+        channel, answers = process.stdin, process.stdout
+        assert channel is not None
+        assert answers is not None
+        versions = answers.readline()
+        if not versions:
+            raise RuntimeError(f"vLLM's worker ended with code {process.wait()}; its log is above.")
+
+        def roll_out(seed: int) -> Outcome:
+            print(path / f"{seed}.json", file=channel, flush=True)
+            if not answers.readline():
+                raise RuntimeError(f"vLLM's worker ended with code {process.wait()}; its log is above.")
+            done = json.loads((path / f"{seed}.json").read_text())
+            tokens = np.array(done["token_ids"], dtype=np.int32)
+            shaped = tokens.reshape(len(work.prompts), len(work.checkpoints), shape.num_rollouts, -1)
+            return Outcome(shaped, done["seconds"], {"settings": engine, "versions": json.loads(versions)})
+
+        try:
+            yield roll_out
+        finally:
+            channel.close()
+            process.wait()
+            if cuda:
+                model.module.to("cuda")
+
+
+# --- the engine of this package --------------------------------------------------------------------------------
+
+
+def open_engine(model: Model, compile: str = "auto", **settings: Any) -> Engine:
+    """An engine on the model; `compile` reaches it where it has such an argument."""
+    if "compile" in inspect.signature(Engine).parameters:
+        settings["compile"] = compile
+    return Engine(model.module, max_rows=settings.pop("max_rows", 512), **settings)
+
+
+@contextmanager
+def _fastsia(
+    model: Model, work: Work, share: Share = "trajectory", compile: str = "auto", flashinfer: bool = False
+) -> Iterator[RollOut]:
+    engine = open_engine(model, compile)
+    if flashinfer:
+        from benchmarks.gpu.flashinfer_ops import flashinfer_ops
+
+        engine.ops = engine.runner.ops = flashinfer_ops(work.shape.top_p)
+
+    def roll_out(seed: int, part: Work = work) -> Outcome:
+        before = dataclasses.replace(engine.counters)
+        synchronize(model.device)
+        begin = time.perf_counter()
+        done: list[Trajectory] = list(engine.run(part.requests(share, seed)))
+        synchronize(model.device)
+        seconds = time.perf_counter() - begin
+        counters = counted(before, engine.counters)
+        details = {"engine": engine.describe(), "share": share, "counters": counters}
+        return Outcome(stacked(done, part), seconds, details)
+
+    # Two problems have more rollouts than a step has rows: every size of a step occurs.
+    roll_out(0, work.part(2, len(work.checkpoints)))
+    yield roll_out
+
+
+def counted(before: Any, after: Any) -> dict[str, int]:
+    """The difference of two states of an engine's counters; of peaks, the later one."""
+    first, last = dataclasses.asdict(before), dataclasses.asdict(after)
+    return {name: last[name] - (0 if name.startswith("peak") else first[name]) for name in last}
+
+
+def stacked(done: list[Trajectory], work: Work) -> np.ndarray:
+    """The rollouts of all problems, int32 [P, C, N, L]."""
+    found = []
+    for trajectory in sorted(done, key=lambda one: int(str(one.key))):
+        if trajectory.rollouts is None:
+            raise RuntimeError(f"problem {trajectory.key} failed: {trajectory.error}")
+        found.append(trajectory.rollouts.token_ids)
+    shape = work.shape
+    return np.stack(found).reshape(len(done), len(work.checkpoints), shape.num_rollouts, shape.rollout_tokens)
+
+
+def _without_cuda(model: Model) -> str | None:
+    return None if model.device == "cuda" else "it needs CUDA"
+
+
+def _without_vllm(model: Model) -> str | None:
+    return "vLLM is not installed, and FASTSIA_VLLM names no environment that has it" if vllm_python() is None else None
+
+
+def _without_flashinfer(model: Model) -> str | None:
+    installed = importlib.util.find_spec("flashinfer") is not None
+    return _without_cuda(model) if installed else "FlashInfer is not installed"
+
+
+def _without_compile(model: Model) -> str | None:
+    return None if "compile" in inspect.signature(Engine).parameters else "this engine has no argument `compile`"
+
+
+def _without_graphs(model: Model) -> str | None:
+    return _without_compile(model) or _without_cuda(model)
+
+
+PEERS: dict[str, Peer] = {
+    "naive": Peer(_generate, _some_checkpoints, note="4 checkpoints of one problem, scaled to the whole work"),
+    "static": Peer(_static, _some_checkpoints, note="4 checkpoints of one problem, scaled to the whole work"),
+    "continuous": Peer(_continuous),
+    "vllm": Peer(_vllm, missing=_without_vllm),
+    "flashinfer": Peer(
+        partial(_fastsia, compile="off", flashinfer=True), missing=_without_flashinfer, note="its kernels in our engine"
+    ),
+    "fastsia": Peer(_fastsia),
+    "fastsia-checkpoint": Peer(partial(_fastsia, share="checkpoint")),
+    "fastsia-none": Peer(partial(_fastsia, share="none")),
+    "fastsia-eager": Peer(partial(_fastsia, compile="off"), missing=_without_compile),
+    "fastsia-graphs": Peer(partial(_fastsia, compile="graphs"), missing=_without_graphs),
+    "fastsia-compiled": Peer(partial(_fastsia, compile="on"), missing=_without_compile),
+}

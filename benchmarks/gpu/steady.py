@@ -1,0 +1,159 @@
+"""The steady state: full steps of a number of rows against the serial floor, and SIA work in such steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from benchmarks.gpu.floors import Costs, Rates, measured_rates
+from benchmarks.gpu.memory import free_memory, memory
+from benchmarks.gpu.models import Model
+from benchmarks.gpu.peers import counted, open_engine
+from benchmarks.gpu.work import Shape, draw_trajectories, make_prompts
+from benchmarks.machine import synchronize
+from fastsia.engine.engine import Engine
+from fastsia.engine.sequence import Request
+
+# Of the KV pool: a run that fills it would be preempted, which is another measurement.
+_POOL_SHARE = 0.95
+
+
+@dataclass(frozen=True)
+class Steady:
+    """Rows a step on trunks of `prefix` tokens, `rows_per_trunk` on each, to suffixes of `suffix` tokens."""
+
+    rows: int
+    prefix: int
+    suffix: int
+    rows_per_trunk: int
+
+    @property
+    def num_trunks(self) -> int:
+        return -(-self.rows // self.rows_per_trunk)
+
+    def floor_seconds(self, costs: Costs, rates: Rates) -> float:
+        """Of all decode steps: the first token is drawn from the trunk and costs no row."""
+        shared = self.num_trunks * self.prefix
+        return sum(costs.step_seconds(self.rows, shared, self.rows * i, rates) for i in range(1, self.suffix))
+
+
+FULL_SUFFIX, TOY_SUFFIX = 600, 12
+ROWS_PER_TRUNK = 128
+
+
+def measure(model: Model, shape: Shape, rows: int, toy: bool) -> dict[str, Any]:
+    """Decode steps alone and their parts, then SIA work with sharing, with `rows` rows a step."""
+    rates = measured_rates(model.device, model.module.dtype)
+    costs = Costs.of(model.module.config, model.module.dtype.itemsize)
+    free_memory(model.device)  # the engine's pool takes most of what is free
+    if model.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    engine = open_engine(model, max_rows=rows)
+    steady = fitting(engine, rows, shape.prompt_tokens, TOY_SUFFIX if toy else FULL_SUFFIX)
+    decode = _decode(engine, model, steady, shape)
+    parts = _parts(engine, model, steady, shape)
+    work = _work(engine, model, shape)
+    floor = steady.floor_seconds(costs, rates)
+    per_block = engine.runner.bytes_per_block(model.module, engine.block_size)
+    return {
+        **dataclasses.asdict(steady),
+        "engine": engine.describe(),
+        "rates": dataclasses.asdict(rates),
+        "costs": dataclasses.asdict(costs),
+        "floor_seconds": floor,
+        "floor_row_steps_per_s": steady.rows * (steady.suffix - 1) / floor,
+        "decode": decode,
+        "fraction_of_floor": floor / decode["seconds"],
+        "parts_ms_per_step": parts,
+        "work": work,
+        "memory": memory(model.device)
+        | {
+            "weight_bytes": sum(p.numel() * p.element_size() for p in model.module.parameters()),
+            "kv_pool_bytes": engine.num_blocks * per_block,
+            "kv_used_bytes": engine.counters.peak_kv_blocks * per_block,
+        },
+    }
+
+
+def fitting(engine: Engine, rows: int, prefix: int, suffix: int) -> Steady:
+    """With suffixes as long as the KV pool can hold, at most `suffix`."""
+    steady = Steady(rows, prefix, suffix, min(ROWS_PER_TRUNK, rows))
+    blocks = int(_POOL_SHARE * engine.num_blocks) - steady.num_trunks * -(-prefix // engine.block_size)
+    longest = blocks // rows * engine.block_size
+    if longest < 2:
+        raise RuntimeError(f"the KV pool has no room for {rows} rows of two tokens.")
+    return dataclasses.replace(steady, suffix=min(suffix, longest))
+
+
+def _requests(model: Model, steady: Steady, shape: Shape) -> list[Request]:
+    sampling = dataclasses.replace(shape.sampling, max_tokens=steady.suffix)
+    prompts = make_prompts(model, steady.num_trunks, steady.prefix, seed=1)
+    left, requests = steady.rows, []
+    for i, prompt in enumerate(prompts):
+        number = min(steady.rows_per_trunk, left)
+        left -= number
+        requests.append(
+            Request(i, tuple(prompt.tolist()), sampling, number, i, trajectory_ids=(), checkpoints=(0,), share="none")
+        )
+    return requests
+
+
+def _timed(engine: Engine, requests: list[Request], device: str) -> dict[str, Any]:
+    before = dataclasses.replace(engine.counters)
+    synchronize(device)
+    begin = time.perf_counter()
+    for done in engine.run(requests):
+        if done.rollouts is None:
+            raise RuntimeError(f"request {done.key} failed: {done.error}")
+    synchronize(device)
+    seconds = time.perf_counter() - begin
+    counters = counted(before, engine.counters)
+    return {
+        "seconds": seconds,
+        "row_steps_per_s": counters["row_steps"] / seconds,
+        "tokens_per_s": counters["generated_tokens"] / seconds,
+        "counters": counters,
+    }
+
+
+def _decode(engine: Engine, model: Model, steady: Steady, shape: Shape) -> dict[str, Any]:
+    """Prefill included: a step or two among hundreds."""
+    requests = _requests(model, steady, shape)
+    _timed(engine, requests, model.device)
+    return _timed(engine, requests, model.device)
+
+
+def _parts(engine: Engine, model: Model, steady: Steady, shape: Shape) -> dict[str, float]:
+    """Milliseconds a step by part, in a run of its own: each part waits for the device, which costs time too."""
+    with engine.profile() as profile:
+        for _ in engine.run(_requests(model, steady, shape)):
+            pass
+    number = max(len(profile.steps()), 1)
+    return {name: 1e3 * seconds / number for name, seconds in profile.seconds().items()}
+
+
+def _work(engine: Engine, model: Model, shape: Shape) -> dict[str, Any]:
+    """SIA work with all sharing; its first steps and its last are not full."""
+    prompts = make_prompts(model, shape.num_problems, shape.prompt_tokens, seed=2)
+    trajectories = draw_trajectories(engine, prompts, shape.trajectory_tokens, shape)
+    return _timed(engine, rollout_requests(prompts, trajectories, shape), model.device)
+
+
+def rollout_requests(prompts: Any, trajectories: Any, shape: Shape) -> list[Request]:
+    """Rollouts of given trajectories, with all sharing."""
+    return [
+        Request(
+            p,
+            tuple(prompt.tolist()),
+            shape.sampling,
+            shape.num_rollouts,
+            p,
+            trajectory_ids=tuple(trajectory.tolist()),
+            checkpoints=shape.checkpoints,
+        )
+        for p, (prompt, trajectory) in enumerate(zip(prompts, trajectories, strict=True))
+    ]

@@ -1,0 +1,171 @@
+"""What every peer rolls out: the same prompts, trajectories and checkpoints, to rollouts of one fixed length."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import GenerationConfig
+
+from benchmarks.gpu.models import Model
+from fastsia.config import SamplingParams, Share
+from fastsia.engine.engine import Engine
+from fastsia.engine.sequence import Request
+from fastsia.tasks.exemplars import NUMBER
+
+# Of each of the oracle's rollouts. What their draws are compared by, among few classes, is the first half of these.
+ORACLE_TOKENS = 16
+_NO_END: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How much work. Every length is in tokens and fixed: nothing ends early."""
+
+    num_problems: int
+    prompt_tokens: int
+    trajectory_tokens: int
+    stride: int
+    num_rollouts: int
+    rollout_tokens: int
+    temperature: float = 0.7
+    top_p: float = 0.95
+
+    @property
+    def checkpoints(self) -> tuple[int, ...]:
+        """Every `stride` tokens, and the end."""
+        return (*range(0, self.trajectory_tokens, self.stride), self.trajectory_tokens)
+
+    @property
+    def sampling(self) -> SamplingParams:
+        return SamplingParams(self.temperature, self.top_p, self.rollout_tokens, eos_token_id=_NO_END)
+
+
+FULL = Shape(8, 300, 300, 20, 20, 300)
+TOY = Shape(2, 12, 12, 4, 6, 20)
+
+
+@dataclass(frozen=True)
+class Work:
+    """prompts: int32 [P, prompt_tokens]. trajectories: int32 [P, trajectory_tokens], drawn by the model.
+
+    checkpoints: those that are rolled out. oracle: int32 [checkpoints of the shape, N, ORACLE_TOKENS], the first tokens
+    that transformers' `generate` draws from each checkpoint of the first problem.
+    """
+
+    shape: Shape
+    prompts: np.ndarray
+    trajectories: np.ndarray
+    checkpoints: tuple[int, ...]
+    oracle: np.ndarray
+
+    @property
+    def num_rollouts(self) -> int:
+        return len(self.prompts) * len(self.checkpoints) * self.shape.num_rollouts
+
+    @property
+    def num_tokens(self) -> int:
+        """Drawn in all rollouts."""
+        return self.num_rollouts * self.shape.rollout_tokens
+
+    def prefix(self, problem: int, checkpoint: int) -> list[int]:
+        return [*self.prompts[problem].tolist(), *self.trajectories[problem, :checkpoint].tolist()]
+
+    def prefixes(self) -> list[list[int]]:
+        """In the order (problem, checkpoint)."""
+        return [self.prefix(p, t) for p in range(len(self.prompts)) for t in self.checkpoints]
+
+    def part(self, num_problems: int, num_checkpoints: int) -> Work:
+        """The first problems, at evenly spaced checkpoints, the first and the last among them."""
+        places = np.linspace(0, len(self.checkpoints) - 1, min(num_checkpoints, len(self.checkpoints))).round()
+        return replace(
+            self,
+            prompts=self.prompts[:num_problems],
+            trajectories=self.trajectories[:num_problems],
+            checkpoints=tuple(self.checkpoints[int(i)] for i in places),
+        )
+
+    def requests(self, share: Share, seed: int) -> list[Request]:
+        """For the engine of this package, in the order of the problems."""
+        return [
+            Request(
+                p,
+                tuple(self.prompts[p].tolist()),
+                self.shape.sampling,
+                self.shape.num_rollouts,
+                1000 * seed + p,
+                trajectory_ids=tuple(self.trajectories[p].tolist()),
+                checkpoints=self.checkpoints,
+                share=share,
+            )
+            for p in range(len(self.prompts))
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """The shape, and a digest that is the same where the tokens are."""
+        digest = hashlib.blake2b(self.prompts.tobytes() + self.trajectories.tobytes(), digest_size=8).hexdigest()
+        return {**asdict(self.shape), "checkpoints": len(self.checkpoints), "digest": digest}
+
+
+def prepare(model: Model, shape: Shape, folder: Path, seed: int = 0) -> Work:
+    """The work of a model; its draws are made once a folder, by transformers' `generate`."""
+    name = hashlib.blake2b(repr((model.name, model.weights, model.device, shape, seed)).encode(), digest_size=8)
+    path = folder / f"{model.name}-{name.hexdigest()}.npz"
+    prompts = make_prompts(model, shape.num_problems, shape.prompt_tokens, seed)
+    if path.is_file():
+        with np.load(path) as kept:
+            return Work(shape, prompts, kept["trajectories"], shape.checkpoints, kept["oracle"])
+    torch.manual_seed(seed)
+    trajectories = generate(model, prompts, shape.trajectory_tokens, shape)
+    work = Work(shape, prompts, trajectories, shape.checkpoints, np.empty(0, np.int32))
+    length = min(ORACLE_TOKENS, shape.rollout_tokens)
+    oracle = [
+        generate(model, np.array([work.prefix(0, t)] * shape.num_rollouts), length, shape) for t in shape.checkpoints
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(path, trajectories=trajectories, oracle=np.stack(oracle))
+    return replace(work, oracle=np.stack(oracle))
+
+
+def make_prompts(model: Model, number: int, length: int, seed: int) -> np.ndarray:
+    """int32 [number, length]: random tokens, or for real weights the solved problems of a few-shot prompt."""
+    rng = np.random.default_rng(seed)
+    if model.tokenizer is None:
+        return rng.integers(model.module.config.vocab_size, size=(number, length), dtype=np.int32)
+    texts = [f"Question: {one.question}\nAnswer: {one.reasoning} #### {one.answer}\n\n" for one in NUMBER]
+    orders = [rng.permutation(len(texts)) for _ in range(number)]
+    ids = [model.tokenizer("".join(texts[i] for i in order) * 20)["input_ids"][:length] for order in orders]
+    return np.array(ids, dtype=np.int32)
+
+
+def generate(model: Model, prefixes: np.ndarray, new_tokens: int, shape: Shape, **settings: Any) -> np.ndarray:
+    """transformers' `generate` on prefixes of one length, [b, s]: what it draws, int32 [b, new_tokens]."""
+    batch = torch.from_numpy(prefixes).long().to(model.module.device)
+    config = GenerationConfig(
+        do_sample=True,
+        temperature=shape.temperature,
+        top_p=shape.top_p,
+        top_k=0,
+        max_new_tokens=new_tokens,
+        eos_token_id=None,
+        pad_token_id=0,
+        **settings,
+    )
+    with torch.inference_mode():
+        output = model.module.generate(batch, attention_mask=torch.ones_like(batch), generation_config=config)
+    drawn = output[:, batch.shape[1] :].cpu().numpy().astype(np.int32)
+    if drawn.shape[1] != new_tokens:
+        raise RuntimeError(f"generate drew {drawn.shape[1]} of {new_tokens} tokens.")
+    return drawn
+
+
+def draw_trajectories(engine: Engine, prompts: np.ndarray, length: int, shape: Shape) -> np.ndarray:
+    """Trajectories of a fixed length from the engine, int32 [P, length]."""
+    sampling = replace(shape.sampling, max_tokens=length)
+    requests = [Request(p, tuple(prompt.tolist()), sampling, 0, p) for p, prompt in enumerate(prompts)]
+    done = sorted(engine.run(requests), key=lambda trajectory: int(str(trajectory.key)))
+    return np.stack([trajectory.token_ids for trajectory in done])

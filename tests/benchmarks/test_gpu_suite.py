@@ -1,0 +1,294 @@
+"""The GPU suite at toy size on the CPU: every part of it runs, notices wrong draws, and gives rows of the schema."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.common import provenance
+from benchmarks.gpu import growth, peers, report, results, rows, runner, scoring, steady, work
+from benchmarks.gpu.__main__ import one
+from benchmarks.gpu.flashinfer_ops import page_table
+from benchmarks.gpu.floors import H200, Costs
+from benchmarks.gpu.models import ARCHITECTURES, Model, architecture, load
+from benchmarks.gpu.rows import Row
+from benchmarks.gpu.work import TOY, Work, generate, prepare
+
+QWEN = "qwen2.5-3b"
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load(QWEN, "cpu", small=True)
+
+
+@pytest.fixture(scope="module")
+def toy_work(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Work:
+    return prepare(model, TOY, tmp_path_factory.mktemp("work"))
+
+
+def line(kind: str, name: str, result: dict[str, Any] | None, **more: Any) -> dict[str, Any]:
+    """A row as the runner writes it, valid or not."""
+    row = {"key": f"{kind}/{QWEN}/{name}", "kind": kind, "model": QWEN, "name": name, "device": "cpu", "toy": True}
+    row |= {"status": "ok", "reason": None, "wall_seconds": 1.0, "result": result} | more
+    row |= provenance()
+    jsonschema.validate(json.loads(json.dumps(row)), results.SCHEMA)
+    return row
+
+
+# --- what is measured ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("num_rows", "milliseconds"), [(256, 2.70), (512, 5.39), (1024, 10.8)])
+def test_the_floor_of_a_step_is_that_of_the_design(num_rows: int, milliseconds: float) -> None:
+    costs = Costs.of(architecture(QWEN, small=False))
+    shared = num_rows // 128 * 300
+    assert 1e3 * costs.step_seconds(num_rows, shared, 300 * num_rows, H200) == pytest.approx(milliseconds, rel=3e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("qwen2.5-3b", 3.09),
+        ("llama-3.2-3b", 3.21),
+        ("gemma-2-2b", 2.61),
+        ("qwen2.5-math-1.5b", 1.54),
+        ("deepseek-llm-7b", 6.91 - 0.42),
+        ("r1-distill-qwen-7b", 7.62 - 0.54),
+        ("olmo-3-7b", 7.30 - 0.41),
+    ],
+)
+def test_architectures_have_the_published_sizes(name: str, billions: float) -> None:
+    """Less the embedding where the published head is another matrix: a step looks its rows up."""
+    assert Costs.of(architecture(name, small=False)).weights / 1e9 == pytest.approx(billions, abs=0.01)
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_random_weights_are_seeded_and_as_sure_as_asked(name: str) -> None:
+    first, again = load(name, "cpu", small=True), load(name, "cpu", small=True)
+    assert all(torch.equal(a, b) for a, b in zip(first.module.parameters(), again.module.parameters(), strict=True))
+    assert first.entropy == pytest.approx(0.3, abs=0.05)
+    texts = torch.randint(1024, (4, 64), generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        probs = torch.softmax(first.module(texts).logits[:, 16:].float() / 0.7, dim=-1)
+    # A head that is sure of everything would make sharing look better than it is.
+    assert 0.05 < float((probs.amax(dim=-1) < 0.9).float().mean()) < 0.6
+
+
+def test_work_is_the_same_from_row_to_row(model: Model, toy_work: Work, tmp_path: Path) -> None:
+    first = prepare(model, TOY, tmp_path)
+    kept = prepare(model, TOY, tmp_path)
+    assert first.describe() == kept.describe() == toy_work.describe()
+    np.testing.assert_array_equal(first.oracle, kept.oracle)
+    part = first.part(1, 2)
+    assert part.checkpoints == (0, 12)
+    assert part.num_rollouts == 12
+    assert part.prefixes()[1] == [*first.prompts[0], *first.trajectories[0]]
+
+
+# --- whether draws are right -----------------------------------------------------------------------------------
+
+
+def drawn(model: Model, w: Work, **changes: Any) -> np.ndarray:
+    """What `generate` draws for all of the work, or something near it."""
+    torch.manual_seed(7)
+    shape = dataclasses.replace(w.shape, **changes)
+    copies = [
+        [generate(model, np.array([w.prefix(p, t)] * 6), 20, shape) for t in w.checkpoints]
+        for p in range(len(w.prompts))
+    ]
+    return np.array(copies)
+
+
+def test_right_draws_agree(model: Model, toy_work: Work) -> None:
+    assert scoring.check(model, toy_work, drawn(model, toy_work))["agrees"]
+
+
+def test_wrong_draws_are_seen(model: Model, toy_work: Work) -> None:
+    right = drawn(model, toy_work)
+    wrong = {
+        "temperature": drawn(model, toy_work, temperature=1.2),
+        "nucleus": drawn(model, toy_work, top_p=1.0, temperature=0.9),
+        "checkpoints": np.roll(right, 1, axis=1),
+        "problems": right[::-1],
+        "copies": np.repeat(right[:, :, :1], 6, axis=2),
+    }
+    verdicts = {name: scoring.check(model, toy_work, tokens)["agrees"] for name, tokens in wrong.items()}
+    assert verdicts == dict.fromkeys(wrong, False)
+
+
+# --- who is measured -------------------------------------------------------------------------------------------
+
+
+def test_every_peer_that_runs_on_a_cpu_agrees(model: Model, toy_work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FASTSIA_VLLM", raising=False)
+    monkeypatch.setattr(peers, "_REPEATS", 1)
+    measured = {}
+    for name, peer in peers.PEERS.items():
+        reason = peer.missing(model)
+        if reason is None:
+            measured[name] = peers.measure(name, model, toy_work)
+            head = {"weights": "random", "head_entropy": model.entropy, "work": toy_work.describe()}
+            line("peer", name, head | measured[name])
+        else:
+            assert name in ("vllm", "flashinfer", "fastsia-graphs", "fastsia-eager", "fastsia-compiled"), reason
+    assert {"naive", "static", "continuous", "fastsia", "fastsia-checkpoint", "fastsia-none"} <= set(measured)
+    assert {name: one["agreement"]["agrees"] for name, one in measured.items()} == dict.fromkeys(measured, True)
+    counters = {name: measured[name]["details"]["counters"] for name in measured if name.startswith("fastsia")}
+    assert counters["fastsia"]["row_steps"] < counters["fastsia-checkpoint"]["row_steps"]
+    assert counters["fastsia-checkpoint"]["row_steps"] < counters["fastsia-none"]["row_steps"] == 2 * 4 * 6 * 19
+
+
+def test_steady_state_has_full_steps_and_its_floor(model: Model) -> None:
+    found = steady.measure(model, TOY, 8, toy=True)
+    line("steady", "8", {"weights": "random", "head_entropy": 0.3, **found})
+    assert found["decode"]["counters"]["row_steps"] == 8 * (found["suffix"] - 1)
+    assert found["decode"]["counters"]["preemptions"] == 0
+    assert found["work"]["counters"]["generated_tokens"] == 2 * 4 * 6 * 20
+
+
+def test_suffixes_are_cut_to_what_the_pool_holds(model: Model) -> None:
+    engine = peers.open_engine(model, num_blocks=40)
+    fitting = steady.fitting(engine, 8, 20, 600)
+    assert fitting.suffix == (int(0.95 * 40) - 2) // 8 * 16
+
+
+def test_growth_has_a_slope(model: Model) -> None:
+    found = growth.measure(model, TOY, "N", toy=True)
+    line("growth", "N", {"weights": "random", "head_entropy": 0.3, **found})
+    assert [point["value"] for point in found["points"]] == [2, 4, 8]
+    # Rollouts that are on one path cost once.
+    assert 0 < found["slope_row_steps"] < 1
+    assert growth.slope([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2.0)
+
+
+def test_page_tables_of_flashinfer_hold_the_blocks_that_rows_see() -> None:
+    tables = torch.tensor([[7, 3, 0], [7, 3, 9], [5, 0, 0]], dtype=torch.int32)
+    indptr, indices, last = page_table(tables, torch.tensor([17, 48, 16], dtype=torch.int32), 16)
+    assert indptr.tolist() == [0, 2, 5, 6]
+    assert indices.tolist() == [7, 3, 7, 3, 9, 5]
+    assert last.tolist() == [1, 16, 16]
+
+
+# --- rows ------------------------------------------------------------------------------------------------------
+
+
+def test_rows_come_in_order_of_worth_and_once() -> None:
+    planned = [row.key for row in rows.plan()]
+    assert planned[:4] == [
+        f"peer/{QWEN}/naive",
+        f"peer/{QWEN}/fastsia",
+        f"peer/{QWEN}/continuous",
+        f"steady/{QWEN}/512",
+    ]
+    assert len(planned) == len(set(planned))
+    at = planned.index
+    assert at("peer/deepseek-llm-7b/fastsia") < at("peer/gemma-2-2b/fastsia") < at("growth/qwen2.5-3b/N")
+    assert at("kernels/bench_sampling") < at("peer/olmo-3-7b/fastsia")
+    assert {key.split("/")[1] for key in planned if key.startswith("steady")} == set(ARCHITECTURES)
+    assert [row.key for row in rows.plan(["llama-3.2-3b"], ["naive"])] == ["peer/llama-3.2-3b/naive"]
+
+
+def test_rows_are_measured_once_and_fail_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A row in a process of its own, one that fails, one that does not end; then nothing is left to do but the last."""
+    output = tmp_path / "rows.jsonl"
+    options = runner.Options(output, "cpu", toy=True, row_seconds=240)
+    good, bad = Row("peer", QWEN, "naive"), Row("peer", str(tmp_path / "nothing"), "naive")
+    assert runner.run([good, bad], options) == 0
+    slow = Row("peer", QWEN, "fastsia")
+    assert runner.run([good, bad, slow], dataclasses.replace(options, row_seconds=0.5)) == 0
+    found = results.read(output)
+    for row in found:
+        jsonschema.validate(row, results.SCHEMA)
+    assert [(row["key"], row["status"]) for row in found] == [
+        (good.key, "ok"),
+        (bad.key, "failed"),
+        (slow.key, "timeout"),
+    ]
+    assert found[0]["result"]["agreement"]["agrees"]
+    before = output.read_text()
+    assert runner.run([good, bad, slow], options) == 0
+    assert output.read_text() == before
+    capsys.readouterr()
+
+
+def test_a_peer_that_is_not_there_is_skipped_and_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    one(Row("peer", QWEN, "fastsia-graphs"), "cpu", True, 60.0, path)
+    found = json.loads(path.read_text())
+    assert found["status"] == "skipped"
+    assert found["reason"]
+
+
+def test_a_budget_ends_between_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10_000, 100))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    limits = []
+
+    def measured(row: Row, options: runner.Options, limit: float) -> dict[str, Any]:
+        limits.append(limit)
+        status = "timeout" if row.name == "continuous" else "ok"
+        return {"key": row.key, "status": status, "reason": None, "result": None}
+
+    monkeypatch.setattr(runner, "_one", measured)
+    planned = [Row("peer", QWEN, name) for name in ("naive", "fastsia", "continuous", "static")]
+    options = runner.Options(tmp_path / "rows.jsonl", "cpu", True, budget_seconds=450)
+    # The third runs into the budget and is not recorded; the next call starts with it.
+    assert runner.run(planned, options) == 2
+    assert limits == [350, 250, 150]
+    assert [row["key"] for row in results.read(options.output)] == [planned[0].key, planned[1].key]
+    assert runner.run(planned, dataclasses.replace(options, budget_seconds=130)) == 2
+
+
+# --- the report ------------------------------------------------------------------------------------------------
+
+
+def peer_result(seconds: float, agrees: bool = True) -> dict[str, Any]:
+    agreement = dict.fromkeys(("excess_nats", "excess_nats_generate", "excess_error", "outside", "p_value"), 0.0)
+    return {
+        "weights": "random", "head_entropy": 0.3, "work": {}, "part": {"problems": 1, "checkpoints": 1, "scale": 1.0},
+        "seconds": seconds, "whole_seconds": seconds, "tokens_per_s": 100 / seconds, "details": {},
+        "agreement": {**agreement, "agrees": agrees},
+    }  # fmt: skip
+
+
+def test_the_report_gives_no_ratio_to_wrong_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    points = [{"value": n, "seconds": s, "generated_tokens": 1, "row_steps": 1} for n, s in ((5, 1.0), (10, 1.5))]
+    grown = {"axis": "N", "points": points, "slope": 0.58, "slope_last3": 0.58, "slope_row_steps": 0.5}
+    lines = [
+        line("peer", "naive", peer_result(300.0)),
+        line("peer", "continuous", peer_result(9.0, agrees=False)),
+        line("peer", "fastsia", peer_result(2.0)),
+        line("growth", "N", grown, key=f"growth/{QWEN}/N"),
+        line("peer", "vllm", None, status="skipped", reason="vLLM is not installed"),
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + os.linesep for row in lines))
+    assert report.main([str(file), "--figures", str(tmp_path / "figures")]) == 0
+    text = capsys.readouterr().out
+    assert f"| {QWEN} | fastsia | 2.00 | 50 | – | 150.0 | – | agree |" in text
+    assert f"| {QWEN} | continuous | 9.00 | 11 | – | – | – | DISAGREE |" in text
+    assert "under 1: yes" in text
+    assert report.TOY in text
+    assert "vLLM is not installed" in text
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"gpu_peers.png", "gpu_growth.png"}
+    assert report.main([str(tmp_path / "none.jsonl")]) == 1
+
+
+def test_work_of_real_weights_is_text(tmp_path: Path) -> None:
+    from tests.tiny import save_tiny
+
+    real = load(str(save_tiny(tmp_path / "tiny")), "cpu", small=False)
+    assert real.entropy is None
+    prompts = work.make_prompts(real, 2, 60, seed=0)
+    assert real.tokenizer.decode(prompts[0]).startswith("Question: ")
+    assert not np.array_equal(prompts[0], prompts[1])
