@@ -18,7 +18,7 @@ PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-order coverage test-gpu test-lm-eval test-inspect test-polygraph test-vllm sanitize fuzz mutation soak audit check format freeze demo-models wheel wheel-test clean \
-	bench bench-gpu bench-vllm bench-memory bench-answers bench-stop bench-scheduler bench-report bench-kernels
+	bench bench-gpu bench-vllm bench-memory bench-answers bench-stop bench-scheduler bench-report bench-store bench-kernels
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -157,6 +157,9 @@ bench-scheduler: $(STAMP) ## the host's share of a decode step
 
 bench-report: $(STAMP) ## analysis, figures and report of 1,319 x 16 x 20 rollouts
 	$(BIN)/python benchmarks/bench_report.py
+
+bench-store: $(STAMP) ## what one driver takes in: rollouts stored a second, trajectories received over Ray
+	$(BIN)/python -m benchmarks.bench_store
 
 bench-kernels: $(STAMP) ## the Triton kernels against their floors and other libraries (needs a GPU)
 	$(BIN)/python -m pytest -q benchmarks/bench_sampling.py benchmarks/bench_prefix_attention.py benchmarks/bench_kv.py
