@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,5 +80,5 @@ def measure(row: Row, device: str, toy: bool, folder: Path, limit_s: float) -> d
         return head | growth.measure(model, shape, row.name, toy)
     if (reason := peers.PEERS[row.name].missing(model)) is not None:
         raise CannotRunError(reason)
-    work = prepare(model, dataclasses.replace(shape), folder)
+    work = prepare(model, shape, folder)
     return head | {"work": work.describe()} | peers.measure(row.name, model, work)

@@ -63,7 +63,7 @@ def run(rows: Iterable[Row], options: Options) -> int:
 
 
 def _one(row: Row, options: Options, limit: float) -> dict[str, Any]:
-    head = {"key": row.key, "kind": row.kind, "model": row.model, "name": row.name}
+    head: dict[str, Any] = {"key": row.key, "kind": row.kind, "model": row.model, "name": row.name}
     head |= {"device": options.device, "toy": options.toy}
     log = WORK / "logs" / f"{row.key.replace('/', '-')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
