@@ -643,7 +643,8 @@ def ls() -> None:
     from fastsia.tasks.models import MODELS
 
     console = _console()
-    tasks = Table(title="Tasks, or the path of a .jsonl file (question, answer)", title_justify="left")
+    title = "Tasks, or a .jsonl file (question, answer), or hub:OWNER/NAME[:CONFIG[:SPLIT]]"
+    tasks = Table(title=escape(title), title_justify="left")
     for name in ("task", ""):
         tasks.add_column(name)
     for name, line in TASKS.items():
@@ -1004,6 +1005,7 @@ def doctor() -> None:
     for extra, module, without, gives in (
         ("datasets", "datasets", "tasks need --data_dir", "tasks from the Hub"),
         ("vllm", "vllm", "no --backend vllm", None),
+        ("ray", "ray", "no --executor ray", None),
     ):
         found = importlib.util.find_spec(module) is not None
         lines.append((extra, "installed" if found else f"not installed; {without}"))
