@@ -17,7 +17,7 @@ DEMO_LIMIT ?= 64
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-order coverage test-gpu test-lm-eval test-inspect test-polygraph test-vllm sanitize fuzz mutation soak audit check format freeze demo-models wheel wheel-test clean \
+.PHONY: help setup demo test test-slow test-order coverage test-gpu test-lm-eval test-inspect test-polygraph test-vllm sanitize fuzz mutation soak audit check format docs freeze demo-models wheel wheel-test clean \
 	bench bench-gpu bench-vllm bench-memory bench-answers bench-stop bench-scheduler bench-report bench-store bench-kernels
 
 help: ## this list
@@ -31,7 +31,7 @@ $(BIN)/pip:
 		echo "$(PYTHON) -m venv failed. On Debian and Ubuntu: apt install python3-venv python3-dev g++"; exit 1; }
 
 $(INSTALLED): pyproject.toml setup.py constraints.txt | $(BIN)/pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]' --constraint constraints.txt
 	@touch $@
 
 $(STAMP): $(INSTALLED) $(NATIVE)
@@ -119,6 +119,9 @@ format: $(STAMP) ## rewrite the sources in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_FILES)
 
+docs: $(STAMP) ## the documentation as a site: site/index.html
+	$(BIN)/mkdocs build --strict
+
 freeze: $(STAMP) ## write the versions in .venv to constraints.txt
 	@{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable \
 		| grep -viE '^(pip|fastsia)\b' | sed -E 's/\+[a-z0-9.]+$$//' | LC_ALL=C sort -f; } > constraints.new
@@ -165,5 +168,5 @@ bench-kernels: $(STAMP) ## the Triton kernels against their floors and other lib
 	$(BIN)/python -m pytest -q benchmarks/bench_sampling.py benchmarks/bench_prefix_attention.py benchmarks/bench_kv.py
 
 clean: ## remove build outputs and .venv
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	rm -f fastsia/_C.*.so

@@ -1,27 +1,39 @@
-"""The programs that the documentation shows run as they stand there."""
+"""What the documentation shows runs as it stands there, and its site builds."""
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
+import nbformat
+import pytest
+from nbclient import NotebookClient
 from transformers import AutoModelForCausalLM
 
 import fastsia
+from tests.pages import DOCS, ROOT, blocks, follow, offline, programs, run_shell
 
-DOCS = Path(__file__).parent.parent / "docs"
+PAGES = sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
+# Those of the other tools are run in the environments of these tools; two have a test of their own below.
+ELSEWHERE = ("inspect_ai.md", "lm_eval.md", "lm_polygraph.md", "howto/rl.md", "exports.md")
 
 
-def programs(page: str, language: str = "python") -> list[str]:
-    text = (DOCS / page).read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize("page", ["../README.md", *(page for page in PAGES if page not in ELSEWHERE and blocks(page))])
+def test_a_page_can_be_followed(page: str, tmp_path: Path) -> None:
+    follow(page, tmp_path)
+
+
+def test_every_how_to_has_something_to_run() -> None:
+    how_tos = [page for page in PAGES if page.startswith("howto/")]
+    assert len(how_tos) == 6
+    assert all(programs(page, "python") for page in how_tos)
 
 
 def test_the_rl_loop_trains_the_demo_model(tmp_path: Path) -> None:
-    (program,) = programs("rl.md")
+    (program,) = programs("howto/rl.md", "python")
     assert len(program.splitlines()) < 70
     script = tmp_path / "rl.py"
     script.write_text(program, encoding="utf-8")
@@ -40,11 +52,46 @@ def test_the_rl_loop_trains_the_demo_model(tmp_path: Path) -> None:
 
 def test_the_exports_are_made_and_read(tmp_path: Path) -> None:
     """By the page's commands, in its order."""
-    (commands,), (program,) = programs("exports.md", "sh"), programs("exports.md")
-    beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    places = os.environ | {"PATH": beside, "HF_DATASETS_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
-    subprocess.run(["bash", "-euc", commands], capture_output=True, check=True, cwd=tmp_path, env=places)
+    (commands,), (program,) = programs("exports.md", "sh"), programs("exports.md", "python")
+    made = run_shell(commands, tmp_path)
+    assert made.returncode == 0, made.stderr
+    places = offline(HF_DATASETS_CACHE=tmp_path / "cache")
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path, env=places
     )
     assert re.search(r"^\d\.\d+ \d\.\d+$", done.stdout, re.MULTILINE)
+
+
+def test_the_notebook_runs_and_shows_what_it_stores(tmp_path: Path) -> None:
+    stored = nbformat.read(DOCS / "notebook.ipynb", as_version=4)
+    fresh = NotebookClient(
+        nbformat.from_dict(stored),
+        timeout=300,
+        resources={"metadata": {"path": str(tmp_path)}},
+        coalesce_streams=True,  # one output, however it came in
+    ).execute()
+
+    def kinds(notebook: nbformat.NotebookNode) -> list[list[list[str]]]:
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        # Bars are drawn on stderr, where there is time to draw one.
+        shown = [[output for output in cell.outputs if output.get("name") != "stderr"] for cell in code]
+        return [[sorted(output.get("data", {output.output_type: ""})) for output in outputs] for outputs in shown]
+
+    assert kinds(fresh) == kinds(stored)
+    assert any("image/png" in kind for cell in kinds(stored) for kind in cell)
+
+
+@pytest.mark.skipif(find_spec("mkdocs") is None, reason="needs pip install 'fastsia[docs]'")
+def test_the_site_builds_without_a_warning_and_needs_no_network(tmp_path: Path) -> None:
+    """--strict makes a broken link or anchor, a page that is in no menu and a name that is nowhere an error."""
+    site = tmp_path / "site"
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
+    done = subprocess.run(command, cwd=ROOT, env=offline(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pages = {page.relative_to(site).as_posix(): page.read_text(encoding="utf-8") for page in site.rglob("*.html")}
+    assert {"index.html", "notebook.html", "CHANGELOG.html", "howto/rl.html"} <= pages.keys()
+    for name, page in pages.items():
+        assert not re.findall(r'<(?:script|img)[^>]* src="?(?:https?:)?//|<link[^>]*stylesheet[^>]*//', page), name
+    reference = "".join(page for name, page in pages.items() if name.startswith("api/"))
+    for name, home in fastsia._HOMES.items():
+        assert f'id="{home}.{name}"' in reference, f"{name} is not in the API's pages"

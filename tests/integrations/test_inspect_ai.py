@@ -25,7 +25,8 @@ from inspect_ai.tool import tool
 from fastsia import FastsiaError, answer_entropy, extract_answers
 from fastsia.integrations.inspect_provider import FastsiaAPI
 
-from .demo import WEIGHTS, offline, problems, programs, run_shell, script
+from ..pages import offline, programs, run_shell
+from .demo import WEIGHTS, problems, script
 
 COUNT = 8
 TASK = """

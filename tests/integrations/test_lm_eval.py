@@ -30,7 +30,8 @@ from lm_eval.utils import (
 from fastsia import Engine, FastsiaError, answer_entropy, evaluate, extract_answers
 from fastsia.integrations.lm_eval import FastsiaLM
 
-from .demo import WEIGHTS, offline, problems, programs, run_shell
+from ..pages import offline, programs, run_shell
+from .demo import WEIGHTS, problems
 
 COUNT = 16
 GREEDY = """

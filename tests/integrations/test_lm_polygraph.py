@@ -39,7 +39,8 @@ from fastsia.integrations.lm_polygraph import (
     load_stat_calculator,
 )
 
-from .demo import WEIGHTS, problems, programs, run_shell
+from ..pages import programs, run_shell
+from .demo import WEIGHTS, problems
 
 COUNT = 8
 SAMPLED = ["sample_texts", "sample_tokens", "sample_log_probs", "sample_log_likelihoods", "sia_answers", "sia_curves"]
