@@ -48,8 +48,9 @@ def ok(rows: Rows, kind: str) -> list[dict[str, Any]]:
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Markdown; numbers to the right."""
-    rule = ["---"] + ["---:"] * (len(head) - 1)
+    """Markdown; columns of numbers to the right."""
+    columns = zip(*lines, strict=True)
+    rule = ["---:" if all(cell[:1].isdigit() or cell == "–" for cell in column) else "---" for column in columns]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *lines))
 
 
@@ -217,7 +218,6 @@ def _draw_peers(rows: Rows, folder: Path) -> Path | None:
         colours = ["tab:blue" if name.startswith("fastsia") else "tab:gray" for name in names]
         bars = axis.barh(names, rates, color=colours)
         axis.bar_label(bars, [f"{rate:,.0f}" for rate in rates], padding=3, fontsize=8)
-        axis.set_xscale("log")
         axis.set_title(Path(model).name, loc="left", fontsize=9)
         axis.margins(x=0.15)
     axes[-1, 0].set_xlabel("rollout tokens a second")
