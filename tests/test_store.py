@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
 import resource
+import shutil
 import sqlite3
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from fastsia import FastsiaError, Problem
@@ -113,11 +118,11 @@ def test_ids_of_any_size_survive_packing() -> None:
 def test_rides_are_counted_from_each_checkpoint() -> None:
     """A rollout that runs past the trajectory's end rides no further; an empty one rides 0."""
     trajectory = np.array([5, 6, 7], dtype=np.int32)
-    rollouts = [[5, 6, 7, 9], [5, 9], [], [7, 0], [6], [0]]
-    checkpoint = np.array([0, 0, 0, 2, 1, 3])
+    rollouts = [[5, 6, 7, 9], [5, 9], [], [7, 0], [6], [0], [5, 6, 7, 1]]
+    checkpoint = np.array([0, 0, 0, 2, 1, 3, 0])
     offsets = np.concatenate([[0], np.cumsum([len(r) for r in rollouts])])
     ids = np.array([token for rollout in rollouts for token in rollout], dtype=np.int32)
-    assert ride_tokens(trajectory, checkpoint, offsets, ids).tolist() == [3, 1, 0, 1, 1, 0]
+    assert ride_tokens(trajectory, checkpoint, offsets, ids).tolist() == [3, 1, 0, 1, 1, 0, 3]
     assert ride_tokens(trajectory, np.zeros(2), np.zeros(3, np.int64), np.zeros(0, np.int32)).tolist() == [0, 0]
 
 
@@ -149,12 +154,37 @@ def test_what_is_written_is_read_back(tmp_path: Path, vocabulary: Vocabulary) ->
         assert mine["token_ids"][r].tolist() == row.token_ids
         assert mine["logprob"][r] == pytest.approx(sum(row.logprobs), abs=1e-5)
         assert mine["answer"][r] == (str(len(row.token_ids)) if row.token_ids else None), "None stays None"
+    assert rollouts["logprob"].dtype == np.float64
     columns = store.rollout_columns()
     pd.testing.assert_frame_equal(
         columns[["problem_id", "trajectory", "checkpoint", "rollout", "answer", "gold", "num_tokens"]],
         rollouts[["problem_id", "trajectory", "checkpoint", "rollout", "answer", "gold", "num_tokens"]],
     )
     assert columns["correct"].all()
+
+
+def test_an_answer_too_few_is_an_error(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    """And nothing of the problem is stored."""
+    whole = finished(0)
+    scored = whole.trajectories[0]
+    strict, lenient, answers = scored.rollout_answers
+    short = dataclasses.replace(scored, rollout_answers=(answers, strict, lenient[:-1]))
+    with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
+        with pytest.raises(ValueError, match="shorter"):
+            writer.add(dataclasses.replace(whole, trajectories=[short]))
+        assert writer.done == set()
+    assert Store(tmp_path / "run.sqlite").num_problems() == 0
+
+
+def test_many_rollouts_are_read_in_pieces(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
+        for position in range(3):
+            writer.add(finished(position, num_rollouts=1000))
+    store = Store(tmp_path / "run.sqlite")
+    columns, whole = store.rollout_columns(), pd.concat(store.rollouts(), ignore_index=True)
+    assert len(columns) == 9000
+    names = ["problem_id", "checkpoint", "rollout", "answer", "gold", "num_tokens"]
+    pd.testing.assert_frame_equal(columns[names], whole[names])
 
 
 def test_chunks_of_problems_make_the_same_rollouts(tmp_path: Path, vocabulary: Vocabulary) -> None:
@@ -164,6 +194,27 @@ def test_chunks_of_problems_make_the_same_rollouts(tmp_path: Path, vocabulary: V
     parts = pd.concat(store.rollouts(problems_at_once=2), ignore_index=True)
     pd.testing.assert_frame_equal(whole.drop(columns="token_ids"), parts.drop(columns="token_ids"))
     assert [t.tolist() for t in whole["token_ids"]] == [t.tolist() for t in parts["token_ids"]]
+
+
+def test_columns_without_a_value_hold_none(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    """Not NaN, which is a number."""
+    write(tmp_path, vocabulary, range(2))
+    assert Store(tmp_path / "run.sqlite").trajectories()["error"].tolist() == [None, None]
+
+
+def test_a_finished_runs_database_is_one_plain_file(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    """Bytes 18 and 19 are 2 where a reader needs a log and memory beside it (sqlite's file format)."""
+    with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
+        writer.add(finished(0))
+        assert (tmp_path / "run.sqlite-wal").stat().st_size > 0
+    assert sorted(os.listdir(tmp_path)) == [".lock", "run.sqlite"]
+    assert (tmp_path / "run.sqlite").read_bytes()[18:20] == b"\x01\x01"
+
+
+@pytest.mark.parametrize(("durable", "level"), [(True, 1), (False, 0)])
+def test_only_what_may_be_lost_is_not_synced(durable: bool, level: int, tmp_path: Path, vocabulary: Vocabulary) -> None:
+    with StoreWriter(tmp_path, IDENTITY, vocabulary, durable=durable) as writer:
+        assert writer._connection.execute("PRAGMA synchronous").fetchone() == (level,)
 
 
 def test_equal_texts_are_one_object(tmp_path: Path, vocabulary: Vocabulary) -> None:
@@ -229,8 +280,11 @@ def test_a_changed_dataset_or_prompt_is_refused(tmp_path: Path, vocabulary: Voca
         writer.check_problem(0, same, range(5))
         with pytest.raises(FastsiaError, match="another prompt"):
             writer.check_problem(0, same, range(6))
-        with pytest.raises(FastsiaError, match=r"question of problem 1 was 'What\?'"):
+        with pytest.raises(FastsiaError, match=r"question of problem 1 was 'What\?', is now 'Why\?';"):
             writer.check_problem(0, Problem("p0", "Why?", "4"), range(5))
+        for length, shown in ((60, "y" * 60), (61, "y" * 57 + "...")):
+            with pytest.raises(FastsiaError, match=f"is now '{re.escape(shown)}';"):
+                writer.check_problem(0, Problem("p0", "y" * length, "4"), range(5))
 
 
 def test_a_second_writer_is_told_that_the_folder_is_locked(tmp_path: Path, vocabulary: Vocabulary) -> None:
@@ -303,6 +357,29 @@ def test_a_damaged_database_is_set_aside_and_read_as_far_as_it_goes(
         assert writer.notes == []
 
 
+def test_each_damaged_database_is_kept(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    """Under the first number that is free."""
+    for number in (1, 2, 3):
+        write(tmp_path, vocabulary, range(1))
+        (tmp_path / "run.sqlite").write_bytes(b"damage %d" % number * 999)
+        assert f"run.sqlite.damaged-{number}," in write(tmp_path, vocabulary, range(1)).notes[0]
+    assert [(tmp_path / f"run.sqlite.damaged-{n}").read_bytes()[:8] for n in (1, 2, 3)] == [
+        *(b"damage 1", b"damage 2", b"damage 3")
+    ]
+
+
+@pytest.mark.parametrize("key", ["schema_version", "identity", "vocabulary"])
+def test_a_database_without_its_head_is_set_aside(key: str, tmp_path: Path, vocabulary: Vocabulary) -> None:
+    """Whose problems they are is not known then, so none is read back."""
+    write(tmp_path, vocabulary, range(3))
+    with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection, connection:
+        connection.execute("DELETE FROM meta WHERE key = ?", (key,))
+    writer = write(tmp_path, vocabulary, range(1))
+    assert "is damaged (its head is incomplete)" in writer.notes[0]
+    assert "0 finished problems were read back" in writer.notes[0]
+    assert writer.done == {0}
+
+
 def test_damage_does_not_let_another_run_in(tmp_path: Path, vocabulary: Vocabulary) -> None:
     """Setting a damaged database aside must not mix its problems into a run with another seed."""
     write(tmp_path, vocabulary, range(10))
@@ -354,8 +431,13 @@ def test_the_lock_names_its_holder_also_after_a_longer_number(tmp_path: Path, vo
     """The file keeps the number of the process before; none of its digits may be left."""
     (tmp_path / ".lock").write_text("1234567890123\n")
     with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
+        number = os.dup(0)
+        os.close(number)
         with pytest.raises(FastsiaError, match=rf"locked: process {os.getpid()} is writing to it\.$"):
             StoreWriter(tmp_path, IDENTITY, vocabulary)
+        again = os.dup(0)
+        os.close(again)
+        assert again == number, "the refused one left no file open"
         writer.add(finished(0))
 
 
@@ -376,7 +458,7 @@ def test_an_export_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     assert (tmp_path / "s.json").read_bytes() == '{\n  "\u03c1": "\u00e9"\n}\n'.encode()
 
 
-def test_exports_are_whole_or_absent(tmp_path: Path) -> None:
+def test_exports_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "summary.json"
     write_json(path, {"x": 1})
     with pytest.raises(ValueError, match="Out of range"):
@@ -387,10 +469,22 @@ def test_exports_are_whole_or_absent(tmp_path: Path) -> None:
         yield pd.DataFrame({"answer": pd.Series([None, None], dtype=object), "n": [1, 2]})
         yield pd.DataFrame({"answer": pd.Series(["7", None], dtype=object), "n": [3, 4]})
 
+    seen: list[int] = []
+
+    def replace(temporary: Path, path: Path) -> None:
+        seen.append(len(pd.read_parquet(temporary)))
+        rename(temporary, path)
+
+    rename = os.replace
+    monkeypatch.setattr(os, "replace", replace)
     write_parquet(tmp_path / "t.parquet", chunks())
+    assert seen == [4], "whole before it takes its place"
     frame = pd.read_parquet(tmp_path / "t.parquet")
     assert frame["answer"].isna().tolist() == [True, True, False, True], "all null in the first chunk is still text"
     assert sorted(os.listdir(tmp_path)) == ["summary.json", "t.parquet"]
+    write_parquet(tmp_path / "t.parquet", pd.DataFrame({"n": [1, 2, 3]}).iloc[1:])
+    assert pd.read_parquet(tmp_path / "t.parquet").to_dict("list") == {"n": [2, 3]}
+    assert pq.read_schema(tmp_path / "t.parquet").names == ["n"], "an index is no column"
 
 
 def test_links_are_not_written_through(tmp_path: Path, vocabulary: Vocabulary) -> None:
@@ -436,6 +530,10 @@ def test_a_read_only_file_system_is_readable(tmp_path: Path, vocabulary: Vocabul
     """As above where the user may write any folder. What is damaged there is said, not read as if it were whole."""
     with small_disk(tmp_path / "media", 4096) as disk:
         write(disk, vocabulary, range(2))
+        with closing(sqlite3.connect(disk / "run.sqlite")) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")  # as a run leaves it that was killed, and copied
+        shutil.copy(disk / "run.sqlite", disk / "logged.sqlite")
+        (disk / "logged.sqlite-wal").write_bytes(b"")
         (disk / "bad.sqlite").write_bytes(b"not a database\n" * 500)
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         store = Store(disk / "run.sqlite")
@@ -443,6 +541,8 @@ def test_a_read_only_file_system_is_readable(tmp_path: Path, vocabulary: Vocabul
         assert len(store.trajectories()) == 2
         with pytest.raises(FastsiaError, match=r"bad.sqlite cannot be read"):
             Store(disk / "bad.sqlite")
+        with pytest.raises(FastsiaError, match=r"logged.sqlite cannot be read"):
+            Store(disk / "logged.sqlite")  # what its log holds cannot be known
         with pytest.raises(FastsiaError, match="cannot be used: Read-only file system"):
             StoreWriter(disk / "new", IDENTITY, vocabulary)
 

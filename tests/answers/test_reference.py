@@ -184,6 +184,8 @@ CHOICES = {
     "Not a but c": None,
     "C (see U.S.A.)": "C",
     "C at 20 °C": "C",
+    "°C": None,
+    "° C": None,
     "C, or B-12 and A's": "C",
     "答案是B。": "B",
     "Éa B, ÀC": "B",

@@ -126,8 +126,21 @@ def test_rows_in_pieces_are_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
             assert torch.equal(mine, other)
 
 
-def test_the_last_number_below_one_draws_the_last_token_of_the_nucleus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """u * (mass) rounds up to the mass then, which no cumulative sum exceeds."""
+@pytest.mark.parametrize("vocab", [8, 300])
+def test_a_nucleus_that_reaches_top_p_exactly_ends_there(vocab: int) -> None:
+    """Four equal tokens are exact in binary: two of them are half of the mass, and the lower ids come first."""
+    logits = torch.full((1, vocab), -torch.inf)
+    logits[0, [7, 1, 4, 5]] = 3.0
+    _, seeds, counters = draws(1, 200)
+    rows, one = torch.zeros(200, dtype=torch.int64), torch.ones(1)
+    found = reference.sample(logits, rows, seeds, counters, one, one / 2)
+    assert set(found.tokens.tolist()) == {1, 4}
+    more = reference.sample(logits, rows, seeds, counters, one, torch.tensor([0.5000001]))
+    assert set(more.tokens.tolist()) == {1, 4, 5}
+
+
+def test_the_largest_number_draws_the_last_token_of_the_nucleus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one of those behind it, which have no mass."""
     logits = rows_of(300)
     logits[:, -1] = -torch.inf
     below_one = 1 - 2.0**-53
@@ -136,7 +149,7 @@ def test_the_last_number_below_one_draws_the_last_token_of_the_nucleus(monkeypat
     for top_p in (0.9, 1.0):
         found = reference.sample(logits, rows, seeds, counters, torch.ones(12), torch.full((12,), top_p))
         for draw, row in enumerate(rows.tolist()):
-            probs = definition.nucleus(logits[row], 1.0, top_p)
+            probs = definition.nucleus(logits[row], 1.0, float(torch.tensor(top_p).double()))
             assert int(found.tokens[draw]) == int((probs > 0).nonzero()[-1])
 
 
@@ -231,9 +244,9 @@ def test_blocks_are_copied_in_all_layers() -> None:
     torch.manual_seed(0)
     before = torch.randn(3, 2, 6, 4, 2, 8)
     after = before.clone()
-    reference.copy_blocks(after, torch.tensor([0, 1, 0]), torch.tensor([4, -1, 5]))
-    assert torch.equal(after[:, :, :4], before[:, :, :4])
-    assert torch.equal(after[:, :, 4], before[:, :, 0])
-    assert torch.equal(after[:, :, 5], before[:, :, 0])
+    reference.copy_blocks(after, torch.tensor([3, 1, 3]), torch.tensor([0, -1, 5]))
+    assert torch.equal(after[:, :, 1:5], before[:, :, 1:5])
+    assert torch.equal(after[:, :, 0], before[:, :, 3])
+    assert torch.equal(after[:, :, 5], before[:, :, 3])
     reference.copy_blocks(after, torch.tensor([2]), torch.tensor([4]))
     assert torch.equal(after[:, :, 4], before[:, :, 2])
