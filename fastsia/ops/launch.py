@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from fastsia.config import FastsiaError
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -18,3 +23,28 @@ class Launch:
 
     def run(self) -> None:
         self.kernel[self.grid](**self.arguments, num_warps=self.num_warps, num_stages=self.num_stages)
+
+
+class Arrivals:
+    """Counters of the programs that have brought their part: int32, zero between launches, which share them.
+
+    Whoever holds one of these serves one stream at a time. Larger counters never replace smaller ones, because CUDA
+    graphs captured with those go on writing to them.
+    """
+
+    def __init__(self) -> None:
+        self._counters: list[Tensor] = []
+
+    def counters(self, size: int, device: torch.device) -> Tensor:
+        """At least `size` counters. Inside a CUDA graph they must exist already: launch once with as many before."""
+        last = self._counters[-1] if self._counters else None
+        if last is None or len(last) < size or last.device != device:
+            if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+                raise FastsiaError(f"launch once with {size} counters before a CUDA graph of it is captured.")
+            last = torch.zeros(1 << (size - 1).bit_length(), dtype=torch.int32, device=device)
+            self._counters.append(last)
+        return last
+
+    def all_zero(self) -> bool:
+        """Whether every launch so far has left them as it found them."""
+        return not any(bool(counters.any()) for counters in self._counters)

@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastsia.config import FastsiaError
-from fastsia.ops.launch import Launch
+from fastsia.ops.launch import Arrivals, Launch
 from fastsia.ops.reference import AttentionMetadata
 
 # Programs that give a large GPU something to do everywhere (132 processors): with fewer, long contexts are cut.
@@ -441,7 +441,7 @@ class PrefixAttention:
     """
 
     def __init__(self) -> None:
-        self._arrivals: Tensor | None = None
+        self.arrivals = Arrivals()
 
     def __call__(
         self,
@@ -516,7 +516,7 @@ class PrefixAttention:
             "out_lse": lse,
             "partial": partial,
             "partial_lse": partial_lse,
-            "arrivals": meta.cu_rows if direct else self._counters(n * num_kv_heads, q.device),
+            "arrivals": meta.cu_rows if direct else self.arrivals.counters(n * num_kv_heads, q.device),
             "trunk_tables": meta.trunk_tables,
             "cu_rows": meta.cu_rows,
             "prefix_lens": meta.prefix_lens,
@@ -558,13 +558,6 @@ class PrefixAttention:
         }
         grid = (tiles * trunk_parts + n * suffix_parts, num_kv_heads)
         return Launch(prefix_attention_kernel, grid, arguments, num_warps, num_stages), out, lse
-
-    def _counters(self, size: int, device: torch.device) -> Tensor:
-        if self._arrivals is None or len(self._arrivals) < size or self._arrivals.device != device:
-            if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-                raise FastsiaError(f"Attend once with {size} (row, kv head) pairs before capturing a CUDA graph of it.")
-            self._arrivals = torch.zeros(triton.next_power_of_2(size), dtype=torch.int32, device=device)
-        return self._arrivals
 
 
 def prefix_attention(

@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastsia.config import FastsiaError
-from fastsia.ops.launch import Launch
+from fastsia.ops.launch import Arrivals, Launch
 from fastsia.ops.reference import Samples
 
 MAX_VOCAB = 262_144
@@ -445,7 +445,7 @@ class Sampler:
     """
 
     def __init__(self) -> None:
-        self._arrivals: Tensor | None = None
+        self.arrivals = Arrivals()
 
     def __call__(
         self,
@@ -507,7 +507,7 @@ class Sampler:
             "bad": samples.bad.view(torch.int8),
             "scratch": scratch,
             "scratch_int": scratch.view(torch.int32),
-            "arrivals": self._counters(num_rows, logits.device),
+            "arrivals": self.arrivals.counters(num_rows, logits.device),
             "stride_row": logits.stride(0),
             "num_draws": num_draws,
             "vocab": vocab,
@@ -526,13 +526,6 @@ class Sampler:
             "STAGES": _NUM_STAGES,
         }
         return Launch(sampling_kernel, (num_rows * parts,), arguments, _NUM_WARPS, _NUM_STAGES), samples
-
-    def _counters(self, num_rows: int, device: torch.device) -> Tensor:
-        if self._arrivals is None or len(self._arrivals) < num_rows or self._arrivals.device != device:
-            if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-                raise FastsiaError(f"Sample once with {num_rows} rows before a CUDA graph with that many is captured.")
-            self._arrivals = torch.zeros(triton.next_power_of_2(num_rows), dtype=torch.int32, device=device)
-        return self._arrivals
 
 
 def sample(
