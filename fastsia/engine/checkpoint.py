@@ -102,11 +102,14 @@ def load_model(
     """The causal language model, in eval mode on `device`, and its tokenizer (None where the folder has none).
 
     Weights are read from safetensors only; a repository's own code runs only with `trust_remote_code`.
-    dtype None: float32 on the CPU, bfloat16 on an accelerator, whatever the file stores; "auto": as stored.
+    dtype None: float32 on the CPU, bfloat16 on an accelerator, whatever the file stores; "auto": as stored. Each weight
+    goes straight to the device where accelerate is installed, which transformers asks for, else by way of host memory.
     """
     target = resolve_device(device)
     weights_dtype = resolve_dtype(dtype, target)
     source, common = _source(name_or_path, trust_remote_code, revision)
+    straight = target.type != "cpu" and importlib.util.find_spec("accelerate") is not None
+    placement = {"device_map": {"": target}} if straight else {}
 
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
@@ -115,7 +118,9 @@ def load_model(
     if Path(source).is_dir():  # a bar is for a download, not for the milliseconds a local read takes
         transformers_logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=weights_dtype, use_safetensors=True, **common)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=weights_dtype, use_safetensors=True, **placement, **common
+        )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise FastsiaError(f"model {os.fspath(name_or_path)!r} cannot be loaded: {_one_sentence(error)}") from error
     except Exception as error:  # a torn safetensors file has an error type of its own, not importable everywhere

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.server
+import importlib.util
 import pickle
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from fastsia import FastsiaError
 from fastsia.engine.checkpoint import demo_models, load_model, resolve_device, resolve_dtype, resolve_model
@@ -99,6 +102,55 @@ def test_a_loaded_model_is_ready(tmp_path: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).unlink()
     assert load_model(folder, device="cpu")[1] is None, "an engine needs no tokenizer"
+
+
+def test_weights_go_straight_to_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the dtype asked for, whatever is stored; no copy of them on the host first, where accelerate allows that."""
+    folder = save_tiny(tmp_path / "model")
+    asked: dict[str, object] = {}
+    plain = AutoModelForCausalLM.from_pretrained.__func__
+
+    def seeing(cls: type, *arguments: object, **named: object) -> object:
+        asked.update(named)
+        return plain(cls, *arguments, **named)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", classmethod(seeing))
+    meta = torch.device("meta")
+    model, _ = load_model(folder, device="meta", dtype="bf16")
+    assert {parameter.device for parameter in model.parameters()} == {meta}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert (asked["device_map"], asked["dtype"]) == ({"": meta}, torch.bfloat16)
+
+    asked.clear()
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "accelerate" else found(name))
+    load_model(folder, device="meta", dtype="bf16")
+    assert "device_map" not in asked
+    assert asked["dtype"] == torch.bfloat16
+    load_model(folder, device="cpu")
+    assert "device_map" not in asked
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_weights_leave_no_copy_on_the_host(tmp_path: Path) -> None:
+    """Half a gigabyte of float32 weights, loaded as bfloat16 by a process of its own that says its largest size."""
+    config = Qwen2Config(hidden_size=2048, intermediate_size=8192, num_hidden_layers=2, vocab_size=8192)
+    Qwen2ForCausalLM(config).save_pretrained(tmp_path / "large")
+    code = """if True:
+        import resource, sys, torch
+        from fastsia.engine.checkpoint import load_model
+        torch.zeros(1, device="cuda")
+        load_model(sys.argv[1], device="cuda", dtype="bf16")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        model, _ = load_model(sys.argv[2], device="cuda", dtype="bf16")
+        assert model.dtype == torch.bfloat16 and model.device.type == "cuda"
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """
+    arguments = [sys.executable, "-c", code, str(save_tiny(tmp_path / "tiny")), str(tmp_path / "large")]
+    grown = int(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout)
+    weights = sum(file.stat().st_size for file in (tmp_path / "large").glob("*.safetensors")) >> 10
+    # The file is mapped, and its pages count while they are read.
+    assert grown < 1.25 * weights
 
 
 def test_damaged_weights_are_one_sentence(tmp_path: Path) -> None:
