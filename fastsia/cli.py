@@ -266,6 +266,7 @@ def run(
     num_blocks: Annotated[int | None, typer.Option("--num_blocks", help="KV blocks of the pool.")] = None,
     window: Annotated[int | None, typer.Option("--window", help="Trajectories in flight.")] = None,
     kernels: Annotated[str | None, typer.Option("--kernels", help="auto, triton, native or reference.")] = None,
+    compile: Annotated[str | None, typer.Option("--compile", help="auto, on, graphs or off; see the engine.")] = None,
     gpu_memory_utilization: Annotated[float | None, typer.Option("--gpu_memory_utilization")] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust_remote_code", help="Run code that the model's repository brings.")
@@ -324,6 +325,7 @@ def run(
         "num_blocks": num_blocks,
         "window": window,
         "kernels": kernels,
+        "compile": compile,
         "gpu_memory_utilization": gpu_memory_utilization,
         "base_url": base_url,
         "api_key_env": api_key_env,

@@ -20,6 +20,7 @@ ENGINE_OPTIONS = (
     "window",
     "prefill_chunk",
     "kernels",
+    "compile",
     "gpu_memory_utilization",
 )
 SERVER_OPTIONS = ("base_url", "api_key_env", "served_model", "send_seed", "num_concurrent", "max_retries", "timeout")

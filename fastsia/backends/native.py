@@ -50,7 +50,8 @@ class NativeBackend:
     @property
     def warnings(self) -> Sequence[str]:
         count = self.engine.counters.out_of_memory
-        return [f"device memory did not suffice {count} times; fewer rows were computed at once."] if count else []
+        short = [f"device memory did not suffice {count} times; fewer rows were computed at once."] if count else []
+        return [*self.engine.runner.warnings, *short]
 
     def describe(self) -> dict[str, Any]:
         return self.engine.describe()

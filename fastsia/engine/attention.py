@@ -4,31 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
-from fastsia.ops import Ops
-from fastsia.ops.reference import AttentionMetadata
+from fastsia.engine.inputs import Inputs
+from fastsia.ops.attend import attend, attend_operator
 
 # transformers reads meanings into names (flash, sdpa, flex_attention, "/", "paged|"); this one carries none.
 NAME = "fastsia"
 
 
-@dataclass(frozen=True)
-class AttentionContext:
+class AttentionContext(NamedTuple):
     """What a step's attention needs besides the new tokens; travels as a keyword through the model's own call.
 
-    kv_cache: [num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim]. slots: int64 [n], where each row's key
-    and value go.
+    kv_cache: [num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim]. max_rows: rows of one trunk, at most.
     """
 
-    ops: Ops
     kv_cache: Tensor
-    slots: Tensor
-    meta: AttentionMetadata
+    inputs: Inputs
+    max_rows: int
 
 
 def attention(
@@ -51,13 +48,11 @@ def attention(
     """
     if fastsia_context is None:
         raise RuntimeError('the attention "fastsia" only works in a forward pass that fastsia\'s engine makes')
-    ctx = fastsia_context
-    k_cache, v_cache = ctx.kv_cache[module.layer_idx]
-    ctx.ops.store_kv(key[0].transpose(0, 1), value[0].transpose(0, 1), k_cache, v_cache, ctx.slots)
+    q, k, v = (new[0].transpose(0, 1) for new in (query, key, value))
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    out = ctx.ops.prefix_attention(
-        query[0].transpose(0, 1), k_cache, v_cache, ctx.meta, scale, sliding_window=sliding_window, softcap=softcap
-    )
+    kv_cache, inputs, max_rows = fastsia_context
+    run = attend_operator if torch.compiler.is_compiling() else attend
+    out = run(q, k, v, kv_cache, module.layer_idx, *inputs[2:], max_rows, scale, sliding_window, softcap)
     return out[None], None
 
 

@@ -16,14 +16,12 @@ from fastsia.config import FastsiaError, SamplingParams, Share, integer, integer
 from fastsia.engine.block_manager import BlockManager, OutOfBlocksError
 from fastsia.engine.checkpoint import context_length, eos_ids, load_model
 from fastsia.engine.forcing import Forced, ForcedScore, check_forced, force
+from fastsia.engine.memory import default_num_blocks
 from fastsia.engine.model_runner import ModelRunner
 from fastsia.engine.profile import StepProfile, profiled
 from fastsia.engine.run import Run
 from fastsia.engine.sequence import Counters, Request, Rollout, Trajectory
 from fastsia.ops import select
-
-# A pool on the CPU is address space until it is used; this bounds what a run can come to use.
-_CPU_KV_BYTES = 1 << 30
 
 
 class Engine:
@@ -41,7 +39,9 @@ class Engine:
         window: trajectories in flight.
         prefill_chunk: rows a step for prompts and other given tokens.
         kernels: "auto" (Triton on CUDA, the C++ core on a CPU), "triton", "native" or "reference" (plain PyTorch).
-        gpu_memory_utilization: part of the card's memory that weights and KV pool may take together.
+        compile: "on" puts steps of up to `max_rows` rows through torch.compile and, on CUDA, into CUDA graphs; "graphs"
+            only into those; "off" runs the model as it is. "auto" is "on" on CUDA and "off" on a CPU.
+        gpu_memory_utilization: part of the card's memory that weights, KV pool and steps may take together.
 
     Raises:
         FastsiaError: the model's attention or logits cannot be reproduced through the interface.
@@ -58,6 +58,7 @@ class Engine:
         window: int = 64,
         prefill_chunk: int = 1024,
         kernels: str = "auto",
+        compile: str = "auto",
         gpu_memory_utilization: float = 0.9,
     ) -> None:
         if not isinstance(model, torch.nn.Module):
@@ -77,10 +78,21 @@ class Engine:
         self.block_size = integer_from(1, "block_size", block_size)
         device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
         self.ops = select(device, kernels, dtype)
+        compile = _resolve_compile(compile, device)
         if num_blocks is None:
-            num_blocks = _default_num_blocks(model, device, self.block_size, gpu_memory_utilization)
+            num_blocks = default_num_blocks(
+                model,
+                device,
+                self.block_size,
+                gpu_memory_utilization,
+                max_rows=self.max_rows,
+                prefill_chunk=self.prefill_chunk,
+                window=self.window,
+            )
         self.num_blocks = integer_from(1, "num_blocks", num_blocks)
-        self.runner = ModelRunner(model, self.ops, self.num_blocks, self.block_size)
+        self.runner = ModelRunner(
+            model, self.ops, self.num_blocks, self.block_size, compile=compile, max_rows=self.max_rows
+        )
         self._running = False
         self._profile: StepProfile | None = None
 
@@ -120,6 +132,7 @@ class Engine:
             "device": str(self.runner.device),
             "dtype": str(self.runner.dtype).removeprefix("torch."),
             "kernels": self.ops.name,
+            "compile": self.runner.compile,
             "head": "fused" if self.runner.fused_head else "model",
             "max_rows": self.max_rows,
             "num_blocks": self.num_blocks,
@@ -206,6 +219,7 @@ class Engine:
         if self._running:
             raise RuntimeError("this engine is already running; finish or close the iteration that uses it first")
         blocks = BlockManager(self.num_blocks, self.block_size)
+        self.runner.check_weights()
         try:
             scores, num_trunk_rows, num_rows = force(
                 self.runner,
@@ -237,6 +251,7 @@ class Engine:
             raise RuntimeError("this engine is already running; finish or close the iteration that uses it first")
         self._running = True
         try:
+            self.runner.check_weights()
             run = Run(
                 self.runner,
                 requests,
@@ -287,16 +302,11 @@ def _request(
     )
 
 
-def _default_num_blocks(model: PreTrainedModel, device: torch.device, block_size: int, utilization: float) -> int:
-    each = ModelRunner.bytes_per_block(model, block_size)
-    if device.type != "cuda":
-        return max(_CPU_KV_BYTES // each, 64)
-    free, total = torch.cuda.mem_get_info(device)
-    spare = int(free - (1 - utilization) * total)
-    # Logits and activations of a step come out of the remainder; a quarter of what is spare covers them amply.
-    blocks = int(spare * 0.75) // each
-    if blocks < 64:
-        raise FastsiaError(
-            f"only {spare >> 20} MiB are spare on {device} for the KV pool: free memory or use a smaller model."
-        )
-    return blocks
+def _resolve_compile(compile: str, device: torch.device) -> str:
+    if compile not in ("auto", "on", "graphs", "off"):
+        raise FastsiaError(f'compile must be "auto", "on", "graphs" or "off", got {compile!r}.')
+    if compile == "graphs" and device.type != "cuda":
+        raise FastsiaError(f'compile="graphs" needs a CUDA device, the model is on {device}; "on" and "off" do not.')
+    if compile == "auto":
+        return "on" if device.type == "cuda" else "off"
+    return compile

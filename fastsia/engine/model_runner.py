@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,13 +14,20 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from fastsia.config import FastsiaError
 from fastsia.engine.attention import AttentionContext, fastsia_attention
 from fastsia.engine.batch import Batch
+from fastsia.engine.compiled import compile_function, mark_dynamic
+from fastsia.engine.graphs import Call, CaptureError, CudaPool, Graphs, row_buckets
+from fastsia.engine.inputs import Inputs, Shape
+from fastsia.engine.staging import Staging, carve, size_of
 from fastsia.engine.table import Table
 from fastsia.ops import Ops
-from fastsia.ops.reference import AttentionMetadata
+from fastsia.ops.attend import using
 
 
 class ModelRunner:
     """A decoder of transformers, unmodified, over one pool of KV blocks.
+
+    compile: "off" runs it as it is. "on" puts batches of up to `max_rows` rows, padded, through torch.compile and, on
+        CUDA, into CUDA graphs; "graphs" only into those. What does not work is left out, and `warnings` says so.
 
     kv_cache: [num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim] in the model's dtype.
     fused_head: the head is its weight (and Gemma2's softcap); False where a model does more to its logits (Granite
@@ -25,7 +35,15 @@ class ModelRunner:
     num_out_of_memory: how often the device's memory did not suffice and less was tried.
     """
 
-    def __init__(self, model: PreTrainedModel, ops: Ops, num_blocks: int, block_size: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        ops: Ops,
+        num_blocks: int,
+        block_size: int,
+        compile: str = "off",
+        max_rows: int = 512,
+    ) -> None:
         self.model = model
         self.ops = ops
         config = model.config.get_text_config(decoder=True)
@@ -42,7 +60,32 @@ class ModelRunner:
         self._hidden_rows = Table(256)
         self.fused_head = True
         self.num_out_of_memory = 0
-        self._check()
+        self.warnings: list[str] = []
+        self.graphs: Graphs | None = None
+        self._most_rows = row_buckets(max_rows)[-1]
+        self.staging = Staging(self.device)
+        self._weights = self._addresses()
+        decoder, head, softcap = model.base_model, model.get_output_embeddings(), self._softcap
+
+        # Free functions: torch.compile takes them with what they name, and a graph with what it is given.
+        def decode(kv_cache: Tensor, *inputs: Tensor, max_rows: int | None = None) -> Tensor:
+            read = Inputs(*inputs)
+            output = decoder(
+                input_ids=read.token_ids[None],
+                position_ids=read.positions[None],
+                use_cache=False,
+                fastsia_context=AttentionContext(kv_cache, read, max_rows or len(read.token_ids)),
+            )
+            return output.last_hidden_state[0]
+
+        def project(hidden: Tensor) -> Tensor:
+            logits = head(hidden)
+            return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+
+        self._decode, self._project = decode, project
+        self._compiled: Callable[..., Tensor] | None = None
+        self._compiled_project: Callable[..., Tensor] | None = None
+        self._check(compile)
 
     @staticmethod
     def bytes_per_block(model: PreTrainedModel, block_size: int) -> int:
@@ -52,35 +95,74 @@ class ModelRunner:
         size = torch.finfo(next(model.parameters()).dtype).bits // 8
         return int(config.num_hidden_layers * 2 * block_size * num_kv_heads * head_dim * size)
 
+    @property
+    def compile(self) -> str:
+        """What came of the setting: "on", "graphs" or "off"."""
+        return "on" if self._compiled is not None else "graphs" if self.graphs is not None else "off"
+
     def forward(self, batch: Batch) -> Tensor:
         """Final hidden states of the batch's rows, [n, hidden_size]; their keys and values are stored on the way."""
-        meta = AttentionMetadata(
-            trunk_tables=self._tensor(batch.trunk_tables),
-            cu_rows=self._tensor(batch.cu_rows),
-            prefix_lens=self._tensor(batch.prefix_lens),
-            suffix_tables=self._tensor(batch.suffix_tables),
-            suffix_lens=self._tensor(batch.suffix_lens),
-            max_prefix_len=batch.max_prefix_len,
-            max_suffix_len=batch.max_suffix_len,
-            max_rows=batch.max_rows,
-        )
-        context = AttentionContext(self.ops, self.kv_cache, self._tensor(batch.slots), meta)
-        with torch.inference_mode(), fastsia_attention(self.model):
-            output = self.model.base_model(
-                input_ids=self._tensor(batch.token_ids)[None],
-                position_ids=self._tensor(batch.positions)[None],
-                use_cache=False,
-                fastsia_context=context,
-            )
-        return output.last_hidden_state[0]
+        shape = Shape.of(batch)
+        if shape.rows <= self._most_rows:
+            if self.graphs is not None:
+                hidden = self._replay(batch)
+                if hidden is not None:
+                    return hidden
+            if self._compiled is not None:
+                # One more trunk for the padding; torch.compile would make sizes of 0 and 1 cases of their own.
+                padded = shape._replace(trunks=shape.trunks + 1)
+                inputs = self._inputs(batch, Shape(*(max(size, 2) for size in padded)))
+                return self._run(self._compiled, inputs)[: shape.rows]
+        return self._run(self._decode, self._inputs(batch, shape), max_rows=batch.max_rows)
+
+    def _inputs(self, batch: Batch, shape: Shape) -> Inputs:
+        memory = self.staging.reserve(size_of(shape.fields))
+        Inputs(*carve(memory, shape.fields)).fill(batch)
+        return Inputs(*carve(memory.to(self.device, non_blocking=True), shape.fields))
+
+    def _run(self, decode: Callable[..., Tensor], inputs: Inputs, **bound: int) -> Tensor:
+        with torch.inference_mode(), fastsia_attention(self.model), using(self.ops):
+            return decode(self.kv_cache, *inputs, **bound)
+
+    def use_graphs(self, new_pool: Callable[[], Callable[[Call], Call]] = CudaPool) -> None:
+        """Replay batches of up to `max_rows` rows from CUDA graphs from now on."""
+        forward = partial(self._run, self._compiled or self._decode)
+        hidden = torch.empty((self._most_rows, self.hidden_size), dtype=self.dtype, device=self.device)
+        self.graphs = Graphs(forward, self.staging, hidden, self.kv_cache.shape[3], new_pool)
+
+    def _replay(self, batch: Batch) -> Tensor | None:
+        assert self.graphs is not None
+        try:
+            return self.graphs(batch)
+        except CaptureError as error:
+            self._warn("CUDA graphs are not used", error)
+        self.graphs = None
+        self._give_back()
+        return None
+
+    def _warn(self, what: str, error: Exception) -> None:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        self.warnings.append(f"{what}: {reason[:300]}.")
+
+    def check_weights(self) -> None:
+        """Before a run: graphs read weights where these lay; where some lie elsewhere now, they are captured anew."""
+        if self.graphs is not None:
+            weights = self._addresses()
+            if weights != self._weights:
+                self.graphs.drop()
+            self._weights = weights
+
+    def _addresses(self) -> list[int]:
+        return [parameter.data_ptr() for parameter in self.model.parameters()]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[r, hidden_size] -> [r, vocab_size]."""
         with torch.inference_mode():
             if not self.fused_head:
                 return self._own_head(hidden)
-            logits = self.model.get_output_embeddings()(hidden)
-            return logits if self._softcap is None else torch.tanh(logits / self._softcap) * self._softcap
+            # One row would be compiled as a case of its own.
+            project = self._project if self._compiled_project is None or len(hidden) < 2 else self._compiled_project
+            return project(hidden)
 
     def _own_head(self, hidden: Tensor) -> Tensor:
         """The model's own forward with its decoder replaced by the hidden states that it has already given."""
@@ -145,35 +227,30 @@ class ModelRunner:
         want_entropy: bool,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         logits = self.logits(hidden)
+        numbers = self.staging.put(draw_row, seeds, counters, temperature, top_p)
         with torch.inference_mode():
-            samples = self.ops.sample(
-                logits,
-                self._tensor(draw_row),
-                self._tensor(seeds),
-                self._tensor(counters),
-                self._tensor(temperature),
-                self._tensor(top_p),
-                want_entropy,
-            )
-        entropy = np.full(len(logits), np.nan, dtype=np.float32)
-        if samples.entropy is not None:
-            entropy = samples.entropy.cpu().numpy()
-        return samples.tokens.cpu().numpy(), samples.logprobs.cpu().numpy(), entropy
+            samples = self.ops.sample(logits, *numbers, want_entropy)
+            drawn = [part for part in samples[:3] if part is not None]
+            tokens, logprobs, *entropy = self.staging.fetch(*drawn)
+        return tokens, logprobs, entropy[0] if entropy else np.full(len(logits), np.nan, dtype=np.float32)
 
     def release_memory(self) -> None:
         """Give back what torch keeps of freed memory: pieces of it may be too small for what is wanted next."""
         self.num_out_of_memory += 1
+        self._give_back()
+
+    def _give_back(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def copy_blocks(self, src: np.ndarray, dst: np.ndarray) -> None:
         if len(src):
             with torch.inference_mode():
-                self.ops.copy_blocks(self.kv_cache, self._tensor(src), self._tensor(dst))
+                self.ops.copy_blocks(self.kv_cache, *self.staging.put(src, dst))
 
     def clear_blocks(self, blocks: np.ndarray) -> None:
         """Zero blocks that bad rows have written: a NaN in a block's unused part would reach whoever holds it next."""
-        self.kv_cache[:, :, self._tensor(blocks.astype(np.int64))] = 0
+        self.kv_cache[:, :, self.staging.put(blocks.astype(np.int64))[0]] = 0
 
     # --- final hidden states of trunks, kept until their trunk pass ----------------------------------------------
 
@@ -185,7 +262,7 @@ class ModelRunner:
             larger[: len(self._hidden)] = self._hidden
             self._hidden = larger
         with torch.inference_mode():
-            self._hidden[self._tensor(rows.astype(np.int64))] = hidden
+            self._hidden[self.staging.put(rows.astype(np.int64))[0]] = hidden
         return rows
 
     def hidden(self, rows: np.ndarray) -> Tensor:
@@ -194,7 +271,7 @@ class ModelRunner:
 
     def take(self, tensor: Tensor, rows: np.ndarray) -> Tensor:
         """Rows of a tensor on the device by int64 numbers on the host."""
-        return tensor.index_select(0, self._tensor(rows))
+        return tensor.index_select(0, self.staging.put(rows)[0])
 
     def drop_hidden(self, rows: np.ndarray) -> None:
         self._hidden_rows.free(rows)
@@ -203,11 +280,7 @@ class ModelRunner:
         """Forget every kept hidden state (a run was left in the middle)."""
         self._hidden_rows = Table(len(self._hidden))
 
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
-        return tensor if self.device.type == "cpu" else tensor.to(self.device, non_blocking=True)
-
-    def _check(self) -> None:
+    def _check(self, compile: str) -> None:
         """Compare our path with the model's own on a few tokens: attention reached, and the head's logits.
 
         Some models scale their logits (Granite) or post-process them; there the model's own forward is the head.
@@ -238,17 +311,50 @@ class ModelRunner:
         training = self.model.training
         self.model.eval()
         with torch.inference_mode():
-            theirs = self.model(input_ids=self._tensor(tokens)[None], use_cache=False).logits[0].float()
+            theirs = self.model(input_ids=self.staging.put(tokens)[0][None], use_cache=False).logits[0].float()
         self.model.train(training)
-        limit = (1e-3 if self.dtype in (torch.float32, torch.float64) else 0.15) * max(theirs.abs().max().item(), 1.0)
         for self.fused_head in (True, False):
-            error = (self.logits(hidden).float() - theirs).abs().max().item()
-            if error <= limit:
-                return
+            error = self._difference(self.logits(hidden), theirs)
+            if error <= 1:
+                return self._speed_up(compile, batch, hidden)
         raise FastsiaError(
             f"{type(self.model).__name__} gives other logits through fastsia's attention than through its own forward"
-            f" (largest difference {error:.3g}); this architecture is not supported."
+            f" (a difference {error:.3g} times the tolerated one); this architecture is not supported."
         )
+
+    def _difference(self, ours: Tensor, theirs: Tensor) -> float:
+        """The largest difference, as a multiple of what rounding may make of it."""
+        limit = 1e-3 if self.dtype in (torch.float32, torch.float64) else 0.15
+        theirs = theirs.float()
+        return (ours.float() - theirs).abs().max().item() / (limit * max(theirs.abs().max().item(), 1.0))
+
+    def _speed_up(self, compile: str, batch: Batch, expected: Tensor) -> None:
+        """Take the fast path asked for, as far as it works here and gives what the plain one gave."""
+        if compile == "on":
+            try:
+                self._compile(batch, expected)
+            except Exception as error:  # whatever a compiler may raise: the plain path is there
+                self._warn("torch.compile is not used", error)
+        if compile != "off" and self.device.type == "cuda":
+            self.use_graphs()
+            hidden = self._replay(batch)
+            if hidden is not None and not self._difference(hidden, expected) <= 1:
+                self.graphs = None
+                self._warn("CUDA graphs are not used", FastsiaError("they gave other hidden states"))
+
+    def _compile(self, batch: Batch, expected: Tensor) -> None:
+        decode = compile_function(self._decode)
+        inputs = self._inputs(batch, Shape(rows=16, trunks=3, prefix_blocks=5, suffix_blocks=7))
+        mark_dynamic(inputs)
+        pairs = [(self._run(decode, inputs)[: len(expected)], expected)]
+        project = None
+        if self.fused_head and self._softcap is not None:
+            project, hidden = compile_function(self._project, dynamic=True), expected.clone()
+            with torch.inference_mode():
+                pairs.append((project(hidden), self._project(hidden)))
+        if not all(self._difference(ours, plain) <= 1 for ours, plain in pairs):
+            raise FastsiaError("it gave other numbers")
+        self._compiled, self._compiled_project = decode, project
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -112,6 +112,8 @@ def profiled(runner: ModelRunner) -> Iterator[StepProfile]:
 
     def timed(method: Callable[..., Any], name: str) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
+            if runner.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+                return method(*arguments, **named)  # a graph is recorded here: nothing runs, and nothing may wait
             begin = profile.enter()
             try:
                 return method(*arguments, **named)

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig
 
 import fastsia
 from fastsia import Engine, FastsiaError, SamplingParams
+from fastsia.engine.memory import default_num_blocks, step_bytes
 from tests.tiny import PROBLEMS, shared_model, tiny_model
 
 PROMPT, TRAJECTORY = list(range(20, 60)), [3, 4, 5, 6, 7, 8]
@@ -84,8 +86,8 @@ def test_a_card_with_too_little_memory() -> None:
     device = torch.device("cuda")
     model, tokenizer = tiny_model()
     model.to(device)
-    expected = draw(Engine(model, tokenizer, num_blocks=512))
-    engine = Engine(model, tokenizer, num_blocks=512)
+    expected = draw(Engine(model, tokenizer, num_blocks=512, compile="off"))
+    engine = Engine(model, tokenizer, num_blocks=512, compile="off")
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(device).total_memory
     blocker = torch.empty(64 << 20, dtype=torch.uint8, device=device)
@@ -101,3 +103,56 @@ def test_a_card_with_too_little_memory() -> None:
     assert {c: [r.token_ids for r in rs] for c, rs in found.items()} == {
         c: [r.token_ids for r in rs] for c, rs in expected.items()
     }
+
+
+QWEN = AutoConfig.for_model(
+    "qwen2", hidden_size=2048, intermediate_size=11008, num_attention_heads=16, num_key_value_heads=2
+)
+
+
+def test_what_a_step_needs() -> None:
+    """Qwen2.5-3B in bfloat16: the logits of 512 rows alone are 156 MB, and there are copies of them."""
+
+    def needed(**changes: int) -> int:
+        sizes = {"max_rows": 512, "prefill_chunk": 1024, "window": 64, **changes}
+        return step_bytes(QWEN, 151_936, 2, **sizes)
+
+    assert 2 << 30 < needed() < 4 << 30
+    assert needed(max_rows=1024) - needed() > 4 * 512 * 151_936 * 2
+    assert needed(prefill_chunk=2048) > needed()
+    assert needed(window=128) - needed() == 2 * 64 * 1024 * 2048 * 2
+
+
+def test_the_pool_takes_what_a_card_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """9/10 of a card of 80 GiB, less 20 GiB in use and what steps need; what torch holds idle counts as free."""
+    model, _ = shared_model()
+    gib = 1 << 30
+    card = {"mem_get_info": (50 * gib, 80 * gib), "memory_reserved": 15 * gib, "memory_allocated": 5 * gib}
+    for name, value in card.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
+    sizes = {"max_rows": 64, "prefill_chunk": 64, "window": 4}
+    steps = step_bytes(model.config, model.config.vocab_size, 4, **sizes)
+    each = 16 * 2 * 2 * 2 * 8 * 4  # tokens, layers, keys and values, heads, head size, float32
+    blocks = default_num_blocks(model, torch.device("cuda"), 16, 0.9, **sizes)
+    assert blocks == (int(52 * gib) - steps) // each
+    with pytest.raises(FastsiaError, match=r"^only 0 MiB are spare on cuda for the KV pool: .* lower max_rows"):
+        default_num_blocks(model, torch.device("cuda"), 16, 0.2, **sizes)
+
+
+@pytest.mark.gpu
+def test_a_planned_pool_leaves_room_for_the_largest_steps() -> None:
+    """A quarter of the card, filled with a pool by plan: steps of every size, graphs and all, still fit beside it."""
+    model, tokenizer = tiny_model()
+    model.to("cuda")
+    torch.cuda.empty_cache()
+    engine = Engine(model, tokenizer, gpu_memory_utilization=0.25)
+    total = torch.cuda.get_device_properties("cuda").total_memory
+    torch.cuda.set_per_process_memory_fraction(0.25)
+    try:
+        prompt = list(range(20, 60)) * 5
+        engine.rollout(prompt, 600, SamplingParams(temperature=1.5, top_p=1.0, max_tokens=64))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert engine.counters.out_of_memory == 0
+    assert engine.runner.warnings == []
+    assert engine.num_blocks * engine.runner.bytes_per_block(model, engine.block_size) > 0.1 * total

@@ -1,0 +1,124 @@
+"""Forward passes as CUDA graphs, one for each bucket of row counts: a step is then one launch."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fastsia.config import FastsiaError
+from fastsia.engine.batch import Batch
+from fastsia.engine.inputs import Inputs, Shape
+from fastsia.engine.staging import Staging, carve, size_of
+
+_FEWEST = 8
+Call = Callable[[], None]
+
+
+class CaptureError(FastsiaError):
+    """A graph could not be captured; nothing but the captured step itself has run."""
+
+
+def row_buckets(largest: int) -> list[int]:
+    """Row counts that graphs are made for: multiples of 8, the last the first that holds `largest` rows.
+
+    At most an eighth of a bucket is padding. Up to 64 rows they are 8 apart, which may be more: there a step reads the
+    weights and little else, whatever its rows.
+    """
+    last = -(-largest // _FEWEST) * _FEWEST
+    buckets = [_FEWEST]
+    while buckets[-1] < last:
+        most = (buckets[-1] + 1) * 8 // 7
+        buckets.append(min(max(buckets[-1] + _FEWEST, most // _FEWEST * _FEWEST), last))
+    return buckets
+
+
+class CudaPool:
+    """Captures calls into memory that all its graphs share, as they run one after another."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, call: Call) -> Call:
+        """The captured call, which has not run."""
+        graph = torch.cuda.CUDAGraph()
+        # What other threads do with the device meanwhile is not captured and does not disturb.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            call()
+        replay: Call = graph.replay
+        return replay
+
+
+class Graphs:
+    """The forward pass of a batch as the replay of its bucket's graph, which is captured when it is first needed.
+
+    A graph keeps the shapes and addresses of its capture. So all of them read one buffer, which a step fills in one
+    copy, and leave their result in one place. The number of trunks and the widths of block tables are bounds common to
+    all, which only grow, by doubling; where they do, and where weights have moved (`drop`), graphs are captured anew.
+
+    forward: from inputs to hidden states. num_captures: graphs captured so far. new_pool: what makes a `CudaPool`.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[Inputs], Tensor],
+        staging: Staging,
+        hidden: Tensor,
+        block_size: int,
+        new_pool: Callable[[], Callable[[Call], Call]] = CudaPool,
+    ) -> None:
+        """hidden: [rows of the largest bucket, hidden_size], where the graphs leave their result."""
+        self.num_captures = 0
+        self._forward = forward
+        self._staging = staging
+        self._hidden = hidden
+        self._new_pool = new_pool
+        self._buckets = row_buckets(len(hidden))
+        # More trunks than a window of trajectories, prefixes and rollouts of 1,024 tokens: most runs stay within.
+        width = -(-1024 // block_size)
+        self._bound(Shape(len(hidden), 128, width, width))
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Hidden states [rows of the batch, hidden_size].
+
+        Raises CaptureError: this batch's graph cannot be captured.
+        """
+        own = Shape.of(batch)
+        wanted = own._replace(trunks=own.trunks + 1)  # the padding's
+        if any(size > bound for size, bound in zip(wanted, self._bounds, strict=True)):
+            grown = (max(bound, 1 << (size - 1).bit_length()) for size, bound in zip(wanted, self._bounds, strict=True))
+            self._bound(Shape(*grown)._replace(rows=len(self._hidden)))
+        shape = self._bounds._replace(rows=self._buckets[bisect_left(self._buckets, own.rows)])
+        memory = self._staging.reserve(size_of(shape.fields))
+        Inputs(*carve(memory, shape.fields)).fill(batch)
+        self._buffer[: len(memory)].copy_(memory, non_blocking=True)
+        if shape.rows not in self._replays:
+            self._replays[shape.rows] = self._capture(shape)
+        self._replays[shape.rows]()
+        return self._hidden[: own.rows].clone()
+
+    def drop(self) -> None:
+        """Forget every graph and give its memory back."""
+        self._replays: dict[int, Call] = {}
+        self._pool = self._new_pool()
+
+    def _bound(self, bounds: Shape) -> None:
+        self.drop()
+        self._bounds = bounds
+        self._buffer = torch.empty(size_of(bounds.fields), dtype=torch.uint8, device=self._hidden.device)
+
+    def _capture(self, shape: Shape) -> Call:
+        inputs = Inputs(*carve(self._buffer, shape.fields))
+
+        def call() -> None:
+            self._hidden[: shape.rows].copy_(self._forward(inputs))
+
+        try:
+            call()  # compiles kernels and allocates workspaces and counters, which a capture must not
+            replay = self._pool(call)
+        except (RuntimeError, FastsiaError) as error:  # torch.OutOfMemoryError is a RuntimeError
+            raise CaptureError(f"{shape.rows} rows: {str(error).partition('. ')[0]}") from error
+        self.num_captures += 1
+        return replay

@@ -1,0 +1,80 @@
+"""Storing a step's keys and values and attending over the cache, as one operator that torch.compile keeps whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+from fastsia.ops import Ops
+from fastsia.ops.reference import AttentionMetadata
+
+_ops: ContextVar[Ops] = ContextVar("fastsia_ops")
+
+
+@contextmanager
+def using(ops: Ops) -> Iterator[None]:
+    """The bundle that `attend` runs on inside the block: an operator takes tensors and numbers, no Python objects."""
+    token = _ops.set(ops)
+    try:
+        yield
+    finally:
+        _ops.reset(token)
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kv_cache: Tensor,
+    layer: int,
+    slots: Tensor,
+    trunk_tables: Tensor,
+    cu_rows: Tensor,
+    prefix_lens: Tensor,
+    suffix_tables: Tensor,
+    suffix_lens: Tensor,
+    max_rows: int,
+    scale: float,
+    sliding_window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """`store_kv`, then `prefix_attention`, of one layer: [n, num_heads, head_dim].
+
+    kv_cache: [num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim]. max_rows: rows of one trunk, at most. The
+    largest prefix and suffix are bounded by what the tables' widths can hold, so that nothing here depends on a
+    step but through shapes: a captured step stays true for every other of its shape.
+    """
+    ops = _ops.get()
+    k_cache, v_cache = kv_cache[layer]
+    ops.store_kv(k, v, k_cache, v_cache, slots)
+    block_size = kv_cache.shape[3]
+    meta = AttentionMetadata(
+        trunk_tables,
+        cu_rows,
+        prefix_lens,
+        suffix_tables,
+        suffix_lens,
+        max_prefix_len=trunk_tables.shape[1] * block_size,
+        max_suffix_len=suffix_tables.shape[1] * block_size,
+        max_rows=max_rows,
+    )
+    return ops.prefix_attention(q, k_cache, v_cache, meta, scale, sliding_window=sliding_window, softcap=softcap)
+
+
+attend_operator = torch.library.custom_op(
+    "fastsia::attend",
+    attend,
+    mutates_args=("kv_cache",),
+    schema="(Tensor q, Tensor k, Tensor v, Tensor(a!) kv_cache, int layer, Tensor slots, Tensor trunk_tables, "
+    "Tensor cu_rows, Tensor prefix_lens, Tensor suffix_tables, Tensor suffix_lens, SymInt max_rows, float scale, "
+    "int? sliding_window, float? softcap) -> Tensor",
+)
+
+
+@attend_operator.register_fake
+def _(q: Tensor, *_: object) -> Tensor:
+    return q.new_empty(q.shape)
