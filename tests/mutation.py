@@ -106,7 +106,7 @@ EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
     },
 }
 """Module -> (line of its source, change) -> why no test can notice it. These are not counted."""
-PATIENCE = 5.0
+PATIENCE = 3.0
 """A mutant is noticed, too, if the tests take so many times as long as without it: it may never end."""
 
 _COMPARISONS = {

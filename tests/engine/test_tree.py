@@ -234,3 +234,66 @@ def test_books_that_do_not_balance_are_noticed() -> None:
     blocks._num_free = 1
     with pytest.raises(AssertionError, match="neither free nor in use"):
         blocks.check_integrity(mine)
+
+
+@pytest.fixture
+def grown() -> TreeMachine:
+    """A trunk of two and a half blocks with three branches, two of which share a full block."""
+    machine = TreeMachine()
+    machine.new_trunk(2 * SIZE + SIZE // 2, False, 0)
+    machine.depart(0)
+    (branch,) = machine.suffix
+    machine.suffix[branch] = [machine.token() for _ in range(SIZE + 1)]
+    machine.tree.branches.length[branch] = SIZE + 1
+    machine.step(0, 2)
+    machine.tree.check_integrity()
+    return machine
+
+
+def test_a_row_with_fewer_blocks_than_tokens_is_noticed(grown: TreeMachine) -> None:
+    trunks = grown.tree.trunks
+    trunks.computed[list(grown.context)] = 3 * SIZE + 1
+    with pytest.raises(AssertionError, match="fewer blocks than it has computed tokens"):
+        grown.tree.check_integrity()
+
+
+def test_a_shared_block_that_would_be_written_is_noticed(grown: TreeMachine) -> None:
+    """Two branches share their first block; one of them is made to go on inside of it."""
+    branches = grown.tree.branches
+    one = list(grown.suffix)[1]
+    grown.tree.blocks.release(branches.blocks[one, 1:2])
+    branches.num_blocks[one], branches.computed[one] = 1, SIZE - 1
+    with pytest.raises(AssertionError, match="a block that will be written is shared"):
+        grown.tree.check_integrity()
+
+
+def test_rollouts_and_branches_that_do_not_belong_together_are_noticed(grown: TreeMachine) -> None:
+    tree = grown.tree
+    last = tree.riding[-1]
+    branch = int(tree.rollouts.branch[last])
+    tree.rollouts.branch[last] = int(tree.rollouts.branch[tree.riding[0]])
+    with pytest.raises(AssertionError, match="a branch is live without a rollout"):
+        tree.check_integrity()
+    tree.rollouts.branch[last] = branch
+    tree.rollouts.trunk[last] += 1
+    with pytest.raises(AssertionError, match="another trunk's branch"):
+        tree.check_integrity()
+    tree.rollouts.trunk[last] -= 1
+    tree.check_integrity()
+    tree.end_branches(np.array([branch]))
+    with pytest.raises(AssertionError, match="a branch that is not live"):
+        tree.check_integrity()
+
+
+def test_trunks_share_full_blocks_only(grown: TreeMachine) -> None:
+    """Two tokens short of two blocks are one block; what the parent has not computed cannot be shared."""
+    tree, (parent,) = grown.tree, grown.context
+    for wanted, blocks in ((2 * SIZE, 2), (2 * SIZE - 2, 1), (9 * SIZE, 2), (SIZE - 1, 0)):
+        child = int(tree.trunks.allocate(1)[0])
+        tree.share_prefix(parent, child, wanted)
+        assert tree.trunks.num_blocks[child] == blocks
+        assert tree.trunks.computed[child] == tree.trunks.high_water[child] == blocks * SIZE
+        assert tree.trunks.blocks[child, :blocks].tolist() == tree.trunks.blocks[parent, :blocks].tolist()
+        tree.check_integrity()
+        tree.end_trunks(np.array([child]))
+    tree.check_integrity()
