@@ -83,7 +83,16 @@ def _peers(rows: Rows) -> str:
             for name, one in sorted(of.items(), key=lambda item: -float(item[1]["whole_seconds"]))
         ]
     head = ["model", "peer", "seconds", "tokens/s", "tokens a row", "× naive", "× continuous", "draws"]
-    return "### The same work\n\n" + table(head, lines)
+    return "\n\n".join(["### The same work", table(head, lines), _weights(peers)])
+
+
+def _weights(peers: Rows) -> str:
+    """Of every model, and how sure random ones were made."""
+    found = {}
+    for row in peers:
+        weights, entropy = row["result"]["weights"], row["result"]["head_entropy"]
+        found[Path(row["model"]).name] = weights if entropy is None else f"{weights}, {entropy:.3f} nats a token"
+    return "Weights: " + "; ".join(f"{name} {weights}" for name, weights in found.items()) + "."
 
 
 def ratio(of: dict[str, dict[str, Any]], base: str, name: str) -> str:
