@@ -12,6 +12,7 @@ import math
 import os
 import platform
 import signal
+import socket
 import threading
 import time
 from collections import Counter, deque
@@ -42,6 +43,7 @@ _AHEAD = 16
 _DEFAULT_WINDOW = 64
 # Calls under way at a worker: it goes on with the second while the answer to the first travels.
 _CALLS = 2
+_CONNECT_SECONDS = 10.0
 # Further tries of a request whose worker was lost, and of a worker that is lost before it has finished anything.
 _MAX_RETRIES = 3
 
@@ -334,12 +336,28 @@ def _connect() -> Any:
     except ImportError as error:
         raise FastsiaError("executor='ray' needs the package ray: pip install 'fastsia[ray]'.") from error
     if not ray.is_initialized():
+        _check_address(os.environ.get("RAY_ADDRESS", ""))
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # what is run here is nobody else's business
         handler = signal.getsignal(signal.SIGTERM)
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise FastsiaError(f"no Ray cluster could be joined or started: {_first_line(error)}.") from error
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray puts its own in its place
     return ray
+
+
+def _check_address(address: str) -> None:
+    """Refuse at once a HOST:PORT that nothing listens at: Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in address:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FastsiaError(f"no Ray cluster answers at {address}, the address in RAY_ADDRESS: {reason}.") from error
 
 
 def _shares(ray: Any, num_workers: int | None, options: Mapping[str, Any]) -> tuple[int, dict[str, Any], bool]:

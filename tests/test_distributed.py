@@ -263,6 +263,13 @@ def test_every_worker_has_a_place(
         assert sum(map(min, places)) >= count
 
 
+def test_an_address_without_a_cluster_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(FastsiaError, match=r"no Ray cluster answers at 127\.0\.0\.1:9, the address in RAY_ADDRESS"):
+        RayBackend("demo:sft")
+
+
 def test_mistakes_are_named() -> None:
     for executor, options, sentence in (
         ("rai", {}, "executor must be one of local, ray, got 'rai'"),
