@@ -250,6 +250,12 @@ def grown() -> TreeMachine:
     return machine
 
 
+def test_a_block_that_no_row_lists_is_noticed(grown: TreeMachine) -> None:
+    grown.tree.blocks.allocate(1)
+    with pytest.raises(AssertionError, match=r"KV blocks \[\d+\]: counted \[1\], listed \[0\]"):
+        grown.tree.check_integrity()
+
+
 def test_a_row_with_fewer_blocks_than_tokens_is_noticed(grown: TreeMachine) -> None:
     trunks = grown.tree.trunks
     trunks.computed[list(grown.context)] = 3 * SIZE + 1

@@ -139,18 +139,20 @@ def test_a_nucleus_that_reaches_top_p_exactly_ends_there(vocab: int) -> None:
     assert set(more.tokens.tolist()) == {1, 4, 5}
 
 
-def test_the_largest_number_draws_the_last_token_of_the_nucleus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not one of those behind it, which have no mass."""
+@pytest.mark.parametrize(("number", "end"), [(0.0, 0), (1 - 2.0**-53, -1)])
+def test_the_last_numbers_draw_the_last_tokens_of_the_nucleus(
+    number: float, end: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At either end: not one of those before or behind it, which have no mass."""
     logits = rows_of(300)
-    logits[:, -1] = -torch.inf
-    below_one = 1 - 2.0**-53
-    monkeypatch.setattr(reference, "uniforms", lambda seeds, _: torch.full(seeds.shape, below_one, dtype=torch.float64))
+    logits[:, [0, -1]] = -torch.inf
+    monkeypatch.setattr(reference, "uniforms", lambda seeds, _: torch.full(seeds.shape, number, dtype=torch.float64))
     rows, seeds, counters = draws(12, 1)
     for top_p in (0.9, 1.0):
         found = reference.sample(logits, rows, seeds, counters, torch.ones(12), torch.full((12,), top_p))
         for draw, row in enumerate(rows.tolist()):
             probs = definition.nucleus(logits[row], 1.0, float(torch.tensor(top_p).double()))
-            assert int(found.tokens[draw]) == int((probs > 0).nonzero()[-1])
+            assert int(found.tokens[draw]) == int((probs > 0).nonzero()[end])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
