@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fastsia.config import FastsiaError
 from fastsia.engine.batch import Batch
-from fastsia.engine.inputs import Inputs, Shape
-from fastsia.engine.staging import Staging, carve, size_of
+from fastsia.engine.inputs import Inputs, Shape, stage
+from fastsia.engine.staging import Staging, size_of, tensors_in
 
 _FEWEST = 8
 Call = Callable[[], None]
@@ -91,8 +91,7 @@ class Graphs:
             grown = (max(bound, 1 << (size - 1).bit_length()) for size, bound in zip(wanted, self._bounds, strict=True))
             self._bound(Shape(*grown)._replace(rows=len(self._hidden)))
         shape = self._bounds._replace(rows=self._buckets[bisect_left(self._buckets, own.rows)])
-        memory = self._staging.reserve(size_of(shape.fields))
-        Inputs(*carve(memory, shape.fields)).fill(batch)
+        memory = stage(batch, shape, self._staging)
         self._buffer[: len(memory)].copy_(memory, non_blocking=True)
         if shape.rows not in self._replays:
             self._replays[shape.rows] = self._capture(shape)
@@ -110,7 +109,7 @@ class Graphs:
         self._buffer = torch.empty(size_of(bounds.fields), dtype=torch.uint8, device=self._hidden.device)
 
     def _capture(self, shape: Shape) -> Call:
-        inputs = Inputs(*carve(self._buffer, shape.fields))
+        inputs = Inputs(*tensors_in(self._buffer, shape.fields))
 
         def call() -> None:
             self._hidden[: shape.rows].copy_(self._forward(inputs))

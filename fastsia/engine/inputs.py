@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from fastsia.engine.batch import Batch
-from fastsia.engine.staging import Field
+from fastsia.engine.staging import Field, Staging, arrays_in, size_of
+
+_INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
 
 
 class Shape(NamedTuple):
@@ -27,11 +28,11 @@ class Shape(NamedTuple):
         return cls(len(batch.token_ids), trunks, prefix_blocks, batch.suffix_tables.shape[1])
 
     @property
-    def fields(self) -> Sequence[Field]:
+    def fields(self) -> list[Field]:
         """Of `Inputs`, in order."""
         rows, trunks, prefix_blocks, suffix_blocks = self
         int32 = [(trunks, prefix_blocks), (trunks + 1,), (rows,), (rows, suffix_blocks), (rows,)]
-        return [(torch.int64, (rows,))] * 3 + [(torch.int32, shape) for shape in int32]
+        return [(_INT64, (rows,))] * 3 + [(_INT32, shape) for shape in int32]
 
 
 class Inputs(NamedTuple):
@@ -46,14 +47,18 @@ class Inputs(NamedTuple):
     suffix_tables: Tensor
     suffix_lens: Tensor
 
-    def fill(self, batch: Batch) -> None:
-        """Write a batch that fits (these tensors lie on the host).
 
-        Rows past the batch's store nothing and form a trunk of their own of which they see nothing; trunks past that
-        one have no rows. A batch with fewer rows must therefore have fewer trunks too.
-        """
-        for name, tensor in self._asdict().items():
-            target, source = tensor.numpy(), getattr(batch, name)
-            if target.shape != source.shape:
-                target.fill({"slots": -1, "cu_rows": len(self.token_ids)}.get(name, 0))
-            target[tuple(slice(size) for size in source.shape)] = source
+def stage(batch: Batch, shape: Shape, staging: Staging) -> Tensor:
+    """Lay a batch out as `Inputs` of a shape that holds it; gives the staged bytes.
+
+    Rows past the batch's store nothing and form a trunk of their own of which they see nothing; trunks past that one
+    have no rows. A batch with fewer rows must therefore have fewer trunks too.
+    """
+    fields = shape.fields
+    memory = staging.reserve(size_of(fields))
+    for name, place in zip(Inputs._fields, arrays_in(memory, fields), strict=True):
+        source = getattr(batch, name)
+        if place.shape != source.shape:
+            place.fill({"slots": -1, "cu_rows": shape.rows}.get(name, 0))
+        place[tuple(map(slice, source.shape))] = source
+    return memory

@@ -16,8 +16,8 @@ from fastsia.engine.attention import AttentionContext, fastsia_attention
 from fastsia.engine.batch import Batch
 from fastsia.engine.compiled import compile_function, mark_dynamic
 from fastsia.engine.graphs import Call, CaptureError, CudaPool, Graphs, row_buckets
-from fastsia.engine.inputs import Inputs, Shape
-from fastsia.engine.staging import Staging, carve, size_of
+from fastsia.engine.inputs import Inputs, Shape, stage
+from fastsia.engine.staging import Staging, tensors_in
 from fastsia.engine.table import Table
 from fastsia.ops import Ops
 from fastsia.ops.attend import using
@@ -116,9 +116,8 @@ class ModelRunner:
         return self._run(self._decode, self._inputs(batch, shape), max_rows=batch.max_rows)
 
     def _inputs(self, batch: Batch, shape: Shape) -> Inputs:
-        memory = self.staging.reserve(size_of(shape.fields))
-        Inputs(*carve(memory, shape.fields)).fill(batch)
-        return Inputs(*carve(memory.to(self.device, non_blocking=True), shape.fields))
+        memory = stage(batch, shape, self.staging)
+        return Inputs(*tensors_in(memory.to(self.device, non_blocking=True), shape.fields))
 
     def _run(self, decode: Callable[..., Tensor], inputs: Inputs, **bound: int) -> Tensor:
         with torch.inference_mode(), fastsia_attention(self.model), using(self.ops):
@@ -247,10 +246,6 @@ class ModelRunner:
         if len(src):
             with torch.inference_mode():
                 self.ops.copy_blocks(self.kv_cache, *self.staging.put(src, dst))
-
-    def clear_blocks(self, blocks: np.ndarray) -> None:
-        """Zero blocks that bad rows have written: a NaN in a block's unused part would reach whoever holds it next."""
-        self.kv_cache[:, :, self.staging.put(blocks.astype(np.int64))[0]] = 0
 
     # --- final hidden states of trunks, kept until their trunk pass ----------------------------------------------
 

@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 _ALIGNMENT = 16
-Field = tuple[torch.dtype, tuple[int, ...]]
+_TORCH = {np.dtype(name): getattr(torch, name) for name in ("int32", "int64", "float32")}
+Field = tuple[np.dtype, tuple[int, ...]]
+"""Type and shape of an array."""
 
 
 def size_of(fields: Sequence[Field]) -> int:
-    """Bytes that `carve` needs."""
+    """Bytes that arrays of these fields need, one after another."""
     return _ALIGNMENT + sum(_padded(field) for field in fields)
 
 
-def carve(memory: Tensor, fields: Sequence[Field]) -> list[Tensor]:
-    """Tensors of the given types and shapes, one after another in bytes of memory (uint8).
+def arrays_in(memory: Tensor, fields: Sequence[Field]) -> list[np.ndarray]:
+    """The arrays that lie in host memory (uint8)."""
+    lying = memory.numpy()
+    return [lying[at : at + size].view(dtype).reshape(shape) for at, size, (dtype, shape) in _places(fields)]
 
-    None lies at its very beginning: torch.compile makes a case of its own of a tensor that does.
-    """
-    found, at = [], _ALIGNMENT
+
+def tensors_in(memory: Tensor, fields: Sequence[Field]) -> list[Tensor]:
+    """The same as tensors, wherever the memory is."""
+    return [memory[at : at + size].view(_TORCH[dtype]).view(shape) for at, size, (dtype, shape) in _places(fields)]
+
+
+def _places(fields: Sequence[Field]) -> Iterator[tuple[int, int, Field]]:
+    """(first byte, bytes, field). None is at the very beginning, which torch.compile would make a case of its own."""
+    at = _ALIGNMENT
     for dtype, shape in fields:
-        found.append(memory[at : at + int(np.prod(shape)) * dtype.itemsize].view(dtype).view(shape))
+        yield at, math.prod(shape) * dtype.itemsize, (dtype, shape)
         at += _padded((dtype, shape))
-    return found
 
 
 def _padded(field: Field) -> int:
-    return -(-int(np.prod(field[1])) * field[0].itemsize // _ALIGNMENT) * _ALIGNMENT
+    return -(-math.prod(field[1]) * field[0].itemsize // _ALIGNMENT) * _ALIGNMENT
 
 
 class Staging:
@@ -48,7 +58,7 @@ class Staging:
         self.waits = 0
 
     def reserve(self, size: int) -> Tensor:
-        """Bytes to write to, uint8 [size]."""
+        """Bytes to write to, uint8 [size or a few more]."""
         size = -(-size // _ALIGNMENT) * _ALIGNMENT
         if self._used + size > len(self._memory):
             self._wait()
@@ -58,22 +68,24 @@ class Staging:
         return self._memory[self._used - size : self._used]
 
     def put(self, *arrays: np.ndarray) -> list[Tensor]:
-        """The arrays on the device, by one copy."""
-        sources = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
-        fields = [(source.dtype, tuple(source.shape)) for source in sources]
+        """The arrays (int32, int64, float32) on the device, by one copy."""
+        fields = [(array.dtype, array.shape) for array in arrays]
         memory = self.reserve(size_of(fields))
-        for place, source in zip(carve(memory, fields), sources, strict=True):
-            place.copy_(source)
-        return carve(memory.to(self._device, non_blocking=True), fields)
+        for place, array in zip(arrays_in(memory, fields), arrays, strict=True):
+            place[...] = array
+        return tensors_in(memory.to(self._device, non_blocking=True), fields)
 
     def fetch(self, *tensors: Tensor) -> list[np.ndarray]:
-        """The tensors (of 4- or 8-byte numbers) on the host, by one copy; waits for it."""
-        packed = torch.cat([tensor.reshape(-1).view(torch.int32) for tensor in tensors])
-        memory = self.reserve(4 * len(packed))[: 4 * len(packed)].view(torch.int32)
-        memory.copy_(packed, non_blocking=True)
+        """One-dimensional tensors (of 4- or 8-byte numbers) on the host, by one copy; waits for it."""
+        packed = torch.cat([tensor.view(torch.int32) for tensor in tensors])
+        size = 4 * len(packed)
+        memory = self.reserve(size)[:size]
+        memory.view(torch.int32).copy_(packed, non_blocking=True)
         self._wait()
-        parts = memory.clone().split([tensor.numel() * tensor.element_size() // 4 for tensor in tensors])
-        return [p.view(t.dtype).view(t.shape).numpy() for p, t in zip(parts, tensors, strict=True)]
+        dtypes = [np.dtype(str(tensor.dtype).removeprefix("torch.")) for tensor in tensors]
+        sizes = [len(tensor) * dtype.itemsize for tensor, dtype in zip(tensors, dtypes, strict=True)]
+        parts = np.split(memory.numpy().copy(), np.cumsum(sizes)[:-1])
+        return [part.view(dtype) for part, dtype in zip(parts, dtypes, strict=True)]
 
     def _wait(self) -> None:
         if self._device.type == "cuda":
