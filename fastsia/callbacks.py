@@ -69,7 +69,11 @@ class Tracker(Callback):
 
     def run_started(self, run: Mapping[str, Any], progress: Progress) -> None:
         self._correct = self._trajectories = 0
-        self._tracker.init(**{"config": _flat(run)} | self._options)
+        try:
+            self._tracker.init(**{"config": _flat(run)} | self._options)
+        except Exception as error:  # no login, settings it does not know, no server: each with a class of its own
+            reason = (" ".join(str(error).split()) or type(error).__name__)[:300].rstrip(".")
+            raise FastsiaError(f"{self._tracker.__name__} could not be started: {reason}.") from error
 
     def problem_finished(self, problem: FinishedProblem, progress: Progress) -> None:
         self._trajectories += len(problem.trajectories)

@@ -17,6 +17,7 @@ import fastsia
 from fastsia import cli
 from fastsia.callbacks import Callback, Progress
 from fastsia.cli import _run, normalize, plain
+from fastsia.store import Store
 from tests.tiny import save_tiny
 
 SMALL = ["--num_rollouts", "3", "--stride", "6", "--max_tokens", "12", "--num_bootstrap", "20", "--num_splits", "2"]
@@ -276,6 +277,19 @@ def test_reproduce_shows_ours_beside_the_published(
     assert err == "fastsia: error: no weights are at hand for any model of table3; nothing was run.\n"
     assert "did you mean fig1" in complaint(capsys, "reproduce", "fig11")
     assert "--models names no model" in complaint(capsys, "reproduce", "fig1", "--models", ",")
+
+
+def test_a_tracker_that_does_not_start_is_one_sentence(
+    model: str, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No login, a setting that it does not have: said before anything is drawn."""
+    pytest.importorskip("wandb", reason="the extra 'wandb' is not installed")
+    arguments = ["run", "--model", model, "--tasks", questions, "-o", tmp_path, "--wandb_args", "mode=of", *SMALL]
+    assert command(*arguments) == 2
+    err = capsys.readouterr().err
+    assert "fastsia: error: wandb could not be started: " in err
+    assert "Traceback" not in err
+    assert Store(tmp_path / "run.sqlite").num_problems() == 0
 
 
 def test_what_an_interruption_left_is_said(
