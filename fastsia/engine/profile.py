@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -82,7 +83,7 @@ class StepProfile:
             found[name] = found.get(name, 0.0) + span.own
         return dict(sorted(found.items(), key=lambda part: -part[1]))
 
-    def write_trace(self, path: Path) -> None:
+    def write_trace(self, path: str | os.PathLike[str]) -> None:
         """Chrome's trace format, microseconds; https://ui.perfetto.dev opens it."""
         first = min((span.begin for span in self.spans), default=0.0)
         events: list[dict[str, Any]] = [
@@ -97,7 +98,7 @@ class StepProfile:
             }
             for span in self.spans
         ]
-        path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
+        Path(path).write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
 
     def _now(self) -> float:
         if self.device.type == "cuda":
