@@ -25,7 +25,7 @@ def test_parts_add_up_and_rows_are_those_computed(tmp_path: Path) -> None:
     assert sum(seconds.values()) == pytest.approx(sum(step.seconds for step in steps))
     counters = engine.counters
     assert sum(step.rows for step in profile.steps()) == counters.prefill_tokens + counters.row_steps
-    profile.write_trace(tmp_path / "trace.json")
+    profile.write_trace(str(tmp_path / "trace.json"))
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     assert {event["name"] for event in events} == {"step", *seconds} - {"host"}
     assert min(event["ts"] for event in events) == 0
