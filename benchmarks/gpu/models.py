@@ -92,15 +92,18 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "olmo-3-7b": {
         "model_type": "olmo3",
         **_shape(4096, 11_008, 32, 32, 32),
-        **_rope(
-            5e5,
-            rope_type="yarn",
-            factor=8.0,
-            original_max_position_embeddings=8192,
-            beta_fast=32.0,
-            beta_slow=1.0,
-            attention_factor=1.2079441541679836,
-        ),
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 5e5},
+            "full_attention": {
+                "rope_type": "yarn",
+                "rope_theta": 5e5,
+                "factor": 8.0,
+                "original_max_position_embeddings": 8192,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "attention_factor": 1.2079441541679836,
+            },
+        },
         "vocab_size": 100_278,
         "sliding_window": 4096,
         "rms_norm_eps": 1e-6,
@@ -116,7 +119,7 @@ def toy(fields: dict[str, Any]) -> dict[str, Any]:
     small = {
         **fields,
         **_shape(256, 512, 4, heads, kv_heads),
-        "head_dim": 32,
+        "head_dim": 64,
         "vocab_size": 1024,
         "max_position_embeddings": 2048,
     }

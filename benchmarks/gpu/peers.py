@@ -206,32 +206,36 @@ def _batching(model: Model, work: Work, settings: dict[str, Any], length: int) -
     fields: dict[str, Any] = {"max_requests_per_batch": rows, "seed": 0, **settings}
     if model.device != "cuda":
         fields |= {"num_blocks": 64, "max_batch_tokens": 512}
+    if "page_size" not in known and "page_size" in fields:  # its name before transformers 5.18
+        fields["block_size"] = fields.pop("page_size")
     batching = transformers.ContinuousBatchingConfig(**{k: v for k, v in fields.items() if k in known})
 
-    def roll_out(seed: int, inputs: list[list[int]] = prefixes) -> Outcome:
+    def roll_out(manager: Any, inputs: list[list[int]], seed: int) -> Outcome:
         torch.manual_seed(seed)
         synchronize(model.device)
         begin = time.perf_counter()
-        done = module.generate_batch(
-            inputs,
-            generation_config=config,
-            continuous_batching_config=batching,
-            persistent_manager=True,
-            progress_bar=False,
-        )
+        order = {name: i for i, name in enumerate(manager.add_requests(inputs=inputs, max_new_tokens=length))}
+        found: list[list[list[int]]] = [[] for _ in inputs]
+        for _ in range(len(inputs) * shape.num_rollouts):
+            while (result := manager.get_result(timeout=1)) is None:
+                if not manager.is_running():
+                    raise RuntimeError("continuous batching ended before its requests.")
+            if result.error is not None or len(result.generated_tokens) != length:
+                raise RuntimeError(f"a request of {length} tokens ended with {result.error or 'other than that'}.")
+            # A request's further sequences are its children, named after it.
+            found[order[result.request_id.partition("__child")[0]]].append(result.generated_tokens)
         seconds = time.perf_counter() - begin
-        rows = [result.generated_tokens for result in done.values()]
-        if len(rows) != len(inputs) * shape.num_rollouts or any(len(row) != length for row in rows):
-            raise RuntimeError(f"generate_batch gave {len(rows)} of {len(inputs) * shape.num_rollouts} rollouts.")
-        tokens = np.array(rows, dtype=np.int32)
+        tokens = np.array(found, dtype=np.int32)
         return Outcome(tokens.reshape(-1, len(work.checkpoints), shape.num_rollouts, length), seconds)
 
     try:
-        # The first call makes the manager, and captures or compiles what there is; the longest prefix is in it.
-        roll_out(0, prefixes[: len(work.checkpoints)])
-        yield roll_out
+        # What `generate_batch` does, by its parts: before 5.18 that returns one of the sequences of each request.
+        with module.continuous_batching_context_manager(
+            generation_config=config, continuous_batching_config=batching, block=True, timeout=5
+        ) as manager:
+            roll_out(manager, prefixes[: len(work.checkpoints)], 0)
+            yield partial(roll_out, manager, prefixes)
     finally:
-        module.destroy_cached_continuous_batching_manager()
         module.set_attn_implementation(before)
         free_memory(model.device)
 
