@@ -12,6 +12,7 @@ import torch
 from transformers import GenerationConfig
 
 from benchmarks.gpu.models import Model
+from fastsia.backends.base import model_fingerprint
 from fastsia.config import SamplingParams, Share
 from fastsia.engine.engine import Engine
 from fastsia.engine.sequence import Request
@@ -113,7 +114,7 @@ class Work:
 
 def prepare(model: Model, shape: Shape, folder: Path, seed: int = 0) -> Work:
     """The work of a model; its draws are made once a folder, by transformers' `generate`."""
-    name = hashlib.blake2b(repr((model.name, model.weights, model.device, shape, seed)).encode(), digest_size=8)
+    name = hashlib.blake2b(repr((model_fingerprint(model.module), model.device, shape, seed)).encode(), digest_size=8)
     path = folder / f"{model.name}-{name.hexdigest()}.npz"
     prompts = make_prompts(model, shape.num_problems, shape.prompt_tokens, seed)
     if path.is_file():

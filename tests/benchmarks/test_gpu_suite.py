@@ -89,6 +89,9 @@ def test_work_is_the_same_from_row_to_row(model: Model, toy_work: Work, tmp_path
     kept = prepare(model, TOY, tmp_path)
     assert first.describe() == kept.describe() == toy_work.describe()
     np.testing.assert_array_equal(first.oracle, kept.oracle)
+    # Draws of other weights under the same name would be held against these.
+    other = load(QWEN, "cpu", small=True, seed=1)
+    assert prepare(other, TOY, tmp_path).describe() != first.describe()
     part = first.part(1, 2)
     assert part.checkpoints == (0, 12)
     assert part.num_rollouts == 12
