@@ -35,7 +35,9 @@ class Progress:
 class Callback:
     """A watcher of `evaluate(..., callbacks=[...])`; override what is wanted.
 
-    All calls come from the thread that runs `evaluate`. What one raises ends the run; finished problems are kept.
+    All calls come from the thread that runs `evaluate`. What one raises ends the run; finished problems are kept. A
+    problem is told of when the next one is drawn, or at the end; of those stored while a run is interrupted nobody is
+    told, and the next run counts them as resumed.
     """
 
     def run_started(self, run: Mapping[str, Any], progress: Progress) -> None:

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -454,8 +454,10 @@ def _say_interrupted(shown: _Shown, folder: Path | None) -> None:
     from fastsia.store import DATABASE, Store
 
     last = shown.last
-    # More may have been stored than was told of.
-    done = 0 if folder is None or last is None else Store(folder / DATABASE).num_problems()
+    done = 0 if last is None else last.done
+    if folder is not None and last is not None:
+        with suppress(FastsiaError):  # more may have been stored than was told of
+            done = Store(folder / DATABASE).num_problems()
     if folder is None or last is None or done == 0:
         kept = "nothing is kept (no -o DIR was given)" if folder is None else "no problem was finished yet"
         print(f"\nInterrupted: {kept}.", file=sys.stderr)

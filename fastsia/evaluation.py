@@ -9,10 +9,11 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Queue
+from threading import Thread
 from typing import Any, cast
 
 import numpy as np
@@ -276,27 +277,45 @@ class _Recorder:
 
     def __init__(self, record: Callable[..., FinishedProblem], tell: Callable[[FinishedProblem], None]) -> None:
         self._record, self._tell = record, tell
-        self._thread = ThreadPoolExecutor(1, "fastsia-record")
-        self._waiting: deque[Future[FinishedProblem]] = deque()
+        self._waiting: Queue[tuple[Any, ...] | None] = Queue(_MAX_WAITING)
+        self._recorded: deque[FinishedProblem] = deque()
+        self._error: BaseException | None = None
+        # A daemon: one that was left behind by a second Ctrl-C must not keep the process.
+        self._thread = Thread(target=self._run, name="fastsia-record", daemon=True)
 
     def __enter__(self) -> _Recorder:
+        self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if kind is None:
-                self._tell_of(all_but=0)
-        finally:
-            self._thread.shutdown()
+            self._waiting.put(None)
+            self._thread.join()
+        except BaseException as again:  # a second Ctrl-C: what is under way is ended, what waits is not begun
+            self._error = self._error or again
+            raise
+        if kind is None:
+            self._tell_all()
+        elif self._error is not None:
+            logger.warning("%s", self._error)
 
     def add(self, position: int, parts: Sequence[tuple[int, Trajectory]]) -> None:
-        self._waiting.append(self._thread.submit(self._record, position, parts))
-        self._tell_of(all_but=_MAX_WAITING)
+        self._waiting.put((position, parts))
+        self._tell_all()
 
-    def _tell_of(self, all_but: int) -> None:
-        """Wait until at most `all_but` problems are left, and tell of those that are recorded."""
-        while self._waiting and (len(self._waiting) > all_but or self._waiting[0].done()):
-            self._tell(self._waiting.popleft().result())
+    def _run(self) -> None:
+        while (problem := self._waiting.get()) is not None:
+            if self._error is None:
+                try:
+                    self._recorded.append(self._record(*problem))
+                except BaseException as error:
+                    self._error = error
+
+    def _tell_all(self) -> None:
+        while self._recorded:
+            self._tell(self._recorded.popleft())
+        if self._error is not None:
+            raise self._error
 
 
 class _Tell:

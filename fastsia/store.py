@@ -12,6 +12,7 @@ import json
 import marshal
 import os
 import sqlite3
+import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -113,6 +114,8 @@ class StoreWriter:
         self.directory = Path(directory)
         self.path = self.directory / DATABASE
         self.notes: list[str] = []
+        self._writing = threading.Lock()
+        self._is_closed = False
         self._lock = _lock(self.directory)
         try:
             self._connection = self._open(dict(identity), vocabulary)
@@ -151,19 +154,28 @@ class StoreWriter:
             )
 
     def add(self, finished: FinishedProblem) -> None:
-        """Commit one finished problem: all of it or nothing. From any thread, one call at a time."""
+        """Commit one finished problem: all of it or nothing. From any thread."""
         rows = _rows(finished)
-        try:
-            _insert(self._connection, rows)
-        except sqlite3.Error as error:
-            raise FastsiaError(
-                f"{self.path} cannot be written ({error}); the {len(self.done)} problems finished before are kept, "
-                "and the same command resumes once there is room."
-            ) from error
-        self.done.add(finished.position)
+        with self._writing:
+            if self._is_closed:
+                raise FastsiaError(f"{self.path} is closed; problem {finished.problem.id!r} was not stored.")
+            try:
+                _insert(self._connection, rows)
+            except sqlite3.Error as error:
+                raise FastsiaError(
+                    f"{self.path} cannot be written ({error}); the {len(self.done)} problems finished before are kept, "
+                    "and the same command resumes once there is room."
+                ) from error
+            self.done.add(finished.position)
 
     def close(self) -> None:
-        """Fold the log into the database, which is one plain file then, and release the folder."""
+        """Fold the log into the database, which is one plain file then, and release the folder.
+
+        Another thread's `add` is waited for: sqlite crashes where a connection is closed under a write.
+        """
+        self._writing.acquire()
+        self._is_closed = True
+        self._writing.release()
         try:
             with suppress(sqlite3.Error):  # a reader is at it, or the disk is full: the log stays, and is as good
                 self._connection.execute("PRAGMA journal_mode = DELETE")

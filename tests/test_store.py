@@ -11,6 +11,9 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from fastsia import FastsiaError, Problem
+from fastsia import FastsiaError, Problem, store
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.engine.sequence import FinishReason, Rollouts, Trajectory
 from fastsia.store import (
@@ -557,3 +560,27 @@ def test_a_newer_schema_is_refused(tmp_path: Path, vocabulary: Vocabulary) -> No
         Store(tmp_path / "run.sqlite")
     with pytest.raises(FastsiaError, match="schema version 99"):
         StoreWriter(tmp_path, IDENTITY, vocabulary)
+
+
+def test_closing_waits_for_a_write_of_another_thread(
+    tmp_path: Path, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sqlite crashes the process where a connection is closed under a write; and the folder stays locked until then."""
+    insert, begun = store._insert, threading.Event()
+
+    def slowly(rows: Iterable[Any]) -> Iterator[Any]:
+        for row in rows:
+            begun.set()
+            time.sleep(0.02)
+            yield row
+
+    monkeypatch.setattr(store, "_insert", lambda to, rows: insert(to, (*rows[:2], slowly(rows[2]))))
+    writer = StoreWriter(tmp_path, IDENTITY, vocabulary)
+    thread = threading.Thread(target=writer.add, args=[finished(0)])
+    thread.start()
+    assert begun.wait(10)
+    writer.close()
+    thread.join(10)
+    assert Store(tmp_path / "run.sqlite").num_problems() == 1
+    with pytest.raises(FastsiaError, match="is closed; problem 'p1' was not stored"):
+        writer.add(finished(1))

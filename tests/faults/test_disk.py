@@ -18,7 +18,7 @@ import pytest
 
 import fastsia
 from tests.faults.disks import small_disk
-from tests.test_resume import NUM_PROBLEMS, SETTINGS, assert_equal, start, stop_at, tables
+from tests.test_resume import NUM_PROBLEMS, SETTINGS, assert_equal, finished, start, stop_at, tables
 from tests.tiny import save_tiny
 
 
@@ -182,6 +182,50 @@ def test_ctrl_c_twice_still_keeps_what_is_done(model: Path, questions: Path, who
     assert process.returncode != 0
     fastsia.evaluate(str(model), str(questions), output=tmp_path, **SETTINGS)
     assert_equal(tables(tmp_path), before)
+
+
+IMPATIENT = """
+import os, signal, sys, threading, time
+from fastsia import cli, store
+insert, calls, how = store._insert, [], int(sys.argv[1])
+def slowly(rows):
+    for row in rows:
+        time.sleep(0.05)
+        yield row
+def signals():
+    for _ in range(2):
+        os.kill(os.getpid(), how)
+        time.sleep(0.3)
+def slow_insert(connection, rows):
+    calls.append(rows)
+    if len(calls) == 2:
+        threading.Thread(target=signals, daemon=True).start()
+        rows = (*rows[:2], slowly(rows[2]))
+    insert(connection, rows)
+store._insert = slow_insert
+sys.argv = ["fastsia", *sys.argv[2:]]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_second_signal_while_a_problem_is_written(
+    how: signal.Signals, code: int, model: Path, questions: Path, whole: Path, tmp_path: Path
+) -> None:
+    """A large problem is being stored when both signals come: it is stored whole, and the process ends as always."""
+    options = [text for name, value in SETTINGS.items() for text in (f"--{name}", str(value))]
+    arguments = ["run", "--model", model, "--tasks", questions, "-o", tmp_path / "run", "--no_report", *options]
+    ended = subprocess.run(
+        [sys.executable, "-c", IMPATIENT, str(int(how)), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert ended.returncode == code, ended.stderr
+    assert len(finished(tmp_path / "run")) >= 2
+    fastsia.evaluate(str(model), str(questions), output=tmp_path / "run", **SETTINGS)
+    assert_equal(tables(tmp_path / "run"), tables(whole))
 
 
 def test_links_in_the_output_folder_lead_nowhere(model: Path, questions: Path, tmp_path: Path) -> None:
