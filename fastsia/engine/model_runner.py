@@ -17,7 +17,7 @@ from fastsia.engine.batch import Batch
 from fastsia.engine.compiled import compile_function, mark_dynamic
 from fastsia.engine.graphs import Call, CaptureError, CudaPool, Graphs, row_buckets
 from fastsia.engine.inputs import Inputs, Shape, stage
-from fastsia.engine.staging import Staging, tensors_in
+from fastsia.engine.staging import HostStaging, Staging, tensors_in
 from fastsia.engine.table import Table
 from fastsia.ops import Ops
 from fastsia.ops.attend import using
@@ -63,7 +63,7 @@ class ModelRunner:
         self.warnings: list[str] = []
         self.graphs: Graphs | None = None
         self._most_rows = row_buckets(max_rows)[-1]
-        self.staging = Staging(self.device)
+        self.staging = (HostStaging if self.device.type == "cpu" else Staging)(self.device)
         self._weights = self._addresses()
         decoder, head, softcap = model.base_model, model.get_output_embeddings(), self._softcap
 
@@ -257,7 +257,7 @@ class ModelRunner:
             larger[: len(self._hidden)] = self._hidden
             self._hidden = larger
         with torch.inference_mode():
-            self._hidden[self.staging.put(rows.astype(np.int64))[0]] = hidden
+            self._hidden.index_copy_(0, self.staging.put(rows.astype(np.int64))[0], hidden)
         return rows
 
     def hidden(self, rows: np.ndarray) -> Tensor:

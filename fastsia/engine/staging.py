@@ -47,7 +47,7 @@ class Staging:
     """Host memory (pinned where the device is CUDA) that copies to the device start from, in their order.
 
     A piece of it is written once between two waits, so that no copy under way is overwritten: `fetch` waits anyway, and
-    all that was staged before it has then arrived. What `put` gives on a CPU lies in this memory: use it at once.
+    all that was staged before it has then arrived.
     waits: how often the host has waited for the device.
     """
 
@@ -95,3 +95,14 @@ class Staging:
 
     def _allocate(self, size: int) -> Tensor:
         return torch.empty(size, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+
+
+class HostStaging(Staging):
+    """For a device that is the host's CPU: an array and its tensor are the same memory, and nothing is copied."""
+
+    def put(self, *arrays: np.ndarray) -> list[Tensor]:
+        return [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
+
+    def fetch(self, *tensors: Tensor) -> list[np.ndarray]:
+        self._wait()
+        return [tensor.numpy() for tensor in tensors]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastsia.engine.staging import Staging, arrays_in, size_of, tensors_in
+from fastsia.engine.staging import HostStaging, Staging, arrays_in, size_of, tensors_in
 
 CPU = torch.device("cpu")
 SHAPES = [("int64", (3,)), ("int32", (2, 5)), ("float32", (0, 4)), ("int32", (1,))]
@@ -24,8 +24,9 @@ def test_arrays_lie_apart_and_aligned() -> None:
     assert [tensor.unique().tolist() for tensor in tensors] == [[1], [2], [], [4]]
 
 
-def test_arrays_come_back_as_they_were() -> None:
-    staging = Staging(CPU)
+@pytest.mark.parametrize("kind", [Staging, HostStaging])
+def test_arrays_come_back_as_they_were(kind: type[Staging]) -> None:
+    staging = kind(CPU)
     rng = np.random.default_rng(0)
     arrays = [
         rng.integers(-(2**60), 2**60, 7),
