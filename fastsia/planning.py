@@ -28,7 +28,7 @@ from fastsia.tasks import Task, load_task
 
 PLAN = "plan.json"
 _TRAJECTORIES = 32
-_PROBLEMS = 16
+_PROBLEMS = 32
 _REPEATS = 3
 
 
@@ -71,7 +71,7 @@ def plan(
 ) -> Plan:
     """Forecast `evaluate(model, dataset, ...)` with the engine of this package; arguments as there.
 
-    Some problems' trajectories (at most 32) say how long reasoning is; a few problems (at most 16) are evaluated whole
+    Some problems' trajectories (at most 32) say how long reasoning is; a few problems (at most 32) are evaluated whole
     and say how far rollouts go, how much of them merges, and what a step costs. A rollout from checkpoint t of a
     trajectory of T tokens is taken to go on for about T - t more, so rollouts draw about N T² / (2 stride) tokens.
     """
@@ -107,8 +107,15 @@ def plan(
     rows = generated / max(counters["merge_factor"] or 1.0, 1e-9)
     drawn = float(np.mean(lengths)) * len(every)
     prefill = float(sum(len(prompt) for prompt in {request.prompt_ids for request in every}))
+    pilot_lengths = pilot.trajectories["num_tokens"]
     seconds = _seconds(
-        engine, drawing, rolling, total_rows=rows + drawn + prefill, num_requests=len(every), num_pilot=len(own)
+        engine,
+        drawing,
+        rolling,
+        total_rows=rows + drawn + prefill,
+        num_requests=len(every),
+        num_pilot=len(own),
+        mean_to_longest=float(pilot_lengths.mean() / max(pilot_lengths.max(), 1)),
     )
     seconds += _outside(pilot, whole - sum(span.seconds for span in rolling.spans if span.name == STEP), task)
     blocks = engine.counters.peak_kv_blocks * min(len(every), engine.window) / min(len(own), engine.window)
@@ -156,6 +163,7 @@ def _seconds(
     total_rows: float,
     num_requests: int,
     num_pilot: int,
+    mean_to_longest: float,
 ) -> float:
     """Of all steps: each costs something, each of its rows something more, and each trunk pass goes with a request."""
     rows, seconds = (np.concatenate(part) for part in zip(_decoding(drawing), _decoding(rolling), strict=True))
@@ -164,9 +172,10 @@ def _seconds(
     # The fit is of medians; what disturbs a machine now and then, it will disturb again.
     disturbed = max(float(seconds.sum() / (intercept * len(rows) + slope * rows.sum())), 1.0)
     passes = sum(span.seconds for span in rolling.spans if span.name == PASS) / num_pilot
-    # A request lives for about as many steps as the pilot took, whatever runs beside it, until the rows run out.
-    waves = max(num_requests / engine.window, 1.0)
-    num_steps = max(len(rolling.steps()) * waves, total_rows / engine.max_rows)
+    # The pilot took as many steps as its longest request lives for. Where requests wait for a place, one takes it after
+    # as many as the mean one lives for, which goes with the length of its trajectory.
+    more_waves = max(num_requests / engine.window - 1.0, 0.0)
+    num_steps = max(len(rolling.steps()) * (1.0 + more_waves * mean_to_longest), total_rows / engine.max_rows)
     return disturbed * (intercept * num_steps + slope * total_rows) + passes * num_requests
 
 
