@@ -25,7 +25,7 @@ def test_tokens_of_a_forecast_are_those_of_the_run() -> None:
     assert forecast.trajectory_tokens == pytest.approx(counters["trajectory_tokens"], rel=0.25)
     assert forecast.prefill_tokens == counters["prefill_tokens"]
     assert forecast.num_problems == 40
-    assert forecast.pilot_problems == 16
+    assert forecast.pilot_problems == 32
     assert 0 < forecast.seconds < 600
     assert forecast.weight_bytes == sum(p.numel() * 4 for p in engine.model.parameters())
     assert 0 < forecast.kv_bytes <= engine.num_blocks * engine.runner.bytes_per_block(engine.model, engine.block_size)
