@@ -24,26 +24,14 @@ from fastsia.config import SamplingParams
 from fastsia.distributed import RayBackend, open_executor
 from fastsia.engine.sequence import Request
 from fastsia.store import FinishedProblem
-from tests.test_resume import NUM_PROBLEMS, SETTINGS, assert_equal, finished, tables
-from tests.tiny import save_tiny, shared_model
+from tests.test_resume import SETTINGS, assert_equal, finished, tables
+from tests.tiny import NUM_PROBLEMS, save_tiny, shared_model
 
 ray = pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 
 # Enough problems that a worker is lost while others are left, and the usual company in a batch.
 SMALL: dict[str, Any] = SETTINGS | {"window": 4}
 RUN = {name: value for name, value in SMALL.items() if name != "window"}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
-    path.write_text("".join(f'{{"question": "{i} + 1?", "answer": "{i % 10}"}}\n' for i in range(NUM_PROBLEMS)))
-    return path
 
 
 @pytest.fixture(scope="module")

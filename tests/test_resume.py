@@ -17,9 +17,8 @@ import numpy as np
 import pytest
 
 import fastsia
-from tests.tiny import save_tiny
+from tests.tiny import NUM_PROBLEMS
 
-NUM_PROBLEMS = 24
 # One trajectory in flight: then a row's company in a batch, and with it a logit's last bits, is the same in any run.
 SETTINGS = {
     "num_rollouts": 12,
@@ -32,18 +31,6 @@ SETTINGS = {
 }
 # Columns of floats that come from logits, packed or not.
 FLOATS = {"logprobs", "token_entropies", "logprob"}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
-    path.write_text("".join(f'{{"question": "{i} + 1?", "answer": "{i % 10}"}}\n' for i in range(NUM_PROBLEMS)))
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ from fastsia import Problem
 
 EOS = "<eos>"
 PROBLEMS = [Problem(f"p{i}", f"What is {i} modulo 10?", str(i % 10)) for i in range(12)]
+NUM_PROBLEMS = 24
+"""In the file of questions that whole runs are made over (`questions` in conftest.py)."""
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

@@ -77,7 +77,8 @@ class Attention:
     ) -> Tensor:
         if sliding_window is not None and meta.max_prefix_len + meta.max_suffix_len > sliding_window:
             raise RuntimeError("a context longer than the window would need another mask in each of the two calls.")
-        if meta is not self._meta:
+        # Each layer has a metadata of its own, of the step's tensors.
+        if self._meta is None or meta.prefix_lens is not self._meta.prefix_lens:
             self._plan(q, k_cache, meta, scale, softcap)
         trunk, suffix = self._wrappers
         out, lse = trunk.run(q, (k_cache, v_cache), return_lse=True)

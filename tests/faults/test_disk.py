@@ -18,20 +18,8 @@ import pytest
 
 import fastsia
 from tests.faults.disks import small_disk
-from tests.test_resume import NUM_PROBLEMS, SETTINGS, assert_equal, finished, start, stop_at, tables
-from tests.tiny import save_tiny
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
-    path.write_text("".join(f'{{"question": "{i} + 1?", "answer": "{i % 10}"}}\n' for i in range(NUM_PROBLEMS)))
-    return path
+from tests.test_resume import SETTINGS, assert_equal, finished, start, stop_at, tables
+from tests.tiny import NUM_PROBLEMS
 
 
 @pytest.fixture(scope="module")
