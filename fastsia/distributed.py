@@ -131,6 +131,7 @@ class RayBackend:
         self.counters = Counters()
         self._num_lost = 0
         self._notes: list[str] = []
+        self._has_drawn = False
         self._facts: _Facts | None = None
         try:
             while self._facts is None:
@@ -162,6 +163,9 @@ class RayBackend:
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Trajectory]:
         """As they finish; at most what the workers hold at once, and as many again, are taken ahead."""
+        if self._has_drawn:
+            self._forget_losses()
+        self._has_drawn = True
         keys: dict[Any, Any] = {}
         source = enumerate(requests)
         try:
@@ -184,6 +188,13 @@ class RayBackend:
             self._tries.clear()
 
     # --- the driver's side -------------------------------------------------------------------------------------
+
+    def _forget_losses(self) -> None:
+        """Those of an earlier run are in its own summary; those before the first draw are in that of the first."""
+        self._notes.clear()
+        self._num_lost = 0
+        for worker in self._workers:
+            worker.warnings = ()
 
     def _start_workers(self) -> None:
         for worker in self._workers:

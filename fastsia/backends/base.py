@@ -24,7 +24,7 @@ class Backend(Protocol):
     context_length: positions the model can take; None where unknown.
     eos_token_ids: the model's own end-of-sequence ids; may be empty.
     counters: cumulative over the backend's life. A backend that cannot see transformer rows counts none.
-    warnings: what the draws so far give cause to say, one sentence each.
+    warnings: what the draws of the last `generate` give cause to say, one sentence each.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Backend(Protocol):
     def warnings(self) -> Sequence[str]: ...
 
     def describe(self) -> dict[str, Any]:
-        """Device, dtype, kernels and limits, ready for JSON."""
+        """Device, dtype, kernels and limits, ready for JSON; what it counts is of the last `generate`."""
         ...
 
     def fingerprint(self) -> str:

@@ -139,7 +139,7 @@ class OpenAIServerBackend:
 
     @property
     def warnings(self) -> list[str]:
-        """What the draws so far give cause to say."""
+        """What the draws of the last `generate` give cause to say."""
         seen, found = self._seen, []
         if seen.num_compared >= _LEAST_COMPARED and not seen.num_varied:
             found.append(
@@ -161,6 +161,8 @@ class OpenAIServerBackend:
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Trajectory]:
         """As many trajectories in flight as calls; the calls of one trajectory's checkpoints go out together."""
+        if self._seen.num_calls:  # of an earlier run, whose summary has them
+            self._seen = _Seen(gives_token_ids=self._seen.gives_token_ids, gives_logprobs=self._seen.gives_logprobs)
         waiting = iter(requests)
         request = next(waiting, None)
         running: set[Future[Trajectory]] = set()

@@ -284,6 +284,16 @@ def test_a_slow_server_is_asked_again(folder: str, url: str, undisturbed: SIARes
     assert_same_draws(result, undisturbed)
 
 
+def test_a_run_counts_what_happened_in_it(folder: str, url: str) -> None:
+    """One backend draws many tasks, and a summary is of one."""
+    found = OpenAIServerBackend(folder, base_url=url, served_model="small")
+    first = fastsia.evaluate(found, PROBLEMS[:2], **SETTINGS).summary["machine"]
+    again = fastsia.evaluate(found, PROBLEMS[:2], **SETTINGS).summary["machine"]
+    assert again["num_prefixes"] == first["num_prefixes"] > 0
+    assert again["logprobs"] == first["logprobs"]
+    assert again["completions"] == first["completions"]
+
+
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [

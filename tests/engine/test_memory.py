@@ -71,11 +71,14 @@ def test_a_run_records_it() -> None:
     model, tokenizer = tiny_model()
     settings: dict[str, Any] = {"num_rollouts": 4, "stride": 6, "max_tokens": 12, "num_bootstrap": 20, "num_splits": 2}
     whole = fastsia.evaluate(shared_model(), PROBLEMS[:3], **settings)
+    engine = Engine(model, tokenizer)
     with memory_for(model, "base", 6):
-        found = fastsia.evaluate((model, tokenizer), PROBLEMS[:3], **settings)
+        found = fastsia.evaluate(engine, PROBLEMS[:3], **settings)
     assert found.summary["counters"]["out_of_memory"] > 0
     assert any("memory did not suffice" in note for note in found.summary["warnings"])
     assert whole.summary["counters"]["out_of_memory"] == 0
+    after = fastsia.evaluate(engine, PROBLEMS[:1], **settings)
+    assert not any("memory" in note for note in after.summary["warnings"]), "that was another run"
     for name in ("answer", "finish_reason", "num_tokens"):
         assert found.rollouts[name].tolist() == whole.rollouts[name].tolist()
 
