@@ -902,8 +902,8 @@ def plan(
     ]
     _print(
         ShownTable(f"{model} · {names[0]}: forecast", "", ["", "about"], rows),
-        f"From {found.pilot_problems} problems evaluated whole and the trajectories of a few more, in "
-        f"{found.pilot_seconds:.1f} s. The report's figures are not in the time.",
+        f"From {found.pilot_problems} problems evaluated whole, in {found.pilot_seconds:.1f} s. "
+        "The report's figures are not in the time.",
         *([] if output_path is None else [f"Plan: {found.save(output_path)}"]),
     )
 

@@ -18,8 +18,6 @@ from fastsia.backends.native import NativeBackend
 from fastsia.config import FastsiaError, SIAConfig
 from fastsia.engine.engine import Engine
 from fastsia.engine.profile import PASS, STEP, StepProfile
-from fastsia.engine.run import checkpoints_of
-from fastsia.engine.sequence import Request
 from fastsia.evaluation import evaluate, make_requests, split_settings
 from fastsia.results import SIAResult
 from fastsia.sia import analyze_rollouts
@@ -27,7 +25,6 @@ from fastsia.store import write_json
 from fastsia.tasks import Task, load_task
 
 PLAN = "plan.json"
-_TRAJECTORIES = 32
 _PROBLEMS = 32
 _REPEATS = 3
 
@@ -71,9 +68,8 @@ def plan(
 ) -> Plan:
     """Forecast `evaluate(model, dataset, ...)` with the engine of this package; arguments as there.
 
-    Some problems' trajectories (at most 32) say how long reasoning is; a few problems (at most 32) are evaluated whole
-    and say how far rollouts go, how much of them merges, and what a step costs. A rollout from checkpoint t of a
-    trajectory of T tokens is taken to go on for about T - t more, so rollouts draw about N T² / (2 stride) tokens.
+    A few problems (at most 32, spread over all) are evaluated whole. What they counted is taken for every problem;
+    their steps say what a step and a row of one cost.
     """
     settings, load_options, task_options = split_settings(config, overrides)
     task = load_task(dataset, limit=limit, **task_options)
@@ -84,55 +80,42 @@ def plan(
     started = time.perf_counter()
     settings, requests = make_requests(backend, task, settings)
     every = list(requests)
-    long = _spread(every, _TRAJECTORIES)
-    with engine.profile() as drawing:
-        lengths = [len(done.token_ids) for done in engine.run(_without_rollouts(long))]
     # What is done for the first time (imports, the first pages of everything) is no measure of the rest.
     evaluate(backend, task.head(1), config=settings)
     few = dataclasses.replace(task, problems=tuple(_spread(task.problems, _PROBLEMS)))
     peak, engine.counters.peak_kv_blocks = engine.counters.peak_kv_blocks, 0
-    with engine.profile() as rolling:
+    with engine.profile() as profile:
         began = time.perf_counter()
         pilot = evaluate(backend, few, config=settings)
         whole = time.perf_counter() - began
-    expected = [_expected_tokens(request, length) for request, length in zip(long, lengths, strict=True)]
-    own = [
-        _expected_tokens(request, int(tokens))
-        for request, tokens in zip(
-            make_requests(backend, few, settings)[1], pilot.trajectories["num_tokens"], strict=True
-        )
-    ]
-    counters = pilot.summary["counters"]
-    generated = np.mean(expected) * counters["generated_tokens"] / max(sum(own), 1) * len(every)
-    rows = generated / max(counters["merge_factor"] or 1.0, 1e-9)
-    drawn = float(np.mean(lengths)) * len(every)
-    prefill = float(sum(len(prompt) for prompt in {request.prompt_ids for request in every}))
-    pilot_lengths = pilot.trajectories["num_tokens"]
+    counters, lengths = pilot.summary["counters"], pilot.trajectories["num_tokens"]
+    num_pilot = len(few) * settings.num_trajectories
+    scale = len(every) / num_pilot
+    drawn, generated = (scale * counters[name] for name in ("trajectory_tokens", "generated_tokens"))
+    rows = scale * counters["row_steps"]
+    prefill = sum(len(prompt) for prompt in {request.prompt_ids for request in every})
     seconds = _seconds(
         engine,
-        drawing,
-        rolling,
+        profile,
         total_rows=rows + drawn + prefill,
         num_requests=len(every),
-        num_pilot=len(own),
-        mean_to_longest=float(pilot_lengths.mean() / max(pilot_lengths.max(), 1)),
+        num_pilot=num_pilot,
+        mean_to_longest=float(lengths.mean() / max(lengths.max(), 1)),
     )
-    seconds += _outside(pilot, whole - sum(span.seconds for span in rolling.spans if span.name == STEP), task)
-    blocks = engine.counters.peak_kv_blocks * min(len(every), engine.window) / min(len(own), engine.window)
+    seconds += _outside(pilot, whole - sum(span.seconds for span in profile.spans if span.name == STEP), task)
+    blocks = engine.counters.peak_kv_blocks * min(len(every), engine.window) / min(num_pilot, engine.window)
     engine.counters.peak_kv_blocks = max(peak, engine.counters.peak_kv_blocks)
     return Plan(
         num_problems=len(task),
-        num_checkpoints=round(
-            float(np.mean([len(checkpoints_of(r, n)) for r, n in zip(long, lengths, strict=True)])) * len(every)
-        ),
+        num_checkpoints=round(scale * len(pilot.checkpoints)),
         trajectory_tokens=round(drawn),
         generated_tokens=round(generated),
         row_steps=round(rows),
-        prefill_tokens=round(prefill),
+        prefill_tokens=prefill,
         seconds=float(seconds),
         weight_bytes=sum(p.numel() * p.element_size() for p in engine.model.parameters()),
         kv_bytes=round(min(blocks, engine.num_blocks) * engine.runner.bytes_per_block(engine.model, engine.block_size)),
-        pilot_problems=len(own),
+        pilot_problems=len(few),
         pilot_seconds=time.perf_counter() - started,
     )
 
@@ -143,22 +126,9 @@ def _spread(items: Sequence[Any], number: int) -> list[Any]:
     return [items[i] for i in places.tolist()]
 
 
-def _without_rollouts(requests: Sequence[Request]) -> list[Request]:
-    return [dataclasses.replace(request, key=i, num_rollouts=0) for i, request in enumerate(requests)]
-
-
-def _expected_tokens(request: Request, length: int) -> float:
-    """Of a trajectory's rollouts, if each went on for as long as the trajectory did, with an end."""
-    left = length - checkpoints_of(request, length) + 1
-    if request.rollout_budget == "new":
-        left = np.minimum(left, request.sampling.max_tokens)
-    return float(request.num_rollouts * left.sum())
-
-
 def _seconds(
     engine: Engine,
-    drawing: StepProfile,
-    rolling: StepProfile,
+    profile: StepProfile,
     *,
     total_rows: float,
     num_requests: int,
@@ -166,16 +136,16 @@ def _seconds(
     mean_to_longest: float,
 ) -> float:
     """Of all steps: each costs something, each of its rows something more, and each trunk pass goes with a request."""
-    rows, seconds = (np.concatenate(part) for part in zip(_decoding(drawing), _decoding(rolling), strict=True))
+    rows, seconds = _decoding(profile)
     slope, intercept = (float(x) for x in theilslopes(seconds, rows)[:2]) if len(set(rows)) > 1 else (0.0, seconds[0])
     slope, intercept = max(slope, 0.0), max(intercept, 1e-6)
     # The fit is of medians; what disturbs a machine now and then, it will disturb again.
     disturbed = max(float(seconds.sum() / (intercept * len(rows) + slope * rows.sum())), 1.0)
-    passes = sum(span.seconds for span in rolling.spans if span.name == PASS) / num_pilot
+    passes = sum(span.seconds for span in profile.spans if span.name == PASS) / num_pilot
     # The pilot took as many steps as its longest request lives for. Where requests wait for a place, one takes it after
     # as many as the mean one lives for, which goes with the length of its trajectory.
     more_waves = max(num_requests / engine.window - 1.0, 0.0)
-    num_steps = max(len(rolling.steps()) * (1.0 + more_waves * mean_to_longest), total_rows / engine.max_rows)
+    num_steps = max(len(profile.steps()) * (1.0 + more_waves * mean_to_longest), total_rows / engine.max_rows)
     return disturbed * (intercept * num_steps + slope * total_rows) + passes * num_requests
 
 

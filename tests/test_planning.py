@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from fastsia import Engine, FastsiaError, Request, SamplingParams, evaluate
+from fastsia import Engine, FastsiaError, evaluate
 from fastsia.engine.profile import PASS, STEP, Span, StepProfile
-from fastsia.planning import _decoding, _expected_tokens, _spread, plan
+from fastsia.planning import _decoding, _spread, plan
 from tests.tiny import PROBLEMS, shared_model
 
 
@@ -38,9 +38,9 @@ def test_a_run_of_a_few_problems_is_its_own_pilot(tmp_path: Path) -> None:
     forecast = plan(engine, PROBLEMS[:5], **settings)
     run = evaluate(engine, PROBLEMS[:5], **settings)
     counters = run.summary["counters"]
-    assert forecast.generated_tokens == pytest.approx(counters["generated_tokens"], abs=1)
-    assert forecast.row_steps == pytest.approx(counters["row_steps"], abs=1)
-    assert forecast.trajectory_tokens == pytest.approx(counters["trajectory_tokens"], rel=0.1)
+    assert forecast.generated_tokens == counters["generated_tokens"]
+    assert forecast.row_steps == counters["row_steps"]
+    assert forecast.trajectory_tokens == counters["trajectory_tokens"]
     assert forecast.num_checkpoints == len(run.checkpoints)
     path = forecast.save(tmp_path / "run")
     assert json.loads(path.read_text()) == dataclasses.asdict(forecast)
@@ -49,15 +49,6 @@ def test_a_run_of_a_few_problems_is_its_own_pilot(tmp_path: Path) -> None:
 def test_the_pilot_is_spread_over_the_problems() -> None:
     assert _spread(range(100), 5) == [0, 25, 50, 74, 99]
     assert _spread(range(3), 5) == [0, 1, 2]
-
-
-@pytest.mark.parametrize(("budget", "expected"), [("new", 2 * (5 + 5 + 5 + 1)), ("total", 2 * (11 + 7 + 3 + 1))])
-def test_rollouts_are_taken_to_go_on_as_their_trajectory_did(budget: str, expected: float) -> None:
-    sampling = SamplingParams(max_tokens=5)
-    request = Request(0, (1,), sampling, 2, 0, stride=4, rollout_budget=budget)  # type: ignore[arg-type]
-    if budget == "new":
-        expected = 2 * (5 + 5 + 3 + 1)
-    assert _expected_tokens(request, 10) == expected
 
 
 def test_steps_are_read_without_their_trunk_passes() -> None:
