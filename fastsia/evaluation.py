@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Queue
+from queue import Empty, Queue
 from threading import Thread
 from typing import Any, cast
 
@@ -75,6 +75,8 @@ def evaluate(
     Raises:
         FastsiaError: anything wrong with what was given, before anything runs wherever it can be known by then.
     """
+    if output is not None and not os.fspath(output):
+        raise FastsiaError("output must be a folder's name, got ''.")
     settings, load_options, task_options = split_settings(config, overrides)
     task = load_task(dataset, limit=limit, **task_options)
     loaded = open_executor(
@@ -234,6 +236,8 @@ def _fit(prompt: Prompt, problem: Problem, drawn: int, config: SIAConfig, backen
 
 # Finished problems whose answers are not read yet, which bounds their memory.
 _MAX_WAITING = 4
+# Seconds between two looks at whether there is an end.
+_PATIENCE = 1.0
 
 
 def _draw(
@@ -280,6 +284,7 @@ class _Recorder:
         self._waiting: Queue[tuple[Any, ...] | None] = Queue(_MAX_WAITING)
         self._recorded: deque[FinishedProblem] = deque()
         self._error: BaseException | None = None
+        self._is_over = False
         # A daemon: one that was left behind by a second Ctrl-C must not keep the process.
         self._thread = Thread(target=self._run, name="fastsia-record", daemon=True)
 
@@ -287,7 +292,8 @@ class _Recorder:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, raised: BaseException | None, *_: object) -> None:
+        self._is_over = True
         try:
             self._waiting.put(None)
             self._thread.join()
@@ -296,7 +302,7 @@ class _Recorder:
             raise
         if kind is None:
             self._tell_all()
-        elif self._error is not None:
+        elif self._error is not None and self._error is not raised:
             logger.warning("%s", self._error)
 
     def add(self, position: int, parts: Sequence[tuple[int, Trajectory]]) -> None:
@@ -304,12 +310,20 @@ class _Recorder:
         self._tell_all()
 
     def _run(self) -> None:
-        while (problem := self._waiting.get()) is not None:
+        while (problem := self._next()) is not None:
             if self._error is None:
                 try:
                     self._recorded.append(self._record(*problem))
                 except BaseException as error:
                     self._error = error
+
+    def _next(self) -> tuple[Any, ...] | None:
+        while True:
+            try:
+                return self._waiting.get(timeout=_PATIENCE)
+            except Empty:
+                if self._is_over:  # and who said so was interrupted before it could put in the end
+                    return None
 
     def _tell_all(self) -> None:
         while self._recorded:

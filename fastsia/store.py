@@ -58,7 +58,24 @@ CREATE TABLE rollouts (
     token_ids BLOB NOT NULL
 );
 """
-_HEAD = {"schema_version", "identity", "vocabulary"}
+_HEAD = ("schema_version", "identity", "vocabulary")
+_IDENTITY = {"model", "task", "backend", "config"}
+# A database's files by what is added to its name.
+_PARTS = ("", "-wal", "-shm", "-journal")
+# What sqlite says of a database that it could not get at, whatever it holds.
+_OUTER_ERRORS = {
+    sqlite3.SQLITE_AUTH,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_READONLY,
+}
 _TABLES = {"problems": 12, "trajectories": 16, "rollouts": 14}
 
 
@@ -121,10 +138,10 @@ class StoreWriter:
             self._connection = self._open(dict(identity), vocabulary)
             if not durable:
                 self._connection.execute("PRAGMA synchronous = OFF")
+            self.done: set[int] = {row[0] for row in self._connection.execute("SELECT position FROM problems")}
         except BaseException:
-            os.close(self._lock)
+            _unlock(self._lock)
             raise
-        self.done: set[int] = {row[0] for row in self._connection.execute("SELECT position FROM problems")}
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -173,52 +190,57 @@ class StoreWriter:
 
         Another thread's `add` is waited for: sqlite crashes where a connection is closed under a write.
         """
-        self._writing.acquire()
-        self._is_closed = True
-        self._writing.release()
+        self._is_closed = True  # who waits for his turn is refused
         try:
-            with suppress(sqlite3.Error):  # a reader is at it, or the disk is full: the log stays, and is as good
-                self._connection.execute("PRAGMA journal_mode = DELETE")
-            self._connection.close()
-        finally:
-            os.close(self._lock)
+            with self._writing:
+                with suppress(sqlite3.Error):  # a reader is at it, or the disk is full: the log stays, and is as good
+                    self._connection.execute("PRAGMA journal_mode = DELETE")
+                self._connection.close()
+        finally:  # also where the wait is interrupted
+            _unlock(self._lock)
 
     def _open(self, identity: dict[str, Any], vocabulary: Vocabulary) -> sqlite3.Connection:
-        refuse_links(self.directory, (DATABASE,))
-        salvaged: list[tuple[Any, ...]] = []
-        damage = _damage(self.path)
-        if damage is None and _has_tables(self.path):
+        refuse_links(self.directory, (DATABASE + suffix for suffix in _PARTS))
+        head = {
+            "schema_version": SCHEMA_VERSION,
+            "identity": json.dumps(identity, sort_keys=True),
+            "vocabulary": vocabulary.to_bytes(),
+        }
+        head["checksum"] = _head_checksum(head)
+        with _opening(self.path):
+            damage = _damage(self.path)
+            if damage is not None:
+                self._repair(damage, head, identity, vocabulary)
+            elif not _has_tables(self.path):
+                _create(self.path, head)
             connection = _connect(self.path)
             try:
-                self._check_identity(dict(connection.execute("SELECT key, value FROM meta")), identity, vocabulary)
+                self._check_identity(_read_head(connection), identity, vocabulary)
             except BaseException:
                 connection.close()
                 raise
-            return connection
-        if damage is not None:
-            meta, salvaged = _salvage(self.path)
-            if meta:
-                self._check_identity(meta, identity, vocabulary)
-            aside = _set_aside(self.path)
-            self.notes.append(
-                f"{self.path} is damaged ({damage}); it was set aside as {aside.name}, and "
-                f"{len(salvaged)} finished problems were read back from it."
-            )
-        head = [
-            ("schema_version", SCHEMA_VERSION),
-            ("identity", json.dumps(identity, sort_keys=True)),
-            ("vocabulary", vocabulary.to_bytes()),
-        ]
-        try:
-            connection = _connect(self.path)
-            connection.executescript(f"BEGIN; {_SCHEMA}")
-            connection.executemany("INSERT INTO meta VALUES (?, ?)", head)
-            connection.commit()
-            for rows in salvaged:
-                _insert(connection, rows)
-        except sqlite3.Error as error:
-            raise FastsiaError(f"{self.path} cannot be written ({error}).") from error
         return connection
+
+    def _repair(
+        self, damage: str, head: Mapping[str, Any], identity: Mapping[str, Any], vocabulary: Vocabulary
+    ) -> None:
+        """Set the database aside; a new one with all that is whole of it takes its place once it is complete."""
+        found, salvaged = _salvage(self.path)
+        if found:
+            self._check_identity(found, identity, vocabulary)
+        repaired = self.path.with_name(f"{DATABASE}.repaired")
+        try:
+            _remove(repaired)
+            _create(repaired, head, salvaged)
+        except BaseException:
+            _remove(repaired)
+            raise
+        aside = _set_aside(self.path)
+        repaired.rename(self.path)
+        self.notes.append(
+            f"{self.path} is damaged ({damage}); it was set aside as {aside.name}, and "
+            f"{len(salvaged)} finished problems were read back from it."
+        )
 
     def _check_identity(self, meta: Mapping[str, Any], identity: Mapping[str, Any], vocabulary: Vocabulary) -> None:
         if meta.get("schema_version") != SCHEMA_VERSION:
@@ -259,14 +281,23 @@ class Store:
         """Model, task and config of the run, as it was started."""
         with self._reading() as connection:
             (text,) = connection.execute("SELECT value FROM meta WHERE key = 'identity'").fetchone()
-        found: dict[str, Any] = json.loads(text)
+            found: dict[str, Any] = json.loads(text)
+            if not isinstance(found, dict) or not found.keys() >= _IDENTITY:
+                raise ValueError(f"its identity does not say {', '.join(sorted(_IDENTITY))}")
         return found
 
     def vocabulary(self) -> Vocabulary:
         """The bytes of every token, so that texts and answers can be read again."""
         with self._reading() as connection:
             (blob,) = connection.execute("SELECT value FROM meta WHERE key = 'vocabulary'").fetchone()
-        return Vocabulary.from_bytes(blob)
+            return Vocabulary.from_bytes(blob)
+
+    def check(self) -> None:
+        """Read everything: FastsiaError where pages, the head or a problem's rows are damaged."""
+        with self._reading() as connection:
+            damage = _damage_of(connection)
+        if damage is not None:
+            raise FastsiaError(f"{self.path} is damaged ({damage}); the same `fastsia run` command repairs it.")
 
     def num_problems(self) -> int:
         """How many problems are finished."""
@@ -278,8 +309,9 @@ class Store:
         """One row a finished problem, in the dataset's order."""
         columns = "position, problem_id, question, gold, choices, format, prompt, starts_in_think, cut_prompt_tokens"
         frame = self._frame(f"SELECT {columns} FROM problems ORDER BY position")
-        frame["choices"] = [None if text is None else json.loads(text) for text in frame["choices"]]
-        frame["starts_in_think"] = frame["starts_in_think"].astype(bool)
+        with _readable(self.path):
+            frame["choices"] = [None if text is None else json.loads(text) for text in frame["choices"]]
+            frame["starts_in_think"] = frame["starts_in_think"].astype(bool)
         return frame
 
     def trajectories(self) -> pd.DataFrame:
@@ -290,11 +322,12 @@ class Store:
             "FROM trajectories t JOIN problems p ON p.position = t.id / ? ORDER BY t.id",
             (_PER_PROBLEM,),
         )
-        for name in ("prompt_token_ids", "token_ids"):
-            frame[name] = _column([unpack_ids(blob) for blob in frame[name]])
-        for name in ("logprobs", "token_entropies"):
-            frame[name] = _column([np.frombuffer(blob, dtype="<f4").astype(np.float32) for blob in frame[name]])
-        frame["correct"] = frame["correct"].astype(bool)
+        with _readable(self.path):
+            for name in ("prompt_token_ids", "token_ids"):
+                frame[name] = _column([unpack_ids(blob) for blob in frame[name]])
+            for name in ("logprobs", "token_entropies"):
+                frame[name] = _column([np.frombuffer(blob, dtype="<f4").astype(np.float32) for blob in frame[name]])
+            frame["correct"] = frame["correct"].astype(bool)
         return frame
 
     def rollout_columns(self) -> pd.DataFrame:
@@ -311,14 +344,15 @@ class Store:
                     (_PER_PROBLEM,),
                 )
             )
-        # Joined here: sqlite would look up two rows for each of these.
-        position = frame.pop("position").to_numpy(np.int64)
-        at = np.searchsorted([row[0] for row in problems], position)
-        own = position * _PER_PROBLEM + frame["trajectory"].to_numpy(np.int64)
-        correct = np.array([row[1] for row in trajectories], dtype=bool)
-        frame.insert(0, "problem_id", pd.Series(np.array([row[1] for row in problems], dtype=object)[at], dtype=object))
-        frame["gold"] = pd.Series(np.array([row[2] for row in problems], dtype=object)[at], dtype=object)
-        frame["correct"] = correct[np.searchsorted([row[0] for row in trajectories], own)]
+            # Joined here: sqlite would look up two rows for each of these.
+            position = frame.pop("position").to_numpy(np.int64)
+            at = np.searchsorted([row[0] for row in problems], position)
+            own = position * _PER_PROBLEM + frame["trajectory"].to_numpy(np.int64)
+            correct = np.array([row[1] for row in trajectories], dtype=bool)
+            ids, golds = (np.array([row[i] for row in problems], dtype=object)[at] for i in (1, 2))
+            frame.insert(0, "problem_id", pd.Series(ids, dtype=object))
+            frame["gold"] = pd.Series(golds, dtype=object)
+            frame["correct"] = correct[np.searchsorted([row[0] for row in trajectories], own)]
         return frame
 
     def rollouts(self, problems_at_once: int = 64) -> Iterator[pd.DataFrame]:
@@ -337,6 +371,8 @@ class Store:
                 frame = _to_frame(cursor)
                 ids = unpack_ids(b"".join(frame["token_ids"]))
                 ends = np.cumsum(frame["num_tokens"].to_numpy(np.int64))
+                if ends[-1:].sum() != len(ids):
+                    raise ValueError(f"rollouts say {ends[-1:].sum()} tokens and hold {len(ids)}")
                 frame["token_ids"] = _column(np.split(ids, ends)[:-1])
                 yield frame
 
@@ -368,11 +404,8 @@ class Store:
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with closing(_open_read_only(self.path)) as connection:
-                yield connection
-        except sqlite3.DatabaseError as error:
-            raise FastsiaError(f"{self.path} cannot be read ({error}).") from error
+        with _readable(self.path), closing(_open_read_only(self.path)) as connection:
+            yield connection
 
     def _frame(self, query: str, parameters: tuple[Any, ...] = ()) -> pd.DataFrame:
         with self._reading() as connection:
@@ -517,9 +550,11 @@ def _rollout_rows(scored: ScoredTrajectory, problem_id: str, seed: int, first_id
     blob = pack_ids(rollouts.token_ids)
     ends = (offsets * 3).tolist()
     # A cumulative sum handles empty rollouts; a log-probability that is not known makes its rollout's sum null.
-    totals = np.concatenate([[0.0], np.cumsum(np.nan_to_num(rollouts.logprobs), dtype=np.float64)])
-    unknown = np.concatenate([[0], np.cumsum(np.isnan(rollouts.logprobs))])
-    logprobs = (totals[offsets[1:]] - totals[offsets[:-1]]).astype(object)
+    is_known = np.isfinite(rollouts.logprobs)
+    totals = np.concatenate([[0.0], np.cumsum(np.where(is_known, rollouts.logprobs, 0.0), dtype=np.float64)])
+    unknown = np.concatenate([[0], np.cumsum(~is_known)])
+    # sqlite has no -0.0: what is read back would not match its checksum.
+    logprobs = (totals[offsets[1:]] - totals[offsets[:-1]] + 0.0).astype(object)
     logprobs[unknown[offsets[1:]] > unknown[offsets[:-1]]] = None
     rides = ride_tokens(scored.trajectory.token_ids, rollouts.checkpoint, offsets, rollouts.token_ids)
     return zip(
@@ -582,6 +617,60 @@ def _open_read_only(path: Path) -> sqlite3.Connection:
         return sqlite3.connect(f"{uri}?mode=ro&immutable=1", uri=True)
 
 
+@contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    """What says nothing about a database's content (no room, no permission, another program at it) is no damage."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise FastsiaError(f"{path} cannot be written ({_one_line(error)}); nothing in it was changed.") from error
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Whatever a damaged or foreign database holds where it is read and decoded is one sentence."""
+    try:
+        yield
+    except FastsiaError:
+        raise
+    except (sqlite3.Error, ValueError, TypeError, LookupError) as error:
+        raise FastsiaError(f"{path} cannot be read ({_one_line(error)}).") from error
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether an error that came up in reading is about what is stored."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in _OUTER_ERRORS
+
+
+def _one_line(said: object) -> str:
+    return " ".join(str(said).split())
+
+
+def _create(path: Path, head: Mapping[str, Any], problems: Iterable[tuple[Any, ...]] = ()) -> None:
+    """A database that holds these."""
+    with closing(_connect(path)) as connection:
+        connection.executescript(f"BEGIN; {_SCHEMA}")
+        connection.executemany("INSERT INTO meta VALUES (?, ?)", head.items())
+        connection.commit()
+        for rows in problems:
+            _insert(connection, rows)
+
+
+def _read_head(connection: sqlite3.Connection) -> dict[str, Any]:
+    return dict(connection.execute("SELECT key, value FROM meta").fetchall())
+
+
+def _head_checksum(head: Mapping[str, Any]) -> int:
+    return zlib.crc32(marshal.dumps([head.get(key) for key in _HEAD], 2))
+
+
+def _is_whole(head: Mapping[str, Any]) -> bool:
+    """Of a head as it was read; the first databases had no checksum there."""
+    if not head.keys() >= set(_HEAD) or head.get("checksum", _head_checksum(head)) != _head_checksum(head):
+        return False
+    return isinstance(json.loads(head["identity"]), dict)
+
+
 def _has_tables(path: Path) -> bool:
     """False for a database that a killed run left before its first commit."""
     if not path.exists():
@@ -595,18 +684,31 @@ def _damage(path: Path) -> str | None:
     try:
         if not _has_tables(path):
             return None
-        with closing(sqlite3.connect(path)) as connection:
-            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-            if verdict != "ok":
-                return str(verdict)
-            keys = {key for (key,) in connection.execute("SELECT key FROM meta")}
-            if not keys >= _HEAD:
-                return "its head is incomplete"
-            for (position,) in connection.execute("SELECT position FROM problems ORDER BY position").fetchall():
-                if _read_problem(connection, position) is None:
-                    return f"the rows of problem {position + 1} do not match their checksum"
-    except (sqlite3.DatabaseError, ValueError) as error:
-        return " ".join(str(error).split())
+    except sqlite3.DatabaseError as error:
+        if not _is_damage(error):
+            raise
+        return _one_line(error)
+    with closing(sqlite3.connect(path)) as connection:
+        return _damage_of(connection)
+
+
+def _damage_of(connection: sqlite3.Connection) -> str | None:
+    try:
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            return _one_line(verdict)
+        head = _read_head(connection)
+        if isinstance(version := head.get("schema_version"), int) and version != SCHEMA_VERSION:
+            return None  # what is whole there, another version knows
+        if not _is_whole(head):
+            return "its head is incomplete or does not match its checksum"
+        for (position,) in connection.execute("SELECT position FROM problems ORDER BY position").fetchall():
+            if _read_problem(connection, position) is None:
+                return f"the rows of problem {position + 1} do not match their checksum"
+    except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+        if not _is_damage(error):
+            raise
+        return _one_line(error)
     return None
 
 
@@ -628,11 +730,16 @@ def _set_aside(path: Path) -> Path:
     number = 1
     while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
         number += 1
-    for suffix in ("", "-wal", "-shm"):
+    for suffix in _PARTS:
         part = path.with_name(path.name + suffix)
         if part.exists():
             part.rename(aside.with_name(aside.name + suffix))
     return aside
+
+
+def _remove(path: Path) -> None:
+    for suffix in _PARTS:
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def _salvage(path: Path) -> tuple[dict[str, Any], list[tuple[Any, ...]]]:
@@ -640,27 +747,33 @@ def _salvage(path: Path) -> tuple[dict[str, Any], list[tuple[Any, ...]]]:
     found: dict[int, tuple[Any, ...]] = {}
     try:
         with closing(sqlite3.connect(path)) as connection:
-            meta = dict(connection.execute("SELECT key, value FROM meta"))
-            if not set(meta) >= _HEAD:
+            head = _read_head(connection)
+            if not _is_whole(head):
                 return {}, []
             for order in ("ASC", "DESC"):  # from both ends up to a page that cannot be read
                 cursor = connection.execute(f"SELECT position FROM problems ORDER BY position {order}")
                 while (position := _next(cursor)) is not None:
                     try:
                         rows = _read_problem(connection, position)
-                    except (sqlite3.DatabaseError, ValueError):
+                    except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+                        if not _is_damage(error):
+                            raise
                         continue
                     if rows is not None:
                         found[position] = rows
-    except (sqlite3.DatabaseError, ValueError):
+    except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+        if not _is_damage(error):
+            raise
         return {}, []
-    return meta, [found[position] for position in sorted(found)]
+    return head, [found[position] for position in sorted(found)]
 
 
 def _next(cursor: sqlite3.Cursor) -> int | None:
     try:
         row = cursor.fetchone()
-    except sqlite3.DatabaseError:
+    except sqlite3.DatabaseError as error:
+        if not _is_damage(error):
+            raise
         return None
     return None if row is None else int(row[0])
 
@@ -690,6 +803,11 @@ def _lock(directory: Path) -> int:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
+
+
+def _unlock(descriptor: int) -> None:
+    fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child that was forked meanwhile holds the same descriptor
+    os.close(descriptor)
 
 
 # --- frames ----------------------------------------------------------------------------------------------------

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from fastsia import FastsiaError, Problem, SIAConfig, SIAResult, analyze, evalua
 from fastsia.backends.hf_generate import HFGenerateBackend
 from fastsia.callbacks import Callback, Progress
 from fastsia.engine.sequence import Request, Trajectory
+from fastsia.evaluation import _Recorder
 from fastsia.store import FinishedProblem, StoreWriter
 from tests.backends.test_hf_generate import broken_after
 from tests.tiny import PROBLEMS, shared_model, tiny_model
@@ -595,3 +598,33 @@ def test_importing_the_package_is_quick_and_complete() -> None:
     assert set(fastsia.__all__) <= set(dir(fastsia))
     with pytest.raises(AttributeError, match="no attribute 'evaluat'"):
         _ = fastsia.evaluat
+
+
+def test_a_folder_without_a_name_is_refused() -> None:
+    with pytest.raises(FastsiaError, match="output must be a folder's name"):
+        small(output="")
+
+
+def test_an_interrupted_end_does_not_leave_the_recorder_waiting() -> None:
+    """A second Ctrl-C while the queue is full: what is under way is ended, what waits is not begun."""
+    recorded: list[int] = []
+
+    def record(position: int, _: Any) -> Any:
+        time.sleep(0.3)
+        recorded.append(position)
+
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    recorder = _Recorder(record, lambda _: None)
+    recorder.__enter__()
+    try:
+        for position in range(6):
+            recorder.add(position, ())
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            recorder.__exit__(None, None, None)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    recorder._thread.join(timeout=10)
+    assert not recorder._thread.is_alive()
+    assert 0 < len(recorded) < 6

@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -378,9 +379,148 @@ def test_a_database_without_its_head_is_set_aside(key: str, tmp_path: Path, voca
     with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection, connection:
         connection.execute("DELETE FROM meta WHERE key = ?", (key,))
     writer = write(tmp_path, vocabulary, range(1))
-    assert "is damaged (its head is incomplete)" in writer.notes[0]
+    assert "is damaged (its head is incomplete" in writer.notes[0]
     assert "0 finished problems were read back" in writer.notes[0]
     assert writer.done == {0}
+
+
+HEADS = {
+    "no JSON": "UPDATE meta SET value = '{broken' WHERE key = 'identity'",
+    "nothing": "UPDATE meta SET value = NULL WHERE key = 'identity'",
+    "a list": "UPDATE meta SET value = '[]' WHERE key = 'identity'",
+    "empty": "UPDATE meta SET value = '{}' WHERE key = 'identity'",
+    "no vocabulary": "UPDATE meta SET value = substr(value, 9) WHERE key = 'vocabulary'",
+    "no number": "UPDATE meta SET value = 'one' WHERE key = 'schema_version'",
+}
+
+
+@pytest.mark.parametrize("damage", HEADS)
+def test_a_damaged_head_is_one_sentence(damage: str, tmp_path: Path, vocabulary: Vocabulary) -> None:
+    """For readers; the writer sets the database aside."""
+    write(tmp_path, vocabulary, range(2))
+    with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection, connection:
+        connection.execute(HEADS[damage])
+    with pytest.raises(FastsiaError, match=r"run\.sqlite (cannot be read|is damaged|has schema version)"):
+        Store(tmp_path / "run.sqlite").check()
+    if damage not in ("no vocabulary", "no number"):
+        with pytest.raises(FastsiaError, match=r"run\.sqlite cannot be read"):
+            Store(tmp_path / "run.sqlite").identity()
+    (note,) = write(tmp_path, vocabulary, range(1)).notes
+    assert "does not match its checksum); it was set aside as run.sqlite.damaged-1" in note
+    Store(tmp_path / "run.sqlite").check()
+
+
+def test_a_database_of_a_later_version_is_left_alone(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    """What its head and its rows must be like is not known here, so nothing there is called damage."""
+    write(tmp_path, vocabulary, range(2))
+    with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection, connection:
+        connection.execute("UPDATE meta SET value = 2 WHERE key = 'schema_version'")
+        connection.execute("UPDATE problems SET checksum = 0")
+    for _ in range(2):
+        with pytest.raises(FastsiaError, match="has schema version 2, this fastsia writes 1"):
+            write(tmp_path, vocabulary, range(1))
+    assert not list(tmp_path.glob("*damaged*"))
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "read"),
+    [
+        ("problems", "choices = '{bad'", lambda store: store.problems()),
+        ("trajectories", "token_ids = x'ff'", lambda store: store.trajectories()),
+        ("trajectories", "token_ids = 'text'", lambda store: store.trajectories()),
+        ("trajectories", "logprobs = x'00'", lambda store: store.trajectories()),
+        ("rollouts", "trajectory = 77", lambda store: store.rollout_columns()),
+        ("rollouts", "trajectory = 'one'", lambda store: store.rollout_columns()),
+        ("rollouts", "token_ids = x'ff'", lambda store: list(store.rollouts())),
+        ("rollouts", "num_tokens = 'many'", lambda store: list(store.rollouts())),
+    ],
+)
+def test_rows_of_any_content_are_one_sentence(
+    table: str, change: str, read: Any, tmp_path: Path, vocabulary: Vocabulary
+) -> None:
+    write(tmp_path, vocabulary, range(2))
+    with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection, connection:
+        connection.execute(f"UPDATE {table} SET {change}")
+    store = Store(tmp_path / "run.sqlite")
+    with pytest.raises(FastsiaError, match=r"run\.sqlite cannot be read \("):
+        read(store)
+    with pytest.raises(FastsiaError, match=r"run\.sqlite is damaged \(the rows of problem 1"):
+        store.check()
+
+
+def test_negative_zero_survives(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    """Sure tokens of a server; sqlite stores no -0.0, and what it gives back must match the checksum."""
+    problem = finished(0)
+    rollouts = problem.trajectories[0].trajectory.rollouts
+    assert rollouts is not None
+    rollouts.logprobs[:] = -0.0
+    rollouts.logprobs[-1] = -np.inf
+    with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
+        writer.add(problem)
+    again = write(tmp_path, vocabulary, range(1))
+    assert again.notes == []
+    assert again.done == {0}
+    stored = pd.concat(Store(tmp_path / "run.sqlite").rollouts())["logprob"]
+    assert stored.isna().sum() == 1, "what is not finite is not known"
+    assert set(stored.dropna()) == {0.0}
+
+
+@contextmanager
+def interrupted_after(seconds: float) -> Iterator[None]:
+    """What is inside is interrupted as by Ctrl-C, by a real signal."""
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_an_interrupted_close_frees_the_folder(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    """Another thread is writing, and whoever closes does not wait for it."""
+    writer = StoreWriter(tmp_path, IDENTITY, vocabulary)
+    writer.add(finished(0))
+    with writer._writing, interrupted_after(0.2):
+        writer.close()
+    with pytest.raises(FastsiaError, match="is closed; problem 'p1' was not stored"):
+        writer.add(finished(1))
+    assert write(tmp_path, vocabulary, range(3)).done == {0, 1, 2}
+
+
+def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    writer = StoreWriter(tmp_path, IDENTITY, vocabulary)
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    try:
+        writer.close()
+        write(tmp_path, vocabulary, range(1))
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_repair_that_does_not_fit_changes_nothing(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    """The new database is complete before the damaged one makes place for it."""
+    write(tmp_path, vocabulary, range(40))
+    path = tmp_path / "run.sqlite"
+    data = bytearray(path.read_bytes())
+    data[data.index(pack_ids(finished(3).trajectories[0].trajectory.token_ids))] ^= 1
+    path.write_bytes(data)
+    limit, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(data) // 3, hard))
+    try:
+        with pytest.raises(FastsiaError, match=r"run\.sqlite cannot be written .*nothing in it was changed"):
+            write(tmp_path, vocabulary, range(1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    assert path.read_bytes() == data
+    assert sorted(os.listdir(tmp_path)) == [".lock", "run.sqlite"]
+    writer = write(tmp_path, vocabulary, range(1))
+    assert "39 finished problems were read back" in writer.notes[0]
 
 
 def test_damage_does_not_let_another_run_in(tmp_path: Path, vocabulary: Vocabulary) -> None:

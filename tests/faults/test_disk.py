@@ -36,6 +36,7 @@ def complaint(process: subprocess.Popen[str]) -> str:
     assert process.returncode == 2, err
     assert "Traceback" not in err
     (sentence,) = [line for line in err.splitlines() if line.startswith("fastsia: error:")]
+    assert err.count(sentence.removeprefix("fastsia: error: ")) == 1, "said once"
     return sentence
 
 
@@ -52,6 +53,53 @@ def test_a_full_disk_keeps_what_is_stored(model: Path, questions: Path, whole: P
     process = start(model, questions, tmp_path / "run")
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
+    assert_equal(tables(tmp_path / "run"), tables(whole))
+
+
+def test_a_full_disk_does_not_set_a_good_database_aside(
+    model: Path, questions: Path, whole: Path, tmp_path: Path
+) -> None:
+    """A finished run cannot even be opened for want of room, however often it is tried; that is no damage."""
+    with small_disk(tmp_path / "small", (whole / "run.sqlite").stat().st_size // 1024 + 4096) as disk:
+        shutil.copytree(whole, disk / "run")
+        room = shutil.disk_usage(disk).free - (8 << 10)
+        (disk / "ballast").write_bytes(bytes(room))
+        for _ in range(2):
+            sentence = complaint(start(model, questions, disk / "run"))
+            assert "run.sqlite cannot be written" in sentence
+            assert "nothing in it was changed" in sentence
+        assert not list((disk / "run").glob("*damaged*"))
+        shutil.copytree(disk / "run", tmp_path / "run")
+    found = fastsia.evaluate(str(model), str(questions), output=tmp_path / "run", **SETTINGS)
+    assert found.summary["num_computed_problems"] == NUM_PROBLEMS, "all of them before"
+    assert_equal(tables(tmp_path / "run"), tables(whole))
+
+
+@pytest.mark.parametrize("how", ["EXCLUSIVE", "IMMEDIATE"])
+def test_a_database_that_another_program_holds(
+    how: str, model: Path, questions: Path, whole: Path, tmp_path: Path
+) -> None:
+    """Somebody's sqlite shell in the middle of a transaction: a sentence, and nothing is set aside."""
+    shutil.copytree(whole, tmp_path / "run")
+    holding = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); "
+        "c.execute('BEGIN ' + sys.argv[2]); print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", holding, str(tmp_path / "run" / "run.sqlite"), how],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert "run.sqlite cannot be written (database is locked)" in complaint(
+            start(model, questions, tmp_path / "run")
+        )
+    finally:
+        holder.communicate("")
+    assert not list((tmp_path / "run").glob("*damaged*"))
     assert_equal(tables(tmp_path / "run"), tables(whole))
 
 
