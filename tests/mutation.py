@@ -79,7 +79,7 @@ EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
             "True -> False",
         ): _EQUAL,
         (
-            '("identity", json.dumps(identity, sort_keys=True)),',
+            '"identity": json.dumps(identity, sort_keys=True),',
             "True -> False",
         ): "a text that is read back as a mapping",
         ("return ids.view(np.uint8).reshape(-1, 4)[:, :3].tobytes()", "1 -> 2"): _NEGATIVE,
