@@ -216,8 +216,7 @@ class Engine:
         """
         prompt, trajectory = integers("prompt_ids", prompt_ids), integers("trajectory_ids", trajectory_ids)
         check_forced(prompt, trajectory, forced, continuing, self.runner.vocab_size, self.context_length)
-        if self._running:
-            raise RuntimeError("this engine is already running; finish or close the iteration that uses it first")
+        self._check_idle()
         blocks = BlockManager(self.num_blocks, self.block_size)
         self.runner.check_weights()
         try:
@@ -247,10 +246,10 @@ class Engine:
                 self._profile = None
 
     def _start(self, requests: Iterator[Request], on_rollouts: Any, every_step: bool = False) -> Iterator[Any]:
-        if self._running:
-            raise RuntimeError("this engine is already running; finish or close the iteration that uses it first")
-        self._running = True
+        self._check_idle()
         try:
+            self._running = True
+            self.runner.reset()  # an interrupt may have cut short the last run's
             self.runner.check_weights()
             run = Run(
                 self.runner,
@@ -269,8 +268,14 @@ class Engine:
             )
             yield from (run.steps() if every_step else run)
         finally:
-            self.runner.reset()
-            self._running = False
+            try:
+                self.runner.reset()
+            finally:
+                self._running = False
+
+    def _check_idle(self) -> None:
+        if self._running:
+            raise FastsiaError("this engine is already running: finish or close the iteration that uses it first.")
 
 
 def _request(

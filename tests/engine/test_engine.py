@@ -214,9 +214,32 @@ def test_a_run_left_in_the_middle_leaves_the_engine_usable(engine: Engine) -> No
     expected = engine.rollout(PROMPT, 5, SAMPLING, seed=8)
     stream = engine.stream(PROMPT, Y, [0, 3], 5, SAMPLING, seed=8)
     next(stream)
-    with pytest.raises(RuntimeError, match="already running"):
+    with pytest.raises(FastsiaError, match="already running"):
         engine.rollout(PROMPT, 1, SAMPLING)
     stream.close()
+    assert engine.rollout(PROMPT, 5, SAMPLING, seed=8) == expected
+
+
+def test_an_interrupt_in_reset_does_not_keep_the_engine(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ctrl-C there left the engine "already running", or rows of hidden states that nothing gives back."""
+    expected = Engine(engine.model, num_blocks=500, block_size=4).rollout(PROMPT, 5, SAMPLING, seed=8)
+    run = engine.run([Request(0, tuple(PROMPT), SAMPLING, 3, 1)])
+    next(run)
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.runner, "reset", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            next(run)
+    engine.runner.keep_hidden(torch.ones(1, engine.runner.hidden_size))  # what it would have forgotten
+    run = engine.run([Request(0, tuple(PROMPT), SAMPLING, 3, 1)])
+    next(run)
+    with pytest.raises(FastsiaError, match="already running"):
+        engine.force(PROMPT, Y, [])
+    assert len(engine.runner._hidden_rows) == 0
+    run.close()
     assert engine.rollout(PROMPT, 5, SAMPLING, seed=8) == expected
 
 
