@@ -68,6 +68,11 @@ def integers(field: str, values: Any) -> tuple[int, ...]:
     return tuple(found)
 
 
+def is_text(value: Any) -> bool:
+    """Whether a value is a string that UTF-8 can write: half of a surrogate pair is no character."""
+    return isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
+
+
 def _is_one_of(value: Any, words: tuple[str, ...]) -> bool:
     """Whether a value is one of some words; an array, say, is none, and has no single truth when compared."""
     return isinstance(value, str) and value in words

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastsia.backends.completions_client import Unsound
-from fastsia.config import SamplingParams
+from fastsia.config import SamplingParams, is_text, real
 
 Fields = Literal["sampler", "generation_config", "plain"]
+
+# What is stored of an id; no vocabulary is near it.
+_ID_BITS = 24
+_LARGEST_FLOAT32 = 3.4028234e38
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ def read_choices(answer: Any, n: int) -> list[Choice]:
     # One choice may come without its index.
     indices = [choice.get("index", 0) for choice in choices]
     if sorted(indices, key=str) != sorted(range(n), key=str):
-        raise Unsound(f"choices numbered {indices}")
+        raise Unsound(f"choices numbered {indices!r:.80}")
     return [_read_choice(choice) for _, choice in sorted(zip(indices, choices, strict=True), key=lambda pair: pair[0])]
 
 
@@ -130,7 +134,7 @@ def _read_choice(choice: dict[str, Any]) -> Choice:
     if not isinstance(text, str):
         raise Unsound("a choice without text")
     if reason not in ("stop", "length"):
-        raise Unsound(f"a choice that ended by {reason!r}")
+        raise Unsound(f"a choice that ended by {reason!r:.80}")
     told = choice.get("logprobs")
     logprobs: dict[str, Any] = told if isinstance(told, dict) else {}
     content = logprobs.get("content")  # llama.cpp: one object a token
@@ -139,12 +143,14 @@ def _read_choice(choice: dict[str, Any]) -> Choice:
     ids = choice.get("token_ids")
     if ids is None and content is not None:
         ids = [token.get("id") for token in content]
-    if ids is not None and not (isinstance(ids, list) and all(type(i) is int and i >= 0 for i in ids)):
+    if ids is not None and not (isinstance(ids, list) and all(type(i) is int and 0 <= i < 1 << _ID_BITS for i in ids)):
         raise Unsound("token ids that are none")
+    if ids is None and not is_text(text):
+        raise Unsound("a text with half of a surrogate pair, which is no character")
     values = [token.get("logprob") for token in content] if content is not None else logprobs.get("token_logprobs")
     known = None
     if ids is not None and isinstance(values, list) and len(values) == len(ids):
-        known = [float(value) if isinstance(value, (int, float)) else math.nan for value in values]
+        known = [_logprob(value) for value in values]
     stop = choice.get("stop_reason", choice.get("matched_stop"))  # vLLM's, SGLang's; an id where it was a token
     return Choice(
         text=text,
@@ -153,3 +159,9 @@ def _read_choice(choice: dict[str, Any]) -> Choice:
         is_stopped=reason == "stop",
         stop_text=stop if isinstance(stop, str) else None,
     )
+
+
+def _logprob(value: Any) -> float:
+    """NaN, not known, for all that is no finite float32; the 0 of several servers is -0.0."""
+    number = real(value) + 0.0
+    return number if abs(number) <= _LARGEST_FLOAT32 else math.nan

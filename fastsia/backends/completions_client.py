@@ -149,7 +149,7 @@ class Client:
             raise Refused(f"{name}: the server at {self.base_url} refuses: HTTP {status}, {self._quote(answer.text)}.")
         try:
             return read(json.loads(answer.content))
-        except ValueError as error:  # of JSON and of UTF-8
+        except (ValueError, RecursionError) as error:  # of JSON and of UTF-8; of nothing but brackets
             raise _Passing(f"malformed JSON ({self._quote(answer.text)})") from error
         except Unsound as error:
             raise _Passing(str(error)) from error

@@ -11,7 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from fastsia.config import FastsiaError
+from fastsia.config import FastsiaError, is_text
 
 PROBLEM_FIELDS = ("question", "answer", "choices", "id")
 """What a row of one's own may hold."""
@@ -60,7 +60,7 @@ class Row:
         value = self.value(field)
         if not isinstance(value, str):
             raise self.error(f"field {field!r} must be a text, got {value!r:.60}")
-        if any("\ud800" <= char <= "\udfff" for char in value):
+        if not is_text(value):
             raise self.error(f"field {field!r} holds half of a surrogate pair, which is no character")
         if not value.strip():
             raise self.error(f"field {field!r} is empty")

@@ -165,7 +165,8 @@ class Proxy:
     """Passes calls on, and spoils completions: `fault(number)` names what becomes of the number-th, from 0.
 
     Faults: "429", "503" (a status, to be tried again at once), "drop" (closes without a word), "torn" (closes in the
-    middle), "malformed" (half of the JSON), "short" (a choice fewer), "hang" (until the proxy ends), None.
+    middle), "malformed" (half of the JSON), "nested" (brackets only), "short" (a choice fewer), "hang" (until the
+    proxy ends), None.
     """
 
     def __init__(self, upstream: str, fault: Callable[[int], str | None]) -> None:
@@ -220,6 +221,8 @@ class Proxy:
             whole = json.dumps(value).encode()
         if fault == "malformed":
             whole = whole[: len(whole) // 2]
+        if fault == "nested":
+            whole = b"[" * 100_000
         if fault == "torn":
             handler.send_response(200)
             handler.send_header("Content-Length", str(len(whole)))

@@ -63,6 +63,30 @@ def test_choices_come_by_index_with_what_each_server_tells() -> None:
 
 
 @pytest.mark.parametrize(
+    "value", [math.inf, -math.inf, math.nan, -1e308, 1e39, 10**400, -(10**400), True, "-1", None, [-1.0]]
+)
+def test_a_logprob_that_is_no_float32_is_not_known(value: Any) -> None:
+    """As a number it would be stored as -3.4e38, or end the run."""
+    (found,) = read_choices({"choices": [choice(token_ids=[4, 5], logprobs={"token_logprobs": [value, -1]})]}, 1)
+    assert found.logprobs is not None
+    assert math.isnan(found.logprobs[0])
+    assert found.logprobs[1] == -1.0
+
+
+def test_minus_zero_is_zero() -> None:
+    """SQLite keeps no sign of zero: the checksum of what was read back would differ."""
+    (found,) = read_choices({"choices": [choice(token_ids=[4], logprobs={"token_logprobs": [-0.0]})]}, 1)
+    assert found.logprobs is not None
+    assert math.copysign(1, found.logprobs[0]) == 1
+
+
+def test_half_a_character_beside_token_ids_is_no_fault() -> None:
+    """The ids are what was drawn."""
+    (found,) = read_choices({"choices": [choice(text="\ud83d", token_ids=[4])]}, 1)
+    assert found.token_ids == [4]
+
+
+@pytest.mark.parametrize(
     ("answer", "n", "sentence"),
     [
         ([], 1, "without choices"),
@@ -75,6 +99,11 @@ def test_choices_come_by_index_with_what_each_server_tells() -> None:
         ({"choices": [choice(finish_reason=None)]}, 1, "ended by None"),
         ({"choices": [choice(finish_reason="content_filter")]}, 1, "ended by 'content_filter'"),
         ({"choices": [choice(token_ids=[1, "2"])]}, 1, "token ids that are none"),
+        ({"choices": [choice(token_ids=[1, 2**40])]}, 1, "token ids that are none"),
+        ({"choices": [choice(token_ids=[2**24])]}, 1, "token ids that are none"),
+        ({"choices": [choice(token_ids=[-1])]}, 1, "token ids that are none"),
+        ({"choices": [choice(logprobs={"content": [{"id": 10**400, "logprob": -1}]})]}, 1, "token ids that are none"),
+        ({"choices": [choice(text="4 \ud800")]}, 1, "half of a surrogate pair"),
     ],
 )
 def test_what_is_no_whole_answer_is_none(answer: Any, n: int, sentence: str) -> None:

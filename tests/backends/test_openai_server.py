@@ -299,6 +299,7 @@ def test_a_run_counts_what_happened_in_it(folder: str, url: str) -> None:
     [
         ("short", "3 choices where 4 were asked for"),
         ("malformed", "malformed JSON"),
+        ("nested", "malformed JSON"),
         ("429", "HTTP 429"),
         ("drop", "disconnected"),
     ],
