@@ -16,6 +16,8 @@ AnswerFormat = Literal["number", "choice", "boxed"]
 ANSWER_FORMATS: tuple[AnswerFormat, ...] = ("number", "choice", "boxed")
 MAX_CHOICES = 26  # the letters that can name them
 
+_NO_HALVES = "without half of a surrogate pair, which is no character"
+
 
 class FastsiaError(ValueError):
     """A mistake in what the user gave: one sentence that names the field, file, row or nearest name.
@@ -105,10 +107,12 @@ class Problem:
         for field in ("id", "question", "gold"):
             value = getattr(self, field)
             _require(isinstance(value, str) and value.strip() != "", field, "a non-empty string", value)
+            _require(is_text(value), field, _NO_HALVES, value)
         if self.choices is not None:
             choices = _texts(self.choices)
             if choices is None or not 2 <= len(choices) <= MAX_CHOICES or not all(text.strip() for text in choices):
                 raise FastsiaError(f"choices must be 2 to {MAX_CHOICES} non-empty texts, got {self.choices!r:.200}.")
+            _require(all(map(is_text, choices)), "choices", _NO_HALVES, choices)
             object.__setattr__(self, "choices", choices)
         _require(
             self.format is None or _is_one_of(self.format, ANSWER_FORMATS),

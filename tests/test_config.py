@@ -79,6 +79,10 @@ def test_sampling_params_name_the_bad_field(field: str, value: Any) -> None:
         ({"question": None}, "question"),
         ({"gold": 7}, "gold"),
         ({"format": "text"}, "format"),
+        ({"id": "a\ud800"}, "id"),
+        ({"question": "\udfff?"}, "question"),
+        ({"gold": "\ud83d"}, "gold"),
+        ({"choices": ("a", "\ud800x")}, "choices"),
     ],
 )
 def test_a_problem_names_the_bad_field(change: dict[str, Any], field: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 
 from fastsia.answers.extraction import canonical_gold
+from fastsia.config import is_text
 from fastsia.tasks.rows import Row
 
 
@@ -34,6 +35,8 @@ def read_options(row: Row) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
     texts = tuple(str(text).strip() for text in value if isinstance(text, (str, int, float)))
     if len(texts) != len(value) or not all(texts):
         raise row.error("field 'choices' holds an option that is empty or not a text")
+    if not all(map(is_text, texts)):
+        raise row.error("field 'choices' holds half of a surrogate pair, which is no character")
     if not 2 <= len(texts) <= len(ascii_uppercase):
         raise row.error(f"field 'choices' must hold 2 to {len(ascii_uppercase)} options, got {len(texts)}")
     if len(set(texts)) < len(texts):

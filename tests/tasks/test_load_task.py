@@ -67,6 +67,7 @@ def test_boxed_answers_are_any_text(tmp_path: Path) -> None:
         ({"question": "?", "choices": ["red", "red"], "answer": "A"}, "same option twice"),
         ({"question": "?", "choices": ["red", ""], "answer": "A"}, "empty or not a text"),
         ({"question": "?", "choices": "AB", "answer": "A"}, "must be a list of texts"),
+        ({"question": "?", "choices": ["\ud800x", "b"], "answer": "B"}, "choices. holds half of a surrogate pair"),
         ({"question": "?", "choices": {"text": ["a", "b"], "label": ["A"]}, "answerKey": "A"}, "one label"),
         ({"question": "?", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "E"}, "labels A, B"),
     ],
