@@ -98,7 +98,22 @@ def main() -> NoReturn:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Plain("fastsia: %(message)s"))
     logging.getLogger("fastsia").addHandler(handler)
-    sys.exit(_run(normalize(sys.argv[1:])))
+    try:
+        try:
+            code = _run(normalize(sys.argv[1:]))
+        finally:
+            _ignore_signals()
+    except KeyboardInterrupt:  # one that came while `_run` was saying what ended it
+        code = 130
+    except _Terminated:
+        code = 143
+    sys.exit(code)
+
+
+def _ignore_signals() -> None:
+    """All is said and done: an impatient second signal would only break into the interpreter's own end."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _run(arguments: list[str]) -> int:

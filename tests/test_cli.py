@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -384,3 +385,49 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "task[bold]" in screen.getvalue()
     assert "1/4" in screen.getvalue()
     assert "0:06 left" in screen.getvalue()
+
+
+AT_THE_END = """
+import atexit, sys
+from fastsia import cli
+def ending():
+    print("ending", flush=True)
+    sys.stdin.read()
+atexit.register(ending)
+sys.argv = ["fastsia", "report", "/nowhere"]
+cli.main()
+"""
+WHILE_IT_COMPLAINS = """
+import os, sys
+from fastsia import cli
+how = int(sys.argv.pop())
+cli._complain = lambda sentence: os.kill(os.getpid(), how)
+sys.argv = ["fastsia", "report", "/nowhere"]
+cli.main()
+"""
+
+
+def test_signals_while_the_interpreter_ends_change_nothing() -> None:
+    """Callbacks at exit were broken into with a traceback, and the code became another one."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", AT_THE_END],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ending\n"
+    for how in (signal.SIGINT, signal.SIGTERM):
+        process.send_signal(how)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err.startswith("fastsia: error: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_an_error_is_said_ends_as_always(how: signal.Signals, code: int) -> None:
+    command = [sys.executable, "-c", WHILE_IT_COMPLAINS, str(int(how))]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (code, "")
