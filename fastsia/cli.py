@@ -136,12 +136,12 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         # typer carries its own copy of click, older ones import it: known by what a usage error can do.
         if hasattr(error, "format_message"):
-            return _complain(" ".join(str(error.format_message()).split()))
+            return _complain(str(error.format_message()))
         raise
 
 
 def _complain(sentence: str) -> int:
-    print(f"fastsia: error: {plain(sentence)}", file=sys.stderr)
+    print(f"fastsia: error: {one_line(sentence)}", file=sys.stderr)
     return 2
 
 
@@ -165,11 +165,16 @@ def plain(text: str) -> str:
     )
 
 
+def one_line(text: str) -> str:
+    """Plain text on one line: what a file is called must not begin a line that fastsia might have said."""
+    return " ".join(part.strip() for part in plain(text).splitlines())
+
+
 class _Plain(logging.Formatter):
     """Warnings name files, problems and what servers said."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return plain(super().format(record))
+        return one_line(super().format(record))
 
 
 class _Terminated(BaseException):
@@ -478,7 +483,7 @@ def _say_interrupted(shown: _Shown, folder: Path | None) -> None:
         print(f"\nInterrupted: {kept}.", file=sys.stderr)
         return
     print(
-        f"\nInterrupted: {done} of {last.total} problems are finished and kept in {plain(str(folder))}; "
+        f"\nInterrupted: {done} of {last.total} problems are finished and kept in {one_line(str(folder))}; "
         "the same command goes on from there.",
         file=sys.stderr,
     )
@@ -496,7 +501,7 @@ class _Shown(Callback):
     """A run's progress: a bar on a terminal, lines elsewhere, nothing for what is over in two seconds."""
 
     def __init__(self, name: str) -> None:
-        self._name = plain(name)
+        self._name = one_line(name)
         self._console = Console(stderr=True)
         self._lock = threading.Lock()
         self._timer = threading.Timer(_BAR_AFTER_SECONDS, self._begin)
@@ -622,8 +627,8 @@ def show(result: SIAResult, written: list[str]) -> None:
 
 def _say(*lines: str) -> None:
     console = _console()
-    for line in lines:
-        console.print(plain(line), markup=False, highlight=False, soft_wrap=True)
+    for text in lines:
+        console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def _print(shown: ShownTable, *below: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 
 import fastsia
 from fastsia import Problem
-from fastsia.cli import _run, plain
+from fastsia.cli import _Plain, _run, plain
 from tests.tiny import tiny_model
 
 MARKUP = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
@@ -88,12 +89,15 @@ def test_the_terminal_is_not_steered(command: str, folder: Path, capsys: pytest.
 
 
 def test_errors_and_warnings_are_plain_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    name = tmp_path / f"{ESCAPES.replace('/', '')}{TURNED}.jsonl"
+    name = tmp_path / f"{ESCAPES.replace('/', '')}{TURNED}\nfastsia: all is well.jsonl"
     name.write_text('{"question": "?", "answer": "' + "\\u001b[2J" + '"}\n')
     assert _run(["run", "--model", "demo:sft", "--tasks", str(name)]) == 2
     err = capsys.readouterr().err
     assert err.startswith("fastsia: error: ")
+    assert err.count("\n") == 1, "a name's own line break is none of the terminal's"
     assert not STEERING.search(err)
+    warning = logging.LogRecord("fastsia", logging.WARNING, "", 0, "%s is damaged.", (name,), None)
+    assert "\n" not in _Plain("fastsia: %(message)s").format(warning)
     assert plain("\ud800 \u200f") == "\ufffd \ufffd"
 
 
