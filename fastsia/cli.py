@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.metadata
 import importlib.util
@@ -71,6 +72,8 @@ MaxRows = Annotated[int | None, typer.Option("--max_rows", "--batch_size", "-b",
 # A bar is worth its place on what takes longer.
 _BAR_AFTER_SECONDS = 2.0
 _SECONDS_BETWEEN_LINES = 5.0
+# What a write to an open file fails by, without the file's name; other errors without one are ours to mend.
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG}
 
 app = typer.Typer(
     name="fastsia",
@@ -130,9 +133,11 @@ def _run(arguments: list[str]) -> int:
         sys.stderr.close()  # whoever read the output has gone; the interpreter would complain on closing
         return 141
     except OSError as error:
-        if error.filename is None:
-            raise
-        return _complain(f"{error.filename}: {error.strerror}.")
+        if error.filename is not None:
+            return _complain(f"{error.filename}: {error.strerror}.")
+        if error.errno in _OF_THE_DISK:
+            return _complain(f"a file cannot be read or written: {os.strerror(error.errno)}.")
+        raise
     except Exception as error:
         # typer carries its own copy of click, older ones import it: known by what a usage error can do.
         if hasattr(error, "format_message"):

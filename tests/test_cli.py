@@ -387,6 +387,27 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "0:06 left" in screen.getvalue()
 
 
+def test_a_full_disk_is_one_sentence_whoever_wrote(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An open file's error names no file; what is no fault of the disk keeps its traceback."""
+
+    def write(*_: Any, **__: Any) -> None:
+        with Path("/dev/full").open("wb", buffering=0) as full:
+            full.write(b"x")
+
+    monkeypatch.setattr(cli, "app", write)
+    assert _run([]) == 2
+    assert capsys.readouterr().err == "fastsia: error: a file cannot be read or written: No space left on device.\n"
+
+    def fail(*_: Any, **__: Any) -> None:
+        os.close(-1)
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        _run([])
+
+
 AT_THE_END = """
 import atexit, sys
 from fastsia import cli
