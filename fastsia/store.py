@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import FastsiaError, Problem
 from fastsia.engine.sequence import FINISH_REASONS, Trajectory
+from fastsia.files import replacing
 
 DATABASE = "run.sqlite"
 LOCK = ".lock"
@@ -446,20 +447,20 @@ def ride_tokens(trajectory_ids: np.ndarray, checkpoint: np.ndarray, offsets: np.
 def write_json(path: Path, value: Any) -> None:
     """A JSON file in one step; NaN is refused, undefined numbers must be null."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """A text file in one step."""
-    with _replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines(f"{line}\n" for line in lines)
 
 
 def write_parquet(path: Path, frames: pd.DataFrame | Iterable[pd.DataFrame]) -> None:
     """A parquet file in one step, from one frame or from chunks of one."""
     chunks = [frames] if isinstance(frames, pd.DataFrame) else frames
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         writer: pq.ParquetWriter | None = None
         try:
             for chunk in chunks:
@@ -856,16 +857,3 @@ def _column(values: Sequence[Any]) -> pd.Series:
 def _typed(schema: pa.Schema) -> pa.Schema:
     """A column that is all null in the first chunk is text in later ones."""
     return pa.schema([pa.field(f.name, pa.string() if pa.types.is_null(f.type) else f.type) for f in schema])
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place if all went well, so that no half file is ever seen."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise FastsiaError(f"{path} cannot be written: {error.strerror or error}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
