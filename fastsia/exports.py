@@ -102,7 +102,7 @@ def write_card(directory: Path, summary: Mapping[str, Any], title: str) -> Path:
         "| | value | 95 % interval |\n| --- | --- | --- |",
         *shown,
     ]
-    (directory / "README.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+    write_lines(directory / "README.md", text)
     return directory
 
 

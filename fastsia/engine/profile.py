@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from fastsia.engine.model_runner import ModelRunner
+from fastsia.files import replacing
 from fastsia.ops import Ops
 
 STEP, PASS = "step", "trunk pass"
@@ -98,7 +99,8 @@ class StepProfile:
             }
             for span in self.spans
         ]
-        Path(path).write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
+        with replacing(Path(path)) as file:
+            file.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
 
     def _now(self) -> float:
         if self.device.type == "cuda":

@@ -15,8 +15,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fastsia.files import replacing
 from fastsia.report.data import ReportData
 from fastsia.sia.compare import side_by_side, tabulate
+from fastsia.store import write_parquet
 
 # Okabe and Ito's colours, which the common forms of colour blindness tell apart.
 INK, RULE = "#1f2430", "#9aa1ad"
@@ -82,9 +84,11 @@ class Drawing:
         """Writes name.png, name.svg and name.parquet."""
         directory.mkdir(parents=True, exist_ok=True)
         with mpl.rc_context({**_STYLE, "svg.fonttype": "path", "svg.hashsalt": self.name}):
-            self.figure.savefig(directory / f"{self.name}.png", dpi=200, facecolor="white")
-            self.figure.savefig(directory / f"{self.name}.svg", metadata={"Date": None, "Creator": "fastsia"})
-        self.numbers.to_parquet(directory / f"{self.name}.parquet", index=False)
+            with replacing(directory / f"{self.name}.png") as file:
+                self.figure.savefig(file, format="png", dpi=200, facecolor="white")
+            with replacing(directory / f"{self.name}.svg") as file:
+                self.figure.savefig(file, format="svg", metadata={"Date": None, "Creator": "fastsia"})
+        write_parquet(directory / f"{self.name}.parquet", self.numbers)
 
 
 def draw_figures(data: ReportData, directory: Path | str) -> list[Drawing]:

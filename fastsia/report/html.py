@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from fastsia.files import replacing
 from fastsia.report.data import ReportData
 from fastsia.report.embed import Piece, pack
 from fastsia.report.figures import Drawing, draw, draw_comparison, inline_svg
@@ -96,7 +97,7 @@ def _write(path: Path | str, name: str, template: str, context: Mapping[str, Any
         "base-uri 'none'; form-action 'none'"
     )
     page = _environment().get_template(template)
-    with path.open("w", encoding="utf-8", errors="replace") as file:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", errors="replace") as file:
         file.writelines(page.generate(**context, style=Markup(style), script=Markup(script), policy=policy))
     return path
 

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import fastsia
+from fastsia.engine.profile import StepProfile
 from tests.faults.disks import small_disk
 from tests.test_resume import SETTINGS, assert_equal, finished, start, stop_at, tables
 from tests.tiny import NUM_PROBLEMS
@@ -285,3 +287,36 @@ def test_links_in_the_output_folder_lead_nowhere(model: Path, questions: Path, t
         else:
             assert outside.read_text() == "precious"
             outside.unlink()
+    folder = tmp_path / "whole"
+    fastsia.evaluate(str(model), str(questions), limit=1, output=folder, **settings).report(folder)
+    inside = [*sorted((folder / "figures").iterdir()), folder / "trace.json"]
+    assert {path.suffix for path in inside} == {".png", ".svg", ".parquet", ".json"}
+    for path in inside:
+        path.unlink(missing_ok=True)
+        outside.write_text("precious")
+        path.symlink_to(outside)
+    fastsia.load(folder).report(folder)
+    StepProfile(torch.device("cpu")).write_trace(folder / "trace.json")
+    assert outside.read_text() == "precious"
+    assert not [path for path in inside if path.is_symlink()]
+
+
+def test_a_report_on_a_full_disk(whole: Path, tmp_path: Path) -> None:
+    """The results fit, the figures do not: one sentence, and no file that is half there or empty."""
+    used = sum(path.stat().st_size // 4096 * 4 + 8 for path in whole.rglob("*"))
+    with small_disk(tmp_path / "small", used + 200) as disk:
+        shutil.copytree(whole, disk / "run")
+        sentence = complaint(
+            subprocess.Popen(
+                [sys.executable, "-m", "fastsia", "report", str(disk / "run")],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+        )
+        assert "figures" in sentence
+        assert "cannot be written: No space left on device" in sentence
+        figures = [*(disk / "run" / "figures").iterdir()]
+        assert figures
+        assert not [path for path in figures if path.name.endswith(".tmp") or not path.stat().st_size]
