@@ -13,7 +13,7 @@ import pandas as pd
 from fastsia.config import FastsiaError
 from fastsia.results import SIAResult, load, write_tables
 from fastsia.sia import differences, side_by_side, tabulate
-from fastsia.store import refuse_links
+from fastsia.store import DATABASE, refuse_links
 from fastsia.tasks.models import known_model
 
 _MATTERS = (
@@ -28,6 +28,8 @@ _MATTERS = (
     "smoothing",
 )
 """Settings on which H and rho depend, so that runs that differ in them differ in more than their models."""
+
+_TABLES = ("runs", "differences", "token_level")
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,11 @@ class Comparison:
             tables["token_level"] = self.token_level
         if target.suffix.lower() in (".html", ".htm"):
             return write_comparison(target, data, tables, notes=self.notes)
+        if any((target / name).exists() for name in (DATABASE, "rollouts.parquet")):
+            raise FastsiaError(f"{target} holds a run; give the comparison another folder.")
         target.mkdir(parents=True, exist_ok=True)
         refuse_links(target, ("comparison.html", "figures"))
-        write_tables(target / "tables", tables)
+        write_tables(target / "tables", tables, _TABLES)
         return write_comparison(target, data, tables, draw_comparison(data, target / "figures"), self.notes)
 
 

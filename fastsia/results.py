@@ -46,6 +46,16 @@ SHUFFLED = "shuffled"
 """A run's folder may hold, in a folder of this name, the same run with shuffled prefixes; its results then have a table
 `shuffled_prefix` of the two."""
 _TABLES = ("problems", "trajectories", "checkpoints", "curves", "rollouts")
+_FURTHER = (
+    "token_level",
+    "early_stop",
+    "failure_detection",
+    "sensitivity",
+    "coarse_ablation",
+    "shuffled_prefix",
+    "forced_answers",
+)
+"""What of tables/ is a run's; whatever else lies there is somebody's own."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,7 @@ class SIAResult:
     _store: Store | None = field(default=None, repr=False)
     _rollouts: pd.DataFrame | None = field(default=None, repr=False)
     _holds: Any = field(default=None, repr=False)  # keeps a temporary folder alive as long as the result
+    _source: Path | None = field(default=None, repr=False)  # the file that was analysed
 
     def __repr__(self) -> str:
         names = [str(self.summary[key]) for key in ("model", "task") if self.summary.get(key)]
@@ -91,6 +102,7 @@ class SIAResult:
             self._store is None or (path / DATABASE).resolve() != self._store.path.resolve()
         ):
             raise FastsiaError(f"{path} holds a run already; save to another folder.")
+        self._spare_source(path, path / "tables", path / "figures")
         if self._store is not None and not (path / DATABASE).exists():
             self._store.copy_to(path / DATABASE)
         self._export(path)
@@ -106,6 +118,7 @@ class SIAResult:
             return write_report(target, data)
         target.mkdir(parents=True, exist_ok=True)
         refuse_links(target, ("report.html", "figures"))
+        self._spare_source(target / "figures")
         return write_report(target, data, draw_figures(data, target / "figures"))
 
     def to_lm_eval(self, directory: str | os.PathLike[str]) -> Path:
@@ -128,6 +141,7 @@ class SIAResult:
             raise FastsiaError(f"{path} has a README.md of something else; give another folder.")
         data.mkdir(parents=True, exist_ok=True)
         refuse_links(data, (f"{name}.parquet" for name in _TABLES))
+        self._spare_source(data)
         self._write_tables(data)
         write_json(path / "summary.json", self.summary)
         return write_card(path, self.summary, self.report_data().title)
@@ -138,9 +152,17 @@ class SIAResult:
 
         return ReportData(self.summary, self.trajectories, self.checkpoints, self.curves, self.tables, self._views())
 
+    def _spare_source(self, *folders: Path) -> None:
+        """Refuse folders where the file that was analysed has the name of one that is written, or of a figure."""
+        source = self._source
+        if source is None or source.suffix != ".parquet" or source.parent not in [path.resolve() for path in folders]:
+            return
+        if source.parent.name == "figures" or source.stem in (*_TABLES, *_FURTHER, *self.tables):
+            raise FastsiaError(f"{source} was analysed and would be written over; use another output folder.")
+
     def _export(self, path: Path) -> None:
         self._write_tables(path)
-        write_tables(path / "tables", self.tables)
+        write_tables(path / "tables", self.tables, _FURTHER)
         write_json(path / "summary.json", self.summary)
 
     def _write_tables(self, path: Path) -> None:
@@ -162,14 +184,14 @@ class SIAResult:
             yield from _trajectory_views(self._store, self.checkpoints)
 
 
-def write_tables(directory: Path, tables: Mapping[str, pd.DataFrame]) -> None:
-    """Each table as NAME.parquet; what an earlier call wrote and this one does not is removed."""
+def write_tables(directory: Path, tables: Mapping[str, pd.DataFrame], own: Sequence[str]) -> None:
+    """Each table as NAME.parquet. own: names that are the writer's; one that is not among the tables is removed."""
     refuse_links(directory.parent, (directory.name,))
     if tables:
         directory.mkdir(parents=True, exist_ok=True)
-    for file in directory.glob("*.parquet"):
-        if file.stem not in tables:
-            file.unlink()
+    for name in own:
+        if name not in tables:
+            (directory / f"{name}.parquet").unlink(missing_ok=True)
     for name, table in tables.items():
         write_parquet(directory / f"{name}.parquet", table)
 
@@ -206,9 +228,14 @@ def analyze(
     settings = as_config(config)
     found = analyze_rollouts(frame, config=settings)
     summary = found.summary | {"config": dataclasses.asdict(settings), "version": __version__}
-    tables = {name: _plain(table) for name, table in found.tables.items()}
     return SIAResult(
-        summary, _plain(found.trajectories), _plain(found.checkpoints), _plain(found.curves), tables, None, frame
+        summary,
+        _plain(found.trajectories),
+        _plain(found.checkpoints),
+        _plain(found.curves),
+        {name: _plain(table) for name, table in found.tables.items()},
+        _rollouts=frame,
+        _source=None if isinstance(rollouts, pd.DataFrame) else Path(rollouts).resolve(),
     )
 
 
@@ -470,7 +497,7 @@ def _load_exports(path: Path, summary: dict[str, Any] | None, store: Store | Non
         frames["trajectories"],
         frames["checkpoints"],
         frames["curves"],
-        {file.stem: _read_back(file) for file in sorted((path / "tables").glob("*.parquet"))},
+        {name: _read_back(file) for name in _FURTHER if (file := path / "tables" / f"{name}.parquet").is_file()},
         store,
         frames.get("rollouts"),
     )

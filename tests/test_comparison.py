@@ -85,3 +85,15 @@ def test_what_cannot_be_compared_is_one_sentence(tmp_path: Path) -> None:
         compare([one, tmp_path / "b"])
     with pytest.raises(FastsiaError, match=r"holds neither run.sqlite nor"):
         compare([one, tmp_path])
+
+
+def test_a_run_folder_is_no_place_for_a_comparison(tmp_path: Path) -> None:
+    """Its tables have names of the comparison's; a comparison's own folder may be written again."""
+    folders = [saved(tmp_path / name, seed=i, model=name, task="made-up") for i, name in enumerate("ab")]
+    before = {file: file.read_bytes() for file in folders[0].rglob("*") if file.is_file()}
+    found = compare(folders)
+    with pytest.raises(FastsiaError, match="holds a run; give the comparison another folder"):
+        found.save(folders[0])
+    assert {file: file.read_bytes() for file in folders[0].rglob("*") if file.is_file()} == before
+    for _ in range(2):
+        found.save(tmp_path / "out")

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastsia import Engine, SIAResult, evaluate, load
+from fastsia import Engine, FastsiaError, SIAResult, analyze, evaluate, load
 from fastsia.comparison import compare
 from fastsia.store import Store
+from tests.report.synthetic import rollouts
 
+QUICK: dict[str, Any] = {"num_bootstrap": 20, "num_splits": 2}
 SMALL: dict[str, Any] = {"num_rollouts": 6, "stride": 12, "num_bootstrap": 50, "num_splits": 2}
 
 
@@ -99,3 +101,30 @@ def test_a_run_whose_entropies_nobody_gave(folder: Path, tmp_path: Path) -> None
     assert "token_entropy" not in none.trajectories
     assert {"early_stop", "failure_detection"} <= set(none.tables)
     none.report(tmp_path / "page.html")
+
+
+def test_files_of_others_in_tables_are_kept(tmp_path: Path) -> None:
+    """The input among them: only a run's own tables are replaced, removed or read back."""
+    own = tmp_path / "tables"
+    own.mkdir()
+    rollouts(4, 3).to_parquet(own / "my_rollouts.parquet")
+    for name in ("notes", "shuffled_prefix"):
+        (own / f"{name}.parquet").write_text(f"my {name}")
+    before = (own / "my_rollouts.parquet").read_bytes()
+    analyze(own / "my_rollouts.parquet", config=QUICK).save(tmp_path)
+    assert (own / "my_rollouts.parquet").read_bytes() == before
+    assert (own / "notes.parquet").read_text() == "my notes"
+    assert not (own / "shuffled_prefix.parquet").exists(), "a table of an earlier run"
+    assert {"early_stop"} <= set(load(tmp_path).tables) < {path.stem for path in own.iterdir()}
+
+
+@pytest.mark.parametrize("place", ["rollouts", "tables/early_stop", "figures/early_stop"])
+def test_a_table_is_not_written_over_by_its_own_analysis(place: str, tmp_path: Path) -> None:
+    file = tmp_path / f"{place}.parquet"
+    file.parent.mkdir(exist_ok=True)
+    rollouts(4, 3).to_parquet(file)
+    before = file.read_bytes()
+    with pytest.raises(FastsiaError, match="was analysed and would be written over"):
+        analyze(file, config=QUICK).save(tmp_path)
+    assert file.read_bytes() == before
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
