@@ -62,6 +62,7 @@ def force_answers(
     store = Store(path / DATABASE)
     identity = store.identity()
     refuse_links(path, (FORCED,))
+    kept = read_forced(path)
     model = open_backend(identity["model"]["name"] if scorer is None else scorer, "native", load_options)
     if not isinstance(model, NativeBackend) or model.tokenizer is None or model.vocabulary is None:
         raise FastsiaError("forced answers need a model with its tokenizer in fastsia's own engine.")
@@ -70,7 +71,6 @@ def force_answers(
         raise FastsiaError(f"{model.model_name} is no longer the model that wrote this run; name a scorer to use it.")
     reader = _Reader(model, store.vocabulary(), SIAConfig(**identity["config"]), is_own)
     rows = _score(store, reader, identity["task"], progress)
-    kept = read_forced(path)
     if kept is not None:
         rows = pd.concat([kept[kept["scorer"] != model.model_name], rows], ignore_index=True)
     write_parquet(path / FORCED, rows)

@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -21,6 +22,7 @@ from fastsia import __version__
 from fastsia.answers.parts import answer_token
 from fastsia.answers.spec import Spec
 from fastsia.config import FastsiaError, SIAConfig
+from fastsia.shapes import check_summary, check_table, facts_of_run
 from fastsia.sia import (
     Analysis,
     TokenTraces,
@@ -206,11 +208,11 @@ def load(directory: str | os.PathLike[str]) -> SIAResult:
         return _load_exports(path, summary, None)
     store = Store(path / DATABASE)
     if summary is not None and _exports_are_current(path):
-        return _load_exports(path, summary, store)
+        with suppress(FastsiaError):  # damaged, or of others: what they say is in the database
+            return _load_exports(path, summary, store)
     identity = store.identity()
-    kept = ("model", "seconds", "num_computed_problems", "num_cut_prompts", "counters", "machine")
-    run = {key: summary[key] for key in kept if key in summary} if summary else {}
-    run = {"model": identity["model"]["name"], "task": identity["task"], "backend": identity["backend"]} | run
+    run = {"model": identity["model"]["name"], "task": identity["task"], "backend": identity["backend"]}
+    run |= facts_of_run(summary)
     return score(store, SIAConfig(**identity["config"]), run, [], None)
 
 
@@ -312,10 +314,7 @@ def read_forced(directory: Path) -> pd.DataFrame | None:
     path = directory / FORCED
     if not path.is_file() or path.is_symlink():
         return None
-    try:
-        return _read_back(path)
-    except (OSError, ValueError) as error:
-        raise FastsiaError(f"{path} cannot be read: {error}") from error
+    return _read_back(path, "forced")
 
 
 def _add_forced(result: SIAResult, store: Store) -> None:
@@ -486,18 +485,15 @@ def _exports_are_current(path: Path) -> bool:
 def _load_exports(path: Path, summary: dict[str, Any] | None, store: Store | None) -> SIAResult:
     if summary is None:
         raise FastsiaError(f"results folder {str(path)!r} holds neither {DATABASE} nor a readable summary.json.")
-    frames: dict[str, pd.DataFrame] = {}
-    for name in ("trajectories", "checkpoints", "curves", *(() if store else ("rollouts",))):
-        try:
-            frames[name] = _read_back(path / f"{name}.parquet")
-        except (OSError, ValueError) as error:
-            raise FastsiaError(f"{path / f'{name}.parquet'} cannot be read: {error}") from error
+    check_summary(summary, path / "summary.json", drawn=store is not None)
+    names = ("trajectories", "checkpoints", "curves", *(() if store else ("rollouts",)))
+    frames = {name: _read_back(path / f"{name}.parquet", name, drawn=store is not None) for name in names}
     result = SIAResult(
         summary,
         frames["trajectories"],
         frames["checkpoints"],
         frames["curves"],
-        {name: _read_back(file) for name in _FURTHER if (file := path / "tables" / f"{name}.parquet").is_file()},
+        {name: _read_back(file, name) for name in _FURTHER if (file := path / "tables" / f"{name}.parquet").is_file()},
         store,
         frames.get("rollouts"),
     )
@@ -507,11 +503,15 @@ def _load_exports(path: Path, summary: dict[str, Any] | None, store: Store | Non
     return result
 
 
-def _read_back(path: Path) -> pd.DataFrame:
-    frame = _plain(pd.read_parquet(path))
-    for name in frame.columns:
-        if frame[name].dtype == object and frame[name].isna().any():
-            frame[name] = frame[name].where(frame[name].notna(), None)
+def _read_back(path: Path, name: str, *, drawn: bool = False) -> pd.DataFrame:
+    try:
+        frame = _plain(pd.read_parquet(path))
+    except Exception as error:  # the readers of a damaged file raise whatever they come upon
+        raise FastsiaError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    check_table(name, frame, path, drawn=drawn)
+    for column in frame.columns:
+        if frame[column].dtype == object and frame[column].isna().any():
+            frame[column] = frame[column].where(frame[column].notna(), None)
     return frame
 
 

@@ -570,11 +570,12 @@ def test_saved_tables_are_exactly_the_results_tables(tmp_path: Path) -> None:
     result = small(PROBLEMS[:2], output=tmp_path)
     kept = {"sensitivity", "coarse_ablation", "token_level", "early_stop", "failure_detection"}
     assert {path.stem for path in (tmp_path / "tables").iterdir()} == kept
-    result.tables["shuffled_prefix"] = pd.DataFrame({"x": [1.5, None], "name": ["a", None]})
+    numbers = dict.fromkeys(("original", "shuffled", "difference"), [1.5, None])
+    result.tables["shuffled_prefix"] = pd.DataFrame({"quantity": ["a", None], **numbers})
     result.save(tmp_path)
     again = load(tmp_path)
     assert set(again.tables) == kept | {"shuffled_prefix"}
-    assert again.tables["shuffled_prefix"]["name"].tolist() == ["a", None]
+    assert again.tables["shuffled_prefix"]["quantity"].tolist() == ["a", None]
     del again.tables["shuffled_prefix"]
     again.save(tmp_path)
     assert set(load(tmp_path).tables) == kept

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from fastsia import Engine, FastsiaError, SIAResult, analyze, evaluate, load
@@ -128,3 +131,63 @@ def test_a_table_is_not_written_over_by_its_own_analysis(place: str, tmp_path: P
         analyze(file, config=QUICK).save(tmp_path)
     assert file.read_bytes() == before
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
+
+
+EXPORTS = ("summary.json", "trajectories.parquet", "checkpoints.parquet", "curves.parquet")
+FURTHER = ("token_level", "early_stop", "failure_detection", "sensitivity", "coarse_ablation")
+
+
+@pytest.mark.parametrize("damage", ["empty", "garbage", "{}"])
+@pytest.mark.parametrize("name", [*EXPORTS, *(f"tables/{name}.parquet" for name in FURTHER)])
+def test_damaged_exports_are_scored_again(name: str, damage: str, folder: Path, run: SIAResult, tmp_path: Path) -> None:
+    """The database beside them is whole. Without one, the file is named."""
+    shutil.copytree(folder, tmp_path / "run")
+    file = tmp_path / "run" / name
+    if damage == "{}" and file.suffix == ".parquet":
+        pd.DataFrame({"a": [1]}).to_parquet(file)
+    else:
+        file.write_bytes({"empty": b"", "garbage": b"PAR1 nonsense", "{}": b"{}"}[damage])
+    found = load(tmp_path / "run")
+    costs = {"seconds", "num_computed_problems", "num_cut_prompts", "row_steps", "merge_factor", "counters", "machine"}
+    lost = costs if name == "summary.json" else set()
+    assert {key: value for key, value in found.summary.items() if key not in lost} == {
+        key: value for key, value in run.summary.items() if key not in lost
+    }
+    assert set(found.tables) == set(FURTHER)
+    pd.testing.assert_frame_equal(found.trajectories, run.trajectories, check_dtype=False)
+    (tmp_path / "run" / "run.sqlite").unlink()
+    with pytest.raises(FastsiaError, match=file.name):
+        load(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("rho", {}),
+        ("ci", {}),
+        ("num_problems", "many"),
+        ("num_problems", 10**400),
+        ("merge_factor", None),
+        ("auc", [{}]),
+        ("warnings", "text"),
+        ("config", {"temperature": "hot"}),
+        ("config", {}),
+        ("seconds", "soon"),
+        ("machine", "x"),
+    ],
+)
+def test_a_summary_that_is_none_is_made_again(
+    field: str, value: Any, folder: Path, run: SIAResult, tmp_path: Path
+) -> None:
+    """Each is what a report, an export or a comparison would come to grief over."""
+    shutil.copytree(folder, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_text(json.dumps(run.summary | {field: value}))
+    found = load(tmp_path / "run")
+    assert found.summary[field] == (None if field in ("seconds", "machine") else run.summary[field])
+    found.to_lm_eval(tmp_path / "out")
+    assert len(compare([folder, tmp_path / "run"]).table) == 2
+    (tmp_path / "run" / "run.sqlite").unlink()
+    if field == "config" and not value:
+        return  # a table of rollouts needs none of a run's settings
+    with pytest.raises(FastsiaError, match=rf"summary\.json: {field}"):
+        load(tmp_path / "run")
