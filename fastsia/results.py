@@ -210,6 +210,7 @@ def load(directory: str | os.PathLike[str]) -> SIAResult:
     if summary is not None and _exports_are_current(path):
         with suppress(FastsiaError):  # damaged, or of others: what they say is in the database
             return _load_exports(path, summary, store)
+    store.check()
     identity = store.identity()
     run = {"model": identity["model"]["name"], "task": identity["task"], "backend": identity["backend"]}
     run |= facts_of_run(summary)

@@ -173,6 +173,25 @@ def test_a_damaged_database_is_set_aside_and_the_run_completed(
     assert_equal(tables(tmp_path / "run"), tables(whole))
 
 
+def test_a_flipped_bit_is_said_by_readers(whole: Path, tmp_path: Path) -> None:
+    """A number from rows that are not what was drawn would be worse than none."""
+    shutil.copytree(whole, tmp_path / "run")
+    path = tmp_path / "run" / "run.sqlite"
+    data = bytearray(path.read_bytes())
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        (ids,) = connection.execute("SELECT token_ids FROM rollouts ORDER BY num_tokens DESC LIMIT 1").fetchone()
+    data[data.index(ids) + len(ids) // 2] ^= 4
+    path.write_bytes(data)
+    for command in (
+        ["report", str(path.parent)],
+        ["export", str(path.parent), "--to", "datasets", "-o", str(tmp_path)],
+    ):
+        done = subprocess.run([sys.executable, "-m", "fastsia", *command], capture_output=True, text=True)
+        assert done.returncode == 2, done.stderr
+        assert "run.sqlite is damaged (the rows of problem" in done.stderr
+        assert "do not match their checksum); the same `fastsia run` command repairs it." in done.stderr
+
+
 def test_a_torn_log_loses_its_last_problem_at_most(model: Path, questions: Path, whole: Path, tmp_path: Path) -> None:
     """A killed run's database is its file and its log; the log's end never reached the disk (a power cut)."""
     folder = tmp_path / "run"
