@@ -419,7 +419,7 @@ def _against_plan(folder: Path, summary: dict[str, Any]) -> list[str]:
             for name, key in (("tokens", "generated_tokens"), ("rows", "row_steps"), ("seconds", "seconds"))
             if summary.get(key)
         ]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
     return [f"The plan was off by: {', '.join(off)}."]
 
@@ -439,6 +439,8 @@ def _arguments(option: str, text: str) -> dict[str, Any]:
             found = json.loads(text)
         except ValueError as error:
             raise FastsiaError(f"{option} is not JSON: {error}.") from error
+        except RecursionError as error:
+            raise FastsiaError(f"{option} is JSON nested too deeply.") from error
         return dict(found)
     return {name: _value(value) for name, value in _pairs(option, text).items()}
 
@@ -458,7 +460,7 @@ def _pairs(option: str, text: str) -> dict[str, str]:
 def _value(text: str) -> Any:
     try:
         return json.loads(text.lower() if text in ("True", "False") else text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

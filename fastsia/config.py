@@ -15,6 +15,8 @@ AnswerFormat = Literal["number", "choice", "boxed"]
 
 ANSWER_FORMATS: tuple[AnswerFormat, ...] = ("number", "choice", "boxed")
 MAX_CHOICES = 26  # the letters that can name them
+MAX_INTEGER = 2**31 - 1  # what an int32 column holds
+MAX_COUNT = 1_000_000  # of what is an array's row at every checkpoint or problem: more is a slip of the finger
 
 _NO_HALVES = "without half of a surrogate pair, which is no character"
 
@@ -28,7 +30,14 @@ class FastsiaError(ValueError):
 
 def _require(condition: bool, field: str, rule: str, value: Any) -> None:
     if not condition:
-        raise FastsiaError(f"{field} must be {rule}, got {value!r}.")
+        raise FastsiaError(f"{field} must be {rule}, got {_spelled(value)}.")
+
+
+def _spelled(value: Any) -> str:
+    try:
+        return f"{value!r:.200}"
+    except ValueError:
+        return "a number of thousands of digits"
 
 
 def integer(value: Any) -> int | None:
@@ -39,11 +48,13 @@ def integer(value: Any) -> int | None:
         return None
 
 
-def integer_from(least: int, field: str, value: Any) -> int:
-    """An integer >= least as an int; `field` is what a refusal names."""
+def integer_from(least: int, field: str, value: Any, most: int = MAX_INTEGER) -> int:
+    """An integer from least to most as an int; `field` is what a refusal names."""
     number = integer(value)
     if number is None or number < least:
-        raise FastsiaError(f"{field} must be an integer >= {least}, got {value!r}.")
+        raise FastsiaError(f"{field} must be an integer >= {least}, got {_spelled(value)}.")
+    if number > most:
+        raise FastsiaError(f"{field} must be an integer <= {most:,}, got {_spelled(value)}.")
     return number
 
 
@@ -195,10 +206,10 @@ class SIAConfig:
     def __post_init__(self) -> None:
         _check_drawing(self)
         least = {"num_rollouts": 1, "num_trajectories": 1, "num_splits": 1, "num_fewshot": 0, "num_bootstrap": 0}
-        if self.stride is not None:
-            least["stride"] = 1
         for field, smallest in least.items():
-            object.__setattr__(self, field, integer_from(smallest, field, getattr(self, field)))
+            object.__setattr__(self, field, integer_from(smallest, field, getattr(self, field), MAX_COUNT))
+        if self.stride is not None:
+            object.__setattr__(self, "stride", integer_from(1, "stride", self.stride))
         seed = integer(self.seed)
         _require(seed is not None and 0 <= seed < 2**63, "seed", "an integer in [0, 2^63)", self.seed)
         object.__setattr__(self, "seed", seed)

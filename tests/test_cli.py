@@ -161,6 +161,10 @@ BAD = [
     (["--model", "MODEL", "--tasks", "TASK", "--limit", "0"], "limit must be an integer >= 1"),
     (["--model", "MODEL", "--tasks", "TASK", "--limit", "-2"], "limit must be an integer >= 1"),
     (["--model", "MODEL", "--tasks", "TASK", "--limit", "many"], "--limit"),
+    (["--model", "MODEL", "--tasks", "TASK", "--limit", "1" + 30 * "0"], "limit must be an integer <= 2,147,483,647"),
+    (["--model", "MODEL", "--tasks", "TASK", "--num_rollouts", "1" + 30 * "0"], "num_rollouts must be an integer <= "),
+    (["--model", "MODEL", "--tasks", "TASK", "--num_blocks", "1" + 30 * "0"], "num_blocks must be an integer <= "),
+    (["--model", "MODEL", "--tasks", "TASK", "--model_args", '{"a":' + 9999 * "["], "--model_args is JSON nested too"),
     (["--model", "MODEL", "--tasks", "TASK", "--stride", "0"], "stride must be an integer >= 1, got 0"),
     (["--model", "MODEL", "--tasks", "TASK", "--num_rollouts", "0"], "num_rollouts must be an integer >= 1"),
     (["--model", "MODEL", "--tasks", "TASK", "--top_p", "0"], "top_p must be in (0, 1], got 0.0"),
@@ -177,7 +181,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "sentence"), BAD, ids=[" ".join(arguments[2:]) for arguments, _ in BAD])
+@pytest.mark.parametrize(("arguments", "sentence"), BAD, ids=[" ".join(arguments[2:])[:80] for arguments, _ in BAD])
 def test_mistakes_are_one_sentence_with_exit_code_2(
     arguments: list[str], sentence: str, model: str, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,8 @@ ANY_INTEGER_FIELD = ("num_rollouts", "num_trajectories", "max_tokens", "stride",
     [
         *((field, value) for field in (*ANY_INTEGER_FIELD, "num_splits") for value in (True, 2.5, "3", -1, [2])),
         *((field, value) for field in ("temperature", "top_p", "smoothing") for value in (True, "1", [1.0], 10**400)),
+        *((field, 10**30) for field in (*ANY_INTEGER_FIELD, "num_splits")),
+        *((field, 2_000_000) for field in ("num_rollouts", "num_trajectories", "num_bootstrap", "num_splits")),
         ("temperature", float("inf")),
         ("temperature", None),
         ("smoothing", 0),
@@ -39,6 +41,12 @@ def test_a_config_names_the_bad_field(field: str, value: Any) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("field", ["num_rollouts", "stride", "max_tokens", "seed"])
+def test_a_number_too_long_to_be_printed_is_refused_too(field: str) -> None:
+    with pytest.raises(FastsiaError, match=f"^{field} must be .* got a number of thousands of digits"):
+        SIAConfig(**{field: 10**5000})
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -48,6 +56,7 @@ def test_a_config_names_the_bad_field(field: str, value: Any) -> None:
         ("top_p", None),
         ("max_tokens", 0),
         ("max_tokens", None),
+        ("max_tokens", 2**31),
         ("stop", 5),
         ("stop", None),
         ("stop", ""),

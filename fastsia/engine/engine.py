@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.config import FastsiaError, SamplingParams, Share, integer, integer_from, integers, real
+from fastsia.config import MAX_COUNT, FastsiaError, SamplingParams, Share, integer, integer_from, integers, real
 from fastsia.engine.block_manager import BlockManager, OutOfBlocksError
 from fastsia.engine.checkpoint import context_length, eos_ids, load_model
 from fastsia.engine.forcing import Forced, ForcedScore, check_forced, force
@@ -298,7 +298,7 @@ def _request(
         key=None,
         prompt_ids=integers("prompt_ids", prompt_ids),
         sampling=sampling or SamplingParams(),
-        num_rollouts=integer_from(1, "n", n),
+        num_rollouts=integer_from(1, "n", n, MAX_COUNT),
         # Its lowest 64 bits, as the signed number that numpy stores.
         seed=int(np.uint64(any_seed & (2**64 - 1)).astype(np.int64)),
         trajectory_ids=integers("trajectory_ids", trajectory_ids),
