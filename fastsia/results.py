@@ -32,7 +32,7 @@ from fastsia.sia import (
     forced_table,
     shuffled_table,
 )
-from fastsia.sia.table import RolloutTable, encode
+from fastsia.sia.table import RolloutTable, encode, require_single
 from fastsia.store import DATABASE, Store, flatten, refuse_links, write_json, write_parquet
 from fastsia.tasks.rows import read_rows
 
@@ -253,6 +253,9 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
             case ".parquet":
                 return pd.read_parquet(file)
             case ".csv":
+                # pandas would call the second of a name "name.1".
+                header = pd.read_csv(file, header=None, nrows=1, dtype=str, keep_default_na=False)
+                require_single(filter(None, header.iloc[0]), f"table {str(file)!r}")
                 return pd.read_csv(file, dtype=texts, keep_default_na=False, na_values=[""])
             case ".jsonl" | ".ndjson":
                 return pd.DataFrame([dict(row.fields) for row in read_rows(file)])

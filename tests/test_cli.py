@@ -391,6 +391,14 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "0:06 left" in screen.getvalue()
 
 
+def test_a_csv_file_with_two_columns_of_one_name_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first of them won in silence."""
+    table = tmp_path / "rollouts.csv"
+    table.write_text("problem_id,trajectory,checkpoint,rollout,answer,gold,answer\np,0,0,0,1,1,2\n")
+    assert command("analyze", table) == 2
+    assert capsys.readouterr().err == f"fastsia: error: table '{table}' has 2 columns named 'answer'.\n"
+
+
 def test_a_full_disk_is_one_sentence_whoever_wrote(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

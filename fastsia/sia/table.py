@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import date, time, timedelta
 from typing import Any
 
 import numpy as np
@@ -162,6 +164,7 @@ def encode(rollouts: pd.DataFrame) -> RolloutTable:
         raise FastsiaError(f"the table of rollouts lacks column {missing[0]!r}; it must have {', '.join(COLUMNS)}.")
     if len(rollouts) == 0:
         raise FastsiaError("the table of rollouts is empty.")
+    require_single(rollouts.columns, "the table of rollouts")
 
     frame_row = np.arange(len(rollouts))
     finish = rollouts["finish_reason"].to_numpy(object) if "finish_reason" in rollouts.columns else None
@@ -176,6 +179,8 @@ def encode(rollouts: pd.DataFrame) -> RolloutTable:
             finish = finish[~failed]
             rollouts = rollouts.loc[~failed]
 
+    for name in ("problem_id", "answer", "gold"):
+        _require_text(rollouts[name], name, frame_row)
     problem, ids = _factorize(rollouts["problem_id"], "problem_id", frame_row, null_allowed=False)
     trajectory = _integers(rollouts["trajectory"], "trajectory", frame_row)
     checkpoint = _integers(rollouts["checkpoint"], "checkpoint", frame_row)
@@ -283,6 +288,30 @@ def _sorted(keys: Sequence[np.ndarray]) -> bool:
             return False
         tied &= key[1:] == key[:-1]
     return True
+
+
+def require_single(columns: Iterable[Any], what: str) -> None:
+    """Refuse a name that two columns have: which of them is meant?"""
+    count = Counter(columns)
+    twice = next((name for name in count if count[name] > 1), None)
+    if twice is not None:
+        raise FastsiaError(f"{what} has {count[twice]} columns named {twice!r}.")
+
+
+_NO_TEXT = (bytes, bytearray, date, time, timedelta)
+_ARE_TEXT = {"string", "integer", "floating", "mixed-integer-float", "boolean", "decimal", "empty"}
+
+
+def _require_text(column: pd.Series, name: str, frame_row: np.ndarray) -> None:
+    """Bytes and dates have a spelling too, but none that equals an answer's."""
+    if pd.api.types.infer_dtype(column, skipna=True) in _ARE_TEXT:
+        return
+    for row, value in enumerate(column):
+        if isinstance(value, _NO_TEXT) and value is not pd.NaT:
+            kind = type(value).__name__
+            raise FastsiaError(
+                f"row {frame_row[row]}: {name} must be a text or a number, got {value!r:.60} of type {kind}."
+            )
 
 
 def _factorize(

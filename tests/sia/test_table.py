@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from datetime import date
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -135,3 +138,26 @@ def test_slots_fall_back_to_the_place_in_the_checkpoint() -> None:
     rollouts = small()
     rollouts["rollout"] += 100
     assert encode(rollouts).slots().tolist() == [0, 1] * 4
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (b"1", r"row 1: answer must be a text or a number, got b'1' of type bytes\."),
+        (date(2026, 1, 2), r"row 1: answer must be a text or a number, got datetime\.date\(.* of type date\."),
+        (pd.Timestamp("2026-01-02"), "row 1: answer must be a text or a number, got Timestamp.* of type Timestamp"),
+    ],
+)
+def test_bytes_and_dates_are_no_answers(value: Any, said: str) -> None:
+    """Spelled out they equal no gold answer: the accuracy was 0 without a word. A missing one is null."""
+    whole = pd.DataFrame({"problem_id": "p", "trajectory": 0, "checkpoint": 0, "rollout": [0, 1, 2], "gold": "1"})
+    for answers in ([None, value, value], ["1", value, None]):
+        with pytest.raises(FastsiaError, match=said):
+            encode(whole.assign(answer=answers))
+    assert encode(whole.assign(answer=pd.to_datetime([None, None, None]))).answers.tolist() == ["1"]
+
+
+def test_two_columns_of_one_name_are_refused() -> None:
+    columns = ["problem_id", "trajectory", "checkpoint", "rollout", "answer", "answer", "gold"]
+    with pytest.raises(FastsiaError, match="the table of rollouts has 2 columns named 'answer'"):
+        encode(pd.DataFrame([["p", 0, 0, 0, "1", "2", "1"]], columns=columns))
