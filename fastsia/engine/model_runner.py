@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -55,7 +56,13 @@ class ModelRunner:
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
         self._softcap = getattr(config, "final_logit_softcapping", None)
         shape = (config.num_hidden_layers, 2, num_blocks, block_size, num_kv_heads, head_dim)
-        self.kv_cache = _zeros(shape, self.dtype, self.device)
+        try:
+            self.kv_cache = _zeros(shape, self.dtype, self.device)
+        except (MemoryError, ValueError, torch.OutOfMemoryError) as error:  # twice numpy's, on a CPU
+            raise FastsiaError(
+                f"num_blocks must fit into memory, got {num_blocks:,}, a KV pool of "
+                f"{num_blocks * self.bytes_per_block(model, block_size) / 2**30:,.0f} GiB."
+            ) from error
         self._hidden = torch.empty((256, self.hidden_size), dtype=self.dtype, device=self.device)
         self._hidden_rows = Table(256)
         self.fused_head = True
@@ -360,4 +367,4 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     size = torch.finfo(dtype).bits // 8
-    return torch.from_numpy(np.zeros(int(np.prod(shape)) * size, dtype=np.uint8)).view(dtype).view(shape)
+    return torch.from_numpy(np.zeros(math.prod(shape) * size, dtype=np.uint8)).view(dtype).view(shape)

@@ -270,6 +270,10 @@ def test_an_interrupt_in_reset_does_not_keep_the_engine(engine: Engine, monkeypa
         (lambda e: Engine(e.model, block_size=2.0), "block_size must be an integer >= 1"),
         (lambda e: Engine(e.model, num_blocks=2.5), r"num_blocks must be an integer >= 1, got 2\.5"),
         (lambda e: Engine(e.model, num_blocks=10**30), "num_blocks must be an integer <= 2,147,483,647"),
+        *(
+            (lambda e, n=n: Engine(e.model, num_blocks=n, block_size=n), f"num_blocks must fit into memory, got {n:,}")
+            for n in (1 << 24, 2**31 - 1)
+        ),
         (lambda e: e.rollout([5], 10**30, SAMPLING), "n must be an integer <= 1,000,000"),
         (lambda e: Engine(e.model, num_blocks=0), "num_blocks must be an integer >= 1"),
         (lambda e: Engine(e.model, gpu_memory_utilization="all"), "gpu_memory_utilization must be in"),
