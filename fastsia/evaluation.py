@@ -27,7 +27,16 @@ from fastsia.config import FastsiaError, Problem, SamplingParams, SIAConfig
 from fastsia.distributed import open_executor
 from fastsia.engine.seeding import request_seed
 from fastsia.engine.sequence import AnswerStop, Counters, Request, Trajectory
-from fastsia.results import CONFIG_FIELDS, SIAResult, as_config, nearest, read_summary, score
+from fastsia.results import (
+    CONFIG_FIELDS,
+    SIAResult,
+    as_config,
+    forget_partial_costs,
+    nearest,
+    read_summary,
+    score,
+)
+from fastsia.shapes import facts_of_run, is_count, notes_of_damage
 from fastsia.store import DATABASE, FinishedProblem, ScoredTrajectory, Store, StoreWriter
 from fastsia.tasks import Prompt, Task, build_prompt, load_task
 from fastsia.tasks.models import MODELS
@@ -119,11 +128,11 @@ def evaluate(
     result = score(store, settings, run, warnings, temporary)
     result.summary["seconds"] = time.perf_counter() - started
     if output is not None:
-        earlier = read_summary(directory) if resumed else None
-        _add_earlier(result.summary, earlier, computed)
-        if result.summary["num_computed_problems"] < store.num_problems():
-            # A killed run wrote down no cost: rows of a part are no measure of all tokens.
-            result.summary["row_steps"] = result.summary["merge_factor"] = None
+        earlier = read_summary(directory)
+        before = notes_of_damage(earlier)
+        result.summary["warnings"] = list(dict.fromkeys([*before, *result.summary["warnings"]]))
+        _add_earlier(result.summary, earlier if resumed else None, computed)
+        forget_partial_costs(result.summary, store)
         result.save(directory)
     for callback in callbacks:
         callback.run_finished(result)
@@ -519,15 +528,17 @@ def _counted(before: Counters, after: Counters) -> dict[str, Any]:
 
 def _add_earlier(summary: dict[str, Any], earlier: Mapping[str, Any] | None, computed: int) -> None:
     """Add the costs that an earlier run of the same folder wrote down; those of a killed one are not known."""
-    if earlier is None or not isinstance(earlier.get("counters"), dict):
+    facts = facts_of_run(earlier)
+    if earlier is None or facts.get("counters") is None:
         return
-    counters, before = summary["counters"], earlier["counters"]
+    counters, before = summary["counters"], facts["counters"]
     for name, value in before.items():
-        if isinstance(value, int) and isinstance(counters.get(name), int):
+        if is_count(value) and is_count(counters.get(name)):
             peak = name == "peak_kv_blocks"
             counters[name] = max(counters[name], value) if peak else counters[name] + value
     rows = counters.get("row_steps")
     counters["merge_factor"] = counters["generated_tokens"] / rows if rows else None
-    summary["row_steps"], summary["merge_factor"] = rows, counters["merge_factor"]
-    summary["seconds"] += earlier.get("seconds") or 0.0
-    summary["num_computed_problems"] = computed + (earlier.get("num_computed_problems") or 0)
+    known = earlier.get("row_steps") is not None  # else it was of a part, and stays so
+    summary["row_steps"], summary["merge_factor"] = (rows, counters["merge_factor"]) if known else (None, None)
+    summary["seconds"] += facts.get("seconds") or 0.0
+    summary["num_computed_problems"] = computed + (facts.get("num_computed_problems") or 0)

@@ -22,7 +22,7 @@ from fastsia import __version__
 from fastsia.answers.parts import answer_token
 from fastsia.answers.spec import Spec
 from fastsia.config import FastsiaError, SIAConfig
-from fastsia.shapes import check_summary, check_table, facts_of_run
+from fastsia.shapes import check_summary, check_table, facts_of_run, notes_of_damage
 from fastsia.sia import (
     Analysis,
     TokenTraces,
@@ -214,7 +214,9 @@ def load(directory: str | os.PathLike[str]) -> SIAResult:
     identity = store.identity()
     run = {"model": identity["model"]["name"], "task": identity["task"], "backend": identity["backend"]}
     run |= facts_of_run(summary)
-    return score(store, SIAConfig(**identity["config"]), run, [], None)
+    result = score(store, SIAConfig(**identity["config"]), run, notes_of_damage(summary), None)
+    forget_partial_costs(result.summary, store)
+    return result
 
 
 def analyze(
@@ -311,6 +313,13 @@ def score(store: Store, config: SIAConfig, run: Mapping[str, Any], warnings: Seq
     _add_shuffled(result, store)
     _add_forced(result, store)
     return result
+
+
+def forget_partial_costs(summary: dict[str, Any], store: Store) -> None:
+    """A killed run wrote down no cost, and what was damaged is drawn twice: rows of another number of problems than
+    are stored are no measure of their tokens."""
+    if summary["num_computed_problems"] != store.num_problems():
+        summary["row_steps"] = summary["merge_factor"] = None
 
 
 def read_forced(directory: Path) -> pd.DataFrame | None:

@@ -12,6 +12,9 @@ import pandas as pd
 
 from fastsia.config import FastsiaError, SIAConfig, integer, real
 
+SET_ASIDE = "was set aside as"
+"""What every note of a damaged database says."""
+
 
 @dataclass(frozen=True)
 class _Kind:
@@ -28,7 +31,8 @@ class _Maybe:
     shape: Any
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Whether a value out of JSON is a number of things."""
     number = integer(value)
     return number is not None and 0 <= number < 1 << 63
 
@@ -49,7 +53,7 @@ def _is_config(value: Any) -> bool:
     return isinstance(value, Mapping)
 
 
-_COUNT = _Kind("a whole number", _is_count)
+_COUNT = _Kind("a whole number", is_count)
 _NUMBER = _Kind("a number or null", lambda value: value is None or _is_number(value))
 _GIVEN = _Kind("a number", _is_number)
 _INTERVAL = _Kind("two numbers or null", lambda value: value is None or _is_interval(value))
@@ -129,6 +133,12 @@ def facts_of_run(summary: Mapping[str, Any] | None) -> dict[str, Any]:
         for name, shape in _OF_RUN.items()
         if summary is not None and name in summary and _misfit(summary[name], shape, name) is None
     }
+
+
+def notes_of_damage(summary: Mapping[str, Any] | None) -> list[str]:
+    """What a summary says of databases that were set aside: no later one finds it out again."""
+    notes = (summary or {}).get("warnings")
+    return [note for note in notes if _TEXT.fits(note) and SET_ASIDE in note] if isinstance(notes, list) else []
 
 
 def _misfit(value: Any, shape: Any, name: str) -> tuple[str, str] | None:

@@ -570,7 +570,7 @@ def test_saved_tables_are_exactly_the_results_tables(tmp_path: Path) -> None:
     result = small(PROBLEMS[:2], output=tmp_path)
     kept = {"sensitivity", "coarse_ablation", "token_level", "early_stop", "failure_detection"}
     assert {path.stem for path in (tmp_path / "tables").iterdir()} == kept
-    numbers = {key: [1.5, None] for key in ("original", "shuffled", "difference")}
+    numbers = {name: [1.5, None] for name in ("original", "shuffled", "difference")}
     result.tables["shuffled_prefix"] = pd.DataFrame({"quantity": ["a", None], **numbers})
     result.save(tmp_path)
     again = load(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -138,6 +139,47 @@ def test_a_run_extended_by_its_limit_equals_a_whole_one(
     for limit in (5, 11, None):
         fastsia.evaluate(str(model), str(questions), limit=limit, output=tmp_path, **settings)
     assert_equal(tables(tmp_path), whole)
+
+
+def test_costs_after_a_repair(model: Path, questions: Path, tmp_path: Path) -> None:
+    """What is drawn twice costs twice: rows of four problems are no measure of the tokens of three."""
+
+    def run(limit: int = 3) -> dict[str, Any]:
+        return fastsia.evaluate(str(model), str(questions), limit=limit, output=tmp_path, **SETTINGS).summary
+
+    before = run()
+    assert before["merge_factor"] == before["generated_tokens"] / before["row_steps"]
+    with contextlib.closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection, connection:
+        connection.execute("UPDATE rollouts SET answer = 'zz' WHERE id = 0")
+    repaired = run()
+    assert repaired["generated_tokens"] == before["generated_tokens"]
+    assert repaired["counters"]["row_steps"] > before["row_steps"], "what it did cost is still said"
+    assert (repaired["num_computed_problems"], repaired["num_problems"]) == (4, 3)
+    again, more = run(), run(limit=5)
+    os.utime(tmp_path / "run.sqlite")
+    loaded = fastsia.load(tmp_path).summary
+    for summary in (repaired, again, more, loaded):
+        assert summary["row_steps"] is summary["merge_factor"] is None
+        assert sum("was set aside as run.sqlite.damaged-1" in note for note in summary["warnings"]) == 1
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {},
+        {"counters": {}, "seconds": "soon"},
+        {"counters": {"generated_tokens": 1}, "num_computed_problems": [1], "warnings": 3},
+        {"counters": {"generated_tokens": 10**400, "row_steps": True, "steps": -1}, "row_steps": 1},
+    ],
+)
+def test_an_earlier_summary_of_any_content(odd: dict[str, Any], model: Path, questions: Path, tmp_path: Path) -> None:
+    """It is read when all is drawn: nothing in it may cost that."""
+    settings = SETTINGS | {"num_rollouts": 2}
+    fastsia.evaluate(str(model), str(questions), limit=1, output=tmp_path, **settings)
+    (tmp_path / "summary.json").write_text(json.dumps(odd))
+    found = fastsia.evaluate(str(model), str(questions), limit=2, output=tmp_path, **settings).summary
+    assert (found["num_problems"], found["num_computed_problems"], found["row_steps"]) == (2, 1, None)
+    assert fastsia.load(tmp_path).summary == json.loads(json.dumps(found))
 
 
 @pytest.mark.slow
