@@ -470,6 +470,11 @@ def write_parquet(path: Path, frames: pd.DataFrame | Iterable[pd.DataFrame]) -> 
                 if writer is None:
                     writer = pq.ParquetWriter(temporary, _typed(table.schema))
                 writer.write_table(table.cast(writer.schema))
+        except FastsiaError:
+            raise
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            reason = " ".join(" ".join(map(str, error.args)).split())
+            raise FastsiaError(f"{path} cannot be written: {reason}.") from error
         finally:
             if writer is not None:
                 writer.close()
