@@ -32,7 +32,7 @@ from fastsia.sia import (
     forced_table,
     shuffled_table,
 )
-from fastsia.sia.table import RolloutTable, encode, require_single
+from fastsia.sia.table import RolloutTable, encode, require_single, storable
 from fastsia.store import DATABASE, Store, flatten, refuse_links, write_json, write_parquet
 from fastsia.tasks.rows import read_rows
 
@@ -163,6 +163,8 @@ class SIAResult:
             raise FastsiaError(f"{source} was analysed and would be written over; use another output folder.")
 
     def _export(self, path: Path) -> None:
+        if self._store is None:  # tables of two analyses are no result, and no database tells which are newer
+            (path / "summary.json").unlink(missing_ok=True)
         self._write_tables(path)
         write_tables(path / "tables", self.tables, _FURTHER)
         write_json(path / "summary.json", self.summary)
@@ -179,7 +181,7 @@ class SIAResult:
         if self._store is not None:
             yield from self._store.rollouts()
         elif self._rollouts is not None:
-            yield self._rollouts
+            yield storable(self._rollouts)
 
     def _views(self) -> Iterator[TrajectoryView]:
         if self._store is not None:

@@ -191,3 +191,34 @@ def test_a_summary_that_is_none_is_made_again(
         return  # a table of rollouts needs none of a run's settings
     with pytest.raises(FastsiaError, match=rf"summary\.json: {field}"):
         load(tmp_path / "run")
+
+
+def test_numbers_and_texts_in_one_column_are_saved(tmp_path: Path) -> None:
+    """Scoring takes them as text, and any other column for nothing: saving must not then fail."""
+    rows = rollouts(4, 3).to_dict("records")
+    rows[0] |= {"answer": 7, "trajectory": "0", "other": {}}
+    rows[1] |= {"answer": True, "gold": int(rows[1]["gold"]) if rows[1]["gold"].isdigit() else rows[1]["gold"]}
+    rows[2] |= {"answer": None, "other": "x", "huge": 2**70}
+    failed = {"finish_reason": "error", "checkpoint": 10**400, "rollout": None, "answer": ["a"]}
+    rows.append(rows[0] | failed)
+    file = tmp_path / "rollouts.jsonl"
+    file.write_text("".join(json.dumps({"finish_reason": "eos", "correct": 1} | row) + "\n" for row in rows))
+    found = analyze(file, config=QUICK)
+    again = load(found.save(tmp_path / "out"))
+    assert again.summary == json.loads(json.dumps(found.summary))
+    assert again.rollouts["answer"][:3].tolist() == ["7", "True", None]
+    assert "other" not in again.rollouts
+    same = analyze(again.rollouts, config=QUICK)
+    assert same.summary == found.summary
+
+
+def test_a_failed_save_leaves_no_mixture(tmp_path: Path) -> None:
+    """The tables of a second analysis stand beside some of the first: they are no result."""
+    analyze(rollouts(4, 3), config=QUICK).save(tmp_path)
+    second = analyze(rollouts(6, 3).assign(seed=[*[1] * 40, "x", *[1] * (len(rollouts(6, 3)) - 41)]), config=QUICK)
+    with pytest.raises(FastsiaError, match=r"rollouts\.parquet cannot be written: .*column seed"):
+        second.save(tmp_path)
+    with pytest.raises(FastsiaError, match=r"holds neither run\.sqlite nor a readable summary"):
+        load(tmp_path)
+    analyze(rollouts(6, 3), config=QUICK).save(tmp_path)
+    assert load(tmp_path).summary["num_problems"] == 6

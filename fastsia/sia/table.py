@@ -251,6 +251,41 @@ def encode(rollouts: pd.DataFrame) -> RolloutTable:
     return replace(table, num_answers=_count_answers(table))
 
 
+_TEXTS = ("problem_id", "answer", "gold", "finish_reason", "answer_strict", "answer_lenient")
+_NUMBERS = ("trajectory", "checkpoint", "rollout", "num_tokens", "ride_tokens", "logprob")
+_AS_THEY_ARE = ("seed", "token_ids")
+
+
+def storable(rollouts: pd.DataFrame) -> pd.DataFrame:
+    """A table that `encode` takes, as a file can hold it: each column of one type, with what `encode` reads in it.
+
+    Of columns, those that a run's own rollouts have, and `correct`.
+    """
+    columns: dict[str, Any] = {}
+    for name in rollouts.columns:
+        column = rollouts[name]
+        if name in _TEXTS:
+            is_text = pd.api.types.infer_dtype(column, skipna=True) in ("string", "empty")
+            columns[name] = column if is_text else [None if _is_null(value) else _text(value) for value in column]
+        elif name in _NUMBERS:
+            columns[name] = column if column.dtype.kind in "iuf" else _whole(_numbers(column))
+        elif name == "correct":
+            is_flag = column.dtype.kind == "b"
+            columns[name] = column if is_flag else [_TRUTH.get(_text(value).lower()) for value in column]
+        elif name in _AS_THEY_ARE:
+            columns[name] = column
+    return pd.DataFrame(columns, index=rollouts.index)
+
+
+def _is_null(value: Any) -> bool:
+    return bool(pd.api.types.is_scalar(value) and pd.isna(value))
+
+
+def _whole(numbers: np.ndarray) -> np.ndarray:
+    """As int64 where all of them are integers."""
+    return numbers.astype(np.int64) if (np.abs(numbers) <= _LARGEST).all() and not (numbers % 1).any() else numbers
+
+
 def _count_answers(table: RolloutTable) -> np.ndarray:
     """V of each trajectory, int32 [T]."""
     width = len(table.answers)
@@ -318,12 +353,7 @@ def _factorize(
     column: pd.Series, name: str, frame_row: np.ndarray, *, null_allowed: bool
 ) -> tuple[np.ndarray, list[str]]:
     """Codes int32 in order of first appearance (NULL for none) and the distinct texts."""
-    try:
-        codes, uniques = pd.factorize(column)
-    except TypeError as error:
-        row = next(i for i, value in enumerate(column) if not isinstance(value, Hashable))
-        wrong = column.iloc[row]
-        raise FastsiaError(f"row {frame_row[row]}: {name} must be a text or a number, got {wrong!r:.60}.") from error
+    codes, uniques = _distinct(column, name, frame_row, "a text or a number")
     texts = [_text(value) for value in uniques]
     distinct = {text: i for i, text in enumerate(dict.fromkeys(text for text in texts if text))}
     if len(distinct) != len(texts):  # 42 and 42.0 in one column, or empty texts
@@ -333,6 +363,15 @@ def _factorize(
         row = int(np.flatnonzero(codes < 0)[0])
         raise FastsiaError(f"row {frame_row[row]} of the table of rollouts has no {name}.")
     return codes.astype(np.int32), list(distinct)
+
+
+def _distinct(column: pd.Series, name: str, frame_row: np.ndarray, rule: str) -> tuple[np.ndarray, Any]:
+    """`pd.factorize`; what it does not take is named with its row."""
+    try:
+        return pd.factorize(column)
+    except TypeError as error:
+        row = next((i for i, value in enumerate(column) if not isinstance(value, Hashable)), 0)
+        raise FastsiaError(f"row {frame_row[row]}: {name} must be {rule}, got {column.iloc[row]!r:.60}.") from error
 
 
 def _text(value: Any) -> str:
@@ -346,7 +385,7 @@ def _integers(column: pd.Series, name: str, frame_row: np.ndarray) -> np.ndarray
     if column.dtype.kind in "iu":
         values = column.to_numpy(np.int64)
     else:
-        numbers = pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+        numbers = _numbers(column)
         wrong = ~((np.abs(numbers) <= _LARGEST) & (numbers == np.floor(numbers)))
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
@@ -358,13 +397,23 @@ def _integers(column: pd.Series, name: str, frame_row: np.ndarray) -> np.ndarray
     return values
 
 
+def _numbers(column: pd.Series) -> np.ndarray:
+    """float64, NaN where there is no number, or none that is meant."""
+    try:
+        found = pd.to_numeric(column, errors="coerce")
+    except OverflowError:  # an integer beyond every float
+        small = column.map(lambda value: None if isinstance(value, int) and abs(value) > _LARGEST else value)
+        found = pd.to_numeric(small, errors="coerce")
+    return found.to_numpy(np.float64, na_value=np.nan)
+
+
 _TRUTH = {"true": True, "false": False, "1": True, "0": False}
 
 
 def _booleans(column: pd.Series, name: str, frame_row: np.ndarray) -> np.ndarray:
     if column.dtype.kind == "b":
         return column.to_numpy(bool)
-    codes, uniques = pd.factorize(column)
+    codes, uniques = _distinct(column, name, frame_row, "true or false")
     truth = np.array([_TRUTH.get(_text(value).lower(), -1) for value in uniques] + [-1], dtype=np.int64)[codes]
     if bool((truth < 0).any()):
         row = int(np.flatnonzero(truth < 0)[0])

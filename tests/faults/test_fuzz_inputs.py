@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fastsia import FastsiaError, Problem, SamplingParams, SIAConfig, analyze
+from fastsia.sia.table import storable
 from fastsia.tasks import load_task
 
 FUZZ = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -189,6 +191,7 @@ def score(table: Any) -> None:
     json.dumps(found.summary, allow_nan=False)
     assert (found.checkpoints["entropy"] >= 0).all()
     assert found.checkpoints["num_rollouts"].sum() <= len(found.rollouts)
+    pa.Table.from_pandas(storable(found.rollouts))
 
 
 @FUZZ

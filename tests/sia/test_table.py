@@ -85,6 +85,9 @@ def test_empty_text_is_no_answer() -> None:
         (lambda t: t.assign(gold=["1", "1", "1", "2", *t["gold"][4:]]), "row 3: gold differs"),
         (lambda t: t.assign(correct=[True, True, False, *[True] * 5]), "row 2: correct differs"),
         (lambda t: t.assign(correct=[None, *[True] * 7]), "row 0: correct must be true or false"),
+        (lambda t: t.assign(correct=[[True]] * 8), r"row 0: correct must be true or false, got \[True\]"),
+        (lambda t: t.assign(answer=[["1"], *t["answer"][1:]]), "row 0: answer must be a text or a number"),
+        (lambda t: t.assign(trajectory=[10**400, *t["trajectory"][1:]]), "row 0: trajectory must be an integer"),
         (lambda t: t.assign(finish_reason="error"), "every rollout of the table failed"),
     ],
 )
