@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -72,6 +73,7 @@ def write_card(directory: Path, summary: Mapping[str, Any], title: str) -> Path:
     """
     from huggingface_hub import DatasetCardData
 
+    title = _one_line(title)
     there = {name: line for name, line in _CONFIGS.items() if (directory / "data" / f"{name}.parquet").is_file()}
     head = DatasetCardData(
         pretty_name=f"{title}, by fastsia",
@@ -88,11 +90,11 @@ def write_card(directory: Path, summary: Mapping[str, Any], title: str) -> Path:
     ]
     text = [
         f"---\n{head.strip()}\n---\n",
-        f"# {title}\n",
+        f"# {_as_text(title)}\n",
         f"Reasoning trajectories, rollouts from their checkpoints, and the entropy of the rollouts' answers: "
         f"{summary['num_problems']:,} problems, {summary['num_trajectories']:,} trajectories, "
         f"{summary['num_checkpoints']:,} checkpoints, {summary['num_rollouts']:,} rollouts. "
-        f"Evaluated by fastsia {summary['version']}; `summary.json` has every number and setting.\n",
+        f"Evaluated by fastsia {_as_text(summary['version'])}; `summary.json` has every number and setting.\n",
         "```python\nimport datasets\n\n"
         + "\n".join(f'{name} = datasets.load_dataset(FOLDER, "{name}", split="train")' for name in there)
         + "\n```\n",
@@ -104,6 +106,18 @@ def write_card(directory: Path, summary: Mapping[str, Any], title: str) -> Path:
     ]
     write_lines(directory / "README.md", text)
     return directory
+
+
+def _one_line(text: str) -> str:
+    """A name from anywhere, without line breaks and what steers a terminal or turns text round."""
+    steering = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return " ".join("".join(" " if unicodedata.category(char) in steering else char for char in text).split())
+
+
+def _as_text(name: str) -> str:
+    """One line of Markdown that shows the name, whatever is in it: no markup, no link, no picture."""
+    escaped = re.sub(r"([\\`*_\[\]<>&|~$#!@])", r"\\\1", _one_line(name))
+    return re.sub(r"(?i)(www)\.", r"\1\.", escaped.replace("://", "\\://"))
 
 
 def _summary_keys() -> dict[str, str]:

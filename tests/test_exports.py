@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import markdown_it
 import numpy as np
 import pytest
+import yaml
 
 import fastsia
 from fastsia import FastsiaError, SIAResult
@@ -128,3 +131,25 @@ def test_a_killed_run_is_exported_too(folder: Path, tmp_path: Path) -> None:
     results = json.loads(fastsia.load(tmp_path / "run").to_lm_eval(tmp_path / "out").read_text(encoding="utf-8"))
     assert results["date"] == 1e9
     assert "total_evaluation_time_seconds" not in results
+
+
+def test_names_stay_text_in_the_card(run: SIAResult, tmp_path: Path) -> None:
+    """A task is called after its file, and that may be called anything."""
+    hostile = (
+        "q\n\n## Owned\n\n<img src=x onerror=alert(1)> [click](https://evil.example) ![t](http:evil) `c` | *b* "
+        "www.evil.example a@evil.example &lt; \x1b[31m\u202e\u2028"
+    )
+    summary = run.summary | {"task": hostile, "version": "1 <b>\n# x"}
+    foreign = SIAResult(summary, run.trajectories, run.checkpoints, run.curves, {}, run._store)
+    foreign.to_datasets(tmp_path)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert not set(card) & set("\x1b\u202e\u2028")
+    head, body = card.removeprefix("---\n").split("\n---\n", 1)
+    assert "Owned" in yaml.safe_load(head)["pretty_name"]
+    page = markdown_it.MarkdownIt("commonmark").enable("table").render(body)
+    assert page.count("<h1>") == 1
+    assert "Owned" in page[: page.index("</h1>")], "shown, as text"
+    for made in ("<h2", "<img", "<a ", "<b>", "<em>", "<code>c<"):
+        assert made not in page
+    (heading,) = (line for line in body.splitlines() if line.startswith("# "))
+    assert not re.search(r"[^\\]://|www\.|[^\\]@", heading), "what GitHub would make a link of by itself"
