@@ -21,7 +21,7 @@ from fastsia.backends import open_backend
 from fastsia.backends.native import NativeBackend
 from fastsia.config import FastsiaError, Problem, SIAConfig
 from fastsia.engine.forcing import Forced
-from fastsia.results import FORCED, read_forced
+from fastsia.results import FORCED, read_forced, stored_config
 from fastsia.store import DATABASE, Store, refuse_links, write_parquet
 from fastsia.tasks import Task, build_prompt, stored_task
 from fastsia.tasks.options import letters
@@ -60,7 +60,7 @@ def force_answers(
     if not (path / DATABASE).is_file():
         raise FastsiaError(f"results folder {str(path)!r} holds no run ({DATABASE}).")
     store = Store(path / DATABASE)
-    identity = store.identity()
+    identity, config = store.identity(), stored_config(store)
     refuse_links(path, (FORCED,))
     kept = read_forced(path)
     model = open_backend(identity["model"]["name"] if scorer is None else scorer, "native", load_options)
@@ -69,7 +69,7 @@ def force_answers(
     is_own = model.fingerprint() == identity["model"]["fingerprint"]
     if scorer is None and not is_own:
         raise FastsiaError(f"{model.model_name} is no longer the model that wrote this run; name a scorer to use it.")
-    reader = _Reader(model, store.vocabulary(), SIAConfig(**identity["config"]), is_own)
+    reader = _Reader(model, store.vocabulary(), config, is_own)
     rows = _score(store, reader, identity["task"], progress)
     if kept is not None:
         rows = pd.concat([kept[kept["scorer"] != model.model_name], rows], ignore_index=True)

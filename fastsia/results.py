@@ -216,7 +216,7 @@ def load(directory: str | os.PathLike[str]) -> SIAResult:
     identity = store.identity()
     run = {"model": identity["model"]["name"], "task": identity["task"], "backend": identity["backend"]}
     run |= facts_of_run(summary)
-    result = score(store, SIAConfig(**identity["config"]), run, notes_of_damage(summary), None)
+    result = score(store, stored_config(store), run, notes_of_damage(summary), None)
     forget_partial_costs(result.summary, store)
     return result
 
@@ -286,6 +286,17 @@ def as_config(config: SIAConfig | Mapping[str, Any] | None, changes: Mapping[str
     return dataclasses.replace(config or SIAConfig(), **(changes or {}))
 
 
+def stored_config(store: Store) -> SIAConfig:
+    """The settings that a run was started with."""
+    config: Any = store.identity()["config"]
+    if not isinstance(config, Mapping):
+        raise FastsiaError(f"{store.path} holds no settings: config is {config!r:.60}.")
+    try:
+        return as_config(config)
+    except FastsiaError as error:
+        raise FastsiaError(f"{store.path} is not of this version of fastsia: {error}") from error
+
+
 def nearest(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
@@ -335,7 +346,7 @@ def read_forced(directory: Path) -> pd.DataFrame | None:
 def _add_forced(result: SIAResult, store: Store) -> None:
     forced = read_forced(store.path.parent)
     if forced is not None:
-        config = SIAConfig(**store.identity()["config"])
+        config = stored_config(store)
         found = forced_table(
             forced, result.checkpoints, result.trajectories, num_resamples=config.num_bootstrap, seed=config.seed
         )
@@ -361,7 +372,7 @@ def _add_shuffled(result: SIAResult, store: Store) -> None:
         shuffled = load(folder)
     except FastsiaError:  # nothing finished yet
         return
-    config = SIAConfig(**store.identity()["config"])
+    config = stored_config(store)
     result.tables["shuffled_prefix"] = _plain(
         shuffled_table(result.trajectories, shuffled.trajectories, num_resamples=config.num_bootstrap, seed=config.seed)
     )

@@ -15,6 +15,7 @@ import pytest
 
 from fastsia import Engine, FastsiaError, SIAResult, analyze, evaluate, load
 from fastsia.comparison import compare
+from fastsia.forced import force_answers
 from fastsia.store import Store
 from tests.report.synthetic import rollouts
 
@@ -222,3 +223,22 @@ def test_a_failed_save_leaves_no_mixture(tmp_path: Path) -> None:
         load(tmp_path)
     analyze(rollouts(6, 3), config=QUICK).save(tmp_path)
     assert load(tmp_path).summary["num_problems"] == 6
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"num_prefixes": 3}, r"run\.sqlite is not of this version of fastsia: config has no field 'num_prefixes'"),
+        ({"temperature": "hot"}, r"run\.sqlite is not of this version of fastsia: temperature must be"),
+        (None, r"run\.sqlite holds no settings"),
+    ],
+)
+def test_a_run_of_another_version_is_named(config: Any, message: str, folder: Path, tmp_path: Path) -> None:
+    """Its settings are checked as anybody's are."""
+    Store(folder / "run.sqlite").copy_to(tmp_path / "run.sqlite")
+    identity = Store(tmp_path / "run.sqlite").identity() | {"config": config}
+    with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection, connection:
+        connection.execute("UPDATE meta SET value = ? WHERE key = 'identity'", (json.dumps(identity),))
+    for read in (load, force_answers):
+        with pytest.raises(FastsiaError, match=message):
+            read(tmp_path)
