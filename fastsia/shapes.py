@@ -121,7 +121,8 @@ def _disagreement(summary: Mapping[str, Any]) -> tuple[str, str] | None:
 
 def _absence(summary: Mapping[str, Any]) -> tuple[str, str] | None:
     """The first field of a run that is not there."""
-    fields = [name for name in (*_OF_RUN, "task") if name not in summary]
+    fields = [name for name in ("model", "task") if not summary.get(name)]
+    fields += [name for name in _OF_RUN if name not in summary]
     fields += [f"config.{name}" for name in SIAConfig.__dataclass_fields__ if name not in summary["config"]]
     return (fields[0], "there") if fields else None
 

@@ -14,6 +14,7 @@ import torch
 import fastsia
 from fastsia import Engine, FastsiaError, Problem, evaluate, load
 from fastsia.forced import _fork, _is_thinking, force_answers
+from fastsia.store import Store
 from tests.tiny import PROBLEMS, shared_model, tiny_model
 
 SMALL: dict[str, Any] = {"num_rollouts": 4, "stride": 16, "num_bootstrap": 20, "num_splits": 4}
@@ -127,6 +128,16 @@ def test_a_model_that_has_changed_must_be_named(tmp_path: Path) -> None:
     with pytest.raises(FastsiaError, match="no longer the model that wrote this run"):
         force_answers(run)
     assert len(force_answers(run, str(tmp_path / "model"))) > 0
+
+
+def test_answers_forced_before_are_looked_at_first(demo: tuple[Path, Engine], tmp_path: Path) -> None:
+    """A damaged file, or somebody's own, is said before hours of scoring that could not be kept beside it."""
+    Store(demo[0] / "run.sqlite").copy_to(tmp_path / "run.sqlite")
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "forced.parquet")
+    with pytest.raises(FastsiaError, match=r"forced\.parquet lacks column 'problem_id'"):
+        force_answers(tmp_path, "no such model")
+    with pytest.raises(FastsiaError, match=r"forced\.parquet lacks column 'problem_id'"):
+        load(tmp_path)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:

@@ -175,6 +175,7 @@ def test_damaged_exports_are_scored_again(name: str, damage: str, folder: Path, 
         ("config", {}),
         ("seconds", "soon"),
         ("machine", "x"),
+        ("task", None),
     ],
 )
 def test_a_summary_that_is_none_is_made_again(
@@ -188,8 +189,8 @@ def test_a_summary_that_is_none_is_made_again(
     found.to_lm_eval(tmp_path / "out")
     assert len(compare([folder, tmp_path / "run"]).table) == 2
     (tmp_path / "run" / "run.sqlite").unlink()
-    if field == "config" and not value:
-        return  # a table of rollouts needs none of a run's settings
+    if not value and field in ("config", "task"):
+        return  # a table of rollouts needs neither
     with pytest.raises(FastsiaError, match=rf"summary\.json: {field}"):
         load(tmp_path / "run")
 
