@@ -13,6 +13,7 @@ import marshal
 import os
 import sqlite3
 import threading
+import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -134,14 +135,16 @@ class StoreWriter:
         self.notes: list[str] = []
         self._writing = threading.Lock()
         self._is_closed = False
-        self._lock = _lock(self.directory)
+        # Also where an interrupt comes before somebody holds this object who would close it.
+        self._unlock = weakref.finalize(self, _unlock, _lock(self.directory), os.getpid())
+        self._unlock.atexit = False
         try:
             self._connection = self._open(dict(identity), vocabulary)
             if not durable:
                 self._connection.execute("PRAGMA synchronous = OFF")
             self.done: set[int] = {row[0] for row in self._connection.execute("SELECT position FROM problems")}
         except BaseException:
-            _unlock(self._lock)
+            self._unlock()
             raise
 
     def __enter__(self) -> StoreWriter:
@@ -198,7 +201,7 @@ class StoreWriter:
                     self._connection.execute("PRAGMA journal_mode = DELETE")
                 self._connection.close()
         finally:  # also where the wait is interrupted
-            _unlock(self._lock)
+            self._unlock()
 
     def _open(self, identity: dict[str, Any], vocabulary: Vocabulary) -> sqlite3.Connection:
         refuse_links(self.directory, (DATABASE + suffix for suffix in _PARTS))
@@ -811,8 +814,10 @@ def _lock(directory: Path) -> int:
     return descriptor
 
 
-def _unlock(descriptor: int) -> None:
-    fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child that was forked meanwhile holds the same descriptor
+def _unlock(descriptor: int, process: int) -> None:
+    """Let the folder go: for a child that was forked meanwhile too, which holds the same lock and may not do so."""
+    if os.getpid() == process:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)
 
 

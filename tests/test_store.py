@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import re
 import resource
@@ -487,6 +488,13 @@ def test_an_interrupted_close_frees_the_folder(tmp_path: Path, vocabulary: Vocab
     with pytest.raises(FastsiaError, match="is closed; problem 'p1' was not stored"):
         writer.add(finished(1))
     assert write(tmp_path, vocabulary, range(3)).done == {0, 1, 2}
+
+
+def test_a_writer_that_nobody_holds_frees_the_folder(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    """An interrupt may come between its making and the `with` that would close it."""
+    StoreWriter(tmp_path, IDENTITY, vocabulary)
+    gc.collect()
+    write(tmp_path, vocabulary, range(1))
 
 
 def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path, vocabulary: Vocabulary) -> None:

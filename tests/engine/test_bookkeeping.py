@@ -183,3 +183,12 @@ def test_stop_texts_and_settled_answers(monkeypatch: pytest.MonkeyPatch) -> None
     assert ends() == by_the_core
     reasons = {reason for trajectory in by_the_core for reason in trajectory[3]}
     assert reasons >= {FinishReason.STOP, FinishReason.ANSWER, FinishReason.EOS}
+
+
+@pytest.mark.parametrize("num_blocks", [7, 8, 9])
+def test_blocks_that_just_suffice_are_no_shortage(num_blocks: int) -> None:
+    """In so small a pool the most urgent row often takes the last block."""
+    sampling = SamplingParams(1.5, 1.0, max_tokens=6)
+    requests = [Request(i, (1, 2), sampling, 3, seed=i, stride=2) for i in range(3)]
+    ended = [trajectory for step in run_over(requests, num_blocks, 64, 64, 3).steps() for trajectory in step]
+    assert sorted(trajectory.key for trajectory in ended) == [0, 1, 2]
