@@ -11,9 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fastsia.config import FastsiaError, SIAConfig, integer, real
-
-SET_ASIDE = "was set aside as"
-"""What every note of a damaged database says."""
+from fastsia.store import SET_ASIDE
 
 
 @dataclass(frozen=True)

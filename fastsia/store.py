@@ -35,6 +35,8 @@ from fastsia.files import replacing
 DATABASE = "run.sqlite"
 LOCK = ".lock"
 SCHEMA_VERSION = 1
+SET_ASIDE = "was set aside as"
+"""In every note of a damaged database."""
 
 # A row's id is its problem's place in the dataset times this, plus a number within the problem.
 _PER_PROBLEM = 1 << 24
@@ -242,7 +244,7 @@ class StoreWriter:
         aside = _set_aside(self.path)
         repaired.rename(self.path)
         self.notes.append(
-            f"{self.path} is damaged ({damage}); it was set aside as {aside.name}, and "
+            f"{self.path} is damaged ({damage}); it {SET_ASIDE} {aside.name}, and "
             f"{len(salvaged)} finished problems were read back from it."
         )
 
