@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from fastsia.comparison import compare
 from fastsia.forced import force_answers
 from fastsia.store import Store
 from tests.report.synthetic import rollouts
+from tests.stores import rewritten
 
 QUICK: dict[str, Any] = {"num_bootstrap": 20, "num_splits": 2}
 SMALL: dict[str, Any] = {"num_rollouts": 6, "stride": 12, "num_bootstrap": 50, "num_splits": 2}
@@ -89,7 +88,7 @@ def test_all_of_it_is_in_the_report_and_side_by_side(folder: Path, run: SIAResul
 def test_a_run_whose_entropies_nobody_gave(folder: Path, tmp_path: Path) -> None:
     """A server says nothing of them: NaN is stored, and what would be made of it is left out, not NaN everywhere."""
     Store(folder / "run.sqlite").copy_to(tmp_path / "run.sqlite")
-    with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection, connection:
+    with rewritten(tmp_path / "run.sqlite") as connection:
         rows = connection.execute("SELECT id, num_tokens FROM trajectories").fetchall()
         blobs = [(np.full(number, np.nan, dtype="<f4").tobytes(), row) for row, number in rows]
         connection.executemany("UPDATE trajectories SET token_entropies = ? WHERE id = ?", blobs[1:])
@@ -98,7 +97,7 @@ def test_a_run_whose_entropies_nobody_gave(folder: Path, tmp_path: Path) -> None
     assert some.tables["token_level"].set_index("group").loc["all", "token_entropy"] == pytest.approx(
         some.trajectories["token_entropy"].iloc[0]
     )
-    with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection, connection:
+    with rewritten(tmp_path / "run.sqlite") as connection:
         connection.executemany("UPDATE trajectories SET token_entropies = ? WHERE id = ?", blobs)
     none = load(tmp_path)
     assert "token_level" not in none.tables
@@ -238,7 +237,7 @@ def test_a_run_of_another_version_is_named(config: Any, message: str, folder: Pa
     """Its settings are checked as anybody's are."""
     Store(folder / "run.sqlite").copy_to(tmp_path / "run.sqlite")
     identity = Store(tmp_path / "run.sqlite").identity() | {"config": config}
-    with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection, connection:
+    with rewritten(tmp_path / "run.sqlite") as connection:
         connection.execute("UPDATE meta SET value = ? WHERE key = 'identity'", (json.dumps(identity),))
     for read in (load, force_answers):
         with pytest.raises(FastsiaError, match=message):
