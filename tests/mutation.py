@@ -51,6 +51,9 @@ _EQUAL = "the lengths are equal by construction; strict says so to the reader"
 _NEGATIVE = "numpy takes any negative size as the one to be found"
 _URI = "sqlite's library here takes names that begin with file: as URIs in any case"
 EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
+    "fastsia.engine.bookkeeping": {
+        ("if int(single.sum()) > max_rows:", "Gt -> GtE"): "as many as there is room for: none is then left out",
+    },
     "fastsia.ops.reference": {
         ("whole = begin == 0 and end == num_rows", "0 -> 1"): "the rows are then looked for, and are all",
         ("return width - 1 - (mass > 0).flip(1).int().argmax(dim=1)", "Sub -> Add"): _SAFEGUARD,
