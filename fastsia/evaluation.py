@@ -113,7 +113,7 @@ def evaluate(
         for callback in callbacks:
             callback.run_started(identity, tell.progress())
         _draw(loaded, task, settings, prompts, writer, tell)
-        warnings += loaded.warnings
+        warnings += tell.warnings()
         computed = len(writer.done) - resumed
     run = {
         "model": loaded.model_name,
@@ -328,10 +328,11 @@ class _Recorder:
 
     def _next(self) -> tuple[Any, ...] | None:
         while True:
+            is_over = self._is_over  # as of before the wait: nothing is added behind that
             try:
                 return self._waiting.get(timeout=_PATIENCE)
             except Empty:
-                if self._is_over:  # and who said so was interrupted before it could put in the end
+                if is_over:  # and who said so was interrupted before it could put in the end
                     return None
 
     def _tell_all(self) -> None:
@@ -363,9 +364,15 @@ class _Tell:
             time.perf_counter() - self._started,
         )
 
+    def warnings(self) -> list[str]:
+        """What the backend has to say of these draws."""
+        count = self._backend.counters.out_of_memory - self._before.out_of_memory
+        short = [f"device memory did not suffice {count} times; fewer rows were computed at once."] * (count > 0)
+        return [*self._backend.warnings, *short]
+
     def finished(self, problem: FinishedProblem) -> None:
         self._done += 1
-        for warning in [warning for warning in self._backend.warnings if warning not in self._said]:
+        for warning in [warning for warning in self.warnings() if warning not in self._said]:
             self._said.add(warning)
             logger.warning("%s", warning)
         if self._callbacks:

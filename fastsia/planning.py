@@ -92,7 +92,7 @@ def plan(
     num_pilot = len(few) * settings.num_trajectories
     scale = len(every) / num_pilot
     drawn, generated = (scale * counters[name] for name in ("trajectory_tokens", "generated_tokens"))
-    rows = scale * counters["row_steps"]
+    rows = scale * (counters["row_steps"] or 0)  # None where a rollout ends with what its trunk's pass drew
     prefill = sum(len(prompt) for prompt in {request.prompt_ids for request in every})
     seconds = _seconds(
         engine,

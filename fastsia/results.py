@@ -259,7 +259,7 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
             case ".csv":
                 # pandas would call the second of a name "name.1".
                 header = pd.read_csv(file, header=None, nrows=1, dtype=str, keep_default_na=False)
-                require_single(filter(None, header.iloc[0]), f"table {str(file)!r}")
+                require_single(header.iloc[0], f"table {str(file)!r}")
                 return pd.read_csv(file, dtype=texts, keep_default_na=False, na_values=[""])
             case ".jsonl" | ".ndjson":
                 return pd.DataFrame([dict(row.fields) for row in read_rows(file)])
@@ -493,7 +493,7 @@ def read_summary(path: Path) -> dict[str, Any] | None:
         found = json.loads((path / "summary.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None  # it can always be made again
     return found if isinstance(found, dict) else None
 

@@ -70,7 +70,7 @@ _OF_RUN: dict[str, Any] = {
     "seconds": _Maybe(_GIVEN),
     "num_computed_problems": _Maybe(_COUNT),
     "num_cut_prompts": _Maybe(_COUNT),
-    "counters": _Maybe(_MAPPING),
+    "counters": _Maybe({"row_steps": _Maybe(_COUNT), "merge_factor": _Maybe(_NUMBER)}),
     "machine": _Maybe(_MAPPING),
 }
 _SUMMARY: dict[str, Any] = {
@@ -130,7 +130,7 @@ def facts_of_run(summary: Mapping[str, Any] | None) -> dict[str, Any]:
     return {
         name: summary[name]
         for name, shape in _OF_RUN.items()
-        if summary is not None and name in summary and _misfit(summary[name], shape, name) is None
+        if summary is not None and summary.get(name) not in (None, "") and _misfit(summary[name], shape, name) is None
     }
 
 

@@ -134,6 +134,7 @@ class StoreWriter:
     ) -> None:
         self.directory = Path(directory)
         self.path = self.directory / DATABASE
+        self._repaired = self.directory / f"{DATABASE}.repaired"
         self.notes: list[str] = []
         self._writing = threading.Lock()
         self._is_closed = False
@@ -214,6 +215,8 @@ class StoreWriter:
         }
         head["checksum"] = _head_checksum(head)
         with _opening(self.path):
+            if not self.path.exists() and self._repaired.exists():  # a kill between the two renamings of a repair
+                self._repaired.rename(self.path)
             damage = _damage(self.path)
             if damage is not None:
                 self._repair(damage, head, identity, vocabulary)
@@ -234,15 +237,14 @@ class StoreWriter:
         found, salvaged = _salvage(self.path)
         if found:
             self._check_identity(found, identity, vocabulary)
-        repaired = self.path.with_name(f"{DATABASE}.repaired")
         try:
-            _remove(repaired)
-            _create(repaired, head, salvaged)
+            _remove(self._repaired)
+            _create(self._repaired, head, salvaged)
         except BaseException:
-            _remove(repaired)
+            _remove(self._repaired)
             raise
         aside = _set_aside(self.path)
-        repaired.rename(self.path)
+        self._repaired.rename(self.path)
         self.notes.append(
             f"{self.path} is damaged ({damage}); it {SET_ASIDE} {aside.name}, and "
             f"{len(salvaged)} finished problems were read back from it."
@@ -644,7 +646,7 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except FastsiaError:
         raise
-    except (sqlite3.Error, ValueError, TypeError, LookupError) as error:
+    except (sqlite3.Error, ValueError, TypeError, LookupError, RecursionError) as error:
         raise FastsiaError(f"{path} cannot be read ({_one_line(error)}).") from error
 
 
@@ -665,6 +667,8 @@ def _create(path: Path, head: Mapping[str, Any], problems: Iterable[tuple[Any, .
         connection.commit()
         for rows in problems:
             _insert(connection, rows)
+        # sqlite keeps silent about a log that it cannot fold in as it closes; this does not.
+        connection.execute("PRAGMA journal_mode = DELETE")
 
 
 def _read_head(connection: sqlite3.Connection) -> dict[str, Any]:
@@ -716,7 +720,7 @@ def _damage_of(connection: sqlite3.Connection) -> str | None:
         for (position,) in connection.execute("SELECT position FROM problems ORDER BY position").fetchall():
             if _read_problem(connection, position) is None:
                 return f"the rows of problem {position + 1} do not match their checksum"
-    except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+    except (sqlite3.DatabaseError, ValueError, TypeError, RecursionError) as error:
         if not _is_damage(error):
             raise
         return _one_line(error)
@@ -766,13 +770,13 @@ def _salvage(path: Path) -> tuple[dict[str, Any], list[tuple[Any, ...]]]:
                 while (position := _next(cursor)) is not None:
                     try:
                         rows = _read_problem(connection, position)
-                    except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+                    except (sqlite3.DatabaseError, ValueError, TypeError, RecursionError) as error:
                         if not _is_damage(error):
                             raise
                         continue
                     if rows is not None:
                         found[position] = rows
-    except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+    except (sqlite3.DatabaseError, ValueError, TypeError, RecursionError) as error:
         if not _is_damage(error):
             raise
         return {}, []

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from queue import Empty, Queue
 from typing import Any
 
 import numpy as np
@@ -629,3 +630,24 @@ def test_an_interrupted_end_does_not_leave_the_recorder_waiting() -> None:
     recorder._thread.join(timeout=10)
     assert not recorder._thread.is_alive()
     assert 0 < len(recorded) < 6
+
+
+def test_a_problem_that_comes_as_the_wait_ends_is_recorded() -> None:
+    """The end is looked at before the wait, so that nothing comes between the two."""
+
+    class Late(Queue):  # type: ignore[type-arg]
+        is_late = True
+
+        def get(self, block: bool = True, timeout: float | None = None) -> Any:
+            if self.is_late:
+                self.is_late = False
+                self.put((0, ()))
+                recorder._is_over = True
+                raise Empty
+            return super().get(block, 0.05)
+
+    recorded: list[int] = []
+    recorder = _Recorder(lambda position, _: recorded.append(position), lambda _: None)  # type: ignore[arg-type,return-value]
+    recorder._waiting = Late()
+    recorder._run()
+    assert recorded == [0]

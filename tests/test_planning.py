@@ -46,6 +46,13 @@ def test_a_run_of_a_few_problems_is_its_own_pilot(tmp_path: Path) -> None:
     assert json.loads(path.read_text()) == dataclasses.asdict(forecast)
 
 
+def test_rollouts_of_one_token_compute_no_rows() -> None:
+    """Their only token is drawn from what the trajectory's pass left."""
+    forecast = plan(Engine(*shared_model()), PROBLEMS[:1], max_tokens=1, num_rollouts=1, num_bootstrap=0, num_splits=2)
+    assert forecast.row_steps == 0
+    assert forecast.seconds > 0
+
+
 def test_the_pilot_is_spread_over_the_problems() -> None:
     assert _spread(range(100), 5) == [0, 25, 50, 74, 99]
     assert _spread(range(3), 5) == [0, 1, 2]

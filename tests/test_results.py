@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from fastsia import Engine, FastsiaError, SIAResult, analyze, evaluate, load
+from fastsia.cli import show
 from fastsia.comparison import compare
 from fastsia.forced import force_answers
 from fastsia.store import Store
@@ -192,6 +193,24 @@ def test_a_summary_that_is_none_is_made_again(
         return  # a table of rollouts needs neither
     with pytest.raises(FastsiaError, match=rf"summary\.json: {field}"):
         load(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"model": null, "counters": null}',
+        '{"model": "", "counters": {"row_steps": "x", "merge_factor": "y"}}',
+        "[" * 200_000,
+    ],
+)
+def test_nothing_odd_is_taken_over_from_a_summary(text: str, folder: Path, run: SIAResult, tmp_path: Path) -> None:
+    """Costs are known from there only, names are not."""
+    shutil.copytree(folder, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_text(text)
+    found = load(tmp_path / "run")
+    assert found.summary["model"] == run.summary["model"]
+    assert found.summary["row_steps"] is None
+    assert show(found, []) is None
 
 
 def test_numbers_and_texts_in_one_column_are_saved(tmp_path: Path) -> None:

@@ -531,6 +531,36 @@ def test_a_repair_that_does_not_fit_changes_nothing(tmp_path: Path, vocabulary: 
     assert "39 finished problems were read back" in writer.notes[0]
 
 
+def test_a_repair_whose_log_does_not_fold_changes_nothing(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    """There is room for the new database's log, but not for itself: sqlite says nothing of that where it closes."""
+    with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
+        for position in range(18):
+            writer.add(finished(position, num_rollouts=2000))
+    path = tmp_path / "run.sqlite"
+    data = bytearray(path.read_bytes())
+    assert len(data) > 5_500_000
+    data[data.index(pack_ids(finished(3, num_rollouts=2000).trajectories[0].trajectory.token_ids))] ^= 1
+    path.write_bytes(data)
+    limit, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, hard))
+    try:
+        with pytest.raises(FastsiaError, match=r"run\.sqlite cannot be written .*nothing in it was changed"):
+            write(tmp_path, vocabulary, range(1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    assert path.read_bytes() == data
+    assert sorted(os.listdir(tmp_path)) == [".lock", "run.sqlite"]
+    assert "17 finished problems were read back" in write(tmp_path, vocabulary, range(1)).notes[0]
+
+
+def test_a_repair_that_was_killed_at_its_end_is_ended(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    """Between the damaged database's new name and the new one's."""
+    write(tmp_path, vocabulary, range(3))
+    (tmp_path / "run.sqlite").rename(tmp_path / "run.sqlite.repaired")
+    assert write(tmp_path, vocabulary, range(1)).done == {0, 1, 2}
+    assert sorted(os.listdir(tmp_path)) == [".lock", "run.sqlite"]
+
+
 def test_damage_does_not_let_another_run_in(tmp_path: Path, vocabulary: Vocabulary) -> None:
     """Setting a damaged database aside must not mix its problems into a run with another seed."""
     write(tmp_path, vocabulary, range(10))

@@ -19,7 +19,6 @@ class NativeBackend:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.model_name = model_name(engine.model, engine.tokenizer)
-        self._out_of_memory_before = engine.counters.out_of_memory
 
     @classmethod
     def load(cls, name_or_path: str, **options: Any) -> NativeBackend:
@@ -50,9 +49,7 @@ class NativeBackend:
 
     @property
     def warnings(self) -> Sequence[str]:
-        count = self.engine.counters.out_of_memory - self._out_of_memory_before
-        short = [f"device memory did not suffice {count} times; fewer rows were computed at once."] if count else []
-        return [*self.engine.runner.warnings, *short]
+        return self.engine.runner.warnings
 
     def describe(self) -> dict[str, Any]:
         return self.engine.describe()
@@ -61,5 +58,4 @@ class NativeBackend:
         return model_fingerprint(self.engine.model)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Trajectory]:
-        self._out_of_memory_before = self.engine.counters.out_of_memory
         return self.engine.run(requests)

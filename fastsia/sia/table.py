@@ -254,6 +254,7 @@ def encode(rollouts: pd.DataFrame) -> RolloutTable:
 _TEXTS = ("problem_id", "answer", "gold", "finish_reason", "answer_strict", "answer_lenient")
 _NUMBERS = ("trajectory", "checkpoint", "rollout", "num_tokens", "ride_tokens", "logprob")
 _AS_THEY_ARE = ("seed", "token_ids")
+_READ = {*_TEXTS, *_NUMBERS, *_AS_THEY_ARE, "correct"}
 
 
 def storable(rollouts: pd.DataFrame) -> pd.DataFrame:
@@ -326,8 +327,8 @@ def _sorted(keys: Sequence[np.ndarray]) -> bool:
 
 
 def require_single(columns: Iterable[Any], what: str) -> None:
-    """Refuse a name that two columns have: which of them is meant?"""
-    count = Counter(columns)
+    """Refuse a name that two of the columns that are read have: which of them is meant?"""
+    count = Counter(name for name in columns if name in _READ)
     twice = next((name for name in count if count[name] > 1), None)
     if twice is not None:
         raise FastsiaError(f"{what} has {count[twice]} columns named {twice!r}.")
