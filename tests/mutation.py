@@ -53,6 +53,12 @@ _URI = "sqlite's library here takes names that begin with file: as URIs in any c
 EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
     "fastsia.engine.bookkeeping": {
         ("if int(single.sum()) > max_rows:", "Gt -> GtE"): "as many as there is room for: none is then left out",
+        ('trunks.widen("tokens", int(at.max(initial=0)) + 1)', "1 -> 2"): "room for one more",
+        ("trunks.widen(name, int(position.max(initial=0)) + 1)", "1 -> 2"): "room for one more",
+        (
+            "[~good, eos, stopped], [FinishReason.ERROR, FinishReason.EOS, FinishReason.STOP], default=-1",
+            "1 -> 2",
+        ): "any negative number says that none of them is so",
     },
     "fastsia.ops.reference": {
         ("whole = begin == 0 and end == num_rows", "0 -> 1"): "the rows are then looked for, and are all",

@@ -93,6 +93,13 @@ def assert_same_rows(name: str, one: Table, other: Table) -> None:
         for row in rows:
             used = vars(one)["num_blocks"][row]
             np.testing.assert_array_equal(vars(one)["blocks"][row, :used], vars(other)["blocks"][row, :used])
+    if name == "trunks":
+        for row in rows:
+            length, drawn = vars(one)["length"][row], vars(one)["length"][row] - vars(one)["prompt_len"][row]
+            for column, used in (("tokens", length), ("logprobs", drawn), ("entropies", drawn)):
+                np.testing.assert_array_equal(
+                    vars(one)[column][row, :used], vars(other)[column][row, :used], f"{name}.{column}"
+                )
 
 
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
