@@ -240,6 +240,7 @@ class StoreWriter:
         try:
             _remove(self._repaired)
             _create(self._repaired, head, salvaged)
+            _fold(self._repaired)
         except BaseException:
             _remove(self._repaired)
             raise
@@ -667,7 +668,12 @@ def _create(path: Path, head: Mapping[str, Any], problems: Iterable[tuple[Any, .
         connection.commit()
         for rows in problems:
             _insert(connection, rows)
-        # sqlite keeps silent about a log that it cannot fold in as it closes; this does not.
+
+
+def _fold(path: Path) -> None:
+    """Make one plain file of a database that nobody else has open: sqlite says nothing of a log that it cannot fold in
+    as it closes."""
+    with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA journal_mode = DELETE")
 
 
