@@ -66,6 +66,8 @@ _HEAD = ("schema_version", "identity", "vocabulary")
 _IDENTITY = {"model", "task", "backend", "config"}
 # A database's files by what is added to its name.
 _PARTS = ("", "-wal", "-shm", "-journal")
+# What comes up where a database is read that is not what it should be.
+_UNREADABLE = (sqlite3.DatabaseError, ValueError, TypeError, RecursionError)
 # What sqlite says of a database that it could not get at, whatever it holds.
 _OUTER_ERRORS = {
     sqlite3.SQLITE_AUTH,
@@ -651,9 +653,11 @@ def _readable(path: Path) -> Iterator[None]:
         raise FastsiaError(f"{path} cannot be read ({_one_line(error)}).") from error
 
 
-def _is_damage(error: Exception) -> bool:
-    """Whether an error that came up in reading is about what is stored."""
-    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in _OUTER_ERRORS
+def _as_damage(error: Exception) -> str:
+    """What an error in reading says of what is stored; raised again where it says nothing of that."""
+    if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _OUTER_ERRORS:
+        raise error
+    return _one_line(error)
 
 
 def _one_line(said: object) -> str:
@@ -706,9 +710,7 @@ def _damage(path: Path) -> str | None:
         if not _has_tables(path):
             return None
     except sqlite3.DatabaseError as error:
-        if not _is_damage(error):
-            raise
-        return _one_line(error)
+        return _as_damage(error)
     with closing(sqlite3.connect(path)) as connection:
         return _damage_of(connection)
 
@@ -726,24 +728,28 @@ def _damage_of(connection: sqlite3.Connection) -> str | None:
         for (position,) in connection.execute("SELECT position FROM problems ORDER BY position").fetchall():
             if _read_problem(connection, position) is None:
                 return f"the rows of problem {position + 1} do not match their checksum"
-    except (sqlite3.DatabaseError, ValueError, TypeError, RecursionError) as error:
-        if not _is_damage(error):
-            raise
-        return _one_line(error)
+    except _UNREADABLE as error:
+        return _as_damage(error)
     return None
 
 
 def _read_problem(connection: sqlite3.Connection, position: int) -> tuple[Any, ...] | None:
     """A problem's rows, None where they do not match their checksum."""
-    between = (position * _PER_PROBLEM, (position + 1) * _PER_PROBLEM)
     head = connection.execute("SELECT * FROM problems WHERE position = ?", (position,)).fetchone()
-    parts = [
-        connection.execute(f"SELECT * FROM {table} WHERE id >= ? AND id < ? ORDER BY id", between).fetchall()
-        for table in ("trajectories", "rollouts")
-    ]
+    parts = _read_drawn(connection, position)
     if head is None or _checksum(head[:-1], *parts) != head[-1]:
         return None
-    return head, parts[0], parts[1]
+    return head, *parts
+
+
+def _read_drawn(connection: sqlite3.Connection, position: int) -> tuple[list[Any], list[Any]]:
+    """(the rows of a problem's trajectories, those of its rollouts)."""
+    between = (position * _PER_PROBLEM, (position + 1) * _PER_PROBLEM)
+    trajectories, rollouts = (
+        connection.execute(f"SELECT * FROM {table} WHERE id >= ? AND id < ? ORDER BY id", between).fetchall()
+        for table in ("trajectories", "rollouts")
+    )
+    return trajectories, rollouts
 
 
 def _set_aside(path: Path) -> Path:
@@ -776,15 +782,13 @@ def _salvage(path: Path) -> tuple[dict[str, Any], list[tuple[Any, ...]]]:
                 while (position := _next(cursor)) is not None:
                     try:
                         rows = _read_problem(connection, position)
-                    except (sqlite3.DatabaseError, ValueError, TypeError, RecursionError) as error:
-                        if not _is_damage(error):
-                            raise
+                    except _UNREADABLE as error:
+                        _as_damage(error)
                         continue
                     if rows is not None:
                         found[position] = rows
-    except (sqlite3.DatabaseError, ValueError, TypeError, RecursionError) as error:
-        if not _is_damage(error):
-            raise
+    except _UNREADABLE as error:
+        _as_damage(error)
         return {}, []
     return head, [found[position] for position in sorted(found)]
 
@@ -793,8 +797,7 @@ def _next(cursor: sqlite3.Cursor) -> int | None:
     try:
         row = cursor.fetchone()
     except sqlite3.DatabaseError as error:
-        if not _is_damage(error):
-            raise
+        _as_damage(error)
         return None
     return None if row is None else int(row[0])
 

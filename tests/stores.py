@@ -18,10 +18,5 @@ def rewritten(path: Path) -> Iterator[sqlite3.Connection]:
         head = store._read_head(connection)
         connection.execute("UPDATE meta SET value = ? WHERE key = 'checksum'", (store._head_checksum(head),))
         for row in connection.execute("SELECT * FROM problems").fetchall():
-            between = (row[0] * store._PER_PROBLEM, (row[0] + 1) * store._PER_PROBLEM)
-            parts = [
-                connection.execute(f"SELECT * FROM {table} WHERE id >= ? AND id < ? ORDER BY id", between).fetchall()
-                for table in ("trajectories", "rollouts")
-            ]
-            sealed = (store._checksum(row[:-1], *parts), row[0])
+            sealed = (store._checksum(row[:-1], *store._read_drawn(connection, row[0])), row[0])
             connection.execute("UPDATE problems SET checksum = ? WHERE position = ?", sealed)

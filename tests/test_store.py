@@ -511,46 +511,37 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path, vocabulary: Vocab
         os.waitpid(child, 0)
 
 
-def test_a_repair_that_does_not_fit_changes_nothing(tmp_path: Path, vocabulary: Vocabulary) -> None:
-    """The new database is complete before the damaged one makes place for it."""
-    write(tmp_path, vocabulary, range(40))
-    path = tmp_path / "run.sqlite"
-    data = bytearray(path.read_bytes())
-    data[data.index(pack_ids(finished(3).trajectories[0].trajectory.token_ids))] ^= 1
-    path.write_bytes(data)
+@contextmanager
+def files_up_to(num_bytes: int) -> Iterator[None]:
+    """RLIMIT_FSIZE makes the kernel itself refuse to let a file grow further."""
     limit, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(data) // 3, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
     try:
-        with pytest.raises(FastsiaError, match=r"run\.sqlite cannot be written .*nothing in it was changed"):
-            write(tmp_path, vocabulary, range(1))
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    assert path.read_bytes() == data
-    assert sorted(os.listdir(tmp_path)) == [".lock", "run.sqlite"]
-    writer = write(tmp_path, vocabulary, range(1))
-    assert "39 finished problems were read back" in writer.notes[0]
 
 
-def test_a_repair_whose_log_does_not_fold_changes_nothing(tmp_path: Path, vocabulary: Vocabulary) -> None:
-    """There is room for the new database's log, but not for itself: sqlite says nothing of that where it closes."""
+@pytest.mark.parametrize(("number", "num_rollouts", "room"), [(40, 6, 1 / 3), (18, 2000, 5 / 6)])
+def test_a_repair_that_does_not_fit_changes_nothing(
+    number: int, num_rollouts: int, room: float, tmp_path: Path, vocabulary: Vocabulary
+) -> None:
+    """The new database is complete before the damaged one makes place for it: also where there is room for its log, but
+    not for itself, of which sqlite says nothing as it closes."""
     with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
-        for position in range(18):
-            writer.add(finished(position, num_rollouts=2000))
+        for position in range(number):
+            writer.add(finished(position, num_rollouts))
     path = tmp_path / "run.sqlite"
     data = bytearray(path.read_bytes())
-    assert len(data) > 5_500_000
-    data[data.index(pack_ids(finished(3, num_rollouts=2000).trajectories[0].trajectory.token_ids))] ^= 1
+    assert num_rollouts == 6 or len(data) > 5_500_000, "more than sqlite lets a log grow to"
+    data[data.index(pack_ids(finished(3, num_rollouts).trajectories[0].trajectory.token_ids))] ^= 1
     path.write_bytes(data)
-    limit, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, hard))
-    try:
-        with pytest.raises(FastsiaError, match=r"run\.sqlite cannot be written .*nothing in it was changed"):
-            write(tmp_path, vocabulary, range(1))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    refused = pytest.raises(FastsiaError, match=r"run\.sqlite cannot be written .*nothing in it was changed")
+    with files_up_to(int(room * len(data))), refused:
+        write(tmp_path, vocabulary, range(1))
     assert path.read_bytes() == data
     assert sorted(os.listdir(tmp_path)) == [".lock", "run.sqlite"]
-    assert "17 finished problems were read back" in write(tmp_path, vocabulary, range(1)).notes[0]
+    assert f"{number - 1} finished problems were read back" in write(tmp_path, vocabulary, range(1)).notes[0]
 
 
 def test_a_repair_that_was_killed_at_its_end_is_ended(tmp_path: Path, vocabulary: Vocabulary) -> None:
@@ -585,20 +576,14 @@ def test_a_database_without_its_first_commit_is_begun_again(tmp_path: Path, voca
 
 
 def test_a_full_disk_is_said_and_what_was_stored_stays(tmp_path: Path, vocabulary: Vocabulary) -> None:
-    """RLIMIT_FSIZE makes the kernel itself refuse the write."""
-    limit, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-
     def fill(writer: StoreWriter) -> None:
         for position in range(1000):
             writer.add(finished(position, num_rollouts=20))
 
     with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
-        try:
-            with pytest.raises(FastsiaError, match=r"cannot be written .*finished before are kept") as failure:
-                fill(writer)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        refused = pytest.raises(FastsiaError, match=r"cannot be written .*finished before are kept")
+        with files_up_to(200_000), refused as failure:
+            fill(writer)
     written = len(writer.done)
     assert written > 3
     assert f"the {written} problems" in str(failure.value)
