@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, cast, overload
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastsia.answers import reference
+from fastsia.answers.boxed import boxed_value
+from fastsia.answers.choice import whole_choice
 from fastsia.answers.native import extension
 from fastsia.answers.number import whole_number
 from fastsia.answers.spec import Spec, encode
 from fastsia.answers.vocabulary import Vocabulary, ragged
 from fastsia.config import AnswerFormat, FastsiaError, Think
+
+RULES_VERSION = 2
+"""Of the rules by which answers are read; stored with a run, whose answers are read again under a later one."""
 
 Answers = list[str | None]
 Options = Sequence[str] | None
@@ -26,6 +31,9 @@ def extract_answers(
     options: Options | Sequence[Options] = None,
     think: Think = "strict",
     starts_in_think: bool = False,
+    think_tags: tuple[str, str] | None = None,
+    stop_texts: bool = True,
+    cut: bool | Sequence[bool] = False,
 ) -> Answers:
     """The answer of each text, in canonical form; None where there is none. docs/answers.md has the rules.
 
@@ -34,28 +42,33 @@ def extract_answers(
         format: "number", "choice" or "boxed".
         options: the texts of the options A, B, ..., the same for all texts, or one sequence of them for each text. None
             means the letters A to E without texts.
-        think: a think block that never closes has no answer ("strict") or is read like any text ("lenient").
+        think: how texts are read that do not end by themselves. "strict": a think block that never closes has no
+            answer, a cut text only a complete marked one. "lenient": both are read like any text.
         starts_in_think: the prompt opened a think block.
+        think_tags: an opening and a closing mark of think blocks, known beside the usual ones.
+        stop_texts: a line that begins with "Question:" or "Q:" ends what counts; False for the answers of a chat.
+        cut: the texts were ended by their token limit; one value for all, or one for each text.
 
     Raises:
-        FastsiaError: for an unknown format, a text that is none, or options that fit neither one nor all texts.
+        FastsiaError: for an unknown format, a text that is none, or options or `cut` that fit neither one nor all texts.
     """
     _check_think(think, ("strict", "lenient"))
     if isinstance(texts, str):
         raise FastsiaError(f"texts must be a sequence of texts, got the text {texts!r:.60}.")
     encoded = [encode(text, f"texts[{i}]") for i, text in enumerate(texts)]
-    specs, spec_of_text = _specs(format, options, starts_in_think, len(encoded))
+    reading = {"think_tags": think_tags, "stop_texts": stop_texts}
+    specs, spec_of_text = _specs(format, options, starts_in_think, len(encoded), reading)
+    is_cut = _flags(cut, len(encoded), "cut", "texts")
     core = extension()
     if core is None:
         return [
-            reference.read_answer(text, specs[i].format, specs[i].options, starts_in_think)[think == "lenient"]
-            for text, i in zip(encoded, spec_of_text, strict=True)
+            reference.read_answer(text, specs[i], cut=end)[think == "lenient"]
+            for text, i, end in zip(encoded, spec_of_text, is_cut.tolist(), strict=True)
         ]
     offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
     np.cumsum([len(text) for text in encoded], out=offsets[1:])
-    return core.extract_texts(b"".join(encoded), offsets, [spec.native(core) for spec in specs], spec_of_text)[
-        think == "lenient"
-    ]
+    natives = [spec.native(core) for spec in specs]
+    return core.extract_texts(b"".join(encoded), offsets, natives, spec_of_text, is_cut)[think == "lenient"]
 
 
 @overload
@@ -70,6 +83,9 @@ def extract_rollouts(
     options: Options = ...,
     think: Think = ...,
     starts_in_think: bool = ...,
+    think_tags: tuple[str, str] | None = ...,
+    stop_texts: bool = ...,
+    cut: ArrayLike | None = ...,
     num_threads: int | None = ...,
 ) -> Answers: ...
 
@@ -86,6 +102,9 @@ def extract_rollouts(
     options: Options = ...,
     think: Literal["both"],
     starts_in_think: bool = ...,
+    think_tags: tuple[str, str] | None = ...,
+    stop_texts: bool = ...,
+    cut: ArrayLike | None = ...,
     num_threads: int | None = ...,
 ) -> tuple[Answers, Answers]: ...
 
@@ -101,6 +120,9 @@ def extract_rollouts(
     options: Options = None,
     think: Think | Literal["both"] = "strict",
     starts_in_think: bool = False,
+    think_tags: tuple[str, str] | None = None,
+    stop_texts: bool = True,
+    cut: ArrayLike | None = None,
     num_threads: int | None = None,
 ) -> Answers | tuple[Answers, Answers]:
     """The answers of one problem's rollouts: row r is read as the text of prefix_ids[:prefix_lens[r]] + its tokens.
@@ -111,14 +133,15 @@ def extract_rollouts(
             lengths lie together.
         token_ids, offsets: int32, and int64 [R + 1]: row r is token_ids[offsets[r]:offsets[r + 1]].
         options: of this problem.
-        think: "both" gives (strict, lenient) from one pass.
+        think, think_tags, stop_texts: as `extract_answers` has them; "both" gives (strict, lenient) from one pass.
+        cut: bool [R], the rows that were ended by their token limit; None: no row was.
         num_threads: None takes one for small batches and at most four for large ones.
 
     Raises:
         FastsiaError: where the arrays do not fit together.
     """
     _check_think(think, ("strict", "lenient", "both"))
-    spec = Spec.of(format, options, starts_in_think)
+    spec = Spec.of(format, options, starts_in_think, think_tags=think_tags, stop_texts=stop_texts)
     prefix = np.ascontiguousarray(prefix_ids, dtype=np.int32).reshape(-1)
     lens = np.ascontiguousarray(prefix_lens, dtype=np.int32).reshape(-1)
     ids, rows = ragged(token_ids, offsets)
@@ -128,17 +151,18 @@ def extract_rollouts(
         raise FastsiaError(f"prefix_lens must lie between 0 and {len(prefix)}, the number of prefix_ids.")
     if num_threads is not None and num_threads < 1:
         raise FastsiaError(f"num_threads must be at least 1, got {num_threads}.")
+    is_cut = _flags(False if cut is None else cut, len(rows) - 1, "cut", "rows")
     core = extension()
     if core is not None:
         strict, lenient = core.extract_rollouts(
-            vocabulary.native, prefix, lens, ids, rows, spec.native(core), num_threads or 0
+            vocabulary.native, prefix, lens, ids, rows, spec.native(core), is_cut, num_threads or 0
         )
     else:
         texts = [
             vocabulary.decode_bytes(np.concatenate([prefix[:length], ids[begin:end]]))
             for length, begin, end in zip(lens, rows[:-1], rows[1:], strict=True)
         ]
-        pairs = [reference.read_answer(text, format, spec.options, starts_in_think) for text in texts]
+        pairs = [reference.read_answer(text, spec, cut=end) for text, end in zip(texts, is_cut.tolist(), strict=True)]
         strict, lenient = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     if think == "both":
         return strict, lenient
@@ -161,10 +185,10 @@ def canonical_gold(text: str, format: AnswerFormat, options: Options = None) -> 
     if format == "number":
         return whole_number(gold.rpartition(b"####")[2])[0]
     if format == "choice":
-        return reference.whole_choice(gold, spec.options)
+        return whole_choice(gold, spec.options)
     if b"\\boxed" in gold:
-        return reference.read_answer(gold, format, spec.options)[0]
-    return reference.boxed_value(gold, format, spec.options)
+        return reference.read_answer(gold, spec)[0]
+    return boxed_value(gold, format, spec.options)
 
 
 def _check_think(think: str, allowed: tuple[str, ...]) -> None:
@@ -172,15 +196,32 @@ def _check_think(think: str, allowed: tuple[str, ...]) -> None:
         raise FastsiaError(f"think must be one of {allowed}, got {think!r}.")
 
 
+def _flags(values: object, count: int, name: str, what: str) -> NDArray[np.bool_]:
+    """One truth value for all, or one for each."""
+    flags = np.asarray(values)
+    if flags.dtype != np.bool_ and flags.size:
+        raise FastsiaError(f"{name} must be true or false, or one such value for each of the {count} {what}.")
+    if flags.ndim == 0:
+        return np.full(count, bool(flags))
+    if flags.shape != (count,):
+        raise FastsiaError(f"{name} must have one entry for each of the {count} {what}, got {flags.size}.")
+    return np.ascontiguousarray(flags, dtype=np.bool_)
+
+
 def _specs(
-    format: AnswerFormat, options: Options | Sequence[Options], starts_in_think: bool, count: int
+    format: AnswerFormat,
+    options: Options | Sequence[Options],
+    starts_in_think: bool,
+    count: int,
+    reading: Mapping[str, Any],
 ) -> tuple[list[Spec], NDArray[np.int32]]:
     """The different specs of the texts, and which of them each text has."""
     if options is None or isinstance(options, str) or all(isinstance(option, str) for option in options):
-        return [Spec.of(format, cast(Options, options), starts_in_think)], np.zeros(count, dtype=np.int32)
+        one = Spec.of(format, cast(Options, options), starts_in_think, **reading)
+        return [one], np.zeros(count, dtype=np.int32)
     if len(options) != count:
         raise FastsiaError(f"options must be texts, or one sequence for each of the {count} texts, got {len(options)}.")
     specs: dict[Spec, int] = {}
-    each = [Spec.of(format, own, starts_in_think) for own in options]
+    each = [Spec.of(format, own, starts_in_think, **reading) for own in options]
     of_text = np.array([specs.setdefault(spec, len(specs)) for spec in each], dtype=np.int32)
     return list(specs), of_text

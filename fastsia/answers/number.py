@@ -7,6 +7,7 @@ in time linear in the text. Nothing is ever evaluated: a power, a sum or an expo
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 
 MAX_NUMBER = 100  # bytes of a canonical number; what would be longer is no number
@@ -24,10 +25,9 @@ def skip(what: re.Pattern[bytes], text: bytes, at: int) -> int:
     return found.end() if found else at
 
 
-def line_end(text: bytes, at: int) -> int:
-    """Where the line that `at` lies in ends."""
-    end = text.find(b"\n", at)
-    return len(text) if end < 0 else end
+def is_word_before(text: bytes, at: int) -> bool:
+    """Whether the character before `at` is a word's: an ASCII one, or one of U+00C0 to U+07FF."""
+    return ends_with(_WORD, text, at)
 
 
 def ends_with(what: re.Pattern[bytes], text: bytes, at: int) -> bool:
@@ -41,7 +41,9 @@ WORD = r"(?: [0-9A-Za-z_] | [\xc3-\xdf][\x80-\xbf] )"
 SPACE = r"[\ \t\n\r\f\v]"
 TEXT_COMMAND = r"\\(?: textbf | textit | text | mathrm | mathbf | mathit | mbox )\{"
 # What may stand between a marker and its value.
-DECORATION = rf"""{SPACE} | [*_`"'(\[{{$:~=] | £ | € | ¥ | ₹ | ≈ | “ | ‘ | \\[(\[\ ,;:!$] | {TEXT_COMMAND}"""
+DECORATION = rf"""{SPACE} | [*_`"'(\[{{$:~=] | ： | （ | £ | € | ¥ | ₹ | ≈ | “ | ‘ | \\[(\[\ ,;:!$] | {TEXT_COMMAND}"""
+
+BEFORE = pattern(rf"(?: {DECORATION} ){{0,32}}+")
 
 _WORD = pattern(WORD)
 _BEFORE = pattern(rf"(?: {DECORATION} | [A-Za-z]\ ?= ){{0,32}}+")  # "x = 5" too
@@ -189,16 +191,18 @@ _EXPRESSION = pattern(
 )
 
 
-def number_after_marker(text: bytes, at: int) -> str | None:
-    """The number that the text at `at`, right after a marker, goes on with. What comes after it is not read."""
-    begin = skip(_BEFORE, text, at)
-    line = text[: line_end(text, begin)]
+def number_after_marker(line: bytes, at: int, is_heading: bool = False) -> tuple[str | None, bool]:
+    """(canonical number, whether something with a number's form is there) of what `line` has at `at`, behind a marker.
+
+    line: ends where the value may end. is_heading: the marker is "####", which may open a numbered heading.
+    """
+    begin = skip(_BEFORE, line, at)
     value, end = read_number(line, begin)
     if end > begin and _GOES_ON.match(line, end):
         equals = line.rfind(b"=", begin, skip(_EXPRESSION, line, begin))
         if equals >= 0:
             value, _ = read_number(line, skip(_BEFORE, line, equals + 1))
-    return value
+    return value, end > begin
 
 
 # What may follow a number that is a whole box or a whole gold answer: closing marks and units, nothing of a formula.
@@ -223,8 +227,13 @@ _NO_SIGN_AFTER = pattern(rf"{WORD} | [)\]}}%-] | −")  # a minus after these ta
 _RUN = pattern(r"\.?[0-9]*+ (?: \.[0-9]++ )*+")
 
 
-def last_number(text: bytes) -> str | None:
-    """The last number that stands by itself: not part of a word (x2, CO2), an exponent or a subscript."""
+def last_number(text: bytes, spared: Sequence[tuple[int, int]] = ()) -> str | None:
+    """The last number that stands by itself: not part of a word (x2, CO2), an exponent or a subscript.
+
+    spared: (begin, end) of what it is not looked for in.
+    """
+    for begin, end in spared:
+        text = text[:begin] + b" " * (end - begin) + text[end:]
     last, at = None, 0
     while lead := _LEAD.search(text, at):
         at = lead.start()

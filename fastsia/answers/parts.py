@@ -23,7 +23,7 @@ def answer_token(vocabulary: Vocabulary, token_ids: ArrayLike, spec: Spec) -> in
     """
     ids = np.asarray(token_ids, dtype=np.int64).reshape(-1)
     pieces = [_piece(vocabulary, token_id, is_first=i == 0) for i, token_id in enumerate(ids.tolist())]
-    begin = answer_begin(b"".join(pieces), spec.format, spec.options, spec.starts_in_think)
+    begin = answer_begin(b"".join(pieces), spec)
     if begin is None:
         return None
     ends = np.cumsum([len(piece) for piece in pieces])

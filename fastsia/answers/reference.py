@@ -1,136 +1,153 @@
 """The rules by which an answer is read from a text, in plain Python. csrc/answer.cc does the same, faster.
 
-Works on UTF-8 bytes and gives a case to ASCII letters only, so that any bytes at all can be read. The order of the
-rules stands in `_read`; docs/answers.md explains them with examples.
+Works on UTF-8 bytes and ignores the case of ASCII letters only, so any bytes can be read. `_read` has the order of the
+rules, `_window` how far the value after a marker reaches; docs/answers.md explains both with examples. The values
+themselves are read by number.py, choice.py and boxed.py.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from string import ascii_uppercase
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
 
-from fastsia.answers.number import (
-    DECORATION,
-    SPACE,
-    TEXT_COMMAND,
-    WORD,
-    ends_with,
-    last_number,
-    line_end,
-    number_after_marker,
-    pattern,
-    skip,
-    whole_number,
-)
-from fastsia.config import AnswerFormat
+from fastsia.answers.boxed import MAX_BOX, balanced, boxed_value, expression_after_marker
+from fastsia.answers.choice import choice_after_marker, last_choice, stated_choice
+from fastsia.answers.number import BEFORE, SPACE, is_word_before, last_number, number_after_marker, pattern, skip
+from fastsia.answers.spec import Spec
 
-MAX_BOX = 512  # bytes between the braces of \boxed{...}
-MAX_TEXT = 256  # bytes of a boxed answer that is no number
-DEFAULT_NUM_OPTIONS = 5  # letters A to E where a problem's options are not given
-
-Options = Sequence[bytes] | None
-
-_NOT_AFTER_WORD = r"(?<![0-9A-Za-z_]) (?<![\xc3-\xdf][\x80-\xbf])"
-_HASH = pattern(r"\#{4,}+")
-_BOX = pattern(rf"\\boxed {SPACE}{{0,8}}+ \{{")
-_COLON = pattern(rf"{_NOT_AFTER_WORD} answer [\ \t*_]{{0,8}}+ :", re.IGNORECASE)  # "final answer:" too
-_FINAL = pattern(rf"{_NOT_AFTER_WORD} final {SPACE}{{1,4}}+ answer {SPACE}{{1,4}}+ is (?!{WORD})", re.IGNORECASE)
-_ANSWER_IS = pattern(
-    rf"""{_NOT_AFTER_WORD} the {SPACE}{{1,4}}+ (?: (?: correct | best | right ) {SPACE}{{1,4}}+ )?+
-         answer {SPACE}{{1,4}}+ is (?!{WORD})""",
-    re.IGNORECASE,
-)
-_STRONG = (_HASH, _BOX, _COLON, _FINAL)
-_ASKED_FOR = {"number": _HASH, "choice": _COLON, "boxed": _BOX}  # the marker that a task's prompt asks for
-
-_THINK = pattern(rf"{SPACE}*+ <think>")
-_END_THINK = b"</think>"
-_STOP = pattern(r"(?: \A | (?<=[\n\r]) ) [\ \t]{0,8}+ (?: Question | Q ) :")
+WINDOW = 400  # bytes that a value after a marker may take
 
 
-def read_answer(
-    text: bytes, format: AnswerFormat, options: Options, starts_in_think: bool = False
-) -> tuple[str | None, str | None]:
+class Marker(Enum):
+    """What announces an answer. A value has to follow; with one, the marker's occurrence is complete."""
+
+    HASH = "####"
+    BOX = "\\boxed{"
+    ANSWER = "Answer:"  # at the beginning of a line or sentence, or "final answer:" and its like
+    FINAL = "final answer is"
+    STATED = "the answer is"  # every other statement
+
+
+# Think blocks --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Thought:
+    """Where the text that counts begins; whether that is inside a block that never closes."""
+
+    begin: int
+    is_open: bool
+
+
+def _after_think(text: bytes, spec: Spec) -> _Thought:
+    """Think blocks at the beginning, one directly behind the other, are passed over. Later marks are text.
+
+    A closing mark whose block nobody opened closes one too, unless a complete marked answer stands before it.
+    """
+    begin = 0
+    if spec.starts_in_think:
+        close = _first_close(text, spec)
+        if close is None:
+            return _Thought(0, True)
+        begin = close[1]
+    else:
+        tags = _opening(text, 0, spec)
+        if tags is None:
+            close = _first_close(text, spec)
+            if close is None or _announced(text[: close[0]], spec, is_open=True) is not None:
+                return _Thought(0, False)
+            begin = close[1]
+    while (tags := _opening(text, begin, spec)) is not None:
+        inside, closing = tags
+        end = text.find(closing, inside)
+        if end < 0:
+            return _Thought(inside, True)
+        begin = end + len(closing)
+    return _Thought(begin, False)
+
+
+_SPACES = pattern(rf"{SPACE}*+")
+
+
+def _opening(text: bytes, at: int, spec: Spec) -> tuple[int, bytes] | None:
+    """(where the block begins, its closing mark) if an opening mark stands at `at`, white space aside."""
+    begin = skip(_SPACES, text, at)
+    found = [(begin + len(opening), closing) for opening, closing in spec.think_tags if text.startswith(opening, begin)]
+    return found[0] if found else None
+
+
+def _first_close(text: bytes, spec: Spec) -> tuple[int, int] | None:
+    """(begin, end) of the first closing mark; of two at one place the longer."""
+    found = [(at, at + len(closing)) for _, closing in spec.think_tags if (at := text.find(closing)) >= 0]
+    return min(found, key=lambda span: (span[0], -span[1])) if found else None
+
+
+# Reading ------------------------------------------------------------------------------------------------------------
+
+
+def read_answer(text: bytes, spec: Spec, *, cut: bool = False) -> tuple[str | None, str | None]:
     """(strict, lenient) answer of a completion.
 
-    They differ only where a think block that opens the completion (or that the prompt opened) never closes: strict then
-    has no answer, lenient reads the block.
+    cut: the completion was ended by its token limit. Strict then takes a complete marked answer only (rules 1 to 3, the
+    value's end in sight), lenient reads on without the last word, which may be unfinished. A think block that never
+    closes has no strict answer; lenient reads it.
     """
-    begin, is_open = _after_think(text, starts_in_think)
-    answer = _read(_until_stop(text[begin:]), format, options)
-    return None if is_open else answer, answer
+    thought = _after_think(text, spec)
+    lenient = strict = _counted(text[thought.begin :], spec, cut)
+    if cut and strict is None:
+        lenient = _counted(_without_last_word(text[thought.begin :]), spec, False)
+    return None if thought.is_open else strict, lenient
 
 
-def is_settled(text: bytes, format: AnswerFormat, options: Options, starts_in_think: bool = False) -> bool:
-    """Whether no continuation of the text can change its answer, judged at the ends of lines only.
+def _counted(text: bytes, spec: Spec, cut: bool) -> str | None:
+    """The answer of what counts of a text behind its think blocks.
 
-    That holds once the marker that the task asks for has its value on a line that is complete: no value is read past
-    the end of the line that it begins on. Never for boxed, whose last occurrence counts.
+    A stop text ends what counts, unless nothing before it has an answer: then the next one does, if there is one.
     """
-    begin, is_open = _after_think(text, starts_in_think)
-    if is_open or format == "boxed":
-        return False
-    lines = _until_stop(text[begin : text.rfind(b"\n") + 1])
-    return next(_values(lines, [_ASKED_FOR[format]], format, options), None) is not None
+    stops = [found.start() for _, found in zip(range(2), _STOP.finditer(text), strict=False)] if spec.stop_texts else []
+    for stop in stops:
+        answer = _read(text[:stop], spec, False)
+        if answer is not None:
+            return answer
+    return _read(text, spec, cut)
 
 
-def _after_think(text: bytes, starts_in_think: bool) -> tuple[int, bool]:
-    """(where the text that counts begins, whether that is inside of a think block that is still open)."""
-    opening = _THINK.match(text)
-    if not starts_in_think and opening is None:
-        return 0, False
-    begin = 0 if starts_in_think or opening is None else opening.end()
-    close = text.find(_END_THINK, begin)
-    return (begin, True) if close < 0 else (close + len(_END_THINK), False)
-
-
-def _until_stop(text: bytes) -> bytes:
-    stop = _STOP.search(text)
-    return text[: stop.start()] if stop else text
-
-
-def answer_begin(text: bytes, format: AnswerFormat, options: Options, starts_in_think: bool = False) -> int | None:
-    """Where, in bytes, a completion stops to think and states its answer.
-
-    Behind the think block, where one opens the completion (or the prompt opened it); else at the marker that the answer
-    is read after (rules 1 to 3). None where the block never closes or no marker announces an answer.
-    """
-    begin, is_open = _after_think(text, starts_in_think)
-    if is_open or begin:
-        return None if is_open else begin
-    announced = _announced(_until_stop(text), format, options)
-    return None if announced is None else announced[0]
-
-
-def _read(text: bytes, format: AnswerFormat, options: Options) -> str | None:
+def _read(text: bytes, spec: Spec, cut: bool) -> str | None:
     """The answer of a text without think block and stop text, by the first rule that gives one.
 
     1. The marker that the task's prompt asks for: its first complete occurrence (of \\boxed the last).
     2. The other strong markers: the first complete occurrence of any.
-    3. "the answer is": its last complete occurrence. Not for boxed.
-    4. The last number, or the last option letter that stands alone. Not for boxed.
-
-    An occurrence is complete if a value can be read from what comes right after it.
+    3. "the answer is" and its like: the last complete occurrence. Not for boxed. For choices then "B is correct".
+    4. The last number, or the option that the text ends with. Not for boxed, and not in a text that was cut.
     """
-    announced = _announced(text, format, options)
+    announced = _announced(text, spec, is_open=cut)
     if announced is not None:
         return announced[1]
-    if format == "number":
-        return last_number(text)
-    return _last_letter(text, options) if format == "choice" else None
+    if cut or spec.format == "boxed":
+        return None
+    if spec.format == "choice":
+        return stated_choice(text, spec.options) or last_choice(text, spec.options)
+    return last_number(text, _passed_over(text, spec))
 
 
-def _announced(text: bytes, format: AnswerFormat, options: Options) -> tuple[int, str] | None:
-    """Rules 1 to 3: where the marker begins, and the value after it."""
-    asked_for = _ASKED_FOR[format]
-    others = [marker for marker in _STRONG if marker is not asked_for]
-    asked = _values(text, [asked_for], format, options)
-    found = _last(asked) if format == "boxed" else next(asked, None)
+_ASKED_FOR = {"number": Marker.HASH, "choice": Marker.ANSWER, "boxed": Marker.BOX}
+_STRONG = frozenset((Marker.HASH, Marker.BOX, Marker.ANSWER, Marker.FINAL))
+
+
+def _announced(text: bytes, spec: Spec, *, is_open: bool) -> tuple[int, str] | None:
+    """Rules 1 to 3: where the marker begins, and the value after it.
+
+    is_open: more text may follow, so a value counts only where its end is in sight.
+    """
+    asked_for = _ASKED_FOR[spec.format]
+    asked = _values(text, frozenset((asked_for,)), spec, is_open)
+    found = _last(asked) if spec.format == "boxed" else next(asked, None)
     if found is None:
-        found = next(_values(text, others, format, options), None)
-    if found is None and format != "boxed":
-        found = _last(_values(text, [_ANSWER_IS], format, options, own_text=False))
+        found = next(_values(text, _STRONG - {asked_for}, spec, is_open), None)
+    if found is None and spec.format != "boxed":
+        found = _last(_values(text, frozenset((Marker.STATED,)), spec, is_open))
     return found
 
 
@@ -141,170 +158,224 @@ def _last(values: Iterator[tuple[int, str]]) -> tuple[int, str] | None:
     return last
 
 
-def _values(
-    text: bytes, markers: Sequence[re.Pattern[bytes]], format: AnswerFormat, options: Options, *, own_text: bool = True
-) -> Iterator[tuple[int, str]]:
+def _values(text: bytes, markers: frozenset[Marker], spec: Spec, is_open: bool) -> Iterator[tuple[int, str]]:
     """The complete occurrences of the markers, in the order of the text: where each begins, and the value after it."""
-    places = sorted((*found.span(), marker is _BOX) for marker in markers for found in marker.finditer(text))
-    for begin, end, is_box in places:
-        if is_box:
-            content = _balanced(text, end)
-            value = None if content is None else boxed_value(content, format, options)
-        elif format == "choice" or (format == "boxed" and options is not None):
-            value = _choice_after_marker(text, end, options, own_text)
-        else:
-            value = number_after_marker(text, end)
-        if value is not None:
-            yield begin, value
+    for occurrence in _occurrences(text, markers):
+        found = _value_of(text, occurrence, spec)
+        if found.value is not None and (found.is_closed or not is_open):
+            yield occurrence.begin, found.value
 
 
-# Boxes --------------------------------------------------------------------------------------------------------------
-
-_ESCAPE_OR_BRACE = re.compile(rb"\\.|[{}]", re.DOTALL)
-_NO_INK = pattern(r"\\left(?![a-z]) | \\right(?![a-z]) | \\displaystyle(?![a-z]) | \\[!,;:] | \\?\$")
-_WIDE = pattern(r"\\\ | ~")
-_SIZED_FRACTION = pattern(r"\\[dt]frac")
-_WRAPPED = pattern(rf"{TEXT_COMMAND}([^{{}}]*+)\}}")
-_SPACES = pattern(rf"{SPACE}++")
-_PROSE = pattern(r"""[A-Za-z\x80-\xff'",.;:!?&\ -]*+""")
-_ARITHMETIC = pattern(r"[-0-9.+*/^(){}]*+")
-_OPERATION = pattern(r"[0-9)}][-+*/^]")
+def _passed_over(text: bytes, spec: Spec) -> list[tuple[int, int]]:
+    """What the last number is not looked for in: boxes, and statements of what is no number ("#### √2", "#### 3:45")."""
+    found = [_value_of(text, occurrence, spec) for occurrence in _occurrences(text, frozenset(Marker))]
+    return [value.span for value in found if value.is_formed and value.value is None]
 
 
-def _balanced(text: bytes, begin: int) -> bytes | None:
-    """What stands between an opening brace, just before `begin`, and the one that closes it."""
-    depth = 1
-    for found in _ESCAPE_OR_BRACE.finditer(text, begin, begin + MAX_BOX + 1):
-        depth += {b"{": 1, b"}": -1}.get(found[0], 0)
-        if depth == 0:
-            return text[begin : found.start()]
-    return None
+def is_settled(text: bytes, spec: Spec) -> bool:
+    """Whether no continuation of the text can change its answer.
 
-
-def boxed_value(content: bytes, format: AnswerFormat, options: Options) -> str | None:
-    """What the content of a box says: an option's letter, a canonical number, or (format boxed) a tidied text."""
-    if format == "choice" or (format == "boxed" and options is not None):
-        return _choice_after_marker(content, 0, options, own_text=True)
-    value, is_number = whole_number(content)
-    return value if is_number or format == "number" else _tidy(content)
-
-
-def _tidy(content: bytes) -> str | None:
-    """One spelling for what LaTeX writes in several. Arithmetic is not evaluated: it is no answer."""
-    text = _WIDE.sub(b" ", _NO_INK.sub(b"", content))
-    text = _WRAPPED.sub(rb"\1", _SIZED_FRACTION.sub(rb"\\frac", text))
-    text = _SPACES.sub(b" ", text).strip(b" ")
-    if not _PROSE.fullmatch(text):
-        text = text.replace(b" ", b"")
-    text = text.rstrip(b". ")
-    if not text or len(text) > MAX_TEXT or (_ARITHMETIC.fullmatch(text) and _OPERATION.search(text)):
-        return None
-    return text.decode(errors="replace")
-
-
-# Choices ------------------------------------------------------------------------------------------------------------
-
-_BEFORE = pattern(rf"(?: {DECORATION} ){{0,32}}+")
-_KEYWORD = pattern(r"(?: option | choice | letter ) [\ \t:]{1,4}+", re.IGNORECASE)
-_JOINED = pattern(rf"(?: {WORD} | (?: [-'] | ’ ) {WORD} )")  # the word goes on: "Bob", "B-12", "B's"
-_AFTER_DIGIT = pattern(rf"(?: {WORD} | [.,/:][0-9] | % | ° )")
-_NEXT_WORD = pattern(r"[\ \t]{1,4}+ ([A-Za-z]{2,}+)")
-# What an article cannot stand before: "A is" means the option, "A rock" does not.
-_NOT_AFTER_ARTICLE = frozenset(b"is was because since as and or has for from which would but not".split())
-_LETTER = re.compile(rb"[A-Z]")
-_WORD = pattern(WORD)
-_JOINT = pattern(r"[-'.] | ’")
-_DEGREE = ("°".encode(), "° ".encode())
-_ABBREVIATION = pattern(rf"\.{WORD}")
-
-
-def num_letters(options: Options) -> int:
-    """How many letters can be answers."""
-    return DEFAULT_NUM_OPTIONS if options is None else min(len(options), len(ascii_uppercase))
-
-
-def normalize_option(option: bytes) -> bytes:
-    """An option's own text as it is looked for: without what is skipped before a value, single spaces, no full stop."""
-    return _SPACES.sub(b" ", option[skip(_BEFORE, option, 0) :]).lstrip(b" ").rstrip(b". \"'")
-
-
-def _choice_after_marker(text: bytes, at: int, options: Options, own_text: bool) -> str | None:
-    """The letter of the option that the text at `at`, right after a marker, names."""
-    begin = skip(_BEFORE, text, at)
-    line = text[: line_end(text, begin)]
-    keyword = _KEYWORD.match(line, begin)
-    if keyword is not None:
-        begin = skip(_BEFORE, line, keyword.end())
-    index = _option_text(line, begin, options) if own_text and options is not None else None
-    if index is None:
-        index = _label(line, begin)
-    return ascii_uppercase[index] if index is not None and index < num_letters(options) else None
-
-
-def whole_choice(text: bytes, options: Options) -> str | None:
-    """The letter of a text that is an option's letter, own text or digit label, and nothing else."""
-    wanted = normalize_option(text)
-    texts = [normalize_option(option) for option in (options or ())[: len(ascii_uppercase)]]
-    if wanted and not (len(wanted) == 1 and wanted.isalpha()):
-        if wanted in texts:
-            return ascii_uppercase[texts.index(wanted)]
-        lower = [own.lower() for own in texts]
-        if wanted.lower() in lower:
-            return ascii_uppercase[lower.index(wanted.lower())]
-    bare = text.strip(b"()[]*. ")
-    return _choice_after_marker(bare, 0, options, own_text=False) if len(bare) == 1 else None
-
-
-def _option_text(text: bytes, at: int, options: Sequence[bytes]) -> int | None:
-    """The option whose own text stands at `at` in any case: the longest, or of such the one in the same case.
-
-    A text of one letter is not looked for: labels have the precedence.
+    That is so once the marker that the task asks for has a value whose end is in sight, outside of think blocks and
+    before any stop text. Never for boxed, whose last occurrence counts; and where a think block is expected
+    (`expects_think`), not before one has closed.
     """
-    best, best_rank = None, (at, False)
-    for index, option in enumerate(options[: len(ascii_uppercase)]):
-        wanted = normalize_option(option)
-        if not wanted or (len(wanted) == 1 and wanted.isalpha()):
-            continue
-        spaced = rb"[ \t]{1,4}+".join(re.escape(part) for part in wanted.split(b" "))
-        found = re.compile(spaced, re.IGNORECASE).match(text, at)
-        if found is None:
-            continue
-        rank = found.end(), _SPACES.sub(b" ", found[0]) == wanted
-        joined = ends_with(_WORD, text, found.end()) and _WORD.match(text, found.end())
-        inside_number = wanted[-1:].isdigit() and _AFTER_DIGIT.match(text, found.end())
-        if rank > best_rank and not joined and not inside_number:
-            best, best_rank = index, rank
-    return best
+    if spec.format == "boxed":
+        return False
+    opens = spec.starts_in_think or _opening(text, 0, spec) is not None
+    if opens:
+        thought = _after_think(text, spec)
+        if thought.is_open:
+            return False
+        text = text[thought.begin :]
+    elif spec.expects_think:
+        return False
+    else:
+        close = _first_close(text, spec)
+        text = text if close is None else text[: close[0]]
+    stop = _STOP.search(text) if spec.stop_texts else None
+    counted = text[: stop.start()] if stop else text
+    return next(_values(counted, frozenset((_ASKED_FOR[spec.format],)), spec, True), None) is not None
 
 
-def _label(text: bytes, at: int) -> int | None:
-    """The option that a letter of either case, or a digit 1 to 5, stands for at `at`."""
-    label, after = text[at : at + 1], at + 1
-    if label.isalpha():
-        return None if _goes_on(text, after, label) else ascii_uppercase.index(label.upper().decode())
-    if label in (b"1", b"2", b"3", b"4", b"5"):
-        return None if _AFTER_DIGIT.match(text, after) else int(label) - 1
+def answer_begin(text: bytes, spec: Spec) -> int | None:
+    """Where, in bytes, a completion stops to think and states its answer.
+
+    Behind the think block, where one opens the completion (or the prompt opened it); else at the marker that the answer
+    is read after (rules 1 to 3). None where the block never closes or no marker announces an answer.
+    """
+    thought = _after_think(text, spec)
+    if thought.is_open or thought.begin:
+        return None if thought.is_open else thought.begin
+    stop = _STOP.search(text) if spec.stop_texts else None
+    announced = _announced(text[: stop.start()] if stop else text, spec, is_open=False)
+    return None if announced is None else announced[0]
+
+
+_STOP = pattern(r"(?: \A | (?<=[\n\r]) ) [\ \t]{0,8}+ (?: Question | Q ) :")
+_LAST_WORD = pattern(r"[^\ \t\n\r\f\v]")
+
+
+def _without_last_word(text: bytes) -> bytes:
+    """The text without the characters behind its last white space: more of them may have been to come."""
+    end = len(text)
+    while end > 0 and _LAST_WORD.match(text, end - 1):
+        end -= 1
+    return text[:end]
+
+
+# Values -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Occurrence:
+    marker: Marker
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class _Found:
+    """value: None where the occurrence is incomplete.
+
+    is_closed: the value's end is in sight, so no longer text changes it.
+    is_formed: something is stated, readable or not; span: what it takes.
+    """
+
+    value: str | None
+    is_closed: bool
+    is_formed: bool
+    span: tuple[int, int]
+
+
+def _value_of(text: bytes, occurrence: _Occurrence, spec: Spec) -> _Found:
+    if occurrence.marker is Marker.BOX:
+        content = balanced(text, occurrence.end)
+        if content is None:
+            return _Found(None, len(text) > occurrence.end + MAX_BOX, False, (0, 0))
+        value = boxed_value(content, spec.format, spec.options)
+        return _Found(value, True, True, (occurrence.end, occurrence.end + len(content)))
+    begin, end, is_closed = _window(text, occurrence, spec)
+    line = text[:end]
+    if spec.format == "choice" or (spec.format == "boxed" and spec.options is not None):
+        return _Found(choice_after_marker(line, begin, spec.options), is_closed, False, (begin, end))
+    if spec.format == "boxed":
+        return _Found(expression_after_marker(line, begin), is_closed, False, (begin, end))
+    value, is_formed = number_after_marker(line, begin, is_heading=occurrence.marker is Marker.HASH)
+    return _Found(value, is_closed, is_formed, (begin, end))
+
+
+# The end of a sentence, but for the point of an abbreviation.
+_SENTENCE_END = pattern(r"(?<! Rs ) (?<! No ) (?<! approx ) [.?] [*_\"')\]]{0,4}+ (?= [\ \t] )")
+_TOKEN = pattern(r"[^\ \t]*+")
+
+
+def _window(text: bytes, occurrence: _Occurrence, spec: Spec) -> tuple[int, int, bool]:
+    """(begin, end, whether the end is in sight) of what may be the value after a marker.
+
+    It begins behind white space and marks, and ends with its sentence or line, or after WINDOW bytes. Nothing past the
+    end is read, so a value whose end is in sight is the same in every longer text. The sentence does not end with the
+    first token behind "####" ("#### 1. Count the apples"), and nowhere where an option's own text has several.
+    """
+    begin = skip(BEFORE, text, occurrence.end)
+    limit = begin + spec.window(WINDOW)
+    line_end = text.find(b"\n", begin, limit)
+    end, is_closed = (line_end, True) if line_end >= 0 else (min(limit, len(text)), limit <= len(text))
+    if spec.has_long_options:
+        return begin, end, is_closed
+    start = begin if occurrence.marker is not Marker.HASH else skip(_TOKEN, text, begin)
+    sentence = _SENTENCE_END.search(text, start, min(end + 1, len(text)))
+    if sentence is not None and sentence.end() < end:
+        return begin, sentence.end(), True
+    return begin, end, is_closed
+
+
+# Markers ------------------------------------------------------------------------------------------------------------
+
+# Not where the marker is quoted: I will end with "#### 5".
+_HASH = pattern(r"""(?<! ["'`] ) (?<! “ ) (?<! ‘ ) (?: (?<! \# ) \#{4,}+ | (?: \\\# ){4,}+ )""")
+_BOX = pattern(rf"\\ (?: boxed | fbox ) {SPACE}{{0,8}}+ \{{")
+_WORD = pattern(r"(answer | option | choice | ans) (?! [0-9A-Za-z_] | [\xc3-\xdf][\x80-\xbf] )", re.IGNORECASE)
+
+_GOOD = frozenset(b"final correct right best".split())
+_BAD = frozenset(
+    b"""wrong incorrect false bad possible potential candidate first second previous initial other another old
+    no not any each every tentative student s example sample""".split()
+)
+_MARKS = b" \t*_\"'`([<>#-"
+_COLON = pattern(r"""[\ \t*_"'`]{0,8}+ (?: : | ： | = (?!=) )""")
+_DASH = pattern(r"[*_]{0,4}+ [\ \t]{1,4}+ (?: - | – | — ) (?= [\ \t] )")
+_IS = pattern(
+    rf"""(?: [\ \t]{{1,4}}+ (?: to | for | in | of | here | we | you | i ) (?: [\ \t]{{1,4}}+ [A-Za-z0-9'-]{{1,15}}+ ){{0,4}}? )?
+         {SPACE}{{1,4}}+ (?: is | was | equals | (?: would | should | must | will | can | has \ to ) (?: \ only )?+ \ be )
+         (?! [0-9A-Za-z_] | [\xc3-\xdf][\x80-\xbf] )""",
+    re.IGNORECASE,
+)
+_HEADING_END = pattern(r"[\ \t*_]{0,8}+ \n")
+
+
+def _occurrences(text: bytes, markers: frozenset[Marker]) -> list[_Occurrence]:
+    """The markers' occurrences in the order of the text."""
+    found = [_Occurrence(Marker.HASH, *hit.span()) for hit in _HASH.finditer(text)] if Marker.HASH in markers else []
+    if Marker.BOX in markers:
+        found += [_Occurrence(Marker.BOX, *hit.span()) for hit in _BOX.finditer(text)]
+    if markers & {Marker.ANSWER, Marker.FINAL, Marker.STATED}:
+        said = (_statement(text, hit) for hit in _WORD.finditer(text))
+        found += [one for one in said if one is not None and one.marker in markers]
+    return sorted(found, key=lambda one: (one.begin, one.end))
+
+
+def _statement(text: bytes, word: re.Match[bytes]) -> _Occurrence | None:
+    """The marker that a word "answer", "option", "choice" or "ans" is part of."""
+    begin, end = word.span()
+    name = word[1].lower()
+    before, first = _word_before(text, begin)
+    if before is None or before in _BAD:
+        return None
+    is_good, is_start = before in _GOOD, before == b""
+    is_tag = text[begin - 1 : begin] == b"<" and text[end : end + 1] == b">"
+    link = _COLON.match(text, end) or (_DASH.match(text, end) if is_good or is_start else None)
+    if link is None and (is_good or is_start) and _is_heading(text, first):
+        link = _HEADING_END.match(text, end)
+    if is_tag or link is not None:
+        stop = end + 1 if link is None else link.end()
+        is_strong = name == b"answer" and (is_good or is_start)
+        return _Occurrence(Marker.ANSWER if is_strong else Marker.STATED, begin, stop)
+    said = _IS.match(text, end)
+    if said is None:
+        return None
+    if before == b"final":
+        return _Occurrence(Marker.FINAL if name == b"answer" else Marker.STATED, begin, said.end())
+    if name in (b"answer", b"ans") or is_good or before == b"likely":
+        return _Occurrence(Marker.STATED, begin, said.end())
     return None
 
 
-def _goes_on(text: bytes, after: int, letter: bytes) -> bool:
-    """Whether a letter is the beginning of a word, or an article (a pronoun, for I) with a word to come."""
-    if _JOINED.match(text, after):
-        return True
-    word = _NEXT_WORD.match(text, after) if letter in b"aAiI" else None
-    return word is not None and word[1].lower() not in _NOT_AFTER_ARTICLE
+def _word_before(text: bytes, at: int) -> tuple[bytes | None, int]:
+    """The word in front of the one at `at` on its line, in lower case, and where it begins.
+
+    b"" at the beginning of a line or sentence; marks between the two are passed over. None where no word begins at
+    `at`; b"?" for what is no plain word.
+    """
+    begin = at
+    while at - begin < 8 and begin > 0 and text[begin - 1] in _MARKS:
+        begin -= 1
+    if begin == at:
+        if text[max(at - 6, 0) : at].lower() == b"final_":
+            return b"final", at - 6
+        is_inside = text[max(at - 1, 0) : at] in (b"/", b"\\") or is_word_before(text, at)
+        return (None, at) if is_inside else (b"", at)
+    end = begin
+    while end - begin < 13 and text[max(begin - 1, 0) : begin].isalpha():
+        begin -= 1
+    if end - begin == 13 or is_word_before(text, begin):
+        return b"?", begin
+    return text[begin:end].lower(), begin if begin < end else at
 
 
-def _last_letter(text: bytes, options: Options) -> str | None:
-    """The last capital option letter that stands alone: no article, no degree, no part of a word or abbreviation."""
-    for found in reversed(list(_LETTER.finditer(text))):
-        at, after = found.span()
-        index = ascii_uppercase.index(found[0].decode())
-        if index >= num_letters(options) or ends_with(_WORD, text, at) or text.endswith(_DEGREE, 0, at):
-            continue
-        joint = next((size for size in (1, 3) if at >= size and _JOINT.fullmatch(text, at - size, at)), None)
-        if joint is not None and ends_with(_WORD, text, at - joint):
-            continue
-        if not _goes_on(text, after, found[0]) and not _ABBREVIATION.match(text, after):
-            return ascii_uppercase[index]
-    return None
+def _is_heading(text: bytes, at: int) -> bool:
+    """Whether nothing but a heading's marks ("## ", "**") stands before `at` on its line."""
+    begin = at
+    while at - begin < 16 and begin > 0 and text[begin - 1] in b" \t>#*_":
+        begin -= 1
+    marks = text[begin:at].strip(b" \t>")
+    return marks != b"" and (begin == 0 or text[begin - 1] == ord("\n"))

@@ -1,42 +1,83 @@
-"""What a text is read for: its format, its problem's options, and whether its prompt opened a think block."""
+"""What a text is read for: its format, its problem's options, and what its prompt says about think blocks."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from fastsia.answers.think import KNOWN_TAGS
 from fastsia.config import ANSWER_FORMATS, AnswerFormat, FastsiaError
+
+_SENTENCE_END = re.compile(rb"[.?][*_\"')\]]{0,4}[ \t]")
 
 
 @dataclass(frozen=True)
 class Spec:
-    """options: the options' texts as UTF-8, None where they are not known."""
+    """How a text is read.
+
+    options: the options' texts as UTF-8, None where they are not known.
+    starts_in_think: the prompt opened a think block.
+    think_tags: opening and closing marks of think blocks, as UTF-8.
+    stop_texts: a line that begins with "Question:" or "Q:" ends what counts, as after a plain-text prompt.
+    expects_think: a think block may come at any time, so a rollout is not ended early before one has closed.
+    """
 
     format: AnswerFormat
     options: tuple[bytes, ...] | None = None
     starts_in_think: bool = False
+    think_tags: tuple[tuple[bytes, bytes], ...] = tuple((a.encode(), b.encode()) for a, b in KNOWN_TAGS)
+    stop_texts: bool = True
+    expects_think: bool = False
 
     @classmethod
-    def of(cls, format: AnswerFormat, options: Sequence[str] | None = None, starts_in_think: bool = False) -> Spec:
-        """The spec of what a caller gave.
+    def of(
+        cls,
+        format: AnswerFormat,
+        options: Sequence[str] | None = None,
+        starts_in_think: bool = False,
+        *,
+        think_tags: tuple[str, str] | None = None,
+        stop_texts: bool = True,
+        expects_think: bool = False,
+    ) -> Spec:
+        """The spec of what a caller gave; `think_tags` are known beside the usual ones.
 
         Raises:
             FastsiaError: for an unknown format, or options that are not texts.
         """
         if format not in ANSWER_FORMATS:
             raise FastsiaError(f"format must be one of {ANSWER_FORMATS}, got {format!r}.")
-        if options is None:
-            return cls(format, None, starts_in_think)
+        tags = KNOWN_TAGS if think_tags is None else (think_tags, *KNOWN_TAGS)
+        encoded = tuple((encode(a, "think_tags[0]"), encode(b, "think_tags[1]")) for a, b in tags)
+        texts = None
         if isinstance(options, str):
             raise FastsiaError(f"options must be a sequence of texts, got the text {options!r:.60}.")
-        encoded = tuple(encode(option, f"options[{i}]") for i, option in enumerate(options))
-        return cls(format, encoded, starts_in_think)
+        if options is not None:
+            texts = tuple(encode(option, f"options[{i}]") for i, option in enumerate(options))
+        return cls(format, texts, starts_in_think, encoded, stop_texts, expects_think)
+
+    def window(self, size: int) -> int:
+        """How many bytes the value after a marker may take: `size`, more where an option's own text is longer."""
+        return max([size, *(len(option) + 64 for option in self.options or ())])
+
+    @property
+    def has_long_options(self) -> bool:
+        """Whether an option's own text goes on past the end of a sentence."""
+        return any(_SENTENCE_END.search(option) for option in self.options or ())
 
     def native(self, core: ModuleType) -> Any:
         """The same for the C++ core."""
-        return core.Spec(ANSWER_FORMATS.index(self.format), self.options, self.starts_in_think)
+        return core.Spec(
+            ANSWER_FORMATS.index(self.format),
+            self.options,
+            self.starts_in_think,
+            self.think_tags,
+            self.stop_texts,
+            self.expects_think,
+        )
 
 
 def encode(text: object, name: str) -> bytes:

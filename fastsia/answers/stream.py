@@ -19,9 +19,8 @@ class AnswerStream:
     """Reads many growing texts ("slots") and says of each when its answer is settled.
 
     A text is settled once the marker that its task's prompt asks for ("####" for numbers, "Answer:" for choices) has a
-    value that can grow no more, outside of any think block: "#### 42" may become 420, "#### 42\\n" may not. The boxed
+    value whose end is in sight, outside of any think block: "#### 42" may become 420, "#### 42\\n" may not. The boxed
     format never settles, because its last box counts. Strict and lenient readings agree wherever a text is settled.
-    Without the C++ core a text is settled at the end of a line only: later, and as surely.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -36,9 +35,25 @@ class AnswerStream:
         """The C++ core's stream; None without the core."""
         return None if self._core is None else self._machine
 
-    def open(self, format: AnswerFormat, options: Sequence[str] | None = None, starts_in_think: bool = False) -> int:
-        """A new spec, for any number of slots: what their texts are read for."""
-        spec = Spec.of(format, options, starts_in_think)
+    def open(
+        self,
+        format: AnswerFormat,
+        options: Sequence[str] | None = None,
+        starts_in_think: bool = False,
+        *,
+        think_tags: tuple[str, str] | None = None,
+        stop_texts: bool = True,
+        expects_think: bool = False,
+    ) -> int:
+        """A new spec, for any number of slots: what their texts are read for. Arguments as `Spec.of` has them."""
+        spec = Spec.of(
+            format,
+            options,
+            starts_in_think,
+            think_tags=think_tags,
+            stop_texts=stop_texts,
+            expects_think=expects_think,
+        )
         self._machine.open(spec if self._core is None else spec.native(self._core))
         self._num_specs += 1
         return self._num_specs - 1
@@ -147,5 +162,4 @@ class _ReferenceMachine:
         while end > 0 and not (0 <= ids[end - 1] < size and kinds[ids[end - 1]] == TEXT):
             end -= 1
         text = self._vocabulary.decode_bytes(ids[:end])
-        own = self._specs[spec]
-        return reference.is_settled(text, own.format, own.options, own.starts_in_think)
+        return reference.is_settled(text, self._specs[spec])
