@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "boxed.h"
 #include "number.h"
 
 namespace fastsia {
@@ -10,163 +11,248 @@ namespace {
 
 constexpr std::string_view kStops[] = {"Question:", "Q:"};
 constexpr std::size_t kMaxIndent = 8;
+constexpr std::size_t kMaxWord = 12;  // letters of a word in front of a marker
 
-// How many whitespace bytes (at most one more than `most`) end at `i`.
-std::size_t spaces_before(const Text& text, std::size_t i, std::size_t most) {
-  std::size_t count = 0;
-  while (count <= most && is_space(text.before(i, count + 1))) ++count;
-  return count;
+bool is_one_of(int c, std::string_view set) {
+  return c >= 0 && set.find(static_cast<char>(c)) != std::string_view::npos;
 }
 
-// Where a lower-case word begins that ends at `i`, with 1 to 4 spaces between; kNone where it does not stand there.
-std::size_t word_before(const Text& text, std::size_t i, std::string_view word) {
-  const std::size_t spaces = spaces_before(text, i, 4);
-  if (spaces < 1 || spaces > 4 || !text.has_word_before(i - spaces, word)) return kNone;
-  return i - spaces - word.size();
+// Past at most `most` bytes of a set at `i`.
+std::size_t skip_set(const Text& text, std::size_t i, std::string_view set, std::size_t most) {
+  const std::size_t begin = i;
+  while (i - begin < most && is_one_of(text.at(i), set)) ++i;
+  return i;
 }
 
-// Past " is" (1 to 4 spaces, no longer word) at `i`, or kNone.
-std::size_t skip_is(Text& text, std::size_t i) {
-  std::size_t at = i;
-  while (at - i < 4 && is_space(text.at(at))) ++at;
-  if (at == i || !text.has_word(at, "is") || is_word(text, at + 2)) return kNone;
-  return at + 2;
-}
+constexpr std::string_view kBlanks = " \t";
+constexpr std::string_view kSpaces = " \t\n\r\f\v";
+constexpr std::string_view kMarks = " \t*_\"'`([<>#-";
+constexpr std::string_view kAround = " \t*_\"'`";
 
-// The markers around the word "answer" at `i`: which one it is part of, if any.
-Occurrence read_answer_marker(Text& text, std::size_t i, unsigned markers) {
-  Occurrence found;
-  const std::size_t after = i + 6;
-  if (markers & kColon && !is_word_before(text, i)) {
-    std::size_t colon = after;
-    while (colon - after < 8 && (is_blank(text.at(colon)) || text.at(colon) == '*' || text.at(colon) == '_')) ++colon;
-    if (text.at(colon) == ':') return {kColon, i, colon + 1};
+// What stands in front of a word that may be part of a marker.
+struct Before {
+  bool is_word_start = false;
+  char letters[kMaxWord];  // in lower case
+  std::size_t size = 0;    // 0: the beginning of a line or sentence
+  bool is_other = false;   // no plain word
+  std::size_t begin = 0;   // where the word in front begins, or the word itself
+
+  std::string_view word() const { return {letters, size}; }
+  bool is_start() const { return size == 0 && !is_other; }
+};
+
+Before word_before(const Text& text, std::size_t at) {
+  Before before;
+  before.begin = at;
+  std::size_t begin = at;
+  while (at - begin < 8 && is_one_of(text.before(begin), kMarks)) --begin;
+  if (begin == at) {
+    constexpr std::string_view kFinal = "final";
+    if (text.has_word_before(at, "final_")) {
+      before.is_word_start = true;
+      before.size = kFinal.copy(before.letters, kFinal.size());
+      before.begin = at - 6;
+    } else {
+      before.is_word_start = !is_one_of(text.before(at), "/\\") && !is_word_before(text, at);
+    }
+    return before;
   }
-  if (markers & kFinal) {
-    const std::size_t begin = word_before(text, i, "final");
-    if (begin != kNone && !is_word_before(text, begin)) {
-      const std::size_t end = skip_is(text, after);
-      if (end != kNone) return {kFinal, begin, end};
-    }
+  before.is_word_start = true;
+  const std::size_t end = begin;
+  while (end - begin <= kMaxWord && is_letter(text.before(begin))) --begin;
+  if (end - begin > kMaxWord || is_word_before(text, begin)) {
+    before.is_other = true;
+    before.begin = begin;
+    return before;
   }
-  if (markers & kAnswerIs) {
-    std::size_t begin = word_before(text, i, "the");
-    for (const std::string_view word : {"correct", "best", "right"}) {
-      const std::size_t adjective = word_before(text, i, word);
-      if (adjective != kNone) begin = word_before(text, adjective, "the");
-    }
-    if (begin != kNone && !is_word_before(text, begin)) {
-      const std::size_t end = skip_is(text, after);
-      if (end != kNone) return {kAnswerIs, begin, end};
-    }
+  for (std::size_t i = begin; i < end; ++i) {
+    before.letters[before.size++] = static_cast<char>(Text::lower(text.at(i)));
   }
-  return found;
+  if (begin < end) before.begin = begin;
+  return before;
 }
 
-// Where the brace that is open just before `i` closes, or kNone.
-std::size_t closing_brace(Text& text, std::size_t i) {
-  const std::size_t limit = std::min(text.end(), i + kMaxBox + 1);
-  int depth = 1;
-  for (; i < limit; ++i) {
-    const int c = text.at(i);
-    if (c == '\\' && i + 1 < limit) {
-      ++i;
-    } else if (c == '{') {
-      ++depth;
-    } else if (c == '}' && --depth == 0) {
-      return i;
-    }
+template <std::size_t N>
+bool is_among(std::string_view word, const std::string_view (&words)[N]) {
+  return std::find(std::begin(words), std::end(words), word) != std::end(words);
+}
+
+constexpr std::string_view kGood[] = {"final", "correct", "right", "best"};
+constexpr std::string_view kBad[] = {"wrong",     "incorrect", "false",   "bad",      "possible", "potential",
+                                     "candidate", "first",     "second",  "previous", "initial",  "other",
+                                     "another",   "old",       "no",      "not",      "any",      "each",
+                                     "every",     "tentative", "student", "s",        "example",  "sample"};
+
+// Past ":" or "=" and marks in front of it, or kNone.
+std::size_t skip_colon(const Text& text, std::size_t i) {
+  const std::size_t at = skip_set(text, i, kAround, 8);
+  if (text.at(at) == ':') return at + 1;
+  if (text.at(at) == '=' && text.at(at + 1) != '=') return at + 1;
+  return text.has(at, "\xEF\xBC\x9A") ? at + 3 : kNone;
+}
+
+// Past " - " (its last blank left), or kNone.
+std::size_t skip_dash(const Text& text, std::size_t i) {
+  const std::size_t blanks = skip_set(text, i, "*_", 4);
+  const std::size_t at = skip_blanks(text, blanks, 4);
+  if (at == blanks) return kNone;
+  for (const std::string_view dash : {"-", "\xE2\x80\x93", "\xE2\x80\x94"}) {
+    if (text.has(at, dash) && is_blank(text.at(at + dash.size()))) return at + dash.size();
   }
   return kNone;
 }
 
-// Replaces what `match` finds: it gives the position past a match at `i` (or `i`) and writes what stands for it.
-template <typename Match>
-std::string rewrite(const std::string& from, Match match) {
-  std::string to;
-  Text text{std::string_view(from)};
-  for (std::size_t i = 0; i < from.size();) {
-    const std::size_t end = match(text, i, to);
-    if (end == i) {
-      to += from[i++];
-    } else {
-      i = end;
+// Whether nothing but a heading's marks ("## ", "**") stands before `at` on its line.
+bool is_heading(const Text& text, std::size_t at) {
+  std::size_t begin = at;
+  bool has_mark = false;
+  while (at - begin < 16 && is_one_of(text.before(begin), " \t>#*_")) {
+    --begin;
+    has_mark |= is_one_of(text.at(begin), "#*_");
+  }
+  return has_mark && (text.before(begin) < 0 || text.before(begin) == '\n');
+}
+
+// Past white space and "is" or one of its like at `i`, or kNone.
+std::size_t skip_link(const Text& text, std::size_t i) {
+  const std::size_t at = skip_set(text, i, kSpaces, 4);
+  if (at == i) return kNone;
+  for (const std::string_view word : {"is", "was", "equals"}) {
+    if (text.has_word(at, word) && !is_word(text, at + word.size())) return at + word.size();
+  }
+  for (const std::string_view word : {"would", "should", "must", "will", "can", "has to"}) {
+    if (!text.has_word(at, word)) continue;
+    std::size_t be = at + word.size();
+    if (text.has_word(be, " only")) be += 5;
+    return text.has_word(be, " be") && !is_word(text, be + 3) ? be + 3 : kNone;
+  }
+  return kNone;
+}
+
+// Past "is" behind a marker's word, and what may stand between ("to this question", "we want"); kNone without it.
+std::size_t skip_is(const Text& text, std::size_t i) {
+  const std::size_t at = skip_blanks(text, i, 4);
+  for (const std::string_view word : {"to", "for", "in", "of", "here", "we", "you", "i"}) {
+    if (at == i || !text.has_word(at, word)) continue;
+    std::size_t end = at + word.size();
+    for (int words = 0; words <= 4; ++words) {
+      const std::size_t link = skip_link(text, end);
+      if (link != kNone) return link;
+      const std::size_t next = skip_blanks(text, end, 4);
+      std::size_t stop = next;
+      while (stop - next < 15 &&
+             (is_letter(text.at(stop)) || is_digit(text.at(stop)) || is_one_of(text.at(stop), "'-"))) {
+        ++stop;
+      }
+      if (next == end || stop == next) break;
+      end = stop;
     }
   }
-  return to;
+  return skip_link(text, i);
 }
 
-std::size_t skip_no_ink(Text& text, std::size_t i, std::string&) {
-  if (text.at(i) == '$') return i + 1;
-  if (text.at(i) != '\\') return i;
-  for (const std::string_view command : {"left", "right", "displaystyle"}) {
-    const std::size_t end = i + 1 + command.size();
-    if (text.has(i + 1, command) && !(text.at(end) >= 'a' && text.at(end) <= 'z')) return end;
-  }
-  const int c = text.at(i + 1);
-  return c == '!' || c == ',' || c == ';' || c == ':' || c == '$' ? i + 2 : i;
-}
-
-std::size_t widen(Text& text, std::size_t i, std::string& to) {
-  const std::size_t end = text.at(i) == '~' ? i + 1 : text.has(i, "\\ ") ? i + 2 : i;
-  if (end != i) to += ' ';
-  return end;
-}
-
-std::size_t unsize_fraction(Text& text, std::size_t i, std::string& to) {
-  if (!text.has(i, "\\dfrac") && !text.has(i, "\\tfrac")) return i;
-  to += "\\frac";
-  return i + 6;
-}
-
-std::size_t unwrap(Text& text, std::size_t i, std::string& to) {
-  const std::size_t begin = skip_text_command(text, i);
-  if (begin == i) return i;
-  std::size_t end = begin;
-  while (text.at(end) >= 0 && text.at(end) != '{' && text.at(end) != '}') ++end;
-  if (text.at(end) != '}') return i;
-  to += text.view(begin, end);
-  return end + 1;
-}
-
-bool is_prose(int c) {
-  return is_letter(c) || c >= 0x80 || (c > 0 && std::string_view("'\",.;:!?& -").find(static_cast<char>(c)) != kNone);
-}
-
-// One spelling for what LaTeX writes in several. Arithmetic is not evaluated: it is no answer.
-std::optional<std::string> tidy(std::string_view content) {
-  std::string text = rewrite(std::string(content), skip_no_ink);
-  text = rewrite(rewrite(rewrite(text, widen), unsize_fraction), unwrap);
-  std::string single;
-  for (const char c : text) {
-    if (!is_space(static_cast<unsigned char>(c))) {
-      single += c;
-    } else if (!single.empty() && single.back() != ' ') {
-      single += ' ';
+// The marker that a word ("answer", "option", "choice" or "ans") at [begin, end) is part of.
+Occurrence read_statement(const Text& text, std::size_t begin, std::size_t end, bool is_answer, bool is_ans) {
+  const Before before = word_before(text, begin);
+  if (!before.is_word_start || (!before.is_other && is_among(before.word(), kBad))) return {};
+  const bool is_start = before.is_start(), is_good = !before.is_other && is_among(before.word(), kGood);
+  const bool is_tag = text.before(begin) == '<' && text.at(end) == '>';
+  std::size_t stop = skip_colon(text, end);
+  if (stop == kNone && (is_good || is_start)) {
+    stop = skip_dash(text, end);
+    if (stop == kNone && is_heading(text, before.begin)) {
+      const std::size_t newline = skip_set(text, end, " \t*_", 8);
+      if (text.at(newline) == '\n') stop = newline + 1;
     }
   }
-  while (!single.empty() && single.back() == ' ') single.pop_back();
-  if (!std::all_of(single.begin(), single.end(), [](char c) { return is_prose(static_cast<unsigned char>(c)); })) {
-    single.erase(std::remove(single.begin(), single.end(), ' '), single.end());
-  }
-  while (!single.empty() && (single.back() == '.' || single.back() == ' ')) single.pop_back();
-  if (single.empty() || single.size() > kMaxText) return std::nullopt;
-
-  bool is_arithmetic = true, has_operation = false;
-  for (std::size_t i = 0; i < single.size(); ++i) {
-    const char c = single[i];
-    is_arithmetic &= is_digit(static_cast<unsigned char>(c)) || std::string_view("-.+*/^(){}").find(c) != kNone;
-    has_operation |=
-        i > 0 && std::string_view("-+*/^").find(c) != kNone &&
-        (is_digit(static_cast<unsigned char>(single[i - 1])) || single[i - 1] == ')' || single[i - 1] == '}');
-  }
-  if (is_arithmetic && has_operation) return std::nullopt;
-  return single;
+  if (stop == kNone && is_tag) stop = end + 1;
+  if (stop != kNone) return {is_answer && (is_good || is_start) ? kColon : kStated, begin, stop};
+  stop = skip_is(text, end);
+  if (stop == kNone) return {};
+  if (!before.is_other && before.word() == "final") return {is_answer ? kFinal : kStated, begin, stop};
+  const bool is_likely = !before.is_other && before.word() == "likely";
+  if (is_answer || is_ans || is_good || is_likely) return {kStated, begin, stop};
+  return {};
 }
 
-std::optional<std::string> value_or_none(const Number& number) {
-  if (!number.has_value) return std::nullopt;
-  return canonical(number);
+// "####", or its escaped form, of which a sign stands at `hash`; not where it is quoted.
+Occurrence read_hash(const Text& text, std::size_t hash, std::size_t from) {
+  const auto is_quoted = [&text](std::size_t i) {
+    return is_one_of(text.before(i), "\"'`") || text.has_before(i, "\xE2\x80\x9C") ||
+           text.has_before(i, "\xE2\x80\x98");
+  };
+  if (hash > from && text.before(hash) == '\\' && !text.has_before(hash - 1, "\\#")) {
+    std::size_t end = hash - 1;
+    while (text.at(end) == '\\' && text.at(end + 1) == '#') end += 2;
+    if (end - hash + 1 >= 8 && !is_quoted(hash - 1)) return {kHash, hash - 1, end};
+  }
+  if (text.before(hash) == '#') return {};
+  std::size_t end = hash;
+  while (text.at(end) == '#') ++end;
+  return end - hash >= 4 && !is_quoted(hash) ? Occurrence{kHash, hash, end} : Occurrence{};
+}
+
+Occurrence read_box(const Text& text, std::size_t backslash) {
+  for (const std::string_view command : {"\\boxed", "\\fbox"}) {
+    if (!text.has(backslash, command)) continue;
+    const std::size_t brace = skip_set(text, backslash + command.size(), kSpaces, 8);
+    if (text.at(brace) == '{') return {kBox, backslash, brace + 1};
+  }
+  return {};
+}
+
+// The first statement of any kind that begins in [i, end).
+Occurrence next_statement(const Text& text, std::size_t i, std::size_t end_of_search) {
+  for (; i < end_of_search; ++i) {
+    const int c = Text::lower(text.at(i));
+    if (c != 'a' && c != 'o' && c != 'c') continue;
+    for (const std::string_view word : {"answer", "option", "choice", "ans"}) {
+      const std::size_t end = i + word.size();
+      if (!text.has_word(i, word) || is_word(text, end)) continue;
+      const Occurrence found = read_statement(text, i, end, word == "answer", word == "ans");
+      if (found.begin != kNone) return found;
+      break;
+    }
+  }
+  return {};
+}
+
+struct Window {
+  std::size_t begin;
+  std::size_t end;
+  bool is_closed;
+};
+
+// Where a sentence ends that `text` has from `i` on, before `end`; the point of an abbreviation ends none. kNone
+// without.
+std::size_t sentence_end(const Text& text, std::size_t i, std::size_t end) {
+  for (; i < end; ++i) {
+    const int c = text.at(i);
+    if (c != '.' && c != '?') continue;
+    if (text.has_before(i, "Rs") || text.has_before(i, "No") || text.has_before(i, "approx")) continue;
+    std::size_t stop = i + 1;
+    while (stop - i - 1 < 4 && stop < end && is_one_of(text.at(stop), "*_\"')]")) ++stop;
+    if (stop < end && is_blank(text.at(stop))) return stop;
+  }
+  return kNone;
+}
+
+Window window_of(Text& text, const Occurrence& occurrence, const Spec& spec) {
+  const std::size_t begin = skip_decoration(text, occurrence.end);
+  const std::size_t limit = begin + spec.window;
+  std::size_t end = std::min(limit, text.end());
+  bool is_closed = limit <= text.end();
+  const std::string_view line = text.view(begin, end);
+  const std::size_t newline = line.find('\n');
+  if (newline != std::string_view::npos) {
+    end = begin + newline;
+    is_closed = true;
+  }
+  if (spec.has_long_options) return {begin, end, is_closed};
+  std::size_t start = begin;
+  while (occurrence.marker == kHash && start < end && !is_blank(text.at(start))) ++start;
+  const std::size_t sentence = sentence_end(text, start, end);
+  return sentence == kNone ? Window{begin, end, is_closed} : Window{begin, sentence, true};
 }
 
 std::optional<std::string> letter_or_none(std::optional<char> letter) {
@@ -174,54 +260,134 @@ std::optional<std::string> letter_or_none(std::optional<char> letter) {
   return std::string(1, *letter);
 }
 
-bool reads_choices(const Spec& spec) {
-  return spec.format == Format::kChoice || (spec.format == Format::kBoxed && spec.options.are_known);
-}
+struct Value {
+  std::size_t begin = kNone;  // of the marker
+  std::optional<std::string> value;
+};
 
-// What the content of a box says: an option's letter, a canonical number, or (format boxed) a tidied text.
-std::optional<std::string> boxed_value(Text content, const Spec& spec) {
-  if (reads_choices(spec)) return letter_or_none(choice_after_marker(content, content.begin(), spec.options, true));
-  const Number number = whole_number(content);
-  if (number.is_formed || spec.format == Format::kNumber) return value_or_none(number);
-  return tidy(content.view(content.begin(), content.end()));
-}
-
-std::optional<std::string> first_value(Text& text, unsigned markers, const Spec& spec) {
+// The first, or the last, complete occurrence of the markers.
+Value find_value(Text& text, unsigned markers, const Spec& spec, bool is_open, bool is_last) {
+  Value value;
   for (std::size_t i = text.begin();;) {
     const Occurrence occurrence = next_marker(text, i, markers);
-    if (occurrence.begin == kNone) return std::nullopt;
-    std::optional<std::string> value = value_of(text, occurrence, spec);
-    if (value) return value;
-    i = occurrence.end;
+    if (occurrence.begin == kNone) return value;
+    Found found = value_of(text, occurrence, spec);
+    if (found.value && (found.is_closed || !is_open)) {
+      value = {occurrence.begin, std::move(found.value)};
+      if (!is_last) return value;
+    }
+    i = occurrence.begin + 1;
   }
 }
 
-std::optional<std::string> last_value(Text& text, unsigned markers, const Spec& spec) {
-  std::optional<std::string> last;
+// Rules 1 to 3. is_open: more text may follow, so a value counts only where its end is in sight.
+Value announced(Text& text, const Spec& spec, bool is_open) {
+  const Marker own = asked_for(spec.format);
+  const unsigned others = (kHash | kBox | kColon | kFinal) & ~own;
+  Value found = find_value(text, own, spec, is_open, spec.format == Format::kBoxed);
+  if (!found.value) found = find_value(text, others, spec, is_open, false);
+  if (!found.value && spec.format != Format::kBoxed) found = find_value(text, kStated, spec, is_open, true);
+  return found;
+}
+
+// What the last number is not looked for in.
+Spans passed_over(Text& text, const Spec& spec) {
+  Spans spans;
   for (std::size_t i = text.begin();;) {
-    const Occurrence occurrence = next_marker(text, i, markers);
-    if (occurrence.begin == kNone) return last;
-    std::optional<std::string> value = value_of(text, occurrence, spec);
-    if (value) last = std::move(value);
-    i = occurrence.end;
+    const Occurrence occurrence = next_marker(text, i, kHash | kBox | kColon | kFinal | kStated);
+    if (occurrence.begin == kNone) return spans;
+    const Found found = value_of(text, occurrence, spec);
+    if (found.is_formed && !found.value) spans.emplace_back(found.begin, found.end);
+    i = occurrence.begin + 1;
   }
 }
 
 // The answer of a text without think block and stop text, by the first rule that gives one.
-std::optional<std::string> read(Text& text, const Spec& spec) {
-  const Marker own = asked_for(spec.format);
-  const unsigned others = (kHash | kBox | kColon | kFinal) & ~own;
-  std::optional<std::string> answer =
-      spec.format == Format::kBoxed ? last_value(text, own, spec) : first_value(text, own, spec);
-  if (!answer) answer = first_value(text, others, spec);
-  if (answer || spec.format == Format::kBoxed) return answer;
-  answer = last_value(text, kAnswerIs, spec);
-  if (answer) return answer;
-  return spec.format == Format::kNumber ? value_or_none(last_number(text))
-                                        : letter_or_none(last_letter(text, spec.options));
+std::optional<std::string> read(Text text, const Spec& spec, bool is_cut) {
+  Value found = announced(text, spec, is_cut);
+  if (found.value || is_cut || spec.format == Format::kBoxed) return std::move(found.value);
+  if (spec.format == Format::kChoice) {
+    const std::optional<char> stated = stated_choice(text, spec.options);
+    return letter_or_none(stated ? stated : last_choice(text, spec.options));
+  }
+  const Number number = last_number(text, passed_over(text, spec));
+  return number.has_value ? std::optional<std::string>(canonical(number)) : std::nullopt;
+}
+
+// What counts of a text behind its think blocks.
+std::optional<std::string> read_counted(std::string_view completion, std::size_t begin, std::size_t end,
+                                        const Spec& spec, bool is_cut) {
+  const Text text(completion.data(), begin, end);
+  std::size_t stop = begin;
+  for (int number = 0; spec.stop_texts && number < 2; ++number) {
+    stop = find_stop(text, stop);
+    if (stop == kNone) break;
+    std::optional<std::string> answer = read(text.part(begin, stop), spec, false);
+    if (answer) return answer;
+    while (text.at(stop) != ':') ++stop;
+  }
+  return read(text, spec, is_cut);
+}
+
+std::size_t without_last_word(std::string_view text, std::size_t begin) {
+  std::size_t end = text.size();
+  while (end > begin && !is_space(static_cast<unsigned char>(text[end - 1]))) --end;
+  return end;
+}
+
+struct Thought {
+  std::size_t begin;
+  bool is_open;
+};
+
+Thought after_think(std::string_view text, const Spec& spec) {
+  std::size_t begin = 0;
+  // Past an opening mark at `begin`, white space aside; its closing mark. kNone without.
+  const auto opening = [&](std::size_t at, const std::string** closing) {
+    while (at < text.size() && is_space(static_cast<unsigned char>(text[at]))) ++at;
+    for (const auto& [open, close] : spec.think_tags) {
+      if (text.compare(at, open.size(), open) == 0) {
+        *closing = &close;
+        return at + open.size();
+      }
+    }
+    return kNone;
+  };
+  const std::string* close = nullptr;
+  if (spec.starts_in_think) {
+    const Closing closing = first_closing(text, 0, spec);
+    if (closing.begin == kNone) return {0, true};
+    begin = closing.end;
+  } else if (opening(0, &close) == kNone) {
+    const Closing closing = first_closing(text, 0, spec);
+    if (closing.begin == kNone) return {0, false};
+    Text before(text.data(), 0, closing.begin);
+    if (announced(before, spec, true).value) return {0, false};
+    begin = closing.end;
+  }
+  for (std::size_t inside; (inside = opening(begin, &close)) != kNone;) {
+    const std::size_t end = text.find(*close, inside);
+    if (end == std::string_view::npos) return {inside, true};
+    begin = end + close->size();
+  }
+  return {begin, false};
 }
 
 }  // namespace
+
+void Spec::set_options(const std::vector<std::string>& texts) {
+  options = make_options(texts);
+  window = kWindow;
+  has_long_options = false;
+  for (const std::string& option : texts) {
+    window = std::max(window, option.size() + 64);
+    const Text text{std::string_view(option)};
+    for (std::size_t i = 0; i < option.size(); ++i) {
+      if (option[i] != '.' && option[i] != '?') continue;
+      has_long_options |= is_blank(text.at(skip_set(text, i + 1, "*_\"')]", 4)));
+    }
+  }
+}
 
 Marker asked_for(Format format) {
   return format == Format::kNumber ? kHash : format == Format::kChoice ? kColon : kBox;
@@ -229,46 +395,68 @@ Marker asked_for(Format format) {
 
 Occurrence next_marker(Text& text, std::size_t i, unsigned markers) {
   // Each marker is looked for by a byte that is rare in prose: of "answer" that is the w, of either case.
-  const bool has_words = (markers & (kColon | kFinal | kAnswerIs)) != 0;
+  const bool has_words = (markers & (kColon | kFinal)) != 0;
   std::size_t hash = markers & kHash ? text.find('#', i) : kNone;
   std::size_t backslash = markers & kBox ? text.find('\\', i) : kNone;
   std::size_t small_w = has_words ? text.find('w', i) : kNone;
   std::size_t large_w = has_words ? text.find('W', i) : kNone;
-  while (true) {
-    const std::size_t w = std::min(small_w, large_w);
-    const std::size_t at = std::min({hash, backslash, w});
-    if (at == kNone) return {};
+  Occurrence found;
+  while (found.begin == kNone) {
+    const std::size_t at = std::min({hash, backslash, small_w, large_w});
+    if (at == kNone) break;
     if (at == hash) {
-      std::size_t end = hash + 1;
-      while (text.at(end) == '#') ++end;
-      if (end - hash >= 4) return {kHash, hash, end};
-      hash = text.find('#', end);
+      found = read_hash(text, hash, i);
+      hash = text.find('#', hash + 1);
     } else if (at == backslash) {
-      if (text.has(backslash, "\\boxed")) {
-        std::size_t brace = backslash + 6;
-        while (brace - backslash - 6 < 8 && is_space(text.at(brace))) ++brace;
-        if (text.at(brace) == '{') return {kBox, backslash, brace + 1};
-      }
+      found = read_box(text, backslash);
       backslash = text.find('\\', backslash + 1);
     } else {
-      if (w >= i + 3 && text.has_word(w - 3, "answer")) {
-        const Occurrence found = read_answer_marker(text, w - 3, markers);
-        if (found.begin != kNone) return found;
+      if (at >= i + 3 && text.has_word(at - 3, "answer") && !is_word(text, at + 3)) {
+        found = read_statement(text, at - 3, at + 3, true, false);
+        if (!(markers & found.marker)) found = {};
       }
-      (w == small_w ? small_w : large_w) = text.find(w == small_w ? 'w' : 'W', w + 1);
+      (at == small_w ? small_w : large_w) = text.find(at == small_w ? 'w' : 'W', at + 1);
     }
   }
+  if (markers & kStated) {
+    // Other statements may have been found above: the earlier one counts.
+    for (std::size_t from = i;;) {
+      const Occurrence said = next_statement(text, from, std::min(found.begin, text.end()));
+      if (said.begin == kNone) break;
+      if (markers & said.marker) return said;
+      from = said.begin + 1;
+    }
+  }
+  return found;
 }
 
-std::optional<std::string> value_of(Text& text, const Occurrence& occurrence, const Spec& spec) {
+Found value_of(Text& text, const Occurrence& occurrence, const Spec& spec) {
+  Found found;
   if (occurrence.marker == kBox) {
     const std::size_t end = closing_brace(text, occurrence.end);
-    return end == kNone ? std::nullopt : boxed_value(text.part(occurrence.end, end), spec);
+    found.is_closed = end != kNone || text.end() > occurrence.end + kMaxBox;
+    if (end == kNone) return found;
+    found.value = boxed_value(text.part(occurrence.end, end), spec);
+    found.is_formed = true;
+    found.begin = occurrence.end;
+    found.end = end;
+    return found;
   }
-  if (reads_choices(spec)) {
-    return letter_or_none(choice_after_marker(text, occurrence.end, spec.options, occurrence.marker != kAnswerIs));
+  const Window window = window_of(text, occurrence, spec);
+  found.begin = window.begin;
+  found.end = window.end;
+  found.is_closed = window.is_closed;
+  Text line = text.part(text.begin(), window.end);
+  if (spec.reads_choices()) {
+    found.value = letter_or_none(choice_after_marker(line, window.begin, spec.options));
+  } else if (spec.format == Format::kBoxed) {
+    found.value = expression_after_marker(line, window.begin);
+  } else {
+    const Number number = number_after_marker(line, window.begin, occurrence.marker == kHash);
+    found.is_formed = number.is_formed;
+    if (number.has_value) found.value = canonical(number);
   }
-  return value_or_none(number_after_marker(text, occurrence.end));
+  return found;
 }
 
 std::size_t find_stop(const Text& text, std::size_t i) {
@@ -299,21 +487,36 @@ std::size_t before_partial_stop(const Text& text) {
   return text.end();
 }
 
-Answer read_answer(std::string_view completion, const Spec& spec) {
-  Answer answer;
-  std::size_t begin = 0;
-  while (begin < completion.size() && is_space(static_cast<unsigned char>(completion[begin]))) ++begin;
-  const bool opens = completion.substr(begin, kThink.size()) == kThink;
-  begin = opens && !spec.starts_in_think ? begin + kThink.size() : 0;
-  if (opens || spec.starts_in_think) {
-    const std::size_t close = completion.find(kEndThink, begin);
-    answer.is_in_think = close == std::string_view::npos;
-    if (!answer.is_in_think) begin = close + kEndThink.size();
+Closing first_closing(std::string_view text, std::size_t i, const Spec& spec) {
+  Closing first;
+  for (const auto& [open, close] : spec.think_tags) {
+    const std::size_t begin = text.find(close, i);
+    if (begin == std::string_view::npos) continue;
+    const std::size_t end = begin + close.size();
+    if (first.begin == kNone || begin < first.begin || (begin == first.begin && end > first.end)) first = {begin, end};
   }
-  const Text all(completion.data(), begin, completion.size());
-  const std::size_t stop = find_stop(all, begin);
-  Text text = all.part(begin, stop == kNone ? all.end() : stop);
-  answer.value = read(text, spec);
+  return first;
+}
+
+std::size_t before_partial_closing(std::string_view text, const Spec& spec) {
+  std::size_t longest = 0;
+  for (const auto& [open, close] : spec.think_tags) {
+    for (std::size_t size = std::min(close.size() - 1, text.size()); size > longest; --size) {
+      if (text.compare(text.size() - size, size, close, 0, size) == 0) longest = size;
+    }
+  }
+  return text.size() - longest;
+}
+
+Answer read_answer(std::string_view text, const Spec& spec, bool is_cut) {
+  const Thought thought = after_think(text, spec);
+  Answer answer;
+  answer.strict = answer.lenient = read_counted(text, thought.begin, text.size(), spec, is_cut);
+  if (is_cut && !answer.strict) {
+    const std::size_t end = without_last_word(text, thought.begin);
+    answer.lenient = read_counted(text, thought.begin, end, spec, false);
+  }
+  if (thought.is_open) answer.strict = std::nullopt;
   return answer;
 }
 

@@ -6,36 +6,25 @@
 #include <string>
 #include <string_view>
 
-#include "choice.h"
+#include "spec.h"
 #include "text.h"
 
 namespace fastsia {
 
-constexpr std::size_t kMaxBox = 512;   // bytes between the braces of \boxed{...}
-constexpr std::size_t kMaxText = 256;  // bytes of a boxed answer that is no number
-constexpr std::size_t kUnseen = 3;     // bytes of a marker that its beginning may have without being noticed
+constexpr std::size_t kMaxMarker = 160;  // bytes that a marker takes at most, "####" with more signs apart
 
-enum class Format { kNumber = 0, kChoice = 1, kBoxed = 2 };
-
-// What a text is read for.
-struct Spec {
-  Format format = Format::kNumber;
-  Options options;
-  bool starts_in_think = false;
-};
-
-// An answer in canonical form, UTF-8 as far as the text was. Where the think block that opens the text (or that its
-// prompt opened) never closes, only a lenient reading has it.
+// An answer in canonical form, UTF-8 as far as the text was, by both readings.
 struct Answer {
-  std::optional<std::string> value;
-  bool is_in_think = false;
+  std::optional<std::string> strict;
+  std::optional<std::string> lenient;
 };
 
-// Reads the answer of a completion: of any bytes, in time linear in their number.
-Answer read_answer(std::string_view text, const Spec& spec);
+// Reads the answer of a completion: of any bytes, in time linear in their number. is_cut: the completion was ended by
+// its token limit.
+Answer read_answer(std::string_view text, const Spec& spec, bool is_cut);
 
 // Markers. A value may follow each; with one, the marker's occurrence is complete.
-enum Marker : unsigned { kHash = 1, kBox = 2, kColon = 4, kFinal = 8, kAnswerIs = 16 };
+enum Marker : unsigned { kHash = 1, kBox = 2, kColon = 4, kFinal = 8, kStated = 16 };
 
 struct Occurrence {
   Marker marker = kHash;
@@ -43,12 +32,19 @@ struct Occurrence {
   std::size_t end = kNone;
 };
 
-// The first occurrence of one of the markers in [i, end). An open text may end inside of a marker: then either it has
-// seen its end, or the marker begins in its last kUnseen bytes.
+// The first occurrence of one of the markers that begins in [i, end).
 Occurrence next_marker(Text& text, std::size_t i, unsigned markers);
 
-// The value that completes a marker's occurrence.
-std::optional<std::string> value_of(Text& text, const Occurrence& occurrence, const Spec& spec);
+// What follows an occurrence. No value: the occurrence is incomplete. is_closed: the value's end is in sight, so no
+// longer text changes it. is_formed: something is stated, readable or not, at [begin, end).
+struct Found {
+  std::optional<std::string> value;
+  bool is_closed = false;
+  bool is_formed = false;
+  std::size_t begin = 0, end = 0;
+};
+
+Found value_of(Text& text, const Occurrence& occurrence, const Spec& spec);
 
 // The marker that a task's prompt asks for.
 Marker asked_for(Format format);
@@ -60,7 +56,16 @@ std::size_t find_stop(const Text& text, std::size_t i);
 // Where the text's last line begins if that may still become a stop text, else the text's end.
 std::size_t before_partial_stop(const Text& text);
 
-constexpr std::string_view kThink = "<think>";
-constexpr std::string_view kEndThink = "</think>";
+// A closing mark of a think block in a text; begin is kNone where there is none.
+struct Closing {
+  std::size_t begin = kNone;
+  std::size_t end = kNone;
+};
+
+// The first closing mark from `i` on; of two at one place the longer.
+Closing first_closing(std::string_view text, std::size_t i, const Spec& spec);
+
+// Where the text's last bytes begin if they may become a closing mark, else the text's end.
+std::size_t before_partial_closing(std::string_view text, const Spec& spec);
 
 }  // namespace fastsia

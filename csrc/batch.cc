@@ -47,7 +47,7 @@ class RolloutReader {
 
 std::vector<Answer> read_rollouts(const Vocabulary& vocabulary, const std::int32_t* prefix,
                                   const std::int32_t* prefix_lens, const Rows& rows, const Spec& spec,
-                                  std::size_t num_threads) {
+                                  const bool* is_cut, std::size_t num_threads) {
   if (num_threads == 0) {
     const auto num_ids = static_cast<std::size_t>(rows.offsets[rows.count] - rows.offsets[0]);
     num_threads =
@@ -59,19 +59,19 @@ std::vector<Answer> read_rollouts(const Vocabulary& vocabulary, const std::int32
     for (std::size_t r = begin; r < end; ++r) {
       const auto size = static_cast<std::size_t>(rows.offsets[r + 1] - rows.offsets[r]);
       const auto prefix_len = static_cast<std::size_t>(prefix_lens[r]);
-      answers[r] = read_answer(reader.text(prefix_len, rows.ids + rows.offsets[r], size), spec);
+      answers[r] = read_answer(reader.text(prefix_len, rows.ids + rows.offsets[r], size), spec, is_cut[r]);
     }
   });
   return answers;
 }
 
 std::vector<Answer> read_texts(std::string_view blob, const std::int64_t* offsets, std::size_t count,
-                               const std::vector<Spec>& specs, const std::int32_t* spec_of_text) {
+                               const std::vector<Spec>& specs, const std::int32_t* spec_of_text, const bool* is_cut) {
   std::vector<Answer> answers(count);
   for (std::size_t i = 0; i < count; ++i) {
     const auto begin = static_cast<std::size_t>(offsets[i]);
     const auto size = static_cast<std::size_t>(offsets[i + 1]) - begin;
-    answers[i] = read_answer(blob.substr(begin, size), specs[static_cast<std::size_t>(spec_of_text[i])]);
+    answers[i] = read_answer(blob.substr(begin, size), specs[static_cast<std::size_t>(spec_of_text[i])], is_cut[i]);
   }
   return answers;
 }

@@ -80,15 +80,23 @@ VocabularyPointer make_vocabulary(const py::bytes& blob, const Array<std::int64_
                                                num_stripped, drops_first_spaces);
 }
 
-fastsia::Spec make_spec(int format, const py::object& options, bool starts_in_think) {
+fastsia::Spec make_spec(int format, const py::object& options, bool starts_in_think,
+                        const std::vector<std::pair<py::bytes, py::bytes>>& think_tags, bool stop_texts,
+                        bool expects_think) {
   require(format >= 0 && format <= 2, "format must be 0, 1 or 2");
   fastsia::Spec spec;
   spec.format = static_cast<fastsia::Format>(format);
   spec.starts_in_think = starts_in_think;
+  spec.stop_texts = stop_texts;
+  spec.expects_think = expects_think;
+  for (const auto& [open, close] : think_tags) {
+    spec.think_tags.emplace_back(open, close);
+    require(!spec.think_tags.back().first.empty() && !spec.think_tags.back().second.empty(), "a mark is empty");
+  }
   if (!options.is_none()) {
     std::vector<std::string> texts;
     for (const py::handle& option : options) texts.push_back(option.cast<std::string>());
-    spec.options = fastsia::make_options(texts);
+    spec.set_options(texts);
   }
   return spec;
 }
@@ -108,20 +116,21 @@ py::object to_text(std::string_view bytes) {
 std::pair<py::list, py::list> to_lists(const std::vector<fastsia::Answer>& answers) {
   py::list strict(answers.size()), lenient(answers.size());
   for (std::size_t i = 0; i < answers.size(); ++i) {
-    const py::object value = answers[i].value ? to_text(*answers[i].value) : py::none();
-    strict[i] = answers[i].is_in_think ? py::none() : value;
-    lenient[i] = value;
+    const auto& [one, other] = answers[i];
+    strict[i] = one ? to_text(*one) : py::none();
+    lenient[i] = one == other ? py::object(strict[i]) : other ? to_text(*other) : py::none();
   }
   return {strict, lenient};
 }
 
 std::pair<py::list, py::list> extract_texts(const py::bytes& blob, const Array<std::int64_t>& offsets,
                                             const std::vector<fastsia::Spec>& specs,
-                                            const Array<std::int32_t>& spec_of_text) {
+                                            const Array<std::int32_t>& spec_of_text, const Array<bool>& is_cut) {
   const std::string_view bytes(blob);
   require_offsets(offsets, static_cast<std::int64_t>(bytes.size()));
   const std::size_t count = static_cast<std::size_t>(offsets.size()) - 1;
   require(static_cast<std::size_t>(spec_of_text.size()) == count, "spec_of_text must have one entry a text");
+  require(static_cast<std::size_t>(is_cut.size()) == count, "is_cut must have one entry a text");
   for (std::size_t i = 0; i < count; ++i) {
     const std::int32_t spec = spec_of_text.data()[i];
     require(spec >= 0 && static_cast<std::size_t>(spec) < specs.size(), "spec_of_text must name one of the specs");
@@ -129,7 +138,7 @@ std::pair<py::list, py::list> extract_texts(const py::bytes& blob, const Array<s
   std::vector<fastsia::Answer> answers;
   {
     py::gil_scoped_release release;
-    answers = fastsia::read_texts(bytes, offsets.data(), count, specs, spec_of_text.data());
+    answers = fastsia::read_texts(bytes, offsets.data(), count, specs, spec_of_text.data(), is_cut.data());
   }
   return to_lists(answers);
 }
@@ -137,16 +146,18 @@ std::pair<py::list, py::list> extract_texts(const py::bytes& blob, const Array<s
 std::pair<py::list, py::list> extract_rollouts(const fastsia::Vocabulary& vocabulary, const Array<std::int32_t>& prefix,
                                                const Array<std::int32_t>& prefix_lens, const Array<std::int32_t>& ids,
                                                const Array<std::int64_t>& offsets, const fastsia::Spec& spec,
-                                               std::size_t num_threads) {
+                                               const Array<bool>& is_cut, std::size_t num_threads) {
   const fastsia::Rows rows = make_rows(ids, offsets);
   require(static_cast<std::size_t>(prefix_lens.size()) == rows.count, "prefix_lens must have one entry a row");
+  require(static_cast<std::size_t>(is_cut.size()) == rows.count, "is_cut must have one entry a row");
   for (std::size_t r = 0; r < rows.count; ++r) {
     require(prefix_lens.data()[r] >= 0 && prefix_lens.data()[r] <= prefix.size(), "prefix_lens must fit the prefix");
   }
   std::vector<fastsia::Answer> answers;
   {
     py::gil_scoped_release release;
-    answers = fastsia::read_rollouts(vocabulary, prefix.data(), prefix_lens.data(), rows, spec, num_threads);
+    answers =
+        fastsia::read_rollouts(vocabulary, prefix.data(), prefix_lens.data(), rows, spec, is_cut.data(), num_threads);
   }
   return to_lists(answers);
 }
@@ -318,7 +329,8 @@ PYBIND11_MODULE(_C, m) {
       .def("decode", &decode, py::arg("token_ids"), py::arg("offsets"));
 
   py::class_<fastsia::Spec>(m, "Spec").def(py::init(&make_spec), py::arg("format"), py::arg("options"),
-                                           py::arg("starts_in_think"));
+                                           py::arg("starts_in_think"), py::arg("think_tags"), py::arg("stop_texts"),
+                                           py::arg("expects_think"));
 
   py::class_<fastsia::AnswerStream>(m, "AnswerStream")
       .def(py::init([](const VocabularyPointer& vocabulary) { return fastsia::AnswerStream(vocabulary); }),
@@ -329,10 +341,10 @@ PYBIND11_MODULE(_C, m) {
       .def("fork", &fork_slots, py::arg("src_slots"), py::arg("dst_slots"))
       .def("feed", &feed, py::arg("slots"), py::arg("tokens"));
 
-  m.def("extract_texts", &extract_texts, py::arg("blob"), py::arg("offsets"), py::arg("specs"),
-        py::arg("spec_of_text"));
+  m.def("extract_texts", &extract_texts, py::arg("blob"), py::arg("offsets"), py::arg("specs"), py::arg("spec_of_text"),
+        py::arg("is_cut"));
   m.def("extract_rollouts", &extract_rollouts, py::arg("vocabulary"), py::arg("prefix_ids"), py::arg("prefix_lens"),
-        py::arg("token_ids"), py::arg("offsets"), py::arg("spec"), py::arg("num_threads"));
+        py::arg("token_ids"), py::arg("offsets"), py::arg("spec"), py::arg("is_cut"), py::arg("num_threads"));
   m.def("prefix_attention", &attend, py::arg("q").noconvert(), py::arg("k_cache").noconvert(),
         py::arg("v_cache").noconvert(), py::arg("trunk_tables").noconvert(), py::arg("cu_rows").noconvert(),
         py::arg("prefix_lens").noconvert(), py::arg("suffix_tables").noconvert(), py::arg("suffix_lens").noconvert(),

@@ -139,19 +139,19 @@ Options make_options(const std::vector<std::string>& texts) {
   return options;
 }
 
-std::optional<char> choice_after_marker(Text& text, std::size_t i, const Options& options, bool own_text) {
-  std::size_t begin = skip_decoration(text, i, false);
-  Text line = text.line(begin);
+std::optional<char> choice_after_marker(Text& line, std::size_t i, const Options& options) {
+  std::size_t begin = skip_decoration(line, i);
   const std::size_t keyword_end = skip_keyword(line, begin);
-  if (keyword_end != begin) begin = skip_decoration(line, keyword_end, false);
-  int index = own_text && options.are_known ? find_option(line, begin, options) : -1;
+  if (keyword_end != begin) begin = skip_decoration(line, keyword_end);
+  int index = options.are_known ? find_option(line, begin, options) : -1;
   if (index < 0) index = read_label(line, begin);
-  text.join(line);
   if (index < 0 || index >= options.num_letters()) return std::nullopt;
   return static_cast<char>('A' + index);
 }
 
-std::optional<char> last_letter(Text& text, const Options& options) {
+std::optional<char> stated_choice(Text&, const Options&) { return std::nullopt; }
+
+std::optional<char> last_choice(Text& text, const Options& options) {
   for (std::size_t i = text.end(); i > text.begin();) {
     const int letter = text.at(--i);
     if (letter < 'A' || letter >= 'A' + options.num_letters()) continue;

@@ -23,11 +23,14 @@ struct Options {
 
 Options make_options(const std::vector<std::string>& texts);
 
-// The letter of the option that the text at `i`, right after a marker, names by letter, digit label or (where
-// `own_text`) its own text. Nothing past the line of the value is looked at.
-std::optional<char> choice_after_marker(Text& text, std::size_t i, const Options& options, bool own_text);
+// The letter of the option that a line names at `i`, behind a marker: by letter, digit label or its own text. The line
+// ends where the value may end.
+std::optional<char> choice_after_marker(Text& line, std::size_t i, const Options& options);
+
+// The letter of the last statement such as "B is correct" or "I choose B".
+std::optional<char> stated_choice(Text& text, const Options& options);
 
 // The last capital option letter that stands alone: no article, no degree, no part of a word or abbreviation.
-std::optional<char> last_letter(Text& text, const Options& options);
+std::optional<char> last_choice(Text& text, const Options& options);
 
 }  // namespace fastsia

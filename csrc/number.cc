@@ -20,7 +20,8 @@ std::size_t skip_any(Text& text, std::size_t i, const std::string_view (&words)[
 
 constexpr std::string_view kMinus = "\xE2\x88\x92";                                                   // U+2212
 constexpr std::string_view kCurrencies[] = {"\xC2\xA3", "\xE2\x82\xAC", "\xC2\xA5", "\xE2\x82\xB9"};  // £ € ¥ ₹
-constexpr std::string_view kOtherDecorations[] = {"\xE2\x89\x88", "\xE2\x80\x9C", "\xE2\x80\x98"};    // ≈ “ ‘
+constexpr std::string_view kOtherDecorations[] = {"\xE2\x89\x88", "\xE2\x80\x9C", "\xE2\x80\x98", "\xEF\xBC\x9A",
+                                                  "\xEF\xBC\x88"};  // ≈ “ ‘ ： （
 constexpr std::string_view kSeparators[] = {",\\!", ",", "{,}", "\\,", "\xE2\x80\xAF", "\xE2\x80\x89"};
 constexpr std::string_view kTextCommands[] = {"textbf{", "textit{", "text{", "mathrm{", "mathbf{", "mathit{", "mbox{"};
 constexpr std::string_view kTimes[] = {"\xC3\x97", "x", "X", "*", "\xC2\xB7", "\\times", "\\cdot"};
@@ -650,15 +651,14 @@ std::string canonical(const Number& number) {
   return text;
 }
 
-Number number_after_marker(Text& text, std::size_t i) {
-  const std::size_t begin = skip_decoration(text, i, true);
-  Text line = text.line(begin);
+Number number_after_marker(Text& line, std::size_t i, bool) {
+  const std::size_t begin = skip_decoration(line, i, true);
   Number number = read_number(line, begin);
   if (number.is_formed && goes_on(line, number.end)) {
     const std::size_t equals = last_equals(line, begin);
     if (equals != kNone) number = read_number(line, skip_decoration(line, equals + 1, true));
+    number.is_formed = true;
   }
-  text.join(line);
   return number;
 }
 
@@ -671,7 +671,10 @@ Number whole_number(Text& text) {
   return Number{};
 }
 
-Number last_number(Text& text) {
+Number last_number(Text& all, const Spans& spared) {
+  std::string blanked(all.view(0, all.end()));
+  for (const auto& [begin, end] : spared) std::fill(blanked.begin() + long(begin), blanked.begin() + long(end), ' ');
+  Text text(blanked.data(), all.begin(), all.end());
   // No number goes past its line, so the lines are read from the last one back.
   Number last;
   for (std::size_t end = text.end(); end > text.begin();) {

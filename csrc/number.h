@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "text.h"
 
@@ -39,18 +41,22 @@ Number read_number(Text& text, std::size_t i);
 // Its canonical spelling: "1234.5", "-7", "1/3". The number must have a value.
 std::string canonical(const Number& number);
 
-// The number that the text at `i`, right after a marker, goes on with. What comes after it is not read, but for an
-// expression ("16 - 3 - 4 = 9"), which is read at its right-hand end. Nothing past the number's line is looked at.
-Number number_after_marker(Text& text, std::size_t i);
+// The number that a line has at `i`, behind a marker. The line ends where the value may end. is_heading: the marker is
+// "####", which may open a numbered heading. is_formed without a value: what stands there is no number we would state.
+Number number_after_marker(Text& line, std::size_t i, bool is_heading);
 
 // The number that a whole text is, units and closing marks aside.
 Number whole_number(Text& text);
 
-// The last number that stands by itself: not part of a word (x2, CO2), an exponent or a subscript.
-Number last_number(Text& text);
+// Pieces of a text: (begin, end), in the order of the text.
+using Spans = std::vector<std::pair<std::size_t, std::size_t>>;
 
-// Past what may stand between a marker and its value; `and_names` reads "x = " too.
-std::size_t skip_decoration(Text& text, std::size_t i, bool and_names);
+// The last number that stands by itself: not part of a word (x2, CO2), an exponent or a subscript, not in what is
+// spared.
+Number last_number(Text& text, const Spans& spared);
+
+// Past white space and marks that may stand between a marker and its value.
+std::size_t skip_decoration(Text& text, std::size_t i, bool and_names = false);
 
 // Past "\text{" and its like, or `i`.
 std::size_t skip_text_command(Text& text, std::size_t i);

@@ -9,8 +9,14 @@ namespace fastsia {
 namespace {
 
 // So many bytes before what is still to be read stay in the tail: more than any rule looks back.
-constexpr std::size_t kContext = 32;
+constexpr std::size_t kContext = 64;
 constexpr std::size_t kMaxTail = 256;
+
+std::size_t longest_closing(const Spec& spec) {
+  std::size_t longest = 1;
+  for (const auto& [open, close] : spec.think_tags) longest = std::max(longest, close.size());
+  return longest;
+}
 
 }  // namespace
 
@@ -20,58 +26,89 @@ Settler::Settler(const Spec& spec)
                                            : State::kOpening) {}
 
 bool Settler::advance(const Spec& spec) {
-  if (state_ == State::kOpening) read_opening();
-  if (state_ == State::kInThink) read_think();
+  while (state_ == State::kOpening || state_ == State::kInThink) {
+    const State before = state_;
+    if (state_ == State::kOpening) {
+      read_opening(spec);
+    } else {
+      read_think(spec);
+    }
+    if (state_ == before) break;
+  }
   if (state_ == State::kReading) read_on(spec);
   if (state_ == State::kSettled || state_ == State::kNever) tail_.clear();
   return state_ == State::kSettled;
 }
 
-void Settler::read_opening() {
+void Settler::read_opening(const Spec& spec) {
   std::size_t begin = 0;
   while (begin < tail_.size() && is_space(static_cast<unsigned char>(tail_[begin]))) ++begin;
-  const std::string_view opening = std::string_view(tail_).substr(begin, kThink.size());
-  if (opening != kThink.substr(0, opening.size())) {
-    state_ = State::kReading;
-  } else if (opening.size() == kThink.size()) {
-    tail_.erase(0, begin + kThink.size());
+  const std::string_view rest = std::string_view(tail_).substr(begin);
+  for (std::size_t i = 0; i < spec.think_tags.size(); ++i) {
+    const std::string& open = spec.think_tags[i].first;
+    const std::string_view opening = rest.substr(0, open.size());
+    if (open.compare(0, opening.size(), opening) != 0) continue;
+    if (opening.size() < open.size()) return;  // it may still come
+    block_ = i;
+    tail_.erase(0, begin + open.size());
     state_ = State::kInThink;
+    return;
   }
+  state_ = has_closed_ || !spec.expects_think ? State::kReading : State::kNever;
 }
 
-void Settler::read_think() {
-  const std::size_t close = tail_.find(kEndThink);
-  if (close != std::string::npos) {
-    tail_.erase(0, close + kEndThink.size());
-    state_ = State::kReading;
-  } else if (tail_.size() >= kEndThink.size()) {
-    tail_.erase(0, tail_.size() - (kEndThink.size() - 1));
+void Settler::read_think(const Spec& spec) {
+  Closing closing;
+  if (block_ != kNone) {
+    const std::string& close = spec.think_tags[block_].second;
+    const std::size_t begin = tail_.find(close);
+    if (begin != std::string::npos) closing = {begin, begin + close.size()};
+  } else {
+    closing = first_closing(tail_, 0, spec);
+    // A mark that begins no later may still come.
+    if (closing.begin != kNone && before_partial_closing(tail_, spec) <= closing.begin) return;
+  }
+  if (closing.begin != kNone) {
+    tail_.erase(0, closing.end);
+    has_closed_ = true;
+    state_ = State::kOpening;
+  } else if (const std::size_t kept = longest_closing(spec) - 1; tail_.size() > kept) {
+    tail_.erase(0, tail_.size() - kept);
   }
 }
 
 void Settler::read_on(const Spec& spec) {
-  const Text all(tail_.data(), 0, tail_.size());
-  const std::size_t stop = find_stop(all, next_stop_);
-  const bool is_stopped = stop != kNone;
-  const std::size_t end = is_stopped ? stop : before_partial_stop(all);
+  // Behind a closed block later marks are text; without one, a closing mark makes what stands before it a block.
+  Closing closing;
+  std::size_t end = tail_.size();
+  if (!has_closed_) {
+    closing = first_closing(tail_, 0, spec);
+    end = closing.begin != kNone ? closing.begin : before_partial_closing(tail_, spec);
+  }
+  const Text all(tail_.data(), 0, end);
+  const std::size_t stop = spec.stop_texts ? find_stop(all, next_stop_) : kNone;
+  end = stop != kNone ? stop : spec.stop_texts ? before_partial_stop(all) : end;
   next_stop_ = end;
 
-  Text text(tail_.data(), 0, end, !is_stopped);
+  Text text(tail_.data(), 0, end);
   while (next_marker_ < end) {
     const Occurrence occurrence = next_marker(text, next_marker_, asked_for(spec.format));
-    const bool is_complete = occurrence.begin != kNone && value_of(text, occurrence, spec).has_value();
-    if (text.saw_end()) break;
-    if (is_complete) {
+    if (occurrence.begin == kNone) {
+      next_marker_ = std::max(next_marker_, end - std::min(end, kMaxMarker));
+      break;
+    }
+    const Found found = value_of(text, occurrence, spec);
+    if (!found.is_closed) {
+      next_marker_ = occurrence.begin;
+      break;
+    }
+    if (found.value) {
       state_ = State::kSettled;
       return;
     }
-    if (occurrence.begin == kNone) {
-      next_marker_ = std::max(next_marker_, end - std::min(end, kUnseen));
-      break;
-    }
-    next_marker_ = occurrence.end;
+    next_marker_ = occurrence.begin + 1;
   }
-  if (is_stopped) {
+  if (stop != kNone || closing.begin != kNone) {
     state_ = State::kNever;
     return;
   }

@@ -12,9 +12,9 @@
 
 namespace fastsia {
 
-// One growing text. It is settled once the marker that its task asks for has a value, and reading that value did not
-// look at the end of the text: then it reads the same in every longer text, as the first such occurrence. Inside of a
-// think block nothing settles, after a stop text nothing can.
+// One growing text. It is settled once the marker that its task asks for has a value whose end is in sight: then it
+// reads the same in every longer text, as the first such occurrence. Inside of a think block nothing settles, behind a
+// stop text, or behind a closing mark whose block nobody opened, nothing can.
 class Settler {
  public:
   explicit Settler(const Spec& spec);
@@ -28,11 +28,13 @@ class Settler {
  private:
   enum class State : std::uint8_t { kOpening, kInThink, kReading, kSettled, kNever };
 
-  void read_opening();
-  void read_think();
+  void read_opening(const Spec& spec);
+  void read_think(const Spec& spec);
   void read_on(const Spec& spec);
 
   State state_;
+  bool has_closed_ = false;    // a think block
+  std::size_t block_ = kNone;  // the open block's tags; kNone where the prompt opened it: any mark closes it
   std::string tail_;
   std::size_t next_marker_ = 0;  // no marker that could settle the text begins before this byte of the tail
   std::size_t next_stop_ = 0;    // no stop text's first letter stands before this one

@@ -1,4 +1,4 @@
-// A text under reading, and whether the reading has looked past its end.
+// A text under reading.
 #pragma once
 
 #include <cstddef>
@@ -10,33 +10,26 @@ namespace fastsia {
 
 constexpr std::size_t kNone = static_cast<std::size_t>(-1);
 
-// The bytes [begin, end) of a text. Every rule reads through `at`, which notes when it is asked for a byte at or past
-// an open end, one that more text may follow. What was read without that note reads the same in every longer text: this
-// is all that the stream rests on. Bytes before `begin` do not exist for the rules.
+// The bytes [begin, end) of a text. Bytes outside of it do not exist for the rules.
 class Text {
  public:
-  Text(const char* data, std::size_t begin, std::size_t end, bool is_open = false)
-      : data_(reinterpret_cast<const unsigned char*>(data)), begin_(begin), end_(end), is_open_(is_open) {}
+  Text(const char* data, std::size_t begin, std::size_t end)
+      : data_(reinterpret_cast<const unsigned char*>(data)), begin_(begin), end_(end) {}
 
   explicit Text(std::string_view text) : Text(text.data(), 0, text.size()) {}
 
   std::size_t begin() const { return begin_; }
   std::size_t end() const { return end_; }
-  bool saw_end() const { return saw_end_; }
 
   // The byte at `i`, -1 past the end.
-  int at(std::size_t i) {
-    if (i < end_) return data_[i];
-    saw_end_ |= is_open_;
-    return -1;
-  }
+  int at(std::size_t i) const { return i < end_ ? data_[i] : -1; }
 
   // The byte just before `i`, -1 where there is none.
   int before(std::size_t i, std::size_t distance = 1) const {
     return i >= begin_ + distance ? data_[i - distance] : -1;
   }
 
-  bool has(std::size_t i, std::string_view what) {
+  bool has(std::size_t i, std::string_view what) const {
     for (std::size_t k = 0; k < what.size(); ++k) {
       if (at(i + k) != static_cast<unsigned char>(what[k])) return false;
     }
@@ -44,7 +37,7 @@ class Text {
   }
 
   // The same for lower-case ASCII, whatever the text's case.
-  bool has_word(std::size_t i, std::string_view what) {
+  bool has_word(std::size_t i, std::string_view what) const {
     for (std::size_t k = 0; k < what.size(); ++k) {
       if (lower(at(i + k)) != static_cast<unsigned char>(what[k])) return false;
     }
@@ -63,26 +56,18 @@ class Text {
     return true;
   }
 
-  // The first `byte` in [i, end), or kNone. Finding none is no look past the end: whoever goes on reads there with
-  // `at`.
+  // The first `byte` in [i, end), or kNone.
   std::size_t find(char byte, std::size_t i) const {
     if (i >= end_) return kNone;
     const void* found = std::memchr(data_ + i, byte, end_ - i);
     return found ? static_cast<std::size_t>(static_cast<const unsigned char*>(found) - data_) : kNone;
   }
 
-  // This text up to the end of the line that `i` lies in. What it saw must be handed back by `join`.
-  Text line(std::size_t i) const {
-    Text part = *this;
-    const std::size_t newline = find('\n', i);
-    if (newline != kNone) {
-      part.end_ = newline;
-      part.is_open_ = false;
-    }
-    return part;
+  // The first `what` in [i, end), or kNone.
+  std::size_t find(std::string_view what, std::size_t i) const {
+    const std::size_t found = view(0, end_).find(what, i);
+    return found == std::string_view::npos ? kNone : found;
   }
-
-  void join(const Text& part) { saw_end_ |= part.saw_end_; }
 
   Text part(std::size_t begin, std::size_t end) const { return Text(chars(), begin, end); }
 
@@ -96,8 +81,6 @@ class Text {
   const unsigned char* data_;
   std::size_t begin_;
   std::size_t end_;
-  bool is_open_;
-  bool saw_end_ = false;
 };
 
 inline bool is_digit(int c) { return c >= '0' && c <= '9'; }
@@ -107,7 +90,7 @@ inline bool is_space(int c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 inline bool is_continuation(int c) { return c >= 0x80 && c <= 0xBF; }
 
 // Past at most `most` blanks at `i`.
-inline std::size_t skip_blanks(Text& text, std::size_t i, std::size_t most) {
+inline std::size_t skip_blanks(const Text& text, std::size_t i, std::size_t most) {
   const std::size_t begin = i;
   while (i - begin < most && is_blank(text.at(i))) ++i;
   return i;
@@ -117,7 +100,7 @@ inline std::size_t skip_blanks(Text& text, std::size_t i, std::size_t most) {
 // (punctuation, CJK) part words: a letter between them stands alone.
 inline bool is_ascii_word(int c) { return is_digit(c) || is_letter(c) || c == '_'; }
 
-inline bool is_word(Text& text, std::size_t i) {
+inline bool is_word(const Text& text, std::size_t i) {
   const int c = text.at(i);
   return is_ascii_word(c) || (c >= 0xC3 && c <= 0xDF && is_continuation(text.at(i + 1)));
 }

@@ -18,7 +18,15 @@ class Vocabulary:
     def decode(self, token_ids: NDArray[np.int32], offsets: NDArray[np.int64]) -> list[str]: ...
 
 class Spec:
-    def __init__(self, format: int, options: Sequence[bytes] | None, starts_in_think: bool) -> None: ...
+    def __init__(
+        self,
+        format: int,
+        options: Sequence[bytes] | None,
+        starts_in_think: bool,
+        think_tags: Sequence[tuple[bytes, bytes]],
+        stop_texts: bool,
+        expects_think: bool,
+    ) -> None: ...
 
 class AnswerStream:
     def __init__(self, vocabulary: Vocabulary) -> None: ...
@@ -31,7 +39,11 @@ class AnswerStream:
     def feed(self, slots: NDArray[np.int32], tokens: NDArray[np.int32]) -> NDArray[np.bool_]: ...
 
 def extract_texts(
-    blob: bytes, offsets: NDArray[np.int64], specs: Sequence[Spec], spec_of_text: NDArray[np.int32]
+    blob: bytes,
+    offsets: NDArray[np.int64],
+    specs: Sequence[Spec],
+    spec_of_text: NDArray[np.int32],
+    is_cut: NDArray[np.bool_],
 ) -> tuple[list[str | None], list[str | None]]: ...
 def extract_rollouts(
     vocabulary: Vocabulary,
@@ -40,6 +52,7 @@ def extract_rollouts(
     token_ids: NDArray[np.int32],
     offsets: NDArray[np.int64],
     spec: Spec,
+    is_cut: NDArray[np.bool_],
     num_threads: int,
 ) -> tuple[list[str | None], list[str | None]]: ...
 def summarize(

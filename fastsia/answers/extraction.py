@@ -50,7 +50,8 @@ def extract_answers(
         cut: the texts were ended by their token limit; one value for all, or one for each text.
 
     Raises:
-        FastsiaError: for an unknown format, a text that is none, or options or `cut` that fit neither one nor all texts.
+        FastsiaError: for an unknown format, a text that is none, or options or `cut` that fit neither
+            one nor all texts.
     """
     _check_think(think, ("strict", "lenient"))
     if isinstance(texts, str):

@@ -14,7 +14,7 @@ from enum import Enum
 
 from fastsia.answers.boxed import MAX_BOX, balanced, boxed_value, expression_after_marker
 from fastsia.answers.choice import choice_after_marker, last_choice, stated_choice
-from fastsia.answers.number import BEFORE, SPACE, is_word_before, last_number, number_after_marker, pattern, skip
+from fastsia.answers.number import BEFORE, SPACE, WORD, is_word_before, last_number, number_after_marker, pattern, skip
 from fastsia.answers.spec import Spec
 
 WINDOW = 400  # bytes that a value after a marker may take
@@ -82,6 +82,12 @@ def _first_close(text: bytes, spec: Spec) -> tuple[int, int] | None:
     """(begin, end) of the first closing mark; of two at one place the longer."""
     found = [(at, at + len(closing)) for _, closing in spec.think_tags if (at := text.find(closing)) >= 0]
     return min(found, key=lambda span: (span[0], -span[1])) if found else None
+
+
+def _without_partial_close(text: bytes, spec: Spec) -> bytes:
+    """The text without what may be the beginning of a closing mark at its end."""
+    sizes = [size for _, closing in spec.think_tags for size in range(1, len(closing)) if text.endswith(closing[:size])]
+    return text[: len(text) - max(sizes)] if sizes else text
 
 
 # Reading ------------------------------------------------------------------------------------------------------------
@@ -167,7 +173,7 @@ def _values(text: bytes, markers: frozenset[Marker], spec: Spec, is_open: bool) 
 
 
 def _passed_over(text: bytes, spec: Spec) -> list[tuple[int, int]]:
-    """What the last number is not looked for in: boxes, and statements of what is no number ("#### √2", "#### 3:45")."""
+    """Where the last number is not looked for: in boxes, and in statements of no number ("#### √2", "#### 3:45")."""
     found = [_value_of(text, occurrence, spec) for occurrence in _occurrences(text, frozenset(Marker))]
     return [value.span for value in found if value.is_formed and value.value is None]
 
@@ -191,7 +197,7 @@ def is_settled(text: bytes, spec: Spec) -> bool:
         return False
     else:
         close = _first_close(text, spec)
-        text = text if close is None else text[: close[0]]
+        text = _without_partial_close(text, spec) if close is None else text[: close[0]]
     stop = _STOP.search(text) if spec.stop_texts else None
     counted = text[: stop.start()] if stop else text
     return next(_values(counted, frozenset((_ASKED_FOR[spec.format],)), spec, True), None) is not None
@@ -282,19 +288,19 @@ def _window(text: bytes, occurrence: _Occurrence, spec: Spec) -> tuple[int, int,
     end, is_closed = (line_end, True) if line_end >= 0 else (min(limit, len(text)), limit <= len(text))
     if spec.has_long_options:
         return begin, end, is_closed
-    start = begin if occurrence.marker is not Marker.HASH else skip(_TOKEN, text, begin)
-    sentence = _SENTENCE_END.search(text, start, min(end + 1, len(text)))
-    if sentence is not None and sentence.end() < end:
-        return begin, sentence.end(), True
-    return begin, end, is_closed
+    start = begin
+    if occurrence.marker is Marker.HASH and (token := _TOKEN.match(text, begin, end)) is not None:
+        start = token.end()
+    sentence = _SENTENCE_END.search(text, start, end)
+    return (begin, end, is_closed) if sentence is None else (begin, sentence.end(), True)
 
 
 # Markers ------------------------------------------------------------------------------------------------------------
 
 # Not where the marker is quoted: I will end with "#### 5".
-_HASH = pattern(r"""(?<! ["'`] ) (?<! “ ) (?<! ‘ ) (?: (?<! \# ) \#{4,}+ | (?: \\\# ){4,}+ )""")
+_HASH = pattern(r"""(?<! ["'`] ) (?<! “ ) (?<! ‘ ) (?: (?<! \# ) \#{4,}+ | (?<! \\\# ) (?: \\\# ){4,}+ )""")
 _BOX = pattern(rf"\\ (?: boxed | fbox ) {SPACE}{{0,8}}+ \{{")
-_WORD = pattern(r"(answer | option | choice | ans) (?! [0-9A-Za-z_] | [\xc3-\xdf][\x80-\xbf] )", re.IGNORECASE)
+_WORD = pattern(rf"(answer | option | choice | ans) (?! {WORD} )", re.IGNORECASE)
 
 _GOOD = frozenset(b"final correct right best".split())
 _BAD = frozenset(
@@ -304,10 +310,13 @@ _BAD = frozenset(
 _MARKS = b" \t*_\"'`([<>#-"
 _COLON = pattern(r"""[\ \t*_"'`]{0,8}+ (?: : | ： | = (?!=) )""")
 _DASH = pattern(r"[*_]{0,4}+ [\ \t]{1,4}+ (?: - | – | — ) (?= [\ \t] )")
+# "The answer to this question must be", "the answer we want is".
 _IS = pattern(
-    rf"""(?: [\ \t]{{1,4}}+ (?: to | for | in | of | here | we | you | i ) (?: [\ \t]{{1,4}}+ [A-Za-z0-9'-]{{1,15}}+ ){{0,4}}? )?
-         {SPACE}{{1,4}}+ (?: is | was | equals | (?: would | should | must | will | can | has \ to ) (?: \ only )?+ \ be )
-         (?! [0-9A-Za-z_] | [\xc3-\xdf][\x80-\xbf] )""",
+    rf"""(?: [\ \t]{{1,4}}+ (?: to | for | in | of | here | we | you | i )
+             (?: [\ \t]{{1,4}}+ [A-Za-z0-9'-]{{1,15}}+ ){{0,4}}? )?
+         {SPACE}{{1,4}}+
+         (?: is | was | equals | (?: would | should | must | will | can | has\ to ) (?: \ only )?+ \ be )
+         (?! {WORD} )""",
     re.IGNORECASE,
 )
 _HEADING_END = pattern(r"[\ \t*_]{0,8}+ \n")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from fastsia.answers.think import KNOWN_TAGS
+from fastsia.answers.think import KNOWN_TAGS, check_tags
 from fastsia.config import ANSWER_FORMATS, AnswerFormat, FastsiaError
 
 _SENTENCE_END = re.compile(rb"[.?][*_\"')\]]{0,4}[ \t]")
@@ -50,7 +50,7 @@ class Spec:
         """
         if format not in ANSWER_FORMATS:
             raise FastsiaError(f"format must be one of {ANSWER_FORMATS}, got {format!r}.")
-        tags = KNOWN_TAGS if think_tags is None else (think_tags, *KNOWN_TAGS)
+        tags = KNOWN_TAGS if think_tags is None else (check_tags(think_tags), *KNOWN_TAGS)
         encoded = tuple((encode(a, "think_tags[0]"), encode(b, "think_tags[1]")) for a, b in tags)
         texts = None
         if isinstance(options, str):

@@ -23,18 +23,19 @@ FORMATS: tuple[AnswerFormat, ...] = ANSWER_FORMATS
 needs_core = pytest.mark.skipif(extension() is None, reason="the C++ core is not built")
 
 
-def read_with_core(texts: list[bytes], spec: Spec) -> list[tuple[str | None, str | None]]:
+def read_with_core(texts: list[bytes], spec: Spec, cut: bool = False) -> list[tuple[str | None, str | None]]:
     """(strict, lenient) of each text by the C++ core; any bytes."""
     core = extension()
     assert core is not None
     offsets = np.cumsum([0, *map(len, texts)], dtype=np.int64)
-    both = core.extract_texts(b"".join(texts), offsets, [spec.native(core)], np.zeros(len(texts), dtype=np.int32))
+    spec_of_text, is_cut = np.zeros(len(texts), dtype=np.int32), np.full(len(texts), cut)
+    both = core.extract_texts(b"".join(texts), offsets, [spec.native(core)], spec_of_text, is_cut)
     return list(zip(*both, strict=True))
 
 
 def random_spec(rng: random.Random, format: AnswerFormat) -> Spec:
     """A format with some options, in think now and then."""
-    return Spec.of(format, rng.choice(generate.OPTION_SETS), rng.random() < 0.2)
+    return Spec.of(format, rng.choice(generate.OPTION_SETS), rng.random() < 0.2, stop_texts=rng.random() < 0.7)
 
 
 def check_agreement(num_texts: int, seed: int, real: list[bytes]) -> None:
@@ -45,9 +46,9 @@ def check_agreement(num_texts: int, seed: int, real: list[bytes]) -> None:
         texts = [generate.text(rng, real) for _ in range(100)]
         for format in FORMATS:
             spec = random_spec(rng, format)
-            for text, ours in zip(texts, read_with_core(texts, spec), strict=True):
-                wanted = reference.read_answer(text, format, spec.options, spec.starts_in_think)
-                assert ours == wanted, (text, spec)
+            cut = rng.random() < 0.3
+            for text, ours in zip(texts, read_with_core(texts, spec, cut), strict=True):
+                assert ours == reference.read_answer(text, spec, cut=cut), (text, spec, cut)
                 num_answers += ours[1] is not None
     assert num_answers > num_texts / 2
 
@@ -72,8 +73,8 @@ def check_any_text(text: str, options: list[str] | None, starts_in_think: bool) 
     for format in FORMATS:
         spec = Spec.of(format, options, starts_in_think)
         encoded = text.encode("utf-8", "surrogatepass")
-        wanted = reference.read_answer(encoded, format, spec.options, starts_in_think)
-        assert read_with_core([encoded], spec) == [wanted]
+        for cut in (False, True):
+            assert read_with_core([encoded], spec, cut) == [reference.read_answer(encoded, spec, cut=cut)]
 
 
 fragments = st.sampled_from([fragment.decode(errors="replace") for fragment in generate.FRAGMENTS])
