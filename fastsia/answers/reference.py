@@ -169,7 +169,7 @@ def _values(text: bytes, markers: frozenset[Marker], spec: Spec, is_open: bool) 
     for occurrence in _occurrences(text, markers):
         found = _value_of(text, occurrence, spec)
         if found.value is not None and (found.is_closed or not is_open):
-            yield occurrence.begin, found.value
+            yield occurrence.first, found.value
 
 
 def _passed_over(text: bytes, spec: Spec) -> list[tuple[int, int]]:
@@ -234,9 +234,12 @@ def _without_last_word(text: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class _Occurrence:
+    """first: where the word in front of the marker's own begins ("the" of "the answer is"); else as begin."""
+
     marker: Marker
     begin: int
     end: int
+    first: int
 
 
 @dataclass(frozen=True)
@@ -324,9 +327,13 @@ _HEADING_END = pattern(r"[\ \t*_]{0,8}+ \n")
 
 def _occurrences(text: bytes, markers: frozenset[Marker]) -> list[_Occurrence]:
     """The markers' occurrences in the order of the text."""
-    found = [_Occurrence(Marker.HASH, *hit.span()) for hit in _HASH.finditer(text)] if Marker.HASH in markers else []
+    found = (
+        [_Occurrence(Marker.HASH, *hit.span(), hit.start()) for hit in _HASH.finditer(text)]
+        if Marker.HASH in markers
+        else []
+    )
     if Marker.BOX in markers:
-        found += [_Occurrence(Marker.BOX, *hit.span()) for hit in _BOX.finditer(text)]
+        found += [_Occurrence(Marker.BOX, *hit.span(), hit.start()) for hit in _BOX.finditer(text)]
     if markers & {Marker.ANSWER, Marker.FINAL, Marker.STATED}:
         said = (_statement(text, hit) for hit in _WORD.finditer(text))
         found += [one for one in said if one is not None and one.marker in markers]
@@ -348,14 +355,14 @@ def _statement(text: bytes, word: re.Match[bytes]) -> _Occurrence | None:
     if is_tag or link is not None:
         stop = end + 1 if link is None else link.end()
         is_strong = name == b"answer" and (is_good or is_start)
-        return _Occurrence(Marker.ANSWER if is_strong else Marker.STATED, begin, stop)
+        return _Occurrence(Marker.ANSWER if is_strong else Marker.STATED, begin, stop, first)
     said = _IS.match(text, end)
     if said is None:
         return None
     if before == b"final":
-        return _Occurrence(Marker.FINAL if name == b"answer" else Marker.STATED, begin, said.end())
+        return _Occurrence(Marker.FINAL if name == b"answer" else Marker.STATED, begin, said.end(), first)
     if name in (b"answer", b"ans") or is_good or before == b"likely":
-        return _Occurrence(Marker.STATED, begin, said.end())
+        return _Occurrence(Marker.STATED, begin, said.end(), first)
     return None
 
 

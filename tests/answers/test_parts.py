@@ -34,14 +34,15 @@ NUMBER, CHOICE, BOXED = "number", "choice", "boxed"
     ],
 )
 def test_the_answer_part_begins_where_the_answer_is_announced(text: str, format: str, answer_part: str | None) -> None:
-    begin = answer_begin(text.encode(), format, None)  # type: ignore[arg-type]
+    begin = answer_begin(text.encode(), Spec.of(format))  # type: ignore[arg-type]
     assert (None if begin is None else text.encode()[begin:].decode()) == answer_part
 
 
 def test_a_block_that_the_prompt_opened() -> None:
     text = b"3+4=7</think>#### 7"
-    assert answer_begin(text, "number", None, starts_in_think=True) == text.index(b"####")
-    assert answer_begin(b"3+4=7 #### 7", "number", None, starts_in_think=True) is None
+    spec = Spec.of("number", starts_in_think=True)
+    assert answer_begin(text, spec) == text.index(b"####")
+    assert answer_begin(b"3+4=7 #### 7", spec) is None
 
 
 @settings(max_examples=300, deadline=None)
@@ -52,11 +53,12 @@ def test_the_answer_part_alone_has_the_same_answer(data: st.DataObject) -> None:
     markers = ["#### ", "the answer is ", "Answer: ", r"\boxed{", "final answer is "]
     pieces = [*markers, "7", " 12", "\n", "B", "(C)", "}", "so "]
     text = "".join(data.draw(st.lists(st.sampled_from(pieces), max_size=12))).encode()
-    begin = answer_begin(text, format, None)  # type: ignore[arg-type]
+    spec = Spec.of(format)  # type: ignore[arg-type]
+    begin = answer_begin(text, spec)
     if begin is not None:
-        answer = read_answer(text, format, None)  # type: ignore[arg-type]
+        answer = read_answer(text, spec)
         assert answer[0] is not None
-        assert read_answer(text[begin:], format, None) == answer  # type: ignore[arg-type]
+        assert read_answer(text[begin:], spec) == answer
 
 
 def vocabulary(pieces: list[str], nothing: tuple[int, ...] = (), joiner: bytes = b"") -> Vocabulary:

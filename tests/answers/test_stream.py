@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastsia.answers import reference
 from fastsia.answers import stream as stream_module
 from fastsia.answers.extraction import extract_answers, extract_rollouts
 from fastsia.answers.native import extension
+from fastsia.answers.spec import Spec
 from fastsia.answers.stream import AnswerStream
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import AnswerFormat, FastsiaError
@@ -26,7 +28,7 @@ _HOSTILE = (
     "|0|5|.5|,000|{,}000|e9|/3| / 3| 1/2|\\frac12| million|million|^2|**2|%| = 8|= 8| + 3 = 99|) * 2 = 7|x 10^3| x 5"
     "|km|</think> 3|<think>|</think>\n#### 3\n|\n#### 7\n|#### 7\n| #### 7 #### 8\n|\nAnswer: C\n|Answer: B|\\boxed{7}"
     "|}|\nFinal answer: 9|\nQuestion: 9|Question: 9|uestion: 9|:|\nQ: 4\n#### 5\n|ock|rock| a rock|'s|’s|-x| is| rock"
-    "|s|é|\u0301|°| energy|eat energy|\nis|answer is 4|swer: C\n|## 4\n"
+    "|s|</thi|[/THINK] 5|nk>\n#### 4\n|. |. So 3. |é|\u0301|°| energy|eat energy|\nis|answer is 4|swer: C\n|## 4\n"
 )
 HOSTILE = (*(text.encode() for text in _HOSTILE.split("|")), b"\x80", b"\x99s", b"\x92\x35", b"\xff")
 MARKERS = {
@@ -105,68 +107,110 @@ def test_settled_means_settled_to_hypothesis(begin: str, middle: bytes, others: 
 
 SETTLES: dict[tuple[AnswerFormat, str], str | None] = {
     ("number", "so #### 42\nmore"): "so #### 42\n",
-    ("number", "#### 42 eggs"): "#### 42 e",
-    ("number", "#### 42. So"): "#### 42. ",
-    ("number", "#### 42, so"): "#### 42, ",
-    ("number", "#### 42 million dollars"): "#### 42 million d",
+    ("number", "#### 42 eggs\nmore"): "#### 42 eggs\n",
+    ("number", "#### 42 eggs. So it is."): "#### 42 eggs. ",
+    ("number", "#### 42. So it is. Yes"): "#### 42. So it is. ",
+    ("number", "#### 42, so\nmore"): "#### 42, so\n",
     ("number", "**#### 42**\n"): "**#### 42**\n",
-    ("number", "#### 5 + 3 = 8 eggs"): "#### 5 + 3 = 8 e",
+    ("number", "#### 5 + 3 = 8 eggs\n"): "#### 5 + 3 = 8 eggs\n",
     ("number", "#### x\n#### 5\n"): "#### x\n#### 5\n",
     ("number", "<think>#### 5\n</think>#### 6\n"): "<think>#### 5\n</think>#### 6\n",
-    ("choice", "Answer: B."): "Answer: B.",
+    ("number", "[THINK]#### 5\n[/THINK]#### 6\n"): "[THINK]#### 5\n[/THINK]#### 6\n",
+    (
+        "number",
+        "<think>1</think>\n<think>#### 5\n</think>#### 6\n",
+    ): "<think>1</think>\n<think>#### 5\n</think>#### 6\n",
+    ("number", "<think>1</think>#### 6\n</think>"): "<think>1</think>#### 6\n",
+    ("number", "#### 5\n</think>#### 6\n"): "#### 5\n",
+    ("number", "#### 42 " + "x" * 420): "#### 42 " + "x" * 397,
+    ("choice", "Answer: B. Water"): "Answer: B. ",
     ("choice", "Answer: C\n"): "Answer: C\n",
-    ("choice", "Answer: a rock!"): "Answer: a rock!",
-    ("choice", "Answer: A is right"): "Answer: A is ",
+    ("choice", "Answer: a rock!\n"): "Answer: a rock!\n",
+    ("choice", "Wrong answer: A\nAnswer: C\n"): "Wrong answer: A\nAnswer: C\n",
     # these go on, or nothing that follows can be relied on
     ("number", "#### 42"): None,
     ("number", "#### 42."): None,
-    ("number", "#### 42 "): None,
+    ("number", "#### 42 eggs"): None,
+    ("number", "#### 42. So it is"): None,
+    ("number", "#### 1. Count the apples\n"): None,
+    ("number", 'I end with "#### 5"\n'): None,
     ("number", "the answer is 42.\n\n"): None,
     ("number", "\\boxed{42}\n\n"): None,
     ("number", "<think>#### 5\n#### 6\n"): None,
+    ("number", "#### 5 </think>\n#### 6\n"): None,
     ("number", "5\nQuestion: 4\n#### 6\n"): None,
     ("number", "####\nQuestion: 4\n"): None,
     ("choice", "Answer: B"): None,
+    ("choice", "Answer: B."): None,
+    ("choice", "Answer: A is right"): None,
     ("choice", "Answer: E\n"): None,
     ("boxed", "\\boxed{42}\n#### 5\nAnswer: 5\n"): None,
 }
 
 
-@needs_core
 @pytest.mark.parametrize(("format", "text"), SETTLES)
-def test_where_texts_settle(format: AnswerFormat, text: str) -> None:
-    """Not before the value is complete, and then at once."""
+def test_where_texts_settle(format: AnswerFormat, text: str, either: str) -> None:
+    """Not before the value's end is in sight, and then at once."""
     stream = AnswerStream(generate.byte_vocabulary())
     spec = stream.open(format, ("a rock", "water", "heat", "4") if format == "choice" else None)
     expected = SETTLES[format, text]
     assert stream.settled_at(spec, generate.ids_of(text.encode())) == (None if expected is None else len(expected))
 
 
-def test_reference_settles_at_ends_of_lines(without_core: None) -> None:
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("#### 5\n", None),
+        ("so 3 </think>\n#### 5\n", None),  # what stands before a lone mark may be a block, or not
+        ("<think>1</think>#### 5\n", "<think>1</think>#### 5\n"),
+        ("◁think▷1◁/think▷#### 5\n", "◁think▷1◁/think▷#### 5\n"),
+    ],
+)
+def test_nothing_settles_before_an_expected_block_closes(text: str, expected: str | None, either: str) -> None:
     stream = AnswerStream(generate.byte_vocabulary())
-    spec = stream.open("number")
-    assert stream.settled_at(spec, generate.ids_of(b"so #### 42 eggs\nmore")) == len(b"so #### 42 eggs\n")
-    assert stream.settled_at(spec, generate.ids_of(b"so #### 42 eggs")) is None
+    spec = stream.open("number", expects_think=True)
+    settled = stream.settled_at(spec, generate.ids_of(text.encode()))
+    assert settled == (None if expected is None else len(expected.encode()))
+
+
+def test_tags_of_ones_own(either: str) -> None:
+    stream = AnswerStream(generate.byte_vocabulary())
+    own = stream.open("number", think_tags=("<<", ">>"))
+    text = b"<<#### 5\n>>#### 6\n"
+    assert stream.settled_at(own, generate.ids_of(text)) == len(text)
+    assert stream.settled_at(stream.open("number"), generate.ids_of(text)) == len(b"<<#### 5\n")
+
+
+def test_without_stop_texts_a_question_settles_nothing_and_ends_nothing(either: str) -> None:
+    stream = AnswerStream(generate.byte_vocabulary())
+    text = generate.ids_of(b"Question: how many?\n#### 5\n")
+    assert stream.settled_at(stream.open("number", stop_texts=False), text) == len(text)
+    assert stream.settled_at(stream.open("number"), text) is None
 
 
 @needs_core
-def test_core_settles_wherever_the_reference_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_core_and_reference_settle_at_the_same_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And there, not before, the strict reading of the text as a cut one has its answer (but for think blocks)."""
     rng = random.Random(9)
     real = [text.encode() for text in generate.RATIONALES]
-    vocabulary = generate.byte_vocabulary(generate.HIGH_BYTES)
+    vocabulary = generate.byte_vocabulary()
     core = AnswerStream(vocabulary)
     monkeypatch.setattr(stream_module, "extension", lambda: None)
     slow = AnswerStream(vocabulary)
     specs = [(core.open(f), slow.open(f), f) for f in ("number", "choice", "boxed")]
     num_settled = 0
-    for _ in range(1000):
+    for _ in range(700):
         for ours, theirs, format in specs:
-            ids = generate.ids_of(begun(rng, format) + generate.text(rng, real))
-            late = slow.settled_at(theirs, ids)
-            early = core.settled_at(ours, ids)
-            assert late is None or (early is not None and early <= late)
-            num_settled += late is not None
-    assert num_settled > 200
+            text = begun(rng, format) + generate.text(rng, real)
+            ids = generate.ids_of(text)
+            late, early = slow.settled_at(theirs, ids), core.settled_at(ours, ids)
+            assert early == late, text
+            if early is not None:
+                num_settled += 1
+                spec = Spec.of(format)
+                whole = reference.read_answer(text, spec)[0]
+                assert reference.read_answer(text[:early], spec, cut=True)[0] == whole
+    assert num_settled > 150
 
 
 def test_feeding_is_settled_at(either: str) -> None:
