@@ -49,7 +49,10 @@ PLAN = "plan.json"
 DataDir = Annotated[Path | None, typer.Option("--data_dir", help="Where named tasks find their files.")]
 Columns = Annotated[
     str | None,
-    typer.Option("--columns", help="Where the data calls its fields something else: question=problem,answer=solution."),
+    typer.Option("--columns", help="Where the data calls its fields something else: question=goal,choices=sol1+sol2."),
+]
+AnswerBase = Annotated[
+    int | None, typer.Option("--answer_base", help="Where answers count the options: the first one's number, 0 or 1.")
 ]
 Limit = Annotated[int | None, typer.Option("--limit", "-L", help="The first problems only.")]
 NumRollouts = Annotated[int, typer.Option("--num_rollouts", help="N, rollouts at each checkpoint.")]
@@ -198,13 +201,14 @@ def run(
     model: Annotated[str, typer.Option("--model", help='Hub id, folder, or "demo:sft".')],
     tasks: Annotated[
         str,
-        typer.Option("--tasks", help="Names, .jsonl files, hub:OWNER/NAME[:CONFIG[:SPLIT]], separated by commas."),
+        typer.Option("--tasks", help="Names, files, hub:OWNER/NAME[:CONFIG[:SPLIT]], separated by commas."),
     ],
     output_path: Annotated[
         Path | None, typer.Option("--output_path", "-o", help="Folder for the results; resumed if it holds this run.")
     ] = None,
     data_dir: DataDir = None,
     columns: Columns = None,
+    answer_base: AnswerBase = None,
     limit: Limit = None,
     backend: Annotated[
         str, typer.Option("--backend", help="native, hf (transformers' generate), openai (a server) or vllm.")
@@ -339,6 +343,7 @@ def run(
     # Mistakes in names are found before anything is loaded.
     resolve_model(model)
     reading = {"data_dir": data_dir, "limit": limit, "format": format, "columns": _columns(columns)}
+    reading["answer_base"] = answer_base
     loaded_tasks = [load_task(name, **reading) for name in names]  # type: ignore[arg-type]
     folders = _folders(output_path, [task.name for task in loaded_tasks])
     options = {
@@ -674,7 +679,7 @@ def ls() -> None:
     from fastsia.tasks.models import MODELS
 
     console = _console()
-    title = "Tasks, or a .jsonl file (question, answer), or hub:OWNER/NAME[:CONFIG[:SPLIT]]"
+    title = "Tasks, or a file (question, answer), or hub:OWNER/NAME[:CONFIG[:SPLIT]]"
     tasks = Table(title=escape(title), title_justify="left")
     for name in ("task", ""):
         tasks.add_column(name)
@@ -873,13 +878,14 @@ def _missing(planned: Plan) -> tuple[ShownTable, str]:
 @app.command()
 def plan(
     model: Annotated[str, typer.Option("--model", help='Hub id, folder, or "demo:sft".')],
-    tasks: Annotated[str, typer.Option("--tasks", help="A name, a .jsonl file or hub:OWNER/NAME[:CONFIG[:SPLIT]].")],
+    tasks: Annotated[str, typer.Option("--tasks", help="A name, a file or hub:OWNER/NAME[:CONFIG[:SPLIT]].")],
     output_path: Annotated[
         Path | None,
         typer.Option("--output_path", "-o", help="The run's folder to be; `run` says how far it was off."),
     ] = None,
     data_dir: DataDir = None,
     columns: Columns = None,
+    answer_base: AnswerBase = None,
     limit: Limit = None,
     num_rollouts: NumRollouts = DEFAULTS.num_rollouts,
     stride: Stride = None,
@@ -906,6 +912,7 @@ def plan(
         limit=limit,
         data_dir=data_dir,
         columns=_columns(columns),
+        answer_base=answer_base,
         num_rollouts=num_rollouts,
         stride=stride,
         seed=seed,

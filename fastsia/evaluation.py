@@ -43,7 +43,7 @@ from fastsia.tasks.models import MODELS
 
 logger = logging.getLogger("fastsia")
 
-TASK_OPTIONS = ("data_dir", "format", "columns")
+TASK_OPTIONS = ("data_dir", "format", "columns", "answer_base")
 
 
 def evaluate(
@@ -64,7 +64,7 @@ def evaluate(
 
     Args:
         model: a Hub id, a path, "demo:sft", (model, tokenizer), an `Engine`, or a loaded backend.
-        dataset: a task's name, a path to a .jsonl file, "hub:OWNER/NAME", a `datasets.Dataset`, a list of `Problem`, or
+        dataset: a task's name, a path to a file, "hub:OWNER/NAME", a `datasets.Dataset`, a list of `Problem`, or
             a `Task`; see `load_task`.
         config: the settings; `overrides` replace single fields of it.
         limit: the first problems only.
@@ -76,7 +76,7 @@ def evaluate(
         callbacks: told when the run starts, whenever a problem is finished, and at the end.
         overrides: fields of `SIAConfig`; how to load the model (device, dtype, revision, trust_remote_code, max_rows,
             num_blocks, window, kernels, ...) or to reach it (base_url, api_key_env, num_concurrent, ...); where the
-            data is and how it is read (data_dir, format, columns).
+            data is and how it is read (data_dir, format, columns, answer_base).
 
     Returns:
         Over every problem that the folder holds. No figure is drawn; `SIAResult.report` does.

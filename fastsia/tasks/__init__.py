@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from fastsia.config import AnswerFormat, FastsiaError, Problem
-from fastsia.tasks import arc, demo, gsm8k, jsonl, svamp
+from fastsia.tasks import arc, competition, demo, gsm8k, jsonl, svamp
 from fastsia.tasks.hub import PREFIX, HubData, hub_rows
+from fastsia.tasks.options import Options, letters, right_option
 from fastsia.tasks.prompt import Prompt, build_prompt
-from fastsia.tasks.rows import PROBLEM_FIELDS, Row, dataset_rows, read_rows
+from fastsia.tasks.rows import FORMATS, PROBLEM_FIELDS, Row, dataset_rows, format_of, read_rows, stem_of
 from fastsia.tasks.task import Exemplar, Task, check_format, check_limit, collect, gold_answer
 
 __all__ = ["TASKS", "Exemplar", "Prompt", "Task", "build_prompt", "load_task", "stored_task"]
@@ -22,29 +23,56 @@ __all__ = ["TASKS", "Exemplar", "Prompt", "Task", "build_prompt", "load_task", "
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a named task's rows are: below data_dir, or on the Hub."""
+    """Where a named task's rows are: in the first of the files that is below data_dir, or on the Hub."""
 
     description: str
-    file: str
+    files: tuple[str, ...]
     hub: HubData
     to_problem: Callable[[Row, AnswerFormat], Problem]
     format: AnswerFormat = "number"
     order: Callable[[Row], Any] | None = None
 
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?<!\.jsonl)(?<!\.json)")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+Columns = Mapping[str, str | Sequence[str]]
 
 _SOURCES = {
-    "gsm8k": _Source("grade-school word problems, 1,319 test rows", gsm8k.FILE, gsm8k.HUB, gsm8k.to_problem),
-    "svamp": _Source("short arithmetic stories, the usual 300 test rows", svamp.FILE, svamp.HUB, svamp.to_problem),
+    "gsm8k": _Source("grade-school word problems, 1,319 test rows", (gsm8k.FILE,), gsm8k.HUB, gsm8k.to_problem),
+    "svamp": _Source("short arithmetic stories, the usual 300 test rows", (svamp.FILE,), svamp.HUB, svamp.to_problem),
     "svamp_full": _Source(
-        "all 1,000 SVAMP stories", svamp.FULL_FILE, svamp.FULL_HUB, svamp.to_problem, order=svamp.original_order
+        "all 1,000 SVAMP stories", (svamp.FULL_FILE,), svamp.FULL_HUB, svamp.to_problem, order=svamp.original_order
     ),
     "arc_challenge": _Source(
-        "the harder science questions, 1,172 test rows", arc.CHALLENGE_FILE, arc.CHALLENGE_HUB, arc.to_problem, "choice"
+        "the harder science questions, 1,172 test rows",
+        arc.CHALLENGE_FILES,
+        arc.CHALLENGE_HUB,
+        arc.to_problem,
+        "choice",
     ),
     "arc_easy": _Source(
-        "the easier science questions, 2,376 test rows", arc.EASY_FILE, arc.EASY_HUB, arc.to_problem, "choice"
+        "the easier science questions, 2,376 test rows", arc.EASY_FILES, arc.EASY_HUB, arc.to_problem, "choice"
+    ),
+    "math500": _Source(
+        "500 test rows of MATH, answers are formulas",
+        competition.MATH500_FILES,
+        competition.MATH500_HUB,
+        competition.to_problem,
+        "boxed",
+    ),
+    "aime24": _Source(
+        "the 30 problems of AIME 2024",
+        competition.AIME24_FILES,
+        competition.AIME24_HUB,
+        competition.to_problem,
+        "boxed",
+    ),
+    "aime25": _Source(
+        "the 30 problems of AIME 2025",
+        competition.AIME25_FILES,
+        competition.AIME25_HUB,
+        competition.to_problem,
+        "boxed",
     ),
 }
 
@@ -61,24 +89,31 @@ def load_task(
     data_dir: str | os.PathLike[str] | None = None,
     limit: int | None = None,
     format: AnswerFormat | None = None,
-    columns: Mapping[str, str] | None = None,
+    columns: Columns | None = None,
+    answer_base: int | None = None,
 ) -> Task:
     """The problems of a data set, checked, with distinct ids and canonical golds.
 
-    dataset: a name of `TASKS`; the path of a .jsonl (or .json) file; "hub:OWNER/NAME[@REVISION][:CONFIG[:SPLIT]]" (the
-        split is "test" otherwise) or a `datasets.Dataset`, with the columns question, answer and optionally choices and
-        id, or as openai/gsm8k, ChilleD/SVAMP and allenai/ai2_arc have them; a list of `Problem`; or a `Task`.
+    dataset: a name of `TASKS`; the path of a .jsonl, .json, .csv, .tsv or .parquet file (of text also .gz);
+        "hub:OWNER/NAME[@REVISION][:CONFIG[:SPLIT]]" (the split is "test" otherwise) or a `datasets.Dataset`, with the
+        columns question, answer and optionally choices, labels and id, or as openai/gsm8k, ChilleD/SVAMP,
+        allenai/ai2_arc and HuggingFaceH4/MATH-500 have them; a list of `Problem`; or a `Task`.
     data_dir: where named tasks find their files (gsm8k/test.jsonl, svamp/test.jsonl, svamp/SVAMP.json,
-        arc/ARC-Challenge-Test.jsonl, arc/ARC-Easy-Test.jsonl); None asks the Hub.
+        arc/ARC-Challenge-Test.jsonl, arc/ARC-Easy-Test.jsonl, math500/test.jsonl, aime24/test.jsonl,
+        aime25/test.jsonl); None asks the Hub.
     limit: take the first problems only. Ids, and with them seeds, do not depend on it.
     format: read answers in this format instead of the task's own; problems with options stay "choice".
-    columns: of a file or data set, where it calls question, answer, choices or id something else: {"answer": "target"}.
+    columns: of a file or data set, where it calls question, answer, choices, labels or id something else:
+        {"answer": "target"}. Options in columns of their own: {"choices": ["sol1", "sol2"]}, or "sol1+sol2".
+    answer_base: of a file or data set whose answers count the options: the first one's number, 0 or 1.
 
     Raises FastsiaError: unknown name (with the nearest one), no problems, limit < 1, or a bad row (file and row named).
     """
     limit = check_limit(limit)
     check_format(format)
     columns = _check_columns(columns, dataset)
+    answer_base = _check_base(answer_base, dataset)
+    read = _Reader(columns, format, answer_base)
     if isinstance(dataset, Task):
         return dataset.head(limit)
     if isinstance(dataset, (str, os.PathLike)):
@@ -88,19 +123,18 @@ def load_task(
             return _named(dataset, _SOURCES[dataset], data_dir, limit, format)
         if isinstance(dataset, str) and dataset.startswith(PREFIX):
             source = HubData.parse(dataset)
-            return _own(source.name, _problems(hub_rows(source), columns, format), limit, format, dataset)
+            return read.task(source.name, hub_rows(source), limit, dataset)
         path = _file(dataset)
-        return _own(path.stem, _problems(read_rows(path), columns, format), limit, format, str(path))
+        return read.task(stem_of(path), read_rows(path), limit, str(path))
     if isinstance(dataset, Sequence):
         return _own("problems", _checked(dataset, format), limit, format, "The list of problems")
     if hasattr(dataset, "column_names") and not isinstance(dataset, dict):
         name = str(getattr(getattr(dataset, "info", None), "dataset_name", None) or "dataset")
-        problems = _problems(dataset_rows(dataset, name), columns, format)
-        return _own(name, problems, limit, format, f"The data set {name!r}")
+        return read.task(name, dataset_rows(dataset, name), limit, f"The data set {name!r}")
     if isinstance(dataset, dict):
         raise FastsiaError(f"dataset holds several splits ({', '.join(map(str, dataset))}); give one of them.")
     raise FastsiaError(
-        "dataset must be a task's name, the path of a .jsonl file, a list of Problem or a datasets.Dataset, "
+        "dataset must be a task's name, the path of a file, a list of Problem or a datasets.Dataset, "
         f"got {type(dataset).__name__}."
     )
 
@@ -126,17 +160,18 @@ def _named(
     if data_dir is None:
         rows = hub_rows(source.hub, "Without a network give data_dir, a folder with the files.")
     else:
-        rows = read_rows(_below(Path(data_dir), source.file, name))
+        rows = read_rows(_below(Path(data_dir), source.files, name))
     if source.order is not None:
         rows = iter(sorted(rows, key=source.order))
     problems = collect((source.to_problem(row, format) for row in rows), limit, f"The task {name}")
     return Task(name, problems, format)
 
 
-def _below(data_dir: Path, file: str, name: str) -> Path:
-    path = data_dir / file
-    if not path.is_file():
-        what = f"has no file {file}, which the task {name} needs" if data_dir.is_dir() else "is not a folder"
+def _below(data_dir: Path, files: tuple[str, ...], name: str) -> Path:
+    path = next((data_dir / file for file in files if (data_dir / file).is_file()), None)
+    if path is None:
+        wanted = " or ".join(files)
+        what = f"has no file {wanted}, which the task {name} needs" if data_dir.is_dir() else "is not a folder"
         raise FastsiaError(f"data_dir {data_dir} {what}.")
     return path
 
@@ -146,38 +181,75 @@ def _file(dataset: str | os.PathLike[str]) -> Path:
     path = Path(dataset)
     if path.is_file():
         return path
-    if path.suffix in (".jsonl", ".json") or path.is_dir() or len(path.parts) > 1:
+    if format_of(path) is not None or path.is_dir() or len(path.parts) > 1:
         siblings = [p.name for p in path.parent.iterdir() if p.is_file()] if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, siblings, n=1)
         hint = f" (did you mean {path.parent / near[0]}?)" if near else ""
-        if _HUB_ID.fullmatch(str(dataset)) and not (path.is_dir() or path.parent.is_dir()):
+        if _HUB_ID.fullmatch(str(dataset)) and format_of(path) is None and not (path.is_dir() or path.parent.is_dir()):
             hint = f"; a data set of the Hub is {PREFIX}{path}"
         raise FastsiaError(f"dataset {path} is not a file{hint}.")
     near = difflib.get_close_matches(str(dataset).lower(), TASKS, n=3, cutoff=0.5)
     hint = (
-        f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(TASKS)}, or the path of a .jsonl file."
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else f"there are {', '.join(TASKS)}, or the path of a file ({', '.join(FORMATS)})."
     )
     raise FastsiaError(f"Unknown task {str(dataset)!r}: {hint}")
 
 
-def _check_columns(columns: Mapping[str, str] | None, dataset: Any) -> Mapping[str, str]:
+def _check_columns(columns: Columns | None, dataset: Any) -> Columns:
     if not columns:
         return {}
-    if not isinstance(columns, Mapping) or not all(isinstance(name, str) for pair in columns.items() for name in pair):
+    if not isinstance(columns, Mapping) or not all(isinstance(name, str) for name in columns):
         raise FastsiaError(f"columns must map names of fields to names of columns, got {columns!r:.80}.")
     unknown = next((name for name in columns if name not in PROBLEM_FIELDS), None)
     if unknown is not None:
         raise FastsiaError(f"columns may have {', '.join(PROBLEM_FIELDS)}, got {unknown!r}.")
-    named = isinstance(dataset, str) and dataset in TASKS
-    if named or (isinstance(dataset, (Task, Sequence)) and not isinstance(dataset, str)):
-        what = f"the task {dataset}" if named else "problems that are read already"
-        raise FastsiaError(f"columns has no meaning for {what}.")
+    for name, column in columns.items():
+        several = name == "choices" and isinstance(column, (list, tuple)) and len(column) > 1
+        if not (isinstance(column, str) or (several and all(isinstance(part, str) for part in column))):
+            raise FastsiaError(
+                "columns must map names of fields to names of columns, and choices to one or to several of them, got "
+                f"{name}={column!r:.80}."
+            )
+    _refuse_if_read(dataset, "columns")
     return columns
 
 
-def _problems(rows: Iterable[Row], columns: Mapping[str, str], format: AnswerFormat | None) -> Iterator[Problem]:
-    for row in rows:
-        yield jsonl.to_problem(row.renamed(columns) if columns else row, format)
+def _check_base(answer_base: int | None, dataset: Any) -> int | None:
+    if answer_base is None:
+        return None
+    if isinstance(answer_base, bool) or answer_base not in (0, 1):
+        raise FastsiaError(f"answer_base must be 0 or 1, got {answer_base!r:.80}.")
+    _refuse_if_read(dataset, "answer_base")
+    return int(answer_base)
+
+
+def _refuse_if_read(dataset: Any, setting: str) -> None:
+    """Settings of how rows are read mean nothing for a named task, whose layout is known, or for problems."""
+    named = isinstance(dataset, str) and dataset in TASKS
+    if named or (isinstance(dataset, (Task, Sequence)) and not isinstance(dataset, str)):
+        what = f"the task {dataset}" if named else "problems that are read already"
+        raise FastsiaError(f"{setting} has no meaning for {what}.")
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """From the rows of a file or data set to problems."""
+
+    columns: Columns
+    format: AnswerFormat | None
+    answer_base: int | None
+
+    def task(self, name: str, rows: Iterable[Row], limit: int | None, source: str) -> Task:
+        """The task of the first `limit` rows; `source` names them in an error."""
+        found = _own(name, map(self._problem, rows), limit, self.format, source)
+        if self.answer_base is not None and all(problem.choices is None for problem in found.problems):
+            raise FastsiaError(f"answer_base={self.answer_base} has no meaning for {source}: no problem has options.")
+        return found
+
+    def _problem(self, row: Row) -> Problem:
+        return jsonl.to_problem(row.renamed(self.columns) if self.columns else row, self.format, self.answer_base)
 
 
 def _checked(problems: Iterable[Any], format: AnswerFormat | None) -> Iterator[Problem]:
@@ -190,7 +262,21 @@ def _checked(problems: Iterable[Any], format: AnswerFormat | None) -> Iterator[P
         own = problem.format or ("choice" if choices is not None else format or "number")
         if (own == "choice") != (choices is not None):
             raise FastsiaError(f"{where}: the format {own!r} and choices={choices!r} do not fit together.")
-        yield replace(problem, gold=gold_answer(problem.gold, own, choices, where), format=own)
+        yield replace(problem, gold=_gold(problem, own, where), format=own)
+
+
+def _gold(problem: Problem, format: AnswerFormat, where: str) -> str:
+    if problem.choices is None:
+        return gold_answer(problem.gold, format, None, where)
+    if problem.gold in tuple(letters(len(problem.choices))):
+        return problem.gold  # as `Problem` documents it
+    index = right_option(
+        problem.gold.strip(),
+        Options(problem.choices),
+        None,
+        lambda what: FastsiaError(f"{where}: the gold answer is {what}."),
+    )
+    return letters(len(problem.choices))[index]
 
 
 def _own(name: str, problems: Iterable[Problem], limit: int | None, format: AnswerFormat | None, source: str) -> Task:

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
+import gzip
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from fastsia.config import FastsiaError, is_text
 
-PROBLEM_FIELDS = ("question", "answer", "choices", "id")
+PROBLEM_FIELDS = ("question", "answer", "choices", "labels", "id")
 """What a row of one's own may hold."""
 
+FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+"""Endings of files that hold rows; the text formats may be compressed (.jsonl.gz)."""
+
 _BOM = b"\xef\xbb\xbf"
+_GZIP = ".gz"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One record. `number` counts from 1: the line of a JSON-lines file, the element of an array or a dataset."""
+    """One record.
+
+    number: counts from 1: the line of a JSON-lines file, the element of an array or a data set, the record of a table
+    (its header does not count). columns: the column or columns that a field was taken from, where named otherwise.
+    """
 
     source: str
     number: int
     fields: Mapping[str, Any]
+    columns: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def where(self) -> str:
@@ -35,84 +47,233 @@ class Row:
         """The exception (not raised) for a mistake in this row."""
         return FastsiaError(f"{self.where}: {what}.")
 
+    def named(self, field: str) -> str:
+        """How an error names a field: with its column where that has another name."""
+        column = self.columns.get(field)
+        if column is None:
+            return f"field {field!r}"
+        return (
+            f"field {field!r} ({f'column {column!r}' if isinstance(column, str) else 'columns ' + ', '.join(column)})"
+        )
+
     def value(self, field: str) -> Any:
         """A field that must be there and not be null."""
         value = self._there(field)
         if value is None:
-            raise self.error(f"field {field!r} is null")
+            raise self.error(f"{self.named(field)} is null")
         return value
 
-    def renamed(self, columns: Mapping[str, str]) -> Row:
-        """The fields of a problem alone, those that `columns` names from the columns it gives for them."""
-        given = {name: self._there(column) for name, column in columns.items()}
+    def renamed(self, columns: Mapping[str, str | Sequence[str]]) -> Row:
+        """The fields of a problem alone, those that `columns` names from the columns it gives for them.
+
+        Several columns, given as a list or with "+" between them, are the options one by one.
+        """
         own = {name: self.fields[name] for name in PROBLEM_FIELDS if name in self.fields}
-        return Row(self.source, self.number, own | given)
+        sources: dict[str, str | tuple[str, ...]] = {}
+        for name, column in columns.items():
+            if isinstance(column, str) and not (name == "choices" and "+" in column and column not in self.fields):
+                own[name] = self._there(column)
+                sources[name] = column
+                continue
+            parts = tuple(part.strip() for part in (column.split("+") if isinstance(column, str) else column))
+            values = [self._there(part) for part in parts]
+            own[name] = None if all(map(is_blank, values)) else values
+            sources[name] = parts
+        return Row(self.source, self.number, own, sources)
 
     def _there(self, field: str) -> Any:
         if field not in self.fields:
             near = difflib.get_close_matches(field, [str(name) for name in self.fields], n=1, cutoff=0.6)
             hint = f" (did you mean the field {near[0]!r}?)" if near else ""
-            raise self.error(f"field {field!r} is missing{hint}")
+            raise self.error(f"{self.named(field)} is missing{hint}")
         return self.fields[field]
 
     def text(self, field: str) -> str:
         """A field that must be a text with something in it, without the space around it."""
         value = self.value(field)
         if not isinstance(value, str):
-            raise self.error(f"field {field!r} must be a text, got {value!r:.60}")
+            raise self.error(f"{self.named(field)} must be a text, got {value!r:.60}")
         if not is_text(value):
-            raise self.error(f"field {field!r} holds half of a surrogate pair, which is no character")
+            raise self.error(f"{self.named(field)} holds half of a surrogate pair, which is no character")
         if not value.strip():
-            raise self.error(f"field {field!r} is empty")
+            raise self.error(f"{self.named(field)} is empty")
         return value.strip()
 
     def text_or_number(self, field: str) -> str:
         """A field that must be a text or a finite number; a number comes back as its plain decimal digits."""
         value = self.value(field)
+        if isinstance(value, Decimal):  # of a parquet file
+            return f"{value:f}"
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            raise self.error(f"field {field!r} must be a text or a number, got {value!r:.60}")
+            raise self.error(f"{self.named(field)} must be a text or a number, got {value!r:.60}")
         if isinstance(value, float):
             if not math.isfinite(value):
-                raise self.error(f"field {field!r} is {value!r}, which is not a finite number")
+                raise self.error(f"{self.named(field)} is {value!r}, which is not a finite number")
             return f"{Decimal(repr(value)):f}"
         return str(value) if isinstance(value, int) else self.text(field)
 
     def identifier(self, field: str) -> str:
         """The optional field that names the record; "row-N" where there is none."""
-        return self.text_or_number(field) if self.fields.get(field) is not None else f"row-{self.number}"
+        return f"row-{self.number}" if is_blank(self.fields.get(field)) else self.text_or_number(field)
+
+
+def is_blank(value: Any) -> bool:
+    """Whether a value says nothing: null, or (an empty cell of a table) a text without a character."""
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def plain_number(value: Any) -> str:
+    """A value as text. A whole float becomes an integer: a column of integers with a gap is often stored as floats."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def format_of(path: str | Path) -> str | None:
+    """The ending of `FORMATS` that a file has, whether it is compressed or not; None for any other."""
+    name = Path(path).name.lower()
+    ending = next((ending for ending in FORMATS if name.removesuffix(_GZIP).endswith(ending)), None)
+    return None if ending == ".parquet" and name.endswith(_GZIP) else ending
+
+
+def stem_of(path: str | Path) -> str:
+    """A file's name without its ending: "mine" for mine.jsonl.gz."""
+    name = Path(path).name
+    if format_of(name) is not None and name.lower().endswith(_GZIP):
+        name = name[: -len(_GZIP)]
+    return Path(name).stem
 
 
 def read_rows(path: str | Path) -> Iterator[Row]:
-    """The rows of a JSON-lines file, or of a .json file that holds one array.
+    """The rows of a file of JSON lines, a .json file with one array, or a table in .csv, .tsv or .parquet.
 
-    UTF-8, with or without a byte-order mark; lines end in LF or CRLF; blank lines are skipped but counted.
+    Text is UTF-8, with or without a byte-order mark; lines end in LF or CRLF; blank lines are skipped but counted.
+    Cells of .csv and .tsv stay the texts they are. A text file may be compressed by gzip.
+
+    Raises:
+        FastsiaError: naming the file, and the row where one is wrong.
     """
     path = Path(path)
+    ending = format_of(path)
     try:
-        if path.suffix == ".json":
-            yield from _array_rows(path)
-        else:
-            yield from _line_rows(path)
+        match ending:
+            case None:
+                raise FastsiaError(
+                    f"{path} must be a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file; all but the last may be "
+                    "compressed (.jsonl.gz)."
+                )
+            case ".json":
+                yield from _array_rows(path)
+            case ".csv" | ".tsv":
+                yield from _table_rows(path, "," if ending == ".csv" else "\t")
+            case ".parquet":
+                yield from _parquet_rows(path)
+            case _:
+                yield from _line_rows(path)
     except OSError as error:
         raise FastsiaError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (EOFError, zlib.error) as error:
+        raise FastsiaError(f"{path} cannot be read: its compressed data is damaged or cut ({error}).") from error
+
+
+def _open(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path)) if path.name.lower().endswith(_GZIP) else path.open("rb")
 
 
 def _line_rows(path: Path) -> Iterator[Row]:
     # Bytes are split, not text: U+2028 and its like may stand inside a JSON string.
-    with path.open("rb") as lines:
+    first = True
+    with _open(path) as lines:
         for number, line in enumerate(lines, start=1):
             if number == 1:
                 line = line.removeprefix(_BOM)
-            if line.strip():
-                yield _row(str(path), number, _parse(line, f"{path}, row {number}"))
+            if not line.strip():
+                continue
+            if first and line.lstrip().startswith(b"["):
+                raise FastsiaError(
+                    f"{path}, row {number}: a JSON array begins here; write one JSON object a line, or name the file "
+                    ".json."
+                )
+            first = False
+            yield _row(str(path), number, _parse(line, f"{path}, row {number}"))
 
 
 def _array_rows(path: Path) -> Iterator[Row]:
-    values = _parse(path.read_bytes().removeprefix(_BOM), str(path))
+    with _open(path) as file:
+        values = _parse(file.read().removeprefix(_BOM), str(path))
     if not isinstance(values, list):
         raise FastsiaError(f"{path} must hold one JSON array of objects; JSON lines belong in a .jsonl file.")
     for number, value in enumerate(values, start=1):
         yield _row(str(path), number, value)
+
+
+def _table_rows(path: Path, separator: str) -> Iterator[Row]:
+    """Records below a header. Python's reader and not pandas', which pads short records and guesses what is null."""
+    number = 0
+
+    def text(lines: Iterable[bytes]) -> Iterator[str]:
+        for i, line in enumerate(lines):
+            try:
+                decoded = (line if i else line.removeprefix(_BOM)).decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise FastsiaError(f"{where()}: not valid UTF-8 (byte {error.start + 1} of line {i + 1}).") from error
+            yield decoded
+
+    def where() -> str:
+        return f"{path}, row {number}" if number else f"{path}, header"
+
+    with _open(path) as lines:
+        records = csv.reader(text(lines), delimiter=separator, strict=True)
+        header: list[str] | None = None
+        while True:
+            try:
+                cells = next(records, None)
+            except csv.Error as error:
+                raise FastsiaError(f"{where()}: not valid {path.name.rpartition('.')[2]} ({error}).") from error
+            if cells is None:
+                return
+            if header is None:
+                if not cells:
+                    continue
+                header = _header([name.strip() for name in cells], path)
+            elif cells:
+                if len(cells) != len(header):
+                    raise FastsiaError(f"{where()}: {len(cells)} cells, but the header has {len(header)}.")
+                yield Row(str(path), number, dict(zip(header, cells, strict=True)))
+            number += 1
+
+
+def _distinct(names: Sequence[str], path: Path) -> None:
+    twice = next((name for name in names if name and names.count(name) > 1), None)
+    if twice is not None:
+        raise FastsiaError(f"{path} has {names.count(twice)} columns named {twice!r}.")
+
+
+def _header(names: list[str], path: Path) -> list[str]:
+    """The names of a text table's columns."""
+    _distinct(names, path)
+    if len(names) == 1 and any(mark in names[0] for mark in ";\t,"):
+        raise FastsiaError(
+            f"{path} has one column, {names[0]!r:.60}: cells must be separated by commas in .csv, by tabs in .tsv."
+        )
+    return names
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            _distinct(file.schema_arrow.names, path)
+            for batch in file.iter_batches():
+                for fields in batch.to_pylist():
+                    number += 1
+                    yield Row(str(path), number, fields)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise FastsiaError(f"{path} cannot be read as parquet: {first}.") from error
 
 
 def _parse(data: bytes, where: str) -> Any:
@@ -121,6 +282,10 @@ def _parse(data: bytes, where: str) -> Any:
     except UnicodeDecodeError as error:
         raise FastsiaError(f"{where}: not valid UTF-8 (byte {error.start + 1}).") from error
     except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and ", row " not in where:
+            raise FastsiaError(
+                f"{where} must hold one JSON array of objects; JSON lines belong in a .jsonl file."
+            ) from error
         raise FastsiaError(f"{where}: not valid JSON ({error.msg}, character {error.pos + 1}).") from error
     except RecursionError as error:
         raise FastsiaError(f"{where}: JSON nested too deeply.") from error

@@ -1,0 +1,25 @@
+"""MATH-500 and AIME: problems of mathematics competitions, whose answers are formulas that stand in a box."""
+
+from __future__ import annotations
+
+from fastsia.config import AnswerFormat, Problem
+from fastsia.tasks.hub import HubData
+from fastsia.tasks.rows import Row, is_blank
+from fastsia.tasks.task import gold_answer
+
+MATH500_FILES = ("math500/test.jsonl",)
+AIME24_FILES = ("aime24/test.jsonl",)
+AIME25_FILES = ("aime25/test.jsonl",)
+MATH500_HUB = HubData("HuggingFaceH4/MATH-500")
+AIME24_HUB = HubData("HuggingFaceH4/aime_2024", splits=("train",))
+AIME25_HUB = HubData("math-ai/aime25")
+
+_BOX = "\\boxed"
+
+
+def to_problem(row: Row, format: AnswerFormat) -> Problem:
+    """A row with the fields problem, answer and unique_id or id; without an answer, a solution that ends in a box."""
+    in_solution = is_blank(row.fields.get("answer")) and _BOX in str(row.fields.get("solution"))
+    gold = row.text("solution") if in_solution else row.text_or_number("answer")
+    key = "id" if is_blank(row.fields.get("unique_id")) else "unique_id"
+    return Problem(row.identifier(key), row.text("problem"), gold_answer(gold, format, None, row.where))
