@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import fastsia
@@ -47,7 +48,36 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, st
         ("models", "me/tiny", "v2"): save_tiny(root / "tiny-v2", seed=1),
         ("datasets", "me/sums", "main"): data_set(root / "sums-main", "new"),
         ("datasets", "me/sums", "v1"): data_set(root / "sums-v1", "old"),
+        **competitions(root),
     }
+
+
+def competitions(root: Path) -> dict[tuple[str, str, str], Path]:
+    """Data sets of three rows with the names, fields, splits and file types that the real ones have, by their cards."""
+    names = {"HuggingFaceH4/MATH-500": "test.jsonl", "math-ai/aime25": "test.jsonl", "HuggingFaceH4/aime_2024": ""}
+    folders = {("datasets", name, "main"): root / name.replace("/", "--") for name in names}
+    for folder in folders.values():
+        folder.mkdir()
+    math, aime25, aime24 = folders.values()
+    rows: list[dict[str, Any]] = [
+        {"problem": f"Formula {i}?", "solution": "...", "answer": answer, "unique_id": f"test/algebra/{i}.json"}
+        for i, answer in enumerate(("\\frac{14}{3}", "p - q", "9"))
+    ]
+    (math / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [
+        {"problem": f"Year {i}?", "answer": answer, "id": str(i)}
+        for i, answer in enumerate(("70", "336^\\circ", "016"))
+    ]
+    (aime25 / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [
+        {"id": 60 + i, "problem": f"Day {i}?", "solution": "...", "answer": answer, "url": "https://", "year": "2024"}
+        for i, answer in enumerate(("204", "025", "3"))
+    ]
+    (aime24 / "data").mkdir()
+    pd.DataFrame(rows).to_parquet(aime24 / "data" / "train-00000-of-00001.parquet")
+    head = "---\nconfigs:\n- config_name: default\n  data_files:\n  - {split: train, path: data/train-*}\n---\n"
+    (aime24 / "README.md").write_text(head)
+    return folders
 
 
 # The clients read the Hub's address when they are imported.
@@ -59,13 +89,17 @@ from fastsia.engine.checkpoint import load_model
 def questions(name, **settings):
     return [problem.question for problem in load_task(name, **settings).problems]
 
+def problems(name):
+    task = load_task(name)
+    return [task.format, task.stride, [[p.id, p.question, p.gold] for p in task.problems]]
+
 def weights(name, revision=None):
     model, tokenizer = load_model(name, device="cpu", revision=revision)
     return [float(model.lm_head.weight.detach().double().sum()), tokenizer is not None]
 
 for what, arguments, settings in json.load(sys.stdin):
     try:
-        answer = {"questions": questions, "weights": weights}[what](*arguments, **settings)
+        answer = {"questions": questions, "problems": problems, "weights": weights}[what](*arguments, **settings)
     except FastsiaError as error:
         answer = str(error)
     print(json.dumps(answer))
@@ -84,6 +118,15 @@ PARTS = {
     "me/sums:minus:train": [f"new minus train {i}" for i in range(3)],
     "me/sums@v1:plus:train[1:]": ["old plus train 1", "old plus train 2"],
 }
+COMPETITIONS = {
+    "math500": [
+        ["test/algebra/0.json", "Formula 0?", "14/3"],
+        ["test/algebra/1.json", "Formula 1?", "p-q"],
+        ["test/algebra/2.json", "Formula 2?", "9"],
+    ],
+    "aime24": [["60", "Day 0?", "204"], ["61", "Day 1?", "25"], ["62", "Day 2?", "3"]],
+    "aime25": [["0", "Year 0?", "70"], ["1", "Year 1?", "336"], ["2", "Year 2?", "16"]],
+}
 MODELS = [("me/tiny", None), ("me/tiny", "v2"), ("me/tiny", "v9"), ("me/nothing", None)]
 
 
@@ -98,6 +141,7 @@ def environment(home: Path, address: str) -> dict[str, str]:
 def answers(repositories: dict[tuple[str, str, str], Path], tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
     """What one process that knows only the Hub's address gets for every name."""
     calls = [("questions", [f"hub:{name}"], {"columns": COLUMNS}) for name in (*PARTS, *MISTAKES)]
+    calls += [("problems", [name], {}) for name in COMPETITIONS]
     calls += [("weights", list(model), {}) for model in MODELS]
     with serve(repositories) as hub:
         done = subprocess.run(
@@ -108,7 +152,7 @@ def answers(repositories: dict[tuple[str, str, str], Path], tmp_path_factory: py
             text=True,
         )
     assert done.returncode == 0, done.stderr
-    names = [*PARTS, *MISTAKES, *MODELS]
+    names = [*PARTS, *MISTAKES, *COMPETITIONS, *MODELS]
     return dict(zip(names, map(json.loads, done.stdout.splitlines()), strict=True))
 
 
@@ -144,6 +188,14 @@ def test_a_run_from_nothing_but_names(repositories: dict[tuple[str, str, str], P
         num_splits=2,
     )
     assert first.trajectories["text"].tolist() == alone.trajectories["text"].tolist(), "it is the revision's weights"
+
+
+@pytest.mark.parametrize("name", COMPETITIONS)
+def test_the_tasks_with_boxed_answers(name: str, answers: dict[Any, Any]) -> None:
+    format, stride, problems = answers[name]
+    assert (format, stride) == ("boxed", 20)
+    spaces = str.maketrans("", "", " ")
+    assert [[key, text, gold.translate(spaces)] for key, text, gold in problems] == COMPETITIONS[name]
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -192,7 +244,7 @@ def test_columns(tmp_path: Path) -> None:
     assert load_task(story, columns=own).problems[0].question == "How many?"
     for dataset, columns, sentence in (
         (file, {"question": "problm"}, "row 1: field 'problm' is missing (did you mean the field 'problem'?)"),
-        (file, {"gold": "solution"}, "columns may have question, answer, choices, id, got 'gold'"),
+        (file, {"gold": "solution"}, "columns may have question, answer, choices, labels, id, got 'gold'"),
         (file, {"question": 3}, "columns must map names of fields to names of columns"),
         ("gsm8k", COLUMNS, "columns has no meaning for the task gsm8k"),
         ([fastsia.Problem("a", "?", "1")], COLUMNS, "columns has no meaning for problems that are read already"),

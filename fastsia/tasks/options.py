@@ -18,6 +18,7 @@ from fastsia.tasks.rows import Row, is_blank, plain_number
 _BEFORE, _BEHIND = "([{*# ", ")]}*.: "
 """What may stand around a label: "(B)", "B.", "**B**", "#2"."""
 _INDEX = re.compile(r"[+-]?\d{1,4}(?:\.0+)?")
+_LABEL_AND_TEXT = re.compile(r"([(\[]?\w+[.):\]]+)\s*(\S.*)", re.DOTALL)
 _TEXTS = ("text", "choices")
 _LABELS = ("label", "labels")
 
@@ -147,7 +148,9 @@ def right_option(answer: str, options: Options, answer_base: int | None, refuse:
                 f"{answer!r}, which is the label of option {labelled + 1}, but not option {labelled + 1} by "
                 f"answer_base={answer_base}; leave answer_base out where rows have labels"
             )
-        found = next((i for i in (labelled, indexed, own) if i is not None), None)
+        found = next(
+            (i for i in (labelled, indexed, own, _with_text(answer, texts, options.labels)) if i is not None), None
+        )
         if found is None:
             hint = "" if number is None else "; an index is said by answer_base (0 or 1)"
             raise refuse(
@@ -177,6 +180,9 @@ def right_option(answer: str, options: Options, answer_base: int | None, refuse:
         )
     if same:
         raise refuse(f"{answer!r:.80}, which is the text of {len(same)} options in another case")
+    spelled_out = _with_text(answer, texts, letters(count))
+    if spelled_out is not None:
+        return spelled_out
     gold = canonical_gold(answer, "choice", texts)
     if gold is None or gold not in letters(count):
         raise refuse(f"{answer!r:.80}, which is none of the {count} options")
@@ -192,6 +198,13 @@ def _label(answer: str, labels: Sequence[str]) -> int | None:
     return same[0] if wanted and len(same) == 1 else None
 
 
+def _with_text(answer: str, texts: Sequence[str], labels: Sequence[str]) -> int | None:
+    """The option whose label and text `answer` is, as in "B. green" or "(B) green"."""
+    parts = _LABEL_AND_TEXT.fullmatch(answer)
+    index = None if parts is None else _label(parts[1], labels)
+    return index if parts is not None and index is not None and _folded(parts[2]) == _folded(texts[index]) else None
+
+
 def _answer(row: Row, field: str, texts: tuple[str, ...]) -> str:
     """The answer as a text; a number that is no option as it stands without a fraction of zero, as 1 for 1.0."""
     text, value = row.text_or_number(field), row.value(field)
@@ -204,7 +217,9 @@ def _bare(label: str) -> str:
 
 def _shuffled(texts: tuple[str, ...], question: str) -> tuple[str, ...]:
     """The texts in the order of a hash of each with the question: no place is the right one more often."""
-    return tuple(sorted(texts, key=lambda text: hashlib.sha256(f"{question}\0{text}".encode()).digest()))
+    return tuple(
+        sorted(texts, key=lambda text: hashlib.sha256(f"{question}\0{text}".encode("utf-8", "surrogatepass")).digest())
+    )
 
 
 def _folded(text: str) -> str:

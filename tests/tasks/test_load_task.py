@@ -17,6 +17,8 @@ from fastsia.config import FastsiaError, Problem
 from fastsia.tasks import TASKS, load_task
 from fastsia.tasks.hub import hub_status
 
+COMPETITION = ("math500", "aime24", "aime25")
+
 
 def write(folder: Path, rows: Sequence[object], name: str = "mine.jsonl") -> Path:
     path = folder / name
@@ -80,8 +82,8 @@ def test_a_bad_row_is_named(tmp_path: Path, row: object, message: str) -> None:
 
 def test_an_options_text_comes_before_its_number(tmp_path: Path) -> None:
     """With the options 2, 4, 6, 8 the answer 4 is the second one, not the fourth."""
-    rows = [{"question": "?", "choices": ["2", "4", "6", "8"], "answer": answer} for answer in ("4", 4, "3", "D")]
-    assert [p.gold for p in load_task(write(tmp_path, rows)).problems] == ["B", "B", "C", "D"]
+    rows = [{"question": "?", "choices": ["2", "4", "6", "8"], "answer": answer} for answer in ("4", 4, 4.0, "D")]
+    assert [p.gold for p in load_task(write(tmp_path, rows)).problems] == ["B", "B", "B", "D"]
 
 
 def test_repeated_ids_and_questions_get_distinct_keys_that_no_limit_changes(tmp_path: Path) -> None:
@@ -290,7 +292,7 @@ def test_without_the_package_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_task_is_described() -> None:
-    assert list(TASKS) == ["demo", "gsm8k", "svamp", "svamp_full", "arc_challenge", "arc_easy"]
+    assert list(TASKS) == ["demo", "gsm8k", "svamp", "svamp_full", "arc_challenge", "arc_easy", *COMPETITION]
     assert all(TASKS.values())
 
 

@@ -7,11 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from fastsia.answers.extraction import extract_answers
 from fastsia.tasks import build_prompt, load_task
 from fastsia.tasks.prompt import INSTRUCTIONS
 from tests.tasks.tokenizers import word_tokenizer
 
-NUM_PROBLEMS = {"gsm8k": 1319, "svamp": 300, "svamp_full": 1000, "arc_challenge": 1172, "arc_easy": 2376}
+NUM_PROBLEMS = {
+    "gsm8k": 1319,
+    "svamp": 300,
+    "svamp_full": 1000,
+    "arc_challenge": 1172,
+    "arc_easy": 2376,
+    "math500": 500,
+}
 
 
 @pytest.mark.parametrize("name", NUM_PROBLEMS)
@@ -25,7 +33,7 @@ def test_every_row(name: str, shared_data: Path) -> None:
             assert problem.choices is not None
             assert 3 <= len(problem.choices) <= 5
             assert problem.gold in "ABCDE"[: len(problem.choices)]
-        else:
+        elif task.format == "number":
             assert problem.gold.lstrip("-").isdecimal()
             assert str(int(problem.gold)) == problem.gold
         prompt = build_prompt(task, problem, tokenizer, num_fewshot=1)
@@ -60,6 +68,17 @@ def test_svamp_golds_and_joints(shared_data: Path) -> None:
 def test_svamp_is_part_of_svamp_full(shared_data: Path) -> None:
     full = {problem.id: problem for problem in load_task("svamp_full", data_dir=shared_data).problems}
     assert all(full[problem.id] == problem for problem in load_task("svamp", data_dir=shared_data).problems)
+
+
+def test_every_gold_of_math500_is_read_and_reads_as_itself(shared_data: Path) -> None:
+    """Under the task's name and by the file's path."""
+    lines = (shared_data / "math500/test.jsonl").read_text(encoding="utf-8").splitlines()
+    golds = [json.loads(line)["answer"] for line in lines]
+    named = load_task("math500", data_dir=shared_data)
+    assert (named.format, named.stride) == ("boxed", 20)
+    boxes = [f"So it is $\\boxed{{{gold}}}$." for gold in golds]
+    assert extract_answers(boxes, "boxed") == [problem.gold for problem in named.problems]
+    assert load_task(shared_data / "math500/test.jsonl", format="boxed").problems == named.problems
 
 
 def test_arc_digit_labels_become_letters(shared_data: Path) -> None:
