@@ -19,6 +19,7 @@ _BEFORE, _BEHIND = "([{*# ", ")]}*.: "
 """What may stand around a label: "(B)", "B.", "**B**", "#2"."""
 _INDEX = re.compile(r"[+-]?\d{1,4}(?:\.0+)?")
 _LABEL_AND_TEXT = re.compile(r"([(\[]?\w+[.):\]]+)\s*(\S.*)", re.DOTALL)
+_LEADING_LABEL = re.compile(r"[(\[]?(?:([A-Za-z])[.):\]]|(\d{1,2})(?:[):\]](?!\d)|\.(?!\d)))\s*(\S.*)", re.DOTALL)
 _TEXTS = ("text", "choices")
 _LABELS = ("label", "labels")
 
@@ -115,64 +116,57 @@ def read_options(row: Row, *, has_answer: bool = True) -> Options:
         return Options(texts, columns=columns, marked=right[0])
     read = tuple(plain_number(label).strip() for label in labels if isinstance(label, (str, int, float)))
     if len(read) != len(texts) or len(set(read)) < len(labels) or not all(read) or not all(map(is_text, read)):
-        raise row.error(f"{what} needs one label of its own for each option, got {_listed(labels)}")
+        raise row.error(f"{what} needs one label of its own for each option, got {', '.join(map(str, labels))}")
     return Options(texts, read, columns)
 
 
 def right_option(answer: str, options: Options, answer_base: int | None, refuse: Callable[[str], FastsiaError]) -> int:
     """The index of the option that `answer` names.
 
-    With labels it is a label, else (answer_base given) an index, else an option's text. Without labels a number is an
-    index where answer_base is given; else what is named is an option's text, its column, or its letter.
+    With labels, beside the options or at the beginning of each text, it is a label, else (answer_base given) an index,
+    else an option's text. Without labels a number is an index where answer_base is given; else what is named is an
+    option's text, its column, or its letter.
 
     Raises:
         FastsiaError: what `refuse` makes of "'4', which is ...", where no option is named, or more than one may be.
     """
-    texts, count = options.texts, len(options.texts)
-    bare = _bare(answer)
-    number = int(float(bare)) if _INDEX.fullmatch(bare) else None
-    same = (
-        [texts.index(answer)] if answer in texts else [i for i in range(count) if _folded(texts[i]) == _folded(answer)]
-    )
-    own = same[0] if len(same) == 1 else None
-    indexed = None
-    if answer_base is not None and number is not None:
-        indexed = number - answer_base if 0 <= number - answer_base < count else -1
-    outside = f"{answer!r}, which with answer_base={answer_base} is none of the {count} options"
-    if options.labels is not None:
-        labelled = _label(answer, options.labels)
-        if labelled is None and indexed == -1:
-            raise refuse(f"{outside}, nor one of the labels {_listed(options.labels)}")
-        if labelled is not None and indexed is not None and labelled != indexed:
-            raise refuse(
-                f"{answer!r}, which is the label of option {labelled + 1}, but not option {labelled + 1} by "
-                f"answer_base={answer_base}; leave answer_base out where rows have labels"
-            )
-        found = next(
-            (i for i in (labelled, indexed, own, _with_text(answer, texts, options.labels)) if i is not None), None
+    texts, labels = options.texts, options.labels
+    if labels is None:
+        texts, labels = _split_labels(texts)
+    number = _number(answer)
+    index = None if answer_base is None or number is None else number - answer_base
+    labelled = None if labels is None else _label(answer, labels)
+    if index is not None and labelled is not None and index != labelled:
+        raise refuse(
+            f"{answer!r}, which is the label of option {labelled + 1}, but not that option by answer_base="
+            f"{answer_base}; leave answer_base out where rows have labels"
         )
+    if labelled is not None:
+        return labelled
+    among = "" if labels is None else f", nor one of the labels {', '.join(labels)}"
+    if index is not None:
+        if not 0 <= index < len(texts):
+            raise refuse(f"{answer!r}, which with answer_base={answer_base} is none of the {len(texts)} options{among}")
+        return index
+    same = [i for i, text in enumerate(texts) if answer in (text, options.texts[i])]
+    same = same or [i for i, text in enumerate(texts) if _folded(answer) in (_folded(text), _folded(options.texts[i]))]
+    own = same[0] if len(same) == 1 else None
+    if labels is not None:
+        found = _with_text(answer, texts, labels) if own is None else own
         if found is None:
             hint = "" if number is None else "; an index is said by answer_base (0 or 1)"
             raise refuse(
-                f"{answer!r:.80}, which is not one of the labels {_listed(options.labels)}, nor an option's text{hint}"
+                f"{answer!r:.80}, which is not one of the labels {', '.join(labels)}, nor an option's text{hint}"
             )
         return found
-    if indexed == -1:
-        raise refuse(outside)
-    if indexed is not None:
-        return indexed
     column = options.columns.index(answer) if answer in options.columns else None
-    letter = ascii_uppercase.index(bare.upper()) if len(bare) == 1 and bare.upper() in letters(count) else None
-    readings = {
-        what: i for what, i in (("the text", own), ("the column", column), ("the letter", letter)) if i is not None
-    }
-    if len(set(readings.values())) > 1:
-        both = " and ".join(f"{what} of option {i + 1}" for what, i in readings.items())
-        raise refuse(
-            f"{answer!r}, which is {both}; give the options labels, or the answer as a text that is one option's"
-        )
-    if readings:
-        return next(iter(readings.values()))
+    readings = {"the text": own, "the column": column, "the letter": _label(answer, tuple(letters(len(texts))))}
+    named = {what: i for what, i in readings.items() if i is not None}
+    if len(set(named.values())) > 1:
+        both = " and ".join(f"{what} of option {i + 1}" for what, i in named.items())
+        raise refuse(f"{answer!r}, which is {both}; give the options labels, or the answer as the text of one of them")
+    if named:
+        return next(iter(named.values()))
     if number is not None:
         raise refuse(
             f"the bare number {answer}, which may count options from 0 or from 1, or be a value; set answer_base "
@@ -180,13 +174,33 @@ def right_option(answer: str, options: Options, answer_base: int | None, refuse:
         )
     if same:
         raise refuse(f"{answer!r:.80}, which is the text of {len(same)} options in another case")
-    spelled_out = _with_text(answer, texts, letters(count))
+    spelled_out = _with_text(answer, texts, tuple(letters(len(texts))))
     if spelled_out is not None:
         return spelled_out
-    gold = canonical_gold(answer, "choice", texts)
-    if gold is None or gold not in letters(count):
-        raise refuse(f"{answer!r:.80}, which is none of the {count} options")
-    return ascii_uppercase.index(gold)
+    letter = canonical_gold(answer, "choice", texts)
+    if letter is None:
+        raise refuse(f"{answer!r:.80}, which is none of the {len(texts)} options")
+    return ascii_uppercase.index(letter)
+
+
+def _number(answer: str) -> int | None:
+    """The number that an answer is and nothing else, which may be an option's index."""
+    bare = _bare(answer)
+    return int(float(bare)) if _INDEX.fullmatch(bare) else None
+
+
+def _split_labels(texts: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """Texts that all begin with a label, as "B) green", without them, and the labels; else the texts and None.
+
+    The labels are the first letters or numbers, in any order, so that "3) x" among others remains a text.
+    """
+    parts = [_LEADING_LABEL.fullmatch(text) for text in texts]
+    labels = tuple((part[1] or part[2]) for part in parts if part is not None)
+    rests = tuple(part[3] for part in parts if part is not None)
+    count = len(texts)
+    sets = [list(letters(count)), [str(i) for i in range(count)], [str(i + 1) for i in range(count)]]
+    known = len(labels) == count and sorted(label.upper() for label in labels) in [sorted(each) for each in sets]
+    return (rests, labels) if known and len(set(rests)) == count else (texts, None)
 
 
 def _label(answer: str, labels: Sequence[str]) -> int | None:
@@ -224,10 +238,6 @@ def _shuffled(texts: tuple[str, ...], question: str) -> tuple[str, ...]:
 
 def _folded(text: str) -> str:
     return " ".join(text.split()).casefold()
-
-
-def _listed(labels: Sequence[Any]) -> str:
-    return ", ".join(str(label) for label in labels)
 
 
 def _is_list(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from pathlib import Path
@@ -27,11 +28,12 @@ SCALARS = st.one_of(
 VALUES = st.recursive(
     SCALARS,
     lambda inner: st.one_of(
-        st.lists(inner, max_size=4), st.dictionaries(st.sampled_from(["text", "label", "x"]), inner, max_size=3)
+        st.lists(inner, max_size=4), st.dictionaries(st.sampled_from(["text", "label", "stem", "x"]), inner, max_size=3)
     ),
     max_leaves=6,
 )
 FIELDS = ["question", "answer", "choices", "id", "answerKey", "Body", "Question", "Answer", "ID", "Equation"]
+FIELDS += ["labels", "problem", "unique_id", "solution"]
 ROWS = st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=7)
 
 
@@ -80,7 +82,21 @@ def test_rows_of_any_shape(rows: list[dict[str, Any]], format: Any, file: Path) 
 @example(data=b'{"question": "?", "answer": NaN}')
 def test_bytes_of_any_kind(data: bytes, file: Path) -> None:
     load(file, data)
-    load(file.with_suffix(".json"), data)
+    for ending in (".json", ".csv", ".tsv", ".jsonl.gz", ".parquet"):
+        load(file.with_suffix(ending), data)
+
+
+@FUZZ
+@given(at=st.integers(0, 2000), with_=st.binary(min_size=1, max_size=3))
+def test_packed_files_with_a_few_bytes_changed(at: int, with_: bytes, file: Path) -> None:
+    rows = pd.DataFrame({"question": ["?", "!"], "choices": [["a", "b"], None], "answer": ["B", "3"]})
+    packed = {
+        ".parquet": rows.to_parquet(),
+        ".jsonl.gz": gzip.compress(rows.to_json(orient="records", lines=True).encode()),
+    }
+    for ending, data in packed.items():
+        at %= len(data)
+        load(file.with_suffix(ending), data[:at] + with_ + data[at + len(with_) :])
 
 
 @FUZZ

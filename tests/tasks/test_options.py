@@ -96,6 +96,31 @@ def test_labels_through_renamed_columns(tmp_path: Path) -> None:
     assert gold(tmp_path, row, columns={"choices": "options", "labels": "keys", "answer": "right"}) == ("C", "blue")
 
 
+@pytest.mark.parametrize(
+    ("choices", "answer", "right"),
+    [
+        (["B. red", "A. blue"], "A", "A. blue"),
+        (["B)red", "A)blue"], "A", "A)blue"),
+        (["(b) red", "(a) blue"], "A", "(a) blue"),
+        (["0: red", "1: blue"], 1, "1: blue"),
+        (["2. red", "1. blue"], "1", "1. blue"),
+        (["A) 2", "B) 1"], "B", "B) 1"),
+        (["A) 2", "B) 1"], "2", "A) 2"),
+        (["A) 2", "B) 1"], "B) 1", "B) 1"),
+        (["A. red", "B. blue"], "blue", "B. blue"),
+    ],
+)
+def test_labels_in_the_texts_decide(choices: list[str], answer: Any, right: str, tmp_path: Path) -> None:
+    assert gold(tmp_path, {"choices": choices, "answer": answer})[1] == right
+
+
+@pytest.mark.parametrize("choices", [["2.5", "1.5"], ["2:1", "1:2"], ["1) a", "3) b"], ["D: x", "A: y"], ["2. a", "b"]])
+def test_texts_that_only_look_like_labels(choices: list[str], tmp_path: Path) -> None:
+    assert gold(tmp_path, {"choices": choices, "answer": "A"}) == ("A", choices[0])
+    with pytest.raises(FastsiaError, match="the bare number 1"):
+        gold(tmp_path, {"choices": choices, "answer": "1"})
+
+
 def test_a_mapping_from_labels_to_texts(tmp_path: Path) -> None:
     assert gold(tmp_path, {"choices": {"A": "red", "B": "green"}, "answer": "B"}) == ("B", "green")
     assert gold(tmp_path, {"choices": {"B": "red", "A": "green", "C": None}, "answer": "A"}) == ("B", "green")
