@@ -22,7 +22,7 @@ from fastsia.store import Store
 from tests.tiny import save_tiny
 
 SMALL = ["--num_rollouts", "3", "--stride", "6", "--max_tokens", "12", "--num_bootstrap", "20", "--num_splits", "2"]
-TASKS = ("gsm8k", "svamp", "svamp_full", "arc_challenge", "arc_easy")
+TASKS = ("gsm8k", "svamp", "svamp_full", "arc_challenge", "arc_easy", "math500")
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_every_task_runs_from_its_real_file(task: str, model: str, shared_data: 
     assert command(*arguments, "--no_report", *SMALL) == 0
     problems = pd.read_parquet(tmp_path / "problems.parquet")
     assert len(problems) == 3
-    assert set(problems["format"]) == {"choice" if task.startswith("arc") else "number"}
+    assert set(problems["format"]) == {"choice" if task.startswith("arc") else "boxed" if task == "math500" else "number"}
 
 
 BAD = [
