@@ -145,7 +145,8 @@ def test_every_task_runs_from_its_real_file(task: str, model: str, shared_data: 
     assert command(*arguments, "--no_report", *SMALL) == 0
     problems = pd.read_parquet(tmp_path / "problems.parquet")
     assert len(problems) == 3
-    assert set(problems["format"]) == {"choice" if task.startswith("arc") else "boxed" if task == "math500" else "number"}
+    expected = "choice" if task.startswith("arc") else "boxed" if task == "math500" else "number"
+    assert set(problems["format"]) == {expected}
 
 
 BAD = [
