@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fastsia.engine.engine import Engine
     from fastsia.engine.sequence import Request, Rollout
     from fastsia.evaluation import evaluate
-    from fastsia.results import SIAResult, analyze, load
+    from fastsia.results import SIAResult, analyze, load, reread
     from fastsia.tasks import load_task
 
 # Where each public name lives. They are imported when first used: torch alone takes seconds.
@@ -32,6 +32,7 @@ _HOMES = {
     "SIAResult": "fastsia.results",
     "analyze": "fastsia.results",
     "load": "fastsia.results",
+    "reread": "fastsia.results",
     "load_task": "fastsia.tasks",
 }
 
@@ -51,6 +52,7 @@ __all__ = [
     "extract_answers",
     "load",
     "load_task",
+    "reread",
 ]
 
 

@@ -63,9 +63,10 @@ Seed = Annotated[int, typer.Option("--seed")]
 Temperature = Annotated[float, typer.Option("--temperature")]
 TopP = Annotated[float, typer.Option("--top_p")]
 MaxTokens = Annotated[int, typer.Option("--max_tokens", "--max_gen_toks", help="Of a trajectory, and of a rollout.")]
-Think = Annotated[
-    str, typer.Option("--think", help="An unclosed <think> block has no answer (strict), or is read (lenient).")
-]
+_THINK = "An unclosed <think> block, or a text that the token limit cut, has no answer (strict), or is read (lenient)."
+Think = Annotated[str, typer.Option("--think", help=_THINK)]
+_EQUIVALENCE = "Which answers are equal: spelling, or math_verify (by Math-Verify)."
+_ANSWER_REGEX = "A regular expression that reads the answers in place of the rules: its group answer, else group 1."
 Smoothing = Annotated[float, typer.Option("--smoothing", help="alpha of the gold surprisal.")]
 NumBootstrap = Annotated[int, typer.Option("--num_bootstrap", help="Resamples of the intervals.")]
 NumSplits = Annotated[int, typer.Option("--num_splits", help="Half-splits of the cross-fitted rho.")]
@@ -266,6 +267,8 @@ def run(
         str, typer.Option("--share", help="trajectory, checkpoint or none: what rollouts share. Same draws.")
     ] = DEFAULTS.share,
     think: Think = DEFAULTS.think,
+    equivalence: Annotated[str, typer.Option("--equivalence", help=_EQUIVALENCE)] = DEFAULTS.equivalence,
+    answer_regex: Annotated[str | None, typer.Option("--answer_regex", help=_ANSWER_REGEX)] = None,
     stop_at_answer: Annotated[
         bool,
         typer.Option("--stop_at_answer/--no_stop_at_answer", help="End rollouts whose answer can change no more."),
@@ -324,6 +327,8 @@ def run(
         seed=seed,
         share=share,  # type: ignore[arg-type]
         think=think,  # type: ignore[arg-type]
+        equivalence=equivalence,  # type: ignore[arg-type]
+        answer_regex=answer_regex or None,
         stop_at_answer=stop_at_answer,
         shuffle_prefix=shuffle_prefix,
         num_fewshot=num_fewshot,
@@ -619,6 +624,8 @@ def show(result: SIAResult, written: list[str]) -> None:
 
     row("accuracy", summary["accuracy"], ci["accuracy"], percent=True)
     row("null rate (rollouts without an answer)", summary["null_rate"], ci["null_rate"], percent=True)
+    if summary.get("cut_rate") is not None:
+        row("cut rollouts (ended by the token limit)", summary["cut_rate"], None, percent=True)
     for name, key in (
         ("ρ Pearson (the paper's)", "pearson"),
         ("ρ Spearman", "spearman"),
@@ -634,7 +641,17 @@ def show(result: SIAResult, written: list[str]) -> None:
     row("H at the start, nats", summary["entropy_first"], ci["entropy_first"])
     row("H at the end, nats", summary["entropy_final"], ci["entropy_final"])
     console.print(table)
+    _print_readings(summary)
     _say(*_cost(summary), *(f"Note: {warning}" for warning in summary["warnings"]), *written)
+
+
+def _print_readings(summary: Mapping[str, Any]) -> None:
+    """Both readings side by side, where they differ."""
+    from fastsia.report import show_readings
+
+    shown = show_readings(summary)
+    if shown is not None:
+        _print(shown)
 
 
 def _say(*lines: str) -> None:
@@ -705,12 +722,37 @@ def report(
     output_path: Annotated[
         Path | None, typer.Option("--output_path", "-o", help="Folder or .html file [default: the folder itself].")
     ] = None,
+    think: Annotated[str | None, typer.Option("--think", help=f"{_THINK} [default: the run's]")] = None,
+    equivalence: Annotated[
+        str | None, typer.Option("--equivalence", help=f"{_EQUIVALENCE} [default: the run's]")
+    ] = None,
+    answer_regex: Annotated[
+        str | None, typer.Option("--answer_regex", help=f"{_ANSWER_REGEX} '' goes back to the rules.")
+    ] = None,
 ) -> None:
-    """Draw a run's figures and report again, from what is stored; no model."""
+    """Draw a run's figures and report again, from what is stored; no model. Texts that an older fastsia has read are
+    read again by today's rules."""
     from fastsia.results import load
+    from fastsia.store import DATABASE
 
+    read: list[str] = []
+    wanted = {"think": think, "equivalence": equivalence, "answer_regex": answer_regex}
+    if (directory / DATABASE).is_file() or any(value is not None for value in wanted.values()):
+        read = _read_again(directory, wanted)
     result = load(directory)
-    show(result, [f"Report:  {result.report(output_path or directory)}"])
+    show(result, [*read, f"Report:  {result.report(output_path or directory)}"])
+
+
+def _read_again(directory: Path, wanted: Mapping[str, str | None]) -> list[str]:
+    from fastsia.results import reread
+
+    try:
+        found = reread(directory, **wanted)  # type: ignore[arg-type]
+    except FastsiaError as error:
+        if any(value is not None for value in wanted.values()):
+            raise
+        return [f"Note: the stored texts were not read again: {error}"]  # a run is under way, or a folder is read-only
+    return [] if found is None else [f"Read again: {found}"]
 
 
 @app.command()
@@ -988,11 +1030,23 @@ def analyze(
     num_bootstrap: NumBootstrap = DEFAULTS.num_bootstrap,
     num_splits: NumSplits = DEFAULTS.num_splits,
     seed: Annotated[int, typer.Option("--seed", help="Of bootstrap and splits.")] = DEFAULTS.seed,
+    think: Annotated[
+        str,
+        typer.Option(
+            "--think", help='Rollouts of finish_reason "length" have no answer (strict), or theirs (lenient).'
+        ),
+    ] = DEFAULTS.think,
 ) -> None:
     """Score any table of rollouts: problem_id, trajectory, checkpoint, rollout, answer, gold."""
     from fastsia.results import analyze as score
 
-    config = SIAConfig(smoothing=smoothing, num_bootstrap=num_bootstrap, num_splits=num_splits, seed=seed)
+    config = SIAConfig(
+        smoothing=smoothing,
+        num_bootstrap=num_bootstrap,
+        num_splits=num_splits,
+        seed=seed,
+        think=think,  # type: ignore[arg-type]
+    )
     result = score(table, config=config)
     written = []
     if output_path is not None:

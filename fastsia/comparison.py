@@ -24,6 +24,8 @@ _MATTERS = (
     "max_tokens",
     "rollout_budget",
     "think",
+    "equivalence",
+    "answer_regex",
     "num_fewshot",
     "smoothing",
 )

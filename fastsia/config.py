@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal
 
 Share = Literal["trajectory", "checkpoint", "none"]
 Think = Literal["strict", "lenient"]
+Equivalence = Literal["spelling", "math_verify"]
 RolloutBudget = Literal["new", "total"]
 AnswerFormat = Literal["number", "choice", "boxed"]
 
 ANSWER_FORMATS: tuple[AnswerFormat, ...] = ("number", "choice", "boxed")
+EQUIVALENCES: tuple[Equivalence, ...] = ("spelling", "math_verify")
+READING_FIELDS = ("think", "equivalence", "answer_regex")
+"""Fields of `SIAConfig` that say how drawn texts are read; the draws do not depend on them."""
 MAX_CHOICES = 26  # the letters that can name them
 MAX_INTEGER = 2**31 - 1  # what an int32 column holds
 MAX_COUNT = 1_000_000  # of what is an array's row at every checkpoint or problem: more is a slip of the finger
@@ -173,7 +178,12 @@ class SIAConfig:
         seed: of the whole run; every draw follows from it and from the problem's id.
         share: what rollouts share: "trajectory" merges every rollout of a trajectory that is on the same token path,
             "checkpoint" only those of one checkpoint, "none" merges nothing. The draws are the same.
-        think: how a <think> block that never closes is read: "strict" (no answer) or "lenient".
+        think: how a text that is not finished is read: "strict" takes no answer from a <think> block that never closes,
+            and from a text that the token limit cut only an answer that it had stated completely; "lenient" reads both
+            like any text.
+        equivalence: which answers are equal: those of one spelling, or ("math_verify") those that Math-Verify finds so.
+        answer_regex: a Python regular expression that reads the answers in place of the format's rules: of its last
+            match the group `answer`, else group 1, else all of it. No rollout is stopped early with it.
         stop_at_answer: end a rollout once no continuation can change its answer (lossless for the answer).
         shuffle_prefix: the ablation: each checkpoint's prefix tokens permuted before its rollouts are drawn.
         num_fewshot: exemplars before the question.
@@ -194,6 +204,8 @@ class SIAConfig:
     seed: int = 0
     share: Share = "trajectory"
     think: Think = "strict"
+    equivalence: Equivalence = "spelling"
+    answer_regex: str | None = None
     stop_at_answer: bool = True
     shuffle_prefix: bool = False
     num_fewshot: int = 0
@@ -223,6 +235,11 @@ class SIAConfig:
             self.share,
         )
         _require(_is_one_of(self.think, ("strict", "lenient")), "think", '"strict" or "lenient"', self.think)
+        _require(
+            _is_one_of(self.equivalence, EQUIVALENCES), "equivalence", '"spelling" or "math_verify"', self.equivalence
+        )
+        if self.answer_regex is not None:
+            _check_regex(self.answer_regex)
         for field in ("stop_at_answer", "shuffle_prefix", "truncate_prompt"):
             value = getattr(self, field)
             _require(isinstance(value, bool), field, "true or false", value)
@@ -235,6 +252,15 @@ class SIAConfig:
         smoothing = real(self.smoothing)
         _require(math.isfinite(smoothing) and smoothing > 0, "smoothing", "a finite number > 0", self.smoothing)
         object.__setattr__(self, "smoothing", smoothing)
+
+
+def _check_regex(pattern: Any) -> None:
+    _require(is_text(pattern) and pattern != "", "answer_regex", "a regular expression", pattern)
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise FastsiaError(f"answer_regex {pattern!r:.200} is no regular expression of Python's: {reason}.") from error
 
 
 def _check_drawing(settings: SamplingParams | SIAConfig) -> None:

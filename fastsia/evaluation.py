@@ -18,7 +18,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from fastsia.answers.extraction import extract_rollouts
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.backends import BACKEND_OPTIONS
 from fastsia.backends.base import Backend
@@ -27,6 +26,7 @@ from fastsia.config import FastsiaError, Problem, SamplingParams, SIAConfig
 from fastsia.distributed import open_executor
 from fastsia.engine.seeding import request_seed
 from fastsia.engine.sequence import AnswerStop, Counters, Request, Trajectory
+from fastsia.reading import AnswerReader, Reading, renew
 from fastsia.results import (
     CONFIG_FIELDS,
     SIAResult,
@@ -37,7 +37,7 @@ from fastsia.results import (
     score,
 )
 from fastsia.shapes import facts_of_run, is_count, notes_of_damage
-from fastsia.store import DATABASE, FinishedProblem, ScoredTrajectory, Store, StoreWriter
+from fastsia.store import DATABASE, FinishedProblem, Store, StoreWriter
 from fastsia.tasks import Prompt, Task, build_prompt, load_task
 from fastsia.tasks.models import MODELS
 
@@ -58,6 +58,7 @@ def evaluate(
     num_workers: int | None = None,
     worker_timeout: float | None = None,
     callbacks: Sequence[Callback] = (),
+    answer_reader: AnswerReader | None = None,
     **overrides: Any,
 ) -> SIAResult:
     """Draw trajectories, roll out at every checkpoint, and score how informative the prefixes are.
@@ -74,6 +75,8 @@ def evaluate(
         executor: "local" (this process, the default) or "ray" (the workers of a Ray cluster); it changes no draw.
         num_workers, worker_timeout: of "ray"; see `RayBackend`.
         callbacks: told when the run starts, whenever a problem is finished, and at the end.
+        answer_reader: a function from a text to its answer or None, in place of the rules of the format. Nothing stops
+            early with it; its name and the hash of its source are stored with the run.
         overrides: fields of `SIAConfig`; how to load the model (device, dtype, revision, trust_remote_code, max_rows,
             num_blocks, window, kernels, ...) or to reach it (base_url, api_key_env, num_concurrent, ...); where the
             data is and how it is read (data_dir, format, columns, answer_base).
@@ -87,12 +90,16 @@ def evaluate(
     if output is not None and not os.fspath(output):
         raise FastsiaError("output must be a folder's name, got ''.")
     settings, load_options, task_options = split_settings(config, overrides)
+    reading = Reading(settings, answer_reader)
+    if reading.grouping is not None:
+        reading.grouping(["1"], "1")  # what it needs is there, or is missed before anything is loaded
     task = load_task(dataset, limit=limit, **task_options)
     loaded = open_executor(
         executor, model, backend, load_options, num_workers=num_workers, worker_timeout=worker_timeout
     )
     started = time.perf_counter()
-    settings = _resolve(settings, task, loaded)
+    settings = _resolve(settings, task, loaded, answer_reader)
+    reading = Reading(settings, answer_reader)
     prompts = _prompts(task, settings, loaded)
     assert loaded.vocabulary is not None
     identity = _identity(loaded, task, settings)
@@ -101,18 +108,26 @@ def evaluate(
     temporary = tempfile.TemporaryDirectory(prefix="fastsia-") if output is None else None
     directory = Path(temporary.name if temporary is not None else os.fspath(output or ""))
     counters_before = dataclasses.replace(loaded.counters)
-    with StoreWriter(directory, identity, loaded.vocabulary, durable=output is not None) as writer:
-        for note in [*writer.notes, *warnings]:
-            logger.warning("%s", note)
+    with StoreWriter(
+        directory, identity, loaded.vocabulary, reading=reading.facts(), durable=output is not None
+    ) as writer:
         warnings += writer.notes
-        for position in sorted(writer.done):
-            if position < len(task.problems):
-                writer.check_problem(position, task.problems[position], prompts[position].token_ids.tolist())
+        golds = {
+            position: task.problems[position].gold
+            for position in sorted(writer.done)
+            if position < len(task.problems)
+            and not writer.check_problem(position, task.problems[position], prompts[position].token_ids.tolist())
+        }
+        warnings += _renew(writer, reading, loaded.vocabulary, identity, golds)
+        for note in warnings:
+            logger.warning("%s", note)
         resumed = len(writer.done)
         tell = _Tell(callbacks, loaded, writer, len(task.problems))
         for callback in callbacks:
             callback.run_started(identity, tell.progress())
-        _draw(loaded, task, settings, prompts, writer, tell)
+        _draw(loaded, task, settings, reading, prompts, writer, tell)
+        if reading.grouping is not None:
+            writer.group(reading.grouping)
         warnings += tell.warnings()
         computed = len(writer.done) - resumed
     run = {
@@ -139,6 +154,25 @@ def evaluate(
     return result
 
 
+def _renew(
+    writer: StoreWriter,
+    reading: Reading,
+    vocabulary: Vocabulary,
+    identity: Mapping[str, Any],
+    golds: Mapping[int, str],
+) -> list[str]:
+    """Bring the problems that are stored to today's reading and gold answers; what was done. No table mixes two."""
+    is_read_anew = writer.reading != reading.facts()
+    if not golds and not is_read_anew:
+        return []
+    found = renew(writer, reading, vocabulary, identity, golds)
+    notes = [f"The stored texts were read again: {found}"] * (is_read_anew and bool(writer.done))
+    if golds:
+        number = "1 gold answer was" if len(golds) == 1 else f"{len(golds):,} gold answers were"
+        notes.append(f"{number} corrected in the data since: the problems were scored again, without new draws.")
+    return notes
+
+
 # --- settings --------------------------------------------------------------------------------------------------
 
 
@@ -158,7 +192,7 @@ def split_settings(
     )
 
 
-def _resolve(config: SIAConfig, task: Task, backend: Backend) -> SIAConfig:
+def _resolve(config: SIAConfig, task: Task, backend: Backend, answer_reader: AnswerReader | None = None) -> SIAConfig:
     """Settings with what they leave to the task and to the model filled in."""
     if backend.tokenizer is None or backend.vocabulary is None:
         raise FastsiaError("evaluate needs the model's tokenizer for prompts and answers; this model came without one.")
@@ -169,7 +203,13 @@ def _resolve(config: SIAConfig, task: Task, backend: Backend) -> SIAConfig:
         known = next((m for m in MODELS if backend.model_name in (m.hub_id, m.name)), None)
         if known is not None and not known.is_demo:
             template = template and known.chat_template
-    return dataclasses.replace(config, stride=config.stride or task.stride, apply_chat_template=template)
+    return dataclasses.replace(
+        config,
+        stride=config.stride or task.stride,
+        apply_chat_template=template,
+        # What settles an answer is known of the rules only.
+        stop_at_answer=config.stop_at_answer and not Reading(config, answer_reader).is_own,
+    )
 
 
 def _identity(backend: Backend, task: Task, config: SIAConfig) -> dict[str, Any]:
@@ -253,6 +293,7 @@ def _draw(
     backend: Backend,
     task: Task,
     config: SIAConfig,
+    reading: Reading,
     prompts: Sequence[_Prepared],
     writer: StoreWriter,
     tell: _Tell,
@@ -263,7 +304,7 @@ def _draw(
     """
 
     def record(position: int, parts: Sequence[tuple[int, Trajectory]]) -> FinishedProblem:
-        finished = _finish(task, position, prompts[position], parts, config, backend.vocabulary)
+        finished = _finish(task, position, prompts[position], parts, reading, backend.vocabulary)
         writer.add(finished)
         return finished
 
@@ -426,94 +467,16 @@ def _finish(
     position: int,
     prompt: _Prepared,
     parts: Sequence[tuple[int, Trajectory]],
-    config: SIAConfig,
+    reading: Reading,
     vocabulary: Vocabulary | None,
 ) -> FinishedProblem:
     assert vocabulary is not None
     problem = task.problems[position]
-    scored = [_read(number, drawn, problem, task, prompt, config, vocabulary) for number, drawn in parts]
-    return FinishedProblem(
-        position, problem, task.format_of(problem), prompt.text, prompt.starts_in_think, prompt.cut, scored
-    )
-
-
-def _read(
-    number: int,
-    drawn: Trajectory,
-    problem: Problem,
-    task: Task,
-    prompt: _Prepared,
-    config: SIAConfig,
-    vocabulary: Vocabulary,
-) -> ScoredTrajectory:
-    """The answers of a trajectory and of all its rollouts, from one call where the prefix counts."""
-    text = vocabulary.decode(drawn.token_ids)
-    rollouts = drawn.rollouts
-    if rollouts is None:
-        return ScoredTrajectory(number, drawn, text, None, None, None, False)
     format = task.format_of(problem)
-    whole = np.array([len(drawn.token_ids)], dtype=np.int32)
-    ids, offsets = rollouts.token_ids, rollouts.offsets
-
-    def extract(lens: np.ndarray, tokens: np.ndarray, ends: np.ndarray, in_think: bool) -> tuple[list[Any], list[Any]]:
-        return extract_rollouts(
-            vocabulary,
-            drawn.token_ids,
-            lens,
-            tokens,
-            ends,
-            format,
-            options=problem.choices,
-            think="both",
-            starts_in_think=in_think,
-        )
-
-    if not config.shuffle_prefix:
-        # The trajectory is one more row: all of it as prefix, nothing drawn.
-        lens = np.concatenate([rollouts.checkpoint, whole]).astype(np.int32)
-        strict, lenient = extract(lens, ids, np.append(offsets, offsets[-1]), prompt.starts_in_think)
-        own = (strict.pop(), lenient.pop())
-    else:
-        nothing = np.zeros(0, dtype=np.int32)
-        own_strict, own_lenient = extract(whole, nothing, np.zeros(2, dtype=np.int64), prompt.starts_in_think)
-        own = (own_strict[0], own_lenient[0])
-        opens = prompt.starts_in_think or text.lstrip().lower().startswith("<think>")
-        # Rows are ordered by checkpoint, so those drawn inside the thinking block come first.
-        inside = _rows_in_think(drawn, vocabulary) if opens else 0
-        strict, lenient = [], []
-        for begin, end, in_think in ((0, inside, True), (inside, len(rollouts), False)):
-            if end > begin:
-                ends = offsets[begin : end + 1]
-                lens = np.zeros(end - begin, dtype=np.int32)
-                one, other = extract(lens, ids[ends[0] : ends[-1]], ends - ends[0], in_think)
-                strict, lenient = strict + one, lenient + other
-    chosen = 0 if config.think == "strict" else 1
-    return ScoredTrajectory(
-        number=number,
-        trajectory=drawn,
-        text=text,
-        answer=own[chosen],
-        answer_strict=own[0],
-        answer_lenient=own[1],
-        correct=own[chosen] == problem.gold,
-        rollout_answers=((strict, lenient)[chosen], strict, lenient),
-    )
-
-
-def _rows_in_think(drawn: Trajectory, vocabulary: Vocabulary) -> int:
-    """How many rollouts start before the trajectory's thinking block has closed."""
-    assert drawn.rollouts is not None
-    closed = len(drawn.token_ids) + 1
-    low, high = 0, len(drawn.token_ids)
-    if "</think>" in vocabulary.decode(drawn.token_ids):
-        while low < high:  # the first prefix that holds the closing tag
-            middle = (low + high) // 2
-            if "</think>" in vocabulary.decode(drawn.token_ids[:middle]):
-                high = middle
-            else:
-                low = middle + 1
-        closed = low
-    return int((drawn.rollouts.checkpoint < closed).sum())
+    scored = [
+        reading.read(number, drawn, problem, format, prompt.starts_in_think, vocabulary) for number, drawn in parts
+    ]
+    return FinishedProblem(position, problem, format, prompt.text, prompt.starts_in_think, prompt.cut, scored)
 
 
 # --- cost -------------------------------------------------------------------------------------------------------

@@ -21,7 +21,8 @@ import pandas as pd
 from fastsia import __version__
 from fastsia.answers.parts import answer_token
 from fastsia.answers.spec import Spec
-from fastsia.config import FastsiaError, SIAConfig
+from fastsia.config import Equivalence, FastsiaError, SIAConfig, Think
+from fastsia.reading import AnswerReader, Reading, renew
 from fastsia.shapes import check_summary, check_table, facts_of_run, notes_of_damage
 from fastsia.sia import (
     Analysis,
@@ -32,8 +33,19 @@ from fastsia.sia import (
     forced_table,
     shuffled_table,
 )
+from fastsia.sia.cut import Ends
 from fastsia.sia.table import RolloutTable, encode, require_single, storable
-from fastsia.store import DATABASE, Store, flatten, refuse_links, write_json, write_parquet
+from fastsia.store import (
+    DATABASE,
+    Reread,
+    Store,
+    StoreWriter,
+    flatten,
+    refuse_links,
+    with_defaults,
+    write_json,
+    write_parquet,
+)
 from fastsia.tasks.rows import read_rows
 
 if TYPE_CHECKING:
@@ -211,7 +223,10 @@ def load(directory: str | os.PathLike[str]) -> SIAResult:
     store = Store(path / DATABASE)
     if summary is not None and _exports_are_current(path):
         with suppress(FastsiaError):  # damaged, or of others: what they say is in the database
-            return _load_exports(path, summary, store)
+            result = _load_exports(path, summary, store)
+            notes = result.summary["warnings"]
+            notes += [note for note in _notes_of_reading(store, stored_config(store)) if note not in notes]
+            return result
     store.check()
     identity = store.identity()
     run = {"model": identity["model"]["name"], "task": identity["task"], "backend": identity["backend"]}
@@ -219,6 +234,91 @@ def load(directory: str | os.PathLike[str]) -> SIAResult:
     result = score(store, stored_config(store), run, notes_of_damage(summary), None)
     forget_partial_costs(result.summary, store)
     return result
+
+
+def reread(
+    directory: str | os.PathLike[str],
+    *,
+    think: Think | None = None,
+    equivalence: Equivalence | None = None,
+    answer_regex: str | None = None,
+    answer_reader: AnswerReader | None = None,
+) -> Reread | None:
+    """Read the stored texts of a run again, by today's rules or by what is given, and write its answers, scores and
+    exports anew; needs no model. Where the folder holds the run with shuffled prefixes too, that is read the same way.
+
+    Args:
+        directory: a results folder that `evaluate` made.
+        think, equivalence, answer_regex: as in `SIAConfig`; None leaves the run's own, an empty answer_regex goes back
+            to the rules. They become the run's settings.
+        answer_reader: as in `evaluate`.
+
+    Returns: how many answers changed; None where the answers are read that way already.
+
+    Raises FastsiaError: no such run; it is damaged, or being written; its answers were read by a function that is not
+    given.
+    """
+    path = Path(directory)
+    if not (path / DATABASE).is_file():
+        raise FastsiaError(f"results folder {str(path)!r} holds no run ({DATABASE}).")
+    given = {"think": think, "equivalence": equivalence, "answer_regex": answer_regex}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if answer_regex == "" or (answer_reader is not None and answer_regex is None):
+        changes["answer_regex"] = None
+    found = _reread(path, changes, answer_reader)
+    shuffled = path / SHUFFLED
+    if (shuffled / DATABASE).is_file() and not shuffled.is_symlink():
+        _reread(shuffled, changes, answer_reader)
+    if found is not None:
+        load(path).save(path)
+    return found
+
+
+def _reread(path: Path, changes: dict[str, Any], answer_reader: AnswerReader | None) -> Reread | None:
+    store = Store(path / DATABASE)
+    stored = store.reading() or {}
+    reading = Reading(as_config(stored_config(store), changes), answer_reader)
+    if stored.get("answer_reader") and answer_reader is None and "answer_regex" not in changes:
+        if not changes:
+            return None
+        raise FastsiaError(
+            f"the answers of {path} were read by the function {stored['answer_reader']}, which is not stored: give it "
+            "to fastsia.reread as answer_reader, or another reader as answer_regex."
+        )
+    facts = reading.facts()
+    if stored == facts and (reading.grouping is None or not store.num_ungrouped()):
+        return None
+    store.check()
+    identity = store.identity()
+    identity["config"] = dataclasses.asdict(reading.config)
+    vocabulary = store.vocabulary()
+    with StoreWriter(path, identity, vocabulary) as writer:
+        return renew(writer, reading, vocabulary, identity)
+
+
+def _notes_of_reading(store: Store, config: SIAConfig) -> list[str]:
+    """What to mind of how the stored answers were read."""
+    stored, wanted = store.reading(), Reading(config).facts()
+    again = f"; `fastsia report {store.path.parent}` reads the stored texts again."
+    if stored is None:
+        return [f"How the answers of this run were read is not known{again}"]
+    if stored.get("answer_reader"):
+        wanted |= {name: stored.get(name) for name in ("rules", "answer_reader")}
+    notes = []
+    differing = [
+        f"{name} {stored.get(name)}, now {value}" for name, value in wanted.items() if stored.get(name) != value
+    ]
+    if differing:
+        notes.append(f"The answers of this run were read in another way ({'; '.join(differing)}){again}")
+    elif config.equivalence != "spelling" and (number := store.num_ungrouped()):
+        notes.append(f"The answers of {number:,} trajectories are grouped by their spelling only{again}")
+    stopped = store.num_stopped_at_answer()
+    if stopped and (stored.get("answer_regex") or stored.get("answer_reader")):
+        notes.append(
+            f"{stopped:,} rollouts were stopped early at an answer that fastsia's rules had read; what this run's own "
+            "reader would have found after it was never drawn."
+        )
+    return notes
 
 
 def analyze(
@@ -313,9 +413,13 @@ def score(store: Store, config: SIAConfig, run: Mapping[str, Any], warnings: Seq
     if failed.all():
         raise FastsiaError(f"every trajectory failed; the first: {stored['error'].iloc[0]}.")
     table, readings = _encode(store, config)
-    found = analyze_table(table, config, readings=readings, traces=_token_traces(store, stored, table))
+    whole = stored[~failed]
+    ends = Ends("trajectories", (whole["finish_reason"] == "length").to_numpy(), whole["num_tokens"].to_numpy(np.int64))
+    traces = _token_traces(store, stored, table)
+    found = analyze_table(table, config, readings=readings, traces=traces, ends=ends)
+    notes = [*warnings, *_notes_of_reading(store, config)]
     result = SIAResult(
-        summary=_summary(store, stored, found, config, run, warnings),
+        summary=_summary(store, stored, found, config, run, notes),
         trajectories=_join(stored, found),
         checkpoints=_plain(found.checkpoints),
         curves=_plain(found.curves),
@@ -359,6 +463,7 @@ def _add_shuffled(result: SIAResult, store: Store) -> None:
     if not (folder / DATABASE).is_file() or folder.is_symlink():
         return
     before, after = flatten(store.identity()), flatten(Store(folder / DATABASE).identity())
+    before, after = with_defaults(before, after), with_defaults(after, before)
     after["model.name"] = before["model.name"]  # the fingerprint says whether it is the same
     expected = before | {"config.shuffle_prefix": True}
     changed = [key for key in expected if after.get(key) != expected[key]]
@@ -433,6 +538,7 @@ def _summary(
         "num_truncated_trajectories": int((stored["finish_reason"] == "length").sum()),
         "mean_trajectory_tokens": float(stored.loc[stored["finish_reason"] != "error", "num_tokens"].mean()),
         **store.null_rates(),
+        "reading": store.reading(),
         "ci": found.summary["ci"],
         "generated_tokens": store.generated_tokens(),
         "num_stopped_at_answer": store.num_stopped_at_answer(),

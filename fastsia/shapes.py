@@ -62,6 +62,7 @@ _CONFIG = _Kind("settings that fastsia takes", _is_config)
 _RHO = ("pearson", "spearman", "cross_fitted", "cross_fitted_corrected", "undefined_fraction")
 _MEANS = ("accuracy", "null_rate", "entropy_first", "entropy_final", "gain")
 _PLATEAU = ("level", "onset", "rebound")
+_OF_READING = ("accuracy", "null_rate", "entropy", "rho")
 _RE_PAIRED = ("statistic", "null_mean", "p_value", "num_permutations", "num_traces")
 # What a run has and a table of rollouts has not.
 _OF_RUN: dict[str, Any] = {
@@ -97,6 +98,10 @@ _SUMMARY: dict[str, Any] = {
     "row_steps": _Maybe(_COUNT),
     **dict.fromkeys(("merge_factor", "mean_trajectory_tokens", "misalignment", "fano_num_answers"), _Maybe(_NUMBER)),
     "forking_threshold": _Maybe({"run": _GIVEN}),
+    "num_cut_rollouts": _Maybe(_COUNT),
+    "cut_rate": _Maybe(_NUMBER),
+    "readings": _Maybe({name: dict.fromkeys(_OF_READING, _NUMBER) for name in ("strict", "lenient")}),
+    "reading": _Maybe(_MAPPING),
     "repairing_test": _Maybe(dict.fromkeys(_RE_PAIRED, _GIVEN)),
 }
 

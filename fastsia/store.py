@@ -15,7 +15,7 @@ import sqlite3
 import threading
 import weakref
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -28,8 +28,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.config import FastsiaError, Problem
-from fastsia.engine.sequence import FINISH_REASONS, Trajectory
+from fastsia.config import READING_FIELDS, AnswerFormat, FastsiaError, Problem, SIAConfig
+from fastsia.engine.sequence import FINISH_REASONS, Rollouts, Trajectory
 from fastsia.files import replacing
 
 DATABASE = "run.sqlite"
@@ -63,6 +63,9 @@ CREATE TABLE rollouts (
 );
 """
 _HEAD = ("schema_version", "identity", "vocabulary")
+# How the stored answers were read, which of them count as equal, and the checksum of both. Apart from the head: where
+# these are damaged, the texts are read again.
+_READING = ("reading", "equivalents", "reading_checksum")
 _IDENTITY = {"model", "task", "backend", "config"}
 # A database's files by what is added to its name.
 _PARTS = ("", "-wal", "-shm", "-journal")
@@ -116,11 +119,66 @@ class FinishedProblem:
     trajectories: Sequence[ScoredTrajectory] = field(default_factory=tuple)
 
 
+@dataclass(frozen=True)
+class StoredProblem:
+    """A finished problem as it was drawn, to be read again. trajectories: (number, trajectory); their rollouts have no
+    log-probabilities."""
+
+    position: int
+    problem: Problem
+    format: AnswerFormat
+    starts_in_think: bool
+    trajectories: Sequence[tuple[int, Trajectory]]
+
+
+@dataclass(frozen=True)
+class Reread:
+    """What came of reading stored texts again: how many answers of trajectories and rollouts there are, how many are
+    others now, and how many of those are of rollouts that were stopped early, whose rest was never drawn.
+
+    before, after: the readings, as `Store.reading`; before is None where it is not known.
+    """
+
+    num_answers: int
+    num_changed: int
+    num_stopped_changed: int
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        if self.before is None:
+            changes = "how they had been read is not known"
+        else:
+            changes = ", ".join(
+                f"{name} {_said(self.before.get(name))} → {_said(value)}"
+                for name, value in self.after.items()
+                if self.before.get(name) != value
+            )
+        text = f"{self.num_changed:,} of {self.num_answers:,} answers changed{changes and f': {changes}'}."
+        if self.num_stopped_changed:
+            text += (
+                f" {self.num_stopped_changed:,} of them are of rollouts that were stopped early at the answer read "
+                "before; what would have come after it was never drawn."
+            )
+        return text
+
+
+def _said(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+Grouping = Callable[[Sequence[str], str], Mapping[str, str]]
+"""From the distinct answers of a trajectory and its gold answer to the spelling that stands for each."""
+
+
 class StoreWriter:
     """The one writer of a results folder, which stays locked until `close`.
 
     Opening resumes: `done` are the positions of finished problems. `notes` says what was found and done on opening.
     durable=False is for a database that dies with its process.
+
+    reading: how the answers that will be added are read, as `Store.reading`; the attribute is how those in the database
+    are. A database whose answers were read in another way opens all the same: `reread` them before adding any.
 
     Raises FastsiaError: another writer holds the folder; the folder holds a run of another identity (each difference
     is named); the database cannot be written.
@@ -132,6 +190,7 @@ class StoreWriter:
         identity: Mapping[str, Any],
         vocabulary: Vocabulary,
         *,
+        reading: Mapping[str, Any] | None = None,
         durable: bool = True,
     ) -> None:
         self.directory = Path(directory)
@@ -144,7 +203,8 @@ class StoreWriter:
         self._unlock = weakref.finalize(self, _unlock, _lock(self.directory), os.getpid())
         self._unlock.atexit = False
         try:
-            self._connection = self._open(dict(identity), vocabulary)
+            self._connection = self._open(dict(identity), vocabulary, reading)
+            self.reading, self._equivalents = _read_about_answers(self._connection)
             if not durable:
                 self._connection.execute("PRAGMA synchronous = OFF")
             self.done: set[int] = {row[0] for row in self._connection.execute("SELECT position FROM problems")}
@@ -158,13 +218,16 @@ class StoreWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def check_problem(self, position: int, problem: Problem, prompt_ids: Sequence[int]) -> None:
-        """Refuse to go on where a finished problem is no longer the same one, or is asked differently."""
-        stored = self._connection.execute(
-            "SELECT problem_id, question, gold FROM problems WHERE position = ?", (position,)
+    def check_problem(self, position: int, problem: Problem, prompt_ids: Sequence[int]) -> bool:
+        """Refuse to go on where a finished problem is no longer the same one, or is asked differently.
+
+        Returns: whether its gold answer is the stored one. The draws do not depend on it; see `reread`.
+        """
+        *stored, gold = self._connection.execute(
+            "SELECT problem_id, question, choices, gold FROM problems WHERE position = ?", (position,)
         ).fetchone()
-        now = (problem.id, problem.question, problem.gold)
-        for name, before, after in zip(("id", "question", "gold"), stored, now, strict=True):
+        now = (problem.id, problem.question, _choices(problem))
+        for name, before, after in zip(("id", "question", "choices"), stored, now, strict=True):
             if before != after:
                 raise FastsiaError(
                     f"{self.directory} holds another dataset: {name} of problem {position + 1} was {_short(before)}, "
@@ -178,6 +241,127 @@ class StoreWriter:
                 f"{self.directory} holds a run with another prompt (first seen at problem {problem.id!r}); "
                 "use another output folder."
             )
+        return bool(gold == problem.gold)
+
+    def reread(
+        self,
+        read: Callable[[StoredProblem], Sequence[ScoredTrajectory]],
+        identity: Mapping[str, Any],
+        reading: Mapping[str, Any],
+        *,
+        group: Grouping | None = None,
+        golds: Mapping[int, str] | None = None,
+        positions: Iterable[int] | None = None,
+    ) -> Reread:
+        """Read the answers of finished problems again, and store them in one transaction: all of them or none.
+
+        read: the answers of a problem. identity: its settings of reading become the run's. reading: what `read` does.
+        group: which answers are equal; None where that is their spelling. golds: gold answers that were corrected, by
+        position. positions: None means all.
+        """
+        found = (0, 0, 0)
+        golds = golds or {}
+        equivalents = {} if positions is None else dict(self._equivalents)
+        with self._writing, self._changing():
+            for position in sorted(self.done if positions is None else positions):
+                counts = self._reread_problem(position, read, group, golds.get(position), equivalents)
+                found = (found[0] + counts[0], found[1] + counts[1], found[2] + counts[2])
+            self._write_reading(reading, equivalents)
+            head = _read_head(self._connection)
+            settings = dict(identity["config"])
+            head["identity"] = json.dumps(json.loads(head["identity"]) | {"config": settings}, sort_keys=True)
+            self._set_meta({"identity": head["identity"], "checksum": _head_checksum(head)})
+        before, self.reading, self._equivalents = self.reading, dict(reading), equivalents
+        return Reread(*found, before, reading)
+
+    def group(self, group: Grouping) -> None:
+        """Store which answers are equal for the trajectories where that is not known yet."""
+        missing: dict[int, dict[str, str]] = {}
+        for position in sorted(self.done):
+            (gold,) = self._connection.execute("SELECT gold FROM problems WHERE position = ?", (position,)).fetchone()
+            trajectories, rollouts = _read_drawn(self._connection, position)
+            for row in trajectories:
+                if row[0] not in self._equivalents:
+                    answers = _distinct([row, *(r for r in rollouts if r[2] == row[2])])
+                    missing[row[0]] = _unequal(group(answers, gold))
+        if missing:
+            equivalents = self._equivalents | missing
+            with self._writing, self._changing():
+                self._write_reading(self.reading or {}, equivalents)
+            self._equivalents = equivalents
+
+    def _reread_problem(
+        self,
+        position: int,
+        read: Callable[[StoredProblem], Sequence[ScoredTrajectory]],
+        group: Grouping | None,
+        gold: str | None,
+        equivalents: dict[int, dict[str, str]],
+    ) -> tuple[int, int, int]:
+        """(answers, those that changed, those among them whose rollouts were stopped early) of one problem."""
+        rows = _read_problem(self._connection, position)
+        if rows is None:
+            raise FastsiaError(
+                f"{self.path} is damaged (the rows of problem {position + 1} do not match their checksum)."
+            )
+        head, trajectories, rollouts = rows
+        if gold is not None:
+            head = (*head[:3], gold, *head[4:])
+        num_changed = num_stopped = 0
+        new_trajectories: list[Any] = []
+        new_rollouts: list[Any] = []
+        for row, scored in zip(trajectories, read(_stored_problem(head, trajectories, rollouts)), strict=True):
+            mine = [r for r in rollouts if r[2] == row[2]]
+            answers = zip(*scored.rollout_answers, strict=True)
+            row_now = (
+                *row[:7],
+                scored.answer,
+                scored.answer_strict,
+                scored.answer_lenient,
+                int(scored.correct),
+                *row[11:],
+            )
+            mine_now = [(*r[:7], *new, *r[10:]) for r, new in zip(mine, answers, strict=True)]
+            before = self._equivalents.get(row[0], {})
+            after: dict[str, str] = {}
+            if group is not None:
+                after = equivalents[row[0]] = _unequal(group(_distinct([row_now, *mine_now]), head[3]))
+            for old, new in zip([row, *mine], [row_now, *mine_now], strict=True):
+                if before.get(old[7], old[7]) != after.get(new[7], new[7]):
+                    num_changed += 1
+                    num_stopped += old is not row and old[6] == "answer"
+            new_trajectories.append(row_now)
+            new_rollouts += mine_now
+        changed = [row for row, old in zip(new_trajectories, trajectories, strict=True) if row != old]
+        self._connection.executemany(
+            "UPDATE trajectories SET answer = ?, answer_strict = ?, answer_lenient = ?, correct = ? WHERE id = ?",
+            [(*row[7:11], row[0]) for row in changed],
+        )
+        new_rollouts.sort(key=lambda row: row[0])
+        self._connection.executemany(
+            "UPDATE rollouts SET answer = ?, answer_strict = ?, answer_lenient = ? WHERE id = ?",
+            [(*row[7:10], row[0]) for row, old in zip(new_rollouts, rollouts, strict=True) if row != old],
+        )
+        self._connection.execute(
+            "UPDATE problems SET gold = ?, checksum = ? WHERE position = ?",
+            (head[3], _checksum(head[:-1], new_trajectories, new_rollouts), position),
+        )
+        return len(trajectories) + len(rollouts), num_changed, num_stopped
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """One transaction over what is stored."""
+        if self._is_closed:
+            raise FastsiaError(f"{self.path} is closed.")
+        with _opening(self.path), self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+            yield
+
+    def _write_reading(self, reading: Mapping[str, Any], equivalents: Mapping[int, Mapping[str, str]]) -> None:
+        self._set_meta(_reading_rows(reading, equivalents))
+
+    def _set_meta(self, rows: Mapping[str, Any]) -> None:
+        self._connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows.items())
 
     def add(self, finished: FinishedProblem) -> None:
         """Commit one finished problem: all of it or nothing. From any thread."""
@@ -208,7 +392,9 @@ class StoreWriter:
         finally:  # also where the wait is interrupted
             self._unlock()
 
-    def _open(self, identity: dict[str, Any], vocabulary: Vocabulary) -> sqlite3.Connection:
+    def _open(
+        self, identity: dict[str, Any], vocabulary: Vocabulary, reading: Mapping[str, Any] | None
+    ) -> sqlite3.Connection:
         refuse_links(self.directory, (DATABASE + suffix for suffix in _PARTS))
         head = {
             "schema_version": SCHEMA_VERSION,
@@ -216,6 +402,8 @@ class StoreWriter:
             "vocabulary": vocabulary.to_bytes(),
         }
         head["checksum"] = _head_checksum(head)
+        if reading is not None:
+            head |= _reading_rows(reading, {})
         with _opening(self.path):
             if not self.path.exists() and self._repaired.exists():  # a kill between the two renamings of a repair
                 self._repaired.rename(self.path)
@@ -239,6 +427,9 @@ class StoreWriter:
         found, salvaged = _salvage(self.path)
         if found:
             self._check_identity(found, identity, vocabulary)
+            # What is read back was read as it was read.
+            head = {key: value for key, value in head.items() if key not in _READING}
+            head |= {key: found[key] for key in _READING if key in found}
         try:
             _remove(self._repaired)
             _create(self._repaired, head, salvaged)
@@ -259,8 +450,9 @@ class StoreWriter:
                 f"{self.path} has schema version {meta.get('schema_version')}, this fastsia writes {SCHEMA_VERSION}; "
                 "use another output folder."
             )
-        before = flatten(json.loads(meta["identity"]))
+        before = with_defaults(flatten(json.loads(meta["identity"])), flatten(identity))
         after = flatten(identity)
+        before |= {key: after.get(key) for key in _READ_ANEW}
         if before.get("model.fingerprint") == after.get("model.fingerprint"):
             before["model.name"] = after.get("model.name")  # the same weights may lie elsewhere
         changed = [
@@ -303,6 +495,19 @@ class Store:
             (blob,) = connection.execute("SELECT value FROM meta WHERE key = 'vocabulary'").fetchone()
             return Vocabulary.from_bytes(blob)
 
+    def reading(self) -> dict[str, Any] | None:
+        """How the stored answers were read: the rules' version, `think`, `equivalence`, `answer_regex`, `answer_reader`
+        (a function's name and hash). None where that is not known."""
+        with self._reading() as connection:
+            return _read_about_answers(connection)[0]
+
+    def num_ungrouped(self) -> int:
+        """Trajectories for which is not stored which of their answers are equal."""
+        with self._reading() as connection:
+            known = _read_about_answers(connection)[1]
+            ids = connection.execute("SELECT id FROM trajectories").fetchall()
+        return sum(row[0] not in known for row in ids)
+
     def check(self) -> None:
         """Read everything: FastsiaError where pages, the head or a problem's rows are damaged."""
         with self._reading() as connection:
@@ -329,8 +534,8 @@ class Store:
         """One row a trajectory, in the dataset's order; token ids int32, log-probabilities and entropies float32."""
         frame = self._frame(
             "SELECT t.problem_id, trajectory, question, gold, answer, correct, finish_reason, num_tokens, text, "
-            "answer_strict, answer_lenient, t.seed, error, prompt_token_ids, token_ids, logprobs, token_entropies "
-            "FROM trajectories t JOIN problems p ON p.position = t.id / ? ORDER BY t.id",
+            "answer_strict, answer_lenient, t.seed, error, prompt_token_ids, token_ids, logprobs, token_entropies, "
+            "t.id FROM trajectories t JOIN problems p ON p.position = t.id / ? ORDER BY t.id",
             (_PER_PROBLEM,),
         )
         with _readable(self.path):
@@ -339,15 +544,21 @@ class Store:
             for name in ("logprobs", "token_entropies"):
                 frame[name] = _column([np.frombuffer(blob, dtype="<f4").astype(np.float32) for blob in frame[name]])
             frame["correct"] = frame["correct"].astype(bool)
+            rows = _name_by_class(frame, frame.pop("id"), self._equivalents())
+            frame.loc[rows, "correct"] = frame["answer"][rows] == frame["gold"][rows]
         return frame
 
     def rollout_columns(self) -> pd.DataFrame:
-        """One row a rollout with what the statistics read: no tokens. In the dataset's order."""
+        """One row a rollout with what the statistics read: no tokens. In the dataset's order. correct, correct_strict,
+        correct_lenient: whether its trajectory ends correct, as the run and as each reading has it."""
         with self._reading() as connection:
             problems = connection.execute(
                 "SELECT position, problem_id, gold FROM problems ORDER BY position"
             ).fetchall()
-            trajectories = connection.execute("SELECT id, correct FROM trajectories ORDER BY id").fetchall()
+            trajectories = connection.execute(
+                "SELECT id, answer, answer_strict, answer_lenient FROM trajectories ORDER BY id"
+            ).fetchall()
+            equivalents = _read_about_answers(connection)[1]
             frame = _to_compact_frame(
                 connection.execute(
                     "SELECT id / ? AS position, trajectory, checkpoint, rollout, answer, finish_reason, num_tokens, "
@@ -359,22 +570,30 @@ class Store:
             position = frame.pop("position").to_numpy(np.int64)
             at = np.searchsorted([row[0] for row in problems], position)
             own = position * _PER_PROBLEM + frame["trajectory"].to_numpy(np.int64)
-            correct = np.array([row[1] for row in trajectories], dtype=bool)
             ids, golds = (np.array([row[i] for row in problems], dtype=object)[at] for i in (1, 2))
             frame.insert(0, "problem_id", pd.Series(ids, dtype=object))
             frame["gold"] = pd.Series(golds, dtype=object)
-            frame["correct"] = correct[np.searchsorted([row[0] for row in trajectories], own)]
+            gold_of = {row[0]: row[2] for row in problems}
+            mine = np.searchsorted([row[0] for row in trajectories], own)
+            for place, name in enumerate(("correct", "correct_strict", "correct_lenient"), start=1):
+                ends = [
+                    equivalents.get(row[0], {}).get(row[place], row[place]) == gold_of.get(row[0] // _PER_PROBLEM)
+                    for row in trajectories
+                ]
+                frame[name] = np.array(ends, dtype=bool)[mine]
+            _name_by_class(frame, own, equivalents)
         return frame
 
     def rollouts(self, problems_at_once: int = 64) -> Iterator[pd.DataFrame]:
         """All columns of the rollouts, a chunk of problems at a time; token_ids int32 arrays."""
         with self._reading() as connection:
+            equivalents = _read_about_answers(connection)[1]
             positions = [row[0] for row in connection.execute("SELECT position FROM problems ORDER BY position")]
             for begin in range(0, len(positions), problems_at_once):
                 chunk = positions[begin : begin + problems_at_once]
                 cursor = connection.execute(
                     "SELECT r.problem_id, trajectory, checkpoint, rollout, answer, gold, finish_reason, num_tokens, "
-                    "ride_tokens, logprob, seed, answer_strict, answer_lenient, token_ids "
+                    "ride_tokens, logprob, seed, answer_strict, answer_lenient, token_ids, position "
                     "FROM rollouts r JOIN problems p ON p.position = r.id / ? "
                     "WHERE r.id >= ? AND r.id < ? ORDER BY r.id",
                     (_PER_PROBLEM, chunk[0] * _PER_PROBLEM, (chunk[-1] + 1) * _PER_PROBLEM),
@@ -385,6 +604,8 @@ class Store:
                 if ends[-1:].sum() != len(ids):
                     raise ValueError(f"rollouts say {ends[-1:].sum()} tokens and hold {len(ids)}")
                 frame["token_ids"] = _column(np.split(ids, ends)[:-1])
+                owner = frame.pop("position").to_numpy(np.int64) * _PER_PROBLEM
+                _name_by_class(frame, owner + frame["trajectory"].to_numpy(np.int64), equivalents)
                 yield frame
 
     def generated_tokens(self) -> int:
@@ -407,6 +628,10 @@ class Store:
                 "WHERE finish_reason != 'error'"
             ).fetchone()
         return {"null_rate_strict": rates[0], "null_rate_lenient": rates[1]}
+
+    def _equivalents(self) -> dict[int, dict[str, str]]:
+        with self._reading() as connection:
+            return _read_about_answers(connection)[1]
 
     def copy_to(self, path: str | os.PathLike[str]) -> None:
         """A consistent copy of the database."""
@@ -497,6 +722,16 @@ def refuse_links(directory: Path, names: Iterable[str]) -> None:
             raise FastsiaError(f"{directory / name} is a symbolic link; results are not written through links.")
 
 
+# Settings of an identity in which a run may differ from the one that it goes on with.
+_READ_ANEW = tuple(f"config.{name}" for name in READING_FIELDS)
+
+
+def with_defaults(before: dict[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """A flat identity with the defaults of the settings that it lacks and a later one has, as an older version's do."""
+    defaults = flatten({"config": vars(SIAConfig())})
+    return {key: value for key, value in defaults.items() if key in now} | before
+
+
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one, with dotted keys."""
     found: dict[str, Any] = {}
@@ -546,7 +781,7 @@ def _rows(finished: FinishedProblem) -> tuple[Any, list[Any], list[Any]]:
         problem.id,
         problem.question,
         problem.gold,
-        None if problem.choices is None else json.dumps(problem.choices, ensure_ascii=False),
+        _choices(problem),
         finished.format,
         finished.prompt,
         int(finished.starts_in_think),
@@ -555,6 +790,101 @@ def _rows(finished: FinishedProblem) -> tuple[Any, list[Any], list[Any]]:
         len(rollouts),
     )
     return (*head, _checksum(head, trajectories, rollouts)), trajectories, rollouts
+
+
+def _choices(problem: Problem) -> str | None:
+    return None if problem.choices is None else json.dumps(problem.choices, ensure_ascii=False)
+
+
+def _stored_problem(head: tuple[Any, ...], trajectories: Sequence[Any], rollouts: Sequence[Any]) -> StoredProblem:
+    position, name, question, gold, choices, format, _, starts_in_think = head[:8]
+    problem = Problem(name, question, gold, None if choices is None else tuple(json.loads(choices)), format)
+    return StoredProblem(
+        position,
+        problem,
+        format,
+        bool(starts_in_think),
+        [(row[2], _stored_trajectory(row, [r for r in rollouts if r[2] == row[2]])) for row in trajectories],
+    )
+
+
+def _stored_trajectory(row: tuple[Any, ...], rollouts: Sequence[Any]) -> Trajectory:
+    checkpoint = np.array([r[3] for r in rollouts], dtype=np.int32)
+    ids = unpack_ids(b"".join(r[13] for r in rollouts))
+    drawn = Rollouts(
+        checkpoint=checkpoint,
+        index=np.array([r[4] for r in rollouts], dtype=np.int32),
+        offsets=np.concatenate([[0], np.cumsum([r[10] for r in rollouts])]).astype(np.int64),
+        token_ids=ids,
+        logprobs=np.full(len(ids), np.nan, dtype=np.float32),
+        finish_reason=np.array([FINISH_REASONS.index(r[6]) for r in rollouts], dtype=np.int8),
+    )
+    return Trajectory(
+        key=(row[0] // _PER_PROBLEM, row[2]),
+        prompt_ids=unpack_ids(row[12]),
+        token_ids=unpack_ids(row[13]),
+        logprobs=np.frombuffer(row[14], dtype="<f4"),
+        token_entropies=np.frombuffer(row[15], dtype="<f4"),
+        finish_reason=row[4],
+        seed=row[3],
+        checkpoints=np.unique(checkpoint),
+        rollouts=None if row[4] == "error" else drawn,
+        error=row[5],
+    )
+
+
+# --- how answers were read -------------------------------------------------------------------------------------
+
+
+def _reading_rows(reading: Mapping[str, Any], equivalents: Mapping[int, Mapping[str, str]]) -> dict[str, Any]:
+    rows = {"reading": json.dumps(reading, sort_keys=True), "equivalents": json.dumps(equivalents, sort_keys=True)}
+    return rows | {"reading_checksum": zlib.crc32(marshal.dumps(list(rows.values()), 2))}
+
+
+def _read_reading(head: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[int, dict[str, str]]]:
+    """(how the answers were read, for each trajectory's id which of its answers stands for which others)."""
+    try:
+        if "reading" not in head:
+            return _FIRST_READING | {"think": json.loads(head["identity"])["config"].get("think", "strict")}, {}
+        stored = [head[key] for key in _READING]
+        if zlib.crc32(marshal.dumps(stored[:2], 2)) != stored[2]:
+            return None, {}
+        reading, equivalents = map(json.loads, stored[:2])
+        return dict(reading), {int(row): dict(classes) for row, classes in equivalents.items()}
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
+        return None, {}
+
+
+# The first databases do not say it.
+_FIRST_READING = {"rules": 1, "think": "strict", "equivalence": "spelling", "answer_regex": None, "answer_reader": None}
+# Where a row has its answers.
+_ANSWERS = slice(7, 10)
+
+
+def _distinct(rows: Iterable[Sequence[Any]]) -> list[str]:
+    """The distinct answers of a trajectory and its rollouts, of both readings, sorted."""
+    return sorted({answer for row in rows for answer in row[_ANSWERS] if answer is not None})
+
+
+def _unequal(classes: Mapping[str, str]) -> dict[str, str]:
+    """Without the answers that stand for themselves."""
+    return {answer: name for answer, name in classes.items() if answer != name}
+
+
+def _name_by_class(frame: pd.DataFrame, owner: Any, equivalents: Mapping[int, Mapping[str, str]]) -> np.ndarray:
+    """Each answer by the spelling that stands for its class; `owner` is the id of each row's trajectory.
+
+    Returns: the rows of the trajectories where some answer has another name.
+    """
+    ids = np.asarray(owner, dtype=np.int64)
+    rows = np.flatnonzero(np.isin(ids, [row for row, classes in equivalents.items() if classes]))
+    if len(rows):
+        for name in ("answer", "answer_strict", "answer_lenient"):
+            column = frame[name].to_numpy(object).copy()
+            for row in rows.tolist():
+                column[row] = equivalents[ids[row]].get(column[row], column[row])
+            frame[name] = pd.Series(column, index=frame.index, dtype=object)
+    return rows
 
 
 def _rollout_rows(scored: ScoredTrajectory, problem_id: str, seed: int, first_id: int) -> Iterable[Any]:
@@ -603,8 +933,8 @@ def _insert(connection: sqlite3.Connection, rows: tuple[Any, ...]) -> None:
             connection.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * _TABLES[table])})", values)
 
 
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")
+def _short(text: str | None) -> str:
+    return repr(text if text is None or len(text) <= 60 else text[:57] + "...")
 
 
 # --- opening, damage -------------------------------------------------------------------------------------------
@@ -683,6 +1013,11 @@ def _fold(path: Path) -> None:
 
 def _read_head(connection: sqlite3.Connection) -> dict[str, Any]:
     return dict(connection.execute("SELECT key, value FROM meta").fetchall())
+
+
+def _read_about_answers(connection: sqlite3.Connection) -> tuple[dict[str, Any] | None, dict[int, dict[str, str]]]:
+    """As `_read_reading`, without reading the vocabulary for it."""
+    return _read_reading(dict(connection.execute("SELECT key, value FROM meta WHERE key != 'vocabulary'").fetchall()))
 
 
 def _head_checksum(head: Mapping[str, Any]) -> int:

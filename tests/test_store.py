@@ -256,7 +256,7 @@ def test_another_run_is_refused_with_every_difference(tmp_path: Path, vocabulary
     text = str(refusal.value)
     assert 'task was "t", is now "u"' in text
     assert "config.seed was 0, is now 1" in text
-    assert "config.top_p was null, is now 0.5" in text
+    assert "config.top_p was 0.95, is now 0.5" in text
     assert "temperature" not in text
     assert "model" not in text
     with pytest.raises(FastsiaError, match="vocabulary"):

@@ -114,6 +114,7 @@ class AnswerReader:
             options=self.options,
             think=self.think,
             starts_in_think=starts_in_think,
+            cut=rollouts.finish_reason == FinishReason.LENGTH,
         )
         checkpoints, starts = np.unique(rollouts.checkpoint, return_index=True)
         parts = [summary(answers[a:b]) for a, b in zip(starts, [*starts[1:], len(answers)], strict=True)]

@@ -3,7 +3,7 @@
 from fastsia.report.data import AnswerView, CheckpointView, ReportData, TrajectoryView, distinct_answers
 from fastsia.report.figures import Drawing, Overlay, draw_comparison, draw_families, draw_figures, draw_overlay
 from fastsia.report.html import write_comparison, write_report
-from fastsia.report.tables import ShownTable, format_count, show_table
+from fastsia.report.tables import ShownTable, format_count, show_readings, show_table
 
 __all__ = [
     "AnswerView",
@@ -19,6 +19,7 @@ __all__ = [
     "draw_figures",
     "draw_overlay",
     "format_count",
+    "show_readings",
     "show_table",
     "write_comparison",
     "write_report",

@@ -20,7 +20,14 @@ from fastsia.files import replacing
 from fastsia.report.data import ReportData
 from fastsia.report.embed import Piece, pack
 from fastsia.report.figures import Drawing, draw, draw_comparison, inline_svg
-from fastsia.report.tables import defined, format_count, format_interval, format_number, show_tables
+from fastsia.report.tables import (
+    format_count,
+    format_interval,
+    format_number,
+    format_percent,
+    show_readings,
+    show_tables,
+)
 from fastsia.sia.paper import published_rho
 
 MAX_BYTES = 28_000_000
@@ -55,7 +62,7 @@ def write_report(path: Path | str, data: ReportData, drawings: Sequence[Drawing]
         "summary": data.summary,
         "cards": _cards(data.summary),
         "figures": _inline(drawings),
-        "tables": show_tables(data.tables),
+        "tables": [*filter(None, [show_readings(data.summary)]), *show_tables(data.tables)],
         "index": _index(data, pieces, forking),
         "pieces": [Markup(piece.data) for piece in pieces],
         "shortened": sum(piece.shortened for piece in pieces),
@@ -140,10 +147,10 @@ def _cards(summary: Mapping[str, Any]) -> list[dict[str, str]]:
         f"H falls from {format_number(summary.get('entropy_first'), 2)} to "
         f"{format_number(summary.get('entropy_final'), 2)} nats."
     )
-    rows = (
+    rows: tuple[tuple[str, str, str, str], ...] = (
         (
             "accuracy",
-            _percent(summary.get("accuracy")),
+            format_percent(summary.get("accuracy")),
             _percents(ci.get("accuracy")),
             "Trajectories that end correct.",
         ),
@@ -167,7 +174,7 @@ def _cards(summary: Mapping[str, Any]) -> list[dict[str, str]]:
         ),
         (
             "ρ undefined",
-            _percent(rho.get("undefined_fraction")),
+            format_percent(rho.get("undefined_fraction")),
             _percents(rho_ci.get("undefined_fraction")),
             "Trajectories left out of ρ: fewer than 3 checkpoints, or a constant entropy or surprisal.",
         ),
@@ -185,17 +192,20 @@ def _cards(summary: Mapping[str, Any]) -> list[dict[str, str]]:
         ),
         (
             "confident, wrong",
-            _percent(summary.get("misalignment")),
+            format_percent(summary.get("misalignment")),
             _percents(ci.get("misalignment")),
             "Trajectories that grow surer while the gold answer grows less likely.",
         ),
         (
             "no answer",
-            _percent(summary.get("null_rate")),
+            format_percent(summary.get("null_rate")),
             _percents(ci.get("null_rate")),
             "Rollouts in which no answer could be read; one class of their own in H.",
         ),
     )
+    if summary.get("cut_rate"):
+        says = "Rollouts that the token limit ended. Many of them make the numbers the limit's, not the model's."
+        rows = (*rows, ("cut", format_percent(summary["cut_rate"]), "", says))
     return [dict(zip(("name", "value", "interval", "says"), row, strict=True)) for row in rows]
 
 
@@ -251,6 +261,8 @@ def _settings(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             "num_checkpoints",
             "num_rollouts",
             "num_failed_rollouts",
+            "num_cut_rollouts",
+            "num_truncated_trajectories",
             "num_left_out_checkpoints",
             "generated_tokens",
             "row_steps",
@@ -268,10 +280,6 @@ def _spell(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _percent(value: Any) -> str:
-    return f"{100 * value:.1f} %" if defined(value) else "undefined"
 
 
 def _percents(value: Any) -> str:

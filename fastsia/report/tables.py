@@ -130,6 +130,34 @@ def show_tables(frames: Mapping[str, pd.DataFrame]) -> list[ShownTable]:
     return [show_table(name, frames[name]) for name in sorted(frames, key=lambda name: places[name])]
 
 
+def show_readings(summary: Mapping[str, Any]) -> ShownTable | None:
+    """The two readings of a run's answers side by side; None where they do not differ."""
+    readings = summary.get("readings")
+    if not readings or readings["strict"] == readings["lenient"]:
+        return None
+    config = summary.get("config") or {}
+    rows = [
+        [
+            f"{name} (this run's)" if name == config.get("think") else name,
+            format_percent(reading["accuracy"]),
+            format_percent(reading["null_rate"]),
+            format_number(reading["entropy"]),
+            format_number(reading["rho"]),
+        ]
+        for name, reading in readings.items()
+    ]
+    caption = (
+        "strict: a text that the token limit cut has an answer only where it had stated one completely, and a <think> "
+        "block that never closes has none. lenient: both are read like any text. H: mean over all checkpoints, nats."
+    )
+    return ShownTable("The two readings", caption, ["reading", "accuracy", "null rate", "H", "ρ, the paper's"], rows)
+
+
+def format_percent(value: Any) -> str:
+    """A share in percent; "undefined" where there is none."""
+    return f"{100 * value:.1f} %" if defined(value) else "undefined"
+
+
 def show_table(name: str, frame: pd.DataFrame, digits: int = 3) -> ShownTable:
     """A frame to read: columns x, x_low, x_high become one, "value [low, high]". name: of its title and caption."""
     title, caption = _CAPTIONS.get(name, (name.replace("_", " "), ""))

@@ -13,7 +13,7 @@ from fastsia.config import SIAConfig
 from fastsia.sia.alignment import Halves, cross_fitted, halve, pearson, spearman
 from fastsia.sia.bootstrap import Bootstrap, interval
 from fastsia.sia.curves import stride
-from fastsia.sia.entropy import Checkpoints, gold_surprisal, measure
+from fastsia.sia.entropy import Checkpoints, ends_correct, gold_surprisal, measure, share_null
 from fastsia.sia.table import RolloutTable
 
 SMOOTHINGS = (0.1, 0.5, 1.0)
@@ -52,13 +52,11 @@ class Scored:
         return cls(table, points, halve(table, config.smoothing, config.num_splits, config.seed))
 
 
-def sensitivity(
-    scored: Scored, config: SIAConfig, others: Mapping[str, RolloutTable], bootstrap: Bootstrap
-) -> pd.DataFrame:
+def sensitivity(scored: Scored, config: SIAConfig, others: Mapping[str, Scored], bootstrap: Bootstrap) -> pd.DataFrame:
     """One row a way of scoring the same run: what was changed (`factor`, `value`), N, stride, alpha, rho in its three
     forms with 95 % intervals over problems, and the undefined fraction.
 
-    others: further readings of the same rollouts by name ("think=lenient", ...).
+    others: the same rollouts with the answers of each reading ("strict", "lenient").
     """
     table, points = scored.table, scored.points
     rows = [_row("as run", "", scored, config.smoothing, config, bootstrap)]
@@ -83,9 +81,24 @@ def sensitivity(
             part = Scored.of(coarser_stride(table, factor), config)
             rows.append(_row("stride", f"every {factor}.", part, config.smoothing, config, bootstrap))
     for name, other in others.items():
-        factor_name, _, value = name.partition("=")
-        rows.append(_row(factor_name, value, Scored.of(other, config), config.smoothing, config, bootstrap))
+        rows.append(_row("think", name, other, config.smoothing, config, bootstrap))
     return pd.DataFrame(rows)
+
+
+def reading_numbers(scored: Scored) -> dict[str, float | None]:
+    """What a reading of the answers comes to: accuracy, null rate, H (nats, the mean over trajectories of the mean over
+    their checkpoints), and the mean ρ (Pearson). None where undefined."""
+    table, points = scored.table, scored.points
+    rho = pearson(points.entropy, points.gold_surprisal, table.trajectory_offsets)
+    entropy = np.add.reduceat(points.entropy, table.first) / np.diff(table.trajectory_offsets)
+    null = share_null(table).sum(axis=0)
+    defined = rho[~np.isnan(rho)]
+    return {
+        "accuracy": float(ends_correct(table, points).mean()),
+        "null_rate": float(null[0] / null[1]),
+        "entropy": float(entropy.mean()),
+        "rho": float(defined.mean()) if len(defined) else None,
+    }
 
 
 def coarse_ablation(scored: Scored, config: SIAConfig, bootstrap: Bootstrap) -> pd.DataFrame:

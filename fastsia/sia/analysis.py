@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fastsia.config import SIAConfig
-from fastsia.sia.ablations import Scored, coarse_ablation, sensitivity
+from fastsia.config import SIAConfig, Think
+from fastsia.sia.ablations import Scored, coarse_ablation, reading_numbers, sensitivity
 from fastsia.sia.alignment import (
     MIN_RELIABILITY,
     Halves,
@@ -33,6 +33,7 @@ from fastsia.sia.curves import (
     group_means,
     token_rows,
 )
+from fastsia.sia.cut import Ends, cut_notes
 from fastsia.sia.early_stop import early_stop_table
 from fastsia.sia.entropy import Checkpoints, ends_correct, gains, share_null
 from fastsia.sia.failure import failure_table
@@ -71,23 +72,46 @@ class Analysis:
 def analyze_rollouts(rollouts: pd.DataFrame, *, config: SIAConfig | None = None, detail: bool = True) -> Analysis:
     """Scores a table of rollouts (columns: see `sia.table.encode`).
 
-    Of the config it reads smoothing, num_bootstrap, num_splits and seed. Columns `answer_strict` and `answer_lenient`,
-    where both are there and differ, are scored too (the sensitivity table). `detail=False` leaves out what takes a
-    second look at the rollouts: sensitivity, coarse ablation, re-pairing test, change points, pooled estimates, early
-    stopping, failure detection.
+    Of the config it reads think, smoothing, num_bootstrap, num_splits and seed. Columns `answer_strict` and
+    `answer_lenient`, where both are there and differ, are scored too (`readings` of the summary, the sensitivity
+    table). Where they are not there, a rollout of finish_reason "length" has no answer in the strict reading, the given
+    one in the lenient reading, and `think` says which of them is scored. `detail=False` leaves out what takes a second
+    look at the rollouts: readings, sensitivity, coarse ablation, re-pairing test, change points, pooled estimates,
+    early stopping, failure detection.
     """
+    config = config or SIAConfig()
+    rollouts = with_readings(rollouts, config.think)
     readings = encode_readings(rollouts) if detail else {}
-    return analyze_table(encode(rollouts), config or SIAConfig(), detail=detail, readings=readings)
+    return analyze_table(encode(rollouts), config, detail=detail, readings=readings)
+
+
+def with_readings(rollouts: pd.DataFrame, think: Think) -> pd.DataFrame:
+    """A table with `answer_strict` and `answer_lenient`, and `answer` as `think` has it; as it is where it has both
+    already, or does not say which rollouts were cut."""
+    names = list(rollouts.columns)
+    if {"answer_strict", "answer_lenient"} <= set(names) or any(
+        names.count(name) != 1 for name in ("answer", "finish_reason")
+    ):
+        return rollouts
+    given = rollouts["answer"].astype(object)
+    strict = given.where((rollouts["finish_reason"] != "length").fillna(True).astype(bool), None)
+    return rollouts.assign(answer=strict if think == "strict" else given, answer_strict=strict, answer_lenient=given)
 
 
 def encode_readings(rollouts: pd.DataFrame) -> dict[str, RolloutTable]:
-    """The same rollouts with their strict and with their lenient answers, where both are there and differ."""
-    columns = {think: f"answer_{think}" for think in ("strict", "lenient")}
-    if not set(columns.values()) <= set(rollouts.columns) or rollouts["answer_strict"].equals(
+    """The same rollouts with their strict and with their lenient answers, where both are there and differ. Columns
+    correct_strict and correct_lenient say which trajectories end correct by each; without them `correct` does."""
+    if not {"answer_strict", "answer_lenient"} <= set(rollouts.columns) or rollouts["answer_strict"].equals(
         rollouts["answer_lenient"]
     ):
         return {}
-    return {f"think={think}": encode(rollouts.assign(answer=rollouts[name])) for think, name in columns.items()}
+    found = {}
+    for think in ("strict", "lenient"):
+        own = {"answer": rollouts[f"answer_{think}"]}
+        if f"correct_{think}" in rollouts.columns:
+            own["correct"] = rollouts[f"correct_{think}"]
+        found[think] = encode(rollouts.assign(**own))
+    return found
 
 
 def analyze_table(
@@ -97,9 +121,11 @@ def analyze_table(
     detail: bool = True,
     readings: Mapping[str, RolloutTable] | None = None,
     traces: TokenTraces | None = None,
+    ends: Ends | None = None,
 ) -> Analysis:
-    """`analyze_rollouts` for a table that is already encoded. readings: the same rollouts with other answers. traces:
-    the token entropies of its trajectories; without them, what is made of them is left out."""
+    """`analyze_rollouts` for a table that is already encoded. readings: the same rollouts with the answers of each
+    reading, empty where they do not differ. traces: the token entropies of its trajectories; without them, what is made
+    of them is left out. ends: how its trajectories ended, where that is known."""
     scored = Scored.of(table, config)
     points, halves = scored.points, scored.halves
     correct = ends_correct(table, points)
@@ -119,7 +145,7 @@ def analyze_table(
         _auc(by_position, "relative"),
         _auc(by_token, "tokens"),
     ]
-    summary = _summarize(table, points, correct, trajectories, halves, means, by_position, bootstrap)
+    summary = _summarize(table, points, correct, trajectories, halves, means, by_position, bootstrap, ends)
     tables: dict[str, pd.DataFrame] = {}
     if traces is not None:
         trajectories = trajectories.assign(**traces.columns())
@@ -142,7 +168,12 @@ def analyze_table(
         one_each = table.problem_offsets[:-1]
         test = repairing_test(halves, at_grid[one_each], num_permutations=NUM_PERMUTATIONS, seed=config.seed)
         summary["repairing_test"] = None if test is None else asdict(test)
-        tables["sensitivity"] = sensitivity(scored, config, readings or {}, bootstrap)
+        others = {
+            name: scored if _is_same(other, table) else Scored.of(other, config)
+            for name, other in (readings or {}).items()
+        }
+        summary["readings"] = {name: reading_numbers(others.get(name, scored)) for name in ("strict", "lenient")}
+        tables["sensitivity"] = sensitivity(scored, config, others, bootstrap)
         tables["coarse_ablation"] = coarse_ablation(scored, config, bootstrap)
         if pool is not None:
             checkpoints["entropy_pooled"] = pool.entropy
@@ -174,6 +205,13 @@ QUANTITIES = (
     "entropy_chao_shen",
 )
 """Curves that are plain means over trajectories."""
+
+
+def _is_same(one: RolloutTable, other: RolloutTable) -> bool:
+    """Of two tables of the same rollouts: codes go by first appearance, so equal answers have equal ones."""
+    return all(
+        np.array_equal(getattr(one, name), getattr(other, name)) for name in ("code", "answers", "gold", "correct")
+    )
 
 
 def _at_positions(table: RolloutTable, points: Checkpoints, rows: np.ndarray) -> np.ndarray:
@@ -303,6 +341,7 @@ def _summarize(
     means: GroupMeans,
     auc: AucCurve,
     bootstrap: Bootstrap,
+    ends: Ends | None,
 ) -> dict[str, Any]:
     starts = table.problem_offsets[:-1]
     counts = np.diff(table.problem_offsets).astype(np.float64)
@@ -404,14 +443,18 @@ def _summarize(
         "num_rollouts": table.num_rollouts,
         "num_failed_rollouts": table.num_errors,
         "num_left_out_checkpoints": int(table.num_left_out.sum()),
+        "num_cut_rollouts": None if table.cut is None else int(table.cut.sum()),
+        "cut_rate": None if table.cut is None else number(table.cut.mean()),
         **value,
         "ci": bounds,
-        "warnings": _warnings(table, points, counts, correct),
+        "warnings": _warnings(table, points, counts, correct, ends),
     }
 
 
-def _warnings(table: RolloutTable, points: Checkpoints, counts: np.ndarray, correct: np.ndarray) -> list[str]:
-    found = []
+def _warnings(
+    table: RolloutTable, points: Checkpoints, counts: np.ndarray, correct: np.ndarray, ends: Ends | None
+) -> list[str]:
+    found = [] if table.cut is None else cut_notes(Ends("rollouts", table.cut, table.tokens), ends)
     if table.num_errors:
         found.append(f"Failed rollouts, left out: {table.num_errors:,}.")
     if left_out := int(table.num_left_out.sum()):
@@ -426,6 +469,12 @@ def _warnings(table: RolloutTable, points: Checkpoints, counts: np.ndarray, corr
         found.append(f"Every trajectory ends {'correct' if correct.all() else 'incorrect'}: the AUC is undefined.")
     if table.num_problems < 30:
         found.append(f"Intervals over so few problems ({table.num_problems}) are rough; 64 or more are better.")
+    least, most = int(points.count.min()), int(points.count.max())
+    if least < most:
+        found.append(
+            f"The checkpoints have unequal numbers of rollouts ({least} to {most}): H grows with their number, so that "
+            "a shortage at some checkpoints looks like information."
+        )
     if (points.count < 2).any():
         found.append("Some checkpoints have a single rollout: their entropy is 0 by construction.")
     if bool((table.checkpoint[table.first] != 0).any()):

@@ -43,7 +43,8 @@ class RolloutTable:
     num_answers: int32 [T], V: the distinct answers over all checkpoints of the trajectory, with gold and null.
     num_left_out: int64 [T], checkpoints left out because no token was left to draw (rollout_budget "total").
     ride: int64 [R] or None, how many tokens of each rollout agree with its trajectory from the checkpoint on.
-    cut: bool [R] or None, whether the length limit ended the rollout.
+    cut: bool [R] or None, whether the token limit ended the rollout.
+    tokens: int64 [R] or None, how many tokens each rollout has.
     num_errors: rows left out because their rollout failed (finish_reason "error").
     correct_given: whether `correct` came with the table.
     """
@@ -63,6 +64,7 @@ class RolloutTable:
     num_left_out: np.ndarray
     ride: np.ndarray | None = None
     cut: np.ndarray | None = None
+    tokens: np.ndarray | None = None
     num_errors: int = 0
     correct_given: bool = False
 
@@ -146,6 +148,7 @@ class RolloutTable:
             num_left_out=self.num_left_out[traced],
             ride=None if self.ride is None else self.ride[rollouts],
             cut=None if self.cut is None else self.cut[rollouts],
+            tokens=None if self.tokens is None else self.tokens[rollouts],
         )
         return replace(table, num_answers=_count_answers(table))
 
@@ -240,6 +243,7 @@ def encode(rollouts: pd.DataFrame) -> RolloutTable:
         num_left_out=np.zeros(len(starts), dtype=np.int64),
         ride=ride,
         cut=cut,
+        tokens=tokens,
         num_errors=num_errors,
         correct_given=correct is not None,
     )
@@ -254,13 +258,14 @@ def encode(rollouts: pd.DataFrame) -> RolloutTable:
 _TEXTS = ("problem_id", "answer", "gold", "finish_reason", "answer_strict", "answer_lenient")
 _NUMBERS = ("trajectory", "checkpoint", "rollout", "num_tokens", "ride_tokens", "logprob")
 _AS_THEY_ARE = ("seed", "token_ids")
-_READ = {*_TEXTS, *_NUMBERS, *_AS_THEY_ARE, "correct"}
+_FLAGS = ("correct", "correct_strict", "correct_lenient")
+_READ = {*_TEXTS, *_NUMBERS, *_AS_THEY_ARE, *_FLAGS}
 
 
 def storable(rollouts: pd.DataFrame) -> pd.DataFrame:
     """A table that `encode` takes, as a file can hold it: each column of one type, with what `encode` reads in it.
 
-    Of columns, those that a run's own rollouts have, and `correct`.
+    Of columns, those that a run's own rollouts have, and `correct` with its two readings.
     """
     columns: dict[str, Any] = {}
     for name in rollouts.columns:
@@ -270,7 +275,7 @@ def storable(rollouts: pd.DataFrame) -> pd.DataFrame:
             columns[name] = column if is_text else [None if _is_null(value) else _text(value) for value in column]
         elif name in _NUMBERS:
             columns[name] = column if column.dtype.kind in "iuf" else _whole(_numbers(column))
-        elif name == "correct":
+        elif name in _FLAGS:
             is_flag = column.dtype.kind == "b"
             columns[name] = column if is_flag else [_TRUTH.get(_text(value).lower()) for value in column]
         elif name in _AS_THEY_ARE:

@@ -1,0 +1,264 @@
+"""How the answers of a run are read from what was drawn: as it is drawn, and again from what is stored."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import re
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastsia.answers.equivalence import classes
+from fastsia.answers.extraction import RULES_VERSION, canonical_gold, extract_rollouts
+from fastsia.answers.vocabulary import Vocabulary
+from fastsia.config import AnswerFormat, FastsiaError, Problem, SIAConfig, is_text
+from fastsia.engine.sequence import FinishReason, Trajectory
+from fastsia.store import Grouping, Reread, ScoredTrajectory, StoredProblem, StoreWriter
+
+AnswerReader = Callable[[str], str | None]
+"""From the text of a trajectory, or of a prefix with its continuation, to the answer; None where there is none."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The settings of a run that decide what is read from its texts. reader: a function in place of the rules."""
+
+    config: SIAConfig
+    reader: AnswerReader | None = None
+
+    def __post_init__(self) -> None:
+        if self.reader is not None and not callable(self.reader):
+            raise FastsiaError(
+                f"answer_reader must be a function from a text to a text or None, got {self.reader!r:.60}."
+            )
+        if self.reader is not None and self.config.answer_regex is not None:
+            raise FastsiaError("answer_reader and answer_regex are two readers; give one of them.")
+
+    @property
+    def is_own(self) -> bool:
+        """Whether another reader than the package's rules reads the answers."""
+        return self.reader is not None or self.config.answer_regex is not None
+
+    def facts(self) -> dict[str, Any]:
+        """What is stored with a run, so that a later reading knows whether it would differ."""
+        return {
+            "rules": RULES_VERSION,
+            "think": self.config.think,
+            "equivalence": self.config.equivalence,
+            "answer_regex": self.config.answer_regex,
+            "answer_reader": None if self.reader is None else _name_of(self.reader),
+        }
+
+    @property
+    def grouping(self) -> Grouping | None:
+        """Which answers count as equal; None where that is their spelling. For the main thread: Math-Verify's limits of
+        time are signals."""
+        method = self.config.equivalence
+        if method == "spelling":
+            return None
+        return lambda answers, gold: classes(answers, gold, method=method)
+
+    def read_stored(self, stored: StoredProblem, vocabulary: Vocabulary) -> list[ScoredTrajectory]:
+        """The answers of a problem of a database."""
+        return [
+            self.read(number, drawn, stored.problem, stored.format, stored.starts_in_think, vocabulary)
+            for number, drawn in stored.trajectories
+        ]
+
+    def read(
+        self,
+        number: int,
+        drawn: Trajectory,
+        problem: Problem,
+        format: AnswerFormat,
+        starts_in_think: bool,
+        vocabulary: Vocabulary,
+    ) -> ScoredTrajectory:
+        """The answers of a trajectory and of all its rollouts. A rollout's text is prefix and continuation, or the
+        continuation alone where the prefix was shuffled."""
+        text = vocabulary.decode(drawn.token_ids)
+        if drawn.rollouts is None:
+            return ScoredTrajectory(number, drawn, text, None, None, None, False)
+        if self.is_own:
+            strict, lenient = self._by_reader(drawn, text, problem, format, vocabulary)
+        else:
+            strict, lenient = _by_rules(
+                drawn, text, problem, format, starts_in_think, vocabulary, self.config.shuffle_prefix
+            )
+        own = (strict.pop(), lenient.pop())
+        chosen = 0 if self.config.think == "strict" else 1
+        return ScoredTrajectory(
+            number=number,
+            trajectory=drawn,
+            text=text,
+            answer=own[chosen],
+            answer_strict=own[0],
+            answer_lenient=own[1],
+            correct=own[chosen] == problem.gold,
+            rollout_answers=((strict, lenient)[chosen], strict, lenient),
+        )
+
+    def _by_reader(
+        self, drawn: Trajectory, text: str, problem: Problem, format: AnswerFormat, vocabulary: Vocabulary
+    ) -> tuple[list[str | None], list[str | None]]:
+        """As `_by_rules`. What was cut has no answer in the strict reading."""
+        rollouts = drawn.rollouts
+        assert rollouts is not None
+        read = self.reader or _regex_reader(self.config.answer_regex or "")
+        known: dict[str, str | None] = {}
+        lenient: list[str | None] = []
+        for r in range(len(rollouts)):
+            ids = rollouts.token_ids[rollouts.offsets[r] : rollouts.offsets[r + 1]]
+            if not self.config.shuffle_prefix:
+                ids = np.concatenate([drawn.token_ids[: rollouts.checkpoint[r]], ids])
+            whole = vocabulary.decode(ids)
+            if whole not in known:
+                known[whole] = _spelled(read, whole, problem, format)
+            lenient.append(known[whole])
+        lenient.append(_spelled(read, text, problem, format))
+        return [None if cut else answer for cut, answer in zip(_cut(drawn), lenient, strict=True)], lenient
+
+
+def renew(
+    writer: StoreWriter,
+    reading: Reading,
+    vocabulary: Vocabulary,
+    identity: Mapping[str, Any],
+    golds: Mapping[int, str] | None = None,
+) -> Reread:
+    """Read the stored texts again: all of them where they had been read in another way, else those of the problems
+    whose gold answers were corrected (`golds`, by position)."""
+    facts = reading.facts()
+    return writer.reread(
+        lambda stored: reading.read_stored(stored, vocabulary),
+        identity,
+        facts,
+        group=reading.grouping,
+        golds=golds,
+        positions=golds if golds and writer.reading == facts else None,
+    )
+
+
+def _by_rules(
+    drawn: Trajectory,
+    text: str,
+    problem: Problem,
+    format: AnswerFormat,
+    starts_in_think: bool,
+    vocabulary: Vocabulary,
+    shuffled: bool,
+) -> tuple[list[str | None], list[str | None]]:
+    """(strict, lenient) answers of the rollouts and, last, of the trajectory; from one call where the prefix counts."""
+    rollouts = drawn.rollouts
+    assert rollouts is not None
+    whole = np.array([len(drawn.token_ids)], dtype=np.int32)
+    ids, offsets, cut = rollouts.token_ids, rollouts.offsets, _cut(drawn)
+
+    def extract(
+        lens: np.ndarray, tokens: np.ndarray, ends: np.ndarray, in_think: bool, ended: np.ndarray
+    ) -> tuple[list[str | None], list[str | None]]:
+        return extract_rollouts(
+            vocabulary,
+            drawn.token_ids,
+            lens,
+            tokens,
+            ends,
+            format,
+            options=problem.choices,
+            think="both",
+            starts_in_think=in_think,
+            cut=ended,
+        )
+
+    if not shuffled:
+        # The trajectory is one more row: all of it as prefix, nothing drawn.
+        lens = np.concatenate([rollouts.checkpoint, whole]).astype(np.int32)
+        return extract(lens, ids, np.append(offsets, offsets[-1]), starts_in_think, cut)
+    opens = starts_in_think or text.lstrip().lower().startswith("<think>")
+    # Rows are ordered by checkpoint, so those drawn inside the thinking block come first.
+    inside = _rows_in_think(drawn, vocabulary) if opens else 0
+    strict: list[str | None] = []
+    lenient: list[str | None] = []
+    for begin, end, in_think in ((0, inside, True), (inside, len(rollouts), False)):
+        if end > begin:
+            ends = offsets[begin : end + 1]
+            lens = np.zeros(end - begin, dtype=np.int32)
+            one, other = extract(lens, ids[ends[0] : ends[-1]], ends - ends[0], in_think, cut[begin:end])
+            strict, lenient = strict + one, lenient + other
+    nothing = np.zeros(0, dtype=np.int32)
+    one, other = extract(whole, nothing, np.zeros(2, dtype=np.int64), starts_in_think, cut[-1:])
+    return strict + one, lenient + other
+
+
+def _cut(drawn: Trajectory) -> np.ndarray:
+    """bool [R + 1]: whether the token limit ended each rollout and, last, the trajectory."""
+    assert drawn.rollouts is not None
+    return np.append(drawn.rollouts.finish_reason == FinishReason.LENGTH, drawn.finish_reason == "length")
+
+
+def _rows_in_think(drawn: Trajectory, vocabulary: Vocabulary) -> int:
+    """How many rollouts start before the trajectory's thinking block has closed."""
+    assert drawn.rollouts is not None
+    closed = len(drawn.token_ids) + 1
+    low, high = 0, len(drawn.token_ids)
+    if "</think>" in vocabulary.decode(drawn.token_ids):
+        while low < high:  # the first prefix that holds the closing tag
+            middle = (low + high) // 2
+            if "</think>" in vocabulary.decode(drawn.token_ids[:middle]):
+                high = middle
+            else:
+                low = middle + 1
+        closed = low
+    return int((drawn.rollouts.checkpoint < closed).sum())
+
+
+# --- a reader of one's own -------------------------------------------------------------------------------------
+
+
+def _regex_reader(pattern: str) -> AnswerReader:
+    compiled = re.compile(pattern)
+    group: str | int = "answer" if "answer" in compiled.groupindex else 1 if compiled.groups else 0
+
+    def read(text: str) -> str | None:
+        last = deque(compiled.finditer(text), maxlen=1)
+        return last[0].group(group) if last else None
+
+    return read
+
+
+def _spelled(read: AnswerReader, text: str, problem: Problem, format: AnswerFormat) -> str | None:
+    """What a reader finds, stripped; in the spelling that gold answers have where it is one value of the format:
+    1,234 is 1234."""
+    try:
+        found = read(text)
+    except Exception as error:
+        raise FastsiaError(
+            f"answer_reader failed on a text of problem {problem.id!r}: {type(error).__name__}: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+    if found is not None and not is_text(found):
+        raise FastsiaError(f"answer_reader must return a text or None, got {found!r:.60} for problem {problem.id!r}.")
+    answer = (found or "").strip()
+    return canonical_gold(answer, format, problem.choices) or answer if answer else None
+
+
+def _name_of(reader: AnswerReader) -> str:
+    """A function's name and the hash of its source; of its byte code where no source is to be had."""
+    while isinstance(reader, functools.partial):
+        reader = reader.func
+    function = reader if inspect.isroutine(reader) else type(reader)
+    name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', function)}".strip(".")
+    try:
+        source = inspect.getsource(function).encode("utf-8", "replace")
+    except (OSError, TypeError):
+        code = getattr(function, "__code__", None)
+        if code is None:
+            return name
+        constants = [value for value in code.co_consts if not inspect.iscode(value)]
+        source = code.co_code + repr((code.co_names, constants)).encode()
+    return f"{name} sha256:{hashlib.sha256(source).hexdigest()[:16]}"
