@@ -118,11 +118,13 @@ def test_answers_are_those_of_prefix_and_continuation(result: SIAResult) -> None
     for row in result.rollouts.itertuples():
         prefix = trajectories["token_ids"][row.problem_id][: row.checkpoint]
         texts.append(tokenizer.decode([*prefix, *row.token_ids], skip_special_tokens=True))
-    expected = fastsia.extract_answers(texts, "number")
+    cut = (result.rollouts["finish_reason"] == "length").tolist()
+    expected = fastsia.extract_answers(texts, "number", cut=cut)
     assert result.rollouts["answer"].tolist() == expected
     assert result.rollouts["answer"].notna().any()
     assert result.rollouts["answer"].isna().any()
-    own = fastsia.extract_answers(result.trajectories["text"].tolist(), "number")
+    cut = (result.trajectories["finish_reason"] == "length").tolist()
+    own = fastsia.extract_answers(result.trajectories["text"].tolist(), "number", cut=cut)
     assert result.trajectories["answer"].tolist() == own
     assert result.trajectories["correct"].tolist() == [
         answer == gold for answer, gold in zip(own, result.trajectories["gold"], strict=True)
@@ -181,8 +183,10 @@ def test_a_shuffled_prefix_answers_from_the_continuation_alone() -> None:
     result = small(PROBLEMS[:6], shuffle_prefix=True)
     tokenizer = shared_model()[1]
     texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in result.rollouts["token_ids"]]
-    assert result.rollouts["answer"].tolist() == fastsia.extract_answers(texts, "number")
-    own = fastsia.extract_answers(result.trajectories["text"].tolist(), "number")
+    cut = (result.rollouts["finish_reason"] == "length").tolist()
+    assert result.rollouts["answer"].tolist() == fastsia.extract_answers(texts, "number", cut=cut)
+    cut = (result.trajectories["finish_reason"] == "length").tolist()
+    own = fastsia.extract_answers(result.trajectories["text"].tolist(), "number", cut=cut)
     assert result.trajectories["answer"].tolist() == own
 
 

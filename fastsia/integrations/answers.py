@@ -57,10 +57,18 @@ class AnswerReader:
         given.setdefault("stride", 20)
         return cls(answer_format, think, SIAConfig(num_rollouts=num_rollouts, **given))
 
-    def read(self, texts: Sequence[str], *, starts_in_think: bool = False) -> list[str | None]:
-        """The answer of each text; None where there is none."""
+    def read(
+        self, texts: Sequence[str], *, starts_in_think: bool = False, drawn: Rollouts | None = None
+    ) -> list[str | None]:
+        """The answer of each text; None where there is none. drawn: what the texts are of, which says where the token
+        limit ended one."""
         return extract_answers(
-            texts, self.format, options=self.options, think=self.think, starts_in_think=starts_in_think
+            texts,
+            self.format,
+            options=self.options,
+            think=self.think,
+            starts_in_think=starts_in_think,
+            cut=False if drawn is None else drawn.finish_reason == FinishReason.LENGTH,
         )
 
     def curve_request(

@@ -201,7 +201,7 @@ class FastsiaAPI(ModelAPI):
         self, request: Request, drawn: Rollouts, texts: Sequence[str], *, starts_in_think: bool
     ) -> dict[str, Any]:
         """The answers of the choices, their entropies, and the curve along each choice where one is asked for."""
-        answers = self.reader.read(texts, starts_in_think=starts_in_think)
+        answers = self.reader.read(texts, starts_in_think=starts_in_think, drawn=drawn)
         metadata: dict[str, Any] = {"answers": answers, **summary(answers)}
         if self.reader.config is None:
             return metadata

@@ -317,7 +317,7 @@ class FastsiaLM(TemplateLM):
             if self._entropies is not None:
                 # The reader knows think blocks itself; without them what was cut off is no part of the response.
                 read = whole if self.think_end_token else texts[number]
-                answers = self.reader.read(read, starts_in_think=group.starts_in_think)
+                answers = self.reader.read(read, starts_in_think=group.starts_in_think, drawn=rollouts)
                 self._entropies.take(group, answers, responses, has_curves=self.reader.config is not None)
             bar.update(group.count)
         bar.close()

@@ -22,7 +22,7 @@ from fastsia.config import AnswerFormat, FastsiaError, SamplingParams, Think
 from fastsia.engine.engine import Engine
 from fastsia.engine.forcing import Forced
 from fastsia.engine.seeding import request_seed
-from fastsia.engine.sequence import Request
+from fastsia.engine.sequence import Request, Rollouts
 from fastsia.integrations.answers import AnswerReader, check_drawn, content, opens_think, special_stops
 
 MODULE = "fastsia.integrations.lm_polygraph"
@@ -104,23 +104,23 @@ class RolloutCalculator(StatCalculator):
         drawn = {cast(int, trajectory.key): trajectory for trajectory in engine.run(requests)}
         for i, ids in enumerate(prompts):
             rollouts = check_drawn(drawn[i], f"text {i}")
-            samples = [tuple(rollouts.row(r).token_ids) for r in range(len(rollouts))]
-            found[i] = self._read(engine, ids, samples, sampling, model)
+            found[i] = self._read(engine, ids, rollouts, sampling, model)
         return {name: [found[i][name] for i in range(len(texts))] for name in self.meta_info()[0]}
 
     def _read(
         self,
         engine: Engine,
         prompt_ids: tuple[int, ...],
-        samples: Sequence[tuple[int, ...]],
+        rollouts: Rollouts,
         sampling: SamplingParams,
         model: WhiteboxModel,
     ) -> dict[str, list[Any]]:
         eos = cast(tuple[int, ...], sampling.eos_token_id)
+        samples = [tuple(rollouts.row(r).token_ids) for r in range(len(rollouts))]
         whole = [model.tokenizer.decode(ids, skip_special_tokens=True) for ids in samples]
         in_think = opens_think(model.tokenizer.decode(prompt_ids))
         read: dict[str, list[Any]] = {name: [] for name in self.meta_info()[0]}
-        read["sia_answers"] = self.reader.read(whole, starts_in_think=in_think)
+        read["sia_answers"] = self.reader.read(whole, starts_in_think=in_think, drawn=rollouts)
         # What the rollouts drew is known under the sampling distribution; LM-Polygraph asks for the model's.
         scores = engine.force(prompt_ids, (), [Forced(0, (), ids) for ids in samples])
         for ids, score in zip(samples, scores, strict=True):

@@ -37,13 +37,13 @@ class Ends:
         limits = np.unique(self.tokens[self.cut])
         limit = f"the limit of {int(limits[0]):,} tokens" if len(limits) == 1 else "their limit"
         if not len(ended):
-            return f"of the {self.noun}, none had ended by {limit}"
+            return f"of the {self.noun}, none by {limit}"
         parts = []
         for share in _SHARES:
             place = int(np.ceil(share * len(self.cut))) - 1
             if place < len(ended) - 1:
-                parts.append(f"{100 * share:.0f} % had ended by {int(ended[place]):,} tokens")
-        parts.append(f"{100 * len(ended) / len(self.cut):.0f} % {'' if parts else 'had ended '}by {limit}")
+                parts.append(f"{100 * share:.0f} % by {int(ended[place]):,} tokens")
+        parts.append(f"{100 * len(ended) / len(self.cut):.0f} % by {limit}")
         return f"of the {self.noun}, {', '.join(parts)}"
 
 
@@ -59,7 +59,7 @@ def cut_notes(rollouts: Ends, trajectories: Ends | None = None) -> list[str]:
     ]
     if rollouts.share > 0.5:
         lengths = [said for ends in both if (said := ends.lengths()) is not None]
-        shown = f" By length: {'; '.join(lengths)}." if lengths else ""
+        shown = f" How many had ended by which length: {'; '.join(lengths)}." if lengths else ""
         notes.append(
             f"Most rollouts were cut: the token limit, not the model, decides these numbers.{shown} A limit that would "
             "suffice is longer than the present one (max_tokens)."
