@@ -68,7 +68,7 @@ class AnswerReader:
             options=self.options,
             think=self.think,
             starts_in_think=starts_in_think,
-            cut=False if drawn is None else drawn.finish_reason == FinishReason.LENGTH,
+            cut=False if drawn is None else (drawn.finish_reason == FinishReason.LENGTH).tolist(),
         )
 
     def curve_request(
