@@ -21,11 +21,11 @@ import torch
 from fastsia.backends import open_backend
 from fastsia.backends.base import Backend
 from fastsia.callbacks import Callback
-from fastsia.config import FastsiaError, SIAConfig
+from fastsia.config import READING_FIELDS, FastsiaError, SIAConfig
 from fastsia.engine.checkpoint import resolve_model, why_absent
 from fastsia.evaluation import evaluate
 from fastsia.report import Drawing, Overlay, ReportData, draw_families, draw_overlay
-from fastsia.results import SHUFFLED, SIAResult, folder_name, load, nearest
+from fastsia.results import SHUFFLED, SIAResult, folder_name, load, nearest, reread, stored_config
 from fastsia.sia import table1, table2, table3
 from fastsia.sia.paper import TABLE2, TABLE3
 from fastsia.store import DATABASE, Store, refuse_links, write_parquet
@@ -242,14 +242,14 @@ def _is_finished(folder: Path, config: SIAConfig, num_problems: int, task: Task 
         return False
     try:
         store = Store(folder / DATABASE)
-        before = store.identity()["config"]
+        before = dataclasses.asdict(stored_config(store))
     except FastsiaError:  # damaged: resuming reads back what it can
         return False
     # What is left to the task and the model is None here.
     changed = [
         f"{name} was {json.dumps(before.get(name))}, is now {json.dumps(value)}"
         for name, value in dataclasses.asdict(config).items()
-        if value is not None and value != before.get(name)
+        if value is not None and value != before.get(name) and name not in READING_FIELDS
     ]
     if changed:
         raise FastsiaError(f"{folder} holds another run: {'; '.join(changed)}. Use another output folder.")
@@ -272,11 +272,13 @@ def _run_model(
     backend: Backend | None = None
     for job in jobs:
         if job.finished and not _may_have_changed(job):
+            _read_again(job)
             yield job, 0
             continue
         if backend is None:
             backend = open_backend(job.source, "native", dict(options))
         if job.finished and Store(job.folder / DATABASE).identity()["model"]["fingerprint"] == backend.fingerprint():
+            _read_again(job)
             yield job, 0
             continue
         before = _num_problems(job.folder)
@@ -293,6 +295,11 @@ def _run_model(
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _read_again(job: Job) -> None:
+    """A finished run that an older fastsia, or another setting, has read; needs no weights."""
+    reread(job.folder, think=job.config.think, equivalence=job.config.equivalence)
 
 
 def _may_have_changed(job: Job) -> bool:

@@ -277,7 +277,8 @@ class StoreWriter:
     def group(self, group: Grouping) -> None:
         """Store which answers are equal for the trajectories where that is not known yet."""
         missing: dict[int, dict[str, str]] = {}
-        for position in sorted(self.done):
+        ids = [row[0] for row in self._connection.execute("SELECT id FROM trajectories ORDER BY id")]
+        for position in dict.fromkeys(row // _PER_PROBLEM for row in ids if row not in self._equivalents):
             (gold,) = self._connection.execute("SELECT gold FROM problems WHERE position = ?", (position,)).fetchone()
             trajectories, rollouts = _read_drawn(self._connection, position)
             for row in trajectories:

@@ -552,3 +552,15 @@ def test_renewing_by_hand_reads_only_what_was_corrected(tmp_path: Path) -> None:
     assert found.num_answers == whole["p2"] + 1
     assert store.problems()["gold"].tolist() == ["0", "1", "99", "3"]
     store.check()
+
+
+def test_reproduce_reads_a_finished_run_again(tmp_path: Path) -> None:
+    """It is neither refused for a setting that its version did not have, nor shown in its old reading."""
+    from fastsia.reproduce import plan, reproduce
+
+    folder = tmp_path / "demo_sft" / "demo"
+    shutil.copytree(OLD, folder)
+    planned = plan("table1", models=["demo:sft"], tasks=["demo"], limit=2, output=tmp_path, config=SIAConfig(**OF_OLD))
+    assert [job.finished for job in planned.jobs] == [True]
+    assert reproduce(planned).num_computed == 0
+    assert load(folder).summary["reading"] == Reading(SIAConfig()).facts()
