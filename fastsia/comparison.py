@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from fastsia.config import FastsiaError
+from fastsia.config import FastsiaError, SIAConfig
 from fastsia.results import SIAResult, load, write_tables
 from fastsia.sia import differences, side_by_side, tabulate
 from fastsia.store import DATABASE, refuse_links
@@ -31,6 +31,7 @@ _MATTERS = (
 )
 """Settings on which H and rho depend, so that runs that differ in them differ in more than their models."""
 
+_DEFAULTS = SIAConfig()
 _TABLES = ("runs", "differences", "token_level")
 
 
@@ -131,8 +132,20 @@ def _frames(runs: dict[str, SIAResult]) -> dict[str, pd.DataFrame]:
 def _notes(runs: dict[str, SIAResult]) -> list[str]:
     differing = []
     for field in _MATTERS:
-        values = [(result.summary.get("config") or {}).get(field) for result in runs.values()]
+        values = [_setting(result, field) for result in runs.values()]
         distinct = list(dict.fromkeys(values))
         if len(distinct) > 1:
             differing.append(f"{field} ({', '.join(map(str, distinct))})")
-    return [f"The runs differ in {', '.join(differing)}; H and ρ depend on that too."] if differing else []
+    notes = [f"The runs differ in {', '.join(differing)}; H and ρ depend on that too."] if differing else []
+    rules = {(result.summary.get("reading") or {}).get("rules") for result in runs.values()} - {None}
+    if len(rules) > 1:
+        notes.append(
+            f"The answers of the runs were read by different rules (versions {', '.join(map(str, sorted(rules)))}); "
+            "`fastsia report DIR` reads the older ones again."
+        )
+    return notes
+
+
+def _setting(result: SIAResult, field: str) -> Any:
+    """A setting of a run; its default where the run is of a version that did not have it."""
+    return (result.summary.get("config") or {}).get(field, getattr(_DEFAULTS, field))

@@ -554,6 +554,20 @@ def test_renewing_by_hand_reads_only_what_was_corrected(tmp_path: Path) -> None:
     store.check()
 
 
+def test_runs_of_different_rules_are_named_where_they_are_compared(old: Path, tmp_path: Path) -> None:
+    from fastsia.comparison import compare
+
+    shutil.copytree(old, tmp_path / "other")
+    reread(tmp_path / "other")
+    notes = compare([old, tmp_path / "other"]).notes
+    assert notes == [
+        f"The answers of the runs were read by different rules (versions 1, {RULES_VERSION}); `fastsia report DIR` reads "
+        "the older ones again."
+    ]
+    reread(old)
+    assert compare([old, tmp_path / "other"]).notes == []
+
+
 def test_reproduce_reads_a_finished_run_again(tmp_path: Path) -> None:
     """It is neither refused for a setting that its version did not have, nor shown in its old reading."""
     from fastsia.reproduce import plan, reproduce
