@@ -137,7 +137,8 @@ def _notes(runs: dict[str, SIAResult]) -> list[str]:
         if len(distinct) > 1:
             differing.append(f"{field} ({', '.join(map(str, distinct))})")
     notes = [f"The runs differ in {', '.join(differing)}; H and ρ depend on that too."] if differing else []
-    rules = {(result.summary.get("reading") or {}).get("rules") for result in runs.values()} - {None}
+    versions = [(result.summary.get("reading") or {}).get("rules") for result in runs.values()]
+    rules = {version for version in versions if version is not None}
     if len(rules) > 1:
         notes.append(
             f"The answers of the runs were read by different rules (versions {', '.join(map(str, sorted(rules)))}); "

@@ -560,10 +560,8 @@ def test_runs_of_different_rules_are_named_where_they_are_compared(old: Path, tm
     shutil.copytree(old, tmp_path / "other")
     reread(tmp_path / "other")
     notes = compare([old, tmp_path / "other"]).notes
-    assert notes == [
-        f"The answers of the runs were read by different rules (versions 1, {RULES_VERSION}); `fastsia report DIR` reads "
-        "the older ones again."
-    ]
+    (note,) = notes
+    assert f"were read by different rules (versions 1, {RULES_VERSION}); `fastsia report DIR` reads" in note
     reread(old)
     assert compare([old, tmp_path / "other"]).notes == []
 
