@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import re
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from fastsia.answers.equivalence import classes
 from fastsia.answers.extraction import RULES_VERSION, canonical_gold, extract_rollouts
+from fastsia.answers.think import KNOWN_TAGS
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import AnswerFormat, FastsiaError, Problem, SIAConfig, is_text
 from fastsia.engine.sequence import FinishReason, Trajectory
@@ -179,9 +180,8 @@ def _by_rules(
         # The trajectory is one more row: all of it as prefix, nothing drawn.
         lens = np.concatenate([rollouts.checkpoint, whole]).astype(np.int32)
         return extract(lens, ids, np.append(offsets, offsets[-1]), starts_in_think, cut)
-    opens = starts_in_think or text.lstrip().lower().startswith("<think>")
     # Rows are ordered by checkpoint, so those drawn inside the thinking block come first.
-    inside = _rows_in_think(drawn, vocabulary) if opens else 0
+    inside = _rows_in_think(drawn, _closing_marks(text, starts_in_think), vocabulary)
     strict: list[str | None] = []
     lenient: list[str | None] = []
     for begin, end, in_think in ((0, inside, True), (inside, len(rollouts), False)):
@@ -201,20 +201,32 @@ def _cut(drawn: Trajectory) -> np.ndarray:
     return np.append(drawn.rollouts.finish_reason == FinishReason.LENGTH, drawn.finish_reason == "length")
 
 
-def _rows_in_think(drawn: Trajectory, vocabulary: Vocabulary) -> int:
-    """How many rollouts start before the trajectory's thinking block has closed."""
+def _closing_marks(text: str, starts_in_think: bool) -> list[str]:
+    """What closes the think block that a text begins with, or that its prompt opened; empty where there is none."""
+    begun = text.lstrip().lower()
+    return [closing for opening, closing in KNOWN_TAGS if starts_in_think or begun.startswith(opening.lower())]
+
+
+def _rows_in_think(drawn: Trajectory, closing: Sequence[str], vocabulary: Vocabulary) -> int:
+    """How many rollouts start before the trajectory's think block has closed."""
     assert drawn.rollouts is not None
-    closed = len(drawn.token_ids) + 1
+    if not closing:
+        return 0
+
+    def is_closed(length: int) -> bool:
+        begun = vocabulary.decode(drawn.token_ids[:length]).lower()
+        return any(mark.lower() in begun for mark in closing)
+
     low, high = 0, len(drawn.token_ids)
-    if "</think>" in vocabulary.decode(drawn.token_ids):
-        while low < high:  # the first prefix that holds the closing tag
-            middle = (low + high) // 2
-            if "</think>" in vocabulary.decode(drawn.token_ids[:middle]):
-                high = middle
-            else:
-                low = middle + 1
-        closed = low
-    return int((drawn.rollouts.checkpoint < closed).sum())
+    if not is_closed(high):
+        return len(drawn.rollouts)
+    while low < high:  # the first prefix that has a closing mark
+        middle = (low + high) // 2
+        if is_closed(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return int((drawn.rollouts.checkpoint < low).sum())
 
 
 # --- a reader of one's own -------------------------------------------------------------------------------------

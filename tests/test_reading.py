@@ -18,12 +18,13 @@ import pytest
 import fastsia
 from fastsia import FastsiaError, Problem, SIAConfig, SIAResult, evaluate, load, reading, reread
 from fastsia.answers.extraction import RULES_VERSION
+from fastsia.answers.vocabulary import Vocabulary
 from fastsia.backends.hf_generate import HFGenerateBackend
-from fastsia.engine.sequence import Request, Trajectory
+from fastsia.engine.sequence import FinishReason, Request, Rollouts, Trajectory
 from fastsia.reading import Reading, renew
 from fastsia.store import Store, StoreWriter, pack_ids
 from tests.stores import rewritten
-from tests.tiny import PROBLEMS, shared_model
+from tests.tiny import PROBLEMS, shared_model, tiny_tokenizer
 
 OLD = Path(__file__).parent / "data" / "run_0_1_0"
 """Two problems of the demo task as fastsia 0.1.0 drew, read and stored them."""
@@ -106,6 +107,45 @@ def test_the_report_shows_both_readings_where_they_differ(tmp_path: Path, capsys
     out = capsys.readouterr().out
     assert "cut rollouts" not in out
     assert "The two readings" not in out
+
+
+@pytest.mark.parametrize(
+    ("opening", "closing", "starts_in_think"),
+    [("<think>", "</think>", False), ("[THINK]", "[/THINK]", False), ("", "</reasoning>", True)],
+)
+def test_shuffled_rollouts_from_inside_a_think_block_are_read_as_such(
+    opening: str, closing: str, starts_in_think: bool
+) -> None:
+    """Whatever marks the block: a draft in it is no answer, as where the prefix stands before the rollout."""
+    tokenizer = tiny_tokenizer()
+    vocabulary = Vocabulary.from_tokenizer(tokenizer)
+    whole = tokenizer.encode(f"{opening} #### 3\n{closing}\n#### 4\n")
+    closed = len(tokenizer.encode(f"{opening} #### 3\n{closing}"))
+    row = tokenizer.encode("#### 5\n")
+    checkpoints = np.array([0, closed - 1, closed, len(whole)], dtype=np.int32)
+    drawn = Trajectory(
+        key=(0, 0),
+        prompt_ids=np.zeros(1, dtype=np.int32),
+        token_ids=np.array(whole, dtype=np.int32),
+        logprobs=np.zeros(len(whole), dtype=np.float32),
+        token_entropies=np.zeros(len(whole), dtype=np.float32),
+        finish_reason="eos",
+        seed=0,
+        checkpoints=checkpoints,
+        rollouts=Rollouts(
+            checkpoint=checkpoints,
+            index=np.zeros(4, dtype=np.int32),
+            offsets=np.arange(5) * len(row),
+            token_ids=np.array(row * 4, dtype=np.int32),
+            logprobs=np.zeros(4 * len(row), dtype=np.float32),
+            finish_reason=np.full(4, FinishReason.EOS, dtype=np.int8),
+        ),
+    )
+    shuffled = Reading(SIAConfig(shuffle_prefix=True))
+    scored = shuffled.read(0, drawn, Problem("p", "?", "4"), "number", starts_in_think, vocabulary)
+    assert scored.answer == "4"
+    assert scored.rollout_answers[1] == [None, None, "5", "5"]
+    assert scored.rollout_answers[2] == ["5"] * 4
 
 
 def _texts(result: SIAResult, tokenizer: Any) -> list[str]:
