@@ -92,7 +92,7 @@ def evaluate(
     settings, load_options, task_options = split_settings(config, overrides)
     reading = Reading(settings, answer_reader)
     if reading.grouping is not None:
-        reading.grouping(["1"], "1")  # what it needs is there, or is missed before anything is loaded
+        reading.grouping(["1"], "1", "boxed")  # what it needs is there, or is missed before anything is loaded
     task = load_task(dataset, limit=limit, **task_options)
     loaded = open_executor(
         executor, model, backend, load_options, num_workers=num_workers, worker_timeout=worker_timeout

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fastsia.answers.equivalence import classes
+from fastsia.answers.equivalence import Classes, classes
 from fastsia.answers.extraction import RULES_VERSION, canonical_gold, extract_rollouts
 from fastsia.answers.think import KNOWN_TAGS
 from fastsia.answers.vocabulary import Vocabulary
@@ -57,12 +57,16 @@ class Reading:
 
     @property
     def grouping(self) -> Grouping | None:
-        """Which answers count as equal; None where that is their spelling. For the main thread: Math-Verify's limits of
-        time are signals."""
+        """Which answers count as equal; None where that is their spelling. Only boxed answers are compared: numbers and
+        letters have one spelling each. Called where no draw waits for it."""
         method = self.config.equivalence
         if method == "spelling":
             return None
-        return lambda answers, gold: classes(answers, gold, method=method)
+
+        def group(answers: Sequence[str], gold: str, format: AnswerFormat) -> Classes:
+            return classes(answers, gold, method=method) if format == "boxed" else Classes({})
+
+        return group
 
     def read_stored(self, stored: StoredProblem, vocabulary: Vocabulary) -> list[ScoredTrajectory]:
         """The answers of a problem of a database."""

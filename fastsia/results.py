@@ -312,6 +312,8 @@ def _notes_of_reading(store: Store, config: SIAConfig) -> list[str]:
         notes.append(f"The answers of this run were read in another way ({'; '.join(differing)}){again}")
     elif config.equivalence != "spelling" and (number := store.num_ungrouped()):
         notes.append(f"The answers of {number:,} trajectories are grouped by their spelling only{again}")
+    if late := store.num_late_comparisons():
+        notes.append(f"{late:,} comparisons of two answers by Math-Verify took too long: these count as different.")
     stopped = store.num_stopped_at_answer()
     if stopped and (stored.get("answer_regex") or stored.get("answer_reader")):
         notes.append(

@@ -27,6 +27,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fastsia.answers.equivalence import Classes
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import READING_FIELDS, AnswerFormat, FastsiaError, Problem, SIAConfig
 from fastsia.engine.sequence import FINISH_REASONS, Rollouts, Trajectory
@@ -167,8 +168,11 @@ def _said(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-Grouping = Callable[[Sequence[str], str], Mapping[str, str]]
-"""From the distinct answers of a trajectory and its gold answer to the spelling that stands for each."""
+Grouping = Callable[[Sequence[str], str, AnswerFormat], Classes]
+"""From the distinct answers of a trajectory, its gold answer and their format to which of them are equal."""
+
+Grouped = dict[int, Classes]
+"""By the id of a trajectory; without the answers that stand for themselves."""
 
 
 class StoreWriter:
@@ -261,7 +265,7 @@ class StoreWriter:
         """
         found = (0, 0, 0)
         golds = golds or {}
-        equivalents = {} if positions is None else dict(self._equivalents)
+        equivalents: Grouped = {} if positions is None else dict(self._equivalents)
         with self._writing, self._changing():
             for position in sorted(self.done if positions is None else positions):
                 counts = self._reread_problem(position, read, group, golds.get(position), equivalents)
@@ -276,15 +280,17 @@ class StoreWriter:
 
     def group(self, group: Grouping) -> None:
         """Store which answers are equal for the trajectories where that is not known yet."""
-        missing: dict[int, dict[str, str]] = {}
+        missing: Grouped = {}
         ids = [row[0] for row in self._connection.execute("SELECT id FROM trajectories ORDER BY id")]
         for position in dict.fromkeys(row // _PER_PROBLEM for row in ids if row not in self._equivalents):
-            (gold,) = self._connection.execute("SELECT gold FROM problems WHERE position = ?", (position,)).fetchone()
+            gold, format = self._connection.execute(
+                "SELECT gold, format FROM problems WHERE position = ?", (position,)
+            ).fetchone()
             trajectories, rollouts = _read_drawn(self._connection, position)
             for row in trajectories:
                 if row[0] not in self._equivalents:
                     answers = _distinct([row, *(r for r in rollouts if r[2] == row[2])])
-                    missing[row[0]] = _unequal(group(answers, gold))
+                    missing[row[0]] = _unequal(group(answers, gold, format))
         if missing:
             equivalents = self._equivalents | missing
             with self._writing, self._changing():
@@ -297,7 +303,7 @@ class StoreWriter:
         read: Callable[[StoredProblem], Sequence[ScoredTrajectory]],
         group: Grouping | None,
         gold: str | None,
-        equivalents: dict[int, dict[str, str]],
+        equivalents: Grouped,
     ) -> tuple[int, int, int]:
         """(answers, those that changed, those among them whose rollouts were stopped early) of one problem."""
         rows = _read_problem(self._connection, position)
@@ -323,10 +329,11 @@ class StoreWriter:
                 *row[11:],
             )
             mine_now = [(*r[:7], *new, *r[10:]) for r, new in zip(mine, answers, strict=True)]
-            before = self._equivalents.get(row[0], {})
-            after: dict[str, str] = {}
+            before = _names(self._equivalents, row[0])
+            after: Mapping[str, str] = {}
             if group is not None:
-                after = equivalents[row[0]] = _unequal(group(_distinct([row_now, *mine_now]), head[3]))
+                equivalents[row[0]] = _unequal(group(_distinct([row_now, *mine_now]), head[3], head[5]))
+                after = _names(equivalents, row[0])
             for old, new in zip([row, *mine], [row_now, *mine_now], strict=True):
                 if before.get(old[7], old[7]) != after.get(new[7], new[7]):
                     num_changed += 1
@@ -358,7 +365,7 @@ class StoreWriter:
             self._connection.execute("BEGIN IMMEDIATE")
             yield
 
-    def _write_reading(self, reading: Mapping[str, Any], equivalents: Mapping[int, Mapping[str, str]]) -> None:
+    def _write_reading(self, reading: Mapping[str, Any], equivalents: Grouped) -> None:
         self._set_meta(_reading_rows(reading, equivalents))
 
     def _set_meta(self, rows: Mapping[str, Any]) -> None:
@@ -509,6 +516,10 @@ class Store:
             ids = connection.execute("SELECT id FROM trajectories").fetchall()
         return sum(row[0] not in known for row in ids)
 
+    def num_late_comparisons(self) -> int:
+        """Comparisons of two answers that took too long; such answers count as different."""
+        return sum(found.num_timeouts for found in self._equivalents().values())
+
     def check(self) -> None:
         """Read everything: FastsiaError where pages, the head or a problem's rows are damaged."""
         with self._reading() as connection:
@@ -578,7 +589,7 @@ class Store:
             mine = np.searchsorted([row[0] for row in trajectories], own)
             for place, name in enumerate(("correct", "correct_strict", "correct_lenient"), start=1):
                 ends = [
-                    equivalents.get(row[0], {}).get(row[place], row[place]) == gold_of.get(row[0] // _PER_PROBLEM)
+                    _names(equivalents, row[0]).get(row[place], row[place]) == gold_of.get(row[0] // _PER_PROBLEM)
                     for row in trajectories
                 ]
                 frame[name] = np.array(ends, dtype=bool)[mine]
@@ -630,7 +641,7 @@ class Store:
             ).fetchone()
         return {"null_rate_strict": rates[0], "null_rate_lenient": rates[1]}
 
-    def _equivalents(self) -> dict[int, dict[str, str]]:
+    def _equivalents(self) -> Grouped:
         with self._reading() as connection:
             return _read_about_answers(connection)[1]
 
@@ -837,12 +848,13 @@ def _stored_trajectory(row: tuple[Any, ...], rollouts: Sequence[Any]) -> Traject
 # --- how answers were read -------------------------------------------------------------------------------------
 
 
-def _reading_rows(reading: Mapping[str, Any], equivalents: Mapping[int, Mapping[str, str]]) -> dict[str, Any]:
-    rows = {"reading": json.dumps(reading, sort_keys=True), "equivalents": json.dumps(equivalents, sort_keys=True)}
+def _reading_rows(reading: Mapping[str, Any], equivalents: Grouped) -> dict[str, Any]:
+    grouped = {row: [dict(found.representative), found.num_timeouts] for row, found in sorted(equivalents.items())}
+    rows = {"reading": json.dumps(reading, sort_keys=True), "equivalents": json.dumps(grouped)}
     return rows | {"reading_checksum": zlib.crc32(marshal.dumps(list(rows.values()), 2))}
 
 
-def _read_reading(head: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[int, dict[str, str]]]:
+def _read_reading(head: Mapping[str, Any]) -> tuple[dict[str, Any] | None, Grouped]:
     """(how the answers were read, for each trajectory's id which of its answers stands for which others)."""
     try:
         if "reading" not in head:
@@ -851,7 +863,7 @@ def _read_reading(head: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[
         if zlib.crc32(marshal.dumps(stored[:2], 2)) != stored[2]:
             return None, {}
         reading, equivalents = map(json.loads, stored[:2])
-        return dict(reading), {int(row): dict(classes) for row, classes in equivalents.items()}
+        return dict(reading), {int(row): Classes(dict(names), int(late)) for row, (names, late) in equivalents.items()}
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         return None, {}
 
@@ -867,23 +879,29 @@ def _distinct(rows: Iterable[Sequence[Any]]) -> list[str]:
     return sorted({answer for row in rows for answer in row[_ANSWERS] if answer is not None})
 
 
-def _unequal(classes: Mapping[str, str]) -> dict[str, str]:
+def _unequal(found: Classes) -> Classes:
     """Without the answers that stand for themselves."""
-    return {answer: name for answer, name in classes.items() if answer != name}
+    others = {answer: name for answer, name in found.representative.items() if answer != name}
+    return Classes(others, found.num_timeouts)
 
 
-def _name_by_class(frame: pd.DataFrame, owner: Any, equivalents: Mapping[int, Mapping[str, str]]) -> np.ndarray:
+def _names(equivalents: Grouped, row: int) -> Mapping[str, str]:
+    """What each answer of a trajectory is called that does not stand for itself."""
+    return equivalents[row].representative if row in equivalents else {}
+
+
+def _name_by_class(frame: pd.DataFrame, owner: Any, equivalents: Grouped) -> np.ndarray:
     """Each answer by the spelling that stands for its class; `owner` is the id of each row's trajectory.
 
     Returns: the rows of the trajectories where some answer has another name.
     """
     ids = np.asarray(owner, dtype=np.int64)
-    rows = np.flatnonzero(np.isin(ids, [row for row, classes in equivalents.items() if classes]))
+    rows = np.flatnonzero(np.isin(ids, [row for row in equivalents if _names(equivalents, row)]))
     if len(rows):
         for name in ("answer", "answer_strict", "answer_lenient"):
             column = frame[name].to_numpy(object).copy()
             for row in rows.tolist():
-                column[row] = equivalents[ids[row]].get(column[row], column[row])
+                column[row] = _names(equivalents, ids[row]).get(column[row], column[row])
             frame[name] = pd.Series(column, index=frame.index, dtype=object)
     return rows
 
@@ -1016,7 +1034,7 @@ def _read_head(connection: sqlite3.Connection) -> dict[str, Any]:
     return dict(connection.execute("SELECT key, value FROM meta").fetchall())
 
 
-def _read_about_answers(connection: sqlite3.Connection) -> tuple[dict[str, Any] | None, dict[int, dict[str, str]]]:
+def _read_about_answers(connection: sqlite3.Connection) -> tuple[dict[str, Any] | None, Grouped]:
     """As `_read_reading`, without reading the vocabulary for it."""
     return _read_reading(dict(connection.execute("SELECT key, value FROM meta WHERE key != 'vocabulary'").fetchall()))
 

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 
 import fastsia
 from fastsia import FastsiaError, Problem, SIAConfig, SIAResult, evaluate, load, reading, reread
+from fastsia.answers.equivalence import Classes
 from fastsia.answers.extraction import RULES_VERSION
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.backends.hf_generate import HFGenerateBackend
@@ -487,17 +488,21 @@ def test_the_source_of_a_reader_is_known_by_its_hash() -> None:
 # --- which answers are equal -----------------------------------------------------------------------------------
 
 
-def by_length(answers: Sequence[str], gold: str, *, method: str) -> Mapping[str, str]:
+BOXED: dict[str, Any] = {"format": "boxed", "answer_regex": r"\d+"}
+"""The tiny model writes numbers, and no boxes."""
+
+
+def by_length(answers: Sequence[str], gold: str, *, method: str) -> Classes:
     """Stands in for Math-Verify: all answers of an odd number of characters are equal, and all of an even one."""
     assert method == "math_verify"
     names = {len(gold) % 2: gold}
-    return {answer: names.setdefault(len(answer) % 2, answer) for answer in [*sorted(answers), gold]}
+    return Classes({answer: names.setdefault(len(answer) % 2, answer) for answer in [*sorted(answers), gold]}, 1)
 
 
 def test_equal_answers_are_one_and_can_be_told_apart_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "classes", by_length)
-    plain = small(output=tmp_path / "plain", think="lenient")
-    grouped = small(output=tmp_path / "grouped", think="lenient", equivalence="math_verify")
+    plain = small(output=tmp_path / "plain", think="lenient", **BOXED)
+    grouped = small(output=tmp_path / "grouped", think="lenient", equivalence="math_verify", **BOXED)
     assert grouped.summary["reading"]["equivalence"] == "math_verify"
     golds = plain.rollouts["gold"]
     for name in ("answer", "answer_lenient"):
@@ -514,6 +519,7 @@ def test_equal_answers_are_one_and_can_be_told_apart_again(tmp_path: Path, monke
     )
     assert (grouped.checkpoints["entropy"] <= plain.checkpoints["entropy"] + 1e-12).all()
     assert rows(tmp_path / "grouped") == rows(tmp_path / "plain"), "what is stored are the spellings"
+    assert any("4 comparisons of two answers by Math-Verify took too long" in n for n in grouped.summary["warnings"])
     assert reread(tmp_path / "grouped", equivalence="spelling") is not None
     pd.testing.assert_frame_equal(load(tmp_path / "grouped").checkpoints, plain.checkpoints)
     found = str(reread(tmp_path / "plain", equivalence="math_verify"))
@@ -525,17 +531,17 @@ def test_equal_answers_are_one_and_can_be_told_apart_again(tmp_path: Path, monke
 def test_a_resumed_run_groups_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def noting(answers: Sequence[str], gold: str, *, method: str) -> Mapping[str, str]:
+    def noting(answers: Sequence[str], gold: str, *, method: str) -> Classes:
         asked.append(gold)
         return by_length(answers, gold, method=method)
 
     monkeypatch.setattr(reading, "classes", noting)
-    settings = {"output": tmp_path, "equivalence": "math_verify", "think": "lenient"}
+    settings = {"output": tmp_path, "equivalence": "math_verify", "think": "lenient", **BOXED}
     small(PROBLEMS[:2], **settings)
     asked.clear()
     result = small(PROBLEMS[:3], **settings)
     assert asked == ["1", "2"], "the try at the start, and the new problem"
-    again = small(PROBLEMS[:3], equivalence="math_verify", think="lenient")
+    again = small(PROBLEMS[:3], equivalence="math_verify", think="lenient", **BOXED)
     pd.testing.assert_frame_equal(result.checkpoints, again.checkpoints)
 
 
@@ -544,12 +550,22 @@ def test_a_run_that_was_killed_before_it_grouped_says_so(tmp_path: Path, monkeyp
     with monkeypatch.context() as context:
         context.setattr(StoreWriter, "group", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            small(output=tmp_path, equivalence="math_verify")
+            small(output=tmp_path, equivalence="math_verify", **BOXED)
     note = "The answers of 4 trajectories are grouped by their spelling only; `fastsia report"
     assert any(note in said for said in load(tmp_path).summary["warnings"])
     assert reread(tmp_path) is not None
     assert not any("spelling only" in said for said in load(tmp_path).summary["warnings"])
-    pd.testing.assert_frame_equal(load(tmp_path).checkpoints, small(equivalence="math_verify").checkpoints)
+    pd.testing.assert_frame_equal(load(tmp_path).checkpoints, small(equivalence="math_verify", **BOXED).checkpoints)
+
+
+def test_numbers_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has one spelling already; only the try at the start asks."""
+    asked: list[str] = []
+    monkeypatch.setattr(reading, "classes", lambda answers, gold, method: asked.append(gold) or Classes({}))
+    grouped, plain = small(equivalence="math_verify"), small()
+    assert asked == ["1"]
+    pd.testing.assert_frame_equal(grouped.checkpoints, plain.checkpoints)
+    assert not any("spelling only" in note for note in grouped.summary["warnings"])
 
 
 # --- the command line ------------------------------------------------------------------------------------------
