@@ -27,7 +27,7 @@ def _set(words: str) -> frozenset[bytes]:
 # Words -------------------------------------------------------------------------------------------------------------
 
 _BE = _set("is was are were")
-_MODALS = _set("must should would will can could has have")
+_MODALS = _set("must should would will can has have")
 _VERBS = _set(
     """is was are were isn't wasn't aren't weren't has have had does do did doesn't don't didn't can can't cannot could
     couldn't would wouldn't will won't should shouldn't must may might seems seem looks look appears appear makes make
@@ -40,7 +40,7 @@ _NOT_AFTER_ARTICLE = _VERBS - _set("can do make may might must look match fit sh
     """be been because since as and or nor but not for from which instead over if with without so that when while then
     than who whom whose where this these those there it its it's in into on onto upon at by of to he she they we you i
     i'm i'd the an after before therefore thus hence however although though unless until whereas except via alone too
-    rather-than given-that due-to being-the can do will"""
+    rather-than given-that due-to being-the can do will plus vs versus through along"""
 )
 _NOT_AFTER_I = _set("is because since as or not instead over due-to given-that rather-than isn't seems fits")
 # What may follow an option that has been named: the next clause, not more of its name.
@@ -62,18 +62,19 @@ _ADVERBS = _set(
 _NEGATIVE = _set(
     """wrong incorrect false out not eliminated excluded impossible irrelevant unlikely no never invalid unrelated ruled
     too bad rejected discarded inaccurate incomplete untrue nonsense neither isn't aren't doesn't don't cannot can't
-    won't wouldn't fails fail violates contradicts ignores implausible unsupported misleading opposite"""
+    won't wouldn't fails fail violates contradicts ignores implausible unsupported misleading opposite off hardly"""
 )
 _GOOD = _set("correct right best")
 _NOUNS = _set("answer option choice one response selection pick")
 _AFTER_VERDICT = _set(
     "because since as and so but for here given due by while whereas which among to in of then though although with"
 )
-_JOIN_WORDS = _set("or and nor then plus to vs versus")
-_JOIN_MARKS = frozenset((b",", b";", b"/", b"&", b"|", b"+", b"-"))
+_JOIN_WORDS = _set("or and nor then plus to vs versus through as-well-as along-with together-with")
+_JOIN_MARKS = frozenset((b",", b";", b"/", b"&", b"|", b"+", b"-", "→".encode()))
+_BEHIND_OR = _set("then it is it's")
 _SOFT = _KINDS | _set("maybe possibly perhaps probably also even both the either")
 _DOUBT = _set(
-    """not never doubt if whether unless suppose supposing assume assuming neither nor either how why might may could some
+    """not never doubt if whether unless suppose supposing assume assuming neither nor either how might may could some
     someone students student people claims claim don't doesn't didn't isn't aren't wasn't can't cannot couldn't won't
     wouldn't shouldn't no none than false wrong incorrect unlikely hardly what which who tempting seem seems unclear"""
 )
@@ -92,7 +93,7 @@ _NEGATORS = _DOUBT - _set("some someone students student people which who what c
     rejected discard discarded dismiss dismissed avoid rule-out rules-out ruled-out ruling-out cross-out crossed-out
     over instead-of rather-than isn't unlikely crossing-out"""
 )
-_TURNS = _set("but so thus therefore hence then leaves leaving remains because since")
+_TURNS = _set("but so thus therefore hence then leaves leaving remains because since and while whereas")
 # Before a letter that is no option's: vitamin C, figure A, an A.
 _OTHER_MEANING = _set(
     """vitamin vitamins figure figures fig fig. box boxes part parts point points step steps group groups type types class
@@ -239,6 +240,8 @@ def _label(t: Words, i: int) -> _Label | None:
     letter = t.text(i)
     if len(letter) != 1 or not letter.isalpha():
         return None
+    if t.is_adjacent(i + 1) and t.text(i + 1) in (b"+", b"#", b"&"):
+        return None
     end = _skip_closers(t, i + 1)
     is_article = False
     if end == i + 1 and letter in b"aAiI":
@@ -326,7 +329,8 @@ def _read_at(t: Words, i: int, own: _Own, *, with_label: bool = True, with_digit
     if label is not None and (with_label or label.is_closed) and not label.is_article:
         end = _names_itself(t, label, own)
         if end >= 0 and (text is None or text.end <= end):
-            return _Value(label.index, _skip_closers(t, end))
+            value = _Value(label.index, _skip_closers(t, end))
+            return _Value(-1, value.end) if _has_others(t, value, own, True, False) else value
     if text is not None:
         return _alone(t, text, own)
     if label is not None:
@@ -346,6 +350,11 @@ def _digit(t: Words, i: int, own: _Own) -> _Value | None:
     if not _is_value(number):
         return None
     end = i + sign + 1
+    may_label = not sign and own.digits_are_labels and is_digits(number) and len(number) <= 2 and number[:1] != b"0"
+    if may_label and int(number) <= own.num_letters:
+        named = _names_itself(t, _Label(int(number) - 1, end, False, False, True), own)
+        if named >= 0:
+            return _Value(int(number) - 1, _skip_closers(t, named))
     follower = t.low(end)
     if follower in (b"%", "°".encode(), b"^", b"=", b"/", b"+", b"x", b"-") and not (follower == b"-" and not t.is_adjacent(end)):
         return None
@@ -356,7 +365,7 @@ def _digit(t: Words, i: int, own: _Own) -> _Value | None:
     same = [index for index, begin in enumerate(own.numbers) if begin == wanted]
     if len(same) == 1:
         return _alone(t, _Value(same[0], end), own, is_digit=True)
-    if same or sign or not own.digits_are_labels or not is_digits(number) or len(number) > 2 or number[:1] == b"0":
+    if same or not may_label:
         return None
     return _alone(t, _Value(int(number) - 1, end), own, is_digit=True)
 
@@ -397,6 +406,8 @@ def _has_others(t: Words, value: _Value, own: _Own, is_capital: bool, is_digit: 
         first_joiner = first_joiner or joiner or b" "
         found = found or other.index != value.index
         at = other.end
+    if found and first_joiner not in _JOIN_WORDS and t.low(at) in _NEGATIVE:
+        return False
     if not found or t.low(at) not in _VERBS:
         return found
     if first_joiner in _JOIN_WORDS or first_joiner in (b"/", b"&", b"|"):
@@ -410,11 +421,20 @@ def _skip_joiner(t: Words, i: int) -> tuple[int, bytes]:
     if t.text(i) in _JOIN_MARKS:
         joiner = t.text(i)
         i += 1
-    if t.low(i) in _JOIN_WORDS:
+    long = b"-".join((t.low(i), t.low(i + 1), t.low(i + 2)))
+    two = t.low(i) + b"-" + t.low(i + 1)
+    if long in _JOIN_WORDS:
+        joiner = long
+        i += 3
+    elif two in _JOIN_WORDS:
+        joiner = two
+        i += 2
+    elif t.low(i) in _JOIN_WORDS and not (joiner and t.low(i) == b"then"):
         joiner = t.low(i)
         i += 3 if t.text(i + 1) == b"/" and t.low(i + 2) in _JOIN_WORDS else 1
+        i += joiner == b"vs" and t.text(i) == b"."
     for _ in range(3):
-        if joiner and t.low(i) in _SOFT:
+        if (joiner and t.low(i) in _SOFT) or (joiner in _JOIN_WORDS and t.low(i) in _BEHIND_OR):
             i += 1
     return i, joiner
 
@@ -436,6 +456,8 @@ def _other(t: Words, i: int, own: _Own, joiner: bytes, is_capital: bool, is_digi
 
 def _skip_filler(t: Words, i: int) -> int:
     """Past the words between a marker and its value ("it is", "option")."""
+    if t.low(i) == b"no" and t.text(i + 1) == b"." and is_digits(t.text(i + 2)):
+        return i + 2
     return i + 1 if t.low(i) in _FILLERS else i
 
 
@@ -511,6 +533,8 @@ def _skip_be(t: Words, i: int) -> int:
         end = i + 1
         while end - i < 3 and t.low(end) in (b"only", b"to", b"therefore", b"then"):
             end += 1
+        if t.low(i) == b"can" and t.low(i + 1) != b"only":
+            return i
         return end + 1 if t.low(end) == b"be" else i
     if t.low(i) in (b"seems", b"appears"):
         return i + 3 if t.low(i + 1) == b"to" and t.low(i + 2) == b"be" else i + 1
@@ -519,7 +543,7 @@ def _skip_be(t: Words, i: int) -> int:
 
 def _skip_adverbs(t: Words, i: int) -> int:
     end = i
-    while end - i < 6 and (t.low(end) in _ADVERBS or t.low(end) == b","):
+    while end - i < 6 and t.low(end) != b"the" and (t.low(end) in _ADVERBS or t.low(end) == b","):
         end += 1
     return end
 
@@ -547,7 +571,8 @@ def _verdict_at(t: Words, i: int, own: _Own) -> _Value | None:
     if not _ends_clause(t, at, _AFTER_VERDICT) or (at == begin + is_good and t.low(at) in (b"of", b"to")):
         return None
     subject = _subject(t, i, own)
-    if subject is None or not _is_asserted(t, subject.end):
+    is_shared = t.low(at) == b"and" and t.low(at + 1) == b"so"
+    if subject is None or is_shared or not _is_asserted(t, subject.end):
         return None
     return _Value(subject.index, at)
 
@@ -615,7 +640,7 @@ def _is_asserted(t: Words, begin: int) -> bool:
         if t.low(begin - 1) == b"nor" or (len(t.text(at)) == 1 and t.text(at).isalpha()):
             return False
     for k in range(begin - 1, begin - 13, -1):
-        if t.text(k) in _STOPS or t.text(k) in (b",", b";", b":", b"") or t.low(k) in (b"but", b"so", b"because", b"since"):
+        if t.text(k) in _STOPS or t.text(k) in (b",", b";", b":", b"") or t.low(k) in _TURNS:
             return True
         if t.low(k) in _DOUBT:
             return False
@@ -749,19 +774,23 @@ def _lines(t: Words) -> list[tuple[int, int]]:
 def _begin_of_label(t: Words, i: int) -> int:
     """Past a bullet, opening marks and "option" in front of a label."""
     i = _skip_marks(t, i)
+    if is_digits(t.text(i)) and t.text(i + 1) in (b".", b")") and _label(t, _skip_marks(t, i + 2)) is not None:
+        i = _skip_marks(t, i + 2)
     for _ in range(2):
         if t.low(i) in _KINDS or (t.low(i) == b"the" and t.low(i + 1) in _KINDS):
             i = _skip_marks(t, i + 1)
     return i
 
 
-def _line_label(t: Words, begin: int, end: int) -> _Label | None:
+def _line_label(t: Words, begin: int, end: int, own: _Own) -> _Label | None:
     """The label that a line begins with, a mark behind it ("B.", "(B)", "**B**"), or that it is."""
     label = _label(t, _begin_of_label(t, begin))
     if label is None or label.end > end:
         return None
     if label.end == end:
         return label if label.is_capital or label.is_closed or _begin_of_label(t, begin) + 1 == end else None
+    if (label.is_capital or label.is_closed) and 0 <= _names_itself(t, label, own) <= end:
+        return label
     mark = t.text(label.end)
     is_marked = mark in (b".", b":", b")", b"-", "→".encode()) and not (mark == b"-" and not label.is_capital)
     if not (label.is_closed or is_marked):
@@ -777,7 +806,7 @@ def _line_label(t: Words, begin: int, end: int) -> _Label | None:
 def _without_lists(t: Words, own: _Own) -> list[tuple[int, int]]:
     """The lines without those that list the options, one a line, and without lists inside of a line."""
     lines = _lines(t)
-    labels = [_line_label(t, begin, end) for begin, end in lines]
+    labels = [_line_label(t, begin, end, own) for begin, end in lines]
     kept: list[tuple[int, int]] = []
     i = 0
     while i < len(lines):
@@ -800,8 +829,11 @@ def _without_list(t: Words, begin: int, end: int, own: _Own) -> list[tuple[int, 
     while i < end:
         label = _label(t, i)
         after = -1
-        if label is not None and label.end <= end and not label.is_article and label.is_capital:
-            after = _names_itself(t, label, own) if own.texts else _listed(t, label)
+        if label is not None and label.end <= end:
+            if own.texts:
+                after = _names_itself(t, label, own)
+            elif not label.is_article and (label.is_capital or label.is_closed):
+                after = _listed(t, label)
         if label is None or after < 0:
             i += 1
             continue
@@ -832,19 +864,19 @@ def _has_word(t: Words, begin: int, end: int) -> bool:
 
 def _line_value(t: Words, begin: int, end: int, own: _Own) -> int | None:
     """The option that a line is, or begins with; -1 for more than one, None for none."""
+    whole = _own_text(t, _skip_marks(t, begin), own)
+    if whole is not None and not _has_word(t, whole.end, end):
+        return whole.index
     at = _begin_of_label(t, begin)
     if at >= end:
         return None
-    whole = _own_text(t, at, own)
-    if whole is None or _has_word(t, whole.end, end):
-        label = _line_label(t, begin, end)
-        if label is not None:
-            value = _alone(t, _Value(label.index, label.end), own, is_capital=label.is_capital)
-            return value.index
-    value_or_none = _read_at(t, at, own)
-    if value_or_none is None or value_or_none.index < 0 or _has_word(t, value_or_none.end, end):
-        return None
-    return value_or_none.index
+    label = _line_label(t, begin, end, own)
+    if label is not None:
+        if _names_itself(t, label, own) >= 0:
+            return label.index
+        return _alone(t, _Value(label.index, label.end), own, is_capital=label.is_capital).index
+    value = _read_at(t, at, own)
+    return value.index if value is not None and value.index >= 0 and not _has_word(t, value.end, end) else None
 
 
 def _sentences(t: Words, begin: int, end: int) -> list[tuple[int, int]]:
@@ -881,7 +913,7 @@ def _letters(t: Words, begin: int, end: int, own: _Own) -> set[int]:
         word = t.low(i)
         if found := _negator(t, i):
             negator = found
-        elif word in _TURNS or t.text(i) in (b";", b":") or (word == b"," and not _goes_on(t, i + 1, negator)):
+        elif (word in _TURNS and word != b"and") or t.text(i) in (b";", b":") or (word == b"," and not _goes_on(t, i + 1, negator)):
             negator = b""
         label = _label(t, i)
         if label is None or not label.is_capital or (label.is_article and _names_itself(t, label, own) < 0):
@@ -889,7 +921,7 @@ def _letters(t: Words, begin: int, end: int, own: _Own) -> set[int]:
             continue
         listed, after = _joined_labels(t, label, end)
         is_all = len(set(listed)) >= max(3, own.num_letters if own.texts else 4)
-        if not (negator or is_all or _means_other(t, i, label) or _is_rejected(t, after)):
+        if not (negator or is_all or _means_other(t, i, label) or _is_rejected(t, after, label, own)):
             if any(index < own.num_letters for index in listed):
                 letters.update(index if index < own.num_letters else -1 for index in listed)
         i = max(after, i + 1)
@@ -904,7 +936,9 @@ def _goes_on(t: Words, i: int, negator: bytes) -> bool:
     while t.low(i) in _KINDS:
         i += 1
     label = _label(t, i)
-    return label is not None and not label.is_article
+    if label is None or label.is_article:
+        return False
+    return negator in (b"not", b"none", b"neither", b"nor") or t.low(label.end) not in _VERBS
 
 
 def _joined_labels(t: Words, label: _Label, end: int) -> tuple[list[int], int]:
@@ -915,6 +949,8 @@ def _joined_labels(t: Words, label: _Label, end: int) -> tuple[list[int], int]:
     listed, ends, joiners = [label.index], [label.end], [b""]
     for _ in range(26):
         begin, joiner = _skip_joiner(t, ends[-1])
+        if joiner == b";":
+            break
         while t.text(begin) in _OPENERS and begin < end:
             begin += 1
         other = _label(t, begin)
@@ -937,6 +973,8 @@ def _means_other(t: Words, i: int, label: _Label) -> bool:
     at = i - 1
     while i - at < 4 and t.text(at) in _OPENERS:
         at -= 1
+    if t.low(at) in (b"was", b"is", b":", b"of") and t.low(at - 1) in (b"grade", b"grades"):
+        return True
     before, is_option = t.low(at), t.low(at) in _KINDS
     if is_option:
         return False
@@ -944,14 +982,16 @@ def _means_other(t: Words, i: int, label: _Label) -> bool:
         return True
     if before in _OTHER_MEANING or is_number(before) or (t.text(i - 1) == b"[" and is_word(before)):
         return True
-    if before in _OPERATORS or t.low(label.end) in _OPERATORS:
+    if before in _OPERATORS or (before == b"&" and t.is_adjacent(i)) or t.low(label.end) in _OPERATORS:
         return True
     return t.low(label.end) in _OTHER_NOUN and not label.is_closed
 
 
-def _is_rejected(t: Words, i: int) -> bool:
+def _is_rejected(t: Words, i: int, label: _Label, own: _Own) -> bool:
     """Whether what stands at i calls the letters before it wrong: "is wrong", ": incorrect", "(no)"."""
     if _is_called_wrong(t, i) or t.low(i) in (b"could", b"might", b"may"):
         return True
+    if i == label.end and _names_itself(t, label, own) >= 0:
+        return False
     mark = t.text(i) in (b":", b"(", b"-", b"=", "→".encode())
     return t.low(i + mark) in _NEGATIVE

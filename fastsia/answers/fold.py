@@ -11,7 +11,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from fastsia.answers.number import TEXT_COMMAND, pattern
+from fastsia.answers.number import pattern
 
 CLOSE = b"\x01"  # where an emphasis, a formula or a brace ends behind a single letter: **A** is no article
 
@@ -70,10 +70,11 @@ def _one_character(found: re.Match[bytes]) -> bytes:
 # Marks and LaTeX -----------------------------------------------------------------------------------------------------
 
 _W = r"(?: [0-9A-Za-z_] | [\xc3-\xdf][\x80-\xbf] )"
+_TEXT = r"\\(?: text(?: bf | it | rm | sf | tt )?+ | math(?: rm | bf | it | sf ) | mbox | emph )\{"
 _SIMPLE = r"\{ \ ?+ [0-9A-Za-z]{1,8} \ ?+ \}"
 _MARK = pattern(
     rf"""(?P<frac> \\[dtc]?frac (?: {_SIMPLE} {_SIMPLE} | [0-9][0-9] ) )
-       | (?P<command> {TEXT_COMMAND} | \\left (?![A-Za-z]) | \\right (?![A-Za-z]) | \\! )
+       | (?P<command> {_TEXT} | \\left (?![A-Za-z]) | \\right (?![A-Za-z]) | \\! )
        | (?P<close> \\[()\[\]$] | [*`]++ | [}}$] )
        | (?P<open> \{{ )
        | (?P<degree> \^ \{{?+ \\circ (?![A-Za-z]) \}}?+ | \\(?: circ | degree ) (?![A-Za-z]) )
@@ -83,7 +84,7 @@ _MARK = pattern(
        | (?P<escaped> \\[%&\#_"'] )
        | (?P<arrow> [-=]{{1,4}}+ > )
        | (?P<dashes> --++ )
-       | (?P<under> _++ )"""
+       | (?P<under> _++ (?: \{{ (?= [0-9] ) )?+ )"""
 )
 
 
@@ -101,7 +102,7 @@ def _marks(text: bytes) -> bytes:
             case "close":
                 if found[0] == b"*" and _is_digit_at(out, text, at):
                     out += b"x"
-                elif _ends_with_letter(out):
+                elif _ends_with_letter(out) and not (found[0] == b"}" and _GOES_ON.match(text, at)):
                     out += CLOSE
             case "open":
                 if _W_AT_END.search(out[-2:]) is not None and text[at : at + 1] != b",":
@@ -136,6 +137,7 @@ def _marks(text: bytes) -> bytes:
 
 _W_AT_END = pattern(rf"{_W}\Z")
 _W_BEGIN = pattern(_W)
+_GOES_ON = pattern(rf"[_^] | {_W}")
 _LETTER_AT_END = pattern(r"(?: \A | (?<= [^0-9A-Za-z_'.\x80-\xff-] ) ) [A-Za-z] \Z")
 _DIGIT_NEXT = pattern(r"\ ?+ [0-9]")
 _DIGIT_BEFORE = pattern(r"[0-9] \ ?+ \Z")
