@@ -64,6 +64,7 @@ _NEGATIVE = _set(
     too bad rejected discarded inaccurate incomplete untrue nonsense neither isn't aren't doesn't don't cannot can't
     won't wouldn't fails fail violates contradicts ignores implausible unsupported misleading opposite off hardly"""
 )
+_BEFORE_NEGATIVE = _ADVERBS | _MODALS | _BE | _set("be been")
 _GOOD = _set("correct right best")
 _NOUNS = _set("answer option choice one response selection pick")
 _AFTER_VERDICT = _set(
@@ -84,6 +85,7 @@ _WITH = _set("with for on")
 _SUBJECTS = _set("i we i'd i'll i'm we'd we'll we're let's i've me")
 _AUXILIARIES = _ADVERBS | _set("would will shall must should can have to am are going so and finally now")
 _CONNECTIVES = _set("so thus therefore hence ergo")
+_REASONS = _set("because since as")
 _BEFORE_IT = _CONNECTIVES | _set("then and think believe guess say conclude know means that but clearly so-that")
 _MINE = _set("my our")
 _CHOSEN = _set("choice pick guess selection vote")
@@ -275,16 +277,16 @@ def _is_joined(t: Words, end: int, words: tuple[bytes, ...], *, is_named: bool) 
     return follower not in _FOLLOW or (follower == b"in" and is_number(words[-1]))
 
 
-def _own_text(t: Words, i: int, own: _Own, *, is_named: bool = False) -> _Value | None:
+def _own_text(t: Words, i: int, own: _Own) -> _Value | None:
     """The option whose own text stands at i: the longest, or of such the one in the same case, or the first."""
     if _is_article(t, i) or (t.low(i) == b"a" and is_word(t.low(i + 1)) and len(t.low(i + 1)) > 1):
-        behind = _text_at(t, i + 1, own, is_named)
+        behind = _text_at(t, i + 1, own)
         if behind is not None:
             return behind
-    return _text_at(t, i, own, is_named)
+    return _text_at(t, i, own)
 
 
-def _text_at(t: Words, i: int, own: _Own, is_named: bool) -> _Value | None:
+def _text_at(t: Words, i: int, own: _Own) -> _Value | None:
     best, best_rank = None, (0, False)
     for index, words in enumerate(own.texts):
         if not words or words[0] != t.low(i):  # a mark that is not compared does not begin a text
@@ -292,7 +294,7 @@ def _text_at(t: Words, i: int, own: _Own, is_named: bool) -> _Value | None:
         if len(words) == 1 and _is_letter_of(words[0], own):
             continue
         end = _matches(t, i, words)
-        if end < 0 or _is_joined(t, end, words, is_named=is_named):
+        if end < 0 or _is_joined(t, end, words, is_named=False):
             continue
         rank = end, tuple(word for word in t.texts[i:end] if word not in _UNREAD) == own.cased[index]
         if rank > best_rank:
@@ -379,17 +381,13 @@ def _alone(t: Words, value: _Value, own: _Own, *, is_capital: bool = True, is_di
 
 def _is_called_wrong(t: Words, i: int) -> bool:
     """Whether a verb stands at i and then, a few words on, one that rejects."""
-    while t.text(i) == CLOSE:
-        i += 1
-    if t.low(i) in _NEGATIVE and t.low(i) in _VERBS:
-        return True
+    i += t.text(i) == CLOSE
     if t.low(i) not in _VERBS:
         return False
-    for _ in range(4):
-        i += 1
-        if t.low(i) in _NEGATIVE:
+    for k in range(i, i + 5):
+        if t.low(k) in _NEGATIVE:
             return True
-        if t.low(i) not in _ADVERBS and t.low(i) not in _MODALS and t.low(i) not in _BE and t.low(i) not in (b"be", b"been"):
+        if k > i and t.low(k) not in _BEFORE_NEGATIVE:
             return False
     return False
 
@@ -655,7 +653,6 @@ def _chosen_at(t: Words, i: int, own: _Own) -> _Value | None:
         begin = i + 2
     elif t.low(i) in _CHOSEN and t.low(i - 1) in _MINE:
         begin = _skip_be(t, i + 1)
-        begin = begin if begin > i + 1 else i + 1
         return _named(t, begin, own) if begin > i + 1 or t.text(i + 1) in (b":", b"-") else None
     else:
         return None
@@ -692,7 +689,7 @@ def _concluded_at(t: Words, i: int, own: _Own) -> _Value | None:
     """ "So it is B", "it must be B", whose "it" stands at i; "thus B", whose "thus" does."""
     word = t.low(i)
     before = _word_before(t, i)
-    is_start = i == 0 or t.text(before) in _STOPS or before < 0
+    is_start = before < 0 or t.text(before) in _STOPS
     if word in _CONNECTIVES:
         begin = i + 1 + (t.text(i + 1) in (b",", b":"))
         begin = _skip_marks(t, begin)
@@ -700,7 +697,7 @@ def _concluded_at(t: Words, i: int, own: _Own) -> _Value | None:
         if label is None or label.is_article or not label.is_capital or not (is_start or t.low(before) in (b",", b"and")):
             return None
         found = _read_at(t, begin, own, with_digits=False)
-        is_end = found is not None and _ends_clause(t, found.end, _set("because since as"))
+        is_end = found is not None and _ends_clause(t, found.end, _REASONS)
         return found if is_end else None
     if word in (b"it's", b"that's"):
         begin, is_strong = i + 1, False
@@ -788,7 +785,7 @@ def _line_label(t: Words, begin: int, end: int, own: _Own) -> _Label | None:
     if label is None or label.end > end:
         return None
     if label.end == end:
-        return label if label.is_capital or label.is_closed or _begin_of_label(t, begin) + 1 == end else None
+        return label
     if (label.is_capital or label.is_closed) and 0 <= _names_itself(t, label, own) <= end:
         return label
     mark = t.text(label.end)
@@ -844,10 +841,8 @@ def _without_list(t: Words, begin: int, end: int, own: _Own) -> list[tuple[int, 
         i = max(i + 1, end_of_last)
     if count < 2:
         return [(begin, end)]
-    rest_end = end if own.texts else end_of_last
-    if not own.texts:
-        end_of_last = end
-    return [span for span in ((begin, first), (end_of_last, rest_end)) if span[0] < span[1] and _has_word(t, *span)]
+    rest = end_of_last if own.texts else end
+    return [span for span in ((begin, first), (rest, end)) if _has_word(t, *span)]
 
 
 def _listed(t: Words, label: _Label) -> int:
