@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdint>
 #include <initializer_list>
 #include <string_view>
 #include <unordered_set>
@@ -14,7 +15,7 @@ namespace {
 
 // Words --------------------------------------------------------------------------------------------------------------
 
-// A set of short words. Most words are not in it by their first byte.
+// A set of short words. Most words are not in it by their first byte and their length.
 class WordSet {
  public:
   WordSet(std::initializer_list<std::string_view> items) {
@@ -23,19 +24,17 @@ class WordSet {
 
   void add(std::string_view word) {
     items_.insert(word);
-    begins_[static_cast<unsigned char>(word[0])] = true;
+    lengths_[static_cast<unsigned char>(word[0])] |= 1U << word.size();
   }
 
   bool has(std::string_view word) const {
-    return !word.empty() && word.size() <= kLongest && begins_[static_cast<unsigned char>(word[0])] &&
-           items_.count(word) != 0;
+    return !word.empty() && may_have(word[0], word.size()) && items_.count(word) != 0;
   }
 
   // Whether words that a hyphen would join are in it.
   bool has(std::string_view first, std::string_view second) const {
-    if (first.empty() || second.empty() || first.size() + second.size() >= kLongest) return false;
-    if (!begins_[static_cast<unsigned char>(first[0])]) return false;
-    char joined[kLongest];
+    if (first.empty() || second.empty() || !may_have(first[0], first.size() + 1 + second.size())) return false;
+    char joined[kLongest + 1];
     const auto middle = std::copy(first.begin(), first.end(), joined);
     *middle = '-';
     const auto end = std::copy(second.begin(), second.end(), middle + 1);
@@ -58,8 +57,12 @@ class WordSet {
  private:
   static constexpr std::size_t kLongest = 24;
 
+  bool may_have(char begin, std::size_t size) const {
+    return size <= kLongest && (lengths_[static_cast<unsigned char>(begin)] >> size & 1U) != 0;
+  }
+
   std::unordered_set<std::string_view> items_;
-  std::array<bool, 256> begins_{};
+  std::array<std::uint32_t, 256> lengths_{};  // a bit for each length
 };
 
 // The words of a literal, which a space parts.

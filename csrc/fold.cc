@@ -1,5 +1,6 @@
 #include "fold.h"
 
+#include <array>
 #include <cstdint>
 
 #include "text.h"
@@ -179,13 +180,19 @@ bool respell(std::uint32_t code, std::string& out) {
   }
 }
 
+// Whether a byte is a character of its own that has one spelling.
+bool is_plain(char c) { return static_cast<unsigned char>(c) < 0x80 && !(c == '\t' || (c >= '\v' && c <= '\r')); }
+
 std::string fold_characters(std::string_view s) {
   std::string out;
   out.reserve(s.size());
   for (std::size_t i = 0; i < s.size();) {
-    const int c = byte_at(s, i);
-    if (c < 0x80) {
-      out += c == '\t' || c == '\r' || c == '\f' || c == '\v' ? ' ' : s[i];
+    const std::size_t plain = i;
+    while (i < s.size() && is_plain(s[i])) ++i;
+    out.append(s, plain, i - plain);
+    if (i == s.size()) break;
+    if (byte_at(s, i) < 0x80) {
+      out += ' ';
       ++i;
       continue;
     }
@@ -379,10 +386,22 @@ std::size_t fold_mark(std::string_view s, std::size_t i, std::string& out) {
   }
 }
 
+// The bytes that begin a mark.
+constexpr std::array<bool, 256> make_begins() {
+  std::array<bool, 256> begins{};
+  for (const char c : std::string_view("\\*`}${^~-=_")) begins[static_cast<unsigned char>(c)] = true;
+  return begins;
+}
+
 std::string fold_marks(std::string_view s) {
+  static constexpr std::array<bool, 256> kBegins = make_begins();
   std::string out;
   out.reserve(s.size());
   for (std::size_t i = 0; i < s.size();) {
+    const std::size_t plain = i;
+    while (i < s.size() && !kBegins[static_cast<unsigned char>(s[i])]) ++i;
+    out.append(s, plain, i - plain);
+    if (i == s.size()) break;
     const std::size_t end = fold_mark(s, i, out);
     if (end == i) {
       out += s[i++];
@@ -432,6 +451,10 @@ std::string fold_numbers(std::string_view s) {
   std::string out;
   out.reserve(s.size());
   for (std::size_t i = 0; i < s.size();) {
+    const std::size_t plain = i;
+    while (i < s.size() && s[i] != '.' && !is_digit(byte_at(s, i))) ++i;
+    out.append(s, plain, i - plain);
+    if (i == s.size()) break;
     const int before = i > 0 ? byte_at(s, i - 1) : -1;
     const bool is_point = s[i] == '.' && !is_ascii_word(before) && before != '.' && is_digit(byte_at(s, i + 1));
     if (!is_point && !is_digit(byte_at(s, i))) {
