@@ -29,18 +29,19 @@ def _set(words: str) -> frozenset[bytes]:
 _BE = _set("is was are were")
 _MODALS = _set("must should would will can has have")
 _VERBS = _set(
-    """is was are were isn't wasn't aren't weren't has have had does do did doesn't don't didn't can can't cannot could
-    couldn't would wouldn't will won't should shouldn't must may might seems seem looks look appears appear makes make
-    gives give shows show describes describe explains explain states state says say represents represent contains
-    contain matches match fits fit follows becomes become fails fail refers refer sounds talks involves violates
-    contradicts ignores"""
+    """is was are were isn't wasn't aren't weren't has have had does do did doesn't don't didn't can can't cannot
+    could couldn't would wouldn't will won't should shouldn't must may might seems seem looks look appears
+    appear makes make gives give shows show describes describe explains explain states state says say
+    represents represent contains contain matches match fits fit follows becomes become fails fail refers
+    refer sounds talks involves violates contradicts ignores"""
 )
 # What an article cannot stand before: "A is" means the option, "A rock" does not.
 _NOT_AFTER_ARTICLE = _VERBS - _set("can do make may might must look match fit show state will say give") | _set(
-    """be been because since as and or nor but not for from which instead over if with without so that when while then
-    than who whom whose where this these those there it its it's in into on onto upon at by of to he she they we you i
-    i'm i'd the an after before therefore thus hence however although though unless until whereas except via alone too
-    rather-than given-that due-to being-the can do will plus vs versus through along"""
+    """be been because since as and or nor but not for from which instead over if with without so that when while
+    then than who whom whose where this these those there it its it's in into on onto upon at by of to he
+    she they we you i i'm i'd the an after before therefore thus hence however although though unless until
+    whereas except via alone too rather-than given-that due-to being-the can do will plus vs versus through
+    along"""
 )
 _NOT_AFTER_I = _set("is because since as or not instead over due-to given-that rather-than isn't seems fits")
 # What may follow an option that has been named: the next clause, not more of its name.
@@ -51,18 +52,19 @@ _ARTICLES = _set("a an the")
 _KINDS = _set("option options choice choices letter letters answer answers")
 _FILLERS = _KINDS | _set(
     """it it's that's this is was must would should be has to will therefore thus hence so then clearly likely most
-    probably definitely indeed actually surely obviously certainly simply just still number the my our correct right
-    best final only"""
+    probably definitely indeed actually surely obviously certainly simply just still number the my our
+    correct right best final only"""
 )
 _NO_LABEL_BEHIND = _set("the my our only most this to number")
 _ADVERBS = _set(
-    """therefore thus clearly likely most probably definitely indeed actually surely obviously certainly simply just
-    still hence also then only really very almost quite completely totally both all the a an my our"""
+    """therefore thus clearly likely most probably definitely indeed actually surely obviously certainly simply
+    just still hence also then only really very almost quite completely totally both all the a an my our"""
 )
 _NEGATIVE = _set(
-    """wrong incorrect false out not eliminated excluded impossible irrelevant unlikely no never invalid unrelated ruled
-    too bad rejected discarded inaccurate incomplete untrue nonsense neither isn't aren't doesn't don't cannot can't
-    won't wouldn't fails fail violates contradicts ignores implausible unsupported misleading opposite off hardly"""
+    """wrong incorrect false out not eliminated excluded impossible irrelevant unlikely no never invalid unrelated
+    ruled too bad rejected discarded inaccurate incomplete untrue nonsense neither isn't aren't doesn't
+    don't cannot can't won't wouldn't fails fail violates contradicts ignores implausible unsupported
+    misleading opposite off hardly"""
 )
 _BEFORE_NEGATIVE = _ADVERBS | _MODALS | _BE | _set("be been")
 _GOOD = _set("correct right best")
@@ -71,16 +73,17 @@ _AFTER_VERDICT = _set(
     "because since as and so but for here given due by while whereas which among to in of then though although with"
 )
 _JOIN_WORDS = _set("or and nor then plus to vs versus through as-well-as along-with together-with")
-_JOIN_MARKS = frozenset((b",", b";", b"/", b"&", b"|", b"+", b"-", "→".encode()))
+_JOIN_MARKS = _set(", ; / & | + - →")
 _BEHIND_OR = _set("then it is it's")
 _SOFT = _KINDS | _set("maybe possibly perhaps probably also even both the either")
 _DOUBT = _set(
-    """not never doubt if whether unless suppose supposing assume assuming neither nor either how might may could some
-    someone students student people claims claim don't doesn't didn't isn't aren't wasn't can't cannot couldn't won't
-    wouldn't shouldn't no none than false wrong incorrect unlikely hardly what which who tempting seem seems unclear"""
+    """not never doubt if whether unless suppose supposing assume assuming neither nor either how might may could
+    some someone students student people claims claim don't doesn't didn't isn't aren't wasn't can't cannot
+    couldn't won't wouldn't shouldn't no none than false wrong incorrect unlikely hardly what which who
+    tempting seem seems unclear"""
 )
 _CHOOSE = _set("choose pick select chose picked selected choosing picking selecting")
-_CHOOSE_WITH = frozenset((b"go", b"going", b"went", b"opt", b"opting", b"settle", b"vote", b"stick"))
+_CHOOSE_WITH = _set("go going went opt opting settle vote stick")
 _WITH = _set("with for on")
 _SUBJECTS = _set("i we i'd i'll i'm we'd we'll we're let's i've me")
 _AUXILIARIES = _ADVERBS | _set("would will shall must should can have to am are going so and finally now")
@@ -90,34 +93,36 @@ _BEFORE_IT = _CONNECTIVES | _set("then and think believe guess say conclude know
 _MINE = _set("my our")
 _CHOSEN = _set("choice pick guess selection vote")
 # Turned away: what follows is what the answer is not.
-_NEGATORS = _DOUBT - _set("some someone students student people which who what claims claim tempting seem seems") | _set(
-    """without except unlike eliminate eliminates eliminated eliminating exclude excludes excluded excluding reject rejects
-    rejected discard discarded dismiss dismissed avoid rule-out rules-out ruled-out ruling-out cross-out crossed-out
-    over instead-of rather-than isn't unlikely crossing-out"""
+_NO_NEGATORS = _set("some someone students student people which who what claims claim tempting seem seems")
+_NEGATORS = (_DOUBT - _NO_NEGATORS) | _set(
+    """without except unlike eliminate eliminates eliminated eliminating exclude excludes excluded excluding reject
+    rejects rejected discard discarded dismiss dismissed avoid rule-out rules-out ruled-out ruling-out
+    cross-out crossed-out over instead-of rather-than isn't unlikely crossing-out"""
 )
 _TURNS = _set("but so thus therefore hence then leaves leaving remains because since and while whereas")
 # Before a letter that is no option's: vitamin C, figure A, an A.
 _OTHER_MEANING = _set(
-    """vitamin vitamins figure figures fig fig. box boxes part parts point points step steps group groups type types class
-    grade grades plan section table appendix diagram picture image graph line lines column row person student team planet
-    star object objects element substance material block blocks car cars city gene allele hepatitis model sample beaker
-    container tube flask liquid gas region layer area location site position stage phase set side angle vertex node
-    variable event scenario experiment trial case method curve path circuit wire bulb battery magnet room tank trait
-    species population organism plant animal cell rock mineral route process system town country state company vector
-    product chemical compound molecule atom particle isotope wave force ball cart mass spring tree triangle influenza
-    carbon boron fluorine deuterium celsius coulombs coulomb kelvin symbol drive a an building zone wing track lane
+    """vitamin vitamins figure figures fig fig. box boxes part parts point points step steps group groups type
+    types class grade grades plan section table appendix diagram picture image graph line lines column row
+    person student team planet star object objects element substance material block blocks car cars city
+    gene allele hepatitis model sample beaker container tube flask liquid gas region layer area location
+    site position stage phase set side angle vertex node variable event scenario experiment trial case
+    method curve path circuit wire bulb battery magnet room tank trait species population organism plant
+    animal cell rock mineral route process system town country state company vector product chemical
+    compound molecule atom particle isotope wave force ball cart mass spring tree triangle influenza carbon
+    boron fluorine deuterium celsius coulombs coulomb kelvin symbol drive a an building zone wing track lane
     chamber bottle cup jar pot level panel chart map exhibit segment arc chord edge face mr mrs ms dr"""
 )
 _OTHER_NOUN = _set("cell cells vitamin vitamins major minor sharp flat battery batteries string strings lymphocytes +")
-_OPERATORS = frozenset((b"=", b"+", b"^", b"<", b">", "°".encode(), "≈".encode(), "≠".encode(), "≥".encode(), "≤".encode()))
-_OPENERS = frozenset((b"(", b"[", b"{", b"<", b'"', b"'"))
-_CLOSERS = frozenset((b")", b"]", b"}", b">", b'"', b"'", CLOSE))
-_MARKS = _OPENERS | frozenset((b":", b"=", b"-", b"~", b"#", b">", b",", "≈".encode(), "→".encode(), "•".encode(), CLOSE))
-_DELIMITERS = frozenset((b".", b":", b",", b"-", b")", b"]", b"=", "→".encode(), *_CLOSERS, *_OPENERS))
+_OPERATORS = _set("= + ^ < > ° ≈ ≠ ≥ ≤")
+_OPENERS = _set("( [ { < \" '")
+_CLOSERS = _set(") ] } > \" '") | {CLOSE}
+_MARKS = _OPENERS | _set(": = - ~ # > , ≈ → •") | {CLOSE}
+_DELIMITERS = _CLOSERS | _OPENERS | _set(". : , - = →")
 _STOPS = frozenset((b".", b"!", b"?", b"\n"))
-_NOT_BEHIND_TEXT = frozenset((b"/", b"^", b"+", b"-", b"&"))
-
-
+_NOT_BEHIND_TEXT = _set("/ ^ + - &")
+_AFTER_NUMBER = _set("% ° ^ = / + x")
+_LED = _set(", : →")
 # Options -----------------------------------------------------------------------------------------------------------
 
 
@@ -175,7 +180,7 @@ def _first_number(words: Sequence[bytes]) -> bytes:
 
 
 _UNREAD = frozenset((b'"', CLOSE))  # not compared between an option and a text
-_TRAILING = frozenset((b".", b'"', b"'", b" ", b")", b"]", CLOSE, b",", b";"))
+_TRAILING = _set(". \" ' ) ] , ;") | {CLOSE}
 
 
 def _is_value(word: bytes) -> bool:
@@ -358,7 +363,7 @@ def _digit(t: Words, i: int, own: _Own) -> _Value | None:
         if named >= 0:
             return _Value(int(number) - 1, _skip_closers(t, named))
     follower = t.low(end)
-    if follower in (b"%", "°".encode(), b"^", b"=", b"/", b"+", b"x", b"-") and not (follower == b"-" and not t.is_adjacent(end)):
+    if follower in _AFTER_NUMBER or (follower == b"-" and t.is_adjacent(end)):
         return None
     if is_word(follower) and (follower not in _FOLLOW or follower == b"in"):
         return None
@@ -374,9 +379,8 @@ def _digit(t: Words, i: int, own: _Own) -> _Value | None:
 
 def _alone(t: Words, value: _Value, own: _Own, *, is_capital: bool = True, is_digit: bool = False) -> _Value:
     """The value, with index -1 where it is out of the options, is called wrong, or others are named beside it."""
-    if value.index >= own.num_letters or _is_called_wrong(t, value.end) or _has_others(t, value, own, is_capital, is_digit):
-        return _Value(-1, value.end)
-    return value
+    is_wrong = value.index >= own.num_letters or _is_called_wrong(t, value.end)
+    return _Value(-1, value.end) if is_wrong or _has_others(t, value, own, is_capital, is_digit) else value
 
 
 def _is_called_wrong(t: Words, i: int) -> bool:
@@ -694,7 +698,8 @@ def _concluded_at(t: Words, i: int, own: _Own) -> _Value | None:
         begin = i + 1 + (t.text(i + 1) in (b",", b":"))
         begin = _skip_marks(t, begin)
         label = _label(t, begin)
-        if label is None or label.is_article or not label.is_capital or not (is_start or t.low(before) in (b",", b"and")):
+        is_led = is_start or t.low(before) in (b",", b"and")
+        if label is None or label.is_article or not label.is_capital or not is_led:
             return None
         found = _read_at(t, begin, own, with_digits=False)
         is_end = found is not None and _ends_clause(t, found.end, _REASONS)
@@ -708,7 +713,7 @@ def _concluded_at(t: Words, i: int, own: _Own) -> _Value | None:
             return None
     else:
         return None
-    is_led = t.low(before) in _BEFORE_IT or t.text(before) in (b",", b":", "→".encode())
+    is_led = t.low(before) in _BEFORE_IT or t.text(before) in _LED
     if not (is_start or is_led or is_strong) or not _is_asserted(t, i):
         return None
     found = _named(t, begin, own)
@@ -908,7 +913,11 @@ def _letters(t: Words, begin: int, end: int, own: _Own) -> set[int]:
         word = t.low(i)
         if found := _negator(t, i):
             negator = found
-        elif (word in _TURNS and word != b"and") or t.text(i) in (b";", b":") or (word == b"," and not _goes_on(t, i + 1, negator)):
+        elif (
+            (word in _TURNS and word != b"and")
+            or word in (b";", b":")
+            or (word == b"," and not _goes_on(t, i + 1, negator))
+        ):
             negator = b""
         label = _label(t, i)
         if label is None or not label.is_capital or (label.is_article and _names_itself(t, label, own) < 0):
@@ -916,9 +925,9 @@ def _letters(t: Words, begin: int, end: int, own: _Own) -> set[int]:
             continue
         listed, after = _joined_labels(t, label, end)
         is_all = len(set(listed)) >= max(3, own.num_letters if own.texts else 4)
-        if not (negator or is_all or _means_other(t, i, label) or _is_rejected(t, after, label, own)):
-            if any(index < own.num_letters for index in listed):
-                letters.update(index if index < own.num_letters else -1 for index in listed)
+        is_out = negator or is_all or min(listed) >= own.num_letters
+        if not (is_out or _means_other(t, i, label) or _is_rejected(t, after, label, own)):
+            letters.update(index if index < own.num_letters else -1 for index in listed)
         i = max(after, i + 1)
     return letters
 

@@ -41,8 +41,9 @@ def _characters() -> dict[bytes, bytes]:
     table |= {chr(0x1D7CE + i): str(i % 10) for i in range(50)}
     table |= {chr(0x2080 + i): str(i) for i in range(10)}
     for spelling, same in (
-        ("'", "‘’‚‛′´"), ('"', "“”„‟″«»「」『』"), (" ", "\t\r\f\v\u00a0\u202f\u205f\u3000"), ("-", "‐‑‒–−"), (" - ", "—―"),
-        ("x", "×"), ("°", "º"), (".", "。"), (",", "、"), ("[", "【"), ("]", "】"), ("...", "…"), ("/", "⁄"), ("+", "⁺"),
+        ("'", "‘’‚‛′´"), ('"', "“”„‟″«»「」『』"), (" ", "\t\r\f\v\u00a0\u202f\u205f\u3000"), ("-", "‐‑‒–−"),
+        (" - ", "—―"), ("x", "×"), ("°", "º"), (".", "。"), (",", "、"), ("[", "【"), ("]", "】"), ("...", "…"),
+        ("/", "⁄"), ("+", "⁺"),
         ("-", "⁻"), ("1/4", "¼"), ("1/2", "½"), ("3/4", "¾"), ("", "\u00ad\u2060\ufeff"), ("→", "⇒⟶➔➜"),
     ):  # fmt: skip
         table |= dict.fromkeys(same, spelling)
@@ -198,8 +199,8 @@ class Words:
         return 0 < i < len(self.spans) and self.spans[i - 1][1] == self.spans[i][0]
 
 
-# A word goes on over a hyphen or an apostrophe ("B-12", "A's"), the marks of a number ("3.5", "1/2") and the points of an
-# abbreviation ("U.S.A").
+# A word goes on over a hyphen or an apostrophe ("B-12", "A's"), the marks of a number ("3.5", "1/2") and the points of
+# an abbreviation ("U.S.A").
 _WORD = pattern(
     rf"""{_W}++ (?: [-'] (?= {_W} ) {_W}++
                   | [.,:/] (?<= [0-9]. ) (?= [0-9] ) {_W}++
