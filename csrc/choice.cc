@@ -112,7 +112,7 @@ const WordSet kFillers =
         "it it's that's this is was must would should be has to will therefore thus hence so then clearly likely most "
         "probably definitely indeed actually surely obviously certainly simply just still number the my our correct "
         "right "
-        "best final only");
+        "best final only about approximately roughly around");
 const WordSet kNoLabelBehind = words("the my our only most this to number");
 const WordSet kAdverbs = words(
     "therefore thus clearly likely most probably definitely indeed actually surely obviously certainly simply just "
@@ -120,8 +120,10 @@ const WordSet kAdverbs = words(
 const WordSet kNegative = words(
     "wrong incorrect false out not eliminated excluded impossible irrelevant unlikely no never invalid unrelated ruled "
     "too bad rejected discarded inaccurate incomplete untrue nonsense neither isn't aren't doesn't don't cannot can't "
-    "won't wouldn't fails fail violates contradicts ignores implausible unsupported misleading opposite off hardly");
+    "won't wouldn't fails fail violates contradicts ignores implausible unsupported misleading opposite off hardly "
+    "distractor distractors trap");
 const WordSet kBeforeNegative = kAdverbs | kModals | kBe | words("be been");
+const WordSet kCrosses = words("\u2717 \u2718 \u274c \u2716");
 const WordSet kGood = words("correct right best");
 const WordSet kNouns = words("answer option choice one response selection pick");
 const WordSet kAfterVerdict = words(
@@ -152,7 +154,8 @@ const WordSet kNegators =
         "rejects "
         "rejected discard discarded dismiss dismissed avoid rule-out rules-out ruled-out ruling-out cross-out "
         "crossed-out "
-        "over instead-of rather-than isn't unlikely crossing-out");
+        "over instead-of rather-than isn't unlikely crossing-out ignore ignoring remove removing drop skip scratch "
+        "omit anything-but everything-but all-but any-but because since whereas while although though given");
 const WordSet kTurns = words("but so thus therefore hence then leaves leaving remains because since and while whereas");
 // Before a letter that is no option's: vitamin C, figure A, an A.
 const WordSet kOtherMeaning = words(
@@ -170,7 +173,10 @@ const WordSet kOtherMeaning = words(
     "chamber bottle cup jar pot level panel chart map exhibit segment arc chord edge face mr mrs ms dr");
 const WordSet kOtherNoun =
     words("cell cells vitamin vitamins major minor sharp flat battery batteries string strings lymphocytes +");
-const WordSet kOfOne = words("unlike than over instead-of rather-than except without if whether unless");
+const WordSet kOfOne = words(
+    "unlike than over instead-of rather-than except without if whether unless because since whereas while although "
+    "though given");
+const WordSet kAbbreviations = words("mr mrs ms dr fig figs");
 const WordSet kChooseWith = words("go going went opt opting settle vote stick");
 const WordSet kJoinMarks = words(", ; / & | + - \xE2\x86\x92");
 const WordSet kOperators = words("= + ^ < > \xC2\xB0 \xE2\x89\x88 \xE2\x89\xA0 \xE2\x89\xA5 \xE2\x89\xA4");
@@ -375,10 +381,10 @@ int names_itself(const Words& t, const Label& label, const Options& own) {
   return -1;
 }
 
-// Whether a verb stands at i and then, a few words on, one that rejects.
+// Whether a verb stands at i and then, a few words on, one that rejects; or a cross.
 bool is_called_wrong(const Words& t, int i) {
   if (t.text(i) == kClose) ++i;
-  if (!kVerbs.has(t.low(i))) return false;
+  if (!kVerbs.has(t.low(i))) return kCrosses.has(t.low(i));
   for (int k = i; k < i + 5; ++k) {
     if (kNegative.has(t.low(k))) return true;
     if (k > i && !kBeforeNegative.has(t.low(k))) return false;
@@ -842,16 +848,20 @@ void add_without_list(const Words& t, const Range& line, const Options& own, std
 // The lines without those that list the options, one a line, and without lists inside of a line.
 std::vector<Range> without_lists(const Words& t, const Options& own) {
   const std::vector<Range> lines = lines_of(t);
+  std::vector<std::vector<Range>> parts(lines.size());
   std::vector<int> labels;  // -1 for none
-  for (const Range& line : lines) {
-    const std::optional<Label> label = line_label(t, line, own);
+  for (std::size_t i = 0; i < lines.size(); ++i) {
+    add_without_list(t, lines[i], own, parts[i]);
+    const bool is_whole =
+        parts[i].size() == 1 && parts[i][0].begin == lines[i].begin && parts[i][0].end == lines[i].end;
+    const std::optional<Label> label = is_whole ? line_label(t, lines[i], own) : std::nullopt;
     labels.push_back(label ? label->index : -1);
   }
   std::vector<Range> kept;
   for (std::size_t i = 0; i < lines.size();) {
     std::size_t last = i;
     while (last + 1 < lines.size() && labels[last] >= 0 && labels[last + 1] > labels[last]) ++last;
-    if (last == i) add_without_list(t, lines[i], own, kept);
+    if (last == i) kept.insert(kept.end(), parts[i].begin(), parts[i].end());
     i = last + 1;
   }
   return kept;
@@ -954,6 +964,7 @@ bool means_other(const Words& t, int i, const Label& label) {
   if (is_one_of(before, {"was", "is", ":", "of"}) && is_one_of(t.low(at - 1), {"grade", "grades"})) return true;
   if (kKinds.has(before)) return false;
   if (label.index == 8 && at == i - 1) return true;
+  if (before == "." && kAbbreviations.has(t.low(at - 1))) return true;
   if (kOtherMeaning.has(before) || is_number(before) || (t.text(i - 1) == "[" && is_word(before))) return true;
   if (kOperators.has(before) || (before == "&" && t.is_adjacent(i)) || kOperators.has(after)) return true;
   return kOtherNoun.has(after) && !label.is_closed;
@@ -977,7 +988,9 @@ int letter_in(const Words& t, const Range& sentence, const Options& own) {
     const Negator found = negator_at(t, i);
     if (found != Negator::kNone) {
       negator = found;
-    } else if ((kTurns.has(word) && word != "and") || word == ";" || word == ":" ||
+      if (kNegators.has(word, t.low(i + 1))) ++i;
+    } else if ((kTurns.has(word) && word != "and") || word == ";" ||
+               (word == ":" && negator_at(t, i - 1) == Negator::kNone) ||
                (word == "," && !goes_on(t, i + 1, negator))) {
       negator = Negator::kNone;
     }

@@ -24,13 +24,15 @@ bool is_word_at(std::string_view s, std::size_t i) {
   return is_ascii_word(c) || (c >= 0xC3 && c <= 0xDF && is_continuation(byte_at(s, i + 1)));
 }
 
-bool ends_with_word(const std::string& s) {
-  if (s.empty()) return false;
-  const int c = static_cast<unsigned char>(s.back());
+bool is_word_before(std::string_view s, std::size_t i) {
+  if (i == 0) return false;
+  const int c = byte_at(s, i - 1);
   if (c < 0x80) return is_ascii_word(c);
-  const int lead = s.size() > 1 ? static_cast<unsigned char>(s[s.size() - 2]) : -1;
+  const int lead = i > 1 ? byte_at(s, i - 2) : -1;
   return is_continuation(c) && lead >= 0xC3 && lead <= 0xDF;
 }
+
+bool ends_with_word(const std::string& s) { return is_word_before(s, s.size()); }
 
 bool is_in(int c, std::string_view set) { return c >= 0 && set.find(static_cast<char>(c)) != std::string_view::npos; }
 
@@ -465,6 +467,7 @@ std::string fold_numbers(std::string_view s) {
     while ((byte_at(s, end) == '.' || byte_at(s, end) == ',') && is_digit(byte_at(s, end + 1)))
       end = skip_digits_at(s, end + 1);
     fold_number(s.substr(i, end - i), out);
+    if (is_letter(byte_at(s, end)) && !is_word_before(s, i)) out += ' ';  // 4cm is 4 cm
     i = end;
   }
   return out;

@@ -53,7 +53,8 @@ _KINDS = _set("option options choice choices letter letters answer answers")
 _FILLERS = _KINDS | _set(
     """it it's that's this is was must would should be has to will therefore thus hence so then clearly likely most
     probably definitely indeed actually surely obviously certainly simply just still number the my our
-    correct right best final only"""
+    correct right best final only about approximately roughly
+    around"""
 )
 _NO_LABEL_BEHIND = _set("the my our only most this to number")
 _ADVERBS = _set(
@@ -64,9 +65,10 @@ _NEGATIVE = _set(
     """wrong incorrect false out not eliminated excluded impossible irrelevant unlikely no never invalid unrelated
     ruled too bad rejected discarded inaccurate incomplete untrue nonsense neither isn't aren't doesn't
     don't cannot can't won't wouldn't fails fail violates contradicts ignores implausible unsupported
-    misleading opposite off hardly"""
+    misleading opposite off hardly distractor distractors trap"""
 )
 _BEFORE_NEGATIVE = _ADVERBS | _MODALS | _BE | _set("be been")
+_CROSSES = _set("✗ ✘ ❌ ✖")
 _GOOD = _set("correct right best")
 _NOUNS = _set("answer option choice one response selection pick")
 _AFTER_VERDICT = _set(
@@ -97,9 +99,12 @@ _NO_NEGATORS = _set("some someone students student people which who what claims 
 _NEGATORS = (_DOUBT - _NO_NEGATORS) | _set(
     """without except unlike eliminate eliminates eliminated eliminating exclude excludes excluded excluding reject
     rejects rejected discard discarded dismiss dismissed avoid rule-out rules-out ruled-out ruling-out
-    cross-out crossed-out over instead-of rather-than isn't unlikely crossing-out"""
+    cross-out crossed-out over instead-of rather-than isn't unlikely crossing-out
+    ignore ignoring remove removing drop skip scratch omit anything-but everything-but all-but any-but because
+    since whereas while although though given"""
 )
 _TURNS = _set("but so thus therefore hence then leaves leaving remains because since and while whereas")
+_ABBREVIATIONS = _set("mr mrs ms dr fig figs")
 # Before a letter that is no option's: vitamin C, figure A, an A.
 _OTHER_MEANING = _set(
     """vitamin vitamins figure figures fig fig. box boxes part parts point points step steps group groups type
@@ -384,10 +389,10 @@ def _alone(t: Words, value: _Value, own: _Own, *, is_capital: bool = True, is_di
 
 
 def _is_called_wrong(t: Words, i: int) -> bool:
-    """Whether a verb stands at i and then, a few words on, one that rejects."""
+    """Whether a verb stands at i and then, a few words on, one that rejects; or a cross."""
     i += t.text(i) == CLOSE
     if t.low(i) not in _VERBS:
-        return False
+        return t.low(i) in _CROSSES
     for k in range(i, i + 5):
         if t.low(k) in _NEGATIVE:
             return True
@@ -808,7 +813,8 @@ def _line_label(t: Words, begin: int, end: int, own: _Own) -> _Label | None:
 def _without_lists(t: Words, own: _Own) -> list[tuple[int, int]]:
     """The lines without those that list the options, one a line, and without lists inside of a line."""
     lines = _lines(t)
-    labels = [_line_label(t, begin, end, own) for begin, end in lines]
+    parts = [_without_list(t, begin, end, own) for begin, end in lines]
+    labels = [_line_label(t, *line, own) if part == [line] else None for line, part in zip(lines, parts, strict=True)]
     kept: list[tuple[int, int]] = []
     i = 0
     while i < len(lines):
@@ -819,7 +825,7 @@ def _without_lists(t: Words, own: _Own) -> list[tuple[int, int]]:
                 break
             last += 1
         if last == i:
-            kept += _without_list(t, *lines[i], own)
+            kept += parts[i]
         i = last + 1
     return kept
 
@@ -902,7 +908,9 @@ def _negator(t: Words, i: int) -> bytes:
     return word if word in _NEGATORS or word.endswith(b"n't") else b""
 
 
-_OF_ONE = _set("unlike than over instead-of rather-than except without if whether unless")  # a comma ends these
+_OF_ONE = _set(
+    "unlike than over instead-of rather-than except without if whether unless because since whereas while although though given"
+)  # a comma ends these
 
 
 def _letters(t: Words, begin: int, end: int, own: _Own) -> set[int]:
@@ -913,9 +921,11 @@ def _letters(t: Words, begin: int, end: int, own: _Own) -> set[int]:
         word = t.low(i)
         if found := _negator(t, i):
             negator = found
+            i += found != word and b"-" in found  # two words
         elif (
             (word in _TURNS and word != b"and")
-            or word in (b";", b":")
+            or word == b";"
+            or (word == b":" and not _negator(t, i - 1))
             or (word == b"," and not _goes_on(t, i + 1, negator))
         ):
             negator = b""
@@ -982,7 +992,7 @@ def _means_other(t: Words, i: int, label: _Label) -> bool:
     before, is_option = t.low(at), t.low(at) in _KINDS
     if is_option:
         return False
-    if label.index == 8 and at == i - 1:
+    if (label.index == 8 and at == i - 1) or (before == b"." and t.low(at - 1) in _ABBREVIATIONS):
         return True
     if before in _OTHER_MEANING or is_number(before) or (t.text(i - 1) == b"[" and is_word(before)):
         return True

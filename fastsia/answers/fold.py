@@ -161,12 +161,14 @@ _PLAIN_NUMBER = pattern(r"(?P<whole> [1-9][0-9]{0,2}+ (?: ,[0-9]{3} )++ | [0-9]*
 
 
 def _one_number(found: re.Match[bytes]) -> bytes:
-    """1,000 is 1000, 4.00 is 4, .5 is 0.5."""
-    plain = _PLAIN_NUMBER.fullmatch(found[0])
+    """1,000 is 1000, 4.00 is 4, .5 is 0.5, 4cm is 4 cm."""
+    plain, text = _PLAIN_NUMBER.fullmatch(found[0]), found.string
+    is_word_before = _W_AT_END.search(text[max(found.start() - 2, 0) : found.start()]) is not None
+    unit = b" " if text[found.end() : found.end() + 1].isalpha() and not is_word_before else b""
     if plain is None:
-        return found[0]
+        return found[0] + unit
     whole, decimals = plain["whole"].replace(b",", b"") or b"0", (plain["decimals"] or b"").rstrip(b"0")
-    return whole + b"." + decimals if decimals else whole
+    return (whole + b"." + decimals if decimals else whole) + unit
 
 
 def fold(text: bytes) -> bytes:

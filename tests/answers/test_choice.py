@@ -296,6 +296,18 @@ B Answer: B, A doesn't fit
 B Answer: B and not A or C
 B Answer: B, eliminating A and C
 C The correct statement is C
+B The correct response is B. Response A is wrong.
+B The correct one is B. A is wrong.
+B The right answer is B; D is incorrect.
+B Correct option: B. Not D.
+B Correct Answer: B (D is wrong)
+B The answer should be B, not D.
+B The answer will be B, not D.
+B The answer has to be B, not D.
+B Answer - B, not D
+B answer is: B not D
+B Final choice - B. D is wrong
+B **Answer**⏎⏎B. green⏎⏎D is wrong.
 """
 
 # More than one option is named, or none, or none that there is.
@@ -447,6 +459,28 @@ NONE_AFTER_A_MARKER = r"""
 - Answer: neither red nor blue
 - Answer: red or maybe blue
 - Answer: B, nor C
+- Answer: A or D
+- Answer: A, D
+- Answer: (A) and (D)
+- Answer: A+B
+- Answer: A & D
+- Answer: A / D
+- Answer: Either A or D
+- Answer: Both (A) and (D)
+- Answer: A, B, C
+- Answer: A; D
+- Answer: A and also D
+- The answer is A and D.
+- The answer is A or D.
+- The answers are A and D.
+- The correct answers are A and D
+- The correct options are A and D.
+- The answer is both A and D.
+- \boxed{A,D}
+- \boxed{AD}
+- \boxed{A/D}
+- The options are: A) red B) green C) blue D) yellow.
+- The options are red, green, blue and yellow.
 """
 
 # No marker: a statement that names the option.
@@ -532,6 +566,27 @@ A A is the right one
 A I pick A
 A Therefore, A
 C Options A and B are eliminated. D contradicts. So it's C
+B B is right. D is wrong.
+B (B) is right, (D) is not.
+B Option B is right. D is not
+B B is the correct choice, while D is not.
+B B is the best answer. D is second best.
+B B is the right answer because D is false.
+B I'd go with B rather than D.
+B I would select B, since D is wrong
+B I select option B. D is wrong.
+B I am choosing B; D is wrong
+B I'm picking B over D
+B I go with B. D is wrong
+B I'd choose B over D
+B I will choose B over D.
+B My choice is B over D
+B My choice: B. Not D
+C So it is C, which has vitamin B.
+C So it is C, as in figure B.
+C It is C, since B has 5 A.
+C A. red⏎B. green⏎C. blue⏎D. yellow⏎⏎It is C.
+B (A) red (B) green (C) blue (D) yellow⏎⏎So B.
 """
 
 # Neither marker nor statement: lists of the options, lines that are an option, letters that stand alone.
@@ -798,7 +853,7 @@ C We know A is wrong. B is too. D might fit. C is it.
 C Ruling out B, we get C
 C Excluding A and B, C fits
 - Exclude A, B and D
-- A ✗ B ✗ C ✓ D ✗
+C A ✗ B ✗ C ✓ D ✗
 - A is false.
 B B is true.
 - It cannot be A.
@@ -815,6 +870,119 @@ B B is true.
 - D is no good
 - D is too hot
 - D is unlikely
+B My answer: B. D is wrong.
+B Our answer is B and D is wrong
+B {"answer":"B","why":"not D"}
+B {'answer': 'B', 'why': 'D'}
+B <answer>(B)</answer> D
+B <answer>B. green</answer> not D
+B ### Answer⏎B⏎⏎D is wrong
+- I choose A and D.
+- I choose A or D.
+- So it is A or D.
+- A and D are correct.
+- Both A and D are correct.
+- A, B and D.
+- ABD
+- A D
+- A & D
+- [A, D]
+- {A, D}
+- A+D
+- A/D
+- It is not B.
+- So B is wrong.
+- Not B, not C.
+- Eliminate B and C.
+- B is incorrect.
+- B is not the answer.
+- I eliminate B.
+- B can be ruled out.
+- We can eliminate B and C.
+- B is out.
+- Anything but B.
+- Definitely not B.
+- B isn't correct.
+- B cannot be correct.
+- It can't be B.
+- B is false, C is false.
+- The wrong ones are A and C.
+- A is wrong because of D.
+- B and C are incorrect.
+- B, C, D are not correct
+- Wrong: B
+- Incorrect: B
+- B ✗
+- B (incorrect)
+- B - wrong
+- B is a distractor.
+- Cross out B
+- Exclude B.
+- Reject B.
+- Dismiss B
+- Discard B
+- Ignore B
+- Avoid B
+- Remove B
+- Without B
+- Not option B
+- not (B)
+- neither B nor C
+- None of B, C
+C C because the box B is heavier
+C C with F = ma and E = B
+C C. Figure A shows it
+C C. Box A is heavier than box B
+D D. boron [B]
+D D. A, B and C
+A A. B is for boron
+B B. Vitamin C
+C C) A rock
+D (D) box A
+A A: see B
+B B - vitamin C
+D D, as box A and box B differ
+- vitamin D helps
+- a 5 A current
+- the U.S. and D.C.
+- C major
+- Hepatitis B and C
+- room A
+- At 30 C
+- I got a C
+- Type A and type B
+- sample A has more mass than sample B
+A pH of A
+- Plan A is better than plan B
+- Mr. A
+- Dr. B
+- Options:⏎A. red⏎B. green⏎C. blue⏎D. yellow
+- Choices:⏎(A) red⏎(B) green⏎(C) blue⏎(D) yellow⏎The answer
+- A: red, B: green, C: blue, D: yellow
+- A = red, B = green, C = blue, D = yellow
+- A-red, B-green
+- Question: x⏎A. red⏎B. green
+- A. Red⏎B. Green⏎C. Blue⏎D. Yellow⏎
+- A. red⏎⏎⏎B. green⏎⏎⏎C. blue⏎⏎⏎D. yellow
+- A.red⏎B.green⏎C.blue⏎D.yellow
+- A)red B)green C)blue D)yellow
+- [A] red⏎[B] green⏎[C] blue⏎[D] yellow
+- The possible answers are A, B, C, or D.
+- Select one of A, B, C, D
+- A, B, C, or D?
+- (A), (B), (C), (D)
+A A. red⏎B. green⏎C. blue⏎D. yellow⏎A. red
+C A. red⏎B. green⏎C. blue⏎D. yellow⏎⏎C
+C A. red⏎B. green⏎C. blue⏎D. yellow⏎⏎(C)
+C A. red⏎B. green⏎C. blue⏎D. yellow⏎⏎blue
+- A. red⏎B. green⏎C. blue⏎D. yellow⏎E. none
+- - red⏎- green⏎- blue⏎- yellow
+- 1. red⏎2. green⏎3. blue⏎4. yellow
+- 1) red 2) green 3) blue 4) yellow
+- red, green, blue, yellow
+- A) red⏎B) green⏎C) blue⏎D) yellow⏎⏎Let's look at each option.
+- a) red⏎b) green⏎c) blue⏎d) yellow
+B A. red B. green C. blue D. yellow⏎B
 """
 
 # Other options --------------------------------------------------------------------------------------------------------
@@ -842,6 +1010,35 @@ A Answer: A, safety goggles
 - Answer: breathing masks
 A Answer: A safety goggles, not B
 - Answer: A safety goggles or B breathing mask
+A The answer is A safety goggles because they protect
+A Answer: A safety goggles protect the eyes
+A Answer: A. breathing mask
+B breathing mask is the answer
+B The answer is a breathing mask.
+D The answer is the lead apron, not the gloves
+B I would choose the breathing mask.
+C I'd pick rubber gloves over a lead apron
+B So it is the breathing mask.
+C It must be the rubber gloves. Not the lead apron.
+B It is a breathing mask.
+B A breathing mask is the correct answer.
+B A breathing mask would be the best choice.
+B Breathing mask.
+B a breathing mask
+B the breathing mask.
+B **breathing mask**
+B "breathing mask"
+B Breathing Mask
+B (breathing mask)
+B Answer: (breathing mask)
+B Answer: “Breathing mask”.
+- Answer: breathing-mask
+- Answer: breathing mask and rubber gloves
+- Answer: breathing mask or rubber gloves
+- Answer: not the breathing mask
+- safety goggles⏎breathing mask⏎rubber gloves⏎lead apron
+- safety goggles, breathing mask, rubber gloves, lead apron
+A safety goggles⏎safety goggles
 """,
     ),
     (
@@ -867,6 +1064,25 @@ B \boxed{4}
 B \boxed{4\text{ cm}}
 - Answer: -4
 D Answer: 16
+B 4
+C 8
+B The answer is 4
+B The answer is 4.
+- The answer is 4 centimeters
+B Answer: 4cm
+- Answer: four
+- Answer: 4 m
+- Answer: 4 cm long
+B Answer: B. 4 cm
+B Answer: B 4 cm
+B Answer: B (4 cm)
+A Answer: A (4 cm)
+B 4 cm
+B 4 cm.
+B Answer: about 4 cm
+B Answer: 4 cm, not 8 cm
+- Answer: 2 cm or 4 cm
+- Answer: 1
 """,
     ),
     (
@@ -1189,7 +1405,7 @@ B Answer: 10 m/s
 B Answer: 10
 B Answer: $10\,\text{m/s}$
 - Answer: 10 km/h
-- Answer: 10m/s
+B Answer: 10m/s
 B Answer: \(10 \mathrm{~m/s}\)
 """,
     ),
