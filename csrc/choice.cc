@@ -875,7 +875,8 @@ std::optional<int> line_value(const Words& t, const Range& line, const Options& 
   if (at >= line.end) return std::nullopt;
   const std::optional<Label> label = line_label(t, line, own);
   if (label) {
-    if (names_itself(t, *label, own) >= 0) return label->index;
+    const int named = names_itself(t, *label, own);
+    if (named >= 0) return has_others(t, {label->index, skip_closers(t, named)}, own, true, false) ? -1 : label->index;
     return alone(t, {label->index, label->end}, own, label->is_capital, false).index;
   }
   const std::optional<Value> value = read_at(t, at, own, true, true);

@@ -353,6 +353,29 @@ std::size_t fold_underscores(std::string_view s, std::size_t i, std::string& out
   return close(out), end;
 }
 
+// Past an HTML tag of emphasis or of a line's end, or `i`.
+std::size_t fold_tag(std::string_view s, std::size_t i, std::string& out) {
+  const bool is_closing = byte_at(s, i + 1) == '/';
+  const std::size_t begin = i + (is_closing ? 2 : 1);
+  for (const std::string_view name : {"strong", "em", "br", "p", "span", "code", "sub", "sup", "b", "i", "u"}) {
+    if (!has(s, begin, name)) continue;
+    std::size_t end = begin + name.size();
+    const bool is_short = name.size() == 1 && name != "p";
+    if (is_short && !is_closing && !(byte_at(s, end) == '>' && (byte_at(s, end + 1) == '(' || is_word_at(s, end + 1))))
+      continue;
+    const std::size_t slash = byte_at(s, end) == ' ' ? end + 1 : end;
+    if (byte_at(s, slash) == '/') end = slash + 1;
+    if (byte_at(s, end) != '>') continue;
+    if (name == "br" && !is_closing) {
+      out += ' ';
+    } else if (is_closing && name != "sub" && name != "sup") {
+      close(out);
+    }
+    return end + 1;
+  }
+  return i;
+}
+
 // Past the mark at `i`, or `i` where there is none.
 std::size_t fold_mark(std::string_view s, std::size_t i, std::string& out) {
   std::size_t end = i + 1;
@@ -381,6 +404,8 @@ std::size_t fold_mark(std::string_view s, std::size_t i, std::string& out) {
     case '-':
     case '=':
       return fold_dashes(s, i, out);
+    case '<':
+      return fold_tag(s, i, out);
     case '_':
       return fold_underscores(s, i, out);
     default:
@@ -391,7 +416,7 @@ std::size_t fold_mark(std::string_view s, std::size_t i, std::string& out) {
 // The bytes that begin a mark.
 constexpr std::array<bool, 256> make_begins() {
   std::array<bool, 256> begins{};
-  for (const char c : std::string_view("\\*`}${^~-=_")) begins[static_cast<unsigned char>(c)] = true;
+  for (const char c : std::string_view("\\*`}${^~-=_<")) begins[static_cast<unsigned char>(c)] = true;
   return begins;
 }
 

@@ -878,8 +878,10 @@ def _line_value(t: Words, begin: int, end: int, own: _Own) -> int | None:
         return None
     label = _line_label(t, begin, end, own)
     if label is not None:
-        if _names_itself(t, label, own) >= 0:
-            return label.index
+        named = _names_itself(t, label, own)
+        if named >= 0:
+            is_shared = _has_others(t, _Value(label.index, _skip_closers(t, named)), own, True, False)
+            return -1 if is_shared else label.index
         return _alone(t, _Value(label.index, label.end), own, is_capital=label.is_capital).index
     value = _read_at(t, at, own)
     return value.index if value is not None and value.index >= 0 and not _has_word(t, value.end, end) else None
@@ -908,9 +910,11 @@ def _negator(t: Words, i: int) -> bytes:
     return word if word in _NEGATORS or word.endswith(b"n't") else b""
 
 
+# A comma ends these.
 _OF_ONE = _set(
-    "unlike than over instead-of rather-than except without if whether unless because since whereas while although though given"
-)  # a comma ends these
+    """unlike than over instead-of rather-than except without if whether unless because since whereas while although
+    though given"""
+)
 
 
 def _letters(t: Words, begin: int, end: int, own: _Own) -> set[int]:

@@ -85,6 +85,8 @@ _MARK = pattern(
        | (?P<escaped> \\[%&\#_"'] )
        | (?P<arrow> [-=]{{1,4}}+ > )
        | (?P<dashes> --++ )
+       | (?P<tag> < (?: /?+ (?: strong | em | br | p | span | code | sub | sup ) | /[biu] | [biu] (?= > (?: \( | {_W} ) ) )
+                  (?: \ ?+ / )?+ > )
        | (?P<under> _++ (?: \{{ (?= [0-9] ) )?+ )"""
 )
 
@@ -122,6 +124,11 @@ def _marks(text: bytes) -> bytes:
                 out += " → ".encode()
             case "dashes":
                 out += b" - "
+            case "tag":
+                if found[0] in (b"<br>", b"<br/>", b"<br />"):
+                    out += b" "
+                elif found[0][1:2] == b"/" and not found[0].startswith(b"</su") and _ends_with_letter(out):
+                    out += CLOSE
             case "under":
                 before = _W_AT_END.search(out[-2:]) is not None
                 after = text[at : at + 1]

@@ -308,6 +308,13 @@ B Answer - B, not D
 B answer is: B not D
 B Final choice - B. D is wrong
 B **Answer**⏎⏎B. green⏎⏎D is wrong.
+C Answer: <b>C</b>
+C Answer: <strong>C</strong>, not D
+A Answer: <b>A</b> rock
+B Answer: <em>green</em>
+B Answer: <b>
+C Answer: C<br>D is wrong
+B Answer: <code>B</code>
 """
 
 # More than one option is named, or none, or none that there is.
@@ -481,6 +488,8 @@ NONE_AFTER_A_MARKER = r"""
 - \boxed{A/D}
 - The options are: A) red B) green C) blue D) yellow.
 - The options are red, green, blue and yellow.
+- Answer: D yellow or C
+- Answer: <i>B</i> and <i>C</i>
 """
 
 # No marker: a statement that names the option.
@@ -983,6 +992,8 @@ C A. red⏎B. green⏎C. blue⏎D. yellow⏎⏎blue
 - A) red⏎B) green⏎C) blue⏎D) yellow⏎⏎Let's look at each option.
 - a) red⏎b) green⏎c) blue⏎d) yellow
 B A. red B. green C. blue D. yellow⏎B
+C <p>C</p>
+- D. yellow or C. blue
 """
 
 # Other options --------------------------------------------------------------------------------------------------------
@@ -1368,6 +1379,8 @@ C Answer: H_2O
 C Answer: C H2O
 B Answer: A CO2
 A Answer: O2
+C Answer: H<sub>2</sub>O
+B Answer: CO<sub>2</sub>
 """,
     ),
     (
@@ -1702,7 +1715,7 @@ _WORDS = (
     "|\\frac{1}{2}|\\frac12|**|*|`|_|é|e\u0301|Ｂ|Ⓑ|𝐁|🅱|①|\xa0|\u2009|—|–|−|×|²|³|₂|½|“|”|’|…|→|->"
     "|==>|--|。|、|red|green|blue|Answer: |The answer is |\\boxed{|because|as well as|along with"
     "|rather than|instead of|either|neither|n't|A's|B-12|U.S.A|3.50|1,000|.5|-5|- |\x01|\"|'|\\circ"
-    "|^\\circ|\\times|\\cdot|\\left|\\right|\\,|\\!|~|\\\\|\u200b|seems to be|can only be|my pick:"
+    "|^\\circ|\\times|\\cdot|\\left|\\right|\\,|\\!|~|\\\\|\u200b|seems to be|can only be|my pick:|<b>|</b>|<br>"
     "|grade of|then|vs.|No. 2"
 )
 _PIECES = [word.encode() for word in _WORDS.split("|")]
