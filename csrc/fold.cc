@@ -132,7 +132,7 @@ bool respell(std::uint32_t code, std::string& out) {
       out += " - ";
       return true;
     case 0xD7:
-      out += 'x';
+      out += " x ";
       return true;
     case 0xBA:
       out += "\xC2\xB0";
@@ -316,7 +316,7 @@ std::size_t fold_backslash(std::string_view s, std::size_t i, std::string& out) 
   for (const std::string_view degree : {"\\circ", "\\degree"}) {
     if ((end = skip_command(s, i, degree)) != i) return out += "\xC2\xB0", end;
   }
-  if ((end = skip_command(s, i, "\\times")) != i) return out += 'x', end;
+  if ((end = skip_command(s, i, "\\times")) != i) return out += " x ", end;
   if ((end = skip_command(s, i, "\\cdot")) != i) return out += "\xC2\xB7", end;
   if (is_in(c, " ,;:\\")) return out += ' ', i + 2;
   if (is_in(c, "%&#_\"'")) return out += static_cast<char>(c), i + 2;
@@ -385,7 +385,7 @@ std::size_t fold_mark(std::string_view s, std::size_t i, std::string& out) {
     case '*':
     case '`':
       while (byte_at(s, end) == '*' || byte_at(s, end) == '`') ++end;
-      if (end == i + 1 && s[i] == '*' && multiplies(out, s, end)) return out += 'x', end;
+      if (end == i + 1 && s[i] == '*' && multiplies(out, s, end)) return out += " x ", end;
       return close(out), end;
     case '}':
       if (!(byte_at(s, end) == '^' || is_word_at(s, end))) close(out);
@@ -492,7 +492,11 @@ std::string fold_numbers(std::string_view s) {
     while ((byte_at(s, end) == '.' || byte_at(s, end) == ',') && is_digit(byte_at(s, end + 1)))
       end = skip_digits_at(s, end + 1);
     fold_number(s.substr(i, end - i), out);
-    if (is_letter(byte_at(s, end)) && !is_word_before(s, i)) out += ' ';  // 4cm is 4 cm
+    if (is_letter(byte_at(s, end)) && !is_word_before(s, i)) {  // 4cm is 4 cm, 2x3 is 2 x 3
+      const bool multiplies = s[end] == 'x' && is_digit(byte_at(s, end + 1));
+      out += multiplies ? " x " : " ";
+      if (multiplies) ++end;
+    }
     i = end;
   }
   return out;

@@ -42,7 +42,7 @@ def _characters() -> dict[bytes, bytes]:
     table |= {chr(0x2080 + i): str(i) for i in range(10)}
     for spelling, same in (
         ("'", "‘’‚‛′´"), ('"', "“”„‟″«»「」『』"), (" ", "\t\r\f\v\u00a0\u202f\u205f\u3000"), ("-", "‐‑‒–−"),
-        (" - ", "—―"), ("x", "×"), ("°", "º"), (".", "。"), (",", "、"), ("[", "【"), ("]", "】"), ("...", "…"),
+        (" - ", "—―"), (" x ", "×"), ("°", "º"), (".", "。"), (",", "、"), ("[", "【"), ("]", "】"), ("...", "…"),
         ("/", "⁄"), ("+", "⁺"),
         ("-", "⁻"), ("1/4", "¼"), ("1/2", "½"), ("3/4", "¾"), ("", "\u00ad\u2060\ufeff"), ("→", "⇒⟶➔➜"),
     ):  # fmt: skip
@@ -85,7 +85,8 @@ _MARK = pattern(
        | (?P<escaped> \\[%&\#_"'] )
        | (?P<arrow> [-=]{{1,4}}+ > )
        | (?P<dashes> --++ )
-       | (?P<tag> < (?: /?+ (?: strong | em | br | p | span | code | sub | sup ) | /[biu] | [biu] (?= > (?: \( | {_W} ) ) )
+       | (?P<tag> < (?: /?+ (?: strong | em | br | p | span | code | sub | sup ) | /[biu]
+                        | [biu] (?= > (?: \( | {_W} ) ) )
                   (?: \ ?+ / )?+ > )
        | (?P<under> _++ (?: \{{ (?= [0-9] ) )?+ )"""
 )
@@ -104,7 +105,7 @@ def _marks(text: bytes) -> bytes:
                 out += over + b"/" + under
             case "close":
                 if found[0] == b"*" and _is_digit_at(out, text, at):
-                    out += b"x"
+                    out += b" x "
                 elif _ends_with_letter(out) and not (found[0] == b"}" and _GOES_ON.match(text, at)):
                     out += CLOSE
             case "open":
@@ -113,7 +114,7 @@ def _marks(text: bytes) -> bytes:
             case "degree":
                 out += "°".encode()
             case "times":
-                out += b"x"
+                out += b" x "
             case "dot":
                 out += "·".encode()
             case "space":
@@ -163,17 +164,21 @@ def _is_digit_at(out: bytearray, text: bytes, at: int) -> bool:
 
 # Numbers -------------------------------------------------------------------------------------------------------------
 
-_NUMBER = pattern(r"(?: (?<! [0-9A-Za-z_.] ) \. )?+ [0-9]++ (?: [.,][0-9]++ )*+")
+_NUMBER = pattern(
+    r"(?P<number> (?: (?<! [0-9A-Za-z_.] ) \. )?+ [0-9]++ (?: [.,][0-9]++ )*+ ) (?P<times> x (?= [0-9] ) )?+"
+)
 _PLAIN_NUMBER = pattern(r"(?P<whole> [1-9][0-9]{0,2}+ (?: ,[0-9]{3} )++ | [0-9]*+ ) (?: \. (?P<decimals> [0-9]++ ) )?+")
 
 
 def _one_number(found: re.Match[bytes]) -> bytes:
-    """1,000 is 1000, 4.00 is 4, .5 is 0.5, 4cm is 4 cm."""
-    plain, text = _PLAIN_NUMBER.fullmatch(found[0]), found.string
-    is_word_before = _W_AT_END.search(text[max(found.start() - 2, 0) : found.start()]) is not None
-    unit = b" " if text[found.end() : found.end() + 1].isalpha() and not is_word_before else b""
+    """1,000 is 1000, 4.00 is 4, .5 is 0.5, 4cm is 4 cm, 2x3 is 2 x 3."""
+    text, number = found.string, found["number"]
+    unit = found["times"] or b""
+    if _W_AT_END.search(text[max(found.start() - 2, 0) : found.start()]) is None:
+        unit = b" x " if unit else b" " if text[found.end() : found.end() + 1].isalpha() else b""
+    plain = _PLAIN_NUMBER.fullmatch(number)
     if plain is None:
-        return found[0] + unit
+        return number + unit
     whole, decimals = plain["whole"].replace(b",", b"") or b"0", (plain["decimals"] or b"").rstrip(b"0")
     return (whole + b"." + decimals if decimals else whole) + unit
 
