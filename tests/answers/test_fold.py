@@ -16,7 +16,7 @@ FOLDED = {
     "CO₂ CO_2 CO_{2} CO<sub>2</sub> \\text{CO}_2": "CO2 CO2 CO2 CO2 CO2",
     "10²³ m² x^{2}": "10^23 m^2 x^2",
     "$\\frac{1}{2}$ \\dfrac12 \\(\\tfrac{ 1 }{ 2 }\\) ½ 1⁄2": "1/2 1/2 1/2 1/2 1/2",
-    "\\frac{a+b}{2}": "\\frac a+b\12",
+    "\\frac{a+b}{2}": "\\frac a+b\x012",
     "20^\\circ C, 20^{\\circ} C, 20\\degree C": "20° C, 20° C, 20° C",
     "2 \\times 3, 2 × 3, 2 * 3, 2*3, 2x3": "2  x  3, 2 x 3, 2  x  3, 2 x 3, 2 x 3",
     "**A** rock, `A` rock, $A$ rock, \\text{A} rock, _A_, <b>A</b>": "A\1 rock, A\1 rock, A\1 rock, A\1 rock, A\1, A\1",
