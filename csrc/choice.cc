@@ -125,6 +125,7 @@ const WordSet kNegative = words(
 const WordSet kBeforeNegative = kAdverbs | kModals | kBe | words("be been");
 const WordSet kCrosses = words("\u2717 \u2718 \u274c \u2716");
 const WordSet kGood = words("correct right best");
+const WordSet kPositive = kGood | words("yes true \u2713 \u2714 \u2705");
 const WordSet kNouns = words("answer option choice one response selection pick");
 const WordSet kAfterVerdict = words(
     "because since as and so but for here given due by while whereas which among to in of then though although with");
@@ -402,6 +403,7 @@ struct Joiner {
 Joiner skip_joiner(const Words& t, int i) {
   std::string_view joiner;
   bool is_join_word = false;
+  if (t.text(i) == "(" && kJoinWords.has(t.low(i + 1))) ++i;  // "A (or B)"
   if (kJoinMarks.has(t.text(i))) joiner = t.text(i++);
   if (t.low(i) == "as" && t.low(i + 1) == "well" && t.low(i + 2) == "as") {
     joiner = t.low(i);
@@ -867,23 +869,6 @@ std::vector<Range> without_lists(const Words& t, const Options& own) {
   return kept;
 }
 
-// The option that a line is, or begins with; -1 for more than one, none for none.
-std::optional<int> line_value(const Words& t, const Range& line, const Options& own) {
-  const std::optional<Value> whole = own_text(t, skip_marks(t, line.begin), own);
-  if (whole && !has_word(t, whole->end, line.end)) return whole->index;
-  const int at = begin_of_label(t, line.begin);
-  if (at >= line.end) return std::nullopt;
-  const std::optional<Label> label = line_label(t, line, own);
-  if (label) {
-    const int named = names_itself(t, *label, own);
-    if (named >= 0) return has_others(t, {label->index, skip_closers(t, named)}, own, true, false) ? -1 : label->index;
-    return alone(t, {label->index, label->end}, own, label->is_capital, false).index;
-  }
-  const std::optional<Value> value = read_at(t, at, own, true, true);
-  if (!value || value->index < 0 || has_word(t, value->end, line.end)) return std::nullopt;
-  return value->index;
-}
-
 // The sentences of a line, but for questions.
 std::vector<Range> sentences_of(const Words& t, const Range& line) {
   std::vector<Range> sentences;
@@ -897,6 +882,33 @@ std::vector<Range> sentences_of(const Words& t, const Range& line) {
   }
   if (first < line.end) sentences.push_back({first, line.end});
   return sentences;
+}
+
+// Whether a letter and a colon stand at i.
+bool is_entry_at(const Words& t, int i) {
+  const std::optional<Label> label = label_at(t, i);
+  return label && label->is_capital && t.text(label->end) == ":";
+}
+
+// The option that a line is, or begins with; -1 for more than one, none for none.
+std::optional<int> line_value(const Words& t, const Range& line, const Options& own) {
+  const std::optional<Value> whole = own_text(t, skip_marks(t, line.begin), own);
+  if (whole && !has_word(t, whole->end, line.end)) return whole->index;
+  const int at = begin_of_label(t, line.begin);
+  if (at >= line.end) return std::nullopt;
+  const std::optional<Label> label = line_label(t, line, own);
+  if (label) {
+    const int named = names_itself(t, *label, own);
+    if (named >= 0) return has_others(t, {label->index, skip_closers(t, named)}, own, true, false) ? -1 : label->index;
+    const std::vector<Range> sentences = sentences_of(t, line);
+    for (std::size_t k = 1; k < sentences.size(); ++k) {
+      if (is_entry_at(t, sentences[k].begin)) return std::nullopt;  // "A: it is hot. B: it is cold."
+    }
+    return alone(t, {label->index, label->end}, own, label->is_capital, false).index;
+  }
+  const std::optional<Value> value = read_at(t, at, own, true, true);
+  if (!value || value->index < 0 || has_word(t, value->end, line.end)) return std::nullopt;
+  return value->index;
 }
 
 // What turns away the letters that follow it.
@@ -1006,7 +1018,9 @@ int letter_in(const Words& t, const Range& sentence, const Options& own) {
     std::sort(letters.begin(), letters.end());
     letters.erase(std::unique(letters.begin(), letters.end()), letters.end());
     const bool is_all = static_cast<int>(letters.size()) >= std::max(3, own.texts.empty() ? 4 : own.num_letters);
-    if (negator == Negator::kNone && !is_all && !means_other(t, i, *label) &&
+    const bool is_entry = i == sentence.begin && t.text(listed.end) == ":" && !kPositive.has(t.low(listed.end + 1)) &&
+                          names_itself(t, *label, own) < 0;  // "A: it is hot. B: it is cold."
+    if (negator == Negator::kNone && !is_all && !is_entry && !means_other(t, i, *label) &&
         !is_rejected(t, listed.end, *label, own) && letters.front() < own.num_letters) {
       for (const int one : letters) {
         const int index = one < own.num_letters ? one : kSeveral;

@@ -70,6 +70,7 @@ _NEGATIVE = _set(
 _BEFORE_NEGATIVE = _ADVERBS | _MODALS | _BE | _set("be been")
 _CROSSES = _set("✗ ✘ ❌ ✖")
 _GOOD = _set("correct right best")
+_POSITIVE = _GOOD | _set("yes true ✓ ✔ ✅")
 _NOUNS = _set("answer option choice one response selection pick")
 _AFTER_VERDICT = _set(
     "because since as and so but for here given due by while whereas which among to in of then though although with"
@@ -425,6 +426,7 @@ def _has_others(t: Words, value: _Value, own: _Own, is_capital: bool, is_digit: 
 def _skip_joiner(t: Words, i: int) -> tuple[int, bytes]:
     """Past what joins two options at i, and what that is: its word, or else its mark; b"" for nothing."""
     joiner = b""
+    i += t.text(i) == b"(" and t.low(i + 1) in _JOIN_WORDS  # "A (or B)"
     if t.text(i) in _JOIN_MARKS:
         joiner = t.text(i)
         i += 1
@@ -882,9 +884,17 @@ def _line_value(t: Words, begin: int, end: int, own: _Own) -> int | None:
         if named >= 0:
             is_shared = _has_others(t, _Value(label.index, _skip_closers(t, named)), own, True, False)
             return -1 if is_shared else label.index
+        if any(_is_entry(t, first) for first, _ in _sentences(t, begin, end)[1:]):
+            return None  # "A: it is hot. B: it is cold."
         return _alone(t, _Value(label.index, label.end), own, is_capital=label.is_capital).index
     value = _read_at(t, at, own)
     return value.index if value is not None and value.index >= 0 and not _has_word(t, value.end, end) else None
+
+
+def _is_entry(t: Words, i: int) -> bool:
+    """Whether a letter and a colon stand at i."""
+    label = _label(t, i)
+    return label is not None and label.is_capital and t.text(label.end) == b":"
 
 
 def _sentences(t: Words, begin: int, end: int) -> list[tuple[int, int]]:
@@ -939,7 +949,9 @@ def _letters(t: Words, begin: int, end: int, own: _Own) -> set[int]:
             continue
         listed, after = _joined_labels(t, label, end)
         is_all = len(set(listed)) >= max(3, own.num_letters if own.texts else 4)
-        is_out = negator or is_all or min(listed) >= own.num_letters
+        is_entry = i == begin and t.text(after) == b":" and t.low(after + 1) not in _POSITIVE
+        is_entry = is_entry and _names_itself(t, label, own) < 0  # "A: it is hot. B: it is cold."
+        is_out = negator or is_all or is_entry or min(listed) >= own.num_letters
         if not (is_out or _means_other(t, i, label) or _is_rejected(t, after, label, own)):
             letters.update(index if index < own.num_letters else -1 for index in listed)
         i = max(after, i + 1)

@@ -315,6 +315,8 @@ B Answer: <em>green</em>
 B Answer: <b>
 C Answer: C<br>D is wrong
 B Answer: <code>B</code>
+A Answer: A (not B)
+D Answer: A or D. I go with D.
 """
 
 # More than one option is named, or none, or none that there is.
@@ -490,6 +492,9 @@ NONE_AFTER_A_MARKER = r"""
 - The options are red, green, blue and yellow.
 - Answer: D yellow or C
 - Answer: <i>B</i> and <i>C</i>
+- Answer: A (or B)
+- Answer: A (and B)
+- Answer: A (or maybe B)
 """
 
 # No marker: a statement that names the option.
@@ -596,6 +601,12 @@ C So it is C, as in figure B.
 C It is C, since B has 5 A.
 C A. red⏎B. green⏎C. blue⏎D. yellow⏎⏎It is C.
 B (A) red (B) green (C) blue (D) yellow⏎⏎So B.
+A B is correct? No, A is correct.
+B A seems right but it's B
+B There are 4 options: A, B, C and D. B is best.
+C A is wrong.⏎B is wrong.⏎C is right.⏎D is wrong.
+B Because A is hot, B is right
+B The rest (A, C, D) are wrong, so B.
 """
 
 # Neither marker nor statement: lists of the options, lines that are an option, letters that stand alone.
@@ -994,6 +1005,13 @@ C A. red⏎B. green⏎C. blue⏎D. yellow⏎⏎blue
 B A. red B. green C. blue D. yellow⏎B
 C <p>C</p>
 - D. yellow or C. blue
+- Let's go through the options. A: hot. B: cold. C: cold. D: cold.
+C A: hot. B: cold. C: yes. D: cold.
+B A is a warm colour. B is cold. So the light is B.
+- A is wrong.⏎B is wrong.⏎D is wrong.
+B B because A is wrong
+B Only B fits, since A, C and D are wrong.
+- A < B
 """
 
 # Other options --------------------------------------------------------------------------------------------------------
