@@ -17,7 +17,7 @@ DEMO_LIMIT ?= 64
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-order coverage test-gpu test-lm-eval test-inspect test-polygraph test-vllm sanitize fuzz mutation soak audit check format docs freeze demo-models wheel wheel-test clean \
+.PHONY: help setup demo test test-slow test-order test-arc coverage test-gpu test-lm-eval test-inspect test-polygraph test-vllm sanitize fuzz mutation soak audit check format docs freeze demo-models wheel wheel-test clean \
 	bench bench-gpu bench-vllm bench-memory bench-answers bench-stop bench-scheduler bench-report bench-store bench-kernels
 
 help: ## this list
@@ -49,6 +49,9 @@ test-slow: $(STAMP) ## the minutes-long tests
 
 test-order: $(STAMP) ## the test suite three times, in an order of chance each
 	for seed in 1 2 3; do $(PYTEST) -n $(JOBS) --random-order --random-order-seed=$$seed || exit 1; done
+
+test-arc: $(STAMP) ## every option of ARC in 40 phrasings: how many are read, for each letter and phrasing
+	$(PYTEST) -m slow -s tests/answers/test_choice.py -k every_option_of_arc
 
 coverage: $(STAMP) ## the share of the lines of fastsia/ that the test suite runs
 	$(PYTEST) -n $(JOBS) --cov --cov-report=term

@@ -1,166 +1,1093 @@
 #include "choice.h"
 
 #include <algorithm>
+#include <array>
+#include <cstdint>
+#include <initializer_list>
 #include <string_view>
+#include <unordered_set>
+#include <utility>
 
-#include "number.h"
+#include "fold.h"
 
 namespace fastsia {
 namespace {
 
-constexpr std::string_view kApostrophe = "\xE2\x80\x99";  // U+2019
-constexpr std::string_view kDegree = "\xC2\xB0";
-constexpr std::string_view kDegreeSpace = "\xC2\xB0 ";
+// Words --------------------------------------------------------------------------------------------------------------
 
+// A set of short words. Most words are not in it by their first byte and their length.
+class WordSet {
+ public:
+  WordSet(std::initializer_list<std::string_view> items) {
+    for (const std::string_view item : items) add(item);
+  }
+
+  void add(std::string_view word) {
+    items_.insert(word);
+    lengths_[static_cast<unsigned char>(word[0])] |= 1U << word.size();
+  }
+
+  bool has(std::string_view word) const {
+    return !word.empty() && may_have(word[0], word.size()) && items_.count(word) != 0;
+  }
+
+  // Whether words that a hyphen would join are in it.
+  bool has(std::string_view first, std::string_view second) const {
+    if (first.empty() || second.empty() || !may_have(first[0], first.size() + 1 + second.size())) return false;
+    char joined[kLongest + 1];
+    const auto middle = std::copy(first.begin(), first.end(), joined);
+    *middle = '-';
+    const auto end = std::copy(second.begin(), second.end(), middle + 1);
+    return items_.count(std::string_view(joined, static_cast<std::size_t>(end - joined))) != 0;
+  }
+
+  friend WordSet operator|(WordSet left, const WordSet& right) {
+    for (const std::string_view word : right.items_) left.add(word);
+    return left;
+  }
+
+  friend WordSet operator-(const WordSet& left, const WordSet& right) {
+    WordSet rest({});
+    for (const std::string_view word : left.items_) {
+      if (right.items_.count(word) == 0) rest.add(word);
+    }
+    return rest;
+  }
+
+ private:
+  static constexpr std::size_t kLongest = 24;
+
+  bool may_have(char begin, std::size_t size) const {
+    return size <= kLongest && (lengths_[static_cast<unsigned char>(begin)] >> size & 1U) != 0;
+  }
+
+  std::unordered_set<std::string_view> items_;
+  std::array<std::uint32_t, 256> lengths_{};  // a bit for each length
+};
+
+// The words of a literal, which a space parts.
+WordSet words(std::string_view list) {
+  WordSet set({});
+  while (!list.empty()) {
+    const std::size_t end = std::min(list.find(' '), list.size());
+    if (end > 0) set.add(list.substr(0, end));
+    list.remove_prefix(std::min(end + 1, list.size()));
+  }
+  return set;
+}
+
+constexpr std::string_view kDegree = "\xC2\xB0", kArrow = "\xE2\x86\x92";
+
+const WordSet kBe = words("is was are were");
+const WordSet kModals = words("must should would will can has have");
+const WordSet kVerbs = words(
+    "is was are were isn't wasn't aren't weren't has have had does do did doesn't don't didn't can can't cannot could "
+    "couldn't would wouldn't will won't should shouldn't must may might seems seem looks look appears appear makes "
+    "make "
+    "gives give shows show describes describe explains explain states state says say represents represent contains "
+    "contain matches match fits fit follows becomes become fails fail refers refer sounds talks involves violates "
+    "contradicts ignores");
 // What an article cannot stand before: "A is" means the option, "A rock" does not.
-constexpr std::string_view kNotAfterArticle[] = {"is",  "was", "because", "since", "as",    "and", "or",
-                                                 "has", "for", "from",    "which", "would", "but", "not"};
+const WordSet kNotAfterArticle =
+    (kVerbs - words("can do make may might must look match fit show state will say give")) |
+    words(
+        "be been because since as and or nor but not for from which instead over if with without so that when while "
+        "then "
+        "than who whom whose where this these those there it its it's in into on onto upon at by of to he she they we "
+        "you i "
+        "i'm i'd the an after before therefore thus hence however although though unless until whereas except via "
+        "alone too "
+        "rather-than given-that due-to being-the can do will plus vs versus through along");
+const WordSet kNotAfterI =
+    words("is because since as or not instead over due-to given-that rather-than isn't seems fits");
+// What may follow an option that has been named: the next clause, not more of its name.
+const WordSet kFollow = kNotAfterArticle | words(
+                                               "can do may might must make look fit match will seems here only rather "
+                                               "given due being obviously clearly again");
+const WordSet kArticles = words("a an the");
+const WordSet kKinds = words("option options choice choices letter letters answer answers");
+const WordSet kFillers =
+    kKinds |
+    words(
+        "it it's that's this is was must would should be has to will therefore thus hence so then clearly likely most "
+        "probably definitely indeed actually surely obviously certainly simply just still number the my our correct "
+        "right "
+        "best final only about approximately roughly around");
+const WordSet kNoLabelBehind = words("the my our only most this to number");
+const WordSet kAdverbs = words(
+    "therefore thus clearly likely most probably definitely indeed actually surely obviously certainly simply just "
+    "still hence also then only really very almost quite completely totally both all the a an my our");
+const WordSet kNegative = words(
+    "wrong incorrect false out not eliminated excluded impossible irrelevant unlikely no never invalid unrelated ruled "
+    "too bad rejected discarded inaccurate incomplete untrue nonsense neither isn't aren't doesn't don't cannot can't "
+    "won't wouldn't fails fail violates contradicts ignores implausible unsupported misleading opposite off hardly "
+    "distractor distractors trap");
+const WordSet kBeforeNegative = kAdverbs | kModals | kBe | words("be been");
+const WordSet kCrosses = words("\u2717 \u2718 \u274c \u2716");
+const WordSet kGood = words("correct right best");
+const WordSet kPositive = kGood | words("yes true \u2713 \u2714 \u2705");
+const WordSet kNouns = words("answer option choice one response selection pick");
+const WordSet kAfterVerdict = words(
+    "because since as and so but for here given due by while whereas which among to in of then though although with");
+const WordSet kJoinWords = words("or and nor then plus to vs versus through as-well-as along-with together-with");
+const WordSet kBehindOr = words("then it is it's");
+const WordSet kSoft = kKinds | words("maybe possibly perhaps probably also even both the either");
+const WordSet kDoubt = words(
+    "not never doubt if whether unless suppose supposing assume assuming neither nor either how might may could some "
+    "someone students student people claims claim don't doesn't didn't isn't aren't wasn't can't cannot couldn't won't "
+    "wouldn't shouldn't no none than false wrong incorrect unlikely hardly what which who tempting seem seems unclear");
+const WordSet kChoose = words("choose pick select chose picked selected choosing picking selecting");
+const WordSet kWith = words("with for on");
+const WordSet kSubjects = words("i we i'd i'll i'm we'd we'll we're let's i've me");
+const WordSet kAuxiliaries =
+    kAdverbs | words("would will shall must should can have to am are going so and finally now");
+const WordSet kConnectives = words("so thus therefore hence ergo");
+const WordSet kReasons = words("because since as");
+const WordSet kBeforeIt =
+    kConnectives | words("then and think believe guess say conclude know means that but clearly so-that");
+const WordSet kMine = words("my our");
+const WordSet kChosen = words("choice pick guess selection vote");
+// Turned away: what follows is what the answer is not.
+const WordSet kNegators =
+    (kDoubt - words("some someone students student people which who what claims claim tempting seem seems")) |
+    words(
+        "without except unlike eliminate eliminates eliminated eliminating exclude excludes excluded excluding reject "
+        "rejects "
+        "rejected discard discarded dismiss dismissed avoid rule-out rules-out ruled-out ruling-out cross-out "
+        "crossed-out "
+        "over instead-of rather-than isn't unlikely crossing-out ignore ignoring remove removing drop skip scratch "
+        "omit anything-but everything-but all-but any-but because since whereas while although though given");
+const WordSet kTurns = words("but so thus therefore hence then leaves leaving remains because since and while whereas");
+// Before a letter that is no option's: vitamin C, figure A, an A.
+const WordSet kOtherMeaning = words(
+    "vitamin vitamins figure figures fig fig. box boxes part parts point points step steps group groups type types "
+    "class "
+    "grade grades plan section table appendix diagram picture image graph line lines column row person student team "
+    "planet "
+    "star object objects element substance material block blocks car cars city gene allele hepatitis model sample "
+    "beaker "
+    "container tube flask liquid gas region layer area location site position stage phase set side angle vertex node "
+    "variable event scenario experiment trial case method curve path circuit wire bulb battery magnet room tank trait "
+    "species population organism plant animal cell rock mineral route process system town country state company vector "
+    "product chemical compound molecule atom particle isotope wave force ball cart mass spring tree triangle influenza "
+    "carbon boron fluorine deuterium celsius coulombs coulomb kelvin symbol drive a an building zone wing track lane "
+    "chamber bottle cup jar pot level panel chart map exhibit segment arc chord edge face mr mrs ms dr");
+const WordSet kOtherNoun =
+    words("cell cells vitamin vitamins major minor sharp flat battery batteries string strings lymphocytes +");
+const WordSet kOfOne = words(
+    "unlike than over instead-of rather-than except without if whether unless because since whereas while although "
+    "though given");
+const WordSet kAbbreviations = words("mr mrs ms dr fig figs");
+const WordSet kChooseWith = words("go going went opt opting settle vote stick");
+const WordSet kJoinMarks = words(", ; / & | + - \xE2\x86\x92");
+const WordSet kOperators = words("= + ^ < > \xC2\xB0 \xE2\x89\x88 \xE2\x89\xA0 \xE2\x89\xA5 \xE2\x89\xA4");
+const WordSet kOpeners = words("( [ { < \" '");
+const WordSet kClosers = words(") ] } > \" ' \x01");
+const WordSet kMarks = kOpeners | words(": = - ~ # > , \xE2\x89\x88 \xE2\x86\x92 \xE2\x80\xA2 \x01");
+const WordSet kDelimiters = kClosers | kOpeners | words(". : , - = \xE2\x86\x92");
+const WordSet kStops = words(". ! ? \n");
+const WordSet kNotBehindText = words("/ ^ + - &");
+const WordSet kUnread = words("\" \x01");  // not compared between an option and a text
+const WordSet kTrailing = words(". \" ' ) ] \x01 , ;");
+const WordSet kLed = words(", : \xE2\x86\x92");
+const WordSet kAfterNumber = words("% \xC2\xB0 ^ = / + x");
+const WordSet kBehindSubject = kBeforeIt | kKinds;
 
-// Past "option", "choice" or "letter" and what parts it from the label, or `i`.
-std::size_t skip_keyword(Text& text, std::size_t i) {
-  for (const std::string_view word : {"option", "choice", "letter"}) {
-    if (!text.has_word(i, word)) continue;
-    const std::size_t begin = i + word.size();
-    std::size_t end = begin;
-    while (end - begin < 4 && (is_blank(text.at(end)) || text.at(end) == ':')) ++end;
-    return end == begin ? i : end;
+bool is_one_of(std::string_view word, std::initializer_list<std::string_view> items) {
+  return std::find(items.begin(), items.end(), word) != items.end();
+}
+
+int first_byte(std::string_view word) { return word.empty() ? -1 : static_cast<unsigned char>(word[0]); }
+
+bool is_word(std::string_view word) {
+  const int c = first_byte(word);
+  return is_ascii_word(c) ||
+         (c >= 0xC3 && c <= 0xDF && word.size() > 1 && is_continuation(static_cast<unsigned char>(word[1])));
+}
+
+bool is_number(std::string_view word) { return is_digit(first_byte(word)); }
+
+bool is_digits(std::string_view word) {
+  return !word.empty() && std::all_of(word.begin(), word.end(), [](char c) { return c >= '0' && c <= '9'; });
+}
+
+bool is_single_letter(std::string_view word) { return word.size() == 1 && is_letter(first_byte(word)); }
+
+int letter_index(std::string_view letter) { return Text::lower(first_byte(letter)) - 'a'; }
+
+// Whether a word is a number as fold.cc spells it.
+bool is_value(std::string_view word) {
+  return is_number(word) &&
+         std::all_of(word.begin(), word.end(), [](char c) { return (c >= '0' && c <= '9') || c == '.' || c == '/'; });
+}
+
+// Options ------------------------------------------------------------------------------------------------------------
+
+// Whether a word stands at i that goes on with the article, or the pronoun, before it.
+bool has_noun(const Words& t, int i, const WordSet& others) {
+  const std::string_view word = t.low(i);
+  if (t.is_adjacent(i) || !is_word(word) || word.size() < 2) return false;
+  if (is_digits(word)) return is_word(t.low(i + 1)) && !others.has(t.low(i + 1));
+  return !others.has(word) && !others.has(word, t.low(i + 1));
+}
+
+// Whether a, an or the stands at i, and not the option A.
+bool is_article(const Words& t, int i) {
+  const std::string_view word = t.low(i);
+  return word == "an" || word == "the" || (word == "a" && has_noun(t, i + 1, kNotAfterArticle));
+}
+
+// Past the marks in front of a value. A minus that belongs to a number stays.
+int skip_marks(const Words& t, int i) {
+  for (int k = 0; k < 16; ++k) {
+    if (!kMarks.has(t.text(i)) || (t.text(i) == "-" && t.is_adjacent(i + 1) && is_number(t.text(i + 1)))) break;
+    ++i;
   }
   return i;
 }
 
-// Whether the word goes on: "Bob", "B-12", "B's".
-bool is_joined(Text& text, std::size_t i) {
-  if (is_word(text, i)) return true;
-  const int c = text.at(i);
-  if (c == '-' || c == '\'') return is_word(text, i + 1);
-  return c == 0xE2 && text.has(i, kApostrophe) && is_word(text, i + kApostrophe.size());
-}
-
-// Whether a letter is the beginning of a word, or an article (a pronoun, for I) with a word to come.
-bool goes_on(Text& text, std::size_t after, int letter) {
-  if (is_joined(text, after)) return true;
-  const int low = Text::lower(letter);
-  if (low != 'a' && low != 'i') return false;
-  const std::size_t word = skip_blanks(text, after, 4);
-  if (word == after) return false;
-  char next[8];
-  std::size_t size = 0;
-  while (size < sizeof(next) && is_letter(text.at(word + size))) {
-    next[size] = static_cast<char>(Text::lower(text.at(word + size)));
-    ++size;
+// An option's words, without quotes, an article and what stands around them.
+Options::Phrase bare_option(std::string_view option) {
+  const Words t(option, true);
+  int begin = skip_marks(t, 0), end = t.size();
+  while (end > begin && kTrailing.has(t.text(end - 1))) --end;
+  if (end - begin > 1 && is_article(t, begin)) ++begin;
+  Options::Phrase phrase;
+  for (int i = begin; i < end; ++i) {
+    if (!kUnread.has(t.text(i))) phrase.emplace_back(t.text(i));
   }
-  const std::string_view found(next, size);
-  return size >= 2 &&
-         std::find(std::begin(kNotAfterArticle), std::end(kNotAfterArticle), found) == std::end(kNotAfterArticle);
+  return phrase;
 }
 
-// Whether a digit before `i` was part of a longer number or of a word.
-bool number_goes_on(Text& text, std::size_t i) {
-  if (is_word(text, i)) return true;
-  const int c = text.at(i);
-  if (c == '.' || c == ',' || c == '/' || c == ':') return is_digit(text.at(i + 1));
-  return c == '%' || (c == 0xC2 && text.has(i, kDegree));
+std::string first_number(const Options::Phrase& phrase) {
+  const std::size_t sign = !phrase.empty() && phrase[0] == "-" ? 1 : 0;
+  if (phrase.size() <= sign || !is_value(phrase[sign])) return "";
+  return (sign != 0 ? "-" : "") + phrase[sign];
 }
 
-struct Match {
-  std::size_t end;
-  bool is_same_case;
+// Values -------------------------------------------------------------------------------------------------------------
+
+// The option that is named, -1 for none that there is; where that ends, closing marks included.
+struct Value {
+  int index;
+  int end;
 };
 
-// An option's own text at `i`, in any case; its end is `i` where it does not stand there.
-Match match_option(Text& text, std::size_t i, std::string_view wanted) {
-  std::size_t at = i;
-  bool is_same_case = true;
-  for (const char c : wanted) {
-    if (c == ' ') {
-      const std::size_t end = skip_blanks(text, at, 4);
-      if (end == at) return {i, false};
-      at = end;
-    } else {
-      const int found = text.at(at++), expected = static_cast<unsigned char>(c);
-      if (Text::lower(found) != Text::lower(expected)) return {i, false};
-      is_same_case &= found == expected;
-    }
-  }
-  if (is_word_before(text, at) && is_word(text, at)) return {i, false};
-  if (is_digit(static_cast<unsigned char>(wanted.back())) && number_goes_on(text, at)) return {i, false};
-  return {at, is_same_case};
+// A single letter. is_article: it is no label, if nothing more is known. is_closed: a mark stands behind it.
+struct Label {
+  int index;
+  int end;
+  bool is_article;
+  bool is_closed;
+  bool is_capital;
+};
+
+int skip_closers(const Words& t, int i) {
+  int end = i;
+  while (end - i < 8 && kClosers.has(t.text(end))) ++end;
+  return end;
 }
 
-// The option whose own text stands at `i` in any case: the longest, or of such the one in the same case; -1 for none.
-// A text of one letter is not looked for: labels have the precedence.
-int find_option(Text& text, std::size_t i, const Options& options) {
-  int best = -1;
-  Match best_match{i, false};
-  for (int index = 0; index < options.num_letters(); ++index) {
-    const std::string& wanted = options.texts[static_cast<std::size_t>(index)];
-    if (wanted.empty() || (wanted.size() == 1 && is_letter(static_cast<unsigned char>(wanted[0])))) continue;
-    const Match match = match_option(text, i, wanted);
-    if (match.end == i) continue;
-    if (match.end > best_match.end || (match.end == best_match.end && match.is_same_case && !best_match.is_same_case)) {
-      best = index;
-      best_match = match;
+// The letter that stands alone at i.
+std::optional<Label> label_at(const Words& t, int i) {
+  const std::string_view letter = t.text(i);
+  if (!is_single_letter(letter)) return std::nullopt;
+  if (t.is_adjacent(i + 1) && is_one_of(t.text(i + 1), {"+", "#", "&"})) return std::nullopt;
+  const int end = skip_closers(t, i + 1), index = letter_index(letter);
+  bool article = false;
+  if (end == i + 1 && index == 0) article = has_noun(t, end, kNotAfterArticle);
+  if (end == i + 1 && index == 8) article = has_noun(t, end, kNotAfterI);
+  return Label{index, end, article, end > i + 1, letter[0] < 'a'};
+}
+
+// Where an option's words end that stand at i, or -1.
+int matches(const Words& t, int i, const Options::Phrase& phrase) {
+  for (const std::string& word : phrase) {
+    for (int k = 0; k < 4 && kUnread.has(t.text(i)); ++k) ++i;
+    if (t.low(i) != word) return -1;
+    ++i;
+  }
+  return phrase.empty() ? -1 : i;
+}
+
+// Whether what stands behind an option's words makes another text of them: "water vapor", "5%", "red/green". is_named:
+// its letter stands before it, so more words may follow.
+bool is_joined(const Words& t, int end, const Options::Phrase& phrase, bool is_named) {
+  const std::string_view follower = t.low(end);
+  const bool ends_in_number = is_number(phrase.back());
+  if (ends_in_number && is_one_of(follower, {"%", kDegree, "^", "="})) return true;
+  if (t.is_adjacent(end) && kNotBehindText.has(t.text(end))) return true;
+  if (is_named || !is_word(follower) || phrase.size() >= 4) return false;
+  return !kFollow.has(follower) || (follower == "in" && ends_in_number);
+}
+
+// Whether a word is a letter that labels an option: the label has the precedence then.
+bool is_letter_of(std::string_view word, const Options& own) {
+  return is_single_letter(word) && letter_index(word) < own.num_letters;
+}
+
+bool has_same_case(const Words& t, int begin, int end, const Options::Phrase& cased) {
+  std::size_t k = 0;
+  for (int i = begin; i < end; ++i) {
+    if (kUnread.has(t.text(i))) continue;
+    if (k == cased.size() || t.text(i) != cased[k]) return false;
+    ++k;
+  }
+  return k == cased.size();
+}
+
+// The option whose own text stands at i: the longest, or of such the one in the same case, or the first.
+std::optional<Value> text_at(const Words& t, int i, const Options& own) {
+  std::optional<Value> best;
+  std::pair<int, bool> best_rank{0, false};
+  for (std::size_t index = 0; index < own.texts.size(); ++index) {
+    const Options::Phrase& phrase = own.texts[index];
+    if (phrase.empty() || phrase[0] != t.low(i)) continue;  // a mark that is not compared does not begin a text
+    if (phrase.size() == 1 && is_letter_of(phrase[0], own)) continue;
+    const int end = matches(t, i, phrase);
+    if (end < 0 || is_joined(t, end, phrase, false)) continue;
+    const std::pair<int, bool> rank{end, has_same_case(t, i, end, own.cased[index])};
+    if (rank > best_rank) {
+      best = Value{static_cast<int>(index), skip_closers(t, end)};
+      best_rank = rank;
     }
   }
   return best;
 }
 
-// The option that a letter of either case, or a digit 1 to 5, stands for at `i`; -1 for none.
-int read_label(Text& text, std::size_t i) {
-  const int c = text.at(i);
-  if (is_letter(c)) return goes_on(text, i + 1, c) ? -1 : Text::lower(c) - 'a';
-  if (c >= '1' && c <= '5') return number_goes_on(text, i + 1) ? -1 : c - '1';
+// The same behind an article too.
+std::optional<Value> own_text(const Words& t, int i, const Options& own) {
+  const bool may_be_article = t.low(i) == "a" && is_word(t.low(i + 1)) && t.low(i + 1).size() > 1;
+  if (may_be_article || is_article(t, i)) {
+    const std::optional<Value> behind = text_at(t, i + 1, own);
+    if (behind) return behind;
+  }
+  return text_at(t, i, own);
+}
+
+// Where an option's own text ends that stands behind its letter, or -1.
+int names_itself(const Words& t, const Label& label, const Options& own) {
+  if (label.index >= static_cast<int>(own.texts.size())) return -1;
+  const Options::Phrase& phrase = own.texts[static_cast<std::size_t>(label.index)];
+  int at = label.end;
+  for (int k = 0; k < 4; ++k) {
+    const int last = kArticles.has(t.low(at)) ? at + 1 : at;
+    for (int begin = at; begin <= last; ++begin) {
+      const int end = matches(t, begin, phrase);
+      if (end >= 0 && !is_joined(t, end, phrase, true)) return end;
+    }
+    if (!kDelimiters.has(t.text(at))) break;
+    ++at;
+  }
   return -1;
+}
+
+// Whether a verb stands at i and then, a few words on, one that rejects; or a cross.
+bool is_called_wrong(const Words& t, int i) {
+  if (t.text(i) == kClose) ++i;
+  if (!kVerbs.has(t.low(i))) return kCrosses.has(t.low(i));
+  for (int k = i; k < i + 5; ++k) {
+    if (kNegative.has(t.low(k))) return true;
+    if (k > i && !kBeforeNegative.has(t.low(k))) return false;
+  }
+  return false;
+}
+
+struct Joiner {
+  int end;
+  std::string_view mark;  // the mark or word, of several words the first; "" for nothing
+  bool is_word;
+};
+
+// Past what joins two options at i, and what that is: its word, or else its mark.
+Joiner skip_joiner(const Words& t, int i) {
+  std::string_view joiner;
+  bool is_join_word = false;
+  if (t.text(i) == "(" && kJoinWords.has(t.low(i + 1))) ++i;  // "A (or B)"
+  if (kJoinMarks.has(t.text(i))) joiner = t.text(i++);
+  if (t.low(i) == "as" && t.low(i + 1) == "well" && t.low(i + 2) == "as") {
+    joiner = t.low(i);
+    is_join_word = true;
+    i += 3;
+  } else if (kJoinWords.has(t.low(i), t.low(i + 1))) {
+    joiner = t.low(i);
+    is_join_word = true;
+    i += 2;
+  } else if (kJoinWords.has(t.low(i)) && !(!joiner.empty() && t.low(i) == "then")) {
+    joiner = t.low(i);
+    is_join_word = true;
+    i += t.text(i + 1) == "/" && kJoinWords.has(t.low(i + 2)) ? 3 : 1;
+    if (joiner == "vs" && t.text(i) == ".") ++i;
+  }
+  for (int k = 0; k < 3; ++k) {
+    if ((!joiner.empty() && kSoft.has(t.low(i))) || (is_join_word && kBehindOr.has(t.low(i)))) ++i;
+  }
+  return {i, joiner, is_join_word};
+}
+
+// A further option at i: a letter, or (where something joins the two) another's own text.
+std::optional<Value> other_at(const Words& t, int i, const Options& own, std::string_view joiner, bool is_capital,
+                              bool is_digit) {
+  const int begin = i;
+  while (i - begin < 3 && kOpeners.has(t.text(i))) ++i;
+  const std::optional<Label> label = label_at(t, i);
+  if (label && !label->is_article && (label->is_capital || !is_capital)) {
+    const bool is_lone_a = !label->is_capital && label->index == 0 && !label->is_closed && is_word(t.low(label->end));
+    if (!is_lone_a) return Value{label->index, label->end};
+  }
+  if (is_digit && !joiner.empty() && joiner != "-" && joiner != "+" && is_value(t.text(i)))
+    return Value{-1, skip_closers(t, i + 1)};
+  return !joiner.empty() && joiner != "-" ? own_text(t, i, own) : std::nullopt;
+}
+
+// Whether other options stand beside the first: "A or B", "A, C", "(A)(C)". Not where "B, C is wrong" says more.
+bool has_others(const Words& t, const Value& value, const Options& own, bool is_capital, bool is_digit) {
+  int at = value.end;
+  std::string_view first_joiner;
+  bool by_word = false, found = false;
+  for (int k = 0; k < 26; ++k) {
+    const Joiner joiner = skip_joiner(t, at);
+    const std::optional<Value> other = other_at(t, joiner.end, own, joiner.mark, is_capital, is_digit);
+    if (!other) break;
+    if (first_joiner.empty()) {
+      first_joiner = joiner.mark.empty() ? " " : joiner.mark;
+      by_word = joiner.is_word;
+    }
+    found = found || other->index != value.index;
+    at = other->end;
+  }
+  if (found && !by_word && kNegative.has(t.low(at))) return false;
+  if (!found || !kVerbs.has(t.low(at))) return found;
+  if (by_word || is_one_of(first_joiner, {"/", "&", "|"}))
+    return !(first_joiner == "and" && is_one_of(t.low(at), {"is", "isn't", "was"}) && is_called_wrong(t, at));
+  return kBe.has(t.low(at)) && (kGood.has(t.low(at + 1)) || is_one_of(t.low(at + 1), {"both", "true"}));
+}
+
+// The value, with index -1 where it is out of the options, is called wrong, or others are named beside it.
+Value alone(const Words& t, const Value& value, const Options& own, bool is_capital, bool is_digit) {
+  if (value.index >= own.num_letters || is_called_wrong(t, value.end) ||
+      has_others(t, value, own, is_capital, is_digit))
+    return {-1, value.end};
+  return value;
+}
+
+// A number: the option whose own text begins with it, or a digit that is a label.
+std::optional<Value> digit_at(const Words& t, int i, const Options& own) {
+  const bool sign = t.text(i) == "-" && t.is_adjacent(i + 1);
+  const std::string_view number = t.text(i + (sign ? 1 : 0));
+  if (!is_value(number)) return std::nullopt;
+  int end = i + (sign ? 2 : 1);
+  const bool may_label = !sign && own.digits_are_labels && is_digits(number) && number.size() <= 2 && number[0] != '0';
+  const int index = may_label ? std::stoi(std::string(number)) - 1 : -1;
+  if (may_label && index < own.num_letters) {
+    const int named = names_itself(t, Label{index, end, false, false, true}, own);
+    if (named >= 0) return Value{index, skip_closers(t, named)};
+  }
+  const std::string_view follower = t.low(end);
+  if (kAfterNumber.has(follower) || (follower == "-" && t.is_adjacent(end))) return std::nullopt;
+  if (is_word(follower) && (!kFollow.has(follower) || follower == "in")) return std::nullopt;
+  end = skip_closers(t, end);
+  const std::string wanted = (sign ? "-" : "") + std::string(number);
+  int same = -1, count = 0;
+  for (std::size_t k = 0; k < own.numbers.size(); ++k) {
+    if (own.numbers[k] != wanted) continue;
+    same = static_cast<int>(k);
+    ++count;
+  }
+  if (count == 1) return alone(t, {same, end}, own, true, true);
+  if (count > 1 || !may_label) return std::nullopt;
+  return alone(t, {index, end}, own, true, true);
+}
+
+// What is named at i. Index -1 where that is no option, or more than one.
+std::optional<Value> read_at(const Words& t, int i, const Options& own, bool with_label, bool with_digits) {
+  const std::optional<Label> label = label_at(t, i);
+  const std::optional<Value> text = own_text(t, i, own);
+  const bool counts = label && (with_label || label->is_closed);
+  if (counts && !label->is_article) {
+    const int end = names_itself(t, *label, own);
+    if (end >= 0 && (!text || text->end <= end)) {
+      const Value value{label->index, skip_closers(t, end)};
+      return has_others(t, value, own, true, false) ? Value{-1, value.end} : value;
+    }
+  }
+  if (text) return alone(t, *text, own, true, false);
+  if (!label) return with_digits ? digit_at(t, i, own) : std::nullopt;
+  if (label->is_article) {
+    const int end = with_label && label->is_capital ? names_itself(t, *label, own) : -1;
+    if (end < 0) return std::nullopt;
+    return Value{label->index, skip_closers(t, end)};
+  }
+  if (!counts) return std::nullopt;
+  return alone(t, {label->index, label->end}, own, label->is_capital, false);
+}
+
+// Past the words between a marker and its value ("it is", "option").
+int skip_filler(const Words& t, int i) {
+  if (t.low(i) == "no" && t.text(i + 1) == "." && is_digits(t.text(i + 2))) return i + 2;
+  return kFillers.has(t.low(i)) ? i + 1 : i;
+}
+
+// What is named at i, behind words that say nothing.
+std::optional<Value> value_at(const Words& t, int i, const Options& own) {
+  bool with_label = true;
+  for (int k = 0; k < 9; ++k) {
+    i = skip_marks(t, i);
+    const std::optional<Value> found = read_at(t, i, own, with_label, true);
+    if (found) return found;
+    const int after = skip_filler(t, i);
+    if (after == i) return std::nullopt;
+    with_label = !kNoLabelBehind.has(t.low(i));
+    i = after;
+  }
+  return std::nullopt;
+}
+
+std::optional<char> letter_of(const std::optional<Value>& value) {
+  if (!value || value->index < 0) return std::nullopt;
+  return static_cast<char>('A' + value->index);
+}
+
+// Statements ---------------------------------------------------------------------------------------------------------
+
+bool is_question(const Words& t, int i) {
+  for (int k = i; k < i + 40; ++k) {
+    if (k >= t.size() || kStops.has(t.text(k))) return t.text(k) == "?";
+  }
+  return false;
+}
+
+// Past "is", "must be", "seems to be" at i, or i.
+int skip_be(const Words& t, int i) {
+  const std::string_view word = t.low(i);
+  if (word == "is" || word == "was") return i + 1;
+  if (kModals.has(word)) {
+    int end = i + 1;
+    while (end - i < 3 && is_one_of(t.low(end), {"only", "to", "therefore", "then"})) ++end;
+    if (word == "can" && t.low(i + 1) != "only") return i;
+    return t.low(end) == "be" ? end + 1 : i;
+  }
+  if (word == "seems" || word == "appears") return t.low(i + 1) == "to" && t.low(i + 2) == "be" ? i + 3 : i + 1;
+  return i;
+}
+
+int skip_adverbs(const Words& t, int i) {
+  int end = i;
+  while (end - i < 6 && t.low(end) != "the" && (kAdverbs.has(t.low(end)) || t.low(end) == ",")) ++end;
+  return end;
+}
+
+// Whether no word stands at i, or one that begins another clause.
+bool ends_clause(const Words& t, int i, const WordSet& allowed) { return !is_word(t.low(i)) || allowed.has(t.low(i)); }
+
+// Whether nothing before `begin` in its clause takes the statement back or makes it one of several.
+bool is_asserted(const Words& t, int begin) {
+  if (is_one_of(t.low(begin - 1), {"or", "and", "nor", "/", "&"})) {
+    int at = begin - 2;
+    while (kClosers.has(t.text(at)) || t.text(at) == ",") --at;
+    if (t.low(begin - 1) == "nor" || is_single_letter(t.text(at))) return false;
+  }
+  for (int k = begin - 1; k > begin - 13; --k) {
+    if (kStops.has(t.text(k)) || is_one_of(t.text(k), {",", ";", ":", ""}) || kTurns.has(t.low(k))) return true;
+    if (kDoubt.has(t.low(k))) return false;
+  }
+  return true;
+}
+
+// Where an option's words begin that end at `last`, marks aside, or -1.
+int begin_of(const Words& t, int last, const Options::Phrase& phrase) {
+  int at = last;
+  for (int k = 0; k < 8 && (kClosers.has(t.text(at)) || t.text(at) == "."); ++k) --at;
+  for (auto word = phrase.rbegin(); word != phrase.rend(); ++word) {
+    for (int k = 0; k < 4 && kUnread.has(t.text(at)); ++k) --at;
+    if (at < 0 || t.low(at) != *word) return -1;
+    --at;
+  }
+  return phrase.empty() ? -1 : at + 1;
+}
+
+// The option that is named right before i; its "end" is where it begins.
+std::optional<Value> subject_before(const Words& t, int i, const Options& own) {
+  int at = i - 1;
+  while (i - at < 8 && kClosers.has(t.text(at))) --at;
+  if (at < 0) return std::nullopt;
+  const std::string_view letter = t.text(at);
+  if (is_single_letter(letter) && letter_index(letter) < own.num_letters) {
+    int begin = at;
+    while (at - begin < 4 && kOpeners.has(t.text(begin - 1))) --begin;
+    bool is_label = letter[0] < 'a' || at < i - 1;
+    while (kKinds.has(t.low(begin - 1)) || t.low(begin - 1) == "the") {
+      is_label = is_label || kKinds.has(t.low(begin - 1));
+      --begin;
+    }
+    if (!is_label) return std::nullopt;
+    return Value{letter_index(letter), begin};
+  }
+  std::optional<Value> best;
+  for (std::size_t index = 0; index < own.texts.size(); ++index) {
+    const Options::Phrase& phrase = own.texts[index];
+    const int begin = begin_of(t, i - 1, phrase);
+    if (begin < 0 || (phrase.size() == 1 && is_letter_of(phrase[0], own))) continue;
+    if (!best || begin < best->end) best = Value{static_cast<int>(index), begin};
+  }
+  if (!best) return std::nullopt;
+  int begin = best->end;
+  while (kOpeners.has(t.text(begin - 1)) || t.text(begin - 1) == kClose) --begin;
+  bool is_whole = begin == 0 || !is_word(t.low(begin - 1)) || kBehindSubject.has(t.low(begin - 1));
+  if (kArticles.has(t.low(begin - 1))) {
+    --begin;
+    is_whole = !is_word(t.low(begin - 1)) || kBehindSubject.has(t.low(begin - 1));
+  }
+  if (!is_whole) return std::nullopt;
+  return Value{best->index, begin};
+}
+
+// "B is correct", whose verb stands at i.
+std::optional<Value> verdict_at(const Words& t, int i, const Options& own) {
+  const int end = skip_be(t, i);
+  if (end == i) return std::nullopt;
+  int begin = skip_adverbs(t, end);
+  const bool the = t.low(begin) == "the";
+  if (the) begin = skip_adverbs(t, begin + 1);
+  const bool is_good = kGood.has(t.low(begin));
+  int at = begin + (is_good ? 1 : 0);
+  if (kNouns.has(t.low(at)) && (is_good || ((the || kMine.has(t.low(begin - 1))) && t.low(at) != "one"))) {
+    ++at;
+  } else if (!is_good) {
+    return std::nullopt;
+  }
+  if (!ends_clause(t, at, kAfterVerdict)) return std::nullopt;
+  if (at == begin + (is_good ? 1 : 0) && (t.low(at) == "of" || t.low(at) == "to")) return std::nullopt;
+  if (t.low(at) == "and" && t.low(at + 1) == "so") return std::nullopt;
+  const std::optional<Value> subject = subject_before(t, i, own);
+  if (!subject || !is_asserted(t, subject->end)) return std::nullopt;
+  return Value{subject->index, at};
+}
+
+// The option named at i in a statement: nothing but another clause may follow.
+std::optional<Value> named_at(const Words& t, int i, const Options& own) {
+  bool is_marked = false;
+  for (int k = 0; k < 6; ++k) {
+    const int begin = skip_marks(t, i);
+    is_marked = is_marked || (begin > i && kOpeners.has(t.text(begin - 1)));
+    const std::optional<Label> label = label_at(t, begin);
+    const std::optional<Value> found = read_at(t, begin, own, true, false);
+    if (found) {
+      const bool is_label = label && !label->is_article && found->index == label->index;
+      if (is_label && !(label->is_capital || is_marked || label->is_closed)) return std::nullopt;
+      return ends_clause(t, found->end, kFollow) ? found : std::nullopt;
+    }
+    const std::string_view word = t.low(begin);
+    if (!kKinds.has(word) && !kAdverbs.has(word) && word != "the" && word != "correct") return std::nullopt;
+    is_marked = kKinds.has(word);
+    i = begin + 1;
+  }
+  return std::nullopt;
+}
+
+// "I choose B", whose verb stands at i; "my choice is B", whose noun does.
+std::optional<Value> chosen_at(const Words& t, int i, const Options& own) {
+  const std::string_view word = t.low(i);
+  int begin;
+  if (kChoose.has(word)) {
+    begin = i + 1;
+  } else if (kChooseWith.has(word) && kWith.has(t.low(i + 1))) {
+    begin = i + 2;
+  } else if (kChosen.has(word) && kMine.has(t.low(i - 1))) {
+    begin = skip_be(t, i + 1);
+    if (begin == i + 1 && t.text(begin) != ":" && t.text(begin) != "-") return std::nullopt;
+    return named_at(t, begin, own);
+  } else {
+    return std::nullopt;
+  }
+  int at = i - 1;
+  while (i - at < 6 && (kAuxiliaries.has(t.low(at)) || t.text(at) == ",")) --at;
+  const bool is_start = at < 0 || kStops.has(t.text(at)) || t.text(at) == ":";
+  if (!is_start && (!kSubjects.has(t.low(at)) || !is_asserted(t, at))) return std::nullopt;
+  return named_at(t, begin, own);
+}
+
+// Whether nothing but marks stands behind i.
+bool is_last_sentence(const Words& t, int i) {
+  if (i + 8 < t.size()) return false;
+  for (int k = i; k < t.size(); ++k) {
+    if (is_word(t.text(k))) return false;
+  }
+  return true;
+}
+
+// "So it is B", "it must be B", whose "it" stands at i; "thus B", whose "thus" does.
+std::optional<Value> concluded_at(const Words& t, int i, const Options& own) {
+  const std::string_view word = t.low(i);
+  const bool is_short = word == "it's" || word == "that's";
+  const bool is_connective = kConnectives.has(word);
+  if (!is_connective && !is_short && word != "it" && word != "that" && word != "this") return std::nullopt;
+  int before = i - 1;
+  while (i - before < 4 && kUnread.has(t.text(before))) --before;
+  const bool is_start = before < 0 || kStops.has(t.text(before));
+  if (is_connective) {
+    const int begin = skip_marks(t, i + 1 + (t.text(i + 1) == "," || t.text(i + 1) == ":" ? 1 : 0));
+    const std::optional<Label> label = label_at(t, begin);
+    if (!label || label->is_article || !label->is_capital) return std::nullopt;
+    if (!is_start && t.low(before) != "," && t.low(before) != "and") return std::nullopt;
+    const std::optional<Value> found = read_at(t, begin, own, true, false);
+    return found && ends_clause(t, found->end, kReasons) ? found : std::nullopt;
+  }
+  const int begin = is_short ? i + 1 : skip_be(t, i + 1);
+  const bool is_strong = !is_short && kModals.has(t.low(i + 1));
+  if (!is_short && begin == i + 1) return std::nullopt;
+  const bool is_led = kBeforeIt.has(t.low(before)) || kLed.has(t.text(before));
+  if (!(is_start || is_led || is_strong) || !is_asserted(t, i)) return std::nullopt;
+  const std::optional<Value> found = named_at(t, begin, own);
+  if (!found || found->index < 0 || is_strong || kConnectives.has(t.low(before))) return found;
+  for (int k = begin; k < found->end; ++k) {
+    const std::optional<Label> label = label_at(t, k);
+    if (!label) continue;
+    if (label->index == found->index) return found;
+    break;
+  }
+  return is_last_sentence(t, found->end) ? found : std::nullopt;
+}
+
+// The last letter ----------------------------------------------------------------------------------------------------
+
+struct Range {
+  int begin;
+  int end;
+};
+
+// The lines that have a word.
+std::vector<Range> lines_of(const Words& t) {
+  std::vector<Range> lines;
+  int begin = 0;
+  for (int i = 0; i <= t.size(); ++i) {
+    if (i < t.size() && t.text(i) != "\n") continue;
+    if (i > begin) lines.push_back({begin, i});
+    begin = i + 1;
+  }
+  return lines;
+}
+
+bool has_word(const Words& t, int begin, int end) {
+  for (int i = begin; i < end; ++i) {
+    if (is_word(t.text(i))) return true;
+  }
+  return false;
+}
+
+// Past a bullet, opening marks and "option" in front of a label.
+int begin_of_label(const Words& t, int i) {
+  i = skip_marks(t, i);
+  if (is_digits(t.text(i)) && (t.text(i + 1) == "." || t.text(i + 1) == ")") && label_at(t, skip_marks(t, i + 2)))
+    i = skip_marks(t, i + 2);
+  for (int k = 0; k < 2; ++k) {
+    if (kKinds.has(t.low(i)) || (t.low(i) == "the" && kKinds.has(t.low(i + 1)))) i = skip_marks(t, i + 1);
+  }
+  return i;
+}
+
+// The label that a line begins with, a mark behind it ("B.", "(B)", "**B**"), or that it is.
+std::optional<Label> line_label(const Words& t, const Range& line, const Options& own) {
+  const int begin = begin_of_label(t, line.begin);
+  const std::optional<Label> label = label_at(t, begin);
+  if (!label || label->end > line.end) return std::nullopt;
+  if (label->end == line.end) return label;
+  if (label->is_capital || label->is_closed) {
+    const int end = names_itself(t, *label, own);
+    if (end >= 0 && end <= line.end) return label;
+  }
+  const std::string_view mark = t.text(label->end);
+  const bool is_marked = is_one_of(mark, {".", ":", ")", "-", kArrow}) && !(mark == "-" && !label->is_capital);
+  if (!label->is_closed && !is_marked) return std::nullopt;
+  int at = label->end;
+  while (at < line.end && kDelimiters.has(t.text(at)) && at - label->end < 8) ++at;
+  if (kNegative.has(t.low(at))) return std::nullopt;
+  if (!is_marked && (kFollow.has(t.low(at)) || kJoinMarks.has(t.text(at)))) return std::nullopt;
+  return label;
+}
+
+// Where a mark behind a label, and a word that is no verb behind that, show an entry of a list; or -1.
+int listed_at(const Words& t, const Label& label) {
+  const bool is_marked = t.text(label.end) == "." || t.text(label.end) == ":";
+  if (!label.is_closed && !is_marked) return -1;
+  const int at = label.end + (is_marked ? 1 : 0);
+  return is_word(t.low(at)) && !kFollow.has(t.low(at)) ? at : -1;
+}
+
+// Adds a line without the options that it lists: "(A) red (B) green", or each letter with a mark if none are known.
+void add_without_list(const Words& t, const Range& line, const Options& own, std::vector<Range>& kept) {
+  const bool are_known = !own.texts.empty();
+  int first = -1, last = -1, end_of_last = -1, count = 0;
+  for (int i = line.begin; i < line.end;) {
+    const std::optional<Label> label = label_at(t, i);
+    int after = -1;
+    if (label && label->end <= line.end) {
+      if (are_known) {
+        after = names_itself(t, *label, own);
+      } else if (!label->is_article && (label->is_capital || label->is_closed)) {
+        after = listed_at(t, *label);
+      }
+    }
+    if (after < 0) {
+      ++i;
+      continue;
+    }
+    if (count > 0 && label->index <= last) break;
+    if (count == 0) first = i;
+    last = label->index;
+    end_of_last = std::min(after, line.end);
+    ++count;
+    i = std::max(i + 1, end_of_last);
+  }
+  if (count < 2) {
+    kept.push_back(line);
+    return;
+  }
+  if (has_word(t, line.begin, first)) kept.push_back({line.begin, first});
+  if (are_known && has_word(t, end_of_last, line.end)) kept.push_back({end_of_last, line.end});
+}
+
+// The lines without those that list the options, one a line, and without lists inside of a line.
+std::vector<Range> without_lists(const Words& t, const Options& own) {
+  const std::vector<Range> lines = lines_of(t);
+  std::vector<std::vector<Range>> parts(lines.size());
+  std::vector<int> labels;  // -1 for none
+  for (std::size_t i = 0; i < lines.size(); ++i) {
+    add_without_list(t, lines[i], own, parts[i]);
+    const bool is_whole =
+        parts[i].size() == 1 && parts[i][0].begin == lines[i].begin && parts[i][0].end == lines[i].end;
+    const std::optional<Label> label = is_whole ? line_label(t, lines[i], own) : std::nullopt;
+    labels.push_back(label ? label->index : -1);
+  }
+  std::vector<Range> kept;
+  for (std::size_t i = 0; i < lines.size();) {
+    std::size_t last = i;
+    while (last + 1 < lines.size() && labels[last] >= 0 && labels[last + 1] > labels[last]) ++last;
+    if (last == i) kept.insert(kept.end(), parts[i].begin(), parts[i].end());
+    i = last + 1;
+  }
+  return kept;
+}
+
+// The sentences of a line, but for questions.
+std::vector<Range> sentences_of(const Words& t, const Range& line) {
+  std::vector<Range> sentences;
+  int first = line.begin;
+  for (int i = line.begin; i < line.end; ++i) {
+    const std::string_view mark = t.text(i);
+    if (mark != "." && mark != "!" && mark != "?") continue;
+    if (t.is_adjacent(i + 1) && is_word(t.text(i + 1))) continue;
+    if (mark != "?") sentences.push_back({first, i});
+    first = i + 1;
+  }
+  if (first < line.end) sentences.push_back({first, line.end});
+  return sentences;
+}
+
+// Whether a letter and a colon stand at i.
+bool is_entry_at(const Words& t, int i) {
+  const std::optional<Label> label = label_at(t, i);
+  return label && label->is_capital && t.text(label->end) == ":";
+}
+
+// The option that a line is, or begins with; -1 for more than one, none for none.
+std::optional<int> line_value(const Words& t, const Range& line, const Options& own) {
+  const std::optional<Value> whole = own_text(t, skip_marks(t, line.begin), own);
+  if (whole && !has_word(t, whole->end, line.end)) return whole->index;
+  const int at = begin_of_label(t, line.begin);
+  if (at >= line.end) return std::nullopt;
+  const std::optional<Label> label = line_label(t, line, own);
+  if (label) {
+    const int named = names_itself(t, *label, own);
+    if (named >= 0) return has_others(t, {label->index, skip_closers(t, named)}, own, true, false) ? -1 : label->index;
+    const std::vector<Range> sentences = sentences_of(t, line);
+    for (std::size_t k = 1; k < sentences.size(); ++k) {
+      if (is_entry_at(t, sentences[k].begin)) return std::nullopt;  // "A: it is hot. B: it is cold."
+    }
+    return alone(t, {label->index, label->end}, own, label->is_capital, false).index;
+  }
+  const std::optional<Value> value = read_at(t, at, own, true, true);
+  if (!value || value->index < 0 || has_word(t, value->end, line.end)) return std::nullopt;
+  return value->index;
+}
+
+// What turns away the letters that follow it.
+enum class Negator { kNone, kList, kNot, kOne };  // kOne: a comma ends it; kNot: "not A, B" is a list to its end
+
+Negator negator_at(const Words& t, int i) {
+  const std::string_view word = t.low(i);
+  if (kNegators.has(word, t.low(i + 1))) return kOfOne.has(word, t.low(i + 1)) ? Negator::kOne : Negator::kList;
+  if (word == "no" && t.text(i + 1) == ",") return Negator::kNone;
+  if (kNegators.has(word)) {
+    if (kOfOne.has(word)) return Negator::kOne;
+    return is_one_of(word, {"not", "none", "neither", "nor"}) ? Negator::kNot : Negator::kList;
+  }
+  return word.size() >= 3 && word.substr(word.size() - 3) == "n't" ? Negator::kList : Negator::kNone;
+}
+
+// Whether a list of letters goes on behind a comma.
+bool goes_on(const Words& t, int i, Negator negator) {
+  if (negator == Negator::kOne) return false;
+  if (is_one_of(t.low(i), {"and", "or", "nor"})) ++i;
+  while (kKinds.has(t.low(i))) ++i;
+  const std::optional<Label> label = label_at(t, i);
+  if (!label || label->is_article) return false;
+  return negator == Negator::kNot || !kVerbs.has(t.low(label->end));
+}
+
+struct Listed {
+  std::vector<int> letters;
+  int end;
+};
+
+// The letters that "A, C and D" joins, the first one given; where they end. The last one is left out where it begins a
+// clause of its own: "B, C is wrong".
+Listed joined_labels(const Words& t, const Label& label, int end) {
+  Listed listed{{label.index}, label.end};
+  int end_before = label.end;
+  std::string_view last_joiner;
+  for (int k = 0; k < 26; ++k) {
+    const Joiner joiner = skip_joiner(t, listed.end);
+    if (joiner.mark == ";") break;
+    int begin = joiner.end;
+    while (kOpeners.has(t.text(begin)) && begin < end) ++begin;
+    const std::optional<Label> other = label_at(t, begin);
+    if (begin >= end || !other || !other->is_capital || other->is_article) break;
+    const bool is_spaced = joiner.mark.empty() && begin == listed.end && !t.is_adjacent(begin);
+    if (is_spaced && other->index <= listed.letters.back()) break;
+    listed.letters.push_back(other->index);
+    end_before = listed.end;
+    listed.end = other->end;
+    last_joiner = joiner.mark;
+  }
+  const std::string_view verb = t.low(listed.end);
+  const bool is_clause = kVerbs.has(verb) && (verb.back() == 's' || is_one_of(verb, {"isn't", "wasn't", "doesn't"}));
+  if (listed.letters.size() > 1 && is_clause && is_one_of(last_joiner, {",", ";", "and", "-"})) {
+    listed.letters.pop_back();
+    listed.end = end_before;
+  }
+  return listed;
+}
+
+// Whether a letter is no option's: vitamin C, 5 C, E = mc^2, carbon [C], an A, the pronoun I.
+bool means_other(const Words& t, int i, const Label& label) {
+  int at = i - 1;
+  while (i - at < 4 && kOpeners.has(t.text(at))) --at;
+  const std::string_view before = t.low(at), after = t.low(label.end);
+  if (is_one_of(before, {"was", "is", ":", "of"}) && is_one_of(t.low(at - 1), {"grade", "grades"})) return true;
+  if (kKinds.has(before)) return false;
+  if (label.index == 8 && at == i - 1) return true;
+  if (before == "." && kAbbreviations.has(t.low(at - 1))) return true;
+  if (kOtherMeaning.has(before) || is_number(before) || (t.text(i - 1) == "[" && is_word(before))) return true;
+  if (kOperators.has(before) || (before == "&" && t.is_adjacent(i)) || kOperators.has(after)) return true;
+  return kOtherNoun.has(after) && !label.is_closed;
+}
+
+// Whether what stands at i calls the letters before it wrong: "is wrong", ": incorrect", "(no)".
+bool is_rejected(const Words& t, int i, const Label& label, const Options& own) {
+  if (is_called_wrong(t, i) || is_one_of(t.low(i), {"could", "might", "may"})) return true;
+  if (i == label.end && names_itself(t, label, own) >= 0) return false;
+  return kNegative.has(t.low(is_one_of(t.text(i), {":", "(", "-", "=", kArrow}) ? i + 1 : i));
+}
+
+constexpr int kNoLetter = -2, kSeveral = -1;
+
+// The option whose capital letters stand alone in a sentence and are not turned away: kSeveral for more than one.
+int letter_in(const Words& t, const Range& sentence, const Options& own) {
+  int letter = kNoLetter;
+  Negator negator = Negator::kNone;
+  for (int i = sentence.begin; i < sentence.end;) {
+    const std::string_view word = t.low(i);
+    const Negator found = negator_at(t, i);
+    if (found != Negator::kNone) {
+      negator = found;
+      if (kNegators.has(word, t.low(i + 1))) ++i;
+    } else if ((kTurns.has(word) && word != "and") || word == ";" ||
+               (word == ":" && negator_at(t, i - 1) == Negator::kNone) ||
+               (word == "," && !goes_on(t, i + 1, negator))) {
+      negator = Negator::kNone;
+    }
+    const std::optional<Label> label = label_at(t, i);
+    if (!label || !label->is_capital || (label->is_article && names_itself(t, *label, own) < 0)) {
+      ++i;
+      continue;
+    }
+    Listed listed = joined_labels(t, *label, sentence.end);
+    const int next = std::max(listed.end, i + 1);
+    std::vector<int> letters = listed.letters;
+    std::sort(letters.begin(), letters.end());
+    letters.erase(std::unique(letters.begin(), letters.end()), letters.end());
+    const bool is_all = static_cast<int>(letters.size()) >= std::max(3, own.texts.empty() ? 4 : own.num_letters);
+    const bool is_entry = i == sentence.begin && t.text(listed.end) == ":" && !kPositive.has(t.low(listed.end + 1)) &&
+                          names_itself(t, *label, own) < 0;  // "A: it is hot. B: it is cold."
+    if (negator == Negator::kNone && !is_all && !is_entry && !means_other(t, i, *label) &&
+        !is_rejected(t, listed.end, *label, own) && letters.front() < own.num_letters) {
+      for (const int one : letters) {
+        const int index = one < own.num_letters ? one : kSeveral;
+        letter = letter == kNoLetter || letter == index ? index : kSeveral;
+      }
+    }
+    i = next;
+  }
+  return letter;
 }
 
 }  // namespace
 
-int Options::num_letters() const {
-  return are_known ? static_cast<int>(std::min<std::size_t>(texts.size(), 26)) : kDefaultNumOptions;
-}
-
 Options make_options(const std::vector<std::string>& texts) {
-  Options options;
-  options.are_known = true;
-  for (const std::string& option : texts) {
-    Text text{std::string_view(option)};
-    std::string wanted;
-    for (const char c : option.substr(skip_decoration(text, 0, false))) {
-      if (!is_space(static_cast<unsigned char>(c))) {
-        wanted += c;
-      } else if (!wanted.empty() && wanted.back() != ' ') {
-        wanted += ' ';
-      }
+  Options own;
+  own.are_known = true;
+  own.num_letters = static_cast<int>(std::min<std::size_t>(texts.size(), 26));
+  int num_numbers = 0;
+  for (int i = 0; i < own.num_letters; ++i) {
+    own.cased.push_back(bare_option(texts[static_cast<std::size_t>(i)]));
+    Options::Phrase lower = own.cased.back();
+    for (std::string& word : lower) {
+      for (char& c : word) c = static_cast<char>(Text::lower(static_cast<unsigned char>(c)));
     }
-    while (!wanted.empty() && std::string_view(". \"'").find(wanted.back()) != std::string_view::npos)
-      wanted.pop_back();
-    options.texts.push_back(wanted);
+    own.texts.push_back(lower);
+    own.numbers.push_back(first_number(lower));
+    num_numbers += own.numbers.back().empty() ? 0 : 1;
   }
-  return options;
+  own.digits_are_labels = num_numbers < 2;
+  return own;
 }
 
 std::optional<char> choice_after_marker(Text& line, std::size_t i, const Options& options) {
-  std::size_t begin = skip_decoration(line, i);
-  const std::size_t keyword_end = skip_keyword(line, begin);
-  if (keyword_end != begin) begin = skip_decoration(line, keyword_end);
-  int index = options.are_known ? find_option(line, begin, options) : -1;
-  if (index < 0) index = read_label(line, begin);
-  if (index < 0 || index >= options.num_letters()) return std::nullopt;
-  return static_cast<char>('A' + index);
+  const Words t(line.view(std::min(i, line.end()), line.end()), true);
+  return letter_of(value_at(t, 0, options));
 }
 
-std::optional<char> stated_choice(Text&, const Options&) { return std::nullopt; }
+std::optional<char> stated_choice(Text& text, const Options& options) {
+  const Words t(text.view(text.begin(), text.end()), false);
+  std::optional<Value> last;
+  for (int i = 0; i < t.size(); ++i) {
+    std::optional<Value> found = verdict_at(t, i, options);
+    if (!found) found = chosen_at(t, i, options);
+    if (!found) found = concluded_at(t, i, options);
+    if (found && found->index >= 0 && !is_question(t, found->end)) last = found;
+  }
+  return letter_of(last);
+}
 
 std::optional<char> last_choice(Text& text, const Options& options) {
-  for (std::size_t i = text.end(); i > text.begin();) {
-    const int letter = text.at(--i);
-    if (letter < 'A' || letter >= 'A' + options.num_letters()) continue;
-    if (is_word_before(text, i) || text.has_before(i, kDegree) || text.has_before(i, kDegreeSpace)) continue;
-    const int previous = text.before(i);
-    if ((previous == '-' || previous == '\'' || previous == '.') && is_word_before(text, i - 1)) continue;
-    if (text.has_before(i, kApostrophe) && is_word_before(text, i - kApostrophe.size())) continue;
-    if (goes_on(text, i + 1, letter) || (text.at(i + 1) == '.' && is_word(text, i + 2))) continue;
-    return static_cast<char>(letter);
+  const Words t(text.view(text.begin(), text.end()), false);
+  const std::vector<Range> lines = without_lists(t, options);
+  if (lines.empty()) return std::nullopt;
+  const std::optional<int> first = line_value(t, lines.front(), options);
+  const std::optional<int> last = line_value(t, lines.back(), options);
+  if (first || last) {
+    const int index = first ? *first : *last;
+    if (index < 0 || (first && last && *first != *last)) return std::nullopt;
+    return static_cast<char>('A' + index);
+  }
+  for (auto line = lines.rbegin(); line != lines.rend(); ++line) {
+    const std::vector<Range> sentences = sentences_of(t, *line);
+    for (auto sentence = sentences.rbegin(); sentence != sentences.rend(); ++sentence) {
+      const int letter = letter_in(t, *sentence, options);
+      if (letter == kSeveral) return std::nullopt;
+      if (letter >= 0) return static_cast<char>('A' + letter);
+    }
   }
   return std::nullopt;
 }

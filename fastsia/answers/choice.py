@@ -1,33 +1,151 @@
 """The letters of multiple-choice options. Part of the reference; csrc/choice.cc does the same.
 
-Works on UTF-8 bytes and gives a case to ASCII letters only.
+A text is first folded (fold.py: one spelling for quotes, dashes, accents, LaTeX, emphasis) and cut into words. Three
+questions are then asked of the words: which option stands behind a marker (`choice_after_marker`), which one a sentence
+calls correct (`stated_choice`), and which one the text ends with (`last_choice`). An answer that a careful reader would
+not be sure of is None.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from string import ascii_uppercase
 
-from fastsia.answers.number import DECORATION, SPACE, WORD, ends_with, pattern, skip
+from fastsia.answers.fold import CLOSE, Words, is_digits, is_number, is_word, words_of
 
 DEFAULT_NUM_OPTIONS = 5  # letters A to E where a problem's options are not given
 
 Options = Sequence[bytes] | None
 
-_SPACES = pattern(rf"{SPACE}++")
-_BEFORE = pattern(rf"(?: {DECORATION} ){{0,32}}+")
-_KEYWORD = pattern(r"(?: option | choice | letter ) [\ \t:]{1,4}+", re.IGNORECASE)
-_JOINED = pattern(rf"(?: {WORD} | (?: [-'] | ’ ) {WORD} )")  # the word goes on: "Bob", "B-12", "B's"
-_AFTER_DIGIT = pattern(rf"(?: {WORD} | [.,/:][0-9] | % | ° )")
-_NEXT_WORD = pattern(r"[\ \t]{1,4}+ ([A-Za-z]{2,}+)")
+
+def _set(words: str) -> frozenset[bytes]:
+    return frozenset(words.encode().split())
+
+
+# Words -------------------------------------------------------------------------------------------------------------
+
+_BE = _set("is was are were")
+_MODALS = _set("must should would will can has have")
+_VERBS = _set(
+    """is was are were isn't wasn't aren't weren't has have had does do did doesn't don't didn't can can't cannot
+    could couldn't would wouldn't will won't should shouldn't must may might seems seem looks look appears
+    appear makes make gives give shows show describes describe explains explain states state says say
+    represents represent contains contain matches match fits fit follows becomes become fails fail refers
+    refer sounds talks involves violates contradicts ignores"""
+)
 # What an article cannot stand before: "A is" means the option, "A rock" does not.
-_NOT_AFTER_ARTICLE = frozenset(b"is was because since as and or has for from which would but not".split())
-_LETTER = re.compile(rb"[A-Z]")
-_WORD = pattern(WORD)
-_JOINT = pattern(r"[-'.] | ’")
-_DEGREE = ("°".encode(), "° ".encode())
-_ABBREVIATION = pattern(rf"\.{WORD}")
+_NOT_AFTER_ARTICLE = _VERBS - _set("can do make may might must look match fit show state will say give") | _set(
+    """be been because since as and or nor but not for from which instead over if with without so that when while
+    then than who whom whose where this these those there it its it's in into on onto upon at by of to he
+    she they we you i i'm i'd the an after before therefore thus hence however although though unless until
+    whereas except via alone too rather-than given-that due-to being-the can do will plus vs versus through
+    along"""
+)
+_NOT_AFTER_I = _set("is because since as or not instead over due-to given-that rather-than isn't seems fits")
+# What may follow an option that has been named: the next clause, not more of its name.
+_FOLLOW = _NOT_AFTER_ARTICLE | _set(
+    "can do may might must make look fit match will seems here only rather given due being obviously clearly again"
+)
+_ARTICLES = _set("a an the")
+_KINDS = _set("option options choice choices letter letters answer answers")
+_FILLERS = _KINDS | _set(
+    """it it's that's this is was must would should be has to will therefore thus hence so then clearly likely most
+    probably definitely indeed actually surely obviously certainly simply just still number the my our
+    correct right best final only about approximately roughly
+    around"""
+)
+_NO_LABEL_BEHIND = _set("the my our only most this to number")
+_ADVERBS = _set(
+    """therefore thus clearly likely most probably definitely indeed actually surely obviously certainly simply
+    just still hence also then only really very almost quite completely totally both all the a an my our"""
+)
+_NEGATIVE = _set(
+    """wrong incorrect false out not eliminated excluded impossible irrelevant unlikely no never invalid unrelated
+    ruled too bad rejected discarded inaccurate incomplete untrue nonsense neither isn't aren't doesn't
+    don't cannot can't won't wouldn't fails fail violates contradicts ignores implausible unsupported
+    misleading opposite off hardly distractor distractors trap"""
+)
+_BEFORE_NEGATIVE = _ADVERBS | _MODALS | _BE | _set("be been")
+_CROSSES = _set("✗ ✘ ❌ ✖")
+_GOOD = _set("correct right best")
+_POSITIVE = _GOOD | _set("yes true ✓ ✔ ✅")
+_NOUNS = _set("answer option choice one response selection pick")
+_AFTER_VERDICT = _set(
+    "because since as and so but for here given due by while whereas which among to in of then though although with"
+)
+_JOIN_WORDS = _set("or and nor then plus to vs versus through as-well-as along-with together-with")
+_JOIN_MARKS = _set(", ; / & | + - →")
+_BEHIND_OR = _set("then it is it's")
+_SOFT = _KINDS | _set("maybe possibly perhaps probably also even both the either")
+_DOUBT = _set(
+    """not never doubt if whether unless suppose supposing assume assuming neither nor either how might may could
+    some someone students student people claims claim don't doesn't didn't isn't aren't wasn't can't cannot
+    couldn't won't wouldn't shouldn't no none than false wrong incorrect unlikely hardly what which who
+    tempting seem seems unclear"""
+)
+_CHOOSE = _set("choose pick select chose picked selected choosing picking selecting")
+_CHOOSE_WITH = _set("go going went opt opting settle vote stick")
+_WITH = _set("with for on")
+_SUBJECTS = _set("i we i'd i'll i'm we'd we'll we're let's i've me")
+_AUXILIARIES = _ADVERBS | _set("would will shall must should can have to am are going so and finally now")
+_CONNECTIVES = _set("so thus therefore hence ergo")
+_REASONS = _set("because since as")
+_BEFORE_IT = _CONNECTIVES | _set("then and think believe guess say conclude know means that but clearly so-that")
+_MINE = _set("my our")
+_CHOSEN = _set("choice pick guess selection vote")
+# Turned away: what follows is what the answer is not.
+_NO_NEGATORS = _set("some someone students student people which who what claims claim tempting seem seems")
+_NEGATORS = (_DOUBT - _NO_NEGATORS) | _set(
+    """without except unlike eliminate eliminates eliminated eliminating exclude excludes excluded excluding reject
+    rejects rejected discard discarded dismiss dismissed avoid rule-out rules-out ruled-out ruling-out
+    cross-out crossed-out over instead-of rather-than isn't unlikely crossing-out
+    ignore ignoring remove removing drop skip scratch omit anything-but everything-but all-but any-but because
+    since whereas while although though given"""
+)
+_TURNS = _set("but so thus therefore hence then leaves leaving remains because since and while whereas")
+_ABBREVIATIONS = _set("mr mrs ms dr fig figs")
+# Before a letter that is no option's: vitamin C, figure A, an A.
+_OTHER_MEANING = _set(
+    """vitamin vitamins figure figures fig fig. box boxes part parts point points step steps group groups type
+    types class grade grades plan section table appendix diagram picture image graph line lines column row
+    person student team planet star object objects element substance material block blocks car cars city
+    gene allele hepatitis model sample beaker container tube flask liquid gas region layer area location
+    site position stage phase set side angle vertex node variable event scenario experiment trial case
+    method curve path circuit wire bulb battery magnet room tank trait species population organism plant
+    animal cell rock mineral route process system town country state company vector product chemical
+    compound molecule atom particle isotope wave force ball cart mass spring tree triangle influenza carbon
+    boron fluorine deuterium celsius coulombs coulomb kelvin symbol drive a an building zone wing track lane
+    chamber bottle cup jar pot level panel chart map exhibit segment arc chord edge face mr mrs ms dr"""
+)
+_OTHER_NOUN = _set("cell cells vitamin vitamins major minor sharp flat battery batteries string strings lymphocytes +")
+_OPERATORS = _set("= + ^ < > ° ≈ ≠ ≥ ≤")
+_OPENERS = _set("( [ { < \" '")
+_CLOSERS = _set(") ] } > \" '") | {CLOSE}
+_MARKS = _OPENERS | _set(": = - ~ # > , ≈ → •") | {CLOSE}
+_DELIMITERS = _CLOSERS | _OPENERS | _set(". : , - = →")
+_STOPS = frozenset((b".", b"!", b"?", b"\n"))
+_NOT_BEHIND_TEXT = _set("/ ^ + - &")
+_AFTER_NUMBER = _set("% ° ^ = / + x")
+_LED = _set(", : →")
+# Options -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Own:
+    """A problem's options as they are looked for.
+
+    texts: each one's words in lower case, without an article and marks around it; cased: the same in its own case.
+    numbers: the number that each begins with, b"" for none.
+    digits_are_labels: a digit may stand for an option; not where two options or more begin with a number.
+    """
+
+    num_letters: int
+    texts: tuple[tuple[bytes, ...], ...]
+    cased: tuple[tuple[bytes, ...], ...]
+    numbers: tuple[bytes, ...]
+    digits_are_labels: bool
 
 
 def num_letters(options: Options) -> int:
@@ -35,92 +153,875 @@ def num_letters(options: Options) -> int:
     return DEFAULT_NUM_OPTIONS if options is None else min(len(options), len(ascii_uppercase))
 
 
-def normalize_option(option: bytes) -> bytes:
-    """An option's own text as it is looked for: without what is skipped before a value, single spaces, no full stop."""
-    return _SPACES.sub(b" ", option[skip(_BEFORE, option, 0) :]).lstrip(b" ").rstrip(b". \"'")
+def _own(options: Options) -> _Own:
+    return _own_of(None if options is None else tuple(options))
+
+
+@lru_cache(maxsize=256)
+def _own_of(options: tuple[bytes, ...] | None) -> _Own:
+    n = num_letters(options)
+    if options is None:
+        return _Own(n, (), (), (), True)
+    cased = tuple(_bare(option) for option in options[:n])
+    texts = tuple(tuple(word.lower() for word in words) for words in cased)
+    numbers = tuple(_first_number(words) for words in texts)
+    return _Own(n, texts, cased, numbers, sum(number != b"" for number in numbers) < 2)
+
+
+def _bare(option: bytes) -> tuple[bytes, ...]:
+    """An option's words, without quotes, an article and what stands around them."""
+    t = words_of(option, one_line=True)
+    begin, end = _skip_marks(t, 0), len(t)
+    while end > begin and t.text(end - 1) in _TRAILING:
+        end -= 1
+    if end - begin > 1 and _is_article(t, begin):
+        begin += 1
+    return tuple(word for word in t.texts[begin:end] if word not in _UNREAD)
+
+
+def _first_number(words: Sequence[bytes]) -> bytes:
+    sign = b"-" if words[:1] == (b"-",) else b""
+    number = words[len(sign)] if len(words) > len(sign) else b""
+    return sign + number if _is_value(number) else b""
+
+
+_UNREAD = frozenset((b'"', CLOSE))  # not compared between an option and a text
+_TRAILING = _set(". \" ' ) ] , ;") | {CLOSE}
+
+
+def _is_value(word: bytes) -> bool:
+    """Whether a word is a number as fold.py spells it."""
+    return is_number(word) and word.replace(b".", b"").replace(b"/", b"").isdigit()
+
+
+def _is_article(t: Words, i: int) -> bool:
+    """Whether a, an or the stands at i, and not the option A."""
+    word = t.low(i)
+    return word in (b"an", b"the") or (word == b"a" and _has_noun(t, i + 1, _NOT_AFTER_ARTICLE))
+
+
+def _has_noun(t: Words, i: int, others: frozenset[bytes]) -> bool:
+    """Whether a word stands at i that goes on with the article, or the pronoun, before it."""
+    word = t.low(i)
+    if t.is_adjacent(i) or not is_word(word) or len(word) < 2:
+        return False
+    if is_digits(word):
+        return is_word(t.low(i + 1)) and t.low(i + 1) not in others
+    return word not in others and word + b"-" + t.low(i + 1) not in others
+
+
+def _skip_marks(t: Words, i: int) -> int:
+    """Past the marks in front of a value. A minus that belongs to a number stays."""
+    for _ in range(16):
+        if t.text(i) not in _MARKS or (t.text(i) == b"-" and t.is_adjacent(i + 1) and is_number(t.text(i + 1))):
+            break
+        i += 1
+    return i
+
+
+# Values ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Value:
+    """The option that is named, -1 for none that there is; where that ends, closing marks included."""
+
+    index: int
+    end: int
+
+
+@dataclass(frozen=True)
+class _Label:
+    """A single letter. is_article: it is no label, if nothing more is known. is_closed: a mark stands behind it."""
+
+    index: int
+    end: int
+    is_article: bool
+    is_closed: bool
+    is_capital: bool
+
+
+def _skip_closers(t: Words, i: int) -> int:
+    end = i
+    while end - i < 8 and t.text(end) in _CLOSERS:
+        end += 1
+    return end
+
+
+def _label(t: Words, i: int) -> _Label | None:
+    """The letter that stands alone at i; opening marks may stand before it."""
+    letter = t.text(i)
+    if len(letter) != 1 or not letter.isalpha():
+        return None
+    if t.is_adjacent(i + 1) and t.text(i + 1) in (b"+", b"#", b"&"):
+        return None
+    end = _skip_closers(t, i + 1)
+    is_article = False
+    if end == i + 1 and letter in b"aAiI":
+        is_article = _has_noun(t, end, _NOT_AFTER_ARTICLE if letter in b"aA" else _NOT_AFTER_I)
+    return _Label(letter.upper()[0] - ord("A"), end, is_article, end > i + 1, letter.isupper())
+
+
+def _matches(t: Words, i: int, words: tuple[bytes, ...]) -> int:
+    """Where an option's words end that stand at i, or -1."""
+    for word in words:
+        for _ in range(4):
+            i += t.text(i) in _UNREAD
+        if t.low(i) != word:
+            return -1
+        i += 1
+    return i if words else -1
+
+
+def _is_joined(t: Words, end: int, words: tuple[bytes, ...], *, is_named: bool) -> bool:
+    """Whether what stands behind an option's words makes another text of them: "water vapor", "5%", "red/green".
+
+    is_named: its letter stands before it, so more words may follow.
+    """
+    follower = t.low(end)
+    if is_number(words[-1]) and follower in (b"%", "°".encode(), b"^", b"="):
+        return True
+    if t.is_adjacent(end) and t.text(end) in _NOT_BEHIND_TEXT:
+        return True
+    if is_named or not is_word(follower) or len(words) >= 4:
+        return False
+    return follower not in _FOLLOW or (follower == b"in" and is_number(words[-1]))
+
+
+def _own_text(t: Words, i: int, own: _Own) -> _Value | None:
+    """The option whose own text stands at i: the longest, or of such the one in the same case, or the first."""
+    if _is_article(t, i) or (t.low(i) == b"a" and is_word(t.low(i + 1)) and len(t.low(i + 1)) > 1):
+        behind = _text_at(t, i + 1, own)
+        if behind is not None:
+            return behind
+    return _text_at(t, i, own)
+
+
+def _text_at(t: Words, i: int, own: _Own) -> _Value | None:
+    best, best_rank = None, (0, False)
+    for index, words in enumerate(own.texts):
+        if not words or words[0] != t.low(i):  # a mark that is not compared does not begin a text
+            continue
+        if len(words) == 1 and _is_letter_of(words[0], own):
+            continue
+        end = _matches(t, i, words)
+        if end < 0 or _is_joined(t, end, words, is_named=False):
+            continue
+        rank = end, tuple(word for word in t.texts[i:end] if word not in _UNREAD) == own.cased[index]
+        if rank > best_rank:
+            best, best_rank = _Value(index, _skip_closers(t, end)), rank
+    return best
+
+
+def _is_letter_of(word: bytes, own: _Own) -> bool:
+    """Whether a word is a letter that labels an option: the label has the precedence then."""
+    return len(word) == 1 and word.isalpha() and word.upper()[0] - ord("A") < own.num_letters
+
+
+def _names_itself(t: Words, label: _Label, own: _Own) -> int:
+    """Where an option's own text ends that stands behind its letter, or -1."""
+    if label.index >= len(own.texts):
+        return -1
+    at = label.end
+    for _ in range(4):
+        words = own.texts[label.index]
+        for begin in (at, at + 1) if t.low(at) in _ARTICLES else (at,):
+            end = _matches(t, begin, words)
+            if end >= 0 and not _is_joined(t, end, words, is_named=True):
+                return end
+        if t.text(at) not in _DELIMITERS:
+            break
+        at += 1
+    return -1
+
+
+def _read_at(t: Words, i: int, own: _Own, *, with_label: bool = True, with_digits: bool = True) -> _Value | None:
+    """What is named at i. Index -1 where that is no option, or more than one."""
+    label = _label(t, i)
+    text = _own_text(t, i, own)
+    if label is not None and (with_label or label.is_closed) and not label.is_article:
+        end = _names_itself(t, label, own)
+        if end >= 0 and (text is None or text.end <= end):
+            value = _Value(label.index, _skip_closers(t, end))
+            return _Value(-1, value.end) if _has_others(t, value, own, True, False) else value
+    if text is not None:
+        return _alone(t, text, own)
+    if label is not None:
+        if label.is_article:
+            end = _names_itself(t, label, own) if with_label and label.is_capital else -1
+            return _Value(label.index, _skip_closers(t, end)) if end >= 0 else None
+        if not (with_label or label.is_closed):
+            return None
+        return _alone(t, _Value(label.index, label.end), own, is_capital=label.is_capital)
+    return _digit(t, i, own) if with_digits else None
+
+
+def _digit(t: Words, i: int, own: _Own) -> _Value | None:
+    """A number: the option whose own text begins with it, or a digit that is a label."""
+    sign = t.text(i) == b"-" and t.is_adjacent(i + 1)
+    number = t.text(i + sign)
+    if not _is_value(number):
+        return None
+    end = i + sign + 1
+    may_label = not sign and own.digits_are_labels and is_digits(number) and len(number) <= 2 and number[:1] != b"0"
+    if may_label and int(number) <= own.num_letters:
+        named = _names_itself(t, _Label(int(number) - 1, end, False, False, True), own)
+        if named >= 0:
+            return _Value(int(number) - 1, _skip_closers(t, named))
+    follower = t.low(end)
+    if follower in _AFTER_NUMBER or (follower == b"-" and t.is_adjacent(end)):
+        return None
+    if is_word(follower) and (follower not in _FOLLOW or follower == b"in"):
+        return None
+    end = _skip_closers(t, end)
+    wanted = b"-" + number if sign else number
+    same = [index for index, begin in enumerate(own.numbers) if begin == wanted]
+    if len(same) == 1:
+        return _alone(t, _Value(same[0], end), own, is_digit=True)
+    if same or not may_label:
+        return None
+    return _alone(t, _Value(int(number) - 1, end), own, is_digit=True)
+
+
+def _alone(t: Words, value: _Value, own: _Own, *, is_capital: bool = True, is_digit: bool = False) -> _Value:
+    """The value, with index -1 where it is out of the options, is called wrong, or others are named beside it."""
+    is_wrong = value.index >= own.num_letters or _is_called_wrong(t, value.end)
+    return _Value(-1, value.end) if is_wrong or _has_others(t, value, own, is_capital, is_digit) else value
+
+
+def _is_called_wrong(t: Words, i: int) -> bool:
+    """Whether a verb stands at i and then, a few words on, one that rejects; or a cross."""
+    i += t.text(i) == CLOSE
+    if t.low(i) not in _VERBS:
+        return t.low(i) in _CROSSES
+    for k in range(i, i + 5):
+        if t.low(k) in _NEGATIVE:
+            return True
+        if k > i and t.low(k) not in _BEFORE_NEGATIVE:
+            return False
+    return False
+
+
+def _has_others(t: Words, value: _Value, own: _Own, is_capital: bool, is_digit: bool) -> bool:
+    """Whether other options stand beside the first: "A or B", "A, C", "(A)(C)". Not where "B, C is wrong" says more."""
+    at, first_joiner = value.end, b""
+    found = False
+    for _ in range(26):
+        begin, joiner = _skip_joiner(t, at)
+        other = _other(t, begin, own, joiner, is_capital, is_digit)
+        if other is None:
+            break
+        first_joiner = first_joiner or joiner or b" "
+        found = found or other.index != value.index
+        at = other.end
+    if found and first_joiner not in _JOIN_WORDS and t.low(at) in _NEGATIVE:
+        return False
+    if not found or t.low(at) not in _VERBS:
+        return found
+    if first_joiner in _JOIN_WORDS or first_joiner in (b"/", b"&", b"|"):
+        return not (first_joiner == b"and" and t.low(at) in (b"is", b"isn't", b"was") and _is_called_wrong(t, at))
+    return t.low(at) in _BE and (t.low(at + 1) in _GOOD or t.low(at + 1) in (b"both", b"true"))
+
+
+def _skip_joiner(t: Words, i: int) -> tuple[int, bytes]:
+    """Past what joins two options at i, and what that is: its word, or else its mark; b"" for nothing."""
+    joiner = b""
+    i += t.text(i) == b"(" and t.low(i + 1) in _JOIN_WORDS  # "A (or B)"
+    if t.text(i) in _JOIN_MARKS:
+        joiner = t.text(i)
+        i += 1
+    long = b"-".join((t.low(i), t.low(i + 1), t.low(i + 2)))
+    two = t.low(i) + b"-" + t.low(i + 1)
+    if long in _JOIN_WORDS:
+        joiner = long
+        i += 3
+    elif two in _JOIN_WORDS:
+        joiner = two
+        i += 2
+    elif t.low(i) in _JOIN_WORDS and not (joiner and t.low(i) == b"then"):
+        joiner = t.low(i)
+        i += 3 if t.text(i + 1) == b"/" and t.low(i + 2) in _JOIN_WORDS else 1
+        i += joiner == b"vs" and t.text(i) == b"."
+    for _ in range(3):
+        if (joiner and t.low(i) in _SOFT) or (joiner in _JOIN_WORDS and t.low(i) in _BEHIND_OR):
+            i += 1
+    return i, joiner
+
+
+def _other(t: Words, i: int, own: _Own, joiner: bytes, is_capital: bool, is_digit: bool) -> _Value | None:
+    """A further option at i: a letter, or (where something joins the two) another's own text."""
+    begin = i
+    while i - begin < 3 and t.text(i) in _OPENERS:
+        i += 1
+    label = _label(t, i)
+    if label is not None and not label.is_article and (label.is_capital or not is_capital):
+        is_lone_a = not label.is_capital and label.index == 0 and not label.is_closed and is_word(t.low(label.end))
+        if not is_lone_a:
+            return _Value(label.index, label.end)
+    if is_digit and joiner and joiner not in (b"-", b"+") and _is_value(t.text(i)):
+        return _Value(-1, _skip_closers(t, i + 1))
+    return _own_text(t, i, own) if joiner and joiner != b"-" else None
+
+
+def _skip_filler(t: Words, i: int) -> int:
+    """Past the words between a marker and its value ("it is", "option")."""
+    if t.low(i) == b"no" and t.text(i + 1) == b"." and is_digits(t.text(i + 2)):
+        return i + 2
+    return i + 1 if t.low(i) in _FILLERS else i
+
+
+def _value(t: Words, i: int, own: _Own) -> _Value | None:
+    """What is named at i, behind words that say nothing."""
+    with_label = True
+    for _ in range(9):
+        i = _skip_marks(t, i)
+        found = _read_at(t, i, own, with_label=with_label)
+        if found is not None:
+            return found
+        after = _skip_filler(t, i)
+        if after == i:
+            return None
+        with_label = t.low(i) not in _NO_LABEL_BEHIND
+        i = after
+    return None
+
+
+def _letter(value: _Value | None) -> str | None:
+    return ascii_uppercase[value.index] if value is not None and value.index >= 0 else None
 
 
 def choice_after_marker(line: bytes, at: int, options: Options) -> str | None:
     """The letter of the option that `line` names at `at`, right after a marker. `line` ends where its value may end."""
-    begin = skip(_BEFORE, line, at)
-    keyword = _KEYWORD.match(line, begin)
-    if keyword is not None:
-        begin = skip(_BEFORE, line, keyword.end())
-    index = _option_text(line, begin, options) if options is not None else None
-    if index is None:
-        index = _label(line, begin)
-    return ascii_uppercase[index] if index is not None and index < num_letters(options) else None
+    return _letter(_value(words_of(line[at:], one_line=True), 0, _own(options)))
 
 
 def whole_choice(text: bytes, options: Options) -> str | None:
-    """The letter of a text that is an option's letter, own text or digit label, and nothing else."""
-    wanted = normalize_option(text)
-    texts = [normalize_option(option) for option in (options or ())[: len(ascii_uppercase)]]
-    if wanted and not (len(wanted) == 1 and wanted.isalpha()):
-        if wanted in texts:
-            return ascii_uppercase[texts.index(wanted)]
-        lower = [own.lower() for own in texts]
-        if wanted.lower() in lower:
-            return ascii_uppercase[lower.index(wanted.lower())]
+    """The letter of a text that is an option's letter, own text or digit label, and nothing else. For golds."""
+    own = _own(options)
+    cased = _bare(text)
+    wanted = tuple(word.lower() for word in cased)
+    if wanted and not (len(wanted) == 1 and _is_letter_of(wanted[0], own)):
+        for texts, sought in ((own.cased, cased), (own.texts, wanted)):
+            if sought in texts:
+                return ascii_uppercase[texts.index(sought)]
     bare = text.strip(b"()[]*. ")
-    return choice_after_marker(bare, 0, None if options is None else [b""] * len(options)) if len(bare) == 1 else None
+    if len(bare) > 2 or not bare.isalnum():
+        return None
+    if bare.isdigit():
+        is_label = own.digits_are_labels and bare[:1] != b"0" and int(bare) <= own.num_letters
+        return ascii_uppercase[int(bare) - 1] if is_label else None
+    return _letter(_value(words_of(bare, one_line=True), 0, own)) if len(bare) == 1 else None
 
 
-def _option_text(text: bytes, at: int, options: Sequence[bytes]) -> int | None:
-    """The option whose own text stands at `at` in any case: the longest, or of such the one in the same case.
-
-    A text of one letter is not looked for: labels have the precedence.
-    """
-    best, best_rank = None, (at, False)
-    for index, option in enumerate(options[: len(ascii_uppercase)]):
-        wanted = normalize_option(option)
-        if not wanted or (len(wanted) == 1 and wanted.isalpha()):
-            continue
-        spaced = rb"[ \t]{1,4}+".join(re.escape(part) for part in wanted.split(b" "))
-        found = re.compile(spaced, re.IGNORECASE).match(text, at)
-        if found is None:
-            continue
-        rank = found.end(), _SPACES.sub(b" ", found[0]) == wanted
-        joined = ends_with(_WORD, text, found.end()) and _WORD.match(text, found.end())
-        inside_number = wanted[-1:].isdigit() and _AFTER_DIGIT.match(text, found.end())
-        if rank > best_rank and not joined and not inside_number:
-            best, best_rank = index, rank
-    return best
-
-
-def _label(text: bytes, at: int) -> int | None:
-    """The option that a letter of either case, or a digit 1 to 5, stands for at `at`."""
-    label, after = text[at : at + 1], at + 1
-    if label.isalpha():
-        return None if _goes_on(text, after, label) else ascii_uppercase.index(label.upper().decode())
-    if label in (b"1", b"2", b"3", b"4", b"5"):
-        return None if _AFTER_DIGIT.match(text, after) else int(label) - 1
-    return None
-
-
-def _goes_on(text: bytes, after: int, letter: bytes) -> bool:
-    """Whether a letter is the beginning of a word, or an article (a pronoun, for I) with a word to come."""
-    if _JOINED.match(text, after):
-        return True
-    word = _NEXT_WORD.match(text, after) if letter in b"aAiI" else None
-    return word is not None and word[1].lower() not in _NOT_AFTER_ARTICLE
-
-
-def last_choice(text: bytes, options: Options) -> str | None:
-    """The last capital option letter that stands alone: no article, no degree, no part of a word or abbreviation."""
-    for found in reversed(list(_LETTER.finditer(text))):
-        at, after = found.span()
-        index = ascii_uppercase.index(found[0].decode())
-        if index >= num_letters(options) or ends_with(_WORD, text, at) or text.endswith(_DEGREE, 0, at):
-            continue
-        joint = next((size for size in (1, 3) if at >= size and _JOINT.fullmatch(text, at - size, at)), None)
-        if joint is not None and ends_with(_WORD, text, at - joint):
-            continue
-        if not _goes_on(text, after, found[0]) and not _ABBREVIATION.match(text, after):
-            return ascii_uppercase[index]
-    return None
+# Statements --------------------------------------------------------------------------------------------------------
 
 
 def stated_choice(text: bytes, options: Options) -> str | None:
-    """The letter of the last statement such as "B is correct" or "I choose B"."""
+    """The letter of the last statement such as "B is correct", "I choose B", "so it is B"."""
+    t, own = words_of(text), _own(options)
+    last = None
+    for i in range(len(t)):
+        found = _verdict_at(t, i, own) or _chosen_at(t, i, own) or _concluded_at(t, i, own)
+        if found is not None and found.index >= 0 and not _is_question(t, found.end):
+            last = found
+    return _letter(last)
+
+
+def _is_question(t: Words, i: int) -> bool:
+    for k in range(i, i + 40):
+        if t.text(k) in _STOPS or k >= len(t):
+            return t.text(k) == b"?"
+    return False
+
+
+def _skip_be(t: Words, i: int) -> int:
+    """Past "is", "must be", "seems to be" at i, or i."""
+    if t.low(i) in (b"is", b"was"):
+        return i + 1
+    if t.low(i) in _MODALS:
+        end = i + 1
+        while end - i < 3 and t.low(end) in (b"only", b"to", b"therefore", b"then"):
+            end += 1
+        if t.low(i) == b"can" and t.low(i + 1) != b"only":
+            return i
+        return end + 1 if t.low(end) == b"be" else i
+    if t.low(i) in (b"seems", b"appears"):
+        return i + 3 if t.low(i + 1) == b"to" and t.low(i + 2) == b"be" else i + 1
+    return i
+
+
+def _skip_adverbs(t: Words, i: int) -> int:
+    end = i
+    while end - i < 6 and t.low(end) != b"the" and (t.low(end) in _ADVERBS or t.low(end) == b","):
+        end += 1
+    return end
+
+
+def _ends_clause(t: Words, i: int, allowed: frozenset[bytes]) -> bool:
+    """Whether no word stands at i, or one that begins another clause."""
+    return not is_word(t.low(i)) or t.low(i) in allowed
+
+
+def _verdict_at(t: Words, i: int, own: _Own) -> _Value | None:
+    """ "B is correct", whose verb stands at i."""
+    end = _skip_be(t, i)
+    if end == i:
+        return None
+    begin = _skip_adverbs(t, end)
+    the = t.low(begin) == b"the"
+    if the:
+        begin = _skip_adverbs(t, begin + 1)
+    is_good = t.low(begin) in _GOOD
+    at = begin + is_good
+    if t.low(at) in _NOUNS and (is_good or the or t.low(begin - 1) in _MINE) and (is_good or t.low(at) != b"one"):
+        at += 1
+    elif not is_good:
+        return None
+    if not _ends_clause(t, at, _AFTER_VERDICT) or (at == begin + is_good and t.low(at) in (b"of", b"to")):
+        return None
+    subject = _subject(t, i, own)
+    is_shared = t.low(at) == b"and" and t.low(at + 1) == b"so"
+    if subject is None or is_shared or not _is_asserted(t, subject.end):
+        return None
+    return _Value(subject.index, at)
+
+
+def _subject(t: Words, i: int, own: _Own) -> _Value | None:
+    """The option that is named right before i; its "end" is where it begins."""
+    at = i - 1
+    while i - at < 8 and t.text(at) in _CLOSERS:
+        at -= 1
+    if at < 0:
+        return None
+    letter = t.text(at)
+    if len(letter) == 1 and letter.isalpha():
+        index, begin = letter.upper()[0] - ord("A"), at
+        while at - begin < 4 and t.text(begin - 1) in _OPENERS:
+            begin -= 1
+        is_marked = at < i - 1
+        while t.low(begin - 1) in _KINDS or t.low(begin - 1) == b"the":
+            is_marked = is_marked or t.low(begin - 1) in _KINDS
+            begin -= 1
+        is_label = letter.isupper() or is_marked
+        if index < own.num_letters:
+            return _Value(index, begin) if is_label else None
+    best = None
+    for index, words in enumerate(own.texts):
+        begin = _begin_of(t, i - 1, words)
+        if begin < 0 or (len(words) == 1 and _is_letter_of(words[0], own)):
+            continue
+        if best is None or begin < best.end:
+            best = _Value(index, begin)
+    if best is None:
+        return None
+    begin = best.end
+    while t.text(begin - 1) in _OPENERS or t.text(begin - 1) == CLOSE:
+        begin -= 1
+    is_whole = begin == 0 or not is_word(t.low(begin - 1)) or t.low(begin - 1) in _ARTICLES | _BEFORE_IT | _KINDS
+    if t.low(begin - 1) in _ARTICLES:
+        begin -= 1
+        is_whole = not is_word(t.low(begin - 1)) or t.low(begin - 1) in _BEFORE_IT | _KINDS
+    return _Value(best.index, begin) if is_whole else None
+
+
+def _begin_of(t: Words, last: int, words: tuple[bytes, ...]) -> int:
+    """Where an option's words begin that end at `last`, marks aside, or -1."""
+    at = last
+    for _ in range(8):
+        if t.text(at) not in _CLOSERS and t.text(at) != b".":
+            break
+        at -= 1
+    for word in reversed(words):
+        for _ in range(4):
+            at -= t.text(at) in _UNREAD
+        if at < 0 or t.low(at) != word:
+            return -1
+        at -= 1
+    return at + 1 if words else -1
+
+
+def _is_asserted(t: Words, begin: int) -> bool:
+    """Whether nothing before `begin` in its clause takes the statement back or makes it one of several."""
+    if t.low(begin - 1) in (b"or", b"and", b"nor", b"/", b"&"):
+        at = begin - 2
+        while t.text(at) in _CLOSERS or t.text(at) == b",":
+            at -= 1
+        if t.low(begin - 1) == b"nor" or (len(t.text(at)) == 1 and t.text(at).isalpha()):
+            return False
+    for k in range(begin - 1, begin - 13, -1):
+        if t.text(k) in _STOPS or t.text(k) in (b",", b";", b":", b"") or t.low(k) in _TURNS:
+            return True
+        if t.low(k) in _DOUBT:
+            return False
+    return True
+
+
+def _chosen_at(t: Words, i: int, own: _Own) -> _Value | None:
+    """ "I choose B", whose verb stands at i; "my choice is B", whose noun does."""
+    if t.low(i) in _CHOOSE:
+        begin = i + 1
+    elif t.low(i) in _CHOOSE_WITH and t.low(i + 1) in _WITH:
+        begin = i + 2
+    elif t.low(i) in _CHOSEN and t.low(i - 1) in _MINE:
+        begin = _skip_be(t, i + 1)
+        return _named(t, begin, own) if begin > i + 1 or t.text(i + 1) in (b":", b"-") else None
+    else:
+        return None
+    at = i - 1
+    while i - at < 6 and (t.low(at) in _AUXILIARIES or t.text(at) == b","):
+        at -= 1
+    is_start = at < 0 or t.text(at) in _STOPS or t.text(at) == b":"
+    if not is_start and (t.low(at) not in _SUBJECTS or not _is_asserted(t, at)):
+        return None
+    return _named(t, begin, own)
+
+
+def _named(t: Words, i: int, own: _Own) -> _Value | None:
+    """The option named at i in a statement: nothing but another clause may follow."""
+    is_marked = False
+    for _ in range(6):
+        begin = _skip_marks(t, i)
+        is_marked = is_marked or (begin > i and t.text(begin - 1) in _OPENERS)
+        label = _label(t, begin)
+        found = _read_at(t, begin, own, with_digits=False)
+        if found is not None:
+            is_label = label is not None and not label.is_article and found.index == label.index
+            if is_label and label is not None and not (label.is_capital or is_marked or label.is_closed):
+                return None
+            return found if _ends_clause(t, found.end, _FOLLOW) else None
+        if t.low(begin) not in _KINDS and t.low(begin) not in _ADVERBS and t.low(begin) not in (b"the", b"correct"):
+            return None
+        is_marked = t.low(begin) in _KINDS
+        i = begin + 1
     return None
+
+
+def _concluded_at(t: Words, i: int, own: _Own) -> _Value | None:
+    """ "So it is B", "it must be B", whose "it" stands at i; "thus B", whose "thus" does."""
+    word = t.low(i)
+    before = _word_before(t, i)
+    is_start = before < 0 or t.text(before) in _STOPS
+    if word in _CONNECTIVES:
+        begin = i + 1 + (t.text(i + 1) in (b",", b":"))
+        begin = _skip_marks(t, begin)
+        label = _label(t, begin)
+        is_led = is_start or t.low(before) in (b",", b"and")
+        if label is None or label.is_article or not label.is_capital or not is_led:
+            return None
+        found = _read_at(t, begin, own, with_digits=False)
+        is_end = found is not None and _ends_clause(t, found.end, _REASONS)
+        return found if is_end else None
+    if word in (b"it's", b"that's"):
+        begin, is_strong = i + 1, False
+    elif word in (b"it", b"that", b"this"):
+        begin = _skip_be(t, i + 1)
+        is_strong = t.low(i + 1) in _MODALS
+        if begin == i + 1:
+            return None
+    else:
+        return None
+    is_led = t.low(before) in _BEFORE_IT or t.text(before) in _LED
+    if not (is_start or is_led or is_strong) or not _is_asserted(t, i):
+        return None
+    found = _named(t, begin, own)
+    if found is None or found.index < 0 or is_strong or t.low(before) in _CONNECTIVES:
+        return found
+    label = next((one for k in range(begin, found.end) if (one := _label(t, k)) is not None), None)
+    if label is not None and label.index == found.index:
+        return found
+    return found if _is_last_sentence(t, found.end) else None
+
+
+def _word_before(t: Words, i: int) -> int:
+    at = i - 1
+    while i - at < 4 and t.text(at) in _UNREAD:
+        at -= 1
+    return at
+
+
+def _is_last_sentence(t: Words, i: int) -> bool:
+    """Whether nothing but marks stands behind i."""
+    return all(not is_word(t.text(k)) for k in range(i, min(i + 8, len(t)))) and i + 8 >= len(t)
+
+
+# The last letter ---------------------------------------------------------------------------------------------------
+
+
+def last_choice(text: bytes, options: Options) -> str | None:
+    """The option that a text without any statement ends with, or begins with, or is; None where more than one may be.
+
+    Lists of the options are passed over. A line that is an option, or begins with a label and a mark, is that option;
+    else the letters of the last sentence that has one count, if they are the same one.
+    """
+    t, own = words_of(text), _own(options)
+    lines = _without_lists(t, own)
+    if not lines:
+        return None
+    named = [found for begin, end in (lines[0], lines[-1]) if (found := _line_value(t, begin, end, own)) is not None]
+    if named:
+        return ascii_uppercase[named[0]] if named[0] == named[-1] and named[0] >= 0 else None
+    for begin, end in reversed(lines):
+        sentences = _sentences(t, begin, end)
+        for first, last in reversed(sentences):
+            letters = _letters(t, first, last, own)
+            if letters:
+                return ascii_uppercase[letters.pop()] if len(letters) == 1 else None
+    return None
+
+
+def _lines(t: Words) -> list[tuple[int, int]]:
+    """The lines that have a word, as spans of words."""
+    lines, begin = [], 0
+    for i in range(len(t) + 1):
+        if i == len(t) or t.text(i) == b"\n":
+            if i > begin:
+                lines.append((begin, i))
+            begin = i + 1
+    return lines
+
+
+def _begin_of_label(t: Words, i: int) -> int:
+    """Past a bullet, opening marks and "option" in front of a label."""
+    i = _skip_marks(t, i)
+    if is_digits(t.text(i)) and t.text(i + 1) in (b".", b")") and _label(t, _skip_marks(t, i + 2)) is not None:
+        i = _skip_marks(t, i + 2)
+    for _ in range(2):
+        if t.low(i) in _KINDS or (t.low(i) == b"the" and t.low(i + 1) in _KINDS):
+            i = _skip_marks(t, i + 1)
+    return i
+
+
+def _line_label(t: Words, begin: int, end: int, own: _Own) -> _Label | None:
+    """The label that a line begins with, a mark behind it ("B.", "(B)", "**B**"), or that it is."""
+    label = _label(t, _begin_of_label(t, begin))
+    if label is None or label.end > end:
+        return None
+    if label.end == end:
+        return label
+    if (label.is_capital or label.is_closed) and 0 <= _names_itself(t, label, own) <= end:
+        return label
+    mark = t.text(label.end)
+    is_marked = mark in (b".", b":", b")", b"-", "→".encode()) and not (mark == b"-" and not label.is_capital)
+    if not (label.is_closed or is_marked):
+        return None
+    at = label.end
+    while at < end and t.text(at) in _DELIMITERS and at - label.end < 8:
+        at += 1
+    if t.low(at) in _NEGATIVE or (not is_marked and (t.low(at) in _FOLLOW or t.text(at) in _JOIN_MARKS)):
+        return None
+    return label
+
+
+def _without_lists(t: Words, own: _Own) -> list[tuple[int, int]]:
+    """The lines without those that list the options, one a line, and without lists inside of a line."""
+    lines = _lines(t)
+    parts = [_without_list(t, begin, end, own) for begin, end in lines]
+    labels = [_line_label(t, *line, own) if part == [line] else None for line, part in zip(lines, parts, strict=True)]
+    kept: list[tuple[int, int]] = []
+    i = 0
+    while i < len(lines):
+        last = i
+        while last + 1 < len(lines):
+            this, following = labels[last], labels[last + 1]
+            if this is None or following is None or following.index <= this.index:
+                break
+            last += 1
+        if last == i:
+            kept += parts[i]
+        i = last + 1
+    return kept
+
+
+def _without_list(t: Words, begin: int, end: int, own: _Own) -> list[tuple[int, int]]:
+    """A line without the options that it lists: "(A) red (B) green", or each letter with a mark if none are known."""
+    first, last, end_of_last, count = -1, -1, -1, 0
+    i = begin
+    while i < end:
+        label = _label(t, i)
+        after = -1
+        if label is not None and label.end <= end:
+            if own.texts:
+                after = _names_itself(t, label, own)
+            elif not label.is_article and (label.is_capital or label.is_closed):
+                after = _listed(t, label)
+        if label is None or after < 0:
+            i += 1
+            continue
+        if count and label.index <= last:
+            break
+        first = i if not count else first
+        last, end_of_last, count = label.index, min(after, end), count + 1
+        i = max(i + 1, end_of_last)
+    if count < 2:
+        return [(begin, end)]
+    rest = end_of_last if own.texts else end
+    return [span for span in ((begin, first), (rest, end)) if _has_word(t, *span)]
+
+
+def _listed(t: Words, label: _Label) -> int:
+    """Where a mark behind a label, and a word that is no verb behind that, show an entry of a list; or -1."""
+    if not (label.is_closed or t.text(label.end) in (b".", b":")):
+        return -1
+    at = label.end + (t.text(label.end) in (b".", b":"))
+    return at if is_word(t.low(at)) and t.low(at) not in _FOLLOW else -1
+
+
+def _has_word(t: Words, begin: int, end: int) -> bool:
+    return any(is_word(t.text(i)) for i in range(begin, end))
+
+
+def _line_value(t: Words, begin: int, end: int, own: _Own) -> int | None:
+    """The option that a line is, or begins with; -1 for more than one, None for none."""
+    whole = _own_text(t, _skip_marks(t, begin), own)
+    if whole is not None and not _has_word(t, whole.end, end):
+        return whole.index
+    at = _begin_of_label(t, begin)
+    if at >= end:
+        return None
+    label = _line_label(t, begin, end, own)
+    if label is not None:
+        named = _names_itself(t, label, own)
+        if named >= 0:
+            is_shared = _has_others(t, _Value(label.index, _skip_closers(t, named)), own, True, False)
+            return -1 if is_shared else label.index
+        if any(_is_entry(t, first) for first, _ in _sentences(t, begin, end)[1:]):
+            return None  # "A: it is hot. B: it is cold."
+        return _alone(t, _Value(label.index, label.end), own, is_capital=label.is_capital).index
+    value = _read_at(t, at, own)
+    return value.index if value is not None and value.index >= 0 and not _has_word(t, value.end, end) else None
+
+
+def _is_entry(t: Words, i: int) -> bool:
+    """Whether a letter and a colon stand at i."""
+    label = _label(t, i)
+    return label is not None and label.is_capital and t.text(label.end) == b":"
+
+
+def _sentences(t: Words, begin: int, end: int) -> list[tuple[int, int]]:
+    """The sentences of a line, but for questions."""
+    sentences, first = [], begin
+    for i in range(begin, end):
+        if t.text(i) in (b".", b"!", b"?") and not (t.is_adjacent(i + 1) and is_word(t.text(i + 1))):
+            if t.text(i) != b"?":
+                sentences.append((first, i))
+            first = i + 1
+    if first < end:
+        sentences.append((first, end))
+    return sentences
+
+
+def _negator(t: Words, i: int) -> bytes:
+    """The word at i, or the two there, that turn away what follows; b"" for none."""
+    word, two = t.low(i), t.low(i) + b"-" + t.low(i + 1)
+    if two in _NEGATORS:
+        return two
+    if word == b"no" and t.text(i + 1) == b",":
+        return b""
+    return word if word in _NEGATORS or word.endswith(b"n't") else b""
+
+
+# A comma ends these.
+_OF_ONE = _set(
+    """unlike than over instead-of rather-than except without if whether unless because since whereas while although
+    though given"""
+)
+
+
+def _letters(t: Words, begin: int, end: int, own: _Own) -> set[int]:
+    """The options, -1 for one that is none, whose capital letters stand alone in a sentence and are not turned away."""
+    letters: set[int] = set()
+    negator, i = b"", begin
+    while i < end:
+        word = t.low(i)
+        if found := _negator(t, i):
+            negator = found
+            i += found != word and b"-" in found  # two words
+        elif (
+            (word in _TURNS and word != b"and")
+            or word == b";"
+            or (word == b":" and not _negator(t, i - 1))
+            or (word == b"," and not _goes_on(t, i + 1, negator))
+        ):
+            negator = b""
+        label = _label(t, i)
+        if label is None or not label.is_capital or (label.is_article and _names_itself(t, label, own) < 0):
+            i += 1
+            continue
+        listed, after = _joined_labels(t, label, end)
+        is_all = len(set(listed)) >= max(3, own.num_letters if own.texts else 4)
+        is_entry = i == begin and t.text(after) == b":" and t.low(after + 1) not in _POSITIVE
+        is_entry = is_entry and _names_itself(t, label, own) < 0  # "A: it is hot. B: it is cold."
+        is_out = negator or is_all or is_entry or min(listed) >= own.num_letters
+        if not (is_out or _means_other(t, i, label) or _is_rejected(t, after, label, own)):
+            letters.update(index if index < own.num_letters else -1 for index in listed)
+        i = max(after, i + 1)
+    return letters
+
+
+def _goes_on(t: Words, i: int, negator: bytes) -> bool:
+    """Whether a list of letters goes on behind a comma."""
+    if negator in _OF_ONE:
+        return False
+    i += t.low(i) in (b"and", b"or", b"nor")
+    while t.low(i) in _KINDS:
+        i += 1
+    label = _label(t, i)
+    if label is None or label.is_article:
+        return False
+    return negator in (b"not", b"none", b"neither", b"nor") or t.low(label.end) not in _VERBS
+
+
+def _joined_labels(t: Words, label: _Label, end: int) -> tuple[list[int], int]:
+    """The letters that "A, C and D" joins, the first one given; where they end.
+
+    The last one is left out where it begins a clause of its own: "B, C is wrong".
+    """
+    listed, ends, joiners = [label.index], [label.end], [b""]
+    for _ in range(26):
+        begin, joiner = _skip_joiner(t, ends[-1])
+        if joiner == b";":
+            break
+        while t.text(begin) in _OPENERS and begin < end:
+            begin += 1
+        other = _label(t, begin)
+        if begin >= end or other is None or not other.is_capital or other.is_article:
+            break
+        if not joiner and begin == ends[-1] and not t.is_adjacent(begin) and other.index <= listed[-1]:
+            break
+        listed.append(other.index)
+        ends.append(other.end)
+        joiners.append(joiner)
+    verb = t.low(ends[-1])
+    is_clause = verb in _VERBS and (verb.endswith(b"s") or verb in (b"isn't", b"wasn't", b"doesn't"))
+    if len(listed) > 1 and is_clause and joiners[-1] in (b",", b";", b"and", b"-"):
+        return listed[:-1], ends[-2]
+    return listed, ends[-1]
+
+
+def _means_other(t: Words, i: int, label: _Label) -> bool:
+    """Whether a letter is no option's: vitamin C, 5 C, E = mc^2, carbon [C], an A, the pronoun I."""
+    at = i - 1
+    while i - at < 4 and t.text(at) in _OPENERS:
+        at -= 1
+    if t.low(at) in (b"was", b"is", b":", b"of") and t.low(at - 1) in (b"grade", b"grades"):
+        return True
+    before, is_option = t.low(at), t.low(at) in _KINDS
+    if is_option:
+        return False
+    if (label.index == 8 and at == i - 1) or (before == b"." and t.low(at - 1) in _ABBREVIATIONS):
+        return True
+    if before in _OTHER_MEANING or is_number(before) or (t.text(i - 1) == b"[" and is_word(before)):
+        return True
+    if before in _OPERATORS or (before == b"&" and t.is_adjacent(i)) or t.low(label.end) in _OPERATORS:
+        return True
+    return t.low(label.end) in _OTHER_NOUN and not label.is_closed
+
+
+def _is_rejected(t: Words, i: int, label: _Label, own: _Own) -> bool:
+    """Whether what stands at i calls the letters before it wrong: "is wrong", ": incorrect", "(no)"."""
+    if _is_called_wrong(t, i) or t.low(i) in (b"could", b"might", b"may"):
+        return True
+    if i == label.end and _names_itself(t, label, own) >= 0:
+        return False
+    mark = t.text(i) in (b":", b"(", b"-", b"=", "→".encode())
+    return t.low(i + mark) in _NEGATIVE

@@ -1,0 +1,550 @@
+#include "fold.h"
+
+#include <array>
+#include <cstdint>
+
+#include "text.h"
+
+namespace fastsia {
+namespace {
+
+// Latin letters without their accents, from U+00C0 and from U+1E00; a point for one that has none.
+constexpr std::string_view kBaseC0 =
+    "AAAAAA.CEEEEIIII.NOOOOO..UUUUY..aaaaaa.ceeeeiiii.nooooo..uuuuy.yAaAaAaCcCcCcCcDd..EeEeEeEeEeGgGgGgGgHh..IiIiIiIiI"
+    "...JjKk.LlLlLl....NnNnNn...OoOoOo..RrRrRrSsSsSsSsTtTt..UuUuUuUuUuUuWwYyYZzZzZz.";
+constexpr std::string_view kBase1E00 =
+    "AaBbBbBbCcDdDdDdDdDdEeEeEeEeEeFfGgHhHhHhHhHhIiIiKkKkKkLlLlLlLlMmMmMmNnNnNnNnOoOoOoOoPpPpRrRrRrRrSsSsSsSsSsTtTtTtTt"
+    "UuUuUuUuUuVvVvWwWwWwWwWwXxXxYyZzZzZzhtwy......AaAaAaAaAaAaAaAaAaAaAaAaEeEeEeEeEeEeEeEeIiIiOoOoOoOoOoOoOoOoOoOoOoOo"
+    "UuUuUuUuUuUuUuYyYyYyYy......";
+
+int byte_at(std::string_view s, std::size_t i) { return i < s.size() ? static_cast<unsigned char>(s[i]) : -1; }
+
+bool is_word_at(std::string_view s, std::size_t i) {
+  const int c = byte_at(s, i);
+  return is_ascii_word(c) || (c >= 0xC3 && c <= 0xDF && is_continuation(byte_at(s, i + 1)));
+}
+
+bool is_word_before(std::string_view s, std::size_t i) {
+  if (i == 0) return false;
+  const int c = byte_at(s, i - 1);
+  if (c < 0x80) return is_ascii_word(c);
+  const int lead = i > 1 ? byte_at(s, i - 2) : -1;
+  return is_continuation(c) && lead >= 0xC3 && lead <= 0xDF;
+}
+
+bool ends_with_word(const std::string& s) { return is_word_before(s, s.size()); }
+
+bool is_in(int c, std::string_view set) { return c >= 0 && set.find(static_cast<char>(c)) != std::string_view::npos; }
+
+// Characters ---------------------------------------------------------------------------------------------------------
+
+struct Character {
+  std::uint32_t code = 0;
+  std::size_t size = 0;  // 0: none of two bytes or more begins here
+};
+
+Character character_at(std::string_view s, std::size_t i) {
+  const int c = byte_at(s, i);
+  const std::size_t size = c >= 0xC2 && c <= 0xDF ? 2 : c >= 0xE0 && c <= 0xEF ? 3 : c >= 0xF0 && c <= 0xF4 ? 4 : 0;
+  if (size == 0) return {};
+  std::uint32_t code = static_cast<std::uint32_t>(c) & (0xFFU >> (size + 1));
+  for (std::size_t k = 1; k < size; ++k) {
+    const int next = byte_at(s, i + k);
+    if (!is_continuation(next)) return {};
+    code = code << 6U | (static_cast<std::uint32_t>(next) & 0x3FU);
+  }
+  const std::uint32_t least = size == 2 ? 0x80 : size == 3 ? 0x800 : 0x10000;
+  return {code < least ? 0xFFFFFFFF : code, size};  // what is written too long has no other spelling
+}
+
+// The digit that a superscript is, or -1.
+int superscript(std::uint32_t code) {
+  if (code == 0xB9) return 1;
+  if (code == 0xB2 || code == 0xB3) return static_cast<int>(code - 0xB0);
+  return code == 0x2070 || (code >= 0x2074 && code <= 0x2079) ? static_cast<int>(code - 0x2070) : -1;
+}
+
+bool in(std::uint32_t code, std::uint32_t first, std::uint32_t count) { return code >= first && code - first < count; }
+
+void add_bracketed(std::string& out, std::string_view what) {
+  out += '(';
+  out += what;
+  out += ')';
+}
+
+// Writes the other spelling of a character; false where it has none.
+bool respell(std::uint32_t code, std::string& out) {
+  if (in(code, 0xC0, 0xC0) && kBaseC0[code - 0xC0] != '.') return out += kBaseC0[code - 0xC0], true;
+  if (in(code, 0x1E00, 0x100) && kBase1E00[code - 0x1E00] != '.') return out += kBase1E00[code - 0x1E00], true;
+  if (in(code, 0x300, 0x70) || in(code, 0x200B, 5) || in(code, 0xFE00, 16)) return true;
+  if (in(code, 0x2000, 11)) return out += ' ', true;
+  if (in(code, 0xFF01, 0x5E)) return out += static_cast<char>(code - 0xFEE0), true;
+  if (in(code, 0x2460, 20)) return add_bracketed(out, std::to_string(code - 0x2460 + 1)), true;
+  for (const std::uint32_t begin : {0x249CU, 0x24B6U, 0x24D0U, 0x1F110U, 0x1F130U, 0x1F150U, 0x1F170U}) {
+    if (!in(code, begin, 26)) continue;
+    const char letter = static_cast<char>((begin == 0x249C || begin == 0x24D0 ? 'a' : 'A') + (code - begin));
+    return add_bracketed(out, {&letter, 1}), true;
+  }
+  if (in(code, 0x1D400, 13 * 52)) {
+    const std::uint32_t i = (code - 0x1D400) % 52;
+    return out += static_cast<char>((i < 26 ? 65 : 71) + i), true;
+  }
+  if (in(code, 0x1D7CE, 50)) return out += static_cast<char>('0' + (code - 0x1D7CE) % 10), true;
+  if (in(code, 0x2080, 10)) return out += static_cast<char>('0' + (code - 0x2080)), true;
+  switch (code) {
+    case 0x2018:
+    case 0x2019:
+    case 0x201A:
+    case 0x201B:
+    case 0x2032:
+    case 0xB4:
+      out += '\'';
+      return true;
+    case 0x201C:
+    case 0x201D:
+    case 0x201E:
+    case 0x201F:
+    case 0x2033:
+    case 0xAB:
+    case 0xBB:
+    case 0x300C:
+    case 0x300D:
+    case 0x300E:
+    case 0x300F:
+      out += '"';
+      return true;
+    case 0xA0:
+    case 0x202F:
+    case 0x205F:
+    case 0x3000:
+      out += ' ';
+      return true;
+    case 0x2010:
+    case 0x2011:
+    case 0x2012:
+    case 0x2013:
+    case 0x2212:
+    case 0x207B:
+      out += '-';
+      return true;
+    case 0x2014:
+    case 0x2015:
+      out += " - ";
+      return true;
+    case 0xD7:
+      out += " x ";
+      return true;
+    case 0xBA:
+      out += "\xC2\xB0";
+      return true;
+    case 0x3002:
+      out += '.';
+      return true;
+    case 0x3001:
+      out += ',';
+      return true;
+    case 0x3010:
+      out += '[';
+      return true;
+    case 0x3011:
+      out += ']';
+      return true;
+    case 0x2026:
+      out += "...";
+      return true;
+    case 0x2044:
+      out += '/';
+      return true;
+    case 0x207A:
+      out += '+';
+      return true;
+    case 0xBC:
+      out += "1/4";
+      return true;
+    case 0xBD:
+      out += "1/2";
+      return true;
+    case 0xBE:
+      out += "3/4";
+      return true;
+    case 0xAD:
+    case 0x2060:
+    case 0xFEFF:
+      return true;
+    case 0x21D2:
+    case 0x27F6:
+    case 0x2794:
+    case 0x279C:
+      out += "\xE2\x86\x92";
+      return true;
+    default:
+      return false;
+  }
+}
+
+// Whether a byte is a character of its own that has one spelling.
+bool is_plain(char c) { return static_cast<unsigned char>(c) < 0x80 && !(c == '\t' || (c >= '\v' && c <= '\r')); }
+
+std::string fold_characters(std::string_view s) {
+  std::string out;
+  out.reserve(s.size());
+  for (std::size_t i = 0; i < s.size();) {
+    const std::size_t plain = i;
+    while (i < s.size() && is_plain(s[i])) ++i;
+    out.append(s, plain, i - plain);
+    if (i == s.size()) break;
+    if (byte_at(s, i) < 0x80) {
+      out += ' ';
+      ++i;
+      continue;
+    }
+    Character character = character_at(s, i);
+    if (character.size == 0) {
+      out += s[i++];
+      continue;
+    }
+    const std::size_t end = i + character.size;
+    const bool is_thin = character.code == 0xA0 || character.code == 0x202F || character.code == 0x2009;
+    if (is_thin && i > 0 && is_digit(byte_at(s, i - 1)) && is_digit(byte_at(s, end)) && is_digit(byte_at(s, end + 1)) &&
+        is_digit(byte_at(s, end + 2)) && !is_digit(byte_at(s, end + 3))) {
+      out += ',';
+      i = end;
+    } else if (superscript(character.code) >= 0) {
+      out += '^';
+      while (character.size != 0 && superscript(character.code) >= 0) {
+        out += static_cast<char>('0' + superscript(character.code));
+        i += character.size;
+        character = character_at(s, i);
+      }
+    } else {
+      if (!respell(character.code, out)) out += s.substr(i, character.size);
+      i = end;
+    }
+  }
+  return out;
+}
+
+// Marks and LaTeX ----------------------------------------------------------------------------------------------------
+
+bool has(std::string_view s, std::size_t i, std::string_view what) {
+  return i <= s.size() && s.substr(i, what.size()) == what;
+}
+
+// Past a command that ends here, or `i`.
+std::size_t skip_command(std::string_view s, std::size_t i, std::string_view command) {
+  const std::size_t end = i + command.size();
+  return has(s, i, command) && !is_letter(byte_at(s, end)) ? end : i;
+}
+
+std::size_t skip_text_command_at(std::string_view s, std::size_t i) {
+  for (const std::string_view name : {"text", "textbf", "textit", "textrm", "textsf", "texttt", "mathrm", "mathbf",
+                                      "mathit", "mathsf", "mbox", "emph"}) {
+    if (has(s, i + 1, name) && byte_at(s, i + 1 + name.size()) == '{') return i + 2 + name.size();
+  }
+  return i;
+}
+
+bool is_alphanumeric(int c) { return is_digit(c) || is_letter(c); }
+
+// Past "{ 12 }", whose content is [begin, end), or `i`.
+std::size_t skip_simple(std::string_view s, std::size_t i, std::string_view& content) {
+  if (byte_at(s, i) != '{') return i;
+  std::size_t begin = i + 1;
+  if (byte_at(s, begin) == ' ') ++begin;
+  std::size_t end = begin;
+  while (end - begin < 8 && is_alphanumeric(byte_at(s, end))) ++end;
+  content = s.substr(begin < s.size() ? begin : s.size(), end - begin);
+  if (end == begin) return i;
+  if (byte_at(s, end) == ' ') ++end;
+  return byte_at(s, end) == '}' ? end + 1 : i;
+}
+
+// Past a fraction of two simple terms, which is written as over/under, or `i`.
+std::size_t fold_fraction(std::string_view s, std::size_t i, std::string& out) {
+  const int kind = byte_at(s, i + 1);
+  const std::size_t name = kind == 'd' || kind == 't' || kind == 'c' ? i + 2 : i + 1;
+  if (!has(s, name, "frac")) return i;
+  const std::size_t at = name + 4;
+  std::string_view over, under;
+  const std::size_t middle = skip_simple(s, at, over);
+  if (middle != at) {
+    const std::size_t end = skip_simple(s, middle, under);
+    if (end == middle) return i;
+    out += over;
+    out += '/';
+    out += under;
+    return end;
+  }
+  if (!is_digit(byte_at(s, at)) || !is_digit(byte_at(s, at + 1))) return i;
+  out += s[at];
+  out += '/';
+  out += s[at + 1];
+  return at + 2;
+}
+
+// Whether a single letter stands at the end of what has been written.
+bool ends_with_letter(const std::string& out) {
+  if (out.empty() || !is_letter(static_cast<unsigned char>(out.back()))) return false;
+  if (out.size() == 1) return true;
+  const int c = static_cast<unsigned char>(out[out.size() - 2]);
+  return !(is_ascii_word(c) || c == '\'' || c == '.' || c == '-' || c >= 0x80);
+}
+
+// Whether a star stands between two digits: it multiplies.
+bool multiplies(const std::string& out, std::string_view s, std::size_t at) {
+  std::size_t end = out.size();
+  if (end > 0 && out[end - 1] == ' ') --end;
+  if (end == 0 || !is_digit(static_cast<unsigned char>(out[end - 1]))) return false;
+  if (byte_at(s, at) == ' ') ++at;
+  return is_digit(byte_at(s, at));
+}
+
+void close(std::string& out) {
+  if (ends_with_letter(out)) out += kClose;
+}
+
+// Past the backslash and what belongs to it at `i`; `i` where it is no command that is known.
+std::size_t fold_backslash(std::string_view s, std::size_t i, std::string& out) {
+  std::size_t end = fold_fraction(s, i, out);
+  if (end != i) return end;
+  if ((end = skip_text_command_at(s, i)) != i) return end;
+  if ((end = skip_command(s, i, "\\left")) != i) return end;
+  if ((end = skip_command(s, i, "\\right")) != i) return end;
+  const int c = byte_at(s, i + 1);
+  if (c == '!') return i + 2;
+  if (is_in(c, "()[]$")) return close(out), i + 2;
+  for (const std::string_view degree : {"\\circ", "\\degree"}) {
+    if ((end = skip_command(s, i, degree)) != i) return out += "\xC2\xB0", end;
+  }
+  if ((end = skip_command(s, i, "\\times")) != i) return out += " x ", end;
+  if ((end = skip_command(s, i, "\\cdot")) != i) return out += "\xC2\xB7", end;
+  if (is_in(c, " ,;:\\")) return out += ' ', i + 2;
+  if (is_in(c, "%&#_\"'")) return out += static_cast<char>(c), i + 2;
+  return i;
+}
+
+// Past "^\circ" and "^{\circ}", or `i`.
+std::size_t skip_raised_degree(std::string_view s, std::size_t i) {
+  std::size_t at = i + 1;
+  if (byte_at(s, at) == '{') ++at;
+  const std::size_t end = skip_command(s, at, "\\circ");
+  if (end == at) return i;
+  return byte_at(s, end) == '}' ? end + 1 : end;
+}
+
+// Past an arrow or two dashes or more, or `i`.
+std::size_t fold_dashes(std::string_view s, std::size_t i, std::string& out) {
+  std::size_t end = i;
+  while (end - i < 4 && is_in(byte_at(s, end), "-=")) ++end;
+  if (byte_at(s, end) == '>') return out += " \xE2\x86\x92 ", end + 1;
+  end = i;
+  while (byte_at(s, end) == '-') ++end;
+  if (end - i < 2) return i;
+  return out += " - ", end;
+}
+
+std::size_t fold_underscores(std::string_view s, std::size_t i, std::string& out) {
+  std::size_t end = i;
+  while (byte_at(s, end) == '_') ++end;
+  if (byte_at(s, end) == '{' && is_digit(byte_at(s, end + 1))) ++end;
+  const bool is_inside = ends_with_word(out);
+  if (is_inside && is_digit(byte_at(s, end))) return end;  // a subscript
+  if (is_inside && is_word_at(s, end)) return out += '_', end;
+  return close(out), end;
+}
+
+// Past an HTML tag of emphasis or of a line's end, or `i`.
+std::size_t fold_tag(std::string_view s, std::size_t i, std::string& out) {
+  const bool is_closing = byte_at(s, i + 1) == '/';
+  const std::size_t begin = i + (is_closing ? 2 : 1);
+  for (const std::string_view name : {"strong", "em", "br", "p", "span", "code", "sub", "sup", "b", "i", "u"}) {
+    if (!has(s, begin, name)) continue;
+    std::size_t end = begin + name.size();
+    const bool is_short = name.size() == 1 && name != "p";
+    if (is_short && !is_closing && !(byte_at(s, end) == '>' && (byte_at(s, end + 1) == '(' || is_word_at(s, end + 1))))
+      continue;
+    const std::size_t slash = byte_at(s, end) == ' ' ? end + 1 : end;
+    if (byte_at(s, slash) == '/') end = slash + 1;
+    if (byte_at(s, end) != '>') continue;
+    if (name == "br" && !is_closing) {
+      out += ' ';
+    } else if (is_closing && name != "sub" && name != "sup") {
+      close(out);
+    }
+    return end + 1;
+  }
+  return i;
+}
+
+// Past the mark at `i`, or `i` where there is none.
+std::size_t fold_mark(std::string_view s, std::size_t i, std::string& out) {
+  std::size_t end = i + 1;
+  switch (s[i]) {
+    case '\\':
+      return fold_backslash(s, i, out);
+    case '*':
+    case '`':
+      while (byte_at(s, end) == '*' || byte_at(s, end) == '`') ++end;
+      if (end == i + 1 && s[i] == '*' && multiplies(out, s, end)) return out += " x ", end;
+      return close(out), end;
+    case '}':
+      if (!(byte_at(s, end) == '^' || is_word_at(s, end))) close(out);
+      return end;
+    case '$':
+      return close(out), end;
+    case '{':
+      if (ends_with_word(out) && byte_at(s, end) != ',') out += ' ';
+      return end;
+    case '^':
+      end = skip_raised_degree(s, i);
+      if (end != i) out += "\xC2\xB0";
+      return end;
+    case '~':
+      return out += ' ', end;
+    case '-':
+    case '=':
+      return fold_dashes(s, i, out);
+    case '<':
+      return fold_tag(s, i, out);
+    case '_':
+      return fold_underscores(s, i, out);
+    default:
+      return i;
+  }
+}
+
+// The bytes that begin a mark.
+constexpr std::array<bool, 256> make_begins() {
+  std::array<bool, 256> begins{};
+  for (const char c : std::string_view("\\*`}${^~-=_<")) begins[static_cast<unsigned char>(c)] = true;
+  return begins;
+}
+
+std::string fold_marks(std::string_view s) {
+  static constexpr std::array<bool, 256> kBegins = make_begins();
+  std::string out;
+  out.reserve(s.size());
+  for (std::size_t i = 0; i < s.size();) {
+    const std::size_t plain = i;
+    while (i < s.size() && !kBegins[static_cast<unsigned char>(s[i])]) ++i;
+    out.append(s, plain, i - plain);
+    if (i == s.size()) break;
+    const std::size_t end = fold_mark(s, i, out);
+    if (end == i) {
+      out += s[i++];
+    } else {
+      i = end;
+    }
+  }
+  return out;
+}
+
+// Numbers ------------------------------------------------------------------------------------------------------------
+
+std::size_t skip_digits_at(std::string_view s, std::size_t i) {
+  while (is_digit(byte_at(s, i))) ++i;
+  return i;
+}
+
+// 1,000 is 1000, 4.00 is 4, .5 is 0.5; another number is as it was.
+void fold_number(std::string_view number, std::string& out) {
+  const std::size_t first = skip_digits_at(number, 0);
+  std::size_t whole = first;
+  if (first >= 1 && first <= 3 && number[0] != '0') {
+    while (byte_at(number, whole) == ',' && skip_digits_at(number, whole + 1) == whole + 4) whole += 4;
+  }
+  std::size_t end = whole;
+  std::size_t decimals = whole;
+  if (byte_at(number, whole) == '.') {
+    decimals = whole + 1;
+    end = skip_digits_at(number, decimals);
+  }
+  if (end != number.size()) {
+    out += number;
+    return;
+  }
+  if (whole == 0) out += '0';
+  for (const char c : number.substr(0, whole)) {
+    if (c != ',') out += c;
+  }
+  while (end > decimals && number[end - 1] == '0') --end;
+  if (end > decimals) {
+    out += '.';
+    out += number.substr(decimals, end - decimals);
+  }
+}
+
+std::string fold_numbers(std::string_view s) {
+  std::string out;
+  out.reserve(s.size());
+  for (std::size_t i = 0; i < s.size();) {
+    const std::size_t plain = i;
+    while (i < s.size() && s[i] != '.' && !is_digit(byte_at(s, i))) ++i;
+    out.append(s, plain, i - plain);
+    if (i == s.size()) break;
+    const int before = i > 0 ? byte_at(s, i - 1) : -1;
+    const bool is_point = s[i] == '.' && !is_ascii_word(before) && before != '.' && is_digit(byte_at(s, i + 1));
+    if (!is_point && !is_digit(byte_at(s, i))) {
+      out += s[i++];
+      continue;
+    }
+    std::size_t end = skip_digits_at(s, i + (is_point ? 1 : 0));
+    while ((byte_at(s, end) == '.' || byte_at(s, end) == ',') && is_digit(byte_at(s, end + 1)))
+      end = skip_digits_at(s, end + 1);
+    fold_number(s.substr(i, end - i), out);
+    if (is_letter(byte_at(s, end)) && !is_word_before(s, i)) {  // 4cm is 4 cm, 2x3 is 2 x 3
+      const bool multiplies = s[end] == 'x' && is_digit(byte_at(s, end + 1));
+      out += multiplies ? " x " : " ";
+      if (multiplies) ++end;
+    }
+    i = end;
+  }
+  return out;
+}
+
+// Words --------------------------------------------------------------------------------------------------------------
+
+std::size_t skip_word(std::string_view s, std::size_t i) {
+  while (is_word_at(s, i)) i += byte_at(s, i) < 0x80 ? 1 : 2;
+  return i;
+}
+
+// Past what goes on with a word over a hyphen or an apostrophe, a number's mark or an abbreviation's point, or `i`.
+std::size_t skip_joint(std::string_view s, std::size_t i) {
+  const int c = byte_at(s, i);
+  if (c == '-' || c == '\'') return is_word_at(s, i + 1) ? skip_word(s, i + 1) : i;
+  if (!is_in(c, ".,:/")) return i;
+  const int before = byte_at(s, i - 1);
+  if (is_digit(before) && is_digit(byte_at(s, i + 1))) return skip_word(s, i + 1);
+  if (c != '.' || !is_letter(before) || !is_letter(byte_at(s, i + 1)) || is_word_at(s, i + 2)) return i;
+  const int second = i >= 2 ? byte_at(s, i - 2) : -1;
+  return is_ascii_word(second) || second == '\'' || second == '-' || second >= 0x80 ? i : i + 2;
+}
+
+}  // namespace
+
+std::string fold(std::string_view text) { return fold_numbers(fold_marks(fold_characters(text))); }
+
+Words::Words(std::string_view text, bool one_line) : folded_(fold(text)), lower_(folded_) {
+  for (char& c : lower_) c = static_cast<char>(Text::lower(static_cast<unsigned char>(c)));
+  const std::string_view s = folded_;
+  for (std::size_t i = 0; i < s.size();) {
+    if (s[i] == ' ' || (one_line && s[i] == '\n')) {
+      ++i;
+      continue;
+    }
+    std::size_t end = skip_word(s, i);
+    if (end != i) {
+      for (std::size_t next = skip_joint(s, end); next != end; next = skip_joint(s, end)) end = next;
+    } else {
+      end = i + 1;
+      if (byte_at(s, i) >= 0xC0) {
+        while (end - i < 4 && is_continuation(byte_at(s, end))) ++end;
+      }
+    }
+    spans_.emplace_back(i, end);
+    i = end;
+  }
+}
+
+}  // namespace fastsia

@@ -1,0 +1,246 @@
+"""One spelling for what is written in several ways, so that an option is found in a text that writes it differently.
+
+Part of the reference; csrc/fold.cc does the same. Works on UTF-8 bytes. `fold` gives quotes, dashes, spaces, accents,
+full-width and circled letters, super- and subscripts, emphasis, LaTeX and numbers one spelling each; `words_of` cuts
+that into words. Both are linear in the text.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from fastsia.answers.number import pattern
+
+CLOSE = b"\x01"  # where an emphasis, a formula or a brace ends behind a single letter: **A** is no article
+
+# Characters ----------------------------------------------------------------------------------------------------------
+
+
+def _base(code: int) -> str:
+    """A Latin letter without its accents."""
+    return unicodedata.normalize("NFD", chr(code))[0]
+
+
+def _characters() -> dict[bytes, bytes]:
+    """The spelling of each character that has another one."""
+    table: dict[str, str] = {}
+    for code in (*range(0xC0, 0x180), *range(0x1E00, 0x1F00)):
+        if _base(code).isascii():
+            table[chr(code)] = _base(code)
+    table |= {chr(code): "" for code in (*range(0x300, 0x370), *range(0x200B, 0x2010), *range(0xFE00, 0xFE10))}
+    table |= {chr(code): " " for code in range(0x2000, 0x200B)}
+    table |= {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
+    table |= {chr(0x2460 + i): f"({i + 1})" for i in range(20)}
+    for begin in (0x249C, 0x24B6, 0x24D0, 0x1F110, 0x1F130, 0x1F150, 0x1F170):
+        letters = "abcdefghijklmnopqrstuvwxyz" if begin in (0x249C, 0x24D0) else "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+        table |= {chr(begin + i): f"({letter})" for i, letter in enumerate(letters)}
+    for i in range(13 * 52):
+        table[chr(0x1D400 + i)] = chr((65 if i % 52 < 26 else 71) + i % 52)
+    table |= {chr(0x1D7CE + i): str(i % 10) for i in range(50)}
+    table |= {chr(0x2080 + i): str(i) for i in range(10)}
+    for spelling, same in (
+        ("'", "‘’‚‛′´"), ('"', "“”„‟″«»「」『』"), (" ", "\t\r\f\v\u00a0\u202f\u205f\u3000"), ("-", "‐‑‒–−"),
+        (" - ", "—―"), (" x ", "×"), ("°", "º"), (".", "。"), (",", "、"), ("[", "【"), ("]", "】"), ("...", "…"),
+        ("/", "⁄"), ("+", "⁺"),
+        ("-", "⁻"), ("1/4", "¼"), ("1/2", "½"), ("3/4", "¾"), ("", "\u00ad\u2060\ufeff"), ("→", "⇒⟶➔➜"),
+    ):  # fmt: skip
+        table |= dict.fromkeys(same, spelling)
+    return {character.encode(): spelling.encode() for character, spelling in table.items()}
+
+
+_CHARACTERS = _characters()
+_SUPERSCRIPTS = {digit.encode(): str(i).encode() for i, digit in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
+_SUPERSCRIPT = pattern("|".join("⁰¹²³⁴⁵⁶⁷⁸⁹"))
+# A separator of thousands that is a space of its own; superscripts in a row; any other character.
+_CHARACTER = pattern(
+    r"""(?P<thousands> (?<= [0-9] ) (?: \xc2\xa0 | \xe2\x80\xaf | \xe2\x80\x89 ) (?= [0-9]{3} (?! [0-9] ) ) )
+        | (?P<power> (?: ⁰ | ¹ | ² | ³ | ⁴ | ⁵ | ⁶ | ⁷ | ⁸ | ⁹ )++ )
+        | [\t\r\f\v] | [\xc2-\xdf][\x80-\xbf] | [\xe0-\xef][\x80-\xbf]{2} | [\xf0-\xf4][\x80-\xbf]{3}"""
+)
+
+
+def _one_character(found: re.Match[bytes]) -> bytes:
+    character = found[0]
+    if found["power"]:
+        return b"^" + _SUPERSCRIPT.sub(lambda digit: _SUPERSCRIPTS[digit[0]], character)
+    return b"," if found["thousands"] else _CHARACTERS.get(character, character)
+
+
+# Marks and LaTeX -----------------------------------------------------------------------------------------------------
+
+_W = r"(?: [0-9A-Za-z_] | [\xc3-\xdf][\x80-\xbf] )"
+_TEXT = r"\\(?: text(?: bf | it | rm | sf | tt )?+ | math(?: rm | bf | it | sf ) | mbox | emph )\{"
+_SIMPLE = r"\{ \ ?+ [0-9A-Za-z]{1,8} \ ?+ \}"
+_MARK = pattern(
+    rf"""(?P<frac> \\[dtc]?frac (?: {_SIMPLE} {_SIMPLE} | [0-9][0-9] ) )
+       | (?P<command> {_TEXT} | \\left (?![A-Za-z]) | \\right (?![A-Za-z]) | \\! )
+       | (?P<close> \\[()\[\]$] | [*`]++ | [}}$] )
+       | (?P<open> \{{ )
+       | (?P<degree> \^ \{{?+ \\circ (?![A-Za-z]) \}}?+ | \\(?: circ | degree ) (?![A-Za-z]) )
+       | (?P<times> \\times (?![A-Za-z]) )
+       | (?P<dot> \\cdot (?![A-Za-z]) )
+       | (?P<space> \\[\ ,;:\\] | ~ | \ ++ )
+       | (?P<escaped> \\[%&\#_"'] )
+       | (?P<arrow> [-=]{{1,4}}+ > )
+       | (?P<dashes> --++ )
+       | (?P<tag> < (?: /?+ (?: strong | em | br | p | span | code | sub | sup ) | /[biu]
+                        | [biu] (?= > (?: \( | {_W} ) ) )
+                  (?: \ ?+ / )?+ > )
+       | (?P<under> _++ (?: \{{ (?= [0-9] ) )?+ )"""
+)
+
+
+def _marks(text: bytes) -> bytes:
+    out = bytearray()
+    at = 0
+    for found in _MARK.finditer(text):
+        out += text[at : found.start()]
+        at = found.end()
+        match found.lastgroup:
+            case "frac":
+                terms = re.findall(rb"[0-9A-Za-z]+", found[0][found[0].index(b"frac") + 4 :])
+                over, under = terms if len(terms) == 2 else (terms[0][:1], terms[0][1:])
+                out += over + b"/" + under
+            case "close":
+                if found[0] == b"*" and _is_digit_at(out, text, at):
+                    out += b" x "
+                elif _ends_with_letter(out) and not (found[0] == b"}" and _GOES_ON.match(text, at)):
+                    out += CLOSE
+            case "open":
+                if _W_AT_END.search(out[-2:]) is not None and text[at : at + 1] != b",":
+                    out += b" "
+            case "degree":
+                out += "°".encode()
+            case "times":
+                out += b" x "
+            case "dot":
+                out += "·".encode()
+            case "space":
+                out += b" "
+            case "escaped":
+                out += found[0][1:]
+            case "arrow":
+                out += " → ".encode()
+            case "dashes":
+                out += b" - "
+            case "tag":
+                if found[0] in (b"<br>", b"<br/>", b"<br />"):
+                    out += b" "
+                elif found[0][1:2] == b"/" and not found[0].startswith(b"</su") and _ends_with_letter(out):
+                    out += CLOSE
+            case "under":
+                before = _W_AT_END.search(out[-2:]) is not None
+                after = text[at : at + 1]
+                if before and after.isdigit():
+                    pass  # a subscript
+                elif before and _W_BEGIN.match(text, at):
+                    out += b"_"
+                elif _ends_with_letter(out):
+                    out += CLOSE
+            case _:
+                pass
+    return bytes(out + text[at:])
+
+
+_W_AT_END = pattern(rf"{_W}\Z")
+_W_BEGIN = pattern(_W)
+_GOES_ON = pattern(rf"[_^] | {_W}")
+_LETTER_AT_END = pattern(r"(?: \A | (?<= [^0-9A-Za-z_'.\x80-\xff-] ) ) [A-Za-z] \Z")
+_DIGIT_NEXT = pattern(r"\ ?+ [0-9]")
+_DIGIT_BEFORE = pattern(r"[0-9] \ ?+ \Z")
+
+
+def _ends_with_letter(out: bytearray) -> bool:
+    """Whether a single letter stands at the end of what has been written."""
+    return _LETTER_AT_END.search(out[-2:]) is not None
+
+
+def _is_digit_at(out: bytearray, text: bytes, at: int) -> bool:
+    """Whether a star stands between two digits: it multiplies."""
+    return _DIGIT_BEFORE.search(out[-2:]) is not None and _DIGIT_NEXT.match(text, at) is not None
+
+
+# Numbers -------------------------------------------------------------------------------------------------------------
+
+_NUMBER = pattern(
+    r"(?P<number> (?: (?<! [0-9A-Za-z_.] ) \. )?+ [0-9]++ (?: [.,][0-9]++ )*+ ) (?P<times> x (?= [0-9] ) )?+"
+)
+_PLAIN_NUMBER = pattern(r"(?P<whole> [1-9][0-9]{0,2}+ (?: ,[0-9]{3} )++ | [0-9]*+ ) (?: \. (?P<decimals> [0-9]++ ) )?+")
+
+
+def _one_number(found: re.Match[bytes]) -> bytes:
+    """1,000 is 1000, 4.00 is 4, .5 is 0.5, 4cm is 4 cm, 2x3 is 2 x 3."""
+    text, number = found.string, found["number"]
+    unit = found["times"] or b""
+    if _W_AT_END.search(text[max(found.start() - 2, 0) : found.start()]) is None:
+        unit = b" x " if unit else b" " if text[found.end() : found.end() + 1].isalpha() else b""
+    plain = _PLAIN_NUMBER.fullmatch(number)
+    if plain is None:
+        return number + unit
+    whole, decimals = plain["whole"].replace(b",", b"") or b"0", (plain["decimals"] or b"").rstrip(b"0")
+    return (whole + b"." + decimals if decimals else whole) + unit
+
+
+def fold(text: bytes) -> bytes:
+    """The text in one spelling. New lines stay."""
+    return _NUMBER.sub(_one_number, _marks(_CHARACTER.sub(_one_character, text)))
+
+
+# Words ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Words:
+    """A folded text's words and marks, each with its lower-case form and place. Out of range there is b""."""
+
+    texts: list[bytes]
+    lows: list[bytes]
+    spans: list[tuple[int, int]]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def text(self, i: int) -> bytes:
+        return self.texts[i] if 0 <= i < len(self.texts) else b""
+
+    def low(self, i: int) -> bytes:
+        return self.lows[i] if 0 <= i < len(self.lows) else b""
+
+    def is_adjacent(self, i: int) -> bool:
+        """Whether nothing parts word i from the one before it."""
+        return 0 < i < len(self.spans) and self.spans[i - 1][1] == self.spans[i][0]
+
+
+# A word goes on over a hyphen or an apostrophe ("B-12", "A's"), the marks of a number ("3.5", "1/2") and the points of
+# an abbreviation ("U.S.A").
+_WORD = pattern(
+    rf"""{_W}++ (?: [-'] (?= {_W} ) {_W}++
+                  | [.,:/] (?<= [0-9]. ) (?= [0-9] ) {_W}++
+                  | \. (?<= (?<! [0-9A-Za-z_'\x80-\xff-] ) [A-Za-z] \. ) [A-Za-z] (?! {_W} ) )*+
+       | \n | [\xc0-\xff][\x80-\xbf]{{0,3}}+ | [^\ ]"""
+)
+
+
+def words_of(text: bytes, *, one_line: bool = False) -> Words:
+    """The words and marks of a text, folded; new lines are words of their own, but not in one line."""
+    folded = fold(text)
+    texts, spans = [], []
+    for found in _WORD.finditer(folded):
+        if not (one_line and found[0] == b"\n"):
+            texts.append(found[0])
+            spans.append(found.span())
+    return Words(texts, [word.lower() for word in texts], spans)
+
+
+def is_word(word: bytes) -> bool:
+    return _W_BEGIN.match(word) is not None
+
+
+def is_number(word: bytes) -> bool:
+    return word[:1].isdigit()
+
+
+def is_digits(word: bytes) -> bool:
+    return word.isdigit()
