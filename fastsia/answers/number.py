@@ -1,7 +1,8 @@
 """Numbers as people write them, and their canonical spelling. Part of the reference; csrc/number.cc does the same.
 
-Works on UTF-8 bytes. All repetition in the patterns is possessive or bounded, so that each matches in one way only and
-in time linear in the text. Nothing is ever evaluated: a power, a sum or an exponent out of range is no number.
+Works on UTF-8 bytes; `plain` turns other scripts' digits, signs and spaces into ASCII first. All repetition in the
+patterns is possessive or bounded, so that each matches in one way only and in time linear in the text. Nothing is ever
+evaluated: a power, a sum or an exponent out of range is no number.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from fractions import Fraction
 
 MAX_NUMBER = 100  # bytes of a canonical number; what would be longer is no number
 MAX_TERM_DIGITS = 18  # digits of a fraction's terms
+MAX_TERMS = 40  # of an expression
+MAX_HEADING = 30  # a larger number after "####" opens no heading
+MAX_FACTORIAL = 20  # "#### 42!" is an exclamation
 
 
 def pattern(text: str, flags: int = 0) -> re.Pattern[bytes]:
@@ -46,44 +50,181 @@ DECORATION = rf"""{SPACE} | [*_`"'(\[{{$:~=] | ： | （ | £ | € | ¥ | ₹ |
 BEFORE = pattern(rf"(?: {DECORATION} ){{0,32}}+")
 
 _WORD = pattern(WORD)
-_BEFORE = pattern(rf"(?: {DECORATION} | [A-Za-z]\ ?= ){{0,32}}+")  # "x = 5" too
 
-_SIGN = r"(?: [-+] | − )"
-_CURRENCY = r"(?: \\?\$ | £ | € | ¥ | ₹ )"
-_SEPARATOR = "(?: ,\\\\! | , | \\{,\\} | \\\\, | \N{NARROW NO-BREAK SPACE} | \N{THIN SPACE} )"
+# Other scripts ------------------------------------------------------------------------------------------------------
+
+
+def _table() -> dict[bytes, bytes]:
+    """Characters and what stands for them in ASCII. Superscripts and subscripts are joined by `plain`."""
+    table: dict[int, str] = {}
+    # Decimal digits: Arabic, Persian, Devanagari to Malayalam, Thai, Lao, full-width.
+    for zero in (0x660, 0x6F0, *range(0x966, 0xD67, 0x80), 0xE50, 0xED0, 0xFF10):
+        table |= {zero + digit: str(digit) for digit in range(10)}
+    table |= {0x1D7CE + place: str(place % 10) for place in range(50)}  # mathematical ones
+    for first in (0xFF21, 0xFF41):  # full-width letters
+        table |= {first + place: chr(first - 0xFEE0 + place) for place in range(26)}
+    table |= {0xFEE0 + ord(sign): sign for sign in "!$%()*+,-./:;<=>[]^_{}~"}
+    table |= dict.fromkeys((0x2010, 0x2011, 0x2012, 0x2212, 0xFE63), "-")
+    table |= dict.fromkeys((0xA0, 0x2007, 0x2009, 0x200A, 0x202F, 0x205F, 0x3000), "~")
+    table |= dict.fromkeys((0x200B, 0x200C, 0x200D, 0x200E, 0x200F, 0x2060, 0x2066, 0x2067, 0x2068, 0x2069, 0xFEFF), "")
+    table |= dict.fromkeys((0xA2, 0xA3, 0xA5, 0x20AC, 0x20B9, 0x20A9, 0x20BD, 0xFFE5, 0xFFE1), "$")
+    table |= dict.fromkeys((0x2018, 0x2019, 0x2032), "'") | dict.fromkeys((0x201C, 0x201D, 0x2033), '"')
+    table |= dict.fromkeys((0x2044, 0x2215), "/") | dict.fromkeys((0xB7, 0x22C5), r"\cdot ")
+    table |= {
+        0xD7: r"\times ",
+        0xF7: r"\div ",
+        0x2248: r"\approx ",
+        0xB1: r"\pm ",
+        0x221A: r"\sqrt ",
+        0x221E: r"\infty ",
+    }
+    table |= {
+        0x221E: r"\infty ",
+        0x3C0: r"\pi ",
+        0x2264: r"\le ",
+        0x2265: r"\ge ",
+        0xB0: r"^\circ ",
+        0x2103: r"^\circ C",
+    }
+    table |= {0x66A: "%", 0x66B: ".", 0x66C: ",", 0x3002: ". ", 0x3001: ", "}
+    return {chr(code).encode(): text.encode() for code, text in table.items()}
+
+
+_PLAIN_OF = _table()
+_RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", b"0123456789-", strict=True))
+_LOWERED = dict(zip("₀₁₂₃₄₅₆₇₈₉", b"0123456789", strict=True))
+_JOINED = {char.encode(): (b"^", digit) for char, digit in _RAISED.items()}
+_JOINED |= {char.encode(): (b"_", digit) for char, digit in _LOWERED.items()}
+_VULGAR = {
+    char.encode(): text.encode()
+    for char, text in zip(
+        "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒",
+        [
+            "1/2",
+            "1/3",
+            "2/3",
+            "1/4",
+            "3/4",
+            "1/5",
+            "2/5",
+            "3/5",
+            "4/5",
+            "1/6",
+            "5/6",
+            "1/7",
+            "1/8",
+            "3/8",
+            "5/8",
+            "7/8",
+            "1/9",
+            "1/10",
+        ],
+        strict=True,
+    )
+}
+_EN_DASH = "\N{EN DASH}".encode()
+_CHARACTER = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
+_AFTER_NUMBER = pattern(r"[0-9%][\ ~]?+ \Z")
+
+
+def plain(text: bytes) -> bytes:
+    """The text with other scripts' digits, signs and spaces in ASCII; what is none of these stays.
+
+    No-break and thin spaces become "~", currency signs "$", signs like × their LaTeX command, 10² 10^{2}, 2½ "2 1/2",
+    and an en dash behind a number "--", which is a range.
+    """
+    if text.isascii():
+        return text
+    out, at, joined = bytearray(), 0, (-1, b"")
+    for found in _CHARACTER.finditer(text):
+        char = found[0]
+        out += text[at : found.start()]
+        at = found.end()
+        if char in _PLAIN_OF:
+            out += _PLAIN_OF[char]
+        elif char in _JOINED:
+            sign, digit = _JOINED[char]
+            if joined == (found.start(), sign):
+                del out[-1]
+            else:
+                out += sign + b"{"
+            out += bytes((digit,)) + b"}"
+            joined = (at, sign)
+        elif char in _VULGAR:
+            before = bytes(out[-2:])
+            out += (b" " if is_word_before(before, len(before)) else b"") + _VULGAR[char]
+        elif char == _EN_DASH:
+            out += b"--" if _AFTER_NUMBER.search(out, max(len(out) - 2, 0)) else b"-"
+        else:
+            out += char
+    return bytes(out + text[at:])
+
+
+# One number ---------------------------------------------------------------------------------------------------------
+
+_SIGN = r"[-+]"
+_CURRENCY = r"\\?\$"
+_BLANK = r"(?: [\ \t~] | \\[,;:!\ ] )"
+_COMMA = r"(?: ,\\! | ,\\, | , | \{,\} | \ \{,\}\ )"
+_WIDE = r"(?: [\ ~] | \\[,;:!\ ] )"
+_THREE = r"[0-9]{3} (?![0-9])"
+_INDIAN = rf"[1-9][0-9]?+ (?: {_COMMA} [0-9]{{2}} (?![0-9]) )++ {_COMMA} {_THREE}"
+_ENDING = r"(?: \.[0-9]++ )?+ | [0-9]++ (?: \.[0-9]++ )?+ | \.[0-9]++ )"
+_GROUPS = rf"(?: {_COMMA} {_THREE} )++ | (?: ' {_THREE} )++ | (?: _ {_THREE} )++"
 # Groups of thousands ("1,234"; neither "1,2,3" nor "0,123"), or plain digits, or a point first. "42." leaves its point.
-_PLAIN = rf"""(?> [1-9][0-9]{{0,2}}+ (?: {_SEPARATOR} [0-9]{{3}} (?![0-9]) )++ (?: \.[0-9]++ )?+
-                | [0-9]++ (?: \.[0-9]++ )?+
-                | \.[0-9]++ )"""
-_HEAD = pattern(rf"(?: ({_SIGN}) {_CURRENCY}?+ | {_CURRENCY} ({_SIGN})?+ )?+ (?= \.?[0-9] | \\[dt]?frac[{{0-9] )")
+# Blanks make no groups in a fraction's denominator.
+_TIGHT = rf"(?> (?: {_INDIAN} | [1-9][0-9]{{0,2}}+ (?: {_GROUPS} ) ) {_ENDING}"
+_PLAIN = rf"""(?> (?: {_INDIAN} | [1-9][0-9]{{0,2}}+ (?: {_GROUPS} | (?: {_WIDE} {_THREE} (?! / ) )++ ) ) {_ENDING}"""
+_FRACTION = r"\\(?: [dtc]?frac | nicefrac | sfrac )"
+_AHEAD = rf"(?= \.?[0-9] | {_FRACTION} \ {{0,2}}+ [{{0-9] )"
+_HEAD = pattern(
+    rf"(?: (?P<sign>{_SIGN}) (?: \\[,;:!] )?+ (?: {_CURRENCY} )?+ | {_CURRENCY} (?P<inner>{_SIGN})?+ )?+ {_AHEAD}"
+)
+_LOOSE_HEAD = pattern(
+    rf"""(?: (?: (?P<sign>{_SIGN}) | (?P<word>minus|negative) {_BLANK} ) {_BLANK}{{0,2}}+ (?: {_CURRENCY} {_BLANK}?+ )?+
+           | {_CURRENCY} {_BLANK}?+ (?P<inner>{_SIGN})?+ {_BLANK}?+ )?+ {_AHEAD}""",
+    re.IGNORECASE,
+)
 _DIGITS = pattern(_PLAIN)
-_COMMAND = pattern(
-    rf"""\ ?+ \\[dt]?frac
-         (?: \{{ \ {{0,4}}+ (?P<sign>{_SIGN})?+ (?P<over>{_PLAIN}) \ {{0,4}}+ \}} | (?P<over_digit>[0-9]) )
-         (?: \{{ \ {{0,4}}+ (?P<under>{_PLAIN}) \ {{0,4}}+ \}} | (?P<under_digit>[0-9]) )"""
+_ARGUMENT = (
+    r"\ {{0,2}}+ (?: \{{ \ {{0,4}}+ (?P<{0}_sign>[-+])?+ (?: \\?\$ )?+ (?P<{0}>"
+    + _PLAIN.replace("{", "{{").replace("}", "}}")
+    + r") \ {{0,4}}+ \}} | (?P<{0}_digit>[0-9]) )"
+)
+_COMMAND = pattern(f"{_FRACTION} {_ARGUMENT.format('over')} {_ARGUMENT.format('under')}")
+_REPEATING = pattern(
+    r"(\.)?+ (?: \\(?: overline | bar | dot ) \ ?+ (?: \{ ([0-9]{1,9}+) \} | ([0-9]) ) | \( ([0-9]{1,9}+) \) )"
 )
 _POWER = pattern(rf"(?: (?: \^\{{?+ | \*\* ) {_SIGN}?+ [0-9][0-9.]*+ \}}?+ )++")
 _INTEGER_POWER = pattern(rf"\^\{{?+ ({_SIGN})?+ ([0-9]++) \}}?+")
 _EXPONENT = pattern(rf"[eE] ({_SIGN})?+ ([0-9]++)")
 _TIMES_TEN = pattern(
-    rf"[\ \t]?+ (?: × | x | X | \* | · | \\times | \\cdot ) [\ \t]?+ 10 \^ \{{?+ ({_SIGN})?+ ([0-9]++) \}}?+"
+    rf"{_BLANK}{{0,2}}+ (?: x | X | \* | \\times | \\cdot ) {_BLANK}{{0,2}}+ 10 \^ \{{?+ ({_SIGN})?+ ([0-9]++) \}}?+"
 )
-_OVER = pattern(rf"\ ?+ / \ ?+ ({_PLAIN}) (?! \ ?+ / \ ?+ [0-9] )")
-_MIXED = pattern(r"\ ([0-9]++) / ([0-9]++) (?! / | \.[0-9] )")
-_MULTIPLIER = pattern(rf"\ ?+ ( thousand | million | billion | trillion ) (?! {WORD} )", re.IGNORECASE)
-_ZEROS = {b"thousand": 3, b"million": 6, b"billion": 9, b"trillion": 12}
+_OVER = pattern(rf"\ ?+ / \ ?+ (-)?+ ({_TIGHT}) (?! \ ?+ / \ ?+ [0-9] )")
+_JOINT = pattern(rf"\ and\  | - | {_BLANK}")
+_MIXED = pattern(r"([0-9]++) / ([0-9]++) (?! / | \.[0-9] )")
+_MULTIPLIER = pattern(rf"[\ ~]?+ ( hundred | thousand | million | billion | trillion ) (?! {WORD} )", re.IGNORECASE)
+_SUFFIX = pattern(rf"( k | K | MM | mn | M | bn | Bn | BN | B ) (?! {WORD} )")
+_ZEROS = {b"hundred": 2, b"thousand": 3, b"million": 6, b"billion": 9, b"trillion": 12}
+_ZEROS |= {b"k": 3, b"K": 3, b"M": 6, b"MM": 6, b"mn": 6, b"B": 9, b"bn": 9, b"Bn": 9, b"BN": 9}
 
 
-def read_number(text: bytes, at: int) -> tuple[str | None, int]:
+def read_number(
+    text: bytes, at: int, *, is_loose: bool = True, is_negative: bool = False, is_formula: bool = False
+) -> tuple[str | None, int]:
     """(canonical number, end) of the number that begins at `at`, its sign and currency included.
 
     The end is `at` where there is none. The number is None where it has a number's form but no value that we would
     state: a power, a division by zero, an exponent out of range.
+
+    is_loose: a blank may follow the sign, and "minus" is one. is_negative: a sign stands further in front.
+    is_formula: letters are symbols, so "5k" is no 5000.
     """
-    head = _HEAD.match(text, at)
+    head = (_LOOSE_HEAD if is_loose else _HEAD).match(text, at)
     if head is None:
         return None, at
-    negative = _is_minus(head[1] or head[2])
+    negative = b"-" in (head["sign"], head["inner"]) or (is_loose and head["word"] is not None) or is_negative
     begin = head.end()
     if text[begin : begin + 1] == b"\\":
         command = _COMMAND.match(text, begin)
@@ -92,39 +233,46 @@ def read_number(text: bytes, at: int) -> tuple[str | None, int]:
         inner, over, under = _terms(command)
         return _ratio(negative != inner, over, under), command.end()
 
-    plain = _DIGITS.match(text, begin)
-    assert plain is not None  # the head looked ahead
-    end = plain.end()
-    digits, scale = _digits(plain[0])
+    plain_number = _DIGITS.match(text, begin)
+    assert plain_number is not None  # the head looked ahead
+    number, end = plain_number[0], plain_number.end()
+    digits, scale = _digits(number)
+    repeating = _REPEATING.match(text, end)
+    if repeating and (repeating[1] is None) == (b"." in number) and (repeating[4] is None or repeating[1]):
+        return _repeating(negative, number, repeating[2] or repeating[3] or repeating[4]), repeating.end()
     if power := _POWER.match(text, end):
         integer = _INTEGER_POWER.fullmatch(power[0])
-        if plain[0] != b"10" or integer is None:
+        if number != b"10" or integer is None:
             return None, power.end()
         return _decimal(negative, b"1", _exponent(integer)), power.end()
     if exponent := _EXPONENT.match(text, end) or _TIMES_TEN.match(text, end):
         return _decimal(negative, digits, _exponent(exponent) - scale), exponent.end()
     if text[at - 1 : at] != b"/" and (ratio := _OVER.match(text, end)):  # not inside of 3/4/2020
-        return _ratio(negative, plain[0], ratio[1]), ratio.end()
-    if plain[0].isdigit() and len(digits) <= MAX_TERM_DIGITS:
-        mixed = _MIXED.match(text, end)
-        terms = (False, mixed[1], mixed[2]) if mixed else None
-        if mixed is None and (mixed := _COMMAND.match(text, end)):
+        return _ratio(negative != (ratio[1] is not None), number, ratio[2]), ratio.end()
+    if number.isdigit() and len(digits) <= MAX_TERM_DIGITS:
+        part = skip(_JOINT, text, end)
+        terms = None
+        if part > end and (mixed := _MIXED.match(text, part)):
+            terms = (False, mixed[1], mixed[2])
+        elif mixed := _COMMAND.match(text, part):
             terms = _terms(mixed)
         if mixed and terms and not terms[0] and _is_below_one(*terms[1:]):
             return _ratio(negative, *terms[1:], whole=int(digits or b"0")), mixed.end()
-    if multiplier := _MULTIPLIER.match(text, end):
-        return _decimal(negative, digits, _ZEROS[multiplier[1].lower()] - scale), multiplier.end()
+    multiplier = _MULTIPLIER.match(text, end) or (None if is_formula else _SUFFIX.match(text, end))
+    if multiplier:
+        zeros = _ZEROS.get(multiplier[1]) or _ZEROS[multiplier[1].lower()]
+        return _decimal(negative, digits, zeros - scale), multiplier.end()
     return _decimal(negative, digits, -scale), end
 
 
 def _is_minus(sign: bytes | None) -> bool:
-    return sign is not None and sign != b"+"
+    return sign == b"-"
 
 
 def _terms(command: re.Match[bytes]) -> tuple[bool, bytes, bytes]:
     """(negative, numerator, denominator) of a LaTeX fraction."""
     over, under = command["over"] or command["over_digit"], command["under"] or command["under_digit"]
-    return _is_minus(command["sign"]), over, under
+    return _is_minus(command["over_sign"]) != _is_minus(command["under_sign"]), over, under
 
 
 def _is_below_one(over: bytes, under: bytes) -> bool:
@@ -133,9 +281,9 @@ def _is_below_one(over: bytes, under: bytes) -> bool:
     return over.isdigit() and under.isdigit() and (len(over), over) < (len(under), under)
 
 
-def _digits(plain: bytes) -> tuple[bytes, int]:
+def _digits(plain_number: bytes) -> tuple[bytes, int]:
     """(digits, scale) with the number = digits / 10^scale; no zeros lead, none end its decimals."""
-    whole, _, decimals = plain.partition(b".")
+    whole, _, decimals = plain_number.partition(b".")
     decimals = decimals.rstrip(b"0")
     return (re.sub(rb"[^0-9]", b"", whole) + decimals).lstrip(b"0"), len(decimals)
 
@@ -171,7 +319,20 @@ def _ratio(negative: bool, over: bytes, under: bytes, *, whole: int = 0) -> str 
     (a, a_scale), (b, b_scale) = _digits(over), _digits(under)
     if not b or len(a) + b_scale > MAX_TERM_DIGITS or len(b) + a_scale > MAX_TERM_DIGITS:
         return None
-    value = whole + Fraction(int(a or b"0") * 10**b_scale, int(b) * 10**a_scale)
+    return _rational(negative, whole + Fraction(int(a or b"0") * 10**b_scale, int(b) * 10**a_scale))
+
+
+def _repeating(negative: bool, number: bytes, period: bytes) -> str | None:
+    """Canonical spelling of a decimal whose last digits, `period`, go on for ever."""
+    whole, _, decimals = number.partition(b".")
+    digits = (re.sub(rb"[^0-9]", b"", whole) + decimals).lstrip(b"0")
+    if len(digits) + len(period) > MAX_TERM_DIGITS or len(decimals) + len(period) > MAX_TERM_DIGITS:
+        return None
+    over = int(digits + period) - int(digits or b"0")
+    return _rational(negative, Fraction(over, (10 ** len(period) - 1) * 10 ** len(decimals)))
+
+
+def _rational(negative: bool, value: Fraction) -> str | None:
     if value.numerator >= 10**MAX_TERM_DIGITS:
         return None
     scale, rest = 0, value.denominator
@@ -183,12 +344,89 @@ def _ratio(negative: bool, over: bytes, under: bytes, *, whole: int = 0) -> str 
     return _decimal(negative, str(value.numerator * 10**scale // value.denominator).encode().lstrip(b"0"), -scale)
 
 
-# An expression after a marker ("16 - 3 - 4 = 9") is read at its right-hand end.
-_OPERATOR = r"(?: [-+*/xX] | × | ÷ | · | − | \\times | \\cdot | \\div )"
-_GOES_ON = pattern(rf"(?: [\ \t)%] | \\% ){{0,4}}+ {_OPERATOR} [\ \t(]{{0,4}}+ (?: \\?\$ )?+ [.0-9]")
-_EXPRESSION = pattern(
-    r"(?: [-0-9\ \t.,+*/xX()=$%^<>] | × | ÷ | · | − | \\times | \\cdot | \\div | \\\$ | \\% ){0,200}+"
+# Units --------------------------------------------------------------------------------------------------------------
+
+_UNITS_1 = frozenset(b"msghlLNJWVAKCFt")
+_UNITS_2 = frozenset(
+    b"""cm mm km nm um dm kg mg ml mL dl dL cl cL kW MW GW mW Hz lb oz ft in yd mi hr ms ns wk mo yr kJ MJ kN
+    kV mV mA Pa
+    dB eV GB MB KB kB TB ha pt qt cc am pm AM PM st nd rd th""".split()
 )
+# Longer ones that may stand right behind the digits, in lower case.
+_UNITS_3 = frozenset(
+    b"""mph kph rpm fps bps kwh mwh kpa mpa khz mhz ghz min mins sec secs hrs hour hours minute minutes second seconds
+    day days week weeks wks month months year years yrs lbs kgs cms kms gal cal kcal mol rad deg usd eur gbp inr dollar
+    dollars cent cents euro euros pound pounds percent pct mile miles foot feet inch inches yard yards meter
+    meters metre metres
+    gram grams liter liters litre litres ounce ounces degree degrees""".split()
+)
+_NO_UNITS = frozenset(
+    b"""and plus minus over divided modulo mod where when for but not than sin cos tan cot csc log exp det gcd lcm lim
+    sqrt sinh cosh tanh arcsin arccos arctan choose factorial infinity sinx siny sinz cosx cosy cosz tanx tany
+    tanz logx logy
+    logz xyz""".split()
+)
+_SHORT = frozenset(b"of in on at an to by".split())  # behind another word
+
+_LETTERS = r"(?: [A-Za-z] | [\xc3-\xdf][\x80-\xbf] )++"
+_CJK = r"(?: [\xe4-\xed][\x80-\xbf][\x80-\xbf] | \xe3[\x81-\x83][\x80-\xbf] )"
+_CLOSING = pattern(
+    rf"""{SPACE} | [.*_`"')\]}}$,;:?~%] | \\[,;:!\ $%)\]] | \^?+\{{?+\\(?: circ | degree )(?![a-z])\}}?+
+         | \\right(?![a-z])\.?+ | {_CJK}"""
+)
+_UNIT_POWER = r"(?: \^\{?+[23]\}?+ )?+"
+_UNIT_TEXT = pattern(
+    rf"""{TEXT_COMMAND} (?! [\ ~]*+ (?: and | or | to | if | mod | when | where | for | i | e | x | y | n )
+         (?![A-Za-z]) )
+         [^{{}}\\0-9]{{0,64}}+ \}} {_UNIT_POWER}"""
+)
+_UNIT_WORD = pattern(rf"({_LETTERS}) (?: / {_LETTERS} )?+ {_UNIT_POWER}")
+
+
+def _skip_units(text: bytes, begin: int, is_formula: bool) -> int:
+    """Past closing marks and units behind a number that ends at `begin`: all that may follow it in a box or a gold."""
+    at, has_word = begin, False
+    while True:
+        end = skip(_CLOSING, text, at)
+        if end == at:
+            end = skip(_UNIT_TEXT, text, at)
+        if end == at:
+            word = _UNIT_WORD.match(text, at)
+            if word is None or not _is_unit(word[1], at == begin, has_word, is_formula):
+                return at
+            end, has_word = word.end(), has_word or len(word[1]) > 2
+        at = end
+
+
+def _is_unit(word: bytes, is_attached: bool, has_word: bool, is_formula: bool) -> bool:
+    """Whether a word behind a number may be its unit; is_attached: no blank is between; has_word: other words are."""
+    if len(word) == 1:
+        return (word[0] in _UNITS_1 and not (is_attached and is_formula)) or (has_word and word == b"a")
+    if len(word) == 2:
+        return word in _UNITS_2 or (has_word and word in _SHORT) or word[0] >= 0x80
+    if is_attached:
+        return word.lower() in _UNITS_3
+    return word.lower() not in _NO_UNITS
+
+
+# After a marker -----------------------------------------------------------------------------------------------------
+
+_NAME = rf"""(?: [A-Za-z] (?: _[0-9A-Za-z] | _\{{ [0-9A-Za-z]{{1,8}}+ \}} | \([0-9]{{1,3}}+\) )?+
+               | \\[A-Za-z]{{2,12}}+ | {TEXT_COMMAND} [A-Za-z\ ]{{1,24}}+ \}} | [A-Za-z][A-Za-z\ ]{{1,23}}+ \}}
+               | [A-Za-z]{{4,20}}+ ) {_BLANK}{{0,2}}+ (?: = | \\approx (?![a-z]) )"""
+_PLAIN_DECORATION = rf"""{SPACE} | [*_`"'(\[{{$:~=] | \\[(\[\ ,;:!$] | {TEXT_COMMAND} | \\underline\{{
+    | \\(?: approx | left | displaystyle )(?![a-z]) | <<[^<>]{{0,64}}+>>
+    | (?: Rs | USD | EUR | GBP | INR | US ) \.?+ \ ?+ (?= -?[0-9$] )"""
+_BEFORE = pattern(rf"(?: {_NAME} | {_PLAIN_DECORATION} ){{0,32}}+")
+_FILLER = pattern(
+    rf"""(?: therefore | thus | then | hence | indeed | simply | just | exactly | precisely | only | about
+           | approximately | approx | around | roughly | nearly | almost | actually | clearly | also | still
+           | now | circa
+           | it\ is | it's | this\ is | equal\ to | equals | a\ total\ of | given\ by | found\ to\ be | to\ be )
+         (?! {WORD} | - ) [,.]?+""",
+    re.IGNORECASE,
+)
+_BULLET = pattern(rf"-{_BLANK}")
 
 
 def number_after_marker(line: bytes, at: int, is_heading: bool = False) -> tuple[str | None, bool]:
@@ -196,35 +434,227 @@ def number_after_marker(line: bytes, at: int, is_heading: bool = False) -> tuple
 
     line: ends where the value may end. is_heading: the marker is "####", which may open a numbered heading.
     """
-    begin = skip(_BEFORE, line, at)
-    value, end = read_number(line, begin)
-    if end > begin and _GOES_ON.match(line, end):
-        equals = line.rfind(b"=", begin, skip(_EXPRESSION, line, begin))
-        if equals >= 0:
-            value, _ = read_number(line, skip(_BEFORE, line, equals + 1))
-    return value, end > begin
+    text = plain(line[at:])
+    if is_heading and _is_heading(text) and not ends_with(_NO_HEADING_AFTER, line, at):
+        return None, True
+    begin = skip(_BULLET, text, 0) if _ends_line(line, at) else 0
+    begin = skip(_BEFORE, text, begin)
+    for _ in range(3):
+        begin = skip(_BEFORE, text, skip(_FILLER, text, begin))
+    begin = _right_hand_end(text, begin)
+    value, end = read_number(text, begin)
+    if end == begin:
+        return None, _FORMULA.match(text, begin) is not None
+    return None if _goes_on(text, end, is_heading) else value, True
 
 
-# What may follow a number that is a whole box or a whole gold answer: closing marks and units, nothing of a formula.
-_UNITS = pattern(
-    rf"""(?: {SPACE} | [.*_`"')\]}}$,;:?~%] | \\[,;:!\ $%)\]] | ” | ’ | ° | ² | ³ | € | £ | \^?\{{?\\circ\}}?
-           | (?<=[A-Za-z}}])\^\{{?[23]\}}? | {TEXT_COMMAND}[^{{}}\\0-9]{{0,64}}+\}}
-           | [A-Za-z]{{2,}}+ (?: /[A-Za-z]++ )?+ | (?<=[\ \t~])[A-Za-z] | [\xe4-\xe9][\x80-\xbf][\x80-\xbf] )*+"""
+def _ends_line(line: bytes, at: int) -> bool:
+    """Whether nothing but blanks stands before `at` on its line."""
+    begin = at
+    while at - begin < 32 and line[begin - 1 : begin] in (b" ", b"\t"):
+        begin -= 1
+    return line[begin - 1 : begin] == b"\n"
+
+
+_NO_HEADING_AFTER = pattern(r"[$={] | £ | € | ¥ | ₹ | ≈ | \\\( | \\\[")
+_SECTION = r"([0-9]{1,2}+) (?: [./] [0-9]{1,2}+ ){0,3}+ (?![0-9])"
+_INITIAL = rf"(?: [A-Za-z] | [\xc3-\xdf][\x80-\xbf] | {_CJK} )"
+_HEADINGS = (
+    # 1. Count, (1) Add, 1: Setup, _1._ Add, 1. **Find**
+    pattern(
+        rf"""{_SECTION} [*_"'`]{{0,4}}+ \ ?+ \\?+ [.):\]|] [*_"'`)\].:]{{0,4}}+
+             (?: {_BLANK}{{0,4}}+ [*_"'`(\[]{{0,4}}+ {_INITIAL} | {_BLANK}{{1,4}}+ \$?+ [0-9] )"""
+    ),
+    # 1st step
+    pattern(
+        rf"""{_SECTION} (?: st | nd | rd | th ) [*_"'`)\].:]{{0,4}}+ {_BLANK}{{1,4}}+ [*_"'`]{{0,4}}+ {_INITIAL}"""
+    ),
+    # 5 Add the numbers; but 5 Apples, 5 Apples in total
+    pattern(
+        rf"""{_SECTION} [*_"'`]{{0,4}}+ {_BLANK}{{1,4}}+ [*_"'`]{{0,4}}+ [A-Z][a-z]++ \ {{1,4}}+
+             (?! (?: in | per | left | each | total | remaining | remain | of | are | and | were | is | was | will
+                     | more | altogether | a | an ) (?! {WORD} ) ) [A-Za-z]"""
+    ),
+    # 1 - Find the cost; but 18 - final
+    pattern(rf"""{_SECTION} [*_"'`]{{0,4}}+ {_BLANK}{{1,4}}+ (?: --?+ | — ) {_BLANK}{{1,4}}+ [*_"'`]{{0,4}}+ [A-Z]"""),
 )
 
 
-def whole_number(text: bytes) -> tuple[str | None, bool]:
-    """(canonical number, whether the text has a number's form) where the whole text is one number and its units."""
-    at = text.index(b"=") + 1 if text.count(b"=") == 1 else 0
-    begin = skip(_BEFORE, text, at)
-    value, end = read_number(text, begin)
-    is_number = end > begin and skip(_UNITS, text, end) == len(text)
+def _is_heading(text: bytes) -> bool:
+    """Whether the text is a numbered heading ("1. Count the apples") rather than a value."""
+    found = (heading.match(text) for heading in _HEADINGS)
+    return any(one is not None and int(one[1]) <= MAX_HEADING for one in found)
+
+
+# Expressions: "8 bolts * 2 bolts/bolt = 16 bolts" is read at its right-hand end.
+_ROOT = pattern(rf"\\sqrt \ ?+ (?: \{{ {_PLAIN} \}} | {_PLAIN} )")
+_POSTFIX = pattern(
+    rf"! | \\?+% | \^\{{?+ [-0-9]++ \}}?+ | [)\]}}$] | \\[)\],;:!] | {TEXT_COMMAND} [^{{}}\\0-9]{{0,64}}+ \}}"
+)
+_OPERATOR = pattern(
+    rf"""{_BLANK}{{0,4}}+ (?: (?: \\(?: times | cdot | div )(?![a-z]) | --?+ | [+*/] | [xX](?=[\ ~]?[0-9($.])
+          | (?: of | plus | minus | times | and | (?: divided | multiplied )\ by ) (?! {WORD} ) )
+         {_BLANK}{{0,4}}+ )"""
+)
+_EQUALS = pattern(
+    rf"{_BLANK}{{0,4}}+ (?: (=) =?+ >?+ | (equals) (?! {WORD} ) | (?: \\approx (?![a-z]) | is (?! {WORD} ) ) )"
+)
+_TERM_WORD = pattern(r"[\ ~]{0,2}+ ([A-Za-z]++) (?: [/-] [A-Za-z]++ )?+ (?: \^ \{?+[0-9]\}?+ )?+")
+_NEXT_PART = pattern(r",?+ \ (?=[0-9])")
+_NO_TERM_WORDS = frozenset(
+    b"""because since as so if when where while with for and or but which that then thus hence therefore given assuming
+    let also not is are was were we he she they it on at to from by after before of plus minus times divided multiplied
+    equals""".split()
+)
+
+
+def _right_hand_end(text: bytes, begin: int) -> int:
+    """Where the last term behind a "=" begins in the expression at `begin`; `begin` where none is."""
+    value_at, at, is_after_equals, has_operator = begin, begin, False, False
+    for _ in range(MAX_TERMS):
+        term = skip(_BEFORE, text, at)
+        end = _term_end(text, term)
+        if end == term:
+            return value_at
+        if is_after_equals:
+            value_at = term
+        at, has_words = _past_term_words(text, end)
+        equals = _EQUALS.match(text, at)
+        is_after_equals = equals is not None and (has_operator or equals[1] is not None or equals[2] is not None)
+        if equals is not None and is_after_equals:
+            at = equals.end()
+            continue
+        operator = _OPERATOR.match(text, at)
+        if operator is None and has_words:
+            operator = _NEXT_PART.match(text, at)  # 2 hours 30 minutes = 150 minutes
+        if operator is None:
+            return value_at
+        at, has_operator = operator.end(), True
+    return value_at
+
+
+def _term_end(text: bytes, at: int) -> int:
+    """Where a term's digits, fraction or root end; `at` where there is none."""
+    root = _ROOT.match(text, at)
+    if root is not None:
+        return root.end()
+    head = _LOOSE_HEAD.match(text, at)
+    if head is None:
+        return at
+    if text[head.end() : head.end() + 1] == b"\\":
+        command = _COMMAND.match(text, head.end())
+        return command.end() if command else at
+    return skip(_EXPONENT, text, skip(_DIGITS, text, head.end()))
+
+
+def _past_term_words(text: bytes, at: int) -> tuple[int, bool]:
+    """Past "!", "%", powers, closing brackets and at most three words behind a term; whether there were words."""
+    words = 0
+    for _ in range(12):
+        end = skip(_POSTFIX, text, at)
+        if end == at and words < 3 and _OPERATOR.match(text, at) is None:
+            word = _TERM_WORD.match(text, at)
+            if word is not None and word[1].lower() not in _NO_TERM_WORDS:
+                is_symbol = len(word[1]) == 1 and word[1][0] not in _UNITS_1 and word[1] not in (b"k", b"M", b"B")
+                end = at if is_symbol else word.end()
+                words += not is_symbol
+        if end == at:
+            break
+        at = end
+    return at, words > 0
+
+
+# A value that goes on is none: 3:45, 10-12, 1,2,3, "2 hours 30 minutes".
+_NUMBER_AHEAD = r"(?: \\?\$ )?+ -?+ \.?+ [0-9]"
+_WHOLE_UNITS = r"""(?: hours | hour | hrs | hr | h | days | day | d | weeks | week | wk | months | month | years | year
+    | yrs | yr | minutes | minute | mins | min | feet | foot | ft | yards | yard | yd | miles | mile | mi | km | meters
+    | meter | metres | metre | m | cm | pounds | pound | lbs | lb | kg | gallons | gallon | gal | quarts
+    | quart | pints | pint
+    | dollars | dollar | euros | euro | degrees | degree ) (?![A-Za-z])"""
+_KNOWN_COMMANDS = r"""(?: times | cdot | div | quad | qquad | text | textbf | textit | mathrm | mathbf | mathit | mbox
+    | circ | degree | approx | right | end | newline | hspace | boxed | fbox | rightarrow | Rightarrow
+    | implies | therefore
+    | because | checkmark | square | blacksquare | tag ) (?![A-Za-z])"""
+_SYMBOL_COMMAND = rf"\\ (?! {_KNOWN_COMMANDS} ) [A-Za-z]{{2}}"
+_GOES_ON = pattern(
+    rf"""{_COMMA} [\ ~]{{0,2}}+ [0-9] | {_BLANK}{{1,4}}+ [0-9] | ['_;] \ ?+ [0-9] | _\{{
+       | : [0-9] | \ :\ [0-9] | \ ?+ / \ ?+ [0-9] | \.[0-9] | \([0-9]++\)(?!{WORD})
+       | \^ (?! \{{?+ (?: \\(?: circ | degree ) | (?: \\(?: text | mathrm )\{{ )?+ (?: st | nd | rd | th ) ) )
+       | \^\{{?+\\circ\}}?+ \ {{0,2}}+ [0-9]
+       | {_BLANK}{{0,2}}+ {_SYMBOL_COMMAND}
+       | \ ?+ [-+*] \ ?+ [0-9]*+ (?: {_SYMBOL_COMMAND} | [b-zB-HJ-Z] (?! {WORD} | ['.] ) )
+       | [\ ~][xyz] (?! [\ ~]?[0-9($] | {WORD} )
+       | \ ?+ [<>]=?+ \ [A-Za-z] (?! {WORD} )
+       | (?: \\?+% | [\ ~]?+ {_WHOLE_UNITS} )?+
+         (?: - (?: \\?\$ )?+ [0-9] | \ ?+ -- \ ?+ {_NUMBER_AHEAD}
+           | \ (?: to | through | versus | vs\.?+ ) \ {_NUMBER_AHEAD} )
+       | (?: \\?+% | [\ ~]?+ (?! (?: and | or ) \  ) [A-Za-z]{{1,15}}+ )?+ ,?+ \ (?: and | or | & ) \ {_NUMBER_AHEAD}
+       | \ and\ (?: a | one )\ (?: half | third | quarter ) (?! {WORD} )
+       | [\ ~]?+ {_WHOLE_UNITS} [.,]?+ \ {{0,2}}+ (?: and\  )?+ [0-9]"""
+)
+_ATTACHED = pattern(r"[A-Za-z]++")
+_FACTOR = pattern(r"[xX] [\ ~]?+ [0-9($.]")
+_FUNCTION = pattern(r"(?: sin | cos | tan | cot | csc | log | sqrt | exp )", re.IGNORECASE)
+_FACTORIAL = pattern(r"! (?! [=!] )")
+
+
+def _goes_on(text: bytes, end: int, is_heading: bool) -> bool:
+    """Whether what follows a number makes it a part of something longer: a range, a list, a time, a formula."""
+    if _GOES_ON.match(text, end):
+        return True
+    if is_heading and _FACTORIAL.match(text, end):
+        return _SMALL.fullmatch(text, max(end - 2, 0), end) is not None and not text[:end][-3:-2].isdigit()
+    word = _ATTACHED.match(text, end)
+    if word is None or not text[end - 1 : end].isdigit() or _FACTOR.match(text, end):
+        return False
+    if len(word[0]) > 3:
+        return _FUNCTION.match(word[0]) is not None
+    return not _is_unit(word[0], True, False, False)
+
+
+_SMALL = pattern(r"[^0-9]?[0-9] | 1[0-9] | 20")
+
+# What begins a formula that is no number: \sqrt{2}, x^2 + 1, > 5.
+_FORMULA = pattern(
+    rf"""[-+]?+ \ ?+ (?: \\ (?! (?: boxed | fbox | quad | qquad | text | textbf | textit | mathrm | mathbf | mathit
+                                  | mbox | hspace | therefore | because | rightarrow | Rightarrow | implies
+                                  | n | t ) (?![A-Za-z]) )
+                         (?: [A-Za-z]{{2}} | [{{|] )
+                       | (?: sqrt | ln | log | sin | cos | tan | exp | pi | infinity | undefined ) (?![A-Za-z])
+                       | [A-Za-z] \ ?+ (?: [-+*/^] | \*\* ) \ ?+ [0-9a-z\\({{] (?![A-Za-z])
+                       | [A-Za-z] \^
+                       | (?: [A-Za-z] \ ?+ )?+ [<>]=?+ \ ?+ {_NUMBER_AHEAD} )"""
+)
+
+
+# Boxes and golds ----------------------------------------------------------------------------------------------------
+
+
+def whole_number(text: bytes, *, is_formula: bool = False) -> tuple[str | None, bool]:
+    """(canonical number, whether the text has a number's form) where the whole text is one number and its units.
+
+    is_formula: a letter right behind the digits is a symbol ("5k", "3m"), as in the boxed format.
+    """
+    text = plain(text)
+    begin = _right_hand_end(text, skip(_BEFORE, text, 0))
+    value, end = read_number(text, begin, is_formula=is_formula)
+    is_number = end > begin and _skip_units(text, end, is_formula) == len(text)
     return (value, True) if is_number else (None, False)
 
 
-_LEAD = pattern(r"[-0-9.$\\\xe2\xc2]")  # bytes that may begin a number: a cheap filter
-_NO_SIGN_AFTER = pattern(rf"{WORD} | [)\]}}%-] | −")  # a minus after these takes away
+# The last number ----------------------------------------------------------------------------------------------------
+
+_LEAD = pattern(r"[-0-9.$\\]")  # bytes that may begin a number: a cheap filter
+_NO_SIGN_AFTER = pattern(rf"{WORD} | [)\]}}%-]")  # a minus after these takes away
 _RUN = pattern(r"\.?[0-9]*+ (?: \.[0-9]++ )*+")
+# A sign that is not right in front: "negative 5", "is minus 5", "= - 7".
+_NEGATED = pattern(
+    r"""(?: (?<! [0-9A-Za-z_\x80-\xff] ) negative [\ ~]
+           | (?: (?<! [0-9A-Za-z_\x80-\xff] ) (?: is | was | to | at | by | be | of ) [\ ~]{1,2}
+             | = [\ ~]{0,2} ) minus [\ ~]
+           | = [\ ~]{0,2} - [\ ~]{1,2} ) \Z""",
+    re.IGNORECASE,
+)
 
 
 def last_number(text: bytes, spared: Sequence[tuple[int, int]] = ()) -> str | None:
@@ -233,7 +663,8 @@ def last_number(text: bytes, spared: Sequence[tuple[int, int]] = ()) -> str | No
     spared: (begin, end) of what it is not looked for in.
     """
     for begin, end in spared:
-        text = text[:begin] + b" " * (end - begin) + text[end:]
+        text = text[:begin] + b"\n" * (end - begin) + text[end:]
+    text = plain(text)
     last, at = None, 0
     while lead := _LEAD.search(text, at):
         at = lead.start()
@@ -242,14 +673,15 @@ def last_number(text: bytes, spared: Sequence[tuple[int, int]] = ()) -> str | No
         in_word = ends_with(_WORD, text, at)
         if (
             head is None
-            or (head[1] is not None and ends_with(_NO_SIGN_AFTER, text, at))
+            or (head["sign"] is not None and ends_with(_NO_SIGN_AFTER, text, at))
             or (is_bare and text[at : at + 1] == b"." and (in_word or text[at - 1 : at] == b"."))
         ):
             at += 1
         elif (is_bare and in_word) or text.endswith((b"^", b"^{", b"_{"), 0, at):
             at = max(skip(_RUN, text, head.end()), at + 1)
         else:
-            value, end = read_number(text, at)
+            is_negative = _NEGATED.search(text[max(at - 24, 0) : at]) is not None
+            value, end = read_number(text, at, is_loose=False, is_negative=is_negative)
             last = last if value is None else value
             at = max(end, at + 1)
     return last

@@ -9,129 +9,6 @@ from fastsia.answers.reference import is_settled
 from fastsia.answers.spec import Spec
 from fastsia.config import AnswerFormat, FastsiaError
 
-NUMBERS = {
-    # the marker that the prompt asks for
-    "#### 42": "42",
-    "####42": "42",
-    "so 7\n#### 42\nand 9": "42",
-    "#### 42 #### 43": "42",
-    "#####  42": "42",
-    "### 42 then 7": "7",
-    "#### Step 1: 5 eggs\n#### 8": "8",
-    "#### is 5, the answer is 6": "6",
-    "####\n\n**42**": "42",
-    # equal numbers have one spelling
-    "#### 29.0": "29",
-    "#### $29.00": "29",
-    "#### 29.": "29",
-    "#### 29 apples": "29",
-    "#### 29kg": "29",
-    "#### **29**": "29",
-    "#### (29)": "29",
-    "#### 0029": "29",
-    "#### +29": "29",
-    "#### 1,234": "1234",
-    "#### $1,234.50": "1234.5",
-    "#### 1{,}024": "1024",
-    "#### 10,\\!000": "10000",
-    "#### 1\u202f234": "1234",
-    "#### -7": "-7",
-    "#### \u22127": "-7",
-    "#### -$7.10": "-7.1",
-    "#### $-7.10": "-7.1",
-    "#### -0.0": "0",
-    "#### .5": "0.5",
-    "#### 50%": "50",
-    "#### 50\\%": "50",
-    "#### x = 5": "5",
-    # scientific, powers of ten, words
-    "#### 1.5e3": "1500",
-    "#### 15E-1": "1.5",
-    "#### 1.5 × 10^3": "1500",
-    "#### 1.5 \\times 10^{-3}": "0.0015",
-    "#### 10^6": "1000000",
-    "#### 2.5 million": "2500000",
-    "#### 3 thousandths": "3",
-    # fractions
-    "#### 3/4": "0.75",
-    "#### 3 / 4": "0.75",
-    "#### 1/3": "1/3",
-    "#### -2/6": "-1/3",
-    "#### 6/2": "3",
-    "#### 1.5/3": "0.5",
-    "#### 1 1/2": "1.5",
-    "#### \\frac{3}{4}": "0.75",
-    "#### -\\dfrac{1}{3}": "-1/3",
-    "#### 1\\frac12": "1.5",
-    "#### \\frac{-3}{4}": "-0.75",
-    # only a proper fraction of digits belongs to the number before it
-    "#### 1 9/10": "1.9",
-    "#### 1 2/2": "1",
-    "#### 1 10/9": "1",
-    "#### 1\\frac32": "1",
-    "#### 1\\frac{1.5}{2}": "1",
-    "#### 5 0/2": "5",
-    "#### 5 1/0": "5",
-    # an expression is read at its right-hand end; nothing else is computed
-    "#### 16 - 3 - 4 = 9 eggs": "9",
-    "#### 16 - 3 - 4 = <<16-3-4=9>>9": "9",
-    "#### (5+3)*2 = 16": "16",
-    "#### 5 apples (2 + 3 = 5)": "5",
-    "#### 5 + 3": "5",
-    # what is no number, or none that we would state
-    "#### 1,2,3": "1",
-    "#### 0,123": "0",
-    "#### 12,3456": "12",
-    "#### 5/0 or 6": None,
-    "#### 1e999999999": None,
-    "#### 9**9**9**9": None,
-    "#### 2^10": None,
-    # other strong markers: the first of any
-    "Answer: 5. The answer is 6.": "5",
-    "**Final Answer:** $18.00": "18",
-    "The final answer is 18, not 19": "18",
-    "\\boxed{36} and Answer: 7": "36",
-    "Answer: 7 and \\boxed{36}": "7",
-    "\\boxed{36 \\text{ cm}}": "36",
-    "\\boxed{36\\,\\mathrm{km/h}}": "36",
-    "\\boxed{1{,}024}": "1024",
-    "\\boxed{\\frac{3}{4}}": "0.75",
-    "\\boxed{90^\\circ}": "90",
-    "\\boxed{x = 5}": "5",
-    "\\boxed{12 cm^2}": "12",
-    "\\boxed{9**9**9**9}": None,
-    "\\boxed{1e999999999}": None,
-    "\\boxed{1, 2} so 3": "3",
-    "\\boxed{36": "36",
-    "The final answer is $\\boxed{18}$.": "18",
-    # "the answer is": the last
-    "the answer is 5. No: the answer is 6. See 7": "6",
-    "THE ANSWER IS 5": "5",
-    "The correct answer is **5**, not 6": "5",
-    "the answer is not 5 but 6": "6",
-    "the answer is that 3 of 5": "5",
-    # the last number that stands by itself
-    "5 then 6": "6",
-    "6 eggs. CO2": "6",
-    "x_1 = 6, x_{2}": "6",
-    "25 m^2": "25",
-    "6 in v1.2.3": "6",
-    "1,2,3": "3",
-    "16-3": "3",
-    "16 - 3 = 13": "13",
-    "it fell to -3": "-3",
-    "(-3)": "-3",
-    "5\u2212-3": "3",
-    "on 3/4/2020": "2020",
-    "so 1/3": "1/3",
-    "1\n1/2": "0.5",
-    "no number": None,
-    "": None,
-    # words of another script, invalid text
-    "答案是42。": "42",
-    "\ud800 7": "7",
-}
-
 BOXED = {
     "\\boxed{1} \\boxed{2}": "2",
     "\\boxed{1} \\boxed{": "1",
@@ -155,11 +32,6 @@ BOXED = {
     "5": None,
     "\\boxed{" + "x" * 513 + "}": None,
 }
-
-
-@pytest.mark.parametrize("text", NUMBERS)
-def test_numbers(text: str, either: str) -> None:
-    assert extract_answers([text]) == [NUMBERS[text]]
 
 
 @pytest.mark.parametrize("text", BOXED)
@@ -352,37 +224,6 @@ def test_stop_texts(text: str, either: str) -> None:
     cut, whole = STOPS[text]
     assert extract_answers([text]) == [cut]
     assert extract_answers([text], stop_texts=False) == [whole]
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("#### " + "9" * 100, "9" * 100),
-        ("#### " + "9" * 101, None),
-        ("#### -" + "9" * 99, "-" + "9" * 99),
-        ("#### -" + "9" * 100, None),
-        ("#### 1" + "0" * 150 + "e-150", "1"),
-        ("#### 1e99", "1" + "0" * 99),
-        ("#### 1e100", None),
-        ("#### 1e-98", "0." + "0" * 97 + "1"),
-        ("#### 1e-99", None),
-        ("#### 123456789012345678/7", "123456789012345678/7"),
-        ("#### 1234567890123456789/7", None),
-        ("#### 1/" + "1" * 18, "1/" + "1" * 18),
-        ("#### 1/" + "1" * 19, None),
-        ("#### 1.5/" + "3" * 17, "1/" + "2" * 17),
-        ("#### 1.5/" + "3" * 18, None),
-        ("#### " + "3" * 17 + "/1.5", "2" * 17),
-        ("#### " + "3" * 18 + "/1.5", None),
-        ("#### " + "1" * 18 + " 1/2", "1" * 18 + ".5"),
-        ("#### " + "1" * 19 + " 1/2", "1" * 19),
-        ("#### " + " " * 31 + "5", "5"),
-        ("#### " + " " * 40 + "x", None),
-    ],
-)
-def test_bounds(text: str, answer: str | None, either: str) -> None:
-    """What is longer than any answer is none, on both sides of each bound."""
-    assert extract_answers([text]) == [answer]
 
 
 @pytest.mark.parametrize(
