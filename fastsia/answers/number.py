@@ -87,6 +87,7 @@ def _table() -> dict[bytes, bytes]:
         0x2103: r"^\circ C",
     }
     table |= {0x66A: "%", 0x66B: ".", 0x66C: ",", 0x3002: ". ", 0x3001: ", "}
+    table |= {0x2026: "...", 0x2192: "->", 0x21D2: "=>"}
     return {chr(code).encode(): text.encode() for code, text in table.items()}
 
 
@@ -168,7 +169,7 @@ _BLANK = r"(?: [\ \t~] | \\[,;:!\ ] )"
 _COMMA = r"(?: ,\\! | ,\\, | , | \{,\} | \ \{,\}\ )"
 _WIDE = r"(?: [\ ~] | \\[,;:!\ ] )"
 _THREE = r"[0-9]{3} (?![0-9])"
-_INDIAN = rf"[1-9][0-9]?+ (?: {_COMMA} [0-9]{{2}} (?![0-9]) )++ {_COMMA} {_THREE}"
+_INDIAN = rf"[1-9][0-9]?+ (?: {_COMMA} [0-9]{{2}} (?![0-9]) ){{1,12}}+ {_COMMA} {_THREE}"
 _ENDING = r"(?: \.[0-9]++ )?+ | [0-9]++ (?: \.[0-9]++ )?+ | \.[0-9]++ )"
 _GROUPS = rf"(?: {_COMMA} {_THREE} )++ | (?: ' {_THREE} )++ | (?: _ {_THREE} )++"
 # Groups of thousands ("1,234"; neither "1,2,3" nor "0,123"), or plain digits, or a point first. "42." leaves its point.
@@ -355,7 +356,7 @@ _UNITS_2 = frozenset(
 # Longer ones that may stand right behind the digits, in lower case.
 _UNITS_3 = frozenset(
     b"""mph kph rpm fps bps kwh mwh kpa mpa khz mhz ghz min mins sec secs hrs hour hours minute minutes second seconds
-    day days week weeks wks month months year years yrs lbs kgs cms kms gal cal kcal mol rad deg usd eur gbp inr dollar
+    day days week weeks wks month months year years yrs lbs kgs cms kms gal cal kcal mol rad deg cup cups rds ths usd eur gbp inr dollar
     dollars cent cents euro euros pound pounds percent pct mile miles foot feet inch inches yard yards meter
     meters metre metres
     gram grams liter liters litre litres ounce ounces degree degrees""".split()
@@ -383,6 +384,9 @@ _UNIT_TEXT = pattern(
 _UNIT_WORD = pattern(rf"({_LETTERS}) (?: / {_LETTERS} )?+ {_UNIT_POWER}")
 
 
+_PER_UNIT = pattern(rf"\\ ?+ / \\ ?+ ({_LETTERS})")
+
+
 def _skip_units(text: bytes, begin: int, is_formula: bool) -> int:
     """Past closing marks and units behind a number that ends at `begin`: all that may follow it in a box or a gold."""
     at, has_word = begin, False
@@ -390,6 +394,8 @@ def _skip_units(text: bytes, begin: int, is_formula: bool) -> int:
         end = skip(_CLOSING, text, at)
         if end == at:
             end = skip(_UNIT_TEXT, text, at)
+        if end == at and (per := _PER_UNIT.match(text, at)):
+            end = per.end() if len(per[1]) > 1 and _is_unit(per[1], False, False, is_formula) else at
         if end == at:
             word = _UNIT_WORD.match(text, at)
             if word is None or not _is_unit(word[1], at == begin, has_word, is_formula):
@@ -411,10 +417,10 @@ def _is_unit(word: bytes, is_attached: bool, has_word: bool, is_formula: bool) -
 
 # After a marker -----------------------------------------------------------------------------------------------------
 
-_NAME = rf"""(?: [A-Za-z] (?: _[0-9A-Za-z] | _\{{ [0-9A-Za-z]{{1,8}}+ \}} | \([0-9]{{1,3}}+\) )?+
+_NAME = rf"""(?: [A-Za-z] (?: _[0-9A-Za-z] | _\{{ [0-9A-Za-z]{{1,8}}+ \}} | \([0-9A-Za-z]{{1,3}}+\) )?+
                | \\[A-Za-z]{{2,12}}+ | {TEXT_COMMAND} [A-Za-z\ ]{{1,24}}+ \}} | [A-Za-z][A-Za-z\ ]{{1,23}}+ \}}
-               | [A-Za-z]{{4,20}}+ ) {_BLANK}{{0,2}}+ (?: = | \\approx (?![a-z]) )"""
-_PLAIN_DECORATION = rf"""{SPACE} | [*_`"'(\[{{$:~=] | \\[(\[\ ,;:!$] | {TEXT_COMMAND} | \\underline\{{
+               | (?: [A-Za-z]{{2,15}}+ \  ){{0,4}} [A-Za-z]{{4,20}}+ ) {_BLANK}{{0,2}}+ (?: = | \\approx (?![a-z]) )"""
+_PLAIN_DECORATION = rf"""{SPACE} | [-=]> | [*_`"'(\[{{$:~=] | \\[(\[\ ,;:!$] | {TEXT_COMMAND} | \\underline\{{
     | \\(?: approx | left | displaystyle )(?![a-z]) | <<[^<>]{{0,64}}+>>
     | (?: Rs | USD | EUR | GBP | INR | US ) \.?+ \ ?+ (?= -?[0-9$] )"""
 _BEFORE = pattern(rf"(?: {_NAME} | {_PLAIN_DECORATION} ){{0,32}}+")
@@ -438,14 +444,19 @@ def number_after_marker(line: bytes, at: int, is_heading: bool = False) -> tuple
     if is_heading and _is_heading(text) and not ends_with(_NO_HEADING_AFTER, line, at):
         return None, True
     begin = skip(_BULLET, text, 0) if _ends_line(line, at) else 0
-    begin = skip(_BEFORE, text, begin)
-    for _ in range(3):
-        begin = skip(_BEFORE, text, skip(_FILLER, text, begin))
-    begin = _right_hand_end(text, begin)
+    begin = _value_begin(text, begin)
     value, end = read_number(text, begin)
     if end == begin:
         return None, _FORMULA.match(text, begin) is not None
     return None if _goes_on(text, end, is_heading) else value, True
+
+
+def _value_begin(text: bytes, at: int) -> int:
+    """Where the value begins at `at`, behind marks, fillers ("therefore", "about"), "x =" and an expression's "="."""
+    at = skip(_BEFORE, text, at)
+    for _ in range(3):
+        at = skip(_BEFORE, text, skip(_FILLER, text, at))
+    return _right_hand_end(text, at)
 
 
 def _ends_line(line: bytes, at: int) -> bool:
@@ -501,6 +512,7 @@ _EQUALS = pattern(
 )
 _TERM_WORD = pattern(r"[\ ~]{0,2}+ ([A-Za-z]++) (?: [/-] [A-Za-z]++ )?+ (?: \^ \{?+[0-9]\}?+ )?+")
 _NEXT_PART = pattern(r",?+ \ (?=[0-9])")
+_PRODUCT = pattern(r"\(")
 _NO_TERM_WORDS = frozenset(
     b"""because since as so if when where while with for and or but which that then thus hence therefore given assuming
     let also not is are was were we he she they it on at to from by after before of plus minus times divided multiplied
@@ -525,8 +537,8 @@ def _right_hand_end(text: bytes, begin: int) -> int:
             at = equals.end()
             continue
         operator = _OPERATOR.match(text, at)
-        if operator is None and has_words:
-            operator = _NEXT_PART.match(text, at)  # 2 hours 30 minutes = 150 minutes
+        if operator is None:  # (3)(4) = 12, 2 hours 30 minutes = 150 minutes
+            operator = _PRODUCT.match(text, at) or (_NEXT_PART.match(text, at) if has_words else None)
         if operator is None:
             return value_at
         at, has_operator = operator.end(), True
@@ -578,7 +590,8 @@ _KNOWN_COMMANDS = r"""(?: times | cdot | div | quad | qquad | text | textbf | te
 _SYMBOL_COMMAND = rf"\\ (?! {_KNOWN_COMMANDS} ) [A-Za-z]{{2}}"
 _GOES_ON = pattern(
     rf"""{_COMMA} [\ ~]{{0,2}}+ [0-9] | {_BLANK}{{1,4}}+ [0-9] | ['_;] \ ?+ [0-9] | _\{{
-       | : [0-9] | \ :\ [0-9] | \ ?+ / \ ?+ [0-9] | \.[0-9] | \([0-9]++\)(?!{WORD})
+       | : [0-9] | \ :\ [0-9] | \ ?+ / \ ?+ [0-9] | \.[0-9] | \([0-9]++\)(?!{WORD}) | \)\([0-9]
+       | \ ?+ (?: [-=]> \ ?+ [0-9] | \+/?+- )
        | \^ (?! \{{?+ (?: \\(?: circ | degree ) | (?: \\(?: text | mathrm )\{{ )?+ (?: st | nd | rd | th ) ) )
        | \^\{{?+\\circ\}}?+ \ {{0,2}}+ [0-9]
        | {_BLANK}{{0,2}}+ {_SYMBOL_COMMAND}
@@ -622,7 +635,8 @@ _FORMULA = pattern(
                          (?: [A-Za-z]{{2}} | [{{|] )
                        | (?: sqrt | ln | log | sin | cos | tan | exp | pi | infinity | undefined ) (?![A-Za-z])
                        | [A-Za-z] \ ?+ (?: [-+*/^] | \*\* ) \ ?+ [0-9a-z\\({{] (?![A-Za-z])
-                       | [A-Za-z] \^
+                       | [A-Za-z] \^ | [A-Za-z] , \ ?+ [A-Za-z] \)
+                       | /?+ - \ ?+ {_NUMBER_AHEAD} | between \ {_NUMBER_AHEAD}
                        | (?: [A-Za-z] \ ?+ )?+ [<>]=?+ \ ?+ {_NUMBER_AHEAD} )"""
 )
 
@@ -636,7 +650,7 @@ def whole_number(text: bytes, *, is_formula: bool = False) -> tuple[str | None, 
     is_formula: a letter right behind the digits is a symbol ("5k", "3m"), as in the boxed format.
     """
     text = plain(text)
-    begin = _right_hand_end(text, skip(_BEFORE, text, 0))
+    begin = _value_begin(text, 0)
     value, end = read_number(text, begin, is_formula=is_formula)
     is_number = end > begin and _skip_units(text, end, is_formula) == len(text)
     return (value, True) if is_number else (None, False)
