@@ -349,23 +349,21 @@ def _rational(negative: bool, value: Fraction) -> str | None:
 
 _UNITS_1 = frozenset(b"msghlLNJWVAKCFt")
 _UNITS_2 = frozenset(
-    b"""cm mm km nm um dm kg mg ml mL dl dL cl cL kW MW GW mW Hz lb oz ft in yd mi hr ms ns wk mo yr kJ MJ kN
-    kV mV mA Pa
-    dB eV GB MB KB kB TB ha pt qt cc am pm AM PM st nd rd th""".split()
+    b"""cm mm km nm um dm kg mg ml mL dl dL cl cL kW MW GW mW Hz lb oz ft in yd mi hr ms ns wk mo yr kJ MJ kN kV
+    mV mA Pa dB eV GB MB KB kB TB ha pt qt cc am pm AM PM st nd rd th""".split()
 )
 # Longer ones that may stand right behind the digits, in lower case.
 _UNITS_3 = frozenset(
-    b"""mph kph rpm fps bps kwh mwh kpa mpa khz mhz ghz min mins sec secs hrs hour hours minute minutes second seconds
-    day days week weeks wks month months year years yrs lbs kgs cms kms gal cal kcal mol rad deg cup cups rds ths usd eur gbp inr dollar
-    dollars cent cents euro euros pound pounds percent pct mile miles foot feet inch inches yard yards meter
-    meters metre metres
-    gram grams liter liters litre litres ounce ounces degree degrees""".split()
+    b"""mph kph rpm fps bps kwh mwh kpa mpa khz mhz ghz min mins sec secs hrs hour hours minute minutes second
+    seconds day days week weeks wks month months year years yrs lbs kgs cms kms gal cal kcal mol rad deg cup
+    cups rds ths usd eur gbp inr dollar dollars cent cents euro euros pound pounds percent pct mile miles foot
+    feet inch inches yard yards meter meters metre metres gram grams liter liters litre litres ounce ounces
+    degree degrees""".split()
 )
 _NO_UNITS = frozenset(
-    b"""and plus minus over divided modulo mod where when for but not than sin cos tan cot csc log exp det gcd lcm lim
-    sqrt sinh cosh tanh arcsin arccos arctan choose factorial infinity sinx siny sinz cosx cosy cosz tanx tany
-    tanz logx logy
-    logz xyz""".split()
+    b"""and plus minus over divided modulo mod where when for but not than sin cos tan cot csc log exp det gcd
+    lcm lim sqrt sinh cosh tanh arcsin arccos arctan choose factorial infinity sinx siny sinz cosx cosy cosz
+    tanx tany tanz logx logy logz xyz""".split()
 )
 _SHORT = frozenset(b"of in on at an to by".split())  # behind another word
 
@@ -382,9 +380,7 @@ _UNIT_TEXT = pattern(
          [^{{}}\\0-9]{{0,64}}+ \}} {_UNIT_POWER}"""
 )
 _UNIT_WORD = pattern(rf"({_LETTERS}) (?: / {_LETTERS} )?+ {_UNIT_POWER}")
-
-
-_PER_UNIT = pattern(rf"\\ ?+ / \\ ?+ ({_LETTERS})")
+_PER_UNIT = pattern(rf"\ ?+ / \ ?+ ({_LETTERS})")
 
 
 def _skip_units(text: bytes, begin: int, is_formula: bool) -> int:
@@ -409,7 +405,7 @@ def _is_unit(word: bytes, is_attached: bool, has_word: bool, is_formula: bool) -
     if len(word) == 1:
         return (word[0] in _UNITS_1 and not (is_attached and is_formula)) or (has_word and word == b"a")
     if len(word) == 2:
-        return word in _UNITS_2 or (has_word and word in _SHORT) or word[0] >= 0x80
+        return word in _UNITS_2 or (has_word and word in _SHORT) or word[0] in b"\xd0\xd1" or word == "Ω".encode()
     if is_attached:
         return word.lower() in _UNITS_3
     return word.lower() not in _NO_UNITS
@@ -514,9 +510,9 @@ _TERM_WORD = pattern(r"[\ ~]{0,2}+ ([A-Za-z]++) (?: [/-] [A-Za-z]++ )?+ (?: \^ \
 _NEXT_PART = pattern(r",?+ \ (?=[0-9])")
 _PRODUCT = pattern(r"\(")
 _NO_TERM_WORDS = frozenset(
-    b"""because since as so if when where while with for and or but which that then thus hence therefore given assuming
-    let also not is are was were we he she they it on at to from by after before of plus minus times divided multiplied
-    equals""".split()
+    b"""because since as so if when where while with for and or but which that then thus hence therefore given
+    assuming let also not is are was were we he she they it on at to from by after before of plus minus times
+    divided multiplied equals""".split()
 )
 
 
