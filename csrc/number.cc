@@ -3,47 +3,126 @@
 #include <algorithm>
 #include <string_view>
 
+#include "plain.h"
+
 namespace fastsia {
 namespace {
 
 __extension__ typedef unsigned __int128 Wide;
 
+constexpr int kMaxTerms = 40;    // of an expression
+constexpr int kMaxHeading = 30;  // a larger number after "####" opens no heading
+constexpr int kMaxIndianPairs = 12;
+
 // Small matchers: the position past what they match at `i`, or `i` itself where they match nothing.
 
 template <std::size_t N>
-std::size_t skip_any(Text& text, std::size_t i, const std::string_view (&words)[N]) {
+std::size_t skip_any(const Text& text, std::size_t i, const std::string_view (&words)[N]) {
   for (const std::string_view word : words) {
     if (text.has(i, word)) return i + word.size();
   }
   return i;
 }
 
-constexpr std::string_view kMinus = "\xE2\x88\x92";                                                   // U+2212
+template <std::size_t N>
+bool is_among(std::string_view word, const std::string_view (&words)[N]) {
+  return std::find(std::begin(words), std::end(words), word) != std::end(words);
+}
+
 constexpr std::string_view kCurrencies[] = {"\xC2\xA3", "\xE2\x82\xAC", "\xC2\xA5", "\xE2\x82\xB9"};  // £ € ¥ ₹
-constexpr std::string_view kOtherDecorations[] = {"\xE2\x89\x88", "\xE2\x80\x9C", "\xE2\x80\x98", "\xEF\xBC\x9A",
-                                                  "\xEF\xBC\x88"};  // ≈ “ ‘ ： （
-constexpr std::string_view kSeparators[] = {",\\!", ",", "{,}", "\\,", "\xE2\x80\xAF", "\xE2\x80\x89"};
+constexpr std::string_view kOtherDecorations[] = {"\xE2\x89\x88",                                     // ≈
+                                                  "\xE2\x80\x9C",                                     // “
+                                                  "\xE2\x80\x98",                                     // ‘
+                                                  "\xEF\xBC\x9A",                                     // ：
+                                                  "\xEF\xBC\x88"};                                    // （
 constexpr std::string_view kTextCommands[] = {"textbf{", "textit{", "text{", "mathrm{", "mathbf{", "mathit{", "mbox{"};
-constexpr std::string_view kTimes[] = {"\xC3\x97", "x", "X", "*", "\xC2\xB7", "\\times", "\\cdot"};
-constexpr std::string_view kOperatorSigns[] = {"\xC3\x97", "\xC3\xB7", "\xC2\xB7", kMinus,
-                                               "\\times",  "\\cdot",   "\\div"};
-constexpr std::string_view kExpressionSigns[] = {"\xC3\x97", "\xC3\xB7", "\xC2\xB7", kMinus, "\\times",
-                                                 "\\cdot",   "\\div",    "\\$",      "\\%"};
-constexpr std::string_view kClosingSigns[] = {"\xE2\x80\x9D", "\xE2\x80\x99", "\xC2\xB0", "\xC2\xB2",
-                                              "\xC2\xB3",     "\xE2\x82\xAC", "\xC2\xA3"};  // ” ’ ° ² ³ € £
+constexpr std::string_view kCommas[] = {",\\!", ",\\,", ",", "{,}", " {,} "};
 
 bool is_one_of(int c, std::string_view set) {
   return c >= 0 && set.find(static_cast<char>(c)) != std::string_view::npos;
 }
 
-std::size_t skip_digits(Text& text, std::size_t i) {
+std::size_t skip_digits(const Text& text, std::size_t i) {
   while (is_digit(text.at(i))) ++i;
   return i;
 }
 
-std::size_t skip_space(Text& text, std::size_t i) { return text.at(i) == ' ' ? i + 1 : i; }
+std::size_t skip_byte(const Text& text, std::size_t i, char byte) { return text.at(i) == byte ? i + 1 : i; }
 
-std::size_t skip_byte(Text& text, std::size_t i, char byte) { return text.at(i) == byte ? i + 1 : i; }
+std::size_t skip_run(const Text& text, std::size_t i, char byte) {
+  while (text.at(i) == byte) ++i;
+  return i;
+}
+
+std::size_t skip_space(const Text& text, std::size_t i) { return skip_byte(text, i, ' '); }
+
+std::size_t skip_at_most(const Text& text, std::size_t i, std::string_view set, int most) {
+  for (; most > 0 && is_one_of(text.at(i), set); --most) ++i;
+  return i;
+}
+
+// One blank or no-break space.
+std::size_t skip_gap(const Text& text, std::size_t i) { return is_one_of(text.at(i), " ~") ? i + 1 : i; }
+
+// One blank, also of LaTeX.
+std::size_t skip_wide(const Text& text, std::size_t i) {
+  if (text.at(i) == '\\') return is_one_of(text.at(i + 1), ",;:! ") ? i + 2 : i;
+  return skip_gap(text, i);
+}
+
+// The same or a tab, at most `most` of them.
+std::size_t skip_wide_blanks(const Text& text, std::size_t i, int most) {
+  for (; most > 0; --most) {
+    const std::size_t end = text.at(i) == '\t' ? i + 1 : skip_wide(text, i);
+    if (end == i) break;
+    i = end;
+  }
+  return i;
+}
+
+std::size_t skip_letters(const Text& text, std::size_t i) {
+  while (is_letter(text.at(i))) ++i;
+  return i;
+}
+
+// ASCII letters, and the characters of two bytes from U+00C0 on.
+std::size_t skip_word(const Text& text, std::size_t i) {
+  while (true) {
+    const int c = text.at(i);
+    if (is_letter(c)) {
+      ++i;
+    } else if (c >= 0xC3 && c <= 0xDF && is_continuation(text.at(i + 1))) {
+      i += 2;
+    } else {
+      return i;
+    }
+  }
+}
+
+// Past a Chinese, Japanese or Korean character.
+std::size_t skip_cjk(const Text& text, std::size_t i) {
+  const int c = text.at(i);
+  const bool is_kana = c == 0xE3 && text.at(i + 1) >= 0x81 && text.at(i + 1) <= 0x83;
+  const bool is_cjk = c >= 0xE4 && c <= 0xED && is_continuation(text.at(i + 1));
+  return (is_kana || is_cjk) && is_continuation(text.at(i + 2)) ? i + 3 : i;
+}
+
+// Past "\name" that no further lower-case letter follows.
+std::size_t skip_command(const Text& text, std::size_t i, std::string_view name) {
+  if (text.at(i) != '\\' || !text.has(i + 1, name)) return i;
+  const std::size_t end = i + 1 + name.size();
+  return text.at(end) >= 'a' && text.at(end) <= 'z' ? i : end;
+}
+
+// Past a lower-case word that stands there as it is and goes on no further.
+std::size_t skip_whole_word(const Text& text, std::size_t i, std::string_view word) {
+  return text.has(i, word) && !is_word(text, i + word.size()) ? i + word.size() : i;
+}
+
+std::size_t skip_currency(const Text& text, std::size_t i) {
+  if (text.at(i) == '$') return i + 1;
+  return text.at(i) == '\\' && text.at(i + 1) == '$' ? i + 2 : i;
+}
 
 struct Sign {
   std::size_t end;
@@ -51,31 +130,57 @@ struct Sign {
   bool is_minus;
 };
 
-Sign read_sign(Text& text, std::size_t i) {
+Sign read_sign(const Text& text, std::size_t i) {
   const int c = text.at(i);
   if (c == '-' || c == '+') return {i + 1, true, c == '-'};
-  if (c == 0xE2 && text.has(i, kMinus)) return {i + kMinus.size(), true, true};
   return {i, false, false};
 }
 
-std::size_t skip_currency(Text& text, std::size_t i) {
-  const int c = text.at(i);
-  if (c == '$') return i + 1;
-  if (c == '\\') return text.at(i + 1) == '$' ? i + 2 : i;
-  return c >= 0x80 ? skip_any(text, i, kCurrencies) : i;
+// Past "\frac" and its kin.
+std::size_t skip_fraction_command(const Text& text, std::size_t i) {
+  static constexpr std::string_view kFractions[] = {"\\frac", "\\dfrac", "\\tfrac", "\\cfrac", "\\nicefrac", "\\sfrac"};
+  return text.at(i) == '\\' ? skip_any(text, i, kFractions) : i;
 }
 
-// Past "\frac", "\dfrac" or "\tfrac".
-std::size_t skip_fraction_command(Text& text, std::size_t i) {
-  if (text.at(i) != '\\') return i;
-  const int c = text.at(i + 1);
-  const std::size_t name = c == 'd' || c == 't' ? i + 2 : i + 1;
-  return text.has(name, "frac") ? name + 4 : i;
+bool is_three(const Text& text, std::size_t i) {
+  return is_digit(text.at(i)) && is_digit(text.at(i + 1)) && is_digit(text.at(i + 2)) && !is_digit(text.at(i + 3));
+}
+
+// 12,34,567: past it, where it begins at `i`, whose digits end at `head`.
+std::size_t skip_indian(const Text& text, std::size_t i, std::size_t head) {
+  if (head - i > 2) return i;
+  std::size_t end = head;
+  for (int pairs = 0; pairs < kMaxIndianPairs; ++pairs) {
+    const std::size_t pair = skip_any(text, end, kCommas);
+    if (pair == end || !is_digit(text.at(pair)) || !is_digit(text.at(pair + 1)) || is_digit(text.at(pair + 2))) break;
+    end = pair + 2;
+  }
+  const std::size_t last = skip_any(text, end, kCommas);
+  return end != head && last != end && is_three(text, last) ? last + 3 : i;
+}
+
+// Past groups of thousands of one kind, behind the first digits.
+std::size_t skip_groups(const Text& text, std::size_t head, bool is_tight) {
+  std::size_t end = head;
+  while (true) {
+    const std::size_t group = skip_any(text, end, kCommas);
+    if (group == end || !is_three(text, group)) break;
+    end = group + 3;
+  }
+  for (const char mark : {'\'', '_'}) {
+    while ((end == head || text.at(head) == mark) && text.at(end) == mark && is_three(text, end + 1)) end += 4;
+  }
+  if (end != head || is_tight) return end;
+  while (true) {
+    const std::size_t group = skip_wide(text, end);
+    if (group == end || !is_three(text, group) || text.at(group + 3) == '/') return end;
+    end = group + 3;
+  }
 }
 
 // Groups of thousands ("1,234"; neither "1,2,3" nor "0,123"), or plain digits, or a point first. "42." leaves its
-// point.
-std::size_t skip_plain(Text& text, std::size_t i) {
+// point. is_tight: blanks make no groups.
+std::size_t skip_plain(const Text& text, std::size_t i, bool is_tight = false) {
   if (text.at(i) == '.') {
     const std::size_t end = skip_digits(text, i + 1);
     return end > i + 1 ? end : i;
@@ -83,14 +188,8 @@ std::size_t skip_plain(Text& text, std::size_t i) {
   std::size_t end = skip_digits(text, i);
   if (end == i) return i;
   if (end - i <= 3 && text.at(i) != '0') {
-    while (true) {
-      const std::size_t group = skip_any(text, end, kSeparators);
-      if (group == end || !is_digit(text.at(group)) || !is_digit(text.at(group + 1)) || !is_digit(text.at(group + 2)) ||
-          is_digit(text.at(group + 3))) {
-        break;
-      }
-      end = group + 3;
-    }
+    const std::size_t indian = skip_indian(text, i, end);
+    end = indian != i ? indian : skip_groups(text, end, is_tight);
   }
   if (text.at(end) == '.' && is_digit(text.at(end + 1))) end = skip_digits(text, end + 1);
   return end;
@@ -111,7 +210,7 @@ void push_digit(Decimal& decimal, char digit, std::int64_t& zeros) {
 }
 
 // The digits of a plain number, separators left out.
-Decimal read_plain(Text& text, std::size_t begin, std::size_t end) {
+Decimal read_plain(const Text& text, std::size_t begin, std::size_t end) {
   Decimal decimal;
   std::int64_t zeros = 0, decimals = 0;
   bool after_point = false;
@@ -171,14 +270,8 @@ void set_decimal(Number& number, const Decimal& decimal, bool is_negative) {
   number.has_value = fits(decimal, is_negative);
 }
 
-// whole_part + over / under: a decimal where that ends, else the reduced fraction.
-void set_ratio(Number& number, bool is_negative, const Decimal& over, const Decimal& under, std::uint64_t whole_part) {
-  if (under.size == 0 || num_digits(over) + scale(under) > kMaxTermDigits ||
-      num_digits(under) + scale(over) > kMaxTermDigits) {
-    return;
-  }
-  Wide b = static_cast<Wide>(whole(under)) * power_of_ten(scale(over));
-  Wide a = static_cast<Wide>(whole(over)) * power_of_ten(scale(under)) + b * whole_part;
+// a / b: a decimal where that ends, else the reduced fraction.
+void set_rational(Number& number, bool is_negative, Wide a, Wide b) {
   const Wide common = greatest_common_divisor(a, b);
   a /= common;
   b /= common;
@@ -204,6 +297,17 @@ void set_ratio(Number& number, bool is_negative, const Decimal& over, const Deci
   set_decimal(number, decimal, is_negative);
 }
 
+// whole_part + over / under: a decimal where that ends, else the reduced fraction.
+void set_ratio(Number& number, bool is_negative, const Decimal& over, const Decimal& under, std::uint64_t whole_part) {
+  if (under.size == 0 || num_digits(over) + scale(under) > kMaxTermDigits ||
+      num_digits(under) + scale(over) > kMaxTermDigits) {
+    return;
+  }
+  const Wide b = static_cast<Wide>(whole(under)) * power_of_ten(scale(over));
+  const Wide a = static_cast<Wide>(whole(over)) * power_of_ten(scale(under)) + b * whole_part;
+  set_rational(number, is_negative, a, b);
+}
+
 // \frac{over}{under}, or \frac12; not there where end is the beginning.
 struct Fraction {
   std::size_t end;
@@ -212,44 +316,39 @@ struct Fraction {
   std::size_t under[2] = {0, 0};
 };
 
-// One argument: a digit, or a number in braces, with a sign where that is allowed. Returns the position past it, or
-// `i`.
-std::size_t read_argument(Text& text, std::size_t i, std::size_t (&term)[2], bool* is_negative) {
-  if (is_digit(text.at(i))) {
-    term[0] = i;
-    term[1] = i + 1;
-    return i + 1;
+// One argument: a digit, or a number in braces. Returns the position past it, or `i`.
+std::size_t read_argument(const Text& text, std::size_t i, std::size_t (&term)[2], bool& is_negative) {
+  std::size_t at = skip_at_most(text, i, " ", 2);
+  if (is_digit(text.at(at))) {
+    term[0] = at;
+    term[1] = at + 1;
+    return at + 1;
   }
-  if (text.at(i) != '{') return i;
-  std::size_t at = i + 1;
-  for (int k = 0; k < 4; ++k) at = skip_space(text, at);
-  if (is_negative != nullptr) {
-    const Sign sign = read_sign(text, at);
-    at = sign.end;
-    *is_negative = sign.is_minus;
-  }
-  term[0] = at;
-  term[1] = skip_plain(text, at);
-  if (term[1] == at) return i;
-  at = term[1];
-  for (int k = 0; k < 4; ++k) at = skip_space(text, at);
-  return text.at(at) == '}' ? at + 1 : i;
+  if (text.at(at) != '{') return i;
+  const Sign sign = read_sign(text, skip_at_most(text, at + 1, " ", 4));
+  term[0] = skip_currency(text, sign.end);
+  term[1] = skip_plain(text, term[0]);
+  if (term[1] == term[0]) return i;
+  at = skip_at_most(text, term[1], " ", 4);
+  if (text.at(at) != '}') return i;
+  is_negative ^= sign.is_minus;
+  return at + 1;
 }
 
-Fraction read_fraction(Text& text, std::size_t i) {
+Fraction read_fraction(const Text& text, std::size_t i) {
   Fraction fraction;
   fraction.end = i;
   const std::size_t over = skip_fraction_command(text, i);
   if (over == i) return fraction;
-  const std::size_t under = read_argument(text, over, fraction.over, &fraction.is_negative);
+  const std::size_t under = read_argument(text, over, fraction.over, fraction.is_negative);
   if (under == over) return fraction;
-  const std::size_t end = read_argument(text, under, fraction.under, nullptr);
+  const std::size_t end = read_argument(text, under, fraction.under, fraction.is_negative);
   if (end != under) fraction.end = end;
   return fraction;
 }
 
 // Whether two runs of plain digits make a proper fraction, neither of them 0.
-bool is_below_one(Text& text, const std::size_t (&over)[2], const std::size_t (&under)[2]) {
+bool is_below_one(const Text& text, const std::size_t (&over)[2], const std::size_t (&under)[2]) {
   std::size_t a = over[0], b = under[0];
   if (skip_digits(text, a) < over[1] || skip_digits(text, b) < under[1]) return false;
   while (a < over[1] && text.at(a) == '0') ++a;
@@ -260,7 +359,7 @@ bool is_below_one(Text& text, const std::size_t (&over)[2], const std::size_t (&
 }
 
 // A power of ten, cut off far outside of what a number may have.
-std::int64_t read_exponent(Text& text, std::size_t begin, std::size_t end, bool is_minus) {
+std::int64_t read_exponent(const Text& text, std::size_t begin, std::size_t end, bool is_minus) {
   while (begin < end && text.at(begin) == '0') ++begin;
   std::int64_t size = 0;
   if (end - begin > 6) {
@@ -277,7 +376,7 @@ struct Exponent {
 };
 
 // A sign and digits at `digits_at`; nothing (end = i) where there are no digits.
-Exponent read_signed_exponent(Text& text, std::size_t i, std::size_t digits_at) {
+Exponent read_signed_exponent(const Text& text, std::size_t i, std::size_t digits_at) {
   const Sign sign = read_sign(text, digits_at);
   const std::size_t end = skip_digits(text, sign.end);
   if (end == sign.end) return {i};
@@ -285,17 +384,18 @@ Exponent read_signed_exponent(Text& text, std::size_t i, std::size_t digits_at) 
 }
 
 // "e3"
-Exponent read_letter_exponent(Text& text, std::size_t i) {
+Exponent read_letter_exponent(const Text& text, std::size_t i) {
   const int c = text.at(i);
   return c == 'e' || c == 'E' ? read_signed_exponent(text, i, i + 1) : Exponent{i};
 }
 
 // " x 10^3"
-Exponent read_times_ten(Text& text, std::size_t i) {
-  const std::size_t sign = skip_blanks(text, i, 1);
+Exponent read_times_ten(const Text& text, std::size_t i) {
+  static constexpr std::string_view kTimes[] = {"x", "X", "*", "\\times", "\\cdot"};
+  const std::size_t sign = skip_wide_blanks(text, i, 2);
   const std::size_t after = skip_any(text, sign, kTimes);
   if (after == sign) return {i};
-  const std::size_t ten = skip_blanks(text, after, 1);
+  const std::size_t ten = skip_wide_blanks(text, after, 2);
   if (!text.has(ten, "10^")) return {i};
   Exponent exponent = read_signed_exponent(text, i, skip_byte(text, ten + 3, '{'));
   if (exponent.end != i) exponent.end = skip_byte(text, exponent.end, '}');
@@ -309,7 +409,7 @@ struct Power {
 };
 
 // "^2", "^{10}", "**9**9": any chain of them.
-Power read_power(Text& text, std::size_t i) {
+Power read_power(const Text& text, std::size_t i) {
   Power power{i};
   for (int links = 0;; ++links) {
     const bool is_caret = text.at(power.end) == '^';
@@ -330,16 +430,77 @@ Power read_power(Text& text, std::size_t i) {
   }
 }
 
-// " million": its zeros, 0 where there is no such word.
-std::int64_t read_multiplier(Text& text, std::size_t i, std::size_t& end) {
-  static constexpr struct {
+// The digits that go on for ever: "\overline{3}" behind decimals, ".\overline{3}", ".(3)".
+struct Period {
+  std::size_t end;
+  std::size_t begin = 0;
+  std::size_t size = 0;
+};
+
+Period read_period(const Text& text, std::size_t i, bool has_point) {
+  const std::size_t at = skip_byte(text, i, '.');
+  const bool brings_point = at != i;
+  if (brings_point == has_point) return {i};
+  if (text.at(at) == '(') {
+    const std::size_t end = skip_digits(text, at + 1);
+    const bool is_period = brings_point && end != at + 1 && end - at - 1 <= 9 && text.at(end) == ')';
+    return is_period ? Period{end + 1, at + 1, end - at - 1} : Period{i};
+  }
+  static constexpr std::string_view kBars[] = {"\\overline", "\\bar", "\\dot"};
+  std::size_t begin = skip_any(text, at, kBars);
+  if (begin == at) return {i};
+  begin = skip_space(text, begin);
+  if (is_digit(text.at(begin))) return {begin + 1, begin, 1};
+  if (text.at(begin) != '{') return {i};
+  const std::size_t end = skip_digits(text, begin + 1);
+  const std::size_t size = end - begin - 1;
+  return size >= 1 && size <= 9 && text.at(end) == '}' ? Period{end + 1, begin + 1, size} : Period{i};
+}
+
+void set_repeating(Number& number, bool is_negative, const Text& text, std::size_t begin, std::size_t end,
+                   const Period& period) {
+  Wide digits = 0, repeated = 0;
+  std::size_t size = 0, decimals = 0;
+  bool after_point = false;
+  for (std::size_t i = begin; i < end; ++i) {
+    const int c = text.at(i);
+    after_point |= c == '.';
+    if (!is_digit(c)) continue;
+    size += size > 0 || c != '0';
+    decimals += after_point;
+    if (size + period.size > kMaxTermDigits || decimals + period.size > kMaxTermDigits) return;
+    digits = digits * 10 + static_cast<unsigned>(c - '0');
+  }
+  if (size + period.size > kMaxTermDigits || decimals + period.size > kMaxTermDigits) return;
+  for (std::size_t k = 0; k < period.size; ++k) {
+    repeated = repeated * 10 + static_cast<unsigned>(text.at(period.begin + k) - '0');
+  }
+  const Wide scale = power_of_ten(static_cast<std::int64_t>(period.size));
+  set_rational(number, is_negative, digits * scale + repeated - digits,
+               (scale - 1) * power_of_ten(static_cast<std::int64_t>(decimals)));
+}
+
+// "million" or "k" behind a number: its zeros, 0 where there is none.
+std::int64_t read_multiplier(const Text& text, std::size_t i, bool is_formula, std::size_t& end) {
+  struct Multiplier {
     std::string_view word;
     std::int64_t zeros;
-  } kMultipliers[] = {{"thousand", 3}, {"million", 6}, {"billion", 9}, {"trillion", 12}};
-  const std::size_t at = skip_space(text, i);
-  for (const auto& multiplier : kMultipliers) {
+  };
+  static constexpr Multiplier kWords[] = {
+      {"hundred", 2}, {"thousand", 3}, {"million", 6}, {"billion", 9}, {"trillion", 12}};
+  static constexpr Multiplier kSuffixes[] = {{"k", 3},  {"K", 3},  {"MM", 6}, {"mn", 6}, {"M", 6},
+                                             {"bn", 9}, {"Bn", 9}, {"BN", 9}, {"B", 9}};
+  const std::size_t at = skip_gap(text, i);
+  for (const Multiplier& multiplier : kWords) {
     if (text.has_word(at, multiplier.word) && !is_word(text, at + multiplier.word.size())) {
       end = at + multiplier.word.size();
+      return multiplier.zeros;
+    }
+  }
+  if (is_formula || !is_letter(text.at(i))) return 0;
+  for (const Multiplier& multiplier : kSuffixes) {
+    if (skip_whole_word(text, i, multiplier.word) != i) {
+      end = i + multiplier.word.size();
       return multiplier.zeros;
     }
   }
@@ -354,151 +515,904 @@ struct Head {
   bool is_negative = false;
 };
 
-Head read_head(Text& text, std::size_t i) {
+bool is_ahead(const Text& text, std::size_t i) {
+  const int c = text.at(i);
+  if (is_digit(c)) return true;
+  if (c == '.') return is_digit(text.at(i + 1));
+  const std::size_t argument = skip_fraction_command(text, i);
+  if (argument == i) return false;
+  const int next = text.at(skip_at_most(text, argument, " ", 2));
+  return next == '{' || is_digit(next);
+}
+
+// is_loose: blanks may follow the sign and the currency, and "minus" is a sign.
+Head read_head(const Text& text, std::size_t i, bool is_loose) {
   Head head;
-  const Sign sign = read_sign(text, i);
+  const int blanks = is_loose ? 2 : 0;
+  Sign sign = read_sign(text, i);
   head.has_sign = sign.is_there;
-  head.is_negative = sign.is_minus;
-  head.end = skip_currency(text, sign.end);
-  if (!sign.is_there && head.end > i) {
-    const Sign late = read_sign(text, head.end);
-    head.end = late.end;
-    head.is_negative = late.is_minus;
+  if (is_loose && !sign.is_there) {
+    for (const std::string_view word : {"minus", "negative"}) {
+      if (!text.has_word(i, word)) continue;
+      const std::size_t end = skip_wide_blanks(text, i + word.size(), 1);
+      if (end != i + word.size()) sign = {end, true, true};
+    }
   }
-  const int c = text.at(head.end);
-  if (c == '\\') {
-    const std::size_t argument = skip_fraction_command(text, head.end);
-    head.is_there = argument != head.end && (text.at(argument) == '{' || is_digit(text.at(argument)));
+  if (sign.is_there) {
+    head.is_negative = sign.is_minus;
+    std::size_t at = sign.end;
+    if (is_loose) {
+      at = skip_wide_blanks(text, at, blanks);
+    } else if (text.at(at) == '\\' && is_one_of(text.at(at + 1), ",;:!")) {
+      at += 2;
+    }
+    head.end = skip_currency(text, at);
+    if (is_loose && head.end != at) head.end = skip_wide_blanks(text, head.end, 1);
   } else {
-    head.is_there = is_digit(c) || (c == '.' && is_digit(text.at(head.end + 1)));
+    head.end = skip_currency(text, i);
+    if (head.end != i) {
+      if (is_loose) head.end = skip_wide_blanks(text, head.end, 1);
+      const Sign late = read_sign(text, head.end);
+      head.is_negative = late.is_minus;
+      head.end = is_loose ? skip_wide_blanks(text, late.end, 1) : late.end;
+    }
   }
+  head.is_there = is_ahead(text, head.end);
   return head;
 }
 
-bool has_operator(Text& text, std::size_t i, std::size_t& end) {
-  const int c = text.at(i);
-  if (is_one_of(c, "-+*/xX")) {
-    end = i + 1;
-    return true;
-  }
-  end = c == '\\' || c >= 0x80 ? skip_any(text, i, kOperatorSigns) : i;
-  return end != i;
-}
+// What the reading of a number depends on beside the text.
+struct Reading {
+  bool is_loose = true;      // a blank may follow the sign, and "minus" is one
+  bool is_negative = false;  // a sign stands further in front
+  bool is_formula = false;   // letters are symbols: "5k" is no 5000
+};
 
-// Whether an operator and another number follow.
-bool goes_on(Text& text, std::size_t i) {
-  for (int k = 0; k < 4; ++k) {
-    const int c = text.at(i);
-    if (is_blank(c) || c == ')' || c == '%') {
-      ++i;
-    } else if (c == '\\' && text.at(i + 1) == '%') {
-      i += 2;
+// The number that begins at `i`, its sign and currency included.
+Number read_number(const Text& text, std::size_t i, const Reading& reading) {
+  Number number;
+  number.end = i;
+  const Head head = read_head(text, i, reading.is_loose);
+  if (!head.is_there) return number;
+  const bool is_negative = head.is_negative || reading.is_negative;
+  const std::size_t begin = head.end;
+  if (text.at(begin) == '\\') {
+    const Fraction fraction = read_fraction(text, begin);
+    if (fraction.end == begin) return number;
+    number.is_formed = true;
+    number.end = fraction.end;
+    set_ratio(number, is_negative != fraction.is_negative, read_plain(text, fraction.over[0], fraction.over[1]),
+              read_plain(text, fraction.under[0], fraction.under[1]), 0);
+    return number;
+  }
+
+  number.is_formed = true;
+  const std::size_t end = number.end = skip_plain(text, begin);
+  Decimal decimal = read_plain(text, begin, end);
+  const int next = text.at(end);
+  if (next == '.' || next == '\\') {
+    const bool has_point = text.view(begin, end).find('.') != std::string_view::npos;
+    const Period period = read_period(text, end, has_point);
+    if (period.end != end) {
+      number.end = period.end;
+      set_repeating(number, is_negative, text, begin, end, period);
+      return number;
+    }
+  }
+  const Power power = read_power(text, end);
+  if (power.end != end) {
+    number.end = power.end;
+    if (power.is_integer && text.view(begin, end) == "10") {
+      Decimal one;
+      one.digits[one.size++] = '1';
+      one.power = power.exponent;
+      set_decimal(number, one, is_negative);
+    }
+    return number;
+  }
+  Exponent exponent = read_letter_exponent(text, end);
+  if (exponent.end == end) exponent = read_times_ten(text, end);
+  if (exponent.end != end) {
+    number.end = exponent.end;
+    decimal.power += exponent.power;
+    set_decimal(number, decimal, is_negative);
+    return number;
+  }
+  if (text.before(i) != '/') {  // not inside of 3/4/2020
+    const std::size_t slash = skip_space(text, end);
+    if (text.at(slash) == '/') {
+      const std::size_t minus = skip_space(text, slash + 1);
+      const std::size_t under = skip_byte(text, minus, '-');
+      const std::size_t under_end = skip_plain(text, under, true);
+      const std::size_t after = skip_space(text, under_end);
+      if (under_end != under && !(text.at(after) == '/' && is_digit(text.at(skip_space(text, after + 1))))) {
+        number.end = under_end;
+        set_ratio(number, is_negative != (under != minus), decimal, read_plain(text, under, under_end), 0);
+        return number;
+      }
+    }
+  }
+  if (skip_digits(text, begin) == end && num_digits(decimal) <= kMaxTermDigits) {  // "1 1/2", "1\frac{1}{2}"
+    std::size_t over = skip_wide_blanks(text, end, 1);
+    if (text.has(end, " and ")) {
+      over = end + 5;
+    } else if (text.at(end) == '-') {
+      over = end + 1;
+    }
+    const std::size_t slash = skip_digits(text, over);
+    const std::size_t last = text.at(slash) == '/' ? skip_digits(text, slash + 1) : slash;
+    const bool is_longer = text.at(last) == '/' || (text.at(last) == '.' && is_digit(text.at(last + 1)));
+    if (over != end && slash != over && last > slash + 1 && !is_longer) {
+      const std::size_t terms[2][2] = {{over, slash}, {slash + 1, last}};
+      if (is_below_one(text, terms[0], terms[1])) {
+        number.end = last;
+        set_ratio(number, is_negative, read_plain(text, over, slash), read_plain(text, slash + 1, last),
+                  whole(decimal));
+        return number;
+      }
     } else {
-      break;
+      const Fraction fraction = read_fraction(text, over);
+      if (fraction.end != over && !fraction.is_negative && is_below_one(text, fraction.over, fraction.under)) {
+        number.end = fraction.end;
+        set_ratio(number, is_negative, read_plain(text, fraction.over[0], fraction.over[1]),
+                  read_plain(text, fraction.under[0], fraction.under[1]), whole(decimal));
+        return number;
+      }
     }
   }
-  std::size_t at;
-  if (!has_operator(text, i, at)) return false;
-  for (int k = 0; k < 4 && (is_blank(text.at(at)) || text.at(at) == '('); ++k) ++at;
-  if (text.at(at) == '$') {
-    ++at;
-  } else if (text.at(at) == '\\' && text.at(at + 1) == '$') {
-    at += 2;
-  }
-  return text.at(at) == '.' || is_digit(text.at(at));
+  decimal.power += read_multiplier(text, end, reading.is_formula, number.end);
+  set_decimal(number, decimal, is_negative);
+  return number;
 }
 
-// The last "=" of the expression that begins at `i`, or kNone.
-std::size_t last_equals(Text& text, std::size_t i) {
-  std::size_t equals = kNone;
-  for (int k = 0; k < 200; ++k) {
-    const int c = text.at(i);
-    if (is_digit(c) || is_one_of(c, "- \t.,+*/xX()=$%^<>")) {
-      if (c == '=') equals = i;
-      ++i;
-      continue;
+// Units.
+
+constexpr std::string_view kUnits1 = "msghlLNJWVAKCFt";
+constexpr std::string_view kUnits2[] = {
+    "cm", "mm", "km", "nm", "um", "dm", "kg", "mg", "ml", "mL", "dl", "dL", "cl", "cL", "kW", "MW", "GW", "mW", "Hz",
+    "lb", "oz", "ft", "in", "yd", "mi", "hr", "ms", "ns", "wk", "mo", "yr", "kJ", "MJ", "kN", "kV", "mV", "mA", "Pa",
+    "dB", "eV", "GB", "MB", "KB", "kB", "TB", "ha", "pt", "qt", "cc", "am", "pm", "AM", "PM", "st", "nd", "rd", "th"};
+// Longer ones that may stand right behind the digits, in lower case.
+constexpr std::string_view kUnits3[] = {
+    "mph",     "kph",    "rpm",   "fps",    "bps",     "kwh",    "mwh",    "kpa",    "mpa",     "khz",     "mhz",
+    "ghz",     "min",    "mins",  "sec",    "secs",    "hrs",    "hour",   "hours",  "minute",  "minutes", "second",
+    "seconds", "day",    "days",  "week",   "weeks",   "wks",    "month",  "months", "year",    "years",   "yrs",
+    "lbs",     "kgs",    "cms",   "kms",    "gal",     "cal",    "kcal",   "mol",    "rad",     "deg",     "cup",
+    "cups",    "rds",    "ths",   "usd",    "eur",     "gbp",    "inr",    "dollar", "dollars", "cent",    "cents",
+    "euro",    "euros",  "pound", "pounds", "percent", "pct",    "mile",   "miles",  "foot",    "feet",    "inch",
+    "inches",  "yard",   "yards", "meter",  "meters",  "metre",  "metres", "gram",   "grams",   "liter",   "liters",
+    "litre",   "litres", "ounce", "ounces", "degree",  "degrees"};
+constexpr std::string_view kNoUnits[] = {
+    "and",  "plus", "minus", "over", "divided", "modulo", "mod",    "where",  "when",      "for",      "but",  "not",
+    "than", "sin",  "cos",   "tan",  "cot",     "csc",    "log",    "exp",    "det",       "gcd",      "lcm",  "lim",
+    "sqrt", "sinh", "cosh",  "tanh", "arcsin",  "arccos", "arctan", "choose", "factorial", "infinity", "sinx", "siny",
+    "sinz", "cosx", "cosy",  "cosz", "tanx",    "tany",   "tanz",   "logx",   "logy",      "logz",     "xyz"};
+constexpr std::string_view kShort[] = {"of", "in", "on", "at", "an", "to", "by"};  // behind another word
+
+std::string lower(std::string_view word) {
+  std::string small(word);
+  for (char& c : small) c = static_cast<char>(Text::lower(static_cast<unsigned char>(c)));
+  return small;
+}
+
+// Whether a word behind a number may be its unit. is_attached: no blank is between; has_word: other words are.
+bool is_unit(std::string_view word, bool is_attached, bool has_word, bool is_formula) {
+  if (word.size() == 1) {
+    const bool is_known = kUnits1.find(word[0]) != std::string_view::npos;
+    return (is_known && !(is_attached && is_formula)) || (has_word && word == "a");
+  }
+  if (word.size() == 2) {
+    const bool is_symbol = word[0] == '\xD0' || word[0] == '\xD1' || word == "\xCE\xA9";  // Cyrillic ones, Ω
+    return is_symbol || is_among(word, kUnits2) || (has_word && is_among(word, kShort));
+  }
+  return is_attached ? is_among(lower(word), kUnits3) : !is_among(lower(word), kNoUnits);
+}
+
+std::size_t skip_unit_power(const Text& text, std::size_t i) {
+  if (text.at(i) != '^') return i;
+  const std::size_t power = skip_byte(text, i + 1, '{');
+  return text.at(power) == '2' || text.at(power) == '3' ? skip_byte(text, power + 1, '}') : i;
+}
+
+// Past the content of "\text{", at most 64 bytes without digits and commands, and its brace; `i` else.
+std::size_t skip_text_content(const Text& text, std::size_t i) {
+  std::size_t end = i;
+  while (end - i < 64 && text.at(end) >= 0 && !is_digit(text.at(end)) && !is_one_of(text.at(end), "{}\\")) ++end;
+  return text.at(end) == '}' ? end + 1 : i;
+}
+
+// Past "\text{ cm}^2".
+std::size_t skip_unit_text(const Text& text, std::size_t i) {
+  const std::size_t inside = skip_text_command(text, i);
+  if (inside == i) return i;
+  std::size_t word = inside;
+  while (is_one_of(text.at(word), " ~")) ++word;
+  static constexpr std::string_view kNoText[] = {"and", "or", "to", "if", "mod", "when", "where",
+                                                 "for", "i",  "e",  "x",  "y",   "n"};
+  if (is_among(text.view(word, skip_letters(text, word)), kNoText)) return i;
+  const std::size_t end = skip_text_content(text, inside);
+  return end == inside ? i : skip_unit_power(text, end);
+}
+
+std::size_t skip_closing(const Text& text, std::size_t i) {
+  const int c = text.at(i);
+  if (is_space(c) || is_one_of(c, ".*_`\"')]}$,;:?~%")) return i + 1;
+  if (c == '\\' && is_one_of(text.at(i + 1), ",;:! $%)]")) return i + 2;
+  if (c >= 0x80) return skip_cjk(text, i);
+  const std::size_t degree = skip_byte(text, skip_byte(text, i, '^'), '{');
+  for (const std::string_view name : {"circ", "degree"}) {
+    const std::size_t end = skip_command(text, degree, name);
+    if (end != degree) return skip_byte(text, end, '}');
+  }
+  const std::size_t right = skip_command(text, i, "right");
+  return right == i ? i : skip_byte(text, right, '.');
+}
+
+// Past closing marks and units behind a number that ends at `begin`: all that may follow it in a box or a gold.
+std::size_t skip_units(const Text& text, std::size_t begin, bool is_formula) {
+  bool has_word = false;
+  for (std::size_t i = begin;;) {
+    std::size_t end = skip_closing(text, i);
+    if (end == i) end = skip_unit_text(text, i);
+    const std::size_t slash = skip_space(text, i);
+    if (end == i && text.at(slash) == '/') {
+      const std::size_t word = skip_space(text, slash + 1);
+      const std::size_t word_end = skip_word(text, word);
+      if (word_end > word + 1 && is_unit(text.view(word, word_end), false, false, is_formula)) end = word_end;
     }
-    const std::size_t end = c == '\\' || c >= 0x80 ? skip_any(text, i, kExpressionSigns) : i;
+    if (end == i) {
+      const std::size_t word_end = skip_word(text, i);
+      if (word_end == i || !is_unit(text.view(i, word_end), i == begin, has_word, is_formula)) return i;
+      has_word |= word_end - i > 2;
+      end = word_end;
+      if (text.at(end) == '/') {
+        const std::size_t second = skip_word(text, end + 1);
+        if (second != end + 1) end = second;
+      }
+      end = skip_unit_power(text, end);
+    }
+    i = end;
+  }
+}
+
+// After a marker.
+
+// Past "x =", "x_1 =", "\theta =", "\text{Total} =", "total cost =".
+std::size_t skip_equals_of_name(const Text& text, std::size_t i) {
+  const std::size_t at = skip_wide_blanks(text, i, 2);
+  return text.at(at) == '=' ? at + 1 : skip_command(text, at, "approx") != at ? at + 7 : i;
+}
+
+bool is_alphanumeric(int c) { return is_digit(c) || is_letter(c); }
+
+std::size_t skip_alphanumeric(const Text& text, std::size_t i, std::size_t most) {
+  const std::size_t begin = i;
+  while (i - begin < most && is_alphanumeric(text.at(i))) ++i;
+  return i;
+}
+
+std::size_t skip_name(const Text& text, std::size_t i) {
+  const auto then = [&](std::size_t name_end) {
+    const std::size_t end = skip_equals_of_name(text, name_end);
+    return end == name_end ? i : end;
+  };
+  const auto letters_and_blanks = [&](std::size_t at, std::size_t most) {
+    const std::size_t begin = at;
+    while (at - begin < most && (is_letter(text.at(at)) || text.at(at) == ' ')) ++at;
+    return at;
+  };
+  if (text.at(i) == '\\') {
+    std::size_t end = i + 1;
+    while (end - i - 1 < 12 && is_letter(text.at(end))) ++end;
+    if (end - i - 1 >= 2 && then(end) != i) return then(end);
+    const std::size_t inside = skip_text_command(text, i);
+    if (inside == i) return i;
+    end = letters_and_blanks(inside, 24);
+    return end != inside && text.at(end) == '}' ? then(end + 1) : i;
+  }
+  if (!is_letter(text.at(i))) return i;
+  std::size_t symbol = i + 1;  // x, x_1, x_{max}, f(2)
+  if (text.at(symbol) == '_') {
+    const std::size_t brace = skip_byte(text, symbol + 1, '{');
+    const std::size_t end = skip_alphanumeric(text, brace, brace == symbol + 1 ? 1 : 8);
+    if (end != brace && (brace == symbol + 1 || text.at(end) == '}')) symbol = brace == symbol + 1 ? end : end + 1;
+  } else if (text.at(symbol) == '(') {
+    const std::size_t end = skip_alphanumeric(text, symbol + 1, 3);
+    if (end != symbol + 1 && text.at(end) == ')') symbol = end + 1;
+  }
+  if (then(symbol) != i) return then(symbol);
+  const std::size_t brace = letters_and_blanks(i + 1, 23);
+  if (brace != i + 1 && text.at(brace) == '}' && then(brace + 1) != i) return then(brace + 1);
+  std::size_t word = i;
+  for (int words = 0; words < 5; ++words) {
+    const std::size_t end = skip_letters(text, word);
+    const std::size_t size = end - word;
+    if (size >= 4 && size <= 20 && then(end) != i) return then(end);
+    if (size < 2 || size > 15 || text.at(end) != ' ') return i;
+    word = end + 1;
+  }
+  return i;
+}
+
+std::size_t skip_annotation(const Text& text, std::size_t i) {  // <<16-3=13>>
+  if (!text.has(i, "<<")) return i;
+  std::size_t end = i + 2;
+  while (end - i - 2 < 64 && text.at(end) >= 0 && !is_one_of(text.at(end), "<>")) ++end;
+  return text.has(end, ">>") ? end + 2 : i;
+}
+
+// Past marks, names with their "=", and what else may stand before a value in a plain text.
+std::size_t skip_before(const Text& text, std::size_t i) {
+  static constexpr std::string_view kCurrencyWords[] = {"Rs", "USD", "EUR", "GBP", "INR", "US"};
+  for (int k = 0; k < 32; ++k) {
+    const int c = text.at(i);
+    if (c < 0 || is_digit(c)) return i;
+    std::size_t end = is_letter(c) || c == '\\' ? skip_name(text, i) : i;
+    if (end == i) {
+      if ((c == '-' || c == '=') && text.at(i + 1) == '>') {
+        end = i + 2;
+      } else if (is_space(c) || is_one_of(c, "*_`\"'([{$:~=")) {
+        end = i + 1;
+      } else if (c == '\\') {
+        end = is_one_of(text.at(i + 1), "([ ,;:!$") ? i + 2 : skip_text_command(text, i);
+        if (end == i && text.has(i, "\\underline{")) end = i + 11;
+        for (const std::string_view name : {"approx", "left", "displaystyle"}) {
+          if (end == i) end = skip_command(text, i, name);
+        }
+      } else if (c == '<') {
+        end = skip_annotation(text, i);
+      } else if (is_letter(c)) {
+        for (const std::string_view word : kCurrencyWords) {
+          if (end != i || !text.has(i, word)) continue;
+          const std::size_t value = skip_space(text, skip_byte(text, i + word.size(), '.'));
+          const int next = text.at(skip_byte(text, value, '-'));
+          if (is_digit(next) || next == '$') end = value;
+        }
+      }
+    }
+    if (end == i) return i;
+    i = end;
+  }
+  return i;
+}
+
+// Past "therefore", "about" and their like.
+std::size_t skip_filler(const Text& text, std::size_t i) {
+  static constexpr std::string_view kFillers[] = {
+      "therefore", "thus",     "then",     "hence",         "indeed",     "simply",   "just",        "exactly",
+      "precisely", "only",     "about",    "approximately", "approx",     "around",   "roughly",     "nearly",
+      "almost",    "actually", "clearly",  "also",          "still",      "now",      "circa",       "it is",
+      "it's",      "this is",  "equal to", "equals",        "a total of", "given by", "found to be", "to be"};
+  if (!is_letter(text.at(i))) return i;
+  for (const std::string_view filler : kFillers) {
+    if (!text.has_word(i, filler)) continue;
+    const std::size_t end = i + filler.size();
+    if (!is_word(text, end) && text.at(end) != '-') return is_one_of(text.at(end), ",.") ? end + 1 : end;
+  }
+  return i;
+}
+
+// Numbered headings.
+
+bool is_initial(const Text& text, std::size_t i) { return skip_word(text, i) != i || skip_cjk(text, i) != i; }
+
+// Whether the text is a numbered heading ("1. Count the apples") rather than a value.
+bool is_numbered_heading(const Text& text) {
+  constexpr std::string_view kMarks = "*_\"'`";
+  std::size_t end = skip_at_most(text, 0, "0123456789", 2);
+  if (end == 0) return false;
+  int first = 0;
+  for (std::size_t i = 0; i < end; ++i) first = first * 10 + (text.at(i) - '0');
+  for (int k = 0; k < 3; ++k) {
+    if (!is_one_of(text.at(end), "./") || !is_digit(text.at(end + 1))) break;
+    end = skip_at_most(text, end + 1, "0123456789", 2);
+  }
+  if (first > kMaxHeading || is_digit(text.at(end))) return false;
+
+  // 1. Count, (1) Add, 1: Setup, _1._ Add, 1. **Find**
+  const std::size_t marks = skip_at_most(text, end, kMarks, 4);
+  const std::size_t closing = skip_byte(text, skip_space(text, marks), '\\');
+  if (is_one_of(text.at(closing), ".):]|")) {
+    const std::size_t after = skip_at_most(text, closing + 1, "*_\"'`)].:", 4);
+    const std::size_t begin = skip_wide_blanks(text, after, 4);
+    if (is_initial(text, skip_at_most(text, begin, "*_\"'`([", 4))) return true;
+    if (begin != after && is_digit(text.at(skip_byte(text, begin, '$')))) return true;
+  }
+  // 1st step
+  for (const std::string_view ordinal : {"st", "nd", "rd", "th"}) {
+    if (!text.has(end, ordinal)) continue;
+    const std::size_t after = skip_at_most(text, end + 2, "*_\"'`)].:", 4);
+    const std::size_t begin = skip_wide_blanks(text, after, 4);
+    if (begin != after && is_initial(text, skip_at_most(text, begin, kMarks, 4))) return true;
+  }
+  const std::size_t blanks = skip_wide_blanks(text, marks, 4);
+  if (blanks == marks) return false;
+  // 5 Add the numbers; but 5 Apples, 5 Apples in total
+  static constexpr std::string_view kNoHeading[] = {"in",     "per",  "left", "each",       "total", "remaining",
+                                                    "remain", "of",   "are",  "and",        "were",  "is",
+                                                    "was",    "will", "more", "altogether", "a",     "an"};
+  const std::size_t word = skip_at_most(text, blanks, kMarks, 4);
+  if (text.at(word) >= 'A' && text.at(word) <= 'Z') {
+    std::size_t word_end = word + 1;
+    while (text.at(word_end) >= 'a' && text.at(word_end) <= 'z') ++word_end;
+    const std::size_t next = skip_at_most(text, word_end, " ", 4);
+    if (word_end != word + 1 && next != word_end && is_letter(text.at(next))) {
+      const bool is_value = std::any_of(std::begin(kNoHeading), std::end(kNoHeading),
+                                        [&](std::string_view no) { return skip_whole_word(text, next, no) != next; });
+      if (!is_value) return true;
+    }
+  }
+  // 1 - Find the cost; but 18 - final
+  std::size_t dash = blanks;
+  if (text.at(dash) == '-') {
+    dash = skip_byte(text, dash + 1, '-');
+  } else if (text.has(dash, "\xE2\x80\x94")) {
+    dash += 3;
+  }
+  const std::size_t title = skip_wide_blanks(text, dash, 4);
+  const int initial = text.at(skip_at_most(text, title, kMarks, 4));
+  return dash != blanks && title != dash && initial >= 'A' && initial <= 'Z';
+}
+
+// Expressions: "8 bolts * 2 bolts/bolt = 16 bolts" is read at its right-hand end.
+
+// Where a term's digits, fraction or root end; `i` where there is none.
+std::size_t skip_term(const Text& text, std::size_t i) {
+  if (text.has(i, "\\sqrt")) {
+    const std::size_t inside = skip_space(text, i + 5);
+    const std::size_t brace = skip_byte(text, inside, '{');
+    const std::size_t end = skip_plain(text, brace);
+    if (end != brace && (brace == inside || text.at(end) == '}')) return brace == inside ? end : end + 1;
+  }
+  const Head head = read_head(text, i, true);
+  if (!head.is_there) return i;
+  if (text.at(head.end) == '\\') {
+    const std::size_t end = read_fraction(text, head.end).end;
+    return end == head.end ? i : end;
+  }
+  const std::size_t end = skip_plain(text, head.end);
+  return read_letter_exponent(text, end).end;
+}
+
+// Past an operator and the blanks around it.
+std::size_t skip_operator(const Text& text, std::size_t i) {
+  static constexpr std::string_view kWords[] = {"of", "plus", "minus", "times", "and", "divided by", "multiplied by"};
+  const std::size_t begin = skip_wide_blanks(text, i, 4);
+  const int c = text.at(begin);
+  std::size_t end = begin;
+  if (c == '-') {
+    end = skip_byte(text, begin + 1, '-');
+  } else if (is_one_of(c, "+*/")) {
+    end = begin + 1;
+  } else if (c == 'x' || c == 'X') {
+    const int next = text.at(skip_gap(text, begin + 1));
+    if (is_digit(next) || is_one_of(next, "($.")) end = begin + 1;
+  } else if (c == '\\') {
+    for (const std::string_view name : {"times", "cdot", "div"}) {
+      if (end == begin) end = skip_command(text, begin, name);
+    }
+  } else if (is_letter(c)) {
+    for (const std::string_view word : kWords) {
+      if (end == begin) end = skip_whole_word(text, begin, word);
+    }
+  }
+  return end == begin ? i : skip_wide_blanks(text, end, 4);
+}
+
+// Past "!", "%", a power, a closing bracket or "\text{ cm}".
+std::size_t skip_postfix(const Text& text, std::size_t i) {
+  const int c = text.at(i);
+  if (is_one_of(c, "!%)]}$")) return i + 1;
+  if (c == '^') {
+    const std::size_t power = skip_byte(text, i + 1, '{');
+    std::size_t end = power;
+    while (is_digit(text.at(end)) || text.at(end) == '-') ++end;
+    return end == power ? i : skip_byte(text, end, '}');
+  }
+  if (c != '\\') return i;
+  if (is_one_of(text.at(i + 1), "%)],;:!")) return i + 2;
+  const std::size_t inside = skip_text_command(text, i);
+  if (inside == i) return i;
+  const std::size_t end = skip_text_content(text, inside);
+  return end == inside ? i : end;
+}
+
+// Past what may follow a term, three words at most.
+std::size_t skip_term_words(const Text& text, std::size_t i, bool& has_words) {
+  static constexpr std::string_view kNoTermWords[] = {
+      "because",  "since", "as",    "so",    "if",      "when",       "where", "while", "with",      "for",
+      "and",      "or",    "but",   "which", "that",    "then",       "thus",  "hence", "therefore", "given",
+      "assuming", "let",   "also",  "not",   "is",      "are",        "was",   "were",  "we",        "he",
+      "she",      "they",  "it",    "on",    "at",      "to",         "from",  "by",    "after",     "before",
+      "of",       "plus",  "minus", "times", "divided", "multiplied", "equals"};
+  int words = 0;
+  for (int k = 0; k < 12; ++k) {
+    std::size_t end = skip_postfix(text, i);
+    if (end == i && words < 3 && skip_operator(text, i) == i) {
+      const std::size_t begin = skip_at_most(text, i, " ~", 2);
+      const std::size_t word_end = skip_letters(text, begin);
+      const std::string_view word = text.view(begin, word_end);
+      const bool is_symbol = word.size() == 1 && kUnits1.find(word[0]) == std::string_view::npos &&
+                             !is_one_of(static_cast<unsigned char>(word[0]), "kMB");
+      if (!word.empty() && !is_symbol && !is_among(lower(word), kNoTermWords)) {
+        ++words;
+        end = word_end;
+        if (is_one_of(text.at(end), "/-") && is_letter(text.at(end + 1))) end = skip_letters(text, end + 1);
+        if (text.at(end) == '^') {
+          const std::size_t power = skip_byte(text, end + 1, '{');
+          if (is_digit(text.at(power))) end = skip_byte(text, power + 1, '}');
+        }
+      }
+    }
     if (end == i) break;
     i = end;
   }
-  return equals;
+  has_words = words > 0;
+  return i;
 }
 
-// Past closing marks and units, but nothing of a formula.
-std::size_t skip_units(Text& text, std::size_t i) {
-  while (true) {
-    const int c = text.at(i);
-    if (c < 0) return i;
-    if (is_space(c) || is_one_of(c, ".*_`\"')]}$,;:?~%")) {
-      ++i;
-      continue;
-    }
-    if (c == '\\' && is_one_of(text.at(i + 1), ",;:! $%)]")) {
-      i += 2;
-      continue;
-    }
-    if (c >= 0x80) {
-      const std::size_t sign = skip_any(text, i, kClosingSigns);
-      const bool is_cjk = c >= 0xE4 && c <= 0xE9 && is_continuation(text.at(i + 1)) && is_continuation(text.at(i + 2));
-      if (sign == i && !is_cjk) return i;
-      i = is_cjk ? i + 3 : sign;
-      continue;
-    }
-    const std::size_t degree = skip_byte(text, skip_byte(text, i, '^'), '{');
-    if (text.has(degree, "\\circ")) {
-      i = skip_byte(text, degree + 5, '}');
-      continue;
-    }
-    if (c == '^' && (is_letter(text.before(i)) || text.before(i) == '}')) {
-      const std::size_t power = skip_byte(text, i + 1, '{');
-      if (text.at(power) != '2' && text.at(power) != '3') return i;
-      i = skip_byte(text, power + 1, '}');
-      continue;
-    }
-    const std::size_t inside = skip_text_command(text, i);
-    if (inside != i) {
-      std::size_t at = inside;
-      while (at - inside < 64 && text.at(at) >= 0 && !is_digit(text.at(at)) && !is_one_of(text.at(at), "{}\\")) ++at;
-      if (text.at(at) != '}') return i;
-      i = at + 1;
-      continue;
-    }
-    if (!is_letter(c)) return i;
-    std::size_t word = i + 1;
-    while (is_letter(text.at(word))) ++word;
-    if (word == i + 1) {
-      const int previous = text.before(i);
-      if (!is_blank(previous) && previous != '~') return i;
-    } else if (text.at(word) == '/' && is_letter(text.at(word + 1))) {
-      ++word;
-      while (is_letter(text.at(word))) ++word;
-    }
-    i = word;
+// Past "=" or a word for it; "is" and "≈" only behind an operator.
+std::size_t skip_equals(const Text& text, std::size_t i, bool has_operator) {
+  const std::size_t at = skip_wide_blanks(text, i, 4);
+  if (text.at(at) == '=') return skip_run(text, skip_run(text, at + 1, '='), '>');
+  for (const std::string_view word : {"equals", "is"}) {
+    const std::size_t end = skip_whole_word(text, at, word);
+    if (end != at) return has_operator || word == "equals" ? end : i;
   }
+  const std::size_t approx = skip_command(text, at, "approx");
+  return approx != at && has_operator ? approx : i;
 }
 
-bool may_lead_number(int c) { return is_digit(c) || is_one_of(c, "-.$\\\xE2\xC2"); }
+// Where the last term behind a "=" begins in the expression at `begin`; `begin` where none is.
+std::size_t right_hand_end(const Text& text, std::size_t begin) {
+  std::size_t value_at = begin, i = begin;
+  bool is_after_equals = false, has_operator = false;
+  for (int terms = 0; terms < kMaxTerms; ++terms) {
+    const std::size_t term = skip_before(text, i);
+    const std::size_t end = skip_term(text, term);
+    if (end == term) return value_at;
+    if (is_after_equals) value_at = term;
+    bool has_words = false;
+    i = skip_term_words(text, end, has_words);
+    const std::size_t equals = skip_equals(text, i, has_operator);
+    is_after_equals = equals != i;
+    if (is_after_equals) {
+      i = equals;
+      continue;
+    }
+    std::size_t next = skip_operator(text, i);
+    if (next == i && text.at(i) == '(') next = i + 1;  // (3)(4) = 12
+    if (next == i && has_words) {                      // 2 hours 30 minutes = 150 minutes
+      const std::size_t blank = skip_byte(text, i, ',');
+      if (text.at(blank) == ' ' && is_digit(text.at(blank + 1))) next = blank + 1;
+    }
+    if (next == i) return value_at;
+    i = next;
+    has_operator = true;
+  }
+  return value_at;
+}
+
+// Where the value begins at `i`, behind marks, fillers ("therefore", "about"), "x =" and an expression's "=".
+std::size_t value_begin(const Text& text, std::size_t i) {
+  i = skip_before(text, i);
+  for (int k = 0; k < 3; ++k) i = skip_before(text, skip_filler(text, i));
+  return right_hand_end(text, i);
+}
+
+// A value that goes on is none: 3:45, 10-12, 1,2,3, "2 hours 30 minutes".
+
+constexpr std::string_view kWholeUnits[] = {
+    "hours",  "hour",   "hrs",   "hr",    "h",      "days",    "day",     "d",      "weeks", "week",    "wk",
+    "months", "month",  "years", "year",  "yrs",    "yr",      "minutes", "minute", "mins",  "min",     "feet",
+    "foot",   "ft",     "yards", "yard",  "yd",     "miles",   "mile",    "mi",     "km",    "meters",  "meter",
+    "metres", "metre",  "m",     "cm",    "pounds", "pound",   "lbs",     "lb",     "kg",    "gallons", "gallon",
+    "gal",    "quarts", "quart", "pints", "pint",   "dollars", "dollar",  "euros",  "euro",  "degrees", "degree"};
+constexpr std::string_view kKnownCommands[] = {
+    "times",     "cdot",    "div",       "quad",   "qquad",       "text",       "textbf",     "textit",
+    "mathrm",    "mathbf",  "mathit",    "mbox",   "circ",        "degree",     "approx",     "right",
+    "end",       "newline", "hspace",    "boxed",  "fbox",        "rightarrow", "Rightarrow", "implies",
+    "therefore", "because", "checkmark", "square", "blacksquare", "tag"};
+
+// Whether a number begins at `i`.
+bool is_number_ahead(const Text& text, std::size_t i) {
+  return is_digit(text.at(skip_byte(text, skip_byte(text, skip_currency(text, i), '-'), '.')));
+}
+
+bool is_spaced_number_ahead(const Text& text, std::size_t i) {
+  return text.at(i) == ' ' && is_number_ahead(text, i + 1);
+}
+
+std::size_t skip_whole_unit(const Text& text, std::size_t i) {
+  const std::size_t begin = skip_gap(text, i);
+  const std::size_t end = skip_letters(text, begin);
+  return end != begin && is_among(text.view(begin, end), kWholeUnits) ? end : i;
+}
+
+std::size_t skip_percent(const Text& text, std::size_t i) {
+  const std::size_t end = skip_byte(text, i, '\\');
+  return text.at(end) == '%' ? end + 1 : i;
+}
+
+// A command that is a symbol or a function, like \pi and \sqrt.
+bool is_symbol_command(const Text& text, std::size_t i) {
+  if (text.at(i) != '\\') return false;
+  const std::size_t end = skip_letters(text, i + 1);
+  return end - i > 2 && !is_among(text.view(i + 1, end), kKnownCommands);
+}
+
+bool is_ordinal(const Text& text, std::size_t i) {
+  return text.has(i, "st") || text.has(i, "nd") || text.has(i, "rd") || text.has(i, "th");
+}
+
+// A range or a list: "-12", " to 12", ", 3", " and 3" behind a number, its unit or percent sign.
+bool is_range(const Text& text, std::size_t i) {
+  std::size_t end = skip_percent(text, i);
+  if (end == i) end = skip_whole_unit(text, i);
+  const std::size_t dash = skip_space(text, end);
+  if (text.at(end) == '-' && is_digit(text.at(skip_currency(text, end + 1)))) return true;
+  if (text.has(dash, "--") && is_number_ahead(text, skip_space(text, dash + 2))) return true;
+  for (const std::string_view word : {" to", " through", " versus", " vs"}) {
+    if (!text.has(end, word)) continue;
+    std::size_t next = end + word.size();
+    if (word == " vs") next = skip_byte(text, next, '.');
+    if (is_spaced_number_ahead(text, next)) return true;
+  }
+  return false;
+}
+
+bool is_list(const Text& text, std::size_t i) {
+  std::size_t end = skip_percent(text, i);
+  if (end == i) {
+    const std::size_t begin = skip_gap(text, i);
+    if (!text.has(begin, "and ") && !text.has(begin, "or ")) {
+      std::size_t word = begin;
+      while (word - begin < 15 && is_letter(text.at(word))) ++word;
+      if (word != begin) end = word;
+    }
+  }
+  end = skip_byte(text, end, ',');
+  for (const std::string_view word : {" and", " or", " &"}) {
+    if (text.has(end, word) && is_spaced_number_ahead(text, end + word.size())) return true;
+  }
+  return false;
+}
+
+// "2 hours 30 minutes", "2 and a half"
+bool is_sum(const Text& text, std::size_t i) {
+  std::size_t end = skip_whole_unit(text, i);
+  if (end != i) {
+    if (is_one_of(text.at(end), ".,")) ++end;
+    end = skip_at_most(text, end, " ", 2);
+    if (text.has(end, "and ")) end += 4;
+    if (is_digit(text.at(end))) return true;
+  }
+  std::size_t part = text.has(i, " and a ") ? i + 7 : text.has(i, " and one ") ? i + 9 : i;
+  for (const std::string_view word : {"half", "third", "quarter"}) {
+    if (part != i && skip_whole_word(text, part, word) != part) return true;
+  }
+  return false;
+}
+
+// "^2", "_8", " + x", "\pi", " x", " < y"
+bool is_formula_ahead(const Text& text, std::size_t i) {
+  const int c = text.at(i);
+  if (c == '_' && text.at(i + 1) == '{') return true;
+  if (c == '^') {
+    const std::size_t power = skip_byte(text, i + 1, '{');
+    const bool is_degree = text.has(power, "\\circ") || text.has(power, "\\degree");
+    const std::size_t ordinal = text.has(power, "\\text{")     ? power + 6
+                                : text.has(power, "\\mathrm{") ? power + 8
+                                                               : power;
+    if (!is_degree && !is_ordinal(text, ordinal)) return true;
+    if (text.has(power, "\\circ")) {  // 5°30'
+      return is_digit(text.at(skip_at_most(text, skip_byte(text, power + 5, '}'), " ", 2)));
+    }
+    return false;
+  }
+  if (is_symbol_command(text, skip_wide_blanks(text, i, 2))) return true;
+  const std::size_t sign = skip_space(text, i);
+  if (is_one_of(text.at(sign), "-+*")) {
+    const std::size_t term = skip_digits(text, skip_space(text, sign + 1));
+    const int symbol = text.at(term);
+    if (is_symbol_command(text, term)) return true;
+    if (is_letter(symbol) && !is_one_of(symbol, "aAI") && !is_word(text, term + 1) &&
+        !is_one_of(text.at(term + 1), "'.")) {
+      return true;
+    }
+  }
+  if (is_one_of(c, " ~") && is_one_of(text.at(i + 1), "xyz") && !is_word(text, i + 2)) {
+    const int next = text.at(skip_gap(text, i + 2));
+    if (!is_digit(next) && !is_one_of(next, "($")) return true;
+  }
+  if (is_one_of(text.at(sign), "<>")) {
+    const std::size_t blank = skip_byte(text, sign + 1, '=');
+    if (text.at(blank) == ' ' && is_letter(text.at(blank + 1)) && !is_word(text, blank + 2)) return true;
+  }
+  return false;
+}
+
+// "3:45", "1,2", "1 2", "3/4/5", "1.2.3", "(5)(4)", " -> 5", " +- 3"
+bool is_longer(const Text& text, std::size_t i) {
+  const int c = text.at(i);
+  const std::size_t comma = skip_any(text, i, kCommas);
+  if (comma != i && is_digit(text.at(skip_at_most(text, comma, " ~", 2)))) return true;
+  const std::size_t blanks = skip_wide_blanks(text, i, 4);
+  if (blanks != i && is_digit(text.at(blanks))) return true;
+  if (is_one_of(c, "'_;") && is_digit(text.at(skip_space(text, i + 1)))) return true;
+  if (is_one_of(c, ":.") && is_digit(text.at(i + 1))) return true;
+  if (text.has(i, " : ") && is_digit(text.at(i + 3))) return true;
+  if (c == '(') {
+    const std::size_t end = skip_digits(text, i + 1);
+    if (end != i + 1 && text.at(end) == ')' && !is_word(text, end + 1)) return true;
+  }
+  if (text.has(i, ")(") && is_digit(text.at(i + 2))) return true;
+  const std::size_t sign = skip_space(text, i);
+  if (text.at(sign) == '/' && is_digit(text.at(skip_space(text, sign + 1)))) return true;
+  if (is_one_of(text.at(sign), "-=") && text.at(sign + 1) == '>') {
+    return is_digit(text.at(skip_space(text, sign + 2)));
+  }
+  return text.at(sign) == '+' && text.at(skip_byte(text, sign + 1, '/')) == '-';
+}
+
+// Whether what follows a number makes it a part of something longer: a range, a list, a time, a formula.
+bool goes_on(const Text& text, std::size_t end, bool is_heading) {
+  const int c = text.at(end);
+  if (c < 0 || c == '\n') return false;
+  if (is_longer(text, end) || is_formula_ahead(text, end) || is_range(text, end) || is_list(text, end) ||
+      is_sum(text, end)) {
+    return true;
+  }
+  if (is_heading && c == '!' && !is_one_of(text.at(end + 1), "=!")) {  // a factorial, if of a small number
+    const int ones = text.before(end), tens = text.before(end, 2);
+    const bool is_small = !is_digit(tens) || tens == '1' || (tens == '2' && ones == '0');
+    return is_digit(ones) && is_small && !is_digit(text.before(end, 3));
+  }
+  const std::size_t word_end = skip_letters(text, end);
+  if (word_end == end || !is_digit(text.before(end))) return false;
+  if (c == 'x' || c == 'X') {
+    const int next = text.at(skip_gap(text, end + 1));
+    if (is_digit(next) || is_one_of(next, "($.")) return false;
+  }
+  const std::string_view word = text.view(end, word_end);
+  if (word.size() <= 3) return !is_unit(word, true, false, false);
+  for (const std::string_view name : {"sin", "cos", "tan", "cot", "csc", "log", "sqrt", "exp"}) {
+    if (text.has_word(end, name)) return true;
+  }
+  return false;
+}
+
+// Whether a formula begins that is no number: \sqrt{2}, x^2 + 1, > 5.
+bool begins_formula(const Text& text, std::size_t i) {
+  static constexpr std::string_view kNoFormula[] = {
+      "boxed", "fbox",   "quad",      "qquad",   "text",       "textbf",     "textit",  "mathrm", "mathbf", "mathit",
+      "mbox",  "hspace", "therefore", "because", "rightarrow", "Rightarrow", "implies", "n",      "t"};
+  static constexpr std::string_view kFunctions[] = {"sqrt", "ln",  "log", "sin",      "cos",
+                                                    "tan",  "exp", "pi",  "infinity", "undefined"};
+  i = skip_space(text, read_sign(text, i).end);
+  const int c = text.at(i);
+  if (c == '\\') {
+    if (is_one_of(text.at(i + 1), "{|")) return true;
+    const std::size_t end = skip_letters(text, i + 1);
+    return end - i > 2 && !is_among(text.view(i + 1, end), kNoFormula);
+  }
+  const std::size_t slash = skip_byte(text, i, '/');
+  if (text.at(slash) == '-' && is_number_ahead(text, skip_space(text, slash + 1))) return true;
+  std::size_t comparison = i;
+  if (is_letter(c)) {
+    if (is_among(text.view(i, skip_letters(text, i)), kFunctions)) return true;
+    if (text.at(i + 1) == '^') return true;
+    if (text.at(i + 1) == ',') {
+      const std::size_t second = skip_space(text, i + 2);
+      if (is_letter(text.at(second)) && text.at(second + 1) == ')') return true;
+    }
+    if (text.has(i, "between ") && is_number_ahead(text, i + 8)) return true;
+    comparison = skip_space(text, i + 1);
+    if (is_one_of(text.at(comparison), "-+*/^")) {
+      for (const std::size_t width : {std::size_t{1}, std::size_t{2}}) {
+        if (width == 2 && !text.has(comparison, "**")) continue;
+        const std::size_t term = skip_space(text, comparison + width);
+        const int first = text.at(term);
+        const bool is_term = is_digit(first) || (first >= 'a' && first <= 'z') || is_one_of(first, "\\({");
+        if (is_term && !is_letter(text.at(term + 1))) return true;
+      }
+    }
+  }
+  if (!is_one_of(text.at(comparison), "<>")) return false;
+  return is_number_ahead(text, skip_space(text, skip_byte(text, comparison + 1, '=')));
+}
+
+// Whether nothing but blanks stands before `i` on its line.
+bool begins_line(const Text& text, std::size_t i) {
+  std::size_t blanks = 0;
+  while (blanks < 32 && is_blank(text.before(i, blanks + 1))) ++blanks;
+  return text.before(i, blanks + 1) == '\n';
+}
+
+// Whether what stands right before `i` says that no heading begins there.
+bool no_heading_after(const Text& text, std::size_t i) {
+  static constexpr std::string_view kBefore[] = {
+      "$", "=", "{", "\xC2\xA3", "\xE2\x82\xAC", "\xC2\xA5", "\xE2\x82\xB9", "\xE2\x89\x88", "\\(", "\\["};
+  return std::any_of(std::begin(kBefore), std::end(kBefore),
+                     [&](std::string_view mark) { return text.has_before(i, mark); });
+}
+
+Number read_after_marker(const Text& text, bool begins_line, bool is_heading, bool may_be_heading) {
+  Number number;
+  if (may_be_heading && is_numbered_heading(text)) {
+    number.is_formed = true;
+    return number;
+  }
+  std::size_t begin = 0;
+  if (begins_line && text.at(0) == '-') {
+    const std::size_t blank = skip_wide_blanks(text, 1, 1);
+    begin = blank == 1 ? 0 : blank;
+  }
+  begin = value_begin(text, begin);
+  number = read_number(text, begin, {});
+  if (!number.is_formed) {
+    number.is_formed = begins_formula(text, begin);
+  } else if (number.has_value && goes_on(text, number.end, is_heading)) {
+    number.has_value = false;
+  }
+  return number;
+}
+
+// The last number.
+
+bool may_lead_number(int c) { return is_digit(c) || is_one_of(c, "-.$\\"); }
 
 // Whether a minus at `i` takes away from what stands before it.
 bool is_subtraction(const Text& text, std::size_t i) {
-  return is_word_before(text, i) || is_one_of(text.before(i), ")]}%-") || text.has_before(i, kMinus);
+  return is_word_before(text, i) || is_one_of(text.before(i), ")]}%-");
 }
 
 bool is_raised(const Text& text, std::size_t i) {
   return text.has_before(i, "^") || text.has_before(i, "^{") || text.has_before(i, "_{");
 }
 
-// The last number of the bytes [begin, end) that has a value; read forwards, as its beginning decides what it is.
-bool last_number_between(Text& text, std::size_t begin, std::size_t end, Number& last) {
+std::size_t gaps_before(const Text& text, std::size_t i, std::size_t most) {
+  std::size_t count = 0;
+  while (count < most && is_one_of(text.before(i, count + 1), " ~")) ++count;
+  return i - count;
+}
+
+// Whether a lower-case word ends at `i`, in any case, that nothing stands right before.
+bool has_free_word_before(const Text& text, std::size_t i, std::string_view word) {
+  if (!text.has_word_before(i, word)) return false;
+  const int c = text.before(i, word.size() + 1);
+  return c < 0x80 && !is_ascii_word(c);
+}
+
+// A sign that is not right in front of `i`: "negative 5", "is minus 5", "= - 7".
+bool is_negated(const Text& text, std::size_t i) {
+  if (!is_one_of(text.before(i), " ~")) return false;
+  const std::size_t end = i - 1;
+  if (has_free_word_before(text, end, "negative")) return true;
+  if (text.has_word_before(end, "minus")) {
+    const std::size_t word = end - 5;
+    const std::size_t before = gaps_before(text, word, 2);
+    if (text.before(before) == '=') return true;
+    if (before == word) return false;
+    for (const std::string_view lead : {"is", "was", "to", "at", "by", "be", "of"}) {
+      if (has_free_word_before(text, before, lead)) return true;
+    }
+    return false;
+  }
+  const std::size_t minus = gaps_before(text, i, 2);
+  return text.before(minus) == '-' && text.before(gaps_before(text, minus - 1, 2)) == '=';
+}
+
+// The last number of a line that has a value; read forwards, as its beginning decides what it is.
+bool last_number_of_line(const Text& text, Number& last) {
   bool found = false;
-  for (std::size_t i = begin; i < end;) {
+  for (std::size_t i = text.begin(); i < text.end();) {
     const int c = text.at(i);
     if (!may_lead_number(c)) {
       ++i;
       continue;
     }
-    const Head head = read_head(text, i);
+    const Head head = read_head(text, i, false);
     const bool is_bare = head.end == i;
     if (!head.is_there || (head.has_sign && is_subtraction(text, i)) ||
         (is_bare && c == '.' && (is_word_before(text, i) || text.before(i) == '.'))) {
@@ -508,7 +1422,10 @@ bool last_number_between(Text& text, std::size_t begin, std::size_t end, Number&
       while (text.at(at) == '.' && is_digit(text.at(at + 1))) at = skip_digits(text, at + 1);
       i = std::max(at, i + 1);
     } else {
-      const Number number = read_number(text, i);
+      Reading reading;
+      reading.is_loose = false;
+      reading.is_negative = is_negated(text, i);
+      const Number number = read_number(text, i, reading);
       if (number.has_value) {
         last = number;
         found = true;
@@ -521,13 +1438,13 @@ bool last_number_between(Text& text, std::size_t begin, std::size_t end, Number&
 
 }  // namespace
 
-std::size_t skip_text_command(Text& text, std::size_t i) {
+std::size_t skip_text_command(const Text& text, std::size_t i) {
   if (text.at(i) != '\\') return i;
   const std::size_t end = skip_any(text, i + 1, kTextCommands);
   return end == i + 1 ? i : end;
 }
 
-std::size_t skip_decoration(Text& text, std::size_t i, bool and_names) {
+std::size_t skip_decoration(const Text& text, std::size_t i) {
   for (int k = 0; k < 32; ++k) {
     const int c = text.at(i);
     if (c < 0) return i;
@@ -539,94 +1456,11 @@ std::size_t skip_decoration(Text& text, std::size_t i, bool and_names) {
       if (end == i) end = skip_any(text, i, kOtherDecorations);
     } else if (c == '\\') {
       end = is_one_of(text.at(i + 1), "([ ,;:!$") ? i + 2 : skip_text_command(text, i);
-    } else if (and_names && is_letter(c)) {
-      const std::size_t equals = skip_space(text, i + 1);
-      if (text.at(equals) == '=') end = equals + 1;
     }
     if (end == i) return i;
     i = end;
   }
   return i;
-}
-
-Number read_number(Text& text, std::size_t i) {
-  Number number;
-  number.end = i;
-  const Head head = read_head(text, i);
-  if (!head.is_there) return number;
-  const std::size_t begin = head.end;
-  if (text.at(begin) == '\\') {
-    const Fraction fraction = read_fraction(text, begin);
-    if (fraction.end == begin) return number;
-    number.is_formed = true;
-    number.end = fraction.end;
-    set_ratio(number, head.is_negative != fraction.is_negative, read_plain(text, fraction.over[0], fraction.over[1]),
-              read_plain(text, fraction.under[0], fraction.under[1]), 0);
-    return number;
-  }
-
-  number.is_formed = true;
-  const std::size_t end = number.end = skip_plain(text, begin);
-  Decimal decimal = read_plain(text, begin, end);
-  const Power power = read_power(text, end);
-  if (power.end != end) {
-    number.end = power.end;
-    if (power.is_integer && text.view(begin, end) == "10") {
-      Decimal one;
-      one.digits[one.size++] = '1';
-      one.power = power.exponent;
-      set_decimal(number, one, head.is_negative);
-    }
-    return number;
-  }
-  Exponent exponent = read_letter_exponent(text, end);
-  if (exponent.end == end) exponent = read_times_ten(text, end);
-  if (exponent.end != end) {
-    number.end = exponent.end;
-    decimal.power += exponent.power;
-    set_decimal(number, decimal, head.is_negative);
-    return number;
-  }
-  if (text.before(i) != '/') {  // not inside of 3/4/2020
-    const std::size_t slash = skip_space(text, end);
-    if (text.at(slash) == '/') {
-      const std::size_t under = skip_space(text, slash + 1);
-      const std::size_t under_end = skip_plain(text, under);
-      const std::size_t next = skip_space(text, under_end);
-      if (under_end != under && !(text.at(next) == '/' && is_digit(text.at(skip_space(text, next + 1))))) {
-        number.end = under_end;
-        set_ratio(number, head.is_negative, decimal, read_plain(text, under, under_end), 0);
-        return number;
-      }
-    }
-  }
-  if (skip_digits(text, begin) == end && num_digits(decimal) <= kMaxTermDigits) {  // "1 1/2", "1\frac{1}{2}"
-    const std::size_t over = skip_space(text, end);
-    const std::size_t slash = skip_digits(text, over);
-    if (over != end && slash != over && text.at(slash) == '/') {
-      const std::size_t last = skip_digits(text, slash + 1);
-      const std::size_t terms[2][2] = {{over, slash}, {slash + 1, last}};
-      const bool is_longer = text.at(last) == '/' || (text.at(last) == '.' && is_digit(text.at(last + 1)));
-      if (last != slash + 1 && !is_longer) {
-        if (is_below_one(text, terms[0], terms[1])) {
-          number.end = last;
-          set_ratio(number, head.is_negative, read_plain(text, over, slash), read_plain(text, slash + 1, last),
-                    whole(decimal));
-          return number;
-        }
-      }
-    }
-    const Fraction fraction = read_fraction(text, over);
-    if (fraction.end != over && !fraction.is_negative && is_below_one(text, fraction.over, fraction.under)) {
-      number.end = fraction.end;
-      set_ratio(number, head.is_negative, read_plain(text, fraction.over[0], fraction.over[1]),
-                read_plain(text, fraction.under[0], fraction.under[1]), whole(decimal));
-      return number;
-    }
-  }
-  decimal.power += read_multiplier(text, end, number.end);
-  set_decimal(number, decimal, head.is_negative);
-  return number;
 }
 
 std::string canonical(const Number& number) {
@@ -651,36 +1485,49 @@ std::string canonical(const Number& number) {
   return text;
 }
 
-Number number_after_marker(Text& line, std::size_t i, bool) {
-  const std::size_t begin = skip_decoration(line, i, true);
-  Number number = read_number(line, begin);
-  if (number.is_formed && goes_on(line, number.end)) {
-    const std::size_t equals = last_equals(line, begin);
-    if (equals != kNone) number = read_number(line, skip_decoration(line, equals + 1, true));
-    number.is_formed = true;
+Number number_after_marker(const Text& line, std::size_t i, bool is_heading) {
+  const bool may_be_heading = is_heading && !no_heading_after(line, i);
+  const bool is_first = begins_line(line, i);
+  const std::size_t end = std::max(i, line.end());
+  if (is_ascii(line.view(i, end))) {
+    return read_after_marker(Text(line.view(i, end)), is_first, is_heading, may_be_heading);
   }
-  return number;
+  const std::string ascii = plain(line.view(i, end));
+  return read_after_marker(Text(std::string_view(ascii)), is_first, is_heading, may_be_heading);
 }
 
-Number whole_number(Text& text) {
-  std::size_t begin = text.begin();
-  const std::size_t equals = text.find('=', begin);
-  if (equals != kNone && text.find('=', equals + 1) == kNone) begin = equals + 1;
-  Number number = read_number(text, skip_decoration(text, begin, true));
-  if (number.is_formed && skip_units(text, number.end) == text.end()) return number;
+Number whole_number(const Text& content, bool is_formula) {
+  const std::string ascii = plain(content.view(content.begin(), content.end()));
+  const Text text{std::string_view(ascii)};
+  Reading reading;
+  reading.is_formula = is_formula;
+  Number number = read_number(text, value_begin(text, 0), reading);
+  if (number.is_formed && skip_units(text, number.end, is_formula) == text.end()) return number;
   return Number{};
 }
 
-Number last_number(Text& all, const Spans& spared) {
-  std::string blanked(all.view(0, all.end()));
-  for (const auto& [begin, end] : spared) std::fill(blanked.begin() + long(begin), blanked.begin() + long(end), ' ');
-  Text text(blanked.data(), all.begin(), all.end());
+Number last_number(const Text& whole, const Spans& spared) {
+  std::string blanked;
+  Text text = whole;
+  if (!spared.empty()) {
+    blanked = whole.view(0, whole.end());
+    for (const auto& [begin, end] : spared) {
+      std::fill(blanked.begin() + static_cast<std::ptrdiff_t>(begin),
+                blanked.begin() + static_cast<std::ptrdiff_t>(end), '\n');
+    }
+    text = Text(blanked.data(), whole.begin(), whole.end());
+  }
   // No number goes past its line, so the lines are read from the last one back.
   Number last;
   for (std::size_t end = text.end(); end > text.begin();) {
     std::size_t begin = end;
     while (begin > text.begin() && text.before(begin) != '\n') --begin;
-    if (last_number_between(text, begin, end, last)) return last;
+    const std::string_view line = text.view(begin, end);
+    if (is_ascii(line)) {
+      if (last_number_of_line(Text(line), last)) return last;
+    } else if (const std::string ascii = plain(line); last_number_of_line(Text(std::string_view(ascii)), last)) {
+      return last;
+    }
     end = begin > text.begin() ? begin - 1 : begin;
   }
   return last;

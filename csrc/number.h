@@ -35,30 +35,28 @@ struct Number {
   std::uint64_t over = 0, under = 0;  // reduced, where is_ratio
 };
 
-// The number that begins at `i`, its sign and currency included.
-Number read_number(Text& text, std::size_t i);
-
 // Its canonical spelling: "1234.5", "-7", "1/3". The number must have a value.
 std::string canonical(const Number& number);
 
 // The number that a line has at `i`, behind a marker. The line ends where the value may end. is_heading: the marker is
 // "####", which may open a numbered heading. is_formed without a value: what stands there is no number we would state.
-Number number_after_marker(Text& line, std::size_t i, bool is_heading);
+Number number_after_marker(const Text& line, std::size_t i, bool is_heading);
 
-// The number that a whole text is, units and closing marks aside.
-Number whole_number(Text& text);
+// The number that a whole text is, units and closing marks aside. is_formula: a letter right behind the digits is a
+// symbol ("5k", "3m"), as in the boxed format.
+Number whole_number(const Text& text, bool is_formula = false);
 
 // Pieces of a text: (begin, end), in the order of the text.
 using Spans = std::vector<std::pair<std::size_t, std::size_t>>;
 
 // The last number that stands by itself: not part of a word (x2, CO2), an exponent or a subscript, not in what is
 // spared.
-Number last_number(Text& text, const Spans& spared);
+Number last_number(const Text& text, const Spans& spared);
 
 // Past white space and marks that may stand between a marker and its value.
-std::size_t skip_decoration(Text& text, std::size_t i, bool and_names = false);
+std::size_t skip_decoration(const Text& text, std::size_t i);
 
 // Past "\text{" and its like, or `i`.
-std::size_t skip_text_command(Text& text, std::size_t i);
+std::size_t skip_text_command(const Text& text, std::size_t i);
 
 }  // namespace fastsia

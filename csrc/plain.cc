@@ -1,0 +1,154 @@
+#include "plain.h"
+
+#include <cstdint>
+
+#include "text.h"
+
+namespace fastsia {
+namespace {
+
+struct Character {
+  std::size_t size = 0;  // 0: no UTF-8
+  std::uint32_t code = 0;
+};
+
+Character read_character(std::string_view text, std::size_t i) {
+  const unsigned char lead = static_cast<unsigned char>(text[i]);
+  const std::size_t size = lead >= 0xC2 && lead <= 0xDF ? 2 : lead >= 0xE0 && lead <= 0xEF ? 3 : lead <= 0xF4 ? 4 : 0;
+  if (lead < 0xC2 || size == 0 || i + size > text.size()) return {};
+  std::uint32_t code = lead & (size == 2 ? 0x1Fu : size == 3 ? 0x0Fu : 0x07u);
+  for (std::size_t k = 1; k < size; ++k) {
+    const unsigned char c = static_cast<unsigned char>(text[i + k]);
+    if (!is_continuation(c)) return {};
+    code = code << 6 | (c & 0x3Fu);
+  }
+  const bool is_longer_than_needed = (size == 3 && code < 0x800) || (size == 4 && code < 0x10000);
+  return {size, is_longer_than_needed ? 0 : code};
+}
+
+// The digit that a character is, -1 for none: Arabic, Persian, Devanagari to Malayalam, Thai, Lao, full-width,
+// mathematical ones.
+int digit_of(std::uint32_t code) {
+  for (const std::uint32_t zero : {0x660u, 0x6F0u, 0xE50u, 0xED0u, 0xFF10u}) {
+    if (code >= zero && code < zero + 10) return static_cast<int>(code - zero);
+  }
+  if (code >= 0x966 && code < 0xD70 && (code - 0x966) % 0x80 < 10) return static_cast<int>((code - 0x966) % 0x80);
+  if (code >= 0x1D7CE && code < 0x1D800) return static_cast<int>((code - 0x1D7CE) % 10);
+  return -1;
+}
+
+// The full-width form's ASCII character, 0 for none.
+char narrow(std::uint32_t code) {
+  if (code < 0xFF01 || code > 0xFF5E) return 0;
+  const char c = static_cast<char>(code - 0xFEE0);
+  const bool is_sign = std::string_view("!$%()*+,-./:;<=>[]^_{}~").find(c) != std::string_view::npos;
+  return is_letter(c) || is_sign ? c : 0;
+}
+
+struct Sign {
+  std::uint32_t code;
+  const char* ascii;
+};
+
+// Characters and what stands for them.
+constexpr Sign kSigns[] = {
+    {0x2010, "-"},     {0x2011, "-"},       {0x2012, "-"},         {0x2212, "-"},    {0xFE63, "-"},
+    {0xA0, "~"},       {0x2007, "~"},       {0x2009, "~"},         {0x200A, "~"},    {0x202F, "~"},
+    {0x205F, "~"},     {0x3000, "~"},       {0x200B, ""},          {0x200C, ""},     {0x200D, ""},
+    {0x200E, ""},      {0x200F, ""},        {0x2060, ""},          {0x2066, ""},     {0x2067, ""},
+    {0x2068, ""},      {0x2069, ""},        {0xFEFF, ""},          {0xA2, "$"},      {0xA3, "$"},
+    {0xA5, "$"},       {0x20AC, "$"},       {0x20B9, "$"},         {0x20A9, "$"},    {0x20BD, "$"},
+    {0xFFE5, "$"},     {0xFFE1, "$"},       {0x2018, "'"},         {0x2019, "'"},    {0x2032, "'"},
+    {0x201C, "\""},    {0x201D, "\""},      {0x2033, "\""},        {0x2044, "/"},    {0x2215, "/"},
+    {0xB7, "\\cdot "}, {0x22C5, "\\cdot "}, {0xD7, "\\times "},    {0xF7, "\\div "}, {0x2248, "\\approx "},
+    {0xB1, "\\pm "},   {0x221A, "\\sqrt "}, {0x221E, "\\infty "},  {0x3C0, "\\pi "}, {0x2264, "\\le "},
+    {0x2265, "\\ge "}, {0xB0, "^\\circ "},  {0x2103, "^\\circ C"}, {0x66A, "%"},     {0x66B, "."},
+    {0x66C, ","},      {0x3002, ". "},      {0x3001, ", "},        {0x2026, "..."},  {0x2192, "->"},
+    {0x21D2, "=>"}};
+
+constexpr Sign kVulgarFractions[] = {
+    {0xBC, "1/4"},   {0xBD, "1/2"},   {0xBE, "3/4"},   {0x2150, "1/7"}, {0x2151, "1/9"}, {0x2152, "1/10"},
+    {0x2153, "1/3"}, {0x2154, "2/3"}, {0x2155, "1/5"}, {0x2156, "2/5"}, {0x2157, "3/5"}, {0x2158, "4/5"},
+    {0x2159, "1/6"}, {0x215A, "5/6"}, {0x215B, "1/8"}, {0x215C, "3/8"}, {0x215D, "5/8"}, {0x215E, "7/8"}};
+
+template <std::size_t N>
+const char* look_up(const Sign (&signs)[N], std::uint32_t code) {
+  for (const Sign& sign : signs) {
+    if (sign.code == code) return sign.ascii;
+  }
+  return nullptr;
+}
+
+// A superscript's or subscript's digit or minus, 0 for none.
+char raised(std::uint32_t code) {
+  if (code == 0xB2 || code == 0xB3) return static_cast<char>('0' + (code - 0xB0));
+  if (code == 0xB9) return '1';
+  if (code == 0x207B) return '-';
+  return code == 0x2070 || (code >= 0x2074 && code <= 0x2079) ? static_cast<char>('0' + (code - 0x2070)) : 0;
+}
+
+char lowered(std::uint32_t code) {
+  return code >= 0x2080 && code <= 0x2089 ? static_cast<char>('0' + (code - 0x2080)) : 0;
+}
+
+// Whether a number ends what was written so far, up to one blank.
+bool ends_in_number(const std::string& out) {
+  std::size_t end = out.size();
+  if (end > 0 && (out[end - 1] == ' ' || out[end - 1] == '~')) --end;
+  return end > 0 && (is_digit(static_cast<unsigned char>(out[end - 1])) || out[end - 1] == '%');
+}
+
+}  // namespace
+
+bool is_ascii(std::string_view text) {
+  std::uint8_t seen = 0;
+  for (const char c : text) seen = static_cast<std::uint8_t>(seen | static_cast<unsigned char>(c));
+  return seen < 0x80;
+}
+
+std::string plain(std::string_view text) {
+  std::string out;
+  out.reserve(text.size() + 16);
+  std::size_t joined_at = kNone;  // where a superscript or subscript of this sign would go on
+  char joined_sign = 0;
+  for (std::size_t i = 0; i < text.size();) {
+    const Character character = static_cast<unsigned char>(text[i]) < 0x80 ? Character{} : read_character(text, i);
+    if (character.size == 0) {
+      out += text[i++];
+      continue;
+    }
+    const std::size_t begin = i;
+    const std::uint32_t code = character.code;
+    i += character.size;
+    if (const int digit = digit_of(code); digit >= 0) {
+      out += static_cast<char>('0' + digit);
+    } else if (const char c = narrow(code)) {
+      out += c;
+    } else if (const char* sign = look_up(kSigns, code)) {
+      out += sign;
+    } else if (const char above = raised(code), below = lowered(code); above || below) {
+      const char sign = above ? '^' : '_';
+      if (joined_at == begin && joined_sign == sign) {
+        out.pop_back();
+      } else {
+        out += sign;
+        out += '{';
+      }
+      out += above ? above : below;
+      out += '}';
+      joined_at = i;
+      joined_sign = sign;
+    } else if (const char* fraction = look_up(kVulgarFractions, code)) {
+      const Text written{std::string_view(out)};
+      if (is_word_before(written, out.size())) out += ' ';
+      out += fraction;
+    } else if (code == 0x2013) {
+      out += ends_in_number(out) ? "--" : "-";
+    } else {
+      out.append(text, begin, character.size);
+    }
+  }
+  return out;
+}
+
+}  // namespace fastsia
