@@ -44,6 +44,56 @@ OPTION_SETS: tuple[tuple[str, ...] | None, ...] = (
 )
 
 
+_NUMBER_PARTS = (
+    "0|1|2|3|5|7|10|12|18|20|30|42|100|234|500|000|1,234|12,34,567|1,00,000|1'234|1_000|10 000|1\\,234|1{,}234"
+    "|1 {,} 234"
+    "|0.5|.5|2.50|1/2|3/4|-1/-2|1/3|2½|½|10²|10⁻³|x₁|m²|٤|४|４|𝟒|９|%|\\%|٪|％|-|−|–|—|- |+|±|$|\\$|€|₹|Rs. |USD "
+    "|£ |\u00a0|\u202f|~"
+    "|\\,|\\ |\\!| | | | |  |\t|k|K|M|MM|bn|B|m|s|kg| kg| km/h|cm^2| cm²| thousand| million| hundred|x|X| x | y"
+    "|abc|n |e5|E-2|e"
+    "|^2|^{3}|**2|^\\circ|°C|°|\\pi|π|√|\\sqrt{2}|\\sqrt |\\frac{1}{2}|\\frac12|\\frac{-1}{3}|\\cfrac {3} {4}"
+    "|\\nicefrac{\\$1}{-2}"
+    "|\\overline{3}|.\\overline{6}|.(3)|(6)|\\bar 1|:|: |,|, |;|.|...|…|/| / |=| = |==|\\approx|≈| is | equals "
+    "|->|→|=>|>|<|<=|≤"
+    "|*| * |×| × |\\times |\\cdot|·|÷|\\div|+ | + | - | of | plus | minus | times | divided by | and | or | to "
+    "| & |--|!|!!"
+    "|(|)|)(|[|]|{|}|\\{|\\(|\\)|\\left(|\\right)|\\text{ cm}|\\text{and }|\\text{Total} = |\\mathrm{km}"
+    "|\\underline{|_|_8|_{2}|*|**"
+    "|x = |x_1 = |f(2) = |\\theta = |total cost = |Total = |y=|minus |negative |about |therefore |thus, "
+    "|exactly |it is |it's "
+    "|a total of |not |apples|bolts|bolts/bolt| hours | minutes| feet |in|dozen|per hour|/month|/x|a day|sin x"
+    "|pi|sqrt(2)|log 2"
+    "|1. |1) |(2) |2nd |1st|3rd|Step|Count the |Add|. So|. |st|th|<<3+4=7>>|<<|>>|because y = |so x = |'|\"|`|”"
+    "|’|元|個|개|é|Ω|θ| м"
+    "| and a half|between |infinity|\\infty|\\boxed{|\\n|\\quad|,\\!|,\\,|. Then|is|was|be|at|= - |= minus |is minus "
+)
+NUMBER_PARTS = (*(part.encode() for part in _NUMBER_PARTS.split("|")), *_TORN)
+_NUMBER_FRAMES = (
+    *(
+        "#### {}",
+        "#### **{}",
+        "#### ${}",
+        "####\n- {}",
+        "The answer is {}",
+        "Final answer: {}.",
+        "\\boxed{{{}}}",
+        "so {}",
+        "{}",
+    ),
+    *("5 {}\n", "#### {}\n#### 77", "{}\n\\boxed{{x}} 6", "\\boxed{{{}}} {}", "x = {}"),
+)
+
+
+def number_text(rng: random.Random) -> bytes:
+    """What a number may look like, after a marker, in a box, or anywhere."""
+    frame = rng.choice(_NUMBER_FRAMES).encode()
+    pieces = frame.replace(b"{{", b"\1").replace(b"}}", b"\2").split(b"{}")
+    text = pieces[0]
+    for piece in pieces[1:]:
+        text += b"".join(rng.choices(NUMBER_PARTS, k=rng.randint(1, 9))) + piece
+    return text.replace(b"\1", b"{").replace(b"\2", b"}")
+
+
 def rationales(shared_data: Path | None) -> list[bytes]:
     """The real rationales of GSM8K's test split; without it, a few of our own."""
     if shared_data is None:

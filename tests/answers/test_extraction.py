@@ -69,6 +69,37 @@ def test_core_agrees_on_100_000_texts(shared_data: Path) -> None:
     check_agreement(100_000, 3, generate.rationales(shared_data))
 
 
+def check_numbers(num_texts: int, seed: int) -> None:
+    """The same on what numbers may look like."""
+    rng = random.Random(seed)
+    texts = [generate.number_text(rng) for _ in range(num_texts)]
+    for format in ("number", "boxed"):
+        spec = Spec.of(format)
+        for text, ours in zip(texts, read_with_core(texts, spec), strict=True):
+            assert ours == reference.read_answer(text, spec), (text, spec)
+    contents = [text.partition(b"\n")[0].decode(errors="replace") for text in texts]
+    golds = [canonical_gold(text, "number") for text in contents]
+    assert extract_answers([f"\\fbox{{{text}}}" for text in contents if is_balanced(text)]) == [
+        gold for text, gold in zip(contents, golds, strict=True) if is_balanced(text)
+    ]
+
+
+def is_balanced(text: str) -> bool:
+    """Whether a text without a marker of its own can stand in a box."""
+    return not set(text) & set("{}\\#") and "nswer" not in text and "\0" not in text
+
+
+@needs_core
+def test_core_agrees_on_numbers() -> None:
+    check_numbers(10_000, 4)
+
+
+@needs_core
+@pytest.mark.slow
+def test_core_agrees_on_100_000_numbers() -> None:
+    check_numbers(100_000, 5)
+
+
 def check_any_text(text: str, options: list[str] | None, starts_in_think: bool) -> None:
     for format in FORMATS:
         spec = Spec.of(format, options, starts_in_think)
