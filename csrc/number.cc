@@ -49,11 +49,6 @@ std::size_t skip_digits(const Text& text, std::size_t i) {
 
 std::size_t skip_byte(const Text& text, std::size_t i, char byte) { return text.at(i) == byte ? i + 1 : i; }
 
-std::size_t skip_run(const Text& text, std::size_t i, char byte) {
-  while (text.at(i) == byte) ++i;
-  return i;
-}
-
 std::size_t skip_space(const Text& text, std::size_t i) { return skip_byte(text, i, ' '); }
 
 std::size_t skip_at_most(const Text& text, std::size_t i, std::string_view set, int most) {
@@ -958,11 +953,12 @@ bool is_numbered_heading(const Text& text) {
 
 // Where a term's digits, fraction or root end; `i` where there is none.
 std::size_t skip_term(const Text& text, std::size_t i) {
-  if (text.has(i, "\\sqrt")) {
-    const std::size_t inside = skip_space(text, i + 5);
-    const std::size_t brace = skip_byte(text, inside, '{');
+  const std::size_t root = skip_byte(text, i, '\\');
+  if (text.has(root, "sqrt")) {
+    const std::size_t inside = skip_space(text, root + 4);
+    const std::size_t brace = skip_at_most(text, inside, "{(", 1);
     const std::size_t end = skip_plain(text, brace);
-    if (end != brace && (brace == inside || text.at(end) == '}')) return brace == inside ? end : end + 1;
+    if (end != brace && (brace == inside || is_one_of(text.at(end), ")}"))) return brace == inside ? end : end + 1;
   }
   const Head head = read_head(text, i, true);
   if (!head.is_there) return i;
@@ -1054,7 +1050,7 @@ std::size_t skip_term_words(const Text& text, std::size_t i, bool& has_words) {
 // Past "=" or a word for it; "is" and "≈" only behind an operator.
 std::size_t skip_equals(const Text& text, std::size_t i, bool has_operator) {
   const std::size_t at = skip_wide_blanks(text, i, 4);
-  if (text.at(at) == '=') return skip_run(text, skip_run(text, at + 1, '='), '>');
+  if (text.at(at) == '=') return skip_byte(text, skip_byte(text, at + 1, '='), '>');
   for (const std::string_view word : {"equals", "is"}) {
     const std::size_t end = skip_whole_word(text, at, word);
     if (end != at) return has_operator || word == "equals" ? end : i;
@@ -1063,21 +1059,24 @@ std::size_t skip_equals(const Text& text, std::size_t i, bool has_operator) {
   return approx != at && has_operator ? approx : i;
 }
 
-// Where the last term behind a "=" begins in the expression at `begin`; `begin` where none is.
+// Where the value begins in the expression at `begin`: its last side of a "=" that is one term. Behind the last "="
+// where no side is; `begin` where there is no "=".
 std::size_t right_hand_end(const Text& text, std::size_t begin) {
-  std::size_t value_at = begin, i = begin;
-  bool is_after_equals = false, has_operator = false;
+  std::size_t side = begin, single = kNone;  // where this side begins; where the last side of one term does
+  std::size_t i = begin;
+  bool has_operator = false, is_sum = false;
   for (int terms = 0; terms < kMaxTerms; ++terms) {
     const std::size_t term = skip_before(text, i);
     const std::size_t end = skip_term(text, term);
-    if (end == term) return value_at;
-    if (is_after_equals) value_at = term;
+    if (end == term) return single == kNone ? side : single;
+    if (!is_sum) side = term;
     bool has_words = false;
     i = skip_term_words(text, end, has_words);
     const std::size_t equals = skip_equals(text, i, has_operator);
-    is_after_equals = equals != i;
-    if (is_after_equals) {
+    if (equals != i) {
+      if (!is_sum) single = side;
       i = equals;
+      is_sum = false;
       continue;
     }
     std::size_t next = skip_operator(text, i);
@@ -1086,11 +1085,11 @@ std::size_t right_hand_end(const Text& text, std::size_t begin) {
       const std::size_t blank = skip_byte(text, i, ',');
       if (text.at(blank) == ' ' && is_digit(text.at(blank + 1))) next = blank + 1;
     }
-    if (next == i) return value_at;
+    if (next == i) break;
     i = next;
-    has_operator = true;
+    has_operator = is_sum = true;
   }
-  return value_at;
+  return single == kNone || !is_sum ? side : single;
 }
 
 // Where the value begins at `i`, behind marks, fillers ("therefore", "about"), "x =" and an expression's "=".
@@ -1221,6 +1220,12 @@ bool is_formula_ahead(const Text& text, std::size_t i) {
       return true;
     }
   }
+  const std::size_t comma = skip_byte(text, i, ',');
+  if (text.at(comma) == ' ') {
+    std::size_t name = comma + 1;
+    name += text.has(name, "and ") ? 4 : text.has(name, "or ") ? 3 : 0;
+    if (is_letter(text.at(name)) && text.at(skip_space(text, name + 1)) == '=') return true;
+  }
   if (is_one_of(c, " ~") && is_one_of(text.at(i + 1), "xyz") && !is_word(text, i + 2)) {
     const int next = text.at(skip_gap(text, i + 2));
     if (!is_digit(next) && !is_one_of(next, "($")) return true;
@@ -1308,6 +1313,7 @@ bool begins_formula(const Text& text, std::size_t i) {
     }
     if (text.has(i, "between ") && is_number_ahead(text, i + 8)) return true;
     comparison = skip_space(text, i + 1);
+    if (is_symbol_command(text, comparison)) return true;
     if (is_one_of(text.at(comparison), "-+*/^")) {
       for (const std::size_t width : {std::size_t{1}, std::size_t{2}}) {
         if (width == 2 && !text.has(comparison, "**")) continue;

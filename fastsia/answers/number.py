@@ -494,7 +494,7 @@ def _is_heading(text: bytes) -> bool:
 
 
 # Expressions: "8 bolts * 2 bolts/bolt = 16 bolts" is read at its right-hand end.
-_ROOT = pattern(rf"\\sqrt \ ?+ (?: \{{ {_PLAIN} \}} | {_PLAIN} )")
+_ROOT = pattern(rf"\\?+sqrt \ ?+ (?: [{{(] {_PLAIN} [)}}] | {_PLAIN} )")
 _POSTFIX = pattern(
     rf"! | \\?+% | \^\{{?+ [-0-9]++ \}}?+ | [)\]}}$] | \\[)\],;:!] | {TEXT_COMMAND} [^{{}}\\0-9]{{0,64}}+ \}}"
 )
@@ -517,28 +517,32 @@ _NO_TERM_WORDS = frozenset(
 
 
 def _right_hand_end(text: bytes, begin: int) -> int:
-    """Where the last term behind a "=" begins in the expression at `begin`; `begin` where none is."""
-    value_at, at, is_after_equals, has_operator = begin, begin, False, False
+    """Where the value begins in the expression at `begin`: its last side of a "=" that is one term.
+
+    Behind the last "=" where no side is; `begin` where there is no "=".
+    """
+    side, single = begin, None  # where this side begins; where the last side of one term does
+    at, has_operator, is_sum = begin, False, False
     for _ in range(MAX_TERMS):
         term = skip(_BEFORE, text, at)
         end = _term_end(text, term)
         if end == term:
-            return value_at
-        if is_after_equals:
-            value_at = term
+            return side if single is None else single
+        if not is_sum:
+            side = term
         at, has_words = _past_term_words(text, end)
         equals = _EQUALS.match(text, at)
-        is_after_equals = equals is not None and (has_operator or equals[1] is not None or equals[2] is not None)
-        if equals is not None and is_after_equals:
-            at = equals.end()
+        if equals is not None and (has_operator or equals[1] is not None or equals[2] is not None):
+            single = single if is_sum else side
+            at, is_sum = equals.end(), False
             continue
         operator = _OPERATOR.match(text, at)
         if operator is None:  # (3)(4) = 12, 2 hours 30 minutes = 150 minutes
             operator = _PRODUCT.match(text, at) or (_NEXT_PART.match(text, at) if has_words else None)
         if operator is None:
-            return value_at
-        at, has_operator = operator.end(), True
-    return value_at
+            break
+        at, has_operator, is_sum = operator.end(), True, True
+    return side if single is None or not is_sum else single
 
 
 def _term_end(text: bytes, at: int) -> int:
@@ -592,6 +596,7 @@ _GOES_ON = pattern(
        | \^\{{?+\\circ\}}?+ \ {{0,2}}+ [0-9]
        | {_BLANK}{{0,2}}+ {_SYMBOL_COMMAND}
        | \ ?+ [-+*] \ ?+ [0-9]*+ (?: {_SYMBOL_COMMAND} | [b-zB-HJ-Z] (?! {WORD} | ['.] ) )
+       | ,?+ \ (?: (?: and | or ) \  )?+ [A-Za-z] \ ?+ =
        | [\ ~][xyz] (?! [\ ~]?[0-9($] | {WORD} )
        | \ ?+ [<>]=?+ \ [A-Za-z] (?! {WORD} )
        | (?: \\?+% | [\ ~]?+ {_WHOLE_UNITS} )?+
@@ -631,7 +636,7 @@ _FORMULA = pattern(
                          (?: [A-Za-z]{{2}} | [{{|] )
                        | (?: sqrt | ln | log | sin | cos | tan | exp | pi | infinity | undefined ) (?![A-Za-z])
                        | [A-Za-z] \ ?+ (?: [-+*/^] | \*\* ) \ ?+ [0-9a-z\\({{] (?![A-Za-z])
-                       | [A-Za-z] \^ | [A-Za-z] , \ ?+ [A-Za-z] \)
+                       | [A-Za-z] \^ | [A-Za-z] \ ?+ {_SYMBOL_COMMAND} | [A-Za-z] , \ ?+ [A-Za-z] \)
                        | /?+ - \ ?+ {_NUMBER_AHEAD} | between \ {_NUMBER_AHEAD}
                        | (?: [A-Za-z] \ ?+ )?+ [<>]=?+ \ ?+ {_NUMBER_AHEAD} )"""
 )
