@@ -1345,6 +1345,13 @@ bool no_heading_after(const Text& text, std::size_t i) {
 
 Number read_after_marker(const Text& text, bool begins_line, bool is_heading, bool may_be_heading) {
   Number number;
+  const std::size_t digits = skip_digits(text, 0);
+  if (digits > 0 && skip_byte(text, digits, '.') == text.end()) {  // "42", as most are
+    number.is_formed = true;
+    number.end = digits;
+    set_decimal(number, read_plain(text, 0, digits), false);
+    return number;
+  }
   if (may_be_heading && is_numbered_heading(text)) {
     number.is_formed = true;
     return number;

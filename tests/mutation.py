@@ -40,7 +40,7 @@ CORE = {
         "tests/answers/test_extraction.py",
         "tests/answers/test_stream.py",
     ],
-    "fastsia.answers.number": ["tests/answers/test_reference.py", "tests/answers/test_extraction.py"],
+    "fastsia.answers.number": ["tests/answers/test_number.py", "tests/answers/test_extraction.py"],
     "fastsia.store": ["tests/test_store.py"],
 }
 """Module -> the tests that must notice its mutants."""
