@@ -31,3 +31,40 @@ def check_tags(tags: Any) -> tuple[str, str]:
     if not is_pair or pair[0] == pair[1]:
         raise FastsiaError(f"think_tags must be two different marks without white space, got {tags!r:.80}.")
     return pair[0], pair[1]
+
+
+def known_tags(think_tags: tuple[str, str] | None = None) -> tuple[tuple[str, str], ...]:
+    """All pairs of marks that are known, the given one first."""
+    return KNOWN_TAGS if think_tags is None else tuple(dict.fromkeys((think_tags, *KNOWN_TAGS)))
+
+
+def opens_think(prompt_tail: str, think_tags: tuple[str, str] | None = None) -> bool:
+    """Whether a text ends inside a think block that it opens.
+
+    prompt_tail: what a template adds behind the question, because marks in the question open nothing.
+    """
+    return any(prompt_tail.rfind(opening) > prompt_tail.rfind(closing) for opening, closing in known_tags(think_tags))
+
+
+def closes_think(prompt_tail: str, think_tags: tuple[str, str] | None = None) -> bool:
+    """Whether a text closes the last think block that it opens: `<think>\\n\\n</think>` of a model told not to think."""
+    closed = any(closing in prompt_tail for _, closing in known_tags(think_tags))
+    return closed and not opens_think(prompt_tail, think_tags)
+
+
+def ends_with_opening(prompt: str, think_tags: tuple[str, str] | None = None) -> bool:
+    """Whether an opening mark is the last text of a whole prompt, in which nobody knows where the question ends."""
+    return prompt.rstrip().endswith(tuple(opening for opening, _ in known_tags(think_tags)))
+
+
+def think_closes_at(text: str, think_tags: tuple[str, str] | None = None, *, starts_in_think: bool = False) -> int:
+    """Where the think block that opens a completion (or that its prompt opened) ends, in characters.
+
+    0 where there is no such block, -1 where it never closes.
+    """
+    begin = len(text) - len(text.lstrip())
+    own = [pair for pair in known_tags(think_tags) if text.startswith(pair[0], begin)]
+    if not own and not starts_in_think:
+        return 0
+    ends = [text.find(closing) + len(closing) for _, closing in own or known_tags(think_tags) if closing in text]
+    return min(ends, default=-1)
