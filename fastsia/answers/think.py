@@ -57,14 +57,7 @@ def ends_with_opening(prompt: str, think_tags: tuple[str, str] | None = None) ->
     return prompt.rstrip().endswith(tuple(opening for opening, _ in known_tags(think_tags)))
 
 
-def think_closes_at(text: str, think_tags: tuple[str, str] | None = None, *, starts_in_think: bool = False) -> int:
-    """Where the think block that opens a completion (or that its prompt opened) ends, in characters.
-
-    0 where there is no such block, -1 where it never closes.
-    """
-    begin = len(text) - len(text.lstrip())
-    own = [pair for pair in known_tags(think_tags) if text.startswith(pair[0], begin)]
-    if not own and not starts_in_think:
-        return 0
-    ends = [text.find(closing) + len(closing) for _, closing in own or known_tags(think_tags) if closing in text]
-    return min(ends, default=-1)
+def closing_mark(text: str, think_tags: tuple[str, str] | None = None) -> str:
+    """The mark that closes what the last opening mark of a text has opened; `</think>` where there is none."""
+    at, closing = max((text.rfind(opening), closing) for opening, closing in known_tags(think_tags))
+    return closing if at >= 0 else KNOWN_TAGS[0][1]
