@@ -47,7 +47,7 @@ def opens_think(prompt_tail: str, think_tags: tuple[str, str] | None = None) -> 
 
 
 def closes_think(prompt_tail: str, think_tags: tuple[str, str] | None = None) -> bool:
-    """Whether a text closes the last think block that it opens: `<think>\\n\\n</think>` of a model told not to think."""
+    """Whether a text closes the last think block that it opens, as templates write for a model that is not to think."""
     closed = any(closing in prompt_tail for _, closing in known_tags(think_tags))
     return closed and not opens_think(prompt_tail, think_tags)
 
@@ -55,6 +55,18 @@ def closes_think(prompt_tail: str, think_tags: tuple[str, str] | None = None) ->
 def ends_with_opening(prompt: str, think_tags: tuple[str, str] | None = None) -> bool:
     """Whether an opening mark is the last text of a whole prompt, in which nobody knows where the question ends."""
     return prompt.rstrip().endswith(tuple(opening for opening, _ in known_tags(think_tags)))
+
+
+def mentions_marks(text: str, think_tags: tuple[str, str] | None = None) -> bool:
+    """Whether any mark stands in a text."""
+    return any(mark in text for pair in known_tags(think_tags) for mark in pair)
+
+
+def expects_think(prompt: str, has_think_marks: bool) -> bool:
+    """Whether a think block may come behind a whole prompt: the model's vocabulary or the prompt has marks of one, and
+    no closing mark is the prompt's last text."""
+    closed = prompt.rstrip().endswith(tuple(closing for _, closing in KNOWN_TAGS))
+    return (has_think_marks or mentions_marks(prompt)) and not closed
 
 
 def closing_mark(text: str, think_tags: tuple[str, str] | None = None) -> str:

@@ -175,8 +175,7 @@ class Vocabulary:
         samples = [rng.integers(0, max(len(self), 1), size=size) for size in (*range(1, 9), *[16] * 16)]
         if len(self):
             samples.append(np.arange(len(self) - 1, max(len(self) - 33, -1), -1))  # added tokens come last
-        for mark in sorted(marks):
-            samples.append(np.insert(rng.integers(0, len(self), size=4), 2, mark))
+        samples += [np.insert(rng.integers(0, len(self), size=4), 2, mark) for mark in sorted(marks)]
         for ids in samples:
             # The tokenizer skips all special tokens or none: where a mark stands, ours skip the others.
             has_mark = not marks.isdisjoint(ids.tolist())
