@@ -961,7 +961,7 @@ def _difference(before: str, after: str) -> str:
         return "its text is the same, its token ids are not"
     same = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), None)
     at = max(0, (min(len(before), len(after)) if same is None else same) - 12)
-    return f"it was {_short(before[at : at + 60])}, is now {_short(after[at : at + 60])}"
+    return f"it was {_short(before[at:])}, is now {_short(after[at:])}"
 
 
 def _vocabulary_change(before: bytes, after: Vocabulary) -> str:

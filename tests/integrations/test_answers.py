@@ -122,12 +122,12 @@ def test_what_a_prompt_says_of_think_blocks(prompt: str, starts: bool, expects: 
     assert Asked.by(prompt, vocabulary, is_chat=True) == Asked(starts, True, expects)
 
 
-def test_a_chat_model_that_repeats_the_question_has_an_answer() -> None:
+def test_a_chat_model_that_repeats_the_question_is_read_on() -> None:
     """Stop texts of plain prompts cut its texts, and every answer behind them was lost."""
-    text = "Let me restate.\nQuestion: What is 2 + 3?\n\n2 + 3 = 5\n#### 5"
+    text = "I think of 3.\nQuestion: What is 2 + 3?\n\n2 + 3 = 5\n#### 5"
     reader = AnswerReader.of(num_rollouts=2, stride=5)
     assert reader.read([text], Asked(is_chat=True)) == ["5"]
-    assert reader.read([text]) == [None]
+    assert reader.read([text]) == ["3"]
     asked = Asked(starts_in_think=True, is_chat=True, expects_think=True)
     stop = reader.curve_request(0, [1], [], 0, asked, context_length=100).answer_stop
     assert stop is not None
