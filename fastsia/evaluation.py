@@ -35,6 +35,7 @@ from fastsia.results import (
     nearest,
     read_summary,
     score,
+    stored_config,
 )
 from fastsia.shapes import facts_of_run, is_count, notes_of_damage
 from fastsia.store import DATABASE, FinishedProblem, Store, StoreWriter
@@ -223,12 +224,12 @@ def _resolve(
     return settings if today is None else dataclasses.replace(settings, template_date=_date_of_run(output) or today)
 
 
-def _date_of_run(output: str | os.PathLike[str] | None) -> Any:
+def _date_of_run(output: str | os.PathLike[str] | None) -> str | None:
     """The date that the prompts of the run in a folder have; None where it does not say one."""
     if output is None:
         return None
-    with suppress(FastsiaError, AttributeError):  # no run yet, or a damaged one, of which the writer says more
-        return Store(Path(output) / DATABASE).identity()["config"].get("template_date")
+    with suppress(FastsiaError):  # no run yet, or a damaged one, of which the writer says more
+        return stored_config(Store(Path(output) / DATABASE)).template_date
     return None
 
 

@@ -178,6 +178,8 @@ def test_a_system_instruction_stands_first() -> None:
     assert prompts(run(None, 1, system_instruction="Be brief."))[0].startswith("Be brief.\n\nReason step by step")
     with pytest.raises(FastsiaError, match=r"no system turn \(System role not supported\)"):
         run(NO_SYSTEM, 1, system_instruction="Be brief.")
+    with pytest.raises(FastsiaError, match=r"no system turn \(System role not supported\)"):
+        run(NO_SYSTEM + "{{ strftime_now('%Y') }}", 1, system_instruction="Be brief.")
     with pytest.raises(FastsiaError, match="leaves the system turn out"):
         run(DROPS_SYSTEM, 1, system_instruction="Be brief.")
     with pytest.raises(FastsiaError, match="chat template failed: at all"):

@@ -110,9 +110,10 @@ def reading_options(config: SIAConfig) -> dict[str, Any]:
 def date_of_prompts(task: Task, tokenizer: Any, config: SIAConfig) -> str | None:
     """Today, where the prompts of a run hold the day's date; else None."""
     request = _first(task, tokenizer, config)
-    if not request.is_chat or not template.asks_for_date(tokenizer, request.turns, request.variables):
+    if not request.is_chat:
         return None
-    return template.today()
+    _render_chat(tokenizer, request, None)  # says what the template refuses
+    return template.today() if template.asks_for_date(tokenizer, request.turns, request.variables) else None
 
 
 def unread_settings(task: Task, tokenizer: Any, config: SIAConfig) -> list[str]:

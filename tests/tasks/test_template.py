@@ -36,7 +36,21 @@ USER = [{"role": "user", "content": "What?"}]
 SYSTEM = [{"role": "system", "content": "Be."}, *USER]
 
 
-@pytest.mark.parametrize("source", [LLAMA_3_2, LLAMA_3_1, GRANITE, PLAIN])
+# What stands at the beginning of a template, where blanks and line ends may or may not count.
+BEGINNINGS = [
+    *("\n\nx", "  x", "  {% if true %}x\n{% endif %}", "\n {%- if true %} x{% endif %}", "{#- a -#}\n x", "{{- 'x' }}"),
+    *(
+        "\t{{ messages[0].role }}\n",
+        "{%+ if true %}x{% endif %}",
+        "  {%+ if true +%}\nx{% endif %}",
+        "{% raw %} {{ {% endraw %}",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    "source", [LLAMA_3_2, LLAMA_3_1, GRANITE, PLAIN, *(text + "{{ strftime_now('%Y') }}" for text in BEGINNINGS)]
+)
 @pytest.mark.parametrize("turns", [USER, SYSTEM])
 def test_without_a_date_the_text_is_the_tokenizers_own(source: str, turns: Any) -> None:
     """Blanks and line ends of the template too, although a line stands before it."""
