@@ -220,8 +220,10 @@ def _resolve(
         # What settles an answer is known of the rules only.
         stop_at_answer=config.stop_at_answer and not Reading(config, answer_reader).is_own,
     )
-    today = None if config.template_date is not None else date_of_prompts(task, backend.tokenizer, settings)
-    return settings if today is None else dataclasses.replace(settings, template_date=_date_of_run(output) or today)
+    if template and config.template_date is None:
+        day = _date_of_run(output) or date_of_prompts(task, backend.tokenizer, settings)
+        settings = dataclasses.replace(settings, template_date=day)
+    return settings
 
 
 def _date_of_run(output: str | os.PathLike[str] | None) -> str | None:

@@ -106,9 +106,10 @@ def test_where_no_date_is_asked_for_there_is_none(source: str | None, clock: Any
     assert num_drawn(tmp_path, 1, source) == 0
 
 
-def test_a_constant_date_changes_when_it_is_given() -> None:
+def test_a_constant_date_changes_when_it_is_given(tmp_path: Path) -> None:
     assert "26 Jul 2024" in prompts(run(LLAMA_3_1, 1))[0]
-    assert "06 May 2026" in prompts(run(LLAMA_3_1, 1, template_date="2026-05-06"))[0]
+    assert "06 May 2026" in prompts(run(LLAMA_3_1, 1, template_date="2026-05-06", output=tmp_path))[0]
+    assert num_drawn(tmp_path, 1, LLAMA_3_1) == 0
 
 
 def test_a_run_of_an_earlier_version_is_gone_on_with(clock: Any, tmp_path: Path) -> None:
@@ -296,6 +297,7 @@ def test_a_vocabulary_that_was_stored_without_its_marks_is_said(tmp_path: Path) 
         ((), None, {"system_instruction": "Think in <thought> marks."}, True),
         ((), CHAT, {"think_tags": ("<mull>", "</mull>")}, True),
         ((), CHAT, {"system_instruction": "[THINK] first [/THINK]"}, True),
+        ((), CHAT + "Between <think> and </think>, please: ", {}, True),
         (("[THINK]", "[/THINK]"), CHAT, {}, True),
         (("[THINK]", "[/THINK]"), CHAT, {"enable_thinking": False}, False),
         (("[THINK]", "[/THINK]"), None, {}, True),

@@ -47,9 +47,11 @@ def opens_think(prompt_tail: str, think_tags: tuple[str, str] | None = None) -> 
 
 
 def closes_think(prompt_tail: str, think_tags: tuple[str, str] | None = None) -> bool:
-    """Whether a text closes the last think block that it opens, as templates write for a model that is not to think."""
-    closed = any(closing in prompt_tail for _, closing in known_tags(think_tags))
-    return closed and not opens_think(prompt_tail, think_tags)
+    """Whether a text ends with a closing mark, as templates write for a model that is not to think.
+
+    A pair of marks further in front may be a request to use them.
+    """
+    return prompt_tail.rstrip().endswith(tuple(closing for _, closing in known_tags(think_tags)))
 
 
 def ends_with_opening(prompt: str, think_tags: tuple[str, str] | None = None) -> bool:
@@ -65,8 +67,7 @@ def mentions_marks(text: str, think_tags: tuple[str, str] | None = None) -> bool
 def expects_think(prompt: str, has_think_marks: bool) -> bool:
     """Whether a think block may come behind a whole prompt: the model's vocabulary or the prompt has marks of one, and
     no closing mark is the prompt's last text."""
-    closed = prompt.rstrip().endswith(tuple(closing for _, closing in KNOWN_TAGS))
-    return (has_think_marks or mentions_marks(prompt)) and not closed
+    return (has_think_marks or mentions_marks(prompt)) and not closes_think(prompt)
 
 
 def closing_mark(text: str, think_tags: tuple[str, str] | None = None) -> str:

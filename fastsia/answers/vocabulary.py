@@ -284,10 +284,14 @@ def _parts(mark: str) -> list[str]:
 
 
 def _special_marks(state: dict[str, Any], think_tags: tuple[str, str] | None) -> set[int]:
-    """The special tokens that are marks of think blocks, or parts of marks."""
-    marks = {text for pair in known_tags(think_tags) for mark in pair for text in (mark, *_parts(mark))}
+    """The special tokens that are marks of think blocks, or parts of marks. think_tags: any special token in them."""
+    marks = {text for pair in known_tags() for mark in pair for text in (mark, *_parts(mark))}
+
+    def is_mark(text: str) -> bool:
+        return text in marks or (text != "" and any(text in mark for mark in think_tags or ()))
+
     added = state.get("added_tokens") or []
-    return {token["id"] for token in added if token["special"] and token["content"].strip() in marks}
+    return {token["id"] for token in added if token["special"] and is_mark(token["content"].strip())}
 
 
 def _tokens(state: dict[str, Any], marks: set[int]) -> tuple[list[str], list[int]]:

@@ -258,7 +258,7 @@ def _render_chat(tokenizer: Any, request: _Request, template_date: str | None) -
                 f"system_instruction: the chat template has no system turn ({error.__cause__})."
             ) from error
         raise
-    if has_system and turns[0]["content"].strip() not in text:
+    if has_system and "".join(turns[0]["content"].split()) not in "".join(text.split()):
         raise FastsiaError("system_instruction: the chat template leaves the system turn out.")
     return text
 

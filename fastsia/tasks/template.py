@@ -96,9 +96,7 @@ def _render(tokenizer: Any, turns: Turns, variables: Mapping[str, Any], day: dat
 def _source(tokenizer: Any) -> str | None:
     """The template's text; None where a tokenizer does not say it."""
     find = getattr(tokenizer, "get_chat_template", None)
-    if find is None:
-        return None
-    source = find()
+    source = getattr(tokenizer, "chat_template", None) if find is None else find()
     return source if isinstance(source, str) else None
 
 

@@ -18,6 +18,7 @@ def test_every_pair_opens_and_closes(opening: str, closing: str) -> None:
         assert not opens_think(text, tags)
     assert closes_think(f"{opening}\n\n{closing}\n\n", tags)
     assert not closes_think(f"{opening}\n", tags)
+    assert not closes_think(f"Between {opening} and {closing}.\nassistant\n", tags)
     assert not closes_think("", tags)
     assert closing_mark(f"x{opening}y", tags) == closing
     assert expects_think(f"x{opening}y{closing}z", False) == ((opening, closing) in KNOWN_TAGS)

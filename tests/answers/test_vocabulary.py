@@ -172,6 +172,8 @@ def test_special_tokens_that_are_think_marks_keep_their_text(kind: str, either: 
     assert vocabulary.decode(ids) == vocabulary.joiner.decode().join(MARKS[:-1])
     known = Vocabulary.from_tokenizer(tokenizer, think_tags=("<answer>", "[THINKING]"))
     assert known.decode(ids) == vocabulary.joiner.decode().join([*MARKS, "[THINKING]"])
+    parts = Vocabulary.from_tokenizer(tokenizer, think_tags=("<|start|>mull", "[THINKING]<answer>"))
+    assert parts.decode(ids) == vocabulary.joiner.decode().join([*MARKS, "<|start|>", "[THINKING]"])
     assert Vocabulary.from_bytes(vocabulary.to_bytes()).decode(ids) == vocabulary.decode(ids)
 
 
