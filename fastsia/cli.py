@@ -283,6 +283,24 @@ def run(
             "--apply_chat_template/--no_apply_chat_template", help="[default: where the model is made for one]"
         ),
     ] = None,
+    system_instruction: Annotated[
+        str | None, typer.Option("--system_instruction", help="A system turn; in plain text it stands in front.")
+    ] = None,
+    enable_thinking: Annotated[
+        bool | None,
+        typer.Option("--enable_thinking/--no_enable_thinking", help="For the chat template [default: its own]."),
+    ] = None,
+    chat_template_args: Annotated[
+        str | None,
+        typer.Option("--chat_template_args", help="More variables of the chat template: name=value,... or JSON."),
+    ] = None,
+    template_date: Annotated[
+        str | None,
+        typer.Option("--template_date", help="YYYY-MM-DD, where the chat template asks for it [default: the run's]."),
+    ] = None,
+    think_tags: Annotated[
+        str | None, typer.Option("--think_tags", help="OPEN,CLOSE: marks of think blocks beside the usual ones.")
+    ] = None,
     truncate_prompt: Annotated[
         bool, typer.Option("--truncate_prompt", help="Cut a prompt that is too long from the left; it is recorded.")
     ] = DEFAULTS.truncate_prompt,
@@ -333,6 +351,13 @@ def run(
         shuffle_prefix=shuffle_prefix,
         num_fewshot=num_fewshot,
         apply_chat_template=apply_chat_template,
+        system_instruction=system_instruction,
+        enable_thinking=enable_thinking,
+        chat_template_args=(
+            None if chat_template_args is None else _arguments("--chat_template_args", chat_template_args)
+        ),
+        template_date=template_date,
+        think_tags=_think_tags(think_tags),
         truncate_prompt=truncate_prompt,
         smoothing=smoothing,
         num_bootstrap=num_bootstrap,
@@ -453,6 +478,15 @@ def _arguments(option: str, text: str) -> dict[str, Any]:
             raise FastsiaError(f"{option} is JSON nested too deeply.") from error
         return dict(found)
     return {name: _value(value) for name, value in _pairs(option, text).items()}
+
+
+def _think_tags(text: str | None) -> tuple[str, str] | None:
+    if text is None:
+        return None
+    opening, _, closing = (part.strip() for part in text.partition(","))
+    if not opening or not closing or "," in closing:
+        raise FastsiaError(f"--think_tags must be OPEN,CLOSE, as <think>,</think>, got {text!r}.")
+    return opening, closing
 
 
 def _columns(text: str | None) -> dict[str, str] | None:

@@ -27,6 +27,11 @@ _MATTERS = (
     "equivalence",
     "answer_regex",
     "num_fewshot",
+    "system_instruction",
+    "enable_thinking",
+    "chat_template_args",
+    "template_date",
+    "think_tags",
     "smoothing",
 )
 """Settings on which H and rho depend, so that runs that differ in them differ in more than their models."""
@@ -133,9 +138,9 @@ def _notes(runs: dict[str, SIAResult]) -> list[str]:
     differing = []
     for field in _MATTERS:
         values = [_setting(result, field) for result in runs.values()]
-        distinct = list(dict.fromkeys(values))
+        distinct = list(dict.fromkeys(map(_spelled, values)))
         if len(distinct) > 1:
-            differing.append(f"{field} ({', '.join(map(str, distinct))})")
+            differing.append(f"{field} ({', '.join(distinct)})")
     notes = [f"The runs differ in {', '.join(differing)}; H and ρ depend on that too."] if differing else []
     versions = [(result.summary.get("reading") or {}).get("rules") for result in runs.values()]
     rules = {version for version in versions if version is not None}
@@ -150,3 +155,10 @@ def _notes(runs: dict[str, SIAResult]) -> list[str]:
 def _setting(result: SIAResult, field: str) -> Any:
     """A setting of a run; its default where the run is of a version that did not have it."""
     return (result.summary.get("config") or {}).get(field, getattr(_DEFAULTS, field))
+
+
+def _spelled(value: Any) -> str:
+    """A setting on one line: an instruction may be long, and marks are stored as a list."""
+    text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    text = " ".join(text.split())
+    return text if len(text) <= 60 else f"{text[:57]}..."

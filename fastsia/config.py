@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import operator
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from numbers import Real
 from typing import Any, Literal
 
@@ -188,6 +191,12 @@ class SIAConfig:
         shuffle_prefix: the ablation: each checkpoint's prefix tokens permuted before its rollouts are drawn.
         num_fewshot: exemplars before the question.
         apply_chat_template: None uses the tokenizer's template where it has one.
+        system_instruction: a system turn before the question; in plain text it stands in front.
+        enable_thinking: what the chat template is told by that name; None leaves it to the template.
+        chat_template_args: more variables of the chat template: a mapping, kept as JSON text.
+        template_date: "YYYY-MM-DD", the day that a chat template which asks for the date gets; None is the day on which
+            the run begins, and a resumed run keeps it.
+        think_tags: an opening and a closing mark of think blocks, known beside the usual ones.
         truncate_prompt: cut a prompt that is too long from the left (recorded) instead of refusing it.
         smoothing: alpha of the gold surprisal's additive smoothing.
         num_bootstrap: resamples over problems of the percentile bootstrap.
@@ -210,6 +219,11 @@ class SIAConfig:
     shuffle_prefix: bool = False
     num_fewshot: int = 0
     apply_chat_template: bool | None = None
+    system_instruction: str | None = None
+    enable_thinking: bool | None = None
+    chat_template_args: str | Mapping[str, Any] | None = None
+    template_date: str | None = None
+    think_tags: tuple[str, str] | None = None
     truncate_prompt: bool = False
     smoothing: float = 0.5
     num_bootstrap: int = 2000
@@ -243,12 +257,10 @@ class SIAConfig:
         for field in ("stop_at_answer", "shuffle_prefix", "truncate_prompt"):
             value = getattr(self, field)
             _require(isinstance(value, bool), field, "true or false", value)
-        _require(
-            self.apply_chat_template is None or isinstance(self.apply_chat_template, bool),
-            "apply_chat_template",
-            "true, false or null",
-            self.apply_chat_template,
-        )
+        for field in ("apply_chat_template", "enable_thinking"):
+            value = getattr(self, field)
+            _require(value is None or isinstance(value, bool), field, "true, false or null", value)
+        _check_prompting(self)
         smoothing = real(self.smoothing)
         _require(math.isfinite(smoothing) and smoothing > 0, "smoothing", "a finite number > 0", self.smoothing)
         object.__setattr__(self, "smoothing", smoothing)
@@ -261,6 +273,59 @@ def _check_regex(pattern: Any) -> None:
     except (re.error, OverflowError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise FastsiaError(f"answer_regex {pattern!r:.200} is no regular expression of Python's: {reason}.") from error
+
+
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+# What apply_chat_template of transformers takes itself, or fastsia gives it.
+_NOT_OF_A_TEMPLATE = {
+    *("conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize", "self"),
+    *("continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
+    *("return_assistant_tokens_mask", "tokenizer_kwargs", "strftime_now", "raise_exception", "fastsia_date"),
+}
+
+
+def _check_prompting(settings: SIAConfig) -> None:
+    """The fields of which prompts are made."""
+    instruction, day, tags = settings.system_instruction, settings.template_date, settings.think_tags
+    if instruction is not None:
+        _require(is_text(instruction) and bool(instruction.strip()), "system_instruction", "a text", instruction)
+    arguments = _template_args(settings.chat_template_args)
+    object.__setattr__(settings, "chat_template_args", arguments)
+    if settings.enable_thinking is not None and arguments is not None and "enable_thinking" in json.loads(arguments):
+        raise FastsiaError("enable_thinking is given twice: by itself and among chat_template_args.")
+    if day is not None:
+        _require(isinstance(day, str) and _is_date(day), "template_date", "a date as YYYY-MM-DD", day)
+    if tags is not None:
+        pair = tuple(tags) if isinstance(tags, (tuple, list)) else ()
+        are_marks = len(pair) == 2 and all(is_text(mark) and mark.split() == [mark] for mark in pair)
+        rule = "two different marks without white space, an opening and a closing one"
+        _require(are_marks and pair[0] != pair[1], "think_tags", rule, tags)
+        object.__setattr__(settings, "think_tags", pair)
+
+
+def _template_args(given: Any) -> str | None:
+    """Variables of a template as JSON text, None where there are none."""
+    rule = "a mapping of names to values that JSON can write"
+    try:
+        found = json.loads(given) if isinstance(given, str) else dict(given or {})
+        text = json.dumps(found, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        is_plain = isinstance(found, dict) and is_text(text) and all(isinstance(name, str) for name in found)
+        _require(is_plain, "chat_template_args", rule, given)
+    except FastsiaError:
+        raise
+    except (TypeError, ValueError, RecursionError) as error:
+        raise FastsiaError(f"chat_template_args must be {rule}, got {_spelled(given)}.") from error
+    for name in found:
+        if not name.isidentifier() or name in _NOT_OF_A_TEMPLATE:
+            raise FastsiaError(f"chat_template_args cannot set {name!r}: it is no variable of a template.")
+    return text if found else None
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return _DATE.fullmatch(text) is not None and date.fromisoformat(text).year >= 1000
+    except ValueError:
+        return False
 
 
 def _check_drawing(settings: SamplingParams | SIAConfig) -> None:

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
@@ -35,11 +35,13 @@ from fastsia.results import (
     nearest,
     read_summary,
     score,
+    stored_config,
 )
 from fastsia.shapes import facts_of_run, is_count, notes_of_damage
 from fastsia.store import DATABASE, FinishedProblem, Store, StoreWriter
 from fastsia.tasks import Prompt, Task, build_prompt, load_task
 from fastsia.tasks.models import MODELS
+from fastsia.tasks.prompt import date_of_prompts, prompt_options, reading_options, unread_settings
 
 logger = logging.getLogger("fastsia")
 
@@ -98,34 +100,33 @@ def evaluate(
         executor, model, backend, load_options, num_workers=num_workers, worker_timeout=worker_timeout
     )
     started = time.perf_counter()
-    settings = _resolve(settings, task, loaded, answer_reader)
+    settings = _resolve(settings, task, loaded, answer_reader, output)
     reading = Reading(settings, answer_reader)
+    vocabulary = _vocabulary(loaded, settings)
     prompts = _prompts(task, settings, loaded)
-    assert loaded.vocabulary is not None
     identity = _identity(loaded, task, settings)
     warnings = ["temperature is 0: every rollout is the same, entropies are degenerate."] * (settings.temperature == 0)
+    warnings += unread_settings(task, loaded.tokenizer, settings)
 
     temporary = tempfile.TemporaryDirectory(prefix="fastsia-") if output is None else None
     directory = Path(temporary.name if temporary is not None else os.fspath(output or ""))
     counters_before = dataclasses.replace(loaded.counters)
-    with StoreWriter(
-        directory, identity, loaded.vocabulary, reading=reading.facts(), durable=output is not None
-    ) as writer:
+    with StoreWriter(directory, identity, vocabulary, reading=reading.facts(), durable=output is not None) as writer:
         warnings += writer.notes
         golds = {
             position: task.problems[position].gold
             for position in sorted(writer.done)
             if position < len(task.problems)
-            and not writer.check_problem(position, task.problems[position], prompts[position].token_ids.tolist())
+            and not writer.check_problem(position, task.problems[position], *prompts[position].asked())
         }
-        warnings += _renew(writer, reading, loaded.vocabulary, identity, golds)
+        warnings += _renew(writer, reading, vocabulary, identity, golds)
         for note in warnings:
             logger.warning("%s", note)
         resumed = len(writer.done)
         tell = _Tell(callbacks, loaded, writer, len(task.problems))
         for callback in callbacks:
             callback.run_started(identity, tell.progress())
-        _draw(loaded, task, settings, reading, prompts, writer, tell)
+        _draw(loaded, task, settings, reading, prompts, vocabulary, writer, tell)
         if reading.grouping is not None:
             writer.group(reading.grouping)
         warnings += tell.warnings()
@@ -192,8 +193,17 @@ def split_settings(
     )
 
 
-def _resolve(config: SIAConfig, task: Task, backend: Backend, answer_reader: AnswerReader | None = None) -> SIAConfig:
-    """Settings with what they leave to the task and to the model filled in."""
+def _resolve(
+    config: SIAConfig,
+    task: Task,
+    backend: Backend,
+    answer_reader: AnswerReader | None = None,
+    output: str | os.PathLike[str] | None = None,
+) -> SIAConfig:
+    """Settings with what they leave to the task, to the model and to the day filled in.
+
+    output: a run that it holds keeps the date of its prompts.
+    """
     if backend.tokenizer is None or backend.vocabulary is None:
         raise FastsiaError("evaluate needs the model's tokenizer for prompts and answers; this model came without one.")
     template = config.apply_chat_template
@@ -203,13 +213,34 @@ def _resolve(config: SIAConfig, task: Task, backend: Backend, answer_reader: Ans
         known = next((m for m in MODELS if backend.model_name in (m.hub_id, m.name)), None)
         if known is not None and not known.is_demo:
             template = template and known.chat_template
-    return dataclasses.replace(
+    settings = dataclasses.replace(
         config,
         stride=config.stride or task.stride,
         apply_chat_template=template,
         # What settles an answer is known of the rules only.
         stop_at_answer=config.stop_at_answer and not Reading(config, answer_reader).is_own,
     )
+    if template and config.template_date is None:
+        day = _date_of_run(output) or date_of_prompts(task, backend.tokenizer, settings)
+        settings = dataclasses.replace(settings, template_date=day)
+    return settings
+
+
+def _date_of_run(output: str | os.PathLike[str] | None) -> str | None:
+    """The date that the prompts of the run in a folder have; None where it does not say one."""
+    if output is None:
+        return None
+    with suppress(FastsiaError):  # no run yet, or a damaged one, of which the writer says more
+        return stored_config(Store(Path(output) / DATABASE)).template_date
+    return None
+
+
+def _vocabulary(backend: Backend, config: SIAConfig) -> Vocabulary:
+    """The backend's own; with the text of the run's think marks where these are special tokens."""
+    assert backend.vocabulary is not None
+    if config.think_tags is None:
+        return backend.vocabulary
+    return Vocabulary.from_tokenizer(backend.tokenizer, config.think_tags)
 
 
 def _identity(backend: Backend, task: Task, config: SIAConfig) -> dict[str, Any]:
@@ -236,8 +267,13 @@ class _Prepared:
     token_ids: np.ndarray
     text: str
     starts_in_think: bool
+    expects_think: bool
     stop: tuple[str, ...]
     cut: int
+
+    def asked(self) -> tuple[list[int], str]:
+        """What a resumed run compares."""
+        return self.token_ids.tolist(), self.text
 
 
 def _prompts(task: Task, config: SIAConfig, backend: Backend) -> list[_Prepared]:
@@ -246,13 +282,7 @@ def _prompts(task: Task, config: SIAConfig, backend: Backend) -> list[_Prepared]
     drawn = config.max_tokens + rollout
     prepared = []
     for problem in task.problems:
-        prompt = build_prompt(
-            task,
-            problem,
-            backend.tokenizer,
-            num_fewshot=config.num_fewshot,
-            apply_chat_template=config.apply_chat_template,
-        )
+        prompt = build_prompt(task, problem, backend.tokenizer, **prompt_options(config))
         prepared.append(_fit(prompt, problem, drawn, config, backend))
     return prepared
 
@@ -277,7 +307,21 @@ def _fit(prompt: Prompt, problem: Problem, drawn: int, config: SIAConfig, backen
             raise FastsiaError(f"{needs}; {', or '.join(ways) or both}.")
         cut = len(ids) - room
         ids = head + ids[cut + len(head) :]
-    return _Prepared(np.array(ids, dtype=np.int32), prompt.text, prompt.starts_in_think, prompt.stop, cut)
+    return _Prepared(
+        np.array(ids, dtype=np.int32),
+        prompt.text,
+        prompt.starts_in_think,
+        _expects_think(prompt, config, backend),
+        prompt.stop,
+        cut,
+    )
+
+
+def _expects_think(prompt: Prompt, config: SIAConfig, backend: Backend) -> bool:
+    """Whether a think block may come: marks of one are known of the model or of the prompt, which has not closed it."""
+    assert backend.vocabulary is not None
+    known = config.think_tags is not None or backend.vocabulary.has_think_marks or prompt.mentions_think
+    return known and not prompt.closes_think
 
 
 # --- drawing ---------------------------------------------------------------------------------------------------
@@ -295,6 +339,7 @@ def _draw(
     config: SIAConfig,
     reading: Reading,
     prompts: Sequence[_Prepared],
+    vocabulary: Vocabulary,
     writer: StoreWriter,
     tell: _Tell,
 ) -> None:
@@ -304,7 +349,7 @@ def _draw(
     """
 
     def record(position: int, parts: Sequence[tuple[int, Trajectory]]) -> FinishedProblem:
-        finished = _finish(task, position, prompts[position], parts, reading, backend.vocabulary)
+        finished = _finish(task, position, prompts[position], parts, reading, vocabulary)
         writer.add(finished)
         return finished
 
@@ -446,7 +491,13 @@ def _request(task: Task, position: int, trajectory: int, prompt: _Prepared, conf
     stop = None
     # A permuted prefix is not read, so what settles an answer there is not what the streaming machine has seen.
     if config.stop_at_answer and not config.shuffle_prefix:
-        stop = AnswerStop(task.format_of(problem), problem.choices, prompt.starts_in_think)
+        stop = AnswerStop(
+            task.format_of(problem),
+            problem.choices,
+            prompt.starts_in_think,
+            expects_think=prompt.expects_think,
+            **reading_options(config),
+        )
     assert config.stride is not None
     return Request(
         key=(position, trajectory),
@@ -468,9 +519,8 @@ def _finish(
     prompt: _Prepared,
     parts: Sequence[tuple[int, Trajectory]],
     reading: Reading,
-    vocabulary: Vocabulary | None,
+    vocabulary: Vocabulary,
 ) -> FinishedProblem:
-    assert vocabulary is not None
     problem = task.problems[position]
     format = task.format_of(problem)
     scored = [

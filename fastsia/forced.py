@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fastsia.answers.reference import is_thinking
+from fastsia.answers.spec import Spec
+from fastsia.answers.think import closing_mark
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.backends import open_backend
 from fastsia.backends.native import NativeBackend
@@ -23,7 +26,7 @@ from fastsia.config import FastsiaError, Problem, SIAConfig
 from fastsia.engine.forcing import Forced
 from fastsia.results import FORCED, read_forced, stored_config
 from fastsia.store import DATABASE, Store, refuse_links, write_parquet
-from fastsia.tasks import Task, build_prompt, stored_task
+from fastsia.tasks import Prompt, Task, build_prompt, prompt_options, reading_options, stored_task
 from fastsia.tasks.options import letters
 from fastsia.tasks.prompt import render_answer
 
@@ -117,14 +120,17 @@ class _Reader:
         format = task.format_of(problem)
         options = letters(len(problem.choices)) if problem.choices is not None else (problem.gold, *answers)
         candidates = tuple(dict.fromkeys(options))
-        prompt_ids, starts_in_think = self._prompt(task, problem, trajectory)
+        prompt_ids, prompt = self._prompt(task, problem, trajectory)
+        spec = Spec.of(format, problem.choices, prompt.starts_in_think, **reading_options(self.config))
         ids = [int(i) for i in trajectory["token_ids"]]
         texts = [self.writer.decode(ids[:t]) for t in checkpoints]
         trunk = ids if self.is_own else self._encode(self.writer.decode(ids))
         forced: list[Forced] = []
         for t, text in zip(checkpoints.tolist(), texts, strict=True):
             position, tail = (t, ()) if self.is_own else _fork(trunk, self._encode(text))
-            opening = "\n</think>\n\n" if _is_thinking(text, starts_in_think) else "\n"
+            opening = "\n"
+            if is_thinking(text.encode(), spec):
+                opening = f"\n{closing_mark(prompt.text + text, self.config.think_tags)}\n\n"
             for cue, scored in self._continuations(opening, candidates, format):
                 forced.append(Forced(position, (*tail, *cue), scored))
         counters = self.model.engine.counters
@@ -145,16 +151,16 @@ class _Reader:
             for t, row in zip(checkpoints.tolist(), logprobs, strict=True)
         ]
 
-    def _prompt(self, task: Task, problem: Problem, trajectory: dict[Any, Any]) -> tuple[Sequence[int], bool]:
-        prompt = build_prompt(
-            task,
-            problem,
-            self.model.tokenizer,
-            num_fewshot=self.config.num_fewshot,
-            apply_chat_template=self.config.apply_chat_template if self.is_own else None,
-        )
+    def _prompt(self, task: Task, problem: Problem, trajectory: dict[Any, Any]) -> tuple[Sequence[int], Prompt]:
+        """(the ids that the model is asked with, the prompt). Another model is asked in its own template."""
+        options = prompt_options(self.config)
+        if not self.is_own:
+            has_template = bool(getattr(self.model.tokenizer, "chat_template", None))
+            day = self.config.template_date if has_template else None
+            options |= {"apply_chat_template": None, "template_args": None, "template_date": day}
+        prompt = build_prompt(task, problem, self.model.tokenizer, **options)
         stored = [int(i) for i in trajectory["prompt_token_ids"]]  # perhaps cut from the left
-        return (stored if self.is_own else prompt.token_ids), prompt.starts_in_think
+        return (stored if self.is_own else prompt.token_ids), prompt
 
     def _encode(self, text: str) -> list[int]:
         return list(self.model.tokenizer.encode(text, add_special_tokens=False))
@@ -206,8 +212,3 @@ def _fork(trunk: Sequence[int], ids: Sequence[int]) -> tuple[int, tuple[int, ...
     """Where a prefix, encoded for itself, leaves the trunk, and what it holds from there on."""
     position = _common(trunk, ids)
     return position, tuple(ids[position:])
-
-
-def _is_thinking(text: str, starts_in_think: bool) -> bool:
-    """Whether the prefix stands inside the thinking block that it opens, or that its prompt has opened."""
-    return (starts_in_think or text.lstrip().lower().startswith("<think>")) and "</think>" not in text

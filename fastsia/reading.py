@@ -9,17 +9,20 @@ import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from fastsia.answers.equivalence import Classes, classes
 from fastsia.answers.extraction import RULES_VERSION, canonical_gold, extract_rollouts
-from fastsia.answers.think import KNOWN_TAGS
+from fastsia.answers.reference import is_thinking
+from fastsia.answers.spec import Spec
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import AnswerFormat, FastsiaError, Problem, SIAConfig, is_text
 from fastsia.engine.sequence import FinishReason, Trajectory
 from fastsia.store import Grouping, Reread, ScoredTrajectory, StoredProblem, StoreWriter
+from fastsia.tasks.prompt import reading_options
 
 AnswerReader = Callable[[str], str | None]
 """From the text of a trajectory, or of a prefix with its continuation, to the answer; None where there is none."""
@@ -92,9 +95,7 @@ class Reading:
         if self.is_own:
             strict, lenient = self._by_reader(drawn, text, problem, format, vocabulary)
         else:
-            strict, lenient = _by_rules(
-                drawn, text, problem, format, starts_in_think, vocabulary, self.config.shuffle_prefix
-            )
+            strict, lenient = _by_rules(drawn, text, problem, format, starts_in_think, vocabulary, self.config)
         own = (strict.pop(), lenient.pop())
         chosen = 0 if self.config.think == "strict" else 1
         return ScoredTrajectory(
@@ -156,7 +157,7 @@ def _by_rules(
     format: AnswerFormat,
     starts_in_think: bool,
     vocabulary: Vocabulary,
-    shuffled: bool,
+    config: SIAConfig,
 ) -> tuple[list[str | None], list[str | None]]:
     """(strict, lenient) answers of the rollouts and, last, of the trajectory; from one call where the prefix counts."""
     rollouts = drawn.rollouts
@@ -178,21 +179,22 @@ def _by_rules(
             think="both",
             starts_in_think=in_think,
             cut=ended,
+            **reading_options(config),
         )
 
-    if not shuffled:
+    if not config.shuffle_prefix:
         # The trajectory is one more row: all of it as prefix, nothing drawn.
         lens = np.concatenate([rollouts.checkpoint, whole]).astype(np.int32)
         return extract(lens, ids, np.append(offsets, offsets[-1]), starts_in_think, cut)
-    # Rows are ordered by checkpoint, so those drawn inside the thinking block come first.
-    inside = _rows_in_think(drawn, _closing_marks(text, starts_in_think), vocabulary)
+    spec = Spec.of(format, problem.choices, starts_in_think, **reading_options(config))
+    inside = _rows_in_think(drawn, text, vocabulary, spec)
     strict: list[str | None] = []
     lenient: list[str | None] = []
-    for begin, end, in_think in ((0, inside, True), (inside, len(rollouts), False)):
+    for begin, end in pairwise([0, *(np.flatnonzero(np.diff(inside)) + 1), len(rollouts)]):
         if end > begin:
             ends = offsets[begin : end + 1]
             lens = np.zeros(end - begin, dtype=np.int32)
-            one, other = extract(lens, ids[ends[0] : ends[-1]], ends - ends[0], in_think, cut[begin:end])
+            one, other = extract(lens, ids[ends[0] : ends[-1]], ends - ends[0], bool(inside[begin]), cut[begin:end])
             strict, lenient = strict + one, lenient + other
     nothing = np.zeros(0, dtype=np.int32)
     one, other = extract(whole, nothing, np.zeros(2, dtype=np.int64), starts_in_think, cut[-1:])
@@ -205,32 +207,14 @@ def _cut(drawn: Trajectory) -> np.ndarray:
     return np.append(drawn.rollouts.finish_reason == FinishReason.LENGTH, drawn.finish_reason == "length")
 
 
-def _closing_marks(text: str, starts_in_think: bool) -> list[str]:
-    """What closes the think block that a text begins with, or that its prompt opened; empty where there is none."""
-    begun = text.lstrip().lower()
-    return [closing for opening, closing in KNOWN_TAGS if starts_in_think or begun.startswith(opening.lower())]
-
-
-def _rows_in_think(drawn: Trajectory, closing: Sequence[str], vocabulary: Vocabulary) -> int:
-    """How many rollouts start before the trajectory's think block has closed."""
+def _rows_in_think(drawn: Trajectory, text: str, vocabulary: Vocabulary, spec: Spec) -> np.ndarray:
+    """bool [R]: whether each rollout starts inside of a think block of its trajectory, whose text is `text`."""
     assert drawn.rollouts is not None
-    if not closing:
-        return 0
-
-    def is_closed(length: int) -> bool:
-        begun = vocabulary.decode(drawn.token_ids[:length]).lower()
-        return any(mark.lower() in begun for mark in closing)
-
-    low, high = 0, len(drawn.token_ids)
-    if not is_closed(high):
-        return len(drawn.rollouts)
-    while low < high:  # the first prefix that has a closing mark
-        middle = (low + high) // 2
-        if is_closed(middle):
-            high = middle
-        else:
-            low = middle + 1
-    return int((drawn.rollouts.checkpoint < low).sum())
+    checkpoints, of_row = np.unique(drawn.rollouts.checkpoint, return_inverse=True)
+    if not spec.starts_in_think and not any(mark in text.encode() for mark, _ in spec.think_tags):
+        return np.zeros(len(of_row), dtype=bool)
+    prefixes = (vocabulary.decode(drawn.token_ids[:t]).encode() for t in checkpoints.tolist())
+    return np.array([is_thinking(prefix, spec) for prefix in prefixes], dtype=bool)[of_row]
 
 
 # --- a reader of one's own -------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ from fastsia.store import (
     write_json,
     write_parquet,
 )
+from fastsia.tasks.prompt import reading_options
 from fastsia.tasks.rows import read_rows
 
 if TYPE_CHECKING:
@@ -506,7 +507,8 @@ def _token_traces(store: Store, stored: pd.DataFrame, table: RolloutTable) -> To
         return None
     problems = store.problems()
     kinds = zip(problems["format"], problems["choices"], problems["starts_in_think"], strict=True)
-    specs = dict(zip(problems["problem_id"], (Spec.of(*kind) for kind in kinds), strict=True))
+    reading = reading_options(stored_config(store))
+    specs = dict(zip(problems["problem_id"], (Spec.of(*kind, **reading) for kind in kinds), strict=True))
     vocabulary = store.vocabulary()
     texts = zip(stored["problem_id"].iloc[order], stored["token_ids"].iloc[order], strict=True)
     answer = [answer_token(vocabulary, token_ids, specs[problem]) for problem, token_ids in texts]

@@ -222,13 +222,13 @@ class StoreWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def check_problem(self, position: int, problem: Problem, prompt_ids: Sequence[int]) -> bool:
+    def check_problem(self, position: int, problem: Problem, prompt_ids: Sequence[int], prompt: str) -> bool:
         """Refuse to go on where a finished problem is no longer the same one, or is asked differently.
 
         Returns: whether its gold answer is the stored one. The draws do not depend on it; see `reread`.
         """
-        *stored, gold = self._connection.execute(
-            "SELECT problem_id, question, choices, gold FROM problems WHERE position = ?", (position,)
+        *stored, gold, asked = self._connection.execute(
+            "SELECT problem_id, question, choices, gold, prompt FROM problems WHERE position = ?", (position,)
         ).fetchone()
         now = (problem.id, problem.question, _choices(problem))
         for name, before, after in zip(("id", "question", "choices"), stored, now, strict=True):
@@ -242,8 +242,8 @@ class StoreWriter:
         ).fetchone()
         if before_ids is not None and not np.array_equal(unpack_ids(before_ids[0]), np.array(prompt_ids)):
             raise FastsiaError(
-                f"{self.directory} holds a run with another prompt (first seen at problem {problem.id!r}); "
-                "use another output folder."
+                f"{self.directory} holds a run with another prompt (first seen at problem {problem.id!r}): "
+                f"{_difference(asked, prompt)}; use another output folder."
             )
         return bool(gold == problem.gold)
 
@@ -458,9 +458,11 @@ class StoreWriter:
                 f"{self.path} has schema version {meta.get('schema_version')}, this fastsia writes {SCHEMA_VERSION}; "
                 "use another output folder."
             )
-        before = with_defaults(flatten(json.loads(meta["identity"])), flatten(identity))
-        after = flatten(identity)
+        after = flatten(json.loads(json.dumps(identity)))  # what is stored has lists for tuples
+        before = with_defaults(flatten(json.loads(meta["identity"])), after)
         before |= {key: after.get(key) for key in _READ_ANEW}
+        if before.get(_DATE) is None:  # it is not known of the runs of older versions; the prompts are compared
+            before[_DATE] = after.get(_DATE)
         if before.get("model.fingerprint") == after.get("model.fingerprint"):
             before["model.name"] = after.get("model.name")  # the same weights may lie elsewhere
         changed = [
@@ -469,7 +471,7 @@ class StoreWriter:
             if before.get(key) != after.get(key)
         ]
         if meta["vocabulary"] != vocabulary.to_bytes():
-            changed.append("the tokenizer's vocabulary is another")
+            changed.append(_vocabulary_change(meta["vocabulary"], vocabulary))
         if changed:
             raise FastsiaError(f"{self.directory} holds another run: {'; '.join(changed)}. Use another output folder.")
 
@@ -736,6 +738,7 @@ def refuse_links(directory: Path, names: Iterable[str]) -> None:
 
 # Settings of an identity in which a run may differ from the one that it goes on with.
 _READ_ANEW = tuple(f"config.{name}" for name in READING_FIELDS)
+_DATE = "config.template_date"
 
 
 def with_defaults(before: dict[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
@@ -950,6 +953,27 @@ def _insert(connection: sqlite3.Connection, rows: tuple[Any, ...]) -> None:
         connection.execute("BEGIN IMMEDIATE")
         for table, values in (("trajectories", trajectories), ("rollouts", rollouts), ("problems", [head])):
             connection.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * _TABLES[table])})", values)
+
+
+def _difference(before: str, after: str) -> str:
+    """The first piece in which two prompts differ, with a little of what stands before it."""
+    if before == after:
+        return "its text is the same, its token ids are not"
+    same = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), None)
+    at = max(0, (min(len(before), len(after)) if same is None else same) - 12)
+    return f"it was {_short(before[at:])}, is now {_short(after[at:])}"
+
+
+def _vocabulary_change(before: bytes, after: Vocabulary) -> str:
+    """What the stored vocabulary says otherwise."""
+    with suppress(FastsiaError):
+        stored = Vocabulary.from_bytes(before)
+        if len(stored) == len(after):
+            differs = [i for i in range(len(after)) if stored.token_bytes(i) != after.token_bytes(i)]
+            marks = [after.token_bytes(i).decode("utf-8", "replace") for i in differs if not stored.token_bytes(i)]
+            if marks and len(marks) == len(differs):
+                return f"the texts of an older version, or of other think_tags, were stored without {', '.join(marks)}"
+    return "the tokenizer's vocabulary is another"
 
 
 def _short(text: str | None) -> str:

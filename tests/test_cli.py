@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,6 +167,15 @@ BAD = [
     (["--model", "MODEL", "--tasks", "TASK", "--num_rollouts", "1" + 30 * "0"], "num_rollouts must be an integer <= "),
     (["--model", "MODEL", "--tasks", "TASK", "--num_blocks", "1" + 30 * "0"], "num_blocks must be an integer <= "),
     (["--model", "MODEL", "--tasks", "TASK", "--model_args", '{"a":' + 9999 * "["], "--model_args is JSON nested too"),
+    (["--model", "MODEL", "--tasks", "TASK", "--template_date", "today"], "template_date must be a date as YYYY-MM-DD"),
+    (["--model", "MODEL", "--tasks", "TASK", "--think_tags", "<a>"], "--think_tags must be OPEN,CLOSE"),
+    (["--model", "MODEL", "--tasks", "TASK", "--think_tags", "<a>,<b>,"], "--think_tags must be OPEN,CLOSE"),
+    (["--model", "MODEL", "--tasks", "TASK", "--chat_template_args", "x"], "--chat_template_args must be name=value"),
+    (["--model", "MODEL", "--tasks", "TASK", "--no_enable_thinking"], "enable_thinking is for a chat template, but"),
+    (
+        ["--model", "MODEL", "--tasks", "TASK", "--chat_template_args", "effort=low"],
+        "effort is for a chat template, but",
+    ),
     (["--model", "MODEL", "--tasks", "TASK", "--stride", "0"], "stride must be an integer >= 1, got 0"),
     (["--model", "MODEL", "--tasks", "TASK", "--num_rollouts", "0"], "num_rollouts must be an integer >= 1"),
     (["--model", "MODEL", "--tasks", "TASK", "--top_p", "0"], "top_p must be in (0, 1], got 0.0"),
@@ -296,6 +306,18 @@ def test_a_tracker_that_does_not_start_is_one_sentence(
     assert "fastsia: error: wandb could not be started: " in err
     assert "Traceback" not in err
     assert Store(tmp_path / "run.sqlite").num_problems() == 0
+
+
+def test_what_is_said_to_the_template_is_kept(model: str, questions: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    (folder / "chat_template.jinja").write_text("{{ messages[-1].content }}{% if effort is defined %}{% endif %}")
+    options = ["--no-enable-thinking", "--chat_template_args", '{"effort": "low", "n": 1}', "--think-tags", "[A],[/A]"]
+    more = ["--template_date", "2026-11-26", "--limit", 1, "-o", tmp_path / "run", "--no_report", *SMALL]
+    assert command("run", "--model", folder, "--tasks", questions, *options, *more) == 0
+    config = fastsia.load(tmp_path / "run").summary["config"]
+    assert (config["enable_thinking"], config["template_date"]) == (False, "2026-11-26")
+    assert (config["chat_template_args"], config["think_tags"]) == ('{"effort": "low", "n": 1}', ["[A]", "[/A]"])
 
 
 def test_what_an_interruption_left_is_said(

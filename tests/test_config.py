@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,17 @@ ANY_INTEGER_FIELD = ("num_rollouts", "num_trajectories", "max_tokens", "stride",
         ("shuffle_prefix", "no"),
         ("truncate_prompt", None),
         ("apply_chat_template", 1),
+        ("enable_thinking", "no"),
+        *(("system_instruction", value) for value in ("", " \n", 3, b"x", "\ud800")),
+        *(
+            ("template_date", value)
+            for value in ("", "today", "2026-02-30", "2026-2-3", "20260203", "0026-02-03", 20260203)
+        ),
+        *(
+            ("think_tags", value)
+            for value in ("<a>", ("<a>",), ("<a>", "<a>"), ("<a>", ""), ("<a >", "</a>"), ("a", 1), 5)
+        ),
+        *(("chat_template_args", value) for value in ("x", "[]", "null", 5, {1: 2}, {"a": {3}}, {"a": float("nan")})),
     ],
 )
 def test_a_config_names_the_bad_field(field: str, value: Any) -> None:
@@ -119,3 +130,25 @@ def test_numbers_of_numpy_and_torch_are_numbers() -> None:
 def test_stop_texts_may_be_one_text_or_blank() -> None:
     assert SamplingParams(stop="\n\n").stop == ("\n\n",)
     assert SamplingParams(stop=["a", "b"]).stop == ("a", "b")
+
+
+def test_variables_of_a_template_are_kept_as_json_text() -> None:
+    """So that settings stay hashable, and are the same whether they are given, stored or read back."""
+    config = SIAConfig(chat_template_args={"b": [1], "a": "é"}, think_tags=["<a>", "</a>"])  # type: ignore[arg-type]
+    assert config.chat_template_args == '{"a": "é", "b": [1]}'
+    assert config == SIAConfig(**json.loads(json.dumps(asdict(config))))
+    assert hash(config) == hash(replace(config, seed=0))
+    assert SIAConfig(chat_template_args={}).chat_template_args is None
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenize", "messages", "chat_template", "add_generation_prompt", "strftime_now", "a b"]
+)
+def test_what_is_no_variable_of_a_template_is_refused(name: str) -> None:
+    with pytest.raises(FastsiaError, match=f"chat_template_args cannot set '{name}'"):
+        SIAConfig(chat_template_args={name: True})
+
+
+def test_thinking_is_not_said_twice() -> None:
+    with pytest.raises(FastsiaError, match="enable_thinking is given twice"):
+        SIAConfig(enable_thinking=True, chat_template_args={"enable_thinking": True})

@@ -13,7 +13,7 @@ import torch
 
 import fastsia
 from fastsia import Engine, FastsiaError, Problem, evaluate, load
-from fastsia.forced import _fork, _is_thinking, force_answers
+from fastsia.forced import _fork, force_answers
 from fastsia.store import Store
 from tests.tiny import PROBLEMS, shared_model, tiny_model
 
@@ -143,14 +143,6 @@ def test_answers_forced_before_are_looked_at_first(demo: tuple[Path, Engine], tm
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FastsiaError, match="holds no run"):
         force_answers(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("text", "starts", "thinking"),
-    [("<think>\nso", False, True), ("so", True, True), ("so </think> 4", True, False), ("a <think>", False, False)],
-)
-def test_where_a_thinking_block_is_open(text: str, starts: bool, thinking: bool) -> None:
-    assert _is_thinking(text, starts) == thinking
 
 
 def test_a_prefix_forks_where_its_own_tokens_differ() -> None:

@@ -117,7 +117,8 @@ def test_the_report_shows_both_readings_where_they_differ(tmp_path: Path, capsys
 def test_shuffled_rollouts_from_inside_a_think_block_are_read_as_such(
     opening: str, closing: str, starts_in_think: bool
 ) -> None:
-    """Whatever marks the block: a draft in it is no answer, as where the prefix stands before the rollout."""
+    """Whatever marks the block: a draft in it is no answer, as where the prefix stands before the rollout. One from the
+    very beginning is read by itself."""
     tokenizer = tiny_tokenizer()
     vocabulary = Vocabulary.from_tokenizer(tokenizer)
     whole = tokenizer.encode(f"{opening} #### 3\n{closing}\n#### 4\n")
@@ -145,7 +146,7 @@ def test_shuffled_rollouts_from_inside_a_think_block_are_read_as_such(
     shuffled = Reading(SIAConfig(shuffle_prefix=True))
     scored = shuffled.read(0, drawn, Problem("p", "?", "4"), "number", starts_in_think, vocabulary)
     assert scored.answer == "4"
-    assert scored.rollout_answers[1] == [None, None, "5", "5"]
+    assert scored.rollout_answers[1] == [None if starts_in_think else "5", None, "5", "5"]
     assert scored.rollout_answers[2] == ["5"] * 4
 
 

@@ -282,14 +282,20 @@ def test_a_changed_dataset_or_prompt_is_refused(tmp_path: Path, vocabulary: Voca
     write(tmp_path, vocabulary, range(1))
     with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
         same = finished(0).problem
-        writer.check_problem(0, same, range(5))
-        with pytest.raises(FastsiaError, match="another prompt"):
-            writer.check_problem(0, same, range(6))
+        writer.check_problem(0, same, range(5), "Question")
+        asked = finished(0).prompt
+        for prompt, said in (
+            (asked, "its text is the same, its token ids are not;"),
+            (f"{asked} more", f"it was {asked[-12:]!r}, is now {asked[-12:] + ' more'!r};"),
+            ("On Friday. " + 90 * "x", f"is now {'On Friday. ' + 46 * 'x' + '...'!r};"),
+        ):
+            with pytest.raises(FastsiaError, match=rf"another prompt \(.* problem 'p0'\): .*{re.escape(said)}"):
+                writer.check_problem(0, same, range(6), prompt)
         with pytest.raises(FastsiaError, match=r"question of problem 1 was 'What\?', is now 'Why\?';"):
-            writer.check_problem(0, Problem("p0", "Why?", "4"), range(5))
+            writer.check_problem(0, Problem("p0", "Why?", "4"), range(5), "Question")
         for length, shown in ((60, "y" * 60), (61, "y" * 57 + "...")):
             with pytest.raises(FastsiaError, match=f"is now '{re.escape(shown)}';"):
-                writer.check_problem(0, Problem("p0", "y" * length, "4"), range(5))
+                writer.check_problem(0, Problem("p0", "y" * length, "4"), range(5), "Question")
 
 
 def test_a_second_writer_is_told_that_the_folder_is_locked(tmp_path: Path, vocabulary: Vocabulary) -> None:

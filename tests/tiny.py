@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from fastsia import Problem
@@ -18,18 +18,19 @@ NUM_PROBLEMS = 24
 """In the file of questions that whole runs are made over (`questions` in conftest.py)."""
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Bytes and an EOS: any text encodes."""
+def tiny_tokenizer(special: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
+    """Bytes, an EOS and further special tokens: any text encodes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate([EOS, *alphabet])}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS)
 
 
-def tiny_model(seed: int = 0, context: int = 512) -> tuple[Any, Any]:
-    """(model, tokenizer): says almost only digits, '#', spaces, line ends and EOS."""
-    tokenizer = tiny_tokenizer()
+def tiny_model(seed: int = 0, context: int = 512, special: tuple[str, ...] = ()) -> tuple[Any, Any]:
+    """(model, tokenizer): says almost only digits, '#', spaces, line ends, EOS and the further special tokens."""
+    tokenizer = tiny_tokenizer(special)
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
@@ -46,7 +47,7 @@ def tiny_model(seed: int = 0, context: int = 512) -> tuple[Any, Any]:
         tie_word_embeddings=False,
     )
     model = Qwen2ForCausalLM(config).eval()
-    spoken = [tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids([*"0123456789#", "Ġ", "Ċ"])]
+    spoken = [tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids([*"0123456789#", "Ġ", "Ċ", *special])]
     silent = torch.ones(len(tokenizer), dtype=torch.bool)
     silent[spoken] = False
     with torch.no_grad():

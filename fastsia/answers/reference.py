@@ -68,6 +68,11 @@ def _after_think(text: bytes, spec: Spec) -> _Thought:
     return _Thought(begin, False)
 
 
+def is_thinking(text: bytes, spec: Spec) -> bool:
+    """Whether a completion ends inside a think block that it opens, or that its prompt has opened."""
+    return _after_think(text, spec).is_open
+
+
 _SPACES = pattern(rf"{SPACE}*+")
 
 

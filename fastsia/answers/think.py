@@ -31,3 +31,46 @@ def check_tags(tags: Any) -> tuple[str, str]:
     if not is_pair or pair[0] == pair[1]:
         raise FastsiaError(f"think_tags must be two different marks without white space, got {tags!r:.80}.")
     return pair[0], pair[1]
+
+
+def known_tags(think_tags: tuple[str, str] | None = None) -> tuple[tuple[str, str], ...]:
+    """All pairs of marks that are known, the given one first."""
+    return KNOWN_TAGS if think_tags is None else tuple(dict.fromkeys((think_tags, *KNOWN_TAGS)))
+
+
+def opens_think(prompt_tail: str, think_tags: tuple[str, str] | None = None) -> bool:
+    """Whether a text ends inside a think block that it opens.
+
+    prompt_tail: what a template adds behind the question, because marks in the question open nothing.
+    """
+    return any(prompt_tail.rfind(opening) > prompt_tail.rfind(closing) for opening, closing in known_tags(think_tags))
+
+
+def closes_think(prompt_tail: str, think_tags: tuple[str, str] | None = None) -> bool:
+    """Whether a text ends with a closing mark, as templates write for a model that is not to think.
+
+    A pair of marks further in front may be a request to use them.
+    """
+    return prompt_tail.rstrip().endswith(tuple(closing for _, closing in known_tags(think_tags)))
+
+
+def ends_with_opening(prompt: str, think_tags: tuple[str, str] | None = None) -> bool:
+    """Whether an opening mark is the last text of a whole prompt, in which nobody knows where the question ends."""
+    return prompt.rstrip().endswith(tuple(opening for opening, _ in known_tags(think_tags)))
+
+
+def mentions_marks(text: str, think_tags: tuple[str, str] | None = None) -> bool:
+    """Whether any mark stands in a text."""
+    return any(mark in text for pair in known_tags(think_tags) for mark in pair)
+
+
+def expects_think(prompt: str, has_think_marks: bool) -> bool:
+    """Whether a think block may come behind a whole prompt: the model's vocabulary or the prompt has marks of one, and
+    no closing mark is the prompt's last text."""
+    return (has_think_marks or mentions_marks(prompt)) and not closes_think(prompt)
+
+
+def closing_mark(text: str, think_tags: tuple[str, str] | None = None) -> str:
+    """The mark that closes what the last opening mark of a text has opened; `</think>` where there is none."""
+    at, closing = max((text.rfind(opening), closing) for opening, closing in known_tags(think_tags))
+    return closing if at >= 0 else KNOWN_TAGS[0][1]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastsia.answers.native import extension
+from fastsia.answers.think import known_tags
 from fastsia.config import FastsiaError
 
 TEXT, BYTE, NOTHING = 0, 1, 2  # kinds of tokens
@@ -28,7 +29,8 @@ class Vocabulary:
 
     blob, offsets: token i is blob[offsets[i]:offsets[i + 1]]; int64 [V + 1].
     kinds: uint8 [V]. TEXT; BYTE, a byte-fallback token: a run of them is text if it is UTF-8, else each is U+FFFD;
-        NOTHING, a special token or a hole in the ids.
+        NOTHING, a special token or a hole in the ids. Special tokens that are marks of think blocks, or parts of such
+        marks, are TEXT: without them a draft could not be told from an answer.
     joiner: stands between two tokens.
     num_stripped: so many spaces at the most are dropped from the beginning of a text.
     drops_first_spaces: every space of the first token is dropped (Metaspace).
@@ -42,11 +44,12 @@ class Vocabulary:
     drops_first_spaces: bool = False
 
     @classmethod
-    def from_tokenizer(cls, tokenizer: Any) -> Vocabulary:
+    def from_tokenizer(cls, tokenizer: Any, think_tags: tuple[str, str] | None = None) -> Vocabulary:
         """The vocabulary of a fast tokenizer (of transformers or tokenizers), read from its own JSON.
 
         Byte-level and sentencepiece-like decoders are understood, byte fallback and added tokens among them, and plain
         vocabularies without a decoder. What was read is compared with the tokenizer's own decode on a few hundred ids.
+        think_tags: marks of think blocks that are known beside the usual ones.
 
         Raises:
             FastsiaError: for a tokenizer without such a JSON, or with another decoder.
@@ -56,8 +59,10 @@ class Vocabulary:
             raise FastsiaError(
                 f"tokenizer {type(tokenizer).__name__} is not a fast one: fastsia reads its tokenizer.json."
             )
-        vocabulary = _from_json(json.loads(backend.to_str()))
-        vocabulary._compare(tokenizer, is_transformers=backend is not tokenizer)
+        state = json.loads(backend.to_str())
+        marks = _special_marks(state, think_tags)
+        vocabulary = _from_json(state, marks)
+        vocabulary._compare(tokenizer, marks, is_transformers=backend is not tokenizer)
         return vocabulary
 
     @classmethod
@@ -121,8 +126,25 @@ class Vocabulary:
         num_spaces = len(text) - len(text.lstrip(b" "))
         return bytes(text[min(num_spaces, self.num_stripped) :])
 
+    @cached_property
+    def has_think_marks(self) -> bool:
+        """Whether a token is a known mark that opens a think block, or the special token that one begins with."""
+        return self.has_marks()
+
+    def has_marks(self, think_tags: tuple[str, str] | None = None) -> bool:
+        """As `has_think_marks`, with the given marks beside the known ones."""
+        starts = {_parts(opening)[0].encode() for opening, _ in known_tags(think_tags)}
+        found = re.compile(b"|".join(map(re.escape, sorted(starts)))).finditer(self.blob)
+        ends = self.offsets[1:]
+        for match in found:
+            token = int(np.searchsorted(ends, match.start(), side="right"))
+            if self.token_bytes(token).strip() == match[0]:
+                return True
+        return False
+
     def decode(self, token_ids: ArrayLike) -> str:
-        """As tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)."""
+        """As tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False), but with the
+        special tokens that are marks of think blocks."""
         ids = np.ascontiguousarray(token_ids, dtype=np.int32).reshape(-1)
         return self.decode_batch(ids, np.array([0, len(ids)], dtype=np.int64))[0]
 
@@ -143,15 +165,22 @@ class Vocabulary:
             self.blob, self.offsets, self.kinds, self.joiner, self.num_stripped, self.drops_first_spaces
         )
 
-    def _compare(self, tokenizer: Any, *, is_transformers: bool) -> None:
-        """Decodes a few hundred ids, and compares: a decoder that was read wrongly must not pass in silence."""
+    def _compare(self, tokenizer: Any, marks: set[int], *, is_transformers: bool) -> None:
+        """Decodes a few hundred ids, and compares: a decoder that was read wrongly must not pass in silence.
+
+        marks: special tokens that are text here.
+        """
         options = {"clean_up_tokenization_spaces": False} if is_transformers else {}
         rng = np.random.default_rng(0)
         samples = [rng.integers(0, max(len(self), 1), size=size) for size in (*range(1, 9), *[16] * 16)]
         if len(self):
             samples.append(np.arange(len(self) - 1, max(len(self) - 33, -1), -1))  # added tokens come last
+        samples += [np.insert(rng.integers(0, len(self), size=4), 2, mark) for mark in sorted(marks)]
         for ids in samples:
-            theirs = tokenizer.decode(ids.tolist(), skip_special_tokens=True, **options)
+            # The tokenizer skips all special tokens or none: where a mark stands, ours skip the others.
+            has_mark = not marks.isdisjoint(ids.tolist())
+            kept = [i for i in ids.tolist() if not has_mark or self.kinds[i] != NOTHING]
+            theirs = tokenizer.decode(kept, skip_special_tokens=not has_mark, **options)
             ours = self.decode_bytes(ids).decode("utf-8", "replace")
             if ours != theirs:
                 raise FastsiaError(
@@ -206,8 +235,8 @@ def _byte_level(text: str, alphabet: dict[int, str]) -> bytes:
 _BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
-def _from_json(state: dict[str, Any]) -> Vocabulary:
-    tokens, nothing = _tokens(state)
+def _from_json(state: dict[str, Any], marks: set[int]) -> Vocabulary:
+    tokens, nothing = _tokens(state, marks)
     steps = _steps(state.get("decoder"))
     kinds = np.zeros(len(tokens), dtype=np.uint8)
     kinds[nothing] = NOTHING
@@ -245,8 +274,28 @@ def _from_json(state: dict[str, Any]) -> Vocabulary:
     return _table(encoded, kinds, joiner, num_stripped, drops_first_spaces)
 
 
-def _tokens(state: dict[str, Any]) -> tuple[list[str], list[int]]:
-    """(each id's token, the ids that decode to nothing: special tokens and holes)."""
+_PART = re.compile(r"<\|.*?\|>")
+
+
+def _parts(mark: str) -> list[str]:
+    """The special tokens that a mark may be made of: itself, or `<|channel|>` and `<|message|>` in between texts."""
+    parts = _PART.findall(mark)
+    return parts if len(parts) > 1 else [mark]
+
+
+def _special_marks(state: dict[str, Any], think_tags: tuple[str, str] | None) -> set[int]:
+    """The special tokens that are marks of think blocks, or parts of marks. think_tags: any special token in them."""
+    marks = {text for pair in known_tags() for mark in pair for text in (mark, *_parts(mark))}
+
+    def is_mark(text: str) -> bool:
+        return text in marks or (text != "" and any(text in mark for mark in think_tags or ()))
+
+    added = state.get("added_tokens") or []
+    return {token["id"] for token in added if token["special"] and is_mark(token["content"].strip())}
+
+
+def _tokens(state: dict[str, Any], marks: set[int]) -> tuple[list[str], list[int]]:
+    """(each id's token, the ids that decode to nothing: holes, and special tokens that are not among the marks)."""
     vocab = state.get("model", {}).get("vocab")
     if isinstance(vocab, dict):
         by_id = {index: token for token, index in vocab.items()}
@@ -257,7 +306,8 @@ def _tokens(state: dict[str, Any]) -> tuple[list[str], list[int]]:
     added = state.get("added_tokens") or []
     by_id |= {token["id"]: token["content"] for token in added}
     size = max(by_id, default=-1) + 1
-    nothing = {token["id"] for token in added if token["special"]} | (set(range(size)) - by_id.keys())
+    special = {token["id"] for token in added if token["special"]}
+    nothing = special - marks | (set(range(size)) - by_id.keys())
     return ["" if index in nothing else by_id[index] for index in range(size)], sorted(nothing)
 
 

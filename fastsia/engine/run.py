@@ -191,7 +191,14 @@ class Run:
         if request.answer_stop is not None and self._stream is not None:
             stop = request.answer_stop
             if stop not in self._specs:
-                self._specs[stop] = self._stream.open(stop.format, stop.options, stop.starts_in_think)
+                self._specs[stop] = self._stream.open(
+                    stop.format,
+                    stop.options,
+                    stop.starts_in_think,
+                    think_tags=stop.think_tags,
+                    stop_texts=stop.stop_texts,
+                    expects_think=stop.expects_think,
+                )
             trunks.answer_spec[slot] = self._specs[stop]
         return slot
 

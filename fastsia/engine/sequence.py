@@ -76,11 +76,17 @@ class Rollouts:
 
 @dataclass(frozen=True)
 class AnswerStop:
-    """What the streaming answer machine must know to end a rollout early."""
+    """What the streaming answer machine must know to end a rollout early.
+
+    think_tags, stop_texts, expects_think: as `answers.spec.Spec.of` has them.
+    """
 
     format: AnswerFormat
     options: tuple[str, ...] | None = None
     starts_in_think: bool = False
+    think_tags: tuple[str, str] | None = None
+    stop_texts: bool = True
+    expects_think: bool = False
 
 
 @dataclass(frozen=True)

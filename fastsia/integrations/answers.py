@@ -11,10 +11,31 @@ import numpy as np
 from fastsia.answers.distribution import ABSENT_CODE, NULL_CODE, summarize
 from fastsia.answers.extraction import extract_answers, extract_rollouts
 from fastsia.answers.spec import Spec
+from fastsia.answers.think import ends_with_opening, expects_think
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import AnswerFormat, FastsiaError, SamplingParams, SIAConfig, Think
 from fastsia.engine.seeding import request_seed
 from fastsia.engine.sequence import AnswerStop, FinishReason, Request, Rollouts, Trajectory
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a rendered prompt says of the responses to it.
+
+    starts_in_think: it ends inside a think block that it opens itself.
+    is_chat: it is a chat, in whose responses "Question:" at the beginning of a line ends nothing.
+    expects_think: a think block may come, so that no rollout is ended before one has closed.
+    """
+
+    starts_in_think: bool = False
+    is_chat: bool = False
+    expects_think: bool = False
+
+    @classmethod
+    def by(cls, prompt: str, vocabulary: Vocabulary | None, *, is_chat: bool) -> Asked:
+        """From a whole prompt as the model gets it."""
+        has_marks = vocabulary is not None and vocabulary.has_think_marks
+        return cls(ends_with_opening(prompt), is_chat, expects_think(prompt, has_marks))
 
 
 @dataclass(frozen=True)
@@ -57,9 +78,7 @@ class AnswerReader:
         given.setdefault("stride", 20)
         return cls(answer_format, think, SIAConfig(num_rollouts=num_rollouts, **given))
 
-    def read(
-        self, texts: Sequence[str], *, starts_in_think: bool = False, drawn: Rollouts | None = None
-    ) -> list[str | None]:
+    def read(self, texts: Sequence[str], asked: Asked = Asked(), *, drawn: Rollouts | None = None) -> list[str | None]:
         """The answer of each text; None where there is none. drawn: what the texts are of, which says where the token
         limit ended one."""
         return extract_answers(
@@ -67,7 +86,8 @@ class AnswerReader:
             self.format,
             options=self.options,
             think=self.think,
-            starts_in_think=starts_in_think,
+            starts_in_think=asked.starts_in_think,
+            stop_texts=not asked.is_chat,
             cut=False if drawn is None else (drawn.finish_reason == FinishReason.LENGTH).tolist(),
         )
 
@@ -77,9 +97,9 @@ class AnswerReader:
         prompt_ids: Sequence[int],
         response_ids: Sequence[int],
         seed: int,
+        asked: Asked = Asked(),
         *,
         context_length: int | None,
-        starts_in_think: bool = False,
         stop: tuple[str, ...] = (),
         eos_token_id: tuple[int, ...] | None = None,
     ) -> Request:
@@ -104,11 +124,21 @@ class AnswerReader:
             seed=request_seed(seed, "curve", 0),
             stride=config.stride,
             trajectory_ids=tuple(response_ids),
-            answer_stop=AnswerStop(self.format, self.options, starts_in_think),
+            answer_stop=AnswerStop(
+                self.format,
+                self.options,
+                asked.starts_in_think,
+                stop_texts=not asked.is_chat,
+                expects_think=asked.expects_think,
+            ),
         )
 
     def curve(
-        self, drawn: Trajectory, vocabulary: Vocabulary, name: str, *, starts_in_think: bool = False
+        self,
+        drawn: Trajectory,
+        vocabulary: Vocabulary,
+        name: str,
+        asked: Asked = Asked(),
     ) -> dict[str, Any]:
         """What `summary` says, at every checkpoint: lists over the checkpoints. name: for `check_drawn`."""
         rollouts = check_drawn(drawn, name)
@@ -121,7 +151,8 @@ class AnswerReader:
             self.format,
             options=self.options,
             think=self.think,
-            starts_in_think=starts_in_think,
+            starts_in_think=asked.starts_in_think,
+            stop_texts=not asked.is_chat,
             cut=rollouts.finish_reason == FinishReason.LENGTH,
         )
         checkpoints, starts = np.unique(rollouts.checkpoint, return_index=True)
@@ -168,11 +199,6 @@ def check_drawn(drawn: Trajectory, name: str) -> Rollouts:
     if len(failed):
         raise FastsiaError(f"{name}: {rollouts.row(int(failed[0])).error}.")
     return rollouts
-
-
-def opens_think(prompt: str) -> bool:
-    """Whether a rendered prompt ends inside a <think> block that it opens itself."""
-    return prompt.rstrip().endswith("<think>")
 
 
 def special_stops(tokenizer: Any, stop: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:

@@ -29,7 +29,7 @@ from fastsia.config import AnswerFormat, FastsiaError, SamplingParams, Think
 from fastsia.engine.engine import Engine
 from fastsia.engine.seeding import request_seed
 from fastsia.engine.sequence import FINISH_REASONS, Request, Rollouts, Trajectory
-from fastsia.integrations.answers import AnswerReader, check_drawn, content, opens_think, special_stops, summary
+from fastsia.integrations.answers import AnswerReader, Asked, check_drawn, content, special_stops, summary
 
 # Where a task or the command line does not say; the tool's own providers take their servers' defaults.
 _MAX_TOKENS = 2048
@@ -128,7 +128,7 @@ class FastsiaAPI(ModelAPI):
         drawn = check_drawn(await self._worker.run(request), "a response")
         responses = [drawn.row(r) for r in range(len(drawn))]
         texts = [self._text(response.token_ids, request.sampling.stop) for response in responses]
-        metadata: dict[str, Any] = await self._metadata(request, drawn, texts, starts_in_think=opens_think(prompt))
+        metadata: dict[str, Any] = await self._metadata(request, drawn, self._asked_by(prompt))
         num_drawn = sum(len(response.token_ids) for response in responses)
         return ModelOutput(
             model=self.model_name,
@@ -194,20 +194,26 @@ class FastsiaAPI(ModelAPI):
         text: str = self.engine.tokenizer.decode(
             token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-        found = [at for at in (text.find(one) for one in stop) if at >= 0]
-        return text[: min(found)] if found else text
+        return _before(text, stop)
 
-    async def _metadata(
-        self, request: Request, drawn: Rollouts, texts: Sequence[str], *, starts_in_think: bool
-    ) -> dict[str, Any]:
+    def _asked_by(self, prompt: str) -> Asked:
+        is_chat = bool(getattr(self.engine.tokenizer, "chat_template", None))
+        return Asked.by(prompt, self.engine.vocabulary, is_chat=is_chat)
+
+    async def _metadata(self, request: Request, drawn: Rollouts, asked: Asked) -> dict[str, Any]:
         """The answers of the choices, their entropies, and the curve along each choice where one is asked for."""
-        answers = self.reader.read(texts, starts_in_think=starts_in_think, drawn=drawn)
-        metadata: dict[str, Any] = {"answers": answers, **summary(answers)}
-        if self.reader.config is None:
-            return metadata
         vocabulary, eos = self.engine.vocabulary, request.sampling.eos_token_id
         assert vocabulary is not None
         assert isinstance(eos, tuple)
+        # Not the tokenizer's own texts, in which marks of think blocks that are special tokens are left out.
+        texts = [
+            _before(vocabulary.decode(drawn.row(number).token_ids), request.sampling.stop)
+            for number in range(len(drawn))
+        ]
+        answers = self.reader.read(texts, asked)
+        metadata: dict[str, Any] = {"answers": answers, **summary(answers)}
+        if self.reader.config is None:
+            return metadata
         curves: list[dict[str, Any] | None] = [None] * len(texts)
 
         async def follow(number: int) -> None:
@@ -216,13 +222,13 @@ class FastsiaAPI(ModelAPI):
                 request.prompt_ids,
                 content(vocabulary, drawn.row(number).token_ids, request.sampling.stop, eos),
                 request_seed(request.seed, "response", number),
+                asked,
                 context_length=self.engine.context_length,
-                starts_in_think=starts_in_think,
                 stop=request.sampling.stop,
                 eos_token_id=eos,
             )
             found = await self._worker.run(curve)
-            curves[number] = self.reader.curve(found, vocabulary, "a curve", starts_in_think=starts_in_think)
+            curves[number] = self.reader.curve(found, vocabulary, "a curve", asked)
 
         async with anyio.create_task_group() as group:
             for number in range(len(texts)):
@@ -283,6 +289,12 @@ class _Worker:
             except Empty:
                 return
         self._waiting.put(None)  # meant for the thread, not for this pass
+
+
+def _before(text: str, stop: Sequence[str]) -> str:
+    """The text up to the first stop text in it."""
+    found = [at for at in (text.find(one) for one in stop) if at >= 0]
+    return text[: min(found)] if found else text
 
 
 def _stop_reason(finish_reason: str, is_cut: bool) -> StopReason:

@@ -36,12 +36,13 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
 import fastsia
+from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import AnswerFormat, FastsiaError, SamplingParams, Think
 from fastsia.engine.engine import Engine
 from fastsia.engine.forcing import Forced
 from fastsia.engine.seeding import request_seed
 from fastsia.engine.sequence import Request, Trajectory
-from fastsia.integrations.answers import AnswerReader, check_drawn, content, opens_think, special_stops, summary
+from fastsia.integrations.answers import AnswerReader, Asked, check_drawn, content, special_stops, summary
 
 logger = logging.getLogger("fastsia")
 
@@ -75,14 +76,11 @@ class _Group:
     until: list[str]
     sampling: SamplingParams
     seed: int
+    asked: Asked
 
     @property
     def name(self) -> str:
         return f"{self.task_name}, document {self.doc_id}"
-
-    @property
-    def starts_in_think(self) -> bool:
-        return opens_think(self.context)
 
 
 class FastsiaLM(TemplateLM):
@@ -174,6 +172,7 @@ class FastsiaLM(TemplateLM):
         # The harness seeds torch with --seed before it makes the model.
         self.seed = torch.initial_seed() if seed is None else seed
         self._max_length = max_length
+        self._is_chat = False  # until the harness has a conversation rendered
         self._device = self.engine.runner.device
         self._entropies = _Entropies(Path(entropies_path)) if entropies_path is not None else None
 
@@ -213,6 +212,7 @@ class FastsiaLM(TemplateLM):
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The conversation as the model's template writes it; without its system turns where it refuses them."""
+        self._is_chat = True
 
         def render(turns: list[dict[str, str]]) -> str:
             text: str = self.tokenizer.apply_chat_template(
@@ -310,20 +310,33 @@ class FastsiaLM(TemplateLM):
             number = _position(trajectory)
             group, rollouts = groups[number], check_drawn(trajectory, groups[number].name)
             responses = [rollouts.row(r).token_ids for r in range(len(rollouts))]
-            whole = [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in responses]
+            whole = [self._text(ids) for ids in responses]
             texts[number] = [postprocess_generated_text(text, group.until, self.think_end_token) for text in whole]
             for text in texts[number]:
                 self.cache_hook.add_partial("generate_until", (group.context, group.gen_kwargs), text)
             if self._entropies is not None:
                 # The reader knows think blocks itself; without them what was cut off is no part of the response.
-                read = whole if self.think_end_token else texts[number]
-                answers = self.reader.read(read, starts_in_think=group.starts_in_think, drawn=rollouts)
+                read = [self.vocabulary.decode(ids) for ids in responses]
+                if not self.think_end_token:
+                    read = [postprocess_generated_text(text, group.until, None) for text in read]
+                answers = self.reader.read(read, group.asked, drawn=rollouts)
                 self._entropies.take(group, answers, responses, has_curves=self.reader.config is not None)
             bar.update(group.count)
         bar.close()
         if self._entropies is not None:
             self._draw_curves(self._entropies, disable_tqdm)
         return [text for responses in texts for text in responses]
+
+    def _text(self, token_ids: Sequence[int]) -> str:
+        """A response's text; with marks of think blocks that are special tokens where the harness looks for one."""
+        if self.think_end_token:
+            return self.vocabulary.decode(token_ids)
+        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True))
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        assert self.engine.vocabulary is not None
+        return self.engine.vocabulary
 
     def _groups(self, requests: Sequence[Instance]) -> Iterator[_Group]:
         def same(request: Instance) -> tuple[Any, ...]:
@@ -351,6 +364,7 @@ class FastsiaLM(TemplateLM):
                 until,
                 self._sampling(settings, until, max_tokens),
                 request_seed(self.seed, f"{task_name}\x1f{doc_id}\x1f{idx}", 0),
+                Asked.by(context, self.vocabulary, is_chat=self._is_chat),
             )
 
     def _request(self, number: int, group: _Group) -> Request:
@@ -384,8 +398,7 @@ class FastsiaLM(TemplateLM):
 
     def _draw_curves(self, entropies: _Entropies, disable_tqdm: bool) -> None:
         """The curve along every response that waits for one."""
-        vocabulary = self.engine.vocabulary
-        assert vocabulary is not None
+        vocabulary = self.vocabulary
         waiting = entropies.waiting()
 
         def requests() -> Iterator[Request]:
@@ -397,8 +410,8 @@ class FastsiaLM(TemplateLM):
                     group.prompt_ids,
                     content(vocabulary, response, group.sampling.stop, eos),
                     request_seed(group.seed, "response", number),
+                    group.asked,
                     context_length=self.engine.context_length,
-                    starts_in_think=group.starts_in_think,
                     stop=group.sampling.stop,
                     eos_token_id=eos,
                 )
@@ -406,7 +419,7 @@ class FastsiaLM(TemplateLM):
         bar = tqdm(total=len(waiting), disable=disable_tqdm or not waiting, desc="Running entropy curves")
         for trajectory in self.engine.run(requests()):
             group, number, _ = waiting[_position(trajectory)]
-            curve = self.reader.curve(trajectory, vocabulary, group.name, starts_in_think=group.starts_in_think)
+            curve = self.reader.curve(trajectory, vocabulary, group.name, group.asked)
             entropies.take_curve(group, number, curve)
             bar.update()
         bar.close()

@@ -23,7 +23,7 @@ from fastsia.engine.engine import Engine
 from fastsia.engine.forcing import Forced
 from fastsia.engine.seeding import request_seed
 from fastsia.engine.sequence import Request, Rollouts
-from fastsia.integrations.answers import AnswerReader, check_drawn, content, opens_think, special_stops
+from fastsia.integrations.answers import AnswerReader, Asked, check_drawn, content, special_stops
 
 MODULE = "fastsia.integrations.lm_polygraph"
 
@@ -117,10 +117,12 @@ class RolloutCalculator(StatCalculator):
     ) -> dict[str, list[Any]]:
         eos = cast(tuple[int, ...], sampling.eos_token_id)
         samples = [tuple(rollouts.row(r).token_ids) for r in range(len(rollouts))]
-        whole = [model.tokenizer.decode(ids, skip_special_tokens=True) for ids in samples]
-        in_think = opens_think(model.tokenizer.decode(prompt_ids))
+        vocabulary = engine.vocabulary
+        assert vocabulary is not None
+        # Not the tokenizer's own texts, in which marks of think blocks that are special tokens are left out.
+        whole = [vocabulary.decode(ids) for ids in samples]
         read: dict[str, list[Any]] = {name: [] for name in self.meta_info()[0]}
-        read["sia_answers"] = self.reader.read(whole, starts_in_think=in_think, drawn=rollouts)
+        read["sia_answers"] = self.reader.read(whole, _asked(engine, model, prompt_ids), drawn=rollouts)
         # What the rollouts drew is known under the sampling distribution; LM-Polygraph asks for the model's.
         scores = engine.force(prompt_ids, (), [Forced(0, (), ids) for ids in samples])
         for ids, score in zip(samples, scores, strict=True):
@@ -183,15 +185,15 @@ class CurveCalculator(StatCalculator):
         stop, special = _stops(model)
         eos = (*engine.eos_token_ids, *special)
         prompts = _prompts(model, texts)
-        in_think = [opens_think(model.tokenizer.decode(ids)) for ids in prompts]
+        asked = [_asked(engine, model, ids) for ids in prompts]
         requests = (
             self.reader.curve_request(
                 i,
                 prompts[i],
                 content(vocabulary, dependencies["greedy_tokens"][i], stop, eos),
                 request_seed(self.seed, text, 0),
+                asked[i],
                 context_length=engine.context_length,
-                starts_in_think=in_think[i],
                 stop=stop,
                 eos_token_id=eos,
             )
@@ -200,7 +202,7 @@ class CurveCalculator(StatCalculator):
         curves = {}
         for trajectory in engine.run(requests):
             i = cast(int, trajectory.key)
-            curves[i] = self.reader.curve(trajectory, vocabulary, f"text {i}", starts_in_think=in_think[i])
+            curves[i] = self.reader.curve(trajectory, vocabulary, f"text {i}", asked[i])
         return {"sia_curves": [curves[i] for i in range(len(texts))]}
 
 
@@ -301,6 +303,12 @@ def _engine(model: WhiteboxModel, gpu_memory_utilization: float) -> Engine:
 def _prompts(model: WhiteboxModel, texts: Sequence[str]) -> list[tuple[int, ...]]:
     """Each text's token ids, as LM-Polygraph itself puts it to the model, without the padding of a batch."""
     return [tuple(model.tokenize([text])["input_ids"][0].tolist()) for text in texts]
+
+
+def _asked(engine: Engine, model: WhiteboxModel, prompt_ids: Sequence[int]) -> Asked:
+    return Asked.by(
+        model.tokenizer.decode(prompt_ids), engine.vocabulary, is_chat=bool(getattr(model, "instruct", False))
+    )
 
 
 def _stops(model: WhiteboxModel) -> tuple[tuple[str, ...], tuple[int, ...]]:

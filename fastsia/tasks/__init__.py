@@ -14,11 +14,21 @@ from fastsia.config import AnswerFormat, FastsiaError, Problem
 from fastsia.tasks import arc, competition, demo, gsm8k, jsonl, svamp
 from fastsia.tasks.hub import PREFIX, HubData, hub_rows
 from fastsia.tasks.options import Options, letters, right_option
-from fastsia.tasks.prompt import Prompt, build_prompt
+from fastsia.tasks.prompt import Prompt, build_prompt, prompt_options, reading_options
 from fastsia.tasks.rows import FORMATS, PROBLEM_FIELDS, Row, dataset_rows, format_of, read_rows, stem_of
 from fastsia.tasks.task import Exemplar, Task, check_format, check_limit, collect, gold_answer
 
-__all__ = ["TASKS", "Exemplar", "Prompt", "Task", "build_prompt", "load_task", "stored_task"]
+__all__ = [
+    "TASKS",
+    "Exemplar",
+    "Prompt",
+    "Task",
+    "build_prompt",
+    "load_task",
+    "prompt_options",
+    "reading_options",
+    "stored_task",
+]
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from fastsia.config import AnswerFormat, FastsiaError, Problem
+from fastsia.answers.think import closes_think, mentions_marks, opens_think
+from fastsia.config import AnswerFormat, FastsiaError, Problem, SIAConfig
+from fastsia.tasks import template
 from fastsia.tasks.exemplars import EXEMPLARS
 from fastsia.tasks.options import letters
 from fastsia.tasks.task import Exemplar, Task
@@ -28,14 +31,19 @@ class Prompt:
 
     token_ids: with exactly one BOS where the tokenizer or the template puts one, with none otherwise.
     text: what was encoded (for a chat the rendered template).
-    starts_in_think: the template ends inside a <think> block, so the completion begins in one.
-    stop: texts that end a sequence; empty for a chat, whose turns end in an EOS.
+    starts_in_think: the template ends inside a think block, so the completion begins in one.
+    stop: texts that end a sequence; empty for a chat, whose turns end in an EOS. Only where there are some does one of
+        them end what counts of a completion.
+    mentions_think: a mark of think blocks stands in it, outside of the question.
+    closes_think: the template ends with a think block that it closes itself: none is to come.
     """
 
     token_ids: tuple[int, ...]
     text: str
     starts_in_think: bool
     stop: tuple[str, ...]
+    mentions_think: bool = False
+    closes_think: bool = False
 
 
 def build_prompt(
@@ -45,26 +53,138 @@ def build_prompt(
     *,
     num_fewshot: int = 0,
     apply_chat_template: bool | None = None,
+    system_instruction: str | None = None,
+    template_args: Mapping[str, Any] | None = None,
+    template_date: str | None = None,
+    think_tags: tuple[str, str] | None = None,
 ) -> Prompt:
     """The prompt of one problem of a task.
 
     tokenizer: of transformers. num_fewshot: exemplars before the question, never the question itself.
     apply_chat_template: None uses the template where there is one, False asks in plain text.
+    system_instruction, template_date, think_tags: as in `SIAConfig`; template_args: all variables for the template.
 
-    Raises FastsiaError: no tokenizer, a template asked for but absent, more exemplars than there are.
+    Raises FastsiaError: no tokenizer, a template asked for but absent, variables without one, a template that has no
+    system turn, more exemplars than there are.
     """
+    request = _ask(task, problem, tokenizer, num_fewshot, apply_chat_template, system_instruction, template_args)
+    if not request.is_chat:
+        if template_date is not None:
+            raise FastsiaError(f"template_date {_NEEDS_TEMPLATE}")
+        text = _plain_text(problem, request, system_instruction)
+        mentions = mentions_marks(f"{system_instruction} {request.instruction}", think_tags)
+        return Prompt(_encode(tokenizer, text), text, False, PLAIN_STOP, mentions)
+    text = _render_chat(tokenizer, request, template_date)
+    # What the template adds behind the question; a <think> that stands in the question itself opens nothing.
+    opening = text.rpartition(request.turns[-1]["content"].strip())[2]
+    added = text
+    for turn in request.turns:
+        added = added if turn["role"] == "system" else added.replace(turn["content"].strip(), "")
+    return Prompt(
+        _encode(tokenizer, text),
+        text,
+        opens_think(opening, think_tags),
+        (),
+        mentions_marks(f"{added} {request.instruction}", think_tags),
+        closes_think(opening, think_tags),
+    )
+
+
+def prompt_options(config: SIAConfig) -> dict[str, Any]:
+    """The arguments of `build_prompt` that a run's settings give."""
+    return {
+        "num_fewshot": config.num_fewshot,
+        "apply_chat_template": config.apply_chat_template,
+        "system_instruction": config.system_instruction,
+        "template_args": _template_args(config),
+        "template_date": config.template_date,
+        "think_tags": config.think_tags,
+    }
+
+
+def reading_options(config: SIAConfig) -> dict[str, Any]:
+    """What the readers of answers must know of a run's prompts: in a chat no stop text ends what counts."""
+    return {"think_tags": config.think_tags, "stop_texts": not config.apply_chat_template}
+
+
+def date_of_prompts(task: Task, tokenizer: Any, config: SIAConfig) -> str | None:
+    """Today, where the prompts of a run hold the day's date; else None."""
+    request = _first(task, tokenizer, config)
+    if not request.is_chat:
+        return None
+    _render_chat(tokenizer, request, None)  # says what the template refuses
+    return template.today() if template.asks_for_date(tokenizer, request.turns, request.variables) else None
+
+
+def unread_settings(task: Task, tokenizer: Any, config: SIAConfig) -> list[str]:
+    """A sentence for each setting that was made for the chat template and that it does not read."""
+    request = _first(task, tokenizer, config)
+    if not request.is_chat:
+        return []
+    turns, variables, day = request.turns, request.variables, config.template_date
+    unread = [name for name in variables if not template.reads(tokenizer, turns, variables, name, day)]
+    if day is not None and not template.reads_date(tokenizer, turns, variables):
+        unread.append("template_date")
+    return [f"the chat template does not use {name}: the prompts are the same without it." for name in unread]
+
+
+_NEEDS_TEMPLATE = "is for a chat template, but the prompts are plain text."
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What a prompt is made of: the turns of a chat, or (is_chat False) the parts of a plain text."""
+
+    is_chat: bool
+    format: AnswerFormat
+    instruction: str
+    exemplars: tuple[Exemplar, ...]
+    variables: Mapping[str, Any]
+    turns: list[dict[str, str]] = field(default_factory=list)
+
+
+def _ask(
+    task: Task,
+    problem: Problem,
+    tokenizer: Any,
+    num_fewshot: int,
+    apply_chat_template: bool | None,
+    system_instruction: str | None,
+    template_args: Mapping[str, Any] | None,
+) -> _Request:
     if tokenizer is None:
         raise FastsiaError("A prompt needs a tokenizer; give (model, tokenizer) or Engine(model, tokenizer).")
-    template = bool(getattr(tokenizer, "chat_template", None))
-    if apply_chat_template and not template:
+    has_template = bool(getattr(tokenizer, "chat_template", None))
+    if apply_chat_template and not has_template:
         raise FastsiaError("apply_chat_template is true, but the tokenizer has no chat template.")
+    is_chat = has_template if apply_chat_template is None else apply_chat_template
+    variables = dict(template_args or {})
+    if variables and not is_chat:
+        raise FastsiaError(f"{next(iter(variables))} {_NEEDS_TEMPLATE}")
     format = task.format_of(problem)
     instruction = INSTRUCTIONS[format] if task.instruction is None else task.instruction
     exemplars = _exemplars(task, problem, format, num_fewshot)
-    if template if apply_chat_template is None else apply_chat_template:
-        return _chat(problem, tokenizer, instruction, exemplars, format)
-    text = _plain_text(problem, instruction, exemplars, format)
-    return Prompt(_encode(tokenizer, text), text, False, PLAIN_STOP)
+    turns = _turns(problem, instruction, exemplars, format, system_instruction) if is_chat else []
+    return _Request(is_chat, format, instruction, exemplars, variables, turns)
+
+
+def _first(task: Task, tokenizer: Any, config: SIAConfig) -> _Request:
+    """What the first prompt of a run is made of: all ask the template alike."""
+    return _ask(
+        task,
+        task.problems[0],
+        tokenizer,
+        config.num_fewshot,
+        config.apply_chat_template,
+        config.system_instruction,
+        _template_args(config),
+    )
+
+
+def _template_args(config: SIAConfig) -> dict[str, Any]:
+    given = config.chat_template_args
+    thinking = {} if config.enable_thinking is None else {"enable_thinking": config.enable_thinking}
+    return thinking | (json.loads(given) if isinstance(given, str) else dict(given or {}))
 
 
 def render_question(question: str, choices: Sequence[str] | None) -> str:
@@ -97,37 +217,58 @@ def _solution(exemplar: Exemplar, format: AnswerFormat) -> str:
     return f"{exemplar.reasoning}\n{render_answer(exemplar.answer, format)}"
 
 
-def _plain_text(problem: Problem, instruction: str, exemplars: Sequence[Exemplar], format: AnswerFormat) -> str:
-    parts = [instruction] if instruction else []
+def _plain_text(problem: Problem, request: _Request, system_instruction: str | None) -> str:
+    parts = [text for text in (system_instruction, request.instruction) if text]
     parts += [
-        f"Question: {render_question(shot.question, shot.choices)}\nAnswer: {_solution(shot, format)}"
-        for shot in exemplars
+        f"Question: {render_question(shot.question, shot.choices)}\nAnswer: {_solution(shot, request.format)}"
+        for shot in request.exemplars
     ]
     # No space after the colon: tokenizers put it in front of the next word.
     parts.append(f"Question: {render_question(problem.question, problem.choices)}\nAnswer:")
     return "\n\n".join(parts)
 
 
-def _chat(
-    problem: Problem, tokenizer: Any, instruction: str, exemplars: Sequence[Exemplar], format: AnswerFormat
-) -> Prompt:
+def _turns(
+    problem: Problem,
+    instruction: str,
+    exemplars: Sequence[Exemplar],
+    format: AnswerFormat,
+    system_instruction: str | None,
+) -> list[dict[str, str]]:
     def ask(question: str, choices: Sequence[str] | None) -> dict[str, str]:
         # In the user's turn, because some templates (Gemma's) refuse a system turn.
         content = render_question(question, choices)
         return {"role": "user", "content": f"{content}\n\n{instruction}" if instruction else content}
 
-    turns: list[dict[str, str]] = []
+    turns = [] if system_instruction is None else [{"role": "system", "content": system_instruction}]
     for shot in exemplars:
         turns += [ask(shot.question, shot.choices), {"role": "assistant", "content": _solution(shot, format)}]
-    turns.append(ask(problem.question, problem.choices))
+    return [*turns, ask(problem.question, problem.choices)]
+
+
+def _render_chat(tokenizer: Any, request: _Request, template_date: str | None) -> str:
+    """What the template writes. A system turn that it refuses, or leaves out, is said."""
+    turns = request.turns
+    has_system = turns[0]["role"] == "system"
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # a template is a program of the model's authors: it may raise anything
-        raise FastsiaError(f"The tokenizer's chat template failed: {error}") from error
-    # What the template adds behind the question; a <think> that stands in the question itself opens nothing.
-    opening = text.rpartition(turns[-1]["content"].strip())[2]
-    in_think = opening.rfind("<think>") > opening.rfind("</think>")
-    return Prompt(_encode(tokenizer, text), text, in_think, ())
+        text = template.render(tokenizer, turns, request.variables, template_date)
+    except FastsiaError as error:
+        if has_system and _renders(tokenizer, turns[1:], request.variables, template_date):
+            raise FastsiaError(
+                f"system_instruction: the chat template has no system turn ({error.__cause__})."
+            ) from error
+        raise
+    if has_system and "".join(turns[0]["content"].split()) not in "".join(text.split()):
+        raise FastsiaError("system_instruction: the chat template leaves the system turn out.")
+    return text
+
+
+def _renders(tokenizer: Any, turns: template.Turns, variables: Mapping[str, Any], template_date: str | None) -> bool:
+    try:
+        template.render(tokenizer, turns, variables, template_date)
+    except FastsiaError:
+        return False
+    return True
 
 
 def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:

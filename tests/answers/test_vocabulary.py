@@ -159,6 +159,45 @@ def test_invalid_utf8_is_replaced_as_the_tokenizer_does(either: str) -> None:
         assert vocabulary.decode(ids) == tokenizer.decode(ids)
 
 
+MARKS = ("[THINK]", "[/THINK]", "<seed:think>", "<|channel|>", "<|message|>", "◁think▷", "<answer>")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_special_tokens_that_are_think_marks_keep_their_text(kind: str, either: str) -> None:
+    """They decoded to nothing, and the draft between them was read as the answer. Other special tokens still do."""
+    tokenizer = KINDS[kind]()
+    tokenizer.add_special_tokens([AddedToken(mark, special=True) for mark in (*MARKS, "<|start|>", "[THINKING]")])
+    vocabulary = Vocabulary.from_tokenizer(PreTrainedTokenizerFast(tokenizer_object=tokenizer))
+    ids = [tokenizer.token_to_id(mark) for mark in (*MARKS, "<|start|>", "[THINKING]")]
+    assert vocabulary.decode(ids) == vocabulary.joiner.decode().join(MARKS[:-1])
+    known = Vocabulary.from_tokenizer(tokenizer, think_tags=("<answer>", "[THINKING]"))
+    assert known.decode(ids) == vocabulary.joiner.decode().join([*MARKS, "[THINKING]"])
+    parts = Vocabulary.from_tokenizer(tokenizer, think_tags=("<|start|>mull", "[THINKING]<answer>"))
+    assert parts.decode(ids) == vocabulary.joiner.decode().join([*MARKS, "<|start|>", "[THINKING]"])
+    assert Vocabulary.from_bytes(vocabulary.to_bytes()).decode(ids) == vocabulary.decode(ids)
+
+
+def test_a_vocabulary_knows_of_its_think_marks() -> None:
+    """Marks may be special tokens or not, alone or made of parts; a text that merely holds one is none."""
+
+    def has_marks(*tokens: str, special: bool) -> bool:
+        tokenizer = characters()
+        tokenizer.add_tokens([AddedToken(token, special=special) for token in tokens])
+        vocabulary = Vocabulary.from_tokenizer(tokenizer)
+        kept = Vocabulary.from_bytes(vocabulary.to_bytes())
+        assert kept.has_think_marks == vocabulary.has_think_marks
+        return vocabulary.has_think_marks
+
+    for special in (True, False):
+        assert has_marks("<think>", "</think>", special=special)
+        assert has_marks("<|channel|>", "<|message|>", special=special)
+        assert not has_marks("<|im_start|>", "<thinker>", "a<think>", "</think>", special=special)
+    tokenizer = characters()
+    tokenizer.add_tokens(["<mull>"])
+    assert not Vocabulary.from_tokenizer(tokenizer).has_think_marks
+    assert Vocabulary.from_tokenizer(tokenizer).has_marks(("<mull>", "</mull>"))
+
+
 def test_token_bytes() -> None:
     tokenizer = build("byte-level")
     vocabulary = Vocabulary.from_tokenizer(tokenizer)

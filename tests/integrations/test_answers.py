@@ -14,7 +14,7 @@ import pytest
 
 from fastsia import Engine, FastsiaError, SamplingParams, answer_entropy, extract_answers
 from fastsia.engine.seeding import request_seed
-from fastsia.integrations.answers import AnswerReader, check_drawn, content, opens_think, special_stops, summary
+from fastsia.integrations.answers import AnswerReader, Asked, check_drawn, content, special_stops, summary
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -105,9 +105,33 @@ def test_special_tokens_among_stop_texts_end_by_their_id() -> None:
     assert ids == (tokenizer.eos_token_id,)
 
 
-def test_a_prompt_opens_a_think_block_where_it_ends_in_one() -> None:
-    assert opens_think("<|assistant|>\n<think>\n")
-    assert not opens_think("What does <think> mean?<|assistant|>\n")
+@pytest.mark.parametrize(
+    ("prompt", "starts", "expects"),
+    [
+        ("<|assistant|>\n<think>\n", True, True),
+        ("<|assistant|>[THINK]", True, True),
+        ("What does <think> mean?<|assistant|>\n", False, True),
+        ("<|assistant|>\n<think>\n\n</think>\n\n", False, False),
+        ("What is 2 + 3?<|assistant|>\n", False, False),
+    ],
+)
+def test_what_a_prompt_says_of_think_blocks(prompt: str, starts: bool, expects: bool) -> None:
+    vocabulary = demo().vocabulary
+    assert vocabulary is not None
+    assert not vocabulary.has_think_marks
+    assert Asked.by(prompt, vocabulary, is_chat=True) == Asked(starts, True, expects)
+
+
+def test_a_chat_model_that_repeats_the_question_is_read_on() -> None:
+    """Stop texts of plain prompts cut its texts, and every answer behind them was lost."""
+    text = "I think of 3.\nQuestion: What is 2 + 3?\n\n2 + 3 = 5\n#### 5"
+    reader = AnswerReader.of(num_rollouts=2, stride=5)
+    assert reader.read([text], Asked(is_chat=True)) == ["5"]
+    assert reader.read([text]) == ["3"]
+    asked = Asked(starts_in_think=True, is_chat=True, expects_think=True)
+    stop = reader.curve_request(0, [1], [], 0, asked, context_length=100).answer_stop
+    assert stop is not None
+    assert (stop.starts_in_think, stop.stop_texts, stop.expects_think) == (True, False, True)
 
 
 def test_options_without_rollouts_are_refused() -> None:

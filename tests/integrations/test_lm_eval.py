@@ -29,6 +29,7 @@ from lm_eval.utils import (
 
 from fastsia import Engine, FastsiaError, answer_entropy, evaluate, extract_answers
 from fastsia.integrations.lm_eval import FastsiaLM
+from tests.tiny import tiny_model
 
 from ..pages import offline, programs, run_shell
 from .demo import WEIGHTS, problems
@@ -236,6 +237,29 @@ def test_a_setting_that_the_engine_does_not_have_is_refused() -> None:
         generate(repetition_penalty=1.1)
     with pytest.raises(FastsiaError, match="leaves no room"):
         generate(max_gen_toks=2048)
+
+
+def test_marks_of_think_blocks_that_are_special_tokens_are_read(tmp_path: Path) -> None:
+    """The harness's texts leave them out, so that the first number of a draft was the answer."""
+    model, tokenizer = tiny_model(special=("[THINK]", "[/THINK]"))
+    arguments = ("Question[THINK]", {"until": [], "do_sample": True, "temperature": 0.5, "max_gen_toks": 40})
+    asked = [
+        Instance("generate_until", {}, arguments, 0, ("marks", 0, 128))  # type: ignore[arg-type]
+        for _ in range(128)
+    ]
+    responses = {}
+    for name, token in (("plain", None), ("marked", "[/THINK]")):
+        ours = FastsiaLM(Engine(model, tokenizer), entropies_path=str(tmp_path / name), think_end_token=token, seed=1)
+        responses[name] = ours.generate_until(asked, disable_tqdm=True)
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(tmp_path.glob("*/*.jsonl"))]
+    answers, also = (record["answers"] for record in records)
+    assert answers == also
+    # Behind its closing mark a response is shorter.
+    behind = [text.replace("[THINK]", "") for text in responses["marked"]]
+    was_closed = [one.strip() != other.strip() for one, other in zip(responses["plain"], behind, strict=True)]
+    assert 3 < sum(was_closed) < 125
+    assert all(answer is None or closed for answer, closed in zip(answers, was_closed, strict=True))
+    assert sum(answer is not None for answer in answers) > 3
 
 
 def test_curves_need_a_place() -> None:
