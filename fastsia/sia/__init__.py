@@ -1,6 +1,6 @@
 """Statistics of the Stepwise Informativeness Assumption over a stored table of rollouts. Needs no model."""
 
-from fastsia.sia.analysis import Analysis, analyze_rollouts, analyze_table, encode_readings
+from fastsia.sia.analysis import Analysis, analyze_rollouts, analyze_table, encode_readings, uneven_counts
 from fastsia.sia.compare import differences, shuffled_table, side_by_side, tabulate
 from fastsia.sia.forced import forced_table
 from fastsia.sia.paper import published_rho, table1, table2, table3
@@ -23,4 +23,5 @@ __all__ = [
     "table2",
     "table3",
     "tabulate",
+    "uneven_counts",
 ]
