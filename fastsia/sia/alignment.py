@@ -1,8 +1,13 @@
 """SIA alignment: how far the entropy of a trajectory's answers and its gold surprisal fall together.
 
-The paper's rho correlates H_t with s_t, both from the same rollouts, so their sampling errors correlate too: it is far
-from 0 even where the true distribution never moves. The cross-fitted rho takes H from one half of the rollouts and s
-from the other, and is 0 there.
+The paper's rho correlates H_t with s_t, both from the same rollouts, so their sampling errors correlate too. Where the
+true distribution p never moves, rho is near
+
+    rho_0 = (H - s) / sqrt((sum_a p_a ln^2 p_a - H^2) (1 - p_gold) / p_gold),
+
+to first order in 1 / N independent of N (delta method). The cross-fitted rho takes H from one half of the rollouts and
+s from the other, and is 0 there. Where p moves, halves are noisier than the whole and the cross-fitted rho is closer
+to 0 than the true one; the paper's is nearer to it in the moving scenarios that were simulated (docs/method.md).
 """
 
 from __future__ import annotations
@@ -71,6 +76,15 @@ def spearman(x: np.ndarray, y: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Rank correlation of x and y [G] within each segment; float64 [T], NaN where `pearson` would be."""
     rho = pearson(ranks(x, offsets), ranks(y, offsets), offsets)
     return np.where(np.isnan(pearson(x, y, offsets)), np.nan, rho)
+
+
+def outcome_baseline(rho: np.ndarray, correct: np.ndarray) -> float:
+    """2 P(ends correct) - 1 among the trajectories whose rho [T] is defined, correct bool [T]; NaN where none is.
+
+    The mean rho of trajectories that settle: each has a rho near +1 if it ends correct and near -1 if not.
+    """
+    defined = ~np.isnan(rho)
+    return float(2 * correct[defined].mean() - 1) if defined.any() else float("nan")
 
 
 @dataclass(frozen=True)

@@ -485,7 +485,7 @@ def _warnings(
 
 
 def uneven_counts(checkpoints: pd.DataFrame) -> str | None:
-    """The warning that checkpoints (columns problem_id, trajectory, num_rollouts) have unequal numbers of rollouts; None
+    """The warning that checkpoints have unequal numbers of rollouts (columns problem_id, trajectory, num_rollouts); None
     where all have the same number."""
     count = checkpoints["num_rollouts"]
     fewest, most, fewer = int(count.min()), int(count.max()), int((count < count.max()).sum())
