@@ -816,6 +816,10 @@ def reproduce(
     target: Annotated[str, typer.Argument(help="table1, table2, table3 or fig1 to fig5.", metavar="WHAT")],
     models: Annotated[str | None, typer.Option("--models", help="Separated by commas [default: the paper's].")] = None,
     tasks: Annotated[str | None, typer.Option("--tasks", help="Separated by commas [default: the paper's].")] = None,
+    stage: Annotated[
+        str | None,
+        typer.Option("--stage", help="Training stages of your own models: MODEL=Base,MODEL=SFT or SFT+RL."),
+    ] = None,
     output_path: Annotated[
         Path, typer.Option("--output_path", "-o", help="Folder of all its runs, which are resumed.")
     ] = Path("runs/reproduce"),
@@ -858,6 +862,7 @@ def reproduce(
         limit=limit,
         data_dir=data_dir,
         config=config,
+        stages=None if stage is None else _pairs("--stage", stage),
         device=device,
         dtype=dtype,
         max_rows=max_rows,
@@ -880,7 +885,7 @@ def reproduce(
             _say_interrupted(*under_way[-1])
         raise
     _print(show_table(target, found.table))
-    lines = [f"Problems drawn now: {found.num_computed:,}."]
+    lines = [*(f"Note: {note}" for note in planned.notes), f"Problems drawn now: {found.num_computed:,}."]
     lines += [f"Failed: {model}: {reason}" for model, reason in found.failed.items()]
     lines += [f"Written: {file}" for file in found.files]
     _say(*lines, f"Runs and their reports: {output_path}")

@@ -702,6 +702,49 @@ def draw_families(name: str, families: Mapping[str, Mapping[str, ReportData]]) -
     return Drawing(name, "Mean answer entropy by model family", caption, figure, pd.concat(numbers, ignore_index=True))
 
 
+def draw_outcomes(name: str, title: str, curve: str, unit: str, runs: Mapping[str, ReportData]) -> Drawing | None:
+    """One curve of trajectories that end correct and of those that end incorrect, a panel for each run; None where no
+    run has one. Shares of a gain that cannot be told from 0 are left out, and the panel says so."""
+    parts = {
+        label: {
+            group: _select(data.curves, curve, group=group)
+            for group in ("correct", "incorrect")
+            if curve != "gain_share" or _gains_surely(data.curves, group)
+        }
+        for label, data in runs.items()
+    }
+    if not any(len(part) for panel in parts.values() for part in panel.values()):
+        return None
+    columns = min(3, len(parts))
+    rows = -(-len(parts) // columns)
+    with mpl.rc_context({**_STYLE, "figure.figsize": (0.9 + 3.3 * columns, 0.3 + 2.65 * rows)}):
+        figure = Figure()
+        panels = figure.subplots(rows, columns, squeeze=False)  # each its own scale: shares of losses may be large
+        for axes in panels.flat[len(parts) :]:
+            axes.set_axis_off()
+        for axes, (label, panel) in zip(panels.flat, parts.items(), strict=False):
+            drawn = _plot_groups(axes, runs[label].curves, curve, [group for group, part in panel.items() if len(part)])
+            if curve == "gain_share":
+                axes.plot([0, 1], [0, 1], color=RULE, linewidth=1, linestyle=(0, (2, 2)))
+            else:
+                axes.axhline(0, color=RULE, linewidth=0.8)
+            axes.set_title(_short(label, 36))
+            _relative(axes)
+            if drawn:
+                axes.legend(fontsize=7)
+            else:
+                axes.annotate(
+                    "final gain not told from 0", (0.5, 0.5), xycoords="axes fraction", ha="center", fontsize=8
+                )
+        for axes in panels[:, 0]:
+            axes.set_ylabel(unit)
+    numbers = [part.assign(run=label) for label, panel in parts.items() for part in panel.values()]
+    caption = f"One panel a model, with its training stage. {_BANDS}"
+    if curve == "gain_share":
+        caption += " A group whose final gain cannot be told from 0 has no share and is not drawn."
+    return Drawing(name, title, caption, figure, pd.concat(numbers, ignore_index=True))
+
+
 def _plot_runs(axes: Axes, parts: Mapping[str, pd.DataFrame], runs: Sequence[str]) -> None:
     """A curve a run; its colour and line follow from its place in `runs`, so that they are its own in every figure."""
     looks = [(color, line) for line in ("-", (0, (5, 2)), (0, (1, 1.5))) for color in CYCLE]

@@ -485,8 +485,9 @@ def _warnings(
 
 
 def uneven_counts(checkpoints: pd.DataFrame) -> str | None:
-    """The warning that checkpoints have unequal numbers of rollouts (columns problem_id, trajectory, num_rollouts); None
-    where all have the same number."""
+    """The warning that checkpoints have unequal numbers of rollouts; None where all have the same number.
+
+    Columns read: problem_id, trajectory, num_rollouts."""
     count = checkpoints["num_rollouts"]
     fewest, most, fewer = int(count.min()), int(count.max()), int((count < count.max()).sum())
     if fewest == most:
