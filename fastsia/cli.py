@@ -607,6 +607,7 @@ def _console() -> Console:
 def show(result: SIAResult, written: list[str]) -> None:
     """The headline numbers with their intervals, then what it cost and where it is."""
     from fastsia.report import format_count  # brings matplotlib, which is slow to import
+    from fastsia.sia import outcome_baseline
 
     summary, console = result.summary, _console()
     ci, rho = summary["ci"], summary["rho"]
@@ -633,6 +634,8 @@ def show(result: SIAResult, written: list[str]) -> None:
         ("ρ cross-fitted, corrected", "cross_fitted_corrected"),
     ):
         row(name, rho[key], ci["rho"][key])
+        if key == "pearson":
+            row("2·accuracy − 1 where ρ is defined", outcome_baseline(result.trajectories), None)
     row("ρ undefined (share of trajectories)", rho["undefined_fraction"], ci["rho"]["undefined_fraction"], percent=True)
     middle = len(summary["auc"]) // 2
     for name, at in (("AUC of -H half way", middle), ("AUC of -H at the end", -1)):

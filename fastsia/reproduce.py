@@ -401,7 +401,7 @@ def _tabulate(target: str, results: Mapping[tuple[str, str], SIAResult | None]) 
 
 
 def _accumulation(result: SIAResult | None) -> list[dict[str, Any]]:
-    """The final gain, and how much of it had come by when, of trajectories that end correct and of those that do not."""
+    """The final gain by outcome, and how much of it had come by when."""
     rows = []
     for group in ("correct", "incorrect"):
         row: dict[str, Any] = {"ends": group}

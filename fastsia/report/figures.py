@@ -160,8 +160,9 @@ def _entropy(data: ReportData) -> Drawing | None:
         "fig3_entropy",
         "Uncertainty about the answer",
         "Entropy of the answers that the model would give if it went on from here, averaged over trajectories. "
-        "0 means always the same answer. Bands are 95 % intervals over problems; they cover the mean plug-in entropy "
-        "at this number of rollouts, which lies a little below the true one.",
+        "0 means always the same answer. Along a model's own text the mean cannot rise with the tokens written, "
+        "whatever the model, so a fall is no finding. Bands are 95 % intervals over problems; they cover the mean "
+        "plug-in entropy at this number of rollouts, which is a little below the true one.",
         figure,
         _select(data.curves, "entropy"),
     )
@@ -180,7 +181,9 @@ def _gain(data: ReportData) -> Drawing | None:
         "fig1_gain",
         "Information gained about the gold answer",
         "How far the gold answer's surprisal has fallen since the start, averaged over trajectories. Above 0 the "
-        "reasoning so far has made the gold answer more likely; below 0, less likely. Bands are 95 % over problems.",
+        "reasoning so far has made the gold answer more likely; below 0, less likely. The sign at the end follows from "
+        "the outcome, since the answer is written down by then; over all trajectories the mean is at most 0 in "
+        "expectation. Bands are 95 % over problems.",
         figure,
         _select(data.curves, "gain"),
     )
@@ -297,8 +300,9 @@ def _alignment(data: ReportData) -> Drawing | None:
     return Drawing(
         "rho_histogram",
         "Alignment, trajectory by trajectory",
-        "Dashed lines are the means. The paper's ρ takes H and s from the same rollouts, so it leans away from 0 even "
-        "where nothing moves; the cross-fitted ρ takes them from different halves and does not.",
+        "Dashed lines are the means. Trajectories whose answer settles are near 1 if it is right and near −1 if it is "
+        "wrong. The paper's ρ takes H and s from the same rollouts, so it leans away from 0 even where nothing moves; "
+        "the cross-fitted ρ takes them from different halves, so it is too close to 0 where something moves.",
         figure,
         pd.DataFrame({"from": bins[:-1], "to": bins[1:], **counts}),
     )
@@ -348,7 +352,7 @@ def _quadrants(data: ReportData) -> Drawing | None:
         "misalignment",
         "Surer, but of what?",
         "One mark a trajectory. Left of 0 the model has grown surer; above 0 the gold answer has become less likely. "
-        f"The upper left is confident misalignment: surer of something else.{told}",
+        f"The upper left is confident misalignment: surer of something else.{told} Marks near the axes may be noise.",
         figure,
         numbers,
     )

@@ -111,8 +111,9 @@ _CAPTIONS = {
     ),
     "fig3": (
         "Figure 3: mean answer entropy by model family",
-        "level: of the last fifth, nats. onset: the part of the way from which the mean stays within 0.05 nats of it. "
-        "rebound: how far it rises again after its lowest point, nats.",
+        "level: of the last fifth, nats. onset: the part of the way from which the mean stays within 0.05 nats of it; "
+        "1 means that there is no plateau. rebound: how far it rises again after its lowest point, nats; sampling "
+        "noise alone makes it some hundredths of a nat.",
     ),
     "fig4": (
         "Figure 4: how early the information comes, non-aligned models",

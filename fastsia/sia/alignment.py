@@ -78,15 +78,6 @@ def spearman(x: np.ndarray, y: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(pearson(x, y, offsets)), np.nan, rho)
 
 
-def outcome_baseline(rho: np.ndarray, correct: np.ndarray) -> float:
-    """2 P(ends correct) - 1 among the trajectories whose rho [T] is defined, correct bool [T]; NaN where none is.
-
-    The mean rho of trajectories that settle: each has a rho near +1 if it ends correct and near -1 if not.
-    """
-    defined = ~np.isnan(rho)
-    return float(2 * correct[defined].mean() - 1) if defined.any() else float("nan")
-
-
 @dataclass(frozen=True)
 class Halves:
     """What halves of the rollouts say at every checkpoint, the two halves of split k in columns 2 k and 2 k + 1.
@@ -250,7 +241,8 @@ def repairing_test(
 
     rows: int64 [T, Q], the checkpoint row of each trace at Q common relative positions; one trace a problem, at most
     `max_traces` of them (a seeded choice). A trend that all traces share survives the re-pairing, so the p-value,
-    (1 + exceeding) / (1 + permutations), is small only where H and s of the same trace move together beyond it. What
+    (1 + exceeding) / (1 + permutations), is small only where H and s of the same trace move together beyond it. It has no
+    power where traces end correct about as often as not: their correlations have both signs and cancel. What
     is compared is the mean in standard errors from the mean of all strangers: averaging over splits steadies the
     correlation of strangers more than a trace's own, and the plain mean rejected twice too often. None where fewer
     than two traces have a defined correlation.

@@ -11,9 +11,9 @@ import pytest
 from scipy import stats
 
 from fastsia.config import SIAConfig
-from fastsia.sia import analyze_rollouts
+from fastsia.sia import analyze_rollouts, outcome_baseline
 from fastsia.sia.ablations import Scored
-from fastsia.sia.alignment import cross_fitted, outcome_baseline, pearson
+from fastsia.sia.alignment import cross_fitted, pearson
 from fastsia.sia.entropy import measure
 from fastsia.sia.table import encode
 from tests.sia.simulate import constant, draw, filtered, frame, late, moving
@@ -105,14 +105,15 @@ def test_rho_is_near_one_by_outcome_where_traces_settle() -> None:
     assert rho[correct].mean() > 0.85
     assert rho[~correct].mean() < -0.9
     assert (np.abs(rho) > 0.9).mean() > 0.7
-    assert rho.mean() == pytest.approx(outcome_baseline(rho, correct), abs=0.1)
-    assert outcome_baseline(rho, correct) == pytest.approx(2 * correct.mean() - 1)
+    baseline = outcome_baseline(pd.DataFrame({"rho": rho, "correct": correct}))
+    assert baseline == pytest.approx(2 * correct.mean() - 1)
+    assert rho.mean() == pytest.approx(baseline, abs=0.1)
 
 
 def test_the_baseline_counts_only_defined_traces() -> None:
-    rho = np.array([0.9, np.nan, -0.8, 1.0, np.nan])
-    assert outcome_baseline(rho, np.array([True, False, False, True, False])) == pytest.approx(1 / 3)
-    assert np.isnan(outcome_baseline(rho[[1]], np.array([True])))
+    traces = pd.DataFrame({"rho": [0.9, np.nan, -0.8, 1.0, np.nan], "correct": [True, False, False, True, False]})
+    assert outcome_baseline(traces) == pytest.approx(1 / 3)
+    assert outcome_baseline(traces.iloc[[1]]) is None
 
 
 # --- the model's own text: gain and entropy --------------------------------------------------------------------
