@@ -241,9 +241,9 @@ def repairing_test(
 
     rows: int64 [T, Q], the checkpoint row of each trace at Q common relative positions; one trace a problem, at most
     `max_traces` of them (a seeded choice). A trend that all traces share survives the re-pairing, so the p-value,
-    (1 + exceeding) / (1 + permutations), is small only where H and s of the same trace move together beyond it. It has no
-    power where traces end correct about as often as not: their correlations have both signs and cancel. What
-    is compared is the mean in standard errors from the mean of all strangers: averaging over splits steadies the
+    (1 + exceeding) / (1 + permutations), is small only where H and s of the same trace move together beyond it. It has
+    no power where traces end correct about as often as not: their correlations have both signs and cancel. What is
+    compared is the mean in standard errors from the mean of all strangers: averaging over splits steadies the
     correlation of strangers more than a trace's own, and the plain mean rejected twice too often. None where fewer
     than two traces have a defined correlation.
     """
