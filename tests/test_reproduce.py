@@ -271,16 +271,26 @@ def test_the_stage_of_a_model_of_ones_own_is_asked_for(tmp_path: Path, monkeypat
 
 
 def test_both_outcomes_are_in_figures_1_and_4(tmp_path: Path) -> None:
-    models = ["demo:base", "demo:sft"]
-    config = SIAConfig(**vars(DEMO) | {"stride": 8})
-    for target, model, stage in (("fig1", "demo:sft", "SFT"), ("fig4", "demo:base", "Base")):
-        found = reproduce(plan(target, models=models, tasks=["demo"], output=tmp_path, limit=40, config=config))
-        assert found.table["model"].tolist() == [model, model]
-        assert found.table["ends"].tolist() == ["correct", "incorrect"]
-        assert found.table["num_trajectories"].sum() == 40
+    config = SIAConfig(**vars(DEMO) | {"stride": 16, "max_tokens": 100})
+    for target, stage in (("fig1", "SFT"), ("fig4", "Base")):
+        planned = plan(
+            target,
+            models=["demo:base", "demo:sft"] if target == "fig1" else ["demo:sft"],
+            tasks=["demo"],
+            output=tmp_path,
+            limit=16,
+            config=config,
+            stages={"demo:sft": stage},
+        )
+        found = reproduce(planned)
+        assert found.table[["model", "stage", "ends"]].to_numpy().tolist() == [
+            ["demo:sft", stage, "correct"],
+            ["demo:sft", stage, "incorrect"],
+        ]
+        assert found.table["num_trajectories"].sum() == 16
         gain = pd.read_parquet(tmp_path / "figures" / f"{target}_gain_demo.parquet")
         assert set(gain["group"]) == {"correct", "incorrect"}
-        assert set(gain["run"]) == {f"{model} ({stage})"}
+        assert set(gain["run"]) == {f"demo:sft ({stage})"}
         total = gain[gain["position"] == 1].set_index("group")["value"]
         assert found.table.set_index("ends")["gain"].to_dict() == pytest.approx(total.to_dict())
 
