@@ -161,8 +161,8 @@ def _entropy(data: ReportData) -> Drawing | None:
         "Uncertainty about the answer",
         "Entropy of the answers that the model would give if it went on from here, averaged over trajectories. "
         "0 means always the same answer. Along a model's own text the mean does not rise with the tokens written, in "
-        "expectation and whatever the model, so a fall is no finding. Bands are 95 % intervals over problems; they cover the mean "
-        "plug-in entropy at this number of rollouts, which is a little below the true one.",
+        "expectation and whatever the model, so a fall is no finding. Bands are 95 % intervals over problems; they "
+        "cover the mean plug-in entropy at this number of rollouts, which is a little below the true one.",
         figure,
         _select(data.curves, "entropy"),
     )
