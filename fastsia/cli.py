@@ -641,6 +641,7 @@ def _console() -> Console:
 def show(result: SIAResult, written: list[str]) -> None:
     """The headline numbers with their intervals, then what it cost and where it is."""
     from fastsia.report import format_count  # brings matplotlib, which is slow to import
+    from fastsia.sia import outcome_baseline
 
     summary, console = result.summary, _console()
     ci, rho = summary["ci"], summary["rho"]
@@ -667,6 +668,8 @@ def show(result: SIAResult, written: list[str]) -> None:
         ("ρ cross-fitted, corrected", "cross_fitted_corrected"),
     ):
         row(name, rho[key], ci["rho"][key])
+        if key == "pearson":
+            row("2·accuracy − 1 where ρ is defined", outcome_baseline(result.trajectories), None)
     row("ρ undefined (share of trajectories)", rho["undefined_fraction"], ci["rho"]["undefined_fraction"], percent=True)
     middle = len(summary["auc"]) // 2
     for name, at in (("AUC of -H half way", middle), ("AUC of -H at the end", -1)):
@@ -850,6 +853,10 @@ def reproduce(
     target: Annotated[str, typer.Argument(help="table1, table2, table3 or fig1 to fig5.", metavar="WHAT")],
     models: Annotated[str | None, typer.Option("--models", help="Separated by commas [default: the paper's].")] = None,
     tasks: Annotated[str | None, typer.Option("--tasks", help="Separated by commas [default: the paper's].")] = None,
+    stage: Annotated[
+        str | None,
+        typer.Option("--stage", help="Training stages of your own models: MODEL=Base,MODEL=SFT or SFT+RL."),
+    ] = None,
     output_path: Annotated[
         Path, typer.Option("--output_path", "-o", help="Folder of all its runs, which are resumed.")
     ] = Path("runs/reproduce"),
@@ -892,6 +899,7 @@ def reproduce(
         limit=limit,
         data_dir=data_dir,
         config=config,
+        stages=None if stage is None else _pairs("--stage", stage),
         device=device,
         dtype=dtype,
         max_rows=max_rows,
@@ -914,7 +922,7 @@ def reproduce(
             _say_interrupted(*under_way[-1])
         raise
     _print(show_table(target, found.table))
-    lines = [f"Problems drawn now: {found.num_computed:,}."]
+    lines = [*(f"Note: {note}" for note in planned.notes), f"Problems drawn now: {found.num_computed:,}."]
     lines += [f"Failed: {model}: {reason}" for model, reason in found.failed.items()]
     lines += [f"Written: {file}" for file in found.files]
     _say(*lines, f"Runs and their reports: {output_path}")

@@ -24,23 +24,37 @@ from fastsia.callbacks import Callback
 from fastsia.config import READING_FIELDS, FastsiaError, SIAConfig
 from fastsia.engine.checkpoint import resolve_model, why_absent
 from fastsia.evaluation import evaluate
-from fastsia.report import Drawing, Overlay, ReportData, draw_families, draw_overlay
+from fastsia.report import Drawing, Overlay, ReportData, draw_families, draw_outcomes, draw_overlay
 from fastsia.results import SHUFFLED, SIAResult, folder_name, load, nearest, reread, stored_config
 from fastsia.sia import table1, table2, table3
 from fastsia.sia.paper import TABLE2, TABLE3
 from fastsia.store import DATABASE, Store, refuse_links, write_parquet
 from fastsia.tasks import Task, load_task
-from fastsia.tasks.models import PAPER_MODELS, known_model
+from fastsia.tasks.models import ALIGNED, PAPER_MODELS, STAGES, known_model
 from fastsia.tasks.task import DEFAULT_STRIDE, check_limit
 
-_ALL = tuple(model.name for model in PAPER_MODELS)
+UNKNOWN_STAGE = "unknown"
+"""The stage of a model that the table of models does not have and that nobody stated."""
+
+_ALIGNED, _BASE = (*ALIGNED, UNKNOWN_STAGE), ("Base", UNKNOWN_STAGE)
+SHOWS: Mapping[str, tuple[str, ...]] = {"fig1": _ALIGNED, "fig2": _ALIGNED, "fig4": _BASE, "fig5": _BASE}
+"""The training stages that a figure shows, where not all: Figures 1 and 2 are of aligned models, Figures 4 and 5 the
+same plots of non-aligned ones. A model whose stage is unknown is shown wherever it is asked for."""
+
+_COUNTERPART = {"fig1": "fig4", "fig2": "fig5", "fig4": "fig1", "fig5": "fig2"}
+
+
+def _default_models(target: str) -> tuple[str, ...]:
+    return tuple(model.name for model in PAPER_MODELS if model.stage in SHOWS.get(target, STAGES))
+
+
 _DATASETS = ("gsm8k", "svamp", "arc_challenge")
 
 TARGETS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "table1": (_ALL, _DATASETS),
+    "table1": (_default_models("table1"), _DATASETS),
     "table2": (tuple(TABLE2), ("gsm8k",)),
     "table3": (tuple(TABLE3), ("gsm8k",)),
-    **{f"fig{number}": (_ALL, _DATASETS) for number in range(1, 6)},
+    **{figure: (_default_models(figure), _DATASETS) for figure in ("fig1", "fig2", "fig3", "fig4", "fig5")},
 }
 """What can be reproduced, and the models and tasks it has by default: the paper's. Which ARC subset that is, the paper
 does not say."""
@@ -80,15 +94,31 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a table or figure needs. missing: why a model's unfinished jobs cannot be run, by its name."""
+    """What a table or figure needs. missing: why a model's unfinished jobs cannot be run, by its name. stages: the
+    training stage of every model, those left out included. left_out: models whose stage another figure shows."""
 
     target: str
     output: Path
     jobs: list[Job]
     missing: dict[str, str]
+    stages: dict[str, str]
+    left_out: list[str]
     data_dir: Path | None
     limit: int | None
     options: dict[str, Any]
+
+    @property
+    def notes(self) -> list[str]:
+        """What to say of models that are left out and of stages that nobody stated."""
+        found = []
+        if self.left_out:
+            names = ", ".join(f"{model} ({self.stages[model]})" for model in self.left_out)
+            shows = "aligned models (SFT, SFT+RL)" if "SFT" in SHOWS[self.target] else "non-aligned models (Base)"
+            found.append(f"{self.target} shows {shows}; left out: {names}. {_COUNTERPART[self.target]} shows them.")
+        unknown = [model for model, stage in self.stages.items() if stage == UNKNOWN_STAGE]
+        if unknown:
+            found.append(f"The training stage of {', '.join(unknown)} is unknown; state it with --stage MODEL=STAGE.")
+        return found
 
     @property
     def ready(self) -> list[Job]:
@@ -120,12 +150,14 @@ def plan(
     limit: int | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     config: SIAConfig | None = None,
+    stages: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Plan:
-    """What there is to do, before anything is loaded. options: of loading a model, as `evaluate` takes them.
+    """What there is to do, before anything is loaded. stages: training stages (`STAGES`) by model, as `models` names
+    them; without one that of the table of models, else unknown. options: of loading a model, as `evaluate` takes them.
 
-    Raises FastsiaError: an unknown target, model or task; models or tasks that would share a folder; a folder that
-    holds a run with other settings.
+    Raises FastsiaError: an unknown target, model, task or stage; models of which the figure shows none; models or tasks
+    that would share a folder; a folder that holds a run with other settings.
     """
     if target not in TARGETS:
         raise FastsiaError(f"there is nothing called {target!r} to reproduce{nearest(target, list(TARGETS))}.")
@@ -135,6 +167,15 @@ def plan(
     names = list(dict.fromkeys(tasks or TARGETS[target][1]))
     for name in sources.values():
         resolve_model(name)
+    stage_of = _stages(sources, stages or {})
+    left_out = [model for model in sources if stage_of[model] not in SHOWS.get(target, (*STAGES, UNKNOWN_STAGE))]
+    if len(left_out) == len(sources):
+        models_left = ", ".join(f"{model} ({stage_of[model]})" for model in left_out)
+        raise FastsiaError(
+            f"{target} shows {'aligned' if 'SFT' in SHOWS[target] else 'non-aligned'} models "
+            f"({', '.join(SHOWS[target][:-1])}), got {models_left}; {_COUNTERPART[target]} shows them."
+        )
+    sources = {model: source for model, source in sources.items() if model not in left_out}
     loaded = {name: _task_at_hand(name, directory, limit) for name in names}
     labels = {name: task.name if task else name for name, task in loaded.items()}
     check_limit(limit)
@@ -165,7 +206,7 @@ def plan(
     with ThreadPoolExecutor(max_workers=16) as pool:  # each asks the Hub once, and may wait for it
         reasons = pool.map(lambda model: why_absent(sources[model], options.get("revision")), waiting)
         missing = {model: reason for model, reason in zip(waiting, reasons, strict=True) if reason is not None}
-    return Plan(target, root, jobs, missing, directory, limit, options)
+    return Plan(target, root, jobs, missing, stage_of, left_out, directory, limit, options)
 
 
 def reproduce(planned: Plan, *, watch: Callable[[Job], AbstractContextManager[Callback]] | None = None) -> Reproduction:
@@ -195,6 +236,7 @@ def reproduce(planned: Plan, *, watch: Callable[[Job], AbstractContextManager[Ca
         if all(folder in done for folder in folders):
             results[key] = _read(folders[0])
     table = _tabulate(planned.target, results)
+    table.insert(1, "stage", table["model"].map(planned.stages))
     found = {key: result for key, result in results.items() if result is not None}
     return Reproduction(table, found, sum(done.values()), failed, _write(planned, table, found))
 
@@ -205,6 +247,18 @@ def reproduce(planned: Plan, *, watch: Callable[[Job], AbstractContextManager[Ca
 def _model_name(source: str) -> str:
     known = known_model(source)
     return source if known is None else known.name
+
+
+def _stages(sources: Mapping[str, str], stated: Mapping[str, str]) -> dict[str, str]:
+    """Each model's training stage: as stated, else the table's, else unknown."""
+    given = {_model_name(name): stage for name, stage in stated.items()}
+    for model, stage in given.items():
+        if model not in sources:
+            raise FastsiaError(f"a stage is stated for {model!r}, which is not among the models: {', '.join(sources)}.")
+        if stage not in STAGES:
+            raise FastsiaError(f"the stage of {model!r} must be one of {', '.join(STAGES)}, got {stage!r}.")
+    table = {model: known.stage for model in sources if (known := known_model(model)) is not None}
+    return dict.fromkeys(sources, UNKNOWN_STAGE) | table | given
 
 
 def family(model: str) -> str:
@@ -342,65 +396,66 @@ def _tabulate(target: str, results: Mapping[tuple[str, str], SIAResult | None]) 
         return table3(stored("coarse_ablation"))
     rows = []
     for (model, task), result in results.items():
-        numbers = {} if result is None else _ROWS[target](result)
-        rows.append({"model": model, "task": task, **numbers})
+        rows += [{"model": model, "task": task, **numbers} for numbers in _ROWS[target](result)]
     return pd.DataFrame(rows)
 
 
-def _accumulation(result: SIAResult, group: str) -> dict[str, Any]:
-    """The final gain of trajectories that end so, and how much of it had come by when."""
-    total = _points(result, "gain", group).tail(1)
-    if total.empty:
-        return {"num_trajectories": 0}
-    row = {"num_trajectories": int(total["count"].iloc[0]), **_limited("gain", total)}
-    if total["low"].iloc[0] > 0 or total["high"].iloc[0] < 0:  # of nothing there is no share
-        for percent in (25, 50, 75):
-            row |= _limited(f"share_{percent}", _at(_points(result, "gain_share", group), percent / 100))
-    return row
+def _accumulation(result: SIAResult | None) -> list[dict[str, Any]]:
+    """The final gain by outcome, and how much of it had come by when."""
+    rows = []
+    for group in ("correct", "incorrect"):
+        row: dict[str, Any] = {"ends": group}
+        rows.append(row)
+        if result is None:
+            continue
+        total = _points(result, "gain", group).tail(1)
+        if total.empty:
+            row["num_trajectories"] = 0
+            continue
+        row |= {"num_trajectories": int(total["count"].iloc[0]), **_limited("gain", total)}
+        if total["low"].iloc[0] > 0 or total["high"].iloc[0] < 0:  # of nothing there is no share
+            for percent in (25, 50, 75):
+                row |= _limited(f"share_{percent}", _at(_points(result, "gain_share", group), percent / 100))
+    return rows
 
 
-def _separability(result: SIAResult) -> dict[str, Any]:
+def _separability(result: SIAResult | None) -> list[dict[str, Any]]:
+    """AUC at relative positions; then at the last prefix length that half of the trajectories reach and half-way to
+    it, since beyond it the long ones prevail."""
+    if result is None:
+        return [{}]
     last = result.summary["auc"][-1]
     row = {name: last[name] for name in ("num_correct", "num_incorrect")}
     for percent in (25, 50, 75, 100):
         row |= _limited(f"auc_{percent}", _at(_points(result, "auc", "all"), percent / 100))
-    return row
+    curve = _points(result, "auc", "all", "tokens")
+    reached = curve[curve["count"] * 2 >= result.summary["num_trajectories"]]
+    if not reached.empty:
+        end = reached["position"].iloc[-1]
+        near = reached[reached["position"] * 2 <= end].tail(1)
+        row |= {"half_way_tokens": int(near["position"].iloc[0]), **_limited("half_way_auc", near)}
+        row |= {"last_tokens": int(end), **_limited("last_auc", reached.tail(1))}
+    return [row]
 
 
-def _saturation(result: SIAResult) -> dict[str, Any]:
+def _saturation(result: SIAResult | None) -> list[dict[str, Any]]:
+    if result is None:
+        return [{}]
     summary = result.summary
     row: dict[str, Any] = {"num_trajectories": summary["num_trajectories"]}
     for name in ("entropy_first", "entropy_final"):
         row |= {name: summary[name]} | _bounds(name, summary["ci"][name])
     for name in ("level", "onset", "rebound"):
         row |= {name: summary["saturation"][name]} | _bounds(name, summary["ci"]["saturation"][name])
-    return row
+    return [row]
 
 
-def _separability_by_tokens(result: SIAResult) -> dict[str, Any]:
-    """At the last position that half of the trajectories reach, and half-way there. Beyond it the long ones prevail."""
-    curve = _points(result, "auc", "all", "tokens")
-    total = result.summary["num_trajectories"]
-    reached = curve[curve["count"] * 2 >= total]
-    if reached.empty:
-        return {"num_trajectories": total}
-    last = reached["position"].iloc[-1]
-    near = reached[reached["position"] * 2 <= last].tail(1)
-    return {
-        "num_trajectories": total,
-        "half_way_tokens": int(near["position"].iloc[0]),
-        **_limited("half_way_auc", near),
-        "last_tokens": int(last),
-        **_limited("last_auc", reached.tail(1)),
-    }
-
-
-_ROWS: Mapping[str, Callable[[SIAResult], dict[str, Any]]] = {
-    "fig1": lambda result: _accumulation(result, "correct"),
+_ROWS: Mapping[str, Callable[[SIAResult | None], list[dict[str, Any]]]] = {
+    "fig1": _accumulation,
     "fig2": _separability,
     "fig3": _saturation,
-    "fig4": lambda result: _accumulation(result, "incorrect"),
-    "fig5": _separability_by_tokens,
+    "fig4": _accumulation,
+    "fig5": _separability,
 }
 
 
@@ -428,22 +483,18 @@ def _bounds(name: str, limits: Sequence[float] | None) -> dict[str, float | None
     return {f"{name}_low": low, f"{name}_high": high}
 
 
-def _accumulations(figure: str, group: str) -> tuple[Overlay, ...]:
-    ends = f"that end {group}"
-    return (
-        Overlay(f"{figure}_gain_share", f"How early it comes, {ends}", "gain_share", group, "share of the final gain"),
-        Overlay(f"{figure}_gain", f"Gain, {ends}", "gain", group, "cumulative gain G (nats)"),
-        Overlay(f"{figure}_entropy_drop", f"Fall of H, {ends}", "entropy_drop", group, "share of H at the start gone"),
-    )
-
-
+# Curves of Figures 1 and 4, a panel a model and a line an outcome: file, title, curve, unit.
+_OUTCOMES = (
+    ("gain_share", "How early the information comes", "gain_share", "share of the final gain"),
+    ("gain", "Information gained about the gold answer", "gain", "cumulative gain G (nats)"),
+    ("entropy_drop", "Fall of H", "entropy_drop", "share of H at the start gone"),
+)
+# Curves of Figures 2 and 5, a line a model: over the prefix length, and over the share of the trajectory written.
 _AUC = "AUC of −H for “ends correct”"
-_OVERLAYS: Mapping[str, tuple[Overlay, ...]] = {
-    "fig1": _accumulations("fig1", "correct"),
-    "fig2": (Overlay("fig2_auc", "Telling correct from incorrect", "auc", "all", _AUC),),
-    "fig4": _accumulations("fig4", "incorrect"),
-    "fig5": (Overlay("fig5_auc_tokens", "Telling correct from incorrect", "auc", "all", _AUC, "tokens"),),
-}
+_OVERLAYS = (
+    Overlay("auc_tokens", "Telling correct from incorrect, by prefix length", "auc", "all", _AUC, "tokens"),
+    Overlay("auc", "Telling correct from incorrect, by relative position", "auc", "all", _AUC),
+)
 
 
 def _write(planned: Plan, table: pd.DataFrame, found: Mapping[tuple[str, str], SIAResult]) -> list[Path]:
@@ -455,21 +506,32 @@ def _write(planned: Plan, table: pd.DataFrame, found: Mapping[tuple[str, str], S
     write_parquet(files[0], table)
     for task in dict.fromkeys(task for _, task in found):
         runs = {model: result.report_data() for (model, name), result in found.items() if name == task}
-        for drawing in _draw(planned.target, folder_name(task), runs):
+        for drawing in _draw(planned.target, folder_name(task), runs, planned.stages):
             drawing.save(planned.output / "figures")
             files.append(planned.output / "figures" / f"{drawing.name}.png")
     return files
 
 
-def _draw(target: str, suffix: str, runs: Mapping[str, ReportData]) -> list[Drawing]:
+def _draw(target: str, suffix: str, runs: Mapping[str, ReportData], stages: Mapping[str, str]) -> list[Drawing]:
+    """A figure of one task. Each run is called by its model and training stage."""
+    labels = {
+        model: f"{model} ({'stage unknown' if stages[model] == UNKNOWN_STAGE else stages[model]})" for model in runs
+    }
+    labelled = {labels[model]: data for model, data in runs.items()}
+    drawings: list[Drawing | None] = []
     if target == "fig3":
         families: dict[str, dict[str, ReportData]] = {}
         for model, data in runs.items():
-            families.setdefault(family(model), {})[model] = data
+            families.setdefault(family(model), {})[labels[model]] = data
         drawings = [draw_families(f"fig3_entropy_{suffix}", families)]
-    else:
+    elif target in ("fig1", "fig4"):
         drawings = [
-            draw_overlay(dataclasses.replace(look, name=f"{look.name}_{suffix}"), runs)
-            for look in _OVERLAYS.get(target, ())
+            draw_outcomes(f"{target}_{name}_{suffix}", title, curve, unit, labelled)
+            for name, title, curve, unit in _OUTCOMES
+        ]
+    elif target in ("fig2", "fig5"):
+        drawings = [
+            draw_overlay(dataclasses.replace(look, name=f"{target}_{look.name}_{suffix}"), labelled)
+            for look in _OVERLAYS
         ]
     return [drawing for drawing in drawings if drawing is not None]

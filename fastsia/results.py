@@ -32,6 +32,7 @@ from fastsia.sia import (
     encode_readings,
     forced_table,
     shuffled_table,
+    uneven_counts,
 )
 from fastsia.sia.cut import Ends
 from fastsia.sia.table import RolloutTable, encode, require_single, storable
@@ -633,6 +634,9 @@ def _load_exports(path: Path, summary: dict[str, Any] | None, store: Store | Non
         store,
         frames.get("rollouts"),
     )
+    uneven = uneven_counts(result.checkpoints)
+    if uneven is not None and uneven not in summary.setdefault("warnings", []):  # stored before there was this warning
+        summary["warnings"].append(uneven)
     if store is not None:
         _add_shuffled(result, store)
         _add_forced(result, store)

@@ -195,7 +195,7 @@ _TABLES: dict[str, dict[str, _Kind]] = {
         "first_gold_surprisal final_gold_surprisal gain lock_in_relative",
     ),
     "checkpoints": _columns(_TEXT_COLUMN, "problem_id mode")
-    | _columns(_INTEGER_COLUMN, "trajectory checkpoint")
+    | _columns(_INTEGER_COLUMN, "trajectory checkpoint num_rollouts")
     | _columns(_NUMBER_COLUMN, "entropy gold_surprisal"),
     "curves": _columns(_TEXT_COLUMN, "curve axis group")
     | _columns(_KNOWN_COLUMN, "position count")

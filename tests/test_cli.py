@@ -295,6 +295,26 @@ def test_reproduce_shows_ours_beside_the_published(
     assert "--models names no model" in complaint(capsys, "reproduce", "fig1", "--models", ",")
 
 
+def test_reproduce_shows_a_figure_of_the_stages_that_it_is_about(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model of one's own is called unknown until its stage is stated; the other figure's models are left out."""
+    rest = ["--tasks", "demo", "--limit", 2, *SMALL, "-o", tmp_path / "runs"]
+    assert command("reproduce", "fig1", "--models", f"{model},demo:base", *rest) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Figure 1: how early the information comes, aligned models" in out
+    assert "left out: demo:base (Base). fig4 shows them." in out
+    assert "is unknown; state it with --stage MODEL=STAGE." in out
+    assert not (tmp_path / "runs" / "demo_base").exists()
+    assert command("reproduce", "fig4", "--models", model, "--stage", f"{model}=Base", *rest) == 0
+    out = capsys.readouterr().out
+    assert "Problems drawn now: 0." in out
+    assert "Note: " not in out
+    said = complaint(capsys, "reproduce", "fig1", "--models", model, "--stage", f"{model}=Base", *rest)
+    assert "fig1 shows aligned models (SFT, SFT+RL), got" in said
+    assert "--stage must be name=value" in complaint(capsys, "reproduce", "fig1", "--models", model, "--stage", "SFT")
+
+
 def test_a_tracker_that_does_not_start_is_one_sentence(
     model: str, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -129,6 +129,7 @@ def test_table1_is_ours_minus_published_and_a_second_call_computes_nothing(
     first = run("table1", output=tmp_path)
     assert (first.num_computed, first.failed) == (8, {})
     assert first.table["published"].tolist() == [0.682, 0.522]
+    assert first.table["stage"].tolist() == ["Base", "SFT"]
     for i, model in enumerate(("Qwen2.5-3B", "Gemma-2-2B-it")):
         folder = tmp_path / model / "gsm8k"
         ours = load(folder).summary["rho"]["pearson"]
@@ -152,7 +153,7 @@ def test_table1_is_ours_minus_published_and_a_second_call_computes_nothing(
 
 def test_a_larger_limit_does_only_what_is_missing(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-    assert run("fig2", output=tmp_path, models=["Qwen2.5-3B"], limit=1).num_computed == 1
+    assert run("fig5", output=tmp_path, models=["Qwen2.5-3B"], limit=1).num_computed == 1
     more = run("table3", output=tmp_path, models=["Qwen2.5-3B"], limit=3)
     assert more.num_computed == 2
     assert more.table["published"].tolist() == [0.682, 0.635]
@@ -184,24 +185,114 @@ def test_the_rest_goes_on_without_a_model_that_fails(
     assert again.table["rho"].tolist() == found.table["rho"].tolist()[:1]
 
 
-@pytest.mark.parametrize("target", ["fig1", "fig2", "fig3", "fig4", "fig5"])
-def test_every_figure_is_drawn_with_its_numbers(
-    target: str, place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+_STAGES = {"Qwen2.5-3B": "Base", "Gemma-2-2B-it": "SFT"}
+
+
+@pytest.mark.parametrize(
+    ("target", "models", "kinds"),
+    [
+        ("fig1", ["Gemma-2-2B-it"], ["gain_share", "gain", "entropy_drop"]),
+        ("fig2", ["Gemma-2-2B-it"], ["auc_tokens", "auc"]),
+        ("fig3", ["Qwen2.5-3B", "Gemma-2-2B-it"], ["entropy"]),
+        ("fig4", ["Qwen2.5-3B"], ["gain_share", "gain", "entropy_drop"]),
+        ("fig5", ["Qwen2.5-3B"], ["auc_tokens", "auc"]),
+    ],
+)
+def test_every_figure_is_drawn_of_the_models_of_its_stages(
+    target: str,
+    models: list[str],
+    kinds: list[str],
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
+    """Figures 1 and 2 are of aligned models, 4 and 5 the same plots of base models (the paper's appendix B.1)."""
     monkeypatch.chdir(place)
     output = tmp_path_factory.getbasetemp() / "figures"
-    found = run(target, output=output)
-    assert found.table["model"].tolist() == ["Qwen2.5-3B", "Gemma-2-2B-it"]
-    for file in found.files:
+    found = run(target, output=output, models=list(_STAGES))
+    assert list(dict.fromkeys(found.table["model"])) == models
+    assert found.table["stage"].tolist() == [_STAGES[model] for model in found.table["model"]]
+    assert [model for model, _ in found.results] == models
+    drawn = [file for file in found.files if file.suffix == ".png"]
+    assert {file.stem for file in drawn} <= {f"{target}_{kind}_gsm8k" for kind in kinds}
+    for file in drawn:
         assert file.is_file()
-        if file.suffix == ".png":
-            assert file.name.startswith(target)
-            assert file.stem.endswith("_gsm8k")
-            assert set(pd.read_parquet(file.with_suffix(".parquet"))["run"]) <= {"Qwen2.5-3B", "Gemma-2-2B-it"}
+        runs = set(pd.read_parquet(file.with_suffix(".parquet"))["run"])
+        assert runs <= {f"{model} ({_STAGES[model]})" for model in models}
     if target == "fig3":
         assert len(found.files) == 2
         summary = found.results["Qwen2.5-3B", "gsm8k"].summary
         assert found.table.loc[0, ["level", "onset", "rebound"]].tolist() == list(summary["saturation"].values())
+
+
+@pytest.mark.parametrize(
+    ("target", "counterpart", "models", "other"),
+    [("fig1", "fig4", 8, 3), ("fig2", "fig5", 8, 3), ("fig4", "fig1", 3, 8), ("fig5", "fig2", 3, 8)],
+)
+@pytest.mark.usefixtures("no_hub")
+def test_figures_are_split_by_training_stage(
+    target: str, counterpart: str, models: int, other: int, tmp_path: Path
+) -> None:
+    aligned = target in ("fig1", "fig2")
+    assert len({job.model for job in plan(target, output=tmp_path).jobs}) == models
+    every = plan(target, output=tmp_path, models=list(TABLE1))
+    assert len({job.model for job in every.jobs}) == models
+    assert len(every.left_out) == other
+    (note,) = every.notes
+    assert note.startswith(f"{target} shows {'aligned' if aligned else 'non-aligned'} models")
+    assert note.endswith(f"{counterpart} shows them.")
+    assert ("Gemma-2-2B (Base)" if aligned else "Gemma-2-2B-it (SFT)") in note
+    wrong = "demo:base" if aligned else "demo:rl"
+    with pytest.raises(FastsiaError, match=rf"{target} shows .*aligned models .*{wrong}.*{counterpart} shows them"):
+        plan(target, output=tmp_path, models=[wrong])
+    right = plan(target, output=tmp_path, models=["demo:base", "demo:sft", "demo:rl"])
+    assert {job.model for job in right.jobs} == ({"demo:sft", "demo:rl"} if aligned else {"demo:base"})
+    assert plan("table1", output=tmp_path).left_out == plan("fig3", output=tmp_path).left_out == []
+
+
+def test_the_stage_of_a_model_of_ones_own_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is derived from its template or name: unknown, and shown where it is asked for, until it is stated."""
+    save_tiny(tmp_path / "mine", context=2048)
+    monkeypatch.chdir(tmp_path)
+    for target in ("fig1", "fig4"):
+        planned = plan(target, models=["./mine"], tasks=["demo"])
+        assert (planned.stages, planned.left_out) == ({"./mine": "unknown"}, [])
+        assert planned.notes == ["The training stage of ./mine is unknown; state it with --stage MODEL=STAGE."]
+    planned = plan("fig1", models=["./mine"], tasks=["demo"], stages={"./mine": "SFT"})
+    assert (planned.stages, planned.notes) == ({"./mine": "SFT"}, [])
+    with pytest.raises(FastsiaError, match=r"fig4 shows non-aligned models \(Base\), got \./mine \(SFT\)"):
+        plan("fig4", models=["./mine"], tasks=["demo"], stages={"./mine": "SFT"})
+    # What is stated is taken, also against the table: a name of the paper's may be another checkpoint here.
+    assert plan("fig4", models=["demo:sft"], tasks=["demo"], stages={"demo:sft": "Base"}).stages["demo:sft"] == "Base"
+    with pytest.raises(FastsiaError, match=r"stage of './mine' must be one of Base, SFT, SFT\+RL, got 'sft'"):
+        plan("fig1", models=["./mine"], tasks=["demo"], stages={"./mine": "sft"})
+    with pytest.raises(FastsiaError, match=r"stated for './other', which is not among the models: ./mine"):
+        plan("fig1", models=["./mine"], tasks=["demo"], stages={"./other": "SFT"})
+
+
+def test_both_outcomes_are_in_figures_1_and_4(tmp_path: Path) -> None:
+    config = SIAConfig(**vars(DEMO) | {"stride": 16, "max_tokens": 100})
+    for target, stage in (("fig1", "SFT"), ("fig4", "Base")):
+        planned = plan(
+            target,
+            models=["demo:base", "demo:sft"] if target == "fig1" else ["demo:sft"],
+            tasks=["demo"],
+            output=tmp_path,
+            limit=16,
+            config=config,
+            stages={"demo:sft": stage},
+        )
+        found = reproduce(planned)
+        assert found.table[["model", "stage", "ends"]].to_numpy().tolist() == [
+            ["demo:sft", stage, "correct"],
+            ["demo:sft", stage, "incorrect"],
+        ]
+        assert found.table["num_trajectories"].sum() == 16
+        gain = pd.read_parquet(tmp_path / "figures" / f"{target}_gain_demo.parquet")
+        assert set(gain["group"]) == {"correct", "incorrect"}
+        assert set(gain["run"]) == {f"demo:sft ({stage})"}
+        total = gain[gain["position"] == 1].set_index("group")["value"]
+        assert found.table.set_index("ends")["gain"].to_dict() == pytest.approx(total.to_dict())
 
 
 # --- the shuffled run beside the plain one --------------------------------------------------------------------

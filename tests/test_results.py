@@ -261,3 +261,20 @@ def test_a_run_of_another_version_is_named(config: Any, message: str, folder: Pa
     for read in (load, force_answers):
         with pytest.raises(FastsiaError, match=message):
             read(tmp_path)
+
+
+def test_unequal_numbers_of_rollouts_are_said_of_stored_results_too(tmp_path: Path) -> None:
+    table = rollouts(6, 4)
+    short = (table["checkpoint"] == 20) & (table["rollout"] >= 5)
+    analyze(table, config=QUICK).save(tmp_path / "equal")
+    analyze(table[~short], config=QUICK).save(tmp_path / "unequal")
+
+    def said(folder: Path) -> list[str]:
+        return [note for note in load(folder).summary["warnings"] if "a shortage at one checkpoint looks like" in note]
+
+    assert said(tmp_path / "equal") == []
+    assert len(said(tmp_path / "unequal")) == 1
+    file = tmp_path / "unequal" / "summary.json"
+    summary = json.loads(file.read_text())
+    file.write_text(json.dumps(summary | {"warnings": []}))  # as an earlier version stored it
+    assert len(said(tmp_path / "unequal")) == 1

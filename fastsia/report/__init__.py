@@ -1,7 +1,15 @@
 """Results drawn: figures, tables to read and the self-contained report."""
 
 from fastsia.report.data import AnswerView, CheckpointView, ReportData, TrajectoryView, distinct_answers
-from fastsia.report.figures import Drawing, Overlay, draw_comparison, draw_families, draw_figures, draw_overlay
+from fastsia.report.figures import (
+    Drawing,
+    Overlay,
+    draw_comparison,
+    draw_families,
+    draw_figures,
+    draw_outcomes,
+    draw_overlay,
+)
 from fastsia.report.html import write_comparison, write_report
 from fastsia.report.tables import ShownTable, format_count, show_readings, show_table
 
@@ -17,6 +25,7 @@ __all__ = [
     "draw_comparison",
     "draw_families",
     "draw_figures",
+    "draw_outcomes",
     "draw_overlay",
     "format_count",
     "show_readings",

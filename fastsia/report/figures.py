@@ -160,8 +160,9 @@ def _entropy(data: ReportData) -> Drawing | None:
         "fig3_entropy",
         "Uncertainty about the answer",
         "Entropy of the answers that the model would give if it went on from here, averaged over trajectories. "
-        "0 means always the same answer. Bands are 95 % intervals over problems; they cover the mean plug-in entropy "
-        "at this number of rollouts, which lies a little below the true one.",
+        "0 means always the same answer. Along a model's own text the mean does not rise with the tokens written, in "
+        "expectation and whatever the model, so a fall is no finding. Bands are 95 % intervals over problems; they "
+        "cover the mean plug-in entropy at this number of rollouts, which is a little below the true one.",
         figure,
         _select(data.curves, "entropy"),
     )
@@ -180,7 +181,9 @@ def _gain(data: ReportData) -> Drawing | None:
         "fig1_gain",
         "Information gained about the gold answer",
         "How far the gold answer's surprisal has fallen since the start, averaged over trajectories. Above 0 the "
-        "reasoning so far has made the gold answer more likely; below 0, less likely. Bands are 95 % over problems.",
+        "reasoning so far has made the gold answer more likely; below 0, less likely. The sign at the end follows from "
+        "the outcome, since the answer is written down by then; over all trajectories the mean is at most 0 in "
+        "expectation. Bands are 95 % over problems.",
         figure,
         _select(data.curves, "gain"),
     )
@@ -297,8 +300,9 @@ def _alignment(data: ReportData) -> Drawing | None:
     return Drawing(
         "rho_histogram",
         "Alignment, trajectory by trajectory",
-        "Dashed lines are the means. The paper's ρ takes H and s from the same rollouts, so it leans away from 0 even "
-        "where nothing moves; the cross-fitted ρ takes them from different halves and does not.",
+        "Dashed lines are the means. Trajectories whose answer settles are near 1 if it is right and near −1 if it is "
+        "wrong. The paper's ρ takes H and s from the same rollouts, so it leans away from 0 even where nothing moves; "
+        "the cross-fitted ρ takes them from different halves, so it is too close to 0 where something moves.",
         figure,
         pd.DataFrame({"from": bins[:-1], "to": bins[1:], **counts}),
     )
@@ -348,7 +352,7 @@ def _quadrants(data: ReportData) -> Drawing | None:
         "misalignment",
         "Surer, but of what?",
         "One mark a trajectory. Left of 0 the model has grown surer; above 0 the gold answer has become less likely. "
-        f"The upper left is confident misalignment: surer of something else.{told}",
+        f"The upper left is confident misalignment: surer of something else.{told} Marks near the axes may be noise.",
         figure,
         numbers,
     )
@@ -700,6 +704,49 @@ def draw_families(name: str, families: Mapping[str, Mapping[str, ReportData]]) -
     ]
     caption = f"Thick pale lines are plateaus: the mean of the last fifth, from where the curve stays near it. {_BANDS}"
     return Drawing(name, "Mean answer entropy by model family", caption, figure, pd.concat(numbers, ignore_index=True))
+
+
+def draw_outcomes(name: str, title: str, curve: str, unit: str, runs: Mapping[str, ReportData]) -> Drawing | None:
+    """One curve of trajectories that end correct and of those that end incorrect, a panel for each run; None where no
+    run has one. Shares of a gain that cannot be told from 0 are left out, and the panel says so."""
+    parts = {
+        label: {
+            group: _select(data.curves, curve, group=group)
+            for group in ("correct", "incorrect")
+            if curve != "gain_share" or _gains_surely(data.curves, group)
+        }
+        for label, data in runs.items()
+    }
+    if not any(len(part) for panel in parts.values() for part in panel.values()):
+        return None
+    columns = min(3, len(parts))
+    rows = -(-len(parts) // columns)
+    with mpl.rc_context({**_STYLE, "figure.figsize": (0.9 + 3.3 * columns, 0.3 + 2.65 * rows)}):
+        figure = Figure()
+        panels = figure.subplots(rows, columns, squeeze=False)  # each its own scale: shares of losses may be large
+        for axes in panels.flat[len(parts) :]:
+            axes.set_axis_off()
+        for axes, (label, panel) in zip(panels.flat, parts.items(), strict=False):
+            drawn = _plot_groups(axes, runs[label].curves, curve, [group for group, part in panel.items() if len(part)])
+            if curve == "gain_share":
+                axes.plot([0, 1], [0, 1], color=RULE, linewidth=1, linestyle=(0, (2, 2)))
+            else:
+                axes.axhline(0, color=RULE, linewidth=0.8)
+            axes.set_title(_short(label, 36))
+            _relative(axes)
+            if drawn:
+                axes.legend(fontsize=7)
+            else:
+                axes.annotate(
+                    "final gain not told from 0", (0.5, 0.5), xycoords="axes fraction", ha="center", fontsize=8
+                )
+        for axes in panels[:, 0]:
+            axes.set_ylabel(unit)
+    numbers = [part.assign(run=label) for label, panel in parts.items() for part in panel.values()]
+    caption = f"One panel a model, with its training stage. {_BANDS}"
+    if curve == "gain_share":
+        caption += " A group whose final gain cannot be told from 0 has no share and is not drawn."
+    return Drawing(name, title, caption, figure, pd.concat(numbers, ignore_index=True))
 
 
 def _plot_runs(axes: Axes, parts: Mapping[str, pd.DataFrame], runs: Sequence[str]) -> None:

@@ -28,7 +28,9 @@ from fastsia.report.tables import (
     show_readings,
     show_tables,
 )
+from fastsia.sia.compare import outcome_baseline
 from fastsia.sia.paper import published_rho
+from fastsia.tasks.models import known_model
 
 MAX_BYTES = 28_000_000
 """What the trajectories to read may take of the file, so that it stays under 30 MB with its figures and tables."""
@@ -42,8 +44,8 @@ _COLUMNS = (
     ("H end", "final_entropy", "answer entropy at the end, nats"),
     ("s start", "first_gold_surprisal", "gold surprisal before any reasoning, nats"),
     ("s end", "final_gold_surprisal", "gold surprisal at the end, nats"),
-    ("ρ", "rho", "the paper's alignment of H and s"),
-    ("ρ cross-fitted", "rho_cross_fitted", "H and s from different halves of the rollouts"),
+    ("ρ", "rho", "the paper's alignment of H and s: near 1 or −1 by outcome where the answer settles"),
+    ("ρ cross-fitted", "rho_cross_fitted", "H and s from different halves of the rollouts: too close to 0"),
     ("token H", "token_entropy", "mean entropy of the next token along the reasoning, nats"),
     ("locked in", "lock_in_relative", "relative position from which the most frequent answer stays the same"),
 )
@@ -60,7 +62,7 @@ def write_report(path: Path | str, data: ReportData, drawings: Sequence[Drawing]
     context = {
         "title": data.title,
         "summary": data.summary,
-        "cards": _cards(data.summary),
+        "cards": _cards(data.summary, data.trajectories),
         "figures": _inline(drawings),
         "tables": [*filter(None, [show_readings(data.summary)]), *show_tables(data.tables)],
         "index": _index(data, pieces, forking),
@@ -133,8 +135,8 @@ def _inline(drawings: Sequence[Drawing]) -> list[dict[str, Any]]:
     ]
 
 
-def _cards(summary: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The headline numbers: what it is called, its value, its interval, and what it says in one sentence."""
+def _cards(summary: Mapping[str, Any], trajectories: pd.DataFrame) -> list[dict[str, str]]:
+    """The headline numbers: what it is called, its value, its interval, and what it says."""
     ci = summary.get("ci") or {}
     rho, rho_ci = summary.get("rho") or {}, ci.get("rho") or {}
     auc = {point["position"]: (point["auc"], place) for place, point in enumerate(summary.get("auc") or [])}
@@ -144,8 +146,13 @@ def _cards(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     theirs = published_rho(str(summary.get("model")), str(summary.get("task")))
     published = "" if theirs is None else f" The paper reports {format_number(theirs, 2)}."
     entropy = (
-        f"H falls from {format_number(summary.get('entropy_first'), 2)} to "
-        f"{format_number(summary.get('entropy_final'), 2)} nats."
+        f"Mean H: {format_number(summary.get('entropy_first'), 2)} nats at the start, "
+        f"{format_number(summary.get('entropy_final'), 2)} at the end."
+    )
+    baseline = format_number(outcome_baseline(trajectories), 2)
+    by_outcome = (
+        f"{format_number(rho.get('pearson_correct'), 2)} where they end correct, "
+        f"{format_number(rho.get('pearson_incorrect'), 2)} where not"
     )
     rows: tuple[tuple[str, str, str, str], ...] = (
         (
@@ -158,18 +165,21 @@ def _cards(summary: Mapping[str, Any]) -> list[dict[str, str]]:
             "ρ, the paper's",
             format_number(rho.get("pearson"), 2),
             format_interval(rho_ci.get("pearson"), 2),
-            "How closely answer entropy and gold surprisal move together along a trajectory. Both come from the same "
-            "rollouts, which alone pushes it away from 0." + published,
+            "How closely answer entropy and gold surprisal move together along a trajectory. A trajectory that settles "
+            "has a ρ near 1 if it ends correct and near −1 if not, so compare the mean with 2·accuracy − 1 among the "
+            f"trajectories that have a ρ: {baseline}. Means by outcome: {by_outcome}. Where nothing moves, taking H "
+            "and s from the same rollouts alone pushes ρ away from 0." + published,
         ),
         (
             "ρ, cross-fitted",
             format_number(rho.get("cross_fitted"), 2),
             format_interval(rho_ci.get("cross_fitted"), 2),
-            "The same with H and s from different halves of the rollouts: 0 where nothing moves. "
+            "The same with H and s from different halves of the rollouts: 0 where nothing moves, and too close to 0 "
+            "where something does, since halves are noisier. "
             + (
-                "Corrected for halving: not given, the halves agree too little."
+                "Corrected to all rollouts: not given, the halves agree too little."
                 if corrected is None
-                else f"Corrected for halving: {format_number(corrected, 2)}."
+                else f"Corrected to all rollouts, not to the true distribution: {format_number(corrected, 2)}."
             ),
         ),
         (
@@ -188,13 +198,16 @@ def _cards(summary: Mapping[str, Any]) -> list[dict[str, str]]:
             "information gain",
             f"{format_number(summary.get('gain'), 2)} nats",
             format_interval(ci.get("gain"), 2),
-            f"By how much the reasoning makes the gold answer less surprising. {entropy}",
+            "By how much the reasoning makes the gold answer less surprising. Along a model's own text its expectation "
+            "is at most 0 and mean H does not rise, whatever the model: a fall of H is no finding, and a gain above 0 "
+            f"points to draws from another distribution, cut rollouts or a bug. {entropy}",
         ),
         (
             "confident, wrong",
             format_percent(summary.get("misalignment")),
             _percents(ci.get("misalignment")),
-            "Trajectories that grow surer while the gold answer grows less likely.",
+            "Trajectories that end with lower H and higher s than they began. Noise is counted too: where nothing "
+            "moves and the gold answer is rare, up to 40 % of the trajectories are of this kind.",
         ),
         (
             "no answer",
@@ -270,6 +283,9 @@ def _settings(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         )
         if summary.get(key) is not None
     ]
+    known = known_model(str(summary.get("model")))
+    if known is not None:
+        rows.insert(1, ("training stage", known.stage))
     config = summary.get("config")
     if isinstance(config, Mapping):
         rows += [(key.replace("_", " "), _spell(value)) for key, value in config.items()]

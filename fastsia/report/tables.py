@@ -35,15 +35,15 @@ _CAPTIONS = {
         "“shuffled” that one, “difference” shuffled minus original, all on the problems that both have; “undefined” is "
         "the share of trajectories without a ρ. Where ρ falls to about 0, scrambled text no longer carries the model "
         "towards the right answer: the order of the reasoning did it. Where it stays, the words alone do. Where the "
-        "original ρ is near 0 to begin with, there was nothing to lose. Judge by the cross-fitted row; the other two "
-        "lean away from 0 even where nothing moves.",
+        "original ρ is near 0 to begin with, there was nothing to lose. No row settles it alone: where nothing moves "
+        "the cross-fitted ρ is 0 and the others are not; where something moves the cross-fitted ρ is too close to 0.",
     ),
     "coarse_ablation": (
         "Coarser estimate (the paper's Table 3)",
         "Would a cheaper run have said the same? “as run” is this run; “coarse” scores the same rollouts as if only "
         "half of them had been drawn, at every second checkpoint. Nothing new is drawn. If ρ hardly moves, the finding "
-        "does not hang on how finely one looked. Expect the cross-fitted ρ to come somewhat closer to 0, since it "
-        "splits even fewer rollouts.",
+        "does not depend on how finely one looked. Where something moves, expect both ρ closer to 0, the cross-fitted "
+        "one most, since it splits even fewer rollouts.",
     ),
     "token_level": (
         "Token level and answer level",
@@ -87,7 +87,8 @@ _CAPTIONS = {
     "table1": (
         "Table 1: alignment ρ by model and data set",
         "ρ is ours, with its 95 % interval over problems; difference is ours minus published; inside says whether the "
-        "published value lies in our interval. “–”: not published, not run yet, or not defined.",
+        "published value lies in our interval. “–”: not published, not run yet, or not defined. “stage” is the model's "
+        "training stage, “unknown” where nobody stated it.",
     ),
     "table2": (
         "Table 2: alignment ρ with the prefix as written and shuffled",
@@ -98,27 +99,29 @@ _CAPTIONS = {
         "As Table 1. change is our coarse minus our original; both are scored from the same stored rollouts.",
     ),
     "fig1": (
-        "Figure 1: how early the information comes, trajectories that end correct",
-        "The final gain in nats, and the share of it that has come by a quarter, a half, three quarters of the way.",
+        "Figure 1: how early the information comes, aligned models",
+        "The final gain in nats of trajectories that end correct and of those that end incorrect (below 0: a loss), "
+        "and the share of it that has come by a quarter, a half, three quarters of the way; “–” where the final gain "
+        "cannot be told from 0. Its sign follows from the outcome, since the answer is written down by then.",
     ),
     "fig2": (
-        "Figure 2: telling correct from incorrect, by relative position",
-        "AUC of −H for “ends correct” at parts of the way. ½ is guessing.",
+        "Figure 2: telling correct from incorrect, aligned models",
+        "AUC of −H for “ends correct” at parts of the way, then by tokens written: at the last prefix length that at "
+        "least half of the trajectories reach, and half-way to it. ½ is guessing.",
     ),
     "fig3": (
         "Figure 3: mean answer entropy by model family",
-        "level: of the last fifth, nats. onset: the part of the way from which the mean stays within 0.05 nats of it. "
-        "rebound: how far it rises again after its lowest point, nats.",
+        "level: of the last fifth, nats. onset: the part of the way from which the mean stays within 0.05 nats of it; "
+        "1 means that there is no plateau. rebound: how far it rises again after its lowest point, nats; sampling "
+        "noise alone makes it some hundredths of a nat.",
     ),
     "fig4": (
-        "Figure 4: how early the information comes, trajectories that end incorrect",
-        "The final gain in nats (below 0: a loss), and the share of it that has come by a quarter, a half, three "
-        "quarters of the way.",
+        "Figure 4: how early the information comes, non-aligned models",
+        "As Figure 1, for base models.",
     ),
     "fig5": (
-        "Figure 5: telling correct from incorrect, by tokens written",
-        "AUC of −H for “ends correct” at the last position that at least half of the trajectories reach, and half-way "
-        "to it. ½ is guessing.",
+        "Figure 5: telling correct from incorrect, non-aligned models",
+        "As Figure 2, for base models.",
     ),
 }
 

@@ -1,7 +1,7 @@
 """Statistics of the Stepwise Informativeness Assumption over a stored table of rollouts. Needs no model."""
 
-from fastsia.sia.analysis import Analysis, analyze_rollouts, analyze_table, encode_readings
-from fastsia.sia.compare import differences, shuffled_table, side_by_side, tabulate
+from fastsia.sia.analysis import Analysis, analyze_rollouts, analyze_table, encode_readings, uneven_counts
+from fastsia.sia.compare import differences, outcome_baseline, shuffled_table, side_by_side, tabulate
 from fastsia.sia.forced import forced_table
 from fastsia.sia.paper import published_rho, table1, table2, table3
 from fastsia.sia.signatures import ride_lengths
@@ -15,6 +15,7 @@ __all__ = [
     "differences",
     "encode_readings",
     "forced_table",
+    "outcome_baseline",
     "published_rho",
     "ride_lengths",
     "shuffled_table",
@@ -23,4 +24,5 @@ __all__ = [
     "table2",
     "table3",
     "tabulate",
+    "uneven_counts",
 ]

@@ -1,8 +1,13 @@
 """SIA alignment: how far the entropy of a trajectory's answers and its gold surprisal fall together.
 
-The paper's rho correlates H_t with s_t, both from the same rollouts, so their sampling errors correlate too: it is far
-from 0 even where the true distribution never moves. The cross-fitted rho takes H from one half of the rollouts and s
-from the other, and is 0 there.
+The paper's rho correlates H_t with s_t, both from the same rollouts, so their sampling errors correlate too. Where the
+true distribution p never moves, rho is near
+
+    rho_0 = (H - s) / sqrt((sum_a p_a ln^2 p_a - H^2) (1 - p_gold) / p_gold),
+
+to first order in 1 / N independent of N (delta method). The cross-fitted rho takes H from one half of the rollouts and
+s from the other, and is 0 there. Where p moves, halves are noisier than the whole and the cross-fitted rho is closer
+to 0 than the true one; the paper's is nearer to it in the moving scenarios that were simulated (docs/method.md).
 """
 
 from __future__ import annotations
@@ -236,8 +241,9 @@ def repairing_test(
 
     rows: int64 [T, Q], the checkpoint row of each trace at Q common relative positions; one trace a problem, at most
     `max_traces` of them (a seeded choice). A trend that all traces share survives the re-pairing, so the p-value,
-    (1 + exceeding) / (1 + permutations), is small only where H and s of the same trace move together beyond it. What
-    is compared is the mean in standard errors from the mean of all strangers: averaging over splits steadies the
+    (1 + exceeding) / (1 + permutations), is small only where H and s of the same trace move together beyond it. It has
+    no power where traces end correct about as often as not: their correlations have both signs and cancel. What is
+    compared is the mean in standard errors from the mean of all strangers: averaging over splits steadies the
     correlation of strangers more than a trace's own, and the plain mean rejected twice too often. None where fewer
     than two traces have a defined correlation.
     """

@@ -146,6 +146,8 @@ def analyze_table(
         _auc(by_token, "tokens"),
     ]
     summary = _summarize(table, points, correct, trajectories, halves, means, by_position, bootstrap, ends)
+    if (uneven := uneven_counts(checkpoints)) is not None:
+        summary["warnings"].append(uneven)
     tables: dict[str, pd.DataFrame] = {}
     if traces is not None:
         trajectories = trajectories.assign(**traces.columns())
@@ -480,6 +482,28 @@ def _warnings(
     if bool((table.checkpoint[table.first] != 0).any()):
         found.append("Some trajectories have no checkpoint at 0: their gain starts at their first checkpoint.")
     return found
+
+
+def uneven_counts(checkpoints: pd.DataFrame) -> str | None:
+    """The warning that checkpoints have unequal numbers of rollouts; None where all have the same number.
+
+    Columns read: problem_id, trajectory, num_rollouts."""
+    count = checkpoints["num_rollouts"]
+    fewest, most, fewer = int(count.min()), int(count.max()), int((count < count.max()).sum())
+    if fewest == most:
+        return None
+    inside = count.groupby([checkpoints["problem_id"], checkpoints["trajectory"]], sort=False)
+    within, num_trajectories = int((inside.max() > inside.min()).sum()), inside.ngroups
+    told = (
+        f"Unequal numbers of rollouts: {fewest} to {most} a checkpoint, fewer than {most} at {fewer:,} of "
+        f"{len(count):,} checkpoints. Fewer rollouts give a lower entropy and a lower cap of the gold surprisal"
+    )
+    if within:
+        return (
+            f"{told}, so in the {within:,} of {num_trajectories:,} trajectories whose checkpoints differ a "
+            "shortage at one checkpoint looks like information."
+        )
+    return f"{told}, so trajectories with fewer look surer than those with more."
 
 
 def _mean(x: np.ndarray) -> float:

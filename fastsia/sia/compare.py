@@ -52,6 +52,15 @@ def tabulate(summaries: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def outcome_baseline(trajectories: pd.DataFrame) -> float | None:
+    """2 P(ends correct) - 1 among the trajectories (columns rho, correct) that have a rho; None where none has.
+
+    The mean rho of trajectories that settle: each has a rho near +1 if it ends correct and near -1 if not.
+    """
+    settled = trajectories.loc[trajectories["rho"].notna(), "correct"]
+    return None if settled.empty else float(2 * settled.astype(bool).mean() - 1)
+
+
 def side_by_side(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """The same table of several runs, one under the other: a column `run` with their labels, and theirs."""
     return pd.concat([table.assign(run=label) for label, table in tables.items()], ignore_index=True)[

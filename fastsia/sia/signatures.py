@@ -36,7 +36,10 @@ def largest_rise(table: RolloutTable, points: Checkpoints) -> np.ndarray:
 
 
 def misaligned(table: RolloutTable, points: Checkpoints) -> np.ndarray:
-    """bool [T]: H fell from first to last checkpoint while s rose: confident and wrong."""
+    """bool [T]: H fell from first to last checkpoint while s rose: confident and wrong.
+
+    Both ends are estimates: where the true distribution never moves and gold is rare, up to 40 % of traces count.
+    """
     more_certain = points.entropy[table.last] < points.entropy[table.first]
     further_off = points.gold_surprisal[table.last] > points.gold_surprisal[table.first]
     return more_certain & further_off
@@ -45,7 +48,8 @@ def misaligned(table: RolloutTable, points: Checkpoints) -> np.ndarray:
 @dataclass(frozen=True)
 class Saturation:
     """Where a mean entropy curve over `GRID` flattens: level (mean of its last fifth, nats), onset (first q from which
-    it stays within `PLATEAU_BAND` of that level), rebound (largest value after the minimum, minus the minimum)."""
+    it stays within `PLATEAU_BAND` of that level; 1: no plateau), rebound (largest value after the minimum, minus the
+    minimum; noise alone makes it positive)."""
 
     level: np.ndarray
     onset: np.ndarray

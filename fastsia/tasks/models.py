@@ -10,11 +10,14 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from fastsia.config import FastsiaError
 
 Stage = Literal["Base", "SFT", "SFT+RL"]
+STAGES: tuple[str, ...] = get_args(Stage)
+ALIGNED: tuple[str, ...] = ("SFT", "SFT+RL")
+"""The stages whose models the paper calls aligned; a base model is non-aligned."""
 
 
 @dataclass(frozen=True)

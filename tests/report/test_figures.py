@@ -9,7 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fastsia.report import Overlay, ReportData, draw_comparison, draw_families, draw_figures, draw_overlay
+from fastsia.report import (
+    Overlay,
+    ReportData,
+    draw_comparison,
+    draw_families,
+    draw_figures,
+    draw_outcomes,
+    draw_overlay,
+)
 from fastsia.report.figures import Drawing, draw, inline_svg
 from tests.report.synthetic import report_data, rollouts
 from tests.sia.simulate import frame
@@ -124,3 +132,27 @@ def test_families_have_a_panel_each(data: ReportData) -> None:
     assert drawn.numbers.groupby("family")["run"].unique().map(list).to_dict() == {"one": ["a", "b"], "other": ["c"]}
     inline_svg(drawn)
     assert draw_families("fig3", {}) is None
+
+
+def test_outcomes_have_a_panel_for_each_run_and_both_lines_in_it(data: ReportData) -> None:
+    drawn = draw_outcomes("fig1_gain", "Gain", "gain", "G", {"a (SFT)": data, "b (Base)": data})
+    assert drawn is not None
+    assert [axes.get_title(loc="left") for axes in drawn.figure.axes] == ["a (SFT)", "b (Base)"]
+    wanted = data.curves[(data.curves["curve"] == "gain") & (data.curves["axis"] == "relative")]
+    for axes in drawn.figure.axes:
+        lines = {str(line.get_label()).partition(" (")[0]: line for line in axes.get_lines()}
+        for group, label in (("correct", "ends correct"), ("incorrect", "ends incorrect")):
+            value = wanted.loc[wanted["group"] == group, "value"].to_numpy()
+            np.testing.assert_allclose(lines[label].get_ydata(), value)
+    assert set(drawn.numbers["group"]) == {"correct", "incorrect"}
+    inline_svg(drawn)
+    assert draw_outcomes("fig1_gain", "Gain", "gain", "G", {}) is None
+
+
+def test_a_share_of_a_gain_that_may_be_0_is_not_drawn(data: ReportData) -> None:
+    unsure = data.curves.copy()
+    final = (unsure["curve"] == "gain") & (unsure["group"] == "incorrect") & (unsure["position"] == 1)
+    unsure.loc[final, ["low", "high"]] = [-1.0, 1.0]
+    drawn = draw_outcomes("fig1_gain_share", "Early", "gain_share", "share", {"a": replace(data, curves=unsure)})
+    assert drawn is not None
+    assert set(drawn.numbers["group"]) == {"correct"}

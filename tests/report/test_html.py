@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -67,6 +68,20 @@ def test_undefined_numbers_are_said_to_be(tmp_path: Path, data: ReportData) -> N
     page = write_report(tmp_path, empty, []).read_text()
     assert page.count("undefined</p>") >= 4
     assert "NaN" not in re.sub(r"<script>.*?</script>", "", page, flags=re.S)
+
+
+def test_rho_stands_beside_what_accuracy_alone_gives(tmp_path: Path, data: ReportData) -> None:
+    page = write_report(tmp_path, data).read_text()
+    settled = data.trajectories[data.trajectories["rho"].notna()]
+    baseline = 2 * settled["correct"].mean() - 1
+    assert f"2·accuracy − 1 among the trajectories that have a ρ: {format_number(baseline, 2)}." in page
+    by_outcome = [settled.loc[settled["correct"] == correct, "rho"].mean() for correct in (True, False)]
+    correct, incorrect = (format_number(value, 2) for value in by_outcome)
+    assert f"{correct} where they end correct, {incorrect} where not" in page
+    assert "too close to 0 where something does" in " ".join(page.split())
+    named = replace(data, summary={**data.summary, "model": "demo:base"})
+    assert "<th>training stage</th><td>Base</td>" in write_report(tmp_path, named).read_text()
+    assert "training stage" not in page
 
 
 def test_a_summary_of_an_older_run_still_makes_a_report(tmp_path: Path, data: ReportData) -> None:

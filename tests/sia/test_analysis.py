@@ -55,6 +55,44 @@ def test_json_holds_no_nan() -> None:
         json.dumps(analyze_rollouts(rollouts, config=QUICK).summary, allow_nan=False)
 
 
+def unequal(rollouts: pd.DataFrame) -> list[str]:
+    warnings = analyze_rollouts(rollouts, config=QUICK, detail=False).summary["warnings"]
+    return [warning for warning in warnings if warning.startswith("Unequal numbers of rollouts")]
+
+
+def test_a_shortage_of_rollouts_at_a_checkpoint_is_said() -> None:
+    """4 rollouts at checkpoint 0 and 20 at the others, of one distribution of five answers: H rises by .22 nats."""
+    answers = np.broadcast_to(np.arange(20) % 5, (4, 5, 20))
+    rollouts = frame(answers)
+    assert unequal(rollouts) == []
+    short = (rollouts["checkpoint"] == 0) & (rollouts["rollout"] >= 4) & (rollouts["problem_id"] != "p3")
+    found = analyze_rollouts(rollouts[~short], config=QUICK, detail=False).checkpoints
+    assert found["entropy"].head(2).round(3).tolist() == [1.386, 1.609]
+    (warning,) = unequal(rollouts[~short])
+    assert "4 to 20 a checkpoint, fewer than 20 at 3 of 20 checkpoints" in warning
+    assert "in the 3 of 4 trajectories whose checkpoints differ a shortage at one checkpoint looks like" in warning
+    assert "\n" not in warning
+
+
+def test_a_shortage_of_a_whole_trajectory_is_said() -> None:
+    rollouts = simulated()
+    (warning,) = unequal(rollouts[(rollouts["problem_id"] != "p1") | (rollouts["rollout"] < 7)])
+    assert "7 to 8 a checkpoint" in warning
+    assert "trajectories with fewer look surer than those with more" in warning
+
+
+def test_failed_rollouts_leave_a_shortage_and_missing_checkpoints_do_not() -> None:
+    """Lost rows are a shortage; a checkpoint that is left out as a whole is none."""
+    rollouts = simulated()
+    reason = pd.Series("eos", index=rollouts.index)
+    lost = reason.mask((rollouts["problem_id"] == "p2") & (rollouts["checkpoint"] == 20) & (rollouts["rollout"] == 5))
+    assert len(unequal(rollouts.assign(finish_reason=lost.fillna("error")))) == 1
+    assert unequal(rollouts[(rollouts["problem_id"] != "p2") | (rollouts["checkpoint"] != 20)]) == []
+    last = rollouts["checkpoint"] == rollouts.groupby("problem_id")["checkpoint"].transform("max")
+    spent = rollouts.assign(finish_reason=reason.mask(last, "length"), num_tokens=5 * ~last)
+    assert unequal(spent) == []
+
+
 def test_all_null() -> None:
     """H is 0 because nothing was answered; that must not read as certainty."""
     found = analyze_rollouts(frame(np.full((5, 4, 6), 1), null=1), config=QUICK)
