@@ -1,7 +1,7 @@
 """What the content of a \\boxed{...} says. Part of the reference; csrc/boxed.cc does the same.
 
-Works on UTF-8 bytes. A box holds an option's letter, a number, or an expression, which gets one spelling for what LaTeX
-writes in several ways. Nothing is evaluated.
+Works on UTF-8 bytes. A box has an option's letter in it, a number, or an expression, which gets one spelling
+(spelling.py). Nothing is evaluated.
 """
 
 from __future__ import annotations
@@ -10,20 +10,12 @@ import re
 
 from fastsia.answers.choice import Options, choice_after_marker
 from fastsia.answers.number import SPACE, TEXT_COMMAND, number_after_marker, pattern, whole_number
+from fastsia.answers.spelling import FUNCTIONS, KNOWN_SIGNS, UNITS, spelled
 from fastsia.config import AnswerFormat
 
 MAX_BOX = 512  # bytes between the braces of \boxed{...}
-MAX_TEXT = 256  # bytes of a boxed answer that is no number
 
 _ESCAPE_OR_BRACE = re.compile(rb"\\.|[{}]", re.DOTALL)
-_NO_INK = pattern(r"\\left(?![a-z]) | \\right(?![a-z]) | \\displaystyle(?![a-z]) | \\[!,;:] | \\?\$")
-_WIDE = pattern(r"\\\ | ~")
-_SIZED_FRACTION = pattern(r"\\[dt]frac")
-_WRAPPED = pattern(rf"{TEXT_COMMAND}([^{{}}]*+)\}}")
-_SPACES = pattern(rf"{SPACE}++")
-_PROSE = pattern(r"""[A-Za-z\x80-\xff'",.;:!?&\ -]*+""")
-_ARITHMETIC = pattern(r"[-0-9.+*/^(){}]*+")
-_OPERATION = pattern(r"[0-9)}][-+*/^]")
 
 
 def balanced(text: bytes, begin: int) -> bytes | None:
@@ -37,26 +29,190 @@ def balanced(text: bytes, begin: int) -> bytes | None:
 
 
 def boxed_value(content: bytes, format: AnswerFormat, options: Options) -> str | None:
-    """What the content of a box says: an option's letter, a canonical number, or (format boxed) a tidied text."""
+    """What the content of a box says: an option's letter, a canonical number, or (format boxed) an expression."""
     if format == "choice" or (format == "boxed" and options is not None):
         return choice_after_marker(content, 0, options)
     value, is_number = whole_number(content)
-    return value if is_number or format == "number" else _tidy(content)
+    return value if is_number or format == "number" else _expression(content)
 
 
-def _tidy(content: bytes) -> str | None:
-    """One spelling for what LaTeX writes in several. Arithmetic is not evaluated: it is no answer."""
-    text = _WIDE.sub(b" ", _NO_INK.sub(b"", content))
-    text = _WRAPPED.sub(rb"\1", _SIZED_FRACTION.sub(rb"\\frac", text))
-    text = _SPACES.sub(b" ", text).strip(b" ")
-    if not _PROSE.fullmatch(text):
-        text = text.replace(b" ", b"")
-    text = text.rstrip(b". ")
-    if not text or len(text) > MAX_TEXT or (_ARITHMETIC.fullmatch(text) and _OPERATION.search(text)):
+_PLAIN_NUMBER = pattern(r"-?+ [0-9]*+ (?: [0-9.,]++ | \\frac\{[0-9.]++\}\{[0-9.]++\} )")
+_CALCULATION = pattern(r"(?: [-0-9.+*/^(){}=\ ] | \\cdot | \\times | \\div | \\frac )*+")
+
+
+def _expression(content: bytes) -> str | None:
+    """The spelling of a content that is no number as it stands: 7 where it is \\bf 7, the 5 of 2 + 3 = 5."""
+    text = spelled(content)
+    if text is None:
         return None
+    if b"=" in text and _CALCULATION.fullmatch(text):
+        return whole_number(text.rpartition(b"=")[2])[0]
+    if _PLAIN_NUMBER.fullmatch(text):
+        value, is_number = whole_number(text)
+        if is_number:
+            return value
     return text.decode(errors="replace")
 
 
+# Behind other markers -----------------------------------------------------------------------------------------------
+
+_MAX_BACK = 32  # bytes that are looked at in front of a value
+_OPENING = b" \t([{$\\"
+_TEXT_NAMES = (b"\\textbf", b"\\textit", b"\\text", b"\\mathrm", b"\\mathbf", b"\\mathit", b"\\mbox")
+_MATH_PAIRS = ((b"$$", b"$$"), (b"$", b"$"), (b"\\(", b"\\)"), (b"\\[", b"\\]"))
+_MARK_PAIRS = ((b"**", b"**"), (b"*", b"*"), (b"`", b"`"), (b'"', b'"'), ("“".encode(), "”".encode()))
+_END_MARKS = pattern(r"""(?: [\ \t\r\n\f\v.,;:*_`"] | ” | 。 )++ \Z""")
+
+
 def expression_after_marker(line: bytes, at: int) -> str | None:
-    """The answer that follows another marker ("Answer:") at `at` in the boxed format; `line` ends where it may end."""
+    """The answer that follows another marker ("Answer:") at `at` in the boxed format; `line` ends where it may end.
+
+    That is the expression that the rest of the line is, or that stands in $...$ or \\(...\\) there, as if it stood in a
+    box; else the number that the line begins with, where no list or formula begins with it.
+    """
+    rest, is_math = _without_marks(line[_value_begin(line, at) :])
+    if _is_formula(rest) if is_math else _is_expression(rest):
+        return boxed_value(rest, "boxed", None)
+    return None if is_math else _number_in_prose(line, at, rest)
+
+
+def _value_begin(line: bytes, at: int) -> int:
+    """Where the value begins: brackets and marks that were passed over before `at` are a part of it."""
+    begin = at
+    while begin > 0 and at - begin < _MAX_BACK:
+        names = [name for name in _TEXT_NAMES if line.endswith(name, 0, begin) and line[begin : begin + 1] == b"{"]
+        if names:
+            begin -= len(names[0])
+        elif line[begin - 1] in _OPENING:
+            begin -= 1
+        elif line.endswith((b"*", b"`", b'"', "“".encode()), 0, begin) and line[begin : begin + 1] not in (b" ", b"\t"):
+            begin -= 3 if line[begin - 1] >= 0x80 else 1
+        else:
+            break
+    return begin
+
+
+def _without_marks(rest: bytes) -> tuple[bytes, bool]:
+    """(content, whether it is marked as mathematics): without $...$, **...** and the like, and what may follow them."""
+    is_math = False
+    rest = rest.partition(b"</")[0].strip(b" \t\r\n\f\v")
+    for _ in range(4):
+        pair = next((pair for pair in (*_MATH_PAIRS, *_MARK_PAIRS) if rest.startswith(pair[0])), None)
+        if pair is None:
+            break
+        inside, closing, after = rest[len(pair[0]) :].partition(pair[1])
+        if not closing or not (pair[1] == b'"' or _may_follow(after)):
+            break
+        rest = inside.strip(b" \t\r\n\f\v")
+        is_math |= pair in _MATH_PAIRS
+    rest = _END_MARKS.sub(b"", rest)
+    return (rest[:-1] if rest[-1:] == b")" and _count(rest, b")]}") == _count(rest, b"([{") + 1 else rest), is_math
+
+
+_REASON = pattern(
+    rf"{SPACE}*+ [,;(]?+ {SPACE}*+ (?: because | since | as | by | so | which | for | when )\b", re.IGNORECASE
+)
+_UNIT_WORDS = pattern(r"(?: [\ \t\r\n\f\v.,;:*_`\"')/^23-] | ” | 。 | ² | ³ | [A-Za-z]++ )*+")
+
+
+def _may_follow(after: bytes) -> bool:
+    """Whether what follows marked mathematics is no part of the answer: nothing, a unit, or the reason."""
+    if _UNIT_WORDS.fullmatch(after):
+        words = re.findall(rb"[A-Za-z]+", after)
+        if all(word in UNITS for word in words):
+            return True
+    return _REASON.match(after) is not None
+
+
+_COMMAND = pattern(rf"{TEXT_COMMAND}[^{{}}]*+\}} | \\[A-Za-z]++ (?: \{{ [A-Za-z]*+ \}} )?+ | \\.", re.DOTALL)
+_RUN = pattern(r"[A-Za-z]++")
+_SHORT_WORDS = frozenset(
+    b"""or and if is to in of at as by we so no it on be an am do up us my he me go ok the not but for are was all any
+    can one two six ten yes per via see let set""".split()
+)
+_NO_ANSWER = frozenset(
+    b"""the below above here there therefore thus hence so follows as unknown unclear then that this these those it we
+    let see not clear obvious given found correct wrong right incorrect yet now and or if first next step answer option
+    what which where when why how is are was to in of at by on because since also still just maybe either both neither
+    shown stated simply obtained calculated computed determined""".split()
+)
+_REMARK = pattern(r"-?+ [0-9][0-9.,]*+ (?: !+ \Z | [\ \t]++ \( )")  # "42!", "42 (6 times 7)"
+_STRANGE = pattern(r"[?:#@\"`;$]")
+_OPEN_END = pattern(r"(?: [-+*/^_=<>,(\[\\] | \\(?: cdot | times | le | ge | pm ) )\Z")
+
+
+def _is_formula(rest: bytes) -> bool:
+    """Whether what is marked as mathematics can be an answer: it is complete, and no sentence."""
+    words = [run for run in _RUN.findall(_COMMAND.sub(b" ", rest)) if len(run) >= 3 and run not in FUNCTIONS]
+    return rest != b"" and not _OPEN_END.search(rest) and len(words) <= 1
+
+
+def _is_expression(rest: bytes) -> bool:
+    """Whether a whole rest of a line is one expression: formulas without words, or a single word."""
+    bare = _COMMAND.sub(b" ", rest)
+    if not rest or _STRANGE.search(bare) or _OPEN_END.search(rest) or rest[:1] in b",)]}" or not _is_closed(rest):
+        return False
+    if bare.isalpha():
+        return bare.lower() not in _NO_ANSWER
+    if _REMARK.match(rest):
+        return False
+    for found in _RUN.finditer(bare):
+        run, begin, end = found[0], *found.span()
+        if len(run) == 1 or run in FUNCTIONS:
+            continue
+        joined = bare[max(begin - 1, 0) : begin] + bare[end : end + 1]
+        if len(run) > 3 or run.lower() in _SHORT_WORDS or not joined.strip(b" \t,.'"):
+            return False
+    signs = re.findall(rb"[\xc0-\xff][\x80-\xbf]*|[\x80-\xbf]", bare)
+    if not all(sign in KNOWN_SIGNS for sign in signs):
+        return False
+    symbols = _RUN.sub(lambda run: b"0" if run[0] in FUNCTIONS else run[0], bare)
+    return bool(re.search(rb"[0-9A-Za-z]", rest) or signs) and not re.search(rb"[A-Za-z][ \t]+[A-Za-z]", symbols)
+
+
+def _is_closed(rest: bytes) -> bool:
+    """Whether as many brackets open as close; of an interval they may differ."""
+    return _count(rest, b"([{") == _count(rest, b")]}")
+
+
+def _count(text: bytes, of: bytes) -> int:
+    return sum(byte in of for byte in text)
+
+
+_HEAD = pattern(r"""(?: [-+*_"`] | \\[(\[] | − | \\?\$ | £ | € | ¥ | ₹ | ≈ | = | [\ \t] ){0,8}+ \.?[0-9][^\ \t]*+
+    (?: [\ \t][0-9]++/[0-9]++ | (?: [\ \t][0-9]{3}(?![0-9]) )++ )?+""")
+_NEXT = pattern(r"[\ \t]*+ ([A-Za-z]++)?+")
+_GOES_ON = _SHORT_WORDS & frozenset(b"or and to".split()) | frozenset(b"x times plus minus over divided".split())
+
+
+def _number_in_prose(line: bytes, at: int, rest: bytes) -> str | None:
+    """The number that prose begins with ("42 apples", "16 - 3 = 13"), where no list or formula goes on behind it."""
+    if b"=" in rest:
+        value, is_number = whole_number(rest.rpartition(b"=")[2])
+        return value if is_number and rest[:1].isdigit() else None
+    head = _HEAD.match(rest)
+    if head is None or not whole_number(head[0])[1]:
+        return None
+    following = _NEXT.match(rest, head.end())
+    word = following[1] if following else None
+    if word is not None:
+        if word.lower() in _GOES_ON or (len(word) == 1 and word not in UNITS):
+            return None
+    elif rest[head.end() :].strip(b" \t")[:1] in (
+        b"+",
+        b"*",
+        b"/",
+        b"^",
+        b"_",
+        b"\\",
+        b"<",
+        b">",
+        b"[",
+        b"$",
+        b"&",
+        b"|",
+    ):
+        return None
+    if re.match(rb"[-\xe2]?[ \t]*[-.0-9$\\]", rest[head.end() :].strip(b" \t")) and word is None:
+        return None
     return number_after_marker(line, at)[0]

@@ -1,0 +1,709 @@
+"""One spelling for an expression that LaTeX writes in several ways. Part of the reference; csrc/spelling.cc does the same.
+
+Works on UTF-8 bytes. A content is cut into tokens, read into atoms (a symbol, a fraction with its arguments, an
+exponent), and written again. What LaTeX does not show (sizes, fonts, blanks in formulas) is left out; names for one sign
+(≤, \\le, \\leq), braces around single arguments and signs of fractions have one form. Nothing is evaluated or put into
+another order. The result is LaTeX that renders as before.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from fastsia.answers.number import SPACE, pattern
+
+MAX_TEXT = 256  # bytes of a boxed answer that is no number
+MAX_DEPTH = 32  # arguments and groups inside of each other
+
+# Tables -------------------------------------------------------------------------------------------------------------
+
+
+def _words(text: str) -> frozenset[bytes]:
+    return frozenset(text.encode().split())
+
+
+_DROPPED = _words(
+    r"""\left \right \middle \big \Big \bigg \Bigg \bigl \Bigl \biggl \Biggl \bigr \Bigr \biggr \Biggr \bigm \Bigm
+    \displaystyle \textstyle \scriptstyle \scriptscriptstyle \limits \nolimits \bf \rm \it \sf \tt \sl \em \bfseries
+    \itshape \rmfamily \tiny \scriptsize \footnotesize \small \normalsize \large \Large \LARGE \huge \Huge \centering
+    \boldmath \hline \noindent \! \( \) \[ \] \$ \/ $"""
+)
+_BLANKS = (
+    _words(r"\; \: \> \quad \qquad \enspace \thinspace \medspace \thickspace \space \hfill \nobreakspace ~")
+    | {b"\\ ", b"\\\t", b"\\\n", b"\\\r"}
+    | {blank.encode() for blank in "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u200a\u205f\u3000"}
+)
+_TEXT = _words(r"\text \textrm \textnormal \mbox \hbox \mathrm")  # units may stand inside
+_FONTS = _words(
+    r"""\textbf \textit \textsf \texttt \textsc \emph \mathbf \mathit \mathsf \mathtt \mathnormal \boldsymbol \bm \pmb
+    \operatorname \operatorname* \boxed \fbox \displaylines \ensuremath \smash \mathop \mathord \mathbin \mathrel"""
+)
+_FRACTIONS = _words(r"\frac \binom")
+_ACCENTS = _words(
+    r"""\mathbb \mathcal \mathfrak \mathscr \overline \underline \bar \hat \widehat \tilde \widetilde \vec \dot \ddot
+    \overrightarrow \overleftarrow \overbrace \underbrace \overset \underset \stackrel \pmod \xrightarrow"""
+)
+_WITH_DROPPED_ARGUMENT = _words(
+    r"\phantom \hphantom \vphantom \hspace \hspace* \vspace \hskip \tag \label \color \textcolor"
+)
+FUNCTIONS = _words("sin cos tan cot sec csc log ln exp arcsin arccos arctan sinh cosh tanh gcd lcm pi sqrt")
+_GREEK = _words(
+    r"""\alpha \beta \gamma \delta \epsilon \varepsilon \zeta \eta \theta \vartheta \iota \kappa \lambda \mu \nu \xi \pi
+    \varpi \rho \varrho \sigma \varsigma \tau \upsilon \phi \varphi \chi \psi \omega \Gamma \Delta \Theta \Lambda \Xi
+    \Pi \Sigma \Upsilon \Phi \Psi \Omega \ell \infty"""
+)
+UNITS = _words(
+    """unit units square squared cubic cubed sq cu mm cm dm m km mi in ft yd inch inches foot feet yard yards mile miles
+    meter meters metre metres millimeter millimeters centimeter centimeters centimetre centimetres kilometer kilometers
+    kilometre kilometres second seconds sec s min minute minutes hour hours h hr hrs day days week weeks month months
+    year years degree degrees radian radians rad dollar dollars cent cents euro euros g kg mg gram grams kilogram
+    kilograms pound pounds lb lbs ounce ounces l ml liter liters litre litres gallon gallons per mph kph percent"""
+)
+# Units that no product of letters is taken for, even outside of \text.
+_BARE_UNITS = frozenset(unit for unit in UNITS if len(unit) >= 4) | _words("cm km mm ft kg")
+
+_ALIASES = {
+    source: target.encode()
+    for target, sources in {
+        r"\frac": r"\dfrac \tfrac \cfrac \nicefrac \sfrac \xfrac",
+        r"\binom": r"\dbinom \tbinom",
+        r"\sqrt": "√",
+        r"\le": r"\leq \leqslant \leqq ≤ ⩽ <=",
+        r"\ge": r"\geq \geqslant \geqq ≥ ⩾ >=",
+        r"\ne": r"\neq ≠ !=",
+        "<": r"\lt ＜",
+        ">": r"\gt",
+        "=": "==",
+        r"\cdot": r"· ⋅ ∙ \ast ∗ \bullet",
+        r"\times": "× ✕",
+        r"\div": "÷",
+        r"\pm": "± +/-",
+        r"\mp": "∓",
+        r"\infty": "∞ infinity",
+        r"\cup": r"∪ \bigcup",
+        r"\cap": r"∩ \bigcap",
+        r"\in": "∈",
+        r"\notin": "∉",
+        r"\subset": "⊂",
+        r"\subseteq": "⊆",
+        r"\setminus": r"∖ \backslash",
+        r"\emptyset": r"∅ \varnothing",
+        r"\to": r"→ \rightarrow -> \longrightarrow",
+        r"\implies": r"⇒ \Rightarrow \Longrightarrow =>",
+        r"\iff": r"⇔ \Leftrightarrow \Longleftrightarrow",
+        r"\approx": "≈",
+        r"\equiv": "≡",
+        r"\perp": "⊥",
+        r"\angle": "∠ ∡",
+        r"\triangle": "△ ▵",
+        r"\dots": r"\ldots \cdots \dotsc \dotsb … ⋯ ...",
+        r"\land": r"∧ \wedge",
+        r"\lor": r"∨ \vee",
+        r"\neg": r"¬ \lnot",
+        r"\forall": "∀",
+        r"\exists": "∃",
+        r"\{": r"\lbrace",
+        r"\}": r"\rbrace",
+        "(": r"\lparen",
+        ")": r"\rparen",
+        "[": r"\lbrack",
+        "]": r"\rbrack",
+        r"\langle": "⟨",
+        r"\rangle": "⟩",
+        r"\lfloor": "⌊",
+        r"\rfloor": "⌋",
+        r"\lceil": "⌈",
+        r"\rceil": "⌉",
+        "|": r"\vert \lvert \rvert \mid ∣",
+        r"\|": r"\Vert \lVert \rVert \parallel ‖ ∥",
+        "'": r"\prime ′ ’",
+        "-": "− – ‐ ‑ ﹣",
+        r"\%": "%",
+        r"\\": r"\cr \newline \tabularnewline",
+        ":": r"\colon",
+        "^": "**",
+        r"\,": "\u2009 \u202f",
+        **{f"\\mathbb {name}": sign for name, sign in zip("RNZQC", "ℝℕℤℚℂ", strict=True)},
+        **{
+            f"\\{name}": sign
+            for name, sign in zip(
+                """alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon
+                varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega""".split(),
+                "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ",
+                strict=True,
+            )
+        },
+        r"\phi": "ϕ",
+        r"\ell": "ℓ",
+    }.items()
+    for source in re.findall(rb"[^ \n]+", sources.encode())
+}
+_RAISED = {sign.encode(): value for sign, value in zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻ⁿ", b"0123456789-n", strict=True)}
+_LOWERED = {sign.encode(): value for sign, value in zip("₀₁₂₃₄₅₆₇₈₉ₙ", b"0123456789n", strict=True)}
+# The signs outside of ASCII that formulas are written with.
+KNOWN_SIGNS = frozenset(sign for sign in (*_ALIASES, *_RAISED, *_LOWERED, *_BLANKS, "°".encode()) if sign[0] >= 0x80)
+
+# A term may begin behind these ...
+_BEFORE_TERM = _words(
+    r"( [ \{ { , ; : = < > | \| & \\ \le \ge \ne \in \notin \cup \cap \to \implies \iff \approx \equiv and or \langle"
+)
+_SIGNS = _words(r"+ - \pm \mp")
+# ... and ends before these.
+_AFTER_TERM = (
+    _words(
+        r") ] \} } , ; : = < > | \| & \\ \le \ge \ne \in \notin \cup \cap \to \implies \iff \approx \equiv and or \rangle"
+    )
+    | _SIGNS
+)
+
+
+# Tokens -------------------------------------------------------------------------------------------------------------
+
+_FULL_WIDTH = re.compile(rb"\xef\xbc[\x81-\xbf]|\xef\xbd[\x80-\x9e]")
+_TOKEN = pattern(
+    rf"""\\[A-Za-z]++ | \\ [\xc0-\xff][\x80-\xbf]*+ | \\. | {SPACE}++ | [0-9]++ (?: \.[0-9]++ )?+ | \.[0-9]++
+       | [A-Za-z]++ | <= | >= | != | == | => | -> | \+/- | \*\* | \.\.\. | [\xc0-\xff][\x80-\xbf]*+ | .""",
+    re.DOTALL,
+)
+_PROSE_MARKS = _words("""' ’ " , . ; : ! ? & - “ ” ‘ – —""")
+_FOREIGN = pattern(r"[\xc3-\xcd\xd0-\xdf] | [\xe0\xe1\xe3-\xee]")
+
+
+def _half_width(found: re.Match[bytes]) -> bytes:
+    return bytes([0x21 + (found[0][1] - 0xBC) * 64 + found[0][2] - 0x81])
+
+
+def _tokens(content: bytes) -> list[bytes]:
+    """The tokens of a content, each sign under its one name; what is not shown is left out."""
+    tokens: list[bytes] = []
+    script = b""
+    for found in _TOKEN.finditer(_FULL_WIDTH.sub(_half_width, content)):
+        token = found[0]
+        raised = _RAISED.get(token)
+        if raised is not None and not script and tokens and tokens[-1][-1:].isdigit():
+            raised = None  # 3² is no arithmetic that someone typed
+        lowered = _LOWERED.get(token)
+        kind = b"^" if raised is not None else b"_" if lowered is not None else b""
+        if script and script != kind:
+            tokens.append(b"}")
+        if kind and script != kind:
+            tokens += [kind, b"{"]
+        script = kind
+        if kind:
+            tokens.append(bytes([raised if raised is not None else lowered or 0]))
+        elif token in (b"\\degree", "°".encode()):
+            tokens += [b"^", b"\\circ"]
+        elif token == b"\\!" and tokens and tokens[-1] == b",":
+            tokens[-1] = b"{,}"
+        elif token in _DROPPED:
+            pass
+        elif token in _BLANKS or token[0] in b" \t\n\r\f\v":
+            tokens.append(b" ")
+        elif token in _ALIASES:
+            tokens += _ALIASES[token].split(b" ")
+        elif token == b"*" and tokens and tokens[-1] in (b"\\operatorname", b"\\hspace"):
+            pass
+        else:
+            tokens.append(token)
+    return tokens + [b"}"] if script else tokens
+
+
+def _prose(tokens: Sequence[bytes]) -> bytes | None:
+    """Words with single blanks between them, where the tokens are nothing but words; case is kept."""
+    shown = [token for token in tokens if token not in _TEXT and token not in _FONTS and token not in b"{}"]
+    shortest = 4 if b"-" in shown else 3  # abc - d is a formula
+    if not any(
+        _FOREIGN.match(token) or (token.isalpha() and token not in FUNCTIONS and len(token) >= shortest)
+        for token in shown
+    ):
+        return None
+    if not all(token == b" " or token in _PROSE_MARKS or token.isalpha() or token[0] >= 0xC3 for token in shown):
+        return None
+    text = b""
+    for token in shown:
+        if token == b"," or token == b" ":
+            text = text.rstrip(b" ")
+        text += token + b" " if token == b"," else token
+    return re.sub(rb" ++", b" ", text).strip(b" ").rstrip(b". ,;:")
+
+
+# Atoms --------------------------------------------------------------------------------------------------------------
+
+_PLAIN, _UNIT, _NEGATIVE = 0, 1, 2
+
+
+class _Atom(NamedTuple):
+    """What stays together: a symbol, digits, a command with its arguments, an exponent.
+
+    kind: _UNIT inside of \\text, where a unit may stand; _NEGATIVE for a fraction whose sign is taken out of its text.
+    """
+
+    text: bytes
+    kind: int = _PLAIN
+
+
+_BLANK = _Atom(b" ")
+_TEXT_BLANK = _Atom(b" ", _UNIT)
+
+
+class _TooDeep(Exception):
+    """More nesting than MAX_DEPTH."""
+
+
+class _Reader:
+    """Reads tokens into atoms."""
+
+    def __init__(self, tokens: list[bytes]) -> None:
+        self.tokens = tokens
+        self.at = 0
+        self.depth = 0
+        self.closing = _closing_brackets(tokens)
+
+    def sequence(self, end: int, in_text: bool = False) -> list[_Atom]:
+        """The atoms up to the token `end`, or up to a closing brace, which is passed over."""
+        atoms: list[_Atom] = []
+        while self.at < end:
+            if self.tokens[self.at] == b"}":
+                self.at += 1
+                if self.depth:
+                    break
+                continue
+            self.one(atoms, in_text)
+        return atoms
+
+    def one(self, atoms: list[_Atom], in_text: bool = False) -> None:
+        """Reads one token, with its arguments."""
+        token = self.tokens[self.at]
+        self.at += 1
+        if token == b" ":
+            atoms.append(_TEXT_BLANK if in_text else _BLANK)
+        elif token == b"{":
+            if self.tokens[self.at : self.at + 2] == [b",", b"}"]:
+                self.at += 2
+                atoms.append(_Atom(b"{,}"))
+            else:
+                atoms += self.group(in_text)
+        elif token in (b"^", b"_"):
+            self.script(token, atoms)
+        elif token in _TEXT or token in _FONTS:
+            if self.next_is(b"{"):
+                inside = self.group(in_text=True)
+                atoms += [_Atom(atom.text, atom.kind or _UNIT) for atom in inside] if token in _TEXT else inside
+        elif token in _FRACTIONS:
+            atoms.append(self.fraction(token))
+        elif token == b"\\sqrt" or token == b"sqrt":
+            atoms.append(self.root())
+        elif token in _ACCENTS:
+            atoms.append(_Atom(token + b"{" + self.argument() + b"}"))
+        elif token in _WITH_DROPPED_ARGUMENT:
+            self.argument()
+        elif token in (b"\\begin", b"\\end"):
+            atoms.append(self.environment(token))
+        elif token == b"\\\\":
+            if self.next_is(b"[") and self.is_length(self.at):
+                self.at = self.closing[self.at - 1] + 1
+            atoms.append(_Atom(token))
+        elif token in FUNCTIONS:
+            atoms.append(_Atom(b"\\" + token))
+        elif b"." in token and len(token) > 1 and token != b"\\.":
+            atoms.append(_Atom((b"0" + token if token[:1] == b"." else token).rstrip(b"0").rstrip(b".")))
+        else:
+            atoms.append(_Atom(token, _UNIT if in_text or token in _BARE_UNITS else _PLAIN))
+
+    def next_is(self, wanted: bytes) -> bool:
+        """Passes `wanted` and the blanks before it, if it is the next token."""
+        at = self.at
+        while at < len(self.tokens) and self.tokens[at] == b" ":
+            at += 1
+        if at == len(self.tokens) or self.tokens[at] != wanted:
+            return False
+        self.at = at + 1
+        return True
+
+    def group(self, in_text: bool = False) -> list[_Atom]:
+        """The atoms of a group whose brace was just passed."""
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise _TooDeep
+        atoms = self.sequence(len(self.tokens), in_text)
+        self.depth -= 1
+        return atoms
+
+    def argument(self, *, whole_digits: bool = False, parentheses: bool = False, signs: bool = False) -> bytes:
+        """A command's argument: a group, or one symbol.
+
+        whole_digits: all digits of a number, as people mean x^10. parentheses: those of x^(n+1). signs: of x^-1.
+        """
+        while self.at < len(self.tokens) and self.tokens[self.at] == b" ":
+            self.at += 1
+        if self.at == len(self.tokens) or self.tokens[self.at] == b"}":
+            return b""
+        token = self.tokens[self.at]
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise _TooDeep
+        atoms: list[_Atom] = []
+        if token == b"{":
+            self.at += 1
+            atoms = self.sequence(len(self.tokens))
+        elif parentheses and token == b"(" and self.closing[self.at] > 0:
+            end = self.closing[self.at]
+            self.at += 1
+            atoms = self.sequence(end)
+            self.at = max(self.at, end + 1)  # a command at the end may have taken what follows
+        elif signs and token in (b"-", b"+"):
+            self.at += 1
+            following = self.tokens[self.at] if self.at < len(self.tokens) else b" "
+            atoms = [_Atom(token)]
+            if following[:1].isdigit() or following.isalpha() or following in _GREEK:
+                atoms.append(_Atom(self.symbol(whole_digits)))
+        elif token[:1].isdigit() or token.isalpha() and token not in FUNCTIONS:
+            atoms = [_Atom(self.symbol(whole_digits))]
+        else:
+            self.one(atoms)
+        self.depth -= 1
+        return _written(_arranged(atoms))
+
+    def symbol(self, whole_digits: bool) -> bytes:
+        """The next token, or its first letter or digit; then the rest stays."""
+        token = self.tokens[self.at]
+        if len(token) > 1 and (token.isalpha() or (token[:1].isdigit() and not whole_digits)):
+            self.tokens[self.at] = token[1:]
+            return token[:1]
+        self.at += 1
+        return token
+
+    def script(self, token: bytes, atoms: list[_Atom]) -> None:
+        """An exponent or a subscript, behind what is read. The subscript comes first."""
+        text = self.argument(whole_digits=True, parentheses=token == b"^", signs=True)
+        if not text:
+            return
+        if token == b"^" and not text.strip(b"'"):
+            atoms.append(_Atom(text))
+            return
+        atom = _Atom(token + (text if _is_symbol(text) else b"{" + text + b"}"))
+        if token == b"_" and atoms and atoms[-1].text[:1] == b"^":
+            atoms.insert(len(atoms) - 1, atom)
+        else:
+            atoms.append(atom)
+
+    def fraction(self, token: bytes) -> _Atom:
+        over, under = self.argument(), self.argument()
+        negative = False
+        if token == b"\\frac":
+            for part in (over, under):
+                negative ^= part[:1] == b"-" and _is_term(part[1:])
+            over, under = (part[1:] if part[:1] == b"-" and _is_term(part[1:]) else part for part in (over, under))
+        return _Atom(token + b"{" + over + b"}{" + under + b"}", _NEGATIVE if negative else _PLAIN)
+
+    def root(self) -> _Atom:
+        degree = b""
+        if self.next_is(b"["):
+            end = self.closing[self.at - 1]
+            if end > 0:
+                self.depth += 1
+                if self.depth > MAX_DEPTH:
+                    raise _TooDeep
+                degree = _written(_arranged(self.sequence(end)))
+                self.depth -= 1
+                self.at = max(self.at, end + 1)
+            else:
+                self.at -= 1
+        text = self.argument(whole_digits=True, parentheses=True)
+        return _Atom(b"\\sqrt" + (b"[" + degree + b"]" if degree not in (b"", b"2") else b"") + b"{" + text + b"}")
+
+    def environment(self, token: bytes) -> _Atom:
+        if not self.next_is(b"{"):
+            return _Atom(token)
+        name = b""
+        while self.at < len(self.tokens) and self.tokens[self.at] != b"}":
+            name += self.tokens[self.at].strip(b" ")
+            self.at += 1
+        self.at += 1
+        if token == b"\\begin" and name == b"array" and self.next_is(b"{"):
+            self.group()
+        return _Atom(token + b"{" + name + b"}")
+
+    def is_length(self, begin: int) -> bool:
+        """Whether a bracket that was just passed has a length such as 2pt in it."""
+        end = self.closing[begin - 1]
+        inside = b"".join(self.tokens[begin:end]) if 0 < end <= begin + 4 else b""
+        return re.fullmatch(rb"-?[0-9.]+ ?(pt|em|ex|mm|cm|in)", inside) is not None
+
+
+def _closing_brackets(tokens: Sequence[bytes]) -> list[int]:
+    """For each opening bracket the place of the one that closes it inside of the same braces, 0 for all else."""
+    closing = [0] * len(tokens)
+    opened: list[int] = []
+    for at, token in enumerate(tokens):
+        if token in (b"(", b"[", b"{"):
+            opened.append(at)
+        elif token == b"}":
+            while opened and tokens[opened[-1]] != b"{":
+                opened.pop()
+            if opened:
+                opened.pop()
+        elif token in (b")", b"]") and opened and tokens[opened[-1]] != b"{":
+            begin = opened.pop()
+            if (tokens[begin], token) in ((b"(", b")"), (b"[", b"]")):
+                closing[begin] = at
+    return closing
+
+
+_SYMBOL = pattern(r"\\[A-Za-z]++ | \\. | [\xc0-\xff][\x80-\xbf]*+ | .", re.DOTALL)
+
+
+def _is_symbol(text: bytes) -> bool:
+    """Whether an argument needs no braces."""
+    return _SYMBOL.fullmatch(text) is not None
+
+
+def _is_term(text: bytes) -> bool:
+    """Whether no sum stands outside of brackets."""
+    depth = 0
+    for at, byte in enumerate(text):
+        if byte in b"([{":
+            depth += 1
+        elif byte in b")]}":
+            depth -= 1
+        elif depth == 0 and (byte in b"+-," or text[at : at + 3] in (b"\\pm", b"\\mp")):
+            return False
+    return text != b""
+
+
+# Writing ------------------------------------------------------------------------------------------------------------
+
+
+def _is_digits(atom: _Atom) -> bool:
+    return atom.text[:1].isdigit()
+
+
+def _is_wordish(text: bytes, at: int) -> bool:
+    return text[at : at + 1].isalnum() or text[at] >= 0x80
+
+
+def _without_blanks(atoms: Sequence[_Atom]) -> list[_Atom]:
+    """Blanks stay between words of a text, around "and" and "or", and between digits; there is one then."""
+    kept: list[_Atom] = []
+    blank: _Atom | None = None
+    for atom in atoms:
+        if atom.text == b" ":
+            blank = atom if blank is None or blank.kind == _PLAIN else blank
+            continue
+        if blank is not None and kept:
+            before = kept[-1]
+            in_words = _is_wordish(before.text, len(before.text) - 1) and (
+                _is_wordish(atom.text, 0) or (atom.text[:1] == b"\\" and atom.text[1:2].isalpha())
+            )
+            is_spoken = blank.kind == _UNIT or before.text in (b"and", b"or") or atom.text in (b"and", b"or")
+            if (in_words and is_spoken) or (_is_digits(before) and _is_digits(atom)):
+                kept.append(_TEXT_BLANK)
+        blank = None
+        kept.append(atom)
+    return kept
+
+
+def _arranged(atoms: Sequence[_Atom]) -> list[_Atom]:
+    """The atoms with one form for groups of thousands, products, signs and simple fractions."""
+    atoms = _grouped(_without_blanks(atoms))
+    out: list[_Atom] = []
+    for at, atom in enumerate(atoms):
+        following = atoms[at + 1] if at + 1 < len(atoms) else None
+        if atom.text == b"+" and _may_begin(out) and following is not None:
+            continue
+        if atom.kind == _NEGATIVE:
+            if _may_begin(out):
+                out.append(_Atom(b"-"))
+                out.append(_Atom(atom.text))
+            else:
+                out.append(_Atom(b"\\frac{-" + atom.text[6:]))
+            continue
+        if atom.text in (b"*", b"\\cdot", b"\\times") and out and following is not None:
+            left, right = _is_digits(out[-1]), _is_digits(following)
+            if left and not right and _is_factor(following):
+                continue
+            if atom.text == b"\\times" and (left or right):
+                atom = _Atom(b"\\cdot")
+            elif atom.text == b"*" and not (left and right):
+                atom = _Atom(b"\\cdot")
+        if atom.text == b"\\\\" and (following is None or following.text[:5] == b"\\end{"):
+            continue
+        if atom.text == b"\\}" and out and out[-1].text == b"\\{":
+            out[-1] = _Atom(b"\\emptyset")
+            continue
+        out.append(atom)
+    return _slashes(out)
+
+
+def _grouped(atoms: Sequence[_Atom]) -> list[_Atom]:
+    """Digits with {,} or a thin blank between groups of three become one number."""
+    out: list[_Atom] = []
+    is_group = False
+    for at, atom in enumerate(atoms):
+        if atom.text in (b"{,}", b"\\,"):
+            following = atoms[at + 1].text if at + 1 < len(atoms) else b""
+            is_after = bool(out) and out[-1].text.isdigit() and (is_group or len(out[-1].text) <= 3)
+            is_group = is_after and following.partition(b".")[0].isdigit() and len(following.partition(b".")[0]) == 3
+            if not is_group and atom.text == b"{,}":
+                out.append(_Atom(b","))
+            elif not is_group and out and _is_digits(out[-1]) and following[:1].isdigit():
+                out.append(_TEXT_BLANK)
+        elif is_group and atom.text[:3].isdigit() and out[-1].text.isdigit() and _is_separator(atoms[at - 1]):
+            out[-1] = _Atom(out[-1].text + atom.text)
+        else:
+            is_group = False
+            out.append(atom)
+    return out
+
+
+def _is_separator(atom: _Atom) -> bool:
+    return atom.text in (b"{,}", b"\\,")
+
+
+def _may_begin(out: Sequence[_Atom]) -> bool:
+    """Whether a term begins behind what is written."""
+    return not out or out[-1].text in _BEFORE_TERM or out[-1].text[:6] == b"\\begin"
+
+
+def _is_factor(atom: _Atom) -> bool:
+    """Whether a number may stand directly before it: 2x, 2\\pi, 2(x+1). Not a fraction: 2\\frac{1}{2} is 2.5."""
+    return (
+        atom.text == b"(" or atom.text.isalpha() or atom.text in _GREEK or atom.text[:5] == b"\\sqrt"
+    ) and atom.text not in (b"and", b"or")
+
+
+def _slashes(atoms: list[_Atom]) -> list[_Atom]:
+    """a/b becomes \\frac{a}{b} where both are one number, one symbol or one root, or the first a number times such."""
+    out: list[_Atom] = []
+    at = 0
+    while at < len(atoms):
+        under = atoms[at + 1] if at + 1 < len(atoms) else None
+        begin = len(out)
+        if atoms[at].text == b"/" and under is not None and _is_operand(under):
+            ends = at + 2 == len(atoms) or atoms[at + 2].text in _AFTER_TERM or atoms[at + 2].text[:5] == b"\\end{"
+            if ends and out and _is_operand(out[-1]):
+                begin -= 1
+                if not _is_digits(out[begin]) and begin > 0 and _is_digits(out[begin - 1]):
+                    begin -= 1
+                if not (_may_begin(out[:begin]) or out[begin - 1].text in _SIGNS):
+                    begin = len(out)
+        if begin < len(out) and under is not None:
+            over = _written(out[begin:])
+            out[begin:] = [_Atom(b"\\frac{" + over + b"}{" + under.text + b"}")]
+            at += 2
+        else:
+            out.append(atoms[at])
+            at += 1
+    return out
+
+
+def _is_operand(atom: _Atom) -> bool:
+    text = atom.text
+    return _is_digits(atom) or (len(text) == 1 and text.isalpha()) or text in _GREEK or text[:6] == b"\\sqrt{"
+
+
+_COMMAND_END = pattern(r"\\[A-Za-z]++")
+
+
+def _written(atoms: Sequence[_Atom]) -> bytes:
+    """The atoms as LaTeX: a blank behind a command before a letter, braces around an exponent before a digit."""
+    parts: list[bytes] = []
+    for at, atom in enumerate(atoms):
+        text = atom.text
+        following = atoms[at + 1].text[:1] if at + 1 < len(atoms) else b""
+        if text[:1] in (b"^", b"_") and text[-1:].isdigit() and following.isdigit():
+            text = text[:1] + b"{" + text[1:] + b"}"
+        tail = text[1:] if text[:1] in (b"^", b"_") else text
+        parts.append(text + b" " if following.isalpha() and _COMMAND_END.fullmatch(tail) else text)
+    return b"".join(parts)
+
+
+# Whole contents -----------------------------------------------------------------------------------------------------
+
+_ARITHMETIC = pattern(r"[-0-9.+*/^(){}]*+")
+_OPERATION = pattern(r"[0-9)}][-+*/^]")
+_END_MARKS = _words(r". , ; : \\") | {b" ", b"\\,"}
+_ENVIRONMENTS = (b"array", b"matrix", b"smallmatrix")
+
+
+def spelled(content: bytes) -> bytes | None:
+    """The one spelling of a box's content; None where it is empty, too long or nested too deeply, or arithmetic."""
+    tokens = _tokens(content)
+    text = _prose(tokens)
+    if text is None:
+        try:
+            atoms = _Reader(tokens).sequence(len(tokens))
+            atoms = _without_name(_without_blanks(_without_units(_without_end(atoms))))
+            text = _with_matrices(_written(_arranged(_without_parentheses(atoms))))
+        except _TooDeep:
+            return None
+    if not text or len(text) > MAX_TEXT or (_ARITHMETIC.fullmatch(text) and _OPERATION.search(text)):
+        return None
+    return text
+
+
+def _without_end(atoms: list[_Atom]) -> list[_Atom]:
+    """Without the points and commas of the sentence."""
+    end = len(atoms)
+    while end and atoms[end - 1].text in _END_MARKS:
+        end -= 1
+    return atoms[:end]
+
+
+def _without_units(atoms: list[_Atom]) -> list[_Atom]:
+    """Without the units that an expression ends with."""
+    end = len(atoms)
+    if end and atoms[end - 1].text in (b"^2", b"^3", "²".encode(), "³".encode()):
+        end -= 1
+    begin = end
+    while begin and (atoms[begin - 1].kind == _UNIT or atoms[begin - 1].text == b" "):
+        begin -= 1
+    words = re.split(rb"[ ./-]++", b"".join(atom.text for atom in atoms[begin:end]).strip(b" ./-"))
+    if words == [b""] or not all(word in UNITS for word in words):
+        return atoms
+    return _without_end(atoms[:begin]) or atoms
+
+
+def _without_name(atoms: list[_Atom]) -> list[_Atom]:
+    """Without "x =" or "x \\in" in front, where one symbol stands there and no other sign of this kind follows."""
+    signs = [at for at, atom in enumerate(atoms) if atom.text in (b"=", b"\\in")]
+    if len(signs) != 1 or signs[0] + 1 == len(atoms):
+        return atoms
+    name = [atom.text for atom in atoms[: signs[0]]]
+    is_name = bool(name) and (
+        (len(name[0]) == 1 and name[0].isalpha()) or (name[0] in _GREEK and name[0] != b"\\infty")
+    )
+    if is_name and (len(name) == 1 or (len(name) == 2 and name[1][:1] == b"_")):
+        return atoms[signs[0] + 1 :]
+    return atoms
+
+
+_LISTS = _words(r", ; & \\") | {b" "}
+
+
+def _without_parentheses(atoms: list[_Atom]) -> list[_Atom]:
+    """Without parentheses around the whole, unless they make a list or a matrix."""
+    for _ in range(4):
+        if len(atoms) < 3 or atoms[0].text != b"(" or atoms[-1].text != b")":
+            break
+        depth = 0
+        for at, atom in enumerate(atoms):
+            depth += {b"(": 1, b"[": 1, b")": -1, b"]": -1}.get(atom.text, 0)
+            is_list = atom.text in _LISTS or atom.text[:6] == b"\\begin"
+            if is_list or (depth == 0 and at + 1 < len(atoms)):
+                return atoms
+        atoms = atoms[1:-1]
+    return atoms
+
+
+def _with_matrices(text: bytes) -> bytes:
+    """A plain array in brackets is the matrix with these brackets."""
+    for opening, closing, letter in ((b"(", b")", b"p"), (b"[", b"]", b"b")):
+        for name in _ENVIRONMENTS:
+            begin, end = opening + b"\\begin{" + name + b"}", b"\\end{" + name + b"}" + closing
+            if text.count(begin) == text.count(end):
+                text = text.replace(begin, b"\\begin{" + letter + b"matrix}")
+                text = text.replace(end, b"\\end{" + letter + b"matrix}")
+    return text
