@@ -36,8 +36,11 @@ def boxed_value(content: bytes, format: AnswerFormat, options: Options) -> str |
     return value if is_number or format == "number" else _expression(content)
 
 
-_PLAIN_NUMBER = pattern(r"-?+ [0-9]*+ (?: [0-9.,]++ | \\frac\{[0-9.]++\}\{[0-9.]++\} )")
+_PLAIN_NUMBER = pattern(r"-?+ (?: [0-9.,]++ | [0-9]*+ \\frac\{[0-9.]++\}\{[0-9.]++\} ) (?: \^\\circ )?+")
 _CALCULATION = pattern(r"(?: [-0-9.+*/^(){}=\ ] | \\cdot | \\times | \\div | \\frac )*+")
+
+
+_REPEATING = pattern(r"(-?+) ([0-9]{0,6}+) \. ([0-9]{0,6}+) \\overline\{([0-9]{1,6}+)\}")
 
 
 def _expression(content: bytes) -> str | None:
@@ -47,6 +50,10 @@ def _expression(content: bytes) -> str | None:
         return None
     if b"=" in text and _CALCULATION.fullmatch(text):
         return whole_number(text.rpartition(b"=")[2])[0]
+    if repeating := _REPEATING.fullmatch(text):
+        sign, whole, fixed, again = repeating.groups()
+        over = int(whole + fixed + again) - int(whole + fixed or b"0")
+        return whole_number(b"%b%d/%d%b" % (sign, over, 10 ** len(again) - 1, b"0" * len(fixed)))[0]
     if _PLAIN_NUMBER.fullmatch(text):
         value, is_number = whole_number(text)
         if is_number:
@@ -136,7 +143,7 @@ _NO_ANSWER = frozenset(
     what which where when why how is are was to in of at by on because since also still just maybe either both neither
     shown stated simply obtained calculated computed determined""".split()
 )
-_REMARK = pattern(r"-?+ [0-9][0-9.,]*+ (?: !+ \Z | [\ \t]++ \( )")  # "42!", "42 (6 times 7)"
+_REMARK = pattern(r"-?+ [0-9]++ (?: [.,][0-9]++ )*+ (?: !+ \Z | [\ \t]++ [(0-9] )")  # "42!", "42 (6 times 7)", "10 000"
 _STRANGE = pattern(r"[?:#@\"`;$]")
 _OPEN_END = pattern(r"(?: [-+*/^_=<>,(\[\\] | \\(?: cdot | times | le | ge | pm ) )\Z")
 
@@ -181,6 +188,7 @@ def _count(text: bytes, of: bytes) -> int:
 
 _HEAD = pattern(r"""(?: [-+*_"`] | \\[(\[] | − | \\?\$ | £ | € | ¥ | ₹ | ≈ | = | [\ \t] ){0,8}+ \.?[0-9][^\ \t]*+
     (?: [\ \t][0-9]++/[0-9]++ | (?: [\ \t][0-9]{3}(?![0-9]) )++ )?+""")
+_OPERATORS = frozenset(b"+ * / ^ _ \\ < > [ $ & |".split())
 _NEXT = pattern(r"[\ \t]*+ ([A-Za-z]++)?+")
 _GOES_ON = _SHORT_WORDS & frozenset(b"or and to".split()) | frozenset(b"x times plus minus over divided".split())
 
@@ -198,20 +206,7 @@ def _number_in_prose(line: bytes, at: int, rest: bytes) -> str | None:
     if word is not None:
         if word.lower() in _GOES_ON or (len(word) == 1 and word not in UNITS):
             return None
-    elif rest[head.end() :].strip(b" \t")[:1] in (
-        b"+",
-        b"*",
-        b"/",
-        b"^",
-        b"_",
-        b"\\",
-        b"<",
-        b">",
-        b"[",
-        b"$",
-        b"&",
-        b"|",
-    ):
+    elif rest[head.end() :].strip(b" \t")[:1] in _OPERATORS:
         return None
     if re.match(rb"[-\xe2]?[ \t]*[-.0-9$\\]", rest[head.end() :].strip(b" \t")) and word is None:
         return None

@@ -1,9 +1,9 @@
-"""One spelling for an expression that LaTeX writes in several ways. Part of the reference; csrc/spelling.cc does the same.
+"""One spelling for an expression that LaTeX writes in several ways. Part of the reference.
 
-Works on UTF-8 bytes. A content is cut into tokens, read into atoms (a symbol, a fraction with its arguments, an
-exponent), and written again. What LaTeX does not show (sizes, fonts, blanks in formulas) is left out; names for one sign
-(≤, \\le, \\leq), braces around single arguments and signs of fractions have one form. Nothing is evaluated or put into
-another order. The result is LaTeX that renders as before.
+csrc/spelling.cc does the same. Works on UTF-8 bytes. A content is cut into tokens, read into atoms (a symbol, a
+fraction with its arguments, an exponent), and written again. What LaTeX does not show (sizes, fonts, blanks in
+formulas) is left out; names for one sign (≤, \\le, \\leq), braces around single arguments and signs of fractions have
+one form. Nothing is evaluated or put into another order. The result is LaTeX that renders as before.
 """
 
 from __future__ import annotations
@@ -35,10 +35,13 @@ _BLANKS = (
     | {b"\\ ", b"\\\t", b"\\\n", b"\\\r"}
     | {blank.encode() for blank in "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u200a\u205f\u3000"}
 )
-_TEXT = _words(r"\text \textrm \textnormal \mbox \hbox \mathrm")  # units may stand inside
-_FONTS = _words(
-    r"""\textbf \textit \textsf \texttt \textsc \emph \mathbf \mathit \mathsf \mathtt \mathnormal \boldsymbol \bm \pmb
-    \operatorname \operatorname* \boxed \fbox \displaylines \ensuremath \smash \mathop \mathord \mathbin \mathrel"""
+# Inside of these blanks are shown ...
+_TEXT = _words(r"\text \textrm \textnormal \mbox \hbox \textbf \textit \textsf \texttt \textsc \emph")
+# ... and inside of these units may stand.
+_ROMAN = _words(r"\text \textrm \textnormal \mbox \hbox \mathrm")
+_FONTS = _TEXT | _words(
+    r"""\mathrm \mathbf \mathit \mathsf \mathtt \mathnormal \boldsymbol \bm \pmb \operatorname \boxed \fbox \ensuremath
+    \smash \mathop \mathord \mathbin \mathrel"""
 )
 _FRACTIONS = _words(r"\frac \binom")
 _ACCENTS = _words(
@@ -129,8 +132,11 @@ _ALIASES = {
         **{
             f"\\{name}": sign
             for name, sign in zip(
-                """alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon
-                varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega""".split(),
+                re.findall(
+                    "[A-Za-z]+",
+                    """alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon
+                    varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega""",
+                ),
                 "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ",
                 strict=True,
             )
@@ -145,18 +151,13 @@ _LOWERED = {sign.encode(): value for sign, value in zip("₀₁₂₃₄₅₆�
 # The signs outside of ASCII that formulas are written with.
 KNOWN_SIGNS = frozenset(sign for sign in (*_ALIASES, *_RAISED, *_LOWERED, *_BLANKS, "°".encode()) if sign[0] >= 0x80)
 
-# A term may begin behind these ...
-_BEFORE_TERM = _words(
-    r"( [ \{ { , ; : = < > | \| & \\ \le \ge \ne \in \notin \cup \cap \to \implies \iff \approx \equiv and or \langle"
-)
+# Terms begin and end at these,
+_BOUNDARIES = _words(r", ; : = < > | \| & \\ \le \ge \ne \in \notin \cup \cap \to \implies \iff \approx \equiv and or")
+# begin behind these too,
+_BEFORE_TERM = _BOUNDARIES | _words(r"( [ \{ \langle")
 _SIGNS = _words(r"+ - \pm \mp")
-# ... and ends before these.
-_AFTER_TERM = (
-    _words(
-        r") ] \} } , ; : = < > | \| & \\ \le \ge \ne \in \notin \cup \cap \to \implies \iff \approx \equiv and or \rangle"
-    )
-    | _SIGNS
-)
+# and end before these too.
+_AFTER_TERM = _BOUNDARIES | _SIGNS | _words(r") ] \} \rangle")
 
 
 # Tokens -------------------------------------------------------------------------------------------------------------
@@ -207,12 +208,12 @@ def _tokens(content: bytes) -> list[bytes]:
             pass
         else:
             tokens.append(token)
-    return tokens + [b"}"] if script else tokens
+    return [*tokens, b"}"] if script else tokens
 
 
 def _prose(tokens: Sequence[bytes]) -> bytes | None:
     """Words with single blanks between them, where the tokens are nothing but words; case is kept."""
-    shown = [token for token in tokens if token not in _TEXT and token not in _FONTS and token not in b"{}"]
+    shown = [token for token in tokens if token not in _FONTS and token not in b"{}"]
     shortest = 4 if b"-" in shown else 3  # abc - d is a formula
     if not any(
         _FOREIGN.match(token) or (token.isalpha() and token not in FUNCTIONS and len(token) >= shortest)
@@ -231,13 +232,14 @@ def _prose(tokens: Sequence[bytes]) -> bytes | None:
 
 # Atoms --------------------------------------------------------------------------------------------------------------
 
-_PLAIN, _UNIT, _NEGATIVE = 0, 1, 2
+_PLAIN, _UNIT, _NEGATIVE, _SHOWN = 0, 1, 2, 3
 
 
 class _Atom(NamedTuple):
     """What stays together: a symbol, digits, a command with its arguments, an exponent.
 
-    kind: _UNIT inside of \\text, where a unit may stand; _NEGATIVE for a fraction whose sign is taken out of its text.
+    kind: _UNIT where a unit may stand, inside of \\text; _NEGATIVE for a fraction whose sign is taken out of its text;
+    _SHOWN for a blank inside of \\text.
     """
 
     text: bytes
@@ -245,7 +247,7 @@ class _Atom(NamedTuple):
 
 
 _BLANK = _Atom(b" ")
-_TEXT_BLANK = _Atom(b" ", _UNIT)
+_TEXT_BLANK = _Atom(b" ", _SHOWN)
 
 
 class _TooDeep(Exception):
@@ -287,10 +289,10 @@ class _Reader:
                 atoms += self.group(in_text)
         elif token in (b"^", b"_"):
             self.script(token, atoms)
-        elif token in _TEXT or token in _FONTS:
+        elif token in _FONTS:
             if self.next_is(b"{"):
-                inside = self.group(in_text=True)
-                atoms += [_Atom(atom.text, atom.kind or _UNIT) for atom in inside] if token in _TEXT else inside
+                inside = self.group(in_text or token in _TEXT)
+                atoms += [_Atom(atom.text, atom.kind or _UNIT) for atom in inside] if token in _ROMAN else inside
         elif token in _FRACTIONS:
             atoms.append(self.fraction(token))
         elif token == b"\\sqrt" or token == b"sqrt":
@@ -359,7 +361,7 @@ class _Reader:
             atoms = [_Atom(token)]
             if following[:1].isdigit() or following.isalpha() or following in _GREEK:
                 atoms.append(_Atom(self.symbol(whole_digits)))
-        elif token[:1].isdigit() or token.isalpha() and token not in FUNCTIONS:
+        elif token[:1].isdigit() or (token.isalpha() and token not in FUNCTIONS):
             atoms = [_Atom(self.symbol(whole_digits))]
         else:
             self.one(atoms)
@@ -490,14 +492,14 @@ def _without_blanks(atoms: Sequence[_Atom]) -> list[_Atom]:
     blank: _Atom | None = None
     for atom in atoms:
         if atom.text == b" ":
-            blank = atom if blank is None or blank.kind == _PLAIN else blank
+            blank = atom if blank is None or blank.kind != _SHOWN else blank
             continue
         if blank is not None and kept:
             before = kept[-1]
             in_words = _is_wordish(before.text, len(before.text) - 1) and (
                 _is_wordish(atom.text, 0) or (atom.text[:1] == b"\\" and atom.text[1:2].isalpha())
             )
-            is_spoken = blank.kind == _UNIT or before.text in (b"and", b"or") or atom.text in (b"and", b"or")
+            is_spoken = blank.kind == _SHOWN or before.text in (b"and", b"or") or atom.text in (b"and", b"or")
             if (in_words and is_spoken) or (_is_digits(before) and _is_digits(atom)):
                 kept.append(_TEXT_BLANK)
         blank = None
@@ -524,9 +526,8 @@ def _arranged(atoms: Sequence[_Atom]) -> list[_Atom]:
             left, right = _is_digits(out[-1]), _is_digits(following)
             if left and not right and _is_factor(following):
                 continue
-            if atom.text == b"\\times" and (left or right):
-                atom = _Atom(b"\\cdot")
-            elif atom.text == b"*" and not (left and right):
+            is_scalar = left or right if atom.text == b"\\times" else not (left and right)
+            if is_scalar and atom.text != b"\\cdot":
                 atom = _Atom(b"\\cdot")
         if atom.text == b"\\\\" and (following is None or following.text[:5] == b"\\end{"):
             continue
@@ -635,7 +636,7 @@ def spelled(content: bytes) -> bytes | None:
     if text is None:
         try:
             atoms = _Reader(tokens).sequence(len(tokens))
-            atoms = _without_name(_without_blanks(_without_units(_without_end(atoms))))
+            atoms = _without_name(_grouped(_without_blanks(_without_units(_without_end(atoms)))))
             text = _with_matrices(_written(_arranged(_without_parentheses(atoms))))
         except _TooDeep:
             return None

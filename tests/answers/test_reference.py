@@ -9,34 +9,6 @@ from fastsia.answers.reference import is_settled
 from fastsia.answers.spec import Spec
 from fastsia.config import AnswerFormat, FastsiaError
 
-BOXED = {
-    "\\boxed{1} \\boxed{2}": "2",
-    "\\boxed{1} \\boxed{": "1",
-    "\\boxed{1} \\boxed{}": "1",
-    "\\boxed{\\boxed{5}}": "5",
-    "\\boxed {7}": "7",
-    "\\boxed{x + 1}": "x+1",
-    "\\boxed{ \\left( 1, 2 \\right) }": "(1,2)",
-    "\\boxed{\\dfrac{\\pi}{2}}": "\\frac{\\pi}{2}",
-    "\\boxed{\\text{New  York}.}": "New York",
-    "\\boxed{3x}": "3x",
-    "\\boxed{x = 5}": "5",
-    "\\boxed{12\\%}": "12",
-    "\\boxed{\\{1\\}}": "\\{1\\}",
-    "\\boxed{9**9**9**9}": None,
-    "\\boxed{2 + 3}": None,
-    "\\boxed{1e999999999}": None,
-    "#### 5": "5",
-    "Answer: 5 or \\boxed{": "5",
-    "The answer is 5": None,
-    "5": None,
-    "\\boxed{" + "x" * 513 + "}": None,
-}
-
-
-@pytest.mark.parametrize("text", BOXED)
-def test_boxes(text: str, either: str) -> None:
-    assert extract_answers([text], "boxed") == [BOXED[text]]
 
 
 # (text, starts_in_think): (strict, lenient)
