@@ -100,13 +100,13 @@ _SPOKEN = {"and", *(name.decode() for name in FUNCTIONS)}
 
 
 def is_comparable(answer: str) -> bool:
-    """Whether Math-Verify says something about an answer. Words are products of letters to it, and bases are dropped."""
+    """Whether Math-Verify can read an answer. Words are products of letters to it, and it drops bases."""
     words = _WORD.findall(_COMMAND.sub(" ", answer))
     return all(word in _SPOKEN for word in words) and not _BASE.search(answer)
 
 
 def _are_comparable(first: str, second: str) -> bool:
-    """Whether both are, and no symbol of one is the other's in the other case: X and x are one symbol to Math-Verify."""
+    """Whether both are, and no symbol differs in its case only: Math-Verify reads X as x."""
     symbols = [set(re.findall("[A-Za-z]", _COMMAND.sub(" ", answer))) for answer in (first, second)]
     differ = symbols[0] ^ symbols[1]
     return is_comparable(first) and is_comparable(second) and not any(symbol.swapcase() in differ for symbol in differ)
