@@ -2,95 +2,390 @@
 
 #include <algorithm>
 #include <string_view>
+#include <unordered_set>
+#include <utility>
 
 #include "choice.h"
 #include "number.h"
+#include "spelling.h"
 
 namespace fastsia {
 namespace {
 
-// Replaces what `match` finds: it gives the position past a match at `i` (or `i`) and writes what stands for it.
-template <typename Match>
-std::string rewrite(const std::string& from, Match match) {
-  std::string to;
-  Text text{std::string_view(from)};
-  for (std::size_t i = 0; i < from.size();) {
-    const std::size_t end = match(text, i, to);
-    if (end == i) {
-      to += from[i++];
+constexpr std::string_view kWhite = " \t\n\r\f\v";
+constexpr std::size_t kMaxBack = 32;  // bytes that are looked at in front of a value
+
+using Words = std::unordered_set<std::string>;
+
+bool has(std::string_view set, int c) { return c >= 0 && set.find(static_cast<char>(c)) != std::string_view::npos; }
+
+bool starts(std::string_view text, std::string_view with) { return text.substr(0, with.size()) == with; }
+
+bool ends(std::string_view text, std::string_view with) {
+  return text.size() >= with.size() && text.substr(text.size() - with.size()) == with;
+}
+
+std::string_view stripped(std::string_view text, std::string_view of) {
+  while (!text.empty() && has(of, text.front())) text.remove_prefix(1);
+  while (!text.empty() && has(of, text.back())) text.remove_suffix(1);
+  return text;
+}
+
+// Where the bytes that `is_one` describes end, from `i` on.
+template <typename IsOne>
+std::size_t past(std::string_view text, std::size_t i, IsOne is_one) {
+  while (i < text.size() && is_one(static_cast<unsigned char>(text[i]))) ++i;
+  return i;
+}
+
+std::size_t past_letters(std::string_view text, std::size_t i) {
+  return past(text, i, [](int c) { return is_letter(c); });
+}
+
+std::size_t past_digits(std::string_view text, std::size_t i) {
+  return past(text, i, [](int c) { return is_digit(c); });
+}
+
+std::size_t past_blanks(std::string_view text, std::size_t i) {
+  return past(text, i, [](int c) { return is_blank(c); });
+}
+
+std::string lower(std::string_view text) {
+  std::string small(text);
+  for (char& c : small) c = static_cast<char>(Text::lower(static_cast<unsigned char>(c)));
+  return small;
+}
+
+std::optional<std::string> value_of(const Number& number) {
+  return number.has_value ? std::optional<std::string>(canonical(number)) : std::nullopt;
+}
+
+Number number_in(std::string_view text) {
+  Text all(text);
+  return whole_number(all);
+}
+
+// Digits, a fraction of digits, or both, perhaps with a sign or degrees.
+bool is_plain_number(std::string_view text) {
+  if (starts(text, "-")) text.remove_prefix(1);
+  if (ends(text, "^\\circ")) text.remove_suffix(6);
+  const auto is_part = [](int c) { return is_digit(c) || c == '.'; };
+  if (!text.empty() && past(text, 0, [&](int c) { return is_part(c) || c == ','; }) == text.size()) return true;
+  text.remove_prefix(past_digits(text, 0));
+  if (!starts(text, "\\frac{")) return false;
+  text.remove_prefix(6);
+  const std::size_t over = past(text, 0, is_part);
+  if (over == 0 || !starts(text.substr(over), "}{")) return false;
+  text.remove_prefix(over + 2);
+  const std::size_t under = past(text, 0, is_part);
+  return under > 0 && text.substr(under) == "}";
+}
+
+// Digits, operators and signs of equality only.
+bool is_calculation(std::string_view text) {
+  while (!text.empty()) {
+    std::size_t size = is_digit(static_cast<unsigned char>(text[0])) || has("-.+*/^(){}= ", text[0]) ? 1 : 0;
+    for (const std::string_view command : {"\\cdot", "\\times", "\\div", "\\frac"}) {
+      if (starts(text, command)) size = command.size();
+    }
+    if (size == 0) return false;
+    text.remove_prefix(size);
+  }
+  return true;
+}
+
+// A number whose decimals repeat, 0.1\overline{6}, as the text of a fraction; empty where it is none.
+std::string repeating(std::string_view text) {
+  std::string fraction = starts(text, "-") ? "-" : "";
+  text.remove_prefix(fraction.size());
+  const std::size_t point = past_digits(text, 0), line = past_digits(text, std::min(point + 1, text.size()));
+  if (point > 6 || text.substr(point, 1) != "." || line - point - 1 > 6) return "";
+  if (!starts(text.substr(line), "\\overline{")) return "";
+  const std::size_t begin = line + 10, end = past_digits(text, begin);
+  if (end == begin || end - begin > 6 || text.substr(end) != "}") return "";
+  const std::string fixed = std::string(text.substr(0, point)) + std::string(text.substr(point + 1, line - point - 1));
+  const std::string all = fixed + std::string(text.substr(begin, end - begin));
+  const std::uint64_t over = std::stoull(all) - (fixed.empty() ? 0 : std::stoull(fixed));
+  return fraction + std::to_string(over) + "/" + std::string(end - begin, '9') + std::string(line - point - 1, '0');
+}
+
+// The spelling of a content that is no number as it stands: 7 where it is \bf 7, the 5 of 2 + 3 = 5.
+std::optional<std::string> expression(std::string_view content) {
+  std::optional<std::string> text = spelled(content);
+  if (!text) return std::nullopt;
+  const std::size_t equals = text->rfind('=');
+  if (equals != std::string::npos && is_calculation(*text)) {
+    return value_of(number_in(std::string_view(*text).substr(equals + 1)));
+  }
+  if (const std::string fraction = repeating(*text); !fraction.empty()) return value_of(number_in(fraction));
+  if (is_plain_number(*text)) {
+    const Number number = number_in(*text);
+    if (number.is_formed) return value_of(number);
+  }
+  return text;
+}
+
+std::optional<std::string> number_or_expression(std::string_view content) {
+  const Number number = number_in(content);
+  return number.is_formed ? value_of(number) : expression(content);
+}
+
+// Behind other markers
+
+// Where the value begins: brackets and marks that were passed over before `i` are a part of it.
+std::size_t value_begin(const Text& line, std::size_t i) {
+  std::size_t begin = i;
+  while (begin > line.begin() && i - begin < kMaxBack) {
+    const int before = line.before(begin), at = line.at(begin);
+    std::size_t name = 0;
+    for (const std::string_view command :
+         {"\\textbf", "\\textit", "\\text", "\\mathrm", "\\mathbf", "\\mathit", "\\mbox"}) {
+      if (name == 0 && at == '{' && line.has_before(begin, command)) name = command.size();
+    }
+    const bool is_quote = line.has_before(begin, "“");
+    if (name > 0) {
+      begin -= name;
+    } else if (has(" \t([{$\\", before)) {
+      --begin;
+    } else if ((before == '*' || before == '`' || before == '"' || is_quote) && !is_blank(at)) {
+      begin -= is_quote ? 3 : 1;
     } else {
-      i = end;
+      break;
     }
   }
-  return to;
+  return begin;
 }
 
-std::size_t skip_no_ink(Text& text, std::size_t i, std::string&) {
-  if (text.at(i) == '$') return i + 1;
-  if (text.at(i) != '\\') return i;
-  for (const std::string_view command : {"left", "right", "displaystyle"}) {
-    const std::size_t end = i + 1 + command.size();
-    if (text.has(i + 1, command) && !(text.at(end) >= 'a' && text.at(end) <= 'z')) return end;
-  }
-  const int c = text.at(i + 1);
-  return c == '!' || c == ',' || c == ';' || c == ':' || c == '$' ? i + 2 : i;
+std::size_t count(std::string_view text, std::string_view of) {
+  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [&](char c) { return has(of, c); }));
 }
 
-std::size_t widen(Text& text, std::size_t i, std::string& to) {
-  const std::size_t end = text.at(i) == '~' ? i + 1 : text.has(i, "\\ ") ? i + 2 : i;
-  if (end != i) to += ' ';
-  return end;
-}
-
-std::size_t unsize_fraction(Text& text, std::size_t i, std::string& to) {
-  if (!text.has(i, "\\dfrac") && !text.has(i, "\\tfrac")) return i;
-  to += "\\frac";
-  return i + 6;
-}
-
-std::size_t unwrap(Text& text, std::size_t i, std::string& to) {
-  const std::size_t begin = skip_text_command(text, i);
-  if (begin == i) return i;
-  std::size_t end = begin;
-  while (text.at(end) >= 0 && text.at(end) != '{' && text.at(end) != '}') ++end;
-  if (text.at(end) != '}') return i;
-  to += text.view(begin, end);
-  return end + 1;
-}
-
-bool is_prose(int c) {
-  return is_letter(c) || c >= 0x80 || (c > 0 && std::string_view("'\",.;:!?& -").find(static_cast<char>(c)) != kNone);
-}
-
-// One spelling for what LaTeX writes in several. Arithmetic is not evaluated: it is no answer.
-std::optional<std::string> tidy(std::string_view content) {
-  std::string text = rewrite(std::string(content), skip_no_ink);
-  text = rewrite(rewrite(rewrite(text, widen), unsize_fraction), unwrap);
-  std::string single;
-  for (const char c : text) {
-    if (!is_space(static_cast<unsigned char>(c))) {
-      single += c;
-    } else if (!single.empty() && single.back() != ' ') {
-      single += ' ';
+// Whether what follows marked mathematics is no part of the answer: nothing, a unit, or the reason.
+bool may_follow(std::string_view after) {
+  bool are_units = true;
+  for (std::size_t i = 0; i < after.size() && are_units;) {
+    const std::string_view rest = after.substr(i);
+    const std::size_t letters = past_letters(after, i);
+    if (letters > i) {
+      are_units = is_unit(std::string(after.substr(i, letters - i)));
+      i = letters;
+    } else if (has(" \t\r\n\f\v.,;:*_`\"')/^23-", rest[0])) {
+      ++i;
+    } else if (starts(rest, "”") || starts(rest, "。")) {
+      i += 3;
+    } else if (starts(rest, "²") || starts(rest, "³")) {
+      i += 2;
+    } else {
+      are_units = false;
     }
   }
-  while (!single.empty() && single.back() == ' ') single.pop_back();
-  if (!std::all_of(single.begin(), single.end(), [](char c) { return is_prose(static_cast<unsigned char>(c)); })) {
-    single.erase(std::remove(single.begin(), single.end(), ' '), single.end());
-  }
-  while (!single.empty() && (single.back() == '.' || single.back() == ' ')) single.pop_back();
-  if (single.empty() || single.size() > kMaxText) return std::nullopt;
+  if (are_units) return true;
+  static const Words reasons = {"because", "since", "as", "by", "so", "which", "for", "when"};
+  const auto is_white = [](int c) { return is_space(c); };
+  std::size_t i = past(after, 0, is_white);
+  if (i < after.size() && has(",;(", after[i])) i = past(after, i + 1, is_white);
+  const std::size_t end = past(after, i, [](int c) { return is_ascii_word(c); });
+  return reasons.count(lower(after.substr(i, end - i))) != 0;
+}
 
-  bool is_arithmetic = true, has_operation = false;
-  for (std::size_t i = 0; i < single.size(); ++i) {
-    const char c = single[i];
-    is_arithmetic &= is_digit(static_cast<unsigned char>(c)) || std::string_view("-.+*/^(){}").find(c) != kNone;
-    has_operation |=
-        i > 0 && std::string_view("-+*/^").find(c) != kNone &&
-        (is_digit(static_cast<unsigned char>(single[i - 1])) || single[i - 1] == ')' || single[i - 1] == '}');
+// (content, whether it is marked as mathematics): without $...$, **...** and the like, and what may follow them.
+std::pair<std::string_view, bool> without_marks(std::string_view rest) {
+  static constexpr std::pair<std::string_view, std::string_view> kPairs[] = {
+      {"$$", "$$"}, {"$", "$"}, {"\\(", "\\)"}, {"\\[", "\\]"}, {"**", "**"},
+      {"*", "*"},   {"`", "`"}, {"\"", "\""},   {"“", "”"}};
+  constexpr std::size_t num_math = 4;
+  bool is_math = false;
+  rest = stripped(rest.substr(0, rest.find("</")), kWhite);
+  for (int round = 0; round < 4; ++round) {
+    const auto pair =
+        std::find_if(std::begin(kPairs), std::end(kPairs), [&](const auto& one) { return starts(rest, one.first); });
+    if (pair == std::end(kPairs)) break;
+    const std::string_view inside = rest.substr(pair->first.size());
+    const std::size_t closing = inside.find(pair->second);
+    if (closing == std::string_view::npos) break;
+    if (pair->second != "\"" && !may_follow(inside.substr(closing + pair->second.size()))) break;
+    rest = stripped(inside.substr(0, closing), kWhite);
+    is_math |= pair - std::begin(kPairs) < static_cast<std::ptrdiff_t>(num_math);
   }
-  if (is_arithmetic && has_operation) return std::nullopt;
-  return single;
+  while (!rest.empty()) {
+    const std::size_t size = has(" \t\r\n\f\v.,;:*_`\"", rest.back()) ? 1 : ends(rest, "”") || ends(rest, "。") ? 3 : 0;
+    if (size == 0) break;
+    rest.remove_suffix(size);
+  }
+  if (ends(rest, ")") && count(rest, ")]}") == count(rest, "([{") + 1) rest.remove_suffix(1);
+  return {rest, is_math};
+}
+
+// The text with a blank for each command, its text or name in braces included.
+std::string without_commands(std::string_view text) {
+  std::string bare;
+  Text all(text);
+  for (std::size_t i = 0; i < text.size();) {
+    if (text[i] != '\\' || i + 1 == text.size()) {
+      bare += text[i++];
+      continue;
+    }
+    bare += ' ';
+    const std::size_t begin = skip_text_command(all, i);
+    const std::size_t close = std::min(text.find_first_of("{}", begin), text.size());
+    if (begin > i && close < text.size() && text[close] == '}') {
+      i = close + 1;
+      continue;
+    }
+    const std::size_t end = past_letters(text, i + 1);
+    if (end == i + 1) {
+      i += 2;
+      continue;
+    }
+    i = end;
+    if (i < text.size() && text[i] == '{') {
+      const std::size_t name = past_letters(text, i + 1);
+      if (name < text.size() && text[name] == '}') i = name + 1;
+    }
+  }
+  return bare;
+}
+
+bool is_open_end(std::string_view rest) {
+  if (rest.empty()) return false;
+  if (has("-+*/^_=<>,([\\", rest.back())) return true;
+  for (const std::string_view command : {"\\cdot", "\\times", "\\le", "\\ge", "\\pm"}) {
+    if (ends(rest, command)) return true;
+  }
+  return false;
+}
+
+// Whether what is marked as mathematics can be an answer: it is complete, and no sentence.
+bool is_formula(std::string_view rest) {
+  const std::string bare = without_commands(rest);
+  int num_words = 0;
+  for (std::size_t i = 0; i < bare.size();) {
+    const std::size_t end = past_letters(bare, i);
+    num_words += end - i >= 3 && !is_function(bare.substr(i, end - i));
+    i = std::max(end, i + 1);
+  }
+  return !rest.empty() && !is_open_end(rest) && num_words <= 1;
+}
+
+// "42!", "42 (6 times 7)", "10 000".
+bool is_remark(std::string_view rest) {
+  std::size_t i = starts(rest, "-") ? 1 : 0;
+  std::size_t end = past_digits(rest, i);
+  if (end == i) return false;
+  while (end + 1 < rest.size() && has(".,", rest[end]) && past_digits(rest, end + 1) > end + 1) {
+    end = past_digits(rest, end + 1);
+  }
+  const std::size_t marks = past(rest, end, [](int c) { return c == '!'; });
+  if (marks > end && marks == rest.size()) return true;
+  i = past_blanks(rest, end);
+  return i > end && i < rest.size() && (rest[i] == '(' || is_digit(static_cast<unsigned char>(rest[i])));
+}
+
+// Whether a whole rest of a line is one expression: formulas without words, or a single word.
+bool is_expression(std::string_view rest) {
+  static const Words no_answer = {
+      "the",     "below",   "above",   "here",      "there",  "therefore", "thus",       "hence",    "so",
+      "follows", "as",      "unknown", "unclear",   "then",   "that",      "this",       "these",    "those",
+      "it",      "we",      "let",     "see",       "not",    "clear",     "obvious",    "given",    "found",
+      "correct", "wrong",   "right",   "incorrect", "yet",    "now",       "and",        "or",       "if",
+      "first",   "next",    "step",    "answer",    "option", "what",      "which",      "where",    "when",
+      "why",     "how",     "is",      "are",       "was",    "to",        "in",         "of",       "at",
+      "by",      "on",      "because", "since",     "also",   "still",     "just",       "maybe",    "either",
+      "both",    "neither", "shown",   "stated",    "simply", "obtained",  "calculated", "computed", "determined"};
+  static const Words short_words = {"or",  "and", "if",  "is",  "to",  "in",  "of",  "at",  "as",  "by",  "we",  "so",
+                                    "no",  "it",  "on",  "be",  "an",  "am",  "do",  "up",  "us",  "my",  "he",  "me",
+                                    "go",  "ok",  "the", "not", "but", "for", "are", "was", "all", "any", "can", "one",
+                                    "two", "six", "ten", "yes", "per", "via", "see", "let", "set"};
+  const std::string bare = without_commands(rest);
+  if (rest.empty() || std::any_of(bare.begin(), bare.end(), [](char c) { return has("?:#@\"`;$", c); }) ||
+      is_open_end(rest) || has(",)]}", rest[0]) || count(rest, "([{") != count(rest, ")]}")) {
+    return false;
+  }
+  if (past_letters(bare, 0) == bare.size()) return no_answer.count(lower(bare)) == 0;
+  if (is_remark(rest)) return false;
+
+  bool has_sign = false, ends_symbol = false;  // ends_symbol: a letter, perhaps with blanks behind it
+  for (std::size_t i = 0; i < bare.size();) {
+    const int c = static_cast<unsigned char>(bare[i]);
+    std::size_t end = past_letters(bare, i);
+    if (end > i) {
+      const std::string run = bare.substr(i, end - i);
+      const bool is_name = is_function(run);
+      if (run.size() > 1 && !is_name) {
+        const bool is_joined =
+            (i > 0 && !has(" \t,.'", bare[i - 1])) || (end < bare.size() && !has(" \t,.'", bare[end]));
+        if (run.size() > 3 || short_words.count(lower(run)) != 0 || !is_joined) return false;
+      }
+      if (ends_symbol && !is_name) return false;
+      const std::size_t blanks = past_blanks(bare, end);
+      ends_symbol = !is_name && blanks > end;
+      i = blanks;
+      continue;
+    }
+    ends_symbol = false;
+    end = i + 1;
+    if (c >= 0x80) {
+      while (c >= 0xC0 && end < bare.size() && is_continuation(static_cast<unsigned char>(bare[end]))) ++end;
+      if (!is_known_sign(bare.substr(i, end - i))) return false;
+      has_sign = true;
+    }
+    i = end;
+  }
+  return has_sign || std::any_of(rest.begin(), rest.end(), [](unsigned char c) { return is_digit(c) || is_letter(c); });
+}
+
+// Where a number and the marks before it end, as far as there is no blank in it but before a fraction or a group of
+// three digits; 0 where no number begins the text.
+std::size_t head_end(std::string_view rest) {
+  std::size_t i = 0;
+  for (int round = 0; round < 8; ++round) {
+    const std::string_view at = rest.substr(i);
+    std::size_t size = 0;
+    for (const std::string_view mark : {"−", "\\$", "$", "£", "€", "¥", "₹", "≈", "\\(", "\\["}) {
+      if (starts(at, mark)) size = mark.size();
+    }
+    if (size == 0) size = !at.empty() && has("-+*_\"`= \t", at[0]) ? 1 : 0;
+    if (size == 0) break;
+    i += size;
+  }
+  if (i < rest.size() && rest[i] == '.') ++i;
+  if (i >= rest.size() || !is_digit(static_cast<unsigned char>(rest[i]))) return 0;
+  i = past(rest, i, [](int c) { return !is_blank(c); });
+
+  const std::size_t over = past_digits(rest, i + 1);
+  if (i < rest.size() && over > i + 1 && over < rest.size() && rest[over] == '/') {
+    const std::size_t under = past_digits(rest, over + 1);
+    if (under > over + 1) return under;
+  }
+  while (i < rest.size() && is_blank(static_cast<unsigned char>(rest[i])) && past_digits(rest, i + 1) == i + 4) i += 4;
+  return i;
+}
+
+// The number that prose begins with ("42 apples", "16 - 3 = 13"), where no list or formula goes on behind it.
+std::optional<std::string> number_in_prose(Text& line, std::size_t i, std::string_view rest) {
+  static const Words goes_on = {"or", "and", "to", "x", "times", "plus", "minus", "over", "divided"};
+  const std::size_t equals = rest.rfind('=');
+  if (equals != std::string_view::npos) {
+    if (!is_digit(static_cast<unsigned char>(rest[0]))) return std::nullopt;
+    return value_of(number_in(rest.substr(equals + 1)));
+  }
+  const std::size_t end = head_end(rest);
+  if (end == 0 || !number_in(rest.substr(0, end)).is_formed) return std::nullopt;
+  const std::string_view after = stripped(rest.substr(end), " \t");
+  const std::string word(after.substr(0, past_letters(after, 0)));
+  if (!word.empty()) {
+    if (goes_on.count(lower(word)) != 0 || (word.size() == 1 && !is_unit(word))) return std::nullopt;
+  } else if (!after.empty()) {
+    if (has("+*/^_\\<>[$&|", after[0])) return std::nullopt;
+    const std::size_t sign = after[0] == '-' || after[0] == '\xe2' ? 1 : 0;
+    for (const std::size_t begin : {sign, std::size_t{0}}) {
+      const std::size_t at = past_blanks(after, begin);
+      if (at < after.size() && (has("-.$\\", after[at]) || is_digit(static_cast<unsigned char>(after[at])))) {
+        return std::nullopt;
+      }
+    }
+  }
+  return value_of(number_after_marker(line, i, false));
 }
 
 }  // namespace
@@ -116,16 +411,14 @@ std::optional<std::string> boxed_value(Text content, const Spec& spec) {
     const std::optional<char> letter = choice_after_marker(content, content.begin(), spec.options);
     return letter ? std::optional<std::string>(std::string(1, *letter)) : std::nullopt;
   }
-  const Number number = whole_number(content);
-  if (number.is_formed || spec.format == Format::kNumber) {
-    return number.has_value ? std::optional<std::string>(canonical(number)) : std::nullopt;
-  }
-  return tidy(content.view(content.begin(), content.end()));
+  const std::string_view all = content.view(content.begin(), content.end());
+  return spec.format == Format::kNumber ? value_of(number_in(all)) : number_or_expression(all);
 }
 
 std::optional<std::string> expression_after_marker(Text& line, std::size_t i) {
-  const Number number = number_after_marker(line, i, false);
-  return number.has_value ? std::optional<std::string>(canonical(number)) : std::nullopt;
+  const auto [rest, is_math] = without_marks(line.view(value_begin(line, i), line.end()));
+  if (is_math ? is_formula(rest) : is_expression(rest)) return number_or_expression(rest);
+  return is_math ? std::nullopt : number_in_prose(line, i, rest);
 }
 
 }  // namespace fastsia

@@ -10,8 +10,7 @@
 
 namespace fastsia {
 
-constexpr std::size_t kMaxBox = 512;   // bytes between the braces of \\boxed{...}
-constexpr std::size_t kMaxText = 256;  // bytes of a boxed answer that is no number
+constexpr std::size_t kMaxBox = 512;  // bytes between the braces of \\boxed{...}
 
 // Where the brace that is open just before `i` closes, or kNone.
 std::size_t closing_brace(Text& text, std::size_t i);

@@ -1,0 +1,930 @@
+#include "spelling.h"
+
+#include <algorithm>
+#include <sstream>
+#include <tuple>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include "text.h"
+
+namespace fastsia {
+namespace {
+
+constexpr int kMaxDepth = 32;  // arguments and groups inside of each other
+
+using Words = std::unordered_set<std::string>;
+using Tokens = std::vector<std::string>;
+
+// The words of a text with blanks between them.
+Words words(const char* text) {
+  Words all;
+  std::istringstream in(text);
+  for (std::string word; in >> word;) all.insert(word);
+  return all;
+}
+
+const Words kDropped = words(R"_(
+    $ \! \$ \( \) \/ \Big \Bigg \Biggl \Biggr \Bigl \Bigm \Bigr \Huge \LARGE \Large \[ \] \bf \bfseries \big
+    \bigg \biggl \biggr \bigl \bigm \bigr \boldmath \centering \displaystyle \em \footnotesize \hline \huge \it
+    \itshape \large \left \limits \middle \noindent \nolimits \normalsize \right \rm \rmfamily
+    \scriptscriptstyle \scriptsize \scriptstyle \sf \sl \small \textstyle \tiny \tt)_");
+const Words kBlanks =
+    words(R"_(\: \; \> \enspace \hfill \medspace \nobreakspace \qquad \quad \space \thickspace \thinspace ~)_"
+          " \u00a0 \u2000 \u2001 \u2002 \u2003 \u2004 \u2005 \u2006 \u2007 \u2008 \u200a \u205f \u3000");
+const Words kText = words(R"_(
+    \emph \hbox \mbox \text \textbf \textit \textnormal \textrm \textsc \textsf \texttt)_");
+const Words kRoman = words(R"_(
+    \hbox \mathrm \mbox \text \textnormal \textrm)_");
+const Words kFonts = words(R"_(
+    \bm \boldsymbol \boxed \emph \ensuremath \fbox \hbox \mathbf \mathbin \mathit \mathnormal \mathop \mathord
+    \mathrel \mathrm \mathsf \mathtt \mbox \operatorname \pmb \smash \text \textbf \textit \textnormal \textrm
+    \textsc \textsf \texttt)_");
+const Words kAccents = words(R"_(
+    \bar \ddot \dot \hat \mathbb \mathcal \mathfrak \mathscr \overbrace \overleftarrow \overline \overrightarrow
+    \overset \pmod \stackrel \tilde \underbrace \underline \underset \vec \widehat \widetilde \xrightarrow)_");
+const Words kWithDroppedArgument = words(R"_(
+    \color \hphantom \hskip \hspace \hspace* \label \phantom \tag \textcolor \vphantom \vspace)_");
+const Words kFunctions = words(R"_(
+    arccos arcsin arctan cos cosh cot csc exp gcd lcm ln log pi sec sin sinh sqrt tan tanh)_");
+const Words kGreek = words(R"_(
+    \Delta \Gamma \Lambda \Omega \Phi \Pi \Psi \Sigma \Theta \Upsilon \Xi \alpha \beta \chi \delta \ell \epsilon
+    \eta \gamma \infty \iota \kappa \lambda \mu \nu \omega \phi \pi \psi \rho \sigma \tau \theta \upsilon
+    \varepsilon \varphi \varpi \varrho \varsigma \vartheta \xi \zeta)_");
+const Words kUnits = words(R"_(
+    cent centimeter centimeters centimetre centimetres cents cm cu cubed cubic day days degree degrees dm dollar
+    dollars euro euros feet foot ft g gallon gallons gram grams h hour hours hr hrs in inch inches kg kilogram
+    kilograms kilometer kilometers kilometre kilometres km kph l lb lbs liter liters litre litres m meter meters
+    metre metres mg mi mile miles millimeter millimeters min minute minutes ml mm month months mph ounce ounces
+    per percent pound pounds rad radian radians s sec second seconds sq square squared unit units week weeks
+    yard yards yd year years)_");
+const Words kBoundaries = words(R"_(
+    & , : ; < = > \\ \approx \cap \cup \equiv \ge \iff \implies \in \le \ne \notin \to \| and or |)_");
+const Words kProseMarks = words(R"_(
+    ! " & ' , - . : ; ? – — ‘ ’ “ ”)_");
+
+// Signs and commands under the one name that each gets: a line has the name (~ stands for a blank), then the others.
+std::unordered_map<std::string, std::string> names(const char* text) {
+  std::unordered_map<std::string, std::string> all;
+  std::istringstream in(text);
+  for (std::string line; std::getline(in, line);) {
+    std::istringstream parts(line);
+    std::string name;
+    parts >> name;
+    std::replace(name.begin(), name.end(), '~', ' ');
+    for (std::string other; parts >> other;) all[other] = name;
+  }
+  return all;
+}
+
+const std::unordered_map<std::string, std::string> kAliases = names(
+    R"_(
+    \frac \dfrac \tfrac \cfrac \nicefrac \sfrac \xfrac
+    \binom \dbinom \tbinom
+    \sqrt √
+    \le \leq \leqslant \leqq ≤ ⩽ <=
+    \ge \geq \geqslant \geqq ≥ ⩾ >=
+    \ne \neq ≠ !=
+    < \lt ＜
+    > \gt
+    = ==
+    \cdot · ⋅ ∙ \ast ∗ \bullet
+    \times × ✕
+    \div ÷
+    \pm ± +/-
+    \mp ∓
+    \infty ∞ infinity
+    \cup ∪ \bigcup
+    \cap ∩ \bigcap
+    \in ∈
+    \notin ∉
+    \subset ⊂
+    \subseteq ⊆
+    \setminus ∖ \backslash
+    \emptyset ∅ \varnothing
+    \to → \rightarrow -> \longrightarrow
+    \implies ⇒ \Rightarrow \Longrightarrow =>
+    \iff ⇔ \Leftrightarrow \Longleftrightarrow
+    \approx ≈
+    \equiv ≡
+    \perp ⊥
+    \angle ∠ ∡
+    \triangle △ ▵
+    \dots \ldots \cdots \dotsc \dotsb … ⋯ ...
+    \land ∧ \wedge
+    \lor ∨ \vee
+    \neg ¬ \lnot
+    \forall ∀
+    \exists ∃
+    \{ \lbrace
+    \} \rbrace
+    ( \lparen
+    ) \rparen
+    [ \lbrack
+    ] \rbrack
+    \langle ⟨
+    \rangle ⟩
+    \lfloor ⌊
+    \rfloor ⌋
+    \lceil ⌈
+    \rceil ⌉
+    | \vert \lvert \rvert \mid ∣
+    \| \Vert \lVert \rVert \parallel ‖ ∥
+    ' \prime ′ ’
+    - − – ‐ ‑ ﹣
+    \% %
+    \\ \cr \newline \tabularnewline
+    : \colon
+    ^ **
+    \mathbb~R ℝ
+    \mathbb~N ℕ
+    \mathbb~Z ℤ
+    \mathbb~Q ℚ
+    \mathbb~C ℂ
+    \alpha α
+    \beta β
+    \gamma γ
+    \delta δ
+    \epsilon ε
+    \zeta ζ
+    \eta η
+    \theta θ
+    \iota ι
+    \kappa κ
+    \lambda λ
+    \mu μ
+    \nu ν
+    \xi ξ
+    \pi π
+    \rho ρ
+    \sigma σ
+    \tau τ
+    \upsilon υ
+    \varphi φ
+    \chi χ
+    \psi ψ
+    \omega ω
+    \Gamma Γ
+    \Delta Δ
+    \Theta Θ
+    \Lambda Λ
+    \Xi Ξ
+    \Pi Π
+    \Sigma Σ
+    \Phi Φ
+    \Psi Ψ
+    \Omega Ω
+    \phi ϕ
+    \ell ℓ)_"
+    "\n\\, \u2009 \u202f");
+const std::unordered_map<std::string, char> kRaised = {{"⁰", '0'}, {"¹", '1'}, {"²", '2'}, {"³", '3'},
+                                                       {"⁴", '4'}, {"⁵", '5'}, {"⁶", '6'}, {"⁷", '7'},
+                                                       {"⁸", '8'}, {"⁹", '9'}, {"⁻", '-'}, {"ⁿ", 'n'}};
+const std::unordered_map<std::string, char> kLowered = {{"₀", '0'}, {"₁", '1'}, {"₂", '2'}, {"₃", '3'},
+                                                        {"₄", '4'}, {"₅", '5'}, {"₆", '6'}, {"₇", '7'},
+                                                        {"₈", '8'}, {"₉", '9'}, {"ₙ", 'n'}};
+
+bool in(const Words& words, const std::string& word) { return words.count(word) != 0; }
+
+bool begins(std::string_view text, std::string_view with) { return text.substr(0, with.size()) == with; }
+
+bool starts_with_digit(std::string_view text) { return !text.empty() && is_digit(static_cast<unsigned char>(text[0])); }
+bool starts_with_letter(std::string_view text) {
+  return !text.empty() && is_letter(static_cast<unsigned char>(text[0]));
+}
+bool ends_with_digit(std::string_view text) {
+  return !text.empty() && is_digit(static_cast<unsigned char>(text.back()));
+}
+bool are_digits(std::string_view text) {
+  return !text.empty() && std::all_of(text.begin(), text.end(), [](unsigned char c) { return is_digit(c); });
+}
+bool are_letters(std::string_view text) {
+  return !text.empty() && std::all_of(text.begin(), text.end(), [](unsigned char c) { return is_letter(c); });
+}
+
+std::string without_end(std::string text, std::string_view of) {
+  while (!text.empty() && of.find(text.back()) != kNone) text.pop_back();
+  return text;
+}
+
+// Tokens
+
+std::string half_width(std::string_view content) {
+  std::string text;
+  for (std::size_t i = 0; i < content.size(); ++i) {
+    if (i + 2 < content.size() && content[i] == '\xef') {
+      const int second = static_cast<unsigned char>(content[i + 1]), third = static_cast<unsigned char>(content[i + 2]);
+      if ((second == 0xBC && third >= 0x81 && third <= 0xBF) || (second == 0xBD && third >= 0x80 && third <= 0x9E)) {
+        text += static_cast<char>(0x21 + (second - 0xBC) * 64 + third - 0x81);
+        i += 2;
+        continue;
+      }
+    }
+    text += content[i];
+  }
+  return text;
+}
+
+std::size_t past_continuations(const Text& text, std::size_t i) {
+  while (is_continuation(text.at(i))) ++i;
+  return i;
+}
+
+std::size_t past_digits(const Text& text, std::size_t i) {
+  while (is_digit(text.at(i))) ++i;
+  return i;
+}
+
+// Where the token ends that begins at `i`.
+std::size_t token_end(const Text& text, std::size_t i) {
+  const int c = text.at(i);
+  std::size_t end = i + 1;
+  if (c == '\\') {
+    const int next = text.at(end);
+    if (next < 0) return end;
+    if (next >= 0xC0) return past_continuations(text, end + 1);
+    if (!is_letter(next)) return end + 1;
+    while (is_letter(text.at(end))) ++end;
+  } else if (is_space(c)) {
+    while (is_space(text.at(end))) ++end;
+  } else if (is_digit(c)) {
+    end = past_digits(text, end);
+    if (text.at(end) == '.' && is_digit(text.at(end + 1))) end = past_digits(text, end + 1);
+  } else if (c == '.' && is_digit(text.at(end))) {
+    end = past_digits(text, end);
+  } else if (is_letter(c)) {
+    while (is_letter(text.at(end))) ++end;
+  } else if (c >= 0xC0) {
+    end = past_continuations(text, end);
+  } else {
+    for (const std::string_view sign : {"<=", ">=", "!=", "==", "=>", "->", "+/-", "**", "..."}) {
+      if (text.has(i, sign)) return i + sign.size();
+    }
+  }
+  return end;
+}
+
+void append_parts(Tokens& tokens, const std::string& name) {
+  const std::size_t blank = name.find(' ');
+  tokens.push_back(name.substr(0, blank));
+  if (blank != std::string::npos) tokens.push_back(name.substr(blank + 1));
+}
+
+// The tokens of a content, each sign under its one name; what is not shown is left out.
+Tokens tokens_of(std::string_view content) {
+  const std::string narrow = half_width(content);
+  const Text text{std::string_view(narrow)};
+  Tokens tokens;
+  char script = 0;
+  for (std::size_t i = 0; i < narrow.size();) {
+    const std::size_t end = token_end(text, i);
+    const std::string token = narrow.substr(i, end - i);
+    i = end;
+    auto raised = kRaised.find(token);
+    // 3² is no arithmetic that someone typed.
+    if (raised != kRaised.end() && !script && !tokens.empty() && ends_with_digit(tokens.back())) raised = kRaised.end();
+    const auto lowered = kLowered.find(token);
+    const char kind = raised != kRaised.end() ? '^' : lowered != kLowered.end() ? '_' : 0;
+    if (script && script != kind) tokens.push_back("}");
+    if (kind && script != kind) tokens.insert(tokens.end(), {std::string(1, kind), "{"});
+    script = kind;
+    if (kind) {
+      tokens.push_back(std::string(1, raised != kRaised.end() ? raised->second : lowered->second));
+    } else if (token == "\\degree" || token == "°") {
+      tokens.insert(tokens.end(), {"^", "\\circ"});
+    } else if (token == "\\!" && !tokens.empty() && tokens.back() == ",") {
+      tokens.back() = "{,}";
+    } else if (in(kDropped, token)) {
+      continue;
+    } else if (in(kBlanks, token) || is_space(static_cast<unsigned char>(token[0])) || token == "\\ " ||
+               token == "\\\t" || token == "\\\n" || token == "\\\r") {
+      tokens.push_back(" ");
+    } else if (const auto alias = kAliases.find(token); alias != kAliases.end()) {
+      append_parts(tokens, alias->second);
+    } else if (token == "*" && !tokens.empty() && (tokens.back() == "\\operatorname" || tokens.back() == "\\hspace")) {
+      continue;
+    } else {
+      tokens.push_back(token);
+    }
+  }
+  if (script) tokens.push_back("}");
+  return tokens;
+}
+
+bool is_foreign(const std::string& token) {
+  const int c = static_cast<unsigned char>(token[0]);
+  return (c >= 0xC3 && c <= 0xDF && c != 0xCE && c != 0xCF) || (c >= 0xE0 && c <= 0xEE && c != 0xE2);
+}
+
+// Words with single blanks between them, where the tokens are nothing but words; case is kept.
+std::optional<std::string> prose(const Tokens& tokens) {
+  Tokens shown;
+  for (const std::string& token : tokens) {
+    if (!in(kFonts, token) && token != "{" && token != "}") shown.push_back(token);
+  }
+  // abc - d is a formula.
+  const std::size_t shortest = std::find(shown.begin(), shown.end(), "-") != shown.end() ? 4 : 3;
+  const auto is_word = [&](const std::string& token) {
+    return is_foreign(token) || (are_letters(token) && !in(kFunctions, token) && token.size() >= shortest);
+  };
+  const auto is_prose = [](const std::string& token) {
+    return token == " " || in(kProseMarks, token) || are_letters(token) || static_cast<unsigned char>(token[0]) >= 0xC3;
+  };
+  if (!std::any_of(shown.begin(), shown.end(), is_word) || !std::all_of(shown.begin(), shown.end(), is_prose)) {
+    return std::nullopt;
+  }
+  std::string text;
+  for (const std::string& token : shown) {
+    if (token == "," || token == " ") text = without_end(std::move(text), " ");
+    text += token;
+    if (token == ",") text += ' ';
+  }
+  text.erase(std::unique(text.begin(), text.end(), [](char a, char b) { return a == ' ' && b == ' '; }), text.end());
+  if (!text.empty() && text[0] == ' ') text.erase(0, 1);
+  return without_end(without_end(std::move(text), " "), ". ,;:");
+}
+
+// Atoms
+
+enum class Kind { kPlain, kUnit, kNegative, kShown };
+
+// What stays together: a symbol, digits, a command with its arguments, an exponent. kUnit where a unit may stand,
+// inside of \text; kNegative for a fraction whose sign is taken out of its text; kShown for a blank inside of \text.
+struct Atom {
+  std::string text;
+  Kind kind = Kind::kPlain;
+};
+
+using Atoms = std::vector<Atom>;
+
+bool is_digits(const Atom& atom) { return starts_with_digit(atom.text); }
+
+bool is_wordish(unsigned char c) { return is_digit(c) || is_letter(c) || c >= 0x80; }
+
+bool is_spoken(const Atom& atom) { return atom.text == "and" || atom.text == "or"; }
+
+// Blanks stay between words of a text, around "and" and "or", and between digits; there is one then.
+Atoms without_blanks(const Atoms& atoms) {
+  Atoms kept;
+  bool is_blank = false, is_shown = false;
+  for (const Atom& atom : atoms) {
+    if (atom.text == " ") {
+      is_blank = true;
+      is_shown |= atom.kind == Kind::kShown;
+      continue;
+    }
+    if (is_blank && !kept.empty()) {
+      const Atom& before = kept.back();
+      const bool is_command = atom.text[0] == '\\' && starts_with_letter(std::string_view(atom.text).substr(1));
+      const bool in_words = is_wordish(before.text.back()) && (is_wordish(atom.text[0]) || is_command);
+      if ((in_words && (is_shown || is_spoken(before) || is_spoken(atom))) || (is_digits(before) && is_digits(atom))) {
+        kept.push_back({" ", Kind::kShown});
+      }
+    }
+    is_blank = is_shown = false;
+    kept.push_back(atom);
+  }
+  return kept;
+}
+
+bool is_separator(const Atom& atom) { return atom.text == "{,}" || atom.text == "\\,"; }
+
+// Digits with {,} or a thin blank between groups of three become one number.
+Atoms grouped(const Atoms& atoms) {
+  Atoms out;
+  bool is_group = false;
+  for (std::size_t at = 0; at < atoms.size(); ++at) {
+    const Atom& atom = atoms[at];
+    if (is_separator(atom)) {
+      const std::string_view following = at + 1 < atoms.size() ? std::string_view(atoms[at + 1].text) : "";
+      const bool is_after = !out.empty() && are_digits(out.back().text) && (is_group || out.back().text.size() <= 3);
+      const std::string_view whole = following.substr(0, following.find('.'));
+      is_group = is_after && are_digits(whole) && whole.size() == 3;
+      if (!is_group && atom.text == "{,}") {
+        out.push_back({","});
+      } else if (!is_group && !out.empty() && is_digits(out.back()) && starts_with_digit(following)) {
+        out.push_back({" ", Kind::kShown});
+      }
+    } else if (is_group && are_digits(std::string_view(atom.text).substr(0, 3)) && are_digits(out.back().text) &&
+               is_separator(atoms[at - 1])) {
+      out.back() = {out.back().text + atom.text};
+    } else {
+      is_group = false;
+      out.push_back(atom);
+    }
+  }
+  return out;
+}
+
+bool is_sign(const Atom& atom) {
+  return atom.text == "+" || atom.text == "-" || atom.text == "\\pm" || atom.text == "\\mp";
+}
+
+// Whether a term begins behind the first `size` atoms.
+bool may_begin(const Atoms& out, std::size_t size) {
+  if (size == 0) return true;
+  const std::string& text = out[size - 1].text;
+  return in(kBoundaries, text) || text == "(" || text == "[" || text == "\\{" || text == "\\langle" ||
+         begins(text, "\\begin");
+}
+
+bool may_end(const Atom& atom) {
+  const std::string& text = atom.text;
+  return in(kBoundaries, text) || is_sign(atom) || text == ")" || text == "]" || text == "\\}" || text == "\\rangle" ||
+         begins(text, "\\end{");
+}
+
+// Whether a number may stand directly before it: 2x, 2\pi, 2(x+1). Not a fraction: 2\frac{1}{2} is 2.5.
+bool is_factor(const Atom& atom) {
+  return (atom.text == "(" || are_letters(atom.text) || in(kGreek, atom.text) || begins(atom.text, "\\sqrt")) &&
+         !is_spoken(atom);
+}
+
+bool is_operand(const Atom& atom) {
+  return is_digits(atom) || (atom.text.size() == 1 && are_letters(atom.text)) || in(kGreek, atom.text) ||
+         begins(atom.text, "\\sqrt{");
+}
+
+bool is_command(std::string_view text) { return !text.empty() && text[0] == '\\' && are_letters(text.substr(1)); }
+
+// The atoms [begin, end) as LaTeX: a blank behind a command before a letter, braces around an exponent before a digit.
+std::string written(const Atoms& atoms, std::size_t begin = 0) {
+  std::string text;
+  for (std::size_t at = begin; at < atoms.size(); ++at) {
+    const std::string_view own = atoms[at].text;
+    const std::string_view following = at + 1 < atoms.size() ? std::string_view(atoms[at + 1].text) : "";
+    const bool is_script = own[0] == '^' || own[0] == '_';
+    if (is_script && ends_with_digit(own) && starts_with_digit(following)) {
+      text += own[0];
+      text += '{';
+      text += own.substr(1);
+      text += '}';
+    } else {
+      text += own;
+    }
+    if (starts_with_letter(following) && is_command(is_script ? own.substr(1) : own)) text += ' ';
+  }
+  return text;
+}
+
+// a/b becomes \frac{a}{b} where both are one number, one symbol or one root, or the first a number times such.
+Atoms with_fractions(const Atoms& atoms) {
+  Atoms out;
+  for (std::size_t at = 0; at < atoms.size();) {
+    std::size_t begin = out.size();
+    const bool has_under = at + 1 < atoms.size() && is_operand(atoms[at + 1]);
+    if (atoms[at].text == "/" && has_under && (at + 2 == atoms.size() || may_end(atoms[at + 2])) && !out.empty() &&
+        is_operand(out.back())) {
+      --begin;
+      if (!is_digits(out[begin]) && begin > 0 && is_digits(out[begin - 1])) --begin;
+      if (!may_begin(out, begin) && !is_sign(out[begin - 1])) begin = out.size();
+    }
+    if (begin < out.size()) {
+      const std::string over = written(out, begin);
+      out.resize(begin);
+      out.push_back({"\\frac{" + over + "}{" + atoms[at + 1].text + "}"});
+      at += 2;
+    } else {
+      out.push_back(atoms[at++]);
+    }
+  }
+  return out;
+}
+
+// The atoms with one form for groups of thousands, products, signs and simple fractions.
+Atoms arranged(const Atoms& from) {
+  const Atoms atoms = grouped(without_blanks(from));
+  Atoms out;
+  for (std::size_t at = 0; at < atoms.size(); ++at) {
+    Atom atom = atoms[at];
+    const Atom* following = at + 1 < atoms.size() ? &atoms[at + 1] : nullptr;
+    if (atom.text == "+" && following && may_begin(out, out.size())) continue;
+    if (atom.kind == Kind::kNegative) {
+      if (may_begin(out, out.size())) {
+        out.push_back({"-"});
+        out.push_back({atom.text});
+      } else {
+        out.push_back({"\\frac{-" + atom.text.substr(6)});
+      }
+      continue;
+    }
+    if ((atom.text == "*" || atom.text == "\\cdot" || atom.text == "\\times") && !out.empty() && following) {
+      const bool left = is_digits(out.back()), right = is_digits(*following);
+      if (left && !right && is_factor(*following)) continue;
+      const bool is_scalar = atom.text == "\\times" ? left || right : !(left && right);
+      if (is_scalar && atom.text != "\\cdot") atom = {"\\cdot"};
+    }
+    if (atom.text == "\\\\" && (!following || begins(following->text, "\\end{"))) continue;
+    if (atom.text == "\\}" && !out.empty() && out.back().text == "\\{") {
+      out.back() = {"\\emptyset"};
+      continue;
+    }
+    out.push_back(std::move(atom));
+  }
+  return with_fractions(out);
+}
+
+// Whether an argument needs no braces.
+bool is_symbol(const std::string& text) {
+  if (text.size() == 1 || is_command(text)) return true;
+  if (text[0] == '\\') return text.size() == 2;
+  return static_cast<unsigned char>(text[0]) >= 0xC0 &&
+         past_continuations(Text{std::string_view(text)}, 1) == text.size();
+}
+
+// Whether no sum stands outside of brackets.
+bool is_term(std::string_view text) {
+  int depth = 0;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == '(' || c == '[' || c == '{') {
+      ++depth;
+    } else if (c == ')' || c == ']' || c == '}') {
+      --depth;
+    } else if (depth == 0 &&
+               (c == '+' || c == '-' || c == ',' || begins(text.substr(i), "\\pm") || begins(text.substr(i), "\\mp"))) {
+      return false;
+    }
+  }
+  return !text.empty();
+}
+
+// For each opening bracket the place of the one that closes it inside of the same braces, 0 for all else.
+std::vector<std::size_t> closing_brackets(const Tokens& tokens) {
+  std::vector<std::size_t> closing(tokens.size(), 0), opened;
+  for (std::size_t at = 0; at < tokens.size(); ++at) {
+    const std::string& token = tokens[at];
+    if (token == "(" || token == "[" || token == "{") {
+      opened.push_back(at);
+    } else if (token == "}") {
+      while (!opened.empty() && tokens[opened.back()] != "{") opened.pop_back();
+      if (!opened.empty()) opened.pop_back();
+    } else if ((token == ")" || token == "]") && !opened.empty() && tokens[opened.back()] != "{") {
+      const std::size_t begin = opened.back();
+      opened.pop_back();
+      if ((tokens[begin] == "(") == (token == ")")) closing[begin] = at;
+    }
+  }
+  return closing;
+}
+
+// How a command's argument may be written without braces: with all digits of a number, as people mean x^10; in the
+// parentheses of x^(n+1); with the sign of x^-1.
+enum Argument : unsigned { kSingle = 0, kWholeDigits = 1, kParentheses = 2, kSigns = 4 };
+
+// Reads tokens into atoms.
+class Reader {
+ public:
+  explicit Reader(Tokens tokens) : tokens_(std::move(tokens)), closing_(closing_brackets(tokens_)) {}
+
+  // More nesting than kMaxDepth: what was read is nothing.
+  bool is_too_deep() const { return is_too_deep_; }
+
+  Atoms all() { return sequence(tokens_.size(), false); }
+
+ private:
+  // The atoms up to the token `end`, or up to a closing brace, which is passed over.
+  Atoms sequence(std::size_t end, bool in_text) {
+    Atoms atoms;
+    while (at_ < end && !is_too_deep_) {
+      if (tokens_[at_] != "}") {
+        one(atoms, in_text);
+        continue;
+      }
+      ++at_;
+      if (depth_ > 0) break;
+    }
+    return atoms;
+  }
+
+  bool enter() {
+    is_too_deep_ |= ++depth_ > kMaxDepth;
+    return !is_too_deep_;
+  }
+
+  bool has(std::size_t at, std::string_view token) const { return at < tokens_.size() && tokens_[at] == token; }
+
+  // Reads one token, with its arguments.
+  void one(Atoms& atoms, bool in_text) {
+    const std::string token = tokens_[at_++];
+    if (token == " ") {
+      atoms.push_back({" ", in_text ? Kind::kShown : Kind::kPlain});
+    } else if (token == "{") {
+      if (has(at_, ",") && has(at_ + 1, "}")) {
+        at_ += 2;
+        atoms.push_back({"{,}"});
+      } else {
+        for (Atom& atom : group(in_text)) atoms.push_back(std::move(atom));
+      }
+    } else if (token == "^" || token == "_") {
+      script(token, atoms);
+    } else if (in(kFonts, token)) {
+      if (!next_is("{")) return;
+      for (Atom& atom : group(in_text || in(kText, token))) {
+        if (in(kRoman, token) && atom.kind == Kind::kPlain) atom.kind = Kind::kUnit;
+        atoms.push_back(std::move(atom));
+      }
+    } else if (token == "\\frac" || token == "\\binom") {
+      atoms.push_back(fraction(token));
+    } else if (token == "\\sqrt" || token == "sqrt") {
+      atoms.push_back(root());
+    } else if (in(kAccents, token)) {
+      atoms.push_back({token + "{" + argument(kSingle) + "}"});
+    } else if (in(kWithDroppedArgument, token)) {
+      argument(kSingle);
+    } else if (token == "\\begin" || token == "\\end") {
+      atoms.push_back(environment(token));
+    } else if (token == "\\\\") {
+      if (next_is("[") && is_length(at_)) at_ = closing_[at_ - 1] + 1;
+      atoms.push_back({token});
+    } else if (in(kFunctions, token)) {
+      atoms.push_back({"\\" + token});
+    } else if (token.size() > 1 && token != "\\." && token.find('.') != std::string::npos) {
+      atoms.push_back({without_end(without_end(token[0] == '.' ? "0" + token : token, "0"), ".")});
+    } else {
+      const bool is_bare_unit = token.size() >= 4
+                                    ? in(kUnits, token)
+                                    : token == "cm" || token == "km" || token == "mm" || token == "ft" || token == "kg";
+      atoms.push_back({token, in_text || is_bare_unit ? Kind::kUnit : Kind::kPlain});
+    }
+  }
+
+  // Passes `wanted` and the blanks before it, if it is the next token.
+  bool next_is(std::string_view wanted) {
+    std::size_t at = at_;
+    while (has(at, " ")) ++at;
+    if (!has(at, wanted)) return false;
+    at_ = at + 1;
+    return true;
+  }
+
+  // The atoms of a group whose brace was just passed.
+  Atoms group(bool in_text) {
+    if (!enter()) return {};
+    Atoms atoms = sequence(tokens_.size(), in_text);
+    --depth_;
+    return atoms;
+  }
+
+  std::string argument(unsigned allowed) {
+    while (has(at_, " ")) ++at_;
+    if (at_ == tokens_.size() || tokens_[at_] == "}" || !enter()) return "";
+    const std::string& token = tokens_[at_];
+    Atoms atoms;
+    if (token == "{") {
+      ++at_;
+      atoms = sequence(tokens_.size(), false);
+    } else if ((allowed & kParentheses) && token == "(" && closing_[at_] > 0) {
+      const std::size_t end = closing_[at_];
+      ++at_;
+      atoms = sequence(end, false);
+      at_ = std::max(at_, end + 1);  // a command at the end may have taken what follows
+    } else if ((allowed & kSigns) && (token == "-" || token == "+")) {
+      atoms.push_back({token});
+      ++at_;
+      if (at_ < tokens_.size() &&
+          (starts_with_digit(tokens_[at_]) || are_letters(tokens_[at_]) || in(kGreek, tokens_[at_]))) {
+        atoms.push_back({symbol(allowed)});
+      }
+    } else if (starts_with_digit(token) || (are_letters(token) && !in(kFunctions, token))) {
+      atoms.push_back({symbol(allowed)});
+    } else {
+      one(atoms, false);
+    }
+    --depth_;
+    return written(arranged(atoms));
+  }
+
+  // The next token, or its first letter or digit; then the rest stays.
+  std::string symbol(unsigned allowed) {
+    std::string& token = tokens_[at_];
+    if (token.size() > 1 && (are_letters(token) || (starts_with_digit(token) && !(allowed & kWholeDigits)))) {
+      const std::string first = token.substr(0, 1);
+      token.erase(0, 1);
+      return first;
+    }
+    ++at_;
+    return token;
+  }
+
+  // An exponent or a subscript, behind what is read. The subscript comes first.
+  void script(const std::string& token, Atoms& atoms) {
+    const std::string text = argument(kWholeDigits | kSigns | (token == "^" ? kParentheses : kSingle));
+    if (text.empty()) return;
+    if (token == "^" && text.find_first_not_of('\'') == std::string::npos) {
+      atoms.push_back({text});
+      return;
+    }
+    const Atom atom{token + (is_symbol(text) ? text : "{" + text + "}")};
+    const bool is_behind = token == "_" && !atoms.empty() && atoms.back().text[0] == '^';
+    atoms.insert(atoms.end() - (is_behind ? 1 : 0), atom);
+  }
+
+  Atom fraction(const std::string& token) {
+    std::string parts[2];
+    bool is_negative = false;
+    for (std::string& part : parts) {
+      part = argument(kSingle);
+      if (token == "\\frac" && part[0] == '-' && is_term(std::string_view(part).substr(1))) {
+        is_negative = !is_negative;
+        part.erase(0, 1);
+      }
+    }
+    return {token + "{" + parts[0] + "}{" + parts[1] + "}", is_negative ? Kind::kNegative : Kind::kPlain};
+  }
+
+  Atom root() {
+    std::string degree;
+    if (next_is("[")) {
+      const std::size_t end = closing_[at_ - 1];
+      if (end > 0) {
+        if (!enter()) return {"\\sqrt"};
+        degree = written(arranged(sequence(end, false)));
+        --depth_;
+        at_ = std::max(at_, end + 1);
+      } else {
+        --at_;
+      }
+    }
+    const std::string text = argument(kWholeDigits | kParentheses);
+    return {"\\sqrt" + (degree.empty() || degree == "2" ? "" : "[" + degree + "]") + "{" + text + "}"};
+  }
+
+  Atom environment(const std::string& token) {
+    if (!next_is("{")) return {token};
+    std::string name;
+    for (; at_ < tokens_.size() && tokens_[at_] != "}"; ++at_) {
+      if (tokens_[at_] != " ") name += tokens_[at_];
+    }
+    ++at_;
+    if (token == "\\begin" && name == "array" && next_is("{")) group(false);
+    return {token + "{" + name + "}"};
+  }
+
+  // Whether a bracket that was just passed has a length such as 2pt in it.
+  bool is_length(std::size_t begin) const {
+    const std::size_t end = closing_[begin - 1];
+    if (end == 0 || end > begin + 4) return false;
+    std::string inside;
+    for (std::size_t at = begin; at < end; ++at) inside += tokens_[at];
+    const std::size_t digits = inside[0] == '-' ? 1 : 0;
+    std::size_t unit = digits;
+    while (unit < inside.size() && (starts_with_digit(std::string_view(inside).substr(unit)) || inside[unit] == '.')) {
+      ++unit;
+    }
+    if (unit == digits) return false;
+    if (inside[unit] == ' ') ++unit;
+    const std::string name = inside.substr(unit);
+    return name == "pt" || name == "em" || name == "ex" || name == "mm" || name == "cm" || name == "in";
+  }
+
+  Tokens tokens_;
+  std::vector<std::size_t> closing_;
+  std::size_t at_ = 0;
+  int depth_ = 0;
+  bool is_too_deep_ = false;
+};
+
+// Whole contents
+
+// Without the points and commas of the sentence.
+Atoms without_end(Atoms atoms) {
+  while (!atoms.empty()) {
+    const std::string& text = atoms.back().text;
+    if (text != "." && text != "," && text != ";" && text != ":" && text != "\\\\" && text != " " && text != "\\,")
+      break;
+    atoms.pop_back();
+  }
+  return atoms;
+}
+
+// Without the units that an expression ends with.
+Atoms without_units(const Atoms& atoms) {
+  std::size_t end = atoms.size();
+  if (end > 0) {
+    const std::string& text = atoms[end - 1].text;
+    if (text == "^2" || text == "^3" || text == "²" || text == "³") --end;
+  }
+  std::size_t begin = end;
+  while (begin > 0 && (atoms[begin - 1].kind == Kind::kUnit || atoms[begin - 1].text == " ")) --begin;
+  std::string words;
+  for (std::size_t at = begin; at < end; ++at) words += atoms[at].text;
+  bool has_word = false;
+  for (std::size_t at = 0; at < words.size();) {
+    std::size_t past = std::min(words.find_first_of(" ./-", at), words.size());
+    if (past > at) {
+      if (!in(kUnits, words.substr(at, past - at))) return atoms;
+      has_word = true;
+    }
+    at = past + 1;
+  }
+  if (!has_word) return atoms;
+  Atoms bare = without_end(Atoms(atoms.begin(), atoms.begin() + static_cast<std::ptrdiff_t>(begin)));
+  return bare.empty() ? atoms : bare;
+}
+
+// Without "x =" or "x \in" in front, where one symbol stands there and no other sign of this kind follows.
+Atoms without_name(const Atoms& atoms) {
+  const auto is_equals = [](const Atom& atom) { return atom.text == "=" || atom.text == "\\in"; };
+  const auto sign = std::find_if(atoms.begin(), atoms.end(), is_equals);
+  if (sign == atoms.end() || sign + 1 == atoms.end() || std::find_if(sign + 1, atoms.end(), is_equals) != atoms.end()) {
+    return atoms;
+  }
+  const auto size = sign - atoms.begin();
+  if (size < 1 || size > 2 || (size == 2 && atoms[1].text[0] != '_')) return atoms;
+  const std::string& name = atoms[0].text;
+  const bool is_name = (name.size() == 1 && are_letters(name)) || (in(kGreek, name) && name != "\\infty");
+  return is_name ? Atoms(sign + 1, atoms.end()) : atoms;
+}
+
+// Without parentheses around the whole, unless they make a list or a matrix.
+Atoms without_parentheses(Atoms atoms) {
+  for (int round = 0; round < 4 && atoms.size() >= 3 && atoms.front().text == "(" && atoms.back().text == ")";
+       ++round) {
+    int depth = 0;
+    for (std::size_t at = 0; at < atoms.size(); ++at) {
+      const std::string& text = atoms[at].text;
+      depth += text == "(" || text == "[" ? 1 : text == ")" || text == "]" ? -1 : 0;
+      const bool is_list =
+          text == "," || text == ";" || text == "&" || text == "\\\\" || text == " " || begins(text, "\\begin");
+      if (is_list || (depth == 0 && at + 1 < atoms.size())) return atoms;
+    }
+    atoms.pop_back();
+    atoms.erase(atoms.begin());
+  }
+  return atoms;
+}
+
+std::size_t count(std::string_view text, std::string_view what) {
+  std::size_t num = 0;
+  for (std::size_t at = text.find(what); at != std::string_view::npos; at = text.find(what, at + what.size())) ++num;
+  return num;
+}
+
+std::string replaced(std::string_view text, std::string_view what, std::string_view by) {
+  std::string out;
+  std::size_t begin = 0;
+  for (std::size_t at = text.find(what); at != std::string_view::npos; at = text.find(what, begin)) {
+    out += text.substr(begin, at - begin);
+    out += by;
+    begin = at + what.size();
+  }
+  return out += text.substr(begin);
+}
+
+// A plain array in brackets is the matrix with these brackets.
+std::string with_matrices(std::string text) {
+  if (text.find("\\begin{") == std::string::npos) return text;
+  for (const auto& [opening, closing, letter] : {std::tuple{"(", ")", "p"}, std::tuple{"[", "]", "b"}}) {
+    for (const std::string name : {"array", "matrix", "smallmatrix"}) {
+      const std::string begin = opening + ("\\begin{" + name + "}"), end = "\\end{" + name + "}" + closing;
+      if (count(text, begin) != count(text, end)) continue;
+      text = replaced(text, begin, std::string("\\begin{") + letter + "matrix}");
+      text = replaced(text, end, std::string("\\end{") + letter + "matrix}");
+    }
+  }
+  return text;
+}
+
+// Digits and operators without letters: an answer that was not worked out.
+bool is_arithmetic(std::string_view text) {
+  bool has_operation = false;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (!is_digit(static_cast<unsigned char>(text[i])) && std::string_view("-.+*/^(){}").find(text[i]) == kNone) {
+      return false;
+    }
+    has_operation |= i > 0 && std::string_view("-+*/^").find(text[i]) != kNone &&
+                     (is_digit(static_cast<unsigned char>(text[i - 1])) || text[i - 1] == ')' || text[i - 1] == '}');
+  }
+  return has_operation;
+}
+
+}  // namespace
+
+std::optional<std::string> spelled(std::string_view content) {
+  const Tokens tokens = tokens_of(content);
+  std::optional<std::string> text = prose(tokens);
+  if (!text) {
+    Reader reader(tokens);
+    Atoms atoms = reader.all();
+    if (reader.is_too_deep()) return std::nullopt;
+    atoms = without_name(grouped(without_blanks(without_units(without_end(std::move(atoms))))));
+    text = with_matrices(written(arranged(without_parentheses(std::move(atoms)))));
+  }
+  if (text->empty() || text->size() > kMaxText || is_arithmetic(*text)) return std::nullopt;
+  return text;
+}
+
+bool is_function(const std::string& word) { return in(kFunctions, word); }
+
+bool is_unit(const std::string& word) { return in(kUnits, word); }
+
+bool is_known_sign(const std::string& sign) {
+  const bool is_outside = static_cast<unsigned char>(sign[0]) >= 0x80;
+  return is_outside &&
+         (kAliases.count(sign) || kRaised.count(sign) || kLowered.count(sign) || in(kBlanks, sign) || sign == "°");
+}
+
+}  // namespace fastsia
