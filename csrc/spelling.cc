@@ -551,6 +551,11 @@ bool is_term(std::string_view text) {
   return !text.empty();
 }
 
+// Digits with a point: a zero before it, none at the end.
+std::string decimal(const std::string& digits) {
+  return without_end(without_end(digits[0] == '.' ? "0" + digits : digits, "0"), ".");
+}
+
 // For each opening bracket the place of the one that closes it inside of the same braces, 0 for all else.
 std::vector<std::size_t> closing_brackets(const Tokens& tokens) {
   std::vector<std::size_t> closing(tokens.size(), 0), opened;
@@ -642,7 +647,7 @@ class Reader {
     } else if (in(kFunctions, token)) {
       atoms.push_back({"\\" + token});
     } else if (token.size() > 1 && token != "\\." && token.find('.') != std::string::npos) {
-      atoms.push_back({without_end(without_end(token[0] == '.' ? "0" + token : token, "0"), ".")});
+      atoms.push_back({decimal(token)});
     } else {
       const bool is_bare_unit = token.size() >= 4
                                     ? in(kUnits, token)
@@ -706,7 +711,7 @@ class Reader {
       return first;
     }
     ++at_;
-    return token;
+    return token.find('.') != std::string::npos ? decimal(token) : token;
   }
 
   // An exponent or a subscript, behind what is read. The subscript comes first.
@@ -758,7 +763,7 @@ class Reader {
     for (; at_ < tokens_.size() && tokens_[at_] != "}"; ++at_) {
       if (tokens_[at_] != " ") name += tokens_[at_];
     }
-    ++at_;
+    at_ = std::min(at_ + 1, tokens_.size());
     if (token == "\\begin" && name == "array" && next_is("{")) group(false);
     return {token + "{" + name + "}"};
   }
@@ -791,12 +796,8 @@ class Reader {
 
 // Without the points and commas of the sentence.
 Atoms without_end(Atoms atoms) {
-  while (!atoms.empty()) {
-    const std::string& text = atoms.back().text;
-    if (text != "." && text != "," && text != ";" && text != ":" && text != "\\\\" && text != " " && text != "\\,")
-      break;
-    atoms.pop_back();
-  }
+  static const Words marks = words(". , ; : \\\\ \\, {,}");
+  while (!atoms.empty() && (atoms.back().text == " " || in(marks, atoms.back().text))) atoms.pop_back();
   return atoms;
 }
 

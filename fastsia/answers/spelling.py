@@ -310,7 +310,7 @@ class _Reader:
         elif token in FUNCTIONS:
             atoms.append(_Atom(b"\\" + token))
         elif b"." in token and len(token) > 1 and token != b"\\.":
-            atoms.append(_Atom((b"0" + token if token[:1] == b"." else token).rstrip(b"0").rstrip(b".")))
+            atoms.append(_Atom(_decimal(token)))
         else:
             atoms.append(_Atom(token, _UNIT if in_text or token in _BARE_UNITS else _PLAIN))
 
@@ -375,7 +375,7 @@ class _Reader:
             self.tokens[self.at] = token[1:]
             return token[:1]
         self.at += 1
-        return token
+        return _decimal(token) if b"." in token else token
 
     def script(self, token: bytes, atoms: list[_Atom]) -> None:
         """An exponent or a subscript, behind what is read. The subscript comes first."""
@@ -423,7 +423,7 @@ class _Reader:
         while self.at < len(self.tokens) and self.tokens[self.at] != b"}":
             name += self.tokens[self.at].strip(b" ")
             self.at += 1
-        self.at += 1
+        self.at = min(self.at + 1, len(self.tokens))
         if token == b"\\begin" and name == b"array" and self.next_is(b"{"):
             self.group()
         return _Atom(token + b"{" + name + b"}")
@@ -433,6 +433,11 @@ class _Reader:
         end = self.closing[begin - 1]
         inside = b"".join(self.tokens[begin:end]) if 0 < end <= begin + 4 else b""
         return re.fullmatch(rb"-?[0-9.]+ ?(pt|em|ex|mm|cm|in)", inside) is not None
+
+
+def _decimal(digits: bytes) -> bytes:
+    """Digits with a point: a zero before it, none at the end."""
+    return (b"0" + digits if digits[:1] == b"." else digits).rstrip(b"0").rstrip(b".")
 
 
 def _closing_brackets(tokens: Sequence[bytes]) -> list[int]:
@@ -625,7 +630,7 @@ def _written(atoms: Sequence[_Atom]) -> bytes:
 
 _ARITHMETIC = pattern(r"[-0-9.+*/^(){}]*+")
 _OPERATION = pattern(r"[0-9)}][-+*/^]")
-_END_MARKS = _words(r". , ; : \\") | {b" ", b"\\,"}
+_END_MARKS = _words(r". , ; : \\ \, {,}") | {b" "}
 _ENVIRONMENTS = (b"array", b"matrix", b"smallmatrix")
 
 
