@@ -60,9 +60,9 @@ std::optional<std::string> value_of(const Number& number) {
   return number.has_value ? std::optional<std::string>(canonical(number)) : std::nullopt;
 }
 
-Number number_in(std::string_view text) {
+Number number_in(std::string_view text, bool is_formula = true) {
   Text all(text);
-  return whole_number(all);
+  return whole_number(all, is_formula);
 }
 
 // Digits, a fraction of digits, or both, perhaps with a sign or degrees.
@@ -412,7 +412,7 @@ std::optional<std::string> boxed_value(Text content, const Spec& spec) {
     return letter ? std::optional<std::string>(std::string(1, *letter)) : std::nullopt;
   }
   const std::string_view all = content.view(content.begin(), content.end());
-  return spec.format == Format::kNumber ? value_of(number_in(all)) : number_or_expression(all);
+  return spec.format == Format::kNumber ? value_of(number_in(all, false)) : number_or_expression(all);
 }
 
 std::optional<std::string> expression_after_marker(Text& line, std::size_t i) {

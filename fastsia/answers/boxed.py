@@ -32,7 +32,7 @@ def boxed_value(content: bytes, format: AnswerFormat, options: Options) -> str |
     """What the content of a box says: an option's letter, a canonical number, or (format boxed) an expression."""
     if format == "choice" or (format == "boxed" and options is not None):
         return choice_after_marker(content, 0, options)
-    value, is_number = whole_number(content)
+    value, is_number = whole_number(content, is_formula=format == "boxed")
     return value if is_number or format == "number" else _expression(content)
 
 
@@ -49,13 +49,13 @@ def _expression(content: bytes) -> str | None:
     if text is None:
         return None
     if b"=" in text and _CALCULATION.fullmatch(text):
-        return whole_number(text.rpartition(b"=")[2])[0]
+        return whole_number(text.rpartition(b"=")[2], is_formula=True)[0]
     if repeating := _REPEATING.fullmatch(text):
         sign, whole, fixed, again = repeating.groups()
         over = int(whole + fixed + again) - int(whole + fixed or b"0")
-        return whole_number(b"%b%d/%d%b" % (sign, over, 10 ** len(again) - 1, b"0" * len(fixed)))[0]
+        return whole_number(b"%b%d/%d%b" % (sign, over, 10 ** len(again) - 1, b"0" * len(fixed)), is_formula=True)[0]
     if _PLAIN_NUMBER.fullmatch(text):
-        value, is_number = whole_number(text)
+        value, is_number = whole_number(text, is_formula=True)
         if is_number:
             return value
     return text.decode(errors="replace")
@@ -196,10 +196,10 @@ _GOES_ON = _SHORT_WORDS & frozenset(b"or and to".split()) | frozenset(b"x times 
 def _number_in_prose(line: bytes, at: int, rest: bytes) -> str | None:
     """The number that prose begins with ("42 apples", "16 - 3 = 13"), where no list or formula goes on behind it."""
     if b"=" in rest:
-        value, is_number = whole_number(rest.rpartition(b"=")[2])
+        value, is_number = whole_number(rest.rpartition(b"=")[2], is_formula=True)
         return value if is_number and rest[:1].isdigit() else None
     head = _HEAD.match(rest)
-    if head is None or not whole_number(head[0])[1]:
+    if head is None or not whole_number(head[0], is_formula=True)[1]:
         return None
     following = _NEXT.match(rest, head.end())
     word = following[1] if following else None
