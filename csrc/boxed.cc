@@ -125,9 +125,23 @@ std::optional<std::string> expression(std::string_view content) {
   return text;
 }
 
+// Whether there are raised digits: 3² is no arithmetic that someone typed.
+bool has_raised(std::string_view text) {
+  for (std::size_t i = 0; i + 1 < text.size(); ++i) {
+    const int next = static_cast<unsigned char>(text[i + 1]);
+    if (text[i] == '\xc2' && (next == 0xB2 || next == 0xB3 || next == 0xB9)) return true;
+    if (text[i] == '\xe2' && next == 0x81 && i + 2 < text.size() && static_cast<unsigned char>(text[i + 2]) >= 0xB0 &&
+        static_cast<unsigned char>(text[i + 2]) <= 0xBF) {
+      return true;
+    }
+  }
+  return false;
+}
+
 std::optional<std::string> number_or_expression(std::string_view content) {
   const Number number = number_in(content);
-  return number.is_formed ? value_of(number) : expression(content);
+  const bool is_number = number.is_formed && (number.has_value || !has_raised(content));
+  return is_number ? value_of(number) : expression(content);
 }
 
 // Behind other markers

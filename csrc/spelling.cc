@@ -447,6 +447,12 @@ bool is_operand(const Atom& atom) {
          begins(atom.text, "\\sqrt{");
 }
 
+// Functions that may be written without parentheses.
+bool is_applied(const std::string& text) {
+  static const Words others = words(R"(\pi \sqrt \gcd \lcm)");
+  return text[0] == '\\' && in(kFunctions, text.substr(1)) && !in(others, text);
+}
+
 bool is_command(std::string_view text) { return !text.empty() && text[0] == '\\' && are_letters(text.substr(1)); }
 
 // The atoms [begin, end) as LaTeX: a blank behind a command before a letter, braces around an exponent before a digit.
@@ -493,6 +499,38 @@ Atoms with_fractions(const Atoms& atoms) {
   return out;
 }
 
+// \sin(x) becomes \sin x where the parentheses have one operand in them, perhaps with a number, and end a term.
+Atoms applied(const Atoms& atoms) {
+  Atoms out;
+  const auto is_script = [](const Atom& atom) { return atom.text[0] == '^' || atom.text[0] == '_'; };
+  for (std::size_t at = 0; at < atoms.size();) {
+    std::size_t size = 0;  // of what stands in the parentheses
+    if (atoms[at].text == "(" && !out.empty()) {
+      const std::size_t name = out.size() - (out.size() > 1 && is_script(out.back()) ? 2 : 1);
+      if (is_applied(out[name].text)) {
+        size = at + 2 < atoms.size() && atoms[at + 2].text == ")"   ? 1
+               : at + 3 < atoms.size() && atoms[at + 3].text == ")" ? 2
+                                                                    : 0;
+      }
+    }
+    if (size > 0) {
+      const Atom& last = atoms[at + size];
+      const std::size_t end = at + size + 2;
+      const bool is_one = is_operand(last) || (size == 1 && begins(last.text, "\\frac{"));
+      const bool is_product = size == 1 || (is_digits(atoms[at + 1]) && !is_digits(last));
+      if (!is_one || !is_product || (end < atoms.size() && !may_end(atoms[end]))) size = 0;
+    }
+    if (size > 0) {
+      out.insert(out.end(), atoms.begin() + static_cast<std::ptrdiff_t>(at) + 1,
+                 atoms.begin() + static_cast<std::ptrdiff_t>(at + size) + 1);
+      at += size + 2;
+    } else {
+      out.push_back(atoms[at++]);
+    }
+  }
+  return out;
+}
+
 // The atoms with one form for groups of thousands, products, signs and simple fractions.
 Atoms arranged(const Atoms& from) {
   const Atoms atoms = grouped(without_blanks(from));
@@ -523,7 +561,25 @@ Atoms arranged(const Atoms& from) {
     }
     out.push_back(std::move(atom));
   }
-  return with_fractions(out);
+  return applied(with_fractions(out));
+}
+
+// Without parentheses around the whole, unless they make a list or a matrix.
+Atoms without_parentheses(Atoms atoms) {
+  for (int round = 0; round < 4 && atoms.size() >= 3 && atoms.front().text == "(" && atoms.back().text == ")";
+       ++round) {
+    int depth = 0;
+    for (std::size_t at = 0; at < atoms.size(); ++at) {
+      const std::string& text = atoms[at].text;
+      depth += text == "(" || text == "[" ? 1 : text == ")" || text == "]" ? -1 : 0;
+      const bool is_list =
+          text == "," || text == ";" || text == "&" || text == "\\\\" || text == " " || begins(text, "\\begin");
+      if (is_list || (depth == 0 && at + 1 < atoms.size())) return atoms;
+    }
+    atoms.pop_back();
+    atoms.erase(atoms.begin());
+  }
+  return atoms;
 }
 
 // Whether an argument needs no braces.
@@ -576,8 +632,9 @@ std::vector<std::size_t> closing_brackets(const Tokens& tokens) {
 }
 
 // How a command's argument may be written without braces: with all digits of a number, as people mean x^10; in the
-// parentheses of x^(n+1); with the sign of x^-1.
-enum Argument : unsigned { kSingle = 0, kWholeDigits = 1, kParentheses = 2, kSigns = 4 };
+// parentheses of x^(n+1); with the sign of x^-1. kBracketed: parentheses around the whole say nothing more, as in
+// \frac{(x-1)}{2}; f^{(2)} is not f^2.
+enum Argument : unsigned { kSingle = 0, kWholeDigits = 1, kParentheses = 2, kSigns = 4, kBracketed = 8 };
 
 // Reads tokens into atoms.
 class Reader {
@@ -699,7 +756,7 @@ class Reader {
       one(atoms, false);
     }
     --depth_;
-    return written(arranged(atoms));
+    return written(arranged(allowed & kBracketed ? without_parentheses(without_blanks(atoms)) : atoms));
   }
 
   // The next token, or its first letter or digit; then the rest stays.
@@ -731,7 +788,7 @@ class Reader {
     std::string parts[2];
     bool is_negative = false;
     for (std::string& part : parts) {
-      part = argument(kSingle);
+      part = argument(kBracketed);
       if (token == "\\frac" && part[0] == '-' && is_term(std::string_view(part).substr(1))) {
         is_negative = !is_negative;
         part.erase(0, 1);
@@ -753,7 +810,7 @@ class Reader {
         --at_;
       }
     }
-    const std::string text = argument(kWholeDigits | kParentheses);
+    const std::string text = argument(kWholeDigits | kParentheses | kBracketed);
     return {"\\sqrt" + (degree.empty() || degree == "2" ? "" : "[" + degree + "]") + "{" + text + "}"};
   }
 
@@ -838,24 +895,6 @@ Atoms without_name(const Atoms& atoms) {
   const std::string& name = atoms[0].text;
   const bool is_name = (name.size() == 1 && are_letters(name)) || (in(kGreek, name) && name != "\\infty");
   return is_name ? Atoms(sign + 1, atoms.end()) : atoms;
-}
-
-// Without parentheses around the whole, unless they make a list or a matrix.
-Atoms without_parentheses(Atoms atoms) {
-  for (int round = 0; round < 4 && atoms.size() >= 3 && atoms.front().text == "(" && atoms.back().text == ")";
-       ++round) {
-    int depth = 0;
-    for (std::size_t at = 0; at < atoms.size(); ++at) {
-      const std::string& text = atoms[at].text;
-      depth += text == "(" || text == "[" ? 1 : text == ")" || text == "]" ? -1 : 0;
-      const bool is_list =
-          text == "," || text == ";" || text == "&" || text == "\\\\" || text == " " || begins(text, "\\begin");
-      if (is_list || (depth == 0 && at + 1 < atoms.size())) return atoms;
-    }
-    atoms.pop_back();
-    atoms.erase(atoms.begin());
-  }
-  return atoms;
 }
 
 std::size_t count(std::string_view text, std::string_view what) {

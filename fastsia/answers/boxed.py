@@ -33,9 +33,12 @@ def boxed_value(content: bytes, format: AnswerFormat, options: Options) -> str |
     if format == "choice" or (format == "boxed" and options is not None):
         return choice_after_marker(content, 0, options)
     value, is_number = whole_number(content, is_formula=format == "boxed")
+    if format == "boxed" and value is None and _RAISED.search(content):
+        is_number = False  # 3² is no arithmetic that someone typed
     return value if is_number or format == "number" else _expression(content)
 
 
+_RAISED = pattern(r"\xc2[\xb2\xb3\xb9] | \xe2\x81[\xb0-\xbf]")
 _PLAIN_NUMBER = pattern(r"-?+ (?: [0-9.,]++ | [0-9]*+ \\frac\{[0-9.]++\}\{[0-9.]++\} ) (?: \^\\circ )?+")
 _CALCULATION = pattern(r"(?: [-0-9.+*/^(){}=\ ] | \\cdot | \\times | \\div | \\frac )*+")
 

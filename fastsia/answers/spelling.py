@@ -52,6 +52,7 @@ _WITH_DROPPED_ARGUMENT = _words(
     r"\phantom \hphantom \vphantom \hspace \hspace* \vspace \hskip \tag \label \color \textcolor"
 )
 FUNCTIONS = _words("sin cos tan cot sec csc log ln exp arcsin arccos arctan sinh cosh tanh gcd lcm pi sqrt")
+_APPLIED = frozenset(b"\\" + name for name in FUNCTIONS - _words("pi sqrt gcd lcm"))
 _GREEK = _words(
     r"""\alpha \beta \gamma \delta \epsilon \varepsilon \zeta \eta \theta \vartheta \iota \kappa \lambda \mu \nu \xi \pi
     \varpi \rho \varrho \sigma \varsigma \tau \upsilon \phi \varphi \chi \psi \omega \Gamma \Delta \Theta \Lambda \Xi
@@ -333,10 +334,18 @@ class _Reader:
         self.depth -= 1
         return atoms
 
-    def argument(self, *, whole_digits: bool = False, parentheses: bool = False, signs: bool = False) -> bytes:
+    def argument(
+        self,
+        *,
+        whole_digits: bool = False,
+        parentheses: bool = False,
+        signs: bool = False,
+        is_bracketed: bool = False,
+    ) -> bytes:
         """A command's argument: a group, or one symbol.
 
         whole_digits: all digits of a number, as people mean x^10. parentheses: those of x^(n+1). signs: of x^-1.
+        is_bracketed: parentheses around the whole say nothing more, as in \\frac{(x-1)}{2}; f^{(2)} is not f^2.
         """
         while self.at < len(self.tokens) and self.tokens[self.at] == b" ":
             self.at += 1
@@ -366,7 +375,7 @@ class _Reader:
         else:
             self.one(atoms)
         self.depth -= 1
-        return _written(_arranged(atoms))
+        return _written(_arranged(_without_parentheses(_without_blanks(atoms)) if is_bracketed else atoms))
 
     def symbol(self, whole_digits: bool) -> bytes:
         """The next token, or its first letter or digit; then the rest stays."""
@@ -392,7 +401,7 @@ class _Reader:
             atoms.append(atom)
 
     def fraction(self, token: bytes) -> _Atom:
-        over, under = self.argument(), self.argument()
+        over, under = self.argument(is_bracketed=True), self.argument(is_bracketed=True)
         negative = False
         if token == b"\\frac":
             for part in (over, under):
@@ -413,7 +422,7 @@ class _Reader:
                 self.at = max(self.at, end + 1)
             else:
                 self.at -= 1
-        text = self.argument(whole_digits=True, parentheses=True)
+        text = self.argument(whole_digits=True, parentheses=True, is_bracketed=True)
         return _Atom(b"\\sqrt" + (b"[" + degree + b"]" if degree not in (b"", b"2") else b"") + b"{" + text + b"}")
 
     def environment(self, token: bytes) -> _Atom:
@@ -540,7 +549,7 @@ def _arranged(atoms: Sequence[_Atom]) -> list[_Atom]:
             out[-1] = _Atom(b"\\emptyset")
             continue
         out.append(atom)
-    return _slashes(out)
+    return _applied(_slashes(out))
 
 
 def _grouped(atoms: Sequence[_Atom]) -> list[_Atom]:
@@ -608,6 +617,33 @@ def _slashes(atoms: list[_Atom]) -> list[_Atom]:
 def _is_operand(atom: _Atom) -> bool:
     text = atom.text
     return _is_digits(atom) or (len(text) == 1 and text.isalpha()) or text in _GREEK or text[:6] == b"\\sqrt{"
+
+
+def _applied(atoms: list[_Atom]) -> list[_Atom]:
+    """\\sin(x) becomes \\sin x where the parentheses have one operand in them, perhaps with a number, and end a term."""
+    out: list[_Atom] = []
+    at = 0
+    while at < len(atoms):
+        name = out[-2 if len(out) > 1 and out[-1].text[:1] in (b"^", b"_") else -1].text if out else b""
+        end = next((at + size for size in (2, 3) if at + size < len(atoms) and atoms[at + size].text == b")"), 0)
+        inside = atoms[at + 1 : end]
+        if (
+            atoms[at].text == b"("
+            and name in _APPLIED
+            and inside
+            and (_is_operand(inside[-1]) or inside[-1].text[:6] == b"\\frac{")
+            and (
+                len(inside) == 1
+                or (_is_digits(inside[0]) and not _is_digits(inside[1]) and inside[1].text[:2] != b"\\f")
+            )
+            and (end + 1 == len(atoms) or atoms[end + 1].text in _AFTER_TERM or atoms[end + 1].text[:5] == b"\\end{")
+        ):
+            out += inside
+            at = end + 1
+        else:
+            out.append(atoms[at])
+            at += 1
+    return out
 
 
 _COMMAND_END = pattern(r"\\[A-Za-z]++")

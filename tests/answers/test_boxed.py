@@ -51,6 +51,13 @@ BOXED = {
     r"\boxed{5x - 7y + 11z + 4 = 0}": "5x-7y+11z+4=0",
     r"\boxed{3x + 4y = 12}": "3x+4y=12",
     r"\boxed{a+b=7}": "a+b=7",
+    "\\boxed{3²}": "3²",
+    "\\boxed{10³}": "1000",
+    r"\boxed{7 y}": "7y",
+    r"\boxed{5\ x}": "5x",
+    r"\boxed{4 sin x}": r"4\sin x",
+    r"\boxed{2x = 8}": "2x=8",
+    r"\boxed{12 \text{ or } 13}": "12 or 13",
     # numbers in another dress are numbers
     r"\boxed{\bf 7}": "7",
     r"\boxed{\large 7}": "7",
@@ -143,6 +150,11 @@ ONE_SPELLING = [
     ["-x", "- x", "−x", "–x"],
     [r"\sqrt{x+1}", r"\sqrt {x + 1}", "√(x+1)", "sqrt(x+1)"],
     [r"\pi r^2", r"\pi{r}^{2}", r"A = \pi r^2", "πr²"],
+    [r"\sin x", r"\sin(x)", "sin(x)", r"\sin{\left(x\right)}"],
+    [r"\ln2", r"\ln(2)", "ln 2", r"\ln{2}"],
+    [r"\log_{2}3", r"\log_2(3)", r"\log_2{3}", "log_2 3"],
+    [r"\cos2x+1", r"\cos(2x)+1", r"\cos 2x + 1"],
+    [r"\frac{x-1}{2}", r"\frac{(x-1)}{2}", r"\frac{\left( x - 1 \right)}2"],
 ]
 
 APART = [
@@ -178,6 +190,9 @@ APART = [
     [r"1,2,\dots", "1,2", "1,2,3"],
     [r"\sin x", r"\cos x", r"\sin 2x", r"\sin^2 x"],
     ["n!", "n", "(n!)!"],
+    [r"\ln(2)x", r"\ln(2x)", r"\ln(x)2", r"\ln x"],
+    [r"\sin(x+1)", r"\sin x+1"],
+    ["f^{(2)}", "f^2", "f(2)"],
 ]
 
 BEHIND_MARKERS = {
@@ -274,6 +289,7 @@ BEHIND_MARKERS = {
     "Answer: ": None,
     "Answer: +": None,
     r"Answer: $\frac{1}{2": None,
+    "Final Answer: The final answer is $11\\sqrt2$. I hope it is correct.": "11\\sqrt{2}",
     "Answer: (1, 2": None,
     "Final answer\n": None,
     r"The final answer is: $11\sqrt2$": r"11\sqrt{2}",
