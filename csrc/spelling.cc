@@ -13,7 +13,8 @@
 namespace fastsia {
 namespace {
 
-constexpr int kMaxDepth = 32;  // arguments and groups inside of each other
+constexpr std::size_t kMaxContent = 4096;  // bytes of a content; a longer one has no spelling
+constexpr int kMaxDepth = 32;              // arguments and groups inside of each other
 
 using Words = std::unordered_set<std::string>;
 using Tokens = std::vector<std::string>;
@@ -944,6 +945,7 @@ bool is_arithmetic(std::string_view text) {
 }  // namespace
 
 std::optional<std::string> spelled(std::string_view content) {
+  if (content.size() > kMaxContent) return std::nullopt;
   const Tokens tokens = tokens_of(content);
   std::optional<std::string> text = prose(tokens);
   if (!text) {

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from fastsia.answers.number import SPACE, pattern
 
 MAX_TEXT = 256  # bytes of a boxed answer that is no number
+MAX_CONTENT = 4096  # bytes of a content; a longer one has no spelling
 MAX_DEPTH = 32  # arguments and groups inside of each other
 
 # Tables -------------------------------------------------------------------------------------------------------------
@@ -620,7 +621,7 @@ def _is_operand(atom: _Atom) -> bool:
 
 
 def _applied(atoms: list[_Atom]) -> list[_Atom]:
-    """\\sin(x) becomes \\sin x where the parentheses have one operand in them, perhaps with a number, and end a term."""
+    """\\sin(x) becomes \\sin x where one operand stands in the parentheses, perhaps with a number, and a term ends."""
     out: list[_Atom] = []
     at = 0
     while at < len(atoms):
@@ -672,6 +673,8 @@ _ENVIRONMENTS = (b"array", b"matrix", b"smallmatrix")
 
 def spelled(content: bytes) -> bytes | None:
     """The one spelling of a box's content; None where it is empty, too long or nested too deeply, or arithmetic."""
+    if len(content) > MAX_CONTENT:
+        return None
     tokens = _tokens(content)
     text = _prose(tokens)
     if text is None:

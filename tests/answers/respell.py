@@ -5,8 +5,9 @@ Each takes the answer and gives the other text, or None where it does not apply.
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 Respelling = Callable[[str], str | None]
 
@@ -191,3 +192,37 @@ DIFFERENT: dict[str, Respelling] = {
     "function": around("f(", ")"),
     "infinity": around("\\infty - "),
 }  # fmt: skip
+
+
+FRAGMENTS = (
+    *re.findall(
+        r"\S+",
+        r"""
+        \frac \dfrac \sqrt \sqrt[ \sqrt[3] ^ _ ^{ _{ ^( { } ( ) [ ] \{ \} \left( \right) \, \! ,\!
+        {,} ~ \\ \\[2pt] &
+        \begin{pmatrix} \end{pmatrix} \begin{array}{cc} \end{array} \begin{ \end{matrix} \text{ \mathrm{ \textbf{
+        \mathbf{ \operatorname{ \operatorname* \mathbb \mathbb{R} \overline{ \bar \phantom{ \pi \theta \infty \le ≤ <=
+        >= != ≠ π ∞ √ ² ³ ⁻ ¹ ₂
+        ° × · \cdot \times * ** + - − / = \in \pm \cup , ; . ... ' \prime x y ab abc sin pi sqrt
+        and or cm inches units 12 1 234 1000 0.50 .5 3 7 $ \$
+        \( \) % \% ! ? : " New York é 语 （ １ ｘ \displaystyle \bf
+        \large \circ ^\circ \degree \quad | \| \mid \ldots \emptyset \lbrace \rbrace \color{red} \textcolor{red}{
+        \hspace*{ \binom \nicefrac \pmod \0 because since in is =5 **Answer:**""",
+    ),
+    " ",
+    "  ",
+    "\\ ",
+    "",
+)
+
+
+def content(rng: random.Random, known: Sequence[str]) -> str:
+    """Fragments of LaTeX in a row, or a known content with some of them put in."""
+    if rng.random() < 0.5:
+        return "".join(rng.choices(FRAGMENTS, k=rng.choice((1, 2, 3, 4, 6, 9, 14, 30))))
+    text = rng.choice(known)
+    for _ in range(rng.randint(0, 3)):
+        begin = rng.randrange(len(text) + 1)
+        end = min(len(text), begin + rng.choice((0, 0, 1, 2)))
+        text = text[:begin] + rng.choice(FRAGMENTS) + text[end:]
+    return text

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
 
+from fastsia.answers import reference
 from fastsia.answers.extraction import canonical_gold, extract_answers
-from tests.answers.respell import DIFFERENT, SAME
+from fastsia.answers.spec import Spec
+from fastsia.answers.spelling import spelled
+from tests.answers.respell import DIFFERENT, SAME, content
+from tests.answers.test_extraction import needs_core, read_with_core
 
 BOXED = {
     "\\boxed{1} \\boxed{2}": "2",
@@ -361,6 +366,57 @@ def test_hostile_contents(content: str, either: str) -> None:
     (answer,) = extract_answers([f"\\boxed{{{content}}}"], "boxed")
     if answer is not None:
         assert len(answer.encode()) <= 256
+
+
+_MARKERS = (
+    "Answer: ",
+    "Final answer: ",
+    "The final answer is $",
+    "**Answer:** ",
+    "Answer: **",
+    '{"answer": "',
+    "<answer>",
+)
+_ENDS = ("", "$", ".", "**", " cm", " apples", "\n", '"}', "</answer>", " or 5", "}", "! Then")
+
+
+def check_expressions(num_texts: int, seed: int) -> None:
+    """The C++ core reads boxes and what stands behind other markers as the reference does."""
+    rng = random.Random(seed)
+    known = [*(content for contents in ONE_SPELLING for content in contents), *(text[8:] for text in BEHIND_MARKERS)]
+    spec = Spec.of("boxed")
+    num_answers = 0
+    for _ in range(num_texts // 100):
+        contents = [content(rng, known) for _ in range(100)]
+        texts = [
+            f"\\boxed{{{text}}}" if rng.random() < 0.6 else rng.choice(_MARKERS) + text + rng.choice(_ENDS)
+            for text in contents
+        ]
+        encoded = [text.encode() for text in texts]
+        for text, ours in zip(encoded, read_with_core(encoded, spec), strict=True):
+            assert ours == reference.read_answer(text, spec), text
+            num_answers += ours[0] is not None
+    assert num_answers > num_texts / 3
+
+
+@needs_core
+def test_core_agrees_on_expressions() -> None:
+    check_expressions(10_000, 1)
+
+
+@needs_core
+@pytest.mark.slow
+def test_core_agrees_on_200_000_expressions() -> None:
+    check_expressions(200_000, 2)
+
+
+def test_contents_of_any_kind_are_read() -> None:
+    """Also those that no box could have: braces that never close, long golds."""
+    rng = random.Random(3)
+    num_read = sum(spelled(content(rng, ["x^{2}"]).encode()) is not None for _ in range(5000))
+    assert num_read > 2500
+    assert spelled(b"x" + b" " * 4000) == b"x"
+    assert spelled(b"x" + b" " * 5000) is None
 
 
 def golds_of(shared_data: Path) -> list[str]:
