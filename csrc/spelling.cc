@@ -189,6 +189,9 @@ const std::unordered_map<std::string, char> kLowered = {{"₀", '0'}, {"₁", '1
 
 bool in(const Words& words, const std::string& word) { return words.count(word) != 0; }
 
+// The same for tables of commands.
+bool in_commands(const Words& words, const std::string& word) { return word[0] == '\\' && in(words, word); }
+
 bool begins(std::string_view text, std::string_view with) { return text.substr(0, with.size()) == with; }
 
 bool starts_with_digit(std::string_view text) { return !text.empty() && is_digit(static_cast<unsigned char>(text[0])); }
@@ -283,6 +286,11 @@ Tokens tokens_of(std::string_view content) {
     const std::size_t end = token_end(text, i);
     const std::string token = narrow.substr(i, end - i);
     i = end;
+    const int first = static_cast<unsigned char>(token[0]);
+    if (!script && (is_digit(first) || (is_letter(first) && token.size() < 4))) {  // most tokens have no other name
+      tokens.push_back(token);
+      continue;
+    }
     auto raised = kRaised.find(token);
     // 3² is no arithmetic that someone typed.
     if (raised != kRaised.end() && !script && !tokens.empty() && ends_with_digit(tokens.back())) raised = kRaised.end();
@@ -323,7 +331,7 @@ bool is_foreign(const std::string& token) {
 std::optional<std::string> prose(const Tokens& tokens) {
   Tokens shown;
   for (const std::string& token : tokens) {
-    if (!in(kFonts, token) && token != "{" && token != "}") shown.push_back(token);
+    if (!in_commands(kFonts, token) && token != "{" && token != "}") shown.push_back(token);
   }
   // abc - d is a formula.
   const std::size_t shortest = std::find(shown.begin(), shown.end(), "-") != shown.end() ? 4 : 3;
@@ -439,12 +447,13 @@ bool may_end(const Atom& atom) {
 
 // Whether a number may stand directly before it: 2x, 2\pi, 2(x+1). Not a fraction: 2\frac{1}{2} is 2.5.
 bool is_factor(const Atom& atom) {
-  return (atom.text == "(" || are_letters(atom.text) || in(kGreek, atom.text) || begins(atom.text, "\\sqrt")) &&
+  return (atom.text == "(" || are_letters(atom.text) || in_commands(kGreek, atom.text) ||
+          begins(atom.text, "\\sqrt")) &&
          !is_spoken(atom);
 }
 
 bool is_operand(const Atom& atom) {
-  return is_digits(atom) || (atom.text.size() == 1 && are_letters(atom.text)) || in(kGreek, atom.text) ||
+  return is_digits(atom) || (atom.text.size() == 1 && are_letters(atom.text)) || in_commands(kGreek, atom.text) ||
          begins(atom.text, "\\sqrt{");
 }
 
@@ -683,6 +692,8 @@ class Reader {
       }
     } else if (token == "^" || token == "_") {
       script(token, atoms);
+    } else if (token[0] != '\\' && token != "sqrt") {
+      plain(token, atoms, in_text);
     } else if (in(kFonts, token)) {
       if (!next_is("{")) return;
       for (Atom& atom : group(in_text || in(kText, token))) {
@@ -702,9 +713,16 @@ class Reader {
     } else if (token == "\\\\") {
       if (next_is("[") && is_length(at_)) at_ = closing_[at_ - 1] + 1;
       atoms.push_back({token});
-    } else if (in(kFunctions, token)) {
+    } else {
+      atoms.push_back({token, in_text ? Kind::kUnit : Kind::kPlain});
+    }
+  }
+
+  // Reads a token that is no command.
+  static void plain(const std::string& token, Atoms& atoms, bool in_text) {
+    if (token.size() > 1 && in(kFunctions, token)) {
       atoms.push_back({"\\" + token});
-    } else if (token.size() > 1 && token != "\\." && token.find('.') != std::string::npos) {
+    } else if (token.size() > 1 && token.find('.') != std::string::npos) {
       atoms.push_back({decimal(token)});
     } else {
       const bool is_bare_unit = token.size() >= 4
@@ -748,7 +766,7 @@ class Reader {
       atoms.push_back({token});
       ++at_;
       if (at_ < tokens_.size() &&
-          (starts_with_digit(tokens_[at_]) || are_letters(tokens_[at_]) || in(kGreek, tokens_[at_]))) {
+          (starts_with_digit(tokens_[at_]) || are_letters(tokens_[at_]) || in_commands(kGreek, tokens_[at_]))) {
         atoms.push_back({symbol(allowed)});
       }
     } else if (starts_with_digit(token) || (are_letters(token) && !in(kFunctions, token))) {
@@ -894,7 +912,7 @@ Atoms without_name(const Atoms& atoms) {
   const auto size = sign - atoms.begin();
   if (size < 1 || size > 2 || (size == 2 && atoms[1].text[0] != '_')) return atoms;
   const std::string& name = atoms[0].text;
-  const bool is_name = (name.size() == 1 && are_letters(name)) || (in(kGreek, name) && name != "\\infty");
+  const bool is_name = (name.size() == 1 && are_letters(name)) || (in_commands(kGreek, name) && name != "\\infty");
   return is_name ? Atoms(sign + 1, atoms.end()) : atoms;
 }
 
