@@ -9,8 +9,6 @@ from fastsia.answers.reference import is_settled
 from fastsia.answers.spec import Spec
 from fastsia.config import AnswerFormat, FastsiaError
 
-
-
 # (text, starts_in_think): (strict, lenient)
 THINK = {
     ("<think>5</think> 6", False): ("6", "6"),
