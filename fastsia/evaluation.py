@@ -21,7 +21,7 @@ import numpy as np
 from fastsia.answers.extraction import extract_rollouts
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.backends import BACKEND_OPTIONS
-from fastsia.backends.base import Backend
+from fastsia.backends.base import Backend, note_on_sampling
 from fastsia.callbacks import Callback, Progress
 from fastsia.config import FastsiaError, Problem, SamplingParams, SIAConfig
 from fastsia.distributed import open_executor
@@ -39,7 +39,7 @@ from fastsia.results import (
 from fastsia.shapes import facts_of_run, is_count, notes_of_damage
 from fastsia.store import DATABASE, FinishedProblem, ScoredTrajectory, Store, StoreWriter
 from fastsia.tasks import Prompt, Task, build_prompt, load_task
-from fastsia.tasks.models import MODELS
+from fastsia.tasks.models import MODELS, model_label
 
 logger = logging.getLogger("fastsia")
 
@@ -74,8 +74,8 @@ def evaluate(
         executor: "local" (this process, the default) or "ray" (the workers of a Ray cluster); it changes no draw.
         num_workers, worker_timeout: of "ray"; see `RayBackend`.
         callbacks: told when the run starts, whenever a problem is finished, and at the end.
-        overrides: fields of `SIAConfig`; how to load the model (device, dtype, revision, trust_remote_code, max_rows,
-            num_blocks, window, kernels, ...) or to reach it (base_url, api_key_env, num_concurrent, ...); where the
+        overrides: fields of `SIAConfig`; how to load the model (device, dtype, revision, trust_remote_code, peft,
+            max_rows, num_blocks, window, kernels, ...) or to reach it (base_url, api_key_env, num_concurrent, ...); where the
             data is and how it is read (data_dir, format, columns).
 
     Returns:
@@ -96,7 +96,10 @@ def evaluate(
     prompts = _prompts(task, settings, loaded)
     assert loaded.vocabulary is not None
     identity = _identity(loaded, task, settings)
-    warnings = ["temperature is 0: every rollout is the same, entropies are degenerate."] * (settings.temperature == 0)
+    warnings = list(getattr(loaded, "notes", ()))
+    sampling = note_on_sampling(getattr(loaded, "recommended", {}), settings.temperature, settings.top_p)
+    warnings += [] if sampling is None else [sampling]
+    warnings += ["temperature is 0: every rollout is the same, entropies are degenerate."] * (settings.temperature == 0)
 
     temporary = tempfile.TemporaryDirectory(prefix="fastsia-") if output is None else None
     directory = Path(temporary.name if temporary is not None else os.fspath(output or ""))
@@ -116,7 +119,7 @@ def evaluate(
         warnings += tell.warnings()
         computed = len(writer.done) - resumed
     run = {
-        "model": loaded.model_name,
+        "model": model_label(loaded.model_name, identity["model"].get("peft")),
         "task": task.name,
         "backend": loaded.name,
         "num_computed_problems": computed,
@@ -174,11 +177,13 @@ def _resolve(config: SIAConfig, task: Task, backend: Backend) -> SIAConfig:
 
 def _identity(backend: Backend, task: Task, config: SIAConfig) -> dict[str, Any]:
     """What a resumed run must share with the one that it goes on with. The model's name only labels it."""
+    facts = backend.describe()
     return {
         "model": {
             "name": backend.model_name,
-            "dtype": backend.describe().get("dtype"),
+            "dtype": facts.get("dtype"),
             "fingerprint": backend.fingerprint(),
+            **{key: facts[key] for key in ("peft", "quantization") if key in facts},
         },
         "task": task.name,
         "backend": backend.name,

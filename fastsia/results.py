@@ -34,6 +34,7 @@ from fastsia.sia import (
 )
 from fastsia.sia.table import RolloutTable, encode, require_single, storable
 from fastsia.store import DATABASE, Store, flatten, refuse_links, write_json, write_parquet
+from fastsia.tasks.models import model_label
 from fastsia.tasks.rows import read_rows
 
 if TYPE_CHECKING:
@@ -214,7 +215,8 @@ def load(directory: str | os.PathLike[str]) -> SIAResult:
             return _load_exports(path, summary, store)
     store.check()
     identity = store.identity()
-    run = {"model": identity["model"]["name"], "task": identity["task"], "backend": identity["backend"]}
+    name = model_label(identity["model"]["name"], identity["model"].get("peft"))
+    run = {"model": name, "task": identity["task"], "backend": identity["backend"]}
     run |= facts_of_run(summary)
     result = score(store, stored_config(store), run, notes_of_damage(summary), None)
     forget_partial_costs(result.summary, store)
