@@ -241,13 +241,11 @@ def _notes_on_adapter(name: str, source: str, peft: str | os.PathLike[str], toke
     if is_hub and base is not None and base.lower() != source.lower():
         notes.append(f"the adapter {os.fspath(peft)!r} says that it was trained on {base}; it is merged into {name}.")
     own = _load_tokenizer(str(folder), {}) if (folder / "tokenizer_config.json").is_file() else None
-    if own is not None and tokenizer is not None:
-        what = "chat template" if own.chat_template != tokenizer.chat_template else None
-        what = "vocabulary" if own.get_vocab() != tokenizer.get_vocab() else what
-        if what is not None:
-            notes.append(
-                f"the adapter {os.fspath(peft)!r} has a tokenizer with another {what}; the tokenizer of {name} is used."
-            )
+    # Of other vocabularies the shapes tell.
+    if own is not None and tokenizer is not None and own.chat_template != tokenizer.chat_template:
+        notes.append(
+            f"the adapter {os.fspath(peft)!r} has a tokenizer with another chat template; the tokenizer of {name} is used."
+        )
     return notes
 
 

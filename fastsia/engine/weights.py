@@ -114,7 +114,7 @@ def non_finite(parameters: Iterable[tuple[str, torch.Tensor]]) -> str | None:
     what = "NaN" if nans == count else "infinite" if nans == 0 else "NaN or infinite"
     others = f", and {len(wrong) - 1} more weights have such values" if len(wrong) > 1 else ""
     narrow = " (float16 ends at 65504: try bfloat16 or float32)" if value.dtype == torch.float16 and not nans else ""
-    return f"{count:,} of the {value.numel():,} values of the weight {key} are {what}{narrow}{others}"
+    return f"the weight {key} is {what} in {count:,} of its {value.numel():,} values{narrow}{others}"
 
 
 def _to_host(sums: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -90,15 +90,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "peft": (prefixed("base_model.model."), r"extra prefix 'base_model\.model\.' .*merge_and_unload"),
     "compiled": (prefixed("_orig_mod."), r"extra prefix '_orig_mod\.' .*torch\.compile"),
     "parallel": (prefixed("module."), r"extra prefix 'module\.' .*model\.module"),
-    "doubled": (prefixed("model.model."), r"extra prefix 'model\.model?"),
+    "doubled": (prefixed("model.model."), r"extra prefix 'model\.model\.' .*so 27 weights were not found"),
     "policy": (prefixed("policy.net."), r"extra prefix 'policy\.net\.' .*rename"),
     "compiled inside": (
         lambda folder: rewrite(folder, lambda t: {k.replace("layers.", "_orig_mod.layers."): v for k, v in t.items()}),
-        r"_orig_mod\.layers|'_orig_mod\.'",
+        r"extra prefix '_orig_mod\.' .*so 24 weights were not found",
     ),
     "lost": (
         lambda folder: rewrite(folder, lambda t: {k.replace("model.layers.", ""): v for k, v in t.items()}),
-        r"lack the prefix 'model\.layers\.'|lack model\.layers\.0",
+        r"lack the prefix 'model\.layers\.' .*so 24 weights were not found: add it",
     ),
     "lora": (
         lambda folder: rewrite(
@@ -108,9 +108,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         ),
         r"LoRA weights that are not merged .*--peft",
     ),
-    "nan": (with_value("model.layers.1.mlp.up_proj.weight", float("nan")), r"layers\.1\.mlp\.up_proj\.weight are NaN"),
-    "nan unseen": (with_value("model.embed_tokens.weight", float("nan"), 77), r"1 of the 8,\d+ values .*embed.* NaN"),
-    "infinite": (with_value("model.norm.weight", float("-inf")), r"1 of the 32 values .*model\.norm\.weight are infinite"),
+    "nan": (with_value("model.layers.1.mlp.up_proj.weight", float("nan")), r"model\.layers\.1\.mlp\.up_proj\.weight is NaN in 1 of its 1,536"),
+    "nan unseen": (with_value("model.embed_tokens.weight", float("nan"), 77), r"embed_tokens\.weight is NaN in 1 of its 8,224"),
+    "infinite": (with_value("model.norm.weight", float("-inf")), r"model\.norm\.weight is infinite in 1 of its 32"),
     "shape": (resized, r"model\.embed_tokens\.weight has the shape \[5, 32\] in its files.* \[257, 32\]"),
     "torn": (torn, r"cannot be loaded|are damaged"),
     "empty file": (empty, r"cannot be loaded|are damaged"),

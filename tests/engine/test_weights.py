@@ -94,6 +94,18 @@ def test_tied_weights_that_are_nowhere_are_missing(whole: Path, tmp_path: Path) 
         load_model(folder, device="cpu")
 
 
+@pytest.mark.parametrize("prefix", ["base_model.model.", "a.b."])
+def test_a_prefix_explains_a_tied_model_too(whole: Path, tmp_path: Path, prefix: str) -> None:
+    """Its head is stored nowhere, under no name."""
+    folder = tmp_path / "tied"
+    shutil.copytree(whole, folder)
+    reconfigure(folder, tie_word_embeddings=True)
+    without("lm_head")(folder)
+    prefixed(prefix)(folder)
+    with pytest.raises(FastsiaError, match=f"extra prefix {prefix!r}"):
+        load_model(folder, device="cpu")
+
+
 def test_a_head_that_contradicts_the_configuration_is_said(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "contradiction"
     shutil.copytree(whole, folder)
@@ -139,7 +151,7 @@ def test_a_model_in_memory_with_nan_weights_is_not_called_unsupported() -> None:
     model, tokenizer = tiny_model()
     with torch.no_grad():
         model.model.layers[1].mlp.gate_proj.weight[3, 2] = float("nan")
-    with pytest.raises(FastsiaError, match=r"1 of the 1,536 values of the weight model\.layers\.1\.mlp\.gate_proj\.w"):
+    with pytest.raises(FastsiaError, match=r"the weight model\.layers\.1\.mlp\.gate_proj\.weight is NaN in 1 of its 1,536 values\."):
         Engine(model, tokenizer, num_blocks=64)
 
 
@@ -148,7 +160,7 @@ def test_weights_that_overflow_their_dtype_are_said_with_it(whole: Path, tmp_pat
     shutil.copytree(whole, folder)
     with_value("model.norm.weight", 1e6)(folder)
     load_model(folder, device="cpu")
-    with pytest.raises(FastsiaError, match=r"norm\.weight are infinite \(float16 ends at 65504: try bfloat16"):
+    with pytest.raises(FastsiaError, match=r"norm\.weight is infinite in 1 of its 32 values \(float16 ends at 65504: try bfloat16"):
         load_model(folder, device="cpu", dtype="float16")
 
 
@@ -170,9 +182,9 @@ def test_values_are_looked_at_one_by_one_only_where_the_sum_says_so() -> None:
     assert not torch.isfinite(large.sum()), "finite values, and a sum that is not"
     assert non_finite([("large", large), ("none", torch.zeros(0)), ("whole", torch.ones(2, dtype=torch.int64))]) is None
     found = non_finite([("large", large), ("both", torch.tensor([float("inf"), float("-inf"), 1.0, float("nan")]))])
-    assert found == "3 of the 4 values of the weight both are NaN or infinite"
+    assert found == "the weight both is NaN or infinite in 3 of its 4 values"
     several = [(name, torch.tensor([float("nan")], dtype=dtype)) for name, dtype in (("a", torch.float64), ("b", None))]
-    assert non_finite(several) == "1 of the 1 values of the weight a are NaN, and 1 more weights have such values"
+    assert non_finite(several) == "the weight a is NaN in 1 of its 1 values, and 1 more weights have such values"
 
 
 # --- settings that are not applied -------------------------------------------------------------------------------
