@@ -75,8 +75,8 @@ def evaluate(
         num_workers, worker_timeout: of "ray"; see `RayBackend`.
         callbacks: told when the run starts, whenever a problem is finished, and at the end.
         overrides: fields of `SIAConfig`; how to load the model (device, dtype, revision, trust_remote_code, peft,
-            max_rows, num_blocks, window, kernels, ...) or to reach it (base_url, api_key_env, num_concurrent, ...); where the
-            data is and how it is read (data_dir, format, columns).
+            max_rows, num_blocks, window, kernels, ...) or to reach it (base_url, api_key_env, num_concurrent, ...);
+            where the data is and how it is read (data_dir, format, columns).
 
     Returns:
         Over every problem that the folder holds. No figure is drawn; `SIAResult.report` does.

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,9 @@ def _from_hub(name: str) -> Path:
     except EntryNotFoundError as error:
         raise FastsiaError(f"peft {name!r}: the Hub has no {CONFIG} or no {WEIGHTS} there.") from error
     except (OSError, ValueError) as error:
-        raise FastsiaError(f"peft {name!r} cannot be taken from the Hub: {' '.join(str(error).split())[:200]}") from error
+        raise FastsiaError(
+            f"peft {name!r} cannot be taken from the Hub: {' '.join(str(error).split())[:200]}"
+        ) from error
     return found.parent
 
 
@@ -109,7 +112,7 @@ def merge_adapter(model: Any, name_or_path: str | os.PathLike[str]) -> Any:
             device = str(next(model.parameters()).device)
             wrapped = peft.PeftModel.from_pretrained(model, str(folder), config=config, torch_device=device)
             _check_keys(name, wrapped, stored)
-            _untie(wrapped, model)
+            _untie(wrapped)
             merged = wrapped.merge_and_unload(safe_merge=True)
     except FastsiaError:
         raise
@@ -140,18 +143,15 @@ def _is_tied(model: Any) -> bool:
     return outputs is not None and getattr(inputs, "weight", None) is getattr(outputs, "weight", 0)
 
 
-def _untie(wrapped: Any, model: Any) -> None:
+def _untie(wrapped: Any) -> None:
     """Give a changed embedding or head a weight of its own: merging changes in place what both would share."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    seen: set[int] = set()
-    changed = [module.get_base_layer() for module in wrapped.modules() if isinstance(module, BaseTunerLayer)]
-    for key, parameter in wrapped.named_parameters(remove_duplicate=False):
-        if id(parameter) in seen:
-            for layer in changed:
-                if getattr(layer, "weight", None) is parameter:
-                    layer.weight = torch.nn.Parameter(parameter.detach().clone(), requires_grad=False)
-        seen.add(id(parameter))
+    owners = Counter(id(weight) for module in wrapped.modules() for weight in module.parameters(recurse=False))
+    for layer in [module.get_base_layer() for module in wrapped.modules() if isinstance(module, BaseTunerLayer)]:
+        weight = getattr(layer, "weight", None)
+        if weight is not None and owners[id(weight)] > 1:
+            layer.weight = torch.nn.Parameter(weight.detach().clone(), requires_grad=False)
 
 
 def _reason(error: Exception) -> str:

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,7 @@ def load_model(
         transformers_logging.disable_progress_bar()
     report: list[str] = []
     try:
-        with quiet_load_report() as report:
+        with quiet_load_report() as report, nullcontext() if facts is None else gguf.quiet_bar():
             model, info = AutoModelForCausalLM.from_pretrained(
                 _place(source),
                 dtype=weights_dtype,
@@ -244,7 +245,8 @@ def _notes_on_adapter(name: str, source: str, peft: str | os.PathLike[str], toke
     # Of other vocabularies the shapes tell.
     if own is not None and tokenizer is not None and own.chat_template != tokenizer.chat_template:
         notes.append(
-            f"the adapter {os.fspath(peft)!r} has a tokenizer with another chat template; the tokenizer of {name} is used."
+            f"the adapter {os.fspath(peft)!r} has a tokenizer with another chat template; the tokenizer of {name} is "
+            "used."
         )
     return notes
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,10 @@ _MAGIC = b"GGUF"
 
 @dataclass(frozen=True)
 class GGUFFacts:
-    """quantization: such as "Q4_K_M", "Q8_0" or "F32". eos_token_ids: every id that the file says ends a text or turn."""
+    """What a file says of itself.
+
+    quantization: such as "Q4_K_M", "Q8_0" or "F32". eos_token_ids: every id that ends a text or a turn.
+    """
 
     quantization: str
     eos_token_ids: tuple[int, ...]
@@ -58,7 +65,8 @@ def read_facts(path: Path) -> GGUFFacts:
         raise FastsiaError(f"model {str(path)!r}: this GGUF file is damaged ({reason}).") from error
     if isinstance(parts, int) and parts > 1:
         raise FastsiaError(
-            f"model {str(path)!r} is one of {parts} parts of a GGUF file; join them first (llama.cpp's gguf-split --merge)."
+            f"model {str(path)!r} is one of {parts} parts of a GGUF file; join them first (llama.cpp's gguf-split "
+            "--merge)."
         )
     if not kinds:
         raise FastsiaError(f"model {str(path)!r}: this GGUF file has no weights in it.")
@@ -86,6 +94,22 @@ def loading(path: Path) -> dict[str, Any]:
     except ImportError:  # before 5.20 every file was dequantised
         return arguments
     return arguments | {"quantization_config": GgufConfig(dequantize=True)}
+
+
+@contextmanager
+def quiet_bar() -> Iterator[None]:
+    """transformers' bar of the dequantisation, on a terminal only: elsewhere it would be a line for every step."""
+    from transformers import modeling_gguf_pytorch_utils as reading
+
+    own = getattr(reading, "tqdm", None)
+    if own is None or sys.stderr.isatty():
+        yield
+        return
+    reading.tqdm = partial(own, disable=True)
+    try:
+        yield
+    finally:
+        reading.tqdm = own
 
 
 def forget_file(model: Any, facts: GGUFFacts) -> None:

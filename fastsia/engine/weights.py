@@ -97,7 +97,9 @@ def check_finite(name: str, parameters: Iterable[tuple[str, torch.Tensor]]) -> N
 
 def non_finite(parameters: Iterable[tuple[str, torch.Tensor]]) -> str | None:
     """Says which weight is not finite, and how many of its values; None where all are."""
-    named = [(key, value.detach()) for key, value in parameters if value.is_floating_point() and value.element_size() > 1]
+    named = [
+        (key, value.detach()) for key, value in parameters if value.is_floating_point() and value.element_size() > 1
+    ]
     named = [(key, value) for key, value in named if value.device.type != "meta" and value.numel()]
     if not named:
         return None

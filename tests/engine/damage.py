@@ -103,20 +103,31 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "lora": (
         lambda folder: rewrite(
             folder,
-            lambda t: {k.replace("q_proj.w", "q_proj.base_layer.w"): v for k, v in t.items()}
-            | {Q.replace("weight", "lora_A.default.weight"): torch.ones(2, 32)},
+            lambda t: (
+                {k.replace("q_proj.w", "q_proj.base_layer.w"): v for k, v in t.items()}
+                | {Q.replace("weight", "lora_A.default.weight"): torch.ones(2, 32)}
+            ),
         ),
         r"LoRA weights that are not merged .*--peft",
     ),
-    "nan": (with_value("model.layers.1.mlp.up_proj.weight", float("nan")), r"model\.layers\.1\.mlp\.up_proj\.weight is NaN in 1 of its 1,536"),
-    "nan unseen": (with_value("model.embed_tokens.weight", float("nan"), 77), r"embed_tokens\.weight is NaN in 1 of its 8,224"),
+    "nan": (
+        with_value("model.layers.1.mlp.up_proj.weight", float("nan")),
+        r"model\.layers\.1\.mlp\.up_proj\.weight is NaN in 1 of its 1,536",
+    ),
+    "nan unseen": (
+        with_value("model.embed_tokens.weight", float("nan"), 77),
+        r"embed_tokens\.weight is NaN in 1 of its 8,224",
+    ),
     "infinite": (with_value("model.norm.weight", float("-inf")), r"model\.norm\.weight is infinite in 1 of its 32"),
     "shape": (resized, r"model\.embed_tokens\.weight has the shape \[5, 32\] in its files.* \[257, 32\]"),
     "torn": (torn, r"cannot be loaded|are damaged"),
     "empty file": (empty, r"cannot be loaded|are damaged"),
     "shard": (without_a_shard, r"model-00002-of-00002\.safetensors"),
     "extra": (added(v_head__summary__weight=(1, 32)), r"have v_head\.summary\.weight, which Qwen2ForCausalLM does not"),
-    "scales": (added(model__layers__0__mlp__up_proj__weight_scale=(1,)), r"have model\.layers\.0\.mlp\.up_proj\.weight_sc"),
+    "scales": (
+        added(model__layers__0__mlp__up_proj__weight_scale=(1,)),
+        r"have model\.layers\.0\.mlp\.up_proj\.weight_sc",
+    ),
     "another architecture": (
         lambda folder: reconfigure(folder, model_type="llama", architectures=["LlamaForCausalLM"]),
         r"have model\.layers\.0\.self_attn\.k_proj\.bias.* and 3 more, which LlamaForCausalLM does not have",

@@ -156,15 +156,15 @@ def _pickle_only(folder: Path) -> None:
         (lambda f: (f / "adapter_config.json").write_text("{"), "cannot be read or has no peft_type"),
         (lambda f: (f / "adapter_config.json").unlink(), "is no adapter: it has no adapter_config.json"),
         (lambda f: (f / "adapter_model.safetensors").unlink(), "has no weights: adapter_model.safetensors is missing"),
-        (_pickle_only, r"only \.bin \(pickle\) weights, which are never loaded; convert them to adapter_model.safetens"),
+        (_pickle_only, r"only \.bin \(pickle\) weights, which are never loaded; convert them to adapter_model"),
         (lambda f: (f / "adapter_model.safetensors").write_bytes(b"12345"), "its weights are damaged"),
-        (lambda f: change(f, _drop_one), r"lacks base_model\.model\.model\.layers\.0\.mlp\.down_proj\.lora_A\.weight\."),
-        (lambda f: change(f, lambda t: t | {"base_model.model.x.lora_A.weight": torch.ones(4, 4)}), "no place for: base"),
+        (lambda f: change(f, _drop_one), r"lacks base_model\.model\.model\.layers\.0\.mlp\.down_proj\.lora_A\.weight"),
+        (lambda f: change(f, lambda t: t | {"base_model.model.x.lora_A.weight": torch.ones(4, 4)}), "no place for"),
         (lambda f: change(f, _poison), r"lora_A\.weight is NaN in 1 of its"),
-        (lambda f: write_config(f, target_modules=["c_attn"]), r"does not fit this model: Target modules \{'c_attn'\} not"),
+        (lambda f: write_config(f, target_modules=["c_attn"]), r"does not fit this model: Target modules \{'c_attn'\}"),
         (lambda f: write_config(f, target_modules=["q_proj"]), "no place for: base_model"),
-        (lambda f: write_config(f, target_modules=["q_proj", "v_proj", "down_proj", "up_proj"]), r"lacks .*up_proj\.lora"),
-        (lambda f: write_config(f, r=8), r"does not fit this model: .*lora_A\S* has the shape \[4, \d+\] in the adapter"),
+        (lambda f: write_config(f, target_modules=["q_proj", "v_proj", "down_proj", "up_proj"]), r"lacks .*up_proj"),
+        (lambda f: write_config(f, r=8), r"does not fit this model: .*lora_A\S* has the shape \[4, \d+\]"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(base: Path, tmp_path: Path, how: Any, says: str) -> None:
@@ -181,8 +181,11 @@ def test_what_does_not_fit_is_refused(base: Path, tmp_path: Path, how: Any, says
 def test_an_adapter_of_a_wider_model_is_refused(base: Path, tmp_path: Path) -> None:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    Qwen2ForCausalLM(Qwen2Config(vocab_size=257, hidden_size=64, intermediate_size=48, num_hidden_layers=2,
-                                 num_attention_heads=4, num_key_value_heads=2)).save_pretrained(tmp_path / "wide")  # fmt: skip
+    config = Qwen2Config(
+        vocab_size=257, hidden_size=64, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2,
+    )  # fmt: skip
+    Qwen2ForCausalLM(config).save_pretrained(tmp_path / "wide")
     save_adapter(tmp_path / "wide", tmp_path / "adapter")
     with pytest.raises(FastsiaError, match=r"does not fit this model: .* has the shape \["):
         load_model(base, device="cpu", peft=tmp_path / "adapter")
@@ -221,4 +224,6 @@ def test_another_tokenizer_in_the_adapters_folder_is_said(base: Path, tmp_path: 
     other.chat_template = "{{ messages[0].content }}"
     other.save_pretrained(adapter)
     result = fastsia.evaluate(str(base), PROBLEMS[:1], peft=str(adapter), device="cpu", **SMALL)
-    assert any("has a tokenizer with another chat template; the tokenizer of" in text for text in result.summary["warnings"])
+    assert any(
+        "has a tokenizer with another chat template; the tokenizer of" in text for text in result.summary["warnings"]
+    )

@@ -68,7 +68,9 @@ def write_gguf(path: Path, model: Any, kind: str = "F32", without: str = "", **s
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(config.vocab_size)
-    writer.add_file_type(stated.get("file_type", getattr(gguf.LlamaFileType, "ALL_F32" if kind == "F32" else f"MOSTLY_{kind}")))
+    writer.add_file_type(
+        stated.get("file_type", getattr(gguf.LlamaFileType, "ALL_F32" if kind == "F32" else f"MOSTLY_{kind}"))
+    )
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("default")
     writer.add_token_list(TOKENS)
@@ -169,7 +171,8 @@ def test_the_fingerprint_does_not_know_where_the_file_is(tmp_path: Path) -> None
     (tmp_path / "elsewhere").mkdir()
     shutil.copy(path, tmp_path / "elsewhere" / "other.gguf")
     prints = {
-        open_backend(file, "hf", {"device": "cpu"}).fingerprint() for file in (path, tmp_path / "elsewhere" / "other.gguf")
+        open_backend(file, "hf", {"device": "cpu"}).fingerprint()
+        for file in (path, tmp_path / "elsewhere" / "other.gguf")
     }
     assert len(prints) == 1
 
@@ -178,7 +181,9 @@ def test_what_a_file_states_is_checked_against_its_tensors(tmp_path: Path) -> No
     path = write_gguf(tmp_path / "model.gguf", llama(), "Q8_0", file_type=gguf.LlamaFileType.ALL_F32)
     assert origin_of(load_model(path, device="cpu")[0]).quantization == "gguf Q8_0"
     path = write_gguf(tmp_path / "other.gguf", llama(), "Q8_0", file_type=gguf.LlamaFileType.MOSTLY_Q4_K_M)
-    assert origin_of(load_model(path, device="cpu")[0]).quantization == "gguf Q4_K_M", "mixtures have a name of their own"
+    assert origin_of(load_model(path, device="cpu")[0]).quantization == "gguf Q4_K_M", (
+        "mixtures have a name of their own"
+    )
 
 
 @pytest.mark.parametrize("gone", ["blk.1.attn_q", "output_norm", "blk.0.ffn_down"])
@@ -207,12 +212,16 @@ def test_damaged_files_are_one_sentence(tmp_path: Path) -> None:
 
 def test_a_folder_of_gguf_files_says_which_to_give(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "model.gguf", llama())
-    with pytest.raises(FastsiaError, match=f"has no config.json; it has the GGUF file model.gguf, which --model {path}"):
+    with pytest.raises(
+        FastsiaError, match=f"has no config.json; it has the GGUF file model.gguf, which --model {path}"
+    ):
         load_model(tmp_path, device="cpu")
 
 
 @pytest.mark.parametrize("absent", ["gguf", "accelerate"])
-def test_without_the_packages_their_names_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absent: str) -> None:
+def test_without_the_packages_their_names_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absent: str
+) -> None:
     path = write_gguf(tmp_path / "model.gguf", llama())
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == absent else found(name))

@@ -151,7 +151,9 @@ def test_a_model_in_memory_with_nan_weights_is_not_called_unsupported() -> None:
     model, tokenizer = tiny_model()
     with torch.no_grad():
         model.model.layers[1].mlp.gate_proj.weight[3, 2] = float("nan")
-    with pytest.raises(FastsiaError, match=r"the weight model\.layers\.1\.mlp\.gate_proj\.weight is NaN in 1 of its 1,536 values\."):
+    with pytest.raises(
+        FastsiaError, match=r"the weight model\.layers\.1\.mlp\.gate_proj\.weight is NaN in 1 of its 1,536 values\."
+    ):
         Engine(model, tokenizer, num_blocks=64)
 
 
@@ -160,7 +162,9 @@ def test_weights_that_overflow_their_dtype_are_said_with_it(whole: Path, tmp_pat
     shutil.copytree(whole, folder)
     with_value("model.norm.weight", 1e6)(folder)
     load_model(folder, device="cpu")
-    with pytest.raises(FastsiaError, match=r"norm\.weight is infinite in 1 of its 32 values \(float16 ends at 65504: try bfloat16"):
+    with pytest.raises(
+        FastsiaError, match=r"norm\.weight is infinite in 1 of its 32 values \(float16 ends at 65504: try bfloat16"
+    ):
         load_model(folder, device="cpu", dtype="float16")
 
 
@@ -173,7 +177,9 @@ def test_logits_that_overflow_are_not_called_unsupported() -> None:
     with torch.no_grad():
         model.lm_head.weight.fill_(3e38)
         model.model.norm.weight.fill_(100.0)
-    with pytest.raises(FastsiaError, match="logits that are NaN or infinite in torch.float32, although its weights are"):
+    with pytest.raises(
+        FastsiaError, match=r"logits that are NaN or infinite in torch\.float32, although its weights are"
+    ):
         Engine(model, num_blocks=64)
 
 
@@ -190,14 +196,23 @@ def test_values_are_looked_at_one_by_one_only_where_the_sum_says_so() -> None:
 # --- settings that are not applied -------------------------------------------------------------------------------
 
 
-def test_sampling_that_the_model_recommends_is_said(whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_sampling_that_the_model_recommends_is_said(
+    whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     import fastsia
     from tests.tiny import PROBLEMS
 
     folder = tmp_path / "model"
     shutil.copytree(whole, folder)
     stated = json.loads((folder / "generation_config.json").read_text())
-    wanted = {"do_sample": True, "top_k": 20, "repetition_penalty": 1.1, "temperature": 0.6, "top_p": 0.95, "min_p": 0.0}
+    wanted = {
+        "do_sample": True,
+        "top_k": 20,
+        "repetition_penalty": 1.1,
+        "temperature": 0.6,
+        "top_p": 0.95,
+        "min_p": 0.0,
+    }
     (folder / "generation_config.json").write_text(json.dumps(stated | wanted))
     small = {"num_rollouts": 2, "max_tokens": 8, "num_bootstrap": 10, "num_splits": 2}
     for backend in ("native", "hf"):
