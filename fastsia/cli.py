@@ -72,6 +72,7 @@ NumBootstrap = Annotated[int, typer.Option("--num_bootstrap", help="Resamples of
 NumSplits = Annotated[int, typer.Option("--num_splits", help="Half-splits of the cross-fitted rho.")]
 Device = Annotated[str | None, typer.Option("--device", help="[default: CUDA where there is one]")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="[default: float32 on a CPU, bfloat16 on a GPU]")]
+Peft = Annotated[str | None, typer.Option("--peft", help="A LoRA adapter merged into the weights: folder or Hub id.")]
 MaxRows = Annotated[int | None, typer.Option("--max_rows", "--batch_size", "-b", help="Rows of one decode step.")]
 # A bar is worth its place on what takes longer.
 _BAR_AFTER_SECONDS = 2.0
@@ -199,7 +200,7 @@ def _terminate(*_: Any) -> NoReturn:
 
 @app.command()
 def run(
-    model: Annotated[str, typer.Option("--model", help='Hub id, folder, or "demo:sft".')],
+    model: Annotated[str, typer.Option("--model", help='Hub id, folder, .gguf file, or "demo:sft".')],
     tasks: Annotated[
         str,
         typer.Option("--tasks", help="Names, files, hub:OWNER/NAME[:CONFIG[:SPLIT]], separated by commas."),
@@ -322,6 +323,7 @@ def run(
         bool, typer.Option("--trust_remote_code", help="Run code that the model's repository brings.")
     ] = False,
     revision: Annotated[str | None, typer.Option("--revision", help="Of the model on the Hub.")] = None,
+    peft: Peft = None,
     report: Annotated[bool, typer.Option("--report/--no_report", help="Draw figures and report.html.")] = True,
     wandb_args: Annotated[
         str | None, typer.Option("--wandb_args", help="Follow the run in wandb: arguments of its init, as project=p.")
@@ -381,6 +383,7 @@ def run(
         "dtype": dtype,
         "trust_remote_code": trust_remote_code or None,
         "revision": revision,
+        "peft": peft,
         "max_rows": max_rows,
         "num_blocks": num_blocks,
         "window": window,
@@ -961,7 +964,7 @@ def _missing(planned: Plan) -> tuple[ShownTable, str]:
 
 @app.command()
 def plan(
-    model: Annotated[str, typer.Option("--model", help='Hub id, folder, or "demo:sft".')],
+    model: Annotated[str, typer.Option("--model", help='Hub id, folder, .gguf file, or "demo:sft".')],
     tasks: Annotated[str, typer.Option("--tasks", help="A name, a file or hub:OWNER/NAME[:CONFIG[:SPLIT]].")],
     output_path: Annotated[
         Path | None,
@@ -981,6 +984,7 @@ def plan(
     device: Device = None,
     dtype: Dtype = None,
     max_rows: MaxRows = None,
+    peft: Peft = None,
 ) -> None:
     """What a run will cost: tokens, seconds and memory, forecast from a few of its problems."""
     _quiet_transformers()
@@ -1007,6 +1011,7 @@ def plan(
         device=device,
         dtype=dtype,
         max_rows=max_rows,
+        peft=peft,
     )
     rows = [
         ["problems", f"{found.num_problems:,}"],
@@ -1035,6 +1040,7 @@ def force(
     device: Annotated[str | None, typer.Option("--device", help="[default: CUDA where there is one]")] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", help="[default: float32 on a CPU, bfloat16 on a GPU]")] = None,
     max_rows: Annotated[int | None, typer.Option("--max_rows", "--batch_size", "-b")] = None,
+    peft: Peft = None,
 ) -> None:
     """What a model would answer at once at every checkpoint of a stored run: forced answers, without rollouts."""
     _quiet_transformers()
@@ -1050,7 +1056,7 @@ def force(
             last = time.monotonic()
             print(f"{done}/{total} trajectories", file=sys.stderr, flush=True)
 
-    forced = force_answers(directory, scorer, progress=tell, device=device, dtype=dtype, max_rows=max_rows)
+    forced = force_answers(directory, scorer, progress=tell, device=device, dtype=dtype, max_rows=max_rows, peft=peft)
     result = load(directory)
     result.save(directory)
     report = result.report(directory)

@@ -117,9 +117,11 @@ def labels(paths: Sequence[Path], summaries: Sequence[dict[str, Any]]) -> list[s
 
 def _model(summary: dict[str, Any]) -> str:
     """The paper's name, else the last part of a Hub id or a path; empty where the table came without a model."""
-    name = str(summary.get("model") or "")
-    known = known_model(name)
-    return name.rstrip("/").rpartition("/")[2] if known is None else known.name
+    found = []
+    for name in str(summary.get("model") or "").split(" + "):  # a model and the adapter merged into it
+        known = known_model(name)
+        found.append(name.rstrip("/").rpartition("/")[2] if known is None else known.name)
+    return " + ".join(found)
 
 
 def _frames(runs: dict[str, SIAResult]) -> dict[str, pd.DataFrame]:

@@ -117,7 +117,9 @@ class RayBackend:
         self.tokenizer = load_description(self.model_name, **asked).tokenizer
         self.vocabulary = Vocabulary.from_tokenizer(self.tokenizer) if self.tokenizer is not None else None
         # A worker's current folder is not this process's.
-        source = str(Path(model).resolve()) if Path(model).is_dir() else self.model_name
+        source = _absolute(self.model_name)
+        if "peft" in options:
+            options["peft"] = _absolute(os.fspath(options["peft"]))
         self._arguments = (source, name, options)
         self._bound = integer_from(1, "window", options.get("window", _DEFAULT_WINDOW)) + _AHEAD
         self._ray = _connect()
@@ -143,6 +145,7 @@ class RayBackend:
         self.name = self._facts.name
         self.context_length = self._facts.context_length
         self.eos_token_ids = self._facts.eos_token_ids
+        self.notes, self.recommended = self._facts.notes, self._facts.recommended
 
     @property
     def warnings(self) -> list[str]:
@@ -341,6 +344,11 @@ class _Worker:
         self.calls, self.requests, self.counters = deque(), {}, Counters()
 
 
+def _absolute(name: str) -> str:
+    """A path that exists, from the root; a Hub id as it is."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
 def _connect() -> Any:
     try:
         import ray
@@ -415,6 +423,8 @@ class _Facts:
     context_length: int | None
     eos_token_ids: tuple[int, ...]
     description: dict[str, Any]
+    notes: tuple[str, ...]
+    recommended: dict[str, Any]
     host: str
     process: int
 
@@ -445,6 +455,8 @@ class _Actor:
             context_length=backend.context_length,
             eos_token_ids=backend.eos_token_ids,
             description=description,
+            notes=tuple(getattr(backend, "notes", ())),
+            recommended=dict(getattr(backend, "recommended", {})),
             host=platform.node(),
             process=os.getpid(),
         )

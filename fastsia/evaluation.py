@@ -20,7 +20,7 @@ import numpy as np
 
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.backends import BACKEND_OPTIONS
-from fastsia.backends.base import Backend
+from fastsia.backends.base import Backend, note_on_sampling
 from fastsia.callbacks import Callback, Progress
 from fastsia.config import FastsiaError, Problem, SamplingParams, SIAConfig
 from fastsia.distributed import open_executor
@@ -40,7 +40,7 @@ from fastsia.results import (
 from fastsia.shapes import facts_of_run, is_count, notes_of_damage
 from fastsia.store import DATABASE, FinishedProblem, Store, StoreWriter
 from fastsia.tasks import Prompt, Task, build_prompt, load_task
-from fastsia.tasks.models import MODELS
+from fastsia.tasks.models import MODELS, model_label
 from fastsia.tasks.prompt import date_of_prompts, prompt_options, reading_options, unread_settings
 
 logger = logging.getLogger("fastsia")
@@ -79,9 +79,9 @@ def evaluate(
         callbacks: told when the run starts, whenever a problem is finished, and at the end.
         answer_reader: a function from a text to its answer or None, in place of the rules of the format. Nothing stops
             early with it; its name and the hash of its source are stored with the run.
-        overrides: fields of `SIAConfig`; how to load the model (device, dtype, revision, trust_remote_code, max_rows,
-            num_blocks, window, kernels, ...) or to reach it (base_url, api_key_env, num_concurrent, ...); where the
-            data is and how it is read (data_dir, format, columns, answer_base).
+        overrides: fields of `SIAConfig`; how to load the model (device, dtype, revision, trust_remote_code, peft,
+            max_rows, num_blocks, window, kernels, ...) or to reach it (base_url, api_key_env, num_concurrent, ...);
+            where the data is and how it is read (data_dir, format, columns, answer_base).
 
     Returns:
         Over every problem that the folder holds. No figure is drawn; `SIAResult.report` does.
@@ -105,7 +105,10 @@ def evaluate(
     vocabulary = _vocabulary(loaded, settings)
     prompts = _prompts(task, settings, loaded)
     identity = _identity(loaded, task, settings)
-    warnings = ["temperature is 0: every rollout is the same, entropies are degenerate."] * (settings.temperature == 0)
+    warnings = list(getattr(loaded, "notes", ()))
+    sampling = note_on_sampling(getattr(loaded, "recommended", {}), settings.temperature, settings.top_p)
+    warnings += [] if sampling is None else [sampling]
+    warnings += ["temperature is 0: every rollout is the same, entropies are degenerate."] * (settings.temperature == 0)
     warnings += unread_settings(task, loaded.tokenizer, settings)
 
     temporary = tempfile.TemporaryDirectory(prefix="fastsia-") if output is None else None
@@ -132,7 +135,7 @@ def evaluate(
         warnings += tell.warnings()
         computed = len(writer.done) - resumed
     run = {
-        "model": loaded.model_name,
+        "model": model_label(loaded.model_name, identity["model"].get("peft")),
         "task": task.name,
         "backend": loaded.name,
         "num_computed_problems": computed,
@@ -245,11 +248,13 @@ def _vocabulary(backend: Backend, config: SIAConfig) -> Vocabulary:
 
 def _identity(backend: Backend, task: Task, config: SIAConfig) -> dict[str, Any]:
     """What a resumed run must share with the one that it goes on with. The model's name only labels it."""
+    facts = backend.describe()
     return {
         "model": {
             "name": backend.model_name,
-            "dtype": backend.describe().get("dtype"),
+            "dtype": facts.get("dtype"),
             "fingerprint": backend.fingerprint(),
+            **{key: facts[key] for key in ("peft", "quantization") if key in facts},
         },
         "task": task.name,
         "backend": backend.name,

@@ -23,10 +23,12 @@ from fastsia.answers.vocabulary import Vocabulary
 from fastsia.backends import open_backend
 from fastsia.backends.native import NativeBackend
 from fastsia.config import FastsiaError, Problem, SIAConfig
+from fastsia.engine.checkpoint import origin_of
 from fastsia.engine.forcing import Forced
 from fastsia.results import FORCED, read_forced, stored_config
 from fastsia.store import DATABASE, Store, refuse_links, write_parquet
 from fastsia.tasks import Prompt, Task, build_prompt, prompt_options, reading_options, stored_task
+from fastsia.tasks.models import model_label
 from fastsia.tasks.options import letters
 from fastsia.tasks.prompt import render_answer
 
@@ -66,6 +68,8 @@ def force_answers(
     identity, config = store.identity(), stored_config(store)
     refuse_links(path, (FORCED,))
     kept = read_forced(path)
+    if scorer is None and load_options.get("peft") is None:  # the run's own model, with its adapter
+        load_options["peft"] = identity["model"].get("peft")
     model = open_backend(identity["model"]["name"] if scorer is None else scorer, "native", load_options)
     if not isinstance(model, NativeBackend) or model.tokenizer is None or model.vocabulary is None:
         raise FastsiaError("forced answers need a model with its tokenizer in fastsia's own engine.")
@@ -75,9 +79,9 @@ def force_answers(
     reader = _Reader(model, store.vocabulary(), config, is_own)
     rows = _score(store, reader, identity["task"], progress)
     if kept is not None:
-        rows = pd.concat([kept[kept["scorer"] != model.model_name], rows], ignore_index=True)
+        rows = pd.concat([kept[kept["scorer"] != reader.scorer], rows], ignore_index=True)
     write_parquet(path / FORCED, rows)
-    return rows[rows["scorer"] == model.model_name].reset_index(drop=True)
+    return rows[rows["scorer"] == reader.scorer].reset_index(drop=True)
 
 
 def _score(store: Store, reader: _Reader, task_name: str, progress: Callable[[int, int], None] | None) -> pd.DataFrame:
@@ -113,6 +117,11 @@ class _Reader:
     config: SIAConfig
     is_own: bool
 
+    @property
+    def scorer(self) -> str:
+        """What its rows are kept under."""
+        return model_label(self.model.model_name, origin_of(self.model.engine.model).peft)
+
     def read(
         self, task: Task, problem: Problem, trajectory: dict[Any, Any], checkpoints: np.ndarray, answers: Sequence[str]
     ) -> list[dict[str, Any]]:
@@ -144,7 +153,7 @@ class _Reader:
                 "problem_id": problem.id,
                 "trajectory": trajectory["trajectory"],
                 "checkpoint": t,
-                "scorer": self.model.model_name,
+                "scorer": self.scorer,
                 **_summarize(row, candidates, problem.gold),
                 "num_tokens": rows_each,
             }

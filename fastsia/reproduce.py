@@ -358,7 +358,7 @@ def _read_again(job: Job) -> None:
 
 def _may_have_changed(job: Job) -> bool:
     """A folder's weights may be others than when its run was made; a published checkpoint stays what it is."""
-    return Path(resolve_model(job.source)).is_dir()
+    return Path(resolve_model(job.source)).exists()
 
 
 def _num_problems(folder: Path) -> int:

@@ -47,6 +47,7 @@ from fastsia.store import (
     write_json,
     write_parquet,
 )
+from fastsia.tasks.models import model_label
 from fastsia.tasks.prompt import reading_options
 from fastsia.tasks.rows import read_rows
 
@@ -231,7 +232,8 @@ def load(directory: str | os.PathLike[str]) -> SIAResult:
             return result
     store.check()
     identity = store.identity()
-    run = {"model": identity["model"]["name"], "task": identity["task"], "backend": identity["backend"]}
+    name = model_label(identity["model"]["name"], identity["model"].get("peft"))
+    run = {"model": name, "task": identity["task"], "backend": identity["backend"]}
     run |= facts_of_run(summary)
     result = score(store, stored_config(store), run, notes_of_damage(summary), None)
     forget_partial_costs(result.summary, store)

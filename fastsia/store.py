@@ -464,7 +464,8 @@ class StoreWriter:
         if before.get(_DATE) is None:  # it is not known of the runs of older versions; the prompts are compared
             before[_DATE] = after.get(_DATE)
         if before.get("model.fingerprint") == after.get("model.fingerprint"):
-            before["model.name"] = after.get("model.name")  # the same weights may lie elsewhere
+            for key in ("model.name", "model.peft", "model.quantization"):  # the same weights may lie elsewhere
+                before[key] = after.get(key)
         changed = [
             f"{key} was {json.dumps(before.get(key))}, is now {json.dumps(after.get(key))}"
             for key in dict.fromkeys([*before, *after])

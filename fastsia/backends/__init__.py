@@ -27,8 +27,8 @@ SERVER_OPTIONS = ("base_url", "api_key_env", "served_model", "send_seed", "num_c
 VLLM_OPTIONS = ("tensor_parallel_size", "model_args")
 # What each backend takes; all that `evaluate` passes on.
 _TAKEN = {
-    "native": (*LOAD_OPTIONS, *ENGINE_OPTIONS),
-    "hf": LOAD_OPTIONS,
+    "native": (*LOAD_OPTIONS, "peft", *ENGINE_OPTIONS),
+    "hf": (*LOAD_OPTIONS, "peft"),
     "openai": ("trust_remote_code", "revision", *SERVER_OPTIONS),
     "vllm": ("dtype", "trust_remote_code", "revision", "max_rows", "gpu_memory_utilization", *VLLM_OPTIONS),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -25,6 +25,9 @@ class Backend(Protocol):
     eos_token_ids: the model's own end-of-sequence ids; may be empty.
     counters: cumulative over the backend's life. A backend that cannot see transformer rows counts none.
     warnings: what the draws of the last `generate` give cause to say, one sentence each.
+
+    Backends that load the weights here also have `notes`, what there is to say of the model itself, and
+    `recommended`, the sampling that its own settings recommend (`recommended_sampling`).
     """
 
     name: str
@@ -85,6 +88,74 @@ def config_bytes(config: Any) -> bytes:
         key: value for key, value in config.to_dict().items() if key not in irrelevant and not key.startswith("_attn")
     }
     return json.dumps(kept, sort_keys=True, default=str).encode()
+
+
+# Which of transformers' generation settings change what is drawn, with the value that changes nothing.
+_NEUTRAL: dict[str, Any] = {
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "typical_p": 1.0,
+    "top_h": None,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "exponential_decay_length_penalty": None,
+    "penalty_alpha": 0.0,
+    "dola_layers": None,
+    "guidance_scale": 1.0,
+    "num_beams": 1,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "bad_words_ids": None,
+    "sequence_bias": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "stop_strings": None,
+    "watermarking_config": None,
+}
+_APPLIED = ("temperature", "top_p")
+
+
+def recommended_sampling(model: Any) -> dict[str, Any]:
+    """What a model's generation_config.json states of sampling, but for values that change nothing.
+
+    transformers leaves unset what the file does not state; what equals its own default is not counted either.
+    """
+    config = getattr(model, "generation_config", None)
+    if config is None:
+        return {}
+    unset = type(config)()
+    found = {}
+    for name, neutral in _NEUTRAL.items():
+        value = getattr(config, name, None)
+        # Temperature and top-p of 1 are a recommendation too: this package's own defaults are other ones.
+        is_neutral = name not in _APPLIED and (value == neutral or value in ([], 0, False))
+        if value is not None and not is_neutral and value != getattr(unset, name, None):
+            found[name] = value if isinstance(value, (int, float, str, bool)) else "..."
+    return found
+
+
+def note_on_sampling(recommended: Mapping[str, Any], temperature: float, top_p: float) -> str | None:
+    """One sentence on what a model's own settings recommend and this run does not do; None where there is nothing."""
+    not_applied = [f"{name}={value}" for name, value in recommended.items() if name not in _APPLIED]
+    run = {"temperature": temperature, "top_p": top_p}
+    others = [name for name in _APPLIED if name in recommended and recommended[name] != run[name]]
+    parts = []
+    if not_applied:
+        parts.append(f"{', '.join(not_applied)}, which fastsia does not apply")
+    if others:
+        wanted = ", ".join(f"{name}={recommended[name]}" for name in others)
+        parts.append(f"{wanted}, where this run has {', '.join(f'{name}={run[name]}' for name in others)}")
+    return f"the model's generation_config.json recommends {'; and '.join(parts)}." if parts else None
 
 
 def model_name(model: Any, tokenizer: Any = None) -> str:

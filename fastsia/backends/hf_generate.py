@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.backends.base import model_fingerprint, model_name
+from fastsia.backends.base import model_fingerprint, model_name, recommended_sampling
 from fastsia.backends.continuations import (
     NO_ROW,
     Continuation,
@@ -38,7 +38,7 @@ from fastsia.backends.continuations import (
     trajectory_start,
 )
 from fastsia.config import FastsiaError
-from fastsia.engine.checkpoint import context_length, eos_ids, load_model
+from fastsia.engine.checkpoint import context_length, eos_ids, load_model, origin_of
 from fastsia.engine.run import checkpoints_of
 from fastsia.engine.sequence import Counters, Request, Trajectory
 
@@ -64,16 +64,25 @@ class HFGenerateBackend:
 
     @classmethod
     def load(cls, name_or_path: str, **options: Any) -> HFGenerateBackend:
-        """Load a model by name; options: device, dtype, trust_remote_code, revision."""
+        """Load a model by name; options: device, dtype, trust_remote_code, revision, peft."""
         backend = cls(*load_model(name_or_path, **options))
         backend.model_name = name_or_path
         return backend
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return origin_of(self.model).notes
+
+    @property
+    def recommended(self) -> dict[str, Any]:
+        return recommended_sampling(self.model)
 
     def describe(self) -> dict[str, Any]:
         parameter = next(self.model.parameters())
         return {
             "device": str(parameter.device),
             "dtype": str(parameter.dtype).removeprefix("torch."),
+            **origin_of(self.model).describe(),
             "kernels": "transformers generate",
         }
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.backends.base import model_fingerprint, model_name
+from fastsia.backends.base import model_fingerprint, model_name, recommended_sampling
+from fastsia.engine.checkpoint import origin_of
 from fastsia.engine.engine import Engine
 from fastsia.engine.sequence import Counters, Request, Trajectory
 
@@ -46,6 +47,14 @@ class NativeBackend:
     @property
     def counters(self) -> Counters:
         return self.engine.counters
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return origin_of(self.engine.model).notes
+
+    @property
+    def recommended(self) -> dict[str, Any]:
+        return recommended_sampling(self.engine.model)
 
     @property
     def warnings(self) -> Sequence[str]:

@@ -36,6 +36,7 @@ from fastsia.engine.checkpoint import (
     resolve_dtype,
     resolve_model,
 )
+from fastsia.engine.gguf import is_gguf
 from fastsia.engine.run import checkpoints_of
 from fastsia.engine.sequence import Counters, Request, Trajectory
 
@@ -77,6 +78,8 @@ class VLLMBackend:
             import vllm
         except ImportError as error:
             raise FastsiaError(f"the vllm backend needs vLLM: pip install 'fastsia[vllm]' ({error}).") from error
+        if is_gguf(name_or_path):
+            raise FastsiaError("the vllm backend does not read GGUF files; the native and hf backends do.")
         model = load_description(name_or_path, trust_remote_code=trust_remote_code, revision=revision)
         if model.tokenizer is None:
             raise FastsiaError(f"model {name_or_path!r} has no tokenizer, which prompts and answers need.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import MAX_COUNT, FastsiaError, SamplingParams, Share, integer, integer_from, integers, real
 from fastsia.engine.block_manager import BlockManager, OutOfBlocksError
-from fastsia.engine.checkpoint import context_length, eos_ids, load_model
+from fastsia.engine.checkpoint import context_length, eos_ids, load_model, origin_of
 from fastsia.engine.forcing import Forced, ForcedScore, check_forced, force
 from fastsia.engine.memory import default_num_blocks
 from fastsia.engine.model_runner import ModelRunner
@@ -105,14 +106,21 @@ class Engine:
         dtype: str | torch.dtype | None = None,
         trust_remote_code: bool = False,
         revision: str | None = None,
+        peft: str | os.PathLike[str] | None = None,
         **settings: Any,
     ) -> Engine:
-        """Load a Hub id, a folder, or "demo:sft"; `settings` as in the constructor.
+        """Load a Hub id, a folder, a GGUF file, or "demo:sft"; `settings` as in the constructor.
 
-        dtype None is float32 on a CPU and bfloat16 on a GPU. Only safetensors weights are read.
+        dtype None is float32 on a CPU and bfloat16 on a GPU. Only safetensors and GGUF weights are read, and only
+        complete ones: see `load_model`. peft: a LoRA adapter's folder or Hub id, merged into the weights.
         """
         model, tokenizer = load_model(
-            name_or_path, device=device, dtype=dtype, trust_remote_code=trust_remote_code, revision=revision
+            name_or_path,
+            device=device,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            revision=revision,
+            peft=peft,
         )
         return cls(model, tokenizer, **settings)
 
@@ -131,6 +139,7 @@ class Engine:
         return {
             "device": str(self.runner.device),
             "dtype": str(self.runner.dtype).removeprefix("torch."),
+            **origin_of(self.model).describe(),
             "kernels": self.ops.name,
             "compile": self.runner.compile,
             "head": "fused" if self.runner.fused_head else "model",

@@ -20,6 +20,7 @@ from fastsia.engine.graphs import Call, CaptureError, CudaPool, Graphs, row_buck
 from fastsia.engine.inputs import Inputs, Shape, stage
 from fastsia.engine.staging import HostStaging, Staging, tensors_in
 from fastsia.engine.table import Table
+from fastsia.engine.weights import non_finite
 from fastsia.ops import Ops
 from fastsia.ops.attend import using
 
@@ -319,6 +320,14 @@ class ModelRunner:
             error = self._difference(self.logits(hidden), theirs)
             if error <= 1:
                 return self._speed_up(compile, batch, hidden)
+        found = non_finite(self.model.named_parameters())
+        if found is not None:
+            raise FastsiaError(f"{type(self.model).__name__}: {found}.")
+        if not bool(torch.isfinite(theirs).all()):
+            raise FastsiaError(
+                f"{type(self.model).__name__} gives logits that are NaN or infinite in {self.dtype}, "
+                "although its weights are finite; another dtype may have the range that it needs."
+            )
         raise FastsiaError(
             f"{type(self.model).__name__} gives other logits through fastsia's attention than through its own forward"
             f" (a difference {error:.3g} times the tolerated one); this architecture is not supported."

@@ -312,6 +312,11 @@ MODELS: tuple[ModelInfo, ...] = (
 PAPER_MODELS: tuple[ModelInfo, ...] = tuple(model for model in MODELS if not model.is_demo)
 
 
+def model_label(name: str, peft: str | None = None) -> str:
+    """What results call a model: its name, with that of the adapter that was merged into it."""
+    return name if peft is None else f"{name} + {peft}"
+
+
 def known_model(name: str) -> ModelInfo | None:
     """The row whose paper's name or Hub id is `name`, whatever the case, if there is one."""
     names = {key.lower(): model for model in MODELS for key in (model.name, model.hub_id)}
