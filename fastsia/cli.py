@@ -1146,6 +1146,8 @@ def doctor() -> None:
         ("datasets", "datasets", "tasks need --data_dir", "tasks from the Hub"),
         ("vllm", "vllm", "no --backend vllm", None),
         ("ray", "ray", "no --executor ray", None),
+        ("peft", "peft", "no --peft", None),
+        ("gguf", "gguf", "no .gguf files", None),
     ):
         found = importlib.util.find_spec(module) is not None
         lines.append((extra, "installed" if found else f"not installed; {without}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from fastsia import cli
 from fastsia.callbacks import Callback, Progress
 from fastsia.cli import _run, normalize, plain
 from fastsia.store import Store
+from tests.engine.damage import DAMAGES, damaged
 from tests.tiny import save_tiny
 
 SMALL = ["--num_rollouts", "3", "--stride", "6", "--max_tokens", "12", "--num_bootstrap", "20", "--num_splits", "2"]
@@ -54,6 +56,30 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
     assert len(lines) == 1, err
     assert lines[0].startswith("fastsia: error: ")
     return lines[0]
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_damaged_weights_end_a_run(
+    model: str, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """Nothing was printed and the exit code was 0: the numbers were of random weights."""
+    folder, says = damaged(Path(model), tmp_path / "damaged", kind)
+    text = complaint(capsys, "run", "--model", folder, "--tasks", questions, "-o", tmp_path / "run", *SMALL)
+    assert re.search(says, text)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_names_its_adapter(
+    model: str, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.engine.test_adapter import save_adapter  # skips where peft is not installed
+
+    save_adapter(Path(model), tmp_path / "adapter")
+    arguments = ["run", "--model", model, "--tasks", questions, "--limit", 2, *SMALL, "--no_report"]
+    assert command(*arguments, "-o", tmp_path / "run", "--peft", tmp_path / "adapter") == 0
+    assert f"{model} + {tmp_path / 'adapter'}" in capsys.readouterr().out.replace("\n", "")
+    assert "model.peft was" in complaint(capsys, *arguments, "-o", tmp_path / "run")
+    assert "does not exist" in complaint(capsys, *arguments, "--peft", tmp_path / "absent")
 
 
 def test_a_run_writes_its_folder_and_prints_its_table(

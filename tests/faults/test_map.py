@@ -19,7 +19,7 @@ def test_every_test_named_is_there(page: str) -> None:
         assert not test or re.search(rf"^def {test}\(", source, re.MULTILINE), f"{file}::{test}"
 
 
-def test_each_of_the_twenty_five_has_a_test() -> None:
+def test_each_fault_has_a_test() -> None:
     rows = re.findall(r"^\| (\d+) \|.*\| (.*) \|$", (ROOT / "docs/faults.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert [int(number) for number, _ in rows] == list(range(1, 26))
+    assert [int(number) for number, _ in rows] == list(range(1, max(len(rows), 25) + 1))
     assert all("`tests/" in tests for _, tests in rows)
