@@ -229,7 +229,9 @@ std::size_t sentence_end(const Text& text, std::size_t i, std::size_t end) {
   for (; i < end; ++i) {
     const int c = text.at(i);
     if (c != '.' && c != '?') continue;
-    if (text.has_before(i, "Rs") || text.has_before(i, "No") || text.has_before(i, "approx")) continue;
+    if (text.has_before(i, "Rs") || text.has_before(i, "No") || text.has_before(i, "approx") ||
+        text.has_before(i, "vs"))
+      continue;
     std::size_t stop = i + 1;
     while (stop - i - 1 < 4 && stop < end && is_one_of(text.at(stop), "*_\"')]")) ++stop;
     if (stop < end && is_blank(text.at(stop))) return stop;
@@ -394,28 +396,34 @@ Marker asked_for(Format format) {
 }
 
 Occurrence next_marker(Text& text, std::size_t i, unsigned markers) {
-  // Each marker is looked for by a byte that is rare in prose: of "answer" that is the w, of either case.
+  // Each marker is looked for by a byte that is rare in prose: of "answer" that is the w, of either case. In pieces, so
+  // that a byte which the text lacks is not looked for to its end again for every marker.
+  constexpr std::size_t kPiece = 1024;
   const bool has_words = (markers & (kColon | kFinal)) != 0;
-  std::size_t hash = markers & kHash ? text.find('#', i) : kNone;
-  std::size_t backslash = markers & kBox ? text.find('\\', i) : kNone;
-  std::size_t small_w = has_words ? text.find('w', i) : kNone;
-  std::size_t large_w = has_words ? text.find('W', i) : kNone;
   Occurrence found;
-  while (found.begin == kNone) {
-    const std::size_t at = std::min({hash, backslash, small_w, large_w});
-    if (at == kNone) break;
-    if (at == hash) {
-      found = read_hash(text, hash, i);
-      hash = text.find('#', hash + 1);
-    } else if (at == backslash) {
-      found = read_box(text, backslash);
-      backslash = text.find('\\', backslash + 1);
-    } else {
-      if (at >= i + 3 && text.has_word(at - 3, "answer") && !is_word(text, at + 3)) {
-        found = read_statement(text, at - 3, at + 3, true, false);
-        if (!(markers & found.marker)) found = {};
+  const bool has_signs = (markers & ~kStated) != 0;
+  for (std::size_t begin = i; has_signs && begin < text.end() && found.begin == kNone; begin += kPiece) {
+    const Text piece = text.part(text.begin(), std::min(begin + kPiece, text.end()));
+    std::size_t hash = markers & kHash ? piece.find('#', begin) : kNone;
+    std::size_t backslash = markers & kBox ? piece.find('\\', begin) : kNone;
+    std::size_t small_w = has_words ? piece.find('w', begin) : kNone;
+    std::size_t large_w = has_words ? piece.find('W', begin) : kNone;
+    while (found.begin == kNone) {
+      const std::size_t at = std::min({hash, backslash, small_w, large_w});
+      if (at == kNone) break;
+      if (at == hash) {
+        found = read_hash(text, hash, i);
+        hash = piece.find('#', hash + 1);
+      } else if (at == backslash) {
+        found = read_box(text, backslash);
+        backslash = piece.find('\\', backslash + 1);
+      } else {
+        if (at >= i + 3 && text.has_word(at - 3, "answer") && !is_word(text, at + 3)) {
+          found = read_statement(text, at - 3, at + 3, true, false);
+          if (!(markers & found.marker)) found = {};
+        }
+        (at == small_w ? small_w : large_w) = piece.find(at == small_w ? 'w' : 'W', at + 1);
       }
-      (at == small_w ? small_w : large_w) = text.find(at == small_w ? 'w' : 'W', at + 1);
     }
   }
   if (markers & kStated) {

@@ -1237,6 +1237,24 @@ bool is_formula_ahead(const Text& text, std::size_t i) {
   return false;
 }
 
+// "(ducks) * 3": a remark in parentheses, and then an operator and another term.
+bool is_remark_of_term(const Text& text, std::size_t parenthesis) {
+  std::size_t end = parenthesis + 1;
+  while (end - parenthesis <= 60 && text.at(end) >= 0 && !is_one_of(text.at(end), "()\n")) ++end;
+  if (end == parenthesis + 1 || text.at(end) != ')') return false;
+  const std::size_t sign = skip_space(text, end + 1);
+  std::size_t term = sign;
+  if (is_one_of(text.at(sign), "*+/") || (text.at(sign) == '-' && text.at(sign + 1) == ' ')) {
+    term = sign + 1;
+  } else if (text.has(sign, "\\times")) {
+    term = sign + 6;
+  } else if (text.has(sign, "\\cdot")) {
+    term = sign + 5;
+  }
+  const int next = text.at(skip_space(text, term));
+  return term != sign && (is_digit(next) || is_one_of(next, "($"));
+}
+
 // "3:45", "1,2", "1 2", "3/4/5", "1.2.3", "(5)(4)", " -> 5", " +- 3"
 bool is_longer(const Text& text, std::size_t i) {
   const int c = text.at(i);
@@ -1254,6 +1272,7 @@ bool is_longer(const Text& text, std::size_t i) {
   if (text.has(i, ")(") && is_digit(text.at(i + 2))) return true;
   const std::size_t sign = skip_space(text, i);
   if (text.at(sign) == '/' && is_digit(text.at(skip_space(text, sign + 1)))) return true;
+  if (text.at(sign) == '(' && is_remark_of_term(text, sign)) return true;
   if (is_one_of(text.at(sign), "-=") && text.at(sign + 1) == '>') {
     return is_digit(text.at(skip_space(text, sign + 2)));
   }
@@ -1417,6 +1436,22 @@ bool is_negated(const Text& text, std::size_t i) {
 }
 
 // The last number of a line that has a value; read forwards, as its beginning decides what it is.
+// Whether an operator of a product stands in front of `i`, behind another number.
+bool is_factor(const Text& text, std::size_t i) {
+  for (int blanks = 0; blanks < 2 && is_one_of(text.before(i), " ~"); ++blanks) --i;
+  if (is_one_of(text.before(i), "*xX")) {
+    --i;
+  } else if (text.has_before(i, "\\times")) {
+    i -= 6;
+  } else if (text.has_before(i, "\\cdot")) {
+    i -= 5;
+  } else {
+    return false;
+  }
+  for (int blanks = 0; blanks < 2 && is_one_of(text.before(i), " ~"); ++blanks) --i;
+  return is_digit(text.before(i)) || is_one_of(text.before(i), "%$)}");
+}
+
 bool last_number_of_line(const Text& text, Number& last) {
   bool found = false;
   for (std::size_t i = text.begin(); i < text.end();) {
@@ -1440,7 +1475,7 @@ bool last_number_of_line(const Text& text, Number& last) {
       reading.is_negative = is_negated(text, i);
       const Number number = read_number(text, i, reading);
       if (number.has_value) {
-        last = number;
+        last = is_factor(text, i) ? Number{} : number;
         found = true;
       }
       i = std::max(number.end, i + 1);

@@ -576,7 +576,7 @@ def _past_term_words(text: bytes, at: int) -> tuple[int, bool]:
     return at, words > 0
 
 
-# A value that goes on is none: 3:45, 10-12, 1,2,3, "2 hours 30 minutes".
+# A value that goes on is none: 3:45, 10-12, 1,2,3, "2 hours 30 minutes", "16 (ducks) * 3 (muffins)".
 _NUMBER_AHEAD = r"(?: \\?\$ )?+ -?+ \.?+ [0-9]"
 _WHOLE_UNITS = r"""(?: hours | hour | hrs | hr | h | days | day | d | weeks | week | wk | months | month | years | year
     | yrs | yr | minutes | minute | mins | min | feet | foot | ft | yards | yard | yd | miles | mile | mi | km | meters
@@ -591,6 +591,7 @@ _SYMBOL_COMMAND = rf"\\ (?! {_KNOWN_COMMANDS} ) [A-Za-z]{{2}}"
 _GOES_ON = pattern(
     rf"""{_COMMA} [\ ~]{{0,2}}+ [0-9] | {_BLANK}{{1,4}}+ [0-9] | ['_;] \ ?+ [0-9] | _\{{
        | : [0-9] | \ :\ [0-9] | \ ?+ / \ ?+ [0-9] | \.[0-9] | \([0-9]++\)(?!{WORD}) | \)\([0-9]
+       | \ ?+ \( [^()\n]{{1,60}}+ \) \ ?+ (?: [*+/] | \\times | \\cdot | -(?=\ ) ) \ ?+ [0-9($]
        | \ ?+ (?: [-=]> \ ?+ [0-9] | \+/?+- )
        | \^ (?! \{{?+ (?: \\(?: circ | degree ) | (?: \\(?: text | mathrm )\{{ )?+ (?: st | nd | rd | th ) ) )
        | \^\{{?+\\circ\}}?+ \ {{0,2}}+ [0-9]
@@ -663,6 +664,7 @@ _LEAD = pattern(r"[-0-9.$\\]")  # bytes that may begin a number: a cheap filter
 _NO_SIGN_AFTER = pattern(rf"{WORD} | [)\]}}%-]")  # a minus after these takes away
 _RUN = pattern(r"\.?[0-9]*+ (?: \.[0-9]++ )*+")
 # A sign that is not right in front: "negative 5", "is minus 5", "= - 7".
+_FACTOR_BEFORE = pattern(r"[0-9%$)}] [\ ~]{0,2}+ (?: [*xX] | \\times | \\cdot ) [\ ~]{0,2}+ \Z")
 _NEGATED = pattern(
     r"""(?: (?<! [0-9A-Za-z_\x80-\xff] ) negative [\ ~]
            | (?: (?<! [0-9A-Za-z_\x80-\xff] ) (?: is | was | to | at | by | be | of ) [\ ~]{1,2}
@@ -675,6 +677,7 @@ _NEGATED = pattern(
 def last_number(text: bytes, spared: Sequence[tuple[int, int]] = ()) -> str | None:
     """The last number that stands by itself: not part of a word (x2, CO2), an exponent or a subscript.
 
+    None where it is a factor of a product that nobody worked out ("which is $80,000 x 150%").
     spared: (begin, end) of what it is not looked for in.
     """
     for begin, end in spared:
@@ -697,6 +700,7 @@ def last_number(text: bytes, spared: Sequence[tuple[int, int]] = ()) -> str | No
         else:
             is_negative = _NEGATED.search(text[max(at - 24, 0) : at]) is not None
             value, end = read_number(text, at, is_loose=False, is_negative=is_negative)
-            last = last if value is None else value
+            if value is not None:
+                last = None if _FACTOR_BEFORE.search(text, max(at - 16, 0), at) else value
             at = max(end, at + 1)
     return last

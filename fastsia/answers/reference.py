@@ -279,7 +279,7 @@ def _value_of(text: bytes, occurrence: _Occurrence, spec: Spec) -> _Found:
 
 
 # The end of a sentence, but for the point of an abbreviation.
-_SENTENCE_END = pattern(r"(?<! Rs ) (?<! No ) (?<! approx ) [.?] [*_\"')\]]{0,4}+ (?= [\ \t] )")
+_SENTENCE_END = pattern(r"(?<! Rs ) (?<! No ) (?<! vs ) (?<! approx ) [.?] [*_\"')\]]{0,4}+ (?= [\ \t] )")
 _TOKEN = pattern(r"[^\ \t]*+")
 
 

@@ -27,7 +27,7 @@ _WORDS = (
     "|A|B|C|D|E|(B)|b|a| a rock|A rock|water|heat| energy|option |Option B|choice: |2|1|5|\n|\r|\n\n| |\t|  "
     "|Question:|Q:|\nQuestion: |\n  Q:|<think>|</think>|<thi|</thi|\\text{|\\mathrm{|\\circ|°| °C|km| km/h| m^2"
     "|=|+|-|*|/|≈|“|’|'|\u202f|\u2009|é|语|_|x = |\\left(|\\right)|\\,|\\!|\\ |~|:|;|?|!|is| is| because|U.S.A"
-    "|I think|\\times|\\cdot|\\div|<<16-3-4=9>>|x2|CO2|Ā|\ufffd|\0"
+    "|I think| (ducks) * 3| x 150%|vs. |\\times|\\cdot|\\div|<<16-3-4=9>>|x2|CO2|Ā|\ufffd|\0"
 )
 _TORN = (b"\xff", b"\xe2", b"\x88", b"\x92", b"\xc3", b"\xc2", b"\xe4\xb8")
 FRAGMENTS = (*(word.encode() for word in _WORDS.split("|")), *_TORN)

@@ -226,6 +226,11 @@ def test_hostile_texts_end(either: str) -> None:
         "the answer is " * size,
         "{,}" * size,
         "1.5e" * size,
+        "#### x " * size,
+        "\\#" * size,
+        "answer option " * size,
+        "Q:\n" * size,
+        "</think" * size,
     ]
     assert len(extract_answers(texts)) == len(texts)
     assert len(extract_answers(texts, "choice", options=("a a a a", "b"))) == len(texts)
