@@ -142,8 +142,8 @@ def load_model(
     """
     target = resolve_device(device)
     weights_dtype = resolve_dtype(dtype, target)
-    name = os.fspath(name_or_path)
     source, common = _source(name_or_path, trust_remote_code, revision)
+    name = os.fspath(name_or_path)
     if peft is not None:
         adapter.resolve_adapter(peft)  # before anything large is read
     _refuse_adapter_beside(source, name, common, peft)
