@@ -1,9 +1,10 @@
 """What the streaming stop saves: the same evaluation with it and without, answers compared rollout by rollout.
 
 Three models: demo:sft and demo:base, which end soon after their answer by themselves, and demo:sft with its end tokens
-taken away, which rambles on to the length limit as models without a trained end do.
+taken away, which rambles on to the length limit as models without a trained end do. Or one model of yours on a task.
 
     python benchmarks/bench_stop.py --problems 32
+    python benchmarks/bench_stop.py --model DIR --task gsm8k --data_dir DATA --problems 4 --num_rollouts 4 --stride 60
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ def rambling(name: str) -> Engine:
     return engine
 
 
-def measure(engine: Engine, problems: int, max_tokens: int, stop: bool) -> SIAResult:
-    return evaluate(engine, "demo", limit=problems, max_tokens=max_tokens, stop_at_answer=stop)
+def measure(engine: Engine, problems: int, options: argparse.Namespace, stop: bool) -> SIAResult:
+    drawing = {"num_rollouts": options.num_rollouts, "stride": options.stride, "max_tokens": options.max_tokens}
+    where = {} if options.data_dir is None else {"data_dir": options.data_dir}
+    return evaluate(engine, options.task, limit=problems, stop_at_answer=stop, **drawing, **where)
 
 
 def main() -> None:
@@ -41,16 +44,27 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=32)
     parser.add_argument("--rambling_problems", type=int, default=4, help="without the stop each is minutes of work")
     parser.add_argument("--max_tokens", type=int, default=120, help="solutions of the demo task end within 100")
+    parser.add_argument("--model", help="one of your own in place of the three")
+    parser.add_argument("--task", default="demo")
+    parser.add_argument("--data_dir")
+    parser.add_argument("--num_rollouts", type=int, default=20)
+    parser.add_argument("--stride", type=int, help="the task's own by default")
     options = parser.parse_args()
+    models = [
+        ("demo:sft", lambda: Engine.from_pretrained("demo:sft"), options.problems),
+        ("demo:base", lambda: Engine.from_pretrained("demo:base"), options.problems),
+        ("demo:sft without an end", lambda: rambling("demo:sft"), options.rambling_problems),
+    ]
+    if options.model is not None:
+        models = [
+            (f"{options.model} on {options.task}", lambda: Engine.from_pretrained(options.model), options.problems)
+        ]
     table = Table("model", "stop", "rollout tokens", "rows", "s", "stopped", "tokens saved", "rows saved")
-    for label, engine, problems in (
-        ("demo:sft", Engine.from_pretrained("demo:sft"), options.problems),
-        ("demo:base", Engine.from_pretrained("demo:base"), options.problems),
-        ("demo:sft without an end", rambling("demo:sft"), options.rambling_problems),
-    ):
-        runs = {stop: measure(engine, problems, options.max_tokens, stop) for stop in (False, True)}
-        answers = {stop: run.rollouts["answer"].tolist() for stop, run in runs.items()}
-        if answers[True] != answers[False]:
+    for label, load, problems in models:
+        engine = load()
+        runs = {stop: measure(engine, problems, options, stop) for stop in (False, True)}
+        answers = {stop: run.rollouts[["answer_strict", "answer_lenient"]] for stop, run in runs.items()}
+        if not answers[True].equals(answers[False]):
             raise FastsiaError(f"{label}: the stop changed an answer.")
         row: dict[str, Any] = {"benchmark": "stop_at_answer", "model": label, "problems": problems}
         for stop, run in runs.items():

@@ -65,8 +65,8 @@ def test_core_agrees_on_mutated_rationales(shared_data: Path) -> None:
 
 @needs_core
 @pytest.mark.slow
-def test_core_agrees_on_100_000_texts(shared_data: Path) -> None:
-    check_agreement(100_000, 3, generate.rationales(shared_data))
+def test_core_agrees_on_200_000_texts(shared_data: Path) -> None:
+    check_agreement(200_000, 3, generate.rationales(shared_data))
 
 
 def check_numbers(num_texts: int, seed: int) -> None:
