@@ -109,6 +109,29 @@ std::string repeating(std::string_view text) {
   return fraction + std::to_string(over) + "/" + std::string(end - begin, '9') + std::string(line - point - 1, '0');
 }
 
+// Whether blanks follow a comma: 100, 200 is no 100,200.
+bool has_list_comma(std::string_view text) {
+  for (std::size_t i = 0; i + 1 < text.size(); ++i) {
+    if (text[i] != ',') continue;
+    const std::string_view after = text.substr(i + 1);
+    if (has(kWhite, after[0]) || after[0] == '~') return true;
+    for (const std::string_view blank : {"\\;", "\\:", "\\ ", "\\quad", "\\qquad"}) {
+      if (starts(after, blank)) return true;
+    }
+  }
+  return false;
+}
+
+// Whether it is what stands in a box as the instruction has it.
+bool is_placeholder(std::string_view text) {
+  const std::string small = lower(text);
+  std::string_view rest = stripped(small, "[](){}<>?._ \\");
+  if (rest.empty() || rest == "dots") return true;
+  if (ends(rest, " here")) rest.remove_suffix(5);
+  return rest == "answer" || rest == "your answer" || rest == "final answer" || rest == "the answer" ||
+         rest == "insert answer" || rest == "your final answer";
+}
+
 // The spelling of a content that is no number as it stands: 7 where it is \bf 7, the 5 of 2 + 3 = 5.
 std::optional<std::string> expression(std::string_view content) {
   std::optional<std::string> text = spelled(content);
@@ -118,11 +141,14 @@ std::optional<std::string> expression(std::string_view content) {
     return value_of(number_in(std::string_view(*text).substr(equals + 1)));
   }
   if (const std::string fraction = repeating(*text); !fraction.empty()) return value_of(number_in(fraction));
-  if (is_plain_number(*text)) {
-    const Number number = number_in(*text);
-    if (number.is_formed) return value_of(number);
-  }
-  return text;
+  if (is_placeholder(*text)) return std::nullopt;
+  if (!is_plain_number(*text)) return text;
+  const Number number = number_in(*text);
+  if (!number.is_formed) return text;
+  if (text->find(',') == std::string::npos || !has_list_comma(content)) return value_of(number);
+  std::string list;
+  for (const char c : *text) list.append(c == ',' ? ", " : std::string(1, c));
+  return list;
 }
 
 // Whether there are raised digits: 3² is no arithmetic that someone typed.

@@ -481,16 +481,30 @@ std::int64_t read_multiplier(const Text& text, std::size_t i, bool is_formula, s
     std::string_view word;
     std::int64_t zeros;
   };
-  static constexpr Multiplier kWords[] = {
-      {"hundred", 2}, {"thousand", 3}, {"million", 6}, {"billion", 9}, {"trillion", 12}};
+  static constexpr Multiplier kWords[] = {{"hundred", 2},   {"thousand", 3}, {"million", 6}, {"billion", 9},
+                                          {"trillion", 12}, {"lakh", 5},     {"crore", 7}};
   static constexpr Multiplier kSuffixes[] = {{"k", 3},  {"K", 3},  {"MM", 6}, {"mn", 6}, {"M", 6},
                                              {"bn", 9}, {"Bn", 9}, {"BN", 9}, {"B", 9}};
-  const std::size_t at = skip_gap(text, i);
+  const std::size_t blanks = skip_wide_blanks(text, i, 2);
+  const std::size_t inside = skip_text_command(text, blanks);  // \text{ million dollars}
+  const bool is_in_text = inside != blanks;
+  const std::size_t at = is_in_text ? skip_at_most(text, inside, " ~", 2) : skip_gap(text, i);
   for (const Multiplier& multiplier : kWords) {
-    if (text.has_word(at, multiplier.word) && !is_word(text, at + multiplier.word.size())) {
-      end = at + multiplier.word.size();
-      return multiplier.zeros;
+    if (!text.has_word(at, multiplier.word)) continue;
+    std::size_t word_end = at + multiplier.word.size();
+    if (Text::lower(text.at(word_end)) == 's') ++word_end;
+    if (is_word(text, word_end)) continue;
+    if (is_in_text) {
+      std::size_t close = word_end;
+      while (close - word_end < 48 && text.at(close) >= 0 && !is_digit(text.at(close)) &&
+             !is_one_of(text.at(close), "{}\\")) {
+        ++close;
+      }
+      if (text.at(close) != '}') continue;
+      word_end = close + 1;
     }
+    end = word_end;
+    return multiplier.zeros;
   }
   if (is_formula || !is_letter(text.at(i))) return 0;
   for (const Multiplier& multiplier : kSuffixes) {
@@ -729,6 +743,10 @@ std::size_t skip_unit_text(const Text& text, std::size_t i) {
   return end == inside ? i : skip_unit_power(text, end);
 }
 
+bool is_ordinal(const Text& text, std::size_t i) {
+  return text.has(i, "st") || text.has(i, "nd") || text.has(i, "rd") || text.has(i, "th");
+}
+
 std::size_t skip_closing(const Text& text, std::size_t i) {
   const int c = text.at(i);
   if (is_space(c) || is_one_of(c, ".*_`\"')]}$,;:?~%")) return i + 1;
@@ -738,6 +756,12 @@ std::size_t skip_closing(const Text& text, std::size_t i) {
   for (const std::string_view name : {"circ", "degree"}) {
     const std::size_t end = skip_command(text, degree, name);
     if (end != degree) return skip_byte(text, end, '}');
+  }
+  if (c == '^') {  // 5^{\text{th}}
+    const std::size_t ordinal = text.has(degree, "\\text{")     ? degree + 6
+                                : text.has(degree, "\\mathrm{") ? degree + 8
+                                                                : degree;
+    if (is_ordinal(text, ordinal)) return skip_at_most(text, ordinal + 2, "}", 2);
   }
   const std::size_t right = skip_command(text, i, "right");
   return right == i ? i : skip_byte(text, right, '.');
@@ -836,6 +860,17 @@ std::size_t skip_annotation(const Text& text, std::size_t i) {  // <<16-3=13>>
   return text.has(end, ">>") ? end + 2 : i;
 }
 
+// Past "\text{Rs. }" and "\text{approximately }".
+std::size_t skip_text_of_currency(const Text& text, std::size_t i) {
+  static constexpr std::string_view kTexts[] = {"\\$", "$",   "Rs.",           "Rs",      "USD",    "EUR",
+                                                "GBP", "INR", "approximately", "approx.", "approx", "about"};
+  if (!text.has(i, "\\text{") && !text.has(i, "\\mathrm{")) return i;
+  const std::size_t begin = skip_gap(text, i + (text.at(i + 1) == 't' ? 6 : 8));
+  const std::size_t end = skip_any(text, begin, kTexts);
+  const std::size_t close = skip_gap(text, end);
+  return end != begin && text.at(close) == '}' ? close + 1 : i;
+}
+
 // Past marks, names with their "=", and what else may stand before a value in a plain text.
 std::size_t skip_before(const Text& text, std::size_t i) {
   static constexpr std::string_view kCurrencyWords[] = {"Rs", "USD", "EUR", "GBP", "INR", "US"};
@@ -849,7 +884,8 @@ std::size_t skip_before(const Text& text, std::size_t i) {
       } else if (is_space(c) || is_one_of(c, "*_`\"'([{$:~=")) {
         end = i + 1;
       } else if (c == '\\') {
-        end = is_one_of(text.at(i + 1), "([ ,;:!$") ? i + 2 : skip_text_command(text, i);
+        end = is_one_of(text.at(i + 1), "([ ,;:!$") ? i + 2 : skip_text_of_currency(text, i);
+        if (end == i) end = skip_text_command(text, i);
         if (end == i && text.has(i, "\\underline{")) end = i + 11;
         for (const std::string_view name : {"approx", "left", "displaystyle"}) {
           if (end == i) end = skip_command(text, i, name);
@@ -999,6 +1035,11 @@ std::size_t skip_operator(const Text& text, std::size_t i) {
 std::size_t skip_postfix(const Text& text, std::size_t i) {
   const int c = text.at(i);
   if (is_one_of(c, "!%)]}$")) return i + 1;
+  if (const std::size_t slash = skip_gap(text, i); text.at(slash) == '/') {  // $2/egg
+    const std::size_t word = skip_gap(text, slash + 1);
+    const std::size_t end = skip_letters(text, word);
+    return end > word + 1 || (end == word + 1 && is_one_of(text.at(word), "hs")) ? end : i;
+  }
   if (c == '^') {
     const std::size_t power = skip_byte(text, i + 1, '{');
     std::size_t end = power;
@@ -1054,6 +1095,13 @@ std::size_t skip_equals(const Text& text, std::size_t i, bool has_operator) {
   for (const std::string_view word : {"equals", "is"}) {
     const std::size_t end = skip_whole_word(text, at, word);
     if (end != at) return has_operator || word == "equals" ? end : i;
+  }
+  const std::size_t which = skip_space(text, skip_byte(text, at, ','));
+  if (has_operator && text.has(which, "which ")) {
+    for (const std::string_view word : {"is", "equals", "gives", "makes"}) {
+      const std::size_t end = skip_whole_word(text, which + 6, word);
+      if (end != which + 6) return end;
+    }
   }
   const std::size_t approx = skip_command(text, at, "approx");
   return approx != at && has_operator ? approx : i;
@@ -1138,10 +1186,6 @@ bool is_symbol_command(const Text& text, std::size_t i) {
   if (text.at(i) != '\\') return false;
   const std::size_t end = skip_letters(text, i + 1);
   return end - i > 2 && !is_among(text.view(i + 1, end), kKnownCommands);
-}
-
-bool is_ordinal(const Text& text, std::size_t i) {
-  return text.has(i, "st") || text.has(i, "nd") || text.has(i, "rd") || text.has(i, "th");
 }
 
 // A range or a list: "-12", " to 12", ", 3", " and 3" behind a number, its unit or percent sign.
@@ -1279,12 +1323,74 @@ bool is_longer(const Text& text, std::size_t i) {
   return text.at(sign) == '+' && text.at(skip_byte(text, sign + 1, '/')) == '-';
 }
 
+// "16.7, which is rounded up to 17", but "3.14 (rounded to 2 decimal places)".
+bool is_rounded(const Text& text, std::size_t i) {
+  for (int words = 0; words < 5; ++words) {
+    const std::size_t begin = skip_at_most(text, i, " ,(~", 3);
+    if (begin == i) return false;
+    if (!text.has(begin, "round")) {
+      const std::size_t end = skip_letters(text, begin);
+      if (end == begin || end - begin > 15) return false;
+      i = end;
+      continue;
+    }
+    std::size_t at = begin + 5;
+    for (const std::string_view ending : {"s", "ed", "ing"}) {
+      if (at == begin + 5 && text.has(at, ending)) at += ending.size();
+    }
+    if (text.at(at) != ' ') return false;
+    ++at;
+    for (int round = 0; round < 2; ++round) {
+      static constexpr std::string_view kUp[] = {"up ", "down ", "off ", "it "};
+      at = skip_any(text, at, kUp);
+    }
+    if (!text.has(at, "to ") || !is_number_ahead(text, at + 3)) return false;
+    at = skip_byte(text, skip_byte(text, skip_currency(text, at + 3), '-'), '.');
+    while (is_digit(text.at(at)) || is_one_of(text.at(at), ".,")) ++at;
+    if (text.at(at) != ' ') return true;
+    for (const std::string_view place : {"decimal", "significant", "sig", "place", "digit", "dp", "d.p"}) {
+      if (text.has(at + 1, place)) return false;
+    }
+    return true;
+  }
+  return false;
+}
+
+// "16... no, 18", "16, wait, that is wrong"
+bool is_taken_back(const Text& text, std::size_t i) {
+  std::size_t at = i;
+  const std::size_t sign = skip_space(text, i);
+  if (text.has(i, "..")) {
+    at = skip_byte(text, i + 2, '.');
+  } else if (is_one_of(text.at(sign), ",;(?!")) {
+    at = sign + 1;
+  } else if (text.at(sign) == '-') {
+    at = skip_byte(text, sign + 1, '-');
+    if (text.at(at) != ' ') return false;
+    ++at;
+  } else if (text.has(sign, "\xE2\x80\x94")) {
+    at = sign + 3;
+  } else {
+    return false;
+  }
+  at = skip_at_most(text, at, " ", 2);
+  static constexpr std::string_view kNo[] = {"no", "wait", "oops", "sorry", "hmm"};
+  const std::size_t end = skip_any(text, at, kNo);
+  if (end == at) return false;
+  if (is_one_of(text.at(end), ",.!")) return true;
+  if (text.at(end) != ' ') return false;
+  for (const std::string_view word : {"wait", "it", "that", "actually", "sorry", "I"}) {
+    if (skip_whole_word(text, end + 1, word) != end + 1) return true;
+  }
+  return false;
+}
+
 // Whether what follows a number makes it a part of something longer: a range, a list, a time, a formula.
 bool goes_on(const Text& text, std::size_t end, bool is_heading) {
   const int c = text.at(end);
   if (c < 0 || c == '\n') return false;
   if (is_longer(text, end) || is_formula_ahead(text, end) || is_range(text, end) || is_list(text, end) ||
-      is_sum(text, end)) {
+      is_sum(text, end) || is_rounded(text, end) || is_taken_back(text, end)) {
     return true;
   }
   if (is_heading && c == '!' && !is_one_of(text.at(end + 1), "=!")) {  // a factorial, if of a small number
@@ -1452,7 +1558,47 @@ bool is_factor(const Text& text, std::size_t i) {
   return is_digit(text.before(i)) || is_one_of(text.before(i), "%$)}");
 }
 
-bool last_number_of_line(const Text& text, Number& last) {
+// Whether what ends at `i` and what begins there may be one number: 1.234,56 or 1.000.000.
+bool is_part(const Text& text, std::size_t i) {
+  if (text.before(i) == '.') return is_digit(text.before(i, 2));
+  if (text.before(i) != ',') return false;
+  const auto digits_before = [&](std::size_t at) {
+    std::size_t count = 0;
+    while (count < 4 && is_digit(text.before(at, count + 1))) ++count;
+    return count;
+  };
+  std::size_t at = i - 1;
+  for (int groups = 0;; ++groups) {
+    const std::size_t count = digits_before(at);
+    if (count == 0 || count > 3) return false;
+    at -= count;
+    if (!is_one_of(text.before(at), ".,")) return true;
+    if (text.before(at) == ',' || count != 3 || groups == 3) return false;
+    --at;
+  }
+}
+
+// Whether the digits at `i` number something: "step 3", or the item of a list, "2. Subtract the eaten ones".
+bool is_label(const Text& text, std::size_t i, bool is_first_line) {
+  std::size_t word = i;
+  if (is_one_of(text.before(word), "(#")) --word;
+  if (is_one_of(text.before(word), " ~")) {
+    for (const std::string_view label : {"step", "steps", "case", "equation", "figure"}) {
+      if (has_free_word_before(text, word - 1, label)) return true;
+    }
+  }
+  std::size_t begin = i;
+  while (i - begin < 12 && is_one_of(text.before(begin), " \t*_>#-")) --begin;
+  if (is_first_line || begin != text.begin()) return false;
+  const std::size_t digits = skip_at_most(text, i, "0123456789", 2);
+  if (!is_one_of(text.at(digits), ".)")) return false;
+  const std::size_t marks = skip_at_most(text, digits + 1, "*_", 4);
+  const std::size_t blanks = skip_at_most(text, marks, " \t", 4);
+  const std::size_t initial = skip_at_most(text, blanks, "*_`\"'(", 4);
+  return blanks != marks && is_word(text, initial) && !is_digit(text.at(initial));
+}
+
+bool last_number_of_line(const Text& text, bool is_first_line, Number& last) {
   bool found = false;
   for (std::size_t i = text.begin(); i < text.end();) {
     const int c = text.at(i);
@@ -1465,7 +1611,7 @@ bool last_number_of_line(const Text& text, Number& last) {
     if (!head.is_there || (head.has_sign && is_subtraction(text, i)) ||
         (is_bare && c == '.' && (is_word_before(text, i) || text.before(i) == '.'))) {
       ++i;
-    } else if ((is_bare && is_word_before(text, i)) || is_raised(text, i)) {
+    } else if ((is_bare && (is_word_before(text, i) || is_label(text, i, is_first_line))) || is_raised(text, i)) {
       std::size_t at = skip_digits(text, skip_byte(text, head.end, '.'));
       while (text.at(at) == '.' && is_digit(text.at(at + 1))) at = skip_digits(text, at + 1);
       i = std::max(at, i + 1);
@@ -1475,7 +1621,7 @@ bool last_number_of_line(const Text& text, Number& last) {
       reading.is_negative = is_negated(text, i);
       const Number number = read_number(text, i, reading);
       if (number.has_value) {
-        last = is_factor(text, i) ? Number{} : number;
+        last = is_factor(text, i) || is_part(text, i) ? Number{} : number;
         found = true;
       }
       i = std::max(number.end, i + 1);
@@ -1571,9 +1717,11 @@ Number last_number(const Text& whole, const Spans& spared) {
     std::size_t begin = end;
     while (begin > text.begin() && text.before(begin) != '\n') --begin;
     const std::string_view line = text.view(begin, end);
+    const bool is_first = begin == text.begin();
     if (is_ascii(line)) {
-      if (last_number_of_line(Text(line), last)) return last;
-    } else if (const std::string ascii = plain(line); last_number_of_line(Text(std::string_view(ascii)), last)) {
+      if (last_number_of_line(Text(line), is_first, last)) return last;
+    } else if (const std::string ascii = plain(line);
+               last_number_of_line(Text(std::string_view(ascii)), is_first, last)) {
       return last;
     }
     end = begin > text.begin() ? begin - 1 : begin;

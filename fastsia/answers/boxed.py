@@ -46,6 +46,14 @@ _CALCULATION = pattern(r"(?: [-0-9.+*/^(){}=\ ] | \\cdot | \\times | \\div | \\f
 _REPEATING = pattern(r"(-?+) ([0-9]{0,6}+) \. ([0-9]{0,6}+) \\overline\{([0-9]{1,6}+)\}")
 
 
+_LIST_COMMA = pattern(rf", (?: {SPACE} | ~ | \\(?: [;:\ ] | quad | qquad ) )")  # 100, 200 is no 100,200
+# What stands in a box as the instruction has it.
+_PLACEHOLDER_MARKS = b"[](){}<>?._ \\"
+_PLACEHOLDERS = frozenset(
+    (b"", b"dots", b"answer", b"your answer", b"final answer", b"the answer", b"insert answer", b"your final answer")
+)
+
+
 def _expression(content: bytes) -> str | None:
     """The spelling of a content that is no number as it stands: 7 where it is \\bf 7, the 5 of 2 + 3 = 5."""
     text = spelled(content)
@@ -57,9 +65,13 @@ def _expression(content: bytes) -> str | None:
         sign, whole, fixed, again = repeating.groups()
         over = int(whole + fixed + again) - int(whole + fixed or b"0")
         return whole_number(b"%b%d/%d%b" % (sign, over, 10 ** len(again) - 1, b"0" * len(fixed)), is_formula=True)[0]
+    if text.lower().strip(_PLACEHOLDER_MARKS).removesuffix(b" here") in _PLACEHOLDERS:
+        return None
     if _PLAIN_NUMBER.fullmatch(text):
         value, is_number = whole_number(text, is_formula=True)
-        if is_number:
+        if is_number and b"," in text and _LIST_COMMA.search(content):
+            text = text.replace(b",", b", ")
+        elif is_number:
             return value
     return text.decode(errors="replace")
 

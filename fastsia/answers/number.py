@@ -88,6 +88,7 @@ def _table() -> dict[bytes, bytes]:
     }
     table |= {0x66A: "%", 0x66B: ".", 0x66C: ",", 0x3002: ". ", 0x3001: ", "}
     table |= {0x2026: "...", 0x2192: "->", 0x21D2: "=>"}
+    table |= {0xFE0F: "", 0x20E3: "."}  # a digit in a keycap numbers a list
     return {chr(code).encode(): text.encode() for code, text in table.items()}
 
 
@@ -205,9 +206,13 @@ _TIMES_TEN = pattern(
 _OVER = pattern(rf"\ ?+ / \ ?+ (-)?+ ({_TIGHT}) (?! \ ?+ / \ ?+ [0-9] )")
 _JOINT = pattern(rf"\ and\  | - | {_BLANK}")
 _MIXED = pattern(r"([0-9]++) / ([0-9]++) (?! / | \.[0-9] )")
-_MULTIPLIER = pattern(rf"[\ ~]?+ ( hundred | thousand | million | billion | trillion ) (?! {WORD} )", re.IGNORECASE)
+_TIMES_WORD = rf"((?i: hundred | thousand | million | billion | trillion | lakh | crore )) [sS]?+ (?! {WORD} )"
+_MULTIPLIER = pattern(rf"[\ ~]?+ {_TIMES_WORD}")
+_TEXT_MULTIPLIER = pattern(  # \text{ million dollars}
+    rf"{_BLANK}{{0,2}}+ {TEXT_COMMAND} [\ ~]{{0,2}}+ {_TIMES_WORD} [^{{}}\\0-9]{{0,48}}+ \}}"
+)
 _SUFFIX = pattern(rf"( k | K | MM | mn | M | bn | Bn | BN | B ) (?! {WORD} )")
-_ZEROS = {b"hundred": 2, b"thousand": 3, b"million": 6, b"billion": 9, b"trillion": 12}
+_ZEROS = {b"hundred": 2, b"thousand": 3, b"million": 6, b"billion": 9, b"trillion": 12, b"lakh": 5, b"crore": 7}
 _ZEROS |= {b"k": 3, b"K": 3, b"M": 6, b"MM": 6, b"mn": 6, b"B": 9, b"bn": 9, b"Bn": 9, b"BN": 9}
 
 
@@ -259,7 +264,9 @@ def read_number(
             terms = _terms(mixed)
         if mixed and terms and not terms[0] and _is_below_one(*terms[1:]):
             return _ratio(negative, *terms[1:], whole=int(digits or b"0")), mixed.end()
-    multiplier = _MULTIPLIER.match(text, end) or (None if is_formula else _SUFFIX.match(text, end))
+    multiplier = _MULTIPLIER.match(text, end) or _TEXT_MULTIPLIER.match(text, end)
+    if multiplier is None and not is_formula:
+        multiplier = _SUFFIX.match(text, end)
     if multiplier:
         zeros = _ZEROS.get(multiplier[1]) or _ZEROS[multiplier[1].lower()]
         return _decimal(negative, digits, zeros - scale), multiplier.end()
@@ -371,6 +378,7 @@ _LETTERS = r"(?: [A-Za-z] | [\xc3-\xdf][\x80-\xbf] )++"
 _CJK = r"(?: [\xe4-\xed][\x80-\xbf][\x80-\xbf] | \xe3[\x81-\x83][\x80-\xbf] )"
 _CLOSING = pattern(
     rf"""{SPACE} | [.*_`"')\]}}$,;:?~%] | \\[,;:!\ $%)\]] | \^?+\{{?+\\(?: circ | degree )(?![a-z])\}}?+
+         | \^\{{?+ (?: \\(?: text | mathrm )\{{ )?+ (?: st | nd | rd | th ) \}}{{0,2}}+
          | \\right(?![a-z])\.?+ | {_CJK}"""
 )
 _UNIT_POWER = r"(?: \^\{?+[23]\}?+ )?+"
@@ -416,7 +424,9 @@ def _is_unit(word: bytes, is_attached: bool, has_word: bool, is_formula: bool) -
 _NAME = rf"""(?: [A-Za-z] (?: _[0-9A-Za-z] | _\{{ [0-9A-Za-z]{{1,8}}+ \}} | \([0-9A-Za-z]{{1,3}}+\) )?+
                | \\[A-Za-z]{{2,12}}+ | {TEXT_COMMAND} [A-Za-z\ ]{{1,24}}+ \}} | [A-Za-z][A-Za-z\ ]{{1,23}}+ \}}
                | (?: [A-Za-z]{{2,15}}+ \  ){{0,4}} [A-Za-z]{{4,20}}+ ) {_BLANK}{{0,2}}+ (?: = | \\approx (?![a-z]) )"""
-_PLAIN_DECORATION = rf"""{SPACE} | [-=]> | [*_`"'(\[{{$:~=] | \\[(\[\ ,;:!$] | {TEXT_COMMAND} | \\underline\{{
+_PLAIN_DECORATION = rf"""\\(?: text | mathrm )\{{ [\ ~]?+
+      (?: \\?\$ | Rs\.?+ | USD | EUR | GBP | INR | approximately | approx\.?+ | about ) [\ ~]?+ \}}
+    | {SPACE} | [-=]> | [*_`"'(\[{{$:~=] | \\[(\[\ ,;:!$] | {TEXT_COMMAND} | \\underline\{{
     | \\(?: approx | left | displaystyle )(?![a-z]) | <<[^<>]{{0,64}}+>>
     | (?: Rs | USD | EUR | GBP | INR | US ) \.?+ \ ?+ (?= -?[0-9$] )"""
 _BEFORE = pattern(rf"(?: {_NAME} | {_PLAIN_DECORATION} ){{0,32}}+")
@@ -496,7 +506,8 @@ def _is_heading(text: bytes) -> bool:
 # Expressions: "8 bolts * 2 bolts/bolt = 16 bolts" is read at its right-hand end.
 _ROOT = pattern(rf"\\?+sqrt \ ?+ (?: [{{(] {_PLAIN} [)}}] | {_PLAIN} )")
 _POSTFIX = pattern(
-    rf"! | \\?+% | \^\{{?+ [-0-9]++ \}}?+ | [)\]}}$] | \\[)\],;:!] | {TEXT_COMMAND} [^{{}}\\0-9]{{0,64}}+ \}}"
+    rf"""! | [\ ~]?+ / [\ ~]?+ (?: [A-Za-z]{{2}} [A-Za-z]*+ | [hs] (?![A-Za-z]) ) | \\?+% | \^\{{?+ [-0-9]++ \}}?+
+         | [)\]}}$] | \\[)\],;:!] | {TEXT_COMMAND} [^{{}}\\0-9]{{0,64}}+ \}}"""
 )
 _OPERATOR = pattern(
     rf"""{_BLANK}{{0,4}}+ (?: (?: \\(?: times | cdot | div )(?![a-z]) | --?+ | [+*/] | [xX](?=[\ ~]?[0-9($.])
@@ -504,7 +515,9 @@ _OPERATOR = pattern(
          {_BLANK}{{0,4}}+ )"""
 )
 _EQUALS = pattern(
-    rf"{_BLANK}{{0,4}}+ (?: (=) =?+ >?+ | (equals) (?! {WORD} ) | (?: \\approx (?![a-z]) | is (?! {WORD} ) ) )"
+    rf"""{_BLANK}{{0,4}}+ (?: (=) =?+ >?+ | (equals) (?! {WORD} )
+         | (?: \\approx (?![a-z]) | (?: ,?+ \ ?+ which\  )?+ is (?! {WORD} )
+             | ,?+ \ ?+ which\ (?: equals | gives | makes ) (?! {WORD} ) ) )"""
 )
 _TERM_WORD = pattern(r"[\ ~]{0,2}+ ([A-Za-z]++) (?: [/-] [A-Za-z]++ )?+ (?: \^ \{?+[0-9]\}?+ )?+")
 _NEXT_PART = pattern(r",?+ \ (?=[0-9])")
@@ -607,6 +620,15 @@ _GOES_ON = pattern(
        | \ and\ (?: a | one )\ (?: half | third | quarter ) (?! {WORD} )
        | [\ ~]?+ {_WHOLE_UNITS} [.,]?+ \ {{0,2}}+ (?: and\  )?+ [0-9]"""
 )
+# "16.7, which is rounded up to 17", but "3.14 (rounded to 2 decimal places)"; "16... no, 18".
+_CORRECTED = pattern(
+    rf"""(?: [\ ,(~]{{1,3}}+ (?! round ) [A-Za-z]{{1,15}}+ ){{0,4}}+ [\ ,(~]{{1,3}}+ round (?: s | ed | ing )?+
+         \ (?: (?: up | down | off | it )\  ){{0,2}}+ to \ {_NUMBER_AHEAD} [0-9.,]*+
+         (?! \ (?: decimal | significant | sig | place | digit | dp | d\.p ) )
+       | (?: \.\.\.?+ | \ ?+ [,;(?!] | \ ?+ -{{1,2}}+ \  | \ ?+ — ) \ {{0,2}}+
+         (?: no | wait | oops | sorry | hmm )
+         (?: [,.!] | \ (?: wait | it | that | actually | sorry | I ) (?! {WORD} ) )"""
+)
 _ATTACHED = pattern(r"[A-Za-z]++")
 _FACTOR = pattern(r"[xX] [\ ~]?+ [0-9($.]")
 _FUNCTION = pattern(r"(?: sin | cos | tan | cot | csc | log | sqrt | exp )", re.IGNORECASE)
@@ -615,7 +637,7 @@ _FACTORIAL = pattern(r"! (?! [=!] )")
 
 def _goes_on(text: bytes, end: int, is_heading: bool) -> bool:
     """Whether what follows a number makes it a part of something longer: a range, a list, a time, a formula."""
-    if _GOES_ON.match(text, end):
+    if _GOES_ON.match(text, end) or _CORRECTED.match(text, end):
         return True
     if is_heading and _FACTORIAL.match(text, end):
         return _SMALL.fullmatch(text, max(end - 2, 0), end) is not None and not text[:end][-3:-2].isdigit()
@@ -665,6 +687,11 @@ _NO_SIGN_AFTER = pattern(rf"{WORD} | [)\]}}%-]")  # a minus after these takes aw
 _RUN = pattern(r"\.?[0-9]*+ (?: \.[0-9]++ )*+")
 # A sign that is not right in front: "negative 5", "is minus 5", "= - 7".
 _FACTOR_BEFORE = pattern(r"[0-9%$)}] [\ ~]{0,2}+ (?: [*xX] | \\times | \\cdot ) [\ ~]{0,2}+ \Z")
+# The 56 of 1.234,56, the 000 of 1.000.000.
+_PART_BEFORE = pattern(r"(?: (?<! [0-9.,] ) [0-9]{1,3}+ (?: \.[0-9]{3} ){0,3}+ , | [0-9]\. ) \Z")
+_LABEL_BEFORE = pattern(r"(?<! [0-9A-Za-z_\x80-\xff] ) (?i: step | steps | case | equation | figure ) [\ ~] [(\#]?+ \Z")
+_MARKS_BEFORE = pattern(r"\n [\ \t*_>\#-]{0,12}+ \Z")
+_ITEM = pattern(rf"[0-9]{{1,2}}+ [.)] [*_]{{0,4}}+ [\ \t]{{1,4}}+ [*_`\"'(]{{0,4}}+ {WORD} (?<! [0-9] )")
 _NEGATED = pattern(
     r"""(?: (?<! [0-9A-Za-z_\x80-\xff] ) negative [\ ~]
            | (?: (?<! [0-9A-Za-z_\x80-\xff] ) (?: is | was | to | at | by | be | of ) [\ ~]{1,2}
@@ -675,9 +702,10 @@ _NEGATED = pattern(
 
 
 def last_number(text: bytes, spared: Sequence[tuple[int, int]] = ()) -> str | None:
-    """The last number that stands by itself: not part of a word (x2, CO2), an exponent or a subscript.
+    """The last number that stands by itself: not part of a word (x2, CO2), an exponent, a subscript or a label.
 
-    None where it is a factor of a product that nobody worked out ("which is $80,000 x 150%").
+    None where it is a factor of a product that nobody worked out ("which is $80,000 x 150%"), or a part of what may be
+    one number (1.234,56).
     spared: (begin, end) of what it is not looked for in.
     """
     for begin, end in spared:
@@ -695,12 +723,22 @@ def last_number(text: bytes, spared: Sequence[tuple[int, int]] = ()) -> str | No
             or (is_bare and text[at : at + 1] == b"." and (in_word or text[at - 1 : at] == b"."))
         ):
             at += 1
-        elif (is_bare and in_word) or text.endswith((b"^", b"^{", b"_{"), 0, at):
+        elif (is_bare and in_word) or text.endswith((b"^", b"^{", b"_{"), 0, at) or (is_bare and _is_label(text, at)):
             at = max(skip(_RUN, text, head.end()), at + 1)
         else:
             is_negative = _NEGATED.search(text[max(at - 24, 0) : at]) is not None
             value, end = read_number(text, at, is_loose=False, is_negative=is_negative)
             if value is not None:
-                last = None if _FACTOR_BEFORE.search(text, max(at - 16, 0), at) else value
+                is_part = _FACTOR_BEFORE.search(text, max(at - 16, 0), at) or _PART_BEFORE.search(
+                    text[max(at - 20, 0) : at]
+                )
+                last = None if is_part else value
             at = max(end, at + 1)
     return last
+
+
+def _is_label(text: bytes, at: int) -> bool:
+    """Whether the digits at `at` number something: "step 3", or the item of a list, "2. Subtract the eaten ones"."""
+    if _LABEL_BEFORE.search(text[max(at - 16, 0) : at]):
+        return True
+    return _ITEM.match(text, at) is not None and _MARKS_BEFORE.search(text[max(at - 14, 0) : at]) is not None

@@ -45,7 +45,9 @@ def _with_thousands(gold: str) -> str | None:
 
 
 def _blanks(gold: str) -> str | None:
-    """A blank at every place of a formula that LaTeX shows none at."""
+    """A blank at every place of a formula that LaTeX shows none at, but in 58,500: 58, 500 is a list."""
+    if re.fullmatch(r"-?[0-9]{1,3}(,[0-9]{3})+", gold):
+        return None
     return re.sub(r"(?<=[-+=,()\[\]])(?!\\[!,])|(?=[-+=,()\[\]])", " ", gold).replace("  ", " ")
 
 

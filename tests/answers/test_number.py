@@ -473,6 +473,34 @@ VALUES = {
     "5 - 3": "5",
     "2x3": "2",
     "2 * 3 apples": "2",
+    # multiples in other forms
+    "$18 \\text{ million}": "18000000",
+    "18 million dollars": "18000000",
+    "3 millions": "3000000",
+    "5 hundreds": "500",
+    "10 lakhs": "1000000",
+    "₹2.5 crore": "25000000",
+    "5 millionths": "5",
+    # terms with "per" units, results behind "which is"
+    "9 eggs * $2/egg = $18": "18",
+    "9 eggs/day x $2/egg = $18/day": "18",
+    "60 miles / hour * 2 hours = 120 miles": "120",
+    "3 times 6, which equals 18": "18",
+    "36 divided by 2, which is 18": "18",
+    "42, which is 6 more than 36": "42",
+    "18 apples, which is 2 boxes": "18",
+    # taken back, or rounded to another number
+    "16, no wait, 18": None,
+    "16 (wait, that is wrong)": None,
+    "16 — no, 18": None,
+    "16, no remainder": "16",
+    "16 no matter what": "16",
+    "16.7, rounded up to 17": None,
+    "16.7 buses, which rounds to 17": None,
+    "$16.67 (rounded to $17)": None,
+    "16.67 (rounded to 2 decimal places)": "16.67",
+    "16.67, rounded to the nearest cent": "16.67",
+    "17 rounded": "17",
 }
 
 # Behind "####" only.
@@ -531,6 +559,8 @@ HEADINGS = {
     "42!": "42",
     "120!": "120",
     "2.5!": "2.5",
+    "1️⃣ Count the apples": None,
+    "2️⃣ **Double it**": None,
 }
 
 
@@ -650,6 +680,16 @@ BOXES = {
     "４２": "42",
     "½": "0.5",
     "": None,
+    "\\text{\\$}18": "18",
+    "\\text{Rs. } 500": "500",
+    "\\text{approximately } 12": "12",
+    "\\text{Room } 12": None,
+    "18\\text{ million}": "18000000",
+    "\\$2.5 \\text{ billion dollars}": "2500000000",
+    "18\\text{ millions or more}": "18000000",
+    "5^{\\text{th}}": "5",
+    "21^{st}": "21",
+    "100, 200": None,
 }
 
 GOLDS = {
@@ -725,6 +765,22 @@ LAST = {
     "5 eggs\n\\boxed{10-12} 6": "6",
     "5 eggs: \\boxed{2\\pi}": "5",
     "5\\boxed{1, 2} 300": "300",
+    # what may be one number is not read by its last digits
+    "die Strecke ist 3,5 cm": None,
+    "insgesamt 1.234,56 Euro": None,
+    "hay 1.000.000 de personas": None,
+    "from 3, 5": "5",
+    "so 1,234,56": "56",
+    # numbers of steps and of a list's items are no result
+    "12 eggs.\n\n1. Add them.\n2. Subtract": "12",
+    "12 eggs.\n- **1)** Add them": "12",
+    "12 eggs.\n\n**Step 3: Conclude**": "12",
+    "12 eggs (see step 3, equation (4), Figure 5)": "12",
+    "12 eggs in steps of 3": "3",
+    "12 eggs\n2.5 each": "2.5",
+    "12 eggs\n31. 5": "5",
+    "12 eggs\n6.": "6",
+    "5. Add them": "5",
 }
 
 # The answer is stated in an ordinary way, and other numbers follow.
