@@ -65,6 +65,11 @@ _NUMBER_PARTS = (
     "|pi|sqrt(2)|log 2"
     "|1. |1) |(2) |2nd |1st|3rd|Step|Count the |Add|. So|. |st|th|<<3+4=7>>|<<|>>|because y = |so x = |'|\"|`|”"
     "|’|元|個|개|é|Ω|θ| м"
+    "| lakhs| crore|s|\\text{ million}|\\text{~thousands per year}|\\text{Rs. }|\\text{\\$}|\\mathrm{approx. }"
+    "|/egg|/h| / day|\ufe0f\u20e3|^{\\text{th}}|^{st}|, which is |which equals |,which gives | rounded up to "
+    "|, round to |, which rounds to | (rounded to | decimal places|, no, |... wait, | (wait it |— no wait |100, 200"
+    "|3,5|1.234,56|1.000.000"
+    "|\nStep 3: |(step |equation (|\n1. |\n- **2)** |\n3. Add|\n12) é|answer| here|your |\\dots|?"
     "| and a half|between |infinity|\\infty|\\boxed{|\\n|\\quad|,\\!|,\\,|. Then|is|was|be|at|= - |= minus |is minus "
 )
 NUMBER_PARTS = (*(part.encode() for part in _NUMBER_PARTS.split("|")), *_TORN)
