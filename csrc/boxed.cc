@@ -164,7 +164,29 @@ bool has_raised(std::string_view text) {
   return false;
 }
 
+// (100,200) is a point or an interval; (1,000) is not.
+bool is_list_in_brackets(std::string_view text) {
+  std::size_t i = 0;
+  while (i < text.size()) {
+    if (has(kWhite, text[i]) || text[i] == '$') {
+      ++i;
+    } else if (text[i] == '\\' && i + 1 < text.size() && has(",;:! (", text[i + 1])) {
+      i += 2;
+    } else {
+      break;
+    }
+  }
+  std::string_view rest = text.substr(i);
+  if (starts(rest, "\\left")) rest.remove_prefix(5);
+  if (rest.empty() || !has("([", rest[0]) || text.find(",0") != std::string_view::npos) return false;
+  for (std::size_t k = text.find(','); k != std::string_view::npos; k = text.find(',', k + 1)) {
+    if (k + 1 < text.size() && has("123456789", text[k + 1])) return true;
+  }
+  return false;
+}
+
 std::optional<std::string> number_or_expression(std::string_view content) {
+  if (is_list_in_brackets(content)) return expression(content);
   const Number number = number_in(content);
   const bool is_number = number.is_formed && (number.has_value || !has_raised(content));
   return is_number ? value_of(number) : expression(content);

@@ -497,7 +497,7 @@ std::int64_t read_multiplier(const Text& text, std::size_t i, bool is_formula, s
     if (is_in_text) {
       std::size_t close = word_end;
       while (close - word_end < 48 && text.at(close) >= 0 && !is_digit(text.at(close)) &&
-             !is_one_of(text.at(close), "{}\\")) {
+             !is_one_of(text.at(close), "{}\\\n")) {
         ++close;
       }
       if (text.at(close) != '}') continue;
@@ -1008,7 +1008,8 @@ std::size_t skip_term(const Text& text, std::size_t i) {
 
 // Past an operator and the blanks around it.
 std::size_t skip_operator(const Text& text, std::size_t i) {
-  static constexpr std::string_view kWords[] = {"of", "plus", "minus", "times", "and", "divided by", "multiplied by"};
+  static constexpr std::string_view kWords[] = {"of",    "at",  "plus",       "minus",
+                                                "times", "and", "divided by", "multiplied by"};
   const std::size_t begin = skip_wide_blanks(text, i, 4);
   const int c = text.at(begin);
   std::size_t end = begin;
@@ -1150,11 +1151,11 @@ std::size_t value_begin(const Text& text, std::size_t i) {
 // A value that goes on is none: 3:45, 10-12, 1,2,3, "2 hours 30 minutes".
 
 constexpr std::string_view kWholeUnits[] = {
-    "hours",  "hour",   "hrs",   "hr",    "h",      "days",    "day",     "d",      "weeks", "week",    "wk",
-    "months", "month",  "years", "year",  "yrs",    "yr",      "minutes", "minute", "mins",  "min",     "feet",
-    "foot",   "ft",     "yards", "yard",  "yd",     "miles",   "mile",    "mi",     "km",    "meters",  "meter",
-    "metres", "metre",  "m",     "cm",    "pounds", "pound",   "lbs",     "lb",     "kg",    "gallons", "gallon",
-    "gal",    "quarts", "quart", "pints", "pint",   "dollars", "dollar",  "euros",  "euro",  "degrees", "degree"};
+    "hours", "hour",    "hrs",    "hr",    "h",    "days",    "day",     "d",      "weeks", "week",   "wk",    "months",
+    "month", "years",   "year",   "yrs",   "yr",   "minutes", "minute",  "mins",   "min",   "feet",   "foot",  "ft",
+    "yards", "yard",    "yd",     "miles", "mile", "mi",      "km",      "meters", "meter", "metres", "metre", "m",
+    "cm",    "pounds",  "pound",  "lbs",   "lb",   "kg",      "gallons", "gallon", "gal",   "quarts", "quart", "pints",
+    "pint",  "dollars", "dollar", "euros", "euro", "degrees", "degree",  "AM",     "PM",    "am",     "pm"};
 constexpr std::string_view kKnownCommands[] = {
     "times",     "cdot",    "div",       "quad",   "qquad",       "text",       "textbf",     "textit",
     "mathrm",    "mathbf",  "mathit",    "mbox",   "circ",        "degree",     "approx",     "right",
@@ -1230,6 +1231,7 @@ bool is_sum(const Text& text, std::size_t i) {
     if (text.has(end, "and ")) end += 4;
     if (is_digit(text.at(end))) return true;
   }
+  i = skip_whole_unit(text, i);
   std::size_t part = text.has(i, " and a ") ? i + 7 : text.has(i, " and one ") ? i + 9 : i;
   for (const std::string_view word : {"half", "third", "quarter"}) {
     if (part != i && skip_whole_word(text, part, word) != part) return true;
@@ -1588,11 +1590,12 @@ bool is_label(const Text& text, std::size_t i, bool is_first_line) {
     }
   }
   std::size_t begin = i;
-  while (i - begin < 12 && is_one_of(text.before(begin), " \t*_>#-")) --begin;
+  while (i - begin < 12 && is_one_of(text.before(begin), " \t*_>#([-")) --begin;
   if (is_first_line || begin != text.begin()) return false;
   const std::size_t digits = skip_at_most(text, i, "0123456789", 2);
-  if (!is_one_of(text.at(digits), ".)")) return false;
-  const std::size_t marks = skip_at_most(text, digits + 1, "*_", 4);
+  const std::size_t closing = skip_at_most(text, digits, ".)]", 2);
+  if (closing == digits) return false;
+  const std::size_t marks = skip_at_most(text, closing, "*_", 4);
   const std::size_t blanks = skip_at_most(text, marks, " \t", 4);
   const std::size_t initial = skip_at_most(text, blanks, "*_`\"'(", 4);
   return blanks != marks && is_word(text, initial) && !is_digit(text.at(initial));

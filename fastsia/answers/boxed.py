@@ -33,11 +33,16 @@ def boxed_value(content: bytes, format: AnswerFormat, options: Options) -> str |
     if format == "choice" or (format == "boxed" and options is not None):
         return choice_after_marker(content, 0, options)
     value, is_number = whole_number(content, is_formula=format == "boxed")
+    if format == "boxed" and _OPENED.match(content) and _NEXT_IN_LIST.search(content) and b",0" not in content:
+        return _expression(content)
     if format == "boxed" and value is None and _RAISED.search(content):
         is_number = False  # 3² is no arithmetic that someone typed
     return value if is_number or format == "number" else _expression(content)
 
 
+# (100,200) is a point or an interval; (1,000) is not.
+_OPENED = pattern(rf"(?: {SPACE} | \$ | \\[,;:!\ (] )*+ (?: \\left )?+ [(\[]")
+_NEXT_IN_LIST = pattern(r",[1-9]")
 _RAISED = pattern(r"\xc2[\xb2\xb3\xb9] | \xe2\x81[\xb0-\xbf]")
 _PLAIN_NUMBER = pattern(r"-?+ (?: [0-9.,]++ | [0-9]*+ \\frac\{[0-9.]++\}\{[0-9.]++\} ) (?: \^\\circ )?+")
 _CALCULATION = pattern(r"(?: [-0-9.+*/^(){}=\ ] | \\cdot | \\times | \\div | \\frac )*+")

@@ -209,7 +209,7 @@ _MIXED = pattern(r"([0-9]++) / ([0-9]++) (?! / | \.[0-9] )")
 _TIMES_WORD = rf"((?i: hundred | thousand | million | billion | trillion | lakh | crore )) [sS]?+ (?! {WORD} )"
 _MULTIPLIER = pattern(rf"[\ ~]?+ {_TIMES_WORD}")
 _TEXT_MULTIPLIER = pattern(  # \text{ million dollars}
-    rf"{_BLANK}{{0,2}}+ {TEXT_COMMAND} [\ ~]{{0,2}}+ {_TIMES_WORD} [^{{}}\\0-9]{{0,48}}+ \}}"
+    rf"{_BLANK}{{0,2}}+ {TEXT_COMMAND} [\ ~]{{0,2}}+ {_TIMES_WORD} [^{{}}\\0-9\n]{{0,48}}+ \}}"
 )
 _SUFFIX = pattern(rf"( k | K | MM | mn | M | bn | Bn | BN | B ) (?! {WORD} )")
 _ZEROS = {b"hundred": 2, b"thousand": 3, b"million": 6, b"billion": 9, b"trillion": 12, b"lakh": 5, b"crore": 7}
@@ -511,7 +511,7 @@ _POSTFIX = pattern(
 )
 _OPERATOR = pattern(
     rf"""{_BLANK}{{0,4}}+ (?: (?: \\(?: times | cdot | div )(?![a-z]) | --?+ | [+*/] | [xX](?=[\ ~]?[0-9($.])
-          | (?: of | plus | minus | times | and | (?: divided | multiplied )\ by ) (?! {WORD} ) )
+          | (?: of | at | plus | minus | times | and | (?: divided | multiplied )\ by ) (?! {WORD} ) )
          {_BLANK}{{0,4}}+ )"""
 )
 _EQUALS = pattern(
@@ -595,7 +595,7 @@ _WHOLE_UNITS = r"""(?: hours | hour | hrs | hr | h | days | day | d | weeks | we
     | yrs | yr | minutes | minute | mins | min | feet | foot | ft | yards | yard | yd | miles | mile | mi | km | meters
     | meter | metres | metre | m | cm | pounds | pound | lbs | lb | kg | gallons | gallon | gal | quarts
     | quart | pints | pint
-    | dollars | dollar | euros | euro | degrees | degree ) (?![A-Za-z])"""
+    | dollars | dollar | euros | euro | degrees | degree | AM | PM | am | pm ) (?![A-Za-z])"""
 _KNOWN_COMMANDS = r"""(?: times | cdot | div | quad | qquad | text | textbf | textit | mathrm | mathbf | mathit | mbox
     | circ | degree | approx | right | end | newline | hspace | boxed | fbox | rightarrow | Rightarrow
     | implies | therefore
@@ -617,7 +617,7 @@ _GOES_ON = pattern(
          (?: - (?: \\?\$ )?+ [0-9] | \ ?+ -- \ ?+ {_NUMBER_AHEAD}
            | \ (?: to | through | versus | vs\.?+ ) \ {_NUMBER_AHEAD} )
        | (?: \\?+% | [\ ~]?+ (?! (?: and | or ) \  ) [A-Za-z]{{1,15}}+ )?+ ,?+ \ (?: and | or | & ) \ {_NUMBER_AHEAD}
-       | \ and\ (?: a | one )\ (?: half | third | quarter ) (?! {WORD} )
+       | (?: [\ ~]?+ {_WHOLE_UNITS} )?+ \ and\ (?: a | one )\ (?: half | third | quarter ) (?! {WORD} )
        | [\ ~]?+ {_WHOLE_UNITS} [.,]?+ \ {{0,2}}+ (?: and\  )?+ [0-9]"""
 )
 # "16.7, which is rounded up to 17", but "3.14 (rounded to 2 decimal places)"; "16... no, 18".
@@ -690,8 +690,8 @@ _FACTOR_BEFORE = pattern(r"[0-9%$)}] [\ ~]{0,2}+ (?: [*xX] | \\times | \\cdot ) 
 # The 56 of 1.234,56, the 000 of 1.000.000.
 _PART_BEFORE = pattern(r"(?: (?<! [0-9.,] ) [0-9]{1,3}+ (?: \.[0-9]{3} ){0,3}+ , | [0-9]\. ) \Z")
 _LABEL_BEFORE = pattern(r"(?<! [0-9A-Za-z_\x80-\xff] ) (?i: step | steps | case | equation | figure ) [\ ~] [(\#]?+ \Z")
-_MARKS_BEFORE = pattern(r"\n [\ \t*_>\#-]{0,12}+ \Z")
-_ITEM = pattern(rf"[0-9]{{1,2}}+ [.)] [*_]{{0,4}}+ [\ \t]{{1,4}}+ [*_`\"'(]{{0,4}}+ {WORD} (?<! [0-9] )")
+_MARKS_BEFORE = pattern(r"\n [\ \t*_>\#(\[-]{0,12}+ \Z")
+_ITEM = pattern(rf"[0-9]{{1,2}}+ [.)\]]{{1,2}}+ [*_]{{0,4}}+ [\ \t]{{1,4}}+ [*_`\"'(]{{0,4}}+ {WORD} (?<! [0-9] )")
 _NEGATED = pattern(
     r"""(?: (?<! [0-9A-Za-z_\x80-\xff] ) negative [\ ~]
            | (?: (?<! [0-9A-Za-z_\x80-\xff] ) (?: is | was | to | at | by | be | of ) [\ ~]{1,2}

@@ -94,6 +94,10 @@ BOXED = {
     r"\boxed{100,200}": "100200",
     r"\boxed{100,\!200}": "100200",
     r"\boxed{10, 15}": "10,15",
+    r"\boxed{(100,200)}": "(100,200)",
+    r"\boxed{\left[100,200\right]}": "[100,200]",
+    r"\boxed{(1{,}234)}": "1234",
+    r"\boxed{(1,000)}": "1000",
     # multiples and ordinals
     r"\boxed{\$18\text{ million}}": "18000000",
     r"\boxed{2.5\,\text{billion dollars}}": "2500000000",

@@ -501,6 +501,10 @@ VALUES = {
     "16.67 (rounded to 2 decimal places)": "16.67",
     "16.67, rounded to the nearest cent": "16.67",
     "17 rounded": "17",
+    "8 hours at $15/hour = $120": "120",
+    "42 at 3": "42",
+    "5 AM to 6 PM": None,
+    "1 hour and a half": None,
 }
 
 # Behind "####" only.
@@ -781,6 +785,9 @@ LAST = {
     "12 eggs\n31. 5": "5",
     "12 eggs\n6.": "6",
     "5. Add them": "5",
+    "12 eggs.\n\n(2) Add them": "12",
+    "12 eggs.\n\n[1] Source": "12",
+    "5\\text{ million\n}": "5",
 }
 
 # The answer is stated in an ordinary way, and other numbers follow.
