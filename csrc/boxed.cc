@@ -126,10 +126,9 @@ bool has_list_comma(std::string_view text) {
 bool is_placeholder(std::string_view text) {
   const std::string small = lower(text);
   std::string_view rest = stripped(small, "[](){}<>?._ \\");
-  if (rest.empty() || rest == "dots") return true;
   if (ends(rest, " here")) rest.remove_suffix(5);
-  return rest == "answer" || rest == "your answer" || rest == "final answer" || rest == "the answer" ||
-         rest == "insert answer" || rest == "your final answer";
+  return rest.empty() || rest == "dots" || rest == "answer" || rest == "your answer" || rest == "final answer" ||
+         rest == "the answer" || rest == "insert answer" || rest == "your final answer";
 }
 
 // The spelling of a content that is no number as it stands: 7 where it is \bf 7, the 5 of 2 + 3 = 5.
