@@ -1079,23 +1079,19 @@ def analyze(
     num_splits: NumSplits = DEFAULTS.num_splits,
     seed: Annotated[int, typer.Option("--seed", help="Of bootstrap and splits.")] = DEFAULTS.seed,
     think: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--think", help='Rollouts of finish_reason "length" have no answer (strict), or theirs (lenient).'
+            "--think",
+            help='Rollouts of finish_reason "length" have no answer (strict), or theirs (lenient). '
+            "[default: as in the table's column answer; else strict]",
         ),
-    ] = DEFAULTS.think,
+    ] = None,
 ) -> None:
     """Score any table of rollouts: problem_id, trajectory, checkpoint, rollout, answer, gold."""
     from fastsia.results import analyze as score
 
-    config = SIAConfig(
-        smoothing=smoothing,
-        num_bootstrap=num_bootstrap,
-        num_splits=num_splits,
-        seed=seed,
-        think=think,  # type: ignore[arg-type]
-    )
-    result = score(table, config=config)
+    config = {"smoothing": smoothing, "num_bootstrap": num_bootstrap, "num_splits": num_splits, "seed": seed}
+    result = score(table, config=config if think is None else config | {"think": think})
     written = []
     if output_path is not None:
         written = [f"Results: {result.save(output_path)}", f"Report:  {result.report(output_path)}"]

@@ -124,7 +124,7 @@ _OPERATORS = _set("= + ^ < > ° ≈ ≠ ≥ ≤")
 _OPENERS = _set("( [ { < \" '")
 _CLOSERS = _set(") ] } > \" '") | {CLOSE}
 _MARKS = _OPENERS | _set(": = - ~ # > , ≈ → •") | {CLOSE}
-_DELIMITERS = _CLOSERS | _OPENERS | _set(". : , - = →")
+_DELIMITERS = _CLOSERS | _OPENERS | _set(". : , - = → |")
 _STOPS = frozenset((b".", b"!", b"?", b"\n"))
 _NOT_BEHIND_TEXT = _set("/ ^ + - &")
 _AFTER_NUMBER = _set("% ° ^ = / + x")
@@ -781,8 +781,8 @@ def _lines(t: Words) -> list[tuple[int, int]]:
 
 
 def _begin_of_label(t: Words, i: int) -> int:
-    """Past a bullet, opening marks and "option" in front of a label."""
-    i = _skip_marks(t, i)
+    """Past a bullet, the edge of a table, opening marks and "option" in front of a label."""
+    i = _skip_marks(t, i + (t.text(i) == b"|"))
     if is_digits(t.text(i)) and t.text(i + 1) in (b".", b")") and _label(t, _skip_marks(t, i + 2)) is not None:
         i = _skip_marks(t, i + 2)
     for _ in range(2):
@@ -801,7 +801,9 @@ def _line_label(t: Words, begin: int, end: int, own: _Own) -> _Label | None:
     if (label.is_capital or label.is_closed) and 0 <= _names_itself(t, label, own) <= end:
         return label
     mark = t.text(label.end)
-    is_marked = mark in (b".", b":", b")", b"-", "→".encode()) and not (mark == b"-" and not label.is_capital)
+    is_row = mark == b"|" and t.text(begin) == b"|"  # of a table: "| A | red |"
+    is_marked = is_row or mark in (b".", b":", b")", b"-", "→".encode())
+    is_marked = is_marked and not (mark == b"-" and not label.is_capital)
     if not (label.is_closed or is_marked):
         return None
     at = label.end
