@@ -777,8 +777,11 @@ bool has_word(const Words& t, int begin, int end) {
 
 // Past a bullet, opening marks and "option" in front of a label.
 int begin_of_label(const Words& t, int i) {
-  i = skip_marks(t, i + (t.text(i) == "|" ? 1 : 0));
-  if (is_digits(t.text(i)) && (t.text(i + 1) == "." || t.text(i + 1) == ")") && label_at(t, skip_marks(t, i + 2)))
+  for (int k = 0; k < 2; ++k) {
+    if (t.text(i) == "|") ++i;
+  }
+  i = skip_marks(t, i);
+  if (is_digits(t.text(i)) && is_one_of(t.text(i + 1), {".", ")", "|"}) && label_at(t, skip_marks(t, i + 2)))
     i = skip_marks(t, i + 2);
   for (int k = 0; k < 2; ++k) {
     if (kKinds.has(t.low(i)) || (t.low(i) == "the" && kKinds.has(t.low(i + 1)))) i = skip_marks(t, i + 1);
@@ -989,7 +992,7 @@ bool means_other(const Words& t, int i, const Label& label) {
 bool is_rejected(const Words& t, int i, const Label& label, const Options& own) {
   if (is_called_wrong(t, i) || is_one_of(t.low(i), {"could", "might", "may"})) return true;
   if (i == label.end && names_itself(t, label, own) >= 0) return false;
-  return kNegative.has(t.low(is_one_of(t.text(i), {":", "(", "-", "=", kArrow}) ? i + 1 : i));
+  return kNegative.has(t.low(is_one_of(t.text(i), {":", "(", "-", "=", "|", kArrow}) ? i + 1 : i));
 }
 
 constexpr int kNoLetter = -2, kSeveral = -1;

@@ -65,7 +65,7 @@ TopP = Annotated[float, typer.Option("--top_p")]
 MaxTokens = Annotated[int, typer.Option("--max_tokens", "--max_gen_toks", help="Of a trajectory, and of a rollout.")]
 _THINK = "An unclosed <think> block, or a text that the token limit cut, has no answer (strict), or is read (lenient)."
 Think = Annotated[str, typer.Option("--think", help=_THINK)]
-_EQUIVALENCE = "Which answers are equal: spelling, or math_verify (by Math-Verify)."
+_EQUIVALENCE = "Which answers are equal: spelling, or math_verify (boxed answers by Math-Verify)."
 _ANSWER_REGEX = "A regular expression that reads the answers in place of the rules: its group answer, else group 1."
 Smoothing = Annotated[float, typer.Option("--smoothing", help="alpha of the gold surprisal.")]
 NumBootstrap = Annotated[int, typer.Option("--num_bootstrap", help="Resamples of the intervals.")]

@@ -317,6 +317,11 @@ def _notes_of_reading(store: Store, config: SIAConfig) -> list[str]:
         notes.append(f"The answers of this run were read in another way ({'; '.join(differing)}){again}")
     elif config.equivalence != "spelling" and (number := store.num_ungrouped()):
         notes.append(f"The answers of {number:,} trajectories are grouped by their spelling only{again}")
+    if config.equivalence != "spelling" and not store.has_format("boxed"):
+        notes.append(
+            f"equivalence={config.equivalence!r} changes nothing here: it compares boxed answers, and this run's are "
+            "numbers or options, which have one spelling each."
+        )
     if late := store.num_late_comparisons():
         notes.append(f"{late:,} comparisons of two answers by Math-Verify took too long: these count as different.")
     stopped = store.num_stopped_at_answer()

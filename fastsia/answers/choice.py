@@ -782,8 +782,10 @@ def _lines(t: Words) -> list[tuple[int, int]]:
 
 def _begin_of_label(t: Words, i: int) -> int:
     """Past a bullet, the edge of a table, opening marks and "option" in front of a label."""
-    i = _skip_marks(t, i + (t.text(i) == b"|"))
-    if is_digits(t.text(i)) and t.text(i + 1) in (b".", b")") and _label(t, _skip_marks(t, i + 2)) is not None:
+    for _ in range(2):
+        i += t.text(i) == b"|"
+    i = _skip_marks(t, i)
+    if is_digits(t.text(i)) and t.text(i + 1) in (b".", b")", b"|") and _label(t, _skip_marks(t, i + 2)) is not None:
         i = _skip_marks(t, i + 2)
     for _ in range(2):
         if t.low(i) in _KINDS or (t.low(i) == b"the" and t.low(i + 1) in _KINDS):
@@ -1025,5 +1027,5 @@ def _is_rejected(t: Words, i: int, label: _Label, own: _Own) -> bool:
         return True
     if i == label.end and _names_itself(t, label, own) >= 0:
         return False
-    mark = t.text(i) in (b":", b"(", b"-", b"=", "→".encode())
+    mark = t.text(i) in (b":", b"(", b"-", b"=", b"|", "→".encode())
     return t.low(i + mark) in _NEGATIVE

@@ -352,7 +352,8 @@ def _refuse_folder(path: Path, name: str) -> None:
         with file.open("rb") as opened:
             if opened.read(len(_POINTER)) == _POINTER:
                 raise FastsiaError(
-                    f"model folder {name!r}: {file.name} is a Git LFS pointer, not the weights: run `git lfs pull` there."
+                    f"model folder {name!r}: {file.name} is a Git LFS pointer, not the weights: "
+                    "`git lfs pull` gets them."
                 )
     if pickled and not own:
         raise FastsiaError(

@@ -92,7 +92,7 @@ def with_readings(rollouts: pd.DataFrame, think: Think) -> pd.DataFrame:
     both = {"answer_strict", "answer_lenient"} & set(names)
     if len(both) == 1:
         raise FastsiaError(
-            f"the table of rollouts has column {both.pop()!r} alone; give both answer_strict and answer_lenient, or none."
+            f"the table of rollouts has column {both.pop()!r} alone; give both answer_strict and answer_lenient."
         )
     if both:
         if (scored := reading_of(rollouts)) is None or scored == think:

@@ -256,13 +256,19 @@ def encode(rollouts: pd.DataFrame) -> RolloutTable:
 
 
 # What other engines and servers call the end by a token limit, in lower case.
-_CUT = frozenset(
-    "length max_tokens max_length max_new_tokens max_output_tokens model_length model_context_window_exceeded".split()
-)
+_CUT = {
+    "length",
+    "max_tokens",
+    "max_length",
+    "max_new_tokens",
+    "max_output_tokens",
+    "model_length",
+    "model_context_window_exceeded",
+}
 
 
 def finish_reasons(column: pd.Series) -> np.ndarray:
-    """The reasons of a table's rollouts, object [R]: "length" and "error" in these spellings, whatever engine wrote them
+    """The reasons of a table's rollouts, object [R]: "length" and "error" spelled so, whatever engine wrote them
     ("MAX_TOKENS", "FinishReason.LENGTH"); any other as it is."""
     try:
         code, reasons = pd.factorize(column)

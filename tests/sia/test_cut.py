@@ -106,7 +106,9 @@ def test_unequal_numbers_of_rollouts_are_noted() -> None:
     assert not any("nequal" in said for said in analyze(rows, config=QUICK).summary["warnings"])
 
 
-@pytest.mark.parametrize("name", ["LENGTH", "max_tokens", "MAX_TOKENS", "FinishReason.LENGTH", " length ", "max_new_tokens"])
+@pytest.mark.parametrize(
+    "name", ["LENGTH", "max_tokens", "MAX_TOKENS", "FinishReason.LENGTH", " length ", "max_new_tokens"]
+)
 def test_the_token_limit_goes_by_several_names(name: str) -> None:
     rows = table()
     other = rows.assign(finish_reason=rows["finish_reason"].replace({"length": name}))
@@ -120,9 +122,9 @@ def test_think_chooses_between_the_two_readings_of_a_table() -> None:
     rows = table()
     strict = rows["answer"].where(rows["rollout"] >= 3, None)
     both = rows.assign(answer=strict, answer_strict=strict, answer_lenient=rows["answer"])
-    for frame in (both, both.assign(answer=both["answer_lenient"])):
+    for given in (both, both.assign(answer=both["answer_lenient"])):
         for think in ("strict", "lenient"):
-            found = analyze(frame, config=QUICK | {"think": think}).summary
+            found = analyze(given, config=QUICK | {"think": think}).summary
             assert found["null_rate"] == found["readings"][think]["null_rate"]
     kept = analyze(both.assign(answer=both["answer_lenient"]), config=QUICK).summary
     assert kept["config"]["think"] == "lenient", "without a wish the table's own, and called so"
@@ -134,4 +136,6 @@ def test_think_chooses_between_the_two_readings_of_a_table() -> None:
 
 def test_lengths_are_said_where_none_was_cut() -> None:
     whole = Ends("trajectories", np.zeros(2, dtype=bool), np.array([7, 9]))
-    assert whole.lengths() == "of the trajectories, 10 % by 7 tokens, 25 % by 7 tokens, 50 % by 7 tokens, all by 9 tokens"
+    assert (
+        whole.lengths() == "of the trajectories, 10 % by 7 tokens, 25 % by 7 tokens, 50 % by 7 tokens, all by 9 tokens"
+    )
