@@ -146,6 +146,10 @@ B Answer: B, since it's green; A is red
 B Answer:B
 B Answer: ⏎⏎B
 B Answer: B⏎⏎Explanation: A is wrong
+B <final_answer>B</final_answer> D no
+B <FINAL_ANSWER>⏎B⏎</FINAL_ANSWER>⏎D is wrong
+B I say <final_answer>(B)</final_answer>, not D
+B <final_answer>B. green</final_answer> D
 B Answer: B) green
 B Answer: B) green.
 B Answer: (B) Green
