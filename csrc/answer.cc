@@ -156,7 +156,9 @@ Occurrence read_statement(const Text& text, std::size_t begin, std::size_t end, 
   const Before before = word_before(text, begin);
   if (!before.is_word_start || (!before.is_other && is_among(before.word(), kBad))) return {};
   const bool is_start = before.is_start(), is_good = !before.is_other && is_among(before.word(), kGood);
-  const bool is_tag = text.before(begin) == '<' && text.at(end) == '>';
+  const bool is_final = !before.is_other && before.word() == "final" && before.begin + 6 == begin;
+  const std::size_t tag = is_final && text.before(begin) == '_' ? before.begin : begin;
+  const bool is_tag = text.before(tag) == '<' && text.at(end) == '>';
   std::size_t stop = skip_colon(text, end);
   if (stop == kNone && (is_good || is_start)) {
     stop = skip_dash(text, end);

@@ -184,7 +184,7 @@ const WordSet kOperators = words("= + ^ < > \xC2\xB0 \xE2\x89\x88 \xE2\x89\xA0 \
 const WordSet kOpeners = words("( [ { < \" '");
 const WordSet kClosers = words(") ] } > \" ' \x01");
 const WordSet kMarks = kOpeners | words(": = - ~ # > , \xE2\x89\x88 \xE2\x86\x92 \xE2\x80\xA2 \x01");
-const WordSet kDelimiters = kClosers | kOpeners | words(". : , - = \xE2\x86\x92");
+const WordSet kDelimiters = kClosers | kOpeners | words(". : , - = \xE2\x86\x92 |");
 const WordSet kStops = words(". ! ? \n");
 const WordSet kNotBehindText = words("/ ^ + - &");
 const WordSet kUnread = words("\" \x01");  // not compared between an option and a text
@@ -777,8 +777,11 @@ bool has_word(const Words& t, int begin, int end) {
 
 // Past a bullet, opening marks and "option" in front of a label.
 int begin_of_label(const Words& t, int i) {
+  for (int k = 0; k < 2; ++k) {
+    if (t.text(i) == "|") ++i;
+  }
   i = skip_marks(t, i);
-  if (is_digits(t.text(i)) && (t.text(i + 1) == "." || t.text(i + 1) == ")") && label_at(t, skip_marks(t, i + 2)))
+  if (is_digits(t.text(i)) && is_one_of(t.text(i + 1), {".", ")", "|"}) && label_at(t, skip_marks(t, i + 2)))
     i = skip_marks(t, i + 2);
   for (int k = 0; k < 2; ++k) {
     if (kKinds.has(t.low(i)) || (t.low(i) == "the" && kKinds.has(t.low(i + 1)))) i = skip_marks(t, i + 1);
@@ -797,7 +800,9 @@ std::optional<Label> line_label(const Words& t, const Range& line, const Options
     if (end >= 0 && end <= line.end) return label;
   }
   const std::string_view mark = t.text(label->end);
-  const bool is_marked = is_one_of(mark, {".", ":", ")", "-", kArrow}) && !(mark == "-" && !label->is_capital);
+  const bool is_row = mark == "|" && t.text(line.begin) == "|";  // of a table: "| A | red |"
+  const bool is_marked =
+      is_row || (is_one_of(mark, {".", ":", ")", "-", kArrow}) && !(mark == "-" && !label->is_capital));
   if (!label->is_closed && !is_marked) return std::nullopt;
   int at = label->end;
   while (at < line.end && kDelimiters.has(t.text(at)) && at - label->end < 8) ++at;
@@ -987,7 +992,7 @@ bool means_other(const Words& t, int i, const Label& label) {
 bool is_rejected(const Words& t, int i, const Label& label, const Options& own) {
   if (is_called_wrong(t, i) || is_one_of(t.low(i), {"could", "might", "may"})) return true;
   if (i == label.end && names_itself(t, label, own) >= 0) return false;
-  return kNegative.has(t.low(is_one_of(t.text(i), {":", "(", "-", "=", kArrow}) ? i + 1 : i));
+  return kNegative.has(t.low(is_one_of(t.text(i), {":", "(", "-", "=", "|", kArrow}) ? i + 1 : i));
 }
 
 constexpr int kNoLetter = -2, kSeveral = -1;

@@ -65,7 +65,7 @@ TopP = Annotated[float, typer.Option("--top_p")]
 MaxTokens = Annotated[int, typer.Option("--max_tokens", "--max_gen_toks", help="Of a trajectory, and of a rollout.")]
 _THINK = "An unclosed <think> block, or a text that the token limit cut, has no answer (strict), or is read (lenient)."
 Think = Annotated[str, typer.Option("--think", help=_THINK)]
-_EQUIVALENCE = "Which answers are equal: spelling, or math_verify (by Math-Verify)."
+_EQUIVALENCE = "Which answers are equal: spelling, or math_verify (boxed answers by Math-Verify)."
 _ANSWER_REGEX = "A regular expression that reads the answers in place of the rules: its group answer, else group 1."
 Smoothing = Annotated[float, typer.Option("--smoothing", help="alpha of the gold surprisal.")]
 NumBootstrap = Annotated[int, typer.Option("--num_bootstrap", help="Resamples of the intervals.")]
@@ -1079,23 +1079,19 @@ def analyze(
     num_splits: NumSplits = DEFAULTS.num_splits,
     seed: Annotated[int, typer.Option("--seed", help="Of bootstrap and splits.")] = DEFAULTS.seed,
     think: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--think", help='Rollouts of finish_reason "length" have no answer (strict), or theirs (lenient).'
+            "--think",
+            help='Rollouts of finish_reason "length" have no answer (strict), or theirs (lenient). '
+            "[default: as in the table's column answer; else strict]",
         ),
-    ] = DEFAULTS.think,
+    ] = None,
 ) -> None:
     """Score any table of rollouts: problem_id, trajectory, checkpoint, rollout, answer, gold."""
     from fastsia.results import analyze as score
 
-    config = SIAConfig(
-        smoothing=smoothing,
-        num_bootstrap=num_bootstrap,
-        num_splits=num_splits,
-        seed=seed,
-        think=think,  # type: ignore[arg-type]
-    )
-    result = score(table, config=config)
+    config = {"smoothing": smoothing, "num_bootstrap": num_bootstrap, "num_splits": num_splits, "seed": seed}
+    result = score(table, config=config if think is None else config | {"think": think})
     written = []
     if output_path is not None:
         written = [f"Results: {result.save(output_path)}", f"Report:  {result.report(output_path)}"]

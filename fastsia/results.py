@@ -31,6 +31,7 @@ from fastsia.sia import (
     analyze_table,
     encode_readings,
     forced_table,
+    reading_of,
     shuffled_table,
     uneven_counts,
 )
@@ -316,6 +317,11 @@ def _notes_of_reading(store: Store, config: SIAConfig) -> list[str]:
         notes.append(f"The answers of this run were read in another way ({'; '.join(differing)}){again}")
     elif config.equivalence != "spelling" and (number := store.num_ungrouped()):
         notes.append(f"The answers of {number:,} trajectories are grouped by their spelling only{again}")
+    if config.equivalence != "spelling" and not store.has_format("boxed"):
+        notes.append(
+            f"equivalence={config.equivalence!r} changes nothing here: it compares boxed answers, and this run's are "
+            "numbers or options, which have one spelling each."
+        )
     if late := store.num_late_comparisons():
         notes.append(f"{late:,} comparisons of two answers by Math-Verify took too long: these count as different.")
     stopped = store.num_stopped_at_answer()
@@ -333,12 +339,16 @@ def analyze(
     """Score any table of rollouts, a frame or a file (.parquet, .csv, .jsonl), one row a rollout.
 
     Columns: problem_id, trajectory, checkpoint, rollout, answer (None = null), gold; `correct` optional (else: the mode
-    at the last checkpoint is the gold answer); finish_reason optional ("error" rows are dropped and counted).
+    at the last checkpoint is the gold answer); finish_reason optional ("error" rows are dropped and counted, those that
+    the token limit ended have no answer in the strict reading). With answer_strict and answer_lenient, `think` of the
+    config says which is scored; without it, or where `answer` is another than both, `answer` is.
     """
     if not isinstance(rollouts, (pd.DataFrame, str, os.PathLike)):
         raise FastsiaError(f"rollouts must be a DataFrame or the path of a table, got {type(rollouts).__name__}.")
     frame = rollouts if isinstance(rollouts, pd.DataFrame) else read_table(rollouts)
     settings = as_config(config)
+    if (config is None or (isinstance(config, Mapping) and "think" not in config)) and (own := reading_of(frame)):
+        settings = dataclasses.replace(settings, think=own)
     found = analyze_rollouts(frame, config=settings)
     summary = found.summary | {"config": dataclasses.asdict(settings), "version": __version__}
     return SIAResult(

@@ -519,6 +519,12 @@ class Store:
             ids = connection.execute("SELECT id FROM trajectories").fetchall()
         return sum(row[0] not in known for row in ids)
 
+    def has_format(self, format: AnswerFormat) -> bool:
+        """Whether the answers to any problem are read in this format."""
+        with self._reading() as connection:
+            query = "SELECT EXISTS (SELECT 1 FROM problems WHERE format = ?)"
+            return bool(connection.execute(query, (format,)).fetchone()[0])
+
     def num_late_comparisons(self) -> int:
         """Comparisons of two answers that took too long; such answers count as different."""
         return sum(found.num_timeouts for found in self._equivalents().values())

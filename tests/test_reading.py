@@ -567,6 +567,9 @@ def test_numbers_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == ["1"]
     pd.testing.assert_frame_equal(grouped.checkpoints, plain.checkpoints)
     assert not any("spelling only" in note for note in grouped.summary["warnings"])
+    assert any("'math_verify' changes nothing here" in note for note in grouped.summary["warnings"])
+    boxed = small(equivalence="math_verify", **BOXED)
+    assert not any("changes nothing" in note for note in [*plain.summary["warnings"], *boxed.summary["warnings"]])
 
 
 # --- the command line ------------------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ _OPERATORS = _set("= + ^ < > ° ≈ ≠ ≥ ≤")
 _OPENERS = _set("( [ { < \" '")
 _CLOSERS = _set(") ] } > \" '") | {CLOSE}
 _MARKS = _OPENERS | _set(": = - ~ # > , ≈ → •") | {CLOSE}
-_DELIMITERS = _CLOSERS | _OPENERS | _set(". : , - = →")
+_DELIMITERS = _CLOSERS | _OPENERS | _set(". : , - = → |")
 _STOPS = frozenset((b".", b"!", b"?", b"\n"))
 _NOT_BEHIND_TEXT = _set("/ ^ + - &")
 _AFTER_NUMBER = _set("% ° ^ = / + x")
@@ -781,9 +781,11 @@ def _lines(t: Words) -> list[tuple[int, int]]:
 
 
 def _begin_of_label(t: Words, i: int) -> int:
-    """Past a bullet, opening marks and "option" in front of a label."""
+    """Past a bullet, the edge of a table, opening marks and "option" in front of a label."""
+    for _ in range(2):
+        i += t.text(i) == b"|"
     i = _skip_marks(t, i)
-    if is_digits(t.text(i)) and t.text(i + 1) in (b".", b")") and _label(t, _skip_marks(t, i + 2)) is not None:
+    if is_digits(t.text(i)) and t.text(i + 1) in (b".", b")", b"|") and _label(t, _skip_marks(t, i + 2)) is not None:
         i = _skip_marks(t, i + 2)
     for _ in range(2):
         if t.low(i) in _KINDS or (t.low(i) == b"the" and t.low(i + 1) in _KINDS):
@@ -801,7 +803,9 @@ def _line_label(t: Words, begin: int, end: int, own: _Own) -> _Label | None:
     if (label.is_capital or label.is_closed) and 0 <= _names_itself(t, label, own) <= end:
         return label
     mark = t.text(label.end)
-    is_marked = mark in (b".", b":", b")", b"-", "→".encode()) and not (mark == b"-" and not label.is_capital)
+    is_row = mark == b"|" and t.text(begin) == b"|"  # of a table: "| A | red |"
+    is_marked = is_row or mark in (b".", b":", b")", b"-", "→".encode())
+    is_marked = is_marked and not (mark == b"-" and not label.is_capital)
     if not (label.is_closed or is_marked):
         return None
     at = label.end
@@ -1023,5 +1027,5 @@ def _is_rejected(t: Words, i: int, label: _Label, own: _Own) -> bool:
         return True
     if i == label.end and _names_itself(t, label, own) >= 0:
         return False
-    mark = t.text(i) in (b":", b"(", b"-", b"=", "→".encode())
+    mark = t.text(i) in (b":", b"(", b"-", b"=", b"|", "→".encode())
     return t.low(i + mark) in _NEGATIVE

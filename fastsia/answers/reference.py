@@ -353,7 +353,9 @@ def _statement(text: bytes, word: re.Match[bytes]) -> _Occurrence | None:
     if before is None or before in _BAD:
         return None
     is_good, is_start = before in _GOOD, before == b""
-    is_tag = text[begin - 1 : begin] == b"<" and text[end : end + 1] == b">"
+    is_final = before == b"final" and first == begin - 6 and text[begin - 1 : begin] == b"_"
+    tag = first if is_final else begin
+    is_tag = text[tag - 1 : tag] == b"<" and text[end : end + 1] == b">"
     link = _COLON.match(text, end) or (_DASH.match(text, end) if is_good or is_start else None)
     if link is None and (is_good or is_start) and _is_heading(text, first):
         link = _HEADING_END.match(text, end)

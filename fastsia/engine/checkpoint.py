@@ -23,6 +23,7 @@ from fastsia.tasks.models import MODELS
 DEMO_PREFIX = "demo:"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _DTYPE_ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16", "float": "float32"}
+_POINTER = b"version https://git-lfs"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -178,6 +179,8 @@ def load_model(
         raise FastsiaError(f"model {name!r} cannot be loaded: {reason}") from error
     except Exception as error:
         # A torn safetensors file has an error type of its own, not importable everywhere; a GGUF file's may be any.
+        if (fault := _fault_of_config(error)) is not None:
+            raise FastsiaError(f"model {name!r} cannot be loaded: {fault}") from error
         if facts is None and type(error).__module__.partition(".")[0] not in ("safetensors", "safetensors_rust"):
             raise
         raise FastsiaError(f"model {name!r}: its weights are damaged: {_one_sentence(error)}") from error
@@ -273,8 +276,13 @@ def load_description(
 
     try:
         config = AutoConfig.from_pretrained(_place(source), **common)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise FastsiaError(f"model {os.fspath(name_or_path)!r} cannot be read: {_one_sentence(error)}") from error
+    except Exception as error:
+        fault = _fault_of_config(error)
+        if fault is None and not isinstance(error, (OSError, ValueError, KeyError, ImportError)):
+            raise
+        raise FastsiaError(
+            f"model {os.fspath(name_or_path)!r} cannot be read: {fault or _one_sentence(error)}"
+        ) from error
     reading = {key: value for key, value in common.items() if key != "trust_remote_code"}
     try:
         if "gguf_file" in common:
@@ -340,6 +348,13 @@ def _refuse_folder(path: Path, name: str) -> None:
             f"model folder {name!r} has no config.json{other}"
             + ("." if files else "; a Hugging Face model folder is needed.")
         )
+    for file in own:
+        with file.open("rb") as opened:
+            if opened.read(len(_POINTER)) == _POINTER:
+                raise FastsiaError(
+                    f"model folder {name!r}: {file.name} is a Git LFS pointer, not the weights: "
+                    "`git lfs pull` gets them."
+                )
     if pickled and not own:
         raise FastsiaError(
             f"model folder {name!r} has only .bin (pickle) weights, which are never loaded; convert them to "
@@ -400,6 +415,14 @@ def _suggest(name: str) -> str:
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)
     names = list(dict.fromkeys(known[entry] for entry in near))
     return f" Did you mean {' or '.join(names)}?" if names else " `fastsia ls` shows the known models."
+
+
+def _fault_of_config(error: BaseException) -> str | None:
+    """What a config.json whose values contradict each other is refused for; None for another error. Its error type is
+    no ValueError, and not importable from every version of huggingface_hub."""
+    if not type(error).__name__.startswith("StrictDataclass"):
+        return None
+    return f"its config.json contradicts itself: {_one_sentence(error.__cause__ or error)}"
 
 
 def _one_sentence(error: BaseException) -> str:

@@ -290,7 +290,8 @@ def _alignment(data: ReportData) -> Drawing | None:
                 label=label,
                 linewidth=1.8,
             )
-            axes.axvline(float(value.mean()), color=color, linewidth=1.4, linestyle=(0, (4, 2)))
+            if len(value):
+                axes.axvline(float(value.mean()), color=color, linewidth=1.4, linestyle=(0, (4, 2)))
         axes.set_xlim(-1, 1)
         axes.set_xlabel("alignment ρ of H and s within a trajectory")
         axes.set_ylabel("trajectories")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fastsia.config import SIAConfig, Think
+from fastsia.config import FastsiaError, SIAConfig, Think
 from fastsia.sia.ablations import Scored, coarse_ablation, reading_numbers, sensitivity
 from fastsia.sia.alignment import (
     MIN_RELIABILITY,
@@ -47,7 +47,7 @@ from fastsia.sia.signatures import (
     pooled,
     saturation,
 )
-from fastsia.sia.table import NULL, RolloutTable, encode
+from fastsia.sia.table import NULL, RolloutTable, encode, finish_reasons
 from fastsia.sia.token_level import FORKING_NATS, TokenTraces, token_level_table
 
 
@@ -86,16 +86,39 @@ def analyze_rollouts(rollouts: pd.DataFrame, *, config: SIAConfig | None = None,
 
 
 def with_readings(rollouts: pd.DataFrame, think: Think) -> pd.DataFrame:
-    """A table with `answer_strict` and `answer_lenient`, and `answer` as `think` has it; as it is where it has both
-    already, or does not say which rollouts were cut."""
+    """A table with `answer_strict` and `answer_lenient`, and `answer` as `think` has it. As it is where it does not say
+    which rollouts were cut, or where it has both already and `answer` is another than both."""
     names = list(rollouts.columns)
-    if {"answer_strict", "answer_lenient"} <= set(names) or any(
-        names.count(name) != 1 for name in ("answer", "finish_reason")
-    ):
+    both = {"answer_strict", "answer_lenient"} & set(names)
+    if len(both) == 1:
+        raise FastsiaError(
+            f"the table of rollouts has column {both.pop()!r} alone; give both answer_strict and answer_lenient."
+        )
+    if both:
+        if (scored := reading_of(rollouts)) is None or scored == think:
+            return rollouts
+        own = {"answer": rollouts[f"answer_{think}"]}
+        if f"correct_{think}" in names:
+            own["correct"] = rollouts[f"correct_{think}"]
+        return rollouts.assign(**own)
+    if any(names.count(name) != 1 for name in ("answer", "finish_reason")):
         return rollouts
     given = rollouts["answer"].astype(object)
-    strict = given.where((rollouts["finish_reason"] != "length").fillna(True).astype(bool), None)
+    strict = given.where(finish_reasons(rollouts["finish_reason"]) != "length", None)
     return rollouts.assign(answer=strict if think == "strict" else given, answer_strict=strict, answer_lenient=given)
+
+
+def reading_of(rollouts: pd.DataFrame) -> Think | None:
+    """Which of its two readings a table's `answer` is; None where it is neither, or both, or where it has no two."""
+    names = list(rollouts.columns)
+    if any(names.count(name) != 1 for name in ("answer", "answer_strict", "answer_lenient")):
+        return None
+    answer, strict, lenient = (
+        column.astype(object).where(column.notna(), None)
+        for column in (rollouts["answer"], rollouts["answer_strict"], rollouts["answer_lenient"])
+    )
+    is_strict, is_lenient = answer.equals(strict), answer.equals(lenient)
+    return None if is_strict == is_lenient else "strict" if is_strict else "lenient"
 
 
 def encode_readings(rollouts: pd.DataFrame) -> dict[str, RolloutTable]:
@@ -471,12 +494,6 @@ def _warnings(
         found.append(f"Every trajectory ends {'correct' if correct.all() else 'incorrect'}: the AUC is undefined.")
     if table.num_problems < 30:
         found.append(f"Intervals over so few problems ({table.num_problems}) are rough; 64 or more are better.")
-    least, most = int(points.count.min()), int(points.count.max())
-    if least < most:
-        found.append(
-            f"The checkpoints have unequal numbers of rollouts ({least} to {most}): H grows with their number, so that "
-            "a shortage at some checkpoints looks like information."
-        )
     if (points.count < 2).any():
         found.append("Some checkpoints have a single rollout: their entropy is 0 by construction.")
     if bool((table.checkpoint[table.first] != 0).any()):

@@ -43,7 +43,10 @@ class Ends:
             place = int(np.ceil(share * len(self.cut))) - 1
             if place < len(ended) - 1:
                 parts.append(f"{100 * share:.0f} % by {int(ended[place]):,} tokens")
-        parts.append(f"{100 * len(ended) / len(self.cut):.0f} % by {limit}")
+        if len(limits):
+            parts.append(f"{100 * len(ended) / len(self.cut):.0f} % by {limit}")
+        else:
+            parts.append(f"all by {int(ended[-1]):,} tokens")
         return f"of the {self.noun}, {', '.join(parts)}"
 
 

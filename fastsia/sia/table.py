@@ -170,7 +170,7 @@ def encode(rollouts: pd.DataFrame) -> RolloutTable:
     require_single(rollouts.columns, "the table of rollouts")
 
     frame_row = np.arange(len(rollouts))
-    finish = rollouts["finish_reason"].to_numpy(object) if "finish_reason" in rollouts.columns else None
+    finish = finish_reasons(rollouts["finish_reason"]) if "finish_reason" in rollouts.columns else None
     num_errors = 0
     if finish is not None:
         failed = finish == "error"
@@ -253,6 +253,32 @@ def encode(rollouts: pd.DataFrame) -> RolloutTable:
             left_out = np.add.reduceat(spent.astype(np.int64), table.trajectory_offsets[:-1])
             table = replace(table, num_left_out=left_out).keep(~np.repeat(spent, table.count))
     return replace(table, num_answers=_count_answers(table))
+
+
+# What other engines and servers call the end by a token limit, in lower case.
+_CUT = {
+    "length",
+    "max_tokens",
+    "max_length",
+    "max_new_tokens",
+    "max_output_tokens",
+    "model_length",
+    "model_context_window_exceeded",
+}
+
+
+def finish_reasons(column: pd.Series) -> np.ndarray:
+    """The reasons of a table's rollouts, object [R]: "length" and "error" spelled so, whatever engine wrote them
+    ("MAX_TOKENS", "FinishReason.LENGTH"); any other as it is."""
+    try:
+        code, reasons = pd.factorize(column)
+    except TypeError:  # a list or the like has no spelling
+        return column.to_numpy(object)
+    spelled: list[Any] = [None] * (len(reasons) + 1)  # code -1, a null, is the last
+    for i, reason in enumerate(reasons):
+        name = str(reason).strip().lower().rpartition(".")[2]
+        spelled[i] = "length" if name in _CUT else name if name == "error" else reason
+    return np.array(spelled, dtype=object)[code]
 
 
 _TEXTS = ("problem_id", "answer", "gold", "finish_reason", "answer_strict", "answer_lenient")

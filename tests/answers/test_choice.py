@@ -146,6 +146,10 @@ B Answer: B, since it's green; A is red
 B Answer:B
 B Answer: ⏎⏎B
 B Answer: B⏎⏎Explanation: A is wrong
+B <final_answer>B</final_answer> D no
+B <FINAL_ANSWER>⏎B⏎</FINAL_ANSWER>⏎D is wrong
+B I say <final_answer>(B)</final_answer>, not D
+B <final_answer>B. green</final_answer> D
 B Answer: B) green
 B Answer: B) green.
 B Answer: (B) Green
@@ -619,6 +623,20 @@ B B. As shown in Figure A
 D D. carbon [C]
 A A. The nitrogen gas in box A has a greater mass than the nitrogen gas in box B.
 D D. Be, C, and O
+- | A | red |⏎| B | green |⏎| C | blue |⏎| D | yellow |
+- | Option | Text |⏎|---|---|⏎| A | red |⏎| B | green |⏎| C | blue |⏎| D | yellow |
+B | Option | Verdict |⏎|:--|:--|⏎| A | too dark |⏎| B | fits |⏎| C | no |⏎| D | no |
+- | **A** | red |⏎| **B** | green |⏎| **C** | blue |⏎| **D** | yellow |
+- | (A) | red |⏎| (B) | green |⏎| (C) | blue |⏎| (D) | yellow |
+- A | red⏎B | green⏎C | blue⏎D | yellow
+- || A || red ||⏎|| B || green ||⏎|| C || blue ||⏎|| D || yellow ||
+- | A. red | B. green | C. blue | D. yellow |
+- | A | B | C | D |⏎|---|---|---|---|⏎| red | green | blue | yellow |
+- | 1 | A | red |⏎| 2 | B | green |⏎| 3 | C | blue |⏎| 4 | D | yellow |
+B | Option | Text |⏎|---|---|⏎| A | red |⏎| B | green |⏎| C | blue |⏎| D | yellow |⏎⏎Answer: B
+B | A | no |⏎| B | yes |⏎| C | no |⏎| D | no |⏎⏎So the answer is B.
+B | B | green |
+- | B | C |
 - A. red⏎B. green⏎C. blue⏎D. yellow
 - (A) red (B) green (C) blue (D) yellow
 - A) red⏎B) green⏎C) blue⏎D) yellow

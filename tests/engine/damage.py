@@ -54,6 +54,10 @@ def empty(folder: Path) -> None:
     (folder / WEIGHTS).write_bytes(b"")
 
 
+def pointer(folder: Path) -> None:
+    (folder / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+
+
 def without_a_shard(folder: Path) -> None:
     tensors = load_file(folder / WEIGHTS)
     (folder / WEIGHTS).unlink()
@@ -123,6 +127,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "torn": (torn, r"cannot be loaded|are damaged"),
     "empty file": (empty, r"cannot be loaded|are damaged"),
     "shard": (without_a_shard, r"model-00002-of-00002\.safetensors"),
+    "layers": (
+        lambda folder: reconfigure(folder, num_hidden_layers=3, layer_types=["full_attention"] * 2),
+        r"cannot be loaded: its config\.json contradicts itself: .*num_hidden_layers",
+    ),
+    "pointer": (pointer, r"is a Git LFS pointer, not the weights: .*git lfs pull"),
     "extra": (added(v_head__summary__weight=(1, 32)), r"have v_head\.summary\.weight, which Qwen2ForCausalLM does not"),
     "scales": (
         added(model__layers__0__mlp__up_proj__weight_scale=(1,)),

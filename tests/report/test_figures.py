@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
@@ -71,8 +72,19 @@ def test_figures_are_reproducible(data: ReportData) -> None:
 
 def test_degenerate_runs_draw_what_they_can() -> None:
     for answers in (np.zeros((1, 1, 1), dtype=np.int64), np.ones((3, 4, 2), dtype=np.int64)):
-        for drawing in draw(report_data(frame(answers, null=1))):
-            inline_svg(drawing)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for drawing in draw(report_data(frame(answers, null=1))):
+                inline_svg(drawing)
+
+
+def test_a_run_without_a_cross_fitted_rho_draws_the_other(data: ReportData) -> None:
+    """As with 3 rollouts a checkpoint; the mean of nothing would be a warning on the terminal."""
+    without = replace(data, trajectories=data.trajectories.assign(rho_cross_fitted=np.nan))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn = {drawing.name: drawing for drawing in draw(without)}
+    assert drawn["rho_histogram"].numbers["rho_cross_fitted"].sum() == 0 < drawn["rho_histogram"].numbers["rho"].sum()
 
 
 def test_labels_are_text_not_mathematics(data: ReportData, tmp_path: Path) -> None:

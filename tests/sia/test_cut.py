@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from fastsia import analyze
-from fastsia.config import SIAConfig
+from fastsia.config import FastsiaError, SIAConfig
 from fastsia.sia import analyze_rollouts
 from fastsia.sia.cut import Ends, cut_notes
 from tests.sia.simulate import draw, frame, moving
@@ -99,6 +99,43 @@ def test_unequal_numbers_of_rollouts_are_noted() -> None:
     """A shortage at one checkpoint lowers H there, which looks like information."""
     rows = table(0)
     short = rows[(rows["checkpoint"] != 0) | (rows["rollout"] < 4)]
-    note = "unequal numbers of rollouts (4 to 8)"
-    assert any(note in said for said in analyze(short, config=QUICK).summary["warnings"])
-    assert not any("unequal" in said for said in analyze(rows, config=QUICK).summary["warnings"])
+    note = "Unequal numbers of rollouts: 4 to 8 a checkpoint"
+    noted = [said for said in analyze(short, config=QUICK).summary["warnings"] if "nequal" in said]
+    assert len(noted) == 1, "once"
+    assert note in noted[0]
+    assert not any("nequal" in said for said in analyze(rows, config=QUICK).summary["warnings"])
+
+
+@pytest.mark.parametrize(
+    "name", ["LENGTH", "max_tokens", "MAX_TOKENS", "FinishReason.LENGTH", " length ", "max_new_tokens"]
+)
+def test_the_token_limit_goes_by_several_names(name: str) -> None:
+    rows = table()
+    other = rows.assign(finish_reason=rows["finish_reason"].replace({"length": name}))
+    found, known = analyze(other, config=QUICK), analyze(rows, config=QUICK)
+    assert found.summary["num_cut_rollouts"] == known.summary["num_cut_rollouts"] == 90
+    pd.testing.assert_frame_equal(found.checkpoints, known.checkpoints)
+
+
+def test_think_chooses_between_the_two_readings_of_a_table() -> None:
+    """A run's own rollouts have both; `answer` is the run's, and an answer of one's own is scored as it is."""
+    rows = table()
+    strict = rows["answer"].where(rows["rollout"] >= 3, None)
+    both = rows.assign(answer=strict, answer_strict=strict, answer_lenient=rows["answer"])
+    for given in (both, both.assign(answer=both["answer_lenient"])):
+        for think in ("strict", "lenient"):
+            found = analyze(given, config=QUICK | {"think": think}).summary
+            assert found["null_rate"] == found["readings"][think]["null_rate"]
+    kept = analyze(both.assign(answer=both["answer_lenient"]), config=QUICK).summary
+    assert kept["config"]["think"] == "lenient", "without a wish the table's own, and called so"
+    assert kept["null_rate"] == kept["readings"]["lenient"]["null_rate"]
+    assert analyze(both.assign(answer="x"), config=QUICK | {"think": "lenient"}).summary["null_rate"] == 0
+    with pytest.raises(FastsiaError, match="'answer_strict' alone"):
+        analyze(both.drop(columns="answer_lenient"))
+
+
+def test_lengths_are_said_where_none_was_cut() -> None:
+    whole = Ends("trajectories", np.zeros(2, dtype=bool), np.array([7, 9]))
+    assert (
+        whole.lengths() == "of the trajectories, 10 % by 7 tokens, 25 % by 7 tokens, 50 % by 7 tokens, all by 9 tokens"
+    )
