@@ -509,13 +509,14 @@ Closing first_closing(std::string_view text, std::size_t i, const Spec& spec) {
 }
 
 std::size_t before_partial_closing(std::string_view text, const Spec& spec) {
-  std::size_t longest = 0;
+  std::size_t first = text.size();
   for (const auto& [open, close] : spec.think_tags) {
-    for (std::size_t size = std::min(close.size() - 1, text.size()); size > longest; --size) {
-      if (text.compare(text.size() - size, size, close, 0, size) == 0) longest = size;
+    const std::size_t begin = text.size() - std::min(close.size() - 1, text.size());
+    for (std::size_t i = text.find(close[0], begin); i < first; i = text.find(close[0], i + 1)) {
+      if (text.compare(i, text.size() - i, close, 0, text.size() - i) == 0) first = i;
     }
   }
-  return text.size() - longest;
+  return first;
 }
 
 Answer read_answer(std::string_view text, const Spec& spec, bool is_cut) {

@@ -11,8 +11,6 @@
 
 namespace fastsia {
 
-constexpr std::size_t kMaxMarker = 160;  // bytes that a marker takes at most, "####" with more signs apart
-
 // An answer in canonical form, UTF-8 as far as the text was, by both readings.
 struct Answer {
   std::optional<std::string> strict;

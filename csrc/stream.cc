@@ -11,6 +11,10 @@ namespace {
 // So many bytes before what is still to be read stay in the tail: more than any rule looks back.
 constexpr std::size_t kContext = 64;
 constexpr std::size_t kMaxTail = 256;
+// Bytes that a marker which is not complete yet may have at the end: "\\#\\#\\#\\", "answer" and what stands before its
+// ":".
+constexpr std::size_t kPartialHash = 8;
+constexpr std::size_t kPartialColon = 32;
 
 std::size_t longest_closing(const Spec& spec) {
   std::size_t longest = 1;
@@ -94,7 +98,8 @@ void Settler::read_on(const Spec& spec) {
   while (next_marker_ < end) {
     const Occurrence occurrence = next_marker(text, next_marker_, asked_for(spec.format));
     if (occurrence.begin == kNone) {
-      next_marker_ = std::max(next_marker_, end - std::min(end, kMaxMarker));
+      const std::size_t partial = spec.format == Format::kNumber ? kPartialHash : kPartialColon;
+      next_marker_ = std::max(next_marker_, end - std::min(end, partial));
       break;
     }
     const Found found = value_of(text, occurrence, spec);

@@ -333,6 +333,12 @@ def _notes_of_reading(store: Store, config: SIAConfig) -> list[str]:
     return notes
 
 
+_NOTE_ON_CORRECT = (
+    "The table has no column 'correct': a trajectory counts as correct where the most frequent answer at its last "
+    "checkpoint is the gold answer. Accuracy, and what is split by outcome, follow from that."
+)
+
+
 def analyze(
     rollouts: pd.DataFrame | str | os.PathLike[str], *, config: SIAConfig | Mapping[str, Any] | None = None
 ) -> SIAResult:
@@ -351,6 +357,8 @@ def analyze(
         settings = dataclasses.replace(settings, think=own)
     found = analyze_rollouts(frame, config=settings)
     summary = found.summary | {"config": dataclasses.asdict(settings), "version": __version__}
+    if "correct" not in frame:
+        summary["warnings"] = [*summary["warnings"], _NOTE_ON_CORRECT]
     return SIAResult(
         summary,
         _plain(found.trajectories),
