@@ -284,5 +284,5 @@ def test_a_table_without_correct_says_how_it_was_decided() -> None:
     rows = [("a", 0, 0, r, "5", "5") for r in range(2)] + [("a", 0, 4, r, "5", "5") for r in range(2)]
     table = pd.DataFrame(rows, columns=["problem_id", "trajectory", "checkpoint", "rollout", "answer", "gold"])
     said = "most frequent answer at its last checkpoint is the gold answer"
-    assert any(said in warning for warning in fastsia.analyze(table).summary["warnings"])
-    assert not any(said in warning for warning in fastsia.analyze(table.assign(correct=True)).summary["warnings"])
+    assert any(said in warning for warning in analyze(table).summary["warnings"])
+    assert not any(said in warning for warning in analyze(table.assign(correct=True)).summary["warnings"])
