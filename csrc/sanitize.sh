@@ -10,7 +10,8 @@ rm -rf "$place"
 # The loader must be set up for the sanitizer before Python starts: the runtime is the compiler's own.
 CC=gcc CXX=g++ CFLAGS="$flags" CXXFLAGS="$flags" LDFLAGS="-fsanitize=address,undefined" \
     "$python" setup.py -q build --build-base "$place/objects" --build-lib "$place/lib"
-[ $# -gt 0 ] || set -- tests/answers tests/ops/test_native.py tests/engine/test_bookkeeping.py
+# Math-Verify's child process limits its memory, which the sanitizer's shadow memory exceeds; no C++ runs there.
+[ $# -gt 0 ] || set -- tests/answers --ignore=tests/answers/test_equivalence.py tests/ops/test_native.py tests/engine/test_bookkeeping.py
 LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so)" \
     ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$place/lib" OMP_NUM_THREADS=1 \
     "$python" -P -c '
