@@ -13,10 +13,6 @@ constexpr std::string_view kStops[] = {"Question:", "Q:"};
 constexpr std::size_t kMaxIndent = 8;
 constexpr std::size_t kMaxWord = 12;  // letters of a word in front of a marker
 
-bool is_one_of(int c, std::string_view set) {
-  return c >= 0 && set.find(static_cast<char>(c)) != std::string_view::npos;
-}
-
 // Past at most `most` bytes of a set at `i`.
 std::size_t skip_set(const Text& text, std::size_t i, std::string_view set, std::size_t most) {
   const std::size_t begin = i;

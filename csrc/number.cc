@@ -38,10 +38,6 @@ constexpr std::string_view kOtherDecorations[] = {"\xE2\x89\x88",               
 constexpr std::string_view kTextCommands[] = {"textbf{", "textit{", "text{", "mathrm{", "mathbf{", "mathit{", "mbox{"};
 constexpr std::string_view kCommas[] = {",\\!", ",\\,", ",", "{,}", " {,} "};
 
-bool is_one_of(int c, std::string_view set) {
-  return c >= 0 && set.find(static_cast<char>(c)) != std::string_view::npos;
-}
-
 std::size_t skip_digits(const Text& text, std::size_t i) {
   while (is_digit(text.at(i))) ++i;
   return i;

@@ -83,6 +83,10 @@ class Text {
   std::size_t end_;
 };
 
+inline bool is_one_of(int c, std::string_view set) {
+  return c >= 0 && set.find(static_cast<char>(c)) != std::string_view::npos;
+}
+
 inline bool is_digit(int c) { return c >= '0' && c <= '9'; }
 inline bool is_letter(int c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 inline bool is_blank(int c) { return c == ' ' || c == '\t'; }
