@@ -115,7 +115,7 @@ def main() -> None:
     for threads in (1, 2):
         times = seconds(
             lambda threads=threads: extract_rollouts(
-                vocabulary, ids[:0], none, ids, offsets, "number", think="both", num_threads=threads
+                vocabulary, ids[:0], none, ids, offsets, "number", answer_reading="both", num_threads=threads
             ),
             arguments.repeats,
         )

@@ -20,11 +20,11 @@ from rich.table import Table
 from benchmarks.common import emit, provenance
 
 
-def measure(model: str, problems: int, num_blocks: int | None) -> dict[str, Any]:
+def measure(model: str, problems: int, num_kv_blocks: int | None) -> dict[str, Any]:
     """Evaluate in this process; peak resident bytes, from the operating system's own account."""
     import fastsia
 
-    settings: dict[str, Any] = {} if num_blocks is None else {"num_blocks": num_blocks}
+    settings: dict[str, Any] = {} if num_kv_blocks is None else {"num_kv_blocks": num_kv_blocks}
     result = fastsia.evaluate(fastsia.Engine.from_pretrained(model, **settings), "demo", limit=problems)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     counters = result.summary["counters"]
@@ -32,7 +32,7 @@ def measure(model: str, problems: int, num_blocks: int | None) -> dict[str, Any]
         "problems": problems,
         "peak_rss_bytes": peak,
         "peak_kv_blocks": counters["peak_kv_blocks"],
-        "num_blocks": result.summary["machine"]["num_blocks"],
+        "num_kv_blocks": result.summary["machine"]["num_kv_blocks"],
         "generated_tokens": counters["generated_tokens"],
     }
 
@@ -41,16 +41,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo:sft")
     parser.add_argument("--problems", type=int, nargs="+", default=[50, 500])
-    parser.add_argument("--num_blocks", type=int)
+    parser.add_argument("--num_kv_blocks", type=int)
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one is not None:
-        print(json.dumps(measure(options.model, options.one, options.num_blocks)))
+        print(json.dumps(measure(options.model, options.one, options.num_kv_blocks)))
         return
     rows = []
     for problems in options.problems:
         command = [sys.executable, "-m", "benchmarks.bench_memory", "--model", options.model, "--one", str(problems)]
-        command += [] if options.num_blocks is None else ["--num_blocks", str(options.num_blocks)]
+        command += [] if options.num_kv_blocks is None else ["--num_kv_blocks", str(options.num_kv_blocks)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
     table = Table("problems", "peak RSS (MiB)", "against the first", "peak KV blocks", "of")
@@ -61,7 +61,7 @@ def main() -> None:
             f"{row['peak_rss_bytes'] / 2**20:,.0f}",
             f"{ratio:.3f}",
             f"{row['peak_kv_blocks']:,}",
-            f"{row['num_blocks']:,}",
+            f"{row['num_kv_blocks']:,}",
         )
     Console().print(table)
     emit({"benchmark": "memory", "model": options.model, "rows": rows, **provenance()})

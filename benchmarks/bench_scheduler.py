@@ -61,10 +61,10 @@ class Replay:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", type=int, default=64)
-    parser.add_argument("--max_rows", type=int, default=512)
+    parser.add_argument("--max_num_seqs", type=int, default=512)
     parser.add_argument("--temperature", type=float, default=1.5)
     options = parser.parse_args()
-    engine = Engine.from_pretrained("demo:sft", max_rows=options.max_rows)
+    engine = Engine.from_pretrained("demo:sft", max_num_seqs=options.max_num_seqs)
     task = load_task("demo", limit=options.problems)
     sampling = SamplingParams(temperature=options.temperature, top_p=1.0, max_tokens=300)
     requests = [
@@ -86,10 +86,10 @@ def main() -> None:
         Replay(engine.runner.vocab_size, drawn),  # type: ignore[arg-type]
         iter(requests),
         counters=Counters(),
-        blocks=BlockManager(engine.num_blocks, engine.block_size),
-        max_rows=options.max_rows,
-        prefill_chunk=engine.prefill_chunk,
-        window=engine.window,
+        blocks=BlockManager(engine.num_kv_blocks, engine.block_size),
+        max_num_seqs=options.max_num_seqs,
+        max_num_batched_tokens=engine.max_num_batched_tokens,
+        max_concurrent_trajectories=engine.max_concurrent_trajectories,
         eos_token_ids=engine.eos_token_ids,
         context_length=engine.context_length,
         vocabulary=engine.vocabulary,
@@ -98,14 +98,14 @@ def main() -> None:
     for _ in run:
         pass
     table = Table("rows a step", "full steps", "", "host ms, 20th", "median", "80th")
-    row: dict[str, Any] = {"benchmark": "scheduler", "max_rows": options.max_rows}
+    row: dict[str, Any] = {"benchmark": "scheduler", "max_num_seqs": options.max_num_seqs}
     for name, profile in (("beside_model", beside), ("alone", alone)):
-        full = [1e3 * step.own for step in profile.steps() if step.rows >= 0.95 * options.max_rows]
+        full = [1e3 * step.own for step in profile.steps() if step.rows >= 0.95 * options.max_num_seqs]
         row["full_steps"] = len(full)
         found = percentiles(full)
         row |= {f"host_ms_{name}_{which}": value for which, value in found.items()}
         table.add_row(
-            str(options.max_rows),
+            str(options.max_num_seqs),
             str(len(full)),
             name.replace("_", " "),
             *(f"{found[which]:.3f}" for which in ("p20", "p50", "p80")),

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fastsia import Engine, evaluate
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 from fastsia.results import SIAResult
 
 

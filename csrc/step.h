@@ -148,8 +148,8 @@ struct Selection {
 };
 
 // The next rows, without their blocks: `give_blocks` follows once the tables are wide enough for them.
-Selection select(const Trunks& trunks, const Branches& branches, const Blocks& blocks, std::int64_t max_rows,
-                 std::int64_t prefill_chunk);
+Selection select(const Trunks& trunks, const Branches& branches, const Blocks& blocks, std::int64_t max_num_seqs,
+                 std::int64_t max_num_batched_tokens);
 void give_blocks(const Selection& selection, const Trunks& trunks, const Branches& branches, Blocks& blocks);
 
 // A Batch's arrays, [num_rows] but for the tables, cu_rows and the last rows.
@@ -170,7 +170,7 @@ Layout lay_out(const Trunks& trunks, const Branches& branches, const Nodes& node
                const Chosen& of_trunks, const Chosen& of_branches);
 
 struct RowCounts {
-  std::int64_t row_steps = 0, trajectory_tokens = 0, prefill_tokens = 0, recomputed_tokens = 0;
+  std::int64_t computed_tokens = 0, trajectory_tokens = 0, prefill_tokens = 0, recomputed_tokens = 0;
 };
 
 RowCounts mark_computed(const Trunks& trunks, const Branches& branches, const Chosen& of_trunks,

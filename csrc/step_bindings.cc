@@ -174,9 +174,9 @@ class Books {
                 0} {}
 
   // (trunks, counts, branches, counts), or (row, is it a trunk's, blocks) where that many are not free.
-  py::tuple select(std::int64_t max_rows, std::int64_t prefill_chunk) {
+  py::tuple select(std::int64_t max_num_seqs, std::int64_t max_num_batched_tokens) {
     fastsia::Blocks& blocks = take_blocks();
-    fastsia::Selection found = fastsia::select(trunks_(), branches_(), blocks, max_rows, prefill_chunk);
+    fastsia::Selection found = fastsia::select(trunks_(), branches_(), blocks, max_num_seqs, max_num_batched_tokens);
     if (found.short_row >= 0) return py::make_tuple(found.short_row, found.short_is_trunk, found.short_blocks);
     widen(trunks_.table(), "blocks", trunks_().blocks.width, found.trunk_width);
     widen(branches_.table(), "blocks", branches_().blocks.width, found.branch_width);
@@ -214,7 +214,7 @@ class Books {
     const fastsia::RowCounts counted =
         fastsia::mark_computed(all_trunks, all_branches, chosen(trunks, trunk_counts, all_trunks.capacity),
                                chosen(branches, branch_counts, all_branches.capacity));
-    return py::make_tuple(counted.row_steps, counted.trajectory_tokens, counted.prefill_tokens,
+    return py::make_tuple(counted.computed_tokens, counted.trajectory_tokens, counted.prefill_tokens,
                           counted.recomputed_tokens);
   }
 
@@ -336,7 +336,7 @@ class Books {
 void bind_step(py::module_& m) {
   py::class_<Books>(m, "Books")
       .def(py::init<py::object>(), py::arg("tree"))
-      .def("select", &Books::select, py::arg("max_rows"), py::arg("prefill_chunk"))
+      .def("select", &Books::select, py::arg("max_num_seqs"), py::arg("max_num_batched_tokens"))
       .def("batch", &Books::batch, py::arg("trunks").noconvert(), py::arg("trunk_counts").noconvert(),
            py::arg("branches").noconvert(), py::arg("branch_counts").noconvert())
       .def("mark_computed", &Books::mark_computed, py::arg("trunks").noconvert(), py::arg("trunk_counts").noconvert(),

@@ -10,9 +10,10 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from fastsia.answers.distribution import answer_entropy
     from fastsia.answers.extraction import extract_answers
-    from fastsia.config import FastsiaError, Problem, SamplingParams, SIAConfig
+    from fastsia.config import Problem, SamplingParams, SIAConfig
     from fastsia.engine.engine import Engine
     from fastsia.engine.sequence import Request, Rollout
+    from fastsia.errors import FastsiaError
     from fastsia.evaluation import evaluate
     from fastsia.results import SIAResult, analyze, load, reread
     from fastsia.tasks import load_task

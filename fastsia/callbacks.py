@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 
 if TYPE_CHECKING:
     from fastsia.results import SIAResult
@@ -20,7 +20,8 @@ TRACKERS = ("trackio", "wandb")
 class Progress:
     """How far a run is.
 
-    done: problems finished, `resumed` of them by an earlier run. generated_tokens, row_steps: of this run's rollouts
+    done: problems finished, `resumed` of them by an earlier run. generated_tokens, computed_tokens: of this run's
+    rollouts
     so far. seconds: since this run's first request.
     """
 
@@ -28,7 +29,7 @@ class Progress:
     total: int
     resumed: int
     generated_tokens: int
-    row_steps: int
+    computed_tokens: int
     seconds: float
 
 
@@ -84,7 +85,7 @@ class Tracker(Callback):
             {
                 "progress/problems": progress.done,
                 "progress/generated_tokens": progress.generated_tokens,
-                "progress/row_steps": progress.row_steps,
+                "progress/row_steps": progress.computed_tokens,
                 "progress/seconds": progress.seconds,
                 "progress/accuracy": self._correct / self._trajectories,
             }

@@ -27,9 +27,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fastsia import __version__
+from fastsia import __version__, renamed
 from fastsia.callbacks import Callback, Tracker
-from fastsia.config import FastsiaError, SIAConfig
+from fastsia.config import SIAConfig
+from fastsia.errors import FastsiaError
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -64,7 +65,7 @@ Temperature = Annotated[float, typer.Option("--temperature")]
 TopP = Annotated[float, typer.Option("--top_p")]
 MaxTokens = Annotated[int, typer.Option("--max_tokens", "--max_gen_toks", help="Of a trajectory, and of a rollout.")]
 _THINK = "An unclosed <think> block, or a text that the token limit cut, has no answer (strict), or is read (lenient)."
-Think = Annotated[str, typer.Option("--think", help=_THINK)]
+AnswerReading = Annotated[str, typer.Option("--answer_reading", help=_THINK)]
 _EQUIVALENCE = "Which answers are equal: spelling, or math_verify (boxed answers by Math-Verify)."
 _ANSWER_REGEX = "A regular expression that reads the answers in place of the rules: its group answer, else group 1."
 Smoothing = Annotated[float, typer.Option("--smoothing", help="alpha of the gold surprisal.")]
@@ -73,7 +74,9 @@ NumSplits = Annotated[int, typer.Option("--num_splits", help="Half-splits of the
 Device = Annotated[str | None, typer.Option("--device", help="[default: CUDA where there is one]")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="[default: float32 on a CPU, bfloat16 on a GPU]")]
 Peft = Annotated[str | None, typer.Option("--peft", help="A LoRA adapter merged into the weights: folder or Hub id.")]
-MaxRows = Annotated[int | None, typer.Option("--max_rows", "--batch_size", "-b", help="Rows of one decode step.")]
+MaxNumSeqs = Annotated[
+    int | None, typer.Option("--max_num_seqs", "--batch_size", "-b", help="Rows of one decode step.")
+]
 # A bar is worth its place on what takes longer.
 _BAR_AFTER_SECONDS = 2.0
 _SECONDS_BETWEEN_LINES = 5.0
@@ -163,9 +166,19 @@ def normalize(arguments: list[str]) -> list[str]:
             return found + arguments[i:]
         if argument.startswith("--"):
             name, equals, value = argument.partition("=")
-            argument = "--" + name[2:].replace("-", "_") + equals + value
+            name = name[2:].replace("-", "_")
+            if name in renamed.SETTINGS:
+                _warn_renamed(f"--{name}", f"--{renamed.SETTINGS[name]}")
+            argument = f"--{renamed.SETTINGS.get(name, name)}{equals}{value}"
+        elif not found and argument in renamed.COMMANDS:
+            _warn_renamed(f"fastsia {argument}", f"fastsia {renamed.COMMANDS[argument]}")
+            argument = renamed.COMMANDS[argument]
         found.append(argument)
     return found
+
+
+def _warn_renamed(old: str, new: str) -> None:
+    print(f"fastsia: {old} is now called {new}; the old name goes in the next release.", file=sys.stderr)
 
 
 def plain(text: str) -> str:
@@ -267,7 +280,7 @@ def run(
     share: Annotated[
         str, typer.Option("--share", help="trajectory, checkpoint or none: what rollouts share. Same draws.")
     ] = DEFAULTS.share,
-    think: Think = DEFAULTS.think,
+    answer_reading: AnswerReading = DEFAULTS.answer_reading,
     equivalence: Annotated[str, typer.Option("--equivalence", help=_EQUIVALENCE)] = DEFAULTS.equivalence,
     answer_regex: Annotated[str | None, typer.Option("--answer_regex", help=_ANSWER_REGEX)] = None,
     stop_at_answer: Annotated[
@@ -308,14 +321,16 @@ def run(
     smoothing: Smoothing = DEFAULTS.smoothing,
     num_bootstrap: NumBootstrap = DEFAULTS.num_bootstrap,
     num_splits: NumSplits = DEFAULTS.num_splits,
-    format: Annotated[
-        str | None, typer.Option("--format", help="number, choice or boxed, instead of the task's own.")
+    answer_format: Annotated[
+        str | None, typer.Option("--answer_format", help="number, choice or boxed, instead of the task's own.")
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
-    max_rows: MaxRows = None,
-    num_blocks: Annotated[int | None, typer.Option("--num_blocks", help="KV blocks of the pool.")] = None,
-    window: Annotated[int | None, typer.Option("--window", help="Trajectories in flight.")] = None,
+    max_num_seqs: MaxNumSeqs = None,
+    num_kv_blocks: Annotated[int | None, typer.Option("--num_kv_blocks", help="KV blocks of the pool.")] = None,
+    max_concurrent_trajectories: Annotated[
+        int | None, typer.Option("--max_concurrent_trajectories", help="Trajectories in flight.")
+    ] = None,
     kernels: Annotated[str | None, typer.Option("--kernels", help="auto, triton, native or reference.")] = None,
     compile: Annotated[str | None, typer.Option("--compile", help="auto, on, graphs or off; see the engine.")] = None,
     gpu_memory_utilization: Annotated[float | None, typer.Option("--gpu_memory_utilization")] = None,
@@ -346,7 +361,7 @@ def run(
         rollout_budget=rollout_budget,  # type: ignore[arg-type]
         seed=seed,
         share=share,  # type: ignore[arg-type]
-        think=think,  # type: ignore[arg-type]
+        answer_reading=answer_reading,  # type: ignore[arg-type]
         equivalence=equivalence,  # type: ignore[arg-type]
         answer_regex=answer_regex or None,
         stop_at_answer=stop_at_answer,
@@ -374,7 +389,7 @@ def run(
 
     # Mistakes in names are found before anything is loaded.
     resolve_model(model)
-    reading = {"data_dir": data_dir, "limit": limit, "format": format, "columns": _columns(columns)}
+    reading = {"data_dir": data_dir, "limit": limit, "answer_format": answer_format, "columns": _columns(columns)}
     reading["answer_base"] = answer_base
     loaded_tasks = [load_task(name, **reading) for name in names]  # type: ignore[arg-type]
     folders = _folders(output_path, [task.name for task in loaded_tasks])
@@ -384,9 +399,9 @@ def run(
         "trust_remote_code": trust_remote_code or None,
         "revision": revision,
         "peft": peft,
-        "max_rows": max_rows,
-        "num_blocks": num_blocks,
-        "window": window,
+        "max_num_seqs": max_num_seqs,
+        "num_kv_blocks": num_kv_blocks,
+        "max_concurrent_trajectories": max_concurrent_trajectories,
         "kernels": kernels,
         "compile": compile,
         "gpu_memory_utilization": gpu_memory_utilization,
@@ -762,7 +777,9 @@ def report(
     output_path: Annotated[
         Path | None, typer.Option("--output_path", "-o", help="Folder or .html file [default: the folder itself].")
     ] = None,
-    think: Annotated[str | None, typer.Option("--think", help=f"{_THINK} [default: the run's]")] = None,
+    answer_reading: Annotated[
+        str | None, typer.Option("--answer_reading", help=f"{_THINK} [default: the run's]")
+    ] = None,
     equivalence: Annotated[
         str | None, typer.Option("--equivalence", help=f"{_EQUIVALENCE} [default: the run's]")
     ] = None,
@@ -776,7 +793,7 @@ def report(
     from fastsia.store import DATABASE
 
     read: list[str] = []
-    wanted = {"think": think, "equivalence": equivalence, "answer_regex": answer_regex}
+    wanted = {"answer_reading": answer_reading, "equivalence": equivalence, "answer_regex": answer_regex}
     if (directory / DATABASE).is_file() or any(value is not None for value in wanted.values()):
         read = _read_again(directory, wanted)
     result = load(directory)
@@ -871,12 +888,12 @@ def reproduce(
     temperature: Temperature = DEFAULTS.temperature,
     top_p: TopP = DEFAULTS.top_p,
     max_tokens: MaxTokens = DEFAULTS.max_tokens,
-    think: Think = DEFAULTS.think,
+    answer_reading: AnswerReading = DEFAULTS.answer_reading,
     num_bootstrap: NumBootstrap = DEFAULTS.num_bootstrap,
     num_splits: NumSplits = DEFAULTS.num_splits,
     device: Device = None,
     dtype: Dtype = None,
-    max_rows: MaxRows = None,
+    max_num_seqs: MaxNumSeqs = None,
 ) -> None:
     """A table or figure of the paper: runs or resumes what is missing, and shows ours beside the published values."""
     config = SIAConfig(
@@ -886,7 +903,7 @@ def reproduce(
         temperature=temperature,
         top_p=top_p,
         max_tokens=max_tokens,
-        think=think,  # type: ignore[arg-type]
+        answer_reading=answer_reading,  # type: ignore[arg-type]
         num_bootstrap=num_bootstrap,
         num_splits=num_splits,
     )
@@ -905,7 +922,7 @@ def reproduce(
         stages=None if stage is None else _pairs("--stage", stage),
         device=device,
         dtype=dtype,
-        max_rows=max_rows,
+        max_num_seqs=max_num_seqs,
     )
     if planned.missing:
         _print(*_missing(planned))
@@ -983,7 +1000,7 @@ def plan(
     num_trajectories: Annotated[int, typer.Option("--num_trajectories")] = DEFAULTS.num_trajectories,
     device: Device = None,
     dtype: Dtype = None,
-    max_rows: MaxRows = None,
+    max_num_seqs: MaxNumSeqs = None,
     peft: Peft = None,
 ) -> None:
     """What a run will cost: tokens, seconds and memory, forecast from a few of its problems."""
@@ -1010,7 +1027,7 @@ def plan(
         num_trajectories=num_trajectories,
         device=device,
         dtype=dtype,
-        max_rows=max_rows,
+        max_num_seqs=max_num_seqs,
         peft=peft,
     )
     rows = [
@@ -1018,7 +1035,7 @@ def plan(
         ["checkpoints", f"{found.num_checkpoints:,}"],
         ["tokens of trajectories", f"{found.trajectory_tokens:,}"],
         ["tokens of rollouts", f"{found.generated_tokens:,}"],
-        ["transformer rows for them", f"{found.row_steps:,}"],
+        ["transformer rows for them", f"{found.computed_tokens:,}"],
         ["time on this machine", _duration(found.seconds)],
         ["weights", f"{found.weight_bytes / 2**20:,.0f} MiB"],
         ["KV blocks in use", f"{found.kv_bytes / 2**20:,.0f} MiB"],
@@ -1032,14 +1049,14 @@ def plan(
 
 
 @app.command()
-def force(
+def loglikelihood(
     directory: Annotated[Path, typer.Argument(help="A results folder, finished or not.")],
     scorer: Annotated[
         str | None, typer.Option("--scorer", help="The model that is asked [default: the one that wrote the run].")
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help="[default: CUDA where there is one]")] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", help="[default: float32 on a CPU, bfloat16 on a GPU]")] = None,
-    max_rows: Annotated[int | None, typer.Option("--max_rows", "--batch_size", "-b")] = None,
+    max_num_seqs: Annotated[int | None, typer.Option("--max_num_seqs", "--batch_size", "-b")] = None,
     peft: Peft = None,
 ) -> None:
     """What a model would answer at once at every checkpoint of a stored run: forced answers, without rollouts."""
@@ -1056,7 +1073,9 @@ def force(
             last = time.monotonic()
             print(f"{done}/{total} trajectories", file=sys.stderr, flush=True)
 
-    forced = force_answers(directory, scorer, progress=tell, device=device, dtype=dtype, max_rows=max_rows, peft=peft)
+    forced = force_answers(
+        directory, scorer, progress=tell, device=device, dtype=dtype, max_num_seqs=max_num_seqs, peft=peft
+    )
     result = load(directory)
     result.save(directory)
     report = result.report(directory)
@@ -1078,10 +1097,10 @@ def analyze(
     num_bootstrap: NumBootstrap = DEFAULTS.num_bootstrap,
     num_splits: NumSplits = DEFAULTS.num_splits,
     seed: Annotated[int, typer.Option("--seed", help="Of bootstrap and splits.")] = DEFAULTS.seed,
-    think: Annotated[
+    answer_reading: Annotated[
         str | None,
         typer.Option(
-            "--think",
+            "--answer_reading",
             help='Rollouts of finish_reason "length" have no answer (strict), or theirs (lenient). '
             "[default: as in the table's column answer; else strict]",
         ),
@@ -1091,7 +1110,7 @@ def analyze(
     from fastsia.results import analyze as score
 
     config = {"smoothing": smoothing, "num_bootstrap": num_bootstrap, "num_splits": num_splits, "seed": seed}
-    result = score(table, config=config if think is None else config | {"think": think})
+    result = score(table, config=config if answer_reading is None else config | {"answer_reading": answer_reading})
     written = []
     if output_path is not None:
         written = [f"Results: {result.save(output_path)}", f"Report:  {result.report(output_path)}"]

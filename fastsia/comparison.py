@@ -10,7 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from fastsia.config import FastsiaError, SIAConfig
+from fastsia.config import SIAConfig
+from fastsia.errors import FastsiaError
 from fastsia.results import SIAResult, load, write_tables
 from fastsia.sia import differences, side_by_side, tabulate
 from fastsia.store import DATABASE, refuse_links
@@ -23,7 +24,7 @@ _MATTERS = (
     "stride",
     "max_tokens",
     "rollout_budget",
-    "think",
+    "answer_reading",
     "equivalence",
     "answer_regex",
     "num_fewshot",

@@ -12,28 +12,24 @@ from datetime import date
 from numbers import Real
 from typing import Any, Literal
 
+from fastsia.errors import FastsiaError
+from fastsia.renamed import renamed
+
 Share = Literal["trajectory", "checkpoint", "none"]
-Think = Literal["strict", "lenient"]
+AnswerReading = Literal["strict", "lenient"]
 Equivalence = Literal["spelling", "math_verify"]
 RolloutBudget = Literal["new", "total"]
 AnswerFormat = Literal["number", "choice", "boxed"]
 
 ANSWER_FORMATS: tuple[AnswerFormat, ...] = ("number", "choice", "boxed")
 EQUIVALENCES: tuple[Equivalence, ...] = ("spelling", "math_verify")
-READING_FIELDS = ("think", "equivalence", "answer_regex")
+READING_FIELDS = ("answer_reading", "equivalence", "answer_regex")
 """Fields of `SIAConfig` that say how drawn texts are read; the draws do not depend on them."""
 MAX_CHOICES = 26  # the letters that can name them
 MAX_INTEGER = 2**31 - 1  # what an int32 column holds
 MAX_COUNT = 1_000_000  # of what is an array's row at every checkpoint or problem: more is a slip of the finger
 
 _NO_HALVES = "without half of a surrogate pair, which is no character"
-
-
-class FastsiaError(ValueError):
-    """A mistake in what the user gave: one sentence that names the field, file, row or nearest name.
-
-    The CLI prints it without a traceback and exits with code 2.
-    """
 
 
 def _require(condition: bool, field: str, rule: str, value: Any) -> None:
@@ -108,19 +104,20 @@ def _texts(value: Any) -> tuple[str, ...] | None:
     return found if all(isinstance(text, str) and text for text in found) else None
 
 
+@renamed(format="answer_format")
 @dataclass(frozen=True)
 class Problem:
     """One question with its gold answer.
 
     `gold` is in the canonical form that extraction gives ("1234", "B"). `choices` are the options'
-    texts in order, letters A, B, ... `format` is None where the task's own applies.
+    texts in order, letters A, B, ... `answer_format` is None where the task's own applies.
     """
 
     id: str
     question: str
     gold: str
     choices: tuple[str, ...] | None = None
-    format: AnswerFormat | None = None
+    answer_format: AnswerFormat | None = None
 
     def __post_init__(self) -> None:
         for field in ("id", "question", "gold"):
@@ -134,10 +131,10 @@ class Problem:
             _require(all(map(is_text, choices)), "choices", _NO_HALVES, choices)
             object.__setattr__(self, "choices", choices)
         _require(
-            self.format is None or _is_one_of(self.format, ANSWER_FORMATS),
-            "format",
+            self.answer_format is None or _is_one_of(self.answer_format, ANSWER_FORMATS),
+            "answer_format",
             f"one of {ANSWER_FORMATS}",
-            self.format,
+            self.answer_format,
         )
 
 
@@ -167,6 +164,7 @@ class SamplingParams:
             object.__setattr__(self, "eos_token_id", ids)
 
 
+@renamed(think="answer_reading")
 @dataclass(frozen=True)
 class SIAConfig:
     """One evaluation. The defaults are ours where the paper's text is silent (see docs/method.md).
@@ -212,7 +210,7 @@ class SIAConfig:
     rollout_budget: RolloutBudget = "new"
     seed: int = 0
     share: Share = "trajectory"
-    think: Think = "strict"
+    answer_reading: AnswerReading = "strict"
     equivalence: Equivalence = "spelling"
     answer_regex: str | None = None
     stop_at_answer: bool = True
@@ -248,7 +246,12 @@ class SIAConfig:
             '"trajectory", "checkpoint" or "none"',
             self.share,
         )
-        _require(_is_one_of(self.think, ("strict", "lenient")), "think", '"strict" or "lenient"', self.think)
+        _require(
+            _is_one_of(self.answer_reading, ("strict", "lenient")),
+            "answer_reading",
+            '"strict" or "lenient"',
+            self.answer_reading,
+        )
         _require(
             _is_one_of(self.equivalence, EQUIVALENCES), "equivalence", '"spelling" or "math_verify"', self.equivalence
         )

@@ -26,9 +26,10 @@ from fastsia import __version__
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.backends import open_backend
 from fastsia.backends.base import Backend
-from fastsia.config import FastsiaError, integer_from, real
+from fastsia.config import integer_from, real
 from fastsia.engine.checkpoint import load_description
 from fastsia.engine.sequence import Counters, Request, Trajectory
+from fastsia.errors import FastsiaError
 
 logger = logging.getLogger("fastsia")
 
@@ -121,7 +122,10 @@ class RayBackend:
         if "peft" in options:
             options["peft"] = _absolute(os.fspath(options["peft"]))
         self._arguments = (source, name, options)
-        self._bound = integer_from(1, "window", options.get("window", _DEFAULT_WINDOW)) + _AHEAD
+        self._bound = (
+            integer_from(1, "max_concurrent_trajectories", options.get("max_concurrent_trajectories", _DEFAULT_WINDOW))
+            + _AHEAD
+        )
         self._ray = _connect()
         num_workers, share, fits = _shares(self._ray, num_workers, options)
         if not fits:

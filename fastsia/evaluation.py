@@ -18,14 +18,16 @@ from typing import Any, cast
 
 import numpy as np
 
+from fastsia import renamed
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.backends import BACKEND_OPTIONS
 from fastsia.backends.base import Backend, note_on_sampling
 from fastsia.callbacks import Callback, Progress
-from fastsia.config import FastsiaError, Problem, SamplingParams, SIAConfig
+from fastsia.config import Problem, SamplingParams, SIAConfig
 from fastsia.distributed import open_executor
 from fastsia.engine.seeding import request_seed
 from fastsia.engine.sequence import AnswerStop, Counters, Request, Trajectory
+from fastsia.errors import FastsiaError
 from fastsia.reading import AnswerReader, Reading, renew
 from fastsia.results import (
     CONFIG_FIELDS,
@@ -80,7 +82,8 @@ def evaluate(
         answer_reader: a function from a text to its answer or None, in place of the rules of the format. Nothing stops
             early with it; its name and the hash of its source are stored with the run.
         overrides: fields of `SIAConfig`; how to load the model (device, dtype, revision, trust_remote_code, peft,
-            max_rows, num_blocks, window, kernels, ...) or to reach it (base_url, api_key_env, num_concurrent, ...);
+            max_num_seqs, num_kv_blocks, window, kernels, ...) or to reach it (base_url, api_key_env, num_concurrent,
+            ...);
             where the data is and how it is read (data_dir, format, columns, answer_base).
 
     Returns:
@@ -184,6 +187,7 @@ def split_settings(
     config: SIAConfig | Mapping[str, Any] | None, overrides: Mapping[str, Any]
 ) -> tuple[SIAConfig, dict[str, Any], dict[str, Any]]:
     """(config, how to load the model, where the data is)."""
+    overrides = renamed.accept(overrides)
     known = (*CONFIG_FIELDS, *BACKEND_OPTIONS, *TASK_OPTIONS)
     for name in overrides:
         if name not in known:
@@ -451,7 +455,7 @@ class _Tell:
             self._total,
             self._resumed,
             cost.generated_tokens - before.generated_tokens,
-            cost.row_steps - before.row_steps,
+            cost.computed_tokens - before.computed_tokens,
             time.perf_counter() - self._started,
         )
 
@@ -527,11 +531,12 @@ def _finish(
     vocabulary: Vocabulary,
 ) -> FinishedProblem:
     problem = task.problems[position]
-    format = task.format_of(problem)
+    answer_format = task.format_of(problem)
     scored = [
-        reading.read(number, drawn, problem, format, prompt.starts_in_think, vocabulary) for number, drawn in parts
+        reading.read(number, drawn, problem, answer_format, prompt.starts_in_think, vocabulary)
+        for number, drawn in parts
     ]
-    return FinishedProblem(position, problem, format, prompt.text, prompt.starts_in_think, prompt.cut, scored)
+    return FinishedProblem(position, problem, answer_format, prompt.text, prompt.starts_in_think, prompt.cut, scored)
 
 
 # --- cost -------------------------------------------------------------------------------------------------------
@@ -544,7 +549,7 @@ def _counted(before: Counters, after: Counters) -> dict[str, Any]:
         for field in dataclasses.fields(Counters)
         if field.name != "peak_kv_blocks"
     }
-    rows = counts["row_steps"]
+    rows = counts.pop("computed_tokens")
     if not rows and counts["generated_tokens"] > counts["rides"]:
         rows = None  # tokens come of rows: the backend does not see its own
     merge = counts["generated_tokens"] / rows if rows else None

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 
 
 @contextmanager

@@ -22,9 +22,10 @@ from fastsia.answers.think import closing_mark
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.backends import open_backend
 from fastsia.backends.native import NativeBackend
-from fastsia.config import FastsiaError, Problem, SIAConfig
+from fastsia.config import Problem, SIAConfig
 from fastsia.engine.checkpoint import origin_of
 from fastsia.engine.forcing import Forced
+from fastsia.errors import FastsiaError
 from fastsia.results import FORCED, read_forced, stored_config
 from fastsia.store import DATABASE, Store, refuse_links, write_parquet
 from fastsia.tasks import Prompt, Task, build_prompt, prompt_options, reading_options, stored_task
@@ -145,7 +146,7 @@ class _Reader:
         counters = self.model.engine.counters
         before = counters.forced_tokens
         continuing = self._digits() if format == "number" else None
-        scores = self.model.engine.force(prompt_ids, trunk, forced, continuing=continuing)
+        scores = self.model.engine.loglikelihood(prompt_ids, trunk, forced, continuing=continuing)
         rows_each = (counters.forced_tokens - before) / len(checkpoints)
         logprobs = np.array([score.logprobs.sum() + score.end for score in scores]).reshape(len(checkpoints), -1)
         return [

@@ -15,9 +15,10 @@ from scipy.stats import theilslopes
 
 from fastsia.backends import open_backend
 from fastsia.backends.native import NativeBackend
-from fastsia.config import FastsiaError, SIAConfig
+from fastsia.config import SIAConfig
 from fastsia.engine.engine import Engine
 from fastsia.engine.profile import PASS, STEP, StepProfile
+from fastsia.errors import FastsiaError
 from fastsia.evaluation import evaluate, make_requests, split_settings
 from fastsia.results import SIAResult
 from fastsia.sia import analyze_rollouts
@@ -33,7 +34,8 @@ _REPEATS = 3
 class Plan:
     """A forecast of one run.
 
-    num_problems, num_checkpoints (all of the run's). trajectory_tokens, generated_tokens (of rollouts), row_steps,
+    num_problems, num_checkpoints (all of the run's). trajectory_tokens, generated_tokens (of rollouts),
+    computed_tokens,
     prefill_tokens: as the run's counters. seconds: of `evaluate` on a loaded model, drawing no report.
     weight_bytes, kv_bytes: of the model, and of the KV blocks that will be in use at most.
     pilot_problems, pilot_seconds: what the forecast is made from, and what that took.
@@ -43,7 +45,7 @@ class Plan:
     num_checkpoints: int
     trajectory_tokens: int
     generated_tokens: int
-    row_steps: int
+    computed_tokens: int
     prefill_tokens: int
     seconds: float
     weight_bytes: int
@@ -103,18 +105,24 @@ def plan(
         mean_to_longest=float(lengths.mean() / max(lengths.max(), 1)),
     )
     seconds += _outside(pilot, whole - sum(span.seconds for span in profile.spans if span.name == STEP), task)
-    blocks = engine.counters.peak_kv_blocks * min(len(every), engine.window) / min(num_pilot, engine.window)
+    blocks = (
+        engine.counters.peak_kv_blocks
+        * min(len(every), engine.max_concurrent_trajectories)
+        / min(num_pilot, engine.max_concurrent_trajectories)
+    )
     engine.counters.peak_kv_blocks = max(peak, engine.counters.peak_kv_blocks)
     return Plan(
         num_problems=len(task),
         num_checkpoints=round(scale * len(pilot.checkpoints)),
         trajectory_tokens=round(drawn),
         generated_tokens=round(generated),
-        row_steps=round(rows),
+        computed_tokens=round(rows),
         prefill_tokens=prefill,
         seconds=float(seconds),
         weight_bytes=sum(p.numel() * p.element_size() for p in engine.model.parameters()),
-        kv_bytes=round(min(blocks, engine.num_blocks) * engine.runner.bytes_per_block(engine.model, engine.block_size)),
+        kv_bytes=round(
+            min(blocks, engine.num_kv_blocks) * engine.runner.bytes_per_block(engine.model, engine.block_size)
+        ),
         pilot_problems=len(few),
         pilot_seconds=time.perf_counter() - started,
     )
@@ -144,8 +152,8 @@ def _seconds(
     passes = sum(span.seconds for span in profile.spans if span.name == PASS) / num_pilot
     # The pilot took as many steps as its longest request lives for. Where requests wait for a place, one takes it after
     # as many as the mean one lives for, which goes with the length of its trajectory.
-    more_waves = max(num_requests / engine.window - 1.0, 0.0)
-    num_steps = max(len(profile.steps()) * (1.0 + more_waves * mean_to_longest), total_rows / engine.max_rows)
+    more_waves = max(num_requests / engine.max_concurrent_trajectories - 1.0, 0.0)
+    num_steps = max(len(profile.steps()) * (1.0 + more_waves * mean_to_longest), total_rows / engine.max_num_seqs)
     return disturbed * (intercept * num_steps + slope * total_rows) + passes * num_requests
 
 

@@ -19,8 +19,9 @@ from fastsia.answers.extraction import RULES_VERSION, canonical_gold, extract_ro
 from fastsia.answers.reference import is_thinking
 from fastsia.answers.spec import Spec
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.config import AnswerFormat, FastsiaError, Problem, SIAConfig, is_text
+from fastsia.config import AnswerFormat, Problem, SIAConfig, is_text
 from fastsia.engine.sequence import FinishReason, Trajectory
+from fastsia.errors import FastsiaError
 from fastsia.store import Grouping, Reread, ScoredTrajectory, StoredProblem, StoreWriter
 from fastsia.tasks.prompt import reading_options
 
@@ -52,7 +53,7 @@ class Reading:
         """What is stored with a run, so that a later reading knows whether it would differ."""
         return {
             "rules": RULES_VERSION,
-            "think": self.config.think,
+            "answer_reading": self.config.answer_reading,
             "equivalence": self.config.equivalence,
             "answer_regex": self.config.answer_regex,
             "answer_reader": None if self.reader is None else _name_of(self.reader),
@@ -66,15 +67,15 @@ class Reading:
         if method == "spelling":
             return None
 
-        def group(answers: Sequence[str], gold: str, format: AnswerFormat) -> Classes:
-            return classes(answers, gold, method=method) if format == "boxed" else Classes({})
+        def group(answers: Sequence[str], gold: str, answer_format: AnswerFormat) -> Classes:
+            return classes(answers, gold, method=method) if answer_format == "boxed" else Classes({})
 
         return group
 
     def read_stored(self, stored: StoredProblem, vocabulary: Vocabulary) -> list[ScoredTrajectory]:
         """The answers of a problem of a database."""
         return [
-            self.read(number, drawn, stored.problem, stored.format, stored.starts_in_think, vocabulary)
+            self.read(number, drawn, stored.problem, stored.answer_format, stored.starts_in_think, vocabulary)
             for number, drawn in stored.trajectories
         ]
 
@@ -83,7 +84,7 @@ class Reading:
         number: int,
         drawn: Trajectory,
         problem: Problem,
-        format: AnswerFormat,
+        answer_format: AnswerFormat,
         starts_in_think: bool,
         vocabulary: Vocabulary,
     ) -> ScoredTrajectory:
@@ -93,11 +94,11 @@ class Reading:
         if drawn.rollouts is None:
             return ScoredTrajectory(number, drawn, text, None, None, None, False)
         if self.is_own:
-            strict, lenient = self._by_reader(drawn, text, problem, format, vocabulary)
+            strict, lenient = self._by_reader(drawn, text, problem, answer_format, vocabulary)
         else:
-            strict, lenient = _by_rules(drawn, text, problem, format, starts_in_think, vocabulary, self.config)
+            strict, lenient = _by_rules(drawn, text, problem, answer_format, starts_in_think, vocabulary, self.config)
         own = (strict.pop(), lenient.pop())
-        chosen = 0 if self.config.think == "strict" else 1
+        chosen = 0 if self.config.answer_reading == "strict" else 1
         return ScoredTrajectory(
             number=number,
             trajectory=drawn,
@@ -110,7 +111,7 @@ class Reading:
         )
 
     def _by_reader(
-        self, drawn: Trajectory, text: str, problem: Problem, format: AnswerFormat, vocabulary: Vocabulary
+        self, drawn: Trajectory, text: str, problem: Problem, answer_format: AnswerFormat, vocabulary: Vocabulary
     ) -> tuple[list[str | None], list[str | None]]:
         """As `_by_rules`. What was cut has no answer in the strict reading."""
         rollouts = drawn.rollouts
@@ -124,9 +125,9 @@ class Reading:
                 ids = np.concatenate([drawn.token_ids[: rollouts.checkpoint[r]], ids])
             whole = vocabulary.decode(ids)
             if whole not in known:
-                known[whole] = _spelled(read, whole, problem, format)
+                known[whole] = _spelled(read, whole, problem, answer_format)
             lenient.append(known[whole])
-        lenient.append(_spelled(read, text, problem, format))
+        lenient.append(_spelled(read, text, problem, answer_format))
         return [None if cut else answer for cut, answer in zip(_cut(drawn), lenient, strict=True)], lenient
 
 
@@ -154,7 +155,7 @@ def _by_rules(
     drawn: Trajectory,
     text: str,
     problem: Problem,
-    format: AnswerFormat,
+    answer_format: AnswerFormat,
     starts_in_think: bool,
     vocabulary: Vocabulary,
     config: SIAConfig,
@@ -174,9 +175,9 @@ def _by_rules(
             lens,
             tokens,
             ends,
-            format,
+            answer_format,
             options=problem.choices,
-            think="both",
+            answer_reading="both",
             starts_in_think=in_think,
             cut=ended,
             **reading_options(config),
@@ -186,7 +187,7 @@ def _by_rules(
         # The trajectory is one more row: all of it as prefix, nothing drawn.
         lens = np.concatenate([rollouts.checkpoint, whole]).astype(np.int32)
         return extract(lens, ids, np.append(offsets, offsets[-1]), starts_in_think, cut)
-    spec = Spec.of(format, problem.choices, starts_in_think, **reading_options(config))
+    spec = Spec.of(answer_format, problem.choices, starts_in_think, **reading_options(config))
     inside = _rows_in_think(drawn, text, vocabulary, spec)
     strict: list[str | None] = []
     lenient: list[str | None] = []
@@ -231,7 +232,7 @@ def _regex_reader(pattern: str) -> AnswerReader:
     return read
 
 
-def _spelled(read: AnswerReader, text: str, problem: Problem, format: AnswerFormat) -> str | None:
+def _spelled(read: AnswerReader, text: str, problem: Problem, answer_format: AnswerFormat) -> str | None:
     """What a reader finds, stripped; in the spelling that gold answers have where it is one value of the format:
     1,234 is 1234."""
     try:
@@ -244,7 +245,7 @@ def _spelled(read: AnswerReader, text: str, problem: Problem, format: AnswerForm
     if found is not None and not is_text(found):
         raise FastsiaError(f"answer_reader must return a text or None, got {found!r:.60} for problem {problem.id!r}.")
     answer = (found or "").strip()
-    return canonical_gold(answer, format, problem.choices) or answer if answer else None
+    return canonical_gold(answer, answer_format, problem.choices) or answer if answer else None
 
 
 def _name_of(reader: AnswerReader) -> str:

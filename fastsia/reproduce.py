@@ -21,8 +21,9 @@ import torch
 from fastsia.backends import open_backend
 from fastsia.backends.base import Backend
 from fastsia.callbacks import Callback
-from fastsia.config import READING_FIELDS, FastsiaError, SIAConfig
+from fastsia.config import READING_FIELDS, SIAConfig
 from fastsia.engine.checkpoint import resolve_model, why_absent
+from fastsia.errors import FastsiaError
 from fastsia.evaluation import evaluate
 from fastsia.report import Drawing, Overlay, ReportData, draw_families, draw_outcomes, draw_overlay
 from fastsia.results import SHUFFLED, SIAResult, folder_name, load, nearest, reread, stored_config
@@ -353,7 +354,7 @@ def _run_model(
 
 def _read_again(job: Job) -> None:
     """A finished run that an older fastsia, or another setting, has read; needs no weights."""
-    reread(job.folder, think=job.config.think, equivalence=job.config.equivalence)
+    reread(job.folder, answer_reading=job.config.answer_reading, equivalence=job.config.equivalence)
 
 
 def _may_have_changed(job: Job) -> bool:

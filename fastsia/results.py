@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from fastsia import __version__
+from fastsia import __version__, renamed
 from fastsia.answers.parts import answer_token
 from fastsia.answers.spec import Spec
-from fastsia.config import Equivalence, FastsiaError, SIAConfig, Think
+from fastsia.config import AnswerReading, Equivalence, SIAConfig
+from fastsia.errors import FastsiaError
 from fastsia.reading import AnswerReader, Reading, renew
 from fastsia.shapes import check_summary, check_table, facts_of_run, notes_of_damage
 from fastsia.sia import (
@@ -241,10 +242,11 @@ def load(directory: str | os.PathLike[str]) -> SIAResult:
     return result
 
 
+@renamed.renamed(think="answer_reading")
 def reread(
     directory: str | os.PathLike[str],
     *,
-    think: Think | None = None,
+    answer_reading: AnswerReading | None = None,
     equivalence: Equivalence | None = None,
     answer_regex: str | None = None,
     answer_reader: AnswerReader | None = None,
@@ -266,7 +268,7 @@ def reread(
     path = Path(directory)
     if not (path / DATABASE).is_file():
         raise FastsiaError(f"results folder {str(path)!r} holds no run ({DATABASE}).")
-    given = {"think": think, "equivalence": equivalence, "answer_regex": answer_regex}
+    given = {"answer_reading": answer_reading, "equivalence": equivalence, "answer_regex": answer_regex}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if answer_regex == "" or (answer_reader is not None and answer_regex is None):
         changes["answer_regex"] = None
@@ -346,15 +348,18 @@ def analyze(
 
     Columns: problem_id, trajectory, checkpoint, rollout, answer (None = null), gold; `correct` optional (else: the mode
     at the last checkpoint is the gold answer); finish_reason optional ("error" rows are dropped and counted, those that
-    the token limit ended have no answer in the strict reading). With answer_strict and answer_lenient, `think` of the
+    the token limit ended have no answer in the strict reading). With answer_strict and answer_lenient,
+    `answer_reading` of the
     config says which is scored; without it, or where `answer` is another than both, `answer` is.
     """
     if not isinstance(rollouts, (pd.DataFrame, str, os.PathLike)):
         raise FastsiaError(f"rollouts must be a DataFrame or the path of a table, got {type(rollouts).__name__}.")
     frame = rollouts if isinstance(rollouts, pd.DataFrame) else read_table(rollouts)
     settings = as_config(config)
-    if (config is None or (isinstance(config, Mapping) and "think" not in config)) and (own := reading_of(frame)):
-        settings = dataclasses.replace(settings, think=own)
+    if (config is None or (isinstance(config, Mapping) and "answer_reading" not in config)) and (
+        own := reading_of(frame)
+    ):
+        settings = dataclasses.replace(settings, answer_reading=own)
     found = analyze_rollouts(frame, config=settings)
     summary = found.summary | {"config": dataclasses.asdict(settings), "version": __version__}
     if "correct" not in frame:
@@ -403,6 +408,7 @@ def as_config(config: SIAConfig | Mapping[str, Any] | None, changes: Mapping[str
     if config is not None and not isinstance(config, SIAConfig):
         if not isinstance(config, Mapping):
             raise FastsiaError(f"config must be a SIAConfig, got {type(config).__name__}.")
+        config = renamed.accept(config)
         unknown = [key for key in config if key not in CONFIG_FIELDS]
         if unknown:
             raise FastsiaError(f"config has no field {unknown[0]!r}{nearest(unknown[0], CONFIG_FIELDS)}.")
@@ -416,7 +422,7 @@ def stored_config(store: Store) -> SIAConfig:
     if not isinstance(config, Mapping):
         raise FastsiaError(f"{store.path} holds no settings: config is {config!r:.60}.")
     try:
-        return as_config(config)
+        return as_config(renamed.current(config))
     except FastsiaError as error:
         raise FastsiaError(f"{store.path} is not of this version of fastsia: {error}") from error
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fastsia.config import FastsiaError, SIAConfig, integer, real
+from fastsia.config import SIAConfig, integer, real
+from fastsia.errors import FastsiaError
 from fastsia.store import SET_ASIDE
 
 

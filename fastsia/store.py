@@ -27,10 +27,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fastsia import renamed
 from fastsia.answers.equivalence import Classes
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.config import READING_FIELDS, AnswerFormat, FastsiaError, Problem, SIAConfig
+from fastsia.config import READING_FIELDS, AnswerFormat, Problem, SIAConfig
 from fastsia.engine.sequence import FINISH_REASONS, Rollouts, Trajectory
+from fastsia.errors import FastsiaError
 from fastsia.files import replacing
 
 DATABASE = "run.sqlite"
@@ -93,7 +95,8 @@ _TABLES = {"problems": 12, "trajectories": 16, "rollouts": 14}
 class ScoredTrajectory:
     """A finished trajectory with the answers read from it and from its rollouts.
 
-    text: the decoded trajectory. answer: as the run's `think` reads it. rollout_answers: (answer, strict, lenient)
+    text: the decoded trajectory. answer: as the run's `answer_reading` reads it. rollout_answers: (answer, strict,
+    lenient)
     lists, one entry a rollout; empty where the trajectory failed.
     """
 
@@ -113,7 +116,7 @@ class FinishedProblem:
 
     position: int
     problem: Problem
-    format: str
+    answer_format: str
     prompt: str
     starts_in_think: bool
     cut_prompt_tokens: int
@@ -127,7 +130,7 @@ class StoredProblem:
 
     position: int
     problem: Problem
-    format: AnswerFormat
+    answer_format: AnswerFormat
     starts_in_think: bool
     trajectories: Sequence[tuple[int, Trajectory]]
 
@@ -283,14 +286,14 @@ class StoreWriter:
         missing: Grouped = {}
         ids = [row[0] for row in self._connection.execute("SELECT id FROM trajectories ORDER BY id")]
         for position in dict.fromkeys(row // _PER_PROBLEM for row in ids if row not in self._equivalents):
-            gold, format = self._connection.execute(
+            gold, answer_format = self._connection.execute(
                 "SELECT gold, format FROM problems WHERE position = ?", (position,)
             ).fetchone()
             trajectories, rollouts = _read_drawn(self._connection, position)
             for row in trajectories:
                 if row[0] not in self._equivalents:
                     answers = _distinct([row, *(r for r in rollouts if r[2] == row[2])])
-                    missing[row[0]] = _unequal(group(answers, gold, format))
+                    missing[row[0]] = _unequal(group(answers, gold, answer_format))
         if missing:
             equivalents = self._equivalents | missing
             with self._writing, self._changing():
@@ -507,7 +510,8 @@ class Store:
             return Vocabulary.from_bytes(blob)
 
     def reading(self) -> dict[str, Any] | None:
-        """How the stored answers were read: the rules' version, `think`, `equivalence`, `answer_regex`, `answer_reader`
+        """How the stored answers were read: the rules' version, `answer_reading`, `equivalence`, `answer_regex`,
+        `answer_reader`
         (a function's name and hash). None where that is not known."""
         with self._reading() as connection:
             return _read_about_answers(connection)[0]
@@ -519,11 +523,11 @@ class Store:
             ids = connection.execute("SELECT id FROM trajectories").fetchall()
         return sum(row[0] not in known for row in ids)
 
-    def has_format(self, format: AnswerFormat) -> bool:
+    def has_format(self, answer_format: AnswerFormat) -> bool:
         """Whether the answers to any problem are read in this format."""
         with self._reading() as connection:
             query = "SELECT EXISTS (SELECT 1 FROM problems WHERE format = ?)"
-            return bool(connection.execute(query, (format,)).fetchone()[0])
+            return bool(connection.execute(query, (answer_format,)).fetchone()[0])
 
     def num_late_comparisons(self) -> int:
         """Comparisons of two answers that took too long; such answers count as different."""
@@ -751,6 +755,7 @@ _DATE = "config.template_date"
 def with_defaults(before: dict[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     """A flat identity with the defaults of the settings that it lacks and a later one has, as an older version's do."""
     defaults = flatten({"config": vars(SIAConfig())})
+    before = renamed.current(before, {f"config.{old}": f"config.{new}" for old, new in renamed.SETTINGS.items()})
     return {key: value for key, value in defaults.items() if key in now} | before
 
 
@@ -804,7 +809,7 @@ def _rows(finished: FinishedProblem) -> tuple[Any, list[Any], list[Any]]:
         problem.question,
         problem.gold,
         _choices(problem),
-        finished.format,
+        finished.answer_format,
         finished.prompt,
         int(finished.starts_in_think),
         finished.cut_prompt_tokens,
@@ -819,12 +824,12 @@ def _choices(problem: Problem) -> str | None:
 
 
 def _stored_problem(head: tuple[Any, ...], trajectories: Sequence[Any], rollouts: Sequence[Any]) -> StoredProblem:
-    position, name, question, gold, choices, format, _, starts_in_think = head[:8]
-    problem = Problem(name, question, gold, None if choices is None else tuple(json.loads(choices)), format)
+    position, name, question, gold, choices, answer_format, _, starts_in_think = head[:8]
+    problem = Problem(name, question, gold, None if choices is None else tuple(json.loads(choices)), answer_format)
     return StoredProblem(
         position,
         problem,
-        format,
+        answer_format,
         bool(starts_in_think),
         [(row[2], _stored_trajectory(row, [r for r in rollouts if r[2] == row[2]])) for row in trajectories],
     )
@@ -868,18 +873,30 @@ def _read_reading(head: Mapping[str, Any]) -> tuple[dict[str, Any] | None, Group
     """(how the answers were read, for each trajectory's id which of its answers stands for which others)."""
     try:
         if "reading" not in head:
-            return _FIRST_READING | {"think": json.loads(head["identity"])["config"].get("think", "strict")}, {}
+            return _FIRST_READING | {
+                "answer_reading": renamed.current(json.loads(head["identity"])["config"]).get(
+                    "answer_reading", "strict"
+                )
+            }, {}
         stored = [head[key] for key in _READING]
         if zlib.crc32(marshal.dumps(stored[:2], 2)) != stored[2]:
             return None, {}
         reading, equivalents = map(json.loads, stored[:2])
-        return dict(reading), {int(row): Classes(dict(names), int(late)) for row, (names, late) in equivalents.items()}
+        return renamed.current(reading), {
+            int(row): Classes(dict(names), int(late)) for row, (names, late) in equivalents.items()
+        }
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         return None, {}
 
 
 # The first databases do not say it.
-_FIRST_READING = {"rules": 1, "think": "strict", "equivalence": "spelling", "answer_regex": None, "answer_reader": None}
+_FIRST_READING = {
+    "rules": 1,
+    "answer_reading": "strict",
+    "equivalence": "spelling",
+    "answer_regex": None,
+    "answer_reader": None,
+}
 # Where a row has its answers.
 _ANSWERS = slice(7, 10)
 

@@ -52,7 +52,7 @@ _NEGATIVE = "numpy takes any negative size as the one to be found"
 _URI = "sqlite's library here takes names that begin with file: as URIs in any case"
 EQUIVALENT: dict[str, dict[tuple[str, str], str]] = {
     "fastsia.engine.bookkeeping": {
-        ("if int(single.sum()) > max_rows:", "Gt -> GtE"): "as many as there is room for: none is then left out",
+        ("if int(single.sum()) > max_num_seqs:", "Gt -> GtE"): "as many as there is room for: none is then left out",
         ('trunks.widen("tokens", int(at.max(initial=0)) + 1)', "1 -> 2"): "room for one more",
         ("trunks.widen(name, int(position.max(initial=0)) + 1)", "1 -> 2"): "room for one more",
         (

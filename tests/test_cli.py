@@ -191,7 +191,10 @@ BAD = [
     (["--model", "MODEL", "--tasks", "TASK", "--limit", "many"], "--limit"),
     (["--model", "MODEL", "--tasks", "TASK", "--limit", "1" + 30 * "0"], "limit must be an integer <= 2,147,483,647"),
     (["--model", "MODEL", "--tasks", "TASK", "--num_rollouts", "1" + 30 * "0"], "num_rollouts must be an integer <= "),
-    (["--model", "MODEL", "--tasks", "TASK", "--num_blocks", "1" + 30 * "0"], "num_blocks must be an integer <= "),
+    (
+        ["--model", "MODEL", "--tasks", "TASK", "--num_kv_blocks", "1" + 30 * "0"],
+        "num_kv_blocks must be an integer <= ",
+    ),
     (["--model", "MODEL", "--tasks", "TASK", "--model_args", '{"a":' + 9999 * "["], "--model_args is JSON nested too"),
     (["--model", "MODEL", "--tasks", "TASK", "--template_date", "today"], "template_date must be a date as YYYY-MM-DD"),
     (["--model", "MODEL", "--tasks", "TASK", "--think_tags", "<a>"], "--think_tags must be OPEN,CLOSE"),

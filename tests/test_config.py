@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastsia.config import FastsiaError, Problem, SamplingParams, SIAConfig
+from fastsia.config import Problem, SamplingParams, SIAConfig
+from fastsia.errors import FastsiaError
 
 ANY_INTEGER_FIELD = ("num_rollouts", "num_trajectories", "max_tokens", "stride", "seed", "num_fewshot", "num_bootstrap")
 
@@ -28,7 +29,7 @@ ANY_INTEGER_FIELD = ("num_rollouts", "num_trajectories", "max_tokens", "stride",
         ("seed", 2**63),
         ("rollout_budget", "old"),
         ("share", ["trajectory"]),
-        ("think", None),
+        ("answer_reading", None),
         ("stop_at_answer", 1),
         ("shuffle_prefix", "no"),
         ("truncate_prompt", None),
@@ -98,7 +99,7 @@ def test_sampling_params_name_the_bad_field(field: str, value: Any) -> None:
         ({"id": ""}, "id"),
         ({"question": None}, "question"),
         ({"gold": 7}, "gold"),
-        ({"format": "text"}, "format"),
+        ({"answer_format": "text"}, "answer_format"),
         ({"id": "a\ud800"}, "id"),
         ({"question": "\udfff?"}, "question"),
         ({"gold": "\ud83d"}, "gold"),

@@ -20,10 +20,10 @@ SETTINGS: dict[str, Any] = {
     "num_splits": 2,
 }
 WAYS: dict[str, dict[str, Any]] = {
-    "one row a step": {"max_rows": 1, "prefill_chunk": 1},
-    "seven rows a step": {"max_rows": 7, "prefill_chunk": 33},
-    "a pool that must preempt": {"num_blocks": 40, "window": 8},
-    "one trajectory in flight": {"window": 1},
+    "one row a step": {"max_num_seqs": 1, "max_num_batched_tokens": 1},
+    "seven rows a step": {"max_num_seqs": 7, "max_num_batched_tokens": 33},
+    "a pool that must preempt": {"num_kv_blocks": 40, "max_concurrent_trajectories": 8},
+    "one trajectory in flight": {"max_concurrent_trajectories": 1},
     "small blocks": {"block_size": 4},
     "shared within a checkpoint": {"share": "checkpoint"},
     "nothing shared": {"share": "none"},
@@ -66,7 +66,7 @@ def test_the_order_of_problems_changes_no_rollout(usual: fastsia.SIAResult) -> N
 
 def test_company_changes_no_rollout(usual: fastsia.SIAResult) -> None:
     """Each problem alone."""
-    parts = [run([problem], max_rows=3) for problem in PROBLEMS[:3]]
+    parts = [run([problem], max_num_seqs=3) for problem in PROBLEMS[:3]]
     mine = pd.concat([part.rollouts for part in parts], ignore_index=True)
     other = usual.rollouts[usual.rollouts["problem_id"].isin([p.id for p in PROBLEMS[:3]])].reset_index(drop=True)
     pd.testing.assert_frame_equal(mine[EXACT], other[EXACT])

@@ -30,8 +30,8 @@ from tests.tiny import NUM_PROBLEMS, save_tiny, shared_model
 ray = pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 
 # Enough problems that a worker is lost while others are left, and the usual company in a batch.
-SMALL: dict[str, Any] = SETTINGS | {"window": 4}
-RUN = {name: value for name, value in SMALL.items() if name != "window"}
+SMALL: dict[str, Any] = SETTINGS | {"max_concurrent_trajectories": 4}
+RUN = {name: value for name, value in SMALL.items() if name != "max_concurrent_trajectories"}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def backend(cluster: None, model: Path) -> RayBackend:
-    return RayBackend(str(model), "native", {"window": 4}, num_workers=2)
+    return RayBackend(str(model), "native", {"max_concurrent_trajectories": 4}, num_workers=2)
 
 
 def processes(backend: RayBackend) -> list[int]:

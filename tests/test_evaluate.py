@@ -149,7 +149,7 @@ def test_a_run_follows_from_its_seed() -> None:
 
 def test_draws_do_not_depend_on_order_or_rows(result: SIAResult) -> None:
     """A problem's draws follow from its id: not from its place, its company, or the row limit."""
-    backwards = small(PROBLEMS[::-1], max_rows=5, window=3)
+    backwards = small(PROBLEMS[::-1], max_num_seqs=5, max_concurrent_trajectories=3)
     order = [f"p{i}" for i in range(len(PROBLEMS))]
 
     def sorted_rollouts(found: SIAResult) -> pd.DataFrame:
@@ -214,7 +214,7 @@ def test_think_blocks_are_scored_both_ways() -> None:
     assert strict.summary["null_rate_lenient"] < 1.0
     assert any("no rollout has an answer" in note for note in strict.summary["warnings"])
     assert (strict.checkpoints["entropy"] == 0).all()
-    lenient = small(PROBLEMS[:4], model=(model, tokenizer), think="lenient")
+    lenient = small(PROBLEMS[:4], model=(model, tokenizer), answer_reading="lenient")
     assert lenient.rollouts["answer"].tolist() == strict.rollouts["answer_lenient"].tolist()
     shuffled = small(PROBLEMS[:4], model=(model, tokenizer), shuffle_prefix=True)
     assert shuffled.summary["null_rate_strict"] == 1.0
@@ -224,8 +224,8 @@ def test_think_blocks_are_scored_both_ways() -> None:
 def test_problems_of_several_formats_in_one_dataset() -> None:
     mixed = [
         Problem("n", "1 + 1", "2"),
-        Problem("c", "Which?", "B", choices=("one", "two"), format="choice"),
-        Problem("b", "x", "3", format="boxed"),
+        Problem("c", "Which?", "B", choices=("one", "two"), answer_format="choice"),
+        Problem("b", "x", "3", answer_format="boxed"),
     ]
     result = small(mixed)
     assert result.trajectories["gold"].tolist() == ["2", "B", "3"]
@@ -342,15 +342,15 @@ def test_an_interrupted_run_keeps_what_is_done(tmp_path: Path) -> None:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        small(output=tmp_path, callbacks=[Interrupting()], window=2)
+        small(output=tmp_path, callbacks=[Interrupting()], max_concurrent_trajectories=2)
     kept = load(tmp_path).summary["num_problems"]
     assert 4 <= kept <= len(PROBLEMS), "those told of, and what was done by then"
     seen = Recording()
-    whole = small(output=tmp_path, callbacks=[seen], window=2)
+    whole = small(output=tmp_path, callbacks=[seen], max_concurrent_trajectories=2)
     first = seen.progress[0]
     assert (first.done, first.resumed, first.total) == (kept, kept, len(PROBLEMS))
     assert seen.progress[-1].done == len(PROBLEMS)
-    same_draws(whole, small(window=2))
+    same_draws(whole, small(max_concurrent_trajectories=2))
 
 
 def test_a_failure_to_store_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,7 +365,7 @@ def test_a_failure_to_store_ends_the_run(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(StoreWriter, "add", failing)
     with pytest.raises(FastsiaError, match="the disk is full"):
-        small(output=tmp_path, window=2)
+        small(output=tmp_path, max_concurrent_trajectories=2)
     assert threading.main_thread() not in calls
     assert not any(thread.is_alive() for thread in calls)
     assert 2 <= load(tmp_path).summary["num_problems"] < len(PROBLEMS)
@@ -412,7 +412,7 @@ def test_a_folder_of_another_run_is_refused(
 
 def test_what_does_not_change_the_draws_may_change(tmp_path: Path) -> None:
     small(PROBLEMS[:2], output=tmp_path)
-    small(PROBLEMS[:3], output=tmp_path, max_rows=3, window=1)
+    small(PROBLEMS[:3], output=tmp_path, max_num_seqs=3, max_concurrent_trajectories=1)
 
 
 # --- what it says ----------------------------------------------------------------------------------------------

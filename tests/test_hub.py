@@ -192,8 +192,8 @@ def test_a_run_from_nothing_but_names(repositories: dict[tuple[str, str, str], P
 
 @pytest.mark.parametrize("name", COMPETITIONS)
 def test_the_tasks_with_boxed_answers(name: str, answers: dict[Any, Any]) -> None:
-    format, stride, problems = answers[name]
-    assert (format, stride) == ("boxed", 20)
+    answer_format, stride, problems = answers[name]
+    assert (answer_format, stride) == ("boxed", 20)
     spaces = str.maketrans("", "", " ")
     assert [[key, text, gold.translate(spaces)] for key, text, gold in problems] == COMPETITIONS[name]
 

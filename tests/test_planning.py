@@ -28,7 +28,9 @@ def test_tokens_of_a_forecast_are_those_of_the_run() -> None:
     assert forecast.pilot_problems == 32
     assert 0 < forecast.seconds < 600
     assert forecast.weight_bytes == sum(p.numel() * 4 for p in engine.model.parameters())
-    assert 0 < forecast.kv_bytes <= engine.num_blocks * engine.runner.bytes_per_block(engine.model, engine.block_size)
+    assert (
+        0 < forecast.kv_bytes <= engine.num_kv_blocks * engine.runner.bytes_per_block(engine.model, engine.block_size)
+    )
 
 
 def test_a_run_of_a_few_problems_is_its_own_pilot(tmp_path: Path) -> None:
@@ -39,7 +41,7 @@ def test_a_run_of_a_few_problems_is_its_own_pilot(tmp_path: Path) -> None:
     run = evaluate(engine, PROBLEMS[:5], **settings)
     counters = run.summary["counters"]
     assert forecast.generated_tokens == counters["generated_tokens"]
-    assert forecast.row_steps == counters["row_steps"]
+    assert forecast.computed_tokens == counters["row_steps"]
     assert forecast.trajectory_tokens == counters["trajectory_tokens"]
     assert forecast.num_checkpoints == len(run.checkpoints)
     path = forecast.save(tmp_path / "run")
@@ -49,7 +51,7 @@ def test_a_run_of_a_few_problems_is_its_own_pilot(tmp_path: Path) -> None:
 def test_rollouts_of_one_token_compute_no_rows() -> None:
     """Their only token is drawn from what the trajectory's pass left."""
     forecast = plan(Engine(*shared_model()), PROBLEMS[:1], max_tokens=1, num_rollouts=1, num_bootstrap=0, num_splits=2)
-    assert forecast.row_steps == 0
+    assert forecast.computed_tokens == 0
     assert forecast.seconds > 0
 
 

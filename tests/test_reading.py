@@ -79,7 +79,7 @@ def test_cut_rollouts_have_no_unmarked_answer_and_are_counted() -> None:
 
 def test_both_readings_are_scored() -> None:
     """The other reading gives a second value of accuracy, null rate, H and ρ: those of a run of that setting."""
-    strict, lenient = small(PROBLEMS), small(PROBLEMS, think="lenient")
+    strict, lenient = small(PROBLEMS), small(PROBLEMS, answer_reading="lenient")
     assert strict.rollouts["answer"].tolist() != lenient.rollouts["answer"].tolist()
     assert strict.summary["readings"] == lenient.summary["readings"]
     for result, name in ((strict, "strict"), (lenient, "lenient")):
@@ -89,7 +89,9 @@ def test_both_readings_are_scored() -> None:
         assert found["rho"] == (None if summary["rho"]["pearson"] is None else pytest.approx(summary["rho"]["pearson"]))
         assert found["entropy"] == pytest.approx(result.trajectories["mean_entropy"].mean())
         rows = result.tables["sensitivity"].set_index(["factor", "value"])
-        assert rows.loc[("think", name), "undefined_fraction"] == rows.loc[("as run", ""), "undefined_fraction"]
+        assert (
+            rows.loc[("answer_reading", name), "undefined_fraction"] == rows.loc[("as run", ""), "undefined_fraction"]
+        )
 
 
 def test_the_report_shows_both_readings_where_they_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -215,21 +217,21 @@ def test_an_older_run_is_resumed_in_one_reading(old: Path) -> None:
 def test_another_reading_and_back(old: Path) -> None:
     reread(old)
     before = rows(old)
-    lenient = reread(old, think="lenient")
-    assert str(lenient) == "6 of 34 answers changed: think strict → lenient."
+    lenient = reread(old, answer_reading="lenient")
+    assert str(lenient) == "6 of 34 answers changed: answer_reading strict → lenient."
     result = load(old)
-    assert result.summary["config"]["think"] == "lenient"
+    assert result.summary["config"]["answer_reading"] == "lenient"
     assert result.summary["null_rate"] == 0
     assert rows(old) != before
-    reread(old, think="strict")
+    reread(old, answer_reading="strict")
     assert rows(old) == before, "checksums included"
 
 
 def test_what_only_changes_the_reading_does_not_refuse_a_resumed_run(tmp_path: Path) -> None:
     strict = small(output=tmp_path)
-    lenient = small(output=tmp_path, think="lenient", backend="native")
+    lenient = small(output=tmp_path, answer_reading="lenient", backend="native")
     assert lenient.rollouts["answer"].tolist() == strict.rollouts["answer_lenient"].tolist()
-    assert any("think strict → lenient" in note for note in lenient.summary["warnings"])
+    assert any("answer_reading strict → lenient" in note for note in lenient.summary["warnings"])
     assert small(output=tmp_path).checkpoints.equals(strict.checkpoints)
 
 
@@ -290,9 +292,9 @@ def test_the_shuffled_run_is_read_the_same_way(tmp_path: Path) -> None:
     """Two runs of different readings are no pair."""
     small(output=tmp_path)
     small(output=tmp_path / "shuffled", shuffle_prefix=True)
-    reread(tmp_path, think="lenient")
+    reread(tmp_path, answer_reading="lenient")
     shuffled = load(tmp_path / "shuffled")
-    assert shuffled.summary["config"]["think"] == "lenient"
+    assert shuffled.summary["config"]["answer_reading"] == "lenient"
     assert shuffled.rollouts["answer"].tolist() == shuffled.rollouts["answer_lenient"].tolist()
     assert "shuffled_prefix" in load(tmp_path).tables
 
@@ -300,8 +302,8 @@ def test_the_shuffled_run_is_read_the_same_way(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_read_again_is_named(tmp_path: Path, old: Path) -> None:
     with pytest.raises(FastsiaError, match=r"holds no run \(run\.sqlite\)"):
         reread(tmp_path)
-    with pytest.raises(FastsiaError, match="think must be"):
-        reread(old, think="both")  # type: ignore[arg-type]
+    with pytest.raises(FastsiaError, match="answer_reading must be"):
+        reread(old, answer_reading="both")  # type: ignore[arg-type]
     store = Store(old / "run.sqlite")
     held = StoreWriter(old, store.identity(), store.vocabulary())
     with pytest.raises(FastsiaError, match="is locked"):
@@ -328,20 +330,20 @@ def test_a_corrected_gold_needs_no_new_draws(tmp_path: Path) -> None:
     first = small(output=tmp_path, model=backend, backend="hf")
     answer = first.trajectories["answer_lenient"].dropna().iloc[0]
     place = first.trajectories["answer_lenient"].tolist().index(answer)
-    small(output=tmp_path, model=NoDraws(*shared_model()), backend="hf", think="lenient")
+    small(output=tmp_path, model=NoDraws(*shared_model()), backend="hf", answer_reading="lenient")
     corrected = [
         Problem(problem.id, problem.question, answer if i == place else problem.gold)
         for i, problem in enumerate(PROBLEMS[:4])
     ]
-    result = small(corrected, output=tmp_path, model=NoDraws(*shared_model()), backend="hf", think="lenient")
+    result = small(corrected, output=tmp_path, model=NoDraws(*shared_model()), backend="hf", answer_reading="lenient")
     assert result.trajectories["gold"].tolist() == [problem.gold for problem in corrected]
     assert result.trajectories["correct"][place]
     assert any("1 gold answer was corrected in the data since" in note for note in result.summary["warnings"])
     assert Store(tmp_path / "run.sqlite").problems()["gold"].tolist() == [problem.gold for problem in corrected]
     Store(tmp_path / "run.sqlite").check()
-    fresh = small(corrected, model=HFGenerateBackend(*shared_model()), backend="hf", think="lenient")
+    fresh = small(corrected, model=HFGenerateBackend(*shared_model()), backend="hf", answer_reading="lenient")
     pd.testing.assert_frame_equal(result.checkpoints, fresh.checkpoints)
-    again = small(corrected, output=tmp_path, model=NoDraws(*shared_model()), backend="hf", think="lenient")
+    again = small(corrected, output=tmp_path, model=NoDraws(*shared_model()), backend="hf", answer_reading="lenient")
     assert not any("corrected" in note for note in again.summary["warnings"])
 
 
@@ -349,7 +351,7 @@ def test_a_gold_corrected_in_an_older_run(old: Path) -> None:
     """Both at once: all texts are read again, with the new gold."""
     task = fastsia.load_task("demo", limit=2)
     first = task.problems[0]
-    problems = (Problem(first.id, first.question, "184", first.choices, first.format), *task.problems[1:])
+    problems = (Problem(first.id, first.question, "184", first.choices, first.answer_format), *task.problems[1:])
     result = evaluate("demo:sft", _with(task, problems), output=old, **OF_OLD)
     assert result.trajectories["correct"].tolist() == [True, False]
     notes = " ".join(result.summary["warnings"])
@@ -433,7 +435,7 @@ def test_a_function_reads_the_answers(tmp_path: Path) -> None:
     small(output=tmp_path, answer_reader=first_digit, backend="native")
     assert reread(tmp_path) is None, "the function is not at hand, and was not asked to change"
     with pytest.raises(FastsiaError, match=r"read by the function tests\.test_reading\.first_digit"):
-        reread(tmp_path, think="lenient")
+        reread(tmp_path, answer_reading="lenient")
     with pytest.raises(FastsiaError, match=r"config\.stop_at_answer was false, is now true"):
         small(output=tmp_path)
     changed = reread(tmp_path, answer_reader=lambda text: "7")
@@ -489,7 +491,7 @@ def test_the_source_of_a_reader_is_known_by_its_hash() -> None:
 # --- which answers are equal -----------------------------------------------------------------------------------
 
 
-BOXED: dict[str, Any] = {"format": "boxed", "answer_regex": r"\d+"}
+BOXED: dict[str, Any] = {"answer_format": "boxed", "answer_regex": r"\d+"}
 """The tiny model writes numbers, and no boxes."""
 
 
@@ -502,8 +504,8 @@ def by_length(answers: Sequence[str], gold: str, *, method: str) -> Classes:
 
 def test_equal_answers_are_one_and_can_be_told_apart_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "classes", by_length)
-    plain = small(output=tmp_path / "plain", think="lenient", **BOXED)
-    grouped = small(output=tmp_path / "grouped", think="lenient", equivalence="math_verify", **BOXED)
+    plain = small(output=tmp_path / "plain", answer_reading="lenient", **BOXED)
+    grouped = small(output=tmp_path / "grouped", answer_reading="lenient", equivalence="math_verify", **BOXED)
     assert grouped.summary["reading"]["equivalence"] == "math_verify"
     golds = plain.rollouts["gold"]
     for name in ("answer", "answer_lenient"):
@@ -537,12 +539,12 @@ def test_a_resumed_run_groups_what_is_new(tmp_path: Path, monkeypatch: pytest.Mo
         return by_length(answers, gold, method=method)
 
     monkeypatch.setattr(reading, "classes", noting)
-    settings = {"output": tmp_path, "equivalence": "math_verify", "think": "lenient", **BOXED}
+    settings = {"output": tmp_path, "equivalence": "math_verify", "answer_reading": "lenient", **BOXED}
     small(PROBLEMS[:2], **settings)
     asked.clear()
     result = small(PROBLEMS[:3], **settings)
     assert asked == ["1", "2"], "the try at the start, and the new problem"
-    again = small(PROBLEMS[:3], equivalence="math_verify", think="lenient", **BOXED)
+    again = small(PROBLEMS[:3], equivalence="math_verify", answer_reading="lenient", **BOXED)
     pd.testing.assert_frame_equal(result.checkpoints, again.checkpoints)
 
 
@@ -598,7 +600,7 @@ def test_report_of_a_run_under_way_shows_what_is_stored(old: Path, capsys: pytes
     held = StoreWriter(old, store.identity(), store.vocabulary())
     assert _run(["report", str(old), "-o", str(old / "page.html")]) == 0
     assert "Note: the stored texts were not read again: output folder" in capsys.readouterr().out
-    assert _run(["report", str(old), "--think", "lenient"]) == 2
+    assert _run(["report", str(old), "--answer_reading", "lenient"]) == 2
     held.close()
 
 

@@ -26,7 +26,7 @@ QUICK = SIAConfig(
     num_splits=2,
     temperature=1.0,
     top_p=1.0,
-    think="lenient",
+    answer_reading="lenient",
 )
 DEMO = SIAConfig(num_rollouts=4, stride=16, max_tokens=40, num_bootstrap=50, num_splits=2)
 

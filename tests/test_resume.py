@@ -26,7 +26,7 @@ SETTINGS = {
     "stride": 4,
     "max_tokens": 40,
     "top_p": 1.0,
-    "window": 1,
+    "max_concurrent_trajectories": 1,
     "num_bootstrap": 20,
     "num_splits": 2,
 }
@@ -135,7 +135,7 @@ def test_a_run_extended_by_its_limit_equals_a_whole_one(
     model: Path, questions: Path, tmp_path: Path, whole: dict[str, Any]
 ) -> None:
     """The usual window: neighbours in a batch differ from the whole run's, the draws do not."""
-    settings = SETTINGS | {"window": 64}
+    settings = SETTINGS | {"max_concurrent_trajectories": 64}
     for limit in (5, 11, None):
         fastsia.evaluate(str(model), str(questions), limit=limit, output=tmp_path, **settings)
     assert_equal(tables(tmp_path), whole)

@@ -328,7 +328,7 @@ def _vllm(model: Model, work: Work) -> Iterator[RollOut]:
 
 def open_engine(model: Model, compile: str = "auto", **settings: Any) -> Engine:
     """An engine on the model, refused where it could not be made as fast as it was asked to be."""
-    engine = Engine(model.module, max_rows=settings.pop("max_rows", 512), compile=compile, **settings)
+    engine = Engine(model.module, max_num_seqs=settings.pop("max_num_seqs", 512), compile=compile, **settings)
     if compile not in ("auto", engine.runner.compile):
         raise RuntimeError(f"compile={compile!r} became {engine.runner.compile!r}: {' '.join(engine.runner.warnings)}")
     return engine

@@ -52,7 +52,7 @@ def measure(model: Model, shape: Shape, rows: int, toy: bool) -> dict[str, Any]:
     free_memory(model.device)  # the engine's pool takes most of what is free
     if model.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    engine = open_engine(model, max_rows=rows)
+    engine = open_engine(model, max_num_seqs=rows)
     steady = fitting(engine, rows, shape.prompt_tokens, TOY_SUFFIX if toy else FULL_SUFFIX)
     decode = _decode(engine, model, steady, shape)
     parts = _parts(engine, model, steady, shape)
@@ -73,7 +73,7 @@ def measure(model: Model, shape: Shape, rows: int, toy: bool) -> dict[str, Any]:
         "memory": memory(model.device)
         | {
             "weight_bytes": sum(p.numel() * p.element_size() for p in model.module.parameters()),
-            "kv_pool_bytes": engine.num_blocks * per_block,
+            "kv_pool_bytes": engine.num_kv_blocks * per_block,
             "kv_used_bytes": engine.counters.peak_kv_blocks * per_block,
         },
     }
@@ -82,7 +82,7 @@ def measure(model: Model, shape: Shape, rows: int, toy: bool) -> dict[str, Any]:
 def fitting(engine: Engine, rows: int, prefix: int, suffix: int) -> Steady:
     """With suffixes as long as the KV pool can hold, at most `suffix`."""
     steady = Steady(rows, prefix, suffix, min(ROWS_PER_TRUNK, rows))
-    blocks = int(_POOL_SHARE * engine.num_blocks) - steady.num_trunks * -(-prefix // engine.block_size)
+    blocks = int(_POOL_SHARE * engine.num_kv_blocks) - steady.num_trunks * -(-prefix // engine.block_size)
     longest = blocks // rows * engine.block_size
     if longest < 2:
         raise RuntimeError(f"the KV pool has no room for {rows} rows of two tokens.")

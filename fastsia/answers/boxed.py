@@ -28,16 +28,16 @@ def balanced(text: bytes, begin: int) -> bytes | None:
     return None
 
 
-def boxed_value(content: bytes, format: AnswerFormat, options: Options) -> str | None:
+def boxed_value(content: bytes, answer_format: AnswerFormat, options: Options) -> str | None:
     """What the content of a box says: an option's letter, a canonical number, or (format boxed) an expression."""
-    if format == "choice" or (format == "boxed" and options is not None):
+    if answer_format == "choice" or (answer_format == "boxed" and options is not None):
         return choice_after_marker(content, 0, options)
-    value, is_number = whole_number(content, is_formula=format == "boxed")
-    if format == "boxed" and _OPENED.match(content) and _NEXT_IN_LIST.search(content) and b",0" not in content:
+    value, is_number = whole_number(content, is_formula=answer_format == "boxed")
+    if answer_format == "boxed" and _OPENED.match(content) and _NEXT_IN_LIST.search(content) and b",0" not in content:
         return _expression(content)
-    if format == "boxed" and value is None and _RAISED.search(content):
+    if answer_format == "boxed" and value is None and _RAISED.search(content):
         is_number = False  # 3² is no arithmetic that someone typed
-    return value if is_number or format == "number" else _expression(content)
+    return value if is_number or answer_format == "number" else _expression(content)
 
 
 # (100,200) is a point or an interval; (1,000) is not.

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastsia.answers.native import extension
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 
 Estimator = Literal["plugin", "miller_madow", "chao_shen"]
 NULL_CODE = -1

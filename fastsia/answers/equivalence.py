@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
 from fastsia.answers.spelling import FUNCTIONS
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 
 Equivalence = Literal["spelling", "math_verify"]
 

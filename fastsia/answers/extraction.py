@@ -15,7 +15,9 @@ from fastsia.answers.native import extension
 from fastsia.answers.number import whole_number
 from fastsia.answers.spec import Spec, encode
 from fastsia.answers.vocabulary import Vocabulary, ragged
-from fastsia.config import AnswerFormat, FastsiaError, Think
+from fastsia.config import AnswerFormat, AnswerReading
+from fastsia.errors import FastsiaError
+from fastsia.renamed import renamed
 
 RULES_VERSION = 2
 """Of the rules by which answers are read; stored with a run, whose answers are read again under a later one."""
@@ -24,12 +26,13 @@ Answers = list[str | None]
 Options = Sequence[str] | None
 
 
+@renamed(format="answer_format", think="answer_reading")
 def extract_answers(
     texts: Sequence[str],
-    format: AnswerFormat = "number",
+    answer_format: AnswerFormat = "number",
     *,
     options: Options | Sequence[Options] = None,
-    think: Think = "strict",
+    answer_reading: AnswerReading = "strict",
     starts_in_think: bool = False,
     think_tags: tuple[str, str] | None = None,
     stop_texts: bool = True,
@@ -53,23 +56,23 @@ def extract_answers(
         FastsiaError: for an unknown format, a text that is none, or options or `cut` that fit neither
             one nor all texts.
     """
-    _check_think(think, ("strict", "lenient"))
+    _check_reading(answer_reading, ("strict", "lenient"))
     if isinstance(texts, str):
         raise FastsiaError(f"texts must be a sequence of texts, got the text {texts!r:.60}.")
     encoded = [encode(text, f"texts[{i}]") for i, text in enumerate(texts)]
     reading = {"think_tags": think_tags, "stop_texts": stop_texts}
-    specs, spec_of_text = _specs(format, options, starts_in_think, len(encoded), reading)
+    specs, spec_of_text = _specs(answer_format, options, starts_in_think, len(encoded), reading)
     is_cut = _flags(cut, len(encoded), "cut", "texts")
     core = extension()
     if core is None:
         return [
-            reference.read_answer(text, specs[i], cut=end)[think == "lenient"]
+            reference.read_answer(text, specs[i], cut=end)[answer_reading == "lenient"]
             for text, i, end in zip(encoded, spec_of_text, is_cut.tolist(), strict=True)
         ]
     offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
     np.cumsum([len(text) for text in encoded], out=offsets[1:])
     natives = [spec.native(core) for spec in specs]
-    return core.extract_texts(b"".join(encoded), offsets, natives, spec_of_text, is_cut)[think == "lenient"]
+    return core.extract_texts(b"".join(encoded), offsets, natives, spec_of_text, is_cut)[answer_reading == "lenient"]
 
 
 @overload
@@ -79,10 +82,10 @@ def extract_rollouts(
     prefix_lens: ArrayLike,
     token_ids: ArrayLike,
     offsets: ArrayLike,
-    format: AnswerFormat,
+    answer_format: AnswerFormat,
     *,
     options: Options = ...,
-    think: Think = ...,
+    answer_reading: AnswerReading = ...,
     starts_in_think: bool = ...,
     think_tags: tuple[str, str] | None = ...,
     stop_texts: bool = ...,
@@ -98,10 +101,10 @@ def extract_rollouts(
     prefix_lens: ArrayLike,
     token_ids: ArrayLike,
     offsets: ArrayLike,
-    format: AnswerFormat,
+    answer_format: AnswerFormat,
     *,
     options: Options = ...,
-    think: Literal["both"],
+    answer_reading: Literal["both"],
     starts_in_think: bool = ...,
     think_tags: tuple[str, str] | None = ...,
     stop_texts: bool = ...,
@@ -116,10 +119,10 @@ def extract_rollouts(
     prefix_lens: ArrayLike,
     token_ids: ArrayLike,
     offsets: ArrayLike,
-    format: AnswerFormat,
+    answer_format: AnswerFormat,
     *,
     options: Options = None,
-    think: Think | Literal["both"] = "strict",
+    answer_reading: AnswerReading | Literal["both"] = "strict",
     starts_in_think: bool = False,
     think_tags: tuple[str, str] | None = None,
     stop_texts: bool = True,
@@ -141,8 +144,8 @@ def extract_rollouts(
     Raises:
         FastsiaError: where the arrays do not fit together.
     """
-    _check_think(think, ("strict", "lenient", "both"))
-    spec = Spec.of(format, options, starts_in_think, think_tags=think_tags, stop_texts=stop_texts)
+    _check_reading(answer_reading, ("strict", "lenient", "both"))
+    spec = Spec.of(answer_format, options, starts_in_think, think_tags=think_tags, stop_texts=stop_texts)
     prefix = np.ascontiguousarray(prefix_ids, dtype=np.int32).reshape(-1)
     lens = np.ascontiguousarray(prefix_lens, dtype=np.int32).reshape(-1)
     ids, rows = ragged(token_ids, offsets)
@@ -165,9 +168,9 @@ def extract_rollouts(
         ]
         pairs = [reference.read_answer(text, spec, cut=end) for text, end in zip(texts, is_cut.tolist(), strict=True)]
         strict, lenient = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    if think == "both":
+    if answer_reading == "both":
         return strict, lenient
-    return strict if think == "strict" else lenient
+    return strict if answer_reading == "strict" else lenient
 
 
 def canonical_number(text: str) -> str | None:
@@ -175,26 +178,26 @@ def canonical_number(text: str) -> str | None:
     return whole_number(encode(text, "text"))[0]
 
 
-def canonical_gold(text: str, format: AnswerFormat, options: Options = None) -> str | None:
+def canonical_gold(text: str, answer_format: AnswerFormat, options: Options = None) -> str | None:
     """A data set's gold answer in the form that extraction gives; None where it has none.
 
     number: what follows the last "####", if there is one. choice: a letter, an option's own text or a digit label.
     boxed: the content of the last \\boxed, or the whole text as if it stood in one.
     """
-    spec = Spec.of(format, options)
+    spec = Spec.of(answer_format, options)
     gold = encode(text, "gold")
-    if format == "number":
+    if answer_format == "number":
         return whole_number(gold.rpartition(b"####")[2])[0]
-    if format == "choice":
+    if answer_format == "choice":
         return whole_choice(gold, spec.options)
     if b"\\boxed" in gold:
         return reference.read_answer(gold, spec)[0]
-    return boxed_value(gold, format, spec.options)
+    return boxed_value(gold, answer_format, spec.options)
 
 
-def _check_think(think: str, allowed: tuple[str, ...]) -> None:
-    if think not in allowed:
-        raise FastsiaError(f"think must be one of {allowed}, got {think!r}.")
+def _check_reading(answer_reading: str, allowed: tuple[str, ...]) -> None:
+    if answer_reading not in allowed:
+        raise FastsiaError(f"answer_reading must be one of {allowed}, got {answer_reading!r}.")
 
 
 def _flags(values: object, count: int, name: str, what: str) -> NDArray[np.bool_]:
@@ -210,7 +213,7 @@ def _flags(values: object, count: int, name: str, what: str) -> NDArray[np.bool_
 
 
 def _specs(
-    format: AnswerFormat,
+    answer_format: AnswerFormat,
     options: Options | Sequence[Options],
     starts_in_think: bool,
     count: int,
@@ -218,11 +221,11 @@ def _specs(
 ) -> tuple[list[Spec], NDArray[np.int32]]:
     """The different specs of the texts, and which of them each text has."""
     if options is None or isinstance(options, str) or all(isinstance(option, str) for option in options):
-        one = Spec.of(format, cast(Options, options), starts_in_think, **reading)
+        one = Spec.of(answer_format, cast(Options, options), starts_in_think, **reading)
         return [one], np.zeros(count, dtype=np.int32)
     if len(options) != count:
         raise FastsiaError(f"options must be texts, or one sequence for each of the {count} texts, got {len(options)}.")
     specs: dict[Spec, int] = {}
-    each = [Spec.of(format, own, starts_in_think, **reading) for own in options]
+    each = [Spec.of(answer_format, own, starts_in_think, **reading) for own in options]
     of_text = np.array([specs.setdefault(spec, len(specs)) for spec in each], dtype=np.int32)
     return list(specs), of_text

@@ -136,9 +136,9 @@ def _read(text: bytes, spec: Spec, cut: bool) -> str | None:
     announced = _announced(text, spec, is_open=cut)
     if announced is not None:
         return announced[1]
-    if cut or spec.format == "boxed":
+    if cut or spec.answer_format == "boxed":
         return None
-    if spec.format == "choice":
+    if spec.answer_format == "choice":
         return stated_choice(text, spec.options) or last_choice(text, spec.options)
     return last_number(text, _passed_over(text, spec))
 
@@ -152,12 +152,12 @@ def _announced(text: bytes, spec: Spec, *, is_open: bool) -> tuple[int, str] | N
 
     is_open: more text may follow, so a value counts only where its end is in sight.
     """
-    asked_for = _ASKED_FOR[spec.format]
+    asked_for = _ASKED_FOR[spec.answer_format]
     asked = _values(text, frozenset((asked_for,)), spec, is_open)
-    found = _last(asked) if spec.format == "boxed" else next(asked, None)
+    found = _last(asked) if spec.answer_format == "boxed" else next(asked, None)
     if found is None:
         found = next(_values(text, _STRONG - {asked_for}, spec, is_open), None)
-    if found is None and spec.format != "boxed":
+    if found is None and spec.answer_format != "boxed":
         found = _last(_values(text, frozenset((Marker.STATED,)), spec, is_open))
     return found
 
@@ -190,7 +190,7 @@ def is_settled(text: bytes, spec: Spec) -> bool:
     before any stop text. Never for boxed, whose last occurrence counts; and where a think block is expected
     (`expects_think`), not before one has closed.
     """
-    if spec.format == "boxed":
+    if spec.answer_format == "boxed":
         return False
     opens = spec.starts_in_think or _opening(text, 0, spec) is not None
     if opens:
@@ -205,7 +205,7 @@ def is_settled(text: bytes, spec: Spec) -> bool:
         text = _without_partial_close(text, spec) if close is None else text[: close[0]]
     stop = _STOP.search(text) if spec.stop_texts else None
     counted = text[: stop.start()] if stop else text
-    return next(_values(counted, frozenset((_ASKED_FOR[spec.format],)), spec, True), None) is not None
+    return next(_values(counted, frozenset((_ASKED_FOR[spec.answer_format],)), spec, True), None) is not None
 
 
 def answer_begin(text: bytes, spec: Spec) -> int | None:
@@ -266,13 +266,13 @@ def _value_of(text: bytes, occurrence: _Occurrence, spec: Spec) -> _Found:
         content = balanced(text, occurrence.end)
         if content is None:
             return _Found(None, len(text) > occurrence.end + MAX_BOX, False, (0, 0))
-        value = boxed_value(content, spec.format, spec.options)
+        value = boxed_value(content, spec.answer_format, spec.options)
         return _Found(value, True, True, (occurrence.end, occurrence.end + len(content)))
     begin, end, is_closed = _window(text, occurrence, spec)
     line = text[:end]
-    if spec.format == "choice" or (spec.format == "boxed" and spec.options is not None):
+    if spec.answer_format == "choice" or (spec.answer_format == "boxed" and spec.options is not None):
         return _Found(choice_after_marker(line, begin, spec.options), is_closed, False, (begin, end))
-    if spec.format == "boxed":
+    if spec.answer_format == "boxed":
         return _Found(expression_after_marker(line, begin), is_closed, False, (begin, end))
     value, is_formed = number_after_marker(line, begin, is_heading=occurrence.marker is Marker.HASH)
     return _Found(value, is_closed, is_formed, (begin, end))

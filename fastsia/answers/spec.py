@@ -9,7 +9,8 @@ from types import ModuleType
 from typing import Any
 
 from fastsia.answers.think import KNOWN_TAGS, check_tags
-from fastsia.config import ANSWER_FORMATS, AnswerFormat, FastsiaError
+from fastsia.config import ANSWER_FORMATS, AnswerFormat
+from fastsia.errors import FastsiaError
 
 _SENTENCE_END = re.compile(rb"[.?][*_\"')\]]{0,4}[ \t]")
 
@@ -25,7 +26,7 @@ class Spec:
     expects_think: a think block may come at any time, so a rollout is not ended early before one has closed.
     """
 
-    format: AnswerFormat
+    answer_format: AnswerFormat
     options: tuple[bytes, ...] | None = None
     starts_in_think: bool = False
     think_tags: tuple[tuple[bytes, bytes], ...] = tuple((a.encode(), b.encode()) for a, b in KNOWN_TAGS)
@@ -35,7 +36,7 @@ class Spec:
     @classmethod
     def of(
         cls,
-        format: AnswerFormat,
+        answer_format: AnswerFormat,
         options: Sequence[str] | None = None,
         starts_in_think: bool = False,
         *,
@@ -48,8 +49,8 @@ class Spec:
         Raises:
             FastsiaError: for an unknown format, or options that are not texts.
         """
-        if format not in ANSWER_FORMATS:
-            raise FastsiaError(f"format must be one of {ANSWER_FORMATS}, got {format!r}.")
+        if answer_format not in ANSWER_FORMATS:
+            raise FastsiaError(f"answer_format must be one of {ANSWER_FORMATS}, got {answer_format!r}.")
         tags = KNOWN_TAGS if think_tags is None else (check_tags(think_tags), *KNOWN_TAGS)
         encoded = tuple((encode(a, "think_tags[0]"), encode(b, "think_tags[1]")) for a, b in tags)
         texts = None
@@ -57,7 +58,7 @@ class Spec:
             raise FastsiaError(f"options must be a sequence of texts, got the text {options!r:.60}.")
         if options is not None:
             texts = tuple(encode(option, f"options[{i}]") for i, option in enumerate(options))
-        return cls(format, texts, starts_in_think, encoded, stop_texts, expects_think)
+        return cls(answer_format, texts, starts_in_think, encoded, stop_texts, expects_think)
 
     def window(self, size: int) -> int:
         """How many bytes the value after a marker may take: `size`, more where an option's own text is longer."""
@@ -71,7 +72,7 @@ class Spec:
     def native(self, core: ModuleType) -> Any:
         """The same for the C++ core."""
         return core.Spec(
-            ANSWER_FORMATS.index(self.format),
+            ANSWER_FORMATS.index(self.answer_format),
             self.options,
             self.starts_in_think,
             self.think_tags,

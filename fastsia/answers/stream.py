@@ -12,7 +12,8 @@ from fastsia.answers import reference
 from fastsia.answers.native import extension
 from fastsia.answers.spec import Spec
 from fastsia.answers.vocabulary import TEXT, Vocabulary
-from fastsia.config import AnswerFormat, FastsiaError
+from fastsia.config import AnswerFormat
+from fastsia.errors import FastsiaError
 
 
 class AnswerStream:
@@ -37,7 +38,7 @@ class AnswerStream:
 
     def open(
         self,
-        format: AnswerFormat,
+        answer_format: AnswerFormat,
         options: Sequence[str] | None = None,
         starts_in_think: bool = False,
         *,
@@ -47,7 +48,7 @@ class AnswerStream:
     ) -> int:
         """A new spec, for any number of slots: what their texts are read for. Arguments as `Spec.of` has them."""
         spec = Spec.of(
-            format,
+            answer_format,
             options,
             starts_in_think,
             think_tags=think_tags,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastsia.config import FastsiaError, is_text
+from fastsia.config import is_text
+from fastsia.errors import FastsiaError
 
 KNOWN_TAGS: tuple[tuple[str, str], ...] = (
     ("<think>", "</think>"),

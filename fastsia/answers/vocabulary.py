@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastsia.answers.native import extension
 from fastsia.answers.think import known_tags
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 
 TEXT, BYTE, NOTHING = 0, 1, 2  # kinds of tokens
 _MAGIC = b"fastsia vocabulary 1\n"

@@ -6,7 +6,7 @@ import difflib
 import os
 from typing import TYPE_CHECKING, Any
 
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 
 if TYPE_CHECKING:
     from fastsia.backends.base import Backend
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 BACKENDS = ("native", "hf", "openai", "vllm")
 LOAD_OPTIONS = ("device", "dtype", "trust_remote_code", "revision")
 ENGINE_OPTIONS = (
-    "max_rows",
-    "num_blocks",
+    "max_num_seqs",
+    "num_kv_blocks",
     "block_size",
-    "window",
-    "prefill_chunk",
+    "max_concurrent_trajectories",
+    "max_num_batched_tokens",
     "kernels",
     "compile",
     "gpu_memory_utilization",
@@ -30,7 +30,7 @@ _TAKEN = {
     "native": (*LOAD_OPTIONS, "peft", *ENGINE_OPTIONS),
     "hf": (*LOAD_OPTIONS, "peft"),
     "openai": ("trust_remote_code", "revision", *SERVER_OPTIONS),
-    "vllm": ("dtype", "trust_remote_code", "revision", "max_rows", "gpu_memory_utilization", *VLLM_OPTIONS),
+    "vllm": ("dtype", "trust_remote_code", "revision", "max_num_seqs", "gpu_memory_utilization", *VLLM_OPTIONS),
 }
 BACKEND_OPTIONS = tuple(dict.fromkeys(option for taken in _TAKEN.values() for option in taken))
 

@@ -20,7 +20,7 @@ from tenacity import (
     wait_random,
 )
 
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 
 # What may pass by itself: time-outs, a full queue, a restart, a proxy without its server.
 _PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}

@@ -37,10 +37,10 @@ from fastsia.backends.continuations import (
     trajectory_of,
     trajectory_start,
 )
-from fastsia.config import FastsiaError
 from fastsia.engine.checkpoint import context_length, eos_ids, load_model, origin_of
 from fastsia.engine.run import checkpoints_of
 from fastsia.engine.sequence import Counters, Request, Trajectory
+from fastsia.errors import FastsiaError
 
 
 class HFGenerateBackend:
@@ -121,7 +121,7 @@ class HFGenerateBackend:
         rows = self._generate(start, [])
         # The prefix of every copy is prefilled, and each draw but the first costs a row.
         self.counters.prefill_tokens += start.count * len(start.prefix)
-        self.counters.row_steps += start.count * (max(len(row.token_ids) for row in rows) - 1)
+        self.counters.computed_tokens += start.count * (max(len(row.token_ids) for row in rows) - 1)
         return rows
 
     def _generate(self, start: Continuation, recorders: list[LogitsProcessor]) -> list[Row]:

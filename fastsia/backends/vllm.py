@@ -26,7 +26,7 @@ from fastsia.backends.continuations import (
     trajectory_of,
     trajectory_start,
 )
-from fastsia.config import FastsiaError, integer_from
+from fastsia.config import integer_from
 from fastsia.engine.checkpoint import (
     Description,
     context_length,
@@ -39,6 +39,7 @@ from fastsia.engine.checkpoint import (
 from fastsia.engine.gguf import is_gguf
 from fastsia.engine.run import checkpoints_of
 from fastsia.engine.sequence import Counters, Request, Trajectory
+from fastsia.errors import FastsiaError
 
 # Trajectories drawn together, then all their checkpoints: enough to fill vLLM's batch, few enough to store steadily.
 _WINDOW = 64
@@ -54,7 +55,7 @@ class VLLMBackend:
     Args:
         tensor_parallel_size: GPUs that share the model.
         model_args: further arguments of `vllm.LLM`, as they are.
-        dtype, trust_remote_code, revision, gpu_memory_utilization: as elsewhere. max_rows: vLLM's max_num_seqs.
+        dtype, trust_remote_code, revision, gpu_memory_utilization: as elsewhere. max_num_seqs: vLLM's max_num_seqs.
     """
 
     name = "vllm"
@@ -70,7 +71,7 @@ class VLLMBackend:
         trust_remote_code: bool = False,
         revision: str | None = None,
         gpu_memory_utilization: float | None = None,
-        max_rows: int | None = None,
+        max_num_seqs: int | None = None,
     ) -> None:
         # It logs from several processes; standard output is for what the caller prints.
         os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.__stderr__")
@@ -97,7 +98,7 @@ class VLLMBackend:
         optional = {
             "revision": revision,
             "gpu_memory_utilization": gpu_memory_utilization,
-            "max_num_seqs": None if max_rows is None else integer_from(1, "max_rows", max_rows),
+            "max_num_seqs": None if max_num_seqs is None else integer_from(1, "max_num_seqs", max_num_seqs),
         }
         if resolve_device().type == "cpu":
             # While vLLM splits a prompt it rewinds the generator of a seeded request; a CPU's cannot be (0.32.0).

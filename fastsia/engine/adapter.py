@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from fastsia.config import FastsiaError
 from fastsia.engine.weights import check_finite
+from fastsia.errors import FastsiaError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

@@ -30,7 +30,7 @@ class Shortage:
 class RowCounts:
     """Rows computed, by what they were for; see `Counters`."""
 
-    row_steps: int
+    computed_tokens: int
     trajectory_tokens: int
     prefill_tokens: int
     recomputed_tokens: int
@@ -78,7 +78,7 @@ class Bookkeeping:
 
     # --- before the model ----------------------------------------------------------------------------------------
 
-    def select(self, max_rows: int, prefill_chunk: int) -> Selection | Shortage:
+    def select(self, max_num_seqs: int, max_num_batched_tokens: int) -> Selection | Shortage:
         """The next step's rows, oldest trajectories first, and their blocks; empty when nothing is left to compute."""
         trunks, branches = self._tree.trunks, self._tree.branches
         trunk = trunks.rows()
@@ -98,7 +98,7 @@ class Bookkeeping:
             [4 * trunks.order[trunk], 4 * trunks.order[branches.trunk[branch]] + 1 + (branches.num_blocks[branch] == 0)]
         )
         order = np.argsort(urgency, kind="stable")
-        rows, count = np.concatenate([trunk, branch])[order], _limit(count[order], max_rows, prefill_chunk)
+        rows, count = np.concatenate([trunk, branch])[order], _limit(count[order], max_num_seqs, max_num_batched_tokens)
         on_trunk = order < len(trunk)
         needs = self._needs(rows, on_trunk, count)
         if int(needs[0]) > self._tree.blocks.num_free:
@@ -139,8 +139,10 @@ class Bookkeeping:
         of_trunks, of_branches = fresh
         drawn = np.maximum(trunks.computed[selection.trunks] - trunks.prompt_len[selection.trunks], 0)
         generated = int((np.minimum(of_trunks, drawn) * ~trunks.fixed[selection.trunks]).sum())
-        row_steps, num_fresh = int(of_branches.sum()), int(of_trunks.sum())
-        return RowCounts(row_steps, generated, num_fresh - generated, selection.num_rows - row_steps - num_fresh)
+        computed_tokens, num_fresh = int(of_branches.sum()), int(of_trunks.sum())
+        return RowCounts(
+            computed_tokens, generated, num_fresh - generated, selection.num_rows - computed_tokens - num_fresh
+        )
 
     def draws(self, selection: Selection, batch: Batch) -> Draws:
         """Each generating trunk's next token, and every rollout on each computed branch."""
@@ -339,14 +341,14 @@ class Bookkeeping:
         return mine[ends]
 
 
-def _limit(count: np.ndarray, max_rows: int, prefill_chunk: int) -> np.ndarray:
-    """Rows given to each candidate, most urgent first: single rows up to max_rows, longer ones from the chunk."""
+def _limit(count: np.ndarray, max_num_seqs: int, max_num_batched_tokens: int) -> np.ndarray:
+    """Rows given to each candidate, most urgent first: single rows up to max_num_seqs, longer ones from the chunk."""
     single = count == 1
-    if int(single.sum()) > max_rows:
-        count = np.where(single & (np.cumsum(single) > max_rows), 0, count)
+    if int(single.sum()) > max_num_seqs:
+        count = np.where(single & (np.cumsum(single) > max_num_seqs), 0, count)
     longer = np.where(single, 0, count)
     total = int(longer.sum())
-    if total > prefill_chunk:
+    if total > max_num_batched_tokens:
         before = np.cumsum(longer) - longer
-        count = np.where(single, count, np.clip(prefill_chunk - before, 0, longer))
+        count = np.where(single, count, np.clip(max_num_batched_tokens - before, 0, longer))
     return count

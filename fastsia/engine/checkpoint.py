@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from fastsia.config import FastsiaError
 from fastsia.engine import adapter, gguf
 from fastsia.engine.weights import check_finite, check_keys, in_report, quiet_load_report
+from fastsia.errors import FastsiaError
 from fastsia.tasks.hub import hub_status
 from fastsia.tasks.models import MODELS
 

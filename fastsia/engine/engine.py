@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from fastsia import renamed
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.config import MAX_COUNT, FastsiaError, SamplingParams, Share, integer, integer_from, integers, real
+from fastsia.config import MAX_COUNT, SamplingParams, Share, integer, integer_from, integers, real
 from fastsia.engine.block_manager import BlockManager, OutOfBlocksError
 from fastsia.engine.checkpoint import context_length, eos_ids, load_model, origin_of
 from fastsia.engine.forcing import Forced, ForcedScore, check_forced, force
@@ -22,9 +23,16 @@ from fastsia.engine.model_runner import ModelRunner
 from fastsia.engine.profile import StepProfile, profiled
 from fastsia.engine.run import Run
 from fastsia.engine.sequence import Counters, Request, Rollout, Trajectory
+from fastsia.errors import FastsiaError
 from fastsia.ops import select
 
 
+@renamed.renamed(
+    max_rows="max_num_seqs",
+    num_blocks="num_kv_blocks",
+    window="max_concurrent_trajectories",
+    prefill_chunk="max_num_batched_tokens",
+)
 class Engine:
     """Rollouts of a Hugging Face decoder, from live weights: later updates of the model are seen.
 
@@ -33,15 +41,15 @@ class Engine:
     Args:
         model: any decoder of transformers with the attention interface (Llama, Qwen2, Gemma2, Olmo3, ...).
         tokenizer: its tokenizer, or None.
-        max_rows: decode rows a step. The draws do not depend on it.
-        num_blocks: size of the KV pool in blocks; None takes 1 GiB on a CPU and what `gpu_memory_utilization` leaves
+        max_num_seqs: decode rows a step. The draws do not depend on it.
+        num_kv_blocks: size of the KV pool in blocks; None takes 1 GiB on a CPU and what `gpu_memory_utilization` leaves
             on a GPU.
         block_size: tokens a block.
-        window: trajectories in flight.
-        prefill_chunk: rows a step for prompts and other given tokens.
+        max_concurrent_trajectories: trajectories in flight.
+        max_num_batched_tokens: rows a step for prompts and other given tokens.
         kernels: "auto" (Triton on CUDA, the C++ core on a CPU), "triton", "native" or "reference" (plain PyTorch).
-        compile: "on" puts steps of up to `max_rows` rows through torch.compile and, on CUDA, into CUDA graphs; "graphs"
-            only into those; "off" runs the model as it is. "auto" is "on" on CUDA and "off" on a CPU.
+        compile: "on" puts steps of up to `max_num_seqs` rows through torch.compile and, on CUDA, into CUDA graphs;
+            "graphs" only into those; "off" runs the model as it is. "auto" is "on" on CUDA and "off" on a CPU.
         gpu_memory_utilization: part of the card's memory that weights, KV pool and steps may take together.
 
     Raises:
@@ -53,11 +61,11 @@ class Engine:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
-        max_rows: int = 512,
-        num_blocks: int | None = None,
+        max_num_seqs: int = 512,
+        num_kv_blocks: int | None = None,
         block_size: int = 16,
-        window: int = 64,
-        prefill_chunk: int = 1024,
+        max_concurrent_trajectories: int = 64,
+        max_num_batched_tokens: int = 1024,
         kernels: str = "auto",
         compile: str = "auto",
         gpu_memory_utilization: float = 0.9,
@@ -73,26 +81,26 @@ class Engine:
         self.tokenizer = tokenizer
         self.vocabulary = Vocabulary.from_tokenizer(tokenizer) if tokenizer is not None else None
         self.counters = Counters()
-        self.max_rows = integer_from(1, "max_rows", max_rows)
-        self.window = integer_from(1, "window", window)
-        self.prefill_chunk = integer_from(1, "prefill_chunk", prefill_chunk)
+        self.max_num_seqs = integer_from(1, "max_num_seqs", max_num_seqs)
+        self.max_concurrent_trajectories = integer_from(1, "max_concurrent_trajectories", max_concurrent_trajectories)
+        self.max_num_batched_tokens = integer_from(1, "max_num_batched_tokens", max_num_batched_tokens)
         self.block_size = integer_from(1, "block_size", block_size)
         device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
         self.ops = select(device, kernels, dtype)
         compile = _resolve_compile(compile, device)
-        if num_blocks is None:
-            num_blocks = default_num_blocks(
+        if num_kv_blocks is None:
+            num_kv_blocks = default_num_blocks(
                 model,
                 device,
                 self.block_size,
                 gpu_memory_utilization,
-                max_rows=self.max_rows,
-                prefill_chunk=self.prefill_chunk,
-                window=self.window,
+                max_num_seqs=self.max_num_seqs,
+                max_num_batched_tokens=self.max_num_batched_tokens,
+                max_concurrent_trajectories=self.max_concurrent_trajectories,
             )
-        self.num_blocks = integer_from(1, "num_blocks", num_blocks)
+        self.num_kv_blocks = integer_from(1, "num_kv_blocks", num_kv_blocks)
         self.runner = ModelRunner(
-            model, self.ops, self.num_blocks, self.block_size, compile=compile, max_rows=self.max_rows
+            model, self.ops, self.num_kv_blocks, self.block_size, compile=compile, max_num_seqs=self.max_num_seqs
         )
         self._running = False
         self._profile: StepProfile | None = None
@@ -143,14 +151,15 @@ class Engine:
             "kernels": self.ops.name,
             "compile": self.runner.compile,
             "head": "fused" if self.runner.fused_head else "model",
-            "max_rows": self.max_rows,
-            "num_blocks": self.num_blocks,
+            "max_num_seqs": self.max_num_seqs,
+            "num_kv_blocks": self.num_kv_blocks,
             "block_size": self.block_size,
-            "window": self.window,
+            "max_concurrent_trajectories": self.max_concurrent_trajectories,
         }
 
     def run(self, requests: Iterable[Request]) -> Iterator[Trajectory]:
-        """Draw and roll out trajectories, as they finish; at most `window` requests are taken ahead.
+        """Draw and roll out trajectories, as they finish; at most `max_concurrent_trajectories` requests are taken
+        ahead.
 
         What a trajectory holds depends on its request alone, not on its company or on any size set here.
         """
@@ -209,7 +218,12 @@ class Engine:
             while ended:
                 yield ended.popleft()
 
-    def force(
+    def force(self, *args: Any, **kwargs: Any) -> list[ForcedScore]:
+        """The old name of `loglikelihood`."""
+        renamed.warn("Engine.force", "Engine.loglikelihood")
+        return self.loglikelihood(*args, **kwargs)
+
+    def loglikelihood(
         self,
         prompt_ids: Sequence[int],
         trajectory_ids: Sequence[int],
@@ -226,7 +240,7 @@ class Engine:
         prompt, trajectory = integers("prompt_ids", prompt_ids), integers("trajectory_ids", trajectory_ids)
         check_forced(prompt, trajectory, forced, continuing, self.runner.vocab_size, self.context_length)
         self._check_idle()
-        blocks = BlockManager(self.num_blocks, self.block_size)
+        blocks = BlockManager(self.num_kv_blocks, self.block_size)
         self.runner.check_weights()
         try:
             scores, num_trunk_rows, num_rows = force(
@@ -235,11 +249,13 @@ class Engine:
                 prompt,
                 trajectory,
                 forced,
-                rows_at_once=self.prefill_chunk,
+                rows_at_once=self.max_num_batched_tokens,
                 continuing=continuing,
             )
         except OutOfBlocksError as error:
-            raise FastsiaError(f"the KV pool is too small for this trajectory: {error}; raise num_blocks.") from error
+            raise FastsiaError(
+                f"the KV pool is too small for this trajectory: {error}; raise num_kv_blocks."
+            ) from error
         self.counters.prefill_tokens += num_trunk_rows
         self.counters.forced_tokens += num_rows
         return scores
@@ -264,10 +280,10 @@ class Engine:
                 self.runner,
                 requests,
                 counters=self.counters,
-                blocks=BlockManager(self.num_blocks, self.block_size),
-                max_rows=self.max_rows,
-                prefill_chunk=self.prefill_chunk,
-                window=self.window,
+                blocks=BlockManager(self.num_kv_blocks, self.block_size),
+                max_num_seqs=self.max_num_seqs,
+                max_num_batched_tokens=self.max_num_batched_tokens,
+                max_concurrent_trajectories=self.max_concurrent_trajectories,
                 eos_token_ids=self.eos_token_ids,
                 context_length=self.context_length,
                 vocabulary=self.vocabulary,

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastsia.config import FastsiaError
 from fastsia.engine.batch import Batch
 from fastsia.engine.block_manager import BlockManager
 from fastsia.engine.model_runner import ModelRunner
+from fastsia.errors import FastsiaError
 
 # Rows whose logits are there at once, as float64 over the whole vocabulary: 300 MB for 150,000 tokens.
 _LOGIT_ROWS = 256

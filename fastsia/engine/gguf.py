@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 
 SUFFIX = ".gguf"
 _MAGIC = b"GGUF"

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastsia.config import FastsiaError
 from fastsia.engine.batch import Batch
 from fastsia.engine.inputs import Inputs, Shape, stage
 from fastsia.engine.staging import Staging, size_of, tensors_in
+from fastsia.errors import FastsiaError
 
 _FEWEST = 8
 Call = Callable[[], None]

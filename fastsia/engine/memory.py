@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from fastsia.config import FastsiaError
 from fastsia.engine.model_runner import ModelRunner
+from fastsia.errors import FastsiaError
 
 # A pool on the CPU is address space until it is used; this bounds what a run can come to use.
 _CPU_KV_BYTES = 1 << 30
@@ -22,9 +22,9 @@ def default_num_blocks(
     block_size: int,
     utilization: float,
     *,
-    max_rows: int,
-    prefill_chunk: int,
-    window: int,
+    max_num_seqs: int,
+    max_num_batched_tokens: int,
+    max_concurrent_trajectories: int,
 ) -> int:
     """Blocks of a pool that leaves alone `1 - utilization` of the card and what steps need; on a CPU, 1 GiB of them."""
     each = ModelRunner.bytes_per_block(model, block_size)
@@ -36,17 +36,30 @@ def default_num_blocks(
     spare = int(free - (1 - utilization) * total)
     config = model.config.get_text_config(decoder=True)
     vocab_size, itemsize = len(model.get_output_embeddings().weight), next(model.parameters()).dtype.itemsize
-    spare -= step_bytes(config, vocab_size, itemsize, max_rows=max_rows, prefill_chunk=prefill_chunk, window=window)
+    spare -= step_bytes(
+        config,
+        vocab_size,
+        itemsize,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        max_concurrent_trajectories=max_concurrent_trajectories,
+    )
     if spare // each < 64:
         raise FastsiaError(
-            f"only {max(spare, 0) >> 20} MiB are spare on {device} for the KV pool: free memory, lower max_rows, or use"
-            " a smaller model."
+            f"only {max(spare, 0) >> 20} MiB are spare on {device} for the KV pool: free memory, lower max_num_seqs, or"
+            " use a smaller model."
         )
     return spare // each
 
 
 def step_bytes(
-    config: PretrainedConfig, vocab_size: int, itemsize: int, *, max_rows: int, prefill_chunk: int, window: int
+    config: PretrainedConfig,
+    vocab_size: int,
+    itemsize: int,
+    *,
+    max_num_seqs: int,
+    max_num_batched_tokens: int,
+    max_concurrent_trajectories: int,
 ) -> int:
     """Device memory that steps take beside weights and pool, worked out from above; no GPU has confirmed it yet.
 
@@ -62,6 +75,6 @@ def step_bytes(
     row = itemsize * (4 * config.hidden_size + 3 * queries + 3 * keys + 3 * config.intermediate_size)
     # float32: a norm's input and square; attention's parts over trunk and suffix with their log-sum-exps.
     row += 4 * (2 * config.hidden_size + 2 * (queries + heads))
-    logits = 4 * itemsize * vocab_size * max_rows
-    hidden = 2 * itemsize * config.hidden_size * window * _KEPT_POSITIONS
-    return int(row * (2 * max_rows + prefill_chunk) + logits + hidden + _REST_BYTES)
+    logits = 4 * itemsize * vocab_size * max_num_seqs
+    hidden = 2 * itemsize * config.hidden_size * max_concurrent_trajectories * _KEPT_POSITIONS
+    return int(row * (2 * max_num_seqs + max_num_batched_tokens) + logits + hidden + _REST_BYTES)

@@ -12,7 +12,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from fastsia.config import FastsiaError
 from fastsia.engine.attention import AttentionContext, fastsia_attention
 from fastsia.engine.batch import Batch
 from fastsia.engine.compiled import compile_function, mark_dynamic
@@ -21,6 +20,7 @@ from fastsia.engine.inputs import Inputs, Shape, stage
 from fastsia.engine.staging import HostStaging, Staging, tensors_in
 from fastsia.engine.table import Table
 from fastsia.engine.weights import non_finite
+from fastsia.errors import FastsiaError
 from fastsia.ops import Ops
 from fastsia.ops.attend import using
 
@@ -28,7 +28,8 @@ from fastsia.ops.attend import using
 class ModelRunner:
     """A decoder of transformers, unmodified, over one pool of KV blocks.
 
-    compile: "off" runs it as it is. "on" puts batches of up to `max_rows` rows, padded, through torch.compile and, on
+    compile: "off" runs it as it is. "on" puts batches of up to `max_num_seqs` rows, padded, through torch.compile and,
+    on
         CUDA, into CUDA graphs; "graphs" only into those. What does not work is left out, and `warnings` says so.
 
     kv_cache: [num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim] in the model's dtype.
@@ -44,7 +45,7 @@ class ModelRunner:
         num_blocks: int,
         block_size: int,
         compile: str = "off",
-        max_rows: int = 512,
+        max_num_seqs: int = 512,
     ) -> None:
         self.model = model
         self.ops = ops
@@ -61,7 +62,7 @@ class ModelRunner:
             self.kv_cache = _zeros(shape, self.dtype, self.device)
         except (MemoryError, ValueError, torch.OutOfMemoryError) as error:  # twice numpy's, on a CPU
             raise FastsiaError(
-                f"num_blocks must fit into memory, got {num_blocks:,}, a KV pool of "
+                f"num_kv_blocks must fit into memory, got {num_blocks:,}, a KV pool of "
                 f"{num_blocks * self.bytes_per_block(model, block_size) / 2**30:,.0f} GiB."
             ) from error
         self._hidden = torch.empty((256, self.hidden_size), dtype=self.dtype, device=self.device)
@@ -70,7 +71,7 @@ class ModelRunner:
         self.num_out_of_memory = 0
         self.warnings: list[str] = []
         self.graphs: Graphs | None = None
-        self._most_rows = row_buckets(max_rows)[-1]
+        self._most_rows = row_buckets(max_num_seqs)[-1]
         self.staging = (HostStaging if self.device.type == "cpu" else Staging)(self.device)
         self._weights = self._addresses()
         decoder, head, softcap = model.base_model, model.get_output_embeddings(), self._softcap
@@ -132,7 +133,7 @@ class ModelRunner:
             return decode(self.kv_cache, *inputs, **bound)
 
     def use_graphs(self, new_pool: Callable[[], Callable[[Call], Call]] = CudaPool) -> None:
-        """Replay batches of up to `max_rows` rows from CUDA graphs from now on."""
+        """Replay batches of up to `max_num_seqs` rows from CUDA graphs from now on."""
         forward = partial(self._run, self._compiled or self._decode)
         hidden = torch.empty((self._most_rows, self.hidden_size), dtype=self.dtype, device=self.device)
         self.graphs = Graphs(forward, self.staging, hidden, self.kv_cache.shape[3], new_pool)

@@ -30,8 +30,8 @@ class NativeBookkeeping(Bookkeeping):
         self._books = core.Books(tree)
         self._tables: list[tuple[np.ndarray, np.ndarray | None, int]] = []
 
-    def select(self, max_rows: int, prefill_chunk: int) -> Selection | Shortage:
-        found = self._books.select(max_rows, prefill_chunk)
+    def select(self, max_num_seqs: int, max_num_batched_tokens: int) -> Selection | Shortage:
+        found = self._books.select(max_num_seqs, max_num_batched_tokens)
         return Selection(*found) if len(found) == 4 else Shortage(*found)
 
     def batch(self, selection: Selection) -> Batch:

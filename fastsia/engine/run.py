@@ -17,7 +17,6 @@ from torch import Tensor
 
 from fastsia.answers.stream import AnswerStream
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.config import FastsiaError
 from fastsia.engine import native
 from fastsia.engine.batch import Batch, Selection
 from fastsia.engine.block_manager import BlockManager
@@ -39,6 +38,7 @@ from fastsia.engine.sequence import (
 )
 from fastsia.engine.stopping import StopRules
 from fastsia.engine.tree import FINISHED, NO_NODE, TrajectoryTree
+from fastsia.errors import FastsiaError
 
 # Trunk positions that each rollout is tried on in one round of the trunk pass: most depart soon, few ride to the end.
 _RIDE_WINDOW = 16
@@ -67,7 +67,8 @@ class _Job:
 class Run:
     """Drives requests to their end.
 
-    window: trajectories in flight. eos_token_ids: what `SamplingParams.eos_token_id` None means. context_length: the
+    max_concurrent_trajectories: trajectories in flight. eos_token_ids: what `SamplingParams.eos_token_id` None means.
+    context_length: the
     model's, or None. on_rollouts: called with (job's request, [Rollout], checkpoints, indices) as rollouts end.
     profile: records every step. core: keep the books by the C++ core, where it is built.
     """
@@ -79,9 +80,9 @@ class Run:
         *,
         counters: Counters,
         blocks: BlockManager,
-        max_rows: int,
-        prefill_chunk: int,
-        window: int,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        max_concurrent_trajectories: int,
         eos_token_ids: tuple[int, ...],
         context_length: int | None,
         vocabulary: Vocabulary | None,
@@ -92,7 +93,7 @@ class Run:
         self._runner = runner
         self._requests = requests
         self._counters = counters
-        self._window = window
+        self._max_concurrent_trajectories = max_concurrent_trajectories
         self._eos_token_ids = eos_token_ids
         self._context_length = context_length
         self._vocabulary = vocabulary
@@ -109,7 +110,7 @@ class Run:
         self._stream = AnswerStream(vocabulary) if vocabulary is not None else None
         book = NativeBookkeeping if core and native.available() else Bookkeeping
         self._bookkeeping = book(self.tree, self._rule_list, self._stream)
-        self._scheduler = Scheduler(self.tree, self._bookkeeping, max_rows, prefill_chunk)
+        self._scheduler = Scheduler(self.tree, self._bookkeeping, max_num_seqs, max_num_batched_tokens)
         self._specs: dict[AnswerStop, int] = {}
         self._prompts: dict[tuple[int, ...], int] = {}
         self._finished: list[Trajectory] = []
@@ -129,7 +130,7 @@ class Run:
 
     def _admit(self) -> bool:
         """Start requests while there is room; False once nothing is left to do."""
-        while len(self._jobs) < self._window:
+        while len(self._jobs) < self._max_concurrent_trajectories:
             if not self._waiting:
                 request = None if self._exhausted else next(self._requests, None)
                 if request is None:
@@ -254,12 +255,12 @@ class Run:
                 short = str(error).partition(". ")[0]
             self._runner.release_memory()
             if not self._scheduler.halve(selection.num_rows):
-                raise FastsiaError(f"device memory does not suffice for a single row ({short}); lower num_blocks.")
+                raise FastsiaError(f"device memory does not suffice for a single row ({short}); lower num_kv_blocks.")
 
     def _count(self, selection: Selection) -> None:
         rows, counters = self._bookkeeping.mark_computed(selection), self._counters
         counters.steps += 1
-        counters.row_steps += rows.row_steps
+        counters.computed_tokens += rows.computed_tokens
         counters.trajectory_tokens += rows.trajectory_tokens
         counters.prefill_tokens += rows.prefill_tokens
         counters.recomputed_tokens += rows.recomputed_tokens
@@ -656,6 +657,6 @@ def check_request(request: Request, context_length: int | None, vocab_size: int,
     needed = blocks.blocks_for(trunk) + blocks.blocks_for(new) + 1
     if needed > blocks.num_blocks:
         raise FastsiaError(
-            f"num_blocks={blocks.num_blocks} is too small: one trajectory and one rollout of this request need"
+            f"num_kv_blocks={blocks.num_blocks} is too small: one trajectory and one rollout of this request need"
             f" {needed} KV blocks of {blocks.block_size} tokens."
         )

@@ -13,22 +13,25 @@ from fastsia.engine.tree import Branches, TrajectoryTree, Trunks
 class Scheduler:
     """Selects rows and makes room for them.
 
-    max_rows: decode rows a step. prefill_chunk: rows a step for prompts, given tokens, and what a preemption lost.
+    max_num_seqs: decode rows a step. max_num_batched_tokens: rows a step for prompts, given tokens, and what a
+    preemption lost.
     """
 
-    def __init__(self, tree: TrajectoryTree, bookkeeping: Bookkeeping, max_rows: int, prefill_chunk: int) -> None:
+    def __init__(
+        self, tree: TrajectoryTree, bookkeeping: Bookkeeping, max_num_seqs: int, max_num_batched_tokens: int
+    ) -> None:
         self._tree = tree
         self._bookkeeping = bookkeeping
-        self._max_rows = max_rows
-        self._prefill_chunk = prefill_chunk
+        self._max_num_seqs = max_num_seqs
+        self._max_num_batched_tokens = max_num_batched_tokens
         self.preemptions = 0
 
     def halve(self, num_rows: int) -> bool:
         """Select half as many rows of each kind from now on, where `num_rows` were too many; False at one of each."""
-        before = self._max_rows, self._prefill_chunk
-        self._max_rows = max(1, min(self._max_rows, num_rows) // 2)
-        self._prefill_chunk = max(1, min(self._prefill_chunk, num_rows) // 2)
-        return before != (self._max_rows, self._prefill_chunk)
+        before = self._max_num_seqs, self._max_num_batched_tokens
+        self._max_num_seqs = max(1, min(self._max_num_seqs, num_rows) // 2)
+        self._max_num_batched_tokens = max(1, min(self._max_num_batched_tokens, num_rows) // 2)
+        return before != (self._max_num_seqs, self._max_num_batched_tokens)
 
     def select(self) -> Selection:
         """The next step's rows, their blocks given. Empty only when nothing is left to compute.
@@ -36,7 +39,7 @@ class Scheduler:
         The oldest candidate always runs: where its blocks are not free, the youngest holders lose theirs.
         """
         while True:
-            found = self._bookkeeping.select(self._max_rows, self._prefill_chunk)
+            found = self._bookkeeping.select(self._max_num_seqs, self._max_num_batched_tokens)
             if isinstance(found, Selection):
                 return found
             self._preempt(found)

@@ -9,6 +9,7 @@ from enum import IntEnum
 import numpy as np
 
 from fastsia.config import AnswerFormat, RolloutBudget, SamplingParams, Share
+from fastsia.renamed import renamed
 
 
 class FinishReason(IntEnum):
@@ -113,11 +114,13 @@ class Request:
     answer_stop: AnswerStop | None = None
 
 
+@renamed(row_steps="computed_tokens")
 @dataclass
 class Counters:
     """What a run cost. Rows are transformer rows; tokens are draws.
 
-    generated_tokens: drawn in rollouts. row_steps: rows computed for rollouts. trajectory_tokens: rows computed to
+    generated_tokens: drawn in rollouts. computed_tokens: rows computed for rollouts. trajectory_tokens: rows computed
+    to
     draw trajectories. prefill_tokens: rows for prompts, given trajectories and shuffled prefixes. recomputed_tokens:
     rows spent again after a preemption. rides: rollout tokens that the trunk pass drew without a row of their own.
     forced_tokens: rows for tokens read behind a prefix by teacher forcing. out_of_memory: how often the device's memory
@@ -125,7 +128,7 @@ class Counters:
     """
 
     generated_tokens: int = 0
-    row_steps: int = 0
+    computed_tokens: int = 0
     trajectory_tokens: int = 0
     prefill_tokens: int = 0
     recomputed_tokens: int = 0
@@ -139,7 +142,7 @@ class Counters:
     @property
     def merge_factor(self) -> float:
         """Rollout tokens drawn per transformer row computed for rollouts."""
-        return self.generated_tokens / max(self.row_steps, 1)
+        return self.generated_tokens / max(self.computed_tokens, 1)
 
 
 @dataclass

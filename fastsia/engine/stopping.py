@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 
 
 class StopTexts:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 
 _NAMED = 3
 # Parts of a checkpoint that a text decoder has no use for: towers of other modalities, heads that predict several

@@ -13,9 +13,11 @@ from fastsia.answers.extraction import extract_answers, extract_rollouts
 from fastsia.answers.spec import Spec
 from fastsia.answers.think import ends_with_opening, expects_think
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.config import AnswerFormat, FastsiaError, SamplingParams, SIAConfig, Think
+from fastsia.config import AnswerFormat, AnswerReading, SamplingParams, SIAConfig
 from fastsia.engine.seeding import request_seed
 from fastsia.engine.sequence import AnswerStop, FinishReason, Request, Rollouts, Trajectory
+from fastsia.errors import FastsiaError
+from fastsia.renamed import renamed
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Asked:
         return cls(ends_with_opening(prompt), is_chat, expects_think(prompt, has_marks))
 
 
+@renamed(think="answer_reading")
 @dataclass(frozen=True)
 class AnswerReader:
     """How answers are read, and what is drawn to follow them along a response.
@@ -46,22 +49,23 @@ class AnswerReader:
     options: the texts of the options of a choice, where they are known.
     """
 
-    format: AnswerFormat = "number"
-    think: Think = "strict"
+    answer_format: AnswerFormat = "number"
+    answer_reading: AnswerReading = "strict"
     config: SIAConfig | None = None
     options: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        Spec.of(self.format, self.options)
-        if self.think not in ("strict", "lenient"):
-            raise FastsiaError(f'think must be "strict" or "lenient", got {self.think!r}.')
+        Spec.of(self.answer_format, self.options)
+        if self.answer_reading not in ("strict", "lenient"):
+            raise FastsiaError(f'answer_reading must be "strict" or "lenient", got {self.answer_reading!r}.')
 
     @classmethod
+    @renamed(think="answer_reading")
     def of(
         cls,
         *,
         answer_format: AnswerFormat = "number",
-        think: Think = "strict",
+        answer_reading: AnswerReading = "strict",
         num_rollouts: int | None = None,
         stride: int | None = None,
         **drawing: Any,
@@ -74,18 +78,18 @@ class AnswerReader:
         if num_rollouts is None:
             if given:
                 raise FastsiaError(f"{next(iter(given))} has no meaning without num_rollouts.")
-            return cls(answer_format, think)
+            return cls(answer_format, answer_reading)
         given.setdefault("stride", 20)
-        return cls(answer_format, think, SIAConfig(num_rollouts=num_rollouts, **given))
+        return cls(answer_format, answer_reading, SIAConfig(num_rollouts=num_rollouts, **given))
 
     def read(self, texts: Sequence[str], asked: Asked = Asked(), *, drawn: Rollouts | None = None) -> list[str | None]:
         """The answer of each text; None where there is none. drawn: what the texts are of, which says where the token
         limit ended one."""
         return extract_answers(
             texts,
-            self.format,
+            self.answer_format,
             options=self.options,
-            think=self.think,
+            answer_reading=self.answer_reading,
             starts_in_think=asked.starts_in_think,
             stop_texts=not asked.is_chat,
             cut=False if drawn is None else (drawn.finish_reason == FinishReason.LENGTH).tolist(),
@@ -125,7 +129,7 @@ class AnswerReader:
             stride=config.stride,
             trajectory_ids=tuple(response_ids),
             answer_stop=AnswerStop(
-                self.format,
+                self.answer_format,
                 self.options,
                 asked.starts_in_think,
                 stop_texts=not asked.is_chat,
@@ -148,9 +152,9 @@ class AnswerReader:
             rollouts.checkpoint,
             rollouts.token_ids,
             rollouts.offsets,
-            self.format,
+            self.answer_format,
             options=self.options,
-            think=self.think,
+            answer_reading=self.answer_reading,
             starts_in_think=asked.starts_in_think,
             stop_texts=not asked.is_chat,
             cut=rollouts.finish_reason == FinishReason.LENGTH,

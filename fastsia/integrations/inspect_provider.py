@@ -25,11 +25,13 @@ from inspect_ai.model import (
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 
-from fastsia.config import AnswerFormat, FastsiaError, SamplingParams, Think
+from fastsia.config import AnswerFormat, AnswerReading, SamplingParams
 from fastsia.engine.engine import Engine
 from fastsia.engine.seeding import request_seed
 from fastsia.engine.sequence import FINISH_REASONS, Request, Rollouts, Trajectory
+from fastsia.errors import FastsiaError
 from fastsia.integrations.answers import AnswerReader, Asked, check_drawn, content, special_stops, summary
+from fastsia.renamed import renamed
 
 # Where a task or the command line does not say; the tool's own providers take their servers' defaults.
 _MAX_TOKENS = 2048
@@ -56,9 +58,10 @@ class FastsiaAPI(ModelAPI):
         answer_format, think, num_rollouts, stride, rollout_temperature, rollout_top_p, rollout_max_tokens: what the
             output's metadata holds, see `AnswerReader.of`.
         chat_template_args: more names for the chat template, e.g. enable_thinking.
-        device, dtype, revision, trust_remote_code, max_rows, ...: as in `Engine.from_pretrained`.
+        device, dtype, revision, trust_remote_code, max_num_seqs, ...: as in `Engine.from_pretrained`.
     """
 
+    @renamed(think="answer_reading")
     def __init__(
         self,
         model_name: str,
@@ -67,7 +70,7 @@ class FastsiaAPI(ModelAPI):
         config: GenerateConfig = GenerateConfig(),  # noqa: B008 - the base class's own signature
         *,
         answer_format: AnswerFormat = "number",
-        think: Think = "strict",
+        answer_reading: AnswerReading = "strict",
         num_rollouts: int | None = None,
         stride: int | None = None,
         rollout_temperature: float | None = None,
@@ -79,7 +82,7 @@ class FastsiaAPI(ModelAPI):
         super().__init__(model_name=model_name, base_url=base_url, api_key=api_key, config=config)
         self.reader = AnswerReader.of(
             answer_format=answer_format,
-            think=think,
+            answer_reading=answer_reading,
             num_rollouts=num_rollouts,
             stride=stride,
             temperature=rollout_temperature,
@@ -98,7 +101,7 @@ class FastsiaAPI(ModelAPI):
 
     def max_connections(self) -> int:
         """Prompts in flight at once."""
-        return self.engine.window
+        return self.engine.max_concurrent_trajectories
 
     def collapse_user_messages(self) -> bool:
         return True

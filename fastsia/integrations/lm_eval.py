@@ -37,12 +37,14 @@ from tqdm import tqdm
 
 import fastsia
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.config import AnswerFormat, FastsiaError, SamplingParams, Think
+from fastsia.config import AnswerFormat, AnswerReading, SamplingParams
 from fastsia.engine.engine import Engine
 from fastsia.engine.forcing import Forced
 from fastsia.engine.seeding import request_seed
 from fastsia.engine.sequence import Request, Trajectory
+from fastsia.errors import FastsiaError
 from fastsia.integrations.answers import AnswerReader, Asked, check_drawn, content, special_stops, summary
+from fastsia.renamed import renamed
 
 logger = logging.getLogger("fastsia")
 
@@ -102,6 +104,7 @@ class FastsiaLM(TemplateLM):
         device, dtype, revision, trust_remote_code, **engine: as in `Engine.from_pretrained`.
     """
 
+    @renamed(think="answer_reading")
     def __init__(
         self,
         pretrained: str | Engine,
@@ -122,7 +125,7 @@ class FastsiaLM(TemplateLM):
         seed: int | None = None,
         entropies_path: str | None = None,
         answer_format: AnswerFormat = "number",
-        think: Think = "strict",
+        answer_reading: AnswerReading = "strict",
         num_rollouts: int | None = None,
         stride: int | None = None,
         temperature: float | None = None,
@@ -135,7 +138,7 @@ class FastsiaLM(TemplateLM):
             raise FastsiaError("num_rollouts has no meaning without entropies_path: curves go nowhere else.")
         self.reader = AnswerReader.of(
             answer_format=answer_format,
-            think=think,
+            answer_reading=answer_reading,
             num_rollouts=num_rollouts,
             stride=stride,
             temperature=temperature,
@@ -148,7 +151,7 @@ class FastsiaLM(TemplateLM):
             if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
                 logger.warning("This torch sees no CUDA device: %s becomes the CPU.", device)
                 device = None  # cuda:0 is what the command line gives where nobody asked for it
-            engine.setdefault("window", _window(batch_size, max_batch_size))
+            engine.setdefault("max_concurrent_trajectories", _max_concurrent_trajectories(batch_size, max_batch_size))
             self.engine = Engine.from_pretrained(
                 pretrained,
                 device=device,
@@ -161,7 +164,7 @@ class FastsiaLM(TemplateLM):
             raise FastsiaError(f"model {pretrained!r} has no tokenizer; the harness gives texts.")
         self.pretrained, self.revision = pretrained, revision
         self.tokenizer = self.engine.tokenizer
-        self.batch_size = self.engine.window
+        self.batch_size = self.engine.max_concurrent_trajectories
         self.max_gen_toks = max_gen_toks
         self.add_bos_token = add_bos_token
         self.custom_prefix_token_id = prefix_token_id
@@ -255,7 +258,7 @@ class FastsiaLM(TemplateLM):
             members = list(group)
             continuations = [continuation for _, (_, continuation) in members]
             # The first one is the trunk's end, so that a single continuation is scored in one pass.
-            scores = self.engine.force(context, continuations[0], [Forced(0, (), ids) for ids in continuations])
+            scores = self.engine.loglikelihood(context, continuations[0], [Forced(0, (), ids) for ids in continuations])
             for (request, _), score in zip(members, scores, strict=True):
                 answer = (float(score.logprobs.sum()), score.is_greedy)
                 if request[0] is not None:  # a window of a longer text has no name
@@ -477,7 +480,7 @@ def _position(trajectory: Trajectory) -> int:
     return trajectory.key
 
 
-def _window(batch_size: int | str | None, max_batch_size: int | None) -> int | None:
+def _max_concurrent_trajectories(batch_size: int | str | None, max_batch_size: int | None) -> int | None:
     """Prompts in flight; None is the engine's own choice."""
     if batch_size is None or str(batch_size).startswith("auto"):
         return None if max_batch_size is None else min(64, int(max_batch_size))

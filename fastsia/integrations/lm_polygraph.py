@@ -18,12 +18,14 @@ from omegaconf import OmegaConf
 
 from fastsia.answers.distribution import Estimator as EntropyEstimator
 from fastsia.answers.distribution import answer_entropy
-from fastsia.config import AnswerFormat, FastsiaError, SamplingParams, Think
+from fastsia.config import AnswerFormat, AnswerReading, SamplingParams
 from fastsia.engine.engine import Engine
 from fastsia.engine.forcing import Forced
 from fastsia.engine.seeding import request_seed
 from fastsia.engine.sequence import Request, Rollouts
+from fastsia.errors import FastsiaError
 from fastsia.integrations.answers import AnswerReader, Asked, check_drawn, content, special_stops
+from fastsia.renamed import renamed
 
 MODULE = "fastsia.integrations.lm_polygraph"
 
@@ -40,11 +42,12 @@ class RolloutCalculator(StatCalculator):
             rest. The calculator that is called first decides.
     """
 
+    @renamed(think="answer_reading")
     def __init__(
         self,
         samples_n: int = 10,
         answer_format: AnswerFormat = "number",
-        think: Think = "strict",
+        answer_reading: AnswerReading = "strict",
         temperature: float | None = None,
         top_p: float | None = None,
         seed: int = 0,
@@ -52,7 +55,7 @@ class RolloutCalculator(StatCalculator):
     ) -> None:
         super().__init__()
         self.samples_n = samples_n
-        self.reader = AnswerReader(answer_format, think)
+        self.reader = AnswerReader(answer_format, answer_reading)
         self.temperature, self.top_p, self.seed = temperature, top_p, seed
         self.gpu_memory_utilization = gpu_memory_utilization
 
@@ -124,7 +127,7 @@ class RolloutCalculator(StatCalculator):
         read: dict[str, list[Any]] = {name: [] for name in self.meta_info()[0]}
         read["sia_answers"] = self.reader.read(whole, _asked(engine, model, prompt_ids), drawn=rollouts)
         # What the rollouts drew is known under the sampling distribution; LM-Polygraph asks for the model's.
-        scores = engine.force(prompt_ids, (), [Forced(0, (), ids) for ids in samples])
+        scores = engine.loglikelihood(prompt_ids, (), [Forced(0, (), ids) for ids in samples])
         for ids, score in zip(samples, scores, strict=True):
             kept = list(ids[:-1] if ids[-1] in eos else ids)
             if kept:
@@ -141,12 +144,13 @@ class CurveCalculator(StatCalculator):
     Args: as of `AnswerReader.of`; seed and gpu_memory_utilization as of `RolloutCalculator`.
     """
 
+    @renamed(think="answer_reading")
     def __init__(
         self,
         num_rollouts: int = 20,
         stride: int = 20,
         answer_format: AnswerFormat = "number",
-        think: Think = "strict",
+        answer_reading: AnswerReading = "strict",
         temperature: float | None = None,
         top_p: float | None = None,
         max_tokens: int | None = None,
@@ -156,7 +160,7 @@ class CurveCalculator(StatCalculator):
         super().__init__()
         self.reader = AnswerReader.of(
             answer_format=answer_format,
-            think=think,
+            answer_reading=answer_reading,
             num_rollouts=num_rollouts,
             stride=stride,
             temperature=temperature,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 from fastsia.ops import native, reference
 from fastsia.ops.reference import Samples
 

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 from fastsia.ops.launch import Launch
 
 _COPY_ELEMENTS = 4096

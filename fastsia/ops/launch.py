@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 
 
 @dataclass(frozen=True)

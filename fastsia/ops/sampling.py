@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 from fastsia.ops.launch import Arrivals, Launch
 from fastsia.ops.reference import Samples
 

@@ -141,7 +141,7 @@ def show_readings(summary: Mapping[str, Any]) -> ShownTable | None:
     config = summary.get("config") or {}
     rows = [
         [
-            f"{name} (this run's)" if name == config.get("think") else name,
+            f"{name} (this run's)" if name == config.get("answer_reading") else name,
             format_percent(reading["accuracy"]),
             format_percent(reading["null_rate"]),
             format_number(reading["entropy"]),

@@ -81,7 +81,7 @@ def sensitivity(scored: Scored, config: SIAConfig, others: Mapping[str, Scored],
             part = Scored.of(coarser_stride(table, factor), config)
             rows.append(_row("stride", f"every {factor}.", part, config.smoothing, config, bootstrap))
     for name, other in others.items():
-        rows.append(_row("think", name, other, config.smoothing, config, bootstrap))
+        rows.append(_row("answer_reading", name, other, config.smoothing, config, bootstrap))
     return pd.DataFrame(rows)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fastsia.config import FastsiaError, SIAConfig, Think
+from fastsia.config import AnswerReading, SIAConfig
+from fastsia.errors import FastsiaError
 from fastsia.sia.ablations import Scored, coarse_ablation, reading_numbers, sensitivity
 from fastsia.sia.alignment import (
     MIN_RELIABILITY,
@@ -75,18 +76,20 @@ def analyze_rollouts(rollouts: pd.DataFrame, *, config: SIAConfig | None = None,
     Of the config it reads think, smoothing, num_bootstrap, num_splits and seed. Columns `answer_strict` and
     `answer_lenient`, where both are there and differ, are scored too (`readings` of the summary, the sensitivity
     table). Where they are not there, a rollout of finish_reason "length" has no answer in the strict reading, the given
-    one in the lenient reading, and `think` says which of them is scored. `detail=False` leaves out what takes a second
+    one in the lenient reading, and `answer_reading` says which of them is scored. `detail=False` leaves out what takes
+    a second
     look at the rollouts: readings, sensitivity, coarse ablation, re-pairing test, change points, pooled estimates,
     early stopping, failure detection.
     """
     config = config or SIAConfig()
-    rollouts = with_readings(rollouts, config.think)
+    rollouts = with_readings(rollouts, config.answer_reading)
     readings = encode_readings(rollouts) if detail else {}
     return analyze_table(encode(rollouts), config, detail=detail, readings=readings)
 
 
-def with_readings(rollouts: pd.DataFrame, think: Think) -> pd.DataFrame:
-    """A table with `answer_strict` and `answer_lenient`, and `answer` as `think` has it. As it is where it does not say
+def with_readings(rollouts: pd.DataFrame, answer_reading: AnswerReading) -> pd.DataFrame:
+    """A table with `answer_strict` and `answer_lenient`, and `answer` as `answer_reading` has it. As it is where it
+    does not say
     which rollouts were cut, or where it has both already and `answer` is another than both."""
     names = list(rollouts.columns)
     both = {"answer_strict", "answer_lenient"} & set(names)
@@ -95,20 +98,22 @@ def with_readings(rollouts: pd.DataFrame, think: Think) -> pd.DataFrame:
             f"the table of rollouts has column {both.pop()!r} alone; give both answer_strict and answer_lenient."
         )
     if both:
-        if (scored := reading_of(rollouts)) is None or scored == think:
+        if (scored := reading_of(rollouts)) is None or scored == answer_reading:
             return rollouts
-        own = {"answer": rollouts[f"answer_{think}"]}
-        if f"correct_{think}" in names:
-            own["correct"] = rollouts[f"correct_{think}"]
+        own = {"answer": rollouts[f"answer_{answer_reading}"]}
+        if f"correct_{answer_reading}" in names:
+            own["correct"] = rollouts[f"correct_{answer_reading}"]
         return rollouts.assign(**own)
     if any(names.count(name) != 1 for name in ("answer", "finish_reason")):
         return rollouts
     given = rollouts["answer"].astype(object)
     strict = given.where(finish_reasons(rollouts["finish_reason"]) != "length", None)
-    return rollouts.assign(answer=strict if think == "strict" else given, answer_strict=strict, answer_lenient=given)
+    return rollouts.assign(
+        answer=strict if answer_reading == "strict" else given, answer_strict=strict, answer_lenient=given
+    )
 
 
-def reading_of(rollouts: pd.DataFrame) -> Think | None:
+def reading_of(rollouts: pd.DataFrame) -> AnswerReading | None:
     """Which of its two readings a table's `answer` is; None where it is neither, or both, or where it has no two."""
     names = list(rollouts.columns)
     if any(names.count(name) != 1 for name in ("answer", "answer_strict", "answer_lenient")):
@@ -129,11 +134,11 @@ def encode_readings(rollouts: pd.DataFrame) -> dict[str, RolloutTable]:
     ):
         return {}
     found = {}
-    for think in ("strict", "lenient"):
-        own = {"answer": rollouts[f"answer_{think}"]}
-        if f"correct_{think}" in rollouts.columns:
-            own["correct"] = rollouts[f"correct_{think}"]
-        found[think] = encode(rollouts.assign(**own))
+    for answer_reading in ("strict", "lenient"):
+        own = {"answer": rollouts[f"answer_{answer_reading}"]}
+        if f"correct_{answer_reading}" in rollouts.columns:
+            own["correct"] = rollouts[f"correct_{answer_reading}"]
+        found[answer_reading] = encode(rollouts.assign(**own))
     return found
 
 

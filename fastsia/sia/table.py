@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 
 COLUMNS = ("problem_id", "trajectory", "checkpoint", "rollout", "answer", "gold")
 """What a table of rollouts must have."""

@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fastsia.config import AnswerFormat, FastsiaError, Problem
+from fastsia.config import AnswerFormat, Problem
+from fastsia.errors import FastsiaError
+from fastsia.renamed import renamed
 from fastsia.tasks import arc, competition, demo, gsm8k, jsonl, svamp
 from fastsia.tasks.hub import PREFIX, HubData, hub_rows
 from fastsia.tasks.options import Options, letters, right_option
@@ -39,7 +41,7 @@ class _Source:
     files: tuple[str, ...]
     hub: HubData
     to_problem: Callable[[Row, AnswerFormat], Problem]
-    format: AnswerFormat = "number"
+    answer_format: AnswerFormat = "number"
     order: Callable[[Row], Any] | None = None
 
 
@@ -93,12 +95,13 @@ TASKS: dict[str, str] = {
 """The named tasks, each with one line about it."""
 
 
+@renamed(format="answer_format")
 def load_task(
     dataset: str | os.PathLike[str] | Task | Sequence[Problem] | Any,
     *,
     data_dir: str | os.PathLike[str] | None = None,
     limit: int | None = None,
-    format: AnswerFormat | None = None,
+    answer_format: AnswerFormat | None = None,
     columns: Columns | None = None,
     answer_base: int | None = None,
 ) -> Task:
@@ -120,24 +123,24 @@ def load_task(
     Raises FastsiaError: unknown name (with the nearest one), no problems, limit < 1, or a bad row (file and row named).
     """
     limit = check_limit(limit)
-    check_format(format)
+    check_format(answer_format)
     columns = _check_columns(columns, dataset)
     answer_base = _check_base(answer_base, dataset)
-    read = _Reader(columns, format, answer_base)
+    read = _Reader(columns, answer_format, answer_base)
     if isinstance(dataset, Task):
         return dataset.head(limit)
     if isinstance(dataset, (str, os.PathLike)):
         if dataset == "demo":
-            return _demo(limit, format)
+            return _demo(limit, answer_format)
         if isinstance(dataset, str) and dataset in _SOURCES:
-            return _named(dataset, _SOURCES[dataset], data_dir, limit, format)
+            return _named(dataset, _SOURCES[dataset], data_dir, limit, answer_format)
         if isinstance(dataset, str) and dataset.startswith(PREFIX):
             source = HubData.parse(dataset)
             return read.task(source.name, hub_rows(source), limit, dataset)
         path = _file(dataset)
         return read.task(stem_of(path), read_rows(path), limit, str(path))
     if isinstance(dataset, Sequence):
-        return _own("problems", _checked(dataset, format), limit, format, "The list of problems")
+        return _own("problems", _checked(dataset, answer_format), limit, answer_format, "The list of problems")
     if hasattr(dataset, "column_names") and not isinstance(dataset, dict):
         name = str(getattr(getattr(dataset, "info", None), "dataset_name", None) or "dataset")
         return read.task(name, dataset_rows(dataset, name), limit, f"The data set {name!r}")
@@ -154,27 +157,33 @@ def stored_task(name: str, problems: Iterable[Problem]) -> Task:
     return Task(name, tuple(problems), instruction=demo.INSTRUCTION if name == "demo" else None)
 
 
-def _demo(limit: int | None, format: AnswerFormat | None) -> Task:
-    if format not in (None, "number"):
-        raise FastsiaError(f"format must be number for the task demo, got {format!r}.")
+def _demo(limit: int | None, answer_format: AnswerFormat | None) -> Task:
+    if answer_format not in (None, "number"):
+        raise FastsiaError(f"answer_format must be number for the task demo, got {answer_format!r}.")
     problems = tuple(demo.problems(min(limit or demo.NUM_PROBLEMS, demo.NUM_PROBLEMS)))
     return Task("demo", problems, stride=demo.STRIDE, instruction=demo.INSTRUCTION)
 
 
 def _named(
-    name: str, source: _Source, data_dir: str | os.PathLike[str] | None, limit: int | None, format: AnswerFormat | None
+    name: str,
+    source: _Source,
+    data_dir: str | os.PathLike[str] | None,
+    limit: int | None,
+    answer_format: AnswerFormat | None,
 ) -> Task:
-    if format is not None and (format == "choice") != (source.format == "choice"):
-        raise FastsiaError(f"format={format!r} does not fit the task {name}, whose own is {source.format!r}.")
-    format = format or source.format
+    if answer_format is not None and (answer_format == "choice") != (source.answer_format == "choice"):
+        raise FastsiaError(
+            f"answer_format={answer_format!r} does not fit the task {name}, whose own is {source.answer_format!r}."
+        )
+    answer_format = answer_format or source.answer_format
     if data_dir is None:
         rows = hub_rows(source.hub, "Without a network give data_dir, a folder with the files.")
     else:
         rows = read_rows(_below(Path(data_dir), source.files, name))
     if source.order is not None:
         rows = iter(sorted(rows, key=source.order))
-    problems = collect((source.to_problem(row, format) for row in rows), limit, f"The task {name}")
-    return Task(name, problems, format)
+    problems = collect((source.to_problem(row, answer_format) for row in rows), limit, f"The task {name}")
+    return Task(name, problems, answer_format)
 
 
 def _below(data_dir: Path, files: tuple[str, ...], name: str) -> Path:
@@ -248,36 +257,38 @@ class _Reader:
     """From the rows of a file or data set to problems."""
 
     columns: Columns
-    format: AnswerFormat | None
+    answer_format: AnswerFormat | None
     answer_base: int | None
 
     def task(self, name: str, rows: Iterable[Row], limit: int | None, source: str) -> Task:
         """The task of the first `limit` rows; `source` names them in an error."""
-        found = _own(name, map(self._problem, rows), limit, self.format, source)
+        found = _own(name, map(self._problem, rows), limit, self.answer_format, source)
         if self.answer_base is not None and all(problem.choices is None for problem in found.problems):
             raise FastsiaError(f"answer_base={self.answer_base} has no meaning for {source}: no problem has options.")
         return found
 
     def _problem(self, row: Row) -> Problem:
-        return jsonl.to_problem(row.renamed(self.columns) if self.columns else row, self.format, self.answer_base)
+        return jsonl.to_problem(
+            row.renamed(self.columns) if self.columns else row, self.answer_format, self.answer_base
+        )
 
 
-def _checked(problems: Iterable[Any], format: AnswerFormat | None) -> Iterator[Problem]:
+def _checked(problems: Iterable[Any], answer_format: AnswerFormat | None) -> Iterator[Problem]:
     """A caller's own Problem objects with canonical golds."""
     for number, problem in enumerate(problems):
         if not isinstance(problem, Problem):
             raise FastsiaError(f"dataset[{number}] must be a Problem, got {type(problem).__name__}.")
         choices = problem.choices
         where = f"dataset[{number}] (id {problem.id!r})"
-        own = problem.format or ("choice" if choices is not None else format or "number")
+        own = problem.answer_format or ("choice" if choices is not None else answer_format or "number")
         if (own == "choice") != (choices is not None):
             raise FastsiaError(f"{where}: the format {own!r} and choices={choices!r} do not fit together.")
-        yield replace(problem, gold=_gold(problem, own, where), format=own)
+        yield replace(problem, gold=_gold(problem, own, where), answer_format=own)
 
 
-def _gold(problem: Problem, format: AnswerFormat, where: str) -> str:
+def _gold(problem: Problem, answer_format: AnswerFormat, where: str) -> str:
     if problem.choices is None:
-        return gold_answer(problem.gold, format, None, where)
+        return gold_answer(problem.gold, answer_format, None, where)
     if problem.gold in tuple(letters(len(problem.choices))):
         return problem.gold  # as `Problem` documents it
     index = right_option(
@@ -289,7 +300,9 @@ def _gold(problem: Problem, format: AnswerFormat, where: str) -> str:
     return letters(len(problem.choices))[index]
 
 
-def _own(name: str, problems: Iterable[Problem], limit: int | None, format: AnswerFormat | None, source: str) -> Task:
+def _own(
+    name: str, problems: Iterable[Problem], limit: int | None, answer_format: AnswerFormat | None, source: str
+) -> Task:
     found = collect(problems, limit, source)
-    formats = {problem.format or format or "number" for problem in found}
-    return Task(name, found, formats.pop() if len(formats) == 1 else format or "number")
+    formats = {problem.answer_format or answer_format or "number" for problem in found}
+    return Task(name, found, formats.pop() if len(formats) == 1 else answer_format or "number")

@@ -16,7 +16,7 @@ CHALLENGE_HUB = HubData("allenai/ai2_arc", "ARC-Challenge")
 EASY_HUB = HubData("allenai/ai2_arc", "ARC-Easy")
 
 
-def to_problem(row: Row, format: AnswerFormat, answer_base: int | None = None) -> Problem:
+def to_problem(row: Row, answer_format: AnswerFormat, answer_base: int | None = None) -> Problem:
     """A row with the fields id, question, choices {"text", "label"} and answerKey, or as AI2 publishes it."""
     row = unnested(row)
     texts, gold = read_choices(row, "answerKey", answer_base)

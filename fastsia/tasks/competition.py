@@ -17,9 +17,9 @@ AIME25_HUB = HubData("math-ai/aime25")
 _BOX = "\\boxed"
 
 
-def to_problem(row: Row, format: AnswerFormat) -> Problem:
+def to_problem(row: Row, answer_format: AnswerFormat) -> Problem:
     """A row with the fields problem, answer and unique_id or id; without an answer, a solution that ends in a box."""
     in_solution = is_blank(row.fields.get("answer")) and _BOX in str(row.fields.get("solution"))
     gold = row.text("solution") if in_solution else row.text_or_number("answer")
     key = "id" if is_blank(row.fields.get("unique_id")) else "unique_id"
-    return Problem(row.identifier(key), row.text("problem"), gold_answer(gold, format, None, row.where))
+    return Problem(row.identifier(key), row.text("problem"), gold_answer(gold, answer_format, None, row.where))

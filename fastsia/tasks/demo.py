@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar
 
-from fastsia.config import FastsiaError, Problem
+from fastsia.config import Problem
+from fastsia.errors import FastsiaError
 
 NUM_PROBLEMS = 2000
 STRIDE = 4

@@ -12,11 +12,11 @@ HUB = HubData("openai/gsm8k", "main")
 MARKER = "####"
 
 
-def to_problem(row: Row, format: AnswerFormat) -> Problem:
+def to_problem(row: Row, answer_format: AnswerFormat) -> Problem:
     """A row with the fields question and answer."""
     question, solution = row.text("question"), row.text("answer")
     _, marker, gold = solution.rpartition(MARKER)
     if not marker:
         raise row.error(f"field 'answer' has no {MARKER!r} before its result")
     key = row.identifier("id") if "id" in row.fields else f"gsm8k-{row.number}"
-    return Problem(key, question, gold_answer(gold.strip(), format, None, row.where))
+    return Problem(key, question, gold_answer(gold.strip(), answer_format, None, row.where))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 from fastsia.tasks.rows import Row, dataset_rows
 
 PREFIX = "hub:"

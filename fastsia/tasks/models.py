@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 
 Stage = Literal["Base", "SFT", "SFT+RL"]
 STAGES: tuple[str, ...] = get_args(Stage)

@@ -12,7 +12,8 @@ from string import ascii_uppercase
 from typing import Any
 
 from fastsia.answers.extraction import canonical_gold
-from fastsia.config import FastsiaError, is_text
+from fastsia.config import is_text
+from fastsia.errors import FastsiaError
 from fastsia.tasks.rows import Row, is_blank, plain_number
 
 _BEFORE, _BEHIND = "([{*# ", ")]}*.: "

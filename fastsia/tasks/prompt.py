@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastsia.answers.think import closes_think, mentions_marks, opens_think
-from fastsia.config import AnswerFormat, FastsiaError, Problem, SIAConfig
+from fastsia.config import AnswerFormat, Problem, SIAConfig
+from fastsia.errors import FastsiaError
 from fastsia.tasks import template
 from fastsia.tasks.exemplars import EXEMPLARS
 from fastsia.tasks.options import letters
@@ -136,7 +137,7 @@ class _Request:
     """What a prompt is made of: the turns of a chat, or (is_chat False) the parts of a plain text."""
 
     is_chat: bool
-    format: AnswerFormat
+    answer_format: AnswerFormat
     instruction: str
     exemplars: tuple[Exemplar, ...]
     variables: Mapping[str, Any]
@@ -161,11 +162,11 @@ def _ask(
     variables = dict(template_args or {})
     if variables and not is_chat:
         raise FastsiaError(f"{next(iter(variables))} {_NEEDS_TEMPLATE}")
-    format = task.format_of(problem)
-    instruction = INSTRUCTIONS[format] if task.instruction is None else task.instruction
-    exemplars = _exemplars(task, problem, format, num_fewshot)
-    turns = _turns(problem, instruction, exemplars, format, system_instruction) if is_chat else []
-    return _Request(is_chat, format, instruction, exemplars, variables, turns)
+    answer_format = task.format_of(problem)
+    instruction = INSTRUCTIONS[answer_format] if task.instruction is None else task.instruction
+    exemplars = _exemplars(task, problem, answer_format, num_fewshot)
+    turns = _turns(problem, instruction, exemplars, answer_format, system_instruction) if is_chat else []
+    return _Request(is_chat, answer_format, instruction, exemplars, variables, turns)
 
 
 def _first(task: Task, tokenizer: Any, config: SIAConfig) -> _Request:
@@ -194,14 +195,14 @@ def render_question(question: str, choices: Sequence[str] | None) -> str:
     return "\n".join([question, *(f"{a}. {text}" for a, text in zip(letters(len(choices)), choices, strict=True))])
 
 
-def render_answer(answer: str, format: AnswerFormat) -> str:
+def render_answer(answer: str, answer_format: AnswerFormat) -> str:
     """An answer behind the marker of its format."""
-    return {"number": f"#### {answer}", "choice": f"Answer: {answer}", "boxed": f"\\boxed{{{answer}}}"}[format]
+    return {"number": f"#### {answer}", "choice": f"Answer: {answer}", "boxed": f"\\boxed{{{answer}}}"}[answer_format]
 
 
-def _exemplars(task: Task, problem: Problem, format: AnswerFormat, count: int) -> tuple[Exemplar, ...]:
+def _exemplars(task: Task, problem: Problem, answer_format: AnswerFormat, count: int) -> tuple[Exemplar, ...]:
     """The first `count` exemplars that are not the problem itself."""
-    pool = EXEMPLARS[format] if task.exemplars is None else task.exemplars
+    pool = EXEMPLARS[answer_format] if task.exemplars is None else task.exemplars
     asked = _normal(problem.question)
     usable = tuple(exemplar for exemplar in pool if _normal(exemplar.question) != asked)
     if count > len(usable):
@@ -213,14 +214,14 @@ def _normal(question: str) -> str:
     return " ".join(question.split()).casefold()
 
 
-def _solution(exemplar: Exemplar, format: AnswerFormat) -> str:
-    return f"{exemplar.reasoning}\n{render_answer(exemplar.answer, format)}"
+def _solution(exemplar: Exemplar, answer_format: AnswerFormat) -> str:
+    return f"{exemplar.reasoning}\n{render_answer(exemplar.answer, answer_format)}"
 
 
 def _plain_text(problem: Problem, request: _Request, system_instruction: str | None) -> str:
     parts = [text for text in (system_instruction, request.instruction) if text]
     parts += [
-        f"Question: {render_question(shot.question, shot.choices)}\nAnswer: {_solution(shot, request.format)}"
+        f"Question: {render_question(shot.question, shot.choices)}\nAnswer: {_solution(shot, request.answer_format)}"
         for shot in request.exemplars
     ]
     # No space after the colon: tokenizers put it in front of the next word.
@@ -232,7 +233,7 @@ def _turns(
     problem: Problem,
     instruction: str,
     exemplars: Sequence[Exemplar],
-    format: AnswerFormat,
+    answer_format: AnswerFormat,
     system_instruction: str | None,
 ) -> list[dict[str, str]]:
     def ask(question: str, choices: Sequence[str] | None) -> dict[str, str]:
@@ -242,7 +243,7 @@ def _turns(
 
     turns = [] if system_instruction is None else [{"role": "system", "content": system_instruction}]
     for shot in exemplars:
-        turns += [ask(shot.question, shot.choices), {"role": "assistant", "content": _solution(shot, format)}]
+        turns += [ask(shot.question, shot.choices), {"role": "assistant", "content": _solution(shot, answer_format)}]
     return [*turns, ask(problem.question, problem.choices)]
 
 

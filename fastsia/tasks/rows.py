@@ -14,7 +14,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from fastsia.config import FastsiaError, is_text
+from fastsia.config import is_text
+from fastsia.errors import FastsiaError
 
 PROBLEM_FIELDS = ("question", "answer", "choices", "labels", "id")
 """What a row of one's own may hold."""

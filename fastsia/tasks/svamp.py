@@ -17,10 +17,10 @@ FULL_HUB = HubData("ChilleD/SVAMP", splits=("train", "test"))
 _QUESTION_WORDS = ("How", "What", "When", "Where", "Which", "Who")
 
 
-def to_problem(row: Row, format: AnswerFormat) -> Problem:
+def to_problem(row: Row, answer_format: AnswerFormat) -> Problem:
     """A row with the fields ID, Body, Question and Answer."""
     question = join(row.text("Body"), row.text("Question"))
-    gold = gold_answer(row.text_or_number("Answer"), format, None, row.where)
+    gold = gold_answer(row.text_or_number("Answer"), answer_format, None, row.where)
     return Problem(row.identifier("ID"), question, gold)
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from fastsia.answers.extraction import canonical_gold
-from fastsia.config import ANSWER_FORMATS, AnswerFormat, FastsiaError, Problem, integer_from
+from fastsia.config import ANSWER_FORMATS, AnswerFormat, Problem, integer_from
+from fastsia.errors import FastsiaError
+from fastsia.renamed import renamed
 
 DEFAULT_STRIDE = 20
 
@@ -22,6 +24,7 @@ class Exemplar:
     choices: tuple[str, ...] | None = None
 
 
+@renamed(format="answer_format")
 @dataclass(frozen=True)
 class Task:
     """Problems of one kind.
@@ -36,7 +39,7 @@ class Task:
 
     name: str
     problems: tuple[Problem, ...]
-    format: AnswerFormat = "number"
+    answer_format: AnswerFormat = "number"
     stride: int = DEFAULT_STRIDE
     instruction: str | None = None
     exemplars: tuple[Exemplar, ...] | None = None
@@ -46,7 +49,7 @@ class Task:
 
     def format_of(self, problem: Problem) -> AnswerFormat:
         """The answer format of one of the task's problems."""
-        return problem.format or self.format
+        return problem.answer_format or self.answer_format
 
     def head(self, limit: int | None) -> Task:
         """The task with its first `limit` problems (None: all of them)."""
@@ -59,21 +62,21 @@ def check_limit(limit: int | None) -> int | None:
     return None if limit is None else integer_from(1, "limit", limit)
 
 
-def check_format(format: str | None) -> None:
+def check_format(answer_format: str | None) -> None:
     """Refuse an answer format that does not exist."""
-    if format is not None and not (isinstance(format, str) and format in ANSWER_FORMATS):
-        raise FastsiaError(f"format must be one of {', '.join(ANSWER_FORMATS)}, got {format!r}.")
+    if answer_format is not None and not (isinstance(answer_format, str) and answer_format in ANSWER_FORMATS):
+        raise FastsiaError(f"answer_format must be one of {', '.join(ANSWER_FORMATS)}, got {answer_format!r}.")
 
 
-def gold_answer(text: str, format: AnswerFormat, choices: tuple[str, ...] | None, where: str) -> str:
+def gold_answer(text: str, answer_format: AnswerFormat, choices: tuple[str, ...] | None, where: str) -> str:
     """The canonical form of a gold answer; `where` opens the sentence of the error."""
-    gold = canonical_gold(text, format, choices)
+    gold = canonical_gold(text, answer_format, choices)
     if gold is None:
         wanted = {
             "number": "a number",
             "choice": f"one of the {len(choices or ())} options or an option's letter",
             "boxed": "an answer",
-        }[format]
+        }[answer_format]
         raise FastsiaError(f"{where}: the gold answer {text!r:.80} is not {wanted}.")
     return gold
 

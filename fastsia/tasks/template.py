@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
 
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 
 Turns = Sequence[Mapping[str, str]]
 

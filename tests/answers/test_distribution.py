@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import entropy as scipy_entropy
 
 from fastsia.answers.distribution import AnswerSummary, answer_entropy, summarize
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 
 
 def random_groups(seed: int, num_groups: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import pytest
 
 from fastsia.answers import equivalence
 from fastsia.answers.equivalence import Classes, classes, is_comparable
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 
 needs_math_verify = pytest.mark.skipif(
     importlib.util.find_spec("math_verify") is None, reason="the package math-verify is not installed"

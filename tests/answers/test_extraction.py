@@ -16,7 +16,8 @@ from fastsia.answers.extraction import canonical_gold, canonical_number, extract
 from fastsia.answers.native import extension
 from fastsia.answers.spec import Spec
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.config import ANSWER_FORMATS, AnswerFormat, FastsiaError
+from fastsia.config import ANSWER_FORMATS, AnswerFormat
+from fastsia.errors import FastsiaError
 from tests.answers import generate
 
 FORMATS: tuple[AnswerFormat, ...] = ANSWER_FORMATS
@@ -33,9 +34,9 @@ def read_with_core(texts: list[bytes], spec: Spec, cut: bool = False) -> list[tu
     return list(zip(*both, strict=True))
 
 
-def random_spec(rng: random.Random, format: AnswerFormat) -> Spec:
+def random_spec(rng: random.Random, answer_format: AnswerFormat) -> Spec:
     """A format with some options, in think now and then."""
-    return Spec.of(format, rng.choice(generate.OPTION_SETS), rng.random() < 0.2, stop_texts=rng.random() < 0.7)
+    return Spec.of(answer_format, rng.choice(generate.OPTION_SETS), rng.random() < 0.2, stop_texts=rng.random() < 0.7)
 
 
 def check_agreement(num_texts: int, seed: int, real: list[bytes]) -> None:
@@ -44,8 +45,8 @@ def check_agreement(num_texts: int, seed: int, real: list[bytes]) -> None:
     num_answers = 0
     for _ in range(num_texts // 100):
         texts = [generate.text(rng, real) for _ in range(100)]
-        for format in FORMATS:
-            spec = random_spec(rng, format)
+        for answer_format in FORMATS:
+            spec = random_spec(rng, answer_format)
             cut = rng.random() < 0.3
             for text, ours in zip(texts, read_with_core(texts, spec, cut), strict=True):
                 assert ours == reference.read_answer(text, spec, cut=cut), (text, spec, cut)
@@ -73,8 +74,8 @@ def check_numbers(num_texts: int, seed: int) -> None:
     """The same on what numbers may look like."""
     rng = random.Random(seed)
     texts = [generate.number_text(rng) for _ in range(num_texts)]
-    for format in ("number", "boxed"):
-        spec = Spec.of(format)
+    for answer_format in ("number", "boxed"):
+        spec = Spec.of(answer_format)
         for text, ours in zip(texts, read_with_core(texts, spec), strict=True):
             assert ours == reference.read_answer(text, spec), (text, spec)
     contents = [text.partition(b"\n")[0].decode(errors="replace") for text in texts]
@@ -101,8 +102,8 @@ def test_core_agrees_on_100_000_numbers() -> None:
 
 
 def check_any_text(text: str, options: list[str] | None, starts_in_think: bool) -> None:
-    for format in FORMATS:
-        spec = Spec.of(format, options, starts_in_think)
+    for answer_format in FORMATS:
+        spec = Spec.of(answer_format, options, starts_in_think)
         encoded = text.encode("utf-8", "surrogatepass")
         for cut in (False, True):
             assert read_with_core([encoded], spec, cut) == [reference.read_answer(encoded, spec, cut=cut)]
@@ -136,9 +137,9 @@ def rows_of(rng: random.Random, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([*rows, np.zeros(0, np.int32)]), np.cumsum([0, *map(len, rows)], dtype=np.int64)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("answer_format", FORMATS)
 @pytest.mark.parametrize("fallback", [b"", generate.HIGH_BYTES + b"5#\n"])
-def test_rollouts_read_as_their_texts(format: AnswerFormat, fallback: bytes, either: str) -> None:
+def test_rollouts_read_as_their_texts(answer_format: AnswerFormat, fallback: bytes, either: str) -> None:
     """A row's answer is that of the decoded text of prefix and row: whatever the order and the lengths of the prefixes,
     with byte-fallback runs that cross the border, with ids that stand for nothing."""
     rng = random.Random(len(fallback))
@@ -146,14 +147,18 @@ def test_rollouts_read_as_their_texts(format: AnswerFormat, fallback: bytes, eit
     prefix = generate.ids_of("<think>Höhe 5\n</think> so the answer is −4, ####".encode() + b"\xe2\x88")
     ids, offsets = rows_of(rng, 120)
     lens = np.array(sorted(rng.choices(range(len(prefix) + 1), k=60)) + rng.choices(range(len(prefix) + 1), k=60))
-    options = ("a rock", "water") if format == "choice" else None
-    strict, lenient = extract_rollouts(vocabulary, prefix, lens, ids, offsets, format, options=options, think="both")
+    options = ("a rock", "water") if answer_format == "choice" else None
+    strict, lenient = extract_rollouts(
+        vocabulary, prefix, lens, ids, offsets, answer_format, options=options, answer_reading="both"
+    )
     whole = [np.concatenate([prefix[:n], ids[a:b]]) for n, a, b in zip(lens, offsets[:-1], offsets[1:], strict=True)]
     texts = [vocabulary.decode(row) for row in whole]
-    assert strict == extract_answers(texts, format, options=options)
-    assert lenient == extract_answers(texts, format, options=options, think="lenient")
-    assert strict == extract_rollouts(vocabulary, prefix, lens, ids, offsets, format, options=options)
-    assert lenient == extract_rollouts(vocabulary, prefix, lens, ids, offsets, format, options=options, think="lenient")
+    assert strict == extract_answers(texts, answer_format, options=options)
+    assert lenient == extract_answers(texts, answer_format, options=options, answer_reading="lenient")
+    assert strict == extract_rollouts(vocabulary, prefix, lens, ids, offsets, answer_format, options=options)
+    assert lenient == extract_rollouts(
+        vocabulary, prefix, lens, ids, offsets, answer_format, options=options, answer_reading="lenient"
+    )
 
 
 @needs_core
@@ -164,7 +169,7 @@ def test_threads_change_nothing() -> None:
     ids, offsets = rows_of(rng, 301)
     lens = np.array(rng.choices(range(len(prefix) + 1), k=301))
     answers = [
-        extract_rollouts(vocabulary, prefix, lens, ids, offsets, "number", think="both", num_threads=threads)
+        extract_rollouts(vocabulary, prefix, lens, ids, offsets, "number", answer_reading="both", num_threads=threads)
         for threads in (1, 2, 3, 7, 400, None)
     ]
     assert all(other == answers[0] for other in answers)
@@ -174,7 +179,7 @@ def test_empty_batches(either: str) -> None:
     vocabulary = generate.byte_vocabulary()
     assert extract_answers([]) == []
     assert extract_answers([], "choice", options=[]) == []
-    assert extract_rollouts(vocabulary, [], [], [], [0], "number", think="both") == ([], [])
+    assert extract_rollouts(vocabulary, [], [], [], [0], "number", answer_reading="both") == ([], [])
     assert extract_rollouts(vocabulary, generate.ids_of(b"5"), [1, 0], [], [0, 0, 0], "number") == ["5", None]
 
 
@@ -196,8 +201,8 @@ def test_every_number_gold_is_read(file: str, shared_data: Path) -> None:
     assert all(gold == str(int(value)) for gold, value in zip(golds, values, strict=True))
     endings = [gold if "####" in gold else f"Some 7 steps.\n#### {gold}" for gold in stated]
     assert extract_answers(endings) == golds
-    for format in ("The answer is ${}.", "**Final answer:** {} dollars", "$\\boxed{{{}}}$", "so it is {}"):
-        assert extract_answers([format.format(gold) for gold in golds]) == golds
+    for answer_format in ("The answer is ${}.", "**Final answer:** {} dollars", "$\\boxed{{{}}}$", "so it is {}"):
+        assert extract_answers([answer_format.format(gold) for gold in golds]) == golds
 
 
 @pytest.mark.parametrize("file", ["arc/ARC-Challenge-Test.jsonl", "arc/ARC-Easy-Test.jsonl"])
@@ -213,8 +218,8 @@ def test_every_choice_gold_is_read(file: str, shared_data: Path) -> None:
     assert extract_answers([f"So ({letter}) it is." for letter in letters], "choice", options=options) == letters
     assert [canonical_gold(letter, "choice", texts) for letter, texts in zip(letters, options, strict=True)] == letters
 
-    for format in ("Answer: {}", "answer: **{}** because", "\\boxed{{\\text{{{}}}}}"):
-        assert extract_answers([format.format(text) for text in own], "choice", options=options) == letters
+    for answer_format in ("Answer: {}", "answer: **{}** because", "\\boxed{{\\text{{{}}}}}"):
+        assert extract_answers([answer_format.format(text) for text in own], "choice", options=options) == letters
     assert [canonical_gold(text, "choice", texts) for text, texts in zip(own, options, strict=True)] == letters
     keys = extract_answers([f"Answer: {row['answerKey']}" for row in rows], "choice")
     assert keys == letters
@@ -242,8 +247,8 @@ def test_canonical_gold() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda v: extract_answers(["5"], "roman"), "format must be one of"),
-        (lambda v: extract_answers(["5"], think="loose"), "think must be one of"),
+        (lambda v: extract_answers(["5"], "roman"), "answer_format must be one of"),
+        (lambda v: extract_answers(["5"], answer_reading="loose"), "answer_reading must be one of"),
         (lambda v: extract_answers("5"), "texts must be a sequence"),
         (lambda v: extract_answers(["5", None]), r"texts\[1\] must be a text, got None"),
         (lambda v: extract_answers(["5"], "choice", options="rock"), "options must be a sequence of texts"),

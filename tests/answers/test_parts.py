@@ -16,7 +16,7 @@ NUMBER, CHOICE, BOXED = "number", "choice", "boxed"
 
 
 @pytest.mark.parametrize(
-    ("text", "format", "answer_part"),
+    ("text", "answer_format", "answer_part"),
     [
         ("3+4=7.\n#### 7", NUMBER, "#### 7"),
         ("#### none yet. So 3+4=7.\n#### 7 done", NUMBER, "#### 7 done"),  # an incomplete marker announces nothing
@@ -33,8 +33,10 @@ NUMBER, CHOICE, BOXED = "number", "choice", "boxed"
         ("", NUMBER, None),
     ],
 )
-def test_the_answer_part_begins_where_the_answer_is_announced(text: str, format: str, answer_part: str | None) -> None:
-    begin = answer_begin(text.encode(), Spec.of(format))  # type: ignore[arg-type]
+def test_the_answer_part_begins_where_the_answer_is_announced(
+    text: str, answer_format: str, answer_part: str | None
+) -> None:
+    begin = answer_begin(text.encode(), Spec.of(answer_format))  # type: ignore[arg-type]
     assert (None if begin is None else text.encode()[begin:].decode()) == answer_part
 
 
@@ -49,11 +51,11 @@ def test_a_block_that_the_prompt_opened() -> None:
 @given(st.data())
 def test_the_answer_part_alone_has_the_same_answer(data: st.DataObject) -> None:
     """What comes before it was only thinking: without it the same answer is read, but for what it lies in."""
-    format = data.draw(st.sampled_from([NUMBER, CHOICE, BOXED]))
+    answer_format = data.draw(st.sampled_from([NUMBER, CHOICE, BOXED]))
     markers = ["#### ", "the answer is ", "Answer: ", r"\boxed{", "final answer is "]
     pieces = [*markers, "7", " 12", "\n", "B", "(C)", "}", "so "]
     text = "".join(data.draw(st.lists(st.sampled_from(pieces), max_size=12))).encode()
-    spec = Spec.of(format)  # type: ignore[arg-type]
+    spec = Spec.of(answer_format)  # type: ignore[arg-type]
     begin = answer_begin(text, spec)
     if begin is not None:
         answer = read_answer(text, spec)

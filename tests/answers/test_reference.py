@@ -7,7 +7,8 @@ import pytest
 from fastsia.answers.extraction import extract_answers
 from fastsia.answers.reference import is_settled
 from fastsia.answers.spec import Spec
-from fastsia.config import AnswerFormat, FastsiaError
+from fastsia.config import AnswerFormat
+from fastsia.errors import FastsiaError
 
 # (text, starts_in_think): (strict, lenient)
 THINK = {
@@ -60,7 +61,7 @@ THINK = {
 def test_think(text: str, starts_in_think: bool, either: str) -> None:
     strict, lenient = THINK[text, starts_in_think]
     assert extract_answers([text], starts_in_think=starts_in_think) == [strict]
-    assert extract_answers([text], think="lenient", starts_in_think=starts_in_think) == [lenient]
+    assert extract_answers([text], answer_reading="lenient", starts_in_think=starts_in_think) == [lenient]
 
 
 def test_think_tags_of_ones_own(either: str) -> None:
@@ -109,11 +110,11 @@ CUT: dict[tuple[AnswerFormat, str], tuple[str | None, str | None]] = {
 }
 
 
-@pytest.mark.parametrize(("format", "text"), CUT)
-def test_cut(format: AnswerFormat, text: str, either: str) -> None:
-    strict, lenient = CUT[format, text]
-    assert extract_answers([text], format, cut=True) == [strict]
-    assert extract_answers([text], format, think="lenient", cut=True) == [lenient]
+@pytest.mark.parametrize(("answer_format", "text"), CUT)
+def test_cut(answer_format: AnswerFormat, text: str, either: str) -> None:
+    strict, lenient = CUT[answer_format, text]
+    assert extract_answers([text], answer_format, cut=True) == [strict]
+    assert extract_answers([text], answer_format, answer_reading="lenient", cut=True) == [lenient]
 
 
 def test_each_text_is_cut_or_not(either: str) -> None:
@@ -197,7 +198,7 @@ def test_stop_texts(text: str, either: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "format", "settled"),
+    ("text", "answer_format", "settled"),
     [
         ("#### 42\nmore", "number", True),
         ("#### 42", "number", False),
@@ -211,8 +212,8 @@ def test_stop_texts(text: str, either: str) -> None:
         ("\\boxed{42}\n", "boxed", False),
     ],
 )
-def test_what_is_settled(text: str, format: AnswerFormat, settled: bool) -> None:
-    assert is_settled(text.encode(), Spec.of(format)) is settled
+def test_what_is_settled(text: str, answer_format: AnswerFormat, settled: bool) -> None:
+    assert is_settled(text.encode(), Spec.of(answer_format)) is settled
 
 
 def test_hostile_texts_end(either: str) -> None:

@@ -17,7 +17,8 @@ from fastsia.answers.native import extension
 from fastsia.answers.spec import Spec
 from fastsia.answers.stream import AnswerStream
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.config import AnswerFormat, FastsiaError
+from fastsia.config import AnswerFormat
+from fastsia.errors import FastsiaError
 from tests.answers import generate
 
 FALLBACKS = (b"", generate.HIGH_BYTES, generate.HIGH_BYTES + b"02468\n .AB")
@@ -37,19 +38,19 @@ MARKERS = {
 }
 
 
-def begun(rng: random.Random, format: AnswerFormat) -> bytes:
+def begun(rng: random.Random, answer_format: AnswerFormat) -> bytes:
     """A text that is likely to settle, where its format can."""
-    marker = rng.choice(MARKERS.get(format, (b"\\boxed{",)))
+    marker = rng.choice(MARKERS.get(answer_format, (b"\\boxed{",)))
     parts = [rng.choice(generate.FRAGMENTS) for _ in range(rng.randint(1, 4))]
     opening = rng.choice((b"", b"Let me see. ", b"<think> 4 </think>", b"#### x\n"))
     return opening + marker + b"".join(parts) + b" so\nand"
 
 
-def check_settled(text: bytes, vocabulary: Vocabulary, format: AnswerFormat, options: tuple[str, ...] | None,
+def check_settled(text: bytes, vocabulary: Vocabulary, answer_format: AnswerFormat, options: tuple[str, ...] | None,
                   starts_in_think: bool, others: list[bytes]) -> bool:  # fmt: skip
     """Whether the text settles; if so, every continuation from there must have the same answer, strict and lenient."""
     stream = AnswerStream(vocabulary)
-    spec = stream.open(format, options, starts_in_think)
+    spec = stream.open(answer_format, options, starts_in_think)
     ids = generate.ids_of(text)
     length = stream.settled_at(spec, ids)
     if length is None:
@@ -57,8 +58,8 @@ def check_settled(text: bytes, vocabulary: Vocabulary, format: AnswerFormat, opt
     rows = [ids, *(np.concatenate([ids[:length], generate.ids_of(other)]) for other in others)]
     offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
     strict, lenient = extract_rollouts(
-        vocabulary, [], np.zeros(len(rows), dtype=np.int32), np.concatenate(rows), offsets, format,
-        options=options, think="both", starts_in_think=starts_in_think,
+        vocabulary, [], np.zeros(len(rows), dtype=np.int32), np.concatenate(rows), offsets, answer_format,
+        options=options, answer_reading="both", starts_in_think=starts_in_think,
     )  # fmt: skip
     assert strict[0] is not None
     assert set(strict) == set(lenient) == {strict[0]}, (text[:length], options, strict)
@@ -71,11 +72,11 @@ def check_lossless(num_texts: int, seed: int, fallback: bytes) -> None:
     vocabulary = generate.byte_vocabulary(fallback, num_special=1)
     num_settled = 0
     for _ in range(num_texts):
-        format: AnswerFormat = rng.choice(("number", "choice"))
-        text = begun(rng, format) if rng.random() < 0.8 else generate.text(rng, real)
-        options = rng.choice(generate.OPTION_SETS) if format == "choice" else None
+        answer_format: AnswerFormat = rng.choice(("number", "choice"))
+        text = begun(rng, answer_format) if rng.random() < 0.8 else generate.text(rng, real)
+        options = rng.choice(generate.OPTION_SETS) if answer_format == "choice" else None
         others = [*HOSTILE, *(rng.choice(HOSTILE) + generate.text(rng, real) for _ in range(30))]
-        num_settled += check_settled(text, vocabulary, format, options, rng.random() < 0.1, others)
+        num_settled += check_settled(text, vocabulary, answer_format, options, rng.random() < 0.1, others)
     assert num_settled > num_texts / 20
 
 
@@ -101,8 +102,8 @@ def test_settled_means_settled_on_many_texts() -> None:
 )  # fmt: skip
 def test_settled_means_settled_to_hypothesis(begin: str, middle: bytes, others: list[bytes]) -> None:
     text = begin.encode() + middle + b"\n"
-    for format in ("number", "choice"):
-        check_settled(text, generate.byte_vocabulary(), format, ("a rock", "water", "4"), False, others)
+    for answer_format in ("number", "choice"):
+        check_settled(text, generate.byte_vocabulary(), answer_format, ("a rock", "water", "4"), False, others)
 
 
 SETTLES: dict[tuple[AnswerFormat, str], str | None] = {
@@ -148,12 +149,12 @@ SETTLES: dict[tuple[AnswerFormat, str], str | None] = {
 }
 
 
-@pytest.mark.parametrize(("format", "text"), SETTLES)
-def test_where_texts_settle(format: AnswerFormat, text: str, either: str) -> None:
+@pytest.mark.parametrize(("answer_format", "text"), SETTLES)
+def test_where_texts_settle(answer_format: AnswerFormat, text: str, either: str) -> None:
     """Not before the value's end is in sight, and then at once."""
     stream = AnswerStream(generate.byte_vocabulary())
-    spec = stream.open(format, ("a rock", "water", "heat", "4") if format == "choice" else None)
-    expected = SETTLES[format, text]
+    spec = stream.open(answer_format, ("a rock", "water", "heat", "4") if answer_format == "choice" else None)
+    expected = SETTLES[answer_format, text]
     assert stream.settled_at(spec, generate.ids_of(text.encode())) == (None if expected is None else len(expected))
 
 
@@ -200,14 +201,14 @@ def test_core_and_reference_settle_at_the_same_place(monkeypatch: pytest.MonkeyP
     specs = [(core.open(f), slow.open(f), f) for f in ("number", "choice", "boxed")]
     num_settled = 0
     for _ in range(700):
-        for ours, theirs, format in specs:
-            text = begun(rng, format) + generate.text(rng, real)
+        for ours, theirs, answer_format in specs:
+            text = begun(rng, answer_format) + generate.text(rng, real)
             ids = generate.ids_of(text)
             late, early = slow.settled_at(theirs, ids), core.settled_at(ours, ids)
             assert early == late, text
             if early is not None:
                 num_settled += 1
-                spec = Spec.of(format)
+                spec = Spec.of(answer_format)
                 whole = reference.read_answer(text, spec)[0]
                 assert reference.read_answer(text[:early], spec, cut=True)[0] == whole
     assert num_settled > 150
@@ -220,9 +221,9 @@ def test_feeding_is_settled_at(either: str) -> None:
     vocabulary = generate.byte_vocabulary(generate.HIGH_BYTES + b"5\n", num_special=1)
     stream = AnswerStream(vocabulary)
     for _ in range(40 if either == "core" else 8):
-        format: AnswerFormat = rng.choice(("number", "choice"))
-        spec = stream.open(format)
-        ids = generate.ids_of((begun(rng, format) + generate.text(rng, real))[:60])
+        answer_format: AnswerFormat = rng.choice(("number", "choice"))
+        spec = stream.open(answer_format)
+        ids = generate.ids_of((begun(rng, answer_format) + generate.text(rng, real))[:60])
         settled = stream.settled_at(spec, ids)
         expected = [settled is not None and length >= settled for length in range(len(ids) + 1)]
         lens = rng.sample(range(len(ids) + 1), k=len(ids) + 1)
@@ -281,7 +282,7 @@ def test_bytes_of_a_run_wait_for_its_end(either: str) -> None:
         (lambda s, n: s.start([1], n, [5], [2]), "a length of 0 to 1 for each of 1 slots"),
         (lambda s, n: s.start([1], n + 1, [5], [1]), "spec 1 was not opened"),
         (lambda s, n: s.settled_at(-1, [5]), "spec -1 was not opened"),
-        (lambda s, n: s.open("roman"), "format must be one of"),
+        (lambda s, n: s.open("roman"), "answer_format must be one of"),
     ],
 )
 def test_mistakes_are_named(call: Callable[[AnswerStream, int], object], message: str, either: str) -> None:

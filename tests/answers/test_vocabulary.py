@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 from tests.answers import generate
 
 CORPUS = [
@@ -201,8 +201,8 @@ def test_a_vocabulary_knows_of_its_think_marks() -> None:
 def test_token_bytes() -> None:
     tokenizer = build("byte-level")
     vocabulary = Vocabulary.from_tokenizer(tokenizer)
-    think, end = tokenizer.token_to_id("<think>"), tokenizer.token_to_id("<|im_end|>")
-    assert vocabulary.token_bytes(think) == b"<think>"
+    answer_reading, end = tokenizer.token_to_id("<think>"), tokenizer.token_to_id("<|im_end|>")
+    assert vocabulary.token_bytes(answer_reading) == b"<think>"
     assert vocabulary.token_bytes(end) == b""
     assert vocabulary.token_bytes(-1) == vocabulary.token_bytes(10**6) == b""
     assert vocabulary.token_bytes(tokenizer.token_to_id("Ġthe")) == b" the"

@@ -42,8 +42,8 @@ def test_every_kind_of_model_opens() -> None:
     assert open_backend(native, "native") is native
     assert isinstance(open_backend(engine, "hf"), HFGenerateBackend)
     assert isinstance(open_backend((model, tokenizer), "hf"), HFGenerateBackend)
-    small = open_backend((model, tokenizer), "native", {"max_rows": 3, "window": None})
-    assert small.describe()["max_rows"] == 3
+    small = open_backend((model, tokenizer), "native", {"max_num_seqs": 3, "max_concurrent_trajectories": None})
+    assert small.describe()["max_num_seqs"] == 3
     for backend in (native, open_backend((model, tokenizer), "hf")):
         assert backend.context_length == 512
         assert backend.eos_token_ids == (tokenizer.eos_token_id,)
@@ -56,11 +56,21 @@ def test_every_kind_of_model_opens() -> None:
     ("kind", "name", "options", "sentence"),
     [
         ("pair", "natve", {}, r"backend must be one of native, hf, openai, vllm, got 'natve'. Did you mean native\?"),
-        ("pair", "hf", {"max_rows": 3}, "max_rows has no meaning for the hf backend"),
+        ("pair", "hf", {"max_num_seqs": 3}, "max_num_seqs has no meaning for the hf backend"),
         ("pair", "native", {"dtype": "float32"}, "dtype has no meaning for a model that is already loaded"),
-        ("engine", "native", {"window": 2}, "window has no meaning for an Engine"),
+        (
+            "engine",
+            "native",
+            {"max_concurrent_trajectories": 2},
+            "max_concurrent_trajectories has no meaning for an Engine",
+        ),
         ("backend", "hf", {}, "backend is 'hf', but the model given is a loaded backend 'native'"),
-        ("backend", None, {"window": 2}, "window has no meaning for a backend"),
+        (
+            "backend",
+            None,
+            {"max_concurrent_trajectories": 2},
+            "max_concurrent_trajectories has no meaning for a backend",
+        ),
         ("model", "native", {}, "got Qwen2ForCausalLM; a bare model lacks the tokenizer"),
     ],
 )

@@ -264,5 +264,5 @@ def test_costs_are_counted(backend: HFGenerateBackend) -> None:
     assert trajectory.rollouts is not None
     drawn = backend.counters.generated_tokens - before.generated_tokens
     assert drawn == len(trajectory.rollouts.token_ids)
-    assert backend.counters.row_steps - before.row_steps >= drawn - len(trajectory.rollouts)
+    assert backend.counters.computed_tokens - before.computed_tokens >= drawn - len(trajectory.rollouts)
     assert backend.counters.prefill_tokens > before.prefill_tokens

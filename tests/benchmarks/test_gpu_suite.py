@@ -160,7 +160,7 @@ def test_steady_state_has_full_steps_and_its_floor(model: Model) -> None:
 
 
 def test_suffixes_are_cut_to_what_the_pool_holds(model: Model) -> None:
-    engine = peers.open_engine(model, num_blocks=40)
+    engine = peers.open_engine(model, num_kv_blocks=40)
     fitting = steady.fitting(engine, 8, 20, 600)
     assert fitting.suffix == (int(0.95 * 40) - 2) // 8 * 16
 

@@ -80,7 +80,7 @@ def test_merged_logits_are_those_of_the_unmerged_model(
     assert [name for name, _ in plain.named_parameters()] == [
         name for name, _ in merged.named_parameters() if not (tied and name == "lm_head.weight")
     ]
-    assert Engine(merged, tokenizer, num_blocks=64).describe()["peft"] == str(tmp_path / "adapter")
+    assert Engine(merged, tokenizer, num_kv_blocks=64).describe()["peft"] == str(tmp_path / "adapter")
 
 
 def test_the_adapter_is_in_the_runs_identity_and_names(base: Path, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def assert_same_rows(name: str, one: Table, other: Table) -> None:
         np.testing.assert_array_equal(getattr(one, column)[rows], getattr(other, column)[rows], f"{name}.{column}")
     if name in ("trunks", "branches"):
         for row in rows:
-            used = vars(one)["num_blocks"][row]
+            used = vars(one)["num_kv_blocks"][row]
             np.testing.assert_array_equal(vars(one)["blocks"][row, :used], vars(other)["blocks"][row, :used])
     if name == "trunks":
         for row in rows:
@@ -106,27 +106,37 @@ def assert_same_rows(name: str, one: Table, other: Table) -> None:
 @given(
     requests=st.lists(REQUESTS, min_size=1, max_size=6),
     num_blocks=st.integers(11, 60),
-    max_rows=st.sampled_from([1, 3, 64]),
-    prefill_chunk=st.sampled_from([1, 5, 64]),
-    window=st.integers(1, 4),
+    max_num_seqs=st.sampled_from([1, 3, 64]),
+    max_num_batched_tokens=st.sampled_from([1, 5, 64]),
+    max_concurrent_trajectories=st.integers(1, 4),
 )
 def test_the_core_does_what_the_reference_does(
-    requests: list[Request], num_blocks: int, max_rows: int, prefill_chunk: int, window: int
+    requests: list[Request],
+    num_blocks: int,
+    max_num_seqs: int,
+    max_num_batched_tokens: int,
+    max_concurrent_trajectories: int,
 ) -> None:
     """Through preemption, chunks, forks, shared prompts and limits."""
-    for _ in run_over(requests, num_blocks, max_rows, prefill_chunk, window).steps():
+    for _ in run_over(requests, num_blocks, max_num_seqs, max_num_batched_tokens, max_concurrent_trajectories).steps():
         pass
 
 
-def run_over(requests: list[Request], num_blocks: int, max_rows: int, prefill_chunk: int, window: int) -> Run:
+def run_over(
+    requests: list[Request],
+    num_blocks: int,
+    max_num_seqs: int,
+    max_num_batched_tokens: int,
+    max_concurrent_trajectories: int,
+) -> Run:
     run = Run(
         HashModel(num_blocks, 3, 1000),  # type: ignore[arg-type]
         iter(requests),
         counters=Counters(),
         blocks=BlockManager(num_blocks, 3),
-        max_rows=max_rows,
-        prefill_chunk=prefill_chunk,
-        window=window,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        max_concurrent_trajectories=max_concurrent_trajectories,
         eos_token_ids=(EOS,),
         context_length=None,
         vocabulary=None,
@@ -158,7 +168,7 @@ def test_stop_texts_and_settled_answers(monkeypatch: pytest.MonkeyPatch) -> None
     task = load_task("demo", limit=4)
 
     def ends() -> list[tuple[Any, ...]]:
-        engine = Engine.from_pretrained("demo:sft", max_rows=40)
+        engine = Engine.from_pretrained("demo:sft", max_num_seqs=40)
         sampling = SamplingParams(1.3, 1.0, max_tokens=100, stop=("are g", "+2"))
         stop = AnswerStop(task.format_of(task.problems[0]))
         requests = [

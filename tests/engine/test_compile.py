@@ -28,7 +28,7 @@ FORCED = [Forced(t, tuple(range(20, 20 + t)), (50, 51, 52)) for t in range(10)]
 
 def engine_of(family: str, device: str, dtype: torch.dtype, compile: str) -> Engine:
     model = copy.deepcopy(tiny_model(family)).to(device, dtype)
-    return Engine(model, num_blocks=300, block_size=16, compile=compile)
+    return Engine(model, num_kv_blocks=300, block_size=16, compile=compile)
 
 
 def logits_of(engine: Engine) -> Tensor:
@@ -41,7 +41,7 @@ def logits_of(engine: Engine) -> Tensor:
         return seen[-1]
 
     engine.runner.logits = seeing  # type: ignore[method-assign]
-    engine.force(PROMPT, TRAJECTORY, FORCED)
+    engine.loglikelihood(PROMPT, TRAJECTORY, FORCED)
     return torch.cat(seen)
 
 
@@ -109,7 +109,9 @@ def without_code(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_graph_serves_every_step(family: str) -> None:
     """No break, and no second compilation for any number of rows, trunks or blocks."""
     before = counters["stats"]["unique_graphs"]
-    engine = Engine(tiny_model(family), max_rows=64, block_size=4, num_blocks=ROOMY, prefill_chunk=8, compile="on")
+    engine = Engine(
+        tiny_model(family), max_num_seqs=64, block_size=4, num_kv_blocks=ROOMY, max_num_batched_tokens=8, compile="on"
+    )
     comparison = Comparison()
     for share, budget in (("trajectory", "new"), ("none", "total")):
         assert (engine.describe()["compile"], engine.runner.warnings) == ("on", [])
@@ -130,13 +132,13 @@ def test_what_does_not_compile_runs_plain_and_says_so(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=broken))
     sampling = SamplingParams(temperature=1.0, max_tokens=5)
-    engine = Engine(tiny_model("llama"), num_blocks=64, compile="on")
+    engine = Engine(tiny_model("llama"), num_kv_blocks=64, compile="on")
     assert engine.describe()["compile"] == "off"
     (warning,) = NativeBackend(engine).warnings
     assert warning.startswith("torch.compile is not used: ")
     assert "no C++ compiler" in warning
     assert "\n" not in warning
-    assert engine.rollout([5, 6], 4, sampling) == Engine(tiny_model("llama"), num_blocks=64).rollout(
+    assert engine.rollout([5, 6], 4, sampling) == Engine(tiny_model("llama"), num_kv_blocks=64).rollout(
         [5, 6], 4, sampling
     )
 
@@ -145,7 +147,7 @@ def test_what_does_not_compile_runs_plain_and_says_so(monkeypatch: pytest.Monkey
 def test_what_compiles_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """A miscompiled step would draw from another model without a word."""
     monkeypatch.setattr("fastsia.engine.model_runner.compile_function", lambda f, **_: lambda *a, **n: 1.5 * f(*a, **n))
-    engine = Engine(tiny_model("llama"), num_blocks=64, compile="on")
+    engine = Engine(tiny_model("llama"), num_kv_blocks=64, compile="on")
     assert engine.describe()["compile"] == "off"
     assert engine.runner.warnings == ["torch.compile is not used: it gave other numbers."]
 
@@ -153,7 +155,7 @@ def test_what_compiles_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.usefixtures("without_code")
 def test_updated_weights_are_seen() -> None:
     model = copy.deepcopy(tiny_model("llama"))
-    compiled = Engine(model, num_blocks=64, compile="on")
+    compiled = Engine(model, num_kv_blocks=64, compile="on")
     sampling = SamplingParams(temperature=1.0, max_tokens=8)
     before = compiled.rollout([5, 6], 4, sampling)
     with torch.no_grad():
@@ -162,13 +164,13 @@ def test_updated_weights_are_seen() -> None:
     after = compiled.rollout([5, 6], 4, sampling)
     assert after != before
     assert [r.token_ids for r in after] == [
-        r.token_ids for r in Engine(model, num_blocks=64).rollout([5, 6], 4, sampling)
+        r.token_ids for r in Engine(model, num_kv_blocks=64).rollout([5, 6], 4, sampling)
     ]
 
 
 def test_settings() -> None:
     model = tiny_model("llama")
-    assert Engine(model, num_blocks=64).describe()["compile"] == "off", "auto on a CPU"
+    assert Engine(model, num_kv_blocks=64).describe()["compile"] == "off", "auto on a CPU"
     with pytest.raises(FastsiaError, match=r'^compile must be "auto", "on", "graphs" or "off", got True\.$'):
         Engine(model, compile=True)  # type: ignore[arg-type]
     with pytest.raises(FastsiaError, match=r'^compile="graphs" needs a CUDA device, the model is on cpu; '):

@@ -87,7 +87,7 @@ def p_value(counts: Counter[tuple[int, ...]], distribution: dict[tuple[int, ...]
 def test_rollouts_fit_the_exact_distribution_and_are_independent(seed: int) -> None:
     """Riding the trunk must neither over- nor under-weight it, and one checkpoint's draws say nothing of another's."""
     model = enumerable_model(seed)
-    engine = Engine(model, num_blocks=20_000, block_size=4)
+    engine = Engine(model, num_kv_blocks=20_000, block_size=4)
     for _, top_p, temperature in (setting for setting in SETTINGS if setting[0] == seed):
         trajectory = likely_trajectory(model, temperature, top_p)
         sampling = SamplingParams(temperature=temperature, top_p=top_p, max_tokens=LENGTH, eos_token_id=EOS)
@@ -122,7 +122,7 @@ def likely_trajectory(model: LlamaForCausalLM, temperature: float, top_p: float)
 def test_a_wrong_distribution_is_noticed() -> None:
     """The chi-square above must be able to fail: counts from temperature 1.1 against the law of 1.0."""
     model = enumerable_model(0)
-    engine = Engine(model, num_blocks=20_000, block_size=4)
+    engine = Engine(model, num_kv_blocks=20_000, block_size=4)
     sampling = SamplingParams(temperature=1.1, top_p=1.0, max_tokens=LENGTH, eos_token_id=EOS)
     counts = Counter(tuple(r.token_ids) for r in engine.rollout(PROMPT, N, sampling, seed=9))
     assert p_value(counts, exact(model, PROMPT, 1.0, 1.0)) < LEVEL

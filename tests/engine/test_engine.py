@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from fastsia import Engine
-from fastsia.config import FastsiaError, SamplingParams
+from fastsia.config import SamplingParams
 from fastsia.engine.sequence import Request
+from fastsia.errors import FastsiaError
 from tests.engine.models import EOS, VOCAB, tiny_model
 
 PROMPT = [5, 6, 7, 8, 9]
@@ -20,7 +21,7 @@ SAMPLING = SamplingParams(temperature=0.9, top_p=0.95, max_tokens=8, eos_token_i
 
 @pytest.fixture
 def engine() -> Engine:
-    return Engine(tiny_model("qwen2"), num_blocks=500, block_size=4)
+    return Engine(tiny_model("qwen2"), num_kv_blocks=500, block_size=4)
 
 
 def test_the_first_k_of_n_rollouts_are_those_of_n_equal_k(engine: Engine) -> None:
@@ -53,9 +54,9 @@ def test_less_sharing_costs_more_rows_and_gives_the_same_rollouts(engine: Engine
     y = engine.rollout(PROMPT, 1, cold, seed=1)[0].token_ids
     rows, found = [], []
     for share in ("trajectory", "checkpoint", "none"):
-        fresh = Engine(tiny_model("qwen2"), num_blocks=500, block_size=4)
+        fresh = Engine(tiny_model("qwen2"), num_kv_blocks=500, block_size=4)
         found.append(fresh.rollout_checkpoints(PROMPT, y, [0, 2, 4], 10, cold, seed=2, share=share))
-        rows.append(fresh.counters.row_steps)
+        rows.append(fresh.counters.computed_tokens)
     assert found[0].keys() == found[1].keys() == found[2].keys()
     for other in found[1:]:
         for checkpoint, rollouts in found[0].items():
@@ -68,8 +69,8 @@ def test_counters_add_up(engine: Engine) -> None:
     counters, rollouts = engine.counters, trajectory.rollouts
     assert rollouts is not None
     assert counters.generated_tokens == len(rollouts.token_ids) == rollouts.offsets[-1]
-    assert counters.generated_tokens >= counters.row_steps + counters.rides
-    assert counters.merge_factor == counters.generated_tokens / counters.row_steps
+    assert counters.generated_tokens >= counters.computed_tokens + counters.rides
+    assert counters.merge_factor == counters.generated_tokens / counters.computed_tokens
     assert counters.prefill_tokens + counters.trajectory_tokens == len(PROMPT) + len(trajectory.token_ids)
     assert counters.preemptions == counters.recomputed_tokens == 0
     assert 0 < counters.peak_kv_blocks <= 500
@@ -84,7 +85,7 @@ def test_streaming_gives_every_rollout_once_and_the_same(engine: Engine) -> None
 
 def test_streaming_is_early() -> None:
     """With one row a step, the first rollouts must come long before the last."""
-    engine = Engine(tiny_model("qwen2"), num_blocks=500, block_size=4, max_rows=1)
+    engine = Engine(tiny_model("qwen2"), num_kv_blocks=500, block_size=4, max_num_seqs=1)
     stream = engine.stream(PROMPT, Y, [0, 6], 5, SAMPLING, seed=8)
     next(stream)
     early = engine.counters.steps
@@ -131,7 +132,7 @@ def test_live_weights_are_seen_and_the_model_is_left_as_it_was() -> None:
     """In an RL loop the same model trains between our calls, with its own attention and in training mode."""
     model = copy.deepcopy(tiny_model("qwen2")).train()
     model.set_attn_implementation("sdpa")
-    engine = Engine(model, num_blocks=100)
+    engine = Engine(model, num_kv_blocks=100)
     before = engine.rollout(PROMPT, 4, SAMPLING, seed=4)
     assert model.training
     assert model.config._attn_implementation == "sdpa"
@@ -140,7 +141,7 @@ def test_live_weights_are_seen_and_the_model_is_left_as_it_was() -> None:
     torch.optim.SGD(model.parameters(), lr=1.0).step()
     after = engine.rollout(PROMPT, 4, SAMPLING, seed=4)
     assert after != before
-    assert after == Engine(model, num_blocks=100).rollout(PROMPT, 4, SAMPLING, seed=4)
+    assert after == Engine(model, num_kv_blocks=100).rollout(PROMPT, 4, SAMPLING, seed=4)
 
 
 def test_bad_logits_fail_their_rollouts_with_the_position_and_no_others() -> None:
@@ -148,13 +149,13 @@ def test_bad_logits_fail_their_rollouts_with_the_position_and_no_others() -> Non
     model = copy.deepcopy(tiny_model("qwen2"))
     poison = 30
     with torch.no_grad():
-        clean = Engine(model, num_blocks=60, block_size=4).rollout(PROMPT, 40, SAMPLING, seed=4)
+        clean = Engine(model, num_kv_blocks=60, block_size=4).rollout(PROMPT, 40, SAMPLING, seed=4)
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
     model.config.tie_word_embeddings = False
     with torch.no_grad():
         model.model.embed_tokens.weight = torch.nn.Parameter(model.model.embed_tokens.weight.clone())
         model.model.embed_tokens.weight[poison] = torch.nan
-    engine = Engine(model, num_blocks=60, block_size=4)
+    engine = Engine(model, num_kv_blocks=60, block_size=4)
     for _ in range(2):
         dirty = engine.rollout(PROMPT, 40, SAMPLING, seed=4)
         failed = 0
@@ -177,7 +178,7 @@ def test_a_trajectory_with_bad_logits_fails_alone() -> None:
     model.model.embed_tokens.weight = torch.nn.Parameter(model.model.embed_tokens.weight.clone())
     with torch.no_grad():
         model.model.embed_tokens.weight[30] = torch.nan
-    engine = Engine(model, num_blocks=60)
+    engine = Engine(model, num_kv_blocks=60)
     good, bad = (Request(i, prompt, SAMPLING, 3, seed=1) for i, prompt in enumerate([(5, 6), (5, 30)]))
     found = {t.key: t for t in engine.run([good, bad])}
     assert found[1].finish_reason == "error"
@@ -195,7 +196,7 @@ def test_bad_logits_of_a_given_trajectory_stay_its_own(kernels: str, shuffle: bo
     model.model.embed_tokens.weight = torch.nn.Parameter(model.model.embed_tokens.weight.clone())
     with torch.no_grad():
         model.model.embed_tokens.weight[30] = torch.nan
-    engine = Engine(model, num_blocks=60, block_size=4, kernels=kernels)
+    engine = Engine(model, num_kv_blocks=60, block_size=4, kernels=kernels)
     clean = engine.rollout(PROMPT, 20, SAMPLING, seed=1)
     given = (5, 30, *[5] * 20)
     request = Request(
@@ -222,7 +223,7 @@ def test_a_run_left_in_the_middle_leaves_the_engine_usable(engine: Engine) -> No
 
 def test_an_interrupt_in_reset_does_not_keep_the_engine(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Ctrl-C there left the engine "already running", or rows of hidden states that nothing gives back."""
-    expected = Engine(engine.model, num_blocks=500, block_size=4).rollout(PROMPT, 5, SAMPLING, seed=8)
+    expected = Engine(engine.model, num_kv_blocks=500, block_size=4).rollout(PROMPT, 5, SAMPLING, seed=8)
     run = engine.run([Request(0, tuple(PROMPT), SAMPLING, 3, 1)])
     next(run)
 
@@ -237,7 +238,7 @@ def test_an_interrupt_in_reset_does_not_keep_the_engine(engine: Engine, monkeypa
     run = engine.run([Request(0, tuple(PROMPT), SAMPLING, 3, 1)])
     next(run)
     with pytest.raises(FastsiaError, match="already running"):
-        engine.force(PROMPT, Y, [])
+        engine.loglikelihood(PROMPT, Y, [])
     assert len(engine.runner._hidden_rows) == 0
     run.close()
     assert engine.rollout(PROMPT, 5, SAMPLING, seed=8) == expected
@@ -261,21 +262,27 @@ def test_an_interrupt_in_reset_does_not_keep_the_engine(engine: Engine, monkeypa
             f"eos_token_id {VOCAB} is not an id",
         ),
         (
-            lambda e: Engine(e.model, num_blocks=3, block_size=4).rollout([5] * 9, 1, SAMPLING),
-            "num_blocks=3 is too small",
+            lambda e: Engine(e.model, num_kv_blocks=3, block_size=4).rollout([5] * 9, 1, SAMPLING),
+            "num_kv_blocks=3 is too small",
         ),
-        (lambda e: Engine(e.model, max_rows=0), "max_rows must be an integer >= 1"),
-        (lambda e: Engine(e.model, window=True), "window must be an integer >= 1, got True"),
-        (lambda e: Engine(e.model, prefill_chunk="9"), "prefill_chunk must be an integer >= 1"),
+        (lambda e: Engine(e.model, max_num_seqs=0), "max_num_seqs must be an integer >= 1"),
+        (
+            lambda e: Engine(e.model, max_concurrent_trajectories=True),
+            "max_concurrent_trajectories must be an integer >= 1, got True",
+        ),
+        (lambda e: Engine(e.model, max_num_batched_tokens="9"), "max_num_batched_tokens must be an integer >= 1"),
         (lambda e: Engine(e.model, block_size=2.0), "block_size must be an integer >= 1"),
-        (lambda e: Engine(e.model, num_blocks=2.5), r"num_blocks must be an integer >= 1, got 2\.5"),
-        (lambda e: Engine(e.model, num_blocks=10**30), "num_blocks must be an integer <= 2,147,483,647"),
+        (lambda e: Engine(e.model, num_kv_blocks=2.5), r"num_kv_blocks must be an integer >= 1, got 2\.5"),
+        (lambda e: Engine(e.model, num_kv_blocks=10**30), "num_kv_blocks must be an integer <= 2,147,483,647"),
         *(
-            (lambda e, n=n: Engine(e.model, num_blocks=n, block_size=n), f"num_blocks must fit into memory, got {n:,}")
+            (
+                lambda e, n=n: Engine(e.model, num_kv_blocks=n, block_size=n),
+                f"num_kv_blocks must fit into memory, got {n:,}",
+            )
             for n in (1 << 24, 2**31 - 1)
         ),
         (lambda e: e.rollout([5], 10**30, SAMPLING), "n must be an integer <= 1,000,000"),
-        (lambda e: Engine(e.model, num_blocks=0), "num_blocks must be an integer >= 1"),
+        (lambda e: Engine(e.model, num_kv_blocks=0), "num_kv_blocks must be an integer >= 1"),
         (lambda e: Engine(e.model, gpu_memory_utilization="all"), "gpu_memory_utilization must be in"),
         (lambda e: Engine(e.model, kernels="cuda"), "kernels must be"),
         (lambda e: Engine("demo:sft"), "model must be a loaded model of transformers, got str"),
@@ -296,8 +303,8 @@ def test_what_cannot_run_is_refused_in_one_sentence(engine: Engine, call, messag
 
 def test_models_with_more_than_a_weight_for_a_head_use_their_own(engine: Engine) -> None:
     assert engine.runner.fused_head
-    assert Engine(tiny_model("gemma2"), num_blocks=60).runner.fused_head
-    assert not Engine(tiny_model("granite"), num_blocks=60).runner.fused_head
+    assert Engine(tiny_model("gemma2"), num_kv_blocks=60).runner.fused_head
+    assert not Engine(tiny_model("granite"), num_kv_blocks=60).runner.fused_head
 
 
 def test_an_attention_we_do_not_reproduce_is_refused() -> None:
@@ -310,7 +317,7 @@ def test_an_attention_we_do_not_reproduce_is_refused() -> None:
         for i, out in enumerate(forward(*args, **kwargs))
     )
     with pytest.raises(FastsiaError, match="this architecture is not supported"):
-        Engine(model, num_blocks=60)
+        Engine(model, num_kv_blocks=60)
 
 
 def test_unused_blocks_hold_zeros(engine: Engine) -> None:

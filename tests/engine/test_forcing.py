@@ -38,9 +38,9 @@ def test_equals_the_models_own_forward(family: str) -> None:
     model = tiny_model(family)
     continuing = np.zeros(VOCAB, dtype=bool)
     continuing[20:50] = True
-    engine = Engine(model, num_blocks=64, block_size=8, prefill_chunk=10)
-    scores = engine.force(PROMPT, TRAJECTORY, FORCED, continuing=continuing)
-    plain = engine.force(PROMPT, TRAJECTORY, FORCED)
+    engine = Engine(model, num_kv_blocks=64, block_size=8, max_num_batched_tokens=10)
+    scores = engine.loglikelihood(PROMPT, TRAJECTORY, FORCED, continuing=continuing)
+    plain = engine.loglikelihood(PROMPT, TRAJECTORY, FORCED)
     for one, score, without in zip(FORCED, scores, plain, strict=True):
         expected, after = oracle(model, one)
         np.testing.assert_allclose(score.logprobs, expected, atol=1e-5)
@@ -51,9 +51,9 @@ def test_equals_the_models_own_forward(family: str) -> None:
 
 def test_a_prefix_costs_what_is_read_behind_it_and_no_more() -> None:
     """All options of one token are read from one row a cue token; the trunk is computed once for all positions."""
-    engine = Engine(tiny_model("llama"), num_blocks=64)
+    engine = Engine(tiny_model("llama"), num_kv_blocks=64)
     options = [Forced(position, (17, 40), (option,)) for position in (0, 10, 20) for option in range(5)]
-    engine.force(PROMPT, TRAJECTORY, options)
+    engine.loglikelihood(PROMPT, TRAJECTORY, options)
     assert engine.counters.forced_tokens == 3 * 2
     assert engine.counters.prefill_tokens == len(PROMPT) + 20
 
@@ -62,23 +62,23 @@ def test_a_prefix_costs_what_is_read_behind_it_and_no_more() -> None:
 @pytest.mark.parametrize("num_blocks", [8, 64])
 def test_scores_do_not_move_with_the_size_of_passes_or_of_the_pool(rows: int, num_blocks: int) -> None:
     model = tiny_model("qwen2")
-    usual = Engine(model, num_blocks=64).force(PROMPT, TRAJECTORY, FORCED)
-    engine = Engine(model, num_blocks=num_blocks, block_size=4, prefill_chunk=rows)
+    usual = Engine(model, num_kv_blocks=64).loglikelihood(PROMPT, TRAJECTORY, FORCED)
+    engine = Engine(model, num_kv_blocks=num_blocks, block_size=4, max_num_batched_tokens=rows)
     if num_blocks == 8:
-        with pytest.raises(FastsiaError, match="raise num_blocks"):
-            engine.force(PROMPT, TRAJECTORY, [Forced(23, (1,) * 10, (1,))])
+        with pytest.raises(FastsiaError, match="raise num_kv_blocks"):
+            engine.loglikelihood(PROMPT, TRAJECTORY, [Forced(23, (1,) * 10, (1,))])
         return
-    for score, other in zip(engine.force(PROMPT, TRAJECTORY, FORCED), usual, strict=True):
+    for score, other in zip(engine.loglikelihood(PROMPT, TRAJECTORY, FORCED), usual, strict=True):
         np.testing.assert_allclose(score.logprobs, other.logprobs, atol=1e-5)
 
 
 def test_the_trajectorys_own_tokens_cost_nothing_beyond_the_trunk() -> None:
     """A document is scored in one pass over it, though its logits are computed in slices."""
-    engine = Engine(tiny_model("llama"), num_blocks=64)
+    engine = Engine(tiny_model("llama"), num_kv_blocks=64)
     whole = Forced(0, (), TRAJECTORY)
     for continuing in (None, np.arange(VOCAB) < 20):
         before = engine.counters.prefill_tokens
-        (score,) = engine.force(PROMPT, TRAJECTORY, [whole], continuing=continuing)
+        (score,) = engine.loglikelihood(PROMPT, TRAJECTORY, [whole], continuing=continuing)
         expected, after = oracle(engine.model, whole)
         np.testing.assert_allclose(score.logprobs, expected, atol=1e-5)
         if continuing is not None:
@@ -89,45 +89,45 @@ def test_the_trajectorys_own_tokens_cost_nothing_beyond_the_trunk() -> None:
 
 
 def test_slices_of_logits_are_seamless(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Engine(tiny_model("gemma2"), num_blocks=64)
-    usual = engine.force(PROMPT, TRAJECTORY, FORCED)
+    engine = Engine(tiny_model("gemma2"), num_kv_blocks=64)
+    usual = engine.loglikelihood(PROMPT, TRAJECTORY, FORCED)
     monkeypatch.setattr("fastsia.engine.forcing._LOGIT_ROWS", 2)
-    for score, other in zip(engine.force(PROMPT, TRAJECTORY, FORCED), usual, strict=True):
+    for score, other in zip(engine.loglikelihood(PROMPT, TRAJECTORY, FORCED), usual, strict=True):
         np.testing.assert_allclose(score.logprobs, other.logprobs, atol=1e-6)
         assert score.is_greedy == other.is_greedy
 
 
 def test_greedy_is_where_every_token_is_the_most_probable() -> None:
     model = tiny_model("llama")
-    engine = Engine(model, num_blocks=64)
+    engine = Engine(model, num_kv_blocks=64)
     (rollout,) = engine.rollout(PROMPT, 1, SamplingParams(temperature=0, max_tokens=4, eos_token_id=()))
     greedy = tuple(rollout.token_ids)
     other = tuple((i + 1) % VOCAB for i in greedy)
     wanted = [greedy, greedy[:1], (greedy[0], other[1]), (other[0], *greedy[1:])]
-    scores = engine.force(PROMPT, (), [Forced(0, (), scored) for scored in wanted])
+    scores = engine.loglikelihood(PROMPT, (), [Forced(0, (), scored) for scored in wanted])
     assert [score.is_greedy for score in scores] == [True, True, False, False]
 
 
 def test_the_last_token_needs_no_position_of_the_context() -> None:
-    engine = Engine(tiny_model("llama"), num_blocks=128)
+    engine = Engine(tiny_model("llama"), num_kv_blocks=128)
     context = engine.context_length
     assert context is not None
     full = tuple(1 + i % (VOCAB - 1) for i in range(context))
-    (score,) = engine.force(full, (), [Forced(0, (), (1,))])
+    (score,) = engine.loglikelihood(full, (), [Forced(0, (), (1,))])
     assert np.isfinite(score.logprobs).all()
     with pytest.raises(FastsiaError, match="context is"):
-        engine.force(full, (), [Forced(0, (), (1, 1))])
+        engine.loglikelihood(full, (), [Forced(0, (), (1, 1))])
     with pytest.raises(FastsiaError, match="context is"):
-        engine.force(full, (), [Forced(0, (), (1,))], continuing=np.zeros(VOCAB, dtype=bool))
+        engine.loglikelihood(full, (), [Forced(0, (), (1,))], continuing=np.zeros(VOCAB, dtype=bool))
 
 
 def test_later_weights_are_seen() -> None:
     model = copy.deepcopy(tiny_model("llama"))
-    engine = Engine(model, num_blocks=64)
-    before = engine.force(PROMPT, (), [Forced(0, (), (6,))])[0].logprobs
+    engine = Engine(model, num_kv_blocks=64)
+    before = engine.loglikelihood(PROMPT, (), [Forced(0, (), (6,))])[0].logprobs
     with torch.no_grad():
         model.get_input_embeddings().weight[6] += 1.0
-    after = engine.force(PROMPT, (), [Forced(0, (), (6,))])[0].logprobs
+    after = engine.loglikelihood(PROMPT, (), [Forced(0, (), (6,))])[0].logprobs
     assert abs(after - before) > 1e-3
     expected = model(input_ids=torch.tensor([PROMPT])).logits[0, -1].double().log_softmax(0)[6].item()
     assert after == pytest.approx([expected], abs=1e-5)
@@ -145,11 +145,11 @@ def test_later_weights_are_seen() -> None:
 )
 def test_what_cannot_be_scored_is_refused(prompt: tuple[int, ...], forced: Forced, message: str) -> None:
     with pytest.raises(FastsiaError, match=message):
-        Engine(tiny_model("llama"), num_blocks=64).force(prompt, TRAJECTORY, [forced])
+        Engine(tiny_model("llama"), num_kv_blocks=64).loglikelihood(prompt, TRAJECTORY, [forced])
 
 
 def test_a_mask_of_another_size_is_refused() -> None:
     with pytest.raises(FastsiaError, match="bool array of 97 entries"):
-        Engine(tiny_model("llama"), num_blocks=64).force(
+        Engine(tiny_model("llama"), num_kv_blocks=64).loglikelihood(
             PROMPT, (), [Forced(0, (), (1,))], continuing=np.zeros(5, dtype=bool)
         )

@@ -44,7 +44,7 @@ class FailingPool:
 
 
 def on_graphs(model: Any, tokenizer: Any = None, pool: Any = FakePool, **settings: Any) -> Engine:
-    engine = Engine(model, tokenizer, **{"num_blocks": 300, "block_size": 4, **settings})
+    engine = Engine(model, tokenizer, **{"num_kv_blocks": 300, "block_size": 4, **settings})
     engine.runner.use_graphs(pool)
     return engine
 
@@ -180,8 +180,10 @@ def test_what_cannot_be_captured_says_so(error: Exception) -> None:
 def test_rollouts_equal_those_computed_alone(family: str) -> None:
     comparison = Comparison()
     settings = [("trajectory", "new", 64, ROOMY), ("checkpoint", "total", 7, TIGHT), ("none", "new", 64, TIGHT)]
-    for share, budget, max_rows, num_blocks in settings:
-        engine = on_graphs(tiny_model(family), max_rows=max_rows, num_blocks=num_blocks, prefill_chunk=8)
+    for share, budget, max_num_seqs, num_blocks in settings:
+        engine = on_graphs(
+            tiny_model(family), max_num_seqs=max_num_seqs, num_kv_blocks=num_blocks, max_num_batched_tokens=8
+        )
         (trajectory,) = engine.run([request(family, share=share, rollout_budget=budget)])
         ours, expected = rows_of(trajectory), alone(family, budget)
         assert ours.keys() == expected.keys()
@@ -197,7 +199,7 @@ def test_the_demo_model_draws_what_it_draws_plain() -> None:
     found = []
     for make in (Engine, on_graphs):
         model, tokenizer = load_model("demo:sft", device="cpu")
-        engine = make(model, tokenizer, num_blocks=500)
+        engine = make(model, tokenizer, num_kv_blocks=500)
         prompt = tokenizer(problem.question)["input_ids"]
         found.append(engine.rollout(prompt, 24, SamplingParams(temperature=1.0, max_tokens=48), seed=1))
     same = [ours.token_ids == theirs.token_ids for ours, theirs in zip(*found, strict=True)]
@@ -208,15 +210,15 @@ def test_the_demo_model_draws_what_it_draws_plain() -> None:
 def test_forced_scores_are_those_of_the_plain_path(family: str) -> None:
     """They keep the hidden states of several forward passes at once."""
     forced = [Forced(0, (20, 21), (22, 23)), Forced(3, (), (30,)), Forced(5, (31,), (32, 33, 34))]
-    plain = Engine(tiny_model(family), num_blocks=300, block_size=4, prefill_chunk=4)
-    graphs = on_graphs(tiny_model(family), prefill_chunk=4)
-    expected = plain.force(PROMPT, TRAJECTORY, forced)
-    for ours, theirs in zip(graphs.force(PROMPT, TRAJECTORY, forced), expected, strict=True):
+    plain = Engine(tiny_model(family), num_kv_blocks=300, block_size=4, max_num_batched_tokens=4)
+    graphs = on_graphs(tiny_model(family), max_num_batched_tokens=4)
+    expected = plain.loglikelihood(PROMPT, TRAJECTORY, forced)
+    for ours, theirs in zip(graphs.loglikelihood(PROMPT, TRAJECTORY, forced), expected, strict=True):
         np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-5)
 
 
 def test_batches_past_the_largest_bucket_run_plain() -> None:
-    engine = on_graphs(tiny_model("llama"), max_rows=8, prefill_chunk=64)
+    engine = on_graphs(tiny_model("llama"), max_num_seqs=8, max_num_batched_tokens=64)
     engine.rollout(list(range(5, 45)), 1, SamplingParams(temperature=1.0, max_tokens=1))
     graphs = engine.runner.graphs
     assert graphs is not None
@@ -226,7 +228,7 @@ def test_batches_past_the_largest_bucket_run_plain() -> None:
 
 
 def test_without_captures_a_run_goes_on_and_says_so() -> None:
-    expected = draw(Engine(tiny_model("gemma2"), num_blocks=300, block_size=4))
+    expected = draw(Engine(tiny_model("gemma2"), num_kv_blocks=300, block_size=4))
     engine = on_graphs(tiny_model("gemma2"), pool=FailingPool)
     assert engine.describe()["compile"] == "graphs"
     found = draw(engine)
@@ -284,8 +286,8 @@ def test_a_step_waits_for_the_device_once() -> None:
 def test_on_a_gpu_graphs_give_the_plain_rollouts(family: str) -> None:
     """Both in float32 on the same kernels; padding moves last bits, so a draw on an edge may differ."""
     model = copy.deepcopy(tiny_model(family)).to("cuda")
-    expected = draw(Engine(model, num_blocks=300, block_size=16, compile="off"))
-    engine = Engine(model, num_blocks=300, block_size=16, compile="graphs")
+    expected = draw(Engine(model, num_kv_blocks=300, block_size=16, compile="off"))
+    engine = Engine(model, num_kv_blocks=300, block_size=16, compile="graphs")
     found = [draw(engine) for _ in range(2)]
     assert engine.runner.warnings == []
     assert engine.runner.graphs is not None
@@ -299,7 +301,7 @@ def test_on_a_gpu_graphs_give_the_plain_rollouts(family: str) -> None:
 def test_on_a_gpu_a_step_waits_nowhere_else() -> None:
     """torch raises at every synchronisation but the one stream wait of `Staging.fetch`."""
     model = copy.deepcopy(tiny_model("gemma2")).to("cuda")
-    engine = Engine(model, num_blocks=300, block_size=16, compile="graphs")
+    engine = Engine(model, num_kv_blocks=300, block_size=16, compile="graphs")
     draw(engine)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -312,7 +314,7 @@ def test_on_a_gpu_a_step_waits_nowhere_else() -> None:
 def test_on_a_gpu_larger_steps_do_not_break_smaller_graphs() -> None:
     """A prompt's step needs more arrival counters than the graphs were captured with; theirs must stay."""
     model = copy.deepcopy(tiny_model("llama")).to("cuda")
-    engine = Engine(model, num_blocks=300, block_size=16, compile="graphs", max_rows=32)
+    engine = Engine(model, num_kv_blocks=300, block_size=16, compile="graphs", max_num_seqs=32)
     expected = draw(engine)
     engine.rollout([5, 6, 7] * 120, 1, SAMPLING)
     junk = [torch.full((size,), 7, dtype=torch.int32, device="cuda") for size in (64, 128, 256, 512)]

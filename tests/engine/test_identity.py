@@ -83,9 +83,11 @@ COVERING = [
 ]
 
 
-def compare(family: str, share: str, budget: str, max_rows: int, num_blocks: int, comparison: Comparison) -> int:
+def compare(family: str, share: str, budget: str, max_num_seqs: int, num_blocks: int, comparison: Comparison) -> int:
     """Run one setting against the rollouts computed alone; gives the number of preemptions."""
-    engine = Engine(tiny_model(family), max_rows=max_rows, block_size=4, num_blocks=num_blocks, prefill_chunk=8)
+    engine = Engine(
+        tiny_model(family), max_num_seqs=max_num_seqs, block_size=4, num_kv_blocks=num_blocks, max_num_batched_tokens=8
+    )
     (trajectory,) = engine.run([request(family, share=share, rollout_budget=budget)])
     ours, expected = rows_of(trajectory), alone(family, budget)
     assert ours.keys() == expected.keys()
@@ -109,9 +111,9 @@ def test_rollouts_equal_those_computed_alone(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rollouts_equal_those_computed_alone_in_every_setting(family: str, share: str, budget: str) -> None:
     comparison = Comparison()
-    for max_rows in ROW_LIMITS:
+    for max_num_seqs in ROW_LIMITS:
         for num_blocks in (ROOMY, TIGHT):
-            compare(family, share, budget, max_rows, num_blocks, comparison)
+            compare(family, share, budget, max_num_seqs, num_blocks, comparison)
     comparison.check()
 
 
@@ -119,7 +121,7 @@ def test_rollouts_equal_those_computed_alone_in_every_setting(family: str, share
 def test_a_sampled_trajectory_and_its_rollouts_equal_those_computed_alone(family: str) -> None:
     """Hidden states kept from generation, not a second prefill, must serve the trunk pass."""
     model = tiny_model(family)
-    engine = Engine(model, block_size=4, num_blocks=500)
+    engine = Engine(model, block_size=4, num_kv_blocks=500)
     drawn = request(family, trajectory_ids=None, seed=5)
     (trajectory,) = engine.run([drawn])
     expected = rollout_alone(
@@ -162,7 +164,7 @@ def test_a_sampled_trajectory_and_its_rollouts_equal_those_computed_alone(family
 def test_greedy_and_hot_rollouts_equal_those_computed_alone(temperature: float) -> None:
     model = tiny_model("qwen2")
     sampling = SamplingParams(temperature=temperature, top_p=1.0, max_tokens=8, eos_token_id=EOS)
-    engine = Engine(model, block_size=4, num_blocks=500)
+    engine = Engine(model, block_size=4, num_kv_blocks=500)
     (trajectory,) = engine.run([request("qwen2", sampling=sampling)])
     comparison = Comparison()
     for (checkpoint, index), rollout in rows_of(trajectory).items():
@@ -195,10 +197,10 @@ def test_many_requests_at_once_equal_each_alone() -> None:
         engine = Engine(tiny_model("qwen2"), block_size=4, **settings)
         return {trajectory.key: trajectory for trajectory in engine.run(requests)}
 
-    together = run(requests, max_rows=64, num_blocks=1000, window=64)
+    together = run(requests, max_num_seqs=64, num_kv_blocks=1000, max_concurrent_trajectories=64)
     for other in (
-        run(requests[::-1], max_rows=7, num_blocks=1000, window=2),
-        run(requests, max_rows=16, num_blocks=20, window=3),
+        run(requests[::-1], max_num_seqs=7, num_kv_blocks=1000, max_concurrent_trajectories=2),
+        run(requests, max_num_seqs=16, num_kv_blocks=20, max_concurrent_trajectories=3),
     ):
         for key, trajectory in together.items():
             assert other[key].token_ids.tolist() == trajectory.token_ids.tolist()
@@ -209,7 +211,7 @@ def test_many_requests_at_once_equal_each_alone() -> None:
 def test_shuffled_prefixes_equal_those_computed_alone() -> None:
     """Each checkpoint continues a permutation of its prefix, with draws of a domain of their own."""
     model = tiny_model("llama")
-    engine = Engine(model, block_size=4, num_blocks=500)
+    engine = Engine(model, block_size=4, num_kv_blocks=500)
     (trajectory,) = engine.run([request("llama", shuffle_prefix=True)])
     comparison = Comparison()
     for (checkpoint, index), rollout in rows_of(trajectory).items():

@@ -89,8 +89,8 @@ def test_a_card_with_too_little_memory() -> None:
     device = torch.device("cuda")
     model, tokenizer = tiny_model()
     model.to(device)
-    expected = draw(Engine(model, tokenizer, num_blocks=512, compile="off"))
-    engine = Engine(model, tokenizer, num_blocks=512, compile="off")
+    expected = draw(Engine(model, tokenizer, num_kv_blocks=512, compile="off"))
+    engine = Engine(model, tokenizer, num_kv_blocks=512, compile="off")
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(device).total_memory
     blocker = torch.empty(64 << 20, dtype=torch.uint8, device=device)
@@ -117,13 +117,13 @@ def test_what_a_step_needs() -> None:
     """Qwen2.5-3B in bfloat16: the logits of 512 rows alone are 156 MB, and there are copies of them."""
 
     def needed(**changes: int) -> int:
-        sizes = {"max_rows": 512, "prefill_chunk": 1024, "window": 64, **changes}
+        sizes = {"max_num_seqs": 512, "max_num_batched_tokens": 1024, "max_concurrent_trajectories": 64, **changes}
         return step_bytes(QWEN, 151_936, 2, **sizes)
 
     assert 2 << 30 < needed() < 4 << 30
-    assert needed(max_rows=1024) - needed() > 4 * 512 * 151_936 * 2
-    assert needed(prefill_chunk=2048) > needed()
-    assert needed(window=128) - needed() == 2 * 64 * 1024 * 2048 * 2
+    assert needed(max_num_seqs=1024) - needed() > 4 * 512 * 151_936 * 2
+    assert needed(max_num_batched_tokens=2048) > needed()
+    assert needed(max_concurrent_trajectories=128) - needed() == 2 * 64 * 1024 * 2048 * 2
 
 
 def test_the_pool_takes_what_a_card_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,12 +133,12 @@ def test_the_pool_takes_what_a_card_has_left(monkeypatch: pytest.MonkeyPatch) ->
     card = {"mem_get_info": (50 * gib, 80 * gib), "memory_reserved": 15 * gib, "memory_allocated": 5 * gib}
     for name, value in card.items():
         monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
-    sizes = {"max_rows": 64, "prefill_chunk": 64, "window": 4}
+    sizes = {"max_num_seqs": 64, "max_num_batched_tokens": 64, "max_concurrent_trajectories": 4}
     steps = step_bytes(model.config, model.config.vocab_size, 4, **sizes)
     each = 16 * 2 * 2 * 2 * 8 * 4  # tokens, layers, keys and values, heads, head size, float32
     blocks = default_num_blocks(model, torch.device("cuda"), 16, 0.9, **sizes)
     assert blocks == (int(52 * gib) - steps) // each
-    with pytest.raises(FastsiaError, match=r"^only 0 MiB are spare on cuda for the KV pool: .* lower max_rows"):
+    with pytest.raises(FastsiaError, match=r"^only 0 MiB are spare on cuda for the KV pool: .* lower max_num_seqs"):
         default_num_blocks(model, torch.device("cuda"), 16, 0.2, **sizes)
 
 
@@ -158,4 +158,4 @@ def test_a_planned_pool_leaves_room_for_the_largest_steps() -> None:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert engine.counters.out_of_memory == 0
     assert engine.runner.warnings == []
-    assert engine.num_blocks * engine.runner.bytes_per_block(model, engine.block_size) > 0.1 * total
+    assert engine.num_kv_blocks * engine.runner.bytes_per_block(model, engine.block_size) > 0.1 * total

@@ -66,7 +66,7 @@ def test_rollouts_equal_those_computed_alone(info: ModelInfo) -> None:
     kinds = getattr(model.config, "layer_types", None) or []
     assert ("sliding_attention" in kinds) == (shape.sliding_window is not None)
     sampling = SamplingParams(0.8, 0.9, max_tokens=6, eos_token_id=(1, 3))
-    engine = Engine(model, block_size=4, num_blocks=300)
+    engine = Engine(model, block_size=4, num_kv_blocks=300)
     drawn = engine.rollout_checkpoints(PROMPT, Y, [0, 5, 9], 4, sampling, seed=3)
     comparison = Comparison()
     for checkpoint, rollouts in drawn.items():

@@ -15,7 +15,7 @@ SAMPLING = SamplingParams(temperature=1.0, top_p=1.0, max_tokens=12)
 
 
 def test_parts_add_up_and_rows_are_those_computed(tmp_path: Path) -> None:
-    engine = Engine(tiny_model("llama"), num_blocks=64)
+    engine = Engine(tiny_model("llama"), num_kv_blocks=64)
     with engine.profile() as profile:
         engine.rollout([2, 5, 9], 5, SAMPLING)
     seconds = profile.seconds()
@@ -24,7 +24,7 @@ def test_parts_add_up_and_rows_are_those_computed(tmp_path: Path) -> None:
     steps = [span for span in profile.spans if span.name == "step"]
     assert sum(seconds.values()) == pytest.approx(sum(step.seconds for step in steps))
     counters = engine.counters
-    assert sum(step.rows for step in profile.steps()) == counters.prefill_tokens + counters.row_steps
+    assert sum(step.rows for step in profile.steps()) == counters.prefill_tokens + counters.computed_tokens
     profile.write_trace(str(tmp_path / "trace.json"))
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     assert {event["name"] for event in events} == {"step", *seconds} - {"host"}
@@ -38,7 +38,7 @@ def test_parts_add_up_and_rows_are_those_computed(tmp_path: Path) -> None:
 
 
 def test_draws_are_the_same_and_nothing_is_recorded_afterwards() -> None:
-    engine = Engine(tiny_model("qwen2"), num_blocks=64)
+    engine = Engine(tiny_model("qwen2"), num_kv_blocks=64)
     before = engine.rollout([2, 5, 9], 4, SAMPLING)
     with engine.profile() as profile:
         during = engine.rollout([2, 5, 9], 4, SAMPLING)
@@ -50,7 +50,7 @@ def test_draws_are_the_same_and_nothing_is_recorded_afterwards() -> None:
 
 
 def test_an_error_inside_leaves_the_engine_as_it_was() -> None:
-    engine = Engine(tiny_model("llama"), num_blocks=64)
+    engine = Engine(tiny_model("llama"), num_kv_blocks=64)
     with pytest.raises(RuntimeError, match="stop"), engine.profile():
         raise RuntimeError("stop")
     assert engine.runner.ops is engine.ops

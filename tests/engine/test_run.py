@@ -143,14 +143,20 @@ REQUESTS = st.builds(
 @given(
     requests=st.lists(REQUESTS, min_size=1, max_size=6),
     num_blocks=st.integers(11, 60),
-    max_rows=st.sampled_from([1, 3, 64]),
-    prefill_chunk=st.sampled_from([1, 5, 64]),
-    window=st.integers(1, 4),
+    max_num_seqs=st.sampled_from([1, 3, 64]),
+    max_num_batched_tokens=st.sampled_from([1, 5, 64]),
+    max_concurrent_trajectories=st.integers(1, 4),
     memory=st.sampled_from([2, 7, 1000]),
     core=st.booleans(),
 )
 def test_any_mix_of_requests_gives_what_each_gives_alone(
-    requests: list[Request], num_blocks: int, max_rows: int, prefill_chunk: int, window: int, memory: int, core: bool
+    requests: list[Request],
+    num_blocks: int,
+    max_num_seqs: int,
+    max_num_batched_tokens: int,
+    max_concurrent_trajectories: int,
+    memory: int,
+    core: bool,
 ) -> None:
     """Through preemption, lack of memory, chunks, forks and shared prompts; the books balance after every step."""
     requests = [replace(request, key=i) for i, request in enumerate(requests)]
@@ -160,9 +166,9 @@ def test_any_mix_of_requests_gives_what_each_gives_alone(
         iter(requests),
         counters=Counters(),
         blocks=blocks,
-        max_rows=max_rows,
-        prefill_chunk=prefill_chunk,
-        window=window,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        max_concurrent_trajectories=max_concurrent_trajectories,
         eos_token_ids=(EOS,),
         context_length=None,
         vocabulary=None,

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from fastsia import Engine
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.config import FastsiaError, SamplingParams
+from fastsia.config import SamplingParams
 from fastsia.engine.sequence import Request
 from fastsia.engine.stopping import StopRules
+from fastsia.errors import FastsiaError
 from tests.engine.models import VOCAB, tiny_model
 from tests.engine.tokenizer import tiny_tokenizer
 
@@ -69,13 +70,13 @@ def test_a_rollout_that_draws_a_given_stop_text_ends_there_however_much_is_share
     """Riders once passed over a stop text in a given trajectory that rollouts alone end at."""
     model = tiny_model("qwen2")
     greedy = SamplingParams(0.0, 1.0, max_tokens=12, eos_token_id=())
-    y = Engine(model, TOKENIZER, num_blocks=500).rollout([5, 6], 1, greedy)[0].token_ids
+    y = Engine(model, TOKENIZER, num_kv_blocks=500).rollout([5, 6], 1, greedy)[0].token_ids
     text = VOCABULARY.decode(y[5:7])
     assert text
     stopping = SamplingParams(0.0, 1.0, max_tokens=12, eos_token_id=(), stop=(text,))
     found = []
     for share in ("trajectory", "checkpoint", "none"):
-        drawn = Engine(model, TOKENIZER, num_blocks=500).rollout_checkpoints(
+        drawn = Engine(model, TOKENIZER, num_kv_blocks=500).rollout_checkpoints(
             [5, 6], y, [0, 3], 2, stopping, share=share
         )
         found.append({c: [(r.token_ids, r.finish_reason) for r in rollouts] for c, rollouts in drawn.items()})
@@ -90,7 +91,7 @@ def test_eos_ids_and_missing_tokenizers_are_checked() -> None:
 
 
 def test_sequences_end_at_stop_texts_and_trajectories_keep_nothing_of_them() -> None:
-    engine = Engine(tiny_model("qwen2"), TOKENIZER, num_blocks=2000)
+    engine = Engine(tiny_model("qwen2"), TOKENIZER, num_kv_blocks=2000)
     stop = ("a", "Q", "e", "5")
     sampling = SamplingParams(1.5, 1.0, max_tokens=60, stop=stop, eos_token_id=())
     ends = set()

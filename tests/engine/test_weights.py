@@ -154,7 +154,7 @@ def test_a_model_in_memory_with_nan_weights_is_not_called_unsupported() -> None:
     with pytest.raises(
         FastsiaError, match=r"the weight model\.layers\.1\.mlp\.gate_proj\.weight is NaN in 1 of its 1,536 values\."
     ):
-        Engine(model, tokenizer, num_blocks=64)
+        Engine(model, tokenizer, num_kv_blocks=64)
 
 
 def test_weights_that_overflow_their_dtype_are_said_with_it(whole: Path, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_logits_that_overflow_are_not_called_unsupported() -> None:
     with pytest.raises(
         FastsiaError, match=r"logits that are NaN or infinite in torch\.float32, although its weights are"
     ):
-        Engine(model, num_blocks=64)
+        Engine(model, num_kv_blocks=64)
 
 
 def test_values_are_looked_at_one_by_one_only_where_the_sum_says_so() -> None:

@@ -49,10 +49,10 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fuzz") / "rows.jsonl"
 
 
-def load(path: Path, data: bytes, format: Any = None) -> None:
+def load(path: Path, data: bytes, answer_format: Any = None) -> None:
     path.write_bytes(data)
     try:
-        task = load_task(path, format=format)
+        task = load_task(path, answer_format=answer_format)
     except FastsiaError as error:
         one_sentence(error)
         return
@@ -62,15 +62,18 @@ def load(path: Path, data: bytes, format: Any = None) -> None:
 
 
 @FUZZ
-@given(rows=st.lists(ROWS, min_size=1, max_size=4), format=st.sampled_from([None, "number", "choice", "boxed", 3, []]))
-@example(rows=[{"question": "?", "choices": {"text": ["a", "b"], "label": 5}, "answerKey": "A"}], format=None)
-@example(rows=[{"question": "?", "choices": ["a", "b"], "answer": "A", "id": "\ud800"}], format=None)
-@example(rows=[{"question": "half \udc00", "answer": "1"}], format=None)
-@example(rows=[{"question": "?", "answer": "x" * 10**6}], format=None)
-@example(rows=[{"question": "?", "answer": ["y" * 10**6]}], format=None)
-@example(rows=[{"question": "\x00", "answer": "1"}], format=None)
-def test_rows_of_any_shape(rows: list[dict[str, Any]], format: Any, file: Path) -> None:
-    load(file, "".join(json.dumps(row) + "\n" for row in rows).encode(), format)
+@given(
+    rows=st.lists(ROWS, min_size=1, max_size=4),
+    answer_format=st.sampled_from([None, "number", "choice", "boxed", 3, []]),
+)
+@example(rows=[{"question": "?", "choices": {"text": ["a", "b"], "label": 5}, "answerKey": "A"}], answer_format=None)
+@example(rows=[{"question": "?", "choices": ["a", "b"], "answer": "A", "id": "\ud800"}], answer_format=None)
+@example(rows=[{"question": "half \udc00", "answer": "1"}], answer_format=None)
+@example(rows=[{"question": "?", "answer": "x" * 10**6}], answer_format=None)
+@example(rows=[{"question": "?", "answer": ["y" * 10**6]}], answer_format=None)
+@example(rows=[{"question": "\x00", "answer": "1"}], answer_format=None)
+def test_rows_of_any_shape(rows: list[dict[str, Any]], answer_format: Any, file: Path) -> None:
+    load(file, "".join(json.dumps(row) + "\n" for row in rows).encode(), answer_format)
 
 
 @FUZZ

@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hostile") / "run"
     problems = [
         Problem(MARKUP + ESCAPES + TURNED, f"{MARKUP}{ESCAPES}{TURNED} 1 + 1?", "2"),
-        Problem("options", "Which?", "B", choices=(MARKUP, ESCAPES + "b"), format="choice"),
+        Problem("options", "Which?", "B", choices=(MARKUP, ESCAPES + "b"), answer_format="choice"),
     ]
     model = hostile_model([MARKUP, ESCAPES, TURNED, "\\boxed{9**9**9**9}", "#### "])
     fastsia.evaluate(model, problems, output=folder, **SETTINGS)

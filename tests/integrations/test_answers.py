@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @cache
 def demo() -> Engine:
-    return Engine.from_pretrained("demo:sft", num_blocks=1024)
+    return Engine.from_pretrained("demo:sft", num_kv_blocks=1024)
 
 
 def prompt_ids(question: str = "Ada has 5 apples and buys 7 more. How many apples does Ada have now?") -> list[int]:
@@ -138,16 +138,16 @@ def test_options_without_rollouts_are_refused() -> None:
     assert AnswerReader.of().config is None
     with pytest.raises(FastsiaError, match="stride has no meaning without num_rollouts"):
         AnswerReader.of(stride=5)
-    with pytest.raises(FastsiaError, match="format must be one of"):
+    with pytest.raises(FastsiaError, match="answer_format must be one of"):
         AnswerReader.of(answer_format="numbers")  # type: ignore[arg-type]
-    with pytest.raises(FastsiaError, match="think must be"):
-        AnswerReader.of(think="loose")  # type: ignore[arg-type]
+    with pytest.raises(FastsiaError, match="answer_reading must be"):
+        AnswerReader.of(answer_reading="loose")  # type: ignore[arg-type]
     with pytest.raises(FastsiaError, match="num_rollouts must be"):
         AnswerReader.of(num_rollouts=0)
 
 
 def test_a_failed_rollout_is_named() -> None:
-    engine = Engine.from_pretrained("demo:sft", num_blocks=1024)
+    engine = Engine.from_pretrained("demo:sft", num_kv_blocks=1024)
     engine.model.get_input_embeddings().weight.data[prompt_ids()[3]] = math.nan
     reader = AnswerReader.of(num_rollouts=2, stride=5)
     (trajectory,) = engine.run([reader.curve_request(0, prompt_ids(), [], 0, context_length=2048)])

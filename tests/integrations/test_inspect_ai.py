@@ -70,7 +70,7 @@ def inspect(folder: Path, model: str, *more: str, returncode: int = 0) -> EvalLo
 
 @cache
 def model() -> Model:
-    return get_model("fastsia/demo:sft", num_blocks=1024)
+    return get_model("fastsia/demo:sft", num_kv_blocks=1024)
 
 
 def task(count: int = COUNT, **more: object) -> Task:
@@ -128,7 +128,7 @@ def test_greedy_generation_equals_hf(folder: Path) -> None:
 
 def test_epochs_ask_again_and_are_answered_by_other_draws() -> None:
     config = {"temperature": 1.0, "max_tokens": 120, "seed": 1, "display": "none"}
-    (log,) = eval(task(4, epochs=3), model=get_model("fastsia/demo:sft", num_blocks=1024, memoize=False), **config)  # type: ignore[arg-type]
+    (log,) = eval(task(4, epochs=3), model=get_model("fastsia/demo:sft", num_kv_blocks=1024, memoize=False), **config)  # type: ignore[arg-type]
     assert log.status == "success"
     drawn = [texts[0] for texts in completions(log)]
     assert len(drawn) == 12
@@ -199,7 +199,7 @@ def test_an_unknown_model_ends_as_inspect_ends_it(folder: Path) -> None:
 
 
 def test_a_closed_model_has_no_thread_left() -> None:
-    other = get_model("fastsia/demo:sft", num_blocks=256, memoize=False)
+    other = get_model("fastsia/demo:sft", num_kv_blocks=256, memoize=False)
 
     async def ask() -> None:
         async with other:

@@ -101,7 +101,7 @@ def samples(output: Path) -> list[dict[str, Any]]:
 
 @cache
 def both() -> tuple[FastsiaLM, HFLM]:
-    return FastsiaLM("demo:sft", num_blocks=2048, seed=0), HFLM(pretrained=str(WEIGHTS), device="cpu", batch_size=4)
+    return FastsiaLM("demo:sft", num_kv_blocks=2048, seed=0), HFLM(pretrained=str(WEIGHTS), device="cpu", batch_size=4)
 
 
 def instances(kind: str, *arguments: tuple[Any, ...]) -> list[Instance]:
@@ -269,7 +269,7 @@ def test_curves_need_a_place() -> None:
 
 def test_in_python_an_engine_of_ones_own_and_the_cache_of_responses(tasks: Path, tmp_path: Path) -> None:
     """What the cache holds is not computed again."""
-    engine = Engine.from_pretrained("demo:sft", num_blocks=1024)
+    engine = Engine.from_pretrained("demo:sft", num_kv_blocks=1024)
     task_manager = TaskManager(include_path=str(tasks))
 
     def evaluate() -> dict[str, Any]:

@@ -25,7 +25,7 @@ def test_rollouts_are_the_reference_ones() -> None:
     found = {}
     for name in ("triton", "triton, padded", "reference"):
         kernels = name.partition(",")[0]
-        engine = Engine(model, kernels=kernels, compile="off", block_size=4, num_blocks=200)
+        engine = Engine(model, kernels=kernels, compile="off", block_size=4, num_kv_blocks=200)
         assert engine.describe()["kernels"] == kernels
         if "padded" in name:
             engine.runner.use_graphs(FakePool)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fastsia.answers.native import extension
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 from fastsia.ops import native, reference, select
 from fastsia.ops.reference import AttentionMetadata
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 from fastsia.ops import reference
 from fastsia.ops.reference import AttentionMetadata
 from tests.ops import definition

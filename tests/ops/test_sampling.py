@@ -9,7 +9,7 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 from fastsia.ops import reference
 from fastsia.ops.reference import Samples
 from tests.ops import definition

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 from fastsia.ops import reference, select
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fastsia.config import FastsiaError, SIAConfig
+from fastsia.config import SIAConfig
+from fastsia.errors import FastsiaError
 from fastsia.sia import analyze_rollouts
 from tests.sia.simulate import constant, draw, frame, moving
 
@@ -186,10 +187,12 @@ def test_think_readings_are_scored_beside_the_run() -> None:
     rollouts = simulated()
     both = rollouts.assign(answer_strict=rollouts["answer"], answer_lenient=rollouts["answer"].fillna("10"))
     table = analyze_rollouts(both, config=QUICK).tables["sensitivity"].set_index(["factor", "value"])
-    assert table.loc[("think", "strict"), "rho_pearson"] == pytest.approx(table.loc[("as run", ""), "rho_pearson"])
+    assert table.loc[("answer_reading", "strict"), "rho_pearson"] == pytest.approx(
+        table.loc[("as run", ""), "rho_pearson"]
+    )
     same = analyze_rollouts(both.assign(answer_lenient=both["answer"]), config=QUICK).tables["sensitivity"]
-    assert "think" not in set(same["factor"])
-    assert table.loc[("think", "lenient"), "rho_pearson"] != table.loc[("as run", ""), "rho_pearson"]
+    assert "answer_reading" not in set(same["factor"])
+    assert table.loc[("answer_reading", "lenient"), "rho_pearson"] != table.loc[("as run", ""), "rho_pearson"]
 
 
 def test_pooled_estimates_need_rides() -> None:

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from fastsia import analyze
-from fastsia.config import FastsiaError, SIAConfig
+from fastsia.config import SIAConfig
+from fastsia.errors import FastsiaError
 from fastsia.sia import analyze_rollouts
 from fastsia.sia.cut import Ends, cut_notes
 from tests.sia.simulate import draw, frame, moving
@@ -25,7 +26,7 @@ def table(cut: int = 3) -> pd.DataFrame:
 
 def test_a_cut_rollout_of_a_table_has_no_answer_unless_read_leniently() -> None:
     rows = table()
-    strict, lenient = analyze(rows, config=QUICK), analyze(rows, config=QUICK | {"think": "lenient"})
+    strict, lenient = analyze(rows, config=QUICK), analyze(rows, config=QUICK | {"answer_reading": "lenient"})
     nulled = rows.assign(answer=rows["answer"].where(rows["rollout"] >= 3, None)).drop(columns="finish_reason")
     assert strict.checkpoints.equals(analyze(nulled, config=QUICK).checkpoints)
     assert lenient.checkpoints.equals(analyze(rows.drop(columns="finish_reason"), config=QUICK).checkpoints)
@@ -123,13 +124,13 @@ def test_think_chooses_between_the_two_readings_of_a_table() -> None:
     strict = rows["answer"].where(rows["rollout"] >= 3, None)
     both = rows.assign(answer=strict, answer_strict=strict, answer_lenient=rows["answer"])
     for given in (both, both.assign(answer=both["answer_lenient"])):
-        for think in ("strict", "lenient"):
-            found = analyze(given, config=QUICK | {"think": think}).summary
-            assert found["null_rate"] == found["readings"][think]["null_rate"]
+        for answer_reading in ("strict", "lenient"):
+            found = analyze(given, config=QUICK | {"answer_reading": answer_reading}).summary
+            assert found["null_rate"] == found["readings"][answer_reading]["null_rate"]
     kept = analyze(both.assign(answer=both["answer_lenient"]), config=QUICK).summary
-    assert kept["config"]["think"] == "lenient", "without a wish the table's own, and called so"
+    assert kept["config"]["answer_reading"] == "lenient", "without a wish the table's own, and called so"
     assert kept["null_rate"] == kept["readings"]["lenient"]["null_rate"]
-    assert analyze(both.assign(answer="x"), config=QUICK | {"think": "lenient"}).summary["null_rate"] == 0
+    assert analyze(both.assign(answer="x"), config=QUICK | {"answer_reading": "lenient"}).summary["null_rate"] == 0
     with pytest.raises(FastsiaError, match="'answer_strict' alone"):
         analyze(both.drop(columns="answer_lenient"))
 

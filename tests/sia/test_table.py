@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 from fastsia.sia.table import NULL, encode
 from tests.sia.simulate import draw, frame, moving
 

@@ -4,7 +4,8 @@ from itertools import islice
 
 import pytest
 
-from fastsia.config import FastsiaError, Problem
+from fastsia.config import Problem
+from fastsia.errors import FastsiaError
 from fastsia.tasks.demo import NUM_PROBLEMS, evaluation_examples, problems, training_examples
 
 STEP = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)")

@@ -35,8 +35,8 @@ def test_choices_do_not_favour_a_letter() -> None:
         assert len(set(exemplar.choices)) == len(exemplar.choices)
 
 
-@pytest.mark.parametrize("format", ["number", "choice", "boxed"])
-def test_extraction_reads_every_solution(format) -> None:
-    for exemplar in EXEMPLARS[format]:
-        solution = f"{exemplar.reasoning}\n{render_answer(exemplar.answer, format)}"
-        assert extract_answers([solution], format, options=exemplar.choices) == [exemplar.answer]
+@pytest.mark.parametrize("answer_format", ["number", "choice", "boxed"])
+def test_extraction_reads_every_solution(answer_format) -> None:
+    for exemplar in EXEMPLARS[answer_format]:
+        solution = f"{exemplar.reasoning}\n{render_answer(exemplar.answer, answer_format)}"
+        assert extract_answers([solution], answer_format, options=exemplar.choices) == [exemplar.answer]

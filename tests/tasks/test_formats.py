@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 from fastsia.tasks import load_task
 from fastsia.tasks.rows import read_rows
 

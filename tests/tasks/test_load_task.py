@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from fastsia.config import FastsiaError, Problem
+from fastsia.config import Problem
+from fastsia.errors import FastsiaError
 from fastsia.tasks import TASKS, load_task
 from fastsia.tasks.hub import hub_status
 
@@ -37,8 +38,8 @@ def test_own_file(tmp_path: Path) -> None:
         ],
     )
     task = load_task(path)
-    assert (task.name, task.format, task.stride) == ("mine", "number", 20)
-    assert [(p.id, p.question, p.gold, p.format) for p in task.problems] == [
+    assert (task.name, task.answer_format, task.stride) == ("mine", "number", 20)
+    assert [(p.id, p.question, p.gold, p.answer_format) for p in task.problems] == [
         ("row-1", "What is 2 + 3?", "5", None),
         ("price", "Price?", "1234", None),
         ("row-3", "Sky?", "B", "choice"),
@@ -50,7 +51,7 @@ def test_own_file(tmp_path: Path) -> None:
 
 def test_boxed_answers_are_any_text(tmp_path: Path) -> None:
     path = write(tmp_path, [{"question": "Factor.", "answer": "(x+1)^2"}])
-    assert load_task(path, format="boxed").format == "boxed"
+    assert load_task(path, answer_format="boxed").answer_format == "boxed"
     with pytest.raises(FastsiaError, match=r"row 1: the gold answer '\(x\+1\)\^2' is not a number"):
         load_task(path)
 
@@ -137,18 +138,18 @@ def test_data_dir_without_the_file(tmp_path: Path) -> None:
         load_task("gsm8k", data_dir=tmp_path / "absent")
 
 
-@pytest.mark.parametrize(("name", "format"), [("gsm8k", "choice"), ("arc_easy", "number"), ("demo", "boxed")])
-def test_a_format_that_does_not_fit_the_task(name: str, format: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "answer_format"), [("gsm8k", "choice"), ("arc_easy", "number"), ("demo", "boxed")])
+def test_a_format_that_does_not_fit_the_task(name: str, answer_format: Any, tmp_path: Path) -> None:
     with pytest.raises(FastsiaError, match="format"):
-        load_task(name, format=format, data_dir=tmp_path)
-    with pytest.raises(FastsiaError, match="format must be one of"):
-        load_task(name, format="letters", data_dir=tmp_path)  # type: ignore[arg-type]
+        load_task(name, answer_format=answer_format, data_dir=tmp_path)
+    with pytest.raises(FastsiaError, match="answer_format must be one of"):
+        load_task(name, answer_format="letters", data_dir=tmp_path)  # type: ignore[arg-type]
 
 
 def test_list_of_problems() -> None:
     problems = [Problem("a", "2 + 2?", "4.0"), Problem("a", "Sky?", "blue", choices=("green", "blue"))]
     task = load_task(problems)
-    assert [(p.id, p.gold, p.format) for p in task.problems] == [("a", "4", "number"), ("a-2", "B", "choice")]
+    assert [(p.id, p.gold, p.answer_format) for p in task.problems] == [("a", "4", "number"), ("a-2", "B", "choice")]
     assert load_task(task, limit=1).problems == task.problems[:1]
 
 
@@ -158,7 +159,7 @@ def test_list_of_problems() -> None:
         ([], "holds no problems"),
         ([Problem("a", "?", "1"), "text"], r"dataset\[1\] must be a Problem, got str"),
         ([Problem("a", "?", "lots")], r"dataset\[0\] \(id 'a'\): the gold answer 'lots' is not a number"),
-        ([Problem("a", "?", "A", format="choice")], "do not fit together"),
+        ([Problem("a", "?", "A", answer_format="choice")], "do not fit together"),
         (17, "dataset must be"),
         ({"train": [], "test": []}, "several splits"),
     ],

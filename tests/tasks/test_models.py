@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import fastsia
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 from fastsia.tasks import build_prompt, load_task
 from fastsia.tasks.models import MODELS, PAPER_MODELS, ModelInfo, Shape, find_model, markdown_table, shape_table
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from fastsia.cli import _columns
-from fastsia.config import FastsiaError, Problem
+from fastsia.config import Problem
+from fastsia.errors import FastsiaError
 from fastsia.tasks import load_task
 from tests.pages import DOCS
 
@@ -25,7 +26,7 @@ def gold(folder: Path, row: dict[str, Any], **settings: Any) -> tuple[str, str]:
     path.write_text(json.dumps({"question": "?"} | row) + "\n", encoding="utf-8")
     (problem,) = load_task(path, **settings).problems
     assert problem.choices is not None
-    assert problem.format == "choice"
+    assert problem.answer_format == "choice"
     return problem.gold, problem.choices["ABCDEFGHIJKLMNOPQRSTUVWXYZ".index(problem.gold)]
 
 

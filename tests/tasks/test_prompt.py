@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from fastsia.config import FastsiaError, Problem
+from fastsia.config import Problem
+from fastsia.errors import FastsiaError
 from fastsia.tasks import Exemplar, Task, build_prompt, load_task
 from fastsia.tasks.exemplars import EXEMPLARS
 from fastsia.tasks.prompt import INSTRUCTIONS, PLAIN_STOP
@@ -50,14 +51,16 @@ def test_options_are_lettered() -> None:
     assert text.endswith("Question: What colour is a clear sky?\nA. green\nB. blue\nAnswer:")
 
 
-@pytest.mark.parametrize(("format", "marker"), [("number", '"####"'), ("choice", '"Answer:"'), ("boxed", "\\boxed{}")])
-def test_instructions_name_the_marker(format: Any, marker: str) -> None:
-    assert marker in INSTRUCTIONS[format]
+@pytest.mark.parametrize(
+    ("answer_format", "marker"), [("number", '"####"'), ("choice", '"Answer:"'), ("boxed", "\\boxed{}")]
+)
+def test_instructions_name_the_marker(answer_format: Any, marker: str) -> None:
+    assert marker in INSTRUCTIONS[answer_format]
 
 
 def test_the_problems_own_format_counts() -> None:
     """A file may mix rows with and without options."""
-    mixed = replace(NUMBERS, problems=(SUM, replace(SKY, format="choice")))
+    mixed = replace(NUMBERS, problems=(SUM, replace(SKY, answer_format="choice")))
     assert build_prompt(mixed, mixed.problems[1], word_tokenizer()).text.startswith(INSTRUCTIONS["choice"])
 
 
@@ -162,5 +165,5 @@ def test_own_exemplars() -> None:
 
 
 def test_boxed_exemplars_are_boxed() -> None:
-    task = replace(NUMBERS, format="boxed")
+    task = replace(NUMBERS, answer_format="boxed")
     assert "\\boxed{46}" in build_prompt(task, SUM, word_tokenizer(), num_fewshot=1).text

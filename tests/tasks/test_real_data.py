@@ -29,15 +29,15 @@ def test_every_row(name: str, shared_data: Path) -> None:
     assert len({problem.id for problem in task.problems}) == len(task)
     tokenizer = word_tokenizer()
     for problem in task.problems:
-        if task.format == "choice":
+        if task.answer_format == "choice":
             assert problem.choices is not None
             assert 3 <= len(problem.choices) <= 5
             assert problem.gold in "ABCDE"[: len(problem.choices)]
-        elif task.format == "number":
+        elif task.answer_format == "number":
             assert problem.gold.lstrip("-").isdecimal()
             assert str(int(problem.gold)) == problem.gold
         prompt = build_prompt(task, problem, tokenizer, num_fewshot=1)
-        assert prompt.text.startswith(INSTRUCTIONS[task.format])
+        assert prompt.text.startswith(INSTRUCTIONS[task.answer_format])
         assert problem.question in prompt.text
         assert prompt.text.endswith("\nAnswer:")
         assert prompt.token_ids
@@ -75,10 +75,10 @@ def test_every_gold_of_math500_is_read_and_reads_as_itself(shared_data: Path) ->
     lines = (shared_data / "math500/test.jsonl").read_text(encoding="utf-8").splitlines()
     golds = [json.loads(line)["answer"] for line in lines]
     named = load_task("math500", data_dir=shared_data)
-    assert (named.format, named.stride) == ("boxed", 20)
+    assert (named.answer_format, named.stride) == ("boxed", 20)
     boxes = [f"So it is $\\boxed{{{gold}}}$." for gold in golds]
     assert extract_answers(boxes, "boxed") == [problem.gold for problem in named.problems]
-    assert load_task(shared_data / "math500/test.jsonl", format="boxed").problems == named.problems
+    assert load_task(shared_data / "math500/test.jsonl", answer_format="boxed").problems == named.problems
 
 
 def test_arc_digit_labels_become_letters(shared_data: Path) -> None:

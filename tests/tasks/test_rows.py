@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 from fastsia.tasks.rows import Row, read_rows
 
 GOOD = '{"question": "1 + 1?", "answer": 2}'

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fastsia.config import FastsiaError
+from fastsia.errors import FastsiaError
 from fastsia.tasks import template
 from tests.tasks.tokenizers import word_tokenizer
 
