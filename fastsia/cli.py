@@ -468,8 +468,12 @@ def _against_plan(folder: Path, summary: dict[str, Any]) -> list[str]:
         if planned["num_problems"] != summary["num_problems"]:
             return []
         off = [
-            f"{name} {100 * (planned[key] / summary[key] - 1):+.0f} %"
-            for name, key in (("tokens", "generated_tokens"), ("rows", "row_steps"), ("seconds", "seconds"))
+            f"{name} {100 * (planned[forecast] / summary[key] - 1):+.0f} %"
+            for name, forecast, key in (
+                ("tokens", "generated_tokens", "generated_tokens"),
+                ("rows", "computed_tokens", "row_steps"),
+                ("seconds", "seconds", "seconds"),
+            )
             if summary.get(key)
         ]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -36,7 +36,7 @@ def test_choices_do_not_favour_a_letter() -> None:
 
 
 @pytest.mark.parametrize("answer_format", ["number", "choice", "boxed"])
-def test_extraction_reads_every_solution(answer_format) -> None:
+def test_extraction_reads_every_solution(answer_format: str) -> None:
     for exemplar in EXEMPLARS[answer_format]:
         solution = f"{exemplar.reasoning}\n{render_answer(exemplar.answer, answer_format)}"
         assert extract_answers([solution], answer_format, options=exemplar.choices) == [exemplar.answer]
