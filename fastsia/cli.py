@@ -1140,7 +1140,7 @@ def doctor() -> None:
                 missing.append(f"{name}: pip install {name}")
     import torch
 
-    from fastsia.answers.native import extension
+    from fastsia.core import extension
     from fastsia.engine.checkpoint import demo_models, resolve_device
     from fastsia.ops import select
 

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastsia.answers.native import extension
+from fastsia.core import extension
 from fastsia.errors import FastsiaError
 
 Estimator = Literal["plugin", "miller_madow", "chao_shen"]

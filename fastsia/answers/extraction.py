@@ -11,11 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 from fastsia.answers import reference
 from fastsia.answers.boxed import boxed_value
 from fastsia.answers.choice import whole_choice
-from fastsia.answers.native import extension
 from fastsia.answers.number import whole_number
 from fastsia.answers.spec import Spec, encode
 from fastsia.answers.vocabulary import Vocabulary, ragged
 from fastsia.config import AnswerFormat, AnswerReading
+from fastsia.core import extension
 from fastsia.errors import FastsiaError
 from fastsia.renamed import renamed
 

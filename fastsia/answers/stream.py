@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastsia.answers import reference
-from fastsia.answers.native import extension
 from fastsia.answers.spec import Spec
 from fastsia.answers.vocabulary import TEXT, Vocabulary
 from fastsia.config import AnswerFormat
+from fastsia.core import extension
 from fastsia.errors import FastsiaError
 
 

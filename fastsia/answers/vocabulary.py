@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastsia.answers.native import extension
 from fastsia.answers.think import known_tags
+from fastsia.core import extension
 from fastsia.errors import FastsiaError
 
 TEXT, BYTE, NOTHING = 0, 1, 2  # kinds of tokens

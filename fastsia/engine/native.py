@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fastsia.answers.native import extension
 from fastsia.answers.stream import AnswerStream
+from fastsia.core import extension
 from fastsia.engine.batch import Batch, Selection
 from fastsia.engine.bookkeeping import Bookkeeping, Draws, Forks, RowCounts, Shortage
 from fastsia.engine.seeding import Domain

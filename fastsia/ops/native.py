@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastsia.answers.native import extension
+from fastsia.core import extension
 from fastsia.ops.reference import AttentionMetadata, Samples
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastsia.answers import distribution, extraction, stream, vocabulary
-from fastsia.answers.native import extension
+from fastsia.core import extension
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import pytest
 from fastsia.answers import reference
 from fastsia.answers.choice import whole_choice
 from fastsia.answers.extraction import extract_answers
-from fastsia.answers.native import extension
 from fastsia.answers.spec import Spec
+from fastsia.core import extension
 from tests.answers.test_extraction import read_with_core
 
 COLOURS = ("red", "green", "blue", "yellow")

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from fastsia.answers import reference
 from fastsia.answers.extraction import canonical_gold, canonical_number, extract_answers, extract_rollouts
-from fastsia.answers.native import extension
 from fastsia.answers.spec import Spec
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import ANSWER_FORMATS, AnswerFormat
+from fastsia.core import extension
 from fastsia.errors import FastsiaError
 from tests.answers import generate
 

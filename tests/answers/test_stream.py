@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from fastsia.answers import reference
 from fastsia.answers import stream as stream_module
 from fastsia.answers.extraction import extract_answers, extract_rollouts
-from fastsia.answers.native import extension
 from fastsia.answers.spec import Spec
 from fastsia.answers.stream import AnswerStream
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import AnswerFormat
+from fastsia.core import extension
 from fastsia.errors import FastsiaError
 from tests.answers import generate
 

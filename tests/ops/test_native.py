@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastsia.answers.native import extension
+from fastsia.core import extension
 from fastsia.errors import FastsiaError
 from fastsia.ops import native, reference, select
 from fastsia.ops.reference import AttentionMetadata

@@ -1,4 +1,4 @@
-"""The one place that looks for the compiled core, `fastsia._C`."""
+"""The compiled core, `fastsia._C`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import ModuleType
 
 @cache
 def extension() -> ModuleType | None:
-    """The compiled core, or None (with one warning) where it was not built: then the Python reference runs."""
+    """The compiled core; None, with one warning, if it was not built: the Python reference is used instead."""
     try:
         return importlib.import_module("fastsia._C")
     except ImportError as error:
