@@ -27,8 +27,8 @@ from fastsia import distributed
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.callbacks import Callback, Progress
 from fastsia.config import SamplingParams
-from fastsia.engine.checkpoint import load_description
 from fastsia.engine.sequence import Counters, FinishReason, Request, Rollouts, Trajectory
+from fastsia.models.loading import load_description
 from fastsia.store import DATABASE, StoreWriter
 
 STRIDE, ROLLOUTS, POOL = 20, 20, 16

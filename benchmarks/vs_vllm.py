@@ -38,11 +38,11 @@ from vllm_environment import set_up
 from vs_hf import answer_counts
 
 from fastsia.backends.native import NativeBackend
-from fastsia.engine.checkpoint import resolve_model
 from fastsia.engine.engine import Engine
 from fastsia.engine.sequence import FinishReason, Request, Rollouts, Trajectory
 from fastsia.errors import FastsiaError
 from fastsia.evaluation import evaluate
+from fastsia.models.resolve import resolve_model
 from fastsia.results import SIAResult
 
 WORKER = REPOSITORY / "benchmarks" / "vllm_worker.py"
@@ -320,7 +320,7 @@ def work_of(recording: Recording, options: argparse.Namespace) -> dict[str, Any]
         for checkpoint in trajectory.checkpoints
     ]
     return {
-        "model": resolve_model(options.model),
+        "model": resolve_model(options.model).source,
         "engine": engine_of(options),
         "num_rollouts": options.num_rollouts,
         "temperature": options.temperature,

@@ -383,8 +383,8 @@ def run(
     names = _split(tasks, "--tasks names no task.")
     _quiet_transformers()
     from fastsia.distributed import open_executor
-    from fastsia.engine.checkpoint import resolve_model
     from fastsia.evaluation import evaluate
+    from fastsia.models.resolve import resolve_model
     from fastsia.tasks import load_task
 
     # Mistakes in names are found before anything is loaded.
@@ -750,9 +750,9 @@ def _cost(summary: dict[str, Any]) -> list[str]:
 @app.command()
 def ls() -> None:
     """The named tasks and models."""
-    from fastsia.engine.checkpoint import demo_models
+    from fastsia.models.registry import MODELS
+    from fastsia.models.resolve import demo_models
     from fastsia.tasks import TASKS
-    from fastsia.tasks.models import MODELS
 
     console = _console()
     title = "Tasks, or a file (question, answer), or hub:OWNER/NAME[:CONFIG[:SPLIT]]"
@@ -1141,7 +1141,8 @@ def doctor() -> None:
     import torch
 
     from fastsia.core import extension
-    from fastsia.engine.checkpoint import demo_models, resolve_device
+    from fastsia.models.loading import resolve_device
+    from fastsia.models.resolve import demo_models
     from fastsia.ops import select
 
     device = resolve_device()

@@ -12,10 +12,10 @@ import pandas as pd
 
 from fastsia.config import SIAConfig
 from fastsia.errors import FastsiaError
+from fastsia.models.registry import known_model
 from fastsia.results import SIAResult, load, write_tables
 from fastsia.sia import differences, side_by_side, tabulate
 from fastsia.store import DATABASE, refuse_links
-from fastsia.tasks.models import known_model
 
 _MATTERS = (
     "temperature",

@@ -27,9 +27,9 @@ from fastsia.answers.vocabulary import Vocabulary
 from fastsia.backends import open_backend
 from fastsia.backends.base import Backend
 from fastsia.config import integer_from, real
-from fastsia.engine.checkpoint import load_description
 from fastsia.engine.sequence import Counters, Request, Trajectory
 from fastsia.errors import FastsiaError
+from fastsia.models.loading import load_description
 
 logger = logging.getLogger("fastsia")
 

@@ -28,6 +28,7 @@ from fastsia.distributed import open_executor
 from fastsia.engine.seeding import request_seed
 from fastsia.engine.sequence import AnswerStop, Counters, Request, Trajectory
 from fastsia.errors import FastsiaError
+from fastsia.models.registry import MODELS, model_label
 from fastsia.reading import AnswerReader, Reading, renew
 from fastsia.results import (
     CONFIG_FIELDS,
@@ -42,7 +43,6 @@ from fastsia.results import (
 from fastsia.shapes import facts_of_run, is_count, notes_of_damage
 from fastsia.store import DATABASE, FinishedProblem, Store, StoreWriter
 from fastsia.tasks import Prompt, Task, build_prompt, load_task
-from fastsia.tasks.models import MODELS, model_label
 from fastsia.tasks.prompt import date_of_prompts, prompt_options, reading_options, unread_settings
 
 logger = logging.getLogger("fastsia")

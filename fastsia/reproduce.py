@@ -22,16 +22,16 @@ from fastsia.backends import open_backend
 from fastsia.backends.base import Backend
 from fastsia.callbacks import Callback
 from fastsia.config import READING_FIELDS, SIAConfig
-from fastsia.engine.checkpoint import resolve_model, why_absent
 from fastsia.errors import FastsiaError
 from fastsia.evaluation import evaluate
+from fastsia.models.registry import ALIGNED, PAPER_MODELS, STAGES, known_model
+from fastsia.models.resolve import resolve_model, why_absent
 from fastsia.report import Drawing, Overlay, ReportData, draw_families, draw_outcomes, draw_overlay
 from fastsia.results import SHUFFLED, SIAResult, folder_name, load, nearest, reread, stored_config
 from fastsia.sia import table1, table2, table3
 from fastsia.sia.paper import TABLE2, TABLE3
 from fastsia.store import DATABASE, Store, refuse_links, write_parquet
 from fastsia.tasks import Task, load_task
-from fastsia.tasks.models import ALIGNED, PAPER_MODELS, STAGES, known_model
 from fastsia.tasks.task import DEFAULT_STRIDE, check_limit
 
 UNKNOWN_STAGE = "unknown"
@@ -271,7 +271,7 @@ def family(model: str) -> str:
 def download_gigabytes(model: str) -> float | None:
     """The size of a paper model's weights in 16 bits; None where it is not in the table of models."""
     known = known_model(model)
-    return None if known is None or known.shape is None else 2 * known.shape.num_parameters / 1e9
+    return None if known is None or known.num_parameters is None else 2 * known.num_parameters / 1e9
 
 
 def _task_at_hand(name: str, data_dir: Path | None, limit: int | None) -> Task | None:
@@ -359,7 +359,7 @@ def _read_again(job: Job) -> None:
 
 def _may_have_changed(job: Job) -> bool:
     """A folder's weights may be others than when its run was made; a published checkpoint stays what it is."""
-    return Path(resolve_model(job.source)).exists()
+    return resolve_model(job.source).path is not None
 
 
 def _num_problems(folder: Path) -> int:

@@ -23,6 +23,7 @@ from fastsia.answers.parts import answer_token
 from fastsia.answers.spec import Spec
 from fastsia.config import AnswerReading, Equivalence, SIAConfig
 from fastsia.errors import FastsiaError
+from fastsia.models.registry import model_label
 from fastsia.reading import AnswerReader, Reading, renew
 from fastsia.shapes import check_summary, check_table, facts_of_run, notes_of_damage
 from fastsia.sia import (
@@ -49,7 +50,6 @@ from fastsia.store import (
     write_json,
     write_parquet,
 )
-from fastsia.tasks.models import model_label
 from fastsia.tasks.prompt import reading_options
 from fastsia.tasks.rows import read_rows
 

@@ -72,7 +72,7 @@ def test_damaged_weights_end_a_run(
 def test_a_run_names_its_adapter(
     model: str, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tests.engine.test_adapter import save_adapter  # skips where peft is not installed
+    from tests.models.test_adapter import save_adapter  # skips where peft is not installed
 
     save_adapter(Path(model), tmp_path / "adapter")
     arguments = ["run", "--model", model, "--tasks", questions, "--limit", 2, *SMALL, "--no_report"]
@@ -304,7 +304,7 @@ def test_reproduce_shows_ours_beside_the_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On a machine that reaches no Hub: the paper's models are named with their cost, ours are run."""
-    monkeypatch.setattr("fastsia.engine.checkpoint._reach", lambda repo, revision: (False, None))
+    monkeypatch.setattr("fastsia.models.resolve._reach", lambda repo, revision: (False, None))
     small = [*SMALL, "-o", tmp_path / "runs"]
     arguments = ["reproduce", "table1", "--models", "demo:sft,Gemma-2-2B", "--tasks", "demo", "--limit", 2, *small]
     assert command(*arguments) == 0

@@ -14,7 +14,7 @@ import pytest
 
 import fastsia
 from fastsia import FastsiaError, load_task
-from fastsia.engine.checkpoint import load_model
+from fastsia.models.loading import load_model
 from fastsia.tasks.hub import HubData
 from tests.hub import serve
 from tests.tiny import save_tiny
@@ -84,7 +84,7 @@ def competitions(root: Path) -> dict[tuple[str, str, str], Path]:
 PROGRAM = """
 import json, sys
 from fastsia import FastsiaError, load_task
-from fastsia.engine.checkpoint import load_model
+from fastsia.models.loading import load_model
 
 def questions(name, **settings):
     return [problem.question for problem in load_task(name, **settings).problems]

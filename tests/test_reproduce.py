@@ -34,7 +34,7 @@ DEMO = SIAConfig(num_rollouts=4, stride=16, max_tokens=40, num_bootstrap=50, num
 @pytest.fixture
 def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every model of the Hub is out of reach, wherever the tests run."""
-    monkeypatch.setattr("fastsia.engine.checkpoint._reach", lambda repo, revision: (False, None))
+    monkeypatch.setattr("fastsia.models.resolve._reach", lambda repo, revision: (False, None))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_with_no_model_at_hand_the_plan_says_what_it_would_cost(tmp_path: Path) 
 
 def test_a_hub_that_gives_the_weights_leaves_nothing_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "fastsia.engine.checkpoint._reach", lambda repo, revision: (False, 401 if "llama" in repo else 200)
+        "fastsia.models.resolve._reach", lambda repo, revision: (False, 401 if "llama" in repo else 200)
     )
     planned = plan("fig3")
     assert list(planned.missing) == ["LLaMA-3.2-3B", "LLaMA-3.2-3B-it"]

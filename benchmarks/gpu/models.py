@@ -7,6 +7,7 @@ the whole context; and its scale is set so that the mean entropy of a token is a
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
 
-from fastsia.engine.checkpoint import load_model
+from fastsia.models.loading import load_model
 
 TARGET_ENTROPY = 0.3
 # The successor's mean logit, in units of what the largest of all noise is expected to be: with less of a lead, a capped
@@ -30,86 +31,10 @@ class DoesNotFitError(RuntimeError):
     """The card's memory cannot hold the model with room to work."""
 
 
-def _llama(**fields: Any) -> dict[str, Any]:
-    return {"model_type": "llama", "rms_norm_eps": 1e-6, **fields}
-
-
-def _qwen2(**fields: Any) -> dict[str, Any]:
-    return {"model_type": "qwen2", "rms_norm_eps": 1e-6, "vocab_size": 151_936, **fields}
-
-
-def _shape(hidden: int, inner: int, layers: int, heads: int, kv_heads: int) -> dict[str, int]:
-    return {
-        "hidden_size": hidden,
-        "intermediate_size": inner,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-    }
-
-
-def _rope(theta: float, **fields: Any) -> dict[str, Any]:
-    return {"rope_parameters": {"rope_type": "default", "rope_theta": theta, **fields}}
-
-
 # As their authors publish them. Heads that share the embedding's weight get one of their own: a step reads as much.
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "qwen2.5-3b": _qwen2(**_shape(2048, 11_008, 36, 16, 2), **_rope(1e6), max_position_embeddings=32_768),
-    "deepseek-llm-7b": _llama(
-        **_shape(4096, 11_008, 30, 32, 32), **_rope(1e4), vocab_size=102_400, max_position_embeddings=4096
-    ),
-    "gemma-2-2b": {
-        "model_type": "gemma2",
-        **_shape(2304, 9216, 26, 8, 4),
-        **_rope(1e4),
-        "head_dim": 256,
-        "vocab_size": 256_000,
-        "query_pre_attn_scalar": 256,
-        "attn_logit_softcapping": 50.0,
-        "final_logit_softcapping": 30.0,
-        "sliding_window": 4096,
-        "max_position_embeddings": 8192,
-    },
-    "llama-3.2-3b": _llama(
-        **_shape(3072, 8192, 28, 24, 8),
-        **_rope(
-            5e5,
-            rope_type="llama3",
-            factor=32.0,
-            low_freq_factor=1.0,
-            high_freq_factor=4.0,
-            original_max_position_embeddings=8192,
-        ),
-        head_dim=128,
-        vocab_size=128_256,
-        rms_norm_eps=1e-5,
-        max_position_embeddings=131_072,
-    ),
-    "qwen2.5-math-1.5b": _qwen2(**_shape(1536, 8960, 28, 12, 2), **_rope(1e4), max_position_embeddings=4096),
-    "r1-distill-qwen-7b": _qwen2(
-        **_shape(3584, 18_944, 28, 28, 4), **_rope(1e4), vocab_size=152_064, max_position_embeddings=131_072
-    ),
-    "olmo-3-7b": {
-        "model_type": "olmo3",
-        **_shape(4096, 11_008, 32, 32, 32),
-        "rope_parameters": {
-            "sliding_attention": {"rope_type": "default", "rope_theta": 5e5},
-            "full_attention": {
-                "rope_type": "yarn",
-                "rope_theta": 5e5,
-                "factor": 8.0,
-                "original_max_position_embeddings": 8192,
-                "beta_fast": 32.0,
-                "beta_slow": 1.0,
-                "attention_factor": 1.2079441541679836,
-            },
-        },
-        "vocab_size": 100_278,
-        "sliding_window": 4096,
-        "rms_norm_eps": 1e-6,
-        "max_position_embeddings": 65_536,
-    },
-}
+ARCHITECTURES: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).resolve().parents[2] / "tests" / "data" / "architectures.json").read_text(encoding="utf-8")
+)
 
 
 def toy(fields: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +43,11 @@ def toy(fields: dict[str, Any]) -> dict[str, Any]:
     kv_heads = max(1, heads * fields["num_key_value_heads"] // fields["num_attention_heads"])
     small = {
         **fields,
-        **_shape(256, 512, 4, heads, kv_heads),
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
         "head_dim": 64,
         "vocab_size": 1024,
         "max_position_embeddings": 2048,
@@ -148,7 +77,7 @@ def architecture(name: str, small: bool) -> PretrainedConfig:
     if name not in ARCHITECTURES:
         return AutoConfig.from_pretrained(name)
     fields = toy(ARCHITECTURES[name]) if small else ARCHITECTURES[name]
-    return AutoConfig.for_model(**fields, tie_word_embeddings=False, bos_token_id=None, eos_token_id=None)
+    return AutoConfig.for_model(**fields | {"tie_word_embeddings": False, "bos_token_id": None, "eos_token_id": None})
 
 
 def skeleton(config: PretrainedConfig) -> PreTrainedModel:

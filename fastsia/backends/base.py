@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import torch
 
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.engine.checkpoint import demo_models
 from fastsia.engine.sequence import Counters, Request, Trajectory
+from fastsia.models.resolve import demo_models
 
 _SAMPLED_VALUES = 512
 

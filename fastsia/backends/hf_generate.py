@@ -37,10 +37,10 @@ from fastsia.backends.continuations import (
     trajectory_of,
     trajectory_start,
 )
-from fastsia.engine.checkpoint import context_length, eos_ids, load_model, origin_of
 from fastsia.engine.run import checkpoints_of
 from fastsia.engine.sequence import Counters, Request, Trajectory
 from fastsia.errors import FastsiaError
+from fastsia.models.loading import context_length, eos_ids, load_model, origin_of
 
 
 class HFGenerateBackend:

@@ -7,9 +7,9 @@ from typing import Any
 
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.backends.base import model_fingerprint, model_name, recommended_sampling
-from fastsia.engine.checkpoint import origin_of
 from fastsia.engine.engine import Engine
 from fastsia.engine.sequence import Counters, Request, Trajectory
+from fastsia.models.loading import origin_of
 
 
 class NativeBackend:

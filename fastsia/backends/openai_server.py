@@ -32,10 +32,11 @@ from fastsia.backends.continuations import (
     trajectory_start,
 )
 from fastsia.config import SamplingParams, integer_from, real
-from fastsia.engine.checkpoint import context_length, eos_ids, load_description, resolve_model
 from fastsia.engine.run import checkpoints_of
 from fastsia.engine.sequence import Counters, FinishReason, Request, Trajectory
 from fastsia.errors import FastsiaError
+from fastsia.models.loading import context_length, eos_ids, load_description
+from fastsia.models.resolve import resolve_model
 
 _PROBE = "1 + 1 ="
 # llama.cpp draws at random where a seed is 2^32 - 1.

@@ -27,19 +27,12 @@ from fastsia.backends.continuations import (
     trajectory_start,
 )
 from fastsia.config import integer_from
-from fastsia.engine.checkpoint import (
-    Description,
-    context_length,
-    eos_ids,
-    load_description,
-    resolve_device,
-    resolve_dtype,
-    resolve_model,
-)
-from fastsia.engine.gguf import is_gguf
 from fastsia.engine.run import checkpoints_of
 from fastsia.engine.sequence import Counters, Request, Trajectory
 from fastsia.errors import FastsiaError
+from fastsia.models.gguf import is_gguf
+from fastsia.models.loading import Description, context_length, eos_ids, load_description, resolve_device, resolve_dtype
+from fastsia.models.resolve import resolve_model
 
 # Trajectories drawn together, then all their checkpoints: enough to fill vLLM's batch, few enough to store steadily.
 _WINDOW = 64

@@ -16,7 +16,6 @@ from fastsia import renamed
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import MAX_COUNT, SamplingParams, Share, integer, integer_from, integers, real
 from fastsia.engine.block_manager import BlockManager, OutOfBlocksError
-from fastsia.engine.checkpoint import context_length, eos_ids, load_model, origin_of
 from fastsia.engine.forcing import Forced, ForcedScore, check_forced, force
 from fastsia.engine.memory import default_num_blocks
 from fastsia.engine.model_runner import ModelRunner
@@ -24,6 +23,7 @@ from fastsia.engine.profile import StepProfile, profiled
 from fastsia.engine.run import Run
 from fastsia.engine.sequence import Counters, Request, Rollout, Trajectory
 from fastsia.errors import FastsiaError
+from fastsia.models.loading import context_length, eos_ids, load_model, origin_of
 from fastsia.ops import select
 
 

@@ -19,8 +19,8 @@ from fastsia.engine.graphs import Call, CaptureError, CudaPool, Graphs, row_buck
 from fastsia.engine.inputs import Inputs, Shape, stage
 from fastsia.engine.staging import HostStaging, Staging, tensors_in
 from fastsia.engine.table import Table
-from fastsia.engine.weights import non_finite
 from fastsia.errors import FastsiaError
+from fastsia.models.weights import non_finite
 from fastsia.ops import Ops
 from fastsia.ops.attend import using
 

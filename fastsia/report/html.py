@@ -17,6 +17,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from fastsia.files import replacing
+from fastsia.models.registry import known_model
 from fastsia.report.data import ReportData
 from fastsia.report.embed import Piece, pack
 from fastsia.report.figures import Drawing, draw, draw_comparison, inline_svg
@@ -30,7 +31,6 @@ from fastsia.report.tables import (
 )
 from fastsia.sia.compare import outcome_baseline
 from fastsia.sia.paper import published_rho
-from fastsia.tasks.models import known_model
 
 MAX_BYTES = 28_000_000
 """What the trajectories to read may take of the file, so that it stays under 30 MB with its figures and tables."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from fastsia.tasks.models import known_model
+from fastsia.models.registry import known_model
 
 SOURCE = "The Stepwise Informativeness Assumption, arXiv 2604.06192v1"
 

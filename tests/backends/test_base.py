@@ -12,7 +12,7 @@ from fastsia.backends import open_backend
 from fastsia.backends.base import model_fingerprint, model_name
 from fastsia.backends.hf_generate import HFGenerateBackend
 from fastsia.backends.native import NativeBackend
-from fastsia.engine.checkpoint import context_length, eos_ids
+from fastsia.models.loading import context_length, eos_ids
 from tests.tiny import save_tiny, shared_model, tiny_model
 
 

@@ -16,7 +16,7 @@ import fastsia
 from fastsia import FastsiaError, SamplingParams
 from fastsia.backends.native import NativeBackend
 from fastsia.backends.openai_server import OpenAIServerBackend
-from fastsia.engine.checkpoint import demo_models
+from fastsia.models.resolve import demo_models
 from tests.backends.agreement import LEVEL, answers, demo_requests, p_value, p_value_against_the_engine
 from tests.backends.processes import running
 from tests.backends.servers import Proxy

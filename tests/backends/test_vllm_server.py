@@ -14,7 +14,7 @@ import pytest
 import fastsia
 from fastsia import SamplingParams
 from fastsia.backends.openai_server import OpenAIServerBackend
-from fastsia.engine.checkpoint import demo_models
+from fastsia.models.resolve import demo_models
 from tests.backends.agreement import LEVEL, p_value_against_the_engine
 from tests.backends.processes import running
 from tests.backends.servers import Proxy

@@ -13,11 +13,11 @@ import torch
 from fastsia import Engine, SamplingParams
 from fastsia.backends.native import NativeBackend
 from fastsia.engine.batch import Batch
-from fastsia.engine.checkpoint import load_model
 from fastsia.engine.forcing import Forced
 from fastsia.engine.graphs import CaptureError, Graphs, row_buckets
 from fastsia.engine.inputs import Inputs
 from fastsia.engine.staging import Staging
+from fastsia.models.loading import load_model
 from fastsia.tasks import load_task
 from tests.engine.models import EOS, FAMILIES, tiny_model
 from tests.engine.naive import Comparison

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fastsia.engine.checkpoint import demo_models
+from fastsia.models.resolve import demo_models
 from fastsia.tasks import load_task
 
 WEIGHTS = demo_models()["demo:sft"]

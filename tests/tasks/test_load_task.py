@@ -15,8 +15,8 @@ import pytest
 
 from fastsia.config import Problem
 from fastsia.errors import FastsiaError
+from fastsia.models.hub import hub_status
 from fastsia.tasks import TASKS, load_task
-from fastsia.tasks.hub import hub_status
 
 COMPETITION = ("math500", "aime24", "aime25")
 
@@ -273,7 +273,7 @@ def test_without_a_network_the_cache_is_used(monkeypatch: pytest.MonkeyPatch, tm
 def test_a_hub_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A firewall that drops packets answers nothing at all: connecting would take minutes."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("fastsia.tasks.hub._PROBE_SECONDS", 0.05)
+    monkeypatch.setattr("fastsia.models.hub._PROBE_SECONDS", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         assert hub_status("datasets/openai/gsm8k/resolve/main/README.md") is None

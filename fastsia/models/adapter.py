@@ -13,15 +13,15 @@ from typing import Any
 
 import torch
 
-from fastsia.engine.weights import check_finite
 from fastsia.errors import FastsiaError
+from fastsia.models.weights import check_finite
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SIZES = re.compile(r"size mismatch for (\S+): .*?torch\.Size\((\[[^]]*\])\).*?torch\.Size\((\[[^]]*\])\)", re.DOTALL)
 
 
-def beside(folder: Path) -> bool:
+def has_adapter(folder: Path) -> bool:
     """Whether a folder has an adapter in it."""
     return any((folder / name).is_file() for name in (CONFIG, WEIGHTS, "adapter_model.bin"))
 

@@ -13,8 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralFo
 
 from fastsia import Engine, FastsiaError
 from fastsia.backends import open_backend
-from fastsia.engine.checkpoint import load_model
-from fastsia.engine.weights import non_finite
+from fastsia.models.loading import load_model
+from fastsia.models.weights import non_finite
 from tests.engine.damage import DAMAGES, added, damaged, prefixed, reconfigure, rewrite, with_value, without
 from tests.tiny import save_tiny, shared_model, tiny_model
 

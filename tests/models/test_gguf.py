@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import fastsia
 from fastsia import FastsiaError
 from fastsia.backends import open_backend
-from fastsia.engine.checkpoint import load_description, load_model, origin_of
+from fastsia.models.loading import load_description, load_model, origin_of
 from tests.tiny import PROBLEMS
 
 gguf = pytest.importorskip("gguf", reason="needs fastsia[gguf]")

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 import fastsia
 from fastsia import Engine, FastsiaError
 from fastsia.backends import open_backend
-from fastsia.engine.checkpoint import load_model
 from fastsia.forced import force_answers
+from fastsia.models.loading import load_model
 from tests.engine.damage import reconfigure, without
 from tests.tiny import PROBLEMS, save_tiny, tiny_tokenizer
 

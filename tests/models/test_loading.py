@@ -17,7 +17,8 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from fastsia import FastsiaError
-from fastsia.engine.checkpoint import demo_models, load_model, resolve_device, resolve_dtype, resolve_model
+from fastsia.models.loading import load_model, resolve_device, resolve_dtype
+from fastsia.models.resolve import demo_models, resolve_model
 from tests.tiny import save_tiny
 
 
@@ -47,18 +48,21 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 def test_demo_models_are_in_the_package() -> None:
     for name, folder in demo_models().items():
-        assert resolve_model(name) == str(folder)
+        assert (resolve_model(name).source, resolve_model(name).path) == (str(folder), folder)
         assert (folder / "config.json").is_file()
-    with pytest.raises(FastsiaError, match="'demo:stf' is not a demo model; there are: "):
+    with pytest.raises(FastsiaError, match="'demo:stf' is not a demo model; available: "):
         resolve_model("demo:stf")
 
 
 def test_names_and_folders(tmp_path: Path) -> None:
-    assert resolve_model("gpt2") == "gpt2"
-    assert resolve_model("Qwen/Qwen2.5-3B") == "Qwen/Qwen2.5-3B"
-    assert resolve_model("qwen2.5-3b-it") == "Qwen/Qwen2.5-3B-Instruct", "the paper's own names"
+    assert resolve_model("gpt2").source == "gpt2"
+    assert resolve_model("Qwen/Qwen2.5-3B").source == "Qwen/Qwen2.5-3B"
+    assert resolve_model("Qwen/Qwen2.5-3B").path is None
+    assert resolve_model("qwen2.5-3b-it").source == "Qwen/Qwen2.5-3B-Instruct", "the paper's own names"
     folder = save_tiny(tmp_path / "model")
-    assert resolve_model(folder) == str(folder)
+    ref = resolve_model(folder)
+    assert (ref.name, ref.source, ref.path, ref.gguf_file) == (str(folder), str(folder), folder, None)
+    assert resolve_model(ref) is ref, "a name is resolved once"
 
 
 def test_what_cannot_be_a_model_is_refused(tmp_path: Path) -> None:
@@ -138,7 +142,7 @@ def test_on_a_gpu_weights_leave_no_copy_on_the_host(tmp_path: Path) -> None:
     Qwen2ForCausalLM(config).save_pretrained(tmp_path / "large")
     code = """if True:
         import resource, sys, torch
-        from fastsia.engine.checkpoint import load_model
+        from fastsia.models.loading import load_model
         torch.zeros(1, device="cuda")
         load_model(sys.argv[1], device="cuda", dtype="bf16")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
