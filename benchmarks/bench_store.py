@@ -23,8 +23,8 @@ from rich.table import Table
 
 import fastsia
 from benchmarks.common import emit
-from fastsia import distributed
 from fastsia.answers.vocabulary import Vocabulary
+from fastsia.backends import ray as distributed
 from fastsia.callbacks import Callback, Progress
 from fastsia.config import SamplingParams
 from fastsia.engine.sequence import Counters, FinishReason, Request, Rollouts, Trajectory

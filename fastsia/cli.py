@@ -382,7 +382,7 @@ def run(
     )
     names = _split(tasks, "--tasks names no task.")
     _quiet_transformers()
-    from fastsia.distributed import open_executor
+    from fastsia.backends import open_executor
     from fastsia.evaluation import evaluate
     from fastsia.models.resolve import resolve_model
     from fastsia.tasks import load_task

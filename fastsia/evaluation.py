@@ -20,11 +20,10 @@ import numpy as np
 
 from fastsia import renamed
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.backends import BACKEND_OPTIONS
+from fastsia.backends import BACKEND_OPTIONS, open_executor
 from fastsia.backends.base import Backend, note_on_sampling
 from fastsia.callbacks import Callback, Progress
 from fastsia.config import Problem, SamplingParams, SIAConfig
-from fastsia.distributed import open_executor
 from fastsia.engine.seeding import request_seed
 from fastsia.engine.sequence import AnswerStop, Counters, Request, Trajectory
 from fastsia.errors import FastsiaError

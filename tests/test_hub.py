@@ -229,7 +229,7 @@ def test_models_by_revision(answers: dict[Any, Any], repositories: dict[tuple[st
     assert answers["me/tiny", None] != answers["me/tiny", "v2"]
     assert answers["me/tiny", "v9"].startswith("model 'me/tiny': the Hub has no such model at revision 'v9'.")
     assert answers["me/nothing", None].startswith("model 'me/nothing': the Hub has no such public model")
-    with pytest.raises(FastsiaError, match="revision 'v2' has no meaning for the folder"):
+    with pytest.raises(FastsiaError, match="revision 'v2' applies to Hub models only, not to the folder"):
         load_model(folder, device="cpu", revision="v2")
 
 

@@ -1,17 +1,18 @@
-"""Generators behind one protocol: this package's engine, the naive baseline, and other engines."""
+"""Backends that draw trajectories and rollouts: this package's engine, a naive baseline, and other engines."""
 
 from __future__ import annotations
 
-import difflib
 import os
 from typing import TYPE_CHECKING, Any
 
-from fastsia.errors import FastsiaError
+from fastsia.errors import FastsiaError, did_you_mean
+from fastsia.models.resolve import ModelRef, resolve_model
 
 if TYPE_CHECKING:
     from fastsia.backends.base import Backend
 
 BACKENDS = ("native", "hf", "openai", "vllm")
+EXECUTORS = ("local", "ray")
 LOAD_OPTIONS = ("device", "dtype", "trust_remote_code", "revision")
 ENGINE_OPTIONS = (
     "max_num_seqs",
@@ -25,7 +26,7 @@ ENGINE_OPTIONS = (
 )
 SERVER_OPTIONS = ("base_url", "api_key_env", "served_model", "send_seed", "num_concurrent", "max_retries", "timeout")
 VLLM_OPTIONS = ("tensor_parallel_size", "model_args")
-# What each backend takes; all that `evaluate` passes on.
+# The options of each backend; `evaluate` passes them on.
 _TAKEN = {
     "native": (*LOAD_OPTIONS, "peft", *ENGINE_OPTIONS),
     "hf": (*LOAD_OPTIONS, "peft"),
@@ -35,67 +36,101 @@ _TAKEN = {
 BACKEND_OPTIONS = tuple(dict.fromkeys(option for taken in _TAKEN.values() for option in taken))
 
 
-def open_backend(model: Any, name: str | None = None, options: dict[str, Any] | None = None) -> Backend:
-    """A backend for a model: a name or path, (model, tokenizer), an `Engine`, or a backend, which is returned as is.
+def open_executor(
+    executor: str | None,
+    model: Any,
+    backend: str | None = None,
+    options: dict[str, Any] | None = None,
+    *,
+    num_workers: int | None = None,
+    worker_timeout: float | None = None,
+) -> Backend:
+    """Open a backend in this process, or one that is spread over the workers of a Ray cluster.
 
-    name: one of `BACKENDS`; None is "native", or what a loaded backend is. "openai" and "vllm" take a name or path.
-    options: what that backend takes of `BACKEND_OPTIONS`; None values are left to their defaults.
+    Args:
+        executor: "local" (None is the same) or "ray".
+        model, backend, options: as in `open_backend`; "ray" needs a name or path.
+        num_workers, worker_timeout: as in `RayBackend`, for "ray" only.
+    """
+    if executor not in (None, *EXECUTORS):
+        raise FastsiaError(f"executor must be one of {', '.join(EXECUTORS)}, got {executor!r}.")
+    if executor == "ray":
+        from fastsia.backends.ray import RayBackend
+
+        return RayBackend(model, backend, options, num_workers=num_workers, worker_timeout=worker_timeout)
+    for option, value in (("num_workers", num_workers), ("worker_timeout", worker_timeout)):
+        if value is not None:
+            raise FastsiaError(f"{option} applies to executor='ray' only.")
+    return open_backend(model, backend, options)
+
+
+def open_backend(model: Any, name: str | None = None, options: dict[str, Any] | None = None) -> Backend:
+    """Open a backend for a model.
+
+    Args:
+        model: a name, a path, a `ModelRef`, (model, tokenizer), an `Engine`, or a backend, which is returned unchanged.
+        name: one of `BACKENDS`; None selects "native", or keeps a loaded backend. "openai" and "vllm" need a name or
+            path.
+        options: options of that backend, by name; None values select the defaults.
+
+    Raises:
+        FastsiaError: an unknown backend, an option of another backend, or a model that the backend cannot use.
     """
     options = {key: value for key, value in (options or {}).items() if value is not None}
     if name is not None and name not in BACKENDS:
-        near = difflib.get_close_matches(str(name), BACKENDS, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise FastsiaError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}.{hint}")
+        raise FastsiaError(
+            f"backend must be one of {', '.join(BACKENDS)}, got {name!r}{did_you_mean(str(name), BACKENDS)}"
+        )
     if hasattr(model, "generate") and hasattr(model, "fingerprint"):
         _refuse(options, "a backend that is already loaded")
         loaded: Backend = model
         if name is not None and name != loaded.name:
-            raise FastsiaError(f"backend is {name!r}, but the model given is a loaded backend {loaded.name!r}.")
+            raise FastsiaError(f"backend is {name!r}, but the model is a loaded backend {loaded.name!r}.")
         return loaded
     name = name or "native"
-    foreign = {key: value for key, value in options.items() if key not in _TAKEN[name]}
-    _refuse(foreign, f"the {name} backend")
+    _refuse({key: value for key, value in options.items() if key not in _TAKEN[name]}, f"the {name} backend")
+    if isinstance(model, (str, os.PathLike, ModelRef)):
+        return _open_named(resolve_model(model), name, options)
     if name in ("openai", "vllm"):
-        return _open_elsewhere(model, name, options)
+        raise FastsiaError(f"the {name} backend needs a model's name or path, got {type(model).__name__}.")
 
     from fastsia.backends.hf_generate import HFGenerateBackend
     from fastsia.backends.native import NativeBackend
     from fastsia.engine.engine import Engine
 
-    engine_options = {key: options.pop(key) for key in ENGINE_OPTIONS if key in options}
     if isinstance(model, Engine):
-        _refuse(options | engine_options, "an Engine that is already loaded")
+        _refuse(options, "an Engine that is already loaded")
         return NativeBackend(model) if name == "native" else HFGenerateBackend(model.model, model.tokenizer)
-    if isinstance(model, (str, os.PathLike)):
-        if name == "native":
-            return NativeBackend.load(os.fspath(model), **options, **engine_options)
-        return HFGenerateBackend.load(os.fspath(model), **options)
-    if isinstance(model, (tuple, list)) and len(model) == 2:
-        _refuse(options, "a model that is already loaded")
-        if name == "native":
-            return NativeBackend(Engine(model[0], model[1], **engine_options))
-        return HFGenerateBackend(model[0], model[1])
-    raise FastsiaError(
-        f"model must be a name, a path, (model, tokenizer) or an Engine, got {type(model).__name__}; "
-        "a bare model lacks the tokenizer that prompts and answers need."
-    )
+    if not isinstance(model, (tuple, list)) or len(model) != 2:
+        raise FastsiaError(
+            f"model must be a name, a path, (model, tokenizer) or an Engine, got {type(model).__name__}; "
+            "a model alone lacks the tokenizer that prompts and answers need."
+        )
+    loading = {key: value for key, value in options.items() if key not in ENGINE_OPTIONS}
+    _refuse(loading, "a model that is already loaded")
+    return HFGenerateBackend(*model) if name == "hf" else NativeBackend(Engine(*model, **options))
 
 
-def _open_elsewhere(model: Any, name: str, options: dict[str, Any]) -> Backend:
-    """A generator that holds the weights itself: a name is all it can be given."""
-    if not isinstance(model, (str, os.PathLike)):
-        raise FastsiaError(f"the {name} backend needs a model's name or path, got {type(model).__name__}.")
+def _open_named(ref: ModelRef, name: str, options: dict[str, Any]) -> Backend:
+    if name == "native":
+        from fastsia.backends.native import NativeBackend
+
+        return NativeBackend.load(ref, **options)
+    if name == "hf":
+        from fastsia.backends.hf_generate import HFGenerateBackend
+
+        return HFGenerateBackend.load(ref, **options)
     if name == "vllm":
         from fastsia.backends.vllm import VLLMBackend
 
-        return VLLMBackend(os.fspath(model), **options)
+        return VLLMBackend(ref, **options)
     if "base_url" not in options:
         raise FastsiaError("the openai backend needs base_url, such as http://localhost:8000/v1.")
     from fastsia.backends.openai_server import OpenAIServerBackend
 
-    return OpenAIServerBackend(os.fspath(model), **options)
+    return OpenAIServerBackend(ref, **options)
 
 
-def _refuse(options: dict[str, Any], what: str) -> None:
+def _refuse(options: dict[str, Any], subject: str) -> None:
     if options:
-        raise FastsiaError(f"{next(iter(options))} has no meaning for {what}.")
+        raise FastsiaError(f"{next(iter(options))} does not apply to {subject}.")

@@ -1,4 +1,4 @@
-"""What a request asks of a generator that knows no trees: prefixes to continue, and the drawn rows back in columns."""
+"""A request drawn by a generator that continues prefixes: which prefixes to continue, and the finished trajectory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import SamplingParams
+from fastsia.engine.run import checkpoints_of
 from fastsia.engine.seeding import Domain
 from fastsia.engine.sequence import FinishReason, Request, Rollouts, Trajectory
 from fastsia.engine.stopping import StopTexts
@@ -16,11 +17,16 @@ from fastsia.engine.stopping import StopTexts
 
 @dataclass(frozen=True)
 class Continuation:
-    """`count` sequences to draw behind one prefix.
+    """`count` sequences to draw after one prefix.
 
-    max_tokens: 0 where the budget leaves nothing to draw.
-    seed: what every draw follows from: (the request's, `Domain`, checkpoint).
-    name: what an error calls it.
+    Attributes:
+        prefix: token ids.
+        count: number of sequences.
+        max_tokens: limit on the new tokens of a sequence.
+        seed: (the request's seed, `Domain`, checkpoint), which determines every draw.
+        sampling: temperature, top-p and stop texts.
+        eos: ids that end a sequence.
+        name: the name in error messages.
     """
 
     prefix: list[int]
@@ -28,149 +34,185 @@ class Continuation:
     max_tokens: int
     seed: tuple[int, int, int]
     sampling: SamplingParams
+    eos: tuple[int, ...]
     name: str
 
     def number(self, index: int = 0, bits: int = 63) -> int:
-        """An integer seed in [0, 2^bits) for sequence `index`; those of one continuation are distinct."""
+        """An integer seed in [0, 2^bits) for sequence `index`; the seeds of one continuation are distinct."""
         first = int(np.random.SeedSequence(self.seed).generate_state(1, np.uint64)[0] >> np.uint64(1))
         return (first + index) % 2**bits
 
 
 @dataclass(frozen=True)
-class Row:
-    """One drawn sequence: int32 ids with a drawn EOS, float32 log-probabilities (NaN: not known)."""
+class DrawnSequence:
+    """One drawn sequence.
+
+    Attributes:
+        token_ids: int32, including a drawn EOS.
+        logprobs: float32 log-probabilities of the tokens in nats; NaN means unknown.
+        reason: why it ended.
+    """
 
     token_ids: np.ndarray
     logprobs: np.ndarray
     reason: FinishReason
 
+    @classmethod
+    def cut(
+        cls,
+        tokens: np.ndarray,
+        logprobs: np.ndarray,
+        eos: tuple[int, ...],
+        stop: int | None = None,
+        bad: int | None = None,
+    ) -> DrawnSequence:
+        """The sequence up to the earliest of bad logits, an EOS (kept), a stop text and the length limit.
 
-NO_ROW = Row(np.zeros(0, np.int32), np.zeros(0, np.float32), FinishReason.LENGTH)
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A trajectory before its rollouts; fields as `Trajectory` has them."""
-
-    token_ids: np.ndarray
-    logprobs: np.ndarray
-    token_entropies: np.ndarray
-    finish_reason: str
-
-
-def eos_of(sampling: SamplingParams, own: tuple[int, ...]) -> tuple[int, ...]:
-    """The ids that end a sequence: those asked for, else the model's `own`."""
-    asked = sampling.eos_token_id
-    return own if asked is None else (asked,) if isinstance(asked, int) else asked
-
-
-def trajectory_start(request: Request) -> Continuation:
-    """The trajectory itself."""
-    seed = (request.seed & (2**64 - 1), int(Domain.TRAJECTORY), 0)
-    prompt = list(request.prompt_ids)
-    return Continuation(
-        prompt, 1, request.sampling.max_tokens, seed, request.sampling, f"the trajectory of request {request.key}"
-    )
-
-
-def checkpoint_start(request: Request, token_ids: np.ndarray, checkpoint: int) -> Continuation:
-    """N continuations of prompt + y_1..y_t; of its permutation, the engine's, for the shuffle ablation."""
-    budget = request.sampling.max_tokens
-    if request.rollout_budget == "total":
-        budget = max(budget - checkpoint, 0)
-    prefix = token_ids[:checkpoint]
-    seed = request.seed & (2**64 - 1)
-    domain = Domain.ROLLOUT
-    if request.shuffle_prefix:
-        domain = Domain.SHUFFLED_ROLLOUT
-        order = np.random.SeedSequence((seed, int(Domain.PERMUTATION), checkpoint))
-        prefix = prefix[np.random.default_rng(order).permutation(checkpoint)]
-    return Continuation(
-        list(request.prompt_ids) + prefix.tolist(),
-        request.num_rollouts,
-        budget,
-        (seed, int(domain), checkpoint),
-        request.sampling,
-        f"checkpoint {checkpoint} of request {request.key}",
-    )
+        Args:
+            tokens, logprobs: what was drawn.
+            eos: ids that end a sequence.
+            stop: number of tokens drawn when a stop text appeared.
+            bad: number of tokens drawn when the logits were NaN or infinite.
+        """
+        found = np.flatnonzero(np.isin(tokens, eos))
+        ends = [(len(tokens), FinishReason.LENGTH)]
+        if stop is not None:
+            ends.append((stop, FinishReason.STOP))
+        if len(found):
+            ends.append((int(found[0]) + 1, FinishReason.EOS))
+        if bad is not None:
+            ends.append((bad, FinishReason.ERROR))
+        length, reason = min(reversed(ends), key=lambda end: end[0])
+        return cls(tokens[:length], logprobs[:length], reason)
 
 
-def cut(
-    tokens: np.ndarray, logprobs: np.ndarray, eos: tuple[int, ...], stop: int | None = None, bad: int | None = None
-) -> Row:
-    """A row that ends at bad logits, an EOS (kept), a stop text, or the limit; the earliest.
+_EMPTY = DrawnSequence(np.zeros(0, np.int32), np.zeros(0, np.float32), FinishReason.LENGTH)
 
-    stop, bad: how many tokens were drawn by then.
+
+class PendingRequest:
+    """A request on its way: its trajectory is drawn first, unless the request brings one, then all its rollouts.
+
+    A backend draws `start` and passes the sequence to `take`; it then draws all of `starts()` and passes the sequences
+    to `finish`.
+
+    Args:
+        request: the request.
+        eos_token_ids: the model's own ids that end a sequence; the request's replace them.
+        vocabulary: finds the tokens of a stop text, which are no part of a trajectory.
+
+    Attributes:
+        start: the trajectory to draw; None if the request brings one.
     """
-    found = np.flatnonzero(np.isin(tokens, eos))
-    ends = [(len(tokens), FinishReason.LENGTH)]
-    if stop is not None:
-        ends.append((stop, FinishReason.STOP))
-    if len(found):
-        ends.append((int(found[0]) + 1, FinishReason.EOS))
-    if bad is not None:
-        ends.append((bad, FinishReason.ERROR))
-    length, reason = min(reversed(ends), key=lambda end: end[0])
-    return Row(tokens[:length], logprobs[:length], reason)
 
+    def __init__(self, request: Request, eos_token_ids: tuple[int, ...], vocabulary: Vocabulary | None) -> None:
+        self._request, self._vocabulary = request, vocabulary
+        asked = request.sampling.eos_token_id
+        self._eos = eos_token_ids if asked is None else (asked,) if isinstance(asked, int) else asked
+        self._seed = request.seed & (2**64 - 1)
+        given = request.trajectory_ids
+        self._token_ids = np.array(given or (), dtype=np.int32)
+        self._logprobs = self._token_entropies = np.full(len(self._token_ids), np.nan, dtype=np.float32)
+        self._finish_reason = "given"
+        self.start: Continuation | None = None
+        if given is None:
+            self.start = Continuation(
+                prefix=list(request.prompt_ids),
+                count=1,
+                max_tokens=request.sampling.max_tokens,
+                seed=(self._seed, int(Domain.TRAJECTORY), 0),
+                sampling=request.sampling,
+                eos=self._eos,
+                name=f"the trajectory of request {request.key}",
+            )
 
-def given(request: Request) -> Drawn | None:
-    """The request's trajectory where it brings one."""
-    if request.trajectory_ids is None:
-        return None
-    tokens = np.array(request.trajectory_ids, dtype=np.int32)
-    unknown = np.full(len(tokens), np.nan, dtype=np.float32)
-    return Drawn(tokens, unknown, unknown, "given")
+    def take(self, drawn: DrawnSequence, token_entropies: Sequence[float] | None = None) -> None:
+        """Set the trajectory: the drawn sequence without its EOS and without any token of a stop text.
 
+        Args:
+            drawn: the sequence drawn for `start`.
+            token_entropies: entropy of the model's distribution at each token, in nats; None if unknown.
+        """
+        length = len(drawn.token_ids)
+        if drawn.reason is FinishReason.EOS and length and drawn.token_ids[-1] in self._eos:
+            length -= 1
+        elif drawn.reason is FinishReason.STOP and self._vocabulary is not None:
+            texts = StopTexts(self._request.sampling.stop, self._vocabulary, len(self._vocabulary))
+            length = texts.tokens_before(drawn.token_ids)
+        self._token_ids, self._logprobs = drawn.token_ids[:length], drawn.logprobs[:length]
+        known = [np.nan] * length if token_entropies is None else token_entropies[:length]
+        self._token_entropies = np.array(known, dtype=np.float32)
+        self._finish_reason = drawn.reason.name.lower()
 
-def trajectory_of(
-    row: Row,
-    stop: tuple[str, ...],
-    eos: tuple[int, ...],
-    vocabulary: Vocabulary | None,
-    token_entropies: Sequence[float] | None = None,
-) -> Drawn:
-    """A row as a trajectory: without its EOS, without anything of a stop text. No entropies: they are not known."""
-    kept = len(row.token_ids)
-    if row.reason is FinishReason.EOS and kept and row.token_ids[-1] in eos:
-        kept -= 1
-    elif row.reason is FinishReason.STOP and vocabulary is not None:
-        kept = StopTexts(stop, vocabulary, len(vocabulary)).tokens_before(row.token_ids)
-    if token_entropies is None:
-        entropies = np.full(kept, np.nan, dtype=np.float32)
-    else:
-        entropies = np.array(token_entropies[:kept], dtype=np.float32)
-    return Drawn(row.token_ids[:kept], row.logprobs[:kept], entropies, row.reason.name.lower())
+    def starts(self) -> list[Continuation]:
+        """The rollouts to draw at each checkpoint; none if the trajectory failed or the budget leaves no tokens."""
+        if self._has_failed:
+            return []
+        return [self.at(int(t)) for t in self._checkpoints if self._budget(t) and self._request.num_rollouts]
 
+    def at(self, checkpoint: int) -> Continuation:
+        """The rollouts of checkpoint t, drawn after prompt + y_1..y_t; the shuffle ablation permutes y_1..y_t."""
+        request = self._request
+        prefix = self._token_ids[:checkpoint]
+        domain = Domain.ROLLOUT
+        if request.shuffle_prefix:
+            domain = Domain.SHUFFLED_ROLLOUT
+            order = np.random.SeedSequence((self._seed, int(Domain.PERMUTATION), checkpoint))
+            prefix = prefix[np.random.default_rng(order).permutation(checkpoint)]
+        return Continuation(
+            prefix=list(request.prompt_ids) + prefix.tolist(),
+            count=request.num_rollouts,
+            max_tokens=self._budget(checkpoint),
+            seed=(self._seed, int(domain), checkpoint),
+            sampling=request.sampling,
+            eos=self._eos,
+            name=f"checkpoint {checkpoint} of request {request.key}",
+        )
 
-def assemble(
-    request: Request, trajectory: Drawn, checkpoints: np.ndarray, parts: Sequence[Sequence[Row]] | None
-) -> Trajectory:
-    """The finished request; `parts` are the rows of each checkpoint, None where the trajectory failed."""
-    length = len(trajectory.token_ids)
-    return Trajectory(
-        key=request.key,
-        prompt_ids=np.array(request.prompt_ids, dtype=np.int32),
-        token_ids=trajectory.token_ids,
-        logprobs=trajectory.logprobs,
-        token_entropies=trajectory.token_entropies,
-        finish_reason=trajectory.finish_reason,
-        seed=request.seed,
-        checkpoints=checkpoints,
-        rollouts=None if parts is None else _columns(checkpoints, request.num_rollouts, parts),
-        error=f"logits were NaN or infinite at position {length} of the trajectory" if parts is None else None,
-    )
+    def finish(self, parts: Sequence[Sequence[DrawnSequence]]) -> Trajectory:
+        """The finished request.
 
+        Args:
+            parts: the sequences of each of `starts()`.
+        """
+        length = len(self._token_ids)
+        return Trajectory(
+            key=self._request.key,
+            prompt_ids=np.array(self._request.prompt_ids, dtype=np.int32),
+            token_ids=self._token_ids,
+            logprobs=self._logprobs,
+            token_entropies=self._token_entropies,
+            finish_reason=self._finish_reason,
+            seed=self._request.seed,
+            checkpoints=self._checkpoints,
+            rollouts=None if self._has_failed else self._rollouts(parts),
+            error=f"logits were NaN or infinite at position {length} of the trajectory" if self._has_failed else None,
+        )
 
-def _columns(checkpoints: np.ndarray, num_rollouts: int, parts: Sequence[Sequence[Row]]) -> Rollouts:
-    rows = [row for part in parts for row in part]
-    lengths = np.array([len(row.token_ids) for row in rows], dtype=np.int64)
-    nothing: list[np.ndarray] = [np.zeros(0, dtype=np.int32)]
-    return Rollouts(
-        checkpoint=np.repeat(checkpoints.astype(np.int32), num_rollouts),
-        index=np.tile(np.arange(num_rollouts, dtype=np.int32), len(checkpoints)),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        token_ids=np.concatenate(nothing + [row.token_ids for row in rows]).astype(np.int32),
-        logprobs=np.concatenate(nothing + [row.logprobs for row in rows]).astype(np.float32),
-        finish_reason=np.array([row.reason for row in rows], dtype=np.int8),
-    )
+    @property
+    def _has_failed(self) -> bool:
+        return self._finish_reason == "error"
+
+    @property
+    def _checkpoints(self) -> np.ndarray:
+        return checkpoints_of(self._request, len(self._token_ids))
+
+    def _budget(self, checkpoint: int) -> int:
+        """Most new tokens of a rollout."""
+        limit = self._request.sampling.max_tokens
+        return max(limit - checkpoint, 0) if self._request.rollout_budget == "total" else limit
+
+    def _rollouts(self, parts: Sequence[Sequence[DrawnSequence]]) -> Rollouts:
+        """The sequences in columns; rollouts without a budget are empty."""
+        checkpoints, count = self._checkpoints, self._request.num_rollouts
+        drawn = iter(parts if count else ())
+        each = [next(drawn) if count and self._budget(t) else [_EMPTY] * count for t in checkpoints]
+        sequences = [sequence for part in each for sequence in part]
+        lengths = np.array([len(sequence.token_ids) for sequence in sequences], dtype=np.int64)
+        return Rollouts(
+            checkpoint=np.repeat(checkpoints.astype(np.int32), count),
+            index=np.tile(np.arange(count, dtype=np.int32), len(checkpoints)),
+            offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            token_ids=np.concatenate([_EMPTY.token_ids, *(s.token_ids for s in sequences)]).astype(np.int32),
+            logprobs=np.concatenate([_EMPTY.logprobs, *(s.logprobs for s in sequences)]).astype(np.float32),
+            finish_reason=np.array([sequence.reason for sequence in sequences], dtype=np.int8),
+        )

@@ -1,11 +1,12 @@
-"""The naive baseline: transformers' `generate`, one checkpoint at a time, N copies of its prefix in a batch.
+"""The `hf` backend: transformers' `generate` with N copies of one checkpoint's prefix in a batch.
 
-This is what a researcher would write, and what the engine is measured against: nothing is shared between checkpoints,
-nothing ends when an answer is complete. Sampling is what `generate` does with temperature, top_p and top_k=0.
+It is the naive baseline that the engine is compared with. Checkpoints share no computation, and no rollout ends early
+when its answer is complete. Sampling is that of `generate` with temperature, top_p and top_k=0.
 """
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -24,30 +25,18 @@ from transformers import (
 
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.backends.base import model_fingerprint, model_name, recommended_sampling
-from fastsia.backends.continuations import (
-    NO_ROW,
-    Continuation,
-    Drawn,
-    Row,
-    assemble,
-    checkpoint_start,
-    cut,
-    eos_of,
-    given,
-    trajectory_of,
-    trajectory_start,
-)
-from fastsia.engine.run import checkpoints_of
+from fastsia.backends.continuations import Continuation, DrawnSequence, PendingRequest
 from fastsia.engine.sequence import Counters, Request, Trajectory
 from fastsia.errors import FastsiaError
 from fastsia.models.loading import context_length, eos_ids, load_model, origin_of
+from fastsia.models.resolve import ModelRef, resolve_model
 
 
 class HFGenerateBackend:
-    """`generate` behind the backend protocol. Ignores `share` and `answer_stop`: it has neither.
+    """transformers' `generate` as a backend. It ignores `share` and `answer_stop`.
 
-    Its draws come from torch's generator, seeded per (request, checkpoint), so a resumed run repeats them; they are
-    other draws than the engine's, from the same distribution.
+    Draws come from torch's generator, seeded by request and checkpoint, so a resumed run repeats them. They differ from
+    the engine's draws and have the same distribution.
     """
 
     name = "hf"
@@ -63,10 +52,11 @@ class HFGenerateBackend:
         self.counters = Counters()
 
     @classmethod
-    def load(cls, name_or_path: str, **options: Any) -> HFGenerateBackend:
-        """Load a model by name; options: device, dtype, trust_remote_code, revision, peft."""
-        backend = cls(*load_model(name_or_path, **options))
-        backend.model_name = name_or_path
+    def load(cls, model: str | os.PathLike[str] | ModelRef, **options: Any) -> HFGenerateBackend:
+        """Load a model by name; options as in `load_model`."""
+        ref = resolve_model(model)
+        backend = cls(*load_model(ref, **options))
+        backend.model_name = ref.name
         return backend
 
     @property
@@ -92,41 +82,29 @@ class HFGenerateBackend:
     def generate(self, requests: Iterable[Request]) -> Iterator[Trajectory]:
         """One request after the other."""
         for request in requests:
-            yield self._run(request)
+            pending = PendingRequest(request, self.eos_token_ids, self.vocabulary)
+            if pending.start is not None:
+                self._draw_trajectory(pending, pending.start)
+            parts = [self._rollouts(start) for start in pending.starts()]
+            self.counters.generated_tokens += sum(len(sequence.token_ids) for part in parts for sequence in part)
+            yield pending.finish(parts)
 
-    def _run(self, request: Request) -> Trajectory:
-        trajectory = given(request) or self._trajectory(request)
-        checkpoints = checkpoints_of(request, len(trajectory.token_ids))
-        parts = None
-        if trajectory.finish_reason != "error":
-            parts = [
-                self._rollouts(checkpoint_start(request, trajectory.token_ids, int(checkpoint)))
-                for checkpoint in checkpoints
-            ]
-            self.counters.generated_tokens += sum(len(row.token_ids) for part in parts for row in part)
-        return assemble(request, trajectory, checkpoints, parts)
-
-    def _trajectory(self, request: Request) -> Drawn:
-        raw = _TokenEntropies()
-        start = trajectory_start(request)
-        (row,) = self._generate(start, [raw])
+    def _draw_trajectory(self, pending: PendingRequest, start: Continuation) -> None:
+        entropies = _TokenEntropies()
+        (trajectory,) = self._generate(start, [entropies])
         self.counters.prefill_tokens += len(start.prefix)
-        self.counters.trajectory_tokens += max(len(row.token_ids) - 1, 0)
-        eos = eos_of(request.sampling, self.eos_token_ids)
-        return trajectory_of(row, request.sampling.stop, eos, self.vocabulary, raw.values)
+        self.counters.trajectory_tokens += max(len(trajectory.token_ids) - 1, 0)
+        pending.take(trajectory, entropies.values)
 
-    def _rollouts(self, start: Continuation) -> list[Row]:
-        if start.max_tokens == 0 or start.count == 0:
-            return [NO_ROW] * start.count
-        rows = self._generate(start, [])
-        # The prefix of every copy is prefilled, and each draw but the first costs a row.
+    def _rollouts(self, start: Continuation) -> list[DrawnSequence]:
+        drawn = self._generate(start, [])
+        # The prefix of every copy is prefilled; every drawn token but the first needs a decode step of all copies.
         self.counters.prefill_tokens += start.count * len(start.prefix)
-        self.counters.computed_tokens += start.count * (max(len(row.token_ids) for row in rows) - 1)
-        return rows
+        self.counters.computed_tokens += start.count * (max(len(sequence.token_ids) for sequence in drawn) - 1)
+        return drawn
 
-    def _generate(self, start: Continuation, recorders: list[LogitsProcessor]) -> list[Row]:
+    def _generate(self, start: Continuation, recorders: list[LogitsProcessor]) -> list[DrawnSequence]:
         sampling, copies = start.sampling, start.count
-        ids = eos_of(sampling, self.eos_token_ids)
         guard, draws = _Guard(), _Draws()
         greedy = sampling.temperature == 0
         warpers: list[LogitsProcessor] = []
@@ -147,14 +125,14 @@ class HFGenerateBackend:
             top_p=1.0,
             top_k=0,
             max_new_tokens=start.max_tokens,
-            eos_token_id=list(ids) or None,
-            pad_token_id=ids[0] if ids else 0,
+            eos_token_id=list(start.eos) or None,
+            pad_token_id=start.eos[0] if start.eos else 0,
             use_cache=True,
         )
         device = next(self.model.parameters()).device
         batch = torch.tensor([start.prefix] * copies, dtype=torch.long, device=device)
         own = self.model.generation_config
-        # generate() fills what its caller left open from the model's own settings (penalties, min_p ...): none here.
+        # generate() takes settings that are not given from the model's own (penalties, min_p, ...); these are cleared.
         self.model.generation_config = GenerationConfig()
         devices = [device] if device.type == "cuda" else []
         try:
@@ -175,13 +153,13 @@ class HFGenerateBackend:
             logprobs = np.zeros_like(logprobs)
         tokens = drawn.cpu().numpy().astype(np.int32)
         return [
-            cut(tokens[i], logprobs[i], ids, ended.length[i] if ended else None, guard.position(i))
+            DrawnSequence.cut(tokens[i], logprobs[i], start.eos, ended.length[i] if ended else None, guard.position(i))
             for i in range(copies)
         ]
 
 
 class _Guard(LogitsProcessor):
-    """Remembers where each row's logits were first NaN or infinite, and lets the batch go on without it."""
+    """Records where each sequence's logits were first NaN or infinite; the other sequences of the batch continue."""
 
     def __init__(self) -> None:
         self._bad: list[torch.Tensor] = []
@@ -191,13 +169,13 @@ class _Guard(LogitsProcessor):
         self._bad.append(bad)
         return torch.where(bad[:, None], torch.zeros_like(scores), scores) if bool(bad.any()) else scores
 
-    def position(self, row: int) -> int | None:
-        """Number of tokens that the row had drawn by then; None where its logits were always good."""
-        return next((step for step, bad in enumerate(self._bad) if bool(bad[row])), None)
+    def position(self, index: int) -> int | None:
+        """Tokens that a sequence had drawn at its first bad logits; None if its logits were always finite."""
+        return next((step for step, bad in enumerate(self._bad) if bool(bad[index])), None)
 
 
 class _TokenEntropies(LogitsProcessor):
-    """Entropy in nats of the model's own next-token distribution, of the only row, at each step."""
+    """Entropy in nats of the model's own next-token distribution at each step, for a batch of one sequence."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
@@ -208,7 +186,7 @@ class _TokenEntropies(LogitsProcessor):
 
 
 class _Draws(LogitsProcessor):
-    """Log-probability of each drawn token under the warped distribution, without keeping every step's scores."""
+    """Log-probability of each drawn token under the warped distribution; scores of past steps are not kept."""
 
     def __init__(self) -> None:
         self._logprobs: list[torch.Tensor] = []
@@ -220,7 +198,7 @@ class _Draws(LogitsProcessor):
         return scores
 
     def finish(self, drawn: torch.Tensor) -> np.ndarray:
-        """float32 [rows, steps]."""
+        """Log-probabilities, float32 [sequences, steps]."""
         self._record(drawn[:, -1])
         return torch.stack(self._logprobs, dim=1).cpu().numpy()
 
@@ -230,7 +208,7 @@ class _Draws(LogitsProcessor):
 
 
 class _StopTexts(StopStringCriteria):
-    """transformers' stop strings, remembering after how many drawn tokens each row had one."""
+    """transformers' stop strings; records after how many drawn tokens each sequence had one."""
 
     def __init__(self, tokenizer: Any, texts: list[str]) -> None:
         super().__init__(tokenizer, texts)
@@ -240,7 +218,7 @@ class _StopTexts(StopStringCriteria):
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         done = super().__call__(input_ids, scores, **kwargs)
         self._steps += 1
-        for row in torch.nonzero(done).flatten().tolist():
-            if self.length[row] is None:
-                self.length[row] = self._steps
+        for index in torch.nonzero(done).flatten().tolist():
+            if self.length[index] is None:
+                self.length[index] = self._steps
         return done

@@ -1,7 +1,8 @@
-"""The engine of this package behind the backend protocol."""
+"""The `native` backend: the engine of this package."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -10,10 +11,11 @@ from fastsia.backends.base import model_fingerprint, model_name, recommended_sam
 from fastsia.engine.engine import Engine
 from fastsia.engine.sequence import Counters, Request, Trajectory
 from fastsia.models.loading import origin_of
+from fastsia.models.resolve import ModelRef, resolve_model
 
 
 class NativeBackend:
-    """A thin wrap of `Engine`; live weights stay live."""
+    """A thin wrapper around `Engine`; later updates of the weights are seen."""
 
     name = "native"
 
@@ -22,10 +24,11 @@ class NativeBackend:
         self.model_name = model_name(engine.model, engine.tokenizer)
 
     @classmethod
-    def load(cls, name_or_path: str, **options: Any) -> NativeBackend:
-        """Load a model by name; `options` are those of `Engine.from_pretrained`."""
-        backend = cls(Engine.from_pretrained(name_or_path, **options))
-        backend.model_name = name_or_path
+    def load(cls, model: str | os.PathLike[str] | ModelRef, **options: Any) -> NativeBackend:
+        """Load a model by name; options as in `Engine.from_pretrained`."""
+        ref = resolve_model(model)
+        backend = cls(Engine.from_pretrained(ref, **options))
+        backend.model_name = ref.name
         return backend
 
     @property

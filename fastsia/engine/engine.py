@@ -24,6 +24,7 @@ from fastsia.engine.run import Run
 from fastsia.engine.sequence import Counters, Request, Rollout, Trajectory
 from fastsia.errors import FastsiaError
 from fastsia.models.loading import context_length, eos_ids, load_model, origin_of
+from fastsia.models.resolve import ModelRef
 from fastsia.ops import select
 
 
@@ -108,7 +109,7 @@ class Engine:
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str,
+        name_or_path: str | os.PathLike[str] | ModelRef,
         *,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,

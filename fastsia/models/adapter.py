@@ -1,4 +1,4 @@
-"""LoRA adapters: merged into a model's weights when it is loaded."""
+"""LoRA adapters, merged into a model's weights when it is loaded."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import re
 import warnings
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from fastsia.errors import FastsiaError, one_line
 
-from fastsia.errors import FastsiaError
-from fastsia.models.weights import check_finite
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -22,12 +22,12 @@ _SIZES = re.compile(r"size mismatch for (\S+): .*?torch\.Size\((\[[^]]*\])\).*?t
 
 
 def has_adapter(folder: Path) -> bool:
-    """Whether a folder has an adapter in it."""
+    """Whether a folder contains an adapter."""
     return any((folder / name).is_file() for name in (CONFIG, WEIGHTS, "adapter_model.bin"))
 
 
 def base_of(folder: Path) -> str | None:
-    """The model that an adapter says it was trained on."""
+    """The base model that an adapter names; None if it names none."""
     try:
         name = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError):
@@ -36,10 +36,11 @@ def base_of(folder: Path) -> str | None:
 
 
 def resolve_adapter(name_or_path: str | os.PathLike[str]) -> Path:
-    """The adapter's folder: a local one, or the local cache's after its two files were taken from the Hub.
+    """The adapter's folder, downloaded from the Hub if it is not local.
 
     Raises:
-        FastsiaError: no such folder or Hub id; no adapter in it; weights that are not safetensors; no LoRA.
+        FastsiaError: no such folder or Hub id; a folder without an adapter; weights that are not safetensors; an
+            adapter of a type other than LoRA.
     """
     if not isinstance(name_or_path, (str, os.PathLike)):
         raise FastsiaError(f"peft must be a folder or a Hub id, got {type(name_or_path).__name__}.")
@@ -52,7 +53,7 @@ def resolve_adapter(name_or_path: str | os.PathLike[str]) -> Path:
             raise FastsiaError(f"peft {name!r} does not exist: no such folder, and not a Hub id (OWNER/NAME).")
         folder = _from_hub(name)
     if not (folder / CONFIG).is_file():
-        raise FastsiaError(f"peft {name!r} is no adapter: it has no {CONFIG}.")
+        raise FastsiaError(f"peft {name!r} is not an adapter: it has no {CONFIG}.")
     if not (folder / WEIGHTS).is_file():
         pickled = (folder / "adapter_model.bin").is_file()
         raise FastsiaError(
@@ -81,17 +82,18 @@ def _from_hub(name: str) -> Path:
     except EntryNotFoundError as error:
         raise FastsiaError(f"peft {name!r}: the Hub has no {CONFIG} or no {WEIGHTS} there.") from error
     except (OSError, ValueError) as error:
-        raise FastsiaError(
-            f"peft {name!r} cannot be taken from the Hub: {' '.join(str(error).split())[:200]}"
-        ) from error
+        raise FastsiaError(f"peft {name!r} cannot be downloaded from the Hub: {one_line(error)[:200]}") from error
     return found.parent
 
 
 def merge_adapter(model: Any, name_or_path: str | os.PathLike[str]) -> Any:
-    """The model with the adapter's changes added to its weights, as peft's `merge_and_unload` adds them.
+    """Add an adapter's changes to a model's weights, as peft's `merge_and_unload` does.
+
+    Returns:
+        The merged model in eval mode.
 
     Raises:
-        FastsiaError: as `resolve_adapter`; the adapter is for other modules or shapes, lacks weights, has some that
+        FastsiaError: as in `resolve_adapter`; the adapter is for other modules or shapes, lacks weights, has some that
             peft does not use, or has values that are not finite.
     """
     folder, name = resolve_adapter(name_or_path), os.fspath(name_or_path)
@@ -99,15 +101,17 @@ def merge_adapter(model: Any, name_or_path: str | os.PathLike[str]) -> Any:
     import peft
     from safetensors.torch import load_file
 
+    from fastsia.models.weights import check_finite  # brings torch
+
     try:
         stored = load_file(folder / WEIGHTS)
     except Exception as error:  # safetensors' own error type cannot be imported everywhere
-        raise FastsiaError(f"peft {name!r}: its weights are damaged: {' '.join(str(error).split())[:200]}.") from error
+        raise FastsiaError(f"peft {name!r}: its weights are damaged: {one_line(error)[:200]}.") from error
     check_finite(name, stored.items())
     tied = _is_tied(model)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what peft warns of is checked below
+            warnings.simplefilter("ignore")  # `_check_keys` reports the same
             config = peft.PeftConfig.from_pretrained(str(folder))
             device = str(next(model.parameters()).device)
             wrapped = peft.PeftModel.from_pretrained(model, str(folder), config=config, torch_device=device)
@@ -116,7 +120,7 @@ def merge_adapter(model: Any, name_or_path: str | os.PathLike[str]) -> Any:
             merged = wrapped.merge_and_unload(safe_merge=True)
     except FastsiaError:
         raise
-    except Exception as error:  # peft raises whatever its parts do: KeyError, TypeError, RuntimeError, ValueError, ...
+    except Exception as error:  # peft does not limit the types: KeyError, TypeError, RuntimeError, ValueError, ...
         raise FastsiaError(f"peft {name!r} does not fit this model: {_reason(error)}") from error
     if tied and not _is_tied(merged):
         merged.config.tie_word_embeddings = False
@@ -124,15 +128,15 @@ def merge_adapter(model: Any, name_or_path: str | os.PathLike[str]) -> Any:
     return merged.eval()
 
 
-def _check_keys(name: str, wrapped: Any, stored: dict[str, torch.Tensor]) -> None:
-    """peft itself goes on with what is missing as it was initialised, and drops what it does not know."""
+def _check_keys(name: str, wrapped: Any, stored: dict[str, Tensor]) -> None:
+    """Refuse missing and unknown weights. peft itself leaves missing ones as initialised, and drops unknown ones."""
     from peft import get_peft_model_state_dict
 
     wanted = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
     absent = sorted(wanted - set(stored))
-    # The embeddings may be stored whole beside their change.
+    # An adapter may contain the whole embedding beside its change.
     extra = sorted(set(stored) - wanted - set(wrapped.state_dict()))
-    for keys, what in ((absent, "lacks"), (extra, "has weights that this model has no place for:")):
+    for keys, what in ((absent, "lacks"), (extra, "has weights that this model does not have:")):
         if keys:
             more = f" and {len(keys) - 2} more" if len(keys) > 2 else ""
             raise FastsiaError(f"peft {name!r} {what} {', '.join(keys[:2])}{more}.")
@@ -144,7 +148,8 @@ def _is_tied(model: Any) -> bool:
 
 
 def _untie(wrapped: Any) -> None:
-    """Give a changed embedding or head a weight of its own: merging changes in place what both would share."""
+    """Give a changed embedding or head a weight of its own; the merge is in place and would change both."""
+    import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     owners = Counter(id(weight) for module in wrapped.modules() for weight in module.parameters(recurse=False))
@@ -160,6 +165,6 @@ def _reason(error: Exception) -> str:
     if sizes:
         key, found, wanted = sizes.groups()
         return f"{key} has the shape {found} in the adapter, where the model needs {wanted}."
-    text = " ".join(text.split()) or type(error).__name__
+    text = one_line(text) or type(error).__name__
     head, stop, _ = text.partition(". ")
     return head[:300].rstrip(".") + "." if stop or not text.endswith(".") else text[:300]

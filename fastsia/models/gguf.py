@@ -1,4 +1,4 @@
-"""GGUF files: what transformers needs to read one, and what the file says of itself."""
+"""GGUF files: their metadata, and how transformers loads them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastsia.errors import FastsiaError
+from fastsia.errors import FastsiaError, one_line
 
 SUFFIX = ".gguf"
 _MAGIC = b"GGUF"
@@ -20,9 +20,11 @@ _MAGIC = b"GGUF"
 
 @dataclass(frozen=True)
 class GGUFFacts:
-    """What a file says of itself.
+    """Metadata of a file.
 
-    quantization: such as "Q4_K_M", "Q8_0" or "F32". eos_token_ids: every id that ends a text or a turn.
+    Attributes:
+        quantization: such as "Q4_K_M", "Q8_0" or "F32".
+        eos_token_ids: the ids that end a text or a turn.
     """
 
     quantization: str
@@ -30,15 +32,15 @@ class GGUFFacts:
 
 
 def is_gguf(path: str | Path) -> bool:
-    """By name: whether the path is to be read as a GGUF file."""
+    """Whether a path has the suffix of a GGUF file."""
     return str(path).lower().endswith(SUFFIX)
 
 
 def read_facts(path: Path) -> GGUFFacts:
-    """What a GGUF file's metadata say.
+    """Read a GGUF file's metadata.
 
     Raises:
-        FastsiaError: the packages that reading needs are not installed; the file is damaged, or one of several parts.
+        FastsiaError: a needed package is not installed; the file is damaged, or one of several parts.
     """
     missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
     if missing:
@@ -60,8 +62,8 @@ def read_facts(path: Path) -> GGUFFacts:
             kinds[tensor.tensor_type.name] += int(tensor.n_elements)
         stated = _value(reader, "general.file_type")
         ids = [_value(reader, f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot", "eom")]
-    except Exception as error:  # of a damaged file its numbers may be anything
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+    except Exception as error:  # in a damaged file the numbers are arbitrary
+        reason = one_line(error)[:200] or type(error).__name__
         raise FastsiaError(f"model {str(path)!r}: this GGUF file is damaged ({reason}).") from error
     if isinstance(parts, int) and parts > 1:
         raise FastsiaError(
@@ -73,9 +75,9 @@ def read_facts(path: Path) -> GGUFFacts:
     most = kinds.most_common(1)[0][0]
     try:
         named = LlamaFileType(stated).name.removeprefix("MOSTLY_").removeprefix("ALL_")
-    except ValueError:  # not stated, or a type that this package does not know yet
+    except ValueError:  # not stated, or a type unknown to this version of gguf
         named = most
-    # What a converter states by default is not what the tensors are.
+    # The type that a converter states by default may differ from the tensors' type.
     plain = {"F32", "F16", "BF16"}
     quantization = most if named == "GUESSED" or (named in plain) != (most in plain) else named
     return GGUFFacts(quantization, tuple(dict.fromkeys(i for i in ids if isinstance(i, int))))
@@ -87,18 +89,18 @@ def _value(reader: Any, key: str) -> Any:
 
 
 def loading(path: Path) -> dict[str, Any]:
-    """Arguments with which transformers loads a GGUF file's weights, dequantised."""
+    """Arguments of `from_pretrained` that load a GGUF file's weights, dequantised."""
     arguments: dict[str, Any] = {"gguf_file": str(path.resolve())}
     try:
         from transformers import GgufConfig
-    except ImportError:  # before 5.20 every file was dequantised
+    except ImportError:  # before transformers 5.20 every file is dequantised
         return arguments
     return arguments | {"quantization_config": GgufConfig(dequantize=True)}
 
 
 @contextmanager
 def quiet_bar() -> Iterator[None]:
-    """transformers' bar of the dequantisation, on a terminal only: elsewhere it would be a line for every step."""
+    """Show transformers' progress bar of the dequantisation on terminals only; elsewhere it prints a line a step."""
     from transformers import modeling_gguf_pytorch_utils as reading
 
     own = getattr(reading, "tqdm", None)
@@ -113,7 +115,7 @@ def quiet_bar() -> Iterator[None]:
 
 
 def forget_file(model: Any, facts: GGUFFacts) -> None:
-    """A dequantised model is an ordinary one: no mark of the file is left in its configuration or fingerprint."""
+    """Remove the file's marks from the configuration: a dequantised model has the fingerprint of an ordinary one."""
     for name in ("quantization_config", "_pre_quantization_dtype"):
         if hasattr(model.config, name):
             delattr(model.config, name)

@@ -1,4 +1,4 @@
-"""Whether a checkpoint's weights are those that its architecture asks for, and finite numbers."""
+"""Checks of a checkpoint's weights: those that its architecture needs, in its shapes, and finite."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 
 import torch
 
-from fastsia.errors import FastsiaError
+from fastsia.errors import FastsiaError, one_line
 
 _NAMED = 3
-# Parts of a checkpoint that a text decoder has no use for: towers of other modalities, heads that predict several
-# tokens at once, and tables that are computed. transformers itself knows more, for single architectures.
+# Parts of a checkpoint that a text decoder does not use: towers of other modalities, heads that predict several tokens
+# at once, and tables that are computed. transformers itself lists more for single architectures.
 _HARMLESS = re.compile(
     r"(^|\.)(vision_tower|vision_model|vision_encoder|visual|vision|image_newline|audio_tower|audio_model|audio_encoder"
     r"|speech_encoder|multi_modal_projector|mm_projector|embed_vision|embed_audio|vision_embed_tokens|img_processor"
     r"|mtp|mtp_layers|mtp_block)\."
     r"|(^|\.)image_newline$|(^|\.)rotary_emb\.(inv_freq|cos_cached|sin_cached)$"
 )
-# What tools write in front of, or between, the parts of a key, and how a folder without it is made.
+# Text that tools add in front of or between the parts of a key, and how to save the model without it.
 _REMEDIES = {
     "_orig_mod.": "it is torch.compile's; save the model inside, model._orig_mod",
     "_fsdp_wrapped_module.": "it is FSDP's; save the full state dict of the model inside",
@@ -32,13 +32,18 @@ _REMEDIES = {
 
 
 def check_keys(name: str, model: Any, info: Mapping[str, Any]) -> None:
-    """Refuse weights that are absent, left over, or of another shape. info: transformers' `output_loading_info`.
+    """Refuse weights that are missing, left over, or of another shape.
 
-    Tied weights and buffers that are never stored are not absent. What transformers or `_HARMLESS` knows to be of no
-    use to the decoder is not left over.
+    Tied weights and buffers that are never stored do not count as missing. Weights that transformers or `_HARMLESS`
+    lists as unused by the decoder do not count as left over.
+
+    Args:
+        name: the model's name in messages.
+        model: the loaded model.
+        info: transformers' `output_loading_info`.
 
     Raises:
-        FastsiaError: names the first of the keys and how many there are; a prefix that explains all of them is said.
+        FastsiaError: the message names the first keys and their number, and a prefix that explains all of them.
     """
     missing = sorted(info.get("missing_keys") or ())
     unexpected = sorted(key for key in info.get("unexpected_keys") or () if not _HARMLESS.search(key))
@@ -82,11 +87,11 @@ def check_keys(name: str, model: Any, info: Mapping[str, Any]) -> None:
             "config.json may be of another architecture or size."
         )
     if errors:
-        raise FastsiaError(f"model {name!r}: {' '.join(str(errors[0]).split())[:300]}")
+        raise FastsiaError(f"model {name!r}: {one_line(errors[0])[:300]}")
 
 
 def check_finite(name: str, parameters: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Refuse weights that are NaN or infinite, by name.
+    """Refuse weights that are NaN or infinite; the message names the first.
 
     One pass over the memory: the sum of a tensor is finite only if all its values are.
     """
@@ -96,7 +101,7 @@ def check_finite(name: str, parameters: Iterable[tuple[str, torch.Tensor]]) -> N
 
 
 def non_finite(parameters: Iterable[tuple[str, torch.Tensor]]) -> str | None:
-    """Says which weight is not finite, and how many of its values; None where all are."""
+    """A clause on the first weight that is not finite and the number of such values; None if all are finite."""
     named = [
         (key, value.detach()) for key, value in parameters if value.is_floating_point() and value.element_size() > 1
     ]
@@ -120,7 +125,7 @@ def non_finite(parameters: Iterable[tuple[str, torch.Tensor]]) -> str | None:
 
 
 def _to_host(sums: list[torch.Tensor]) -> list[torch.Tensor]:
-    """One copy for each device and dtype, where one for each weight would wait for the device every time."""
+    """Copy the sums to the host together; one copy for each weight would wait for the device every time."""
     if len({(total.device, total.dtype) for total in sums}) == 1:
         return list(torch.stack(sums).cpu())
     return [total.cpu() for total in sums]
@@ -128,7 +133,7 @@ def _to_host(sums: list[torch.Tensor]) -> list[torch.Tensor]:
 
 @contextmanager
 def quiet_load_report() -> Iterator[list[str]]:
-    """transformers' report of what it did not find, kept out of the log: `check_keys` says it. Gives its text."""
+    """Keep transformers' report of missing weights out of the log, since `check_keys` reports them; yields its text."""
     logger = logging.getLogger("transformers.modeling_utils")
     level, was_enabled = logger.level, logger.isEnabledFor(logging.WARNING)
     kept: list[str] = []
@@ -143,7 +148,7 @@ def quiet_load_report() -> Iterator[list[str]]:
 
     keeping = NoReport()
     logger.addFilter(keeping)
-    if not was_enabled:  # only the report names a weight that cannot be converted
+    if not was_enabled:  # the report is the only place that names a weight that cannot be converted
         logger.setLevel(logging.WARNING)
     try:
         yield kept
@@ -153,7 +158,7 @@ def quiet_load_report() -> Iterator[list[str]]:
 
 
 def in_report(report: Iterable[str]) -> str | None:
-    """The weights that transformers' report marks as not convertible, as text; None where there are none."""
+    """The weights that transformers' report marks as not convertible, as text; None without any."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(report))
     keys = [line.partition("|")[0].strip() for line in plain.splitlines() if "CONVERSION" in line]
     return _named([key for key in keys if "." in key and " " not in key]) or None
@@ -173,7 +178,7 @@ def _of_untied_head(model: Any, missing: list[str]) -> bool:
 
 
 def _explaining(missing: list[str], unexpected: list[str]) -> tuple[str, str] | None:
-    """(text, "has" or "lacks"): what all left-over names have, or lack, that makes them the missing ones."""
+    """(text, "has" or "lacks"): the text that all left-over names have, or lack, compared with the missing ones."""
     for text in _REMEDIES:
         if _explains(missing, unexpected, lambda key, text=text: key.replace(text, "")):  # type: ignore[misc]
             return text, "has"
@@ -191,7 +196,7 @@ def _explaining(missing: list[str], unexpected: list[str]) -> tuple[str, str] | 
 
 
 def _explains(missing: list[str], unexpected: list[str], rename: Callable[[str], str]) -> bool:
-    """Whether every missing weight is a left-over one by another name (a tied head may be stored once)."""
+    """Whether every missing weight is a left-over one under another name (a tied head may be stored once)."""
     renamed = {rename(key) for key in unexpected if rename(key) != key}
     absent = set(missing) - renamed
     tied = len(absent) <= 1 and len(missing) > 1 and all("head" in key or "embed" in key for key in absent)

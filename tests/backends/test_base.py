@@ -55,23 +55,23 @@ def test_every_kind_of_model_opens() -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "options", "sentence"),
     [
-        ("pair", "natve", {}, r"backend must be one of native, hf, openai, vllm, got 'natve'. Did you mean native\?"),
-        ("pair", "hf", {"max_num_seqs": 3}, "max_num_seqs has no meaning for the hf backend"),
-        ("pair", "native", {"dtype": "float32"}, "dtype has no meaning for a model that is already loaded"),
+        ("pair", "natve", {}, r"backend must be one of native, hf, openai, vllm, got 'natve'; did you mean native\?"),
+        ("pair", "hf", {"max_num_seqs": 3}, "max_num_seqs does not apply to the hf backend"),
+        ("pair", "native", {"dtype": "float32"}, "dtype does not apply to a model that is already loaded"),
         (
             "engine",
             "native",
             {"max_concurrent_trajectories": 2},
-            "max_concurrent_trajectories has no meaning for an Engine",
+            "max_concurrent_trajectories does not apply to an Engine",
         ),
-        ("backend", "hf", {}, "backend is 'hf', but the model given is a loaded backend 'native'"),
+        ("backend", "hf", {}, "backend is 'hf', but the model is a loaded backend 'native'"),
         (
             "backend",
             None,
             {"max_concurrent_trajectories": 2},
-            "max_concurrent_trajectories has no meaning for a backend",
+            "max_concurrent_trajectories does not apply to a backend",
         ),
-        ("model", "native", {}, "got Qwen2ForCausalLM; a bare model lacks the tokenizer"),
+        ("model", "native", {}, "got Qwen2ForCausalLM; a model alone lacks the tokenizer"),
     ],
 )
 def test_what_makes_no_sense_is_said(kind: str, name: str | None, options: dict[str, object], sentence: str) -> None:

@@ -130,7 +130,7 @@ def test_what_cannot_work_is_said(backend: Any) -> None:
         ({"model_args": {"model": "x"}}, "model_args must not name the model"),
         ({"model_args": {"no_such_argument": 1}}, "vLLM cannot load"),
         ({"tensor_parallel_size": 0}, "tensor_parallel_size must be an integer >= 1"),
-        ({"max_concurrent_trajectories": 3}, "max_concurrent_trajectories has no meaning for the vllm backend"),
+        ({"max_concurrent_trajectories": 3}, "max_concurrent_trajectories does not apply to the vllm backend"),
     ):
         with pytest.raises(FastsiaError, match=sentence):
             open_backend("demo:sft", "vllm", options)

@@ -154,15 +154,15 @@ def _pickle_only(folder: Path) -> None:
         (lambda f: write_config(f, peft_type="IA3"), "is an adapter of type IA3; only LORA can be merged"),
         (lambda f: write_config(f, peft_type="PROMPT_TUNING"), "of type PROMPT_TUNING; only LORA"),
         (lambda f: (f / "adapter_config.json").write_text("{"), "cannot be read or has no peft_type"),
-        (lambda f: (f / "adapter_config.json").unlink(), "is no adapter: it has no adapter_config.json"),
+        (lambda f: (f / "adapter_config.json").unlink(), "is not an adapter: it has no adapter_config.json"),
         (lambda f: (f / "adapter_model.safetensors").unlink(), "has no weights: adapter_model.safetensors is missing"),
         (_pickle_only, r"only \.bin \(pickle\) weights, which are never loaded; convert them to adapter_model"),
         (lambda f: (f / "adapter_model.safetensors").write_bytes(b"12345"), "its weights are damaged"),
         (lambda f: change(f, _drop_one), r"lacks base_model\.model\.model\.layers\.0\.mlp\.down_proj\.lora_A\.weight"),
-        (lambda f: change(f, lambda t: t | {"base_model.model.x.lora_A.weight": torch.ones(4, 4)}), "no place for"),
+        (lambda f: change(f, lambda t: t | {"base_model.model.x.lora_A.weight": torch.ones(4, 4)}), "this model does not have"),
         (lambda f: change(f, _poison), r"lora_A\.weight is NaN in 1 of its"),
         (lambda f: write_config(f, target_modules=["c_attn"]), r"does not fit this model: Target modules \{'c_attn'\}"),
-        (lambda f: write_config(f, target_modules=["q_proj"]), "no place for: base_model"),
+        (lambda f: write_config(f, target_modules=["q_proj"]), "this model does not have: base_model"),
         (lambda f: write_config(f, target_modules=["q_proj", "v_proj", "down_proj", "up_proj"]), r"lacks .*up_proj"),
         (lambda f: write_config(f, r=8), r"does not fit this model: .*lora_A\S* has the shape \[4, \d+\]"),
     ],
@@ -199,9 +199,9 @@ def test_names_that_are_no_adapter(base: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(FastsiaError, match="peft 'nobody/adapter': not in the local cache, and the Hub cannot be"):
         load_model(base, device="cpu", peft="nobody/adapter")
-    with pytest.raises(FastsiaError, match="peft has no meaning for a model that is already loaded"):
+    with pytest.raises(FastsiaError, match="peft does not apply to a model that is already loaded"):
         open_backend(load_model(base, device="cpu"), "native", {"peft": "x"})
-    with pytest.raises(FastsiaError, match="peft has no meaning for the openai backend"):
+    with pytest.raises(FastsiaError, match="peft does not apply to the openai backend"):
         open_backend(str(base), "openai", {"peft": "x", "base_url": "http://127.0.0.1:1"})
 
 

@@ -203,7 +203,7 @@ def test_damaged_files_are_one_sentence(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
     with pytest.raises(FastsiaError, match=r"absent\.gguf' does not exist: no such file"):
         load_model(tmp_path / "absent.gguf", device="cpu")
-    with pytest.raises(FastsiaError, match="revision 'v1' has no meaning for the file"):
+    with pytest.raises(FastsiaError, match="revision 'v1' applies to Hub models only, not to the file"):
         load_model(path, device="cpu", revision="v1")
     part = write_gguf(tmp_path / "part.gguf", llama(), parts=3)
     with pytest.raises(FastsiaError, match="is one of 3 parts of a GGUF file"):

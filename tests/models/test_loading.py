@@ -196,7 +196,7 @@ def test_an_unknown_hub_model_is_said_with_the_nearest_names(hub: list[int]) -> 
     with pytest.raises(FastsiaError, match="needs HF_TOKEN"):
         load_model("nobody/nothing", device="cpu")
     hub[0] = 403
-    with pytest.raises(FastsiaError, match="accepted its terms"):
+    with pytest.raises(FastsiaError, match="accepted the model's terms"):
         load_model("meta-llama/Llama-3.2-3B", device="cpu")
 
 

@@ -18,10 +18,12 @@ from typing import Any
 import pytest
 
 import fastsia
-from fastsia import FastsiaError, distributed
+from fastsia import FastsiaError
+from fastsia.backends import open_executor
+from fastsia.backends import ray as ray_backend
+from fastsia.backends.ray import RayBackend
 from fastsia.callbacks import Callback, Progress
 from fastsia.config import SamplingParams
-from fastsia.distributed import RayBackend, open_executor
 from fastsia.engine.sequence import Request
 from fastsia.store import FinishedProblem
 from tests.test_resume import SETTINGS, assert_equal, finished, tables
@@ -82,7 +84,7 @@ class At(Callback):
 @pytest.fixture
 def beside(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers that reserve nothing: there is room for them whether or not those of `backend` hold the CPUs by now."""
-    monkeypatch.setattr(distributed, "_shares", lambda _, num_workers, __: (num_workers, {"num_cpus": 0}, True))
+    monkeypatch.setattr(ray_backend, "_shares", lambda _, num_workers, __: (num_workers, {"num_cpus": 0}, True))
 
 
 def test_what_is_wrong_with_the_model_is_said_as_in_one_process(beside: None, model: Path, tmp_path: Path) -> None:
@@ -100,14 +102,14 @@ def test_workers_that_always_die_end_the_run(
 ) -> None:
     """A problem that takes every worker down with it must not do so for ever."""
 
-    class Dying(distributed._Actor):
+    class Dying(ray_backend._Actor):
         def draw(self, requests: list[Request]) -> Any:
             os._exit(1)
 
-    monkeypatch.setattr(distributed, "_Actor", Dying)
-    monkeypatch.setattr(distributed, "_MAX_RETRIES", 1)
+    monkeypatch.setattr(ray_backend, "_Actor", Dying)
+    monkeypatch.setattr(ray_backend, "_MAX_RETRIES", 1)
     backend = RayBackend(str(model), num_workers=1)
-    with pytest.raises(FastsiaError, match="under way at 2 workers that were lost"):
+    with pytest.raises(FastsiaError, match="in progress at 2 workers that were lost"):
         list(backend.generate([Request(0, (1,), SamplingParams(max_tokens=2), 1, seed=0)]))
 
 
@@ -132,7 +134,7 @@ def test_a_killed_workers_problems_are_drawn_again(
 def test_a_worker_that_hangs_is_given_up(
     backend: RayBackend, questions: Path, tmp_path: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stopped process answers nothing, and does not even die when it is asked to."""
+    """A stopped process answers nothing and does not react to a request to exit."""
     wait_for_all(backend)
     stopped: list[int] = []
 
@@ -148,11 +150,11 @@ def test_a_worker_that_hangs_is_given_up(
             os.kill(stopped[0], signal.SIGKILL)
     assert_equal(tables(tmp_path), whole)
     assert backend.describe()["num_lost_workers"] == 1, "of the last run"
-    assert any("said nothing for 2 s" in text for text in backend.warnings)
+    assert any("no answer for 2 s" in text for text in backend.warnings)
 
 
 def test_an_interrupted_driver_leaves_nothing_under_way(backend: RayBackend) -> None:
-    """What was being drawn when somebody stopped reading must not come out of the next run."""
+    """Trajectories in progress when the caller stopped reading must not come out of the next run."""
     sampling = SamplingParams(max_tokens=8)
     old = [Request("old", (1 + i, 2), sampling, 2, seed=i, stride=4) for i in range(30)]
     run = backend.generate(old)
@@ -165,7 +167,7 @@ def test_an_interrupted_driver_leaves_nothing_under_way(backend: RayBackend) -> 
 
 
 def test_requests_are_taken_as_they_are_needed(backend: RayBackend) -> None:
-    """Thousands of prompts must not lie in memory because a worker might want them one day."""
+    """Thousands of prompts must not be kept in memory ahead of the workers."""
     taken = 0
 
     def requests() -> Iterator[Request]:
@@ -178,7 +180,7 @@ def test_requests_are_taken_as_they_are_needed(backend: RayBackend) -> None:
     for _ in range(50):
         next(run)
     run.close()  # type: ignore[attr-defined]
-    held = len(backend._workers) * (4 + distributed._AHEAD)
+    held = len(backend._workers) * (4 + ray_backend._AHEAD)
     assert taken <= 50 + 2 * held
 
 
@@ -241,7 +243,7 @@ def test_every_worker_has_a_place(
 ) -> None:
     """Ray places a worker on one machine: with a share that is too large for any it would wait for ever."""
     cluster = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": machine} for machine in machines])
-    count, share, fits = distributed._shares(cluster, asked, options)
+    count, share, fits = ray_backend._shares(cluster, asked, options)
     assert (count, share, fits) == expected
     if fits:
         places = [
@@ -260,8 +262,8 @@ def test_an_address_without_a_cluster_is_said_at_once(monkeypatch: pytest.Monkey
 def test_mistakes_are_named() -> None:
     for executor, options, sentence in (
         ("rai", {}, "executor must be one of local, ray, got 'rai'"),
-        (None, {"num_workers": 2}, "num_workers has no meaning without executor='ray'"),
-        ("local", {"worker_timeout": 2.0}, "worker_timeout has no meaning"),
+        (None, {"num_workers": 2}, "num_workers applies to executor='ray' only"),
+        ("local", {"worker_timeout": 2.0}, "worker_timeout applies to executor='ray' only"),
         ("ray", {"num_workers": 0}, "num_workers must be an integer >= 1"),
         ("ray", {"worker_timeout": 0.0}, "worker_timeout must be a number of seconds > 0"),
     ):
@@ -269,5 +271,5 @@ def test_mistakes_are_named() -> None:
             open_executor(executor, "demo:sft", **options)  # type: ignore[arg-type]
     with pytest.raises(FastsiaError, match="needs a model's name or path, got tuple"):
         open_executor("ray", shared_model())
-    with pytest.raises(FastsiaError, match="its server spreads its own work"):
+    with pytest.raises(FastsiaError, match="executor='ray' is not supported with backend='openai'"):
         open_executor("ray", "demo:sft", "openai")

@@ -1,7 +1,10 @@
-"""Past one machine: a backend whose requests are drawn by many copies of another one, each in a Ray actor.
+"""The `ray` executor: a backend whose requests are drawn by copies of another backend, each in a Ray actor.
 
-What a trajectory holds follows from its request alone, so it does not matter which worker draws it, or how often it was
-begun before. The driver hands requests out, takes finished trajectories in, and is the only one that writes results.
+A trajectory is a function of its request alone, so any worker may draw it, and a lost one is simply drawn again. The
+driver hands requests out, receives finished trajectories, and is the only process that writes results.
+
+Ray's own `max_restarts` and `max_task_retries` are not used: Ray restarts an actor only after its process has died, so
+a worker that hangs would keep its requests, and a restarted worker would get them back while others are idle.
 """
 
 from __future__ import annotations
@@ -25,73 +28,51 @@ from typing import Any
 from fastsia import __version__
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.backends import open_backend
-from fastsia.backends.base import Backend
 from fastsia.config import integer_from, real
 from fastsia.engine.sequence import Counters, Request, Trajectory
 from fastsia.errors import FastsiaError
 from fastsia.models.loading import load_description
+from fastsia.models.resolve import ModelRef, resolve_model
 
 logger = logging.getLogger("fastsia")
 
-EXECUTORS = ("local", "ray")
 WORKER_TIMEOUT = 3600.0
-"""Seconds in which a worker must have finished one more trajectory."""
+"""Seconds in which a worker must finish one more trajectory."""
 LOAD_TIMEOUT = 3600.0
-"""Seconds in which it must have found a place in the cluster, and have loaded its model."""
+"""Seconds in which a worker must be placed in the cluster and load its model."""
 
-# Requests that a worker holds beyond those its engine has in flight, so that one which ends is followed at once.
+# Requests of a worker beyond those its engine has in flight, so that the engine always has a next one.
 _AHEAD = 16
-_DEFAULT_WINDOW = 64
-# Calls under way at a worker: it goes on with the second while the answer to the first travels.
+_DEFAULT_CONCURRENT_TRAJECTORIES = 64
+# Calls in flight at a worker: it starts the second while the answer to the first is sent.
 _CALLS = 2
 _CONNECT_SECONDS = 10.0
-# Further tries of a request whose worker was lost, and of a worker that is lost before it has finished anything.
+# Further tries of a request whose worker was lost, and of a worker that is lost before it finishes anything.
 _MAX_RETRIES = 3
 
 
-def open_executor(
-    executor: str | None,
-    model: Any,
-    backend: str | None = None,
-    options: dict[str, Any] | None = None,
-    *,
-    num_workers: int | None = None,
-    worker_timeout: float | None = None,
-) -> Backend:
-    """A backend in this process ("local", or None), or one spread over the workers of a Ray cluster ("ray").
-
-    model, backend, options: as `open_backend` takes them; past this process a model is a name or path.
-    """
-    if executor not in (None, *EXECUTORS):
-        raise FastsiaError(f"executor must be one of {', '.join(EXECUTORS)}, got {executor!r}.")
-    if executor == "ray":
-        return RayBackend(model, backend, options, num_workers=num_workers, worker_timeout=worker_timeout)
-    for option, value in (("num_workers", num_workers), ("worker_timeout", worker_timeout)):
-        if value is not None:
-            raise FastsiaError(f"{option} has no meaning without executor='ray'.")
-    return open_backend(model, backend, options)
-
-
 class RayBackend:
-    """One engine a GPU, or a share of the CPUs where the cluster has no GPU, behind the backend protocol.
+    """One engine for each GPU, or for a share of the CPUs in a cluster without GPUs.
 
-    Each worker holds at most its engine's window of requests and a few more. A worker that dies, fails or says nothing
-    for `worker_timeout` is replaced, and what it had not finished is drawn again elsewhere; work goes on with the
-    workers there are, from the first that is up. Joins the cluster of RAY_ADDRESS or of this machine, or else starts
-    one of this machine alone, which ends with this process.
-
-    Attributes:
-        counters: of all workers, as of their last answers; what a lost one spent after its last is not known.
+    A worker gets as many requests as its engine has in flight, and a few more. A worker that dies, fails, or is silent
+    for `worker_timeout` is replaced, and its unfinished requests are drawn again by any worker. Drawing starts with the
+    first worker that is up. The backend joins the cluster of RAY_ADDRESS or of this machine; without one it starts a
+    cluster on this machine, which ends with this process.
 
     Args:
-        model: a name or path that every machine of the cluster can load.
-        name, options: as `open_backend` takes them; the workers pass them on.
-        num_workers: None is one for each GPU, and without any GPU one for each machine.
+        model: a name, path or `ModelRef` that every machine of the cluster can load.
+        name: the workers' backend, as in `open_backend`.
+        options: the workers' backend options, as in `open_backend`.
+        num_workers: None is one for each GPU, or one for each machine in a cluster without GPUs.
         worker_timeout: seconds; None is `WORKER_TIMEOUT`.
+
+    Attributes:
+        counters: totals over all workers as of their last answers; the work of a lost worker after its last answer is
+            not known.
 
     Raises:
         FastsiaError: ray is not installed; the model cannot be loaded, or differs between machines; no worker is left;
-            a request was under way at four workers that were lost.
+            a request was in progress at four workers that were lost.
     """
 
     def __init__(
@@ -104,32 +85,30 @@ class RayBackend:
         worker_timeout: float | None = None,
     ) -> None:
         options = {key: value for key, value in (options or {}).items() if value is not None}
-        if not isinstance(model, (str, os.PathLike)):
+        if not isinstance(model, (str, os.PathLike, ModelRef)):
             raise FastsiaError(f"executor='ray' needs a model's name or path, got {type(model).__name__}.")
         if name == "openai":
-            raise FastsiaError("the openai backend has no use for executor='ray': its server spreads its own work.")
+            raise FastsiaError("executor='ray' is not supported with backend='openai'.")
         if num_workers is not None:
             num_workers = integer_from(1, "num_workers", num_workers)
         if worker_timeout is not None and not real(worker_timeout) > 0:
             raise FastsiaError(f"worker_timeout must be a number of seconds > 0, got {worker_timeout!r}.")
-        self.model_name = os.fspath(model)
+        ref = resolve_model(model)
+        self.model_name = ref.name
         self._timeout = WORKER_TIMEOUT if worker_timeout is None else float(worker_timeout)
-        asked = {key: options[key] for key in ("trust_remote_code", "revision") if key in options}
-        self.tokenizer = load_description(self.model_name, **asked).tokenizer
+        reading = {key: options[key] for key in ("trust_remote_code", "revision") if key in options}
+        self.tokenizer = load_description(ref, **reading).tokenizer
         self.vocabulary = Vocabulary.from_tokenizer(self.tokenizer) if self.tokenizer is not None else None
-        # A worker's current folder is not this process's.
-        source = _absolute(self.model_name)
+        # A worker has another current folder, and on another machine a demo model has another path: names, not refs.
         if "peft" in options:
             options["peft"] = _absolute(os.fspath(options["peft"]))
-        self._arguments = (source, name, options)
-        self._bound = (
-            integer_from(1, "max_concurrent_trajectories", options.get("max_concurrent_trajectories", _DEFAULT_WINDOW))
-            + _AHEAD
-        )
+        self._arguments = (_absolute(ref.name), name, options)
+        in_flight = options.get("max_concurrent_trajectories", _DEFAULT_CONCURRENT_TRAJECTORIES)
+        self._bound = integer_from(1, "max_concurrent_trajectories", in_flight) + _AHEAD
         self._ray = _connect()
         num_workers, share, fits = _shares(self._ray, num_workers, options)
         if not fits:
-            logger.warning("the cluster has no room for all %d workers as it is; they start as it grows.", num_workers)
+            logger.warning("the cluster has no room for all %d workers; the others start as it grows.", num_workers)
         self._actors = self._ray.remote(_Actor).options(**share)
         self._workers = [_Worker(number) for number in range(num_workers)]
         self._backlog: deque[Request] = deque()
@@ -144,7 +123,7 @@ class RayBackend:
                 self._start_workers()
                 self._poll()
         except BaseException:
-            self._discard_all()  # while the error is looked at, its frames would keep them
+            self._discard_all()  # the traceback refers to this object, which would keep the actors alive
             raise
         self.name = self._facts.name
         self.context_length = self._facts.context_length
@@ -153,7 +132,7 @@ class RayBackend:
 
     @property
     def warnings(self) -> list[str]:
-        """What was lost, and what the workers' own backends have to say."""
+        """Lost workers, and the warnings of the workers' own backends."""
         return [*self._notes, *dict.fromkeys(text for worker in self._workers for text in worker.warnings)]
 
     def describe(self) -> dict[str, Any]:
@@ -169,7 +148,7 @@ class RayBackend:
         return self._facts.fingerprint
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Trajectory]:
-        """As they finish; at most what the workers hold at once, and as many again, are taken ahead."""
+        """As they finish; at most twice as many requests are taken ahead as the workers have at a time."""
         if self._has_drawn:
             self._forget_losses()
         self._has_drawn = True
@@ -189,15 +168,15 @@ class RayBackend:
                     trajectory.key = keys.pop(trajectory.key)
                     yield trajectory
         finally:
-            # Whoever left this iteration early wants no more of what is under way.
+            # The caller may have stopped early: end the workers that are still drawing.
             self._discard_all(lambda worker: bool(worker.requests))
             self._backlog.clear()
             self._tries.clear()
 
-    # --- the driver's side -------------------------------------------------------------------------------------
+    # --- the driver ------------------------------------------------------------------------------------------------
 
     def _forget_losses(self) -> None:
-        """Those of an earlier run are in its own summary; those before the first draw are in that of the first."""
+        """Losses of an earlier run are in its own summary; losses before the first run are in the first summary."""
         self._notes.clear()
         self._num_lost = 0
         for worker in self._workers:
@@ -210,9 +189,9 @@ class RayBackend:
                 worker.call(worker.actor.load.remote())
 
     def _hand_out(self) -> None:
-        """Give every worker that is up its share of what is left, and keep two calls going at each."""
+        """Give every worker that is up its share of the backlog, and keep two calls in flight at each."""
         left = len(self._backlog) + sum(len(worker.requests) for worker in self._workers)
-        # Where little is left it is spread evenly; those that are about to come up are counted in.
+        # A short backlog is spread evenly, including over the workers that are about to come up.
         share = min(self._bound, math.ceil(left / len(self._workers)))
         for worker in self._workers:
             if not worker.is_up or len(worker.calls) == _CALLS:
@@ -220,13 +199,13 @@ class RayBackend:
             room = max(share - len(worker.requests), 0)
             given = [self._backlog.popleft() for _ in range(min(room, len(self._backlog)))]
             worker.requests |= {request.key: request for request in given}
-            # Each call brings one trajectory back, so there are never more calls than trajectories to come.
+            # Each call returns one trajectory, so there are never more calls than unfinished requests.
             while len(worker.calls) < min(_CALLS, len(worker.requests)):
                 worker.call(worker.actor.draw.remote(given))
                 given = []
 
     def _poll(self) -> list[Trajectory]:
-        """Wait for an answer or a time-out, then take all answers that are there."""
+        """Wait for an answer or a time-out, then take all answers that have arrived."""
         waiting = {worker.calls[0]: worker for worker in self._workers if worker.calls}
         patience = min(worker.since + self._limit(worker) for worker in waiting.values()) - time.monotonic()
         ready = self._wait(list(waiting), num_returns=1, timeout=max(patience, 0.0))
@@ -235,13 +214,13 @@ class RayBackend:
         finished = [trajectory for call in ready if (trajectory := self._take(waiting[call])) is not None]
         for worker in list(self._workers):
             if worker.calls and time.monotonic() - worker.since >= self._limit(worker):
-                self._lose(worker, f"it said nothing for {self._limit(worker):g} s")
+                self._lose(worker, f"no answer for {self._limit(worker):g} s")
         return finished
 
     def _wait(self, calls: list[Any], **limits: Any) -> list[Any]:
         try:
             ready, _ = self._ray.wait(calls, **limits)
-        except SystemError as error:  # what Ray makes of an exception that a signal's handler raised
+        except SystemError as error:  # Ray's wrapper around an exception raised by a signal handler
             raise error.__cause__ or error from None
         return list(ready)
 
@@ -249,7 +228,7 @@ class RayBackend:
         return self._timeout if worker.is_up else LOAD_TIMEOUT
 
     def _take(self, worker: _Worker) -> Trajectory | None:
-        """A worker's oldest answer, which is there: a trajectory, or what it has loaded, or that it is lost."""
+        """A worker's oldest answer, which has arrived: a trajectory, or None after loading or a loss."""
         from ray.exceptions import RayError, RayTaskError
 
         call = worker.calls.popleft()
@@ -265,7 +244,7 @@ class RayBackend:
             self._lose(worker, _first_line(error))
             return None
         if isinstance(answer, _Facts):
-            self._meet(worker, answer)
+            self._admit(worker, answer)
             return None
         worker.failures = 0
         _add_difference(self.counters, worker.counters, answer.counters)
@@ -275,20 +254,20 @@ class RayBackend:
         found: Trajectory = answer.trajectory
         return found
 
-    def _meet(self, worker: _Worker, facts: _Facts) -> None:
-        """A worker is up. All must draw the same from a request, so they must be the same where it matters."""
+    def _admit(self, worker: _Worker, facts: _Facts) -> None:
+        """Mark a worker as up. All workers must draw the same from a request, so their models must be equal."""
         if self._facts is None:
             self._facts = facts
-        for what in ("version", "name", "dtype", "fingerprint"):
-            mine, first = getattr(facts, what), getattr(self._facts, what)
+        for fact in ("version", "name", "dtype", "fingerprint"):
+            mine, first = getattr(facts, fact), getattr(self._facts, fact)
             if mine != first:
                 raise FastsiaError(
-                    f"the workers differ: {what} is {first!r} on {self._facts.host}, {mine!r} on {facts.host}."
+                    f"the workers differ: {fact} is {first!r} on {self._facts.host}, {mine!r} on {facts.host}."
                 )
         worker.is_up, worker.host, worker.process = True, facts.host, facts.process
 
     def _lose(self, worker: _Worker, reason: str) -> None:
-        """Replace a worker; what it had not finished goes to the front of the queue."""
+        """Discard a worker, to be replaced; its unfinished requests go to the front of the backlog."""
         lost = self._discard(worker)
         worker.failures += 1
         self._num_lost += 1
@@ -297,7 +276,7 @@ class RayBackend:
         self._tries.update(request.key for request in lost)
         if any(self._tries[request.key] > _MAX_RETRIES for request in lost):
             raise FastsiaError(
-                f"a trajectory was under way at {_MAX_RETRIES + 1} workers that were lost, the last of them: {reason}."
+                f"a trajectory was in progress at {_MAX_RETRIES + 1} workers that were lost; the last reason: {reason}."
             )
         self._backlog.extendleft(reversed(lost))
         if worker.failures > _MAX_RETRIES:
@@ -311,7 +290,7 @@ class RayBackend:
                 self._discard(worker)
 
     def _discard(self, worker: _Worker) -> list[Request]:
-        """End a worker's process; the requests that it had not finished."""
+        """End a worker's process and return its unfinished requests."""
         self._ray.kill(worker.actor)
         unfinished = list(worker.requests.values())
         worker.leave()
@@ -320,10 +299,19 @@ class RayBackend:
 
 @dataclass
 class _Worker:
-    """What the driver knows of one worker.
+    """The driver's record of one worker.
 
-    actor: None until it is started (again). calls: under way, the oldest first; loading is one. since: when the oldest
-    became that. requests: given and not finished, by key. failures: losses since it last finished anything.
+    Attributes:
+        number: position among the workers.
+        actor: Ray's handle; None until the worker is started, or started again.
+        is_up: whether the model is loaded.
+        host, process: where it runs.
+        calls: calls in flight, the oldest first; loading is one.
+        since: time at which the oldest call became the oldest.
+        requests: unfinished requests by key.
+        counters: totals as of its last answer.
+        warnings: of its backend.
+        failures: losses since it last finished a trajectory.
     """
 
     number: int
@@ -349,7 +337,7 @@ class _Worker:
 
 
 def _absolute(name: str) -> str:
-    """A path that exists, from the root; a Hub id as it is."""
+    """An existing path as an absolute path; other names unchanged."""
     return str(Path(name).resolve()) if Path(name).exists() else name
 
 
@@ -360,19 +348,19 @@ def _connect() -> Any:
         raise FastsiaError("executor='ray' needs the package ray: pip install 'fastsia[ray]'.") from error
     if not ray.is_initialized():
         _check_address(os.environ.get("RAY_ADDRESS", ""))
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # what is run here is nobody else's business
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics are sent
         handler = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError) as error:
             raise FastsiaError(f"no Ray cluster could be joined or started: {_first_line(error)}.") from error
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)  # Ray puts its own in its place
+            signal.signal(signal.SIGTERM, handler)  # Ray replaces the handler
     return ray
 
 
 def _check_address(address: str) -> None:
-    """Refuse at once a HOST:PORT that nothing listens at: Ray itself tries for minutes."""
+    """Refuse a HOST:PORT that nothing listens at; Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or "/" in address:
         return
@@ -384,7 +372,7 @@ def _check_address(address: str) -> None:
 
 
 def _shares(ray: Any, num_workers: int | None, options: Mapping[str, Any]) -> tuple[int, dict[str, Any], bool]:
-    """(how many workers, what Ray is to reserve for each, whether the cluster as it is has room for all of them)."""
+    """(number of workers, Ray resources of each, whether the cluster has room for all of them now)."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus, cpus = ([int(node.get(name, 0)) for node in nodes] for name in ("GPU", "CPU"))
     if any(gpus) and not str(options.get("device", "")).startswith("cpu"):
@@ -393,7 +381,7 @@ def _shares(ray: Any, num_workers: int | None, options: Mapping[str, Any]) -> tu
         count = num_workers or max(room, 1)
         return count, {"num_gpus": each, "num_cpus": 1}, count <= room
     count = num_workers or len(nodes)
-    # The largest share that leaves none without a place; more workers than CPUs have less than one each.
+    # The largest share with which every worker fits on a machine; with more workers than CPUs it is below one.
     share = max(sum(cpus) // count, 1)
     while share > 1 and sum(number // share for number in cpus) < count:
         share -= 1
@@ -401,7 +389,7 @@ def _shares(ray: Any, num_workers: int | None, options: Mapping[str, Any]) -> tu
 
 
 def _add_difference(total: Counters, before: Counters, after: Counters) -> None:
-    """Add what was spent between two answers of one worker; the peak is the largest of all of theirs."""
+    """Add what a worker counted between two answers; the peak is the largest of all workers."""
     for name, value in vars(after).items():
         if name == "peak_kv_blocks":
             total.peak_kv_blocks = max(total.peak_kv_blocks, value)
@@ -413,12 +401,12 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0].rstrip(".")
 
 
-# --- the worker's side ---------------------------------------------------------------------------------------------
+# --- the worker ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Facts:
-    """What a worker has loaded, and where."""
+    """The loaded backend of a worker, and its place."""
 
     version: str
     name: str
@@ -441,7 +429,7 @@ class _Answer:
 
 
 class _Actor:
-    """A backend in a process of its own. Its calls come in order; between two of them its run stands still."""
+    """A backend in a process of its own. Its calls run in order; between two calls its generator is suspended."""
 
     def __init__(self, model: str, name: str | None, options: dict[str, Any]) -> None:
         self._arguments = (model, name, options)
@@ -466,17 +454,17 @@ class _Actor:
         )
 
     def draw(self, requests: list[Request]) -> _Answer:
-        """Take further requests, and go on until one more trajectory is finished."""
+        """Accept further requests, and run until one more trajectory is finished."""
         self._given.extend(requests)
         while True:
             if self._run is None:
                 if not self._given:
-                    raise RuntimeError("a worker was asked for more trajectories than it was given")
+                    raise RuntimeError("a worker got a call without an unfinished request")
                 self._run = iter(self._backend.generate(self._arrivals()))
             trajectory = next(self._run, None)
             if trajectory is not None:
                 return _Answer(trajectory, self._backend.counters, tuple(self._backend.warnings))
-            self._run = None  # it ended on an empty queue; what has come since is a run of its own
+            self._run = None  # its queue was empty; requests that arrived since start a new generator
 
     def _arrivals(self) -> Iterator[Request]:
         while self._given:
