@@ -1,4 +1,4 @@
-"""One evaluation from a model and a dataset to results: draw, roll out, read the answers, store, score."""
+"""One evaluation from a model and a dataset to results: resolve, render prompts, draw, record, score."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from fastsia.config import Problem, SamplingParams, SIAConfig
 from fastsia.engine.seeding import request_seed
 from fastsia.engine.sequence import AnswerStop, Counters, Request, Trajectory
 from fastsia.errors import FastsiaError
-from fastsia.models.registry import MODELS, model_label
+from fastsia.models.registry import known_model, model_label
+from fastsia.models.resolve import resolve_model
 from fastsia.reading import AnswerReader, Reading, renew
 from fastsia.results import (
     CONFIG_FIELDS,
@@ -70,33 +71,35 @@ def evaluate(
         model: a Hub id, a path, "demo:sft", (model, tokenizer), an `Engine`, or a loaded backend.
         dataset: a task's name, a path to a file, "hub:OWNER/NAME", a `datasets.Dataset`, a list of `Problem`, or
             a `Task`; see `load_task`.
-        config: the settings; `overrides` replace single fields of it.
-        limit: the first problems only.
-        output: a folder for the results, resumed where it holds a part of the same run; None keeps nothing.
-        backend: "native" (the fork engine), "hf" (transformers' generate, the naive baseline), "openai" (a server, at
-            `base_url`) or "vllm" (in this process). None is "native", or the loaded backend that `model` is.
-        executor: "local" (this process, the default) or "ray" (the workers of a Ray cluster); it changes no draw.
-        num_workers, worker_timeout: of "ray"; see `RayBackend`.
-        callbacks: told when the run starts, whenever a problem is finished, and at the end.
-        answer_reader: a function from a text to its answer or None, in place of the rules of the format. Nothing stops
-            early with it; its name and the hash of its source are stored with the run.
-        overrides: fields of `SIAConfig`; how to load the model (device, dtype, revision, trust_remote_code, peft,
-            max_num_seqs, num_kv_blocks, window, kernels, ...) or to reach it (base_url, api_key_env, num_concurrent,
-            ...);
-            where the data is and how it is read (data_dir, format, columns, answer_base).
+        config: the settings.
+        limit: evaluate only the first `limit` problems.
+        output: folder for the results. An unfinished run of the same settings in it is resumed; None keeps nothing.
+        backend: "native" (this package's engine), "hf" (transformers' generate), "openai" (a server at `base_url`) or
+            "vllm" (in this process). None is "native", or the loaded backend that `model` is.
+        executor: "local" (this process, the default) or "ray" (the workers of a Ray cluster). It does not change the
+            draws.
+        num_workers, worker_timeout: options of "ray"; see `RayBackend`.
+        callbacks: called when the run starts, after each finished problem, and at the end.
+        answer_reader: a function from a text to its answer or None, which replaces the rules of the answer format. It
+            disables `stop_at_answer`; its name and the hash of its source are stored with the run.
+        **overrides: single fields of `SIAConfig`, backend options (`fastsia.backends.BACKEND_OPTIONS`: device, dtype,
+            peft, max_num_seqs, base_url, ...), and options of `load_task` (data_dir, answer_format, columns,
+            answer_base).
 
     Returns:
-        Over every problem that the folder holds. No figure is drawn; `SIAResult.report` does.
+        The results over every problem in the folder. It draws no figures; `SIAResult.report` does.
 
     Raises:
-        FastsiaError: anything wrong with what was given, before anything runs wherever it can be known by then.
+        FastsiaError: a wrong argument, dataset or model; raised before anything is drawn wherever possible.
     """
     if output is not None and not os.fspath(output):
         raise FastsiaError("output must be a folder's name, got ''.")
     settings, load_options, task_options = split_settings(config, overrides)
+    if isinstance(model, (str, os.PathLike)):
+        model = resolve_model(model)
     reading = Reading(settings, answer_reader)
     if reading.grouping is not None:
-        reading.grouping(["1"], "1", "boxed")  # what it needs is there, or is missed before anything is loaded
+        reading.grouping(["1"], "1", "boxed")  # raises now, not after the draws, if a package is missing
     task = load_task(dataset, limit=limit, **task_options)
     loaded = open_executor(
         executor, model, backend, load_options, num_workers=num_workers, worker_timeout=worker_timeout
@@ -128,13 +131,13 @@ def evaluate(
         for note in warnings:
             logger.warning("%s", note)
         resumed = len(writer.done)
-        tell = _Tell(callbacks, loaded, writer, len(task.problems))
+        reporter = _Reporter(callbacks, loaded, writer, len(task.problems))
         for callback in callbacks:
-            callback.run_started(identity, tell.progress())
-        _draw(loaded, task, settings, reading, prompts, vocabulary, writer, tell)
+            callback.run_started(identity, reporter.progress())
+        _draw(loaded, task, settings, reading, prompts, vocabulary, writer, reporter)
         if reading.grouping is not None:
             writer.group(reading.grouping)
-        warnings += tell.warnings()
+        warnings += reporter.warnings()
         computed = len(writer.done) - resumed
     run = {
         "model": model_label(loaded.model_name, identity["model"].get("peft")),
@@ -167,7 +170,7 @@ def _renew(
     identity: Mapping[str, Any],
     golds: Mapping[int, str],
 ) -> list[str]:
-    """Bring the problems that are stored to today's reading and gold answers; what was done. No table mixes two."""
+    """Read stored problems again if the reading or gold answers changed, so that no table mixes two; returns notes."""
     is_read_anew = writer.reading != reading.facts()
     if not golds and not is_read_anew:
         return []
@@ -185,7 +188,7 @@ def _renew(
 def split_settings(
     config: SIAConfig | Mapping[str, Any] | None, overrides: Mapping[str, Any]
 ) -> tuple[SIAConfig, dict[str, Any], dict[str, Any]]:
-    """(config, how to load the model, where the data is)."""
+    """(settings, backend options, options of `load_task`)."""
     overrides = renamed.accept(overrides)
     known = (*CONFIG_FIELDS, *BACKEND_OPTIONS, *TASK_OPTIONS)
     for name in overrides:
@@ -206,24 +209,25 @@ def _resolve(
     answer_reader: AnswerReader | None = None,
     output: str | os.PathLike[str] | None = None,
 ) -> SIAConfig:
-    """Settings with what they leave to the task, to the model and to the day filled in.
+    """Fill in the settings that default to the task's, the model's or today's values.
 
-    output: a run that it holds keeps the date of its prompts.
+    Args:
+        output: a run in this folder keeps the date of its prompts.
     """
     if backend.tokenizer is None or backend.vocabulary is None:
-        raise FastsiaError("evaluate needs the model's tokenizer for prompts and answers; this model came without one.")
+        raise FastsiaError("evaluate needs the model's tokenizer for prompts and answers; this model has none.")
     template = config.apply_chat_template
     if template is None:
         template = bool(getattr(backend.tokenizer, "chat_template", None))
-        # A base model may ship its family's template, which it was not trained on.
-        known = next((m for m in MODELS if backend.model_name in (m.hub_id, m.name)), None)
+        # A base model may have its family's template, which it was not trained on.
+        known = known_model(backend.model_name)
         if known is not None and not known.is_demo:
             template = template and known.chat_template
     settings = dataclasses.replace(
         config,
         stride=config.stride or task.stride,
         apply_chat_template=template,
-        # What settles an answer is known of the rules only.
+        # Only the rules of the answer format can tell that an answer is complete.
         stop_at_answer=config.stop_at_answer and not Reading(config, answer_reader).is_own,
     )
     if template and config.template_date is None:
@@ -233,16 +237,16 @@ def _resolve(
 
 
 def _date_of_run(output: str | os.PathLike[str] | None) -> str | None:
-    """The date that the prompts of the run in a folder have; None where it does not say one."""
+    """The date in the prompts of the run in a folder; None without one."""
     if output is None:
         return None
-    with suppress(FastsiaError):  # no run yet, or a damaged one, of which the writer says more
+    with suppress(FastsiaError):  # no run yet, or a damaged one, which the writer reports
         return stored_config(Store(Path(output) / DATABASE)).template_date
     return None
 
 
 def _vocabulary(backend: Backend, config: SIAConfig) -> Vocabulary:
-    """The backend's own; with the text of the run's think marks where these are special tokens."""
+    """The backend's vocabulary; the run's own think marks have a text even if they are special tokens."""
     assert backend.vocabulary is not None
     if config.think_tags is None:
         return backend.vocabulary
@@ -250,7 +254,7 @@ def _vocabulary(backend: Backend, config: SIAConfig) -> Vocabulary:
 
 
 def _identity(backend: Backend, task: Task, config: SIAConfig) -> dict[str, Any]:
-    """What a resumed run must share with the one that it goes on with. The model's name only labels it."""
+    """The facts that a resumed run must share with the stored one. The model's name is only a label."""
     facts = backend.describe()
     return {
         "model": {
@@ -270,7 +274,16 @@ def _identity(backend: Backend, task: Task, config: SIAConfig) -> dict[str, Any]
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A prompt, checked to fit; its ids as an array, since thousands of them wait for their turn."""
+    """A prompt that fits into the context. Its ids are an array, since thousands of prompts are kept in memory.
+
+    Attributes:
+        token_ids: int32.
+        text: the rendered prompt.
+        starts_in_think: whether it ends inside a think block.
+        expects_think: whether the response may contain a think block.
+        stop: texts that end a response.
+        cut: number of tokens cut from its left.
+    """
 
     token_ids: np.ndarray
     text: str
@@ -280,12 +293,12 @@ class _Prepared:
     cut: int
 
     def asked(self) -> tuple[list[int], str]:
-        """What a resumed run compares."""
+        """The part that a resumed run compares."""
         return self.token_ids.tolist(), self.text
 
 
 def _prompts(task: Task, config: SIAConfig, backend: Backend) -> list[_Prepared]:
-    """Every problem's prompt; one that leaves no room for what may be drawn is refused, or cut from the left."""
+    """Every problem's prompt. A prompt without room for the new tokens is refused, or cut from the left."""
     rollout = config.max_tokens if config.rollout_budget == "new" else 0
     drawn = config.max_tokens + rollout
     prepared = []
@@ -326,7 +339,7 @@ def _fit(prompt: Prompt, problem: Problem, drawn: int, config: SIAConfig, backen
 
 
 def _expects_think(prompt: Prompt, config: SIAConfig, backend: Backend) -> bool:
-    """Whether a think block may come: marks of one are known of the model or of the prompt, which has not closed it."""
+    """Whether a think block may follow: the model or the prompt has think marks, and the prompt has not closed one."""
     assert backend.vocabulary is not None
     known = config.think_tags is not None or backend.vocabulary.has_think_marks or prompt.mentions_think
     return known and not prompt.closes_think
@@ -335,10 +348,10 @@ def _expects_think(prompt: Prompt, config: SIAConfig, backend: Backend) -> bool:
 # --- drawing ---------------------------------------------------------------------------------------------------
 
 
-# Finished problems whose answers are not read yet, which bounds their memory.
+# Finished problems that wait for the recorder; bounds their memory.
 _MAX_WAITING = 4
-# Seconds between two looks at whether there is an end.
-_PATIENCE = 1.0
+# Poll interval of the recorder while its queue is empty (s).
+_POLL_SECONDS = 1.0
 
 
 def _draw(
@@ -349,11 +362,11 @@ def _draw(
     prompts: Sequence[_Prepared],
     vocabulary: Vocabulary,
     writer: StoreWriter,
-    tell: _Tell,
+    reporter: _Reporter,
 ) -> None:
-    """Draw every unfinished problem's trajectories and rollouts; commit each problem as its last one ends.
+    """Draw every unfinished problem's trajectories and rollouts; commit each problem when its last trajectory ends.
 
-    A thread reads the answers and commits, so that no step of the drawing waits for either.
+    A thread reads the answers and commits, so that drawing waits for neither.
     """
 
     def record(position: int, parts: Sequence[tuple[int, Trajectory]]) -> FinishedProblem:
@@ -364,7 +377,7 @@ def _draw(
     pending = [position for position in range(len(task.problems)) if position not in writer.done]
     requests = _requests(task, pending, prompts, config)
     waiting: dict[int, list[tuple[int, Trajectory]]] = {}
-    with _Recorder(record, tell.finished) as recorder, closing(_closable(backend.generate(requests))) as drawn:
+    with _Recorder(record, reporter.finished) as recorder, closing(_closable(backend.generate(requests))) as drawn:
         for trajectory in drawn:
             position, number = cast(tuple[int, int], trajectory.key)
             parts = waiting.setdefault(position, [])
@@ -376,19 +389,23 @@ def _draw(
 
 
 class _Recorder:
-    """Records problems in a thread of its own, one at a time and in their order; few wait for their turn.
+    """Records problems in a thread of its own, one at a time and in order; `add` blocks while several wait.
 
-    record: what the thread does. tell: called with its result, from the thread that adds. What either raises comes out
-    of a later `add` or of the end; on leaving, however that comes about, what was added has been recorded.
+    An exception of `record` or `report` is raised by a later `add` or on leaving the context. Leaving waits until all
+    added problems are recorded.
+
+    Args:
+        record: runs in the thread, with the arguments of `add`.
+        report: called with each result, in the thread that adds.
     """
 
-    def __init__(self, record: Callable[..., FinishedProblem], tell: Callable[[FinishedProblem], None]) -> None:
-        self._record, self._tell = record, tell
+    def __init__(self, record: Callable[..., FinishedProblem], report: Callable[[FinishedProblem], None]) -> None:
+        self._record, self._report = record, report
         self._waiting: Queue[tuple[Any, ...] | None] = Queue(_MAX_WAITING)
         self._recorded: deque[FinishedProblem] = deque()
         self._error: BaseException | None = None
         self._is_over = False
-        # A daemon: one that was left behind by a second Ctrl-C must not keep the process.
+        # A daemon thread does not keep the process alive after a second Ctrl-C.
         self._thread = Thread(target=self._run, name="fastsia-record", daemon=True)
 
     def __enter__(self) -> _Recorder:
@@ -400,17 +417,17 @@ class _Recorder:
         try:
             self._waiting.put(None)
             self._thread.join()
-        except BaseException as again:  # a second Ctrl-C: what is under way is ended, what waits is not begun
+        except BaseException as again:  # a second Ctrl-C: the current problem is finished, no other is begun
             self._error = self._error or again
             raise
         if kind is None:
-            self._tell_all()
+            self._report_all()
         elif self._error is not None and self._error is not raised:
             logger.warning("%s", self._error)
 
     def add(self, position: int, parts: Sequence[tuple[int, Trajectory]]) -> None:
         self._waiting.put((position, parts))
-        self._tell_all()
+        self._report_all()
 
     def _run(self) -> None:
         while (problem := self._next()) is not None:
@@ -422,22 +439,22 @@ class _Recorder:
 
     def _next(self) -> tuple[Any, ...] | None:
         while True:
-            is_over = self._is_over  # as of before the wait: nothing is added behind that
+            is_over = self._is_over  # read before the wait: nothing is added after it is set
             try:
-                return self._waiting.get(timeout=_PATIENCE)
+                return self._waiting.get(timeout=_POLL_SECONDS)
             except Empty:
-                if is_over:  # and who said so was interrupted before it could put in the end
+                if is_over:  # set, but an interrupt came before the end was put into the queue
                     return None
 
-    def _tell_all(self) -> None:
+    def _report_all(self) -> None:
         while self._recorded:
-            self._tell(self._recorded.popleft())
+            self._report(self._recorded.popleft())
         if self._error is not None:
             raise self._error
 
 
-class _Tell:
-    """Tells of each finished problem: new warnings of the backend to the log, progress to the callbacks."""
+class _Reporter:
+    """Reports each finished problem: new warnings of the backend to the log, progress to the callbacks."""
 
     def __init__(self, callbacks: Sequence[Callback], backend: Backend, writer: StoreWriter, num_problems: int) -> None:
         self._callbacks, self._backend = callbacks, backend
@@ -445,7 +462,7 @@ class _Tell:
         self._total = self._resumed + sum(position not in writer.done for position in range(num_problems))
         self._before = dataclasses.replace(backend.counters)
         self._started = time.perf_counter()
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
 
     def progress(self) -> Progress:
         cost, before = self._backend.counters, self._before
@@ -459,15 +476,15 @@ class _Tell:
         )
 
     def warnings(self) -> list[str]:
-        """What the backend has to say of these draws."""
+        """Warnings of the backend about these draws."""
         count = self._backend.counters.out_of_memory - self._before.out_of_memory
-        short = [f"device memory did not suffice {count} times; fewer rows were computed at once."] * (count > 0)
+        short = [f"device memory did not suffice {count} times; smaller batches were computed."] * (count > 0)
         return [*self._backend.warnings, *short]
 
     def finished(self, problem: FinishedProblem) -> None:
         self._done += 1
-        for warning in [warning for warning in self.warnings() if warning not in self._said]:
-            self._said.add(warning)
+        for warning in [warning for warning in self.warnings() if warning not in self._logged]:
+            self._logged.add(warning)
             logger.warning("%s", warning)
         if self._callbacks:
             progress = self.progress()
@@ -476,12 +493,12 @@ class _Tell:
 
 
 def _closable(trajectories: Iterator[Trajectory]) -> Generator[Trajectory, None, None]:
-    """A generator around any iterator, so that closing it closes a generator inside."""
+    """A generator around any iterator; closing it closes a generator inside."""
     yield from trajectories
 
 
 def make_requests(backend: Backend, task: Task, config: SIAConfig) -> tuple[SIAConfig, Iterator[Request]]:
-    """(settings with what they leave to task and model filled in, all requests of the evaluation in its order)."""
+    """(settings with all defaults filled in, all requests of the evaluation in order)."""
     settings = _resolve(config, task, backend)
     return settings, _requests(task, range(len(task.problems)), _prompts(task, settings, backend), settings)
 
@@ -489,36 +506,32 @@ def make_requests(backend: Backend, task: Task, config: SIAConfig) -> tuple[SIAC
 def _requests(
     task: Task, positions: Iterable[int], prompts: Sequence[_Prepared], config: SIAConfig
 ) -> Iterator[Request]:
-    for position in positions:
-        for trajectory in range(config.num_trajectories):
-            yield _request(task, position, trajectory, prompts[position], config)
-
-
-def _request(task: Task, position: int, trajectory: int, prompt: _Prepared, config: SIAConfig) -> Request:
-    problem = task.problems[position]
-    stop = None
-    # A permuted prefix is not read, so what settles an answer there is not what the streaming machine has seen.
-    if config.stop_at_answer and not config.shuffle_prefix:
-        stop = AnswerStop(
-            task.format_of(problem),
-            problem.choices,
-            prompt.starts_in_think,
-            expects_think=prompt.expects_think,
-            **reading_options(config),
-        )
     assert config.stride is not None
-    return Request(
-        key=(position, trajectory),
-        prompt_ids=tuple(prompt.token_ids.tolist()),
-        sampling=SamplingParams(config.temperature, config.top_p, config.max_tokens, prompt.stop),
-        num_rollouts=config.num_rollouts,
-        seed=request_seed(config.seed, problem.id, trajectory),
-        stride=config.stride,
-        rollout_budget=config.rollout_budget,
-        share=config.share,
-        shuffle_prefix=config.shuffle_prefix,
-        answer_stop=stop,
-    )
+    for position in positions:
+        problem, prompt = task.problems[position], prompts[position]
+        stop = None
+        # The stop machine reads a prefix as it was drawn; with a permuted prefix it would have seen another text.
+        if config.stop_at_answer and not config.shuffle_prefix:
+            stop = AnswerStop(
+                task.format_of(problem),
+                problem.choices,
+                prompt.starts_in_think,
+                expects_think=prompt.expects_think,
+                **reading_options(config),
+            )
+        for trajectory in range(config.num_trajectories):
+            yield Request(
+                key=(position, trajectory),
+                prompt_ids=tuple(prompt.token_ids.tolist()),
+                sampling=SamplingParams(config.temperature, config.top_p, config.max_tokens, prompt.stop),
+                num_rollouts=config.num_rollouts,
+                seed=request_seed(config.seed, problem.id, trajectory),
+                stride=config.stride,
+                rollout_budget=config.rollout_budget,
+                share=config.share,
+                shuffle_prefix=config.shuffle_prefix,
+                answer_stop=stop,
+            )
 
 
 def _finish(
@@ -542,7 +555,7 @@ def _finish(
 
 
 def _counted(before: Counters, after: Counters) -> dict[str, Any]:
-    """What this run added; the peak is the backend's own."""
+    """The costs of this run; the peak is that of the backend's life."""
     counts = {
         field.name: getattr(after, field.name) - getattr(before, field.name)
         for field in dataclasses.fields(Counters)
@@ -550,13 +563,13 @@ def _counted(before: Counters, after: Counters) -> dict[str, Any]:
     }
     rows = counts.pop("computed_tokens")
     if not rows and counts["generated_tokens"] > counts["rides"]:
-        rows = None  # tokens come of rows: the backend does not see its own
+        rows = None  # tokens without computed rows: the backend cannot count its rows
     merge = counts["generated_tokens"] / rows if rows else None
     return counts | {"row_steps": rows} | {"peak_kv_blocks": after.peak_kv_blocks, "merge_factor": merge}
 
 
 def _add_earlier(summary: dict[str, Any], earlier: Mapping[str, Any] | None, computed: int) -> None:
-    """Add the costs that an earlier run of the same folder wrote down; those of a killed one are not known."""
+    """Add the costs stored by an earlier run of the same folder; those of a killed run are unknown."""
     facts = facts_of_run(earlier)
     if earlier is None or facts.get("counters") is None:
         return
@@ -567,7 +580,7 @@ def _add_earlier(summary: dict[str, Any], earlier: Mapping[str, Any] | None, com
             counters[name] = max(counters[name], value) if peak else counters[name] + value
     rows = counters.get("row_steps")
     counters["merge_factor"] = counters["generated_tokens"] / rows if rows else None
-    known = earlier.get("row_steps") is not None  # else it was of a part, and stays so
+    known = earlier.get("row_steps") is not None  # else the earlier figure was incomplete, and so is the sum
     summary["row_steps"], summary["merge_factor"] = (rows, counters["merge_factor"]) if known else (None, None)
     summary["seconds"] += facts.get("seconds") or 0.0
     summary["num_computed_problems"] = computed + (facts.get("num_computed_problems") or 0)

@@ -159,7 +159,7 @@ def _pickle_only(folder: Path) -> None:
         (_pickle_only, r"only \.bin \(pickle\) weights, which are never loaded; convert them to adapter_model"),
         (lambda f: (f / "adapter_model.safetensors").write_bytes(b"12345"), "its weights are damaged"),
         (lambda f: change(f, _drop_one), r"lacks base_model\.model\.model\.layers\.0\.mlp\.down_proj\.lora_A\.weight"),
-        (lambda f: change(f, lambda t: t | {"base_model.model.x.lora_A.weight": torch.ones(4, 4)}), "this model does not have"),
+        (lambda f: change(f, lambda t: t | {"base_model.model.x.lora_A.weight": torch.ones(4, 4)}), "not have"),
         (lambda f: change(f, _poison), r"lora_A\.weight is NaN in 1 of its"),
         (lambda f: write_config(f, target_modules=["c_attn"]), r"does not fit this model: Target modules \{'c_attn'\}"),
         (lambda f: write_config(f, target_modules=["q_proj"]), "this model does not have: base_model"),
