@@ -1,4 +1,4 @@
-"""What `evaluate` needs of a generator: requests in, finished trajectories with their rollouts out."""
+"""The backend protocol: requests in, finished trajectories with their rollouts out. Facts about models for it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ _SAMPLED_VALUES = 512
 
 
 class Backend(Protocol):
-    """A generator.
+    """Draws trajectories and rollouts.
 
-    name: as `--backend` spells it. model_name: what the model was loaded as, for labels.
-    vocabulary, tokenizer: None where the model came without one.
-    context_length: positions the model can take; None where unknown.
-    eos_token_ids: the model's own end-of-sequence ids; may be empty.
-    counters: cumulative over the backend's life. A backend that cannot see transformer rows counts none.
-    warnings: what the draws of the last `generate` give cause to say, one sentence each.
+    Backends that load the weights in this process also have `notes`, warnings about the model itself, and
+    `recommended`, the sampling that its settings recommend (`recommended_sampling`).
 
-    Backends that load the weights here also have `notes`, what there is to say of the model itself, and
-    `recommended`, the sampling that its own settings recommend (`recommended_sampling`).
+    Attributes:
+        name: the value of `--backend`.
+        model_name: the name that the model was loaded by, for labels.
+        vocabulary, tokenizer: None if the model has none.
+        context_length: positions of the model; None if unknown.
+        eos_token_ids: the model's own end-of-sequence ids; may be empty.
+        counters: cumulative over the backend's life. `computed_tokens` stays 0 in a backend that cannot count them.
+        warnings: warnings about the draws of the last `generate`, one sentence each.
     """
 
     name: str
@@ -52,11 +54,11 @@ class Backend(Protocol):
     def warnings(self) -> Sequence[str]: ...
 
     def describe(self) -> dict[str, Any]:
-        """Device, dtype, kernels and limits, ready for JSON; what it counts is of the last `generate`."""
+        """Device, dtype, kernels and limits, ready for JSON; counts are those of the last `generate`."""
         ...
 
     def fingerprint(self) -> str:
-        """Equal for equal weights and configuration, wherever they lie."""
+        """Equal for equal weights and configuration, whatever their location."""
         ...
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Trajectory]:
@@ -67,8 +69,8 @@ class Backend(Protocol):
 def model_fingerprint(model: Any) -> str:
     """16 hex digits over the architecture, every parameter's name, shape and dtype, and values sampled from each.
 
-    Reading 512 evenly spaced values a tensor costs milliseconds where all of a 7B model would cost many seconds, and
-    any training step moves nearly every value.
+    Reading 512 evenly spaced values of each tensor takes milliseconds, reading a whole 7B model many seconds. A
+    training step changes nearly every value, so the sample detects it.
     """
     digest = hashlib.blake2b(config_bytes(model.config) if hasattr(model, "config") else b"{}", digest_size=8)
     with torch.no_grad():
@@ -82,7 +84,7 @@ def model_fingerprint(model: Any) -> str:
 
 
 def config_bytes(config: Any) -> bytes:
-    """A model's configuration, but for what says where it came from and how it is run."""
+    """A model's configuration as JSON, without its origin and the settings of its execution."""
     irrelevant = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
     kept = {
         key: value for key, value in config.to_dict().items() if key not in irrelevant and not key.startswith("_attn")
@@ -90,7 +92,7 @@ def config_bytes(config: Any) -> bytes:
     return json.dumps(kept, sort_keys=True, default=str).encode()
 
 
-# Which of transformers' generation settings change what is drawn, with the value that changes nothing.
+# transformers' generation settings that change the draws, with the value that has no effect.
 _NEUTRAL: dict[str, Any] = {
     "temperature": 1.0,
     "top_p": 1.0,
@@ -126,9 +128,9 @@ _APPLIED = ("temperature", "top_p")
 
 
 def recommended_sampling(model: Any) -> dict[str, Any]:
-    """What a model's generation_config.json states of sampling, but for values that change nothing.
+    """The sampling settings in a model's generation_config.json that have an effect.
 
-    transformers leaves unset what the file does not state; what equals its own default is not counted either.
+    Settings that the file does not state, or that equal transformers' default, are left out.
     """
     config = getattr(model, "generation_config", None)
     if config is None:
@@ -137,7 +139,7 @@ def recommended_sampling(model: Any) -> dict[str, Any]:
     found = {}
     for name, neutral in _NEUTRAL.items():
         value = getattr(config, name, None)
-        # Temperature and top-p of 1 are a recommendation too: this package's own defaults are other ones.
+        # A temperature or top-p of 1 is a recommendation too, since this package has other defaults.
         is_neutral = name not in _APPLIED and (value == neutral or value in ([], 0, False))
         if value is not None and not is_neutral and value != getattr(unset, name, None):
             found[name] = value if isinstance(value, (int, float, str, bool)) else "..."
@@ -145,7 +147,7 @@ def recommended_sampling(model: Any) -> dict[str, Any]:
 
 
 def note_on_sampling(recommended: Mapping[str, Any], temperature: float, top_p: float) -> str | None:
-    """One sentence on what a model's own settings recommend and this run does not do; None where there is nothing."""
+    """A sentence on the recommended settings that differ from this run's; None without any."""
     not_applied = [f"{name}={value}" for name, value in recommended.items() if name not in _APPLIED]
     run = {"temperature": temperature, "top_p": top_p}
     others = [name for name in _APPLIED if name in recommended and recommended[name] != run[name]]
@@ -159,7 +161,7 @@ def note_on_sampling(recommended: Mapping[str, Any], temperature: float, top_p: 
 
 
 def model_name(model: Any, tokenizer: Any = None) -> str:
-    """What to call a model that came as an object: what it was loaded as, else its class."""
+    """The name of a model that is given as an object: the name it was loaded by, else its class."""
     name = getattr(getattr(model, "config", None), "_name_or_path", "") or getattr(tokenizer, "name_or_path", "")
     demo = next((demo for demo, folder in demo_models().items() if str(folder) == name), None)
     return str(demo or name or type(model).__name__)

@@ -1,4 +1,4 @@
-"""The completions protocol as servers speak it: request bodies, and answers read strictly. No network."""
+"""The completions protocol: request bodies, and strict reading of answers. No network access."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from fastsia.config import SamplingParams, is_text, real
 
 Fields = Literal["sampler", "generation_config", "plain"]
 
-# What is stored of an id; no vocabulary is near it.
+# Token ids are stored with this many bits; no vocabulary is that large.
 _ID_BITS = 24
 _LARGEST_FLOAT32 = 3.4028234e38
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """What a server takes beyond OpenAI's own fields, and how it takes a prompt.
+    """The fields that a server accepts beyond OpenAI's own, and the form of a prompt.
 
-    fields: "sampler" (vLLM, SGLang, llama.cpp: each setting by name), "generation_config" (transformers serve: as one
-        JSON text) or "plain". Without the first two a server's own defaults apply to all that OpenAI's fields do not
-        name: top-k, min-p, penalties.
-    token_ids: prompts as token ids; else as text.
+    Attributes:
+        fields: "sampler" (vLLM, SGLang, llama.cpp: each setting by name), "generation_config" (transformers serve: one
+            JSON text) or "plain". With "plain" the server's defaults apply to settings outside OpenAI's fields: top-k,
+            min-p, penalties.
+        token_ids: whether prompts are token ids; else they are text.
     """
 
     fields: Fields
     token_ids: bool
 
 
-# The most exact first; text where a server reads no ids.
+# The most exact first; text for servers that do not read ids.
 DIALECTS = tuple(
     Dialect(fields, token_ids) for fields in ("sampler", "generation_config", "plain") for token_ids in (True, False)
 )
@@ -48,9 +49,17 @@ def body(
     seed: int | None,
     eos: tuple[int, ...],
 ) -> dict[str, Any]:
-    """A request for n continuations of a prompt: temperature and top-p, and nothing else that shapes a distribution.
+    """The body of a call for n continuations of a prompt. Only temperature and top-p shape the distribution.
 
-    seed: None leaves it to the server.
+    Args:
+        dialect: the server's fields and form of prompts.
+        model: the server's name of the model.
+        prompt: token ids or text.
+        sampling: temperature, top-p and stop texts.
+        n: number of continuations.
+        max_tokens: most new tokens of each.
+        seed: None leaves the seed to the server.
+        eos: ids that end a sequence.
     """
     found: dict[str, Any] = {
         "model": model,
@@ -72,7 +81,7 @@ def body(
             "top_k": -1,
             "min_p": 0.0,
             "repetition_penalty": 1.0,
-            # llama.cpp takes top-p before the temperature where nobody says otherwise.
+            # By default llama.cpp applies top-p before the temperature.
             "samplers": ["temperature", "top_p"],
             "stop_token_ids": list(eos),
             "ignore_eos": not eos,
@@ -94,11 +103,14 @@ def body(
 
 @dataclass(frozen=True)
 class Choice:
-    """One continuation as a server tells it.
+    """One continuation in a server's answer.
 
-    token_ids: None where the server gives text only. logprobs: of those ids; None where it gives none.
-    is_stopped: by an EOS or a stop text; else by the length limit.
-    stop_text: the stop text, where the server says that it was one.
+    Attributes:
+        text: the continuation as text.
+        token_ids: None if the server returns text only.
+        logprobs: of `token_ids`, in nats; None if the server returns none.
+        is_stopped: whether an EOS or a stop text ended it; else the length limit did.
+        stop_text: the stop text that ended it, if the server names it.
     """
 
     text: str
@@ -109,13 +121,17 @@ class Choice:
 
 
 def read_choices(answer: Any, n: int) -> list[Choice]:
-    """The n choices, by index. Raises Unsound: what is there is not n whole continuations."""
+    """The n choices, by index.
+
+    Raises:
+        Unsound: the answer does not contain n complete continuations.
+    """
     choices = answer.get("choices") if isinstance(answer, dict) else None
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
         raise Unsound("an answer without choices")
     if len(choices) != n:
         raise Unsound(f"{len(choices)} choices where {n} were asked for")
-    # One choice may come without its index.
+    # A single choice may lack its index.
     indices = [choice.get("index", 0) for choice in choices]
     if sorted(indices, key=str) != sorted(range(n), key=str):
         raise Unsound(f"choices numbered {indices!r:.80}")
@@ -123,7 +139,7 @@ def read_choices(answer: Any, n: int) -> list[Choice]:
 
 
 def num_prompt_tokens(answer: Any) -> int | None:
-    """How many tokens the server says that it read; None where it does not say."""
+    """The number of prompt tokens that the server reports; None if it reports none."""
     usage = answer.get("usage") if isinstance(answer, dict) else None
     count = usage.get("prompt_tokens") if isinstance(usage, dict) else None
     return count if isinstance(count, int) else None
@@ -137,21 +153,21 @@ def _read_choice(choice: dict[str, Any]) -> Choice:
         raise Unsound(f"a choice that ended by {reason!r:.80}")
     told = choice.get("logprobs")
     logprobs: dict[str, Any] = told if isinstance(told, dict) else {}
-    content = logprobs.get("content")  # llama.cpp: one object a token
+    content = logprobs.get("content")  # llama.cpp returns one object per token
     if not (isinstance(content, list) and all(isinstance(token, dict) for token in content)):
         content = None
     ids = choice.get("token_ids")
     if ids is None and content is not None:
         ids = [token.get("id") for token in content]
     if ids is not None and not (isinstance(ids, list) and all(type(i) is int and 0 <= i < 1 << _ID_BITS for i in ids)):
-        raise Unsound("token ids that are none")
+        raise Unsound("token ids that are not integers of a vocabulary")
     if ids is None and not is_text(text):
-        raise Unsound("a text with half of a surrogate pair, which is no character")
+        raise Unsound("a text with an unpaired surrogate")
     values = [token.get("logprob") for token in content] if content is not None else logprobs.get("token_logprobs")
     known = None
     if ids is not None and isinstance(values, list) and len(values) == len(ids):
         known = [_logprob(value) for value in values]
-    stop = choice.get("stop_reason", choice.get("matched_stop"))  # vLLM's, SGLang's; an id where it was a token
+    stop = choice.get("stop_reason", choice.get("matched_stop"))  # of vLLM, SGLang; an id if a token ended it
     return Choice(
         text=text,
         token_ids=ids,
@@ -162,6 +178,6 @@ def _read_choice(choice: dict[str, Any]) -> Choice:
 
 
 def _logprob(value: Any) -> float:
-    """NaN, not known, for all that is no finite float32; the 0 of several servers is -0.0."""
+    """The value as a finite float32, else NaN (unknown). Several servers return -0.0 for 0."""
     number = real(value) + 0.0
     return number if abs(number) <= _LARGEST_FLOAT32 else math.nan

@@ -1,4 +1,4 @@
-"""What the answers of several responses amount to, and how they move along one response: what every tool is given."""
+"""Answers of several responses and their entropies, and curves along one response, for the tools' integrations."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from fastsia.renamed import renamed
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a rendered prompt says of the responses to it.
+class PromptFacts:
+    """Facts about a rendered prompt that determine how its responses are read.
 
-    starts_in_think: it ends inside a think block that it opens itself.
-    is_chat: it is a chat, in whose responses "Question:" at the beginning of a line ends nothing.
-    expects_think: a think block may come, so that no rollout is ended before one has closed.
+    Attributes:
+        starts_in_think: the prompt ends inside a think block.
+        is_chat: the prompt is a chat; "Question:" at the start of a line does not end its responses.
+        expects_think: a think block may follow; no rollout is ended before the block has closed.
     """
 
     starts_in_think: bool = False
@@ -34,19 +35,22 @@ class Asked:
     expects_think: bool = False
 
     @classmethod
-    def by(cls, prompt: str, vocabulary: Vocabulary | None, *, is_chat: bool) -> Asked:
-        """From a whole prompt as the model gets it."""
+    def of(cls, prompt: str, vocabulary: Vocabulary | None, *, is_chat: bool) -> PromptFacts:
+        """The facts of a complete prompt, as the model gets it."""
         has_marks = vocabulary is not None and vocabulary.has_think_marks
         return cls(ends_with_opening(prompt), is_chat, expects_think(prompt, has_marks))
 
 
 @renamed(think="answer_reading")
 @dataclass(frozen=True)
-class AnswerReader:
-    """How answers are read, and what is drawn to follow them along a response.
+class ResponseReader:
+    """Reads the answers of responses, and describes the rollouts of the curve along a response.
 
-    config: its num_rollouts and stride, temperature and top_p are those of the rollouts of a curve; None draws none.
-    options: the texts of the options of a choice, where they are known.
+    Attributes:
+        answer_format, answer_reading: as in `extract_answers`.
+        config: settings of a curve's rollouts (num_rollouts, stride, temperature, top_p, max_tokens); None draws no
+            curve.
+        options: texts of the options of a choice, if known.
     """
 
     answer_format: AnswerFormat = "number"
@@ -69,29 +73,40 @@ class AnswerReader:
         num_rollouts: int | None = None,
         stride: int | None = None,
         **drawing: Any,
-    ) -> AnswerReader:
-        """From the options that every tool spells alike; without num_rollouts there is no curve.
+    ) -> ResponseReader:
+        """Build a reader from the options that all tools share.
 
-        drawing: temperature, top_p, max_tokens of the rollouts, as in `SIAConfig`; None leaves the default.
+        Args:
+            answer_format, answer_reading: as in `extract_answers`.
+            num_rollouts: rollouts at each checkpoint of a curve; None draws no curve.
+            stride: tokens between checkpoints; None is 20.
+            **drawing: temperature, top_p, max_tokens of the rollouts, as in `SIAConfig`; None is the default.
         """
         given = {name: value for name, value in {"stride": stride, **drawing}.items() if value is not None}
         if num_rollouts is None:
             if given:
-                raise FastsiaError(f"{next(iter(given))} has no meaning without num_rollouts.")
+                raise FastsiaError(f"{next(iter(given))} applies to curves only, which need num_rollouts.")
             return cls(answer_format, answer_reading)
         given.setdefault("stride", 20)
         return cls(answer_format, answer_reading, SIAConfig(num_rollouts=num_rollouts, **given))
 
-    def read(self, texts: Sequence[str], asked: Asked = Asked(), *, drawn: Rollouts | None = None) -> list[str | None]:
-        """The answer of each text; None where there is none. drawn: what the texts are of, which says where the token
-        limit ended one."""
+    def read(
+        self, texts: Sequence[str], prompt: PromptFacts = PromptFacts(), *, drawn: Rollouts | None = None
+    ) -> list[str | None]:
+        """The answer of each text; None for a text without one.
+
+        Args:
+            texts: the responses.
+            prompt: facts about their prompt.
+            drawn: the rollouts of the texts; without them no text counts as cut off by the token limit.
+        """
         return extract_answers(
             texts,
             self.answer_format,
             options=self.options,
             answer_reading=self.answer_reading,
-            starts_in_think=asked.starts_in_think,
-            stop_texts=not asked.is_chat,
+            starts_in_think=prompt.starts_in_think,
+            stop_texts=not prompt.is_chat,
             cut=False if drawn is None else (drawn.finish_reason == FinishReason.LENGTH).tolist(),
         )
 
@@ -101,15 +116,23 @@ class AnswerReader:
         prompt_ids: Sequence[int],
         response_ids: Sequence[int],
         seed: int,
-        asked: Asked = Asked(),
+        prompt: PromptFacts = PromptFacts(),
         *,
         context_length: int | None,
         stop: tuple[str, ...] = (),
         eos_token_id: tuple[int, ...] | None = None,
     ) -> Request:
-        """Rollouts from every checkpoint of a response, as long as the context leaves them room.
+        """Rollouts from every checkpoint of a response, within the context length.
 
-        response_ids: without what ended it.
+        Args:
+            key: the request's key.
+            prompt_ids: token ids of the prompt.
+            response_ids: token ids of the response, without the EOS or stop text that ended it.
+            seed: the response's seed.
+            prompt: facts about the prompt.
+            context_length: positions of the model; None is unlimited.
+            stop: texts that end a rollout.
+            eos_token_id: ids that end a rollout; None is the model's own.
         """
         config = self.config
         assert config is not None
@@ -124,16 +147,16 @@ class AnswerReader:
             prompt_ids=tuple(prompt_ids),
             sampling=SamplingParams(config.temperature, config.top_p, max_tokens, stop, eos_token_id),
             num_rollouts=config.num_rollouts,
-            # Apart from the seed of the response: its draws and those of checkpoint 0 would be the same.
+            # Another seed than the response's, whose draws those of checkpoint 0 would repeat.
             seed=request_seed(seed, "curve", 0),
             stride=config.stride,
             trajectory_ids=tuple(response_ids),
             answer_stop=AnswerStop(
                 self.answer_format,
                 self.options,
-                asked.starts_in_think,
-                stop_texts=not asked.is_chat,
-                expects_think=asked.expects_think,
+                prompt.starts_in_think,
+                stop_texts=not prompt.is_chat,
+                expects_think=prompt.expects_think,
             ),
         )
 
@@ -142,9 +165,16 @@ class AnswerReader:
         drawn: Trajectory,
         vocabulary: Vocabulary,
         name: str,
-        asked: Asked = Asked(),
+        prompt: PromptFacts = PromptFacts(),
     ) -> dict[str, Any]:
-        """What `summary` says, at every checkpoint: lists over the checkpoints. name: for `check_drawn`."""
+        """The fields of `summary` at every checkpoint, as lists over the checkpoints.
+
+        Args:
+            drawn: the finished request of `curve_request`.
+            vocabulary: the model's.
+            name: the request's name in errors.
+            prompt: facts about the prompt.
+        """
         rollouts = check_drawn(drawn, name)
         answers = extract_rollouts(
             vocabulary,
@@ -155,8 +185,8 @@ class AnswerReader:
             self.answer_format,
             options=self.options,
             answer_reading=self.answer_reading,
-            starts_in_think=asked.starts_in_think,
-            stop_texts=not asked.is_chat,
+            starts_in_think=prompt.starts_in_think,
+            stop_texts=not prompt.is_chat,
             cut=rollouts.finish_reason == FinishReason.LENGTH,
         )
         checkpoints, starts = np.unique(rollouts.checkpoint, return_index=True)
@@ -170,9 +200,10 @@ class AnswerReader:
 
 
 def summary(answers: Sequence[str | None]) -> dict[str, Any]:
-    """num_answers, the entropies (nats; null for a single answer, which says nothing), null_rate, num_distinct, mode.
+    """num_answers, the entropies, null_rate, num_distinct and mode of several answers.
 
-    mode: the most frequent answer, None where that is none; the first drawn among equals.
+    The entropies are in nats, and None for a single answer. The mode is the most frequent answer, the first drawn among
+    equals; None if "no answer" is the most frequent.
     """
     interned: dict[str, int] = {}
     codes = [NULL_CODE if a is None else interned.setdefault(a, len(interned)) for a in answers]
@@ -192,9 +223,14 @@ def summary(answers: Sequence[str | None]) -> dict[str, Any]:
 
 
 def check_drawn(drawn: Trajectory, name: str) -> Rollouts:
-    """Its rollouts. name: what an error calls the request.
+    """The rollouts of a finished request.
 
-    Raises FastsiaError: one failed, because the model's logits were NaN or infinite.
+    Args:
+        drawn: the finished request.
+        name: its name in errors.
+
+    Raises:
+        FastsiaError: a rollout failed because the model's logits were NaN or infinite.
     """
     rollouts = drawn.rollouts
     if rollouts is None:
@@ -206,7 +242,7 @@ def check_drawn(drawn: Trajectory, name: str) -> Rollouts:
 
 
 def special_stops(tokenizer: Any, stop: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """(the stop texts, the ids of those that are special tokens, which are never written out)."""
+    """(stop texts, ids of those stop texts that are special tokens, which do not appear in decoded text)."""
     special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
     texts = tuple(dict.fromkeys(text for text in stop if text and text not in special))
     return texts, tuple(special[text] for text in stop if text in special)
@@ -215,7 +251,7 @@ def special_stops(tokenizer: Any, stop: Sequence[str]) -> tuple[tuple[str, ...],
 def content(
     vocabulary: Vocabulary, token_ids: Sequence[int], stop: Sequence[str], eos_token_ids: Sequence[int]
 ) -> list[int]:
-    """A response's tokens without the EOS, and the padding behind it, or the stop text that ended it."""
+    """A response's tokens without the EOS and the padding after it, or without the stop text that ended it."""
     ends = (i for i, token in enumerate(token_ids) if token in eos_token_ids)
     ids = list(token_ids[: next(ends, len(token_ids))])
     while ids and any(text in vocabulary.decode(ids) for text in stop):

@@ -1,6 +1,6 @@
-"""The entry point that Inspect loads: `inspect eval task.py --model fastsia/demo:sft`. docs/inspect_ai.md is its page.
+"""The entry point that Inspect loads: `inspect eval task.py --model fastsia/demo:sft`. See docs/inspect_ai.md.
 
-Inspect imports this in every process where fastsia is installed, so torch and the engine wait until they are asked for.
+Inspect imports this module wherever fastsia is installed, so torch and the engine are imported on first use.
 """
 
 from __future__ import annotations

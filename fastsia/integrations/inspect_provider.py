@@ -1,4 +1,4 @@
-"""Inspect's model provider on fastsia's engine: num_choices rollouts of one prompt, and their answers' entropies."""
+"""Inspect's model provider on fastsia's engine: num_choices responses to one prompt, and their answers' entropies."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from fastsia.engine.engine import Engine
 from fastsia.engine.seeding import request_seed
 from fastsia.engine.sequence import FINISH_REASONS, Request, Rollouts, Trajectory
 from fastsia.errors import FastsiaError
-from fastsia.integrations.answers import AnswerReader, Asked, check_drawn, content, special_stops, summary
+from fastsia.integrations.answers import PromptFacts, ResponseReader, check_drawn, content, special_stops, summary
 from fastsia.renamed import renamed
 
-# Where a task or the command line does not say; the tool's own providers take their servers' defaults.
+# Used if neither the task nor the command line sets max_tokens; Inspect's own providers use their servers' defaults.
 _MAX_TOKENS = 2048
-# Seconds after the first request of a pass: samples start one after the other, and belong together.
+# Wait after the first request of a pass (s), so that samples that start together are drawn together.
 _PAUSE = 0.01
-# What would change the distribution, or what comes back, and is not there: refused, never ignored.
-_NOT_THERE = (
+# Settings that change the distribution or the output and that the engine does not have: refused, never ignored.
+_UNSUPPORTED = (
     "best_of",
     "frequency_penalty",
     "presence_penalty",
@@ -56,8 +56,8 @@ class FastsiaAPI(ModelAPI):
 
     Model args (`-M name=value`):
         answer_format, think, num_rollouts, stride, rollout_temperature, rollout_top_p, rollout_max_tokens: what the
-            output's metadata holds, see `AnswerReader.of`.
-        chat_template_args: more names for the chat template, e.g. enable_thinking.
+            output's metadata holds, see `ResponseReader.of`.
+        chat_template_args: further variables of the chat template, such as enable_thinking.
         device, dtype, revision, trust_remote_code, max_num_seqs, ...: as in `Engine.from_pretrained`.
     """
 
@@ -80,7 +80,7 @@ class FastsiaAPI(ModelAPI):
         **engine: Any,
     ) -> None:
         super().__init__(model_name=model_name, base_url=base_url, api_key=api_key, config=config)
-        self.reader = AnswerReader.of(
+        self.reader = ResponseReader.of(
             answer_format=answer_format,
             answer_reading=answer_reading,
             num_rollouts=num_rollouts,
@@ -91,16 +91,16 @@ class FastsiaAPI(ModelAPI):
         )
         self.engine = Engine.from_pretrained(model_name, **engine)
         if self.engine.tokenizer is None:
-            raise FastsiaError(f"model {model_name!r} has no tokenizer; Inspect gives texts.")
+            raise FastsiaError(f"model {model_name!r} has no tokenizer; Inspect needs one.")
         self.chat_template_args = dict(chat_template_args or {})
         self._worker = _Worker(self.engine)
-        self._asked: Counter[tuple[Any, ...]] = Counter()
+        self._num_calls: Counter[tuple[Any, ...]] = Counter()
 
     def max_tokens(self) -> int | None:
         return _MAX_TOKENS
 
     def max_connections(self) -> int:
-        """Prompts in flight at once."""
+        """Most prompts in flight."""
         return self.engine.max_concurrent_trajectories
 
     def collapse_user_messages(self) -> bool:
@@ -114,24 +114,25 @@ class FastsiaAPI(ModelAPI):
     ) -> ModelOutput:
         """num_choices responses to a conversation.
 
-        The same question asked again (epochs) is answered by new draws: they depend on the seed, the prompt, the
-        settings and how often that was asked before.
+        A repeated prompt (epochs) gets new draws: they depend on the seed, the prompt, the settings, and the number of
+        earlier calls with the same ones.
 
-        Raises FastsiaError: tools, an image, a setting that the engine does not have, a prompt as long as the context,
-        or a response that failed (NaN logits).
+        Raises:
+            FastsiaError: tools, an image, an unsupported setting, a prompt as long as the context, or a response that
+                failed (NaN logits).
         """
         if tools:
-            raise FastsiaError("tools are not something that the provider fastsia does.")
-        refused = next((name for name in _NOT_THERE if getattr(config, name) not in (None, False, 0, {})), None)
+            raise FastsiaError("the provider fastsia does not support tools.")
+        refused = next((name for name in _UNSUPPORTED if getattr(config, name) not in (None, False, 0, {})), None)
         if refused is not None:
-            raise FastsiaError(f"{refused} is not something that fastsia's engine does.")
+            raise FastsiaError(f"fastsia's engine does not support {refused}.")
         started = time.monotonic()
         prompt = self._render(input)
         request, is_cut = self._request(prompt, config)
         drawn = check_drawn(await self._worker.run(request), "a response")
         responses = [drawn.row(r) for r in range(len(drawn))]
         texts = [self._text(response.token_ids, request.sampling.stop) for response in responses]
-        metadata: dict[str, Any] = await self._metadata(request, drawn, self._asked_by(prompt))
+        metadata: dict[str, Any] = await self._metadata(request, drawn, self._facts_of(prompt))
         num_drawn = sum(len(response.token_ids) for response in responses)
         return ModelOutput(
             model=self.model_name,
@@ -152,12 +153,12 @@ class FastsiaAPI(ModelAPI):
         )
 
     def _render(self, messages: Sequence[ChatMessage]) -> str:
-        """The conversation in the model's template; without one as lines of "role: text", as Inspect's `hf` has it."""
+        """The conversation in the model's template; without one as lines of "role: text", as in Inspect's `hf`."""
         for message in messages:
             parts = [] if isinstance(message.content, str) else message.content
             unread = next((part.type for part in parts if part.type not in ("text", "reasoning")), None)
             if unread is not None:
-                raise FastsiaError(f"content of the type {unread} is not something that the provider fastsia reads.")
+                raise FastsiaError(f"the provider fastsia does not read content of the type {unread}.")
         turns = [{"role": message.role, "content": message.text} for message in messages]
         tokenizer = self.engine.tokenizer
         assert tokenizer is not None
@@ -169,7 +170,7 @@ class FastsiaAPI(ModelAPI):
         return text
 
     def _request(self, prompt: str, config: GenerateConfig) -> tuple[Request, bool]:
-        """(the responses to draw, whether the context allows less than the tokens asked for)."""
+        """(the responses to draw, whether the context limits them below the requested max_tokens)."""
         tokenizer, context = self.engine.tokenizer, self.engine.context_length
         assert tokenizer is not None
         bos = tokenizer.bos_token
@@ -187,9 +188,9 @@ class FastsiaAPI(ModelAPI):
             eos_token_id=tuple(dict.fromkeys((*self.engine.eos_token_ids, *special))),
         )
         count = config.num_choices or 1
-        asked = (prompt, sampling, count)
-        self._asked[asked] += 1
-        seed = request_seed(config.seed or 0, prompt, self._asked[asked])
+        call = (prompt, sampling, count)
+        self._num_calls[call] += 1
+        seed = request_seed(config.seed or 0, prompt, self._num_calls[call])
         return Request(None, tuple(ids), sampling, count, seed, trajectory_ids=(), checkpoints=(0,)), room < wanted
 
     def _text(self, token_ids: Sequence[int], stop: Sequence[str]) -> str:
@@ -199,21 +200,21 @@ class FastsiaAPI(ModelAPI):
         )
         return _before(text, stop)
 
-    def _asked_by(self, prompt: str) -> Asked:
+    def _facts_of(self, prompt: str) -> PromptFacts:
         is_chat = bool(getattr(self.engine.tokenizer, "chat_template", None))
-        return Asked.by(prompt, self.engine.vocabulary, is_chat=is_chat)
+        return PromptFacts.of(prompt, self.engine.vocabulary, is_chat=is_chat)
 
-    async def _metadata(self, request: Request, drawn: Rollouts, asked: Asked) -> dict[str, Any]:
-        """The answers of the choices, their entropies, and the curve along each choice where one is asked for."""
+    async def _metadata(self, request: Request, drawn: Rollouts, prompt: PromptFacts) -> dict[str, Any]:
+        """The answers of the choices, their entropies, and the curve along each choice if curves are enabled."""
         vocabulary, eos = self.engine.vocabulary, request.sampling.eos_token_id
         assert vocabulary is not None
         assert isinstance(eos, tuple)
-        # Not the tokenizer's own texts, in which marks of think blocks that are special tokens are left out.
+        # The tokenizer's own decoding leaves out think marks that are special tokens.
         texts = [
             _before(vocabulary.decode(drawn.row(number).token_ids), request.sampling.stop)
             for number in range(len(drawn))
         ]
-        answers = self.reader.read(texts, asked)
+        answers = self.reader.read(texts, prompt)
         metadata: dict[str, Any] = {"answers": answers, **summary(answers)}
         if self.reader.config is None:
             return metadata
@@ -225,13 +226,13 @@ class FastsiaAPI(ModelAPI):
                 request.prompt_ids,
                 content(vocabulary, drawn.row(number).token_ids, request.sampling.stop, eos),
                 request_seed(request.seed, "response", number),
-                asked,
+                prompt,
                 context_length=self.engine.context_length,
                 stop=request.sampling.stop,
                 eos_token_id=eos,
             )
             found = await self._worker.run(curve)
-            curves[number] = self.reader.curve(found, vocabulary, "a curve", asked)
+            curves[number] = self.reader.curve(found, vocabulary, "a curve", prompt)
 
         async with anyio.create_task_group() as group:
             for number in range(len(texts)):
@@ -240,7 +241,7 @@ class FastsiaAPI(ModelAPI):
 
 
 class _Worker:
-    """One thread that runs the engine for all of Inspect's concurrent samples, those that wait together in one pass."""
+    """A thread that runs the engine for all of Inspect's concurrent samples; waiting requests share one pass."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -248,17 +249,17 @@ class _Worker:
         self._thread: threading.Thread | None = None
 
     async def run(self, request: Request) -> Trajectory:
-        """The request's result. Its key is the worker's own."""
+        """Draw a request and return its result. The worker replaces its key."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="fastsia-engine", daemon=True)
             self._thread.start()
         future: Future[Trajectory] = Future()
         self._waiting.put((request, future))
-        # A limiter of its own: a thread that sleeps here takes no place of one that works.
+        # A limiter of its own, so that waiting threads do not use up the default limiter.
         return await anyio.to_thread.run_sync(future.result, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
 
     def close(self) -> None:
-        """End the thread, once what it has begun is done."""
+        """End the thread after the requests in progress."""
         if self._thread is not None:
             self._waiting.put(None)
             self._thread.join()
@@ -279,7 +280,7 @@ class _Worker:
     def _take(
         self, first: tuple[Request, Future[Trajectory]], taken: dict[int, Future[Trajectory]]
     ) -> Iterator[Request]:
-        """What waits now, numbered; the engine asks again whenever it has room."""
+        """The waiting requests, numbered; the engine pulls the next one whenever it has room."""
         number = 0
         item: tuple[Request, Future[Trajectory]] | None = first
         while item is not None:
@@ -291,7 +292,7 @@ class _Worker:
                 item = self._waiting.get_nowait()
             except Empty:
                 return
-        self._waiting.put(None)  # meant for the thread, not for this pass
+        self._waiting.put(None)  # the end mark is for the thread, not for this pass
 
 
 def _before(text: str, stop: Sequence[str]) -> str:

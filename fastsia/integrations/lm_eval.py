@@ -3,7 +3,7 @@
     python -m fastsia.integrations.lm_eval run --model fastsia --model_args pretrained=demo:sft --tasks gsm8k
 
 is the harness's own command line with the model `fastsia` registered. In Python, importing this module registers it.
-Releases of the harness that find plugins (after 0.4.13) know it by its entry point. docs/lm_eval.md is its page.
+Releases of the harness with plugin support (after 0.4.13) find it by its entry point. See docs/lm_eval.md.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import lm_eval.models  # fills the registry: names registered before it would be the only ones  # noqa: F401
+import lm_eval.models  # fills the registry, which would else contain only names registered before  # noqa: F401
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
@@ -43,13 +43,13 @@ from fastsia.engine.forcing import Forced
 from fastsia.engine.seeding import request_seed
 from fastsia.engine.sequence import Request, Trajectory
 from fastsia.errors import FastsiaError
-from fastsia.integrations.answers import AnswerReader, Asked, check_drawn, content, special_stops, summary
+from fastsia.integrations.answers import PromptFacts, ResponseReader, check_drawn, content, special_stops, summary
 from fastsia.renamed import renamed
 
 logger = logging.getLogger("fastsia")
 
 NAME = "fastsia"
-# generate's settings that change nothing at these values; at others they ask for what the engine does not do.
+# Settings of generate with the values that have no effect; other values are not supported by the engine.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "top_k": (None, 0, -1),
     "min_p": (None, 0),
@@ -66,7 +66,15 @@ _CUTS = ("top_k", "min_p", "typical_p")
 class _Group:
     """Adjacent equal requests: one prompt, `count` responses.
 
-    context, gen_kwargs: as the harness gave them. until: the stop texts. sampling: what they come to.
+    Attributes:
+        task_name, doc_id: the harness's names of task and document.
+        context, gen_kwargs: the harness's arguments.
+        count: number of responses.
+        prompt_ids: token ids of the context.
+        until: stop texts.
+        sampling: the engine's settings for these arguments.
+        seed: of the responses.
+        facts: about the prompt.
     """
 
     task_name: str | None
@@ -78,7 +86,7 @@ class _Group:
     until: list[str]
     sampling: SamplingParams
     seed: int
-    asked: Asked
+    facts: PromptFacts
 
     @property
     def name(self) -> str:
@@ -90,17 +98,17 @@ class FastsiaLM(TemplateLM):
 
     Args:
         pretrained: a Hub id, a folder, "demo:sft", a name of the paper's Table 1, or a loaded `Engine`.
-        batch_size: prompts in flight, each with all its repeats; "auto" is the engine's own choice. Results do not
-            depend on it.
-        max_batch_size: bounds "auto".
+        batch_size: prompts in flight, each with all its repeats; "auto" is the engine's default. It does not change
+            results.
+        max_batch_size: upper bound of "auto".
         max_length: context length; None is the model's.
-        max_gen_toks: new tokens where the task does not say.
-        add_bos_token, prefix_token_id, chat_template_args, enable_thinking, think_end_token: as the harness's own
-            `hf` and `vllm` models have them.
-        seed: of every draw; None takes the harness's `--seed`.
+        max_gen_toks: most new tokens for tasks that set no limit.
+        add_bos_token, prefix_token_id, chat_template_args, enable_thinking, think_end_token: as in the harness's own
+            `hf` and `vllm` models.
+        seed: of every draw; None uses the harness's `--seed`.
         entropies_path: folder for one JSON-lines file a task with the answers, their entropies and the curves.
-        answer_format, think, num_rollouts, stride, temperature, top_p, max_tokens: what that file holds, see
-            `AnswerReader.of`. The last four are of the curves' rollouts; the responses are drawn as the task says.
+        answer_format, think, num_rollouts, stride, temperature, top_p, max_tokens: content of that file,
+            see `ResponseReader.of`. The last four apply to the curves' rollouts; the task determines the responses.
         device, dtype, revision, trust_remote_code, **engine: as in `Engine.from_pretrained`.
     """
 
@@ -135,8 +143,8 @@ class FastsiaLM(TemplateLM):
     ) -> None:
         super().__init__()
         if num_rollouts is not None and entropies_path is None:
-            raise FastsiaError("num_rollouts has no meaning without entropies_path: curves go nowhere else.")
-        self.reader = AnswerReader.of(
+            raise FastsiaError("num_rollouts needs entropies_path, where curves are written.")
+        self.reader = ResponseReader.of(
             answer_format=answer_format,
             answer_reading=answer_reading,
             num_rollouts=num_rollouts,
@@ -150,7 +158,7 @@ class FastsiaLM(TemplateLM):
         else:
             if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
                 logger.warning("This torch sees no CUDA device: %s becomes the CPU.", device)
-                device = None  # cuda:0 is what the command line gives where nobody asked for it
+                device = None  # the harness's command line passes cuda:0 by default
             engine.setdefault("max_concurrent_trajectories", _max_concurrent_trajectories(batch_size, max_batch_size))
             self.engine = Engine.from_pretrained(
                 pretrained,
@@ -161,7 +169,7 @@ class FastsiaLM(TemplateLM):
                 **{name: value for name, value in engine.items() if value is not None},
             )
         if self.engine.tokenizer is None:
-            raise FastsiaError(f"model {pretrained!r} has no tokenizer; the harness gives texts.")
+            raise FastsiaError(f"model {pretrained!r} has no tokenizer; the harness needs one.")
         self.pretrained, self.revision = pretrained, revision
         self.tokenizer = self.engine.tokenizer
         self.batch_size = self.engine.max_concurrent_trajectories
@@ -189,7 +197,7 @@ class FastsiaLM(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text that has nothing before it."""
+        """The token before a text without context."""
         if self.custom_prefix_token_id is not None:
             return self.custom_prefix_token_id
         bos = self.tokenizer.bos_token_id
@@ -204,7 +212,7 @@ class FastsiaLM(TemplateLM):
         return str(self.tokenizer.name_or_path).replace("/", "__")
 
     def get_model_info(self) -> dict[str, Any]:
-        """What the harness writes into its results beside the arguments."""
+        """Facts for the harness's results file."""
         return {
             "model_num_parameters": sum(p.numel() for p in self.engine.model.parameters()),
             "model_revision": self.revision or "main",
@@ -214,7 +222,7 @@ class FastsiaLM(TemplateLM):
         }
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The conversation as the model's template writes it; without its system turns where it refuses them."""
+        """The conversation in the model's template; system turns are left out if the template refuses them."""
         self._is_chat = True
 
         def render(turns: list[dict[str, str]]) -> str:
@@ -234,7 +242,7 @@ class FastsiaLM(TemplateLM):
             return render([turn for turn in chat_history if turn["role"] != "system"])
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Token ids; nothing special is added to a text that begins with a BOS of its own."""
+        """Token ids; no special tokens are added to a text that begins with a BOS."""
         if add_special_tokens is None:
             add_special_tokens = self.add_bos_token
             if has_bos_prefix(string, self.tokenizer.decode([self.prefix_token_id])):
@@ -247,7 +255,7 @@ class FastsiaLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: list[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        """(log-probability in nats, whether greedy decoding writes it) of each continuation.
+        """(log-probability in nats, whether greedy decoding produces it) of each continuation.
 
         Adjacent continuations of one context (the options of a question) share its computation.
         """
@@ -257,11 +265,11 @@ class FastsiaLM(TemplateLM):
         for context, group in groupby(zip(requests, cut, strict=True), key=lambda pair: pair[1][0]):
             members = list(group)
             continuations = [continuation for _, (_, continuation) in members]
-            # The first one is the trunk's end, so that a single continuation is scored in one pass.
+            # The first one extends the context, so that a single continuation is scored in one pass.
             scores = self.engine.loglikelihood(context, continuations[0], [Forced(0, (), ids) for ids in continuations])
             for (request, _), score in zip(members, scores, strict=True):
                 answer = (float(score.logprobs.sum()), score.is_greedy)
-                if request[0] is not None:  # a window of a longer text has no name
+                if request[0] is not None:  # a window of a longer text has no cache key
                     self.cache_hook.add_partial("loglikelihood", request[0], answer)
                 found.append(answer)
                 bar.update()
@@ -269,7 +277,7 @@ class FastsiaLM(TemplateLM):
         return found
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """The log-probability of whole texts, in windows of the context length that overlap as little as can be."""
+        """The log-probability of whole texts, in windows of the context length with minimal overlap."""
         totals = []
         for request in tqdm(requests, disable=disable_tqdm, desc="Running loglikelihood_rolling requests"):
             (text,) = request.args
@@ -286,7 +294,7 @@ class FastsiaLM(TemplateLM):
         return totals
 
     def _fit(self, context: list[int], continuation: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Both, the context cut from the left where they are too long; the last token needs no position."""
+        """Both, with the context cut from the left if they are too long; the last token needs no position."""
         length = self.max_length + 1
         if len(context) + len(continuation) > length:
             logger.warning("Context of %d and continuation of %d tokens: cut.", len(context), len(continuation))
@@ -301,10 +309,11 @@ class FastsiaLM(TemplateLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """The response to each request, cut at its stop texts.
 
-        Adjacent equal requests (a task's repeats) are one prompt with so many rollouts. Their draws depend on the seed,
-        the task, the document and the repeat's number alone.
+        Adjacent equal requests (a task's repeats) are drawn as rollouts of one prompt. The draws are a function of the
+        seed, the task, the document and the repeat's number.
 
-        Raises FastsiaError: a setting that the engine does not have, or a response that failed (NaN logits).
+        Raises:
+            FastsiaError: an unsupported setting, or a response that failed (NaN logits).
         """
         groups = list(self._groups(requests))
         texts: list[list[str]] = [[] for _ in groups]
@@ -318,11 +327,11 @@ class FastsiaLM(TemplateLM):
             for text in texts[number]:
                 self.cache_hook.add_partial("generate_until", (group.context, group.gen_kwargs), text)
             if self._entropies is not None:
-                # The reader knows think blocks itself; without them what was cut off is no part of the response.
+                # The reader handles think blocks itself; without them text after a stop text is not read.
                 read = [self.vocabulary.decode(ids) for ids in responses]
                 if not self.think_end_token:
                     read = [postprocess_generated_text(text, group.until, None) for text in read]
-                answers = self.reader.read(read, group.asked, drawn=rollouts)
+                answers = self.reader.read(read, group.facts, drawn=rollouts)
                 self._entropies.take(group, answers, responses, has_curves=self.reader.config is not None)
             bar.update(group.count)
         bar.close()
@@ -331,7 +340,7 @@ class FastsiaLM(TemplateLM):
         return [text for responses in texts for text in responses]
 
     def _text(self, token_ids: Sequence[int]) -> str:
-        """A response's text; with marks of think blocks that are special tokens where the harness looks for one."""
+        """A response's text, including think marks that are special tokens if the harness looks for them."""
         if self.think_end_token:
             return self.vocabulary.decode(token_ids)
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=True))
@@ -367,7 +376,7 @@ class FastsiaLM(TemplateLM):
                 until,
                 self._sampling(settings, until, max_tokens),
                 request_seed(self.seed, f"{task_name}\x1f{doc_id}\x1f{idx}", 0),
-                Asked.by(context, self.vocabulary, is_chat=self._is_chat),
+                PromptFacts.of(context, self.vocabulary, is_chat=self._is_chat),
             )
 
     def _request(self, number: int, group: _Group) -> Request:
@@ -382,14 +391,14 @@ class FastsiaLM(TemplateLM):
         )
 
     def _sampling(self, settings: dict[str, Any], until: Sequence[str], max_tokens: int) -> SamplingParams:
-        """settings: normalised, without the stop texts and the length; used up here."""
-        del settings["do_sample"]  # the harness has made it agree with the temperature
+        """Sampling parameters from normalised settings without stop texts and length; empties `settings`."""
+        del settings["do_sample"]  # the harness has adapted the temperature to it
         temperature, top_p = settings.pop("temperature", 0.0), settings.pop("top_p", None)
         for name, value in settings.items():
-            cuts_only = name in _CUTS and temperature == 0  # the most probable token is cut by none of them
+            cuts_only = name in _CUTS and temperature == 0  # none of them removes the most probable token
             if value not in _NEUTRAL.get(name, ()) and not cuts_only:
-                raise FastsiaError(f"generation_kwargs: {name}={value!r} is not something that fastsia's engine does.")
-        # In a think block the stop texts of a task mean nothing; they are applied to what comes after it.
+                raise FastsiaError(f"generation_kwargs: fastsia's engine does not support {name}={value!r}.")
+        # A task's stop texts do not end a think block; they are applied to the text after it.
         texts, ids = special_stops(self.tokenizer, () if self.think_end_token else until)
         return SamplingParams(
             temperature=temperature,
@@ -400,7 +409,7 @@ class FastsiaLM(TemplateLM):
         )
 
     def _draw_curves(self, entropies: _Entropies, disable_tqdm: bool) -> None:
-        """The curve along every response that waits for one."""
+        """Draw the curve along every waiting response."""
         vocabulary = self.vocabulary
         waiting = entropies.waiting()
 
@@ -413,7 +422,7 @@ class FastsiaLM(TemplateLM):
                     group.prompt_ids,
                     content(vocabulary, response, group.sampling.stop, eos),
                     request_seed(group.seed, "response", number),
-                    group.asked,
+                    group.facts,
                     context_length=self.engine.context_length,
                     stop=group.sampling.stop,
                     eos_token_id=eos,
@@ -422,14 +431,14 @@ class FastsiaLM(TemplateLM):
         bar = tqdm(total=len(waiting), disable=disable_tqdm or not waiting, desc="Running entropy curves")
         for trajectory in self.engine.run(requests()):
             group, number, _ = waiting[_position(trajectory)]
-            curve = self.reader.curve(trajectory, vocabulary, group.name, group.asked)
+            curve = self.reader.curve(trajectory, vocabulary, group.name, group.facts)
             entropies.take_curve(group, number, curve)
             bar.update()
         bar.close()
 
 
 class _Entropies:
-    """One JSON-lines file a task, named as the harness names its samples; a line is written when it is complete."""
+    """One JSON-lines file per task, named like the harness's samples files; a line is written when it is complete."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -456,7 +465,7 @@ class _Entropies:
             self._write(group, record)
 
     def waiting(self) -> list[tuple[_Group, int, list[int]]]:
-        """(group, response's number, its tokens) of what waits for its curve."""
+        """(group, response's number, its tokens) of every response that waits for its curve."""
         return [(group, i, ids) for group, (_, responses, _) in self._open.items() for i, ids in enumerate(responses)]
 
     def take_curve(self, group: _Group, number: int, curve: dict[str, Any]) -> None:
@@ -469,7 +478,7 @@ class _Entropies:
     def _write(self, group: _Group, record: dict[str, Any]) -> None:
         name = re.sub(r"[^\w.-]", "_", str(group.task_name))
         path = self._folder / f"entropies_{name}_{self._date}.jsonl"
-        # The first line makes the file: what is there already, a link included, is not ours to write to.
+        # The first line creates the file; an existing file or link is never written to.
         with open(path, "a" if path in self._started else "x", encoding="utf-8") as file:
             file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
         self._started.add(path)
@@ -481,7 +490,7 @@ def _position(trajectory: Trajectory) -> int:
 
 
 def _max_concurrent_trajectories(batch_size: int | str | None, max_batch_size: int | None) -> int | None:
-    """Prompts in flight; None is the engine's own choice."""
+    """Prompts in flight; None is the engine's default."""
     if batch_size is None or str(batch_size).startswith("auto"):
         return None if max_batch_size is None else min(64, int(max_batch_size))
     try:
@@ -491,7 +500,7 @@ def _max_concurrent_trajectories(batch_size: int | str | None, max_batch_size: i
 
 
 def register() -> None:
-    """Make the model known by its name, by a reference: run as a program this file is another module than imported."""
+    """Register the model by a reference to this module: run as a program, the file is another module (__main__)."""
     if NAME not in model_registry:
         model_registry.register(NAME, target="fastsia.integrations.lm_eval:FastsiaLM")
 

@@ -1,7 +1,7 @@
-"""Stat calculators and estimators for LM-Polygraph, fed by rollouts of fastsia's engine. See docs/lm_polygraph.md.
+"""Stat calculators and estimators for LM-Polygraph that use rollouts of fastsia's engine. See docs/lm_polygraph.md.
 
-`calculators()` gives `UEManager` what it needs; in a configuration of `polygraph_eval` the builder of a stat calculator
-and the name of an estimator is this module ("fastsia.integrations.lm_polygraph").
+`calculators()` returns the calculators for `UEManager`. In a configuration of `polygraph_eval` this module
+("fastsia.integrations.lm_polygraph") is the builder of a stat calculator and the name of an estimator.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from fastsia.engine.forcing import Forced
 from fastsia.engine.seeding import request_seed
 from fastsia.engine.sequence import Request, Rollouts
 from fastsia.errors import FastsiaError
-from fastsia.integrations.answers import AnswerReader, Asked, check_drawn, content, special_stops
+from fastsia.integrations.answers import PromptFacts, ResponseReader, check_drawn, content, special_stops
 from fastsia.renamed import renamed
 
 MODULE = "fastsia.integrations.lm_polygraph"
 
 
 class RolloutCalculator(StatCalculator):
-    """Samples of the model, one prompt's together, in place of LM-Polygraph's own loop over `generate`.
+    """Samples of the model, all samples of a prompt together, in place of LM-Polygraph's own loop over `generate`.
 
     Args:
-        samples_n: rollouts a text.
+        samples_n: rollouts per text.
         answer_format, think: how their answers are read.
-        temperature, top_p: None takes those of the model's generation_parameters. There is no top-k.
+        temperature, top_p: None uses the model's generation_parameters. There is no top-k.
         seed: of every draw.
-        gpu_memory_utilization: part of a card that weights and rollouts may take; LM-Polygraph's own generation has the
-            rest. The calculator that is called first decides.
+        gpu_memory_utilization: fraction of GPU memory for weights and rollouts; LM-Polygraph's own generation uses the
+            rest. The value of the calculator that is called first applies.
     """
 
     @renamed(think="answer_reading")
@@ -55,7 +55,7 @@ class RolloutCalculator(StatCalculator):
     ) -> None:
         super().__init__()
         self.samples_n = samples_n
-        self.reader = AnswerReader(answer_format, answer_reading)
+        self.reader = ResponseReader(answer_format, answer_reading)
         self.temperature, self.top_p, self.seed = temperature, top_p, seed
         self.gpu_memory_utilization = gpu_memory_utilization
 
@@ -79,12 +79,14 @@ class RolloutCalculator(StatCalculator):
     ) -> dict[str, list[Any]]:
         """For each text, lists over its samples.
 
-        sample_texts, sample_tokens (no EOS), sample_log_likelihoods (a token's log-probability, nats), sample_log_probs
-        (their sum, the EOS's included): under the model's own distribution, at temperature 1 and untruncated, and
-        without empty samples, all as LM-Polygraph's calculator has them. sia_answers: of all samples, None where a
-        sample has no answer.
+        Returns:
+            sample_texts; sample_tokens, without EOS; sample_log_likelihoods, a token's log-probability in nats;
+            sample_log_probs, their sum including the EOS. As in LM-Polygraph's calculator they are under the model's
+            own distribution, at temperature 1 and untruncated, and empty samples are left out. sia_answers: of all
+            samples; None for a sample without an answer.
 
-        Raises FastsiaError: a generation parameter that the engine does not have, or a sample that failed.
+        Raises:
+            FastsiaError: an unsupported generation parameter, or a sample that failed.
         """
         engine = _engine(model, self.gpu_memory_utilization)
         stop, special = _stops(model)
@@ -122,11 +124,11 @@ class RolloutCalculator(StatCalculator):
         samples = [tuple(rollouts.row(r).token_ids) for r in range(len(rollouts))]
         vocabulary = engine.vocabulary
         assert vocabulary is not None
-        # Not the tokenizer's own texts, in which marks of think blocks that are special tokens are left out.
+        # The tokenizer's own decoding leaves out think marks that are special tokens.
         whole = [vocabulary.decode(ids) for ids in samples]
         read: dict[str, list[Any]] = {name: [] for name in self.meta_info()[0]}
-        read["sia_answers"] = self.reader.read(whole, _asked(engine, model, prompt_ids), drawn=rollouts)
-        # What the rollouts drew is known under the sampling distribution; LM-Polygraph asks for the model's.
+        read["sia_answers"] = self.reader.read(whole, _facts_of(engine, model, prompt_ids), drawn=rollouts)
+        # The rollouts' log-probabilities are under the sampling distribution; LM-Polygraph needs the model's own.
         scores = engine.loglikelihood(prompt_ids, (), [Forced(0, (), ids) for ids in samples])
         for ids, score in zip(samples, scores, strict=True):
             kept = list(ids[:-1] if ids[-1] in eos else ids)
@@ -141,7 +143,7 @@ class RolloutCalculator(StatCalculator):
 class CurveCalculator(StatCalculator):
     """Answer entropy along the greedy generation: rollouts from every `stride`-th of its tokens.
 
-    Args: as of `AnswerReader.of`; seed and gpu_memory_utilization as of `RolloutCalculator`.
+    Args as in `ResponseReader.of`; seed and gpu_memory_utilization as in `RolloutCalculator`.
     """
 
     @renamed(think="answer_reading")
@@ -158,7 +160,7 @@ class CurveCalculator(StatCalculator):
         gpu_memory_utilization: float = 0.5,
     ) -> None:
         super().__init__()
-        self.reader = AnswerReader.of(
+        self.reader = ResponseReader.of(
             answer_format=answer_format,
             answer_reading=answer_reading,
             num_rollouts=num_rollouts,
@@ -182,21 +184,21 @@ class CurveCalculator(StatCalculator):
         max_new_tokens: int = 100,
         **kwargs: Any,
     ) -> dict[str, list[Any]]:
-        """sia_curves: for each text a dict with checkpoints, entropy, null_rate, mode, ..., lists over checkpoints."""
+        """sia_curves: for each text a dict of lists over checkpoints: checkpoints, entropy, null_rate, mode, ..."""
         engine = _engine(model, self.gpu_memory_utilization)
         vocabulary = engine.vocabulary
         assert vocabulary is not None
         stop, special = _stops(model)
         eos = (*engine.eos_token_ids, *special)
         prompts = _prompts(model, texts)
-        asked = [_asked(engine, model, ids) for ids in prompts]
+        facts = [_facts_of(engine, model, ids) for ids in prompts]
         requests = (
             self.reader.curve_request(
                 i,
                 prompts[i],
                 content(vocabulary, dependencies["greedy_tokens"][i], stop, eos),
                 request_seed(self.seed, text, 0),
-                asked[i],
+                facts[i],
                 context_length=engine.context_length,
                 stop=stop,
                 eos_token_id=eos,
@@ -206,14 +208,15 @@ class CurveCalculator(StatCalculator):
         curves = {}
         for trajectory in engine.run(requests):
             i = cast(int, trajectory.key)
-            curves[i] = self.reader.curve(trajectory, vocabulary, f"text {i}", asked[i])
+            curves[i] = self.reader.curve(trajectory, vocabulary, f"text {i}", facts[i])
         return {"sia_curves": [curves[i] for i in range(len(texts))]}
 
 
 class AnswerEntropy(Estimator):
-    """Entropy of the answers of a text's rollouts, in nats; texts that say the same in other words are one answer.
+    """Entropy of the answers of a text's rollouts in nats; differently worded texts with equal answers count as equal.
 
-    estimator: "plugin", "miller_madow" or "chao_shen".
+    Args:
+        estimator: "plugin", "miller_madow" or "chao_shen".
     """
 
     def __init__(self, estimator: EntropyEstimator = "plugin") -> None:
@@ -230,7 +233,8 @@ class AnswerEntropy(Estimator):
 class CurveEntropy(Estimator):
     """Answer entropy along the greedy generation, in nats.
 
-    reading: "final", at its end; "mean", over its checkpoints; "change", the end's minus the beginning's.
+    Args:
+        reading: "final", at the end; "mean", over the checkpoints; "change", from the beginning to the end.
     """
 
     def __init__(self, reading: Literal["final", "mean", "change"] = "final") -> None:
@@ -256,21 +260,21 @@ _ESTIMATORS = {"AnswerEntropy": AnswerEntropy, "CurveEntropy": CurveEntropy}
 
 
 def load_stat_calculator(config: Any, environment: Any) -> StatCalculator:
-    """What LM-Polygraph calls to build one. config: `obj`, the class's name, and its arguments."""
+    """Build a calculator or estimator for LM-Polygraph from `obj`, the name of its class, and its arguments."""
     return _build(_CALCULATORS, "obj", config)
 
 
 def load_estimator(config: Any) -> Estimator:
-    """What LM-Polygraph calls to build one. config: `obj`, the class's name, and its arguments."""
+    """Build a calculator or estimator for LM-Polygraph from `obj`, the name of its class, and its arguments."""
     return _build(_ESTIMATORS, "obj", config)
 
 
 def calculators(
     rollouts: Mapping[str, Any] | None = None, curves: Mapping[str, Any] | None = None
 ) -> list[StatCalculatorContainer]:
-    """Both stat calculators with their arguments, as `UEManager` takes them.
+    """Both stat calculators with their arguments, for `UEManager`.
 
-    Behind LM-Polygraph's own in its list of calculators, they take the place of those for the same statistics.
+    Placed after LM-Polygraph's own calculators in its list, they replace those of the same statistics.
     """
     return [
         StatCalculatorContainer(
@@ -294,7 +298,7 @@ def _build(kinds: Mapping[str, Any], key: str, config: Any) -> Any:
 
 
 def _engine(model: WhiteboxModel, gpu_memory_utilization: float) -> Engine:
-    """The engine on LM-Polygraph's own weights; it stays with the model, for both calculators."""
+    """The engine on LM-Polygraph's own weights; stored on the model and shared by both calculators."""
     if not isinstance(model, WhiteboxModel):
         raise FastsiaError(f"rollouts need a WhiteboxModel, got {type(model).__name__}.")
     engine: Engine | None = getattr(model, "fastsia_engine", None)
@@ -305,12 +309,12 @@ def _engine(model: WhiteboxModel, gpu_memory_utilization: float) -> Engine:
 
 
 def _prompts(model: WhiteboxModel, texts: Sequence[str]) -> list[tuple[int, ...]]:
-    """Each text's token ids, as LM-Polygraph itself puts it to the model, without the padding of a batch."""
+    """Each text's token ids as LM-Polygraph tokenizes it, without the padding of a batch."""
     return [tuple(model.tokenize([text])["input_ids"][0].tolist()) for text in texts]
 
 
-def _asked(engine: Engine, model: WhiteboxModel, prompt_ids: Sequence[int]) -> Asked:
-    return Asked.by(
+def _facts_of(engine: Engine, model: WhiteboxModel, prompt_ids: Sequence[int]) -> PromptFacts:
+    return PromptFacts.of(
         model.tokenizer.decode(prompt_ids), engine.vocabulary, is_chat=bool(getattr(model, "instruct", False))
     )
 
@@ -318,11 +322,12 @@ def _asked(engine: Engine, model: WhiteboxModel, prompt_ids: Sequence[int]) -> A
 def _stops(model: WhiteboxModel) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """The stop texts of the generation parameters, and the ids of the special tokens among them.
 
-    Raises FastsiaError: another of these parameters asks for what the engine does not do.
+    Raises:
+        FastsiaError: an unsupported generation parameter.
     """
     parameters = model.generation_parameters
     neutral = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "num_beams": 1, "allow_newlines": True}
     for name, value in neutral.items():
         if getattr(parameters, name) != value:
-            raise FastsiaError(f"{name}={getattr(parameters, name)!r} is not something that fastsia's engine does.")
+            raise FastsiaError(f"fastsia's engine does not support {name}={getattr(parameters, name)!r}.")
     return special_stops(model.tokenizer, parameters.stop_strings or ())

@@ -14,7 +14,7 @@ import pytest
 
 from fastsia import Engine, FastsiaError, SamplingParams, answer_entropy, extract_answers
 from fastsia.engine.seeding import request_seed
-from fastsia.integrations.answers import AnswerReader, Asked, check_drawn, content, special_stops, summary
+from fastsia.integrations.answers import PromptFacts, ResponseReader, check_drawn, content, special_stops, summary
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,7 +55,7 @@ def test_a_curve_is_the_entropy_of_rollouts_from_each_checkpoint() -> None:
     response = engine.rollout(prompt_ids(), 1, SamplingParams(temperature=0, max_tokens=80))[0].token_ids
     ids = content(engine.vocabulary, response, (), engine.eos_token_ids)
     assert ids == response[:-1]
-    reader = AnswerReader.of(num_rollouts=8, stride=5, temperature=1.0, top_p=1.0, max_tokens=80)
+    reader = ResponseReader.of(num_rollouts=8, stride=5, temperature=1.0, top_p=1.0, max_tokens=80)
     request = reader.curve_request("it", prompt_ids(), ids, 3, context_length=engine.context_length)
     (trajectory,) = engine.run([request])
     curve = reader.curve(trajectory, engine.vocabulary, "it")
@@ -74,7 +74,7 @@ def test_a_response_that_fills_the_context_leaves_room_for_its_rollouts() -> Non
     engine = demo()
     prompt = prompt_ids()
     context = len(prompt) + 10
-    reader = AnswerReader.of(num_rollouts=2, stride=5)
+    reader = ResponseReader.of(num_rollouts=2, stride=5)
     request = reader.curve_request(0, prompt, [5] * 10, 0, context_length=context)
     assert request.trajectory_ids == (5,) * 9
     assert len(prompt) + 9 + request.sampling.max_tokens == context
@@ -119,37 +119,37 @@ def test_what_a_prompt_says_of_think_blocks(prompt: str, starts: bool, expects: 
     vocabulary = demo().vocabulary
     assert vocabulary is not None
     assert not vocabulary.has_think_marks
-    assert Asked.by(prompt, vocabulary, is_chat=True) == Asked(starts, True, expects)
+    assert PromptFacts.of(prompt, vocabulary, is_chat=True) == PromptFacts(starts, True, expects)
 
 
 def test_a_chat_model_that_repeats_the_question_is_read_on() -> None:
     """Stop texts of plain prompts cut its texts, and every answer behind them was lost."""
     text = "I think of 3.\nQuestion: What is 2 + 3?\n\n2 + 3 = 5\n#### 5"
-    reader = AnswerReader.of(num_rollouts=2, stride=5)
-    assert reader.read([text], Asked(is_chat=True)) == ["5"]
+    reader = ResponseReader.of(num_rollouts=2, stride=5)
+    assert reader.read([text], PromptFacts(is_chat=True)) == ["5"]
     assert reader.read([text]) == ["3"]
-    asked = Asked(starts_in_think=True, is_chat=True, expects_think=True)
+    asked = PromptFacts(starts_in_think=True, is_chat=True, expects_think=True)
     stop = reader.curve_request(0, [1], [], 0, asked, context_length=100).answer_stop
     assert stop is not None
     assert (stop.starts_in_think, stop.stop_texts, stop.expects_think) == (True, False, True)
 
 
 def test_options_without_rollouts_are_refused() -> None:
-    assert AnswerReader.of().config is None
-    with pytest.raises(FastsiaError, match="stride has no meaning without num_rollouts"):
-        AnswerReader.of(stride=5)
+    assert ResponseReader.of().config is None
+    with pytest.raises(FastsiaError, match="stride applies to curves only"):
+        ResponseReader.of(stride=5)
     with pytest.raises(FastsiaError, match="answer_format must be one of"):
-        AnswerReader.of(answer_format="numbers")  # type: ignore[arg-type]
+        ResponseReader.of(answer_format="numbers")  # type: ignore[arg-type]
     with pytest.raises(FastsiaError, match="answer_reading must be"):
-        AnswerReader.of(answer_reading="loose")  # type: ignore[arg-type]
+        ResponseReader.of(answer_reading="loose")  # type: ignore[arg-type]
     with pytest.raises(FastsiaError, match="num_rollouts must be"):
-        AnswerReader.of(num_rollouts=0)
+        ResponseReader.of(num_rollouts=0)
 
 
 def test_a_failed_rollout_is_named() -> None:
     engine = Engine.from_pretrained("demo:sft", num_kv_blocks=1024)
     engine.model.get_input_embeddings().weight.data[prompt_ids()[3]] = math.nan
-    reader = AnswerReader.of(num_rollouts=2, stride=5)
+    reader = ResponseReader.of(num_rollouts=2, stride=5)
     (trajectory,) = engine.run([reader.curve_request(0, prompt_ids(), [], 0, context_length=2048)])
     with pytest.raises(FastsiaError, match=r"question 3: .*NaN or infinite"):
         check_drawn(trajectory, "question 3")
@@ -177,7 +177,7 @@ def test_every_entry_point_names_a_module_that_is_there() -> None:
 def test_curves_of_one_response_do_not_depend_on_what_else_runs() -> None:
     engine = demo()
     assert engine.vocabulary is not None
-    reader = AnswerReader.of(num_rollouts=4, stride=10, temperature=1.0, max_tokens=40)
+    reader = ResponseReader.of(num_rollouts=4, stride=10, temperature=1.0, max_tokens=40)
     requests = [reader.curve_request(i, prompt_ids(), [5, 6, 7 + i] * 7, 11 + i, context_length=2048) for i in range(3)]
     together = {trajectory.key: trajectory for trajectory in engine.run(requests)}
     (alone,) = engine.run(requests[1:2])

@@ -167,10 +167,10 @@ def test_what_the_engine_does_not_have_is_refused() -> None:
     (log,) = eval(task(1), model=model(), top_k=5, display="none")
     assert log.status == "error"
     assert log.error is not None
-    assert "top_k is not something" in log.error.message
+    assert "does not support top_k" in log.error.message
     (log,) = eval(Task(task(1).dataset, solver=[use_tools(add()), generate()]), model=model(), display="none")
     assert log.error is not None
-    assert "tools are not something" in log.error.message
+    assert "does not support tools" in log.error.message
 
 
 def test_an_image_is_refused_and_not_left_out() -> None:
@@ -179,7 +179,7 @@ def test_an_image_is_refused_and_not_left_out() -> None:
     async def ask() -> None:
         await model().generate([question])
 
-    with pytest.raises(FastsiaError, match="type image is not something"):
+    with pytest.raises(FastsiaError, match="does not read content of the type image"):
         anyio.run(ask)
 
 
