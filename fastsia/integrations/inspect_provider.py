@@ -54,9 +54,9 @@ _UNSUPPORTED = (
 class FastsiaAPI(ModelAPI):
     """`fastsia/MODEL`: a Hub id, a folder, "demo:sft".
 
-    Model args (`-M name=value`):
-        answer_format, think, num_rollouts, stride, rollout_temperature, rollout_top_p, rollout_max_tokens: what the
-            output's metadata holds, see `ResponseReader.of`.
+    Args (`-M name=value`):
+        answer_format, answer_reading, num_rollouts, stride, rollout_temperature, rollout_top_p, rollout_max_tokens:
+            content of the output's metadata, see `ResponseReader.of`.
         chat_template_args: further variables of the chat template, such as enable_thinking.
         device, dtype, revision, trust_remote_code, max_num_seqs, ...: as in `Engine.from_pretrained`.
     """

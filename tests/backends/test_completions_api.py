@@ -98,12 +98,12 @@ def test_half_a_character_beside_token_ids_is_no_fault() -> None:
         ({"choices": [choice(text=None)]}, 1, "without text"),
         ({"choices": [choice(finish_reason=None)]}, 1, "ended by None"),
         ({"choices": [choice(finish_reason="content_filter")]}, 1, "ended by 'content_filter'"),
-        ({"choices": [choice(token_ids=[1, "2"])]}, 1, "token ids that are none"),
-        ({"choices": [choice(token_ids=[1, 2**40])]}, 1, "token ids that are none"),
-        ({"choices": [choice(token_ids=[2**24])]}, 1, "token ids that are none"),
-        ({"choices": [choice(token_ids=[-1])]}, 1, "token ids that are none"),
-        ({"choices": [choice(logprobs={"content": [{"id": 10**400, "logprob": -1}]})]}, 1, "token ids that are none"),
-        ({"choices": [choice(text="4 \ud800")]}, 1, "half of a surrogate pair"),
+        ({"choices": [choice(token_ids=[1, "2"])]}, 1, "token ids that are not integers"),
+        ({"choices": [choice(token_ids=[1, 2**40])]}, 1, "token ids that are not integers"),
+        ({"choices": [choice(token_ids=[2**24])]}, 1, "token ids that are not integers"),
+        ({"choices": [choice(token_ids=[-1])]}, 1, "token ids that are not integers"),
+        ({"choices": [choice(logprobs={"content": [{"id": 10**400, "logprob": -1}]})]}, 1, "token ids that are not integers"),
+        ({"choices": [choice(text="4 \ud800")]}, 1, "an unpaired surrogate"),
     ],
 )
 def test_what_is_no_whole_answer_is_none(answer: Any, n: int, sentence: str) -> None:
