@@ -102,7 +102,11 @@ def test_half_a_character_beside_token_ids_is_no_fault() -> None:
         ({"choices": [choice(token_ids=[1, 2**40])]}, 1, "token ids that are not integers"),
         ({"choices": [choice(token_ids=[2**24])]}, 1, "token ids that are not integers"),
         ({"choices": [choice(token_ids=[-1])]}, 1, "token ids that are not integers"),
-        ({"choices": [choice(logprobs={"content": [{"id": 10**400, "logprob": -1}]})]}, 1, "token ids that are not integers"),
+        (
+            {"choices": [choice(logprobs={"content": [{"id": 10**400, "logprob": -1}]})]},
+            1,
+            "token ids that are not integers",
+        ),
         ({"choices": [choice(text="4 \ud800")]}, 1, "an unpaired surrogate"),
     ],
 )
