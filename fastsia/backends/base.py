@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -11,7 +12,9 @@ import torch
 
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.engine.sequence import Counters, Request, Trajectory
-from fastsia.models.resolve import demo_models
+from fastsia.errors import FastsiaError
+from fastsia.models.loading import context_length, eos_ids, load_description, origin_of
+from fastsia.models.resolve import ModelRef, demo_models, resolve_model
 
 _SAMPLED_VALUES = 512
 
@@ -64,6 +67,57 @@ class Backend(Protocol):
     def generate(self, requests: Iterable[Request]) -> Iterator[Trajectory]:
         """Finished requests in any order; requests are pulled lazily."""
         ...
+
+
+class LocalModel:
+    """The members of a backend that has its model in this process.
+
+    Attributes:
+        model: transformers' model.
+        model_name: as in `Backend`.
+    """
+
+    model: Any
+    model_name: str
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return origin_of(self.model).notes
+
+    @property
+    def recommended(self) -> dict[str, Any]:
+        return recommended_sampling(self.model)
+
+    def fingerprint(self) -> str:
+        return model_fingerprint(self.model)
+
+
+class DescribedModel:
+    """The members of a backend whose weights are elsewhere: a server's, or those of other processes.
+
+    Attributes:
+        ref: the resolved name.
+        model_config: the model's configuration.
+    """
+
+    def __init__(
+        self, model: str | os.PathLike[str] | ModelRef, *, trust_remote_code: bool, revision: str | None
+    ) -> None:
+        self.ref = resolve_model(model)
+        described = load_description(self.ref, trust_remote_code=trust_remote_code, revision=revision)
+        if described.tokenizer is None:
+            raise FastsiaError(f"model {self.ref.name!r} has no tokenizer; prompts and answers need one.")
+        self.model_name = self.ref.name
+        self.model_config = described.config
+        self.tokenizer = described.tokenizer
+        self.vocabulary = Vocabulary.from_tokenizer(described.tokenizer)
+        self.eos_token_ids = eos_ids(described, described.tokenizer)
+        self.context_length = context_length(described)
+        self.counters = Counters()
+
+    def limit_context(self, length: int) -> None:
+        """Shorten the context length to that of the process with the weights."""
+        self.context_length = min(filter(None, (self.context_length, length)))
 
 
 def model_fingerprint(model: Any) -> str:

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.backends.base import model_fingerprint, model_name, recommended_sampling
+from fastsia.backends.base import LocalModel, model_name
 from fastsia.backends.continuations import Continuation, DrawnSequence, PendingRequest
 from fastsia.engine.sequence import Counters, Request, Trajectory
 from fastsia.errors import FastsiaError
@@ -32,7 +32,7 @@ from fastsia.models.loading import context_length, eos_ids, load_model, origin_o
 from fastsia.models.resolve import ModelRef, resolve_model
 
 
-class HFGenerateBackend:
+class HFGenerateBackend(LocalModel):
     """transformers' `generate` as a backend. It ignores `share` and `answer_stop`.
 
     Draws come from torch's generator, seeded by request and checkpoint, so a resumed run repeats them. They differ from
@@ -59,14 +59,6 @@ class HFGenerateBackend:
         backend.model_name = ref.name
         return backend
 
-    @property
-    def notes(self) -> Sequence[str]:
-        return origin_of(self.model).notes
-
-    @property
-    def recommended(self) -> dict[str, Any]:
-        return recommended_sampling(self.model)
-
     def describe(self) -> dict[str, Any]:
         parameter = next(self.model.parameters())
         return {
@@ -75,9 +67,6 @@ class HFGenerateBackend:
             **origin_of(self.model).describe(),
             "kernels": "transformers generate",
         }
-
-    def fingerprint(self) -> str:
-        return model_fingerprint(self.model)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Trajectory]:
         """One request after the other."""

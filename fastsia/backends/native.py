@@ -7,20 +7,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.backends.base import model_fingerprint, model_name, recommended_sampling
+from fastsia.backends.base import LocalModel, model_name
 from fastsia.engine.engine import Engine
 from fastsia.engine.sequence import Counters, Request, Trajectory
-from fastsia.models.loading import origin_of
 from fastsia.models.resolve import ModelRef, resolve_model
 
 
-class NativeBackend:
+class NativeBackend(LocalModel):
     """A thin wrapper around `Engine`; later updates of the weights are seen."""
 
     name = "native"
 
     def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+        self.engine, self.model = engine, engine.model
         self.model_name = model_name(engine.model, engine.tokenizer)
 
     @classmethod
@@ -52,22 +51,11 @@ class NativeBackend:
         return self.engine.counters
 
     @property
-    def notes(self) -> Sequence[str]:
-        return origin_of(self.engine.model).notes
-
-    @property
-    def recommended(self) -> dict[str, Any]:
-        return recommended_sampling(self.engine.model)
-
-    @property
     def warnings(self) -> Sequence[str]:
         return self.engine.runner.warnings
 
     def describe(self) -> dict[str, Any]:
         return self.engine.describe()
-
-    def fingerprint(self) -> str:
-        return model_fingerprint(self.engine.model)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Trajectory]:
         return self.engine.run(requests)

@@ -15,16 +15,14 @@ from urllib.parse import urlsplit
 import numpy as np
 from anyio.from_thread import start_blocking_portal
 
-from fastsia.answers.vocabulary import Vocabulary
-from fastsia.backends.base import config_bytes
+from fastsia.backends.base import DescribedModel, config_bytes
 from fastsia.backends.completions_api import DIALECTS, Choice, Dialect, body, num_prompt_tokens, read_choices
 from fastsia.backends.completions_client import Client, Denied, Refused, Unanswered, Unsound
 from fastsia.backends.continuations import Continuation, DrawnSequence, PendingRequest
 from fastsia.config import SamplingParams, integer_from, real
-from fastsia.engine.sequence import Counters, FinishReason, Request, Trajectory
+from fastsia.engine.sequence import FinishReason, Request, Trajectory
 from fastsia.errors import FastsiaError
-from fastsia.models.loading import context_length, eos_ids, load_description
-from fastsia.models.resolve import ModelRef, resolve_model
+from fastsia.models.resolve import ModelRef
 
 _PROBE = "1 + 1 ="
 _THREAD = "fastsia-server"
@@ -48,7 +46,7 @@ class _Observed:
     num_varied: int = 0
 
 
-class OpenAIServerBackend:
+class OpenAIServerBackend(DescribedModel):
     """Trajectories and rollouts drawn by a server. The model's folder or Hub id provides the tokenizer; no weights.
 
     Prompts are sent as token ids if the server accepts them, else as text. `share` and `answer_stop` are ignored: a
@@ -96,23 +94,13 @@ class OpenAIServerBackend:
         if not isinstance(send_seed, bool):
             raise FastsiaError(f"send_seed must be true or false, got {send_seed!r}.")
         self._send_seed = send_seed
-        ref = resolve_model(model)
-        described = load_description(ref, trust_remote_code=trust_remote_code, revision=revision)
-        if described.tokenizer is None:
-            raise FastsiaError(f"model {ref.name!r} has no tokenizer; prompts and answers need one.")
-        self.model_name = ref.name
-        self.tokenizer = described.tokenizer
-        self.vocabulary = Vocabulary.from_tokenizer(described.tokenizer)
-        self.eos_token_ids = eos_ids(described, described.tokenizer)
-        self.context_length = context_length(described)
-        self.counters = Counters()
-        self._config = config_bytes(described.config)
+        super().__init__(model, trust_remote_code=trust_remote_code, revision=revision)
         self._observed = _Observed()
-        self._texts = _Texts(described.tokenizer)
+        self._texts = _Texts(self.tokenizer)
         # Choices per call; None until the first call for all rollouts of a checkpoint.
         self._choices_per_call: int | None = None
         with start_blocking_portal(name=_THREAD) as portal:
-            self.served_model, self._dialect = portal.call(self._connect, ref, served_model, api_key_env)
+            self.served_model, self._dialect = portal.call(self._connect, served_model, api_key_env)
 
     def describe(self) -> dict[str, Any]:
         observed = self._observed
@@ -150,7 +138,7 @@ class OpenAIServerBackend:
 
     def fingerprint(self) -> str:
         """A hash of the configuration and the served name; a server does not show its weights."""
-        digest = hashlib.blake2b(self._config, digest_size=8)
+        digest = hashlib.blake2b(config_bytes(self.model_config), digest_size=8)
         digest.update(self.served_model.encode())
         return digest.hexdigest()
 
@@ -193,13 +181,13 @@ class OpenAIServerBackend:
     def _count_retry(self) -> None:
         self._observed.num_retries += 1
 
-    async def _connect(self, ref: ModelRef, served_model: str | None, api_key_env: str | None) -> tuple[str, Dialect]:
+    async def _connect(self, served_model: str | None, api_key_env: str | None) -> tuple[str, Dialect]:
         """(the server's name of the model, the most exact dialect that the server accepts)."""
         async with self._client() as client:
             try:
                 listed = await self._listed(client)
-                candidates = (name for name in (ref.name, ref.source) if name in listed)
-                served = served_model or next(candidates, ref.source)
+                candidates = (name for name in (self.ref.name, self.ref.source) if name in listed)
+                served = served_model or next(candidates, self.ref.source)
                 return served, await self._probe(client, served, listed)
             except Denied as error:
                 sent = (
@@ -223,7 +211,7 @@ class OpenAIServerBackend:
             return []
         lengths = [entry["max_model_len"] for entry in entries if isinstance(entry.get("max_model_len"), int)]
         if len(lengths) == 1:
-            self.context_length = min(filter(None, (self.context_length, lengths[0])))
+            self.limit_context(lengths[0])
         return [str(entry.get("id")) for entry in entries]
 
     async def _probe(self, client: Client, served: str, listed: list[str]) -> Dialect:

@@ -11,21 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from fastsia.answers.vocabulary import Vocabulary
-from fastsia.backends.base import config_bytes
+from fastsia.backends.base import DescribedModel, config_bytes
 from fastsia.backends.continuations import Continuation, DrawnSequence, PendingRequest
 from fastsia.config import integer_from
-from fastsia.engine.sequence import Counters, Request, Trajectory
+from fastsia.engine.sequence import Request, Trajectory
 from fastsia.errors import FastsiaError, one_line
-from fastsia.models.loading import (
-    Description,
-    context_length,
-    eos_ids,
-    load_description,
-    resolve_device,
-    resolve_dtype,
-)
-from fastsia.models.resolve import ModelRef, resolve_model
+from fastsia.models.loading import resolve_device, resolve_dtype
+from fastsia.models.resolve import ModelRef
 
 # Trajectories drawn together before all their checkpoints: enough to fill vLLM's batch, and few enough that finished
 # problems are stored steadily.
@@ -33,7 +25,7 @@ _WINDOW = 64
 _SAMPLED_BLOCKS, _BLOCK_BYTES = 512, 64
 
 
-class VLLMBackend:
+class VLLMBackend(DescribedModel):
     """vLLM's engine: token-id prompts, prefix caching, n sequences a prompt, and its sampler's log-probabilities.
 
     `share` and `answer_stop` are ignored. The request's seed determines every draw, which makes vLLM draw sequence by
@@ -74,12 +66,9 @@ class VLLMBackend:
             import vllm
         except ImportError as error:
             raise FastsiaError(f"the vllm backend needs vLLM: pip install 'fastsia[vllm]' ({error}).") from error
-        ref = resolve_model(model)
-        if ref.gguf_file is not None:
+        super().__init__(model, trust_remote_code=trust_remote_code, revision=revision)
+        if self.ref.gguf_file is not None:
             raise FastsiaError("the vllm backend does not read GGUF files; the native and hf backends do.")
-        described = load_description(ref, trust_remote_code=trust_remote_code, revision=revision)
-        if described.tokenizer is None:
-            raise FastsiaError(f"model {ref.name!r} has no tokenizer; prompts and answers need one.")
         weights_dtype = str(resolve_dtype(dtype, resolve_device())).removeprefix("torch.")
         settings: dict[str, Any] = {
             "dtype": weights_dtype,
@@ -104,21 +93,13 @@ class VLLMBackend:
         if "model" in own:
             raise FastsiaError("model_args must not contain model.")
         try:
-            self._llm = vllm.LLM(model=ref.source, **(settings | own))
+            self._llm = vllm.LLM(model=self.ref.source, **(settings | own))
         except (TypeError, ValueError, RuntimeError) as error:
-            raise FastsiaError(f"vLLM cannot load {ref.name!r}: {one_line(error)[:300]}") from error
+            raise FastsiaError(f"vLLM cannot load {self.ref.name!r}: {one_line(error)[:300]}") from error
         self._sampling_params = vllm.SamplingParams
         self._version = vllm.__version__
         self._settings = settings | own
-        self._ref, self._described = ref, described
-        self.model_name = ref.name
-        self.tokenizer = described.tokenizer
-        self.vocabulary = Vocabulary.from_tokenizer(described.tokenizer)
-        self.eos_token_ids = eos_ids(described, described.tokenizer)
-        self.context_length = min(
-            filter(None, (context_length(described), int(self._llm.llm_engine.model_config.max_model_len)))
-        )
-        self.counters = Counters()
+        self.limit_context(int(self._llm.llm_engine.model_config.max_model_len))
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -130,7 +111,7 @@ class VLLMBackend:
         }
 
     def fingerprint(self) -> str:
-        return _stored_fingerprint(self._ref, self._described, self._settings.get("revision"))
+        return _stored_fingerprint(self.ref, self.model_config, self._settings.get("revision"))
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Trajectory]:
         """All trajectories of a window of requests in one batch, then all their rollouts in another."""
@@ -197,12 +178,12 @@ def _json_value(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
-def _stored_fingerprint(ref: ModelRef, described: Description, revision: str | None) -> str:
+def _stored_fingerprint(ref: ModelRef, config: Any, revision: str | None) -> str:
     """16 hex digits over the configuration and the weight files: their names, sizes, and bytes sampled from each.
 
     vLLM's weights are in other processes, fused and sharded, so the files identify the model.
     """
-    digest = hashlib.blake2b(config_bytes(described.config), digest_size=8)
+    digest = hashlib.blake2b(config_bytes(config), digest_size=8)
     folder = ref.path
     if folder is None:
         from huggingface_hub import try_to_load_from_cache
