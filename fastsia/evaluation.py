@@ -47,7 +47,7 @@ from fastsia.tasks.prompt import date_of_prompts, prompt_options, reading_option
 
 logger = logging.getLogger("fastsia")
 
-TASK_OPTIONS = ("data_dir", "format", "columns", "answer_base")
+TASK_OPTIONS = ("data_dir", "answer_format", "columns", "answer_base")
 
 
 def evaluate(
