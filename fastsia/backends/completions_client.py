@@ -18,7 +18,7 @@ from tenacity import (
     wait_random,
 )
 
-from fastsia.errors import FastsiaError
+from fastsia.errors import FastsiaError, one_line
 
 # Statuses worth another try: time-outs, a full queue, a restart, a proxy without its server.
 _TRANSIENT = {408, 409, 425, 429, 500, 502, 503, 504, 529}
@@ -166,7 +166,7 @@ class Client:
         """The server's text as one line of bounded length, without the key."""
         if self._key:
             text = text.replace(self._key, "***")
-        line = " ".join(text.split()).rstrip(".")
+        line = one_line(text).rstrip(".")
         return line if len(line) <= _LONGEST_QUOTE else line[:_LONGEST_QUOTE] + "..."
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fastsia.errors import FastsiaError
+from fastsia.errors import FastsiaError, one_line
 from fastsia.models import adapter, gguf
 from fastsia.models.resolve import ModelRef, hub_has, resolve_model
 from fastsia.models.weights import check_finite, check_keys, in_report, quiet_load_report
@@ -313,6 +313,6 @@ def _fault_of_config(error: BaseException) -> str | None:
 
 
 def _one_sentence(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error) or type(error).__name__
     head, stop, _ = text.partition(". ")
     return (head[:300] + ("..." if len(head) > 300 else "")).rstrip(".") + "." if stop or head else text
