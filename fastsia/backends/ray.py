@@ -67,6 +67,7 @@ class RayBackend:
         worker_timeout: seconds; None is `WORKER_TIMEOUT`.
 
     Attributes:
+        worker_timeout: seconds without an answer after which a worker is replaced.
         counters: totals over all workers as of their last answers; the work of a lost worker after its last answer is
             not known.
 
@@ -95,7 +96,7 @@ class RayBackend:
             raise FastsiaError(f"worker_timeout must be a number of seconds > 0, got {worker_timeout!r}.")
         ref = resolve_model(model)
         self.model_name = ref.name
-        self._timeout = WORKER_TIMEOUT if worker_timeout is None else float(worker_timeout)
+        self.worker_timeout = WORKER_TIMEOUT if worker_timeout is None else float(worker_timeout)
         reading = {key: options[key] for key in ("trust_remote_code", "revision") if key in options}
         self.tokenizer = load_description(ref, **reading).tokenizer
         self.vocabulary = Vocabulary.from_tokenizer(self.tokenizer) if self.tokenizer is not None else None
@@ -106,7 +107,7 @@ class RayBackend:
         in_flight = options.get("max_concurrent_trajectories", _DEFAULT_CONCURRENT_TRAJECTORIES)
         self._bound = integer_from(1, "max_concurrent_trajectories", in_flight) + _AHEAD
         self._ray = _connect()
-        num_workers, share, fits = _shares(self._ray, num_workers, options)
+        num_workers, share, fits = worker_shares(self._ray, num_workers, options)
         if not fits:
             logger.warning("the cluster has no room for all %d workers; the others start as it grows.", num_workers)
         self._actors = self._ray.remote(_Actor).options(**share)
@@ -225,7 +226,7 @@ class RayBackend:
         return list(ready)
 
     def _limit(self, worker: _Worker) -> float:
-        return self._timeout if worker.is_up else LOAD_TIMEOUT
+        return self.worker_timeout if worker.is_up else LOAD_TIMEOUT
 
     def _take(self, worker: _Worker) -> Trajectory | None:
         """A worker's oldest answer, which has arrived: a trajectory, or None after loading or a loss."""
@@ -371,7 +372,7 @@ def _check_address(address: str) -> None:
         raise FastsiaError(f"no Ray cluster answers at {address}, the address in RAY_ADDRESS: {reason}.") from error
 
 
-def _shares(ray: Any, num_workers: int | None, options: Mapping[str, Any]) -> tuple[int, dict[str, Any], bool]:
+def worker_shares(ray: Any, num_workers: int | None, options: Mapping[str, Any]) -> tuple[int, dict[str, Any], bool]:
     """(number of workers, Ray resources of each, whether the cluster has room for all of them now)."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus, cpus = ([int(node.get(name, 0)) for node in nodes] for name in ("GPU", "CPU"))

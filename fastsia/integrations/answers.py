@@ -222,6 +222,13 @@ def summary(answers: Sequence[str | None]) -> dict[str, Any]:
     }
 
 
+def responses_request(
+    key: Hashable, prompt_ids: Sequence[int], sampling: SamplingParams, count: int, seed: int
+) -> Request:
+    """`count` responses to a prompt: rollouts at checkpoint 0 of an empty trajectory."""
+    return Request(key, tuple(prompt_ids), sampling, count, seed, trajectory_ids=(), checkpoints=(0,))
+
+
 def check_drawn(drawn: Trajectory, name: str) -> Rollouts:
     """The rollouts of a finished request.
 

@@ -30,7 +30,15 @@ from fastsia.engine.engine import Engine
 from fastsia.engine.seeding import request_seed
 from fastsia.engine.sequence import FINISH_REASONS, Request, Rollouts, Trajectory
 from fastsia.errors import FastsiaError
-from fastsia.integrations.answers import PromptFacts, ResponseReader, check_drawn, content, special_stops, summary
+from fastsia.integrations.answers import (
+    PromptFacts,
+    ResponseReader,
+    check_drawn,
+    content,
+    responses_request,
+    special_stops,
+    summary,
+)
 from fastsia.renamed import renamed
 
 # Used if neither the task nor the command line sets max_tokens; Inspect's own providers use their servers' defaults.
@@ -191,7 +199,7 @@ class FastsiaAPI(ModelAPI):
         call = (prompt, sampling, count)
         self._num_calls[call] += 1
         seed = request_seed(config.seed or 0, prompt, self._num_calls[call])
-        return Request(None, tuple(ids), sampling, count, seed, trajectory_ids=(), checkpoints=(0,)), room < wanted
+        return responses_request(None, ids, sampling, count, seed), room < wanted
 
     def _text(self, token_ids: Sequence[int], stop: Sequence[str]) -> str:
         assert self.engine.tokenizer is not None

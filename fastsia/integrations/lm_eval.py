@@ -43,7 +43,15 @@ from fastsia.engine.forcing import Forced
 from fastsia.engine.seeding import request_seed
 from fastsia.engine.sequence import Request, Trajectory
 from fastsia.errors import FastsiaError
-from fastsia.integrations.answers import PromptFacts, ResponseReader, check_drawn, content, special_stops, summary
+from fastsia.integrations.answers import (
+    PromptFacts,
+    ResponseReader,
+    check_drawn,
+    content,
+    responses_request,
+    special_stops,
+    summary,
+)
 from fastsia.renamed import renamed
 
 logger = logging.getLogger("fastsia")
@@ -318,7 +326,11 @@ class FastsiaLM(TemplateLM):
         groups = list(self._groups(requests))
         texts: list[list[str]] = [[] for _ in groups]
         bar = tqdm(total=len(requests), disable=disable_tqdm, desc="Running generate_until requests")
-        for trajectory in self.engine.run(self._request(i, group) for i, group in enumerate(groups)):
+        drawn = self.engine.run(
+            responses_request(i, group.prompt_ids, group.sampling, group.count, group.seed)
+            for i, group in enumerate(groups)
+        )
+        for trajectory in drawn:
             number = _position(trajectory)
             group, rollouts = groups[number], check_drawn(trajectory, groups[number].name)
             responses = [rollouts.row(r).token_ids for r in range(len(rollouts))]
@@ -378,17 +390,6 @@ class FastsiaLM(TemplateLM):
                 request_seed(self.seed, f"{task_name}\x1f{doc_id}\x1f{idx}", 0),
                 PromptFacts.of(context, self.vocabulary, is_chat=self._is_chat),
             )
-
-    def _request(self, number: int, group: _Group) -> Request:
-        return Request(
-            key=number,
-            prompt_ids=tuple(group.prompt_ids),
-            sampling=group.sampling,
-            num_rollouts=group.count,
-            seed=group.seed,
-            trajectory_ids=(),
-            checkpoints=(0,),
-        )
 
     def _sampling(self, settings: dict[str, Any], until: Sequence[str], max_tokens: int) -> SamplingParams:
         """Sampling parameters from normalised settings without stop texts and length; empties `settings`."""

@@ -22,9 +22,16 @@ from fastsia.config import AnswerFormat, AnswerReading, SamplingParams
 from fastsia.engine.engine import Engine
 from fastsia.engine.forcing import Forced
 from fastsia.engine.seeding import request_seed
-from fastsia.engine.sequence import Request, Rollouts
+from fastsia.engine.sequence import Rollouts
 from fastsia.errors import FastsiaError
-from fastsia.integrations.answers import PromptFacts, ResponseReader, check_drawn, content, special_stops
+from fastsia.integrations.answers import (
+    PromptFacts,
+    ResponseReader,
+    check_drawn,
+    content,
+    responses_request,
+    special_stops,
+)
 from fastsia.renamed import renamed
 
 MODULE = "fastsia.integrations.lm_polygraph"
@@ -100,9 +107,7 @@ class RolloutCalculator(StatCalculator):
         )
         prompts = _prompts(model, texts)
         requests = (
-            Request(
-                i, ids, sampling, self.samples_n, request_seed(self.seed, text, 0), trajectory_ids=(), checkpoints=(0,)
-            )
+            responses_request(i, ids, sampling, self.samples_n, request_seed(self.seed, text, 0))
             for i, (ids, text) in enumerate(zip(prompts, texts, strict=True))
         )
         found: dict[int, dict[str, list[Any]]] = {}

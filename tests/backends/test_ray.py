@@ -84,7 +84,7 @@ class At(Callback):
 @pytest.fixture
 def beside(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers that reserve nothing: there is room for them whether or not those of `backend` hold the CPUs by now."""
-    monkeypatch.setattr(ray_backend, "_shares", lambda _, num_workers, __: (num_workers, {"num_cpus": 0}, True))
+    monkeypatch.setattr(ray_backend, "worker_shares", lambda _, num_workers, __: (num_workers, {"num_cpus": 0}, True))
 
 
 def test_what_is_wrong_with_the_model_is_said_as_in_one_process(beside: None, model: Path, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_worker_that_hangs_is_given_up(
     stopped: list[int] = []
 
     def stop() -> None:
-        monkeypatch.setattr(backend, "_timeout", 2.0)
+        monkeypatch.setattr(backend, "worker_timeout", 2.0)
         stopped.append(processes(backend)[0])
         os.kill(stopped[0], signal.SIGSTOP)
 
@@ -243,7 +243,7 @@ def test_every_worker_has_a_place(
 ) -> None:
     """Ray places a worker on one machine: with a share that is too large for any it would wait for ever."""
     cluster = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": machine} for machine in machines])
-    count, share, fits = ray_backend._shares(cluster, asked, options)
+    count, share, fits = ray_backend.worker_shares(cluster, asked, options)
     assert (count, share, fits) == expected
     if fits:
         places = [
