@@ -147,7 +147,7 @@ def bookkeeping(ray: Any, number: int, rounds: int = 50) -> float:
     """Seconds of one round of the driver with `number` workers of which none has an answer: its least."""
     never = ray.remote(lambda: None).options(num_cpus=1_000_000)
     backend = object.__new__(distributed.RayBackend)
-    backend._ray, backend._timeout, backend._bound = ray, 3600.0, 80
+    backend._ray, backend.worker_timeout, backend._bound = ray, 3600.0, 80
     backend._backlog = distributed.deque(Request(i, (1,), SamplingParams(), 1, seed=0) for i in range(number))
     backend._workers = [distributed._Worker(i, actor=True, is_up=True) for i in range(number)]
     for worker in backend._workers:
