@@ -5,6 +5,7 @@
 
 #include "boxed.h"
 #include "number.h"
+#include "tables.h"
 
 namespace fastsia {
 namespace {
@@ -68,16 +69,8 @@ Before word_before(const Text& text, std::size_t at) {
   return before;
 }
 
-template <std::size_t N>
-bool is_among(std::string_view word, const std::string_view (&words)[N]) {
-  return std::find(std::begin(words), std::end(words), word) != std::end(words);
-}
-
-constexpr std::string_view kGood[] = {"final", "correct", "right", "best"};
-constexpr std::string_view kBad[] = {"wrong",     "incorrect", "false",   "bad",      "possible", "potential",
-                                     "candidate", "first",     "second",  "previous", "initial",  "other",
-                                     "another",   "old",       "no",      "not",      "any",      "each",
-                                     "every",     "tentative", "student", "s",        "example",  "sample"};
+const WordSet kGood("marker_good");
+const WordSet kBad("marker_bad");
 
 // Past ":" or "=" and marks in front of it, or kNone.
 std::size_t skip_colon(const Text& text, std::size_t i) {
@@ -150,8 +143,8 @@ std::size_t skip_is(const Text& text, std::size_t i) {
 // The marker that a word ("answer", "option", "choice" or "ans") at [begin, end) is part of.
 Occurrence read_statement(const Text& text, std::size_t begin, std::size_t end, bool is_answer, bool is_ans) {
   const Before before = word_before(text, begin);
-  if (!before.is_word_start || (!before.is_other && is_among(before.word(), kBad))) return {};
-  const bool is_start = before.is_start(), is_good = !before.is_other && is_among(before.word(), kGood);
+  if (!before.is_word_start || (!before.is_other && kBad.has(before.word()))) return {};
+  const bool is_start = before.is_start(), is_good = !before.is_other && kGood.has(before.word());
   const bool is_final = !before.is_other && before.word() == "final" && before.begin + 6 == begin;
   const std::size_t tag = is_final && text.before(begin) == '_' ? before.begin : begin;
   const bool is_tag = text.before(tag) == '<' && text.at(end) == '>';

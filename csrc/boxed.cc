@@ -8,6 +8,7 @@
 #include "choice.h"
 #include "number.h"
 #include "spelling.h"
+#include "tables.h"
 
 namespace fastsia {
 namespace {
@@ -344,25 +345,13 @@ bool is_remark(std::string_view rest) {
 
 // Whether a whole rest of a line is one expression: formulas without words, or a single word.
 bool is_expression(std::string_view rest) {
-  static const Words no_answer = {
-      "the",     "below",   "above",   "here",      "there",  "therefore", "thus",       "hence",    "so",
-      "follows", "as",      "unknown", "unclear",   "then",   "that",      "this",       "these",    "those",
-      "it",      "we",      "let",     "see",       "not",    "clear",     "obvious",    "given",    "found",
-      "correct", "wrong",   "right",   "incorrect", "yet",    "now",       "and",        "or",       "if",
-      "first",   "next",    "step",    "answer",    "option", "what",      "which",      "where",    "when",
-      "why",     "how",     "is",      "are",       "was",    "to",        "in",         "of",       "at",
-      "by",      "on",      "because", "since",     "also",   "still",     "just",       "maybe",    "either",
-      "both",    "neither", "shown",   "stated",    "simply", "obtained",  "calculated", "computed", "determined"};
-  static const Words short_words = {"or",  "and", "if",  "is",  "to",  "in",  "of",  "at",  "as",  "by",  "we",  "so",
-                                    "no",  "it",  "on",  "be",  "an",  "am",  "do",  "up",  "us",  "my",  "he",  "me",
-                                    "go",  "ok",  "the", "not", "but", "for", "are", "was", "all", "any", "can", "one",
-                                    "two", "six", "ten", "yes", "per", "via", "see", "let", "set"};
+  static const WordSet no_answer("no_answer"), short_words("short_words");
   const std::string bare = without_commands(rest);
   if (rest.empty() || std::any_of(bare.begin(), bare.end(), [](char c) { return has("?:#@\"`;$", c); }) ||
       is_open_end(rest) || has(",)]}", rest[0]) || count(rest, "([{") != count(rest, ")]}")) {
     return false;
   }
-  if (past_letters(bare, 0) == bare.size()) return no_answer.count(lower(bare)) == 0;
+  if (past_letters(bare, 0) == bare.size()) return !no_answer.has(lower(bare));
   if (is_remark(rest)) return false;
 
   bool has_sign = false, ends_symbol = false;  // ends_symbol: a letter, perhaps with blanks behind it
@@ -375,7 +364,7 @@ bool is_expression(std::string_view rest) {
       if (run.size() > 1 && !is_name) {
         const bool is_joined =
             (i > 0 && !has(" \t,.'", bare[i - 1])) || (end < bare.size() && !has(" \t,.'", bare[end]));
-        if (run.size() > 3 || short_words.count(lower(run)) != 0 || !is_joined) return false;
+        if (run.size() > 3 || short_words.has(lower(run)) || !is_joined) return false;
       }
       if (ends_symbol && !is_name) return false;
       const std::size_t blanks = past_blanks(bare, end);

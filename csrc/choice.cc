@@ -1,197 +1,70 @@
 #include "choice.h"
 
 #include <algorithm>
-#include <array>
-#include <cstdint>
 #include <initializer_list>
 #include <string_view>
-#include <unordered_set>
 #include <utility>
 
 #include "fold.h"
+#include "tables.h"
 
 namespace fastsia {
 namespace {
 
 // Words --------------------------------------------------------------------------------------------------------------
 
-// A set of short words. Most words are not in it by their first byte and their length.
-class WordSet {
- public:
-  WordSet(std::initializer_list<std::string_view> items) {
-    for (const std::string_view item : items) add(item);
-  }
-
-  void add(std::string_view word) {
-    items_.insert(word);
-    lengths_[static_cast<unsigned char>(word[0])] |= 1U << word.size();
-  }
-
-  bool has(std::string_view word) const {
-    return !word.empty() && may_have(word[0], word.size()) && items_.count(word) != 0;
-  }
-
-  // Whether words that a hyphen would join are in it.
-  bool has(std::string_view first, std::string_view second) const {
-    if (first.empty() || second.empty() || !may_have(first[0], first.size() + 1 + second.size())) return false;
-    char joined[kLongest + 1];
-    const auto middle = std::copy(first.begin(), first.end(), joined);
-    *middle = '-';
-    const auto end = std::copy(second.begin(), second.end(), middle + 1);
-    return items_.count(std::string_view(joined, static_cast<std::size_t>(end - joined))) != 0;
-  }
-
-  friend WordSet operator|(WordSet left, const WordSet& right) {
-    for (const std::string_view word : right.items_) left.add(word);
-    return left;
-  }
-
-  friend WordSet operator-(const WordSet& left, const WordSet& right) {
-    WordSet rest({});
-    for (const std::string_view word : left.items_) {
-      if (right.items_.count(word) == 0) rest.add(word);
-    }
-    return rest;
-  }
-
- private:
-  static constexpr std::size_t kLongest = 24;
-
-  bool may_have(char begin, std::size_t size) const {
-    return size <= kLongest && (lengths_[static_cast<unsigned char>(begin)] >> size & 1U) != 0;
-  }
-
-  std::unordered_set<std::string_view> items_;
-  std::array<std::uint32_t, 256> lengths_{};  // a bit for each length
-};
-
-// The words of a literal, which a space parts.
-WordSet words(std::string_view list) {
-  WordSet set({});
-  while (!list.empty()) {
-    const std::size_t end = std::min(list.find(' '), list.size());
-    if (end > 0) set.add(list.substr(0, end));
-    list.remove_prefix(std::min(end + 1, list.size()));
-  }
-  return set;
-}
-
 constexpr std::string_view kDegree = "\xC2\xB0", kArrow = "\xE2\x86\x92";
 
-const WordSet kBe = words("is was are were");
-const WordSet kModals = words("must should would will can has have");
-const WordSet kVerbs = words(
-    "is was are were isn't wasn't aren't weren't has have had does do did doesn't don't didn't can can't cannot could "
-    "couldn't would wouldn't will won't should shouldn't must may might seems seem looks look appears appear makes "
-    "make "
-    "gives give shows show describes describe explains explain states state says say represents represent contains "
-    "contain matches match fits fit follows becomes become fails fail refers refer sounds talks involves violates "
-    "contradicts ignores");
-// What an article cannot stand before: "A is" means the option, "A rock" does not.
-const WordSet kNotAfterArticle =
-    (kVerbs - words("can do make may might must look match fit show state will say give")) |
-    words(
-        "be been because since as and or nor but not for from which instead over if with without so that when while "
-        "then "
-        "than who whom whose where this these those there it its it's in into on onto upon at by of to he she they we "
-        "you i "
-        "i'm i'd the an after before therefore thus hence however although though unless until whereas except via "
-        "alone too "
-        "rather-than given-that due-to being-the can do will plus vs versus through along");
-const WordSet kNotAfterI =
-    words("is because since as or not instead over due-to given-that rather-than isn't seems fits");
-// What may follow an option that has been named: the next clause, not more of its name.
-const WordSet kFollow = kNotAfterArticle | words(
-                                               "can do may might must make look fit match will seems here only rather "
-                                               "given due being obviously clearly again");
-const WordSet kArticles = words("a an the");
-const WordSet kKinds = words("option options choice choices letter letters answer answers");
-const WordSet kFillers =
-    kKinds |
-    words(
-        "it it's that's this is was must would should be has to will therefore thus hence so then clearly likely most "
-        "probably definitely indeed actually surely obviously certainly simply just still number the my our correct "
-        "right "
-        "best final only about approximately roughly around");
-const WordSet kNoLabelBehind = words("the my our only most this to number");
-const WordSet kAdverbs = words(
-    "therefore thus clearly likely most probably definitely indeed actually surely obviously certainly simply just "
-    "still hence also then only really very almost quite completely totally both all the a an my our");
-const WordSet kNegative = words(
-    "wrong incorrect false out not eliminated excluded impossible irrelevant unlikely no never invalid unrelated ruled "
-    "too bad rejected discarded inaccurate incomplete untrue nonsense neither isn't aren't doesn't don't cannot can't "
-    "won't wouldn't fails fail violates contradicts ignores implausible unsupported misleading opposite off hardly "
-    "distractor distractors trap");
-const WordSet kBeforeNegative = kAdverbs | kModals | kBe | words("be been");
-const WordSet kCrosses = words("\u2717 \u2718 \u274c \u2716");
-const WordSet kGood = words("correct right best");
-const WordSet kPositive = kGood | words("yes true \u2713 \u2714 \u2705");
-const WordSet kNouns = words("answer option choice one response selection pick");
-const WordSet kAfterVerdict = words(
-    "because since as and so but for here given due by while whereas which among to in of then though although with");
-const WordSet kJoinWords = words("or and nor then plus to vs versus through as-well-as along-with together-with");
-const WordSet kBehindOr = words("then it is it's");
-const WordSet kSoft = kKinds | words("maybe possibly perhaps probably also even both the either");
-const WordSet kDoubt = words(
-    "not never doubt if whether unless suppose supposing assume assuming neither nor either how might may could some "
-    "someone students student people claims claim don't doesn't didn't isn't aren't wasn't can't cannot couldn't won't "
-    "wouldn't shouldn't no none than false wrong incorrect unlikely hardly what which who tempting seem seems unclear");
-const WordSet kChoose = words("choose pick select chose picked selected choosing picking selecting");
-const WordSet kWith = words("with for on");
-const WordSet kSubjects = words("i we i'd i'll i'm we'd we'll we're let's i've me");
-const WordSet kAuxiliaries =
-    kAdverbs | words("would will shall must should can have to am are going so and finally now");
-const WordSet kConnectives = words("so thus therefore hence ergo");
-const WordSet kReasons = words("because since as");
-const WordSet kBeforeIt =
-    kConnectives | words("then and think believe guess say conclude know means that but clearly so-that");
-const WordSet kMine = words("my our");
-const WordSet kChosen = words("choice pick guess selection vote");
-// Turned away: what follows is what the answer is not.
-const WordSet kNegators =
-    (kDoubt - words("some someone students student people which who what claims claim tempting seem seems")) |
-    words(
-        "without except unlike eliminate eliminates eliminated eliminating exclude excludes excluded excluding reject "
-        "rejects "
-        "rejected discard discarded dismiss dismissed avoid rule-out rules-out ruled-out ruling-out cross-out "
-        "crossed-out "
-        "over instead-of rather-than isn't unlikely crossing-out ignore ignoring remove removing drop skip scratch "
-        "omit anything-but everything-but all-but any-but because since whereas while although though given");
-const WordSet kTurns = words("but so thus therefore hence then leaves leaving remains because since and while whereas");
-// Before a letter that is no option's: vitamin C, figure A, an A.
-const WordSet kOtherMeaning = words(
-    "vitamin vitamins figure figures fig fig. box boxes part parts point points step steps group groups type types "
-    "class "
-    "grade grades plan section table appendix diagram picture image graph line lines column row person student team "
-    "planet "
-    "star object objects element substance material block blocks car cars city gene allele hepatitis model sample "
-    "beaker "
-    "container tube flask liquid gas region layer area location site position stage phase set side angle vertex node "
-    "variable event scenario experiment trial case method curve path circuit wire bulb battery magnet room tank trait "
-    "species population organism plant animal cell rock mineral route process system town country state company vector "
-    "product chemical compound molecule atom particle isotope wave force ball cart mass spring tree triangle influenza "
-    "carbon boron fluorine deuterium celsius coulombs coulomb kelvin symbol drive a an building zone wing track lane "
-    "chamber bottle cup jar pot level panel chart map exhibit segment arc chord edge face mr mrs ms dr");
-const WordSet kOtherNoun =
-    words("cell cells vitamin vitamins major minor sharp flat battery batteries string strings lymphocytes +");
-const WordSet kOfOne = words(
-    "unlike than over instead-of rather-than except without if whether unless because since whereas while although "
-    "though given");
-const WordSet kAbbreviations = words("mr mrs ms dr fig figs");
-const WordSet kChooseWith = words("go going went opt opting settle vote stick");
-const WordSet kJoinMarks = words(", ; / & | + - \xE2\x86\x92");
-const WordSet kOperators = words("= + ^ < > \xC2\xB0 \xE2\x89\x88 \xE2\x89\xA0 \xE2\x89\xA5 \xE2\x89\xA4");
-const WordSet kOpeners = words("( [ { < \" '");
-const WordSet kClosers = words(") ] } > \" ' \x01");
-const WordSet kMarks = kOpeners | words(": = - ~ # > , \xE2\x89\x88 \xE2\x86\x92 \xE2\x80\xA2 \x01");
-const WordSet kDelimiters = kClosers | kOpeners | words(". : , - = \xE2\x86\x92 |");
-const WordSet kStops = words(". ! ? \n");
-const WordSet kNotBehindText = words("/ ^ + - &");
-const WordSet kUnread = words("\" \x01");  // not compared between an option and a text
-const WordSet kTrailing = words(". \" ' ) ] \x01 , ;");
-const WordSet kLed = words(", : \xE2\x86\x92");
-const WordSet kAfterNumber = words("% \xC2\xB0 ^ = / + x");
-const WordSet kBehindSubject = kBeforeIt | kKinds;
+const WordSet kBe("be");
+const WordSet kModals("modals");
+const WordSet kVerbs("verbs");
+const WordSet kNotAfterArticle("not_after_article");
+const WordSet kNotAfterI("not_after_i");
+const WordSet kFollow("follow");
+const WordSet kArticles("articles");
+const WordSet kKinds("kinds");
+const WordSet kFillers("fillers");
+const WordSet kNoLabelBehind("no_label_behind");
+const WordSet kAdverbs("adverbs");
+const WordSet kNegative("negative");
+const WordSet kBeforeNegative("before_negative");
+const WordSet kCrosses("crosses");
+const WordSet kGood("good");
+const WordSet kPositive("positive");
+const WordSet kNouns("nouns");
+const WordSet kAfterVerdict("after_verdict");
+const WordSet kJoinWords("join_words");
+const WordSet kBehindOr("behind_or");
+const WordSet kSoft("soft");
+const WordSet kDoubt("doubt");
+const WordSet kChoose("choose");
+const WordSet kWith("with");
+const WordSet kSubjects("subjects");
+const WordSet kAuxiliaries("auxiliaries");
+const WordSet kConnectives("connectives");
+const WordSet kReasons("reasons");
+const WordSet kBeforeIt("before_it");
+const WordSet kMine("mine");
+const WordSet kChosen("chosen");
+const WordSet kNegators("negators");
+const WordSet kTurns("turns");
+const WordSet kOtherMeaning("other_meaning");
+const WordSet kOtherNoun("other_noun");
+const WordSet kOfOne("of_one");
+const WordSet kAbbreviations("abbreviations");
+const WordSet kChooseWith("choose_with");
+const WordSet kJoinMarks("join_marks");
+const WordSet kOperators("operators");
+const WordSet kOpeners("openers");
+const WordSet kClosers("closers");
+const WordSet kMarks("marks");
+const WordSet kDelimiters("delimiters");
+const WordSet kStops("stops");
+const WordSet kNotBehindText("not_behind_text");
+const WordSet kUnread("unread");
+const WordSet kTrailing("trailing");
+const WordSet kLed("led");
+const WordSet kAfterNumber("after_number");
 
 bool is_one_of(std::string_view word, std::initializer_list<std::string_view> items) {
   return std::find(items.begin(), items.end(), word) != items.end();
@@ -606,6 +479,8 @@ int begin_of(const Words& t, int last, const Options::Phrase& phrase) {
   return phrase.empty() ? -1 : at + 1;
 }
 
+bool may_precede_subject(std::string_view word) { return kBeforeIt.has(word) || kKinds.has(word); }
+
 // The option that is named right before i; its "end" is where it begins.
 std::optional<Value> subject_before(const Words& t, int i, const Options& own) {
   int at = i - 1;
@@ -633,10 +508,10 @@ std::optional<Value> subject_before(const Words& t, int i, const Options& own) {
   if (!best) return std::nullopt;
   int begin = best->end;
   while (kOpeners.has(t.text(begin - 1)) || t.text(begin - 1) == kClose) --begin;
-  bool is_whole = begin == 0 || !is_word(t.low(begin - 1)) || kBehindSubject.has(t.low(begin - 1));
+  bool is_whole = begin == 0 || !is_word(t.low(begin - 1)) || may_precede_subject(t.low(begin - 1));
   if (kArticles.has(t.low(begin - 1))) {
     --begin;
-    is_whole = !is_word(t.low(begin - 1)) || kBehindSubject.has(t.low(begin - 1));
+    is_whole = !is_word(t.low(begin - 1)) || may_precede_subject(t.low(begin - 1));
   }
   if (!is_whole) return std::nullopt;
   return Value{best->index, begin};

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 
+#include "tables.h"
 #include "text.h"
 
 namespace fastsia {
@@ -73,7 +74,7 @@ void add_bracketed(std::string& out, std::string_view what) {
 }
 
 // Writes the other spelling of a character; false where it has none.
-bool respell(std::uint32_t code, std::string& out) {
+bool respell(std::uint32_t code, std::string_view character, std::string& out) {
   if (in(code, 0xC0, 0xC0) && kBaseC0[code - 0xC0] != '.') return out += kBaseC0[code - 0xC0], true;
   if (in(code, 0x1E00, 0x100) && kBase1E00[code - 0x1E00] != '.') return out += kBase1E00[code - 0x1E00], true;
   if (in(code, 0x300, 0x70) || in(code, 0x200B, 5) || in(code, 0xFE00, 16)) return true;
@@ -91,95 +92,9 @@ bool respell(std::uint32_t code, std::string& out) {
   }
   if (in(code, 0x1D7CE, 50)) return out += static_cast<char>('0' + (code - 0x1D7CE) % 10), true;
   if (in(code, 0x2080, 10)) return out += static_cast<char>('0' + (code - 0x2080)), true;
-  switch (code) {
-    case 0x2018:
-    case 0x2019:
-    case 0x201A:
-    case 0x201B:
-    case 0x2032:
-    case 0xB4:
-      out += '\'';
-      return true;
-    case 0x201C:
-    case 0x201D:
-    case 0x201E:
-    case 0x201F:
-    case 0x2033:
-    case 0xAB:
-    case 0xBB:
-    case 0x300C:
-    case 0x300D:
-    case 0x300E:
-    case 0x300F:
-      out += '"';
-      return true;
-    case 0xA0:
-    case 0x202F:
-    case 0x205F:
-    case 0x3000:
-      out += ' ';
-      return true;
-    case 0x2010:
-    case 0x2011:
-    case 0x2012:
-    case 0x2013:
-    case 0x2212:
-    case 0x207B:
-      out += '-';
-      return true;
-    case 0x2014:
-    case 0x2015:
-      out += " - ";
-      return true;
-    case 0xD7:
-      out += " x ";
-      return true;
-    case 0xBA:
-      out += "\xC2\xB0";
-      return true;
-    case 0x3002:
-      out += '.';
-      return true;
-    case 0x3001:
-      out += ',';
-      return true;
-    case 0x3010:
-      out += '[';
-      return true;
-    case 0x3011:
-      out += ']';
-      return true;
-    case 0x2026:
-      out += "...";
-      return true;
-    case 0x2044:
-      out += '/';
-      return true;
-    case 0x207A:
-      out += '+';
-      return true;
-    case 0xBC:
-      out += "1/4";
-      return true;
-    case 0xBD:
-      out += "1/2";
-      return true;
-    case 0xBE:
-      out += "3/4";
-      return true;
-    case 0xAD:
-    case 0x2060:
-    case 0xFEFF:
-      return true;
-    case 0x21D2:
-    case 0x27F6:
-    case 0x2794:
-    case 0x279C:
-      out += "\xE2\x86\x92";
-      return true;
-    default:
-      return false;
-  }
+  static const Replacements kSpellings = replacements("fold");
+  const auto found = kSpellings.find(std::string(character));
+  return found != kSpellings.end() && (out += found->second, true);
 }
 
 // Whether a byte is a character of its own that has one spelling.
@@ -217,7 +132,8 @@ std::string fold_characters(std::string_view s) {
         character = character_at(s, i);
       }
     } else {
-      if (!respell(character.code, out)) out += s.substr(i, character.size);
+      const std::string_view own = s.substr(i, character.size);
+      if (!respell(character.code, own, out)) out += own;
       i = end;
     }
   }

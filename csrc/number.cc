@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "plain.h"
+#include "tables.h"
 
 namespace fastsia {
 namespace {
@@ -673,26 +674,10 @@ Number read_number(const Text& text, std::size_t i, const Reading& reading) {
 // Units.
 
 constexpr std::string_view kUnits1 = "msghlLNJWVAKCFt";
-constexpr std::string_view kUnits2[] = {
-    "cm", "mm", "km", "nm", "um", "dm", "kg", "mg", "ml", "mL", "dl", "dL", "cl", "cL", "kW", "MW", "GW", "mW", "Hz",
-    "lb", "oz", "ft", "in", "yd", "mi", "hr", "ms", "ns", "wk", "mo", "yr", "kJ", "MJ", "kN", "kV", "mV", "mA", "Pa",
-    "dB", "eV", "GB", "MB", "KB", "kB", "TB", "ha", "pt", "qt", "cc", "am", "pm", "AM", "PM", "st", "nd", "rd", "th"};
-// Longer ones that may stand right behind the digits, in lower case.
-constexpr std::string_view kUnits3[] = {
-    "mph",     "kph",    "rpm",   "fps",    "bps",     "kwh",    "mwh",    "kpa",    "mpa",     "khz",     "mhz",
-    "ghz",     "min",    "mins",  "sec",    "secs",    "hrs",    "hour",   "hours",  "minute",  "minutes", "second",
-    "seconds", "day",    "days",  "week",   "weeks",   "wks",    "month",  "months", "year",    "years",   "yrs",
-    "lbs",     "kgs",    "cms",   "kms",    "gal",     "cal",    "kcal",   "mol",    "rad",     "deg",     "cup",
-    "cups",    "rds",    "ths",   "usd",    "eur",     "gbp",    "inr",    "dollar", "dollars", "cent",    "cents",
-    "euro",    "euros",  "pound", "pounds", "percent", "pct",    "mile",   "miles",  "foot",    "feet",    "inch",
-    "inches",  "yard",   "yards", "meter",  "meters",  "metre",  "metres", "gram",   "grams",   "liter",   "liters",
-    "litre",   "litres", "ounce", "ounces", "degree",  "degrees"};
-constexpr std::string_view kNoUnits[] = {
-    "and",  "plus", "minus", "over", "divided", "modulo", "mod",    "where",  "when",      "for",      "but",  "not",
-    "than", "sin",  "cos",   "tan",  "cot",     "csc",    "log",    "exp",    "det",       "gcd",      "lcm",  "lim",
-    "sqrt", "sinh", "cosh",  "tanh", "arcsin",  "arccos", "arctan", "choose", "factorial", "infinity", "sinx", "siny",
-    "sinz", "cosx", "cosy",  "cosz", "tanx",    "tany",   "tanz",   "logx",   "logy",      "logz",     "xyz"};
-constexpr std::string_view kShort[] = {"of", "in", "on", "at", "an", "to", "by"};  // behind another word
+const WordSet kUnits2("unit_symbols");
+const WordSet kUnits3("attached_units");
+const WordSet kNoUnits("no_units");
+const WordSet kShort("prepositions");
 
 std::string lower(std::string_view word) {
   std::string small(word);
@@ -708,9 +693,9 @@ bool is_unit(std::string_view word, bool is_attached, bool has_word, bool is_for
   }
   if (word.size() == 2) {
     const bool is_symbol = word[0] == '\xD0' || word[0] == '\xD1' || word == "\xCE\xA9";  // Cyrillic ones, Ω
-    return is_symbol || is_among(word, kUnits2) || (has_word && is_among(word, kShort));
+    return is_symbol || kUnits2.has(word) || (has_word && kShort.has(word));
   }
-  return is_attached ? is_among(lower(word), kUnits3) : !is_among(lower(word), kNoUnits);
+  return is_attached ? kUnits3.has(lower(word)) : !kNoUnits.has(lower(word));
 }
 
 std::size_t skip_unit_power(const Text& text, std::size_t i) {
@@ -1053,12 +1038,7 @@ std::size_t skip_postfix(const Text& text, std::size_t i) {
 
 // Past what may follow a term, three words at most.
 std::size_t skip_term_words(const Text& text, std::size_t i, bool& has_words) {
-  static constexpr std::string_view kNoTermWords[] = {
-      "because",  "since", "as",    "so",    "if",      "when",       "where", "while", "with",      "for",
-      "and",      "or",    "but",   "which", "that",    "then",       "thus",  "hence", "therefore", "given",
-      "assuming", "let",   "also",  "not",   "is",      "are",        "was",   "were",  "we",        "he",
-      "she",      "they",  "it",    "on",    "at",      "to",         "from",  "by",    "after",     "before",
-      "of",       "plus",  "minus", "times", "divided", "multiplied", "equals"};
+  static const WordSet kNoTermWords("no_term_words");
   int words = 0;
   for (int k = 0; k < 12; ++k) {
     std::size_t end = skip_postfix(text, i);
@@ -1068,7 +1048,7 @@ std::size_t skip_term_words(const Text& text, std::size_t i, bool& has_words) {
       const std::string_view word = text.view(begin, word_end);
       const bool is_symbol = word.size() == 1 && kUnits1.find(word[0]) == std::string_view::npos &&
                              !is_one_of(static_cast<unsigned char>(word[0]), "kMB");
-      if (!word.empty() && !is_symbol && !is_among(lower(word), kNoTermWords)) {
+      if (!word.empty() && !is_symbol && !kNoTermWords.has(lower(word))) {
         ++words;
         end = word_end;
         if (is_one_of(text.at(end), "/-") && is_letter(text.at(end + 1))) end = skip_letters(text, end + 1);
@@ -1146,17 +1126,8 @@ std::size_t value_begin(const Text& text, std::size_t i) {
 
 // A value that goes on is none: 3:45, 10-12, 1,2,3, "2 hours 30 minutes".
 
-constexpr std::string_view kWholeUnits[] = {
-    "hours", "hour",    "hrs",    "hr",    "h",    "days",    "day",     "d",      "weeks", "week",   "wk",    "months",
-    "month", "years",   "year",   "yrs",   "yr",   "minutes", "minute",  "mins",   "min",   "feet",   "foot",  "ft",
-    "yards", "yard",    "yd",     "miles", "mile", "mi",      "km",      "meters", "meter", "metres", "metre", "m",
-    "cm",    "pounds",  "pound",  "lbs",   "lb",   "kg",      "gallons", "gallon", "gal",   "quarts", "quart", "pints",
-    "pint",  "dollars", "dollar", "euros", "euro", "degrees", "degree",  "AM",     "PM",    "am",     "pm"};
-constexpr std::string_view kKnownCommands[] = {
-    "times",     "cdot",    "div",       "quad",   "qquad",       "text",       "textbf",     "textit",
-    "mathrm",    "mathbf",  "mathit",    "mbox",   "circ",        "degree",     "approx",     "right",
-    "end",       "newline", "hspace",    "boxed",  "fbox",        "rightarrow", "Rightarrow", "implies",
-    "therefore", "because", "checkmark", "square", "blacksquare", "tag"};
+const WordSet kWholeUnits("whole_units");
+const WordSet kPlainCommands("plain_commands");
 
 // Whether a number begins at `i`.
 bool is_number_ahead(const Text& text, std::size_t i) {
@@ -1170,7 +1141,7 @@ bool is_spaced_number_ahead(const Text& text, std::size_t i) {
 std::size_t skip_whole_unit(const Text& text, std::size_t i) {
   const std::size_t begin = skip_gap(text, i);
   const std::size_t end = skip_letters(text, begin);
-  return end != begin && is_among(text.view(begin, end), kWholeUnits) ? end : i;
+  return end != begin && kWholeUnits.has(text.view(begin, end)) ? end : i;
 }
 
 std::size_t skip_percent(const Text& text, std::size_t i) {
@@ -1182,7 +1153,7 @@ std::size_t skip_percent(const Text& text, std::size_t i) {
 bool is_symbol_command(const Text& text, std::size_t i) {
   if (text.at(i) != '\\') return false;
   const std::size_t end = skip_letters(text, i + 1);
-  return end - i > 2 && !is_among(text.view(i + 1, end), kKnownCommands);
+  return end - i > 2 && !kPlainCommands.has(text.view(i + 1, end));
 }
 
 // A range or a list: "-12", " to 12", ", 3", " and 3" behind a number, its unit or percent sign.

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "tables.h"
 #include "text.h"
 
 namespace fastsia {
@@ -45,38 +46,10 @@ char narrow(std::uint32_t code) {
   return is_letter(c) || is_sign ? c : 0;
 }
 
-struct Sign {
-  std::uint32_t code;
-  const char* ascii;
-};
-
-// Characters and what stands for them.
-constexpr Sign kSigns[] = {
-    {0x2010, "-"},     {0x2011, "-"},       {0x2012, "-"},         {0x2212, "-"},    {0xFE63, "-"},
-    {0xA0, "~"},       {0x2007, "~"},       {0x2009, "~"},         {0x200A, "~"},    {0x202F, "~"},
-    {0x205F, "~"},     {0x3000, "~"},       {0x200B, ""},          {0x200C, ""},     {0x200D, ""},
-    {0x200E, ""},      {0x200F, ""},        {0x2060, ""},          {0x2066, ""},     {0x2067, ""},
-    {0x2068, ""},      {0x2069, ""},        {0xFEFF, ""},          {0xA2, "$"},      {0xA3, "$"},
-    {0xA5, "$"},       {0x20AC, "$"},       {0x20B9, "$"},         {0x20A9, "$"},    {0x20BD, "$"},
-    {0xFFE5, "$"},     {0xFFE1, "$"},       {0x2018, "'"},         {0x2019, "'"},    {0x2032, "'"},
-    {0x201C, "\""},    {0x201D, "\""},      {0x2033, "\""},        {0x2044, "/"},    {0x2215, "/"},
-    {0xB7, "\\cdot "}, {0x22C5, "\\cdot "}, {0xD7, "\\times "},    {0xF7, "\\div "}, {0x2248, "\\approx "},
-    {0xB1, "\\pm "},   {0x221A, "\\sqrt "}, {0x221E, "\\infty "},  {0x3C0, "\\pi "}, {0x2264, "\\le "},
-    {0x2265, "\\ge "}, {0xB0, "^\\circ "},  {0x2103, "^\\circ C"}, {0x66A, "%"},     {0x66B, "."},
-    {0x66C, ","},      {0x3002, ". "},      {0x3001, ", "},        {0x2026, "..."},  {0x2192, "->"},
-    {0x21D2, "=>"},    {0xFE0F, ""},        {0x20E3, "."}};
-
-constexpr Sign kVulgarFractions[] = {
-    {0xBC, "1/4"},   {0xBD, "1/2"},   {0xBE, "3/4"},   {0x2150, "1/7"}, {0x2151, "1/9"}, {0x2152, "1/10"},
-    {0x2153, "1/3"}, {0x2154, "2/3"}, {0x2155, "1/5"}, {0x2156, "2/5"}, {0x2157, "3/5"}, {0x2158, "4/5"},
-    {0x2159, "1/6"}, {0x215A, "5/6"}, {0x215B, "1/8"}, {0x215C, "3/8"}, {0x215D, "5/8"}, {0x215E, "7/8"}};
-
-template <std::size_t N>
-const char* look_up(const Sign (&signs)[N], std::uint32_t code) {
-  for (const Sign& sign : signs) {
-    if (sign.code == code) return sign.ascii;
-  }
-  return nullptr;
+// The replacement of a character; null where the table has none.
+const std::string* look_up(const Replacements& table, std::string_view character) {
+  const auto found = table.find(std::string(character));
+  return found == table.end() ? nullptr : &found->second;
 }
 
 // A superscript's or subscript's digit or minus, 0 for none.
@@ -107,6 +80,8 @@ bool is_ascii(std::string_view text) {
 }
 
 std::string plain(std::string_view text) {
+  static const Replacements kAscii = replacements("ascii");
+  static const Replacements kVulgarFractions = replacements("vulgar_fractions");
   std::string out;
   out.reserve(text.size() + 16);
   std::size_t joined_at = kNone;  // where a superscript or subscript of this sign would go on
@@ -124,8 +99,8 @@ std::string plain(std::string_view text) {
       out += static_cast<char>('0' + digit);
     } else if (const char c = narrow(code)) {
       out += c;
-    } else if (const char* sign = look_up(kSigns, code)) {
-      out += sign;
+    } else if (const std::string* sign = look_up(kAscii, text.substr(begin, character.size))) {
+      out += *sign;
     } else if (const char above = raised(code), below = lowered(code); above || below) {
       const char sign = above ? '^' : '_';
       if (joined_at == begin && joined_sign == sign) {
@@ -138,10 +113,10 @@ std::string plain(std::string_view text) {
       out += '}';
       joined_at = i;
       joined_sign = sign;
-    } else if (const char* fraction = look_up(kVulgarFractions, code)) {
+    } else if (const std::string* fraction = look_up(kVulgarFractions, text.substr(begin, character.size))) {
       const Text written{std::string_view(out)};
       if (is_word_before(written, out.size())) out += ' ';
-      out += fraction;
+      out += *fraction;
     } else if (code == 0x2013) {
       out += ends_in_number(out) ? "--" : "-";
     } else {

@@ -1,13 +1,12 @@
 #include "spelling.h"
 
 #include <algorithm>
-#include <sstream>
 #include <tuple>
 #include <unordered_map>
-#include <unordered_set>
 #include <utility>
 #include <vector>
 
+#include "tables.h"
 #include "text.h"
 
 namespace fastsia {
@@ -16,170 +15,21 @@ namespace {
 constexpr std::size_t kMaxContent = 4096;  // bytes of a content; a longer one has no spelling
 constexpr int kMaxDepth = 32;              // arguments and groups inside of each other
 
-using Words = std::unordered_set<std::string>;
 using Tokens = std::vector<std::string>;
 
-// The words of a text with blanks between them.
-Words words(const char* text) {
-  Words all;
-  std::istringstream in(text);
-  for (std::string word; in >> word;) all.insert(word);
-  return all;
-}
-
-const Words kDropped = words(R"_(
-    $ \! \$ \( \) \/ \Big \Bigg \Biggl \Biggr \Bigl \Bigm \Bigr \Huge \LARGE \Large \[ \] \bf \bfseries \big
-    \bigg \biggl \biggr \bigl \bigm \bigr \boldmath \centering \displaystyle \em \footnotesize \hline \huge \it
-    \itshape \large \left \limits \middle \noindent \nolimits \normalsize \right \rm \rmfamily
-    \scriptscriptstyle \scriptsize \scriptstyle \sf \sl \small \textstyle \tiny \tt)_");
-const Words kBlanks =
-    words(R"_(\: \; \> \enspace \hfill \medspace \nobreakspace \qquad \quad \space \thickspace \thinspace ~)_"
-          " \u00a0 \u2000 \u2001 \u2002 \u2003 \u2004 \u2005 \u2006 \u2007 \u2008 \u200a \u205f \u3000");
-const Words kText = words(R"_(
-    \emph \hbox \mbox \text \textbf \textit \textnormal \textrm \textsc \textsf \texttt)_");
-const Words kRoman = words(R"_(
-    \hbox \mathrm \mbox \text \textnormal \textrm)_");
-const Words kFonts = words(R"_(
-    \bm \boldsymbol \boxed \emph \ensuremath \fbox \hbox \mathbf \mathbin \mathit \mathnormal \mathop \mathord
-    \mathrel \mathrm \mathsf \mathtt \mbox \operatorname \pmb \smash \text \textbf \textit \textnormal \textrm
-    \textsc \textsf \texttt)_");
-const Words kAccents = words(R"_(
-    \bar \ddot \dot \hat \mathbb \mathcal \mathfrak \mathscr \overbrace \overleftarrow \overline \overrightarrow
-    \overset \pmod \stackrel \tilde \underbrace \underline \underset \vec \widehat \widetilde \xrightarrow)_");
-const Words kWithDroppedArgument = words(R"_(
-    \color \hphantom \hskip \hspace \hspace* \label \phantom \tag \textcolor \vphantom \vspace)_");
-const Words kFunctions = words(R"_(
-    arccos arcsin arctan cos cosh cot csc exp gcd lcm ln log pi sec sin sinh sqrt tan tanh)_");
-const Words kGreek = words(R"_(
-    \Delta \Gamma \Lambda \Omega \Phi \Pi \Psi \Sigma \Theta \Upsilon \Xi \alpha \beta \chi \delta \ell \epsilon
-    \eta \gamma \infty \iota \kappa \lambda \mu \nu \omega \phi \pi \psi \rho \sigma \tau \theta \upsilon
-    \varepsilon \varphi \varpi \varrho \varsigma \vartheta \xi \zeta)_");
-const Words kUnits = words(R"_(
-    cent centimeter centimeters centimetre centimetres cents cm cu cubed cubic day days degree degrees dm dollar
-    dollars euro euros feet foot ft g gallon gallons gram grams h hour hours hr hrs in inch inches kg kilogram
-    kilograms kilometer kilometers kilometre kilometres km kph l lb lbs liter liters litre litres m meter meters
-    metre metres mg mi mile miles millimeter millimeters min minute minutes ml mm month months mph ounce ounces
-    per percent pound pounds rad radian radians s sec second seconds sq square squared unit units week weeks
-    yard yards yd year years)_");
-const Words kBoundaries = words(R"_(
-    & , : ; < = > \\ \approx \cap \cup \equiv \ge \iff \implies \in \le \ne \notin \to \| and or |)_");
-const Words kProseMarks = words(R"_(
-    ! " & ' , - . : ; ? – — ‘ ’ “ ”)_");
-
-// Signs and commands under the one name that each gets: a line has the name (~ stands for a blank), then the others.
-std::unordered_map<std::string, std::string> names(const char* text) {
-  std::unordered_map<std::string, std::string> all;
-  std::istringstream in(text);
-  for (std::string line; std::getline(in, line);) {
-    std::istringstream parts(line);
-    std::string name;
-    parts >> name;
-    std::replace(name.begin(), name.end(), '~', ' ');
-    for (std::string other; parts >> other;) all[other] = name;
-  }
-  return all;
-}
-
-const std::unordered_map<std::string, std::string> kAliases = names(
-    R"_(
-    \frac \dfrac \tfrac \cfrac \nicefrac \sfrac \xfrac
-    \binom \dbinom \tbinom
-    \sqrt √
-    \le \leq \leqslant \leqq ≤ ⩽ <=
-    \ge \geq \geqslant \geqq ≥ ⩾ >=
-    \ne \neq ≠ !=
-    < \lt ＜
-    > \gt
-    = ==
-    \cdot · ⋅ ∙ \ast ∗ \bullet
-    \times × ✕
-    \div ÷
-    \pm ± +/-
-    \mp ∓
-    \infty ∞ infinity
-    \cup ∪ \bigcup
-    \cap ∩ \bigcap
-    \in ∈
-    \notin ∉
-    \subset ⊂
-    \subseteq ⊆
-    \setminus ∖ \backslash
-    \emptyset ∅ \varnothing
-    \to → \rightarrow -> \longrightarrow
-    \implies ⇒ \Rightarrow \Longrightarrow =>
-    \iff ⇔ \Leftrightarrow \Longleftrightarrow
-    \approx ≈
-    \equiv ≡
-    \perp ⊥
-    \angle ∠ ∡
-    \triangle △ ▵
-    \dots \ldots \cdots \dotsc \dotsb … ⋯ ...
-    \land ∧ \wedge
-    \lor ∨ \vee
-    \neg ¬ \lnot
-    \forall ∀
-    \exists ∃
-    \{ \lbrace
-    \} \rbrace
-    ( \lparen
-    ) \rparen
-    [ \lbrack
-    ] \rbrack
-    \langle ⟨
-    \rangle ⟩
-    \lfloor ⌊
-    \rfloor ⌋
-    \lceil ⌈
-    \rceil ⌉
-    | \vert \lvert \rvert \mid ∣
-    \| \Vert \lVert \rVert \parallel ‖ ∥
-    ' \prime ′ ’
-    - − – ‐ ‑ ﹣
-    \% %
-    \\ \cr \newline \tabularnewline
-    : \colon
-    ^ **
-    \mathbb~R ℝ
-    \mathbb~N ℕ
-    \mathbb~Z ℤ
-    \mathbb~Q ℚ
-    \mathbb~C ℂ
-    \alpha α
-    \beta β
-    \gamma γ
-    \delta δ
-    \epsilon ε
-    \zeta ζ
-    \eta η
-    \theta θ
-    \iota ι
-    \kappa κ
-    \lambda λ
-    \mu μ
-    \nu ν
-    \xi ξ
-    \pi π
-    \rho ρ
-    \sigma σ
-    \tau τ
-    \upsilon υ
-    \varphi φ
-    \chi χ
-    \psi ψ
-    \omega ω
-    \Gamma Γ
-    \Delta Δ
-    \Theta Θ
-    \Lambda Λ
-    \Xi Ξ
-    \Pi Π
-    \Sigma Σ
-    \Phi Φ
-    \Psi Ψ
-    \Omega Ω
-    \phi ϕ
-    \ell ℓ)_"
-    "\n\\, \u2009 \u202f");
+const WordSet kDropped("dropped");
+const WordSet kBlanks("blanks");
+const WordSet kText("text");
+const WordSet kRoman("roman");
+const WordSet kFonts("fonts");
+const WordSet kAccents("accents");
+const WordSet kWithDroppedArgument("with_dropped_argument");
+const WordSet kFunctions("functions");
+const WordSet kGreek("greek");
+const WordSet kUnits("units");
+const WordSet kBoundaries("boundaries");
+const WordSet kProseMarks("prose_marks");
+const Replacements kAliases = replacements("aliases");
 const std::unordered_map<std::string, char> kRaised = {{"⁰", '0'}, {"¹", '1'}, {"²", '2'}, {"³", '3'},
                                                        {"⁴", '4'}, {"⁵", '5'}, {"⁶", '6'}, {"⁷", '7'},
                                                        {"⁸", '8'}, {"⁹", '9'}, {"⁻", '-'}, {"ⁿ", 'n'}};
@@ -187,10 +37,8 @@ const std::unordered_map<std::string, char> kLowered = {{"₀", '0'}, {"₁", '1
                                                         {"₄", '4'}, {"₅", '5'}, {"₆", '6'}, {"₇", '7'},
                                                         {"₈", '8'}, {"₉", '9'}, {"ₙ", 'n'}};
 
-bool in(const Words& words, const std::string& word) { return words.count(word) != 0; }
-
 // The same for tables of commands.
-bool in_commands(const Words& words, const std::string& word) { return word[0] == '\\' && in(words, word); }
+bool has_command(const WordSet& words, const std::string& word) { return word[0] == '\\' && words.has(word); }
 
 bool begins(std::string_view text, std::string_view with) { return text.substr(0, with.size()) == with; }
 
@@ -305,9 +153,9 @@ Tokens tokens_of(std::string_view content) {
       tokens.insert(tokens.end(), {"^", "\\circ"});
     } else if (token == "\\!" && !tokens.empty() && tokens.back() == ",") {
       tokens.back() = "{,}";
-    } else if (in(kDropped, token)) {
+    } else if (kDropped.has(token)) {
       continue;
-    } else if (in(kBlanks, token) || is_space(static_cast<unsigned char>(token[0])) || token == "\\ " ||
+    } else if (kBlanks.has(token) || is_space(static_cast<unsigned char>(token[0])) || token == "\\ " ||
                token == "\\\t" || token == "\\\n" || token == "\\\r") {
       tokens.push_back(" ");
     } else if (const auto alias = kAliases.find(token); alias != kAliases.end()) {
@@ -331,15 +179,15 @@ bool is_foreign(const std::string& token) {
 std::optional<std::string> prose(const Tokens& tokens) {
   Tokens shown;
   for (const std::string& token : tokens) {
-    if (!in_commands(kFonts, token) && token != "{" && token != "}") shown.push_back(token);
+    if (!has_command(kFonts, token) && token != "{" && token != "}") shown.push_back(token);
   }
   // abc - d is a formula.
   const std::size_t shortest = std::find(shown.begin(), shown.end(), "-") != shown.end() ? 4 : 3;
   const auto is_word = [&](const std::string& token) {
-    return is_foreign(token) || (are_letters(token) && !in(kFunctions, token) && token.size() >= shortest);
+    return is_foreign(token) || (are_letters(token) && !kFunctions.has(token) && token.size() >= shortest);
   };
   const auto is_prose = [](const std::string& token) {
-    return token == " " || in(kProseMarks, token) || are_letters(token) || static_cast<unsigned char>(token[0]) >= 0xC3;
+    return token == " " || kProseMarks.has(token) || are_letters(token) || static_cast<unsigned char>(token[0]) >= 0xC3;
   };
   if (!std::any_of(shown.begin(), shown.end(), is_word) || !std::all_of(shown.begin(), shown.end(), is_prose)) {
     return std::nullopt;
@@ -435,32 +283,32 @@ bool is_sign(const Atom& atom) {
 bool may_begin(const Atoms& out, std::size_t size) {
   if (size == 0) return true;
   const std::string& text = out[size - 1].text;
-  return in(kBoundaries, text) || text == "(" || text == "[" || text == "\\{" || text == "\\langle" ||
+  return kBoundaries.has(text) || text == "(" || text == "[" || text == "\\{" || text == "\\langle" ||
          begins(text, "\\begin");
 }
 
 bool may_end(const Atom& atom) {
   const std::string& text = atom.text;
-  return in(kBoundaries, text) || is_sign(atom) || text == ")" || text == "]" || text == "\\}" || text == "\\rangle" ||
+  return kBoundaries.has(text) || is_sign(atom) || text == ")" || text == "]" || text == "\\}" || text == "\\rangle" ||
          begins(text, "\\end{");
 }
 
 // Whether a number may stand directly before it: 2x, 2\pi, 2(x+1). Not a fraction: 2\frac{1}{2} is 2.5.
 bool is_factor(const Atom& atom) {
-  return (atom.text == "(" || are_letters(atom.text) || in_commands(kGreek, atom.text) ||
+  return (atom.text == "(" || are_letters(atom.text) || has_command(kGreek, atom.text) ||
           begins(atom.text, "\\sqrt")) &&
          !is_spoken(atom);
 }
 
 bool is_operand(const Atom& atom) {
-  return is_digits(atom) || (atom.text.size() == 1 && are_letters(atom.text)) || in_commands(kGreek, atom.text) ||
+  return is_digits(atom) || (atom.text.size() == 1 && are_letters(atom.text)) || has_command(kGreek, atom.text) ||
          begins(atom.text, "\\sqrt{");
 }
 
 // Functions that may be written without parentheses.
 bool is_applied(const std::string& text) {
-  static const Words others = words(R"(\pi \sqrt \gcd \lcm)");
-  return text[0] == '\\' && in(kFunctions, text.substr(1)) && !in(others, text);
+  const std::string name = text.substr(1);
+  return text[0] == '\\' && kFunctions.has(name) && name != "pi" && name != "sqrt" && name != "gcd" && name != "lcm";
 }
 
 bool is_command(std::string_view text) { return !text.empty() && text[0] == '\\' && are_letters(text.substr(1)); }
@@ -694,19 +542,19 @@ class Reader {
       script(token, atoms);
     } else if (token[0] != '\\' && token != "sqrt") {
       plain(token, atoms, in_text);
-    } else if (in(kFonts, token)) {
+    } else if (kFonts.has(token)) {
       if (!next_is("{")) return;
-      for (Atom& atom : group(in_text || in(kText, token))) {
-        if (in(kRoman, token) && atom.kind == Kind::kPlain) atom.kind = Kind::kUnit;
+      for (Atom& atom : group(in_text || kText.has(token))) {
+        if (kRoman.has(token) && atom.kind == Kind::kPlain) atom.kind = Kind::kUnit;
         atoms.push_back(std::move(atom));
       }
     } else if (token == "\\frac" || token == "\\binom") {
       atoms.push_back(fraction(token));
     } else if (token == "\\sqrt" || token == "sqrt") {
       atoms.push_back(root());
-    } else if (in(kAccents, token)) {
+    } else if (kAccents.has(token)) {
       atoms.push_back({token + "{" + argument(kSingle) + "}"});
-    } else if (in(kWithDroppedArgument, token)) {
+    } else if (kWithDroppedArgument.has(token)) {
       argument(kSingle);
     } else if (token == "\\begin" || token == "\\end") {
       atoms.push_back(environment(token));
@@ -720,13 +568,13 @@ class Reader {
 
   // Reads a token that is no command.
   static void plain(const std::string& token, Atoms& atoms, bool in_text) {
-    if (token.size() > 1 && in(kFunctions, token)) {
+    if (token.size() > 1 && kFunctions.has(token)) {
       atoms.push_back({"\\" + token});
     } else if (token.size() > 1 && token.find('.') != std::string::npos) {
       atoms.push_back({decimal(token)});
     } else {
       const bool is_bare_unit = token.size() >= 4
-                                    ? in(kUnits, token)
+                                    ? kUnits.has(token)
                                     : token == "cm" || token == "km" || token == "mm" || token == "ft" || token == "kg";
       atoms.push_back({token, in_text || is_bare_unit ? Kind::kUnit : Kind::kPlain});
     }
@@ -766,10 +614,10 @@ class Reader {
       atoms.push_back({token});
       ++at_;
       if (at_ < tokens_.size() &&
-          (starts_with_digit(tokens_[at_]) || are_letters(tokens_[at_]) || in_commands(kGreek, tokens_[at_]))) {
+          (starts_with_digit(tokens_[at_]) || are_letters(tokens_[at_]) || has_command(kGreek, tokens_[at_]))) {
         atoms.push_back({symbol(allowed)});
       }
-    } else if (starts_with_digit(token) || (are_letters(token) && !in(kFunctions, token))) {
+    } else if (starts_with_digit(token) || (are_letters(token) && !kFunctions.has(token))) {
       atoms.push_back({symbol(allowed)});
     } else {
       one(atoms, false);
@@ -872,8 +720,11 @@ class Reader {
 
 // Without the points and commas of the sentence.
 Atoms without_end(Atoms atoms) {
-  static const Words marks = words(". , ; : \\\\ \\, {,}");
-  while (!atoms.empty() && (atoms.back().text == " " || in(marks, atoms.back().text))) atoms.pop_back();
+  const auto is_mark = [](const std::string& text) {
+    return (text.size() == 1 && std::string_view(" .,;:").find(text[0]) != kNone) || text == "\\\\" || text == "\\," ||
+           text == "{,}";
+  };
+  while (!atoms.empty() && is_mark(atoms.back().text)) atoms.pop_back();
   return atoms;
 }
 
@@ -892,7 +743,7 @@ Atoms without_units(const Atoms& atoms) {
   for (std::size_t at = 0; at < words.size();) {
     std::size_t past = std::min(words.find_first_of(" ./-", at), words.size());
     if (past > at) {
-      if (!in(kUnits, words.substr(at, past - at))) return atoms;
+      if (!kUnits.has(words.substr(at, past - at))) return atoms;
       has_word = true;
     }
     at = past + 1;
@@ -912,7 +763,7 @@ Atoms without_name(const Atoms& atoms) {
   const auto size = sign - atoms.begin();
   if (size < 1 || size > 2 || (size == 2 && atoms[1].text[0] != '_')) return atoms;
   const std::string& name = atoms[0].text;
-  const bool is_name = (name.size() == 1 && are_letters(name)) || (in_commands(kGreek, name) && name != "\\infty");
+  const bool is_name = (name.size() == 1 && are_letters(name)) || (has_command(kGreek, name) && name != "\\infty");
   return is_name ? Atoms(sign + 1, atoms.end()) : atoms;
 }
 
@@ -977,14 +828,14 @@ std::optional<std::string> spelled(std::string_view content) {
   return text;
 }
 
-bool is_function(const std::string& word) { return in(kFunctions, word); }
+bool is_function(const std::string& word) { return kFunctions.has(word); }
 
-bool is_unit(const std::string& word) { return in(kUnits, word); }
+bool is_unit(const std::string& word) { return kUnits.has(word); }
 
 bool is_known_sign(const std::string& sign) {
   const bool is_outside = static_cast<unsigned char>(sign[0]) >= 0x80;
   return is_outside &&
-         (kAliases.count(sign) || kRaised.count(sign) || kLowered.count(sign) || in(kBlanks, sign) || sign == "°");
+         (kAliases.count(sign) || kRaised.count(sign) || kLowered.count(sign) || kBlanks.has(sign) || sign == "°");
 }
 
 }  // namespace fastsia

@@ -11,6 +11,7 @@ import re
 from fastsia.answers.choice import Options, choice_after_marker
 from fastsia.answers.number import SPACE, TEXT_COMMAND, number_after_marker, pattern, whole_number
 from fastsia.answers.spelling import FUNCTIONS, KNOWN_SIGNS, UNITS, spelled
+from fastsia.answers.tables import word_set
 from fastsia.config import AnswerFormat
 
 MAX_BOX = 512  # bytes between the braces of \boxed{...}
@@ -145,24 +146,15 @@ _UNIT_WORDS = pattern(r"(?: [\ \t\r\n\f\v.,;:*_`\"')/^23-] | ” | 。 | ² | ³
 def _may_follow(after: bytes) -> bool:
     """Whether what follows marked mathematics is no part of the answer: nothing, a unit, or the reason."""
     if _UNIT_WORDS.fullmatch(after):
-        words = re.findall(rb"[A-Za-z]+", after)
-        if all(word in UNITS for word in words):
+        if all(word in UNITS for word in re.findall(rb"[A-Za-z]+", after)):
             return True
     return _REASON.match(after) is not None
 
 
 _COMMAND = pattern(rf"{TEXT_COMMAND}[^{{}}]*+\}} | \\[A-Za-z]++ (?: \{{ [A-Za-z]*+ \}} )?+ | \\.", re.DOTALL)
 _RUN = pattern(r"[A-Za-z]++")
-_SHORT_WORDS = frozenset(
-    b"""or and if is to in of at as by we so no it on be an am do up us my he me go ok the not but for are was all any
-    can one two six ten yes per via see let set""".split()
-)
-_NO_ANSWER = frozenset(
-    b"""the below above here there therefore thus hence so follows as unknown unclear then that this these those it we
-    let see not clear obvious given found correct wrong right incorrect yet now and or if first next step answer option
-    what which where when why how is are was to in of at by on because since also still just maybe either both neither
-    shown stated simply obtained calculated computed determined""".split()
-)
+_SHORT_WORDS = word_set("short_words")
+_NO_ANSWER = word_set("no_answer")
 _REMARK = pattern(r"-?+ [0-9]++ (?: [.,][0-9]++ )*+ (?: !+ \Z | [\ \t]++ [(0-9] )")  # "42!", "42 (6 times 7)", "10 000"
 _STRANGE = pattern(r"[?:#@\"`;$]")
 _OPEN_END = pattern(r"(?: [-+*/^_=<>,(\[\\] | \\(?: cdot | times | le | ge | pm ) )\Z")
@@ -170,8 +162,8 @@ _OPEN_END = pattern(r"(?: [-+*/^_=<>,(\[\\] | \\(?: cdot | times | le | ge | pm 
 
 def _is_formula(rest: bytes) -> bool:
     """Whether what is marked as mathematics can be an answer: it is complete, and no sentence."""
-    words = [run for run in _RUN.findall(_COMMAND.sub(b" ", rest)) if len(run) >= 3 and run not in FUNCTIONS]
-    return rest != b"" and not _OPEN_END.search(rest) and len(words) <= 1
+    runs = [run for run in _RUN.findall(_COMMAND.sub(b" ", rest)) if len(run) >= 3 and run not in FUNCTIONS]
+    return rest != b"" and not _OPEN_END.search(rest) and len(runs) <= 1
 
 
 def _is_expression(rest: bytes) -> bool:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from string import ascii_uppercase
 
 from fastsia.answers.fold import CLOSE, Words, is_digits, is_number, is_word, words_of
+from fastsia.answers.tables import word_set
 
 DEFAULT_NUM_OPTIONS = 5  # letters A to E where a problem's options are not given
 
@@ -26,109 +27,57 @@ def _set(words: str) -> frozenset[bytes]:
 
 # Words -------------------------------------------------------------------------------------------------------------
 
-_BE = _set("is was are were")
-_MODALS = _set("must should would will can has have")
-_VERBS = _set(
-    """is was are were isn't wasn't aren't weren't has have had does do did doesn't don't didn't can can't cannot
-    could couldn't would wouldn't will won't should shouldn't must may might seems seem looks look appears
-    appear makes make gives give shows show describes describe explains explain states state says say
-    represents represent contains contain matches match fits fit follows becomes become fails fail refers
-    refer sounds talks involves violates contradicts ignores"""
-)
-# What an article cannot stand before: "A is" means the option, "A rock" does not.
-_NOT_AFTER_ARTICLE = _VERBS - _set("can do make may might must look match fit show state will say give") | _set(
-    """be been because since as and or nor but not for from which instead over if with without so that when while
-    then than who whom whose where this these those there it its it's in into on onto upon at by of to he
-    she they we you i i'm i'd the an after before therefore thus hence however although though unless until
-    whereas except via alone too rather-than given-that due-to being-the can do will plus vs versus through
-    along"""
-)
-_NOT_AFTER_I = _set("is because since as or not instead over due-to given-that rather-than isn't seems fits")
-# What may follow an option that has been named: the next clause, not more of its name.
-_FOLLOW = _NOT_AFTER_ARTICLE | _set(
-    "can do may might must make look fit match will seems here only rather given due being obviously clearly again"
-)
-_ARTICLES = _set("a an the")
-_KINDS = _set("option options choice choices letter letters answer answers")
-_FILLERS = _KINDS | _set(
-    """it it's that's this is was must would should be has to will therefore thus hence so then clearly likely most
-    probably definitely indeed actually surely obviously certainly simply just still number the my our
-    correct right best final only about approximately roughly
-    around"""
-)
-_NO_LABEL_BEHIND = _set("the my our only most this to number")
-_ADVERBS = _set(
-    """therefore thus clearly likely most probably definitely indeed actually surely obviously certainly simply
-    just still hence also then only really very almost quite completely totally both all the a an my our"""
-)
-_NEGATIVE = _set(
-    """wrong incorrect false out not eliminated excluded impossible irrelevant unlikely no never invalid unrelated
-    ruled too bad rejected discarded inaccurate incomplete untrue nonsense neither isn't aren't doesn't
-    don't cannot can't won't wouldn't fails fail violates contradicts ignores implausible unsupported
-    misleading opposite off hardly distractor distractors trap"""
-)
-_BEFORE_NEGATIVE = _ADVERBS | _MODALS | _BE | _set("be been")
-_CROSSES = _set("✗ ✘ ❌ ✖")
-_GOOD = _set("correct right best")
-_POSITIVE = _GOOD | _set("yes true ✓ ✔ ✅")
-_NOUNS = _set("answer option choice one response selection pick")
-_AFTER_VERDICT = _set(
-    "because since as and so but for here given due by while whereas which among to in of then though although with"
-)
-_JOIN_WORDS = _set("or and nor then plus to vs versus through as-well-as along-with together-with")
-_JOIN_MARKS = _set(", ; / & | + - →")
-_BEHIND_OR = _set("then it is it's")
-_SOFT = _KINDS | _set("maybe possibly perhaps probably also even both the either")
-_DOUBT = _set(
-    """not never doubt if whether unless suppose supposing assume assuming neither nor either how might may could
-    some someone students student people claims claim don't doesn't didn't isn't aren't wasn't can't cannot
-    couldn't won't wouldn't shouldn't no none than false wrong incorrect unlikely hardly what which who
-    tempting seem seems unclear"""
-)
-_CHOOSE = _set("choose pick select chose picked selected choosing picking selecting")
-_CHOOSE_WITH = _set("go going went opt opting settle vote stick")
-_WITH = _set("with for on")
-_SUBJECTS = _set("i we i'd i'll i'm we'd we'll we're let's i've me")
-_AUXILIARIES = _ADVERBS | _set("would will shall must should can have to am are going so and finally now")
-_CONNECTIVES = _set("so thus therefore hence ergo")
-_REASONS = _set("because since as")
-_BEFORE_IT = _CONNECTIVES | _set("then and think believe guess say conclude know means that but clearly so-that")
-_MINE = _set("my our")
-_CHOSEN = _set("choice pick guess selection vote")
-# Turned away: what follows is what the answer is not.
-_NO_NEGATORS = _set("some someone students student people which who what claims claim tempting seem seems")
-_NEGATORS = (_DOUBT - _NO_NEGATORS) | _set(
-    """without except unlike eliminate eliminates eliminated eliminating exclude excludes excluded excluding reject
-    rejects rejected discard discarded dismiss dismissed avoid rule-out rules-out ruled-out ruling-out
-    cross-out crossed-out over instead-of rather-than isn't unlikely crossing-out
-    ignore ignoring remove removing drop skip scratch omit anything-but everything-but all-but any-but because
-    since whereas while although though given"""
-)
-_TURNS = _set("but so thus therefore hence then leaves leaving remains because since and while whereas")
-_ABBREVIATIONS = _set("mr mrs ms dr fig figs")
-# Before a letter that is no option's: vitamin C, figure A, an A.
-_OTHER_MEANING = _set(
-    """vitamin vitamins figure figures fig fig. box boxes part parts point points step steps group groups type
-    types class grade grades plan section table appendix diagram picture image graph line lines column row
-    person student team planet star object objects element substance material block blocks car cars city
-    gene allele hepatitis model sample beaker container tube flask liquid gas region layer area location
-    site position stage phase set side angle vertex node variable event scenario experiment trial case
-    method curve path circuit wire bulb battery magnet room tank trait species population organism plant
-    animal cell rock mineral route process system town country state company vector product chemical
-    compound molecule atom particle isotope wave force ball cart mass spring tree triangle influenza carbon
-    boron fluorine deuterium celsius coulombs coulomb kelvin symbol drive a an building zone wing track lane
-    chamber bottle cup jar pot level panel chart map exhibit segment arc chord edge face mr mrs ms dr"""
-)
-_OTHER_NOUN = _set("cell cells vitamin vitamins major minor sharp flat battery batteries string strings lymphocytes +")
-_OPERATORS = _set("= + ^ < > ° ≈ ≠ ≥ ≤")
-_OPENERS = _set("( [ { < \" '")
-_CLOSERS = _set(") ] } > \" '") | {CLOSE}
-_MARKS = _OPENERS | _set(": = - ~ # > , ≈ → •") | {CLOSE}
-_DELIMITERS = _CLOSERS | _OPENERS | _set(". : , - = → |")
-_STOPS = frozenset((b".", b"!", b"?", b"\n"))
-_NOT_BEHIND_TEXT = _set("/ ^ + - &")
-_AFTER_NUMBER = _set("% ° ^ = / + x")
-_LED = _set(", : →")
+_BE = word_set("be")
+_MODALS = word_set("modals")
+_VERBS = word_set("verbs")
+_NOT_AFTER_ARTICLE = word_set("not_after_article")
+_NOT_AFTER_I = word_set("not_after_i")
+_FOLLOW = word_set("follow")
+_ARTICLES = word_set("articles")
+_KINDS = word_set("kinds")
+_FILLERS = word_set("fillers")
+_NO_LABEL_BEHIND = word_set("no_label_behind")
+_ADVERBS = word_set("adverbs")
+_NEGATIVE = word_set("negative")
+_BEFORE_NEGATIVE = word_set("before_negative")
+_CROSSES = word_set("crosses")
+_GOOD = word_set("good")
+_POSITIVE = word_set("positive")
+_NOUNS = word_set("nouns")
+_AFTER_VERDICT = word_set("after_verdict")
+_JOIN_WORDS = word_set("join_words")
+_JOIN_MARKS = word_set("join_marks")
+_BEHIND_OR = word_set("behind_or")
+_SOFT = word_set("soft")
+_DOUBT = word_set("doubt")
+_CHOOSE = word_set("choose")
+_CHOOSE_WITH = word_set("choose_with")
+_WITH = word_set("with")
+_SUBJECTS = word_set("subjects")
+_AUXILIARIES = word_set("auxiliaries")
+_CONNECTIVES = word_set("connectives")
+_REASONS = word_set("reasons")
+_BEFORE_IT = word_set("before_it")
+_MINE = word_set("mine")
+_CHOSEN = word_set("chosen")
+_NEGATORS = word_set("negators")
+_TURNS = word_set("turns")
+_ABBREVIATIONS = word_set("abbreviations")
+_OTHER_MEANING = word_set("other_meaning")
+_OTHER_NOUN = word_set("other_noun")
+_OPERATORS = word_set("operators")
+_OPENERS = word_set("openers")
+_CLOSERS = word_set("closers")
+_MARKS = word_set("marks")
+_DELIMITERS = word_set("delimiters")
+_STOPS = word_set("stops")
+_NOT_BEHIND_TEXT = word_set("not_behind_text")
+_AFTER_NUMBER = word_set("after_number")
+_LED = word_set("led")
+_UNREAD = word_set("unread")
+_TRAILING = word_set("trailing")
+_OF_ONE = word_set("of_one")
+
 # Options -----------------------------------------------------------------------------------------------------------
 
 
@@ -183,10 +132,6 @@ def _first_number(words: Sequence[bytes]) -> bytes:
     sign = b"-" if words[:1] == (b"-",) else b""
     number = words[len(sign)] if len(words) > len(sign) else b""
     return sign + number if _is_value(number) else b""
-
-
-_UNREAD = frozenset((b'"', CLOSE))  # not compared between an option and a text
-_TRAILING = _set(". \" ' ) ] , ;") | {CLOSE}
 
 
 def _is_value(word: bytes) -> bool:
@@ -922,13 +867,6 @@ def _negator(t: Words, i: int) -> bytes:
     if word == b"no" and t.text(i + 1) == b",":
         return b""
     return word if word in _NEGATORS or word.endswith(b"n't") else b""
-
-
-# A comma ends these.
-_OF_ONE = _set(
-    """unlike than over instead-of rather-than except without if whether unless because since whereas while although
-    though given"""
-)
 
 
 def _letters(t: Words, begin: int, end: int, own: _Own) -> set[int]:

@@ -12,6 +12,7 @@ import unicodedata
 from dataclasses import dataclass
 
 from fastsia.answers.number import pattern
+from fastsia.answers.tables import replacements
 
 CLOSE = b"\x01"  # where an emphasis, a formula or a brace ends behind a single letter: **A** is no article
 
@@ -40,14 +41,7 @@ def _characters() -> dict[bytes, bytes]:
         table[chr(0x1D400 + i)] = chr((65 if i % 52 < 26 else 71) + i % 52)
     table |= {chr(0x1D7CE + i): str(i % 10) for i in range(50)}
     table |= {chr(0x2080 + i): str(i) for i in range(10)}
-    for spelling, same in (
-        ("'", "‘’‚‛′´"), ('"', "“”„‟″«»「」『』"), (" ", "\t\r\f\v\u00a0\u202f\u205f\u3000"), ("-", "‐‑‒–−"),
-        (" - ", "—―"), (" x ", "×"), ("°", "º"), (".", "。"), (",", "、"), ("[", "【"), ("]", "】"), ("...", "…"),
-        ("/", "⁄"), ("+", "⁺"),
-        ("-", "⁻"), ("1/4", "¼"), ("1/2", "½"), ("3/4", "¾"), ("", "\u00ad\u2060\ufeff"), ("→", "⇒⟶➔➜"),
-    ):  # fmt: skip
-        table |= dict.fromkeys(same, spelling)
-    return {character.encode(): spelling.encode() for character, spelling in table.items()}
+    return {character.encode(): spelling.encode() for character, spelling in table.items()} | replacements("fold")
 
 
 _CHARACTERS = _characters()

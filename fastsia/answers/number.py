@@ -11,6 +11,8 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
+from fastsia.answers.tables import replacements, word_list, word_set
+
 MAX_NUMBER = 100  # bytes of a canonical number; what would be longer is no number
 MAX_TERM_DIGITS = 18  # digits of a fraction's terms
 MAX_TERMS = 40  # of an expression
@@ -21,6 +23,10 @@ MAX_FACTORIAL = 20  # "#### 42!" is an exclamation
 def pattern(text: str, flags: int = 0) -> re.Pattern[bytes]:
     """A verbose pattern over UTF-8 bytes; only ASCII letters have a case."""
     return re.compile(text.encode(), flags | re.VERBOSE)
+
+
+def _alternatives(table: str) -> str:
+    return " | ".join(word.decode() for word in word_list(table))
 
 
 def skip(what: re.Pattern[bytes], text: bytes, at: int) -> int:
@@ -64,32 +70,7 @@ def _table() -> dict[bytes, bytes]:
     for first in (0xFF21, 0xFF41):  # full-width letters
         table |= {first + place: chr(first - 0xFEE0 + place) for place in range(26)}
     table |= {0xFEE0 + ord(sign): sign for sign in "!$%()*+,-./:;<=>[]^_{}~"}
-    table |= dict.fromkeys((0x2010, 0x2011, 0x2012, 0x2212, 0xFE63), "-")
-    table |= dict.fromkeys((0xA0, 0x2007, 0x2009, 0x200A, 0x202F, 0x205F, 0x3000), "~")
-    table |= dict.fromkeys((0x200B, 0x200C, 0x200D, 0x200E, 0x200F, 0x2060, 0x2066, 0x2067, 0x2068, 0x2069, 0xFEFF), "")
-    table |= dict.fromkeys((0xA2, 0xA3, 0xA5, 0x20AC, 0x20B9, 0x20A9, 0x20BD, 0xFFE5, 0xFFE1), "$")
-    table |= dict.fromkeys((0x2018, 0x2019, 0x2032), "'") | dict.fromkeys((0x201C, 0x201D, 0x2033), '"')
-    table |= dict.fromkeys((0x2044, 0x2215), "/") | dict.fromkeys((0xB7, 0x22C5), r"\cdot ")
-    table |= {
-        0xD7: r"\times ",
-        0xF7: r"\div ",
-        0x2248: r"\approx ",
-        0xB1: r"\pm ",
-        0x221A: r"\sqrt ",
-        0x221E: r"\infty ",
-    }
-    table |= {
-        0x221E: r"\infty ",
-        0x3C0: r"\pi ",
-        0x2264: r"\le ",
-        0x2265: r"\ge ",
-        0xB0: r"^\circ ",
-        0x2103: r"^\circ C",
-    }
-    table |= {0x66A: "%", 0x66B: ".", 0x66C: ",", 0x3002: ". ", 0x3001: ", "}
-    table |= {0x2026: "...", 0x2192: "->", 0x21D2: "=>"}
-    table |= {0xFE0F: "", 0x20E3: "."}  # a digit in a keycap numbers a list
-    return {chr(code).encode(): text.encode() for code, text in table.items()}
+    return {chr(code).encode(): text.encode() for code, text in table.items()} | replacements("ascii")
 
 
 _PLAIN_OF = _table()
@@ -97,33 +78,7 @@ _RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", b"0123456789-", strict=True
 _LOWERED = dict(zip("₀₁₂₃₄₅₆₇₈₉", b"0123456789", strict=True))
 _JOINED = {char.encode(): (b"^", digit) for char, digit in _RAISED.items()}
 _JOINED |= {char.encode(): (b"_", digit) for char, digit in _LOWERED.items()}
-_VULGAR = {
-    char.encode(): text.encode()
-    for char, text in zip(
-        "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒",
-        [
-            "1/2",
-            "1/3",
-            "2/3",
-            "1/4",
-            "3/4",
-            "1/5",
-            "2/5",
-            "3/5",
-            "4/5",
-            "1/6",
-            "5/6",
-            "1/7",
-            "1/8",
-            "3/8",
-            "5/8",
-            "7/8",
-            "1/9",
-            "1/10",
-        ],
-        strict=True,
-    )
-}
+_VULGAR = replacements("vulgar_fractions")
 _EN_DASH = "\N{EN DASH}".encode()
 _CHARACTER = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 _AFTER_NUMBER = pattern(r"[0-9%][\ ~]?+ \Z")
@@ -355,24 +310,10 @@ def _rational(negative: bool, value: Fraction) -> str | None:
 # Units --------------------------------------------------------------------------------------------------------------
 
 _UNITS_1 = frozenset(b"msghlLNJWVAKCFt")
-_UNITS_2 = frozenset(
-    b"""cm mm km nm um dm kg mg ml mL dl dL cl cL kW MW GW mW Hz lb oz ft in yd mi hr ms ns wk mo yr kJ MJ kN kV
-    mV mA Pa dB eV GB MB KB kB TB ha pt qt cc am pm AM PM st nd rd th""".split()
-)
-# Longer ones that may stand right behind the digits, in lower case.
-_UNITS_3 = frozenset(
-    b"""mph kph rpm fps bps kwh mwh kpa mpa khz mhz ghz min mins sec secs hrs hour hours minute minutes second
-    seconds day days week weeks wks month months year years yrs lbs kgs cms kms gal cal kcal mol rad deg cup
-    cups rds ths usd eur gbp inr dollar dollars cent cents euro euros pound pounds percent pct mile miles foot
-    feet inch inches yard yards meter meters metre metres gram grams liter liters litre litres ounce ounces
-    degree degrees""".split()
-)
-_NO_UNITS = frozenset(
-    b"""and plus minus over divided modulo mod where when for but not than sin cos tan cot csc log exp det gcd
-    lcm lim sqrt sinh cosh tanh arcsin arccos arctan choose factorial infinity sinx siny sinz cosx cosy cosz
-    tanx tany tanz logx logy logz xyz""".split()
-)
-_SHORT = frozenset(b"of in on at an to by".split())  # behind another word
+_UNITS_2 = word_set("unit_symbols")
+_UNITS_3 = word_set("attached_units")
+_NO_UNITS = word_set("no_units")
+_SHORT = word_set("prepositions")
 
 _LETTERS = r"(?: [A-Za-z] | [\xc3-\xdf][\x80-\xbf] )++"
 _CJK = r"(?: [\xe4-\xed][\x80-\xbf][\x80-\xbf] | \xe3[\x81-\x83][\x80-\xbf] )"
@@ -522,11 +463,7 @@ _EQUALS = pattern(
 _TERM_WORD = pattern(r"[\ ~]{0,2}+ ([A-Za-z]++) (?: [/-] [A-Za-z]++ )?+ (?: \^ \{?+[0-9]\}?+ )?+")
 _NEXT_PART = pattern(r",?+ \ (?=[0-9])")
 _PRODUCT = pattern(r"\(")
-_NO_TERM_WORDS = frozenset(
-    b"""because since as so if when where while with for and or but which that then thus hence therefore given
-    assuming let also not is are was were we he she they it on at to from by after before of plus minus times
-    divided multiplied equals""".split()
-)
+_NO_TERM_WORDS = word_set("no_term_words")
 
 
 def _right_hand_end(text: bytes, begin: int) -> int:
@@ -574,32 +511,25 @@ def _term_end(text: bytes, at: int) -> int:
 
 def _past_term_words(text: bytes, at: int) -> tuple[int, bool]:
     """Past "!", "%", powers, closing brackets and at most three words behind a term; whether there were words."""
-    words = 0
+    num_words = 0
     for _ in range(12):
         end = skip(_POSTFIX, text, at)
-        if end == at and words < 3 and _OPERATOR.match(text, at) is None:
+        if end == at and num_words < 3 and _OPERATOR.match(text, at) is None:
             word = _TERM_WORD.match(text, at)
             if word is not None and word[1].lower() not in _NO_TERM_WORDS:
                 is_symbol = len(word[1]) == 1 and word[1][0] not in _UNITS_1 and word[1] not in (b"k", b"M", b"B")
                 end = at if is_symbol else word.end()
-                words += not is_symbol
+                num_words += not is_symbol
         if end == at:
             break
         at = end
-    return at, words > 0
+    return at, num_words > 0
 
 
 # A value that goes on is none: 3:45, 10-12, 1,2,3, "2 hours 30 minutes", "16 (ducks) * 3 (muffins)".
 _NUMBER_AHEAD = r"(?: \\?\$ )?+ -?+ \.?+ [0-9]"
-_WHOLE_UNITS = r"""(?: hours | hour | hrs | hr | h | days | day | d | weeks | week | wk | months | month | years | year
-    | yrs | yr | minutes | minute | mins | min | feet | foot | ft | yards | yard | yd | miles | mile | mi | km | meters
-    | meter | metres | metre | m | cm | pounds | pound | lbs | lb | kg | gallons | gallon | gal | quarts
-    | quart | pints | pint
-    | dollars | dollar | euros | euro | degrees | degree | AM | PM | am | pm ) (?![A-Za-z])"""
-_KNOWN_COMMANDS = r"""(?: times | cdot | div | quad | qquad | text | textbf | textit | mathrm | mathbf | mathit | mbox
-    | circ | degree | approx | right | end | newline | hspace | boxed | fbox | rightarrow | Rightarrow
-    | implies | therefore
-    | because | checkmark | square | blacksquare | tag ) (?![A-Za-z])"""
+_WHOLE_UNITS = rf"(?: {_alternatives('whole_units')} ) (?![A-Za-z])"
+_KNOWN_COMMANDS = rf"(?: {_alternatives('plain_commands')} ) (?![A-Za-z])"
 _SYMBOL_COMMAND = rf"\\ (?! {_KNOWN_COMMANDS} ) [A-Za-z]{{2}}"
 _GOES_ON = pattern(
     rf"""{_COMMA} [\ ~]{{0,2}}+ [0-9] | {_BLANK}{{1,4}}+ [0-9] | ['_;] \ ?+ [0-9] | _\{{

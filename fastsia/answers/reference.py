@@ -16,6 +16,7 @@ from fastsia.answers.boxed import MAX_BOX, balanced, boxed_value, expression_aft
 from fastsia.answers.choice import choice_after_marker, last_choice, stated_choice
 from fastsia.answers.number import BEFORE, SPACE, WORD, is_word_before, last_number, number_after_marker, pattern, skip
 from fastsia.answers.spec import Spec
+from fastsia.answers.tables import word_set
 
 WINDOW = 400  # bytes that a value after a marker may take
 
@@ -310,11 +311,8 @@ _HASH = pattern(r"""(?<! ["'`] ) (?<! “ ) (?<! ‘ ) (?: (?<! \# ) \#{4,}+ | (
 _BOX = pattern(rf"\\ (?: boxed | fbox ) {SPACE}{{0,8}}+ \{{")
 _WORD = pattern(rf"(answer | option | choice | ans) (?! {WORD} )", re.IGNORECASE)
 
-_GOOD = frozenset(b"final correct right best".split())
-_BAD = frozenset(
-    b"""wrong incorrect false bad possible potential candidate first second previous initial other another old
-    no not any each every tentative student s example sample""".split()
-)
+_GOOD = word_set("marker_good")
+_BAD = word_set("marker_bad")
 _MARKS = b" \t*_\"'`([<>#-"
 _COLON = pattern(r"""[\ \t*_"'`]{0,8}+ (?: : | ： | = (?!=) )""")
 _DASH = pattern(r"[*_]{0,4}+ [\ \t]{1,4}+ (?: - | – | — ) (?= [\ \t] )")

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fastsia.answers.number import SPACE, pattern
+from fastsia.answers.tables import replacements, word_set
 
 MAX_TEXT = 256  # bytes of a boxed answer that is no number
 MAX_CONTENT = 4096  # bytes of a content; a longer one has no spelling
@@ -20,146 +21,30 @@ MAX_DEPTH = 32  # arguments and groups inside of each other
 
 # Tables -------------------------------------------------------------------------------------------------------------
 
-
-def _words(text: str) -> frozenset[bytes]:
-    return frozenset(text.encode().split())
-
-
-_DROPPED = _words(
-    r"""\left \right \middle \big \Big \bigg \Bigg \bigl \Bigl \biggl \Biggl \bigr \Bigr \biggr \Biggr \bigm \Bigm
-    \displaystyle \textstyle \scriptstyle \scriptscriptstyle \limits \nolimits \bf \rm \it \sf \tt \sl \em \bfseries
-    \itshape \rmfamily \tiny \scriptsize \footnotesize \small \normalsize \large \Large \LARGE \huge \Huge \centering
-    \boldmath \hline \noindent \! \( \) \[ \] \$ \/ $"""
-)
-_BLANKS = (
-    _words(r"\; \: \> \quad \qquad \enspace \thinspace \medspace \thickspace \space \hfill \nobreakspace ~")
-    | {b"\\ ", b"\\\t", b"\\\n", b"\\\r"}
-    | {blank.encode() for blank in "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u200a\u205f\u3000"}
-)
-# Inside of these blanks are shown ...
-_TEXT = _words(r"\text \textrm \textnormal \mbox \hbox \textbf \textit \textsf \texttt \textsc \emph")
-# ... and inside of these units may stand.
-_ROMAN = _words(r"\text \textrm \textnormal \mbox \hbox \mathrm")
-_FONTS = _TEXT | _words(
-    r"""\mathrm \mathbf \mathit \mathsf \mathtt \mathnormal \boldsymbol \bm \pmb \operatorname \boxed \fbox \ensuremath
-    \smash \mathop \mathord \mathbin \mathrel"""
-)
-_FRACTIONS = _words(r"\frac \binom")
-_ACCENTS = _words(
-    r"""\mathbb \mathcal \mathfrak \mathscr \overline \underline \bar \hat \widehat \tilde \widetilde \vec \dot \ddot
-    \overrightarrow \overleftarrow \overbrace \underbrace \overset \underset \stackrel \pmod \xrightarrow"""
-)
-_WITH_DROPPED_ARGUMENT = _words(
-    r"\phantom \hphantom \vphantom \hspace \hspace* \vspace \hskip \tag \label \color \textcolor"
-)
-FUNCTIONS = _words("sin cos tan cot sec csc log ln exp arcsin arccos arctan sinh cosh tanh gcd lcm pi sqrt")
-_APPLIED = frozenset(b"\\" + name for name in FUNCTIONS - _words("pi sqrt gcd lcm"))
-_GREEK = _words(
-    r"""\alpha \beta \gamma \delta \epsilon \varepsilon \zeta \eta \theta \vartheta \iota \kappa \lambda \mu \nu \xi \pi
-    \varpi \rho \varrho \sigma \varsigma \tau \upsilon \phi \varphi \chi \psi \omega \Gamma \Delta \Theta \Lambda \Xi
-    \Pi \Sigma \Upsilon \Phi \Psi \Omega \ell \infty"""
-)
-UNITS = _words(
-    """unit units square squared cubic cubed sq cu mm cm dm m km mi in ft yd inch inches foot feet yard yards mile miles
-    meter meters metre metres millimeter millimeters centimeter centimeters centimetre centimetres kilometer kilometers
-    kilometre kilometres second seconds sec s min minute minutes hour hours h hr hrs day days week weeks month months
-    year years degree degrees radian radians rad dollar dollars cent cents euro euros g kg mg gram grams kilogram
-    kilograms pound pounds lb lbs ounce ounces l ml liter liters litre litres gallon gallons per mph kph percent"""
-)
-# Units that no product of letters is taken for, even outside of \text.
-_BARE_UNITS = frozenset(unit for unit in UNITS if len(unit) >= 4) | _words("cm km mm ft kg")
-
-_ALIASES = {
-    source: target.encode()
-    for target, sources in {
-        r"\frac": r"\dfrac \tfrac \cfrac \nicefrac \sfrac \xfrac",
-        r"\binom": r"\dbinom \tbinom",
-        r"\sqrt": "√",
-        r"\le": r"\leq \leqslant \leqq ≤ ⩽ <=",
-        r"\ge": r"\geq \geqslant \geqq ≥ ⩾ >=",
-        r"\ne": r"\neq ≠ !=",
-        "<": r"\lt ＜",
-        ">": r"\gt",
-        "=": "==",
-        r"\cdot": r"· ⋅ ∙ \ast ∗ \bullet",
-        r"\times": "× ✕",
-        r"\div": "÷",
-        r"\pm": "± +/-",
-        r"\mp": "∓",
-        r"\infty": "∞ infinity",
-        r"\cup": r"∪ \bigcup",
-        r"\cap": r"∩ \bigcap",
-        r"\in": "∈",
-        r"\notin": "∉",
-        r"\subset": "⊂",
-        r"\subseteq": "⊆",
-        r"\setminus": r"∖ \backslash",
-        r"\emptyset": r"∅ \varnothing",
-        r"\to": r"→ \rightarrow -> \longrightarrow",
-        r"\implies": r"⇒ \Rightarrow \Longrightarrow =>",
-        r"\iff": r"⇔ \Leftrightarrow \Longleftrightarrow",
-        r"\approx": "≈",
-        r"\equiv": "≡",
-        r"\perp": "⊥",
-        r"\angle": "∠ ∡",
-        r"\triangle": "△ ▵",
-        r"\dots": r"\ldots \cdots \dotsc \dotsb … ⋯ ...",
-        r"\land": r"∧ \wedge",
-        r"\lor": r"∨ \vee",
-        r"\neg": r"¬ \lnot",
-        r"\forall": "∀",
-        r"\exists": "∃",
-        r"\{": r"\lbrace",
-        r"\}": r"\rbrace",
-        "(": r"\lparen",
-        ")": r"\rparen",
-        "[": r"\lbrack",
-        "]": r"\rbrack",
-        r"\langle": "⟨",
-        r"\rangle": "⟩",
-        r"\lfloor": "⌊",
-        r"\rfloor": "⌋",
-        r"\lceil": "⌈",
-        r"\rceil": "⌉",
-        "|": r"\vert \lvert \rvert \mid ∣",
-        r"\|": r"\Vert \lVert \rVert \parallel ‖ ∥",
-        "'": r"\prime ′ ’",
-        "-": "− – ‐ ‑ ﹣",
-        r"\%": "%",
-        r"\\": r"\cr \newline \tabularnewline",
-        ":": r"\colon",
-        "^": "**",
-        r"\,": "\u2009 \u202f",
-        **{f"\\mathbb {name}": sign for name, sign in zip("RNZQC", "ℝℕℤℚℂ", strict=True)},
-        **{
-            f"\\{name}": sign
-            for name, sign in zip(
-                re.findall(
-                    "[A-Za-z]+",
-                    """alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon
-                    varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega""",
-                ),
-                "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ",
-                strict=True,
-            )
-        },
-        r"\phi": "ϕ",
-        r"\ell": "ℓ",
-    }.items()
-    for source in re.findall(rb"[^ \n]+", sources.encode())
-}
+_DROPPED = word_set("dropped")
+_BLANKS = word_set("blanks") | {b"\\ ", b"\\\t", b"\\\n", b"\\\r"}
+_TEXT = word_set("text")
+_ROMAN = word_set("roman")
+_FONTS = word_set("fonts")
+_FRACTIONS = frozenset((b"\\frac", b"\\binom"))
+_ACCENTS = word_set("accents")
+_WITH_DROPPED_ARGUMENT = word_set("with_dropped_argument")
+FUNCTIONS = word_set("functions")
+_APPLIED = frozenset(b"\\" + name for name in FUNCTIONS - {b"pi", b"sqrt", b"gcd", b"lcm"})
+_GREEK = word_set("greek")
+UNITS = word_set("units")
+# Units that are not read as a product of letters, even outside of \text.
+_BARE_UNITS = frozenset(unit for unit in UNITS if len(unit) >= 4) | {b"cm", b"km", b"mm", b"ft", b"kg"}
+_ALIASES = replacements("aliases")
 _RAISED = {sign.encode(): value for sign, value in zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻ⁿ", b"0123456789-n", strict=True)}
 _LOWERED = {sign.encode(): value for sign, value in zip("₀₁₂₃₄₅₆₇₈₉ₙ", b"0123456789n", strict=True)}
 # The signs outside of ASCII that formulas are written with.
 KNOWN_SIGNS = frozenset(sign for sign in (*_ALIASES, *_RAISED, *_LOWERED, *_BLANKS, "°".encode()) if sign[0] >= 0x80)
 
-# Terms begin and end at these,
-_BOUNDARIES = _words(r", ; : = < > | \| & \\ \le \ge \ne \in \notin \cup \cap \to \implies \iff \approx \equiv and or")
-# begin behind these too,
-_BEFORE_TERM = _BOUNDARIES | _words(r"( [ \{ \langle")
-_SIGNS = _words(r"+ - \pm \mp")
-# and end before these too.
-_AFTER_TERM = _BOUNDARIES | _SIGNS | _words(r") ] \} \rangle")
+_BOUNDARIES = word_set("boundaries")
+_SIGNS = frozenset((b"+", b"-", b"\\pm", b"\\mp"))
+_BEFORE_TERM = _BOUNDARIES | {b"(", b"[", b"\\{", b"\\langle"}
+_AFTER_TERM = _BOUNDARIES | _SIGNS | {b")", b"]", b"\\}", b"\\rangle"}
 
 
 # Tokens -------------------------------------------------------------------------------------------------------------
@@ -170,7 +55,7 @@ _TOKEN = pattern(
        | [A-Za-z]++ | <= | >= | != | == | => | -> | \+/- | \*\* | \.\.\. | [\xc0-\xff][\x80-\xbf]*+ | .""",
     re.DOTALL,
 )
-_PROSE_MARKS = _words("""' ’ " , . ; : ! ? & - “ ” ‘ – —""")
+_PROSE_MARKS = word_set("prose_marks")
 _FOREIGN = pattern(r"[\xc3-\xcd\xd0-\xdf] | [\xe0\xe1\xe3-\xee]")
 
 
@@ -667,7 +552,7 @@ def _written(atoms: Sequence[_Atom]) -> bytes:
 
 _ARITHMETIC = pattern(r"[-0-9.+*/^(){}]*+")
 _OPERATION = pattern(r"[0-9)}][-+*/^]")
-_END_MARKS = _words(r". , ; : \\ \, {,}") | {b" "}
+_END_MARKS = frozenset((b".", b",", b";", b":", b"\\\\", b"\\,", b"{,}", b" "))
 _ENVIRONMENTS = (b"array", b"matrix", b"smallmatrix")
 
 
@@ -725,7 +610,7 @@ def _without_name(atoms: list[_Atom]) -> list[_Atom]:
     return atoms
 
 
-_LISTS = _words(r", ; & \\") | {b" "}
+_LISTS = frozenset((b",", b";", b"&", b"\\\\", b" "))
 
 
 def _without_parentheses(atoms: list[_Atom]) -> list[_Atom]:
