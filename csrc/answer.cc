@@ -497,10 +497,10 @@ Closing first_closing(std::string_view text, std::size_t i, const Spec& spec) {
   return first;
 }
 
-std::size_t before_partial_closing(std::string_view text, const Spec& spec) {
+std::size_t before_partial_closing(std::string_view text, std::size_t from, const Spec& spec) {
   std::size_t first = text.size();
   for (const auto& [open, close] : spec.think_tags) {
-    const std::size_t begin = text.size() - std::min(close.size() - 1, text.size());
+    const std::size_t begin = std::max(from, text.size() - std::min(close.size() - 1, text.size()));
     for (std::size_t i = text.find(close[0], begin); i < first; i = text.find(close[0], i + 1)) {
       if (text.compare(i, text.size() - i, close, 0, text.size() - i) == 0) first = i;
     }

@@ -63,7 +63,7 @@ struct Closing {
 // The first closing mark from `i` on; of two at one place the longer.
 Closing first_closing(std::string_view text, std::size_t i, const Spec& spec);
 
-// Where the text's last bytes begin if they may become a closing mark, else the text's end.
-std::size_t before_partial_closing(std::string_view text, const Spec& spec);
+// Where a closing mark begins that the text ends within, looked for from `i` on; the text's end where there is none.
+std::size_t before_partial_closing(std::string_view text, std::size_t i, const Spec& spec);
 
 }  // namespace fastsia

@@ -70,7 +70,7 @@ void Settler::read_think(const Spec& spec) {
   } else {
     closing = first_closing(tail_, 0, spec);
     // A mark that begins no later may still come.
-    if (closing.begin != kNone && before_partial_closing(tail_, spec) <= closing.begin) return;
+    if (closing.begin != kNone && before_partial_closing(tail_, 0, spec) <= closing.begin) return;
   }
   if (closing.begin != kNone) {
     tail_.erase(0, closing.end);
@@ -86,8 +86,9 @@ void Settler::read_on(const Spec& spec) {
   Closing closing;
   std::size_t end = tail_.size();
   if (!has_closed_) {
-    closing = first_closing(tail_, 0, spec);
-    end = closing.begin != kNone ? closing.begin : before_partial_closing(tail_, spec);
+    closing = first_closing(tail_, next_closing_, spec);
+    end = closing.begin != kNone ? closing.begin : before_partial_closing(tail_, next_closing_, spec);
+    next_closing_ = end;
   }
   const Text all(tail_.data(), 0, end);
   const std::size_t stop = spec.stop_texts ? find_stop(all, next_stop_) : kNone;
@@ -123,6 +124,7 @@ void Settler::read_on(const Spec& spec) {
     tail_.erase(0, excess);
     next_marker_ -= excess;
     next_stop_ -= excess;
+    next_closing_ -= std::min(excess, next_closing_);
   }
 }
 

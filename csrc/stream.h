@@ -37,7 +37,8 @@ class Settler {
   std::size_t block_ = kNone;  // the open block's tags; kNone where the prompt opened it: any mark closes it
   std::string tail_;
   std::size_t next_marker_ = 0;  // no marker that could settle the text begins before this byte of the tail
-  std::size_t next_stop_ = 0;    // no stop text's first letter stands before this one
+  std::size_t next_stop_ = 0;     // no stop text begins before this byte
+  std::size_t next_closing_ = 0;  // no closing mark begins before this byte
 };
 
 // Many texts ("slots"), fed with tokens.
