@@ -9,7 +9,7 @@ namespace fastsia {
 namespace {
 
 struct Character {
-  std::size_t size = 0;  // 0: no UTF-8
+  std::size_t size = 0;  // 0: invalid UTF-8
   std::uint32_t code = 0;
 };
 
@@ -27,8 +27,8 @@ Character read_character(std::string_view text, std::size_t i) {
   return {size, is_longer_than_needed ? 0 : code};
 }
 
-// The digit that a character is, -1 for none: Arabic, Persian, Devanagari to Malayalam, Thai, Lao, full-width,
-// mathematical ones.
+// The value of a decimal digit, or -1: Arabic, Persian, Devanagari to Malayalam, Thai, Lao, full-width and mathematical
+// digits.
 int digit_of(std::uint32_t code) {
   for (const std::uint32_t zero : {0x660u, 0x6F0u, 0xE50u, 0xED0u, 0xFF10u}) {
     if (code >= zero && code < zero + 10) return static_cast<int>(code - zero);
@@ -38,7 +38,7 @@ int digit_of(std::uint32_t code) {
   return -1;
 }
 
-// The full-width form's ASCII character, 0 for none.
+// The ASCII character of a full-width form, or 0.
 char narrow(std::uint32_t code) {
   if (code < 0xFF01 || code > 0xFF5E) return 0;
   const char c = static_cast<char>(code - 0xFEE0);
@@ -46,13 +46,13 @@ char narrow(std::uint32_t code) {
   return is_letter(c) || is_sign ? c : 0;
 }
 
-// The replacement of a character; null where the table has none.
+// The replacement of a character, or null.
 const std::string* look_up(const Replacements& table, std::string_view character) {
   const auto found = table.find(std::string(character));
   return found == table.end() ? nullptr : &found->second;
 }
 
-// A superscript's or subscript's digit or minus, 0 for none.
+// The digit or minus sign of a superscript or subscript, or 0.
 char raised(std::uint32_t code) {
   if (code == 0xB2 || code == 0xB3) return static_cast<char>('0' + (code - 0xB0));
   if (code == 0xB9) return '1';
@@ -64,7 +64,7 @@ char lowered(std::uint32_t code) {
   return code >= 0x2080 && code <= 0x2089 ? static_cast<char>('0' + (code - 0x2080)) : 0;
 }
 
-// Whether a number ends what was written so far, up to one blank.
+// Whether the output ends with a number and at most one blank.
 bool ends_in_number(const std::string& out) {
   std::size_t end = out.size();
   if (end > 0 && (out[end - 1] == ' ' || out[end - 1] == '~')) --end;
@@ -84,7 +84,7 @@ std::string plain(std::string_view text) {
   static const Replacements kVulgarFractions = replacements("vulgar_fractions");
   std::string out;
   out.reserve(text.size() + 16);
-  std::size_t joined_at = kNone;  // where a superscript or subscript of this sign would go on
+  std::size_t joined_at = kNone;  // where the next superscript or subscript of this kind would begin
   char joined_sign = 0;
   for (std::size_t i = 0; i < text.size();) {
     const Character character = static_cast<unsigned char>(text[i]) < 0x80 ? Character{} : read_character(text, i);
