@@ -184,7 +184,6 @@ def read_number(
     Returns:
         (canonical number, end). The end is `at` if there is no number. The number is None if the text has the form of a
             number but no canonical value: a power, a division by zero, an exponent out of range.
-
     """
     head = (_LOOSE_HEAD if is_loose else _HEAD).match(text, at)
     if head is None:

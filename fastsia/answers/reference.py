@@ -245,7 +245,7 @@ def _without_last_word(text: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class _Occurrence:
-    """An occurrence of a marker; `first` is where the word before it ("the" of "the answer is") begins, else `begin`."""
+    """An occurrence of a marker; `first`: begin of the word before it ("the" of "the answer is"), else `begin`."""
 
     marker: Marker
     begin: int
