@@ -1,6 +1,6 @@
 """Empirical answer distributions: counts, entropies in nats, gold surprisal.
 
-Estimators, for counts c_a of N draws with K distinct answers (no answer is a class like any other):
+Estimators for counts c_a of N draws with K distinct answers, where a missing answer is a class like any other:
 
 - plug-in: H = -sum_a p_a ln p_a with p_a = c_a / N.
 - Miller-Madow (Miller 1955): H + (K - 1) / (2 N).
@@ -51,17 +51,18 @@ class AnswerSummary:
 def summarize(
     codes: ArrayLike, offsets: ArrayLike, gold: ArrayLike, num_answers: ArrayLike, alpha: float
 ) -> AnswerSummary:
-    """Summarizes groups of interned answers, all in one call.
+    """Summarize groups of interned answers in one call.
 
     Args:
-        codes: int32 [R], -1 for no answer, else any non-negative id; the rows of a group lie together, in draw order.
-        offsets: int64 [G + 1]; group g owns codes[offsets[g]:offsets[g + 1]].
-        gold: int32 [G], the gold answer's code, -2 where it is none of the codes.
+        codes: int32 [R], -1 for no answer, else any non-negative id; the rows of a group are adjacent and in draw
+            order.
+        offsets: int64 [G + 1]; group g is codes[offsets[g]:offsets[g + 1]].
+        gold: int32 [G], the code of the gold answer, -2 if it is not among the codes.
         num_answers: int32 [G], V of the smoothed gold probability.
         alpha: the additive smoothing.
 
     Raises:
-        FastsiaError: where the shapes do not fit together.
+        FastsiaError: if the shapes do not match.
     """
     codes = np.ascontiguousarray(codes, dtype=np.int32)
     offsets = np.ascontiguousarray(offsets, dtype=np.int64)
@@ -74,7 +75,7 @@ def summarize(
 
 
 def answer_entropy(answers: Iterable[Hashable | None], estimator: Estimator = "plugin") -> float:
-    """The entropy, in nats, of the empirical distribution of `answers`; None (no answer) is a class of its own.
+    """Return the entropy, in nats, of the empirical distribution of `answers`. None (no answer) is a class of its own.
 
     Raises:
         FastsiaError: for an empty list or an unknown estimator.
@@ -108,7 +109,7 @@ def _summarize_numpy(
     num_answers: NDArray[np.int32],
     alpha: float,
 ) -> dict[str, NDArray]:
-    """The same in numpy. Rows are sorted by (group, code); each run of equal rows is one class."""
+    """Compute the summary with numpy. Rows are sorted by (group, code); each run of equal rows is one class."""
     num_groups = len(offsets) - 1
     sizes = np.diff(offsets)
     group = np.repeat(np.arange(num_groups), sizes)
@@ -118,7 +119,7 @@ def _summarize_numpy(
     new_class[1:] = (sorted_group[1:] != sorted_group[:-1]) | (sorted_code[1:] != sorted_code[:-1])
     starts = np.flatnonzero(new_class)
     class_group, class_code = sorted_group[starts], sorted_code[starts]
-    class_first = order[starts]  # lexsort is stable: the first of a run was drawn first
+    class_first = order[starts]  # lexsort is stable: the first row of a run was drawn first
     class_count = np.diff(np.append(starts, len(codes)))
 
     def total(values: NDArray) -> NDArray[np.float64]:

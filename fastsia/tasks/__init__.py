@@ -1,4 +1,4 @@
-"""Problems, and the prompts that ask them. `load_task` takes a name, a file, a list or a `datasets.Dataset`."""
+"""Problems and their prompts. `load_task` accepts a name, a file, a list or a `datasets.Dataset`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a named task's rows are: in the first of the files that is below data_dir, or on the Hub."""
+    """Where the records of a named task are: in the first existing file below data_dir, or on the Hub."""
 
     description: str
     files: tuple[str, ...]
@@ -92,7 +92,7 @@ TASKS: dict[str, str] = {
     "demo": f"word problems made from a seed, {demo.NUM_PROBLEMS:,} of them, no download",
     **{name: source.description for name, source in _SOURCES.items()},
 }
-"""The named tasks, each with one line about it."""
+"""The named tasks, each with a one-line description."""
 
 
 @renamed(format="answer_format")
@@ -105,7 +105,7 @@ def load_task(
     columns: Columns | None = None,
     answer_base: int | None = None,
 ) -> Task:
-    """The problems of a data set, checked, with distinct ids and canonical golds.
+    """Load the problems of a data set with distinct ids and canonical golds.
 
     dataset: a name of `TASKS`; the path of a .jsonl, .json, .csv, .tsv or .parquet file (of text also .gz);
         "hub:OWNER/NAME[@REVISION][:CONFIG[:SPLIT]]" (the split is "test" otherwise) or a `datasets.Dataset`, with the
@@ -153,7 +153,7 @@ def load_task(
 
 
 def stored_task(name: str, problems: Iterable[Problem]) -> Task:
-    """A task of problems read back from results, asked as the task of that name is."""
+    """Return a task of problems read from stored results, with the instruction of the task of that name."""
     return Task(name, tuple(problems), instruction=demo.INSTRUCTION if name == "demo" else None)
 
 
@@ -196,7 +196,7 @@ def _below(data_dir: Path, files: tuple[str, ...], name: str) -> Path:
 
 
 def _file(dataset: str | os.PathLike[str]) -> Path:
-    """The file that `dataset` names, or the error that says what it may have meant."""
+    """The file that `dataset` names; the error otherwise suggests similar names."""
     path = Path(dataset)
     if path.is_file():
         return path
@@ -245,7 +245,7 @@ def _check_base(answer_base: int | None, dataset: Any) -> int | None:
 
 
 def _refuse_if_read(dataset: Any, setting: str) -> None:
-    """Settings of how rows are read mean nothing for a named task, whose layout is known, or for problems."""
+    """Refuse a setting for reading records where none are read: for a named task, or for Problem objects."""
     named = isinstance(dataset, str) and dataset in TASKS
     if named or (isinstance(dataset, (Task, Sequence)) and not isinstance(dataset, str)):
         what = f"the task {dataset}" if named else "problems that are read already"
@@ -254,14 +254,14 @@ def _refuse_if_read(dataset: Any, setting: str) -> None:
 
 @dataclass(frozen=True)
 class _Reader:
-    """From the rows of a file or data set to problems."""
+    """Converts the records of a file or data set to problems."""
 
     columns: Columns
     answer_format: AnswerFormat | None
     answer_base: int | None
 
     def task(self, name: str, rows: Iterable[Row], limit: int | None, source: str) -> Task:
-        """The task of the first `limit` rows; `source` names them in an error."""
+        """The task of the first `limit` records; `source` names them in an error."""
         found = _own(name, map(self._problem, rows), limit, self.answer_format, source)
         if self.answer_base is not None and all(problem.choices is None for problem in found.problems):
             raise FastsiaError(f"answer_base={self.answer_base} has no meaning for {source}: no problem has options.")
@@ -274,7 +274,7 @@ class _Reader:
 
 
 def _checked(problems: Iterable[Any], answer_format: AnswerFormat | None) -> Iterator[Problem]:
-    """A caller's own Problem objects with canonical golds."""
+    """Check a caller's Problem objects and make their golds canonical."""
     for number, problem in enumerate(problems):
         if not isinstance(problem, Problem):
             raise FastsiaError(f"dataset[{number}] must be a Problem, got {type(problem).__name__}.")
@@ -290,7 +290,7 @@ def _gold(problem: Problem, answer_format: AnswerFormat, where: str) -> str:
     if problem.choices is None:
         return gold_answer(problem.gold, answer_format, None, where)
     if problem.gold in tuple(letters(len(problem.choices))):
-        return problem.gold  # as `Problem` documents it
+        return problem.gold  # as documented in `Problem`
     index = right_option(
         problem.gold.strip(),
         Options(problem.choices),

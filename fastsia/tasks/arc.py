@@ -1,4 +1,4 @@
-"""ARC: science questions with three to five options. Options are lettered A, B, ... whatever their labels were."""
+"""ARC: science questions with three to five options, which are lettered A, B, ... whatever their labels are."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ EASY_HUB = HubData("allenai/ai2_arc", "ARC-Easy")
 
 
 def to_problem(row: Row, answer_format: AnswerFormat, answer_base: int | None = None) -> Problem:
-    """A row with the fields id, question, choices {"text", "label"} and answerKey, or as AI2 publishes it."""
+    """Convert a record with the fields id, question, choices {"text", "label"} and answerKey, or in AI2's own
+    layout."""
     row = unnested(row)
     texts, gold = read_choices(row, "answerKey", answer_base)
     return Problem(row.identifier("id"), row.text("question"), gold, choices=texts)
 
 
 def is_nested(row: Row) -> bool:
-    """Whether the row has AI2's own layout, question {"stem", "choices" [{"text", "label"}, ...]}."""
+    """Whether the record has AI2's own layout, question {"stem", "choices" [{"text", "label"}, ...]}."""
     question = row.fields.get("question")
     return isinstance(question, Mapping) and "stem" in question
 
 
 def unnested(row: Row) -> Row:
-    """A row of AI2's own layout with question and choices as fields; any other as it is."""
+    """Return a record of AI2's own layout with question and choices as fields; any other record unchanged."""
     if not is_nested(row):
         return row
     question = row.fields["question"]

@@ -1,4 +1,4 @@
-"""MATH-500 and AIME: problems of mathematics competitions, whose answers are formulas that stand in a box."""
+"""MATH-500 and AIME: problems of mathematics competitions, whose answers are formulas in a box."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BOX = "\\boxed"
 
 
 def to_problem(row: Row, answer_format: AnswerFormat) -> Problem:
-    """A row with the fields problem, answer and unique_id or id; without an answer, a solution that ends in a box."""
+    """Convert a record with the fields problem, answer (or a solution that ends in a box) and unique_id or id."""
     in_solution = is_blank(row.fields.get("answer")) and _BOX in str(row.fields.get("solution"))
     gold = row.text("solution") if in_solution else row.text_or_number("answer")
     key = "id" if is_blank(row.fields.get("unique_id")) else "unique_id"

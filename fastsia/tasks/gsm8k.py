@@ -1,4 +1,4 @@
-"""GSM8K: grade-school word problems. The gold number stands after the last "####" of a worked solution."""
+"""GSM8K: grade-school word problems. The gold number follows the last "####" of a worked solution."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MARKER = "####"
 
 
 def to_problem(row: Row, answer_format: AnswerFormat) -> Problem:
-    """A row with the fields question and answer."""
+    """Convert a record with the fields question and answer."""
     question, solution = row.text("question"), row.text("answer")
     _, marker, gold = solution.rpartition(MARKER)
     if not marker:

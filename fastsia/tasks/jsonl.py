@@ -1,4 +1,4 @@
-"""Problems of one's own: rows with question, answer, and optionally choices and id; or a well-known layout."""
+"""Problems from a user's file: records with question, answer and optionally choices and id, or in a known layout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastsia.tasks.task import gold_answer
 
 
 def to_problem(row: Row, answer_format: AnswerFormat | None, answer_base: int | None = None) -> Problem:
-    """One problem from a row of any known layout.
+    """Convert a record of any known layout to a problem.
 
     A row with choices is a multiple-choice problem and says so in its `answer_format`; any other is read by
     `answer_format`

@@ -1,4 +1,4 @@
-"""The options of a multiple-choice row, and which of them is the right one."""
+"""Reads the options of a multiple-choice record and finds the right one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastsia.errors import FastsiaError
 from fastsia.tasks.rows import Row, is_blank, plain_number
 
 _BEFORE, _BEHIND = "([{*# ", ")]}*.: "
-"""What may stand around a label: "(B)", "B.", "**B**", "#2"."""
+"""Marks around a label: "(B)", "B.", "**B**", "#2"."""
 _INDEX = re.compile(r"[+-]?\d{1,4}(?:\.0+)?")
 _LABEL_AND_TEXT = re.compile(r"([(\[]?\w+[.):\]]+)\s*(\S.*)", re.DOTALL)
 _LEADING_LABEL = re.compile(r"[(\[]?(?:([A-Za-z])[.):\]]|(\d{1,2})(?:[):\]](?!\d)|\.(?!\d)))\s*(\S.*)", re.DOTALL)
@@ -27,7 +27,7 @@ _LABELS = ("label", "labels")
 
 @dataclass(frozen=True)
 class Options:
-    """What a row says of its options.
+    """The options of a record.
 
     texts: in the row's order. labels: one for each text, None where the row has none. columns: the columns that the
     texts came from, empty where one field has them all. marked: the option that labels of 0 and 1 mark as right.
@@ -40,18 +40,19 @@ class Options:
 
 
 def letters(count: int) -> str:
-    """The letters of `count` options: "ABC" for three."""
+    """Return the letters of `count` options: "ABC" for three."""
     return ascii_uppercase[:count]
 
 
 def read_choices(row: Row, field: str, answer_base: int | None = None) -> tuple[tuple[str, ...], str]:
-    """The options' texts, and the letter of the right one, which `field` (or marks beside the options) names.
+    """Return the texts of the options, and the letter of the right one, which `field` (or marks with the options)
+    names.
 
-    Data sets that mark the right option, or have a column for it, put it first in every row. There the options come in
-    an order that depends only on the question and their texts, so that no letter is right more often.
+    Data sets that mark the right option, or have a column for it, put it first in every record. Their options are
+    reordered by a hash of the question and the texts, so that no letter is right more often.
 
     Raises:
-        FastsiaError: naming the row, for options that are none, or an answer that names no option, or more than one.
+        FastsiaError: for invalid options, or an answer that names no option or more than one. It names the record.
     """
     options = read_options(row, has_answer=not is_blank(row.fields.get(field)))
     right = options.marked
@@ -70,10 +71,10 @@ def read_choices(row: Row, field: str, answer_base: int | None = None) -> tuple[
 
 
 def read_options(row: Row, *, has_answer: bool = True) -> Options:
-    """What stands in the field `choices`, with the labels in it or in the field `labels`.
+    """Read the field `choices`, with labels from it or from the field `labels`.
 
     `choices` is a list of texts, a list of {"text", "label"}, a mapping of the lists "text" and "label" (or "choices"
-    and "labels"), or a mapping from labels to texts; in a text file it may be such a value's JSON.
+    and "labels"), or a mapping from labels to texts; in a text file it may be JSON of one of these.
     """
     value, labels = _json(row.value("choices")), _json(row.fields.get("labels"))
     if isinstance(value, Mapping):
@@ -81,7 +82,7 @@ def read_options(row: Row, *, has_answer: bool = True) -> Options:
         if key is not None:
             labels = next((value[name] for name in _LABELS if value.get(name) is not None), labels)
             value = value[key]
-        else:  # labels with their texts; a table's struct has every label of the table, those of other rows as null
+        else:  # labels with their texts; a parquet struct has all labels of the table, with null for those of other records
             value = {label: text for label, text in value.items() if not is_blank(text)}
             value, labels = list(value.values()), list(value)
     elif _is_list(value) and len(value) and all(isinstance(option, Mapping) and "text" in option for option in value):
@@ -91,7 +92,7 @@ def read_options(row: Row, *, has_answer: bool = True) -> Options:
     columns = row.columns.get("choices", ())
     columns = () if isinstance(columns, str) else columns
     if columns:
-        while value and is_blank(value[-1]):  # a row with fewer options than the table has columns
+        while value and is_blank(value[-1]):  # a record with fewer options than the table has columns
             value = value[:-1]
         columns = columns[: len(value)]
     what = row.named("choices")
@@ -122,14 +123,14 @@ def read_options(row: Row, *, has_answer: bool = True) -> Options:
 
 
 def right_option(answer: str, options: Options, answer_base: int | None, refuse: Callable[[str], FastsiaError]) -> int:
-    """The index of the option that `answer` names.
+    """Return the index of the option that `answer` names.
 
-    With labels, beside the options or at the beginning of each text, it is a label, else (answer_base given) an index,
-    else an option's text. Without labels a number is an index where answer_base is given; else what is named is an
-    option's text, its column, or its letter.
+    With labels, in their own field or at the beginning of each text, `answer` is a label, else (with answer_base) an
+    index, else an option's text. Without labels it is an index (a number, with answer_base), else an option's text,
+    column or letter.
 
     Raises:
-        FastsiaError: what `refuse` makes of "'4', which is ...", where no option is named, or more than one may be.
+        FastsiaError: made by `refuse` from "'4', which is ...", if no option or more than one may be meant.
     """
     texts, labels = options.texts, options.labels
     if labels is None:
@@ -185,15 +186,16 @@ def right_option(answer: str, options: Options, answer_base: int | None, refuse:
 
 
 def _number(answer: str) -> int | None:
-    """The number that an answer is and nothing else, which may be an option's index."""
+    """The integer of an answer that is only a number and may be an option's index."""
     bare = _bare(answer)
     return int(float(bare)) if _INDEX.fullmatch(bare) else None
 
 
 def _split_labels(texts: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
-    """Texts that all begin with a label, as "B) green", without them, and the labels; else the texts and None.
+    """If all texts begin with a label, as "B) green", return the texts without labels and the labels; else the texts
+    and None.
 
-    The labels are the first letters or numbers, in any order, so that "3) x" among others remains a text.
+    The labels must be the first letters or numbers, in any order, so that a single "3) x" remains a text.
     """
     parts = [_LEADING_LABEL.fullmatch(text) for text in texts]
     labels = tuple((part[1] or part[2]) for part in parts if part is not None)
@@ -205,7 +207,7 @@ def _split_labels(texts: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, .
 
 
 def _label(answer: str, labels: Sequence[str]) -> int | None:
-    """The label that `answer` is: exactly, or alone in another case or without the marks around it."""
+    """The index of the label equal to `answer`: exactly, or uniquely without regard to case and the marks around it."""
     if answer in labels:
         return labels.index(answer)
     wanted = _folded(_bare(answer))
@@ -214,14 +216,14 @@ def _label(answer: str, labels: Sequence[str]) -> int | None:
 
 
 def _with_text(answer: str, texts: Sequence[str], labels: Sequence[str]) -> int | None:
-    """The option whose label and text `answer` is, as in "B. green" or "(B) green"."""
+    """The option whose label and text are `answer`, as in "B. green" or "(B) green"."""
     parts = _LABEL_AND_TEXT.fullmatch(answer)
     index = None if parts is None else _label(parts[1], labels)
     return index if parts is not None and index is not None and _folded(parts[2]) == _folded(texts[index]) else None
 
 
 def _answer(row: Row, field: str, texts: tuple[str, ...]) -> str:
-    """The answer as a text; a number that is no option as it stands without a fraction of zero, as 1 for 1.0."""
+    """The answer as a text. A float that is not the text of an option loses a zero fraction: 1 for 1.0."""
     text, value = row.text_or_number(field), row.value(field)
     return text if text in texts or not isinstance(value, float) else plain_number(value)
 
@@ -231,7 +233,7 @@ def _bare(label: str) -> str:
 
 
 def _shuffled(texts: tuple[str, ...], question: str) -> tuple[str, ...]:
-    """The texts in the order of a hash of each with the question: no place is the right one more often."""
+    """The texts ordered by a hash of each with the question, so that no position is right more often."""
     return tuple(
         sorted(texts, key=lambda text: hashlib.sha256(f"{question}\0{text}".encode("utf-8", "surrogatepass")).digest())
     )
@@ -246,7 +248,7 @@ def _is_list(value: Any) -> bool:
 
 
 def _json(value: Any) -> Any:
-    """A list or mapping written as JSON in a cell of a text file."""
+    """Parse a list or mapping that a cell of a text file contains as JSON."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         with suppress(ValueError, RecursionError):
             return json.loads(value)

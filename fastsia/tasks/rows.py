@@ -1,4 +1,4 @@
-"""Raw records and where they stand, so that a mistake is reported by file and row."""
+"""Reads the records of data files; errors name the file and the row."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from fastsia.config import is_text
 from fastsia.errors import FastsiaError
 
 PROBLEM_FIELDS = ("question", "answer", "choices", "labels", "id")
-"""What a row of one's own may hold."""
+"""Fields of a record in a user's file."""
 
 FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-"""Endings of files that hold rows; the text formats may be compressed (.jsonl.gz)."""
+"""Endings of data files; the text formats may be compressed (.jsonl.gz)."""
 
 _BOM = b"\xef\xbb\xbf"
 _GZIP = ".gz"
@@ -45,11 +45,11 @@ class Row:
         return f"{self.source}, row {self.number}"
 
     def error(self, what: str) -> FastsiaError:
-        """The exception (not raised) for a mistake in this row."""
+        """Return the exception (not raised) for a mistake in this record."""
         return FastsiaError(f"{self.where}: {what}.")
 
     def named(self, field: str) -> str:
-        """How an error names a field: with its column where that has another name."""
+        """Return the name of a field for an error, with its column if that has another name."""
         column = self.columns.get(field)
         if column is None:
             return f"field {field!r}"
@@ -58,16 +58,16 @@ class Row:
         )
 
     def value(self, field: str) -> Any:
-        """A field that must be there and not be null."""
+        """Return a field that must exist and not be null."""
         value = self._there(field)
         if value is None:
             raise self.error(f"{self.named(field)} is null")
         return value
 
     def renamed(self, columns: Mapping[str, str | Sequence[str]]) -> Row:
-        """The fields of a problem alone, those that `columns` names from the columns it gives for them.
+        """Return a record with the fields of a problem only, read from the columns that `columns` maps them to.
 
-        Several columns, given as a list or with "+" between them, are the options one by one.
+        Several columns, given as a list or joined by "+", are the options in this order.
         """
         own = {name: self.fields[name] for name in PROBLEM_FIELDS if name in self.fields}
         sources: dict[str, str | tuple[str, ...]] = {}
@@ -90,7 +90,7 @@ class Row:
         return self.fields[field]
 
     def text(self, field: str) -> str:
-        """A field that must be a text with something in it, without the space around it."""
+        """Return a field that must be a non-blank text, without the space around it."""
         value = self.value(field)
         if not isinstance(value, str):
             raise self.error(f"{self.named(field)} must be a text, got {value!r:.60}")
@@ -101,9 +101,9 @@ class Row:
         return value.strip()
 
     def text_or_number(self, field: str) -> str:
-        """A field that must be a text or a finite number; a number comes back as its plain decimal digits."""
+        """Return a field that must be a text or a finite number; a number is returned as plain decimal digits."""
         value = self.value(field)
-        if isinstance(value, Decimal):  # of a parquet file
+        if isinstance(value, Decimal):  # from a parquet file
             return f"{value:f}"
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise self.error(f"{self.named(field)} must be a text or a number, got {value!r:.60}")
@@ -114,29 +114,30 @@ class Row:
         return str(value) if isinstance(value, int) else self.text(field)
 
     def identifier(self, field: str) -> str:
-        """The optional field that names the record; "row-N" where there is none."""
+        """Return the optional field that names the record; "row-N" if there is none."""
         return f"row-{self.number}" if is_blank(self.fields.get(field)) else self.text_or_number(field)
 
 
 def is_blank(value: Any) -> bool:
-    """Whether a value says nothing: null, or (an empty cell of a table) a text without a character."""
+    """Return whether a value is null or (an empty cell of a table) a blank text."""
     return value is None or (isinstance(value, str) and not value.strip())
 
 
 def plain_number(value: Any) -> str:
-    """A value as text. A whole float becomes an integer: a column of integers with a gap is often stored as floats."""
+    """Return a value as text. A whole float becomes an integer, because integer columns with a gap are often stored as
+    floats."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def format_of(path: str | Path) -> str | None:
-    """The ending of `FORMATS` that a file has, whether it is compressed or not; None for any other."""
+    """Return the ending in `FORMATS` of a file, compressed or not; None for any other file."""
     name = Path(path).name.lower()
     ending = next((ending for ending in FORMATS if name.removesuffix(_GZIP).endswith(ending)), None)
     return None if ending == ".parquet" and name.endswith(_GZIP) else ending
 
 
 def stem_of(path: str | Path) -> str:
-    """A file's name without its ending: "mine" for mine.jsonl.gz."""
+    """Return a file's name without its ending: "mine" for mine.jsonl.gz."""
     name = Path(path).name
     if format_of(name) is not None and name.lower().endswith(_GZIP):
         name = name[: -len(_GZIP)]
@@ -144,13 +145,13 @@ def stem_of(path: str | Path) -> str:
 
 
 def read_rows(path: str | Path) -> Iterator[Row]:
-    """The rows of a file of JSON lines, a .json file with one array, or a table in .csv, .tsv or .parquet.
+    """Yield the records of a JSON-lines file, a .json file with one array, or a table in .csv, .tsv or .parquet.
 
     Text is UTF-8, with or without a byte-order mark; lines end in LF or CRLF; blank lines are skipped but counted.
-    Cells of .csv and .tsv stay the texts they are. A text file may be compressed by gzip.
+    Cells of .csv and .tsv remain texts. A text file may be compressed by gzip.
 
     Raises:
-        FastsiaError: naming the file, and the row where one is wrong.
+        FastsiaError: for a file or record that cannot be read. It names the file and the row.
     """
     path = Path(path)
     ending = format_of(path)
@@ -180,7 +181,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _line_rows(path: Path) -> Iterator[Row]:
-    # Bytes are split, not text: U+2028 and its like may stand inside a JSON string.
+    # Split bytes, not text: U+2028 and similar characters may occur inside a JSON string.
     first = True
     with _open(path) as lines:
         for number, line in enumerate(lines, start=1):
@@ -207,7 +208,7 @@ def _array_rows(path: Path) -> Iterator[Row]:
 
 
 def _table_rows(path: Path, separator: str) -> Iterator[Row]:
-    """Records below a header. Python's reader and not pandas', which pads short records and guesses what is null."""
+    """Yield the records below a header. Not read with pandas, which pads short records and guesses nulls."""
     number = 0
 
     def text(lines: Iterable[bytes]) -> Iterator[str]:
@@ -249,7 +250,7 @@ def _distinct(names: Sequence[str], path: Path) -> None:
 
 
 def _header(names: list[str], path: Path) -> list[str]:
-    """The names of a text table's columns."""
+    """Check the names of a text table's columns."""
     _distinct(names, path)
     if len(names) == 1 and any(mark in names[0] for mark in ";\t,"):
         raise FastsiaError(
@@ -301,6 +302,6 @@ def _row(source: str, number: int, value: Any) -> Row:
 
 
 def dataset_rows(dataset: Iterable[Mapping[str, Any]], source: str) -> Iterator[Row]:
-    """The rows of a `datasets.Dataset`, or of any iterable of mappings."""
+    """Yield the records of a `datasets.Dataset`, or of any iterable of mappings."""
     for number, fields in enumerate(dataset, start=1):
         yield Row(source, number, fields)
