@@ -14,8 +14,8 @@
 #include <vector>
 
 #include "attention.h"
-#include "batch.h"
 #include "entropy.h"
+#include "extract_batch.h"
 #include "sampling.h"
 #include "stream.h"
 

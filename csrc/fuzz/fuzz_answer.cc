@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "batch.h"
+#include "extract_batch.h"
 #include "stream.h"
 
 namespace {

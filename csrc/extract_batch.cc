@@ -1,4 +1,4 @@
-#include "batch.h"
+#include "extract_batch.h"
 
 #include <algorithm>
 #include <thread>
