@@ -19,6 +19,7 @@ from typing import Any, cast
 import numpy as np
 
 from fastsia import renamed
+from fastsia.answers.spec import Spec
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.backends import BACKEND_OPTIONS
 from fastsia.backends.base import Backend, note_on_sampling
@@ -26,7 +27,7 @@ from fastsia.callbacks import Callback, Progress
 from fastsia.config import Problem, SamplingParams, SIAConfig
 from fastsia.distributed import open_executor
 from fastsia.engine.seeding import request_seed
-from fastsia.engine.sequence import AnswerStop, Counters, Request, Trajectory
+from fastsia.engine.sequence import Counters, Request, Trajectory
 from fastsia.errors import FastsiaError
 from fastsia.reading import AnswerReader, Reading, renew
 from fastsia.results import (
@@ -500,7 +501,7 @@ def _request(task: Task, position: int, trajectory: int, prompt: _Prepared, conf
     stop = None
     # A permuted prefix is not read, so what settles an answer there is not what the streaming machine has seen.
     if config.stop_at_answer and not config.shuffle_prefix:
-        stop = AnswerStop(
+        stop = Spec.of(
             task.format_of(problem),
             problem.choices,
             prompt.starts_in_think,

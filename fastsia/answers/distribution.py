@@ -4,8 +4,8 @@ Estimators for counts c_a of N draws with K distinct answers, where a missing an
 
 - plug-in: H = -sum_a p_a ln p_a with p_a = c_a / N.
 - Miller-Madow (Miller 1955): H + (K - 1) / (2 N).
-- Chao-Shen (Chao and Shen 2003): -sum_a C p_a ln(C p_a) / (1 - (1 - C p_a)^N) with the coverage C = 1 - f_1 / N,
-  f_1 the number of answers seen once. Where every answer was seen once, f_1 counts as N - 1, so that C = 1 / N.
+- Chao-Shen (Chao and Shen 2003): -sum_a C p_a ln(C p_a) / (1 - (1 - C p_a)^N) with the coverage C = 1 - f_1 / N
+  and f_1 the number of answers seen once. If every answer was seen once, f_1 is N - 1, so that C = 1 / N.
 """
 
 from __future__ import annotations
@@ -27,14 +27,18 @@ ABSENT_CODE = -2
 
 @dataclass(frozen=True)
 class AnswerSummary:
-    """What one group of answers amounts to, in columns [G].
+    """Statistics of groups of answers, in columns [G].
 
-    count: int64, draws of the group (N).
-    entropy, entropy_miller_madow, entropy_chao_shen: float64, nats; NaN for an empty group.
-    gold_surprisal: float64, -ln((gold_count + alpha) / (N + alpha V)), nats.
-    gold_count, null_count: int64.
-    mode: int32, the most frequent code (-1 where that is no answer, or the group is empty); ties go to the first drawn.
-    num_distinct: int64, distinct codes, no answer among them (K).
+    Attributes:
+        count: int64, draws of the group (N).
+        entropy: float64, nats; NaN for an empty group, as the two below.
+        entropy_miller_madow: float64, nats.
+        entropy_chao_shen: float64, nats.
+        gold_surprisal: float64, -ln((gold_count + alpha) / (N + alpha V)), nats.
+        gold_count: int64.
+        null_count: int64.
+        mode: int32, the most frequent code, the first drawn of a tie; -1 if that is no answer or the group is empty.
+        num_distinct: int64, number of distinct codes, where no answer counts as one (K).
     """
 
     count: NDArray[np.int64]
@@ -86,7 +90,7 @@ def answer_entropy(answers: Iterable[Hashable | None], estimator: Estimator = "p
     interned: dict[Hashable, int] = {}
     codes = [NULL_CODE if answer is None else interned.setdefault(answer, len(interned)) for answer in answers]
     if not codes:
-        raise FastsiaError("answers must not be empty: an entropy of no draws is undefined.")
+        raise FastsiaError("answers must not be empty: the entropy of no draws is undefined.")
     summary = summarize(codes, [0, len(codes)], [ABSENT_CODE], [1], 0.5)
     return float(getattr(summary, names[estimator])[0])
 
@@ -97,7 +101,7 @@ def _check(
     if offsets.ndim != 1 or len(offsets) < 1 or offsets[0] != 0 or offsets[-1] != codes.size:
         raise FastsiaError(f"offsets must run from 0 to {codes.size}, the number of codes.")
     if np.any(np.diff(offsets) < 0):
-        raise FastsiaError("offsets must not fall.")
+        raise FastsiaError("offsets must be non-decreasing.")
     if gold.shape != (len(offsets) - 1,) or num_answers.shape != (len(offsets) - 1,):
         raise FastsiaError(f"gold and num_answers must have one entry for each of the {len(offsets) - 1} groups.")
 

@@ -37,9 +37,10 @@ Verify = Callable[[str, str], bool | None]
 class Classes:
     """The classes of a trajectory's answers.
 
-    representative: of each distinct answer, the gold included. That of the gold's class is the gold, of others their
-    first answer in sorted order.
-    num_timeouts: comparisons that took too long (or took all memory); their answers count as different.
+    Attributes:
+        representative: the representative of each distinct answer, including the gold: the gold for its class, else the
+            first answer of the class in sorted order.
+        num_timeouts: comparisons that took too long or exhausted the memory; their answers count as different.
     """
 
     representative: Mapping[str, str]

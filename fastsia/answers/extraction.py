@@ -42,7 +42,7 @@ def extract_answers(
 
     Args:
         texts: completions (without their prompts).
-        format: "number", "choice" or "boxed".
+        answer_format: "number", "choice" or "boxed".
         options: the texts of the options A, B, ..., one sequence for all texts or one for each text. None means the
             letters A to E without texts.
         answer_reading: how incomplete texts are read. "strict": a think block that never closes has no answer, a cut
@@ -172,16 +172,11 @@ def extract_rollouts(
     return strict if answer_reading == "strict" else lenient
 
 
-def canonical_number(text: str) -> str | None:
-    """The canonical spelling of a text that is one number and its units ("$1,234.50" is "1234.5"); None else."""
-    return whole_number(encode(text, "text"))[0]
-
-
 def canonical_gold(text: str, answer_format: AnswerFormat, options: Options = None) -> str | None:
     """Return a data set's gold answer in canonical form; None if it has none.
 
-    number: what follows the last "####", if there is one. choice: a letter, an option's own text or a digit label.
-    boxed: the content of the last \\boxed, or the whole text as if it stood in one.
+    For "number" the gold is the text after the last "####", if there is one; for "choice" a letter, an option's text or
+    a digit label; for "boxed" the content of the last \\boxed, or the whole text.
     """
     spec = Spec.of(answer_format, options)
     gold = encode(text, "gold")

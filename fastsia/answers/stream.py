@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,25 +35,14 @@ class AnswerStream:
         """The stream of the C++ core; None without the core."""
         return None if self._core is None else self._machine
 
-    def open(
-        self,
-        answer_format: AnswerFormat,
-        options: Sequence[str] | None = None,
-        starts_in_think: bool = False,
-        *,
-        think_tags: tuple[str, str] | None = None,
-        stop_texts: bool = True,
-        expects_think: bool = False,
-    ) -> int:
-        """A new spec, for any number of slots: what their texts are read for. Arguments as `Spec.of` has them."""
-        spec = Spec.of(
-            answer_format,
-            options,
-            starts_in_think,
-            think_tags=think_tags,
-            stop_texts=stop_texts,
-            expects_think=expects_think,
-        )
+    def open(self, spec: Spec | AnswerFormat, *args: Any, **reading: Any) -> int:
+        """Add a spec for any number of slots and return its number.
+
+        Args:
+            spec: how the texts of these slots are read; or an answer format, with further arguments of `Spec.of`.
+        """
+        if not isinstance(spec, Spec):
+            spec = Spec.of(spec, *args, **reading)
         self._machine.open(spec if self._core is None else spec.native(self._core))
         self._num_specs += 1
         return self._num_specs - 1
@@ -71,7 +59,9 @@ class AnswerStream:
         """
         prefix, lens, slots = _int32(prefix_ids), _int32(prefix_lens), _slots(slots)
         if len(lens) != len(slots) or (len(lens) and (lens.min() < 0 or lens.max() > len(prefix))):
-            raise FastsiaError(f"prefix_lens must hold a length of 0 to {len(prefix)} for each of {len(slots)} slots.")
+            raise FastsiaError(
+                f"prefix_lens must have one length from 0 to {len(prefix)} for each of the {len(slots)} slots."
+            )
         return self._machine.start(slots, self._known(spec), prefix, lens)
 
     def fork(self, src_slots: ArrayLike, dst_slots: ArrayLike) -> None:

@@ -25,15 +25,17 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}".encode()
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """Each token's bytes and how a tokenizer joins them. The last parts of a decoder that look at more than one token:
+    """The bytes of each token, and how a tokenizer joins them.
 
-    blob, offsets: token i is blob[offsets[i]:offsets[i + 1]]; int64 [V + 1].
-    kinds: uint8 [V]. TEXT; BYTE, a byte-fallback token: a run of them is text if it is UTF-8, else each is U+FFFD;
-        NOTHING, a special token or a hole in the ids. Special tokens that are marks of think blocks, or parts of such
-        marks, are TEXT: without them a draft could not be told from an answer.
-    joiner: stands between two tokens.
-    num_stripped: so many spaces at the most are dropped from the beginning of a text.
-    drops_first_spaces: every space of the first token is dropped (Metaspace).
+    Attributes:
+        blob: the bytes of all tokens; token i is blob[offsets[i]:offsets[i + 1]].
+        offsets: int64 [V + 1].
+        kinds: uint8 [V]. TEXT; BYTE, a byte-fallback token: a run of them is text if it is valid UTF-8, else each is
+            U+FFFD; NOTHING, a special token or an unused id. Special tokens that are marks of think blocks, or parts of
+            such marks, are TEXT, because without them a draft could not be told from an answer.
+        joiner: bytes between two tokens.
+        num_stripped: at most this many spaces are dropped from the beginning of a text.
+        drops_first_spaces: all spaces of the first token are dropped (Metaspace).
     """
 
     blob: bytes
@@ -59,7 +61,7 @@ class Vocabulary:
         backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
         if not hasattr(backend, "to_str"):
             raise FastsiaError(
-                f"tokenizer {type(tokenizer).__name__} is not a fast one: fastsia reads its tokenizer.json."
+                f"tokenizer {type(tokenizer).__name__} is not a fast tokenizer: fastsia reads its tokenizer.json."
             )
         state = json.loads(backend.to_str())
         marks = _special_marks(state, think_tags)
@@ -205,7 +207,7 @@ def ragged(token_ids: ArrayLike, offsets: ArrayLike) -> tuple[NDArray[np.int32],
     if ids.ndim != 1 or rows.ndim != 1 or len(rows) < 1:
         raise FastsiaError("token_ids and offsets must be one-dimensional, offsets one longer than there are rows.")
     if rows[0] < 0 or rows[-1] > len(ids) or np.any(rows[1:] < rows[:-1]):
-        raise FastsiaError(f"offsets must rise from 0 to at most {len(ids)}, the number of token_ids.")
+        raise FastsiaError(f"offsets must be non-decreasing and between 0 and {len(ids)}, the number of token_ids.")
     return ids, rows
 
 

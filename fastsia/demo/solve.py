@@ -25,8 +25,11 @@ BATCH_SIZE = 100
 class Solutions:
     """One generated solution for each problem.
 
-    texts: without end tokens. num_tokens: new ones, the end token not counted. ended: an end token was drawn.
-    right: the answer of the text is the gold.
+    Attributes:
+        texts: without end tokens.
+        num_tokens: new tokens without the end token.
+        ended: an end token was drawn.
+        right: the answer of the text equals the gold.
     """
 
     texts: list[str]

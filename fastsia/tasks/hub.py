@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastsia.errors import FastsiaError
-from fastsia.tasks.rows import Row, dataset_rows
+from fastsia.tasks.records import Record, dataset_records
 
 PREFIX = "hub:"
 
@@ -78,7 +78,7 @@ def hub_status(path: str) -> int | None:
     return status[0] if status else None
 
 
-def hub_rows(source: HubData, instead: str = "") -> Iterator[Row]:
+def hub_records(source: HubData, instead: str = "") -> Iterator[Record]:
     """The rows of the splits, one after the other; each split counts its rows from 1.
 
     Where the Hub cannot be reached, from the copies that `datasets` keeps. instead: ends an error, as what to do then.
@@ -103,7 +103,7 @@ def hub_rows(source: HubData, instead: str = "") -> Iterator[Row]:
             raise FastsiaError(
                 f"{source.path} ({split}) could not be loaded{where}: {reason}.{instead and ' ' + instead}"
             ) from error
-        yield from dataset_rows(data, f"{source.path} ({split})")
+        yield from dataset_records(data, f"{source.path} ({split})")
 
 
 def _reason(error: Exception) -> str:

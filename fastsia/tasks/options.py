@@ -14,7 +14,7 @@ from typing import Any
 from fastsia.answers.extraction import canonical_gold
 from fastsia.config import is_text
 from fastsia.errors import FastsiaError
-from fastsia.tasks.rows import Row, is_blank, plain_number
+from fastsia.tasks.records import Record, is_blank, plain_number
 
 _BEFORE, _BEHIND = "([{*# ", ")]}*.: "
 """Marks around a label: "(B)", "B.", "**B**", "#2"."""
@@ -29,8 +29,11 @@ _LABELS = ("label", "labels")
 class Options:
     """The options of a record.
 
-    texts: in the row's order. labels: one for each text, None where the row has none. columns: the columns that the
-    texts came from, empty where one field has them all. marked: the option that labels of 0 and 1 mark as right.
+    Attributes:
+        texts: in the order of the record.
+        labels: one for each text; None if the record has none.
+        columns: the columns that the texts were read from; empty if one field has them all.
+        marked: the option that labels of 0 and 1 mark as right.
     """
 
     texts: tuple[str, ...]
@@ -44,7 +47,7 @@ def letters(count: int) -> str:
     return ascii_uppercase[:count]
 
 
-def read_choices(row: Row, field: str, answer_base: int | None = None) -> tuple[tuple[str, ...], str]:
+def read_choices(record: Record, field: str, answer_base: int | None = None) -> tuple[tuple[str, ...], str]:
     """Return the texts of the options, and the letter of the right one, which `field` (or marks with the options)
     names.
 
@@ -54,71 +57,71 @@ def read_choices(row: Row, field: str, answer_base: int | None = None) -> tuple[
     Raises:
         FastsiaError: for invalid options, or an answer that names no option or more than one. It names the record.
     """
-    options = read_options(row, has_answer=not is_blank(row.fields.get(field)))
+    options = read_options(record, has_answer=not is_blank(record.fields.get(field)))
     right = options.marked
-    if right is None and len(options.columns) > 1 and row.columns.get(field) in options.columns:
-        right = options.columns.index(str(row.columns[field]))
+    if right is None and len(options.columns) > 1 and record.columns.get(field) in options.columns:
+        right = options.columns.index(str(record.columns[field]))
     if right is not None:
         right_text = options.texts[right]
-        texts = _shuffled(options.texts, str(row.fields.get("question")))
+        texts = _shuffled(options.texts, str(record.fields.get("question")))
         return texts, ascii_uppercase[texts.index(right_text)]
 
     def refuse(what: str) -> FastsiaError:
-        return row.error(f"{row.named(field)} is {what}")
+        return record.error(f"{record.named(field)} is {what}")
 
-    index = right_option(_answer(row, field, options.texts), options, answer_base, refuse)
+    index = right_option(_answer(record, field, options.texts), options, answer_base, refuse)
     return options.texts, ascii_uppercase[index]
 
 
-def read_options(row: Row, *, has_answer: bool = True) -> Options:
+def read_options(record: Record, *, has_answer: bool = True) -> Options:
     """Read the field `choices`, with labels from it or from the field `labels`.
 
     `choices` is a list of texts, a list of {"text", "label"}, a mapping of the lists "text" and "label" (or "choices"
     and "labels"), or a mapping from labels to texts; in a text file it may be JSON of one of these.
     """
-    value, labels = _json(row.value("choices")), _json(row.fields.get("labels"))
+    value, labels = _json(record.value("choices")), _json(record.fields.get("labels"))
     if isinstance(value, Mapping):
         key = next((name for name in _TEXTS if name in value and not isinstance(value[name], str)), None)
         if key is not None:
             labels = next((value[name] for name in _LABELS if value.get(name) is not None), labels)
             value = value[key]
-        else:  # labels with their texts; a parquet struct has all labels of the table, with null for those of other records
+        else:  # labels with their texts; a parquet struct has null for labels of other records
             value = {label: text for label, text in value.items() if not is_blank(text)}
             value, labels = list(value.values()), list(value)
     elif _is_list(value) and len(value) and all(isinstance(option, Mapping) and "text" in option for option in value):
         if any(option.get("label") is not None for option in value):
             labels = [option.get("label") for option in value]
         value = [option["text"] for option in value]
-    columns = row.columns.get("choices", ())
+    columns = record.columns.get("choices", ())
     columns = () if isinstance(columns, str) else columns
     if columns:
         while value and is_blank(value[-1]):  # a record with fewer options than the table has columns
             value = value[:-1]
         columns = columns[: len(value)]
-    what = row.named("choices")
+    what = record.named("choices")
     if not _is_list(value):
-        raise row.error(f"{what} must be a list of texts, got {value!r:.60}")
+        raise record.error(f"{what} must be a list of texts, got {value!r:.60}")
     texts = tuple(str(text).strip() for text in value if isinstance(text, (str, int, float)))
     if len(texts) != len(value) or not all(texts):
-        raise row.error(f"{what} holds an option that is empty or not a text")
+        raise record.error(f"{what} contains an option that is empty or not a text")
     if not all(map(is_text, texts)):
-        raise row.error(f"{what} holds half of a surrogate pair, which is no character")
+        raise record.error(f"{what} contains an unpaired surrogate, which is not a character")
     if not 2 <= len(texts) <= len(ascii_uppercase):
-        raise row.error(f"{what} must hold 2 to {len(ascii_uppercase)} options, got {len(texts)}")
+        raise record.error(f"{what} must have 2 to {len(ascii_uppercase)} options, got {len(texts)}")
     if len(set(texts)) < len(texts):
-        raise row.error(f"{what} holds the same option twice")
+        raise record.error(f"{what} contains the same option twice")
     if is_blank(labels) or labels == []:
         return Options(texts, columns=columns)
     if not _is_list(labels):
-        raise row.error(f"{what} must give its labels as a list, got {labels!r:.60}")
+        raise record.error(f"{what} must give its labels as a list, got {labels!r:.60}")
     if not has_answer and all(label in (0, 1, "0", "1") for label in labels) and len(labels) == len(texts):
         right = [i for i, label in enumerate(labels) if int(label)]
         if len(right) != 1:
-            raise row.error(f"{what} marks {len(right)} options as right, and one is needed")
+            raise record.error(f"{what} marks {len(right)} options as right, and one is needed")
         return Options(texts, columns=columns, marked=right[0])
     read = tuple(plain_number(label).strip() for label in labels if isinstance(label, (str, int, float)))
     if len(read) != len(texts) or len(set(read)) < len(labels) or not all(read) or not all(map(is_text, read)):
-        raise row.error(f"{what} needs one label of its own for each option, got {', '.join(map(str, labels))}")
+        raise record.error(f"{what} needs one label of its own for each option, got {', '.join(map(str, labels))}")
     return Options(texts, read, columns)
 
 
@@ -141,7 +144,7 @@ def right_option(answer: str, options: Options, answer_base: int | None, refuse:
     if index is not None and labelled is not None and index != labelled:
         raise refuse(
             f"{answer!r}, which is the label of option {labelled + 1}, but not that option by answer_base="
-            f"{answer_base}; leave answer_base out where rows have labels"
+            f"{answer_base}; omit answer_base if records have labels"
         )
     if labelled is not None:
         return labelled
@@ -156,7 +159,7 @@ def right_option(answer: str, options: Options, answer_base: int | None, refuse:
     if labels is not None:
         found = _with_text(answer, texts, labels) if own is None else own
         if found is None:
-            hint = "" if number is None else "; an index is said by answer_base (0 or 1)"
+            hint = "" if number is None else "; set answer_base (0 or 1) if it is an index"
             raise refuse(
                 f"{answer!r:.80}, which is not one of the labels {', '.join(labels)}, nor an option's text{hint}"
             )
@@ -171,7 +174,7 @@ def right_option(answer: str, options: Options, answer_base: int | None, refuse:
         return next(iter(named.values()))
     if number is not None:
         raise refuse(
-            f"the bare number {answer}, which may count options from 0 or from 1, or be a value; set answer_base "
+            f"the bare number {answer}, which may be an index from 0 or from 1, or a value; set answer_base "
             "(0 or 1), or give the option's letter or its whole text"
         )
     if same:
@@ -222,9 +225,9 @@ def _with_text(answer: str, texts: Sequence[str], labels: Sequence[str]) -> int 
     return index if parts is not None and index is not None and _folded(parts[2]) == _folded(texts[index]) else None
 
 
-def _answer(row: Row, field: str, texts: tuple[str, ...]) -> str:
+def _answer(record: Record, field: str, texts: tuple[str, ...]) -> str:
     """The answer as a text. A float that is not the text of an option loses a zero fraction: 1 for 1.0."""
-    text, value = row.text_or_number(field), row.value(field)
+    text, value = record.text_or_number(field), record.value(field)
     return text if text in texts or not isinstance(value, float) else plain_number(value)
 
 

@@ -30,13 +30,14 @@ PLAIN_STOP = ("\nQuestion:", "\nQ:")
 class Prompt:
     """The prompt of a problem.
 
-    token_ids: with exactly one BOS where the tokenizer or the template puts one, with none otherwise.
-    text: what was encoded (for a chat the rendered template).
-    starts_in_think: the template ends inside a think block, so the completion begins in one.
-    stop: texts that end a sequence; empty for a chat, whose turns end in an EOS. Only where there are some does one of
-        them end what counts of a completion.
-    mentions_think: a mark of think blocks stands in it, outside of the question.
-    closes_think: the template ends with a think block that it closes itself: none is to come.
+    Attributes:
+        token_ids: with exactly one BOS if the tokenizer or the template adds one, else without.
+        text: the encoded text (for a chat the rendered template).
+        starts_in_think: the template ends inside a think block, so the completion begins in one.
+        stop: texts that end a sequence; empty for a chat, whose turns end with an EOS. A completion counts
+            up to a stop text if there are any.
+        mentions_think: the prompt contains a mark of think blocks outside the question.
+        closes_think: the template ends with a closed think block, so none follows.
     """
 
     token_ids: tuple[int, ...]
@@ -61,12 +62,16 @@ def build_prompt(
 ) -> Prompt:
     """Build the prompt of one problem of a task.
 
-    tokenizer: of transformers. num_fewshot: exemplars before the question, never the question itself.
-    apply_chat_template: None uses the template where there is one, False asks in plain text.
-    system_instruction, template_date, think_tags: as in `SIAConfig`; template_args: all variables for the template.
+    Args:
+        tokenizer: of transformers.
+        num_fewshot: number of exemplars before the question; the question itself is not used as one.
+        apply_chat_template: None uses the template if there is one, False writes plain text.
+        system_instruction, template_date, think_tags: as in `SIAConfig`.
+        template_args: variables for the template.
 
-    Raises FastsiaError: no tokenizer, a template asked for but absent, variables without one, a template that has no
-    system turn, more exemplars than there are.
+    Raises:
+        FastsiaError: for a missing tokenizer or template, variables without a template, a template without a system
+            turn, or more exemplars than exist.
     """
     request = _ask(task, problem, tokenizer, num_fewshot, apply_chat_template, system_instruction, template_args)
     if not request.is_chat:
@@ -154,7 +159,7 @@ def _ask(
     template_args: Mapping[str, Any] | None,
 ) -> _Request:
     if tokenizer is None:
-        raise FastsiaError("A prompt needs a tokenizer; give (model, tokenizer) or Engine(model, tokenizer).")
+        raise FastsiaError("A prompt needs a tokenizer; pass (model, tokenizer) or Engine(model, tokenizer).")
     has_template = bool(getattr(tokenizer, "chat_template", None))
     if apply_chat_template and not has_template:
         raise FastsiaError("apply_chat_template is true, but the tokenizer has no chat template.")
@@ -260,7 +265,7 @@ def _render_chat(tokenizer: Any, request: _Request, template_date: str | None) -
             ) from error
         raise
     if has_system and "".join(turns[0]["content"].split()) not in "".join(text.split()):
-        raise FastsiaError("system_instruction: the chat template leaves the system turn out.")
+        raise FastsiaError("system_instruction: the chat template drops the system turn.")
     return text
 
 

@@ -29,12 +29,13 @@ class Exemplar:
 class Task:
     """Problems of one kind.
 
-    name: also the name of its results' folder.
-    problems: in evaluation order, with distinct ids and canonical golds.
-    format: how answers are read where a problem does not say.
-    stride: tokens between checkpoints where the configuration does not say.
-    instruction: what the prompt asks for besides the question; None is the answer format's own, "" nothing.
-    exemplars: what few-shot prompts draw from, first to last; None is the answer format's own.
+    Attributes:
+        name: also the name of the results folder.
+        problems: in evaluation order, with distinct ids and canonical golds.
+        answer_format: how answers are read, unless a problem has its own format.
+        stride: tokens between checkpoints, unless the configuration sets it.
+        instruction: text of the prompt besides the question; None is that of the answer format, "" none.
+        exemplars: few-shot examples, used from the first on; None are those of the answer format.
     """
 
     name: str
@@ -100,5 +101,5 @@ def collect(problems: Iterable[Problem], limit: int | None, source: str) -> tupl
     """Return the first `limit` problems with distinct ids; `source` names them in the error if there are none."""
     found = tuple(with_distinct_ids(islice(problems, limit)))
     if not found:
-        raise FastsiaError(f"{source} holds no problems.")
+        raise FastsiaError(f"{source} contains no problems.")
     return found

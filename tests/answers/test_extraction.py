@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastsia.answers import reference
-from fastsia.answers.extraction import canonical_gold, canonical_number, extract_answers, extract_rollouts
+from fastsia.answers.extraction import canonical_gold, extract_answers, extract_rollouts
 from fastsia.answers.native import extension
 from fastsia.answers.spec import Spec
 from fastsia.answers.vocabulary import Vocabulary
@@ -225,8 +225,8 @@ def test_every_choice_gold_is_read(file: str, shared_data: Path) -> None:
     assert keys == letters
 
 
-def test_canonical_number() -> None:
-    assert [canonical_number(text) for text in ("$1,234.50", "29 apples", "3 or 4", "x", "1/3", "")] == [
+def test_a_gold_number() -> None:
+    assert [canonical_gold(text, "number") for text in ("$1,234.50", "29 apples", "3 or 4", "x", "1/3", "")] == [
         *("1234.5", "29", None, None, "1/3", None)
     ]
 

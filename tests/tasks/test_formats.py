@@ -17,7 +17,7 @@ import pytest
 
 from fastsia.errors import FastsiaError
 from fastsia.tasks import load_task
-from fastsia.tasks.rows import read_rows
+from fastsia.tasks.records import read_records
 
 ROWS: list[dict[str, Any]] = [
     {"id": "001", "question": "NA", "answer": "007", "note": ""},
@@ -69,7 +69,7 @@ def write(folder: Path, name: str, content: bytes) -> Path:
 def test_every_format_gives_the_same_problems(name: str, tmp_path: Path) -> None:
     """pandas would make null of "NA" and "nan", 7 of "007" and 1 of "001"."""
     path = write(tmp_path, name, FILES[name])
-    assert [dict(row.fields) for row in read_rows(path)] == ROWS
+    assert [dict(row.fields) for row in read_records(path)] == ROWS
     task = load_task(path)
     assert task.name == "mine"
     assert [(p.id, p.question, p.gold) for p in task.problems] == [

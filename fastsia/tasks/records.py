@@ -28,11 +28,13 @@ _GZIP = ".gz"
 
 
 @dataclass(frozen=True)
-class Row:
-    """One record.
+class Record:
+    """One record of a data file or data set.
 
-    number: counts from 1: the line of a JSON-lines file, the element of an array or a data set, the record of a table
-    (its header does not count). columns: the column or columns that a field was taken from, where named otherwise.
+    Attributes:
+        number: counted from 1: the line of a JSON-lines file, the element of an array or a data set, the record of a
+            table (without its header).
+        columns: the column or columns that a field was read from, if they have other names.
     """
 
     source: str
@@ -64,7 +66,7 @@ class Row:
             raise self.error(f"{self.named(field)} is null")
         return value
 
-    def renamed(self, columns: Mapping[str, str | Sequence[str]]) -> Row:
+    def renamed(self, columns: Mapping[str, str | Sequence[str]]) -> Record:
         """Return a record with the fields of a problem only, read from the columns that `columns` maps them to.
 
         Several columns, given as a list or joined by "+", are the options in this order.
@@ -80,7 +82,7 @@ class Row:
             values = [self._there(part) for part in parts]
             own[name] = None if all(map(is_blank, values)) else values
             sources[name] = parts
-        return Row(self.source, self.number, own, sources)
+        return Record(self.source, self.number, own, sources)
 
     def _there(self, field: str) -> Any:
         if field not in self.fields:
@@ -95,7 +97,7 @@ class Row:
         if not isinstance(value, str):
             raise self.error(f"{self.named(field)} must be a text, got {value!r:.60}")
         if not is_text(value):
-            raise self.error(f"{self.named(field)} holds half of a surrogate pair, which is no character")
+            raise self.error(f"{self.named(field)} contains an unpaired surrogate, which is not a character")
         if not value.strip():
             raise self.error(f"{self.named(field)} is empty")
         return value.strip()
@@ -144,7 +146,7 @@ def stem_of(path: str | Path) -> str:
     return Path(name).stem
 
 
-def read_rows(path: str | Path) -> Iterator[Row]:
+def read_records(path: str | Path) -> Iterator[Record]:
     """Yield the records of a JSON-lines file, a .json file with one array, or a table in .csv, .tsv or .parquet.
 
     Text is UTF-8, with or without a byte-order mark; lines end in LF or CRLF; blank lines are skipped but counted.
@@ -163,13 +165,13 @@ def read_rows(path: str | Path) -> Iterator[Row]:
                     "compressed (.jsonl.gz)."
                 )
             case ".json":
-                yield from _array_rows(path)
+                yield from _array_records(path)
             case ".csv" | ".tsv":
-                yield from _table_rows(path, "," if ending == ".csv" else "\t")
+                yield from _table_records(path, "," if ending == ".csv" else "\t")
             case ".parquet":
-                yield from _parquet_rows(path)
+                yield from _parquet_records(path)
             case _:
-                yield from _line_rows(path)
+                yield from _line_records(path)
     except OSError as error:
         raise FastsiaError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (EOFError, zlib.error) as error:
@@ -180,7 +182,7 @@ def _open(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path)) if path.name.lower().endswith(_GZIP) else path.open("rb")
 
 
-def _line_rows(path: Path) -> Iterator[Row]:
+def _line_records(path: Path) -> Iterator[Record]:
     # Split bytes, not text: U+2028 and similar characters may occur inside a JSON string.
     first = True
     with _open(path) as lines:
@@ -195,19 +197,19 @@ def _line_rows(path: Path) -> Iterator[Row]:
                     ".json."
                 )
             first = False
-            yield _row(str(path), number, _parse(line, f"{path}, row {number}"))
+            yield _record(str(path), number, _parse(line, f"{path}, row {number}"))
 
 
-def _array_rows(path: Path) -> Iterator[Row]:
+def _array_records(path: Path) -> Iterator[Record]:
     with _open(path) as file:
         values = _parse(file.read().removeprefix(_BOM), str(path))
     if not isinstance(values, list):
-        raise FastsiaError(f"{path} must hold one JSON array of objects; JSON lines belong in a .jsonl file.")
+        raise FastsiaError(f"{path} must contain one JSON array of objects; JSON lines belong in a .jsonl file.")
     for number, value in enumerate(values, start=1):
-        yield _row(str(path), number, value)
+        yield _record(str(path), number, value)
 
 
-def _table_rows(path: Path, separator: str) -> Iterator[Row]:
+def _table_records(path: Path, separator: str) -> Iterator[Record]:
     """Yield the records below a header. Not read with pandas, which pads short records and guesses nulls."""
     number = 0
 
@@ -239,7 +241,7 @@ def _table_rows(path: Path, separator: str) -> Iterator[Row]:
             elif cells:
                 if len(cells) != len(header):
                     raise FastsiaError(f"{where()}: {len(cells)} cells, but the header has {len(header)}.")
-                yield Row(str(path), number, dict(zip(header, cells, strict=True)))
+                yield Record(str(path), number, dict(zip(header, cells, strict=True)))
             number += 1
 
 
@@ -259,7 +261,7 @@ def _header(names: list[str], path: Path) -> list[str]:
     return names
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
+def _parquet_records(path: Path) -> Iterator[Record]:
     import pyarrow
     import pyarrow.parquet
 
@@ -270,7 +272,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
             for batch in file.iter_batches():
                 for fields in batch.to_pylist():
                     number += 1
-                    yield Row(str(path), number, fields)
+                    yield Record(str(path), number, fields)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
@@ -286,7 +288,7 @@ def _parse(data: bytes, where: str) -> Any:
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and ", row " not in where:
             raise FastsiaError(
-                f"{where} must hold one JSON array of objects; JSON lines belong in a .jsonl file."
+                f"{where} must contain one JSON array of objects; JSON lines belong in a .jsonl file."
             ) from error
         raise FastsiaError(f"{where}: not valid JSON ({error.msg}, character {error.pos + 1}).") from error
     except RecursionError as error:
@@ -295,13 +297,13 @@ def _parse(data: bytes, where: str) -> Any:
         raise FastsiaError(f"{where}: a number has more digits than Python reads.") from error
 
 
-def _row(source: str, number: int, value: Any) -> Row:
+def _record(source: str, number: int, value: Any) -> Record:
     if not isinstance(value, dict):
         raise FastsiaError(f"{source}, row {number}: expected a JSON object with named fields, got {value!r:.60}.")
-    return Row(source, number, value)
+    return Record(source, number, value)
 
 
-def dataset_rows(dataset: Iterable[Mapping[str, Any]], source: str) -> Iterator[Row]:
+def dataset_records(dataset: Iterable[Mapping[str, Any]], source: str) -> Iterator[Record]:
     """Yield the records of a `datasets.Dataset`, or of any iterable of mappings."""
     for number, fields in enumerate(dataset, start=1):
-        yield Row(source, number, fields)
+        yield Record(source, number, fields)
