@@ -117,7 +117,7 @@ def test_mistakes_are_named(either: str) -> None:
         answer_entropy([])
     with pytest.raises(FastsiaError, match="offsets must run from 0 to 2"):
         summarize([0, 1], [0, 1], [0], [1], 0.5)
-    with pytest.raises(FastsiaError, match="offsets must not fall"):
+    with pytest.raises(FastsiaError, match="offsets must be non-decreasing"):
         summarize([0, 1], [0, 2, 1, 2], [0, 0, 0], [1, 1, 1], 0.5)
     with pytest.raises(FastsiaError, match="one entry for each of the 1 groups"):
         summarize([0, 1], [0, 2], [0, 1], [1], 0.5)
