@@ -17,7 +17,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastsia.answers.native import extension
 from fastsia.errors import FastsiaError
 
 Estimator = Literal["plugin", "miller_madow", "chao_shen"]
@@ -73,9 +72,7 @@ def summarize(
     gold = np.ascontiguousarray(gold, dtype=np.int32)
     num_answers = np.ascontiguousarray(num_answers, dtype=np.int32)
     _check(codes, offsets, gold, num_answers)
-    core = extension()
-    run = core.summarize if core is not None else _summarize_numpy
-    return AnswerSummary(**run(codes, offsets, gold, num_answers, float(alpha)))
+    return AnswerSummary(**_summarize(codes, offsets, gold, num_answers, float(alpha)))
 
 
 def answer_entropy(answers: Iterable[Hashable | None], estimator: Estimator = "plugin") -> float:
@@ -106,14 +103,14 @@ def _check(
         raise FastsiaError(f"gold and num_answers must have one entry for each of the {len(offsets) - 1} groups.")
 
 
-def _summarize_numpy(
+def _summarize(
     codes: NDArray[np.int32],
     offsets: NDArray[np.int64],
     gold: NDArray[np.int32],
     num_answers: NDArray[np.int32],
     alpha: float,
 ) -> dict[str, NDArray]:
-    """Compute the summary with numpy. Rows are sorted by (group, code); each run of equal rows is one class."""
+    """The columns of `summarize`. Rows are sorted by (group, code); each run of equal rows is one class."""
     num_groups = len(offsets) - 1
     sizes = np.diff(offsets)
     group = np.repeat(np.arange(num_groups), sizes)
