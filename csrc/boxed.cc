@@ -18,7 +18,7 @@ constexpr std::size_t kMaxBack = 32;  // bytes examined before a value
 
 using Words = std::unordered_set<std::string>;
 
-bool has(std::string_view set, int c) { return c >= 0 && set.find(static_cast<char>(c)) != std::string_view::npos; }
+bool has(std::string_view set, int c) { return is_one_of(c, set); }
 
 bool starts(std::string_view text, std::string_view with) { return text.substr(0, with.size()) == with; }
 
@@ -49,12 +49,6 @@ std::size_t past_digits(std::string_view text, std::size_t i) {
 
 std::size_t past_blanks(std::string_view text, std::size_t i) {
   return past(text, i, [](int c) { return is_blank(c); });
-}
-
-std::string lower(std::string_view text) {
-  std::string small(text);
-  for (char& c : small) c = static_cast<char>(Text::lower(static_cast<unsigned char>(c)));
-  return small;
 }
 
 std::optional<std::string> value_of(const Number& number) {

@@ -921,12 +921,9 @@ Options make_options(const std::vector<std::string>& texts) {
   int num_numbers = 0;
   for (int i = 0; i < own.num_letters; ++i) {
     own.cased.push_back(bare_option(texts[static_cast<std::size_t>(i)]));
-    Options::Phrase lower = own.cased.back();
-    for (std::string& word : lower) {
-      for (char& c : word) c = static_cast<char>(Text::lower(static_cast<unsigned char>(c)));
-    }
-    own.texts.push_back(lower);
-    own.numbers.push_back(first_number(lower));
+    own.texts.emplace_back();
+    for (const std::string& word : own.cased.back()) own.texts.back().push_back(lower(word));
+    own.numbers.push_back(first_number(own.texts.back()));
     num_numbers += own.numbers.back().empty() ? 0 : 1;
   }
   own.digits_are_labels = num_numbers < 2;

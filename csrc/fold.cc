@@ -35,8 +35,6 @@ bool is_word_before(std::string_view s, std::size_t i) {
 
 bool ends_with_word(const std::string& s) { return is_word_before(s, s.size()); }
 
-bool is_in(int c, std::string_view set) { return c >= 0 && set.find(static_cast<char>(c)) != std::string_view::npos; }
-
 // Characters ---------------------------------------------------------------------------------------------------------
 
 struct Character {
@@ -228,14 +226,14 @@ std::size_t fold_backslash(std::string_view s, std::size_t i, std::string& out) 
   if ((end = skip_command(s, i, "\\right")) != i) return end;
   const int c = byte_at(s, i + 1);
   if (c == '!') return i + 2;
-  if (is_in(c, "()[]$")) return close(out), i + 2;
+  if (is_one_of(c, "()[]$")) return close(out), i + 2;
   for (const std::string_view degree : {"\\circ", "\\degree"}) {
     if ((end = skip_command(s, i, degree)) != i) return out += "\xC2\xB0", end;
   }
   if ((end = skip_command(s, i, "\\times")) != i) return out += " x ", end;
   if ((end = skip_command(s, i, "\\cdot")) != i) return out += "\xC2\xB7", end;
-  if (is_in(c, " ,;:\\")) return out += ' ', i + 2;
-  if (is_in(c, "%&#_\"'")) return out += static_cast<char>(c), i + 2;
+  if (is_one_of(c, " ,;:\\")) return out += ' ', i + 2;
+  if (is_one_of(c, "%&#_\"'")) return out += static_cast<char>(c), i + 2;
   return i;
 }
 
@@ -251,7 +249,7 @@ std::size_t skip_raised_degree(std::string_view s, std::size_t i) {
 // The position after an arrow or two or more dashes, or `i`.
 std::size_t fold_dashes(std::string_view s, std::size_t i, std::string& out) {
   std::size_t end = i;
-  while (end - i < 4 && is_in(byte_at(s, end), "-=")) ++end;
+  while (end - i < 4 && is_one_of(byte_at(s, end), "-=")) ++end;
   if (byte_at(s, end) == '>') return out += " \xE2\x86\x92 ", end + 1;
   end = i;
   while (byte_at(s, end) == '-') ++end;
@@ -430,7 +428,7 @@ std::size_t skip_word(std::string_view s, std::size_t i) {
 std::size_t skip_joint(std::string_view s, std::size_t i) {
   const int c = byte_at(s, i);
   if (c == '-' || c == '\'') return is_word_at(s, i + 1) ? skip_word(s, i + 1) : i;
-  if (!is_in(c, ".,:/")) return i;
+  if (!is_one_of(c, ".,:/")) return i;
   const int before = byte_at(s, i - 1);
   if (is_digit(before) && is_digit(byte_at(s, i + 1))) return skip_word(s, i + 1);
   if (c != '.' || !is_letter(before) || !is_letter(byte_at(s, i + 1)) || is_word_at(s, i + 2)) return i;
@@ -442,8 +440,7 @@ std::size_t skip_joint(std::string_view s, std::size_t i) {
 
 std::string fold(std::string_view text) { return fold_numbers(fold_marks(fold_characters(text))); }
 
-Words::Words(std::string_view text, bool one_line) : folded_(fold(text)), lower_(folded_) {
-  for (char& c : lower_) c = static_cast<char>(Text::lower(static_cast<unsigned char>(c)));
+Words::Words(std::string_view text, bool one_line) : folded_(fold(text)), lower_(lower(folded_)) {
   const std::string_view s = folded_;
   for (std::size_t i = 0; i < s.size();) {
     if (s[i] == ' ' || (one_line && s[i] == '\n')) {

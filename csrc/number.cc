@@ -679,12 +679,6 @@ const WordSet kUnits3("attached_units");
 const WordSet kNoUnits("no_units");
 const WordSet kShort("prepositions");
 
-std::string lower(std::string_view word) {
-  std::string small(word);
-  for (char& c : small) c = static_cast<char>(Text::lower(static_cast<unsigned char>(c)));
-  return small;
-}
-
 // Whether a word after a number may be its unit. is_attached: no blank precedes it; has_word: other words do.
 bool is_unit(std::string_view word, bool is_attached, bool has_word, bool is_formula) {
   if (word.size() == 1) {
@@ -1156,7 +1150,7 @@ bool is_symbol_command(const Text& text, std::size_t i) {
   return end - i > 2 && !kPlainCommands.has(text.view(i + 1, end));
 }
 
-// A range or a list: "-12", " to 12", ", 3", " and 3" behind a number, its unit or percent sign.
+// A range or a list: "-12", " to 12", ", 3", " and 3" after a number, its unit or percent sign.
 bool is_range(const Text& text, std::size_t i) {
   std::size_t end = skip_percent(text, i);
   if (end == i) end = skip_whole_unit(text, i);

@@ -21,7 +21,7 @@ struct Spec {
   std::vector<std::pair<std::string, std::string>> think_tags;  // opening and closing marks
   bool stop_texts = true;                                       // "Question:" ends the text that counts
   bool expects_think = false;     // a think block may still open: nothing settles before one has closed
-  std::size_t window = kWindow;   // bytes in which a value after a marker may stand
+  std::size_t window = kWindow;   // bytes after a marker that may contain its value
   bool has_long_options = false;  // the text of an option contains the end of a sentence
 
   // Sets the options, and the fields that depend on their texts.

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <string>
 #include <string_view>
 
 namespace fastsia {
@@ -85,6 +86,13 @@ class Text {
 
 inline bool is_one_of(int c, std::string_view set) {
   return c >= 0 && set.find(static_cast<char>(c)) != std::string_view::npos;
+}
+
+// The text with its ASCII letters in lower case.
+inline std::string lower(std::string_view text) {
+  std::string small(text);
+  for (char& c : small) c = static_cast<char>(Text::lower(static_cast<unsigned char>(c)));
+  return small;
 }
 
 inline bool is_digit(int c) { return c >= '0' && c <= '9'; }

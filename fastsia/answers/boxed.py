@@ -99,7 +99,7 @@ def expression_after_marker(line: bytes, at: int) -> str | None:
     box. Otherwise the answer is the number at the beginning of the line, unless it begins a list or a formula.
 
     Args:
-        line: text up to the end of the window in which the value may stand.
+        line: text up to the end of the window that may contain the value.
         at: position after the marker.
     """
     rest, is_math = _without_marks(line[_value_begin(line, at) :])

@@ -151,7 +151,7 @@ def extract_rollouts(
     if len(lens) != len(rows) - 1:
         raise FastsiaError(f"prefix_lens must have one entry for each of the {len(rows) - 1} rows, got {len(lens)}.")
     if len(lens) and (lens.min() < 0 or lens.max() > len(prefix)):
-        raise FastsiaError(f"prefix_lens must lie between 0 and {len(prefix)}, the number of prefix_ids.")
+        raise FastsiaError(f"prefix_lens must be between 0 and {len(prefix)}, the number of prefix_ids.")
     if num_threads is not None and num_threads < 1:
         raise FastsiaError(f"num_threads must be at least 1, got {num_threads}.")
     is_cut = _flags(False if cut is None else cut, len(rows) - 1, "cut", "rows")

@@ -389,7 +389,7 @@ def number_after_marker(line: bytes, at: int, is_heading: bool = False) -> tuple
     """Read the number that `line` has at `at`, after a marker.
 
     Args:
-        line: text up to the end of the window in which the value may stand.
+        line: text up to the end of the window that may contain the value.
         is_heading: the marker is "####", which may begin a numbered heading.
 
     Returns:

@@ -18,7 +18,7 @@ from fastsia.answers.number import BEFORE, SPACE, WORD, is_word_before, last_num
 from fastsia.answers.spec import Spec
 from fastsia.answers.tables import word_set
 
-WINDOW = 400  # bytes in which a value after a marker may stand
+WINDOW = 400  # bytes after a marker that may contain its value
 
 
 class Marker(Enum):

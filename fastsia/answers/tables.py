@@ -1,4 +1,4 @@
-"""The word lists of the rules by which answers are read; tables.txt holds them for Python and C++."""
+"""The word lists of the rules by which answers are read; tables.txt contains them for Python and C++."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def load_task(
         name = str(getattr(getattr(dataset, "info", None), "dataset_name", None) or "dataset")
         return read.task(name, dataset_records(dataset, name), limit, f"The data set {name!r}")
     if isinstance(dataset, dict):
-        raise FastsiaError(f"dataset has several splits ({', '.join(map(str, dataset))}); give one of them.")
+        raise FastsiaError(f"dataset has several splits ({', '.join(map(str, dataset))}); pass one of them.")
     raise FastsiaError(
         "dataset must be a task's name, the path of a file, a list of Problem or a datasets.Dataset, "
         f"got {type(dataset).__name__}."
@@ -180,7 +180,7 @@ def _named(
         )
     answer_format = answer_format or source.answer_format
     if data_dir is None:
-        records = hub_records(source.hub, "Without a network give data_dir, a folder with the files.")
+        records = hub_records(source.hub, "Without a network, set data_dir to a folder with the files.")
     else:
         records = read_records(_below(Path(data_dir), source.files, name))
     if source.order is not None:

@@ -113,7 +113,7 @@ def read_options(record: Record, *, has_answer: bool = True) -> Options:
     if is_blank(labels) or labels == []:
         return Options(texts, columns=columns)
     if not _is_list(labels):
-        raise record.error(f"{what} must give its labels as a list, got {labels!r:.60}")
+        raise record.error(f"{what} must have a list of labels, got {labels!r:.60}")
     if not has_answer and all(label in (0, 1, "0", "1") for label in labels) and len(labels) == len(texts):
         right = [i for i, label in enumerate(labels) if int(label)]
         if len(right) != 1:
@@ -151,7 +151,7 @@ def right_option(answer: str, options: Options, answer_base: int | None, refuse:
     among = "" if labels is None else f", nor one of the labels {', '.join(labels)}"
     if index is not None:
         if not 0 <= index < len(texts):
-            raise refuse(f"{answer!r}, which with answer_base={answer_base} is none of the {len(texts)} options{among}")
+            raise refuse(f"{answer!r}, which with answer_base={answer_base} is not one of the {len(texts)} options{among}")
         return index
     same = [i for i, text in enumerate(texts) if answer in (text, options.texts[i])]
     same = same or [i for i, text in enumerate(texts) if _folded(answer) in (_folded(text), _folded(options.texts[i]))]
@@ -169,7 +169,7 @@ def right_option(answer: str, options: Options, answer_base: int | None, refuse:
     named = {what: i for what, i in readings.items() if i is not None}
     if len(set(named.values())) > 1:
         both = " and ".join(f"{what} of option {i + 1}" for what, i in named.items())
-        raise refuse(f"{answer!r}, which is {both}; give the options labels, or the answer as the text of one of them")
+        raise refuse(f"{answer!r}, which is {both}; add labels to the options, or use the text of an option as the answer")
     if named:
         return next(iter(named.values()))
     if number is not None:
@@ -184,7 +184,7 @@ def right_option(answer: str, options: Options, answer_base: int | None, refuse:
         return spelled_out
     letter = canonical_gold(answer, "choice", texts)
     if letter is None:
-        raise refuse(f"{answer!r:.80}, which is none of the {len(texts)} options")
+        raise refuse(f"{answer!r:.80}, which is not one of the {len(texts)} options")
     return ascii_uppercase.index(letter)
 
 
