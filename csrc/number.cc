@@ -1081,7 +1081,7 @@ std::size_t skip_equals(const Text& text, std::size_t i, bool has_operator) {
 // Where the value of the expression at `begin` begins: at its last side that is a single term, after the last "=" if no
 // side is, and at `begin` if there is no "=".
 std::size_t right_hand_end(const Text& text, std::size_t begin) {
-  std::size_t side = begin, single = kNone;  // the begin of this side, and of the last single-term side
+  std::size_t side = begin, single = kNone;  // where this side, and the last single-term side, begin
   std::size_t i = begin;
   bool has_operator = false, is_sum = false;
   for (int terms = 0; terms < kMaxTerms; ++terms) {

@@ -17,7 +17,7 @@ MAX_NUMBER = 100  # bytes of a canonical number; longer ones are not numbers
 MAX_TERM_DIGITS = 18  # digits of the terms of a fraction
 MAX_TERMS = 40  # terms of an expression
 MAX_HEADING = 30  # a larger number after "####" does not begin a heading
-MAX_FACTORIAL = 20  # larger numbers have an exclamation mark: "#### 42!"
+MAX_FACTORIAL = 20  # after larger numbers "!" is an exclamation mark: "#### 42!"
 
 
 def pattern(text: str, flags: int = 0) -> re.Pattern[bytes]:
@@ -479,7 +479,7 @@ def _right_hand_end(text: bytes, begin: int) -> int:
 
     If no side is a single term, the value begins after the last "="; without an "=" it begins at `begin`.
     """
-    side, single = begin, None  # the begin of this side, and of the last single-term side
+    side, single = begin, None  # where this side, and the last single-term side, begin
     at, has_operator, is_sum = begin, False, False
     for _ in range(MAX_TERMS):
         term = skip(_BEFORE, text, at)

@@ -135,9 +135,8 @@ def _read(text: bytes, spec: Spec, cut: bool) -> str | None:
 
     1. The marker that the task's prompt asks for: its first complete occurrence (the last for \\boxed).
     2. The other strong markers: their first complete occurrence.
-    3. "the answer is" and similar statements: the last complete occurrence; for choices also "B is correct". Not for
-    boxed.
-    4. The last number, or the option that the text ends with. Not for boxed, and not for a cut text.
+    3. Not for boxed: the last complete "the answer is" or similar statement; for choices also "B is correct".
+    4. Not for boxed, and not for a cut text: the last number, or the option that the text ends with.
     """
     announced = _announced(text, spec, is_open=cut)
     if announced is not None:

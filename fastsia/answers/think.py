@@ -67,8 +67,10 @@ def mentions_marks(text: str, think_tags: tuple[str, str] | None = None) -> bool
 
 
 def expects_think(prompt: str, has_think_marks: bool) -> bool:
-    """Return whether a think block may follow a prompt. That is so if the model's vocabulary or the prompt has marks,
-    and the prompt does not end with a closing mark."""
+    """Return whether a think block may follow a prompt.
+
+    That is so if the model's vocabulary or the prompt has marks, and the prompt does not end with a closing mark.
+    """
     return (has_think_marks or mentions_marks(prompt)) and not closes_think(prompt)
 
 

@@ -94,8 +94,7 @@ class Vocabulary:
         return cls(blob, offsets, kinds.copy(), joiner, num_stripped, bool(drops))
 
     def to_bytes(self) -> bytes:
-        """Return a compressed form that `from_bytes` reads. It is stored with a run, which can then be read without its
-        model."""
+        """Return a compressed form that `from_bytes` reads. With it a stored run can be read without its model."""
         header = struct.pack("<IIBB", len(self), self.num_stripped, self.drops_first_spaces, len(self.joiner))
         lengths = np.diff(self.offsets).astype("<u4").tobytes()
         return _MAGIC + zlib.compress(header + self.joiner + lengths + self.kinds.tobytes() + self.blob, 6)
@@ -148,8 +147,10 @@ class Vocabulary:
         return False
 
     def decode(self, token_ids: ArrayLike) -> str:
-        """Decode as tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) does.
-        Special tokens that are marks of think blocks are kept."""
+        """Decode as tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).
+
+        Special tokens that are marks of think blocks are kept.
+        """
         ids = np.ascontiguousarray(token_ids, dtype=np.int32).reshape(-1)
         return self.decode_batch(ids, np.array([0, len(ids)], dtype=np.int64))[0]
 
@@ -302,8 +303,7 @@ def _special_marks(state: dict[str, Any], think_tags: tuple[str, str] | None) ->
 
 
 def _tokens(state: dict[str, Any], marks: set[int]) -> tuple[list[str], list[int]]:
-    """Return the token of each id, and the ids that decode to nothing: unused ids, and special tokens except the
-    marks."""
+    """Return the token of each id, and the ids without text: unused ids and special tokens except the marks."""
     vocab = state.get("model", {}).get("vocab")
     if isinstance(vocab, dict):
         by_id = {index: token for token, index in vocab.items()}

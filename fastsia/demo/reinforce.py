@@ -27,8 +27,7 @@ def reinforce(
     learning_rate: float = 3e-4,
     seed: int = 0,
 ) -> Iterator[float]:
-    """Train by policy gradient with a leave-one-out baseline (RLOO; Ahmadian et al., 2024). Yield the mean reward per
-    step.
+    """Train by policy gradient with a leave-one-out baseline (RLOO; Ahmadian et al., 2024). Yield mean rewards.
 
     A step draws `samples` solutions of each of `prompts` problems at temperature 1, rewards a right answer with 1 and
     others with 0, and takes one step of AdamW on these samples.

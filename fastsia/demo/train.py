@@ -105,8 +105,7 @@ def batches(documents: Iterator[Document], batch_size: int, pad: int, seed: int)
 
 
 def optimizers(model: Any, scale: float = 1.0) -> list[torch.optim.Optimizer]:
-    """Return Muon for the layers' matrices and AdamW for embeddings, norms and biases; `scale` multiplies both
-    rates."""
+    """Return Muon for the layers' matrices and AdamW for embeddings, norms and biases; `scale` multiplies the rates."""
     embedding = model.get_input_embeddings().weight
     parameters = list(model.parameters())
     matrices = [p for p in parameters if p.ndim == 2 and p is not embedding]

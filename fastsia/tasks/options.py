@@ -48,8 +48,7 @@ def letters(count: int) -> str:
 
 
 def read_choices(record: Record, field: str, answer_base: int | None = None) -> tuple[tuple[str, ...], str]:
-    """Return the texts of the options, and the letter of the right one, which `field` (or marks with the options)
-    names.
+    """Return the texts of the options and the letter of the right one, named by `field` or by marks of the options.
 
     Data sets that mark the right option, or have a column for it, put it first in every record. Their options are
     reordered by a hash of the question and the texts, so that no letter is right more often.
@@ -151,7 +150,9 @@ def right_option(answer: str, options: Options, answer_base: int | None, refuse:
     among = "" if labels is None else f", nor one of the labels {', '.join(labels)}"
     if index is not None:
         if not 0 <= index < len(texts):
-            raise refuse(f"{answer!r}, which with answer_base={answer_base} is not one of the {len(texts)} options{among}")
+            raise refuse(
+                f"{answer!r}, which with answer_base={answer_base} is not one of the {len(texts)} options{among}"
+            )
         return index
     same = [i for i, text in enumerate(texts) if answer in (text, options.texts[i])]
     same = same or [i for i, text in enumerate(texts) if _folded(answer) in (_folded(text), _folded(options.texts[i]))]
@@ -169,7 +170,9 @@ def right_option(answer: str, options: Options, answer_base: int | None, refuse:
     named = {what: i for what, i in readings.items() if i is not None}
     if len(set(named.values())) > 1:
         both = " and ".join(f"{what} of option {i + 1}" for what, i in named.items())
-        raise refuse(f"{answer!r}, which is {both}; add labels to the options, or use the text of an option as the answer")
+        raise refuse(
+            f"{answer!r}, which is {both}; add labels to the options, or use the text of an option as the answer"
+        )
     if named:
         return next(iter(named.values()))
     if number is not None:
@@ -195,8 +198,7 @@ def _number(answer: str) -> int | None:
 
 
 def _split_labels(texts: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
-    """If all texts begin with a label, as "B) green", return the texts without labels and the labels; else the texts
-    and None.
+    """Split the labels from texts that all begin with one ("B) green"); return the texts and the labels, or None.
 
     The labels must be the first letters or numbers, in any order, so that a single "3) x" remains a text.
     """

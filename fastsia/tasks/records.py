@@ -126,8 +126,7 @@ def is_blank(value: Any) -> bool:
 
 
 def plain_number(value: Any) -> str:
-    """Return a value as text. A whole float becomes an integer, because integer columns with a gap are often stored as
-    floats."""
+    """Return a value as text. A whole float becomes an integer: integer columns with gaps are often stored so."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 

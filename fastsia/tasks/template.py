@@ -69,8 +69,10 @@ def reads_date(tokenizer: Any, turns: Turns, variables: Mapping[str, Any]) -> bo
 
 
 def reads(tokenizer: Any, turns: Turns, variables: Mapping[str, Any], name: str, template_date: str | None) -> bool:
-    """Return whether a variable affects the template: the text or the refusal differs if the variable has another value
-    or is missing."""
+    """Return whether a variable affects the template.
+
+    That is so if the text or the refusal differs when the variable has another value or is missing.
+    """
     value = variables[name]
     rest = {key: item for key, item in variables.items() if key != name}
     others = [{name: not value}] if isinstance(value, bool) else [{name: f"{value}0"}, {name: None}]
