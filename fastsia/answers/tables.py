@@ -23,7 +23,8 @@ def _read() -> dict[str, list[list[bytes]]]:
     return tables
 
 
-_TABLES = _read()
+TABLES = _read()
+"""The lines of each table, as lists of words."""
 
 
 def word_set(name: str) -> frozenset[bytes]:
@@ -34,7 +35,7 @@ def word_set(name: str) -> frozenset[bytes]:
 def word_list(name: str) -> list[bytes]:
     """As `word_set`, in the order of the file."""
     found: list[bytes] = []
-    for line in _TABLES[name]:
+    for line in TABLES[name]:
         if line[0] == b"@without":
             found = [word for word in found if word not in line]
             continue
@@ -45,5 +46,5 @@ def word_list(name: str) -> list[bytes]:
 
 def replacements(name: str) -> dict[bytes, bytes]:
     """A table of replacements: each later word of a line maps to the first one, in which "_" stands for a blank."""
-    lines = [(line[0].replace(b"_", b" "), line[1:]) for line in _TABLES[name]]
+    lines = [(line[0].replace(b"_", b" "), line[1:]) for line in TABLES[name]]
     return {word: b"" if target == b"''" else target for target, others in lines for word in others}

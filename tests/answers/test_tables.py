@@ -11,7 +11,7 @@ from fastsia.answers import tables
 from fastsia.answers.tables import replacements, word_list, word_set
 
 ROOT = Path(__file__).parents[2]
-NAMES = set(tables._TABLES)
+NAMES = set(tables.TABLES)
 
 
 @pytest.mark.parametrize("files", ["fastsia/answers/*.py", "csrc/*.cc"])
@@ -20,9 +20,9 @@ def test_both_implementations_use_every_table(files: str) -> None:
     source = "\n".join(path.read_text(encoding="utf-8") for path in ROOT.glob(files))
     named = set(re.findall(r"""\(["']([a-z_]+)["']\)""", source))
     included = {
-        word[1:].decode() for lines in tables._TABLES.values() for line in lines for word in line if word[:1] == b"@"
+        word[1:].decode() for lines in tables.TABLES.values() for line in lines for word in line if word[:1] == b"@"
     }
-    assert NAMES <= named | included
+    assert NAMES - included <= named
 
 
 def test_tables_are_composed() -> None:
@@ -36,7 +36,7 @@ def test_tables_are_composed() -> None:
 
 
 def test_a_word_stands_once_in_a_table() -> None:
-    for name, lines in tables._TABLES.items():
+    for name, lines in tables.TABLES.items():
         if name in ("aliases", "ascii", "fold", "vulgar_fractions"):
             words = [word for line in lines for word in line[1:]]
         else:
