@@ -85,8 +85,11 @@ void Settler::read_on(const Spec& spec) {
   Closing closing;
   std::size_t end = tail_.size();
   if (!has_closed_) {
-    closing = first_closing(tail_, next_closing_, spec);
-    end = closing.begin != kNone ? closing.begin : before_partial_closing(tail_, next_closing_, spec);
+    const std::size_t start = tail_.find_first_of(spec.closing_starts, next_closing_);
+    if (start != std::string::npos) {
+      closing = first_closing(tail_, start, spec);
+      end = closing.begin != kNone ? closing.begin : before_partial_closing(tail_, start, spec);
+    }
     next_closing_ = end;
   }
   const Text all(tail_.data(), 0, end);
@@ -128,6 +131,10 @@ void Settler::read_on(const Spec& spec) {
 }
 
 int AnswerStream::open(Spec spec) {
+  for (const auto& [open, close] : spec.think_tags) spec.closing_starts += close[0];
+  std::sort(spec.closing_starts.begin(), spec.closing_starts.end());
+  spec.closing_starts.erase(std::unique(spec.closing_starts.begin(), spec.closing_starts.end()),
+                            spec.closing_starts.end());
   specs_.push_back(std::move(spec));
   return static_cast<int>(specs_.size()) - 1;
 }
