@@ -34,7 +34,7 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]' --constraint constraints.txt
 	@touch $@
 
-$(STAMP): $(INSTALLED) $(NATIVE)
+$(STAMP): $(INSTALLED) $(NATIVE) fastsia/answers/tables.txt
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@
 

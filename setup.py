@@ -10,8 +10,8 @@ threads = [] if sys.platform == "darwin" else ["-pthread"]
 core = Pybind11Extension(
     "fastsia._C",
     sorted(glob("csrc/*.cc")),
-    include_dirs=["csrc"],
-    depends=sorted(glob("csrc/*.h")),
+    include_dirs=["csrc", "fastsia/answers"],
+    depends=[*sorted(glob("csrc/*.h")), "fastsia/answers/tables.txt"],
     cxx_std=17,
     extra_compile_args=["-O3", "-Wall", "-Wextra", *threads],
     extra_link_args=threads,

@@ -5,15 +5,16 @@
 
 #include "boxed.h"
 #include "number.h"
+#include "tables.h"
 
 namespace fastsia {
 namespace {
 
 constexpr std::string_view kStops[] = {"Question:", "Q:"};
 constexpr std::size_t kMaxIndent = 8;
-constexpr std::size_t kMaxWord = 12;  // letters of a word in front of a marker
+constexpr std::size_t kMaxWord = 12;  // letters of a word before a marker
 
-// Past at most `most` bytes of a set at `i`.
+// The position after at most `most` bytes of a set at `i`.
 std::size_t skip_set(const Text& text, std::size_t i, std::string_view set, std::size_t most) {
   const std::size_t begin = i;
   while (i - begin < most && is_one_of(text.at(i), set)) ++i;
@@ -25,13 +26,13 @@ constexpr std::string_view kSpaces = " \t\n\r\f\v";
 constexpr std::string_view kMarks = " \t*_\"'`([<>#-";
 constexpr std::string_view kAround = " \t*_\"'`";
 
-// What stands in front of a word that may be part of a marker.
+// The word before a word that may be part of a marker.
 struct Before {
   bool is_word_start = false;
   char letters[kMaxWord];  // in lower case
   std::size_t size = 0;    // 0: the beginning of a line or sentence
-  bool is_other = false;   // no plain word
-  std::size_t begin = 0;   // where the word in front begins, or the word itself
+  bool is_other = false;   // not a plain word
+  std::size_t begin = 0;   // begin of that word, or of the word itself if there is none
 
   std::string_view word() const { return {letters, size}; }
   bool is_start() const { return size == 0 && !is_other; }
@@ -68,18 +69,10 @@ Before word_before(const Text& text, std::size_t at) {
   return before;
 }
 
-template <std::size_t N>
-bool is_among(std::string_view word, const std::string_view (&words)[N]) {
-  return std::find(std::begin(words), std::end(words), word) != std::end(words);
-}
+const WordSet kGood("marker_good");
+const WordSet kBad("marker_bad");
 
-constexpr std::string_view kGood[] = {"final", "correct", "right", "best"};
-constexpr std::string_view kBad[] = {"wrong",     "incorrect", "false",   "bad",      "possible", "potential",
-                                     "candidate", "first",     "second",  "previous", "initial",  "other",
-                                     "another",   "old",       "no",      "not",      "any",      "each",
-                                     "every",     "tentative", "student", "s",        "example",  "sample"};
-
-// Past ":" or "=" and marks in front of it, or kNone.
+// The position after marks and ":" or "=", or kNone.
 std::size_t skip_colon(const Text& text, std::size_t i) {
   const std::size_t at = skip_set(text, i, kAround, 8);
   if (text.at(at) == ':') return at + 1;
@@ -87,7 +80,7 @@ std::size_t skip_colon(const Text& text, std::size_t i) {
   return text.has(at, "\xEF\xBC\x9A") ? at + 3 : kNone;
 }
 
-// Past " - " (its last blank left), or kNone.
+// The position after " -", if a blank follows, or kNone.
 std::size_t skip_dash(const Text& text, std::size_t i) {
   const std::size_t blanks = skip_set(text, i, "*_", 4);
   const std::size_t at = skip_blanks(text, blanks, 4);
@@ -98,7 +91,7 @@ std::size_t skip_dash(const Text& text, std::size_t i) {
   return kNone;
 }
 
-// Whether nothing but a heading's marks ("## ", "**") stands before `at` on its line.
+// Whether only marks of a heading ("## ", "**") precede `at` on its line.
 bool is_heading(const Text& text, std::size_t at) {
   std::size_t begin = at;
   bool has_mark = false;
@@ -109,7 +102,7 @@ bool is_heading(const Text& text, std::size_t at) {
   return has_mark && (text.before(begin) < 0 || text.before(begin) == '\n');
 }
 
-// Past white space and "is" or one of its like at `i`, or kNone.
+// The position after white space and "is" or a similar word, or kNone.
 std::size_t skip_link(const Text& text, std::size_t i) {
   const std::size_t at = skip_set(text, i, kSpaces, 4);
   if (at == i) return kNone;
@@ -125,7 +118,7 @@ std::size_t skip_link(const Text& text, std::size_t i) {
   return kNone;
 }
 
-// Past "is" behind a marker's word, and what may stand between ("to this question", "we want"); kNone without it.
+// The position after "is" and the words that may precede it ("to this question", "we want"), or kNone.
 std::size_t skip_is(const Text& text, std::size_t i) {
   const std::size_t at = skip_blanks(text, i, 4);
   for (const std::string_view word : {"to", "for", "in", "of", "here", "we", "you", "i"}) {
@@ -147,11 +140,11 @@ std::size_t skip_is(const Text& text, std::size_t i) {
   return skip_link(text, i);
 }
 
-// The marker that a word ("answer", "option", "choice" or "ans") at [begin, end) is part of.
+// The marker that the word "answer", "option", "choice" or "ans" at [begin, end) belongs to.
 Occurrence read_statement(const Text& text, std::size_t begin, std::size_t end, bool is_answer, bool is_ans) {
   const Before before = word_before(text, begin);
-  if (!before.is_word_start || (!before.is_other && is_among(before.word(), kBad))) return {};
-  const bool is_start = before.is_start(), is_good = !before.is_other && is_among(before.word(), kGood);
+  if (!before.is_word_start || (!before.is_other && kBad.has(before.word()))) return {};
+  const bool is_start = before.is_start(), is_good = !before.is_other && kGood.has(before.word());
   const bool is_final = !before.is_other && before.word() == "final" && before.begin + 6 == begin;
   const std::size_t tag = is_final && text.before(begin) == '_' ? before.begin : begin;
   const bool is_tag = text.before(tag) == '<' && text.at(end) == '>';
@@ -173,7 +166,7 @@ Occurrence read_statement(const Text& text, std::size_t begin, std::size_t end, 
   return {};
 }
 
-// "####", or its escaped form, of which a sign stands at `hash`; not where it is quoted.
+// "####" or its escaped form with a sign at `hash`, unless it is quoted.
 Occurrence read_hash(const Text& text, std::size_t hash, std::size_t from) {
   const auto is_quoted = [&text](std::size_t i) {
     return is_one_of(text.before(i), "\"'`") || text.has_before(i, "\xE2\x80\x9C") ||
@@ -221,8 +214,7 @@ struct Window {
   bool is_closed;
 };
 
-// Where a sentence ends that `text` has from `i` on, before `end`; the point of an abbreviation ends none. kNone
-// without.
+// The end of the first sentence that ends in [i, end), or kNone. The point of an abbreviation does not end a sentence.
 std::size_t sentence_end(const Text& text, std::size_t i, std::size_t end) {
   for (; i < end; ++i) {
     const int c = text.at(i);
@@ -265,7 +257,7 @@ struct Value {
   std::optional<std::string> value;
 };
 
-// The first, or the last, complete occurrence of the markers.
+// The first (or last) complete occurrence of the markers.
 Value find_value(Text& text, unsigned markers, const Spec& spec, bool is_open, bool is_last) {
   Value value;
   for (std::size_t i = text.begin();;) {
@@ -280,7 +272,7 @@ Value find_value(Text& text, unsigned markers, const Spec& spec, bool is_open, b
   }
 }
 
-// Rules 1 to 3. is_open: more text may follow, so a value counts only where its end is in sight.
+// Rules 1 to 3. is_open: more text may follow, so a value counts only if its end has been read.
 Value announced(Text& text, const Spec& spec, bool is_open) {
   const Marker own = asked_for(spec.format);
   const unsigned others = (kHash | kBox | kColon | kFinal) & ~own;
@@ -290,7 +282,7 @@ Value announced(Text& text, const Spec& spec, bool is_open) {
   return found;
 }
 
-// What the last number is not looked for in.
+// The parts of the text in which the last number is not searched.
 Spans passed_over(Text& text, const Spec& spec) {
   Spans spans;
   for (std::size_t i = text.begin();;) {
@@ -302,7 +294,7 @@ Spans passed_over(Text& text, const Spec& spec) {
   }
 }
 
-// The answer of a text without think block and stop text, by the first rule that gives one.
+// The answer of a text without think blocks and stop texts, by the first rule that finds one.
 std::optional<std::string> read(Text text, const Spec& spec, bool is_cut) {
   Value found = announced(text, spec, is_cut);
   if (found.value || is_cut || spec.format == Format::kBoxed) return std::move(found.value);
@@ -314,7 +306,7 @@ std::optional<std::string> read(Text text, const Spec& spec, bool is_cut) {
   return number.has_value ? std::optional<std::string>(canonical(number)) : std::nullopt;
 }
 
-// What counts of a text behind its think blocks.
+// The answer of the text after the think blocks.
 std::optional<std::string> read_counted(std::string_view completion, std::size_t begin, std::size_t end,
                                         const Spec& spec, bool is_cut) {
   const Text text(completion.data(), begin, end);
@@ -342,7 +334,7 @@ struct Thought {
 
 Thought after_think(std::string_view text, const Spec& spec) {
   std::size_t begin = 0;
-  // Past an opening mark at `begin`, white space aside; its closing mark. kNone without.
+  // The position after white space and an opening mark, or kNone; `closing` receives its closing mark.
   const auto opening = [&](std::size_t at, const std::string** closing) {
     while (at < text.size() && is_space(static_cast<unsigned char>(text[at]))) ++at;
     for (const auto& [open, close] : spec.think_tags) {
@@ -394,8 +386,8 @@ Marker asked_for(Format format) {
 }
 
 Occurrence next_marker(Text& text, std::size_t i, unsigned markers) {
-  // Each marker is looked for by a byte that is rare in prose: of "answer" that is the w, of either case. In pieces, so
-  // that a byte which the text lacks is not looked for to its end again for every marker.
+  // Search for each marker by a byte that is rare in prose ("answer": w of either case). The search runs in pieces, so
+  // that a byte that does not occur is not searched to the end of the text again for every marker.
   constexpr std::size_t kPiece = 1024;
   const bool has_words = (markers & (kColon | kFinal)) != 0;
   Occurrence found;
@@ -425,7 +417,7 @@ Occurrence next_marker(Text& text, std::size_t i, unsigned markers) {
     }
   }
   if (markers & kStated) {
-    // Other statements may have been found above: the earlier one counts.
+    // The loop above may have found another statement: the earlier one counts.
     for (std::size_t from = i;;) {
       const Occurrence said = next_statement(text, from, std::min(found.begin, text.end()));
       if (said.begin == kNone) break;
@@ -504,10 +496,10 @@ Closing first_closing(std::string_view text, std::size_t i, const Spec& spec) {
   return first;
 }
 
-std::size_t before_partial_closing(std::string_view text, const Spec& spec) {
+std::size_t before_partial_closing(std::string_view text, std::size_t from, const Spec& spec) {
   std::size_t first = text.size();
   for (const auto& [open, close] : spec.think_tags) {
-    const std::size_t begin = text.size() - std::min(close.size() - 1, text.size());
+    const std::size_t begin = std::max(from, text.size() - std::min(close.size() - 1, text.size()));
     for (std::size_t i = text.find(close[0], begin); i < first; i = text.find(close[0], i + 1)) {
       if (text.compare(i, text.size() - i, close, 0, text.size() - i) == 0) first = i;
     }

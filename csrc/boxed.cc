@@ -8,16 +8,17 @@
 #include "choice.h"
 #include "number.h"
 #include "spelling.h"
+#include "tables.h"
 
 namespace fastsia {
 namespace {
 
 constexpr std::string_view kWhite = " \t\n\r\f\v";
-constexpr std::size_t kMaxBack = 32;  // bytes that are looked at in front of a value
+constexpr std::size_t kMaxBack = 32;  // bytes examined before a value
 
 using Words = std::unordered_set<std::string>;
 
-bool has(std::string_view set, int c) { return c >= 0 && set.find(static_cast<char>(c)) != std::string_view::npos; }
+bool has(std::string_view set, int c) { return is_one_of(c, set); }
 
 bool starts(std::string_view text, std::string_view with) { return text.substr(0, with.size()) == with; }
 
@@ -31,7 +32,7 @@ std::string_view stripped(std::string_view text, std::string_view of) {
   return text;
 }
 
-// Where the bytes that `is_one` describes end, from `i` on.
+// The end of the run of bytes from `i` on that satisfy `is_one`.
 template <typename IsOne>
 std::size_t past(std::string_view text, std::size_t i, IsOne is_one) {
   while (i < text.size() && is_one(static_cast<unsigned char>(text[i]))) ++i;
@@ -50,12 +51,6 @@ std::size_t past_blanks(std::string_view text, std::size_t i) {
   return past(text, i, [](int c) { return is_blank(c); });
 }
 
-std::string lower(std::string_view text) {
-  std::string small(text);
-  for (char& c : small) c = static_cast<char>(Text::lower(static_cast<unsigned char>(c)));
-  return small;
-}
-
 std::optional<std::string> value_of(const Number& number) {
   return number.has_value ? std::optional<std::string>(canonical(number)) : std::nullopt;
 }
@@ -65,7 +60,7 @@ Number number_in(std::string_view text, bool is_formula = true) {
   return whole_number(all, is_formula);
 }
 
-// Digits, a fraction of digits, or both, perhaps with a sign or degrees.
+// Whether a text is digits, a fraction of digits, or both, with an optional sign or degree sign.
 bool is_plain_number(std::string_view text) {
   if (starts(text, "-")) text.remove_prefix(1);
   if (ends(text, "^\\circ")) text.remove_suffix(6);
@@ -81,7 +76,7 @@ bool is_plain_number(std::string_view text) {
   return under > 0 && text.substr(under) == "}";
 }
 
-// Digits, operators and signs of equality only.
+// Whether a text has only digits, operators and equals signs.
 bool is_calculation(std::string_view text) {
   while (!text.empty()) {
     std::size_t size = is_digit(static_cast<unsigned char>(text[0])) || has("-.+*/^(){}= ", text[0]) ? 1 : 0;
@@ -94,7 +89,7 @@ bool is_calculation(std::string_view text) {
   return true;
 }
 
-// A number whose decimals repeat, 0.1\overline{6}, as the text of a fraction; empty where it is none.
+// A number with repeating decimals, 0.1\overline{6}, as the text of a fraction; empty if the text is not one.
 std::string repeating(std::string_view text) {
   std::string fraction = starts(text, "-") ? "-" : "";
   text.remove_prefix(fraction.size());
@@ -109,7 +104,7 @@ std::string repeating(std::string_view text) {
   return fraction + std::to_string(over) + "/" + std::string(end - begin, '9') + std::string(line - point - 1, '0');
 }
 
-// Whether blanks follow a comma: 100, 200 is no 100,200.
+// Whether a blank follows a comma: 100, 200 is a list, 100,200 is a number.
 bool has_list_comma(std::string_view text) {
   for (std::size_t i = 0; i + 1 < text.size(); ++i) {
     if (text[i] != ',') continue;
@@ -122,7 +117,7 @@ bool has_list_comma(std::string_view text) {
   return false;
 }
 
-// Whether it is what stands in a box as the instruction has it.
+// Whether the content is a placeholder copied from the instruction.
 bool is_placeholder(std::string_view text) {
   const std::string small = lower(text);
   std::string_view rest = stripped(small, "[](){}<>?._ \\");
@@ -131,7 +126,7 @@ bool is_placeholder(std::string_view text) {
          rest == "the answer" || rest == "insert answer" || rest == "your final answer";
 }
 
-// The spelling of a content that is no number as it stands: 7 where it is \bf 7, the 5 of 2 + 3 = 5.
+// Normalizes a content that is not yet a number: \bf 7 becomes 7, 2 + 3 = 5 becomes 5.
 std::optional<std::string> expression(std::string_view content) {
   std::optional<std::string> text = spelled(content);
   if (!text) return std::nullopt;
@@ -150,7 +145,7 @@ std::optional<std::string> expression(std::string_view content) {
   return list;
 }
 
-// Whether there are raised digits: 3² is no arithmetic that someone typed.
+// Whether there are raised digits: 3² was written as a formula, not typed as arithmetic.
 bool has_raised(std::string_view text) {
   for (std::size_t i = 0; i + 1 < text.size(); ++i) {
     const int next = static_cast<unsigned char>(text[i + 1]);
@@ -163,7 +158,7 @@ bool has_raised(std::string_view text) {
   return false;
 }
 
-// (100,200) is a point or an interval; (1,000) is not.
+// (100,200) is a point or an interval; (1,000) is a number.
 bool is_list_in_brackets(std::string_view text) {
   std::size_t i = 0;
   while (i < text.size()) {
@@ -191,9 +186,9 @@ std::optional<std::string> number_or_expression(std::string_view content) {
   return is_number ? value_of(number) : expression(content);
 }
 
-// Behind other markers
+// After other markers
 
-// Where the value begins: brackets and marks that were passed over before `i` are a part of it.
+// Where the value begins: brackets and marks skipped before `i` belong to it.
 std::size_t value_begin(const Text& line, std::size_t i) {
   std::size_t begin = i;
   while (begin > line.begin() && i - begin < kMaxBack) {
@@ -221,7 +216,7 @@ std::size_t count(std::string_view text, std::string_view of) {
   return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [&](char c) { return has(of, c); }));
 }
 
-// Whether what follows marked mathematics is no part of the answer: nothing, a unit, or the reason.
+// Whether the text after marked mathematics is not part of the answer: it is empty, a unit, or a reason.
 bool may_follow(std::string_view after) {
   bool are_units = true;
   for (std::size_t i = 0; i < after.size() && are_units;) {
@@ -249,7 +244,7 @@ bool may_follow(std::string_view after) {
   return reasons.count(lower(after.substr(i, end - i))) != 0;
 }
 
-// (content, whether it is marked as mathematics): without $...$, **...** and the like, and what may follow them.
+// (content, whether it is marked as mathematics) after removing $...$, **...** and text that may follow them.
 std::pair<std::string_view, bool> without_marks(std::string_view rest) {
   static constexpr std::pair<std::string_view, std::string_view> kPairs[] = {
       {"$$", "$$"}, {"$", "$"}, {"\\(", "\\)"}, {"\\[", "\\]"}, {"**", "**"},
@@ -277,7 +272,7 @@ std::pair<std::string_view, bool> without_marks(std::string_view rest) {
   return {rest, is_math};
 }
 
-// The text with a blank for each command, its text or name in braces included.
+// The text with a blank in place of each command, including its text or name in braces.
 std::string without_commands(std::string_view text) {
   std::string bare;
   Text all(text);
@@ -316,7 +311,7 @@ bool is_open_end(std::string_view rest) {
   return false;
 }
 
-// Whether what is marked as mathematics can be an answer: it is complete, and no sentence.
+// Whether marked mathematics can be an answer: it is complete and not a sentence.
 bool is_formula(std::string_view rest) {
   const std::string bare = without_commands(rest);
   int num_words = 0;
@@ -342,30 +337,18 @@ bool is_remark(std::string_view rest) {
   return i > end && i < rest.size() && (rest[i] == '(' || is_digit(static_cast<unsigned char>(rest[i])));
 }
 
-// Whether a whole rest of a line is one expression: formulas without words, or a single word.
+// Whether the rest of a line is one expression: a formula without words, or a single word.
 bool is_expression(std::string_view rest) {
-  static const Words no_answer = {
-      "the",     "below",   "above",   "here",      "there",  "therefore", "thus",       "hence",    "so",
-      "follows", "as",      "unknown", "unclear",   "then",   "that",      "this",       "these",    "those",
-      "it",      "we",      "let",     "see",       "not",    "clear",     "obvious",    "given",    "found",
-      "correct", "wrong",   "right",   "incorrect", "yet",    "now",       "and",        "or",       "if",
-      "first",   "next",    "step",    "answer",    "option", "what",      "which",      "where",    "when",
-      "why",     "how",     "is",      "are",       "was",    "to",        "in",         "of",       "at",
-      "by",      "on",      "because", "since",     "also",   "still",     "just",       "maybe",    "either",
-      "both",    "neither", "shown",   "stated",    "simply", "obtained",  "calculated", "computed", "determined"};
-  static const Words short_words = {"or",  "and", "if",  "is",  "to",  "in",  "of",  "at",  "as",  "by",  "we",  "so",
-                                    "no",  "it",  "on",  "be",  "an",  "am",  "do",  "up",  "us",  "my",  "he",  "me",
-                                    "go",  "ok",  "the", "not", "but", "for", "are", "was", "all", "any", "can", "one",
-                                    "two", "six", "ten", "yes", "per", "via", "see", "let", "set"};
+  static const WordSet no_answer("no_answer"), short_words("short_words");
   const std::string bare = without_commands(rest);
   if (rest.empty() || std::any_of(bare.begin(), bare.end(), [](char c) { return has("?:#@\"`;$", c); }) ||
       is_open_end(rest) || has(",)]}", rest[0]) || count(rest, "([{") != count(rest, ")]}")) {
     return false;
   }
-  if (past_letters(bare, 0) == bare.size()) return no_answer.count(lower(bare)) == 0;
+  if (past_letters(bare, 0) == bare.size()) return !no_answer.has(lower(bare));
   if (is_remark(rest)) return false;
 
-  bool has_sign = false, ends_symbol = false;  // ends_symbol: a letter, perhaps with blanks behind it
+  bool has_sign = false, ends_symbol = false;  // ends_symbol: a letter and optional blanks ended here
   for (std::size_t i = 0; i < bare.size();) {
     const int c = static_cast<unsigned char>(bare[i]);
     std::size_t end = past_letters(bare, i);
@@ -375,7 +358,7 @@ bool is_expression(std::string_view rest) {
       if (run.size() > 1 && !is_name) {
         const bool is_joined =
             (i > 0 && !has(" \t,.'", bare[i - 1])) || (end < bare.size() && !has(" \t,.'", bare[end]));
-        if (run.size() > 3 || short_words.count(lower(run)) != 0 || !is_joined) return false;
+        if (run.size() > 3 || short_words.has(lower(run)) || !is_joined) return false;
       }
       if (ends_symbol && !is_name) return false;
       const std::size_t blanks = past_blanks(bare, end);
@@ -395,8 +378,8 @@ bool is_expression(std::string_view rest) {
   return has_sign || std::any_of(rest.begin(), rest.end(), [](unsigned char c) { return is_digit(c) || is_letter(c); });
 }
 
-// Where a number and the marks before it end, as far as there is no blank in it but before a fraction or a group of
-// three digits; 0 where no number begins the text.
+// The end of the number at the beginning of the text, with the marks before it; 0 if there is none. A blank in it may
+// only precede a fraction or a group of three digits.
 std::size_t head_end(std::string_view rest) {
   std::size_t i = 0;
   for (int round = 0; round < 8; ++round) {
@@ -422,7 +405,7 @@ std::size_t head_end(std::string_view rest) {
   return i;
 }
 
-// The number that prose begins with ("42 apples", "16 - 3 = 13"), where no list or formula goes on behind it.
+// The number at the beginning of prose ("42 apples", "16 - 3 = 13"), unless a list or formula continues.
 std::optional<std::string> number_in_prose(Text& line, std::size_t i, std::string_view rest) {
   static const Words goes_on = {"or", "and", "to", "x", "times", "plus", "minus", "over", "divided"};
   const std::size_t equals = rest.rfind('=');

@@ -1,4 +1,4 @@
-// What the content of a \\boxed{...} says. fastsia/answers/boxed.py is the readable form of the same.
+// Reads the content of a \\boxed{...}. fastsia/answers/boxed.py is the readable reference.
 #pragma once
 
 #include <cstddef>
@@ -12,14 +12,13 @@ namespace fastsia {
 
 constexpr std::size_t kMaxBox = 512;  // bytes between the braces of \\boxed{...}
 
-// Where the brace that is open just before `i` closes, or kNone.
+// Where the brace that opens just before `i` closes, or kNone.
 std::size_t closing_brace(Text& text, std::size_t i);
 
-// What the content of a box says: an option's letter, a canonical number, or (format boxed) an expression in one
-// spelling.
+// Reads the content of a box: an option's letter, a canonical number, or (boxed format) a normalized expression.
 std::optional<std::string> boxed_value(Text content, const Spec& spec);
 
-// The answer behind another marker ("Answer:") in the boxed format; the line ends where it may end.
+// The answer after another marker ("Answer:") in the boxed format. The line ends where the value may end.
 std::optional<std::string> expression_after_marker(Text& line, std::size_t i);
 
 }  // namespace fastsia

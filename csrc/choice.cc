@@ -1,197 +1,70 @@
 #include "choice.h"
 
 #include <algorithm>
-#include <array>
-#include <cstdint>
 #include <initializer_list>
 #include <string_view>
-#include <unordered_set>
 #include <utility>
 
 #include "fold.h"
+#include "tables.h"
 
 namespace fastsia {
 namespace {
 
 // Words --------------------------------------------------------------------------------------------------------------
 
-// A set of short words. Most words are not in it by their first byte and their length.
-class WordSet {
- public:
-  WordSet(std::initializer_list<std::string_view> items) {
-    for (const std::string_view item : items) add(item);
-  }
-
-  void add(std::string_view word) {
-    items_.insert(word);
-    lengths_[static_cast<unsigned char>(word[0])] |= 1U << word.size();
-  }
-
-  bool has(std::string_view word) const {
-    return !word.empty() && may_have(word[0], word.size()) && items_.count(word) != 0;
-  }
-
-  // Whether words that a hyphen would join are in it.
-  bool has(std::string_view first, std::string_view second) const {
-    if (first.empty() || second.empty() || !may_have(first[0], first.size() + 1 + second.size())) return false;
-    char joined[kLongest + 1];
-    const auto middle = std::copy(first.begin(), first.end(), joined);
-    *middle = '-';
-    const auto end = std::copy(second.begin(), second.end(), middle + 1);
-    return items_.count(std::string_view(joined, static_cast<std::size_t>(end - joined))) != 0;
-  }
-
-  friend WordSet operator|(WordSet left, const WordSet& right) {
-    for (const std::string_view word : right.items_) left.add(word);
-    return left;
-  }
-
-  friend WordSet operator-(const WordSet& left, const WordSet& right) {
-    WordSet rest({});
-    for (const std::string_view word : left.items_) {
-      if (right.items_.count(word) == 0) rest.add(word);
-    }
-    return rest;
-  }
-
- private:
-  static constexpr std::size_t kLongest = 24;
-
-  bool may_have(char begin, std::size_t size) const {
-    return size <= kLongest && (lengths_[static_cast<unsigned char>(begin)] >> size & 1U) != 0;
-  }
-
-  std::unordered_set<std::string_view> items_;
-  std::array<std::uint32_t, 256> lengths_{};  // a bit for each length
-};
-
-// The words of a literal, which a space parts.
-WordSet words(std::string_view list) {
-  WordSet set({});
-  while (!list.empty()) {
-    const std::size_t end = std::min(list.find(' '), list.size());
-    if (end > 0) set.add(list.substr(0, end));
-    list.remove_prefix(std::min(end + 1, list.size()));
-  }
-  return set;
-}
-
 constexpr std::string_view kDegree = "\xC2\xB0", kArrow = "\xE2\x86\x92";
 
-const WordSet kBe = words("is was are were");
-const WordSet kModals = words("must should would will can has have");
-const WordSet kVerbs = words(
-    "is was are were isn't wasn't aren't weren't has have had does do did doesn't don't didn't can can't cannot could "
-    "couldn't would wouldn't will won't should shouldn't must may might seems seem looks look appears appear makes "
-    "make "
-    "gives give shows show describes describe explains explain states state says say represents represent contains "
-    "contain matches match fits fit follows becomes become fails fail refers refer sounds talks involves violates "
-    "contradicts ignores");
-// What an article cannot stand before: "A is" means the option, "A rock" does not.
-const WordSet kNotAfterArticle =
-    (kVerbs - words("can do make may might must look match fit show state will say give")) |
-    words(
-        "be been because since as and or nor but not for from which instead over if with without so that when while "
-        "then "
-        "than who whom whose where this these those there it its it's in into on onto upon at by of to he she they we "
-        "you i "
-        "i'm i'd the an after before therefore thus hence however although though unless until whereas except via "
-        "alone too "
-        "rather-than given-that due-to being-the can do will plus vs versus through along");
-const WordSet kNotAfterI =
-    words("is because since as or not instead over due-to given-that rather-than isn't seems fits");
-// What may follow an option that has been named: the next clause, not more of its name.
-const WordSet kFollow = kNotAfterArticle | words(
-                                               "can do may might must make look fit match will seems here only rather "
-                                               "given due being obviously clearly again");
-const WordSet kArticles = words("a an the");
-const WordSet kKinds = words("option options choice choices letter letters answer answers");
-const WordSet kFillers =
-    kKinds |
-    words(
-        "it it's that's this is was must would should be has to will therefore thus hence so then clearly likely most "
-        "probably definitely indeed actually surely obviously certainly simply just still number the my our correct "
-        "right "
-        "best final only about approximately roughly around");
-const WordSet kNoLabelBehind = words("the my our only most this to number");
-const WordSet kAdverbs = words(
-    "therefore thus clearly likely most probably definitely indeed actually surely obviously certainly simply just "
-    "still hence also then only really very almost quite completely totally both all the a an my our");
-const WordSet kNegative = words(
-    "wrong incorrect false out not eliminated excluded impossible irrelevant unlikely no never invalid unrelated ruled "
-    "too bad rejected discarded inaccurate incomplete untrue nonsense neither isn't aren't doesn't don't cannot can't "
-    "won't wouldn't fails fail violates contradicts ignores implausible unsupported misleading opposite off hardly "
-    "distractor distractors trap");
-const WordSet kBeforeNegative = kAdverbs | kModals | kBe | words("be been");
-const WordSet kCrosses = words("\u2717 \u2718 \u274c \u2716");
-const WordSet kGood = words("correct right best");
-const WordSet kPositive = kGood | words("yes true \u2713 \u2714 \u2705");
-const WordSet kNouns = words("answer option choice one response selection pick");
-const WordSet kAfterVerdict = words(
-    "because since as and so but for here given due by while whereas which among to in of then though although with");
-const WordSet kJoinWords = words("or and nor then plus to vs versus through as-well-as along-with together-with");
-const WordSet kBehindOr = words("then it is it's");
-const WordSet kSoft = kKinds | words("maybe possibly perhaps probably also even both the either");
-const WordSet kDoubt = words(
-    "not never doubt if whether unless suppose supposing assume assuming neither nor either how might may could some "
-    "someone students student people claims claim don't doesn't didn't isn't aren't wasn't can't cannot couldn't won't "
-    "wouldn't shouldn't no none than false wrong incorrect unlikely hardly what which who tempting seem seems unclear");
-const WordSet kChoose = words("choose pick select chose picked selected choosing picking selecting");
-const WordSet kWith = words("with for on");
-const WordSet kSubjects = words("i we i'd i'll i'm we'd we'll we're let's i've me");
-const WordSet kAuxiliaries =
-    kAdverbs | words("would will shall must should can have to am are going so and finally now");
-const WordSet kConnectives = words("so thus therefore hence ergo");
-const WordSet kReasons = words("because since as");
-const WordSet kBeforeIt =
-    kConnectives | words("then and think believe guess say conclude know means that but clearly so-that");
-const WordSet kMine = words("my our");
-const WordSet kChosen = words("choice pick guess selection vote");
-// Turned away: what follows is what the answer is not.
-const WordSet kNegators =
-    (kDoubt - words("some someone students student people which who what claims claim tempting seem seems")) |
-    words(
-        "without except unlike eliminate eliminates eliminated eliminating exclude excludes excluded excluding reject "
-        "rejects "
-        "rejected discard discarded dismiss dismissed avoid rule-out rules-out ruled-out ruling-out cross-out "
-        "crossed-out "
-        "over instead-of rather-than isn't unlikely crossing-out ignore ignoring remove removing drop skip scratch "
-        "omit anything-but everything-but all-but any-but because since whereas while although though given");
-const WordSet kTurns = words("but so thus therefore hence then leaves leaving remains because since and while whereas");
-// Before a letter that is no option's: vitamin C, figure A, an A.
-const WordSet kOtherMeaning = words(
-    "vitamin vitamins figure figures fig fig. box boxes part parts point points step steps group groups type types "
-    "class "
-    "grade grades plan section table appendix diagram picture image graph line lines column row person student team "
-    "planet "
-    "star object objects element substance material block blocks car cars city gene allele hepatitis model sample "
-    "beaker "
-    "container tube flask liquid gas region layer area location site position stage phase set side angle vertex node "
-    "variable event scenario experiment trial case method curve path circuit wire bulb battery magnet room tank trait "
-    "species population organism plant animal cell rock mineral route process system town country state company vector "
-    "product chemical compound molecule atom particle isotope wave force ball cart mass spring tree triangle influenza "
-    "carbon boron fluorine deuterium celsius coulombs coulomb kelvin symbol drive a an building zone wing track lane "
-    "chamber bottle cup jar pot level panel chart map exhibit segment arc chord edge face mr mrs ms dr");
-const WordSet kOtherNoun =
-    words("cell cells vitamin vitamins major minor sharp flat battery batteries string strings lymphocytes +");
-const WordSet kOfOne = words(
-    "unlike than over instead-of rather-than except without if whether unless because since whereas while although "
-    "though given");
-const WordSet kAbbreviations = words("mr mrs ms dr fig figs");
-const WordSet kChooseWith = words("go going went opt opting settle vote stick");
-const WordSet kJoinMarks = words(", ; / & | + - \xE2\x86\x92");
-const WordSet kOperators = words("= + ^ < > \xC2\xB0 \xE2\x89\x88 \xE2\x89\xA0 \xE2\x89\xA5 \xE2\x89\xA4");
-const WordSet kOpeners = words("( [ { < \" '");
-const WordSet kClosers = words(") ] } > \" ' \x01");
-const WordSet kMarks = kOpeners | words(": = - ~ # > , \xE2\x89\x88 \xE2\x86\x92 \xE2\x80\xA2 \x01");
-const WordSet kDelimiters = kClosers | kOpeners | words(". : , - = \xE2\x86\x92 |");
-const WordSet kStops = words(". ! ? \n");
-const WordSet kNotBehindText = words("/ ^ + - &");
-const WordSet kUnread = words("\" \x01");  // not compared between an option and a text
-const WordSet kTrailing = words(". \" ' ) ] \x01 , ;");
-const WordSet kLed = words(", : \xE2\x86\x92");
-const WordSet kAfterNumber = words("% \xC2\xB0 ^ = / + x");
-const WordSet kBehindSubject = kBeforeIt | kKinds;
+const WordSet kBe("be");
+const WordSet kModals("modals");
+const WordSet kVerbs("verbs");
+const WordSet kNotAfterArticle("not_after_article");
+const WordSet kNotAfterI("not_after_i");
+const WordSet kFollow("follow");
+const WordSet kArticles("articles");
+const WordSet kKinds("kinds");
+const WordSet kFillers("fillers");
+const WordSet kNoLabelBehind("no_label_behind");
+const WordSet kAdverbs("adverbs");
+const WordSet kNegative("negative");
+const WordSet kBeforeNegative("before_negative");
+const WordSet kCrosses("crosses");
+const WordSet kGood("good");
+const WordSet kPositive("positive");
+const WordSet kNouns("nouns");
+const WordSet kAfterVerdict("after_verdict");
+const WordSet kJoinWords("join_words");
+const WordSet kBehindOr("behind_or");
+const WordSet kSoft("soft");
+const WordSet kDoubt("doubt");
+const WordSet kChoose("choose");
+const WordSet kWith("with");
+const WordSet kSubjects("subjects");
+const WordSet kAuxiliaries("auxiliaries");
+const WordSet kConnectives("connectives");
+const WordSet kReasons("reasons");
+const WordSet kBeforeIt("before_it");
+const WordSet kMine("mine");
+const WordSet kChosen("chosen");
+const WordSet kNegators("negators");
+const WordSet kTurns("turns");
+const WordSet kOtherMeaning("other_meaning");
+const WordSet kOtherNoun("other_noun");
+const WordSet kOfOne("of_one");
+const WordSet kAbbreviations("abbreviations");
+const WordSet kChooseWith("choose_with");
+const WordSet kJoinMarks("join_marks");
+const WordSet kOperators("operators");
+const WordSet kOpeners("openers");
+const WordSet kClosers("closers");
+const WordSet kMarks("marks");
+const WordSet kDelimiters("delimiters");
+const WordSet kStops("stops");
+const WordSet kNotBehindText("not_behind_text");
+const WordSet kUnread("unread");
+const WordSet kTrailing("trailing");
+const WordSet kLed("led");
+const WordSet kAfterNumber("after_number");
 
 bool is_one_of(std::string_view word, std::initializer_list<std::string_view> items) {
   return std::find(items.begin(), items.end(), word) != items.end();
@@ -215,7 +88,7 @@ bool is_single_letter(std::string_view word) { return word.size() == 1 && is_let
 
 int letter_index(std::string_view letter) { return Text::lower(first_byte(letter)) - 'a'; }
 
-// Whether a word is a number as fold.cc spells it.
+// Whether a word is a number in the spelling of fold.cc.
 bool is_value(std::string_view word) {
   return is_number(word) &&
          std::all_of(word.begin(), word.end(), [](char c) { return (c >= '0' && c <= '9') || c == '.' || c == '/'; });
@@ -223,7 +96,7 @@ bool is_value(std::string_view word) {
 
 // Options ------------------------------------------------------------------------------------------------------------
 
-// Whether a word stands at i that goes on with the article, or the pronoun, before it.
+// Whether word i continues the article or pronoun before it.
 bool has_noun(const Words& t, int i, const WordSet& others) {
   const std::string_view word = t.low(i);
   if (t.is_adjacent(i) || !is_word(word) || word.size() < 2) return false;
@@ -231,13 +104,13 @@ bool has_noun(const Words& t, int i, const WordSet& others) {
   return !others.has(word) && !others.has(word, t.low(i + 1));
 }
 
-// Whether a, an or the stands at i, and not the option A.
+// Whether word i is an article, and not the option A.
 bool is_article(const Words& t, int i) {
   const std::string_view word = t.low(i);
   return word == "an" || word == "the" || (word == "a" && has_noun(t, i + 1, kNotAfterArticle));
 }
 
-// Past the marks in front of a value. A minus that belongs to a number stays.
+// Skips the marks before a value. A minus sign that belongs to a number is not skipped.
 int skip_marks(const Words& t, int i) {
   for (int k = 0; k < 16; ++k) {
     if (!kMarks.has(t.text(i)) || (t.text(i) == "-" && t.is_adjacent(i + 1) && is_number(t.text(i + 1)))) break;
@@ -246,7 +119,7 @@ int skip_marks(const Words& t, int i) {
   return i;
 }
 
-// An option's words, without quotes, an article and what stands around them.
+// The words of an option without quotes, a leading article and the marks around them.
 Options::Phrase bare_option(std::string_view option) {
   const Words t(option, true);
   int begin = skip_marks(t, 0), end = t.size();
@@ -267,13 +140,13 @@ std::string first_number(const Options::Phrase& phrase) {
 
 // Values -------------------------------------------------------------------------------------------------------------
 
-// The option that is named, -1 for none that there is; where that ends, closing marks included.
+// The index of the named option (-1: not one of the options) and the end of its name, including closing marks.
 struct Value {
   int index;
   int end;
 };
 
-// A single letter. is_article: it is no label, if nothing more is known. is_closed: a mark stands behind it.
+// A single letter. is_article: it is a label only if its option's text follows. is_closed: a closing mark follows.
 struct Label {
   int index;
   int end;
@@ -288,7 +161,7 @@ int skip_closers(const Words& t, int i) {
   return end;
 }
 
-// The letter that stands alone at i.
+// The single letter at word i.
 std::optional<Label> label_at(const Words& t, int i) {
   const std::string_view letter = t.text(i);
   if (!is_single_letter(letter)) return std::nullopt;
@@ -300,7 +173,7 @@ std::optional<Label> label_at(const Words& t, int i) {
   return Label{index, end, article, end > i + 1, letter[0] < 'a'};
 }
 
-// Where an option's words end that stand at i, or -1.
+// Where the words of an option that begin at i end, or -1 if they are not there.
 int matches(const Words& t, int i, const Options::Phrase& phrase) {
   for (const std::string& word : phrase) {
     for (int k = 0; k < 4 && kUnread.has(t.text(i)); ++k) ++i;
@@ -310,8 +183,8 @@ int matches(const Words& t, int i, const Options::Phrase& phrase) {
   return phrase.empty() ? -1 : i;
 }
 
-// Whether what stands behind an option's words makes another text of them: "water vapor", "5%", "red/green". is_named:
-// its letter stands before it, so more words may follow.
+// Whether the word after an option's words changes their meaning: "water vapor", "5%", "red/green". is_named: the
+// option's letter precedes its words, so more words may follow.
 bool is_joined(const Words& t, int end, const Options::Phrase& phrase, bool is_named) {
   const std::string_view follower = t.low(end);
   const bool ends_in_number = is_number(phrase.back());
@@ -321,7 +194,7 @@ bool is_joined(const Words& t, int end, const Options::Phrase& phrase, bool is_n
   return !kFollow.has(follower) || (follower == "in" && ends_in_number);
 }
 
-// Whether a word is a letter that labels an option: the label has the precedence then.
+// Whether a word is the letter of an option. The letter then takes precedence over an equal option text.
 bool is_letter_of(std::string_view word, const Options& own) {
   return is_single_letter(word) && letter_index(word) < own.num_letters;
 }
@@ -336,13 +209,13 @@ bool has_same_case(const Words& t, int begin, int end, const Options::Phrase& ca
   return k == cased.size();
 }
 
-// The option whose own text stands at i: the longest, or of such the one in the same case, or the first.
+// The option whose text begins at i. The longest match wins, then the one in the same case, then the first.
 std::optional<Value> text_at(const Words& t, int i, const Options& own) {
   std::optional<Value> best;
   std::pair<int, bool> best_rank{0, false};
   for (std::size_t index = 0; index < own.texts.size(); ++index) {
     const Options::Phrase& phrase = own.texts[index];
-    if (phrase.empty() || phrase[0] != t.low(i)) continue;  // a mark that is not compared does not begin a text
+    if (phrase.empty() || phrase[0] != t.low(i)) continue;  // texts do not begin with a mark that is not compared
     if (phrase.size() == 1 && is_letter_of(phrase[0], own)) continue;
     const int end = matches(t, i, phrase);
     if (end < 0 || is_joined(t, end, phrase, false)) continue;
@@ -355,7 +228,7 @@ std::optional<Value> text_at(const Words& t, int i, const Options& own) {
   return best;
 }
 
-// The same behind an article too.
+// As `text_at`, but also after an article.
 std::optional<Value> own_text(const Words& t, int i, const Options& own) {
   const bool may_be_article = t.low(i) == "a" && is_word(t.low(i + 1)) && t.low(i + 1).size() > 1;
   if (may_be_article || is_article(t, i)) {
@@ -365,7 +238,7 @@ std::optional<Value> own_text(const Words& t, int i, const Options& own) {
   return text_at(t, i, own);
 }
 
-// Where an option's own text ends that stands behind its letter, or -1.
+// Where an option's text after its letter ends, or -1 if it does not follow.
 int names_itself(const Words& t, const Label& label, const Options& own) {
   if (label.index >= static_cast<int>(own.texts.size())) return -1;
   const Options::Phrase& phrase = own.texts[static_cast<std::size_t>(label.index)];
@@ -382,7 +255,7 @@ int names_itself(const Words& t, const Label& label, const Options& own) {
   return -1;
 }
 
-// Whether a verb stands at i and then, a few words on, one that rejects; or a cross.
+// Whether word i is a verb followed within a few words by a rejection ("is not correct"), or a cross.
 bool is_called_wrong(const Words& t, int i) {
   if (t.text(i) == kClose) ++i;
   if (!kVerbs.has(t.low(i))) return kCrosses.has(t.low(i));
@@ -395,11 +268,11 @@ bool is_called_wrong(const Words& t, int i) {
 
 struct Joiner {
   int end;
-  std::string_view mark;  // the mark or word, of several words the first; "" for nothing
+  std::string_view mark;  // the mark or word (the first of several words); "" if there is none
   bool is_word;
 };
 
-// Past what joins two options at i, and what that is: its word, or else its mark.
+// Reads a joiner of two options at i: its word, else its mark.
 Joiner skip_joiner(const Words& t, int i) {
   std::string_view joiner;
   bool is_join_word = false;
@@ -425,7 +298,7 @@ Joiner skip_joiner(const Words& t, int i) {
   return {i, joiner, is_join_word};
 }
 
-// A further option at i: a letter, or (where something joins the two) another's own text.
+// A further option at i: a letter or, after a joiner, the text of another option.
 std::optional<Value> other_at(const Words& t, int i, const Options& own, std::string_view joiner, bool is_capital,
                               bool is_digit) {
   const int begin = i;
@@ -440,7 +313,7 @@ std::optional<Value> other_at(const Words& t, int i, const Options& own, std::st
   return !joiner.empty() && joiner != "-" ? own_text(t, i, own) : std::nullopt;
 }
 
-// Whether other options stand beside the first: "A or B", "A, C", "(A)(C)". Not where "B, C is wrong" says more.
+// Whether more options are named after the first: "A or B", "A, C", "(A)(C)". False for "B, C is wrong".
 bool has_others(const Words& t, const Value& value, const Options& own, bool is_capital, bool is_digit) {
   int at = value.end;
   std::string_view first_joiner;
@@ -463,7 +336,7 @@ bool has_others(const Words& t, const Value& value, const Options& own, bool is_
   return kBe.has(t.low(at)) && (kGood.has(t.low(at + 1)) || is_one_of(t.low(at + 1), {"both", "true"}));
 }
 
-// The value, with index -1 where it is out of the options, is called wrong, or others are named beside it.
+// The value, with index -1 if there is no such option, it is called wrong, or other options are named with it.
 Value alone(const Words& t, const Value& value, const Options& own, bool is_capital, bool is_digit) {
   if (value.index >= own.num_letters || is_called_wrong(t, value.end) ||
       has_others(t, value, own, is_capital, is_digit))
@@ -471,7 +344,7 @@ Value alone(const Words& t, const Value& value, const Options& own, bool is_capi
   return value;
 }
 
-// A number: the option whose own text begins with it, or a digit that is a label.
+// A number at i: it names the option whose text begins with it, or is a label.
 std::optional<Value> digit_at(const Words& t, int i, const Options& own) {
   const bool sign = t.text(i) == "-" && t.is_adjacent(i + 1);
   const std::string_view number = t.text(i + (sign ? 1 : 0));
@@ -499,7 +372,7 @@ std::optional<Value> digit_at(const Words& t, int i, const Options& own) {
   return alone(t, {index, end}, own, true, true);
 }
 
-// What is named at i. Index -1 where that is no option, or more than one.
+// The option named at i. Its index is -1 if it is not one of the options or more than one is named.
 std::optional<Value> read_at(const Words& t, int i, const Options& own, bool with_label, bool with_digits) {
   const std::optional<Label> label = label_at(t, i);
   const std::optional<Value> text = own_text(t, i, own);
@@ -522,13 +395,13 @@ std::optional<Value> read_at(const Words& t, int i, const Options& own, bool wit
   return alone(t, {label->index, label->end}, own, label->is_capital, false);
 }
 
-// Past the words between a marker and its value ("it is", "option").
+// Skips one filler word between a marker and its value ("it", "option").
 int skip_filler(const Words& t, int i) {
   if (t.low(i) == "no" && t.text(i + 1) == "." && is_digits(t.text(i + 2))) return i + 2;
   return kFillers.has(t.low(i)) ? i + 1 : i;
 }
 
-// What is named at i, behind words that say nothing.
+// The option named at i, after filler words.
 std::optional<Value> value_at(const Words& t, int i, const Options& own) {
   bool with_label = true;
   for (int k = 0; k < 9; ++k) {
@@ -557,7 +430,7 @@ bool is_question(const Words& t, int i) {
   return false;
 }
 
-// Past "is", "must be", "seems to be" at i, or i.
+// Skips "is", "must be", "seems to be" at i.
 int skip_be(const Words& t, int i) {
   const std::string_view word = t.low(i);
   if (word == "is" || word == "was") return i + 1;
@@ -577,10 +450,10 @@ int skip_adverbs(const Words& t, int i) {
   return end;
 }
 
-// Whether no word stands at i, or one that begins another clause.
+// Whether the clause ends before i: i is not a word, or a word that begins another clause.
 bool ends_clause(const Words& t, int i, const WordSet& allowed) { return !is_word(t.low(i)) || allowed.has(t.low(i)); }
 
-// Whether nothing before `begin` in its clause takes the statement back or makes it one of several.
+// Whether nothing before `begin` in the clause negates the statement or makes the option one of several.
 bool is_asserted(const Words& t, int begin) {
   if (is_one_of(t.low(begin - 1), {"or", "and", "nor", "/", "&"})) {
     int at = begin - 2;
@@ -594,7 +467,7 @@ bool is_asserted(const Words& t, int begin) {
   return true;
 }
 
-// Where an option's words begin that end at `last`, marks aside, or -1.
+// Where the words of an option that end at `last`, ignoring marks, begin; -1 if they are not there.
 int begin_of(const Words& t, int last, const Options::Phrase& phrase) {
   int at = last;
   for (int k = 0; k < 8 && (kClosers.has(t.text(at)) || t.text(at) == "."); ++k) --at;
@@ -606,7 +479,9 @@ int begin_of(const Words& t, int last, const Options::Phrase& phrase) {
   return phrase.empty() ? -1 : at + 1;
 }
 
-// The option that is named right before i; its "end" is where it begins.
+bool may_precede_subject(std::string_view word) { return kBeforeIt.has(word) || kKinds.has(word); }
+
+// The option named directly before i. The `end` of the value is where the option begins.
 std::optional<Value> subject_before(const Words& t, int i, const Options& own) {
   int at = i - 1;
   while (i - at < 8 && kClosers.has(t.text(at))) --at;
@@ -633,16 +508,16 @@ std::optional<Value> subject_before(const Words& t, int i, const Options& own) {
   if (!best) return std::nullopt;
   int begin = best->end;
   while (kOpeners.has(t.text(begin - 1)) || t.text(begin - 1) == kClose) --begin;
-  bool is_whole = begin == 0 || !is_word(t.low(begin - 1)) || kBehindSubject.has(t.low(begin - 1));
+  bool is_whole = begin == 0 || !is_word(t.low(begin - 1)) || may_precede_subject(t.low(begin - 1));
   if (kArticles.has(t.low(begin - 1))) {
     --begin;
-    is_whole = !is_word(t.low(begin - 1)) || kBehindSubject.has(t.low(begin - 1));
+    is_whole = !is_word(t.low(begin - 1)) || may_precede_subject(t.low(begin - 1));
   }
   if (!is_whole) return std::nullopt;
   return Value{best->index, begin};
 }
 
-// "B is correct", whose verb stands at i.
+// "B is correct", with its verb at i.
 std::optional<Value> verdict_at(const Words& t, int i, const Options& own) {
   const int end = skip_be(t, i);
   if (end == i) return std::nullopt;
@@ -664,7 +539,7 @@ std::optional<Value> verdict_at(const Words& t, int i, const Options& own) {
   return Value{subject->index, at};
 }
 
-// The option named at i in a statement: nothing but another clause may follow.
+// The option named at i in a statement. Only another clause may follow.
 std::optional<Value> named_at(const Words& t, int i, const Options& own) {
   bool is_marked = false;
   for (int k = 0; k < 6; ++k) {
@@ -685,7 +560,7 @@ std::optional<Value> named_at(const Words& t, int i, const Options& own) {
   return std::nullopt;
 }
 
-// "I choose B", whose verb stands at i; "my choice is B", whose noun does.
+// "I choose B" with its verb at i, or "my choice is B" with its noun at i.
 std::optional<Value> chosen_at(const Words& t, int i, const Options& own) {
   const std::string_view word = t.low(i);
   int begin;
@@ -707,7 +582,7 @@ std::optional<Value> chosen_at(const Words& t, int i, const Options& own) {
   return named_at(t, begin, own);
 }
 
-// Whether nothing but marks stands behind i.
+// Whether only marks follow i.
 bool is_last_sentence(const Words& t, int i) {
   if (i + 8 < t.size()) return false;
   for (int k = i; k < t.size(); ++k) {
@@ -716,7 +591,7 @@ bool is_last_sentence(const Words& t, int i) {
   return true;
 }
 
-// "So it is B", "it must be B", whose "it" stands at i; "thus B", whose "thus" does.
+// "So it is B" and "it must be B" with "it" at i, or "thus B" with "thus" at i.
 std::optional<Value> concluded_at(const Words& t, int i, const Options& own) {
   const std::string_view word = t.low(i);
   const bool is_short = word == "it's" || word == "that's";
@@ -756,7 +631,7 @@ struct Range {
   int end;
 };
 
-// The lines that have a word.
+// The lines that are not empty.
 std::vector<Range> lines_of(const Words& t) {
   std::vector<Range> lines;
   int begin = 0;
@@ -775,7 +650,7 @@ bool has_word(const Words& t, int begin, int end) {
   return false;
 }
 
-// Past a bullet, opening marks and "option" in front of a label.
+// Skips a bullet, the edge of a table, opening marks and "option" before a label.
 int begin_of_label(const Words& t, int i) {
   for (int k = 0; k < 2; ++k) {
     if (t.text(i) == "|") ++i;
@@ -789,7 +664,7 @@ int begin_of_label(const Words& t, int i) {
   return i;
 }
 
-// The label that a line begins with, a mark behind it ("B.", "(B)", "**B**"), or that it is.
+// The label at the beginning of a line that has a mark ("B.", "(B)", "**B**") or is the whole line.
 std::optional<Label> line_label(const Words& t, const Range& line, const Options& own) {
   const int begin = begin_of_label(t, line.begin);
   const std::optional<Label> label = label_at(t, begin);
@@ -811,7 +686,7 @@ std::optional<Label> line_label(const Words& t, const Range& line, const Options
   return label;
 }
 
-// Where a mark behind a label, and a word that is no verb behind that, show an entry of a list; or -1.
+// Where the text of a list entry begins, after a label and a mark; -1 if a verb or no word follows.
 int listed_at(const Words& t, const Label& label) {
   const bool is_marked = t.text(label.end) == "." || t.text(label.end) == ":";
   if (!label.is_closed && !is_marked) return -1;
@@ -819,7 +694,7 @@ int listed_at(const Words& t, const Label& label) {
   return is_word(t.low(at)) && !kFollow.has(t.low(at)) ? at : -1;
 }
 
-// Adds a line without the options that it lists: "(A) red (B) green", or each letter with a mark if none are known.
+// Adds the parts of a line outside a list of options: "(A) red (B) green", or marked letters if none are known.
 void add_without_list(const Words& t, const Range& line, const Options& own, std::vector<Range>& kept) {
   const bool are_known = !own.texts.empty();
   int first = -1, last = -1, end_of_last = -1, count = 0;
@@ -852,7 +727,7 @@ void add_without_list(const Words& t, const Range& line, const Options& own, std
   if (are_known && has_word(t, end_of_last, line.end)) kept.push_back({end_of_last, line.end});
 }
 
-// The lines without those that list the options, one a line, and without lists inside of a line.
+// The lines that remain after removing lists of the options, both one option a line and within a line.
 std::vector<Range> without_lists(const Words& t, const Options& own) {
   const std::vector<Range> lines = lines_of(t);
   std::vector<std::vector<Range>> parts(lines.size());
@@ -874,7 +749,7 @@ std::vector<Range> without_lists(const Words& t, const Options& own) {
   return kept;
 }
 
-// The sentences of a line, but for questions.
+// The sentences of a line, without questions.
 std::vector<Range> sentences_of(const Words& t, const Range& line) {
   std::vector<Range> sentences;
   int first = line.begin;
@@ -889,13 +764,13 @@ std::vector<Range> sentences_of(const Words& t, const Range& line) {
   return sentences;
 }
 
-// Whether a letter and a colon stand at i.
+// Whether a capital letter and a colon begin at i.
 bool is_entry_at(const Words& t, int i) {
   const std::optional<Label> label = label_at(t, i);
   return label && label->is_capital && t.text(label->end) == ":";
 }
 
-// The option that a line is, or begins with; -1 for more than one, none for none.
+// The option that a line is or begins with; -1 for more than one, nullopt for none.
 std::optional<int> line_value(const Words& t, const Range& line, const Options& own) {
   const std::optional<Value> whole = own_text(t, skip_marks(t, line.begin), own);
   if (whole && !has_word(t, whole->end, line.end)) return whole->index;
@@ -916,8 +791,8 @@ std::optional<int> line_value(const Words& t, const Range& line, const Options& 
   return value->index;
 }
 
-// What turns away the letters that follow it.
-enum class Negator { kNone, kList, kNot, kOne };  // kOne: a comma ends it; kNot: "not A, B" is a list to its end
+// How a negator rejects the letters after it.
+enum class Negator { kNone, kList, kNot, kOne };  // kOne: ends at a comma; kNot: "not A, B" rejects the whole list
 
 Negator negator_at(const Words& t, int i) {
   const std::string_view word = t.low(i);
@@ -930,7 +805,7 @@ Negator negator_at(const Words& t, int i) {
   return word.size() >= 3 && word.substr(word.size() - 3) == "n't" ? Negator::kList : Negator::kNone;
 }
 
-// Whether a list of letters goes on behind a comma.
+// Whether a list of letters continues after a comma.
 bool goes_on(const Words& t, int i, Negator negator) {
   if (negator == Negator::kOne) return false;
   if (is_one_of(t.low(i), {"and", "or", "nor"})) ++i;
@@ -945,8 +820,8 @@ struct Listed {
   int end;
 };
 
-// The letters that "A, C and D" joins, the first one given; where they end. The last one is left out where it begins a
-// clause of its own: "B, C is wrong".
+// The letters joined as in "A, C and D", beginning with `label`, and their end. The last letter is left out if it
+// begins its own clause: "B, C is wrong".
 Listed joined_labels(const Words& t, const Label& label, int end) {
   Listed listed{{label.index}, label.end};
   int end_before = label.end;
@@ -974,7 +849,7 @@ Listed joined_labels(const Words& t, const Label& label, int end) {
   return listed;
 }
 
-// Whether a letter is no option's: vitamin C, 5 C, E = mc^2, carbon [C], an A, the pronoun I.
+// Whether a letter does not name an option: vitamin C, 5 C, E = mc^2, carbon [C], an A, the pronoun I.
 bool means_other(const Words& t, int i, const Label& label) {
   int at = i - 1;
   while (i - at < 4 && kOpeners.has(t.text(at))) --at;
@@ -988,7 +863,7 @@ bool means_other(const Words& t, int i, const Label& label) {
   return kOtherNoun.has(after) && !label.is_closed;
 }
 
-// Whether what stands at i calls the letters before it wrong: "is wrong", ": incorrect", "(no)".
+// Whether the words at i call the letters before them wrong: "is wrong", ": incorrect", "(no)".
 bool is_rejected(const Words& t, int i, const Label& label, const Options& own) {
   if (is_called_wrong(t, i) || is_one_of(t.low(i), {"could", "might", "may"})) return true;
   if (i == label.end && names_itself(t, label, own) >= 0) return false;
@@ -997,7 +872,7 @@ bool is_rejected(const Words& t, int i, const Label& label, const Options& own) 
 
 constexpr int kNoLetter = -2, kSeveral = -1;
 
-// The option whose capital letters stand alone in a sentence and are not turned away: kSeveral for more than one.
+// The option whose capital letter stands alone in a sentence and is not rejected; kSeveral for more than one.
 int letter_in(const Words& t, const Range& sentence, const Options& own) {
   int letter = kNoLetter;
   Negator negator = Negator::kNone;
@@ -1046,12 +921,9 @@ Options make_options(const std::vector<std::string>& texts) {
   int num_numbers = 0;
   for (int i = 0; i < own.num_letters; ++i) {
     own.cased.push_back(bare_option(texts[static_cast<std::size_t>(i)]));
-    Options::Phrase lower = own.cased.back();
-    for (std::string& word : lower) {
-      for (char& c : word) c = static_cast<char>(Text::lower(static_cast<unsigned char>(c)));
-    }
-    own.texts.push_back(lower);
-    own.numbers.push_back(first_number(lower));
+    own.texts.emplace_back();
+    for (const std::string& word : own.cased.back()) own.texts.back().push_back(lower(word));
+    own.numbers.push_back(first_number(own.texts.back()));
     num_numbers += own.numbers.back().empty() ? 0 : 1;
   }
   own.digits_are_labels = num_numbers < 2;

@@ -1,4 +1,4 @@
-// The letters of multiple-choice options. fastsia/answers/choice.py is the readable form of the same.
+// Reads the letters of multiple-choice options. fastsia/answers/choice.py is the readable reference.
 #pragma once
 
 #include <cstddef>
@@ -10,11 +10,12 @@
 
 namespace fastsia {
 
-constexpr int kDefaultNumOptions = 5;  // letters A to E where a problem's options are not given
+constexpr int kDefaultNumOptions = 5;  // letters A to E if a problem's options are unknown
 
-// A problem's options as they are looked for. texts: each one's words in lower case, without an article and marks
-// around it; cased: the same in its own case; numbers: the number that each begins with, "" for none. A digit may stand
-// for an option, but not where two options or more begin with a number.
+// A problem's options, prepared for matching. texts: the words of each option in lower case, without a leading article
+// and the marks around it; cased: the same words in their own case; numbers: the number at the beginning of each
+// option, "" if there is none. digits_are_labels: a digit may name an option; false if two or more options begin with a
+// number.
 struct Options {
   using Phrase = std::vector<std::string>;
 
@@ -28,14 +29,14 @@ struct Options {
 
 Options make_options(const std::vector<std::string>& texts);
 
-// The letter of the option that a line names at `i`, behind a marker: by letter, digit label or its own text. The line
-// ends where the value may end.
+// The letter of the option that a line names at `i`, after a marker: by its letter, digit label or text. The line ends
+// where the value may end.
 std::optional<char> choice_after_marker(Text& line, std::size_t i, const Options& options);
 
 // The letter of the last statement such as "B is correct", "I choose B", "so it is B".
 std::optional<char> stated_choice(Text& text, const Options& options);
 
-// The option that a text without any statement ends with, or begins with, or is; none where more than one may be.
+// The option that a text without a statement is, begins with or ends with; none if it may be more than one.
 std::optional<char> last_choice(Text& text, const Options& options);
 
 }  // namespace fastsia

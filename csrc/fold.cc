@@ -3,12 +3,13 @@
 #include <array>
 #include <cstdint>
 
+#include "tables.h"
 #include "text.h"
 
 namespace fastsia {
 namespace {
 
-// Latin letters without their accents, from U+00C0 and from U+1E00; a point for one that has none.
+// Latin letters without their accents, from U+00C0 and from U+1E00; a point where there is no such letter.
 constexpr std::string_view kBaseC0 =
     "AAAAAA.CEEEEIIII.NOOOOO..UUUUY..aaaaaa.ceeeeiiii.nooooo..uuuuy.yAaAaAaCcCcCcCcDd..EeEeEeEeEeGgGgGgGgHh..IiIiIiIiI"
     "...JjKk.LlLlLl....NnNnNn...OoOoOo..RrRrRrSsSsSsSsTtTt..UuUuUuUuUuUuWwYyYZzZzZz.";
@@ -34,13 +35,11 @@ bool is_word_before(std::string_view s, std::size_t i) {
 
 bool ends_with_word(const std::string& s) { return is_word_before(s, s.size()); }
 
-bool is_in(int c, std::string_view set) { return c >= 0 && set.find(static_cast<char>(c)) != std::string_view::npos; }
-
 // Characters ---------------------------------------------------------------------------------------------------------
 
 struct Character {
   std::uint32_t code = 0;
-  std::size_t size = 0;  // 0: none of two bytes or more begins here
+  std::size_t size = 0;  // 0: no character of two or more bytes begins here
 };
 
 Character character_at(std::string_view s, std::size_t i) {
@@ -54,10 +53,10 @@ Character character_at(std::string_view s, std::size_t i) {
     code = code << 6U | (static_cast<std::uint32_t>(next) & 0x3FU);
   }
   const std::uint32_t least = size == 2 ? 0x80 : size == 3 ? 0x800 : 0x10000;
-  return {code < least ? 0xFFFFFFFF : code, size};  // what is written too long has no other spelling
+  return {code < least ? 0xFFFFFFFF : code, size};  // overlong forms have no normalized spelling
 }
 
-// The digit that a superscript is, or -1.
+// The digit of a superscript, or -1.
 int superscript(std::uint32_t code) {
   if (code == 0xB9) return 1;
   if (code == 0xB2 || code == 0xB3) return static_cast<int>(code - 0xB0);
@@ -72,8 +71,8 @@ void add_bracketed(std::string& out, std::string_view what) {
   out += ')';
 }
 
-// Writes the other spelling of a character; false where it has none.
-bool respell(std::uint32_t code, std::string& out) {
+// Appends the normalized spelling of a character; false if it has none.
+bool respell(std::uint32_t code, std::string_view character, std::string& out) {
   if (in(code, 0xC0, 0xC0) && kBaseC0[code - 0xC0] != '.') return out += kBaseC0[code - 0xC0], true;
   if (in(code, 0x1E00, 0x100) && kBase1E00[code - 0x1E00] != '.') return out += kBase1E00[code - 0x1E00], true;
   if (in(code, 0x300, 0x70) || in(code, 0x200B, 5) || in(code, 0xFE00, 16)) return true;
@@ -91,98 +90,12 @@ bool respell(std::uint32_t code, std::string& out) {
   }
   if (in(code, 0x1D7CE, 50)) return out += static_cast<char>('0' + (code - 0x1D7CE) % 10), true;
   if (in(code, 0x2080, 10)) return out += static_cast<char>('0' + (code - 0x2080)), true;
-  switch (code) {
-    case 0x2018:
-    case 0x2019:
-    case 0x201A:
-    case 0x201B:
-    case 0x2032:
-    case 0xB4:
-      out += '\'';
-      return true;
-    case 0x201C:
-    case 0x201D:
-    case 0x201E:
-    case 0x201F:
-    case 0x2033:
-    case 0xAB:
-    case 0xBB:
-    case 0x300C:
-    case 0x300D:
-    case 0x300E:
-    case 0x300F:
-      out += '"';
-      return true;
-    case 0xA0:
-    case 0x202F:
-    case 0x205F:
-    case 0x3000:
-      out += ' ';
-      return true;
-    case 0x2010:
-    case 0x2011:
-    case 0x2012:
-    case 0x2013:
-    case 0x2212:
-    case 0x207B:
-      out += '-';
-      return true;
-    case 0x2014:
-    case 0x2015:
-      out += " - ";
-      return true;
-    case 0xD7:
-      out += " x ";
-      return true;
-    case 0xBA:
-      out += "\xC2\xB0";
-      return true;
-    case 0x3002:
-      out += '.';
-      return true;
-    case 0x3001:
-      out += ',';
-      return true;
-    case 0x3010:
-      out += '[';
-      return true;
-    case 0x3011:
-      out += ']';
-      return true;
-    case 0x2026:
-      out += "...";
-      return true;
-    case 0x2044:
-      out += '/';
-      return true;
-    case 0x207A:
-      out += '+';
-      return true;
-    case 0xBC:
-      out += "1/4";
-      return true;
-    case 0xBD:
-      out += "1/2";
-      return true;
-    case 0xBE:
-      out += "3/4";
-      return true;
-    case 0xAD:
-    case 0x2060:
-    case 0xFEFF:
-      return true;
-    case 0x21D2:
-    case 0x27F6:
-    case 0x2794:
-    case 0x279C:
-      out += "\xE2\x86\x92";
-      return true;
-    default:
-      return false;
-  }
+  static const Replacements kSpellings = replacements("fold");
+  const auto found = kSpellings.find(std::string(character));
+  return found != kSpellings.end() && (out += found->second, true);
 }
 
-// Whether a byte is a character of its own that has one spelling.
+// Whether a byte is an ASCII character that is kept as it is.
 bool is_plain(char c) { return static_cast<unsigned char>(c) < 0x80 && !(c == '\t' || (c >= '\v' && c <= '\r')); }
 
 std::string fold_characters(std::string_view s) {
@@ -217,7 +130,8 @@ std::string fold_characters(std::string_view s) {
         character = character_at(s, i);
       }
     } else {
-      if (!respell(character.code, out)) out += s.substr(i, character.size);
+      const std::string_view own = s.substr(i, character.size);
+      if (!respell(character.code, own, out)) out += own;
       i = end;
     }
   }
@@ -230,7 +144,7 @@ bool has(std::string_view s, std::size_t i, std::string_view what) {
   return i <= s.size() && s.substr(i, what.size()) == what;
 }
 
-// Past a command that ends here, or `i`.
+// The position after a command that no letter follows, or `i`.
 std::size_t skip_command(std::string_view s, std::size_t i, std::string_view command) {
   const std::size_t end = i + command.size();
   return has(s, i, command) && !is_letter(byte_at(s, end)) ? end : i;
@@ -246,7 +160,7 @@ std::size_t skip_text_command_at(std::string_view s, std::size_t i) {
 
 bool is_alphanumeric(int c) { return is_digit(c) || is_letter(c); }
 
-// Past "{ 12 }", whose content is [begin, end), or `i`.
+// The position after "{ 12 }", or `i`; `content` is the text in the braces.
 std::size_t skip_simple(std::string_view s, std::size_t i, std::string_view& content) {
   if (byte_at(s, i) != '{') return i;
   std::size_t begin = i + 1;
@@ -259,7 +173,7 @@ std::size_t skip_simple(std::string_view s, std::size_t i, std::string_view& con
   return byte_at(s, end) == '}' ? end + 1 : i;
 }
 
-// Past a fraction of two simple terms, which is written as over/under, or `i`.
+// Appends a fraction of two simple terms as over/under. The position after it, or `i`.
 std::size_t fold_fraction(std::string_view s, std::size_t i, std::string& out) {
   const int kind = byte_at(s, i + 1);
   const std::size_t name = kind == 'd' || kind == 't' || kind == 'c' ? i + 2 : i + 1;
@@ -282,7 +196,7 @@ std::size_t fold_fraction(std::string_view s, std::size_t i, std::string& out) {
   return at + 2;
 }
 
-// Whether a single letter stands at the end of what has been written.
+// Whether the output ends with a single letter.
 bool ends_with_letter(const std::string& out) {
   if (out.empty() || !is_letter(static_cast<unsigned char>(out.back()))) return false;
   if (out.size() == 1) return true;
@@ -290,7 +204,7 @@ bool ends_with_letter(const std::string& out) {
   return !(is_ascii_word(c) || c == '\'' || c == '.' || c == '-' || c >= 0x80);
 }
 
-// Whether a star stands between two digits: it multiplies.
+// Whether a star between two digits is a multiplication sign.
 bool multiplies(const std::string& out, std::string_view s, std::size_t at) {
   std::size_t end = out.size();
   if (end > 0 && out[end - 1] == ' ') --end;
@@ -303,7 +217,7 @@ void close(std::string& out) {
   if (ends_with_letter(out)) out += kClose;
 }
 
-// Past the backslash and what belongs to it at `i`; `i` where it is no command that is known.
+// The position after the backslash at `i` and its command, or `i` if the command is unknown.
 std::size_t fold_backslash(std::string_view s, std::size_t i, std::string& out) {
   std::size_t end = fold_fraction(s, i, out);
   if (end != i) return end;
@@ -312,18 +226,18 @@ std::size_t fold_backslash(std::string_view s, std::size_t i, std::string& out) 
   if ((end = skip_command(s, i, "\\right")) != i) return end;
   const int c = byte_at(s, i + 1);
   if (c == '!') return i + 2;
-  if (is_in(c, "()[]$")) return close(out), i + 2;
+  if (is_one_of(c, "()[]$")) return close(out), i + 2;
   for (const std::string_view degree : {"\\circ", "\\degree"}) {
     if ((end = skip_command(s, i, degree)) != i) return out += "\xC2\xB0", end;
   }
   if ((end = skip_command(s, i, "\\times")) != i) return out += " x ", end;
   if ((end = skip_command(s, i, "\\cdot")) != i) return out += "\xC2\xB7", end;
-  if (is_in(c, " ,;:\\")) return out += ' ', i + 2;
-  if (is_in(c, "%&#_\"'")) return out += static_cast<char>(c), i + 2;
+  if (is_one_of(c, " ,;:\\")) return out += ' ', i + 2;
+  if (is_one_of(c, "%&#_\"'")) return out += static_cast<char>(c), i + 2;
   return i;
 }
 
-// Past "^\circ" and "^{\circ}", or `i`.
+// The position after "^\circ" or "^{\circ}", or `i`.
 std::size_t skip_raised_degree(std::string_view s, std::size_t i) {
   std::size_t at = i + 1;
   if (byte_at(s, at) == '{') ++at;
@@ -332,10 +246,10 @@ std::size_t skip_raised_degree(std::string_view s, std::size_t i) {
   return byte_at(s, end) == '}' ? end + 1 : end;
 }
 
-// Past an arrow or two dashes or more, or `i`.
+// The position after an arrow or two or more dashes, or `i`.
 std::size_t fold_dashes(std::string_view s, std::size_t i, std::string& out) {
   std::size_t end = i;
-  while (end - i < 4 && is_in(byte_at(s, end), "-=")) ++end;
+  while (end - i < 4 && is_one_of(byte_at(s, end), "-=")) ++end;
   if (byte_at(s, end) == '>') return out += " \xE2\x86\x92 ", end + 1;
   end = i;
   while (byte_at(s, end) == '-') ++end;
@@ -353,7 +267,7 @@ std::size_t fold_underscores(std::string_view s, std::size_t i, std::string& out
   return close(out), end;
 }
 
-// Past an HTML tag of emphasis or of a line's end, or `i`.
+// The position after an HTML tag for emphasis or a line break, or `i`.
 std::size_t fold_tag(std::string_view s, std::size_t i, std::string& out) {
   const bool is_closing = byte_at(s, i + 1) == '/';
   const std::size_t begin = i + (is_closing ? 2 : 1);
@@ -376,7 +290,7 @@ std::size_t fold_tag(std::string_view s, std::size_t i, std::string& out) {
   return i;
 }
 
-// Past the mark at `i`, or `i` where there is none.
+// The position after the mark at `i`, or `i` if there is none.
 std::size_t fold_mark(std::string_view s, std::size_t i, std::string& out) {
   std::size_t end = i + 1;
   switch (s[i]) {
@@ -413,7 +327,7 @@ std::size_t fold_mark(std::string_view s, std::size_t i, std::string& out) {
   }
 }
 
-// The bytes that begin a mark.
+// The bytes that can begin a mark.
 constexpr std::array<bool, 256> make_begins() {
   std::array<bool, 256> begins{};
   for (const char c : std::string_view("\\*`}${^~-=_<")) begins[static_cast<unsigned char>(c)] = true;
@@ -446,7 +360,7 @@ std::size_t skip_digits_at(std::string_view s, std::size_t i) {
   return i;
 }
 
-// 1,000 is 1000, 4.00 is 4, .5 is 0.5; another number is as it was.
+// Normalizes a number: 1,000 to 1000, 4.00 to 4, .5 to 0.5. Other numbers are unchanged.
 void fold_number(std::string_view number, std::string& out) {
   const std::size_t first = skip_digits_at(number, 0);
   std::size_t whole = first;
@@ -492,7 +406,7 @@ std::string fold_numbers(std::string_view s) {
     while ((byte_at(s, end) == '.' || byte_at(s, end) == ',') && is_digit(byte_at(s, end + 1)))
       end = skip_digits_at(s, end + 1);
     fold_number(s.substr(i, end - i), out);
-    if (is_letter(byte_at(s, end)) && !is_word_before(s, i)) {  // 4cm is 4 cm, 2x3 is 2 x 3
+    if (is_letter(byte_at(s, end)) && !is_word_before(s, i)) {  // 4cm becomes 4 cm, 2x3 becomes 2 x 3
       const bool multiplies = s[end] == 'x' && is_digit(byte_at(s, end + 1));
       out += multiplies ? " x " : " ";
       if (multiplies) ++end;
@@ -509,11 +423,12 @@ std::size_t skip_word(std::string_view s, std::size_t i) {
   return i;
 }
 
-// Past what goes on with a word over a hyphen or an apostrophe, a number's mark or an abbreviation's point, or `i`.
+// The position after the continuation of a word across a hyphen, an apostrophe, a mark of a number or a point of an
+// abbreviation, or `i`.
 std::size_t skip_joint(std::string_view s, std::size_t i) {
   const int c = byte_at(s, i);
   if (c == '-' || c == '\'') return is_word_at(s, i + 1) ? skip_word(s, i + 1) : i;
-  if (!is_in(c, ".,:/")) return i;
+  if (!is_one_of(c, ".,:/")) return i;
   const int before = byte_at(s, i - 1);
   if (is_digit(before) && is_digit(byte_at(s, i + 1))) return skip_word(s, i + 1);
   if (c != '.' || !is_letter(before) || !is_letter(byte_at(s, i + 1)) || is_word_at(s, i + 2)) return i;
@@ -525,8 +440,7 @@ std::size_t skip_joint(std::string_view s, std::size_t i) {
 
 std::string fold(std::string_view text) { return fold_numbers(fold_marks(fold_characters(text))); }
 
-Words::Words(std::string_view text, bool one_line) : folded_(fold(text)), lower_(folded_) {
-  for (char& c : lower_) c = static_cast<char>(Text::lower(static_cast<unsigned char>(c)));
+Words::Words(std::string_view text, bool one_line) : folded_(fold(text)), lower_(lower(folded_)) {
   const std::string_view s = folded_;
   for (std::size_t i = 0; i < s.size();) {
     if (s[i] == ' ' || (one_line && s[i] == '\n')) {

@@ -1,5 +1,4 @@
-// One spelling for what is written in several ways, and the words of that. fastsia/answers/fold.py is the readable form
-// of the same.
+// Normalizes texts and splits them into words. fastsia/answers/fold.py is the readable reference.
 #pragma once
 
 #include <cstddef>
@@ -10,14 +9,14 @@
 
 namespace fastsia {
 
-// Where an emphasis, a formula or a brace ends behind a single letter: **A** is no article.
+// Marks the end of emphasis, a formula or a brace after a single letter: in **A** the letter is not an article.
 constexpr std::string_view kClose = "\x01";
 
-// The text in one spelling: quotes, dashes, spaces, accents, full-width and circled letters, super- and subscripts,
-// emphasis, LaTeX, numbers. New lines stay.
+// Normalizes quotes, dashes, spaces, accents, full-width and circled letters, super- and subscripts, emphasis, LaTeX
+// and numbers. Line breaks are kept.
 std::string fold(std::string_view text);
 
-// A folded text's words and marks, each with its lower-case form and place. Out of range there is "".
+// The words and marks of a folded text, with their lower-case forms and spans. An index out of range gives "".
 class Words {
  public:
   Words(std::string_view text, bool one_line);
@@ -26,7 +25,7 @@ class Words {
   std::string_view text(int i) const { return has(i) ? view(folded_, i) : std::string_view(); }
   std::string_view low(int i) const { return has(i) ? view(lower_, i) : std::string_view(); }
 
-  // Whether nothing parts word i from the one before it.
+  // Whether word i follows the one before it without a blank.
   bool is_adjacent(int i) const { return i > 0 && i < size() && spans_[at(i - 1)].second == spans_[at(i)].first; }
 
  private:

@@ -4,14 +4,15 @@
 #include <string_view>
 
 #include "plain.h"
+#include "tables.h"
 
 namespace fastsia {
 namespace {
 
 __extension__ typedef unsigned __int128 Wide;
 
-constexpr int kMaxTerms = 40;    // of an expression
-constexpr int kMaxHeading = 30;  // a larger number after "####" opens no heading
+constexpr int kMaxTerms = 40;    // terms of an expression
+constexpr int kMaxHeading = 30;  // a larger number after "####" does not begin a heading
 constexpr int kMaxIndianPairs = 12;
 
 // Small matchers: the position past what they match at `i`, or `i` itself where they match nothing.
@@ -55,13 +56,13 @@ std::size_t skip_at_most(const Text& text, std::size_t i, std::string_view set, 
 // One blank or no-break space.
 std::size_t skip_gap(const Text& text, std::size_t i) { return is_one_of(text.at(i), " ~") ? i + 1 : i; }
 
-// One blank, also of LaTeX.
+// One blank or LaTeX blank.
 std::size_t skip_wide(const Text& text, std::size_t i) {
   if (text.at(i) == '\\') return is_one_of(text.at(i + 1), ",;:! ") ? i + 2 : i;
   return skip_gap(text, i);
 }
 
-// The same or a tab, at most `most` of them.
+// At most `most` blanks, LaTeX blanks or tabs.
 std::size_t skip_wide_blanks(const Text& text, std::size_t i, int most) {
   for (; most > 0; --most) {
     const std::size_t end = text.at(i) == '\t' ? i + 1 : skip_wide(text, i);
@@ -76,7 +77,7 @@ std::size_t skip_letters(const Text& text, std::size_t i) {
   return i;
 }
 
-// ASCII letters, and the characters of two bytes from U+00C0 on.
+// ASCII letters, and two-byte characters from U+00C0 on.
 std::size_t skip_word(const Text& text, std::size_t i) {
   while (true) {
     const int c = text.at(i);
@@ -90,7 +91,7 @@ std::size_t skip_word(const Text& text, std::size_t i) {
   }
 }
 
-// Past a Chinese, Japanese or Korean character.
+// The position after a Chinese, Japanese or Korean character, or `i`.
 std::size_t skip_cjk(const Text& text, std::size_t i) {
   const int c = text.at(i);
   const bool is_kana = c == 0xE3 && text.at(i + 1) >= 0x81 && text.at(i + 1) <= 0x83;
@@ -98,14 +99,14 @@ std::size_t skip_cjk(const Text& text, std::size_t i) {
   return (is_kana || is_cjk) && is_continuation(text.at(i + 2)) ? i + 3 : i;
 }
 
-// Past "\name" that no further lower-case letter follows.
+// The position after "\name" if no further lower-case letter follows, or `i`.
 std::size_t skip_command(const Text& text, std::size_t i, std::string_view name) {
   if (text.at(i) != '\\' || !text.has(i + 1, name)) return i;
   const std::size_t end = i + 1 + name.size();
   return text.at(end) >= 'a' && text.at(end) <= 'z' ? i : end;
 }
 
-// Past a lower-case word that stands there as it is and goes on no further.
+// The position after a whole word in this case, or `i`.
 std::size_t skip_whole_word(const Text& text, std::size_t i, std::string_view word) {
   return text.has(i, word) && !is_word(text, i + word.size()) ? i + word.size() : i;
 }
@@ -127,7 +128,7 @@ Sign read_sign(const Text& text, std::size_t i) {
   return {i, false, false};
 }
 
-// Past "\frac" and its kin.
+// The position after "\frac" and its variants, or `i`.
 std::size_t skip_fraction_command(const Text& text, std::size_t i) {
   static constexpr std::string_view kFractions[] = {"\\frac", "\\dfrac", "\\tfrac", "\\cfrac", "\\nicefrac", "\\sfrac"};
   return text.at(i) == '\\' ? skip_any(text, i, kFractions) : i;
@@ -137,7 +138,7 @@ bool is_three(const Text& text, std::size_t i) {
   return is_digit(text.at(i)) && is_digit(text.at(i + 1)) && is_digit(text.at(i + 2)) && !is_digit(text.at(i + 3));
 }
 
-// 12,34,567: past it, where it begins at `i`, whose digits end at `head`.
+// The position after 12,34,567, or `i`. Its first digits are [i, head).
 std::size_t skip_indian(const Text& text, std::size_t i, std::size_t head) {
   if (head - i > 2) return i;
   std::size_t end = head;
@@ -150,7 +151,7 @@ std::size_t skip_indian(const Text& text, std::size_t i, std::size_t head) {
   return end != head && last != end && is_three(text, last) ? last + 3 : i;
 }
 
-// Past groups of thousands of one kind, behind the first digits.
+// The position after groups of thousands with one kind of separator that follow the first digits.
 std::size_t skip_groups(const Text& text, std::size_t head, bool is_tight) {
   std::size_t end = head;
   while (true) {
@@ -169,8 +170,8 @@ std::size_t skip_groups(const Text& text, std::size_t head, bool is_tight) {
   }
 }
 
-// Groups of thousands ("1,234"; neither "1,2,3" nor "0,123"), or plain digits, or a point first. "42." leaves its
-// point. is_tight: blanks make no groups.
+// Skips groups of thousands ("1,234", but not "1,2,3" or "0,123"), plain digits, or decimals that begin with a point.
+// The point of "42." is not included. is_tight: blanks do not group digits.
 std::size_t skip_plain(const Text& text, std::size_t i, bool is_tight = false) {
   if (text.at(i) == '.') {
     const std::size_t end = skip_digits(text, i + 1);
@@ -200,7 +201,7 @@ void push_digit(Decimal& decimal, char digit, std::int64_t& zeros) {
   decimal.digits[decimal.size++] = digit;
 }
 
-// The digits of a plain number, separators left out.
+// The digits of a plain number without separators.
 Decimal read_plain(const Text& text, std::size_t begin, std::size_t end) {
   Decimal decimal;
   std::int64_t zeros = 0, decimals = 0;
@@ -216,7 +217,7 @@ Decimal read_plain(const Text& text, std::size_t begin, std::size_t end) {
   return decimal;
 }
 
-// Digits of the whole number digits * 10^power, or of the digits alone where a point stands among them.
+// The number of digits of digits * 10^power for a whole number, or of the digits alone if it has decimals.
 std::int64_t num_digits(const Decimal& decimal) {
   if (decimal.size == 0) return 0;
   return decimal.is_long ? kMaxNumber : decimal.size + std::max<std::int64_t>(decimal.power, 0);
@@ -261,7 +262,7 @@ void set_decimal(Number& number, const Decimal& decimal, bool is_negative) {
   number.has_value = fits(decimal, is_negative);
 }
 
-// a / b: a decimal where that ends, else the reduced fraction.
+// Sets a / b as a terminating decimal, else as the reduced fraction.
 void set_rational(Number& number, bool is_negative, Wide a, Wide b) {
   const Wide common = greatest_common_divisor(a, b);
   a /= common;
@@ -288,7 +289,7 @@ void set_rational(Number& number, bool is_negative, Wide a, Wide b) {
   set_decimal(number, decimal, is_negative);
 }
 
-// whole_part + over / under: a decimal where that ends, else the reduced fraction.
+// Sets whole_part + over / under as a terminating decimal, else as the reduced fraction.
 void set_ratio(Number& number, bool is_negative, const Decimal& over, const Decimal& under, std::uint64_t whole_part) {
   if (under.size == 0 || num_digits(over) + scale(under) > kMaxTermDigits ||
       num_digits(under) + scale(over) > kMaxTermDigits) {
@@ -299,7 +300,7 @@ void set_ratio(Number& number, bool is_negative, const Decimal& over, const Deci
   set_rational(number, is_negative, a, b);
 }
 
-// \frac{over}{under}, or \frac12; not there where end is the beginning.
+// \frac{over}{under} or \frac12. If there is none, `end` is where it was looked for.
 struct Fraction {
   std::size_t end;
   bool is_negative = false;
@@ -307,7 +308,7 @@ struct Fraction {
   std::size_t under[2] = {0, 0};
 };
 
-// One argument: a digit, or a number in braces. Returns the position past it, or `i`.
+// One argument: a digit, or a number in braces. Returns the position after it, or `i`.
 std::size_t read_argument(const Text& text, std::size_t i, std::size_t (&term)[2], bool& is_negative) {
   std::size_t at = skip_at_most(text, i, " ", 2);
   if (is_digit(text.at(at))) {
@@ -338,7 +339,7 @@ Fraction read_fraction(const Text& text, std::size_t i) {
   return fraction;
 }
 
-// Whether two runs of plain digits make a proper fraction, neither of them 0.
+// Whether two runs of plain digits form a proper fraction and neither is 0.
 bool is_below_one(const Text& text, const std::size_t (&over)[2], const std::size_t (&under)[2]) {
   std::size_t a = over[0], b = under[0];
   if (skip_digits(text, a) < over[1] || skip_digits(text, b) < under[1]) return false;
@@ -349,7 +350,7 @@ bool is_below_one(const Text& text, const std::size_t (&over)[2], const std::siz
   return left.size() != right.size() ? left.size() < right.size() : left < right;
 }
 
-// A power of ten, cut off far outside of what a number may have.
+// A power of ten, limited to a value far outside the accepted range.
 std::int64_t read_exponent(const Text& text, std::size_t begin, std::size_t end, bool is_minus) {
   while (begin < end && text.at(begin) == '0') ++begin;
   std::int64_t size = 0;
@@ -366,7 +367,7 @@ struct Exponent {
   std::int64_t power = 0;
 };
 
-// A sign and digits at `digits_at`; nothing (end = i) where there are no digits.
+// A sign and digits at `digits_at`; end = i if there are no digits.
 Exponent read_signed_exponent(const Text& text, std::size_t i, std::size_t digits_at) {
   const Sign sign = read_sign(text, digits_at);
   const std::size_t end = skip_digits(text, sign.end);
@@ -395,11 +396,11 @@ Exponent read_times_ten(const Text& text, std::size_t i) {
 
 struct Power {
   std::size_t end;
-  bool is_integer = false;  // "^3" or "^{-3}" alone
+  bool is_integer = false;  // a single "^3" or "^{-3}"
   std::int64_t exponent = 0;
 };
 
-// "^2", "^{10}", "**9**9": any chain of them.
+// A chain of powers: "^2", "^{10}", "**9**9".
 Power read_power(const Text& text, std::size_t i) {
   Power power{i};
   for (int links = 0;; ++links) {
@@ -421,7 +422,7 @@ Power read_power(const Text& text, std::size_t i) {
   }
 }
 
-// The digits that go on for ever: "\overline{3}" behind decimals, ".\overline{3}", ".(3)".
+// Repeating digits: "\overline{3}" after decimals, ".\overline{3}", ".(3)".
 struct Period {
   std::size_t end;
   std::size_t begin = 0;
@@ -471,7 +472,7 @@ void set_repeating(Number& number, bool is_negative, const Text& text, std::size
                (scale - 1) * power_of_ten(static_cast<std::int64_t>(decimals)));
 }
 
-// "million" or "k" behind a number: its zeros, 0 where there is none.
+// The zeros of "million" or "k" after a number; 0 if there is none.
 std::int64_t read_multiplier(const Text& text, std::size_t i, bool is_formula, std::size_t& end) {
   struct Multiplier {
     std::string_view word;
@@ -512,11 +513,11 @@ std::int64_t read_multiplier(const Text& text, std::size_t i, bool is_formula, s
   return 0;
 }
 
-// Past sign and currency, to where digits or a fraction begin.
+// The sign and currency before digits or a fraction.
 struct Head {
   bool is_there = false;
   std::size_t end = 0;
-  bool has_sign = false;  // in front
+  bool has_sign = false;  // before the number
   bool is_negative = false;
 };
 
@@ -566,14 +567,14 @@ Head read_head(const Text& text, std::size_t i, bool is_loose) {
   return head;
 }
 
-// What the reading of a number depends on beside the text.
+// Options for reading a number.
 struct Reading {
-  bool is_loose = true;      // a blank may follow the sign, and "minus" is one
-  bool is_negative = false;  // a sign stands further in front
-  bool is_formula = false;   // letters are symbols: "5k" is no 5000
+  bool is_loose = true;      // a blank may follow the sign, and "minus" is a sign
+  bool is_negative = false;  // a sign precedes the number at a distance
+  bool is_formula = false;   // letters are symbols: "5k" is not 5000
 };
 
-// The number that begins at `i`, its sign and currency included.
+// The number that begins at `i`, including its sign and currency.
 Number read_number(const Text& text, std::size_t i, const Reading& reading) {
   Number number;
   number.end = i;
@@ -673,44 +674,22 @@ Number read_number(const Text& text, std::size_t i, const Reading& reading) {
 // Units.
 
 constexpr std::string_view kUnits1 = "msghlLNJWVAKCFt";
-constexpr std::string_view kUnits2[] = {
-    "cm", "mm", "km", "nm", "um", "dm", "kg", "mg", "ml", "mL", "dl", "dL", "cl", "cL", "kW", "MW", "GW", "mW", "Hz",
-    "lb", "oz", "ft", "in", "yd", "mi", "hr", "ms", "ns", "wk", "mo", "yr", "kJ", "MJ", "kN", "kV", "mV", "mA", "Pa",
-    "dB", "eV", "GB", "MB", "KB", "kB", "TB", "ha", "pt", "qt", "cc", "am", "pm", "AM", "PM", "st", "nd", "rd", "th"};
-// Longer ones that may stand right behind the digits, in lower case.
-constexpr std::string_view kUnits3[] = {
-    "mph",     "kph",    "rpm",   "fps",    "bps",     "kwh",    "mwh",    "kpa",    "mpa",     "khz",     "mhz",
-    "ghz",     "min",    "mins",  "sec",    "secs",    "hrs",    "hour",   "hours",  "minute",  "minutes", "second",
-    "seconds", "day",    "days",  "week",   "weeks",   "wks",    "month",  "months", "year",    "years",   "yrs",
-    "lbs",     "kgs",    "cms",   "kms",    "gal",     "cal",    "kcal",   "mol",    "rad",     "deg",     "cup",
-    "cups",    "rds",    "ths",   "usd",    "eur",     "gbp",    "inr",    "dollar", "dollars", "cent",    "cents",
-    "euro",    "euros",  "pound", "pounds", "percent", "pct",    "mile",   "miles",  "foot",    "feet",    "inch",
-    "inches",  "yard",   "yards", "meter",  "meters",  "metre",  "metres", "gram",   "grams",   "liter",   "liters",
-    "litre",   "litres", "ounce", "ounces", "degree",  "degrees"};
-constexpr std::string_view kNoUnits[] = {
-    "and",  "plus", "minus", "over", "divided", "modulo", "mod",    "where",  "when",      "for",      "but",  "not",
-    "than", "sin",  "cos",   "tan",  "cot",     "csc",    "log",    "exp",    "det",       "gcd",      "lcm",  "lim",
-    "sqrt", "sinh", "cosh",  "tanh", "arcsin",  "arccos", "arctan", "choose", "factorial", "infinity", "sinx", "siny",
-    "sinz", "cosx", "cosy",  "cosz", "tanx",    "tany",   "tanz",   "logx",   "logy",      "logz",     "xyz"};
-constexpr std::string_view kShort[] = {"of", "in", "on", "at", "an", "to", "by"};  // behind another word
+const WordSet kUnits2("unit_symbols");
+const WordSet kUnits3("attached_units");
+const WordSet kNoUnits("no_units");
+const WordSet kShort("prepositions");
 
-std::string lower(std::string_view word) {
-  std::string small(word);
-  for (char& c : small) c = static_cast<char>(Text::lower(static_cast<unsigned char>(c)));
-  return small;
-}
-
-// Whether a word behind a number may be its unit. is_attached: no blank is between; has_word: other words are.
+// Whether a word after a number may be its unit. is_attached: no blank precedes it; has_word: other words do.
 bool is_unit(std::string_view word, bool is_attached, bool has_word, bool is_formula) {
   if (word.size() == 1) {
     const bool is_known = kUnits1.find(word[0]) != std::string_view::npos;
     return (is_known && !(is_attached && is_formula)) || (has_word && word == "a");
   }
   if (word.size() == 2) {
-    const bool is_symbol = word[0] == '\xD0' || word[0] == '\xD1' || word == "\xCE\xA9";  // Cyrillic ones, Ω
-    return is_symbol || is_among(word, kUnits2) || (has_word && is_among(word, kShort));
+    const bool is_symbol = word[0] == '\xD0' || word[0] == '\xD1' || word == "\xCE\xA9";  // Cyrillic units, Ω
+    return is_symbol || kUnits2.has(word) || (has_word && kShort.has(word));
   }
-  return is_attached ? is_among(lower(word), kUnits3) : !is_among(lower(word), kNoUnits);
+  return is_attached ? kUnits3.has(lower(word)) : !kNoUnits.has(lower(word));
 }
 
 std::size_t skip_unit_power(const Text& text, std::size_t i) {
@@ -719,14 +698,14 @@ std::size_t skip_unit_power(const Text& text, std::size_t i) {
   return text.at(power) == '2' || text.at(power) == '3' ? skip_byte(text, power + 1, '}') : i;
 }
 
-// Past the content of "\text{", at most 64 bytes without digits and commands, and its brace; `i` else.
+// The position after the content of "\text{" (at most 64 bytes without digits and commands) and its brace, or `i`.
 std::size_t skip_text_content(const Text& text, std::size_t i) {
   std::size_t end = i;
   while (end - i < 64 && text.at(end) >= 0 && !is_digit(text.at(end)) && !is_one_of(text.at(end), "{}\\")) ++end;
   return text.at(end) == '}' ? end + 1 : i;
 }
 
-// Past "\text{ cm}^2".
+// The position after "\text{ cm}^2", or `i`.
 std::size_t skip_unit_text(const Text& text, std::size_t i) {
   const std::size_t inside = skip_text_command(text, i);
   if (inside == i) return i;
@@ -763,7 +742,7 @@ std::size_t skip_closing(const Text& text, std::size_t i) {
   return right == i ? i : skip_byte(text, right, '.');
 }
 
-// Past closing marks and units behind a number that ends at `begin`: all that may follow it in a box or a gold.
+// The position after all marks and units that may follow a number, which ends at `begin`, in a box or a gold.
 std::size_t skip_units(const Text& text, std::size_t begin, bool is_formula) {
   bool has_word = false;
   for (std::size_t i = begin;;) {
@@ -792,7 +771,7 @@ std::size_t skip_units(const Text& text, std::size_t begin, bool is_formula) {
 
 // After a marker.
 
-// Past "x =", "x_1 =", "\theta =", "\text{Total} =", "total cost =".
+// The position after "x =", "x_1 =", "\theta =", "\text{Total} =", "total cost =", or `i`.
 std::size_t skip_equals_of_name(const Text& text, std::size_t i) {
   const std::size_t at = skip_wide_blanks(text, i, 2);
   return text.at(at) == '=' ? at + 1 : skip_command(text, at, "approx") != at ? at + 7 : i;
@@ -856,7 +835,7 @@ std::size_t skip_annotation(const Text& text, std::size_t i) {  // <<16-3=13>>
   return text.has(end, ">>") ? end + 2 : i;
 }
 
-// Past "\text{Rs. }" and "\text{approximately }".
+// The position after "\text{Rs. }" or "\text{approximately }", or `i`.
 std::size_t skip_text_of_currency(const Text& text, std::size_t i) {
   static constexpr std::string_view kTexts[] = {"\\$", "$",   "Rs.",           "Rs",      "USD",    "EUR",
                                                 "GBP", "INR", "approximately", "approx.", "approx", "about"};
@@ -867,7 +846,7 @@ std::size_t skip_text_of_currency(const Text& text, std::size_t i) {
   return end != begin && text.at(close) == '}' ? close + 1 : i;
 }
 
-// Past marks, names with their "=", and what else may stand before a value in a plain text.
+// The position after marks, names with their "=", and other text that may precede a value.
 std::size_t skip_before(const Text& text, std::size_t i) {
   static constexpr std::string_view kCurrencyWords[] = {"Rs", "USD", "EUR", "GBP", "INR", "US"};
   for (int k = 0; k < 32; ++k) {
@@ -903,7 +882,7 @@ std::size_t skip_before(const Text& text, std::size_t i) {
   return i;
 }
 
-// Past "therefore", "about" and their like.
+// The position after one filler ("therefore", "about"), or `i`.
 std::size_t skip_filler(const Text& text, std::size_t i) {
   static constexpr std::string_view kFillers[] = {
       "therefore", "thus",     "then",     "hence",         "indeed",     "simply",   "just",        "exactly",
@@ -981,9 +960,9 @@ bool is_numbered_heading(const Text& text) {
   return dash != blanks && title != dash && initial >= 'A' && initial <= 'Z';
 }
 
-// Expressions: "8 bolts * 2 bolts/bolt = 16 bolts" is read at its right-hand end.
+// Expressions: the value of "8 bolts * 2 bolts/bolt = 16 bolts" is its right-hand side.
 
-// Where a term's digits, fraction or root end; `i` where there is none.
+// The end of the digits, fraction or root of a term; `i` if there is none.
 std::size_t skip_term(const Text& text, std::size_t i) {
   const std::size_t root = skip_byte(text, i, '\\');
   if (text.has(root, "sqrt")) {
@@ -1002,7 +981,7 @@ std::size_t skip_term(const Text& text, std::size_t i) {
   return read_letter_exponent(text, end).end;
 }
 
-// Past an operator and the blanks around it.
+// The position after an operator and the blanks around it, or `i`.
 std::size_t skip_operator(const Text& text, std::size_t i) {
   static constexpr std::string_view kWords[] = {"of",    "at",  "plus",       "minus",
                                                 "times", "and", "divided by", "multiplied by"};
@@ -1028,7 +1007,7 @@ std::size_t skip_operator(const Text& text, std::size_t i) {
   return end == begin ? i : skip_wide_blanks(text, end, 4);
 }
 
-// Past "!", "%", a power, a closing bracket or "\text{ cm}".
+// The position after "!", "%", a power, a closing bracket or "\text{ cm}", or `i`.
 std::size_t skip_postfix(const Text& text, std::size_t i) {
   const int c = text.at(i);
   if (is_one_of(c, "!%)]}$")) return i + 1;
@@ -1051,14 +1030,9 @@ std::size_t skip_postfix(const Text& text, std::size_t i) {
   return end == inside ? i : end;
 }
 
-// Past what may follow a term, three words at most.
+// The position after the marks and at most three words that may follow a term.
 std::size_t skip_term_words(const Text& text, std::size_t i, bool& has_words) {
-  static constexpr std::string_view kNoTermWords[] = {
-      "because",  "since", "as",    "so",    "if",      "when",       "where", "while", "with",      "for",
-      "and",      "or",    "but",   "which", "that",    "then",       "thus",  "hence", "therefore", "given",
-      "assuming", "let",   "also",  "not",   "is",      "are",        "was",   "were",  "we",        "he",
-      "she",      "they",  "it",    "on",    "at",      "to",         "from",  "by",    "after",     "before",
-      "of",       "plus",  "minus", "times", "divided", "multiplied", "equals"};
+  static const WordSet kNoTermWords("no_term_words");
   int words = 0;
   for (int k = 0; k < 12; ++k) {
     std::size_t end = skip_postfix(text, i);
@@ -1068,7 +1042,7 @@ std::size_t skip_term_words(const Text& text, std::size_t i, bool& has_words) {
       const std::string_view word = text.view(begin, word_end);
       const bool is_symbol = word.size() == 1 && kUnits1.find(word[0]) == std::string_view::npos &&
                              !is_one_of(static_cast<unsigned char>(word[0]), "kMB");
-      if (!word.empty() && !is_symbol && !is_among(lower(word), kNoTermWords)) {
+      if (!word.empty() && !is_symbol && !kNoTermWords.has(lower(word))) {
         ++words;
         end = word_end;
         if (is_one_of(text.at(end), "/-") && is_letter(text.at(end + 1))) end = skip_letters(text, end + 1);
@@ -1085,7 +1059,7 @@ std::size_t skip_term_words(const Text& text, std::size_t i, bool& has_words) {
   return i;
 }
 
-// Past "=" or a word for it; "is" and "≈" only behind an operator.
+// The position after "=" or a word for it, or `i`. "is" and "≈" count only after an operator.
 std::size_t skip_equals(const Text& text, std::size_t i, bool has_operator) {
   const std::size_t at = skip_wide_blanks(text, i, 4);
   if (text.at(at) == '=') return skip_byte(text, skip_byte(text, at + 1, '='), '>');
@@ -1104,10 +1078,10 @@ std::size_t skip_equals(const Text& text, std::size_t i, bool has_operator) {
   return approx != at && has_operator ? approx : i;
 }
 
-// Where the value begins in the expression at `begin`: its last side of a "=" that is one term. Behind the last "="
-// where no side is; `begin` where there is no "=".
+// Where the value of the expression at `begin` begins: at its last side that is a single term, after the last "=" if no
+// side is, and at `begin` if there is no "=".
 std::size_t right_hand_end(const Text& text, std::size_t begin) {
-  std::size_t side = begin, single = kNone;  // where this side begins; where the last side of one term does
+  std::size_t side = begin, single = kNone;  // where this side, and the last single-term side, begin
   std::size_t i = begin;
   bool has_operator = false, is_sum = false;
   for (int terms = 0; terms < kMaxTerms; ++terms) {
@@ -1137,26 +1111,17 @@ std::size_t right_hand_end(const Text& text, std::size_t begin) {
   return single == kNone || !is_sum ? side : single;
 }
 
-// Where the value begins at `i`, behind marks, fillers ("therefore", "about"), "x =" and an expression's "=".
+// Where the value begins: after marks, fillers ("therefore", "about"), "x =" and "2 + 3 =".
 std::size_t value_begin(const Text& text, std::size_t i) {
   i = skip_before(text, i);
   for (int k = 0; k < 3; ++k) i = skip_before(text, skip_filler(text, i));
   return right_hand_end(text, i);
 }
 
-// A value that goes on is none: 3:45, 10-12, 1,2,3, "2 hours 30 minutes".
+// A number that continues is not a value: 3:45, 10-12, 1,2,3, "2 hours 30 minutes".
 
-constexpr std::string_view kWholeUnits[] = {
-    "hours", "hour",    "hrs",    "hr",    "h",    "days",    "day",     "d",      "weeks", "week",   "wk",    "months",
-    "month", "years",   "year",   "yrs",   "yr",   "minutes", "minute",  "mins",   "min",   "feet",   "foot",  "ft",
-    "yards", "yard",    "yd",     "miles", "mile", "mi",      "km",      "meters", "meter", "metres", "metre", "m",
-    "cm",    "pounds",  "pound",  "lbs",   "lb",   "kg",      "gallons", "gallon", "gal",   "quarts", "quart", "pints",
-    "pint",  "dollars", "dollar", "euros", "euro", "degrees", "degree",  "AM",     "PM",    "am",     "pm"};
-constexpr std::string_view kKnownCommands[] = {
-    "times",     "cdot",    "div",       "quad",   "qquad",       "text",       "textbf",     "textit",
-    "mathrm",    "mathbf",  "mathit",    "mbox",   "circ",        "degree",     "approx",     "right",
-    "end",       "newline", "hspace",    "boxed",  "fbox",        "rightarrow", "Rightarrow", "implies",
-    "therefore", "because", "checkmark", "square", "blacksquare", "tag"};
+const WordSet kWholeUnits("whole_units");
+const WordSet kPlainCommands("plain_commands");
 
 // Whether a number begins at `i`.
 bool is_number_ahead(const Text& text, std::size_t i) {
@@ -1170,7 +1135,7 @@ bool is_spaced_number_ahead(const Text& text, std::size_t i) {
 std::size_t skip_whole_unit(const Text& text, std::size_t i) {
   const std::size_t begin = skip_gap(text, i);
   const std::size_t end = skip_letters(text, begin);
-  return end != begin && is_among(text.view(begin, end), kWholeUnits) ? end : i;
+  return end != begin && kWholeUnits.has(text.view(begin, end)) ? end : i;
 }
 
 std::size_t skip_percent(const Text& text, std::size_t i) {
@@ -1182,10 +1147,10 @@ std::size_t skip_percent(const Text& text, std::size_t i) {
 bool is_symbol_command(const Text& text, std::size_t i) {
   if (text.at(i) != '\\') return false;
   const std::size_t end = skip_letters(text, i + 1);
-  return end - i > 2 && !is_among(text.view(i + 1, end), kKnownCommands);
+  return end - i > 2 && !kPlainCommands.has(text.view(i + 1, end));
 }
 
-// A range or a list: "-12", " to 12", ", 3", " and 3" behind a number, its unit or percent sign.
+// A range or a list: "-12", " to 12", ", 3", " and 3" after a number, its unit or percent sign.
 bool is_range(const Text& text, std::size_t i) {
   std::size_t end = skip_percent(text, i);
   if (end == i) end = skip_whole_unit(text, i);
@@ -1279,7 +1244,7 @@ bool is_formula_ahead(const Text& text, std::size_t i) {
   return false;
 }
 
-// "(ducks) * 3": a remark in parentheses, and then an operator and another term.
+// "(ducks) * 3": a remark in parentheses, then an operator and another term.
 bool is_remark_of_term(const Text& text, std::size_t parenthesis) {
   std::size_t end = parenthesis + 1;
   while (end - parenthesis <= 60 && text.at(end) >= 0 && !is_one_of(text.at(end), "()\n")) ++end;
@@ -1383,7 +1348,7 @@ bool is_taken_back(const Text& text, std::size_t i) {
   return false;
 }
 
-// Whether what follows a number makes it a part of something longer: a range, a list, a time, a formula.
+// Whether the text after a number makes it part of something longer: a range, a list, a time, a formula.
 bool goes_on(const Text& text, std::size_t end, bool is_heading) {
   const int c = text.at(end);
   if (c < 0 || c == '\n') return false;
@@ -1391,7 +1356,7 @@ bool goes_on(const Text& text, std::size_t end, bool is_heading) {
       is_sum(text, end) || is_rounded(text, end) || is_taken_back(text, end)) {
     return true;
   }
-  if (is_heading && c == '!' && !is_one_of(text.at(end + 1), "=!")) {  // a factorial, if of a small number
+  if (is_heading && c == '!' && !is_one_of(text.at(end + 1), "=!")) {  // the factorial of a small number
     const int ones = text.before(end), tens = text.before(end, 2);
     const bool is_small = !is_digit(tens) || tens == '1' || (tens == '2' && ones == '0');
     return is_digit(ones) && is_small && !is_digit(text.before(end, 3));
@@ -1451,14 +1416,14 @@ bool begins_formula(const Text& text, std::size_t i) {
   return is_number_ahead(text, skip_space(text, skip_byte(text, comparison + 1, '=')));
 }
 
-// Whether nothing but blanks stands before `i` on its line.
+// Whether only blanks precede `i` on its line.
 bool begins_line(const Text& text, std::size_t i) {
   std::size_t blanks = 0;
   while (blanks < 32 && is_blank(text.before(i, blanks + 1))) ++blanks;
   return text.before(i, blanks + 1) == '\n';
 }
 
-// Whether what stands right before `i` says that no heading begins there.
+// Whether the mark right before `i` rules out a heading.
 bool no_heading_after(const Text& text, std::size_t i) {
   static constexpr std::string_view kBefore[] = {
       "$", "=", "{", "\xC2\xA3", "\xE2\x82\xAC", "\xC2\xA5", "\xE2\x82\xB9", "\xE2\x89\x88", "\\(", "\\["};
@@ -1469,7 +1434,7 @@ bool no_heading_after(const Text& text, std::size_t i) {
 Number read_after_marker(const Text& text, bool begins_line, bool is_heading, bool may_be_heading) {
   Number number;
   const std::size_t digits = skip_digits(text, 0);
-  if (digits > 0 && skip_byte(text, digits, '.') == text.end()) {  // "42", as most are
+  if (digits > 0 && skip_byte(text, digits, '.') == text.end()) {  // most values are like "42"
     number.is_formed = true;
     number.end = digits;
     set_decimal(number, read_plain(text, 0, digits), false);
@@ -1498,7 +1463,7 @@ Number read_after_marker(const Text& text, bool begins_line, bool is_heading, bo
 
 bool may_lead_number(int c) { return is_digit(c) || is_one_of(c, "-.$\\"); }
 
-// Whether a minus at `i` takes away from what stands before it.
+// Whether a minus sign at `i` is a subtraction.
 bool is_subtraction(const Text& text, std::size_t i) {
   return is_word_before(text, i) || is_one_of(text.before(i), ")]}%-");
 }
@@ -1513,14 +1478,14 @@ std::size_t gaps_before(const Text& text, std::size_t i, std::size_t most) {
   return i - count;
 }
 
-// Whether a lower-case word ends at `i`, in any case, that nothing stands right before.
+// Whether a whole word, in any case, ends at `i`.
 bool has_free_word_before(const Text& text, std::size_t i, std::string_view word) {
   if (!text.has_word_before(i, word)) return false;
   const int c = text.before(i, word.size() + 1);
   return c < 0x80 && !is_ascii_word(c);
 }
 
-// A sign that is not right in front of `i`: "negative 5", "is minus 5", "= - 7".
+// Whether a sign precedes `i` at a distance: "negative 5", "is minus 5", "= - 7".
 bool is_negated(const Text& text, std::size_t i) {
   if (!is_one_of(text.before(i), " ~")) return false;
   const std::size_t end = i - 1;
@@ -1539,8 +1504,7 @@ bool is_negated(const Text& text, std::size_t i) {
   return text.before(minus) == '-' && text.before(gaps_before(text, minus - 1, 2)) == '=';
 }
 
-// The last number of a line that has a value; read forwards, as its beginning decides what it is.
-// Whether an operator of a product stands in front of `i`, behind another number.
+// Whether `i` follows another number and a multiplication sign.
 bool is_factor(const Text& text, std::size_t i) {
   for (int blanks = 0; blanks < 2 && is_one_of(text.before(i), " ~"); ++blanks) --i;
   if (is_one_of(text.before(i), "*xX")) {
@@ -1556,7 +1520,7 @@ bool is_factor(const Text& text, std::size_t i) {
   return is_digit(text.before(i)) || is_one_of(text.before(i), "%$)}");
 }
 
-// Whether what ends at `i` and what begins there may be one number: 1.234,56 or 1.000.000.
+// Whether the digits before and after `i` may be one number: 1.234,56 or 1.000.000.
 bool is_part(const Text& text, std::size_t i) {
   if (text.before(i) == '.') return is_digit(text.before(i, 2));
   if (text.before(i) != ',') return false;
@@ -1576,7 +1540,7 @@ bool is_part(const Text& text, std::size_t i) {
   }
 }
 
-// Whether the digits at `i` number something: "step 3", or the item of a list, "2. Subtract the eaten ones".
+// Whether the digits at `i` are a label ("step 3") or number a list item ("2. Subtract the eaten ones").
 bool is_label(const Text& text, std::size_t i, bool is_first_line) {
   std::size_t word = i;
   if (is_one_of(text.before(word), "(#")) --word;
@@ -1710,7 +1674,7 @@ Number last_number(const Text& whole, const Spans& spared) {
     }
     text = Text(blanked.data(), whole.begin(), whole.end());
   }
-  // No number goes past its line, so the lines are read from the last one back.
+  // A number does not extend past its line, so the lines are read from the last one back.
   Number last;
   for (std::size_t end = text.end(); end > text.begin();) {
     std::size_t begin = end;

@@ -2,13 +2,14 @@
 
 #include <cstdint>
 
+#include "tables.h"
 #include "text.h"
 
 namespace fastsia {
 namespace {
 
 struct Character {
-  std::size_t size = 0;  // 0: no UTF-8
+  std::size_t size = 0;  // 0: invalid UTF-8
   std::uint32_t code = 0;
 };
 
@@ -26,8 +27,8 @@ Character read_character(std::string_view text, std::size_t i) {
   return {size, is_longer_than_needed ? 0 : code};
 }
 
-// The digit that a character is, -1 for none: Arabic, Persian, Devanagari to Malayalam, Thai, Lao, full-width,
-// mathematical ones.
+// The value of a decimal digit, or -1: Arabic, Persian, Devanagari to Malayalam, Thai, Lao, full-width and mathematical
+// digits.
 int digit_of(std::uint32_t code) {
   for (const std::uint32_t zero : {0x660u, 0x6F0u, 0xE50u, 0xED0u, 0xFF10u}) {
     if (code >= zero && code < zero + 10) return static_cast<int>(code - zero);
@@ -37,7 +38,7 @@ int digit_of(std::uint32_t code) {
   return -1;
 }
 
-// The full-width form's ASCII character, 0 for none.
+// The ASCII character of a full-width form, or 0.
 char narrow(std::uint32_t code) {
   if (code < 0xFF01 || code > 0xFF5E) return 0;
   const char c = static_cast<char>(code - 0xFEE0);
@@ -45,41 +46,13 @@ char narrow(std::uint32_t code) {
   return is_letter(c) || is_sign ? c : 0;
 }
 
-struct Sign {
-  std::uint32_t code;
-  const char* ascii;
-};
-
-// Characters and what stands for them.
-constexpr Sign kSigns[] = {
-    {0x2010, "-"},     {0x2011, "-"},       {0x2012, "-"},         {0x2212, "-"},    {0xFE63, "-"},
-    {0xA0, "~"},       {0x2007, "~"},       {0x2009, "~"},         {0x200A, "~"},    {0x202F, "~"},
-    {0x205F, "~"},     {0x3000, "~"},       {0x200B, ""},          {0x200C, ""},     {0x200D, ""},
-    {0x200E, ""},      {0x200F, ""},        {0x2060, ""},          {0x2066, ""},     {0x2067, ""},
-    {0x2068, ""},      {0x2069, ""},        {0xFEFF, ""},          {0xA2, "$"},      {0xA3, "$"},
-    {0xA5, "$"},       {0x20AC, "$"},       {0x20B9, "$"},         {0x20A9, "$"},    {0x20BD, "$"},
-    {0xFFE5, "$"},     {0xFFE1, "$"},       {0x2018, "'"},         {0x2019, "'"},    {0x2032, "'"},
-    {0x201C, "\""},    {0x201D, "\""},      {0x2033, "\""},        {0x2044, "/"},    {0x2215, "/"},
-    {0xB7, "\\cdot "}, {0x22C5, "\\cdot "}, {0xD7, "\\times "},    {0xF7, "\\div "}, {0x2248, "\\approx "},
-    {0xB1, "\\pm "},   {0x221A, "\\sqrt "}, {0x221E, "\\infty "},  {0x3C0, "\\pi "}, {0x2264, "\\le "},
-    {0x2265, "\\ge "}, {0xB0, "^\\circ "},  {0x2103, "^\\circ C"}, {0x66A, "%"},     {0x66B, "."},
-    {0x66C, ","},      {0x3002, ". "},      {0x3001, ", "},        {0x2026, "..."},  {0x2192, "->"},
-    {0x21D2, "=>"},    {0xFE0F, ""},        {0x20E3, "."}};
-
-constexpr Sign kVulgarFractions[] = {
-    {0xBC, "1/4"},   {0xBD, "1/2"},   {0xBE, "3/4"},   {0x2150, "1/7"}, {0x2151, "1/9"}, {0x2152, "1/10"},
-    {0x2153, "1/3"}, {0x2154, "2/3"}, {0x2155, "1/5"}, {0x2156, "2/5"}, {0x2157, "3/5"}, {0x2158, "4/5"},
-    {0x2159, "1/6"}, {0x215A, "5/6"}, {0x215B, "1/8"}, {0x215C, "3/8"}, {0x215D, "5/8"}, {0x215E, "7/8"}};
-
-template <std::size_t N>
-const char* look_up(const Sign (&signs)[N], std::uint32_t code) {
-  for (const Sign& sign : signs) {
-    if (sign.code == code) return sign.ascii;
-  }
-  return nullptr;
+// The replacement of a character, or null.
+const std::string* look_up(const Replacements& table, std::string_view character) {
+  const auto found = table.find(std::string(character));
+  return found == table.end() ? nullptr : &found->second;
 }
 
-// A superscript's or subscript's digit or minus, 0 for none.
+// The digit or minus sign of a superscript or subscript, or 0.
 char raised(std::uint32_t code) {
   if (code == 0xB2 || code == 0xB3) return static_cast<char>('0' + (code - 0xB0));
   if (code == 0xB9) return '1';
@@ -91,7 +64,7 @@ char lowered(std::uint32_t code) {
   return code >= 0x2080 && code <= 0x2089 ? static_cast<char>('0' + (code - 0x2080)) : 0;
 }
 
-// Whether a number ends what was written so far, up to one blank.
+// Whether the output ends with a number and at most one blank.
 bool ends_in_number(const std::string& out) {
   std::size_t end = out.size();
   if (end > 0 && (out[end - 1] == ' ' || out[end - 1] == '~')) --end;
@@ -107,9 +80,11 @@ bool is_ascii(std::string_view text) {
 }
 
 std::string plain(std::string_view text) {
+  static const Replacements kAscii = replacements("ascii");
+  static const Replacements kVulgarFractions = replacements("vulgar_fractions");
   std::string out;
   out.reserve(text.size() + 16);
-  std::size_t joined_at = kNone;  // where a superscript or subscript of this sign would go on
+  std::size_t joined_at = kNone;  // where the next superscript or subscript of this kind would begin
   char joined_sign = 0;
   for (std::size_t i = 0; i < text.size();) {
     const Character character = static_cast<unsigned char>(text[i]) < 0x80 ? Character{} : read_character(text, i);
@@ -124,8 +99,8 @@ std::string plain(std::string_view text) {
       out += static_cast<char>('0' + digit);
     } else if (const char c = narrow(code)) {
       out += c;
-    } else if (const char* sign = look_up(kSigns, code)) {
-      out += sign;
+    } else if (const std::string* sign = look_up(kAscii, text.substr(begin, character.size))) {
+      out += *sign;
     } else if (const char above = raised(code), below = lowered(code); above || below) {
       const char sign = above ? '^' : '_';
       if (joined_at == begin && joined_sign == sign) {
@@ -138,10 +113,10 @@ std::string plain(std::string_view text) {
       out += '}';
       joined_at = i;
       joined_sign = sign;
-    } else if (const char* fraction = look_up(kVulgarFractions, code)) {
+    } else if (const std::string* fraction = look_up(kVulgarFractions, text.substr(begin, character.size))) {
       const Text written{std::string_view(out)};
       if (is_word_before(written, out.size())) out += ' ';
-      out += fraction;
+      out += *fraction;
     } else if (code == 0x2013) {
       out += ends_in_number(out) ? "--" : "-";
     } else {

@@ -1,4 +1,4 @@
-// Other scripts' digits, signs and spaces in ASCII, before numbers are read.
+// Converts digits, signs and spaces of other scripts to ASCII before numbers are read.
 #pragma once
 
 #include <string>
@@ -8,9 +8,9 @@ namespace fastsia {
 
 bool is_ascii(std::string_view text);
 
-// The text with other scripts' digits, signs and spaces in ASCII; what is none of these stays. No-break and thin spaces
-// become "~", currency signs "$", signs like × their LaTeX command, 10² 10^{2}, 2½ "2 1/2", and an en dash behind a
-// number "--", which is a range.
+// Converts digits, signs and spaces of other scripts to ASCII; other characters are kept. No-break and thin spaces
+// become "~", currency signs "$", signs like × their LaTeX command, 10² becomes 10^{2}, 2½ becomes "2 1/2", and an en
+// dash after a number becomes "--", a range.
 std::string plain(std::string_view text);
 
 }  // namespace fastsia

@@ -1,4 +1,4 @@
-// What a text is read for. fastsia/answers/spec.py is the same for Python.
+// How a text is read. fastsia/answers/spec.py describes the fields.
 #pragma once
 
 #include <cstddef>
@@ -19,12 +19,13 @@ struct Spec {
   Options options;
   bool starts_in_think = false;
   std::vector<std::pair<std::string, std::string>> think_tags;  // opening and closing marks
-  bool stop_texts = true;                                       // "Question:" ends what counts
-  bool expects_think = false;     // a think block may come at any time: nothing settles before one has closed
-  std::size_t window = kWindow;   // bytes that a value after a marker may take
-  bool has_long_options = false;  // an option's own text goes on past the end of a sentence
+  std::string closing_starts;     // the first bytes of the closing marks; AnswerStream::open sets it
+  bool stop_texts = true;         // "Question:" ends the text that counts
+  bool expects_think = false;     // a think block may still open: nothing settles before one has closed
+  std::size_t window = kWindow;   // bytes after a marker that may contain its value
+  bool has_long_options = false;  // the text of an option contains the end of a sentence
 
-  // From the options' own texts.
+  // Sets the options, and the fields that depend on their texts.
   void set_options(const std::vector<std::string>& texts);
 
   bool reads_choices() const { return format == Format::kChoice || (format == Format::kBoxed && options.are_known); }

@@ -1,185 +1,35 @@
 #include "spelling.h"
 
 #include <algorithm>
-#include <sstream>
 #include <tuple>
 #include <unordered_map>
-#include <unordered_set>
 #include <utility>
 #include <vector>
 
+#include "tables.h"
 #include "text.h"
 
 namespace fastsia {
 namespace {
 
-constexpr std::size_t kMaxContent = 4096;  // bytes of a content; a longer one has no spelling
-constexpr int kMaxDepth = 32;              // arguments and groups inside of each other
+constexpr std::size_t kMaxContent = 4096;  // bytes of a content; longer ones are not normalized
+constexpr int kMaxDepth = 32;              // nesting of arguments and groups
 
-using Words = std::unordered_set<std::string>;
 using Tokens = std::vector<std::string>;
 
-// The words of a text with blanks between them.
-Words words(const char* text) {
-  Words all;
-  std::istringstream in(text);
-  for (std::string word; in >> word;) all.insert(word);
-  return all;
-}
-
-const Words kDropped = words(R"_(
-    $ \! \$ \( \) \/ \Big \Bigg \Biggl \Biggr \Bigl \Bigm \Bigr \Huge \LARGE \Large \[ \] \bf \bfseries \big
-    \bigg \biggl \biggr \bigl \bigm \bigr \boldmath \centering \displaystyle \em \footnotesize \hline \huge \it
-    \itshape \large \left \limits \middle \noindent \nolimits \normalsize \right \rm \rmfamily
-    \scriptscriptstyle \scriptsize \scriptstyle \sf \sl \small \textstyle \tiny \tt)_");
-const Words kBlanks =
-    words(R"_(\: \; \> \enspace \hfill \medspace \nobreakspace \qquad \quad \space \thickspace \thinspace ~)_"
-          " \u00a0 \u2000 \u2001 \u2002 \u2003 \u2004 \u2005 \u2006 \u2007 \u2008 \u200a \u205f \u3000");
-const Words kText = words(R"_(
-    \emph \hbox \mbox \text \textbf \textit \textnormal \textrm \textsc \textsf \texttt)_");
-const Words kRoman = words(R"_(
-    \hbox \mathrm \mbox \text \textnormal \textrm)_");
-const Words kFonts = words(R"_(
-    \bm \boldsymbol \boxed \emph \ensuremath \fbox \hbox \mathbf \mathbin \mathit \mathnormal \mathop \mathord
-    \mathrel \mathrm \mathsf \mathtt \mbox \operatorname \pmb \smash \text \textbf \textit \textnormal \textrm
-    \textsc \textsf \texttt)_");
-const Words kAccents = words(R"_(
-    \bar \ddot \dot \hat \mathbb \mathcal \mathfrak \mathscr \overbrace \overleftarrow \overline \overrightarrow
-    \overset \pmod \stackrel \tilde \underbrace \underline \underset \vec \widehat \widetilde \xrightarrow)_");
-const Words kWithDroppedArgument = words(R"_(
-    \color \hphantom \hskip \hspace \hspace* \label \phantom \tag \textcolor \vphantom \vspace)_");
-const Words kFunctions = words(R"_(
-    arccos arcsin arctan cos cosh cot csc exp gcd lcm ln log pi sec sin sinh sqrt tan tanh)_");
-const Words kGreek = words(R"_(
-    \Delta \Gamma \Lambda \Omega \Phi \Pi \Psi \Sigma \Theta \Upsilon \Xi \alpha \beta \chi \delta \ell \epsilon
-    \eta \gamma \infty \iota \kappa \lambda \mu \nu \omega \phi \pi \psi \rho \sigma \tau \theta \upsilon
-    \varepsilon \varphi \varpi \varrho \varsigma \vartheta \xi \zeta)_");
-const Words kUnits = words(R"_(
-    cent centimeter centimeters centimetre centimetres cents cm cu cubed cubic day days degree degrees dm dollar
-    dollars euro euros feet foot ft g gallon gallons gram grams h hour hours hr hrs in inch inches kg kilogram
-    kilograms kilometer kilometers kilometre kilometres km kph l lb lbs liter liters litre litres m meter meters
-    metre metres mg mi mile miles millimeter millimeters min minute minutes ml mm month months mph ounce ounces
-    per percent pound pounds rad radian radians s sec second seconds sq square squared unit units week weeks
-    yard yards yd year years)_");
-const Words kBoundaries = words(R"_(
-    & , : ; < = > \\ \approx \cap \cup \equiv \ge \iff \implies \in \le \ne \notin \to \| and or |)_");
-const Words kProseMarks = words(R"_(
-    ! " & ' , - . : ; ? – — ‘ ’ “ ”)_");
-
-// Signs and commands under the one name that each gets: a line has the name (~ stands for a blank), then the others.
-std::unordered_map<std::string, std::string> names(const char* text) {
-  std::unordered_map<std::string, std::string> all;
-  std::istringstream in(text);
-  for (std::string line; std::getline(in, line);) {
-    std::istringstream parts(line);
-    std::string name;
-    parts >> name;
-    std::replace(name.begin(), name.end(), '~', ' ');
-    for (std::string other; parts >> other;) all[other] = name;
-  }
-  return all;
-}
-
-const std::unordered_map<std::string, std::string> kAliases = names(
-    R"_(
-    \frac \dfrac \tfrac \cfrac \nicefrac \sfrac \xfrac
-    \binom \dbinom \tbinom
-    \sqrt √
-    \le \leq \leqslant \leqq ≤ ⩽ <=
-    \ge \geq \geqslant \geqq ≥ ⩾ >=
-    \ne \neq ≠ !=
-    < \lt ＜
-    > \gt
-    = ==
-    \cdot · ⋅ ∙ \ast ∗ \bullet
-    \times × ✕
-    \div ÷
-    \pm ± +/-
-    \mp ∓
-    \infty ∞ infinity
-    \cup ∪ \bigcup
-    \cap ∩ \bigcap
-    \in ∈
-    \notin ∉
-    \subset ⊂
-    \subseteq ⊆
-    \setminus ∖ \backslash
-    \emptyset ∅ \varnothing
-    \to → \rightarrow -> \longrightarrow
-    \implies ⇒ \Rightarrow \Longrightarrow =>
-    \iff ⇔ \Leftrightarrow \Longleftrightarrow
-    \approx ≈
-    \equiv ≡
-    \perp ⊥
-    \angle ∠ ∡
-    \triangle △ ▵
-    \dots \ldots \cdots \dotsc \dotsb … ⋯ ...
-    \land ∧ \wedge
-    \lor ∨ \vee
-    \neg ¬ \lnot
-    \forall ∀
-    \exists ∃
-    \{ \lbrace
-    \} \rbrace
-    ( \lparen
-    ) \rparen
-    [ \lbrack
-    ] \rbrack
-    \langle ⟨
-    \rangle ⟩
-    \lfloor ⌊
-    \rfloor ⌋
-    \lceil ⌈
-    \rceil ⌉
-    | \vert \lvert \rvert \mid ∣
-    \| \Vert \lVert \rVert \parallel ‖ ∥
-    ' \prime ′ ’
-    - − – ‐ ‑ ﹣
-    \% %
-    \\ \cr \newline \tabularnewline
-    : \colon
-    ^ **
-    \mathbb~R ℝ
-    \mathbb~N ℕ
-    \mathbb~Z ℤ
-    \mathbb~Q ℚ
-    \mathbb~C ℂ
-    \alpha α
-    \beta β
-    \gamma γ
-    \delta δ
-    \epsilon ε
-    \zeta ζ
-    \eta η
-    \theta θ
-    \iota ι
-    \kappa κ
-    \lambda λ
-    \mu μ
-    \nu ν
-    \xi ξ
-    \pi π
-    \rho ρ
-    \sigma σ
-    \tau τ
-    \upsilon υ
-    \varphi φ
-    \chi χ
-    \psi ψ
-    \omega ω
-    \Gamma Γ
-    \Delta Δ
-    \Theta Θ
-    \Lambda Λ
-    \Xi Ξ
-    \Pi Π
-    \Sigma Σ
-    \Phi Φ
-    \Psi Ψ
-    \Omega Ω
-    \phi ϕ
-    \ell ℓ)_"
-    "\n\\, \u2009 \u202f");
+const WordSet kDropped("dropped");
+const WordSet kBlanks("blanks");
+const WordSet kText("text");
+const WordSet kRoman("roman");
+const WordSet kFonts("fonts");
+const WordSet kAccents("accents");
+const WordSet kWithDroppedArgument("with_dropped_argument");
+const WordSet kFunctions("functions");
+const WordSet kGreek("greek");
+const WordSet kUnits("units");
+const WordSet kBoundaries("boundaries");
+const WordSet kProseMarks("prose_marks");
+const Replacements kAliases = replacements("aliases");
 const std::unordered_map<std::string, char> kRaised = {{"⁰", '0'}, {"¹", '1'}, {"²", '2'}, {"³", '3'},
                                                        {"⁴", '4'}, {"⁵", '5'}, {"⁶", '6'}, {"⁷", '7'},
                                                        {"⁸", '8'}, {"⁹", '9'}, {"⁻", '-'}, {"ⁿ", 'n'}};
@@ -187,10 +37,8 @@ const std::unordered_map<std::string, char> kLowered = {{"₀", '0'}, {"₁", '1
                                                         {"₄", '4'}, {"₅", '5'}, {"₆", '6'}, {"₇", '7'},
                                                         {"₈", '8'}, {"₉", '9'}, {"ₙ", 'n'}};
 
-bool in(const Words& words, const std::string& word) { return words.count(word) != 0; }
-
-// The same for tables of commands.
-bool in_commands(const Words& words, const std::string& word) { return word[0] == '\\' && in(words, word); }
+// As `has`, for tables that contain only commands.
+bool has_command(const WordSet& words, const std::string& word) { return word[0] == '\\' && words.has(word); }
 
 bool begins(std::string_view text, std::string_view with) { return text.substr(0, with.size()) == with; }
 
@@ -241,7 +89,7 @@ std::size_t past_digits(const Text& text, std::size_t i) {
   return i;
 }
 
-// Where the token ends that begins at `i`.
+// The end of the token that begins at `i`.
 std::size_t token_end(const Text& text, std::size_t i) {
   const int c = text.at(i);
   std::size_t end = i + 1;
@@ -276,7 +124,7 @@ void append_parts(Tokens& tokens, const std::string& name) {
   if (blank != std::string::npos) tokens.push_back(name.substr(blank + 1));
 }
 
-// The tokens of a content, each sign under its one name; what is not shown is left out.
+// Splits a content into tokens. Each sign gets its normalized name; tokens without visible output are dropped.
 Tokens tokens_of(std::string_view content) {
   const std::string narrow = half_width(content);
   const Text text{std::string_view(narrow)};
@@ -287,12 +135,12 @@ Tokens tokens_of(std::string_view content) {
     const std::string token = narrow.substr(i, end - i);
     i = end;
     const int first = static_cast<unsigned char>(token[0]);
-    if (!script && (is_digit(first) || (is_letter(first) && token.size() < 4))) {  // most tokens have no other name
+    if (!script && (is_digit(first) || (is_letter(first) && token.size() < 4))) {  // most tokens have no alias
       tokens.push_back(token);
       continue;
     }
     auto raised = kRaised.find(token);
-    // 3² is no arithmetic that someone typed.
+    // 3² was written as a formula, not typed as arithmetic.
     if (raised != kRaised.end() && !script && !tokens.empty() && ends_with_digit(tokens.back())) raised = kRaised.end();
     const auto lowered = kLowered.find(token);
     const char kind = raised != kRaised.end() ? '^' : lowered != kLowered.end() ? '_' : 0;
@@ -305,9 +153,9 @@ Tokens tokens_of(std::string_view content) {
       tokens.insert(tokens.end(), {"^", "\\circ"});
     } else if (token == "\\!" && !tokens.empty() && tokens.back() == ",") {
       tokens.back() = "{,}";
-    } else if (in(kDropped, token)) {
+    } else if (kDropped.has(token)) {
       continue;
-    } else if (in(kBlanks, token) || is_space(static_cast<unsigned char>(token[0])) || token == "\\ " ||
+    } else if (kBlanks.has(token) || is_space(static_cast<unsigned char>(token[0])) || token == "\\ " ||
                token == "\\\t" || token == "\\\n" || token == "\\\r") {
       tokens.push_back(" ");
     } else if (const auto alias = kAliases.find(token); alias != kAliases.end()) {
@@ -327,19 +175,19 @@ bool is_foreign(const std::string& token) {
   return (c >= 0xC3 && c <= 0xDF && c != 0xCE && c != 0xCF) || (c >= 0xE0 && c <= 0xEE && c != 0xE2);
 }
 
-// Words with single blanks between them, where the tokens are nothing but words; case is kept.
+// The words with single blanks between them if all tokens are prose, else nothing. The case is kept.
 std::optional<std::string> prose(const Tokens& tokens) {
   Tokens shown;
   for (const std::string& token : tokens) {
-    if (!in_commands(kFonts, token) && token != "{" && token != "}") shown.push_back(token);
+    if (!has_command(kFonts, token) && token != "{" && token != "}") shown.push_back(token);
   }
   // abc - d is a formula.
   const std::size_t shortest = std::find(shown.begin(), shown.end(), "-") != shown.end() ? 4 : 3;
   const auto is_word = [&](const std::string& token) {
-    return is_foreign(token) || (are_letters(token) && !in(kFunctions, token) && token.size() >= shortest);
+    return is_foreign(token) || (are_letters(token) && !kFunctions.has(token) && token.size() >= shortest);
   };
   const auto is_prose = [](const std::string& token) {
-    return token == " " || in(kProseMarks, token) || are_letters(token) || static_cast<unsigned char>(token[0]) >= 0xC3;
+    return token == " " || kProseMarks.has(token) || are_letters(token) || static_cast<unsigned char>(token[0]) >= 0xC3;
   };
   if (!std::any_of(shown.begin(), shown.end(), is_word) || !std::all_of(shown.begin(), shown.end(), is_prose)) {
     return std::nullopt;
@@ -359,8 +207,8 @@ std::optional<std::string> prose(const Tokens& tokens) {
 
 enum class Kind { kPlain, kUnit, kNegative, kShown };
 
-// What stays together: a symbol, digits, a command with its arguments, an exponent. kUnit where a unit may stand,
-// inside of \text; kNegative for a fraction whose sign is taken out of its text; kShown for a blank inside of \text.
+// A unit of an expression: a symbol, digits, a command with its arguments, an exponent. kUnit: may be a unit, inside
+// \text; kNegative: a fraction whose sign was removed from its text; kShown: a blank inside \text.
 struct Atom {
   std::string text;
   Kind kind = Kind::kPlain;
@@ -374,7 +222,7 @@ bool is_wordish(unsigned char c) { return is_digit(c) || is_letter(c) || c >= 0x
 
 bool is_spoken(const Atom& atom) { return atom.text == "and" || atom.text == "or"; }
 
-// Blanks stay between words of a text, around "and" and "or", and between digits; there is one then.
+// Keeps one blank between words of a text, around "and" and "or", and between digits; drops all others.
 Atoms without_blanks(const Atoms& atoms) {
   Atoms kept;
   bool is_blank = false, is_shown = false;
@@ -400,7 +248,7 @@ Atoms without_blanks(const Atoms& atoms) {
 
 bool is_separator(const Atom& atom) { return atom.text == "{,}" || atom.text == "\\,"; }
 
-// Digits with {,} or a thin blank between groups of three become one number.
+// Joins digits that {,} or a thin blank separates into groups of three.
 Atoms grouped(const Atoms& atoms) {
   Atoms out;
   bool is_group = false;
@@ -431,41 +279,42 @@ bool is_sign(const Atom& atom) {
   return atom.text == "+" || atom.text == "-" || atom.text == "\\pm" || atom.text == "\\mp";
 }
 
-// Whether a term begins behind the first `size` atoms.
+// Whether a term begins after the first `size` atoms.
 bool may_begin(const Atoms& out, std::size_t size) {
   if (size == 0) return true;
   const std::string& text = out[size - 1].text;
-  return in(kBoundaries, text) || text == "(" || text == "[" || text == "\\{" || text == "\\langle" ||
+  return kBoundaries.has(text) || text == "(" || text == "[" || text == "\\{" || text == "\\langle" ||
          begins(text, "\\begin");
 }
 
 bool may_end(const Atom& atom) {
   const std::string& text = atom.text;
-  return in(kBoundaries, text) || is_sign(atom) || text == ")" || text == "]" || text == "\\}" || text == "\\rangle" ||
+  return kBoundaries.has(text) || is_sign(atom) || text == ")" || text == "]" || text == "\\}" || text == "\\rangle" ||
          begins(text, "\\end{");
 }
 
-// Whether a number may stand directly before it: 2x, 2\pi, 2(x+1). Not a fraction: 2\frac{1}{2} is 2.5.
+// Whether a number may directly precede the atom: 2x, 2\pi, 2(x+1). Not a fraction: 2\frac{1}{2} is 2.5.
 bool is_factor(const Atom& atom) {
-  return (atom.text == "(" || are_letters(atom.text) || in_commands(kGreek, atom.text) ||
+  return (atom.text == "(" || are_letters(atom.text) || has_command(kGreek, atom.text) ||
           begins(atom.text, "\\sqrt")) &&
          !is_spoken(atom);
 }
 
 bool is_operand(const Atom& atom) {
-  return is_digits(atom) || (atom.text.size() == 1 && are_letters(atom.text)) || in_commands(kGreek, atom.text) ||
+  return is_digits(atom) || (atom.text.size() == 1 && are_letters(atom.text)) || has_command(kGreek, atom.text) ||
          begins(atom.text, "\\sqrt{");
 }
 
 // Functions that may be written without parentheses.
 bool is_applied(const std::string& text) {
-  static const Words others = words(R"(\pi \sqrt \gcd \lcm)");
-  return text[0] == '\\' && in(kFunctions, text.substr(1)) && !in(others, text);
+  const std::string name = text.substr(1);
+  return text[0] == '\\' && kFunctions.has(name) && name != "pi" && name != "sqrt" && name != "gcd" && name != "lcm";
 }
 
 bool is_command(std::string_view text) { return !text.empty() && text[0] == '\\' && are_letters(text.substr(1)); }
 
-// The atoms [begin, end) as LaTeX: a blank behind a command before a letter, braces around an exponent before a digit.
+// The atoms from `begin` on as LaTeX, with a blank between a command and a letter and braces around an exponent before
+// a digit.
 std::string written(const Atoms& atoms, std::size_t begin = 0) {
   std::string text;
   for (std::size_t at = begin; at < atoms.size(); ++at) {
@@ -485,7 +334,7 @@ std::string written(const Atoms& atoms, std::size_t begin = 0) {
   return text;
 }
 
-// a/b becomes \frac{a}{b} where both are one number, one symbol or one root, or the first a number times such.
+// Writes a/b as \frac{a}{b} if both are a number, a symbol or a root; a may also be a number times one of these.
 Atoms with_fractions(const Atoms& atoms) {
   Atoms out;
   for (std::size_t at = 0; at < atoms.size();) {
@@ -509,12 +358,12 @@ Atoms with_fractions(const Atoms& atoms) {
   return out;
 }
 
-// \sin(x) becomes \sin x where the parentheses have one operand in them, perhaps with a number, and end a term.
+// Writes \sin(x) as \sin x if the parentheses contain one operand, perhaps times a number, and end a term.
 Atoms applied(const Atoms& atoms) {
   Atoms out;
   const auto is_script = [](const Atom& atom) { return atom.text[0] == '^' || atom.text[0] == '_'; };
   for (std::size_t at = 0; at < atoms.size();) {
-    std::size_t size = 0;  // of what stands in the parentheses
+    std::size_t size = 0;  // number of atoms in the parentheses
     if (atoms[at].text == "(" && !out.empty()) {
       const std::size_t name = out.size() - (out.size() > 1 && is_script(out.back()) ? 2 : 1);
       if (is_applied(out[name].text)) {
@@ -574,7 +423,7 @@ Atoms arranged(const Atoms& from) {
   return applied(with_fractions(out));
 }
 
-// Without parentheses around the whole, unless they make a list or a matrix.
+// The atoms without parentheses around the whole, unless they enclose a list or a matrix.
 Atoms without_parentheses(Atoms atoms) {
   for (int round = 0; round < 4 && atoms.size() >= 3 && atoms.front().text == "(" && atoms.back().text == ")";
        ++round) {
@@ -600,7 +449,7 @@ bool is_symbol(const std::string& text) {
          past_continuations(Text{std::string_view(text)}, 1) == text.size();
 }
 
-// Whether no sum stands outside of brackets.
+// Whether there is no sum outside brackets.
 bool is_term(std::string_view text) {
   int depth = 0;
   for (std::size_t i = 0; i < text.size(); ++i) {
@@ -617,12 +466,12 @@ bool is_term(std::string_view text) {
   return !text.empty();
 }
 
-// Digits with a point: a zero before it, none at the end.
+// Digits with a point: with a zero before it and without trailing zeros.
 std::string decimal(const std::string& digits) {
   return without_end(without_end(digits[0] == '.' ? "0" + digits : digits, "0"), ".");
 }
 
-// For each opening bracket the place of the one that closes it inside of the same braces, 0 for all else.
+// For each opening bracket the index of its closing one within the same braces, 0 for all other tokens.
 std::vector<std::size_t> closing_brackets(const Tokens& tokens) {
   std::vector<std::size_t> closing(tokens.size(), 0), opened;
   for (std::size_t at = 0; at < tokens.size(); ++at) {
@@ -641,23 +490,23 @@ std::vector<std::size_t> closing_brackets(const Tokens& tokens) {
   return closing;
 }
 
-// How a command's argument may be written without braces: with all digits of a number, as people mean x^10; in the
-// parentheses of x^(n+1); with the sign of x^-1. kBracketed: parentheses around the whole say nothing more, as in
-// \frac{(x-1)}{2}; f^{(2)} is not f^2.
+// How a command's argument may be written without braces: all digits of a number (x^10), a group in parentheses
+// (x^(n+1)), a sign (x^-1). kBracketed: parentheses around the whole argument are dropped, as in \frac{(x-1)}{2}; not
+// for f^{(2)}.
 enum Argument : unsigned { kSingle = 0, kWholeDigits = 1, kParentheses = 2, kSigns = 4, kBracketed = 8 };
 
-// Reads tokens into atoms.
+// Parses tokens into atoms.
 class Reader {
  public:
   explicit Reader(Tokens tokens) : tokens_(std::move(tokens)), closing_(closing_brackets(tokens_)) {}
 
-  // More nesting than kMaxDepth: what was read is nothing.
+  // The content is nested more deeply than kMaxDepth, so the atoms read are not valid.
   bool is_too_deep() const { return is_too_deep_; }
 
   Atoms all() { return sequence(tokens_.size(), false); }
 
  private:
-  // The atoms up to the token `end`, or up to a closing brace, which is passed over.
+  // The atoms up to the token `end`, or up to a closing brace, which is skipped.
   Atoms sequence(std::size_t end, bool in_text) {
     Atoms atoms;
     while (at_ < end && !is_too_deep_) {
@@ -694,19 +543,19 @@ class Reader {
       script(token, atoms);
     } else if (token[0] != '\\' && token != "sqrt") {
       plain(token, atoms, in_text);
-    } else if (in(kFonts, token)) {
+    } else if (kFonts.has(token)) {
       if (!next_is("{")) return;
-      for (Atom& atom : group(in_text || in(kText, token))) {
-        if (in(kRoman, token) && atom.kind == Kind::kPlain) atom.kind = Kind::kUnit;
+      for (Atom& atom : group(in_text || kText.has(token))) {
+        if (kRoman.has(token) && atom.kind == Kind::kPlain) atom.kind = Kind::kUnit;
         atoms.push_back(std::move(atom));
       }
     } else if (token == "\\frac" || token == "\\binom") {
       atoms.push_back(fraction(token));
     } else if (token == "\\sqrt" || token == "sqrt") {
       atoms.push_back(root());
-    } else if (in(kAccents, token)) {
+    } else if (kAccents.has(token)) {
       atoms.push_back({token + "{" + argument(kSingle) + "}"});
-    } else if (in(kWithDroppedArgument, token)) {
+    } else if (kWithDroppedArgument.has(token)) {
       argument(kSingle);
     } else if (token == "\\begin" || token == "\\end") {
       atoms.push_back(environment(token));
@@ -718,21 +567,21 @@ class Reader {
     }
   }
 
-  // Reads a token that is no command.
+  // Reads a token that is not a command.
   static void plain(const std::string& token, Atoms& atoms, bool in_text) {
-    if (token.size() > 1 && in(kFunctions, token)) {
+    if (token.size() > 1 && kFunctions.has(token)) {
       atoms.push_back({"\\" + token});
     } else if (token.size() > 1 && token.find('.') != std::string::npos) {
       atoms.push_back({decimal(token)});
     } else {
       const bool is_bare_unit = token.size() >= 4
-                                    ? in(kUnits, token)
+                                    ? kUnits.has(token)
                                     : token == "cm" || token == "km" || token == "mm" || token == "ft" || token == "kg";
       atoms.push_back({token, in_text || is_bare_unit ? Kind::kUnit : Kind::kPlain});
     }
   }
 
-  // Passes `wanted` and the blanks before it, if it is the next token.
+  // Skips blanks and the token `wanted` if it is next. Returns whether it was.
   bool next_is(std::string_view wanted) {
     std::size_t at = at_;
     while (has(at, " ")) ++at;
@@ -741,7 +590,7 @@ class Reader {
     return true;
   }
 
-  // The atoms of a group whose brace was just passed.
+  // The atoms of a group whose opening brace was just read.
   Atoms group(bool in_text) {
     if (!enter()) return {};
     Atoms atoms = sequence(tokens_.size(), in_text);
@@ -761,15 +610,15 @@ class Reader {
       const std::size_t end = closing_[at_];
       ++at_;
       atoms = sequence(end, false);
-      at_ = std::max(at_, end + 1);  // a command at the end may have taken what follows
+      at_ = std::max(at_, end + 1);  // a command at the end may have read past it
     } else if ((allowed & kSigns) && (token == "-" || token == "+")) {
       atoms.push_back({token});
       ++at_;
       if (at_ < tokens_.size() &&
-          (starts_with_digit(tokens_[at_]) || are_letters(tokens_[at_]) || in_commands(kGreek, tokens_[at_]))) {
+          (starts_with_digit(tokens_[at_]) || are_letters(tokens_[at_]) || has_command(kGreek, tokens_[at_]))) {
         atoms.push_back({symbol(allowed)});
       }
-    } else if (starts_with_digit(token) || (are_letters(token) && !in(kFunctions, token))) {
+    } else if (starts_with_digit(token) || (are_letters(token) && !kFunctions.has(token))) {
       atoms.push_back({symbol(allowed)});
     } else {
       one(atoms, false);
@@ -778,7 +627,7 @@ class Reader {
     return written(arranged(allowed & kBracketed ? without_parentheses(without_blanks(atoms)) : atoms));
   }
 
-  // The next token, or its first letter or digit; then the rest stays.
+  // The next token, or its first letter or digit. In that case the rest remains to be read.
   std::string symbol(unsigned allowed) {
     std::string& token = tokens_[at_];
     if (token.size() > 1 && (are_letters(token) || (starts_with_digit(token) && !(allowed & kWholeDigits)))) {
@@ -790,7 +639,7 @@ class Reader {
     return token.find('.') != std::string::npos ? decimal(token) : token;
   }
 
-  // An exponent or a subscript, behind what is read. The subscript comes first.
+  // Appends an exponent or a subscript. The subscript is written first.
   void script(const std::string& token, Atoms& atoms) {
     const std::string text = argument(kWholeDigits | kSigns | (token == "^" ? kParentheses : kSingle));
     if (text.empty()) return;
@@ -844,7 +693,7 @@ class Reader {
     return {token + "{" + name + "}"};
   }
 
-  // Whether a bracket that was just passed has a length such as 2pt in it.
+  // Whether the bracket that was just read contains a length such as 2pt.
   bool is_length(std::size_t begin) const {
     const std::size_t end = closing_[begin - 1];
     if (end == 0 || end > begin + 4) return false;
@@ -870,14 +719,17 @@ class Reader {
 
 // Whole contents
 
-// Without the points and commas of the sentence.
+// The atoms without the points and commas at the end.
 Atoms without_end(Atoms atoms) {
-  static const Words marks = words(". , ; : \\\\ \\, {,}");
-  while (!atoms.empty() && (atoms.back().text == " " || in(marks, atoms.back().text))) atoms.pop_back();
+  const auto is_mark = [](const std::string& text) {
+    return (text.size() == 1 && std::string_view(" .,;:").find(text[0]) != kNone) || text == "\\\\" || text == "\\," ||
+           text == "{,}";
+  };
+  while (!atoms.empty() && is_mark(atoms.back().text)) atoms.pop_back();
   return atoms;
 }
 
-// Without the units that an expression ends with.
+// The atoms without the units at the end.
 Atoms without_units(const Atoms& atoms) {
   std::size_t end = atoms.size();
   if (end > 0) {
@@ -892,7 +744,7 @@ Atoms without_units(const Atoms& atoms) {
   for (std::size_t at = 0; at < words.size();) {
     std::size_t past = std::min(words.find_first_of(" ./-", at), words.size());
     if (past > at) {
-      if (!in(kUnits, words.substr(at, past - at))) return atoms;
+      if (!kUnits.has(words.substr(at, past - at))) return atoms;
       has_word = true;
     }
     at = past + 1;
@@ -902,7 +754,7 @@ Atoms without_units(const Atoms& atoms) {
   return bare.empty() ? atoms : bare;
 }
 
-// Without "x =" or "x \in" in front, where one symbol stands there and no other sign of this kind follows.
+// The atoms without a leading "x =" or "x \in", if x is one symbol and no other such sign follows.
 Atoms without_name(const Atoms& atoms) {
   const auto is_equals = [](const Atom& atom) { return atom.text == "=" || atom.text == "\\in"; };
   const auto sign = std::find_if(atoms.begin(), atoms.end(), is_equals);
@@ -912,7 +764,7 @@ Atoms without_name(const Atoms& atoms) {
   const auto size = sign - atoms.begin();
   if (size < 1 || size > 2 || (size == 2 && atoms[1].text[0] != '_')) return atoms;
   const std::string& name = atoms[0].text;
-  const bool is_name = (name.size() == 1 && are_letters(name)) || (in_commands(kGreek, name) && name != "\\infty");
+  const bool is_name = (name.size() == 1 && are_letters(name)) || (has_command(kGreek, name) && name != "\\infty");
   return is_name ? Atoms(sign + 1, atoms.end()) : atoms;
 }
 
@@ -933,7 +785,7 @@ std::string replaced(std::string_view text, std::string_view what, std::string_v
   return out += text.substr(begin);
 }
 
-// A plain array in brackets is the matrix with these brackets.
+// Writes a plain array in brackets as the matrix with these brackets.
 std::string with_matrices(std::string text) {
   if (text.find("\\begin{") == std::string::npos) return text;
   for (const auto& [opening, closing, letter] : {std::tuple{"(", ")", "p"}, std::tuple{"[", "]", "b"}}) {
@@ -947,7 +799,7 @@ std::string with_matrices(std::string text) {
   return text;
 }
 
-// Digits and operators without letters: an answer that was not worked out.
+// Digits and operators without letters: an unevaluated calculation.
 bool is_arithmetic(std::string_view text) {
   bool has_operation = false;
   for (std::size_t i = 0; i < text.size(); ++i) {
@@ -977,14 +829,14 @@ std::optional<std::string> spelled(std::string_view content) {
   return text;
 }
 
-bool is_function(const std::string& word) { return in(kFunctions, word); }
+bool is_function(const std::string& word) { return kFunctions.has(word); }
 
-bool is_unit(const std::string& word) { return in(kUnits, word); }
+bool is_unit(const std::string& word) { return kUnits.has(word); }
 
 bool is_known_sign(const std::string& sign) {
   const bool is_outside = static_cast<unsigned char>(sign[0]) >= 0x80;
   return is_outside &&
-         (kAliases.count(sign) || kRaised.count(sign) || kLowered.count(sign) || in(kBlanks, sign) || sign == "°");
+         (kAliases.count(sign) || kRaised.count(sign) || kLowered.count(sign) || kBlanks.has(sign) || sign == "°");
 }
 
 }  // namespace fastsia

@@ -8,11 +8,10 @@
 namespace fastsia {
 namespace {
 
-// So many bytes before what is still to be read stay in the tail: more than any rule looks back.
+// Bytes kept in the tail before the unread ones: more than any rule looks back.
 constexpr std::size_t kContext = 64;
 constexpr std::size_t kMaxTail = 256;
-// Bytes that a marker which is not complete yet may have at the end: "\\#\\#\\#\\", "answer" and what stands before its
-// ":".
+// Bytes that an incomplete marker at the end may have: "\\#\\#\\#\\", or "answer" and the marks before its ":".
 constexpr std::size_t kPartialHash = 8;
 constexpr std::size_t kPartialColon = 32;
 
@@ -25,7 +24,7 @@ std::size_t longest_closing(const Spec& spec) {
 }  // namespace
 
 Settler::Settler(const Spec& spec)
-    : state_(spec.format == Format::kBoxed ? State::kNever  // its last box counts
+    : state_(spec.format == Format::kBoxed ? State::kNever  // the last box counts
              : spec.starts_in_think        ? State::kInThink
                                            : State::kOpening) {}
 
@@ -52,7 +51,7 @@ void Settler::read_opening(const Spec& spec) {
     const std::string& open = spec.think_tags[i].first;
     const std::string_view opening = rest.substr(0, open.size());
     if (open.compare(0, opening.size(), opening) != 0) continue;
-    if (opening.size() < open.size()) return;  // it may still come
+    if (opening.size() < open.size()) return;  // the mark may still become complete
     block_ = i;
     tail_.erase(0, begin + open.size());
     state_ = State::kInThink;
@@ -69,8 +68,8 @@ void Settler::read_think(const Spec& spec) {
     if (begin != std::string::npos) closing = {begin, begin + close.size()};
   } else {
     closing = first_closing(tail_, 0, spec);
-    // A mark that begins no later may still come.
-    if (closing.begin != kNone && before_partial_closing(tail_, spec) <= closing.begin) return;
+    // Another mark that begins at or before this one may still become complete.
+    if (closing.begin != kNone && before_partial_closing(tail_, 0, spec) <= closing.begin) return;
   }
   if (closing.begin != kNone) {
     tail_.erase(0, closing.end);
@@ -82,12 +81,16 @@ void Settler::read_think(const Spec& spec) {
 }
 
 void Settler::read_on(const Spec& spec) {
-  // Behind a closed block later marks are text; without one, a closing mark makes what stands before it a block.
+  // After a closed block later marks are text; without one, a closing mark turns the text before it into a block.
   Closing closing;
   std::size_t end = tail_.size();
   if (!has_closed_) {
-    closing = first_closing(tail_, 0, spec);
-    end = closing.begin != kNone ? closing.begin : before_partial_closing(tail_, spec);
+    const std::size_t start = tail_.find_first_of(spec.closing_starts, next_closing_);
+    if (start != std::string::npos) {
+      closing = first_closing(tail_, start, spec);
+      end = closing.begin != kNone ? closing.begin : before_partial_closing(tail_, start, spec);
+    }
+    next_closing_ = end;
   }
   const Text all(tail_.data(), 0, end);
   const std::size_t stop = spec.stop_texts ? find_stop(all, next_stop_) : kNone;
@@ -123,10 +126,15 @@ void Settler::read_on(const Spec& spec) {
     tail_.erase(0, excess);
     next_marker_ -= excess;
     next_stop_ -= excess;
+    next_closing_ -= std::min(excess, next_closing_);
   }
 }
 
 int AnswerStream::open(Spec spec) {
+  for (const auto& [open, close] : spec.think_tags) spec.closing_starts += close[0];
+  std::sort(spec.closing_starts.begin(), spec.closing_starts.end());
+  spec.closing_starts.erase(std::unique(spec.closing_starts.begin(), spec.closing_starts.end()),
+                            spec.closing_starts.end());
   specs_.push_back(std::move(spec));
   return static_cast<int>(specs_.size()) - 1;
 }

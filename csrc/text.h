@@ -1,16 +1,17 @@
-// A text under reading.
+// A view of a text.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <string>
 #include <string_view>
 
 namespace fastsia {
 
 constexpr std::size_t kNone = static_cast<std::size_t>(-1);
 
-// The bytes [begin, end) of a text. Bytes outside of it do not exist for the rules.
+// The bytes [begin, end) of a text. The rules do not see the bytes outside.
 class Text {
  public:
   Text(const char* data, std::size_t begin, std::size_t end)
@@ -21,10 +22,10 @@ class Text {
   std::size_t begin() const { return begin_; }
   std::size_t end() const { return end_; }
 
-  // The byte at `i`, -1 past the end.
+  // The byte at `i`, or -1 past the end.
   int at(std::size_t i) const { return i < end_ ? data_[i] : -1; }
 
-  // The byte just before `i`, -1 where there is none.
+  // The byte `distance` before `i`, or -1 if there is none.
   int before(std::size_t i, std::size_t distance = 1) const {
     return i >= begin_ + distance ? data_[i - distance] : -1;
   }
@@ -36,7 +37,7 @@ class Text {
     return true;
   }
 
-  // The same for lower-case ASCII, whatever the text's case.
+  // As `has` for a word in lower case, ignoring the case of ASCII letters in the text.
   bool has_word(std::size_t i, std::string_view what) const {
     for (std::size_t k = 0; k < what.size(); ++k) {
       if (lower(at(i + k)) != static_cast<unsigned char>(what[k])) return false;
@@ -87,21 +88,28 @@ inline bool is_one_of(int c, std::string_view set) {
   return c >= 0 && set.find(static_cast<char>(c)) != std::string_view::npos;
 }
 
+// The text with its ASCII letters in lower case.
+inline std::string lower(std::string_view text) {
+  std::string small(text);
+  for (char& c : small) c = static_cast<char>(Text::lower(static_cast<unsigned char>(c)));
+  return small;
+}
+
 inline bool is_digit(int c) { return c >= '0' && c <= '9'; }
 inline bool is_letter(int c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 inline bool is_blank(int c) { return c == ' ' || c == '\t'; }
 inline bool is_space(int c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 inline bool is_continuation(int c) { return c >= 0x80 && c <= 0xBF; }
 
-// Past at most `most` blanks at `i`.
+// The position after at most `most` blanks at `i`.
 inline std::size_t skip_blanks(const Text& text, std::size_t i, std::size_t most) {
   const std::size_t begin = i;
   while (i - begin < most && is_blank(text.at(i))) ++i;
   return i;
 }
 
-// A word's characters: ASCII ones, and U+00C0 to U+07FF, the scripts that UTF-8 writes in two bytes. Longer characters
-// (punctuation, CJK) part words: a letter between them stands alone.
+// Word characters: ASCII, and U+00C0 to U+07FF, the scripts that UTF-8 encodes in two bytes. Longer characters
+// (punctuation, CJK) separate words: a letter between them stands alone.
 inline bool is_ascii_word(int c) { return is_digit(c) || is_letter(c) || c == '_'; }
 
 inline bool is_word(const Text& text, std::size_t i) {

@@ -7,9 +7,9 @@ namespace fastsia {
 namespace {
 
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD
-constexpr std::size_t kShort = 16;                         // tokens up to this size are copied with one fixed-size move
+constexpr std::size_t kShort = 16;                         // tokens up to this size are copied by one fixed-size move
 
-// Whether the bytes are UTF-8: no overlong forms, no surrogates, nothing past U+10FFFF.
+// Whether the bytes are valid UTF-8, without overlong forms, surrogates and code points above U+10FFFF.
 bool is_utf8(std::string_view bytes) {
   const auto* at = reinterpret_cast<const unsigned char*>(bytes.data());
   const unsigned char* const end = at + bytes.size();
@@ -30,8 +30,8 @@ bool is_utf8(std::string_view bytes) {
   return true;
 }
 
-// The tokens' bytes one after the other. Most tokens are short: one move of a fixed size, past whose token the next one
-// writes again, is much faster than a copy of each one's own size.
+// Concatenates the bytes of tokens. Most tokens are short: one move of a fixed size, whose excess the next token
+// overwrites, is much faster than a copy of each token's size.
 void append_plain(const Vocabulary& vocabulary, const std::int32_t* ids, std::size_t size, std::string& text) {
   std::size_t total = 0;
   for (std::size_t k = 0; k < size; ++k) total += vocabulary.token(ids[k]).size;

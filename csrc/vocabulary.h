@@ -1,4 +1,4 @@
-// What each token stands for, and how tokens join to a text.
+// The bytes of each token, and how tokens are joined to a text.
 #pragma once
 
 #include <cstddef>
@@ -11,8 +11,8 @@ namespace fastsia {
 
 enum class TokenKind : std::uint8_t {
   kText = 0,
-  kByte = 1,     // a byte-fallback token: a run of them is text if it is UTF-8, else each is U+FFFD
-  kNothing = 2,  // special tokens, holes in the ids
+  kByte = 1,     // a byte-fallback token: a run of them is text if it is valid UTF-8, else each is U+FFFD
+  kNothing = 2,  // special tokens and unused ids
 };
 
 class Vocabulary {
@@ -27,14 +27,14 @@ class Vocabulary {
     std::uint32_t kind : 2;
   };
 
-  // Ids outside of the vocabulary stand for nothing.
+  // Ids outside the vocabulary have no bytes.
   Token token(std::int32_t id) const {
     const auto index = static_cast<std::uint32_t>(id);
     return index < tokens_.size() ? tokens_[index] : Token{0, 0, static_cast<std::uint32_t>(TokenKind::kNothing)};
   }
   const char* bytes(Token token) const { return blob_.data() + token.begin; }
 
-  // Whether a text is its tokens' bytes one after the other, and nothing else.
+  // Whether a text is exactly the concatenated bytes of its tokens.
   bool is_plain() const { return is_plain_; }
   std::string_view joiner() const { return joiner_; }
   std::size_t num_stripped() const { return num_stripped_; }
@@ -49,8 +49,8 @@ class Vocabulary {
   bool is_plain_;
 };
 
-// Turns ids into text as they come. The text so far is what was appended to `text`, plus, at its end, what `finish`
-// adds: a run of byte-fallback tokens is held back until it ends.
+// Decodes ids incrementally. `append` adds to `text`; a run of byte-fallback tokens is held back until it ends or
+// `finish` is called.
 class Decoder {
  public:
   explicit Decoder(const Vocabulary& vocabulary) : num_to_strip_(vocabulary.num_stripped()) {}

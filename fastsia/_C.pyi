@@ -55,13 +55,6 @@ def extract_rollouts(
     is_cut: NDArray[np.bool_],
     num_threads: int,
 ) -> tuple[list[str | None], list[str | None]]: ...
-def summarize(
-    codes: NDArray[np.int32],
-    offsets: NDArray[np.int64],
-    gold: NDArray[np.int32],
-    num_answers: NDArray[np.int32],
-    alpha: float,
-) -> dict[str, NDArray]: ...
 def sample(
     logits: NDArray[np.float32],
     draw_row: NDArray[np.int64],

@@ -19,13 +19,14 @@ from typing import Any, cast
 import numpy as np
 
 from fastsia import renamed
+from fastsia.answers.spec import Spec
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.backends import BACKEND_OPTIONS, open_executor
 from fastsia.backends.base import Backend, note_on_sampling
 from fastsia.callbacks import Callback, Progress
 from fastsia.config import Problem, SamplingParams, SIAConfig
 from fastsia.engine.seeding import request_seed
-from fastsia.engine.sequence import AnswerStop, Counters, Request, Trajectory
+from fastsia.engine.sequence import Counters, Request, Trajectory
 from fastsia.errors import FastsiaError
 from fastsia.models.registry import known_model, model_label
 from fastsia.models.resolve import resolve_model
@@ -512,7 +513,7 @@ def _requests(
         stop = None
         # The stop machine reads a prefix as it was drawn; with a permuted prefix it would have seen another text.
         if config.stop_at_answer and not config.shuffle_prefix:
-            stop = AnswerStop(
+            stop = Spec.of(
                 task.format_of(problem),
                 problem.choices,
                 prompt.starts_in_think,

@@ -51,7 +51,7 @@ from fastsia.store import (
     write_parquet,
 )
 from fastsia.tasks.prompt import reading_options
-from fastsia.tasks.rows import read_rows
+from fastsia.tasks.records import read_records
 
 if TYPE_CHECKING:
     from fastsia.report import ReportData, TrajectoryView
@@ -391,7 +391,7 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
                 require_single(header.iloc[0], f"table {str(file)!r}")
                 return pd.read_csv(file, dtype=texts, keep_default_na=False, na_values=[""])
             case ".jsonl" | ".ndjson":
-                return pd.DataFrame([dict(row.fields) for row in read_rows(file)])
+                return pd.DataFrame([dict(row.fields) for row in read_records(file)])
     except FastsiaError:
         raise
     except Exception as error:  # the readers of a damaged file raise whatever they come upon

@@ -182,7 +182,7 @@ BAD = [
     (["--model", "MODEL", "--tasks", "gsm8j"], "Unknown task 'gsm8j': did you mean gsm8k?"),
     (["--model", "MODEL", "--tasks", ","], "--tasks names no task"),
     (["--model", "MODEL", "--tasks", "DIR/absent.jsonl"], "absent.jsonl is not a file"),
-    (["--model", "MODEL", "--tasks", "DIR/empty.jsonl"], "holds no problems"),
+    (["--model", "MODEL", "--tasks", "DIR/empty.jsonl"], "contains no problems"),
     (["--model", "MODEL", "--tasks", "DIR/broken.jsonl"], "2"),
     (["--model", "MODEL", "--tasks", "DIR/short.jsonl"], "answer"),
     (["--model", "MODEL", "--tasks", "gsm8k", "--data_dir", "DIR"], "has no file gsm8k/test.jsonl"),

@@ -246,8 +246,8 @@ def test_columns(tmp_path: Path) -> None:
         (file, {"question": "problm"}, "row 1: field 'problm' is missing (did you mean the field 'problem'?)"),
         (file, {"gold": "solution"}, "columns may have question, answer, choices, labels, id, got 'gold'"),
         (file, {"question": 3}, "columns must map names of fields to names of columns"),
-        ("gsm8k", COLUMNS, "columns has no meaning for the task gsm8k"),
-        ([fastsia.Problem("a", "?", "1")], COLUMNS, "columns has no meaning for problems that are read already"),
+        ("gsm8k", COLUMNS, "columns does not apply to the task gsm8k"),
+        ([fastsia.Problem("a", "?", "1")], COLUMNS, "columns does not apply to Problem objects"),
     ):
         with pytest.raises(FastsiaError) as error:
             load_task(dataset, columns=columns)  # type: ignore[arg-type]

@@ -181,7 +181,7 @@ def test_a_system_instruction_stands_first() -> None:
         run(NO_SYSTEM, 1, system_instruction="Be brief.")
     with pytest.raises(FastsiaError, match=r"no system turn \(System role not supported\)"):
         run(NO_SYSTEM + "{{ strftime_now('%Y') }}", 1, system_instruction="Be brief.")
-    with pytest.raises(FastsiaError, match="leaves the system turn out"):
+    with pytest.raises(FastsiaError, match="drops the system turn"):
         run(DROPS_SYSTEM, 1, system_instruction="Be brief.")
     with pytest.raises(FastsiaError, match="chat template failed: at all"):
         run("{{ raise_exception('at all') }}", 1, system_instruction="Be brief.")

@@ -1,5 +1,4 @@
-// libFuzzer target: no bytes make the reader fail, and an answer that the stream calls settled never changes.
-// csrc/check.sh builds and runs it.
+// libFuzzer target: no bytes make the reader fail, and a settled answer never changes. csrc/fuzz.sh builds and runs it.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -9,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "batch.h"
+#include "extract_batch.h"
 #include "stream.h"
 
 namespace {
@@ -22,7 +21,7 @@ void require(bool condition) {
   if (!condition) std::abort();
 }
 
-// One token a byte; odd first bytes make the last 128 of them byte-fallback tokens, with a sentencepiece-like joining.
+// One token for each byte. With `has_fallback` the last 128 are byte-fallback tokens, joined as by sentencepiece.
 std::shared_ptr<const fastsia::Vocabulary> make_vocabulary(bool has_fallback) {
   std::string blob(256, '\0');
   std::iota(blob.begin(), blob.end(), '\0');
@@ -71,7 +70,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::int64_t settled = stream.settled_at(number, ids.data(), ids.size());
   if (settled < 0) return 0;
 
-  // Every text from the settled one on has its answer: these, and ones that go on with what could mislead a reader.
+  // Every continuation of the settled text has the same answer, also those that could mislead a reader.
   require(spec.format != Format::kBoxed && whole.strict.has_value() && whole.strict == whole.lenient);
   const std::vector<std::int32_t> begun(ids.begin(), ids.begin() + settled);
   const std::size_t half = begun.size() + (ids.size() - begun.size()) / 2;

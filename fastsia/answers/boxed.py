@@ -1,7 +1,7 @@
-"""What the content of a \\boxed{...} says. Part of the reference; csrc/boxed.cc does the same.
+"""Reads the content of a \\boxed{...}. Part of the Python reference; csrc/boxed.cc implements the same rules.
 
-Works on UTF-8 bytes. A box has an option's letter in it, a number, or an expression, which gets one spelling
-(spelling.py). Nothing is evaluated.
+Works on UTF-8 bytes. A box contains an option's letter, a number, or an expression, which spelling.py normalizes.
+Nothing is evaluated.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 from fastsia.answers.choice import Options, choice_after_marker
 from fastsia.answers.number import SPACE, TEXT_COMMAND, number_after_marker, pattern, whole_number
 from fastsia.answers.spelling import FUNCTIONS, KNOWN_SIGNS, UNITS, spelled
+from fastsia.answers.tables import word_set
 from fastsia.config import AnswerFormat
 
 MAX_BOX = 512  # bytes between the braces of \boxed{...}
@@ -19,7 +20,7 @@ _ESCAPE_OR_BRACE = re.compile(rb"\\.|[{}]", re.DOTALL)
 
 
 def balanced(text: bytes, begin: int) -> bytes | None:
-    """What stands between an opening brace, just before `begin`, and the one that closes it."""
+    """Return the text between the opening brace before `begin` and its closing brace; None if it is not closed."""
     depth = 1
     for found in _ESCAPE_OR_BRACE.finditer(text, begin, begin + MAX_BOX + 1):
         depth += {b"{": 1, b"}": -1}.get(found[0], 0)
@@ -29,18 +30,18 @@ def balanced(text: bytes, begin: int) -> bytes | None:
 
 
 def boxed_value(content: bytes, answer_format: AnswerFormat, options: Options) -> str | None:
-    """What the content of a box says: an option's letter, a canonical number, or (format boxed) an expression."""
+    """Return the answer in a box: an option's letter, a canonical number, or (boxed format) a normalized expression."""
     if answer_format == "choice" or (answer_format == "boxed" and options is not None):
         return choice_after_marker(content, 0, options)
     value, is_number = whole_number(content, is_formula=answer_format == "boxed")
     if answer_format == "boxed" and _OPENED.match(content) and _NEXT_IN_LIST.search(content) and b",0" not in content:
         return _expression(content)
     if answer_format == "boxed" and value is None and _RAISED.search(content):
-        is_number = False  # 3² is no arithmetic that someone typed
+        is_number = False  # 3² was written as a formula, not typed as arithmetic
     return value if is_number or answer_format == "number" else _expression(content)
 
 
-# (100,200) is a point or an interval; (1,000) is not.
+# (100,200) is a point or an interval; (1,000) is a number.
 _OPENED = pattern(rf"(?: {SPACE} | \$ | \\[,;:!\ (] )*+ (?: \\left )?+ [(\[]")
 _NEXT_IN_LIST = pattern(r",[1-9]")
 _RAISED = pattern(r"\xc2[\xb2\xb3\xb9] | \xe2\x81[\xb0-\xbf]")
@@ -51,8 +52,8 @@ _CALCULATION = pattern(r"(?: [-0-9.+*/^(){}=\ ] | \\cdot | \\times | \\div | \\f
 _REPEATING = pattern(r"(-?+) ([0-9]{0,6}+) \. ([0-9]{0,6}+) \\overline\{([0-9]{1,6}+)\}")
 
 
-_LIST_COMMA = pattern(rf", (?: {SPACE} | ~ | \\(?: [;:\ ] | quad | qquad ) )")  # 100, 200 is no 100,200
-# What stands in a box as the instruction has it.
+_LIST_COMMA = pattern(rf", (?: {SPACE} | ~ | \\(?: [;:\ ] | quad | qquad ) )")  # 100, 200 is a list, 100,200 a number
+# Placeholders copied from the instruction.
 _PLACEHOLDER_MARKS = b"[](){}<>?._ \\"
 _PLACEHOLDERS = frozenset(
     (b"", b"dots", b"answer", b"your answer", b"final answer", b"the answer", b"insert answer", b"your final answer")
@@ -60,7 +61,7 @@ _PLACEHOLDERS = frozenset(
 
 
 def _expression(content: bytes) -> str | None:
-    """The spelling of a content that is no number as it stands: 7 where it is \\bf 7, the 5 of 2 + 3 = 5."""
+    """Normalize a content that is not yet a number: \\bf 7 becomes 7, 2 + 3 = 5 becomes 5."""
     text = spelled(content)
     if text is None:
         return None
@@ -83,7 +84,7 @@ def _expression(content: bytes) -> str | None:
 
 # Behind other markers -----------------------------------------------------------------------------------------------
 
-_MAX_BACK = 32  # bytes that are looked at in front of a value
+_MAX_BACK = 32  # bytes examined before a value
 _OPENING = b" \t([{$\\"
 _TEXT_NAMES = (b"\\textbf", b"\\textit", b"\\text", b"\\mathrm", b"\\mathbf", b"\\mathit", b"\\mbox")
 _MATH_PAIRS = ((b"$$", b"$$"), (b"$", b"$"), (b"\\(", b"\\)"), (b"\\[", b"\\]"))
@@ -92,10 +93,14 @@ _END_MARKS = pattern(r"""(?: [\ \t\r\n\f\v.,;:*_`"] | ” | 。 )++ \Z""")
 
 
 def expression_after_marker(line: bytes, at: int) -> str | None:
-    """The answer that follows another marker ("Answer:") at `at` in the boxed format; `line` ends where it may end.
+    """Read the answer after another marker ("Answer:") in the boxed format.
 
-    That is the expression that the rest of the line is, or that stands in $...$ or \\(...\\) there, as if it stood in a
-    box; else the number that the line begins with, where no list or formula begins with it.
+    If the rest of the line is one expression, or contains one in $...$ or \\(...\\), it is read like the content of a
+    box. Otherwise the answer is the number at the beginning of the line, unless it begins a list or a formula.
+
+    Args:
+        line: text up to the end of the window that may contain the value.
+        at: position after the marker.
     """
     rest, is_math = _without_marks(line[_value_begin(line, at) :])
     if _is_formula(rest) if is_math else _is_expression(rest):
@@ -104,7 +109,7 @@ def expression_after_marker(line: bytes, at: int) -> str | None:
 
 
 def _value_begin(line: bytes, at: int) -> int:
-    """Where the value begins: brackets and marks that were passed over before `at` are a part of it."""
+    """Return where the value begins: brackets and marks skipped before `at` belong to it."""
     begin = at
     while begin > 0 and at - begin < _MAX_BACK:
         names = [name for name in _TEXT_NAMES if line.endswith(name, 0, begin) and line[begin : begin + 1] == b"{"]
@@ -120,7 +125,7 @@ def _value_begin(line: bytes, at: int) -> int:
 
 
 def _without_marks(rest: bytes) -> tuple[bytes, bool]:
-    """(content, whether it is marked as mathematics): without $...$, **...** and the like, and what may follow them."""
+    """(content, whether it is marked as mathematics) after removing $...$, **...** and text that may follow them."""
     is_math = False
     rest = rest.partition(b"</")[0].strip(b" \t\r\n\f\v")
     for _ in range(4):
@@ -143,39 +148,28 @@ _UNIT_WORDS = pattern(r"(?: [\ \t\r\n\f\v.,;:*_`\"')/^23-] | ” | 。 | ² | ³
 
 
 def _may_follow(after: bytes) -> bool:
-    """Whether what follows marked mathematics is no part of the answer: nothing, a unit, or the reason."""
-    if _UNIT_WORDS.fullmatch(after):
-        words = re.findall(rb"[A-Za-z]+", after)
-        if all(word in UNITS for word in words):
-            return True
-    return _REASON.match(after) is not None
+    """Whether the text after marked mathematics is not part of the answer: it is empty, a unit, or a reason."""
+    are_units = _UNIT_WORDS.fullmatch(after) and all(word in UNITS for word in re.findall(rb"[A-Za-z]+", after))
+    return bool(are_units) or _REASON.match(after) is not None
 
 
 _COMMAND = pattern(rf"{TEXT_COMMAND}[^{{}}]*+\}} | \\[A-Za-z]++ (?: \{{ [A-Za-z]*+ \}} )?+ | \\.", re.DOTALL)
 _RUN = pattern(r"[A-Za-z]++")
-_SHORT_WORDS = frozenset(
-    b"""or and if is to in of at as by we so no it on be an am do up us my he me go ok the not but for are was all any
-    can one two six ten yes per via see let set""".split()
-)
-_NO_ANSWER = frozenset(
-    b"""the below above here there therefore thus hence so follows as unknown unclear then that this these those it we
-    let see not clear obvious given found correct wrong right incorrect yet now and or if first next step answer option
-    what which where when why how is are was to in of at by on because since also still just maybe either both neither
-    shown stated simply obtained calculated computed determined""".split()
-)
+_SHORT_WORDS = word_set("short_words")
+_NO_ANSWER = word_set("no_answer")
 _REMARK = pattern(r"-?+ [0-9]++ (?: [.,][0-9]++ )*+ (?: !+ \Z | [\ \t]++ [(0-9] )")  # "42!", "42 (6 times 7)", "10 000"
 _STRANGE = pattern(r"[?:#@\"`;$]")
 _OPEN_END = pattern(r"(?: [-+*/^_=<>,(\[\\] | \\(?: cdot | times | le | ge | pm ) )\Z")
 
 
 def _is_formula(rest: bytes) -> bool:
-    """Whether what is marked as mathematics can be an answer: it is complete, and no sentence."""
-    words = [run for run in _RUN.findall(_COMMAND.sub(b" ", rest)) if len(run) >= 3 and run not in FUNCTIONS]
-    return rest != b"" and not _OPEN_END.search(rest) and len(words) <= 1
+    """Whether marked mathematics can be an answer: it is complete and not a sentence."""
+    runs = [run for run in _RUN.findall(_COMMAND.sub(b" ", rest)) if len(run) >= 3 and run not in FUNCTIONS]
+    return rest != b"" and not _OPEN_END.search(rest) and len(runs) <= 1
 
 
 def _is_expression(rest: bytes) -> bool:
-    """Whether a whole rest of a line is one expression: formulas without words, or a single word."""
+    """Whether the rest of a line is one expression: a formula without words, or a single word."""
     bare = _COMMAND.sub(b" ", rest)
     if not rest or _STRANGE.search(bare) or _OPEN_END.search(rest) or rest[:1] in b",)]}" or not _is_closed(rest):
         return False
@@ -198,7 +192,7 @@ def _is_expression(rest: bytes) -> bool:
 
 
 def _is_closed(rest: bytes) -> bool:
-    """Whether as many brackets open as close; of an interval they may differ."""
+    """Whether as many brackets open as close. Their shapes may differ, as in an interval."""
     return _count(rest, b"([{") == _count(rest, b")]}")
 
 
@@ -214,7 +208,7 @@ _GOES_ON = _SHORT_WORDS & frozenset(b"or and to".split()) | frozenset(b"x times 
 
 
 def _number_in_prose(line: bytes, at: int, rest: bytes) -> str | None:
-    """The number that prose begins with ("42 apples", "16 - 3 = 13"), where no list or formula goes on behind it."""
+    """The number at the beginning of prose ("42 apples", "16 - 3 = 13"), unless a list or formula continues."""
     if b"=" in rest:
         value, is_number = whole_number(rest.rpartition(b"=")[2], is_formula=True)
         return value if is_number and rest[:1].isdigit() else None

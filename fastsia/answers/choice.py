@@ -1,9 +1,8 @@
-"""The letters of multiple-choice options. Part of the reference; csrc/choice.cc does the same.
+"""Reads the letters of multiple-choice options. Part of the Python reference; csrc/choice.cc implements the same rules.
 
-A text is first folded (fold.py: one spelling for quotes, dashes, accents, LaTeX, emphasis) and cut into words. Three
-questions are then asked of the words: which option stands behind a marker (`choice_after_marker`), which one a sentence
-calls correct (`stated_choice`), and which one the text ends with (`last_choice`). An answer that a careful reader would
-not be sure of is None.
+fold.py first normalizes a text (quotes, dashes, accents, LaTeX, emphasis) and splits it into words. Three functions
+then look for an option: after a marker (`choice_after_marker`), in a sentence that calls it correct (`stated_choice`),
+and at the end of the text (`last_choice`). They return None where a careful reader would not be sure.
 """
 
 from __future__ import annotations
@@ -14,8 +13,9 @@ from functools import lru_cache
 from string import ascii_uppercase
 
 from fastsia.answers.fold import CLOSE, Words, is_digits, is_number, is_word, words_of
+from fastsia.answers.tables import word_set
 
-DEFAULT_NUM_OPTIONS = 5  # letters A to E where a problem's options are not given
+DEFAULT_NUM_OPTIONS = 5  # letters A to E if a problem's options are unknown
 
 Options = Sequence[bytes] | None
 
@@ -26,119 +26,69 @@ def _set(words: str) -> frozenset[bytes]:
 
 # Words -------------------------------------------------------------------------------------------------------------
 
-_BE = _set("is was are were")
-_MODALS = _set("must should would will can has have")
-_VERBS = _set(
-    """is was are were isn't wasn't aren't weren't has have had does do did doesn't don't didn't can can't cannot
-    could couldn't would wouldn't will won't should shouldn't must may might seems seem looks look appears
-    appear makes make gives give shows show describes describe explains explain states state says say
-    represents represent contains contain matches match fits fit follows becomes become fails fail refers
-    refer sounds talks involves violates contradicts ignores"""
-)
-# What an article cannot stand before: "A is" means the option, "A rock" does not.
-_NOT_AFTER_ARTICLE = _VERBS - _set("can do make may might must look match fit show state will say give") | _set(
-    """be been because since as and or nor but not for from which instead over if with without so that when while
-    then than who whom whose where this these those there it its it's in into on onto upon at by of to he
-    she they we you i i'm i'd the an after before therefore thus hence however although though unless until
-    whereas except via alone too rather-than given-that due-to being-the can do will plus vs versus through
-    along"""
-)
-_NOT_AFTER_I = _set("is because since as or not instead over due-to given-that rather-than isn't seems fits")
-# What may follow an option that has been named: the next clause, not more of its name.
-_FOLLOW = _NOT_AFTER_ARTICLE | _set(
-    "can do may might must make look fit match will seems here only rather given due being obviously clearly again"
-)
-_ARTICLES = _set("a an the")
-_KINDS = _set("option options choice choices letter letters answer answers")
-_FILLERS = _KINDS | _set(
-    """it it's that's this is was must would should be has to will therefore thus hence so then clearly likely most
-    probably definitely indeed actually surely obviously certainly simply just still number the my our
-    correct right best final only about approximately roughly
-    around"""
-)
-_NO_LABEL_BEHIND = _set("the my our only most this to number")
-_ADVERBS = _set(
-    """therefore thus clearly likely most probably definitely indeed actually surely obviously certainly simply
-    just still hence also then only really very almost quite completely totally both all the a an my our"""
-)
-_NEGATIVE = _set(
-    """wrong incorrect false out not eliminated excluded impossible irrelevant unlikely no never invalid unrelated
-    ruled too bad rejected discarded inaccurate incomplete untrue nonsense neither isn't aren't doesn't
-    don't cannot can't won't wouldn't fails fail violates contradicts ignores implausible unsupported
-    misleading opposite off hardly distractor distractors trap"""
-)
-_BEFORE_NEGATIVE = _ADVERBS | _MODALS | _BE | _set("be been")
-_CROSSES = _set("✗ ✘ ❌ ✖")
-_GOOD = _set("correct right best")
-_POSITIVE = _GOOD | _set("yes true ✓ ✔ ✅")
-_NOUNS = _set("answer option choice one response selection pick")
-_AFTER_VERDICT = _set(
-    "because since as and so but for here given due by while whereas which among to in of then though although with"
-)
-_JOIN_WORDS = _set("or and nor then plus to vs versus through as-well-as along-with together-with")
-_JOIN_MARKS = _set(", ; / & | + - →")
-_BEHIND_OR = _set("then it is it's")
-_SOFT = _KINDS | _set("maybe possibly perhaps probably also even both the either")
-_DOUBT = _set(
-    """not never doubt if whether unless suppose supposing assume assuming neither nor either how might may could
-    some someone students student people claims claim don't doesn't didn't isn't aren't wasn't can't cannot
-    couldn't won't wouldn't shouldn't no none than false wrong incorrect unlikely hardly what which who
-    tempting seem seems unclear"""
-)
-_CHOOSE = _set("choose pick select chose picked selected choosing picking selecting")
-_CHOOSE_WITH = _set("go going went opt opting settle vote stick")
-_WITH = _set("with for on")
-_SUBJECTS = _set("i we i'd i'll i'm we'd we'll we're let's i've me")
-_AUXILIARIES = _ADVERBS | _set("would will shall must should can have to am are going so and finally now")
-_CONNECTIVES = _set("so thus therefore hence ergo")
-_REASONS = _set("because since as")
-_BEFORE_IT = _CONNECTIVES | _set("then and think believe guess say conclude know means that but clearly so-that")
-_MINE = _set("my our")
-_CHOSEN = _set("choice pick guess selection vote")
-# Turned away: what follows is what the answer is not.
-_NO_NEGATORS = _set("some someone students student people which who what claims claim tempting seem seems")
-_NEGATORS = (_DOUBT - _NO_NEGATORS) | _set(
-    """without except unlike eliminate eliminates eliminated eliminating exclude excludes excluded excluding reject
-    rejects rejected discard discarded dismiss dismissed avoid rule-out rules-out ruled-out ruling-out
-    cross-out crossed-out over instead-of rather-than isn't unlikely crossing-out
-    ignore ignoring remove removing drop skip scratch omit anything-but everything-but all-but any-but because
-    since whereas while although though given"""
-)
-_TURNS = _set("but so thus therefore hence then leaves leaving remains because since and while whereas")
-_ABBREVIATIONS = _set("mr mrs ms dr fig figs")
-# Before a letter that is no option's: vitamin C, figure A, an A.
-_OTHER_MEANING = _set(
-    """vitamin vitamins figure figures fig fig. box boxes part parts point points step steps group groups type
-    types class grade grades plan section table appendix diagram picture image graph line lines column row
-    person student team planet star object objects element substance material block blocks car cars city
-    gene allele hepatitis model sample beaker container tube flask liquid gas region layer area location
-    site position stage phase set side angle vertex node variable event scenario experiment trial case
-    method curve path circuit wire bulb battery magnet room tank trait species population organism plant
-    animal cell rock mineral route process system town country state company vector product chemical
-    compound molecule atom particle isotope wave force ball cart mass spring tree triangle influenza carbon
-    boron fluorine deuterium celsius coulombs coulomb kelvin symbol drive a an building zone wing track lane
-    chamber bottle cup jar pot level panel chart map exhibit segment arc chord edge face mr mrs ms dr"""
-)
-_OTHER_NOUN = _set("cell cells vitamin vitamins major minor sharp flat battery batteries string strings lymphocytes +")
-_OPERATORS = _set("= + ^ < > ° ≈ ≠ ≥ ≤")
-_OPENERS = _set("( [ { < \" '")
-_CLOSERS = _set(") ] } > \" '") | {CLOSE}
-_MARKS = _OPENERS | _set(": = - ~ # > , ≈ → •") | {CLOSE}
-_DELIMITERS = _CLOSERS | _OPENERS | _set(". : , - = → |")
-_STOPS = frozenset((b".", b"!", b"?", b"\n"))
-_NOT_BEHIND_TEXT = _set("/ ^ + - &")
-_AFTER_NUMBER = _set("% ° ^ = / + x")
-_LED = _set(", : →")
+_BE = word_set("be")
+_MODALS = word_set("modals")
+_VERBS = word_set("verbs")
+_NOT_AFTER_ARTICLE = word_set("not_after_article")
+_NOT_AFTER_I = word_set("not_after_i")
+_FOLLOW = word_set("follow")
+_ARTICLES = word_set("articles")
+_KINDS = word_set("kinds")
+_FILLERS = word_set("fillers")
+_NO_LABEL_BEHIND = word_set("no_label_behind")
+_ADVERBS = word_set("adverbs")
+_NEGATIVE = word_set("negative")
+_BEFORE_NEGATIVE = word_set("before_negative")
+_CROSSES = word_set("crosses")
+_GOOD = word_set("good")
+_POSITIVE = word_set("positive")
+_NOUNS = word_set("nouns")
+_AFTER_VERDICT = word_set("after_verdict")
+_JOIN_WORDS = word_set("join_words")
+_JOIN_MARKS = word_set("join_marks")
+_BEHIND_OR = word_set("behind_or")
+_SOFT = word_set("soft")
+_DOUBT = word_set("doubt")
+_CHOOSE = word_set("choose")
+_CHOOSE_WITH = word_set("choose_with")
+_WITH = word_set("with")
+_SUBJECTS = word_set("subjects")
+_AUXILIARIES = word_set("auxiliaries")
+_CONNECTIVES = word_set("connectives")
+_REASONS = word_set("reasons")
+_BEFORE_IT = word_set("before_it")
+_MINE = word_set("mine")
+_CHOSEN = word_set("chosen")
+_NEGATORS = word_set("negators")
+_TURNS = word_set("turns")
+_ABBREVIATIONS = word_set("abbreviations")
+_OTHER_MEANING = word_set("other_meaning")
+_OTHER_NOUN = word_set("other_noun")
+_OPERATORS = word_set("operators")
+_OPENERS = word_set("openers")
+_CLOSERS = word_set("closers")
+_MARKS = word_set("marks")
+_DELIMITERS = word_set("delimiters")
+_STOPS = word_set("stops")
+_NOT_BEHIND_TEXT = word_set("not_behind_text")
+_AFTER_NUMBER = word_set("after_number")
+_LED = word_set("led")
+_UNREAD = word_set("unread")
+_TRAILING = word_set("trailing")
+_OF_ONE = word_set("of_one")
+
 # Options -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Own:
-    """A problem's options as they are looked for.
+    """A problem's options, prepared for matching.
 
-    texts: each one's words in lower case, without an article and marks around it; cased: the same in its own case.
-    numbers: the number that each begins with, b"" for none.
-    digits_are_labels: a digit may stand for an option; not where two options or more begin with a number.
+    Attributes:
+        texts: the words of each option in lower case, without a leading article and the marks around it.
+        cased: the same words in their own case.
+        numbers: the number at the beginning of each option, b"" if there is none.
+        digits_are_labels: a digit may name an option; false if two or more options begin with a number.
     """
 
     num_letters: int
@@ -149,7 +99,7 @@ class _Own:
 
 
 def num_letters(options: Options) -> int:
-    """How many letters can be answers."""
+    """Return the number of letters that can be answers."""
     return DEFAULT_NUM_OPTIONS if options is None else min(len(options), len(ascii_uppercase))
 
 
@@ -169,7 +119,7 @@ def _own_of(options: tuple[bytes, ...] | None) -> _Own:
 
 
 def _bare(option: bytes) -> tuple[bytes, ...]:
-    """An option's words, without quotes, an article and what stands around them."""
+    """The words of an option without quotes, a leading article and the marks around them."""
     t = words_of(option, one_line=True)
     begin, end = _skip_marks(t, 0), len(t)
     while end > begin and t.text(end - 1) in _TRAILING:
@@ -185,23 +135,19 @@ def _first_number(words: Sequence[bytes]) -> bytes:
     return sign + number if _is_value(number) else b""
 
 
-_UNREAD = frozenset((b'"', CLOSE))  # not compared between an option and a text
-_TRAILING = _set(". \" ' ) ] , ;") | {CLOSE}
-
-
 def _is_value(word: bytes) -> bool:
-    """Whether a word is a number as fold.py spells it."""
+    """Whether a word is a number in the spelling of fold.py."""
     return is_number(word) and word.replace(b".", b"").replace(b"/", b"").isdigit()
 
 
 def _is_article(t: Words, i: int) -> bool:
-    """Whether a, an or the stands at i, and not the option A."""
+    """Whether word i is an article, and not the option A."""
     word = t.low(i)
     return word in (b"an", b"the") or (word == b"a" and _has_noun(t, i + 1, _NOT_AFTER_ARTICLE))
 
 
 def _has_noun(t: Words, i: int, others: frozenset[bytes]) -> bool:
-    """Whether a word stands at i that goes on with the article, or the pronoun, before it."""
+    """Whether word i continues the article or pronoun before it."""
     word = t.low(i)
     if t.is_adjacent(i) or not is_word(word) or len(word) < 2:
         return False
@@ -211,7 +157,7 @@ def _has_noun(t: Words, i: int, others: frozenset[bytes]) -> bool:
 
 
 def _skip_marks(t: Words, i: int) -> int:
-    """Past the marks in front of a value. A minus that belongs to a number stays."""
+    """Skips the marks before a value. A minus sign that belongs to a number is not skipped."""
     for _ in range(16):
         if t.text(i) not in _MARKS or (t.text(i) == b"-" and t.is_adjacent(i + 1) and is_number(t.text(i + 1))):
             break
@@ -224,7 +170,7 @@ def _skip_marks(t: Words, i: int) -> int:
 
 @dataclass(frozen=True)
 class _Value:
-    """The option that is named, -1 for none that there is; where that ends, closing marks included."""
+    """The index of the named option (-1: not one of the options) and the end of its name, including closing marks."""
 
     index: int
     end: int
@@ -232,7 +178,12 @@ class _Value:
 
 @dataclass(frozen=True)
 class _Label:
-    """A single letter. is_article: it is no label, if nothing more is known. is_closed: a mark stands behind it."""
+    """A single letter.
+
+    Attributes:
+        is_article: it is a label only if its option's text follows.
+        is_closed: a closing mark follows.
+    """
 
     index: int
     end: int
@@ -249,7 +200,7 @@ def _skip_closers(t: Words, i: int) -> int:
 
 
 def _label(t: Words, i: int) -> _Label | None:
-    """The letter that stands alone at i; opening marks may stand before it."""
+    """The single letter at word i."""
     letter = t.text(i)
     if len(letter) != 1 or not letter.isalpha():
         return None
@@ -263,7 +214,7 @@ def _label(t: Words, i: int) -> _Label | None:
 
 
 def _matches(t: Words, i: int, words: tuple[bytes, ...]) -> int:
-    """Where an option's words end that stand at i, or -1."""
+    """Where the words of an option that begin at i end, or -1 if they are not there."""
     for word in words:
         for _ in range(4):
             i += t.text(i) in _UNREAD
@@ -274,9 +225,9 @@ def _matches(t: Words, i: int, words: tuple[bytes, ...]) -> int:
 
 
 def _is_joined(t: Words, end: int, words: tuple[bytes, ...], *, is_named: bool) -> bool:
-    """Whether what stands behind an option's words makes another text of them: "water vapor", "5%", "red/green".
+    """Whether the word after an option's words changes their meaning: "water vapor", "5%", "red/green".
 
-    is_named: its letter stands before it, so more words may follow.
+    With `is_named`, the option's letter precedes its words, so more words may follow.
     """
     follower = t.low(end)
     if is_number(words[-1]) and follower in (b"%", "°".encode(), b"^", b"="):
@@ -289,7 +240,7 @@ def _is_joined(t: Words, end: int, words: tuple[bytes, ...], *, is_named: bool) 
 
 
 def _own_text(t: Words, i: int, own: _Own) -> _Value | None:
-    """The option whose own text stands at i: the longest, or of such the one in the same case, or the first."""
+    """The option whose text begins at i. The longest match wins, then the one in the same case, then the first."""
     if _is_article(t, i) or (t.low(i) == b"a" and is_word(t.low(i + 1)) and len(t.low(i + 1)) > 1):
         behind = _text_at(t, i + 1, own)
         if behind is not None:
@@ -300,7 +251,7 @@ def _own_text(t: Words, i: int, own: _Own) -> _Value | None:
 def _text_at(t: Words, i: int, own: _Own) -> _Value | None:
     best, best_rank = None, (0, False)
     for index, words in enumerate(own.texts):
-        if not words or words[0] != t.low(i):  # a mark that is not compared does not begin a text
+        if not words or words[0] != t.low(i):  # texts do not begin with a mark that is not compared
             continue
         if len(words) == 1 and _is_letter_of(words[0], own):
             continue
@@ -314,12 +265,12 @@ def _text_at(t: Words, i: int, own: _Own) -> _Value | None:
 
 
 def _is_letter_of(word: bytes, own: _Own) -> bool:
-    """Whether a word is a letter that labels an option: the label has the precedence then."""
+    """Whether a word is the letter of an option. The letter then takes precedence over an equal option text."""
     return len(word) == 1 and word.isalpha() and word.upper()[0] - ord("A") < own.num_letters
 
 
 def _names_itself(t: Words, label: _Label, own: _Own) -> int:
-    """Where an option's own text ends that stands behind its letter, or -1."""
+    """Where an option's text after its letter ends, or -1 if it does not follow."""
     if label.index >= len(own.texts):
         return -1
     at = label.end
@@ -336,7 +287,7 @@ def _names_itself(t: Words, label: _Label, own: _Own) -> int:
 
 
 def _read_at(t: Words, i: int, own: _Own, *, with_label: bool = True, with_digits: bool = True) -> _Value | None:
-    """What is named at i. Index -1 where that is no option, or more than one."""
+    """The option named at i. Its index is -1 if it is not one of the options or more than one is named."""
     label = _label(t, i)
     text = _own_text(t, i, own)
     if label is not None and (with_label or label.is_closed) and not label.is_article:
@@ -357,7 +308,7 @@ def _read_at(t: Words, i: int, own: _Own, *, with_label: bool = True, with_digit
 
 
 def _digit(t: Words, i: int, own: _Own) -> _Value | None:
-    """A number: the option whose own text begins with it, or a digit that is a label."""
+    """A number at i: it names the option whose text begins with it, or is a label."""
     sign = t.text(i) == b"-" and t.is_adjacent(i + 1)
     number = t.text(i + sign)
     if not _is_value(number):
@@ -384,13 +335,13 @@ def _digit(t: Words, i: int, own: _Own) -> _Value | None:
 
 
 def _alone(t: Words, value: _Value, own: _Own, *, is_capital: bool = True, is_digit: bool = False) -> _Value:
-    """The value, with index -1 where it is out of the options, is called wrong, or others are named beside it."""
+    """The value, with index -1 if there is no such option, it is called wrong, or other options are named with it."""
     is_wrong = value.index >= own.num_letters or _is_called_wrong(t, value.end)
     return _Value(-1, value.end) if is_wrong or _has_others(t, value, own, is_capital, is_digit) else value
 
 
 def _is_called_wrong(t: Words, i: int) -> bool:
-    """Whether a verb stands at i and then, a few words on, one that rejects; or a cross."""
+    """Whether word i is a verb followed within a few words by a rejection ("is not correct"), or a cross."""
     i += t.text(i) == CLOSE
     if t.low(i) not in _VERBS:
         return t.low(i) in _CROSSES
@@ -403,7 +354,7 @@ def _is_called_wrong(t: Words, i: int) -> bool:
 
 
 def _has_others(t: Words, value: _Value, own: _Own, is_capital: bool, is_digit: bool) -> bool:
-    """Whether other options stand beside the first: "A or B", "A, C", "(A)(C)". Not where "B, C is wrong" says more."""
+    """Whether more options are named after the first: "A or B", "A, C", "(A)(C)". False for "B, C is wrong"."""
     at, first_joiner = value.end, b""
     found = False
     for _ in range(26):
@@ -424,7 +375,7 @@ def _has_others(t: Words, value: _Value, own: _Own, is_capital: bool, is_digit: 
 
 
 def _skip_joiner(t: Words, i: int) -> tuple[int, bytes]:
-    """Past what joins two options at i, and what that is: its word, or else its mark; b"" for nothing."""
+    """Read a joiner of two options at i. Return its end and its word, else its mark, b"" if there is none."""
     joiner = b""
     i += t.text(i) == b"(" and t.low(i + 1) in _JOIN_WORDS  # "A (or B)"
     if t.text(i) in _JOIN_MARKS:
@@ -449,7 +400,7 @@ def _skip_joiner(t: Words, i: int) -> tuple[int, bytes]:
 
 
 def _other(t: Words, i: int, own: _Own, joiner: bytes, is_capital: bool, is_digit: bool) -> _Value | None:
-    """A further option at i: a letter, or (where something joins the two) another's own text."""
+    """A further option at i: a letter or, after a joiner, the text of another option."""
     begin = i
     while i - begin < 3 and t.text(i) in _OPENERS:
         i += 1
@@ -464,14 +415,14 @@ def _other(t: Words, i: int, own: _Own, joiner: bytes, is_capital: bool, is_digi
 
 
 def _skip_filler(t: Words, i: int) -> int:
-    """Past the words between a marker and its value ("it is", "option")."""
+    """Skips one filler word between a marker and its value ("it", "option")."""
     if t.low(i) == b"no" and t.text(i + 1) == b"." and is_digits(t.text(i + 2)):
         return i + 2
     return i + 1 if t.low(i) in _FILLERS else i
 
 
 def _value(t: Words, i: int, own: _Own) -> _Value | None:
-    """What is named at i, behind words that say nothing."""
+    """The option named at i, after filler words."""
     with_label = True
     for _ in range(9):
         i = _skip_marks(t, i)
@@ -491,12 +442,12 @@ def _letter(value: _Value | None) -> str | None:
 
 
 def choice_after_marker(line: bytes, at: int, options: Options) -> str | None:
-    """The letter of the option that `line` names at `at`, right after a marker. `line` ends where its value may end."""
+    """Return the letter of the option that `line` names at `at`. `line` ends where the value after a marker may end."""
     return _letter(_value(words_of(line[at:], one_line=True), 0, _own(options)))
 
 
 def whole_choice(text: bytes, options: Options) -> str | None:
-    """The letter of a text that is an option's letter, own text or digit label, and nothing else. For golds."""
+    """Return the letter for a gold answer that is exactly an option's letter, text or digit label."""
     own = _own(options)
     cased = _bare(text)
     wanted = tuple(word.lower() for word in cased)
@@ -535,7 +486,7 @@ def _is_question(t: Words, i: int) -> bool:
 
 
 def _skip_be(t: Words, i: int) -> int:
-    """Past "is", "must be", "seems to be" at i, or i."""
+    """Skips "is", "must be", "seems to be" at i."""
     if t.low(i) in (b"is", b"was"):
         return i + 1
     if t.low(i) in _MODALS:
@@ -558,12 +509,12 @@ def _skip_adverbs(t: Words, i: int) -> int:
 
 
 def _ends_clause(t: Words, i: int, allowed: frozenset[bytes]) -> bool:
-    """Whether no word stands at i, or one that begins another clause."""
+    """Whether the clause ends before i: i is not a word, or a word that begins another clause."""
     return not is_word(t.low(i)) or t.low(i) in allowed
 
 
 def _verdict_at(t: Words, i: int, own: _Own) -> _Value | None:
-    """ "B is correct", whose verb stands at i."""
+    """ "B is correct", with its verb at i."""
     end = _skip_be(t, i)
     if end == i:
         return None
@@ -587,7 +538,7 @@ def _verdict_at(t: Words, i: int, own: _Own) -> _Value | None:
 
 
 def _subject(t: Words, i: int, own: _Own) -> _Value | None:
-    """The option that is named right before i; its "end" is where it begins."""
+    """The option named directly before i. The `end` of the value is where the option begins."""
     at = i - 1
     while i - at < 8 and t.text(at) in _CLOSERS:
         at -= 1
@@ -625,7 +576,7 @@ def _subject(t: Words, i: int, own: _Own) -> _Value | None:
 
 
 def _begin_of(t: Words, last: int, words: tuple[bytes, ...]) -> int:
-    """Where an option's words begin that end at `last`, marks aside, or -1."""
+    """Where the words of an option that end at `last`, ignoring marks, begin; -1 if they are not there."""
     at = last
     for _ in range(8):
         if t.text(at) not in _CLOSERS and t.text(at) != b".":
@@ -641,7 +592,7 @@ def _begin_of(t: Words, last: int, words: tuple[bytes, ...]) -> int:
 
 
 def _is_asserted(t: Words, begin: int) -> bool:
-    """Whether nothing before `begin` in its clause takes the statement back or makes it one of several."""
+    """Whether nothing before `begin` in the clause negates the statement or makes the option one of several."""
     if t.low(begin - 1) in (b"or", b"and", b"nor", b"/", b"&"):
         at = begin - 2
         while t.text(at) in _CLOSERS or t.text(at) == b",":
@@ -657,7 +608,7 @@ def _is_asserted(t: Words, begin: int) -> bool:
 
 
 def _chosen_at(t: Words, i: int, own: _Own) -> _Value | None:
-    """ "I choose B", whose verb stands at i; "my choice is B", whose noun does."""
+    """ "I choose B" with its verb at i, or "my choice is B" with its noun at i."""
     if t.low(i) in _CHOOSE:
         begin = i + 1
     elif t.low(i) in _CHOOSE_WITH and t.low(i + 1) in _WITH:
@@ -677,7 +628,7 @@ def _chosen_at(t: Words, i: int, own: _Own) -> _Value | None:
 
 
 def _named(t: Words, i: int, own: _Own) -> _Value | None:
-    """The option named at i in a statement: nothing but another clause may follow."""
+    """The option named at i in a statement. Only another clause may follow."""
     is_marked = False
     for _ in range(6):
         begin = _skip_marks(t, i)
@@ -697,7 +648,7 @@ def _named(t: Words, i: int, own: _Own) -> _Value | None:
 
 
 def _concluded_at(t: Words, i: int, own: _Own) -> _Value | None:
-    """ "So it is B", "it must be B", whose "it" stands at i; "thus B", whose "thus" does."""
+    """ "So it is B" and "it must be B" with "it" at i, or "thus B" with "thus" at i."""
     word = t.low(i)
     before = _word_before(t, i)
     is_start = before < 0 or t.text(before) in _STOPS
@@ -740,7 +691,7 @@ def _word_before(t: Words, i: int) -> int:
 
 
 def _is_last_sentence(t: Words, i: int) -> bool:
-    """Whether nothing but marks stands behind i."""
+    """Whether only marks follow i."""
     return all(not is_word(t.text(k)) for k in range(i, min(i + 8, len(t)))) and i + 8 >= len(t)
 
 
@@ -748,10 +699,10 @@ def _is_last_sentence(t: Words, i: int) -> bool:
 
 
 def last_choice(text: bytes, options: Options) -> str | None:
-    """The option that a text without any statement ends with, or begins with, or is; None where more than one may be.
+    """Return the option that a text without a statement is, begins with or ends with; None if it may be more than one.
 
-    Lists of the options are passed over. A line that is an option, or begins with a label and a mark, is that option;
-    else the letters of the last sentence that has one count, if they are the same one.
+    Lists of the options are ignored. If the first or last line is an option, or begins with a label and a mark, that
+    option is the answer. Otherwise the last sentence with a letter decides, if all its letters are the same.
     """
     t, own = words_of(text), _own(options)
     lines = _without_lists(t, own)
@@ -770,7 +721,7 @@ def last_choice(text: bytes, options: Options) -> str | None:
 
 
 def _lines(t: Words) -> list[tuple[int, int]]:
-    """The lines that have a word, as spans of words."""
+    """The lines that are not empty, as spans of words."""
     lines, begin = [], 0
     for i in range(len(t) + 1):
         if i == len(t) or t.text(i) == b"\n":
@@ -781,7 +732,7 @@ def _lines(t: Words) -> list[tuple[int, int]]:
 
 
 def _begin_of_label(t: Words, i: int) -> int:
-    """Past a bullet, the edge of a table, opening marks and "option" in front of a label."""
+    """Skip a bullet, the edge of a table, opening marks and "option" before a label."""
     for _ in range(2):
         i += t.text(i) == b"|"
     i = _skip_marks(t, i)
@@ -794,7 +745,7 @@ def _begin_of_label(t: Words, i: int) -> int:
 
 
 def _line_label(t: Words, begin: int, end: int, own: _Own) -> _Label | None:
-    """The label that a line begins with, a mark behind it ("B.", "(B)", "**B**"), or that it is."""
+    """The label at the beginning of a line that has a mark ("B.", "(B)", "**B**") or is the whole line."""
     label = _label(t, _begin_of_label(t, begin))
     if label is None or label.end > end:
         return None
@@ -817,7 +768,7 @@ def _line_label(t: Words, begin: int, end: int, own: _Own) -> _Label | None:
 
 
 def _without_lists(t: Words, own: _Own) -> list[tuple[int, int]]:
-    """The lines without those that list the options, one a line, and without lists inside of a line."""
+    """The lines that remain after removing lists of the options, both one option a line and within a line."""
     lines = _lines(t)
     parts = [_without_list(t, begin, end, own) for begin, end in lines]
     labels = [_line_label(t, *line, own) if part == [line] else None for line, part in zip(lines, parts, strict=True)]
@@ -837,7 +788,7 @@ def _without_lists(t: Words, own: _Own) -> list[tuple[int, int]]:
 
 
 def _without_list(t: Words, begin: int, end: int, own: _Own) -> list[tuple[int, int]]:
-    """A line without the options that it lists: "(A) red (B) green", or each letter with a mark if none are known."""
+    """The parts of a line outside a list of options: "(A) red (B) green", or marked letters if none are known."""
     first, last, end_of_last, count = -1, -1, -1, 0
     i = begin
     while i < end:
@@ -863,7 +814,7 @@ def _without_list(t: Words, begin: int, end: int, own: _Own) -> list[tuple[int, 
 
 
 def _listed(t: Words, label: _Label) -> int:
-    """Where a mark behind a label, and a word that is no verb behind that, show an entry of a list; or -1."""
+    """Where the text of a list entry begins, after a label and a mark; -1 if a verb or no word follows."""
     if not (label.is_closed or t.text(label.end) in (b".", b":")):
         return -1
     at = label.end + (t.text(label.end) in (b".", b":"))
@@ -875,7 +826,7 @@ def _has_word(t: Words, begin: int, end: int) -> bool:
 
 
 def _line_value(t: Words, begin: int, end: int, own: _Own) -> int | None:
-    """The option that a line is, or begins with; -1 for more than one, None for none."""
+    """The option that a line is or begins with; -1 for more than one, None for none."""
     whole = _own_text(t, _skip_marks(t, begin), own)
     if whole is not None and not _has_word(t, whole.end, end):
         return whole.index
@@ -896,13 +847,13 @@ def _line_value(t: Words, begin: int, end: int, own: _Own) -> int | None:
 
 
 def _is_entry(t: Words, i: int) -> bool:
-    """Whether a letter and a colon stand at i."""
+    """Whether a capital letter and a colon begin at i."""
     label = _label(t, i)
     return label is not None and label.is_capital and t.text(label.end) == b":"
 
 
 def _sentences(t: Words, begin: int, end: int) -> list[tuple[int, int]]:
-    """The sentences of a line, but for questions."""
+    """The sentences of a line, without questions."""
     sentences, first = [], begin
     for i in range(begin, end):
         if t.text(i) in (b".", b"!", b"?") and not (t.is_adjacent(i + 1) and is_word(t.text(i + 1))):
@@ -915,7 +866,7 @@ def _sentences(t: Words, begin: int, end: int) -> list[tuple[int, int]]:
 
 
 def _negator(t: Words, i: int) -> bytes:
-    """The word at i, or the two there, that turn away what follows; b"" for none."""
+    """The one or two words at i that reject the options after them; b"" if they do not."""
     word, two = t.low(i), t.low(i) + b"-" + t.low(i + 1)
     if two in _NEGATORS:
         return two
@@ -924,15 +875,8 @@ def _negator(t: Words, i: int) -> bytes:
     return word if word in _NEGATORS or word.endswith(b"n't") else b""
 
 
-# A comma ends these.
-_OF_ONE = _set(
-    """unlike than over instead-of rather-than except without if whether unless because since whereas while although
-    though given"""
-)
-
-
 def _letters(t: Words, begin: int, end: int, own: _Own) -> set[int]:
-    """The options, -1 for one that is none, whose capital letters stand alone in a sentence and are not turned away."""
+    """The options whose capital letters stand alone in a sentence and are not rejected; -1 for other letters."""
     letters: set[int] = set()
     negator, i = b"", begin
     while i < end:
@@ -963,7 +907,7 @@ def _letters(t: Words, begin: int, end: int, own: _Own) -> set[int]:
 
 
 def _goes_on(t: Words, i: int, negator: bytes) -> bool:
-    """Whether a list of letters goes on behind a comma."""
+    """Whether a list of letters continues after a comma."""
     if negator in _OF_ONE:
         return False
     i += t.low(i) in (b"and", b"or", b"nor")
@@ -976,9 +920,9 @@ def _goes_on(t: Words, i: int, negator: bytes) -> bool:
 
 
 def _joined_labels(t: Words, label: _Label, end: int) -> tuple[list[int], int]:
-    """The letters that "A, C and D" joins, the first one given; where they end.
+    """The letters joined as in "A, C and D", beginning with `label`, and their end.
 
-    The last one is left out where it begins a clause of its own: "B, C is wrong".
+    The last letter is left out if it begins its own clause: "B, C is wrong".
     """
     listed, ends, joiners = [label.index], [label.end], [b""]
     for _ in range(26):
@@ -1003,7 +947,7 @@ def _joined_labels(t: Words, label: _Label, end: int) -> tuple[list[int], int]:
 
 
 def _means_other(t: Words, i: int, label: _Label) -> bool:
-    """Whether a letter is no option's: vitamin C, 5 C, E = mc^2, carbon [C], an A, the pronoun I."""
+    """Whether a letter does not name an option: vitamin C, 5 C, E = mc^2, carbon [C], an A, the pronoun I."""
     at = i - 1
     while i - at < 4 and t.text(at) in _OPENERS:
         at -= 1
@@ -1022,7 +966,7 @@ def _means_other(t: Words, i: int, label: _Label) -> bool:
 
 
 def _is_rejected(t: Words, i: int, label: _Label, own: _Own) -> bool:
-    """Whether what stands at i calls the letters before it wrong: "is wrong", ": incorrect", "(no)"."""
+    """Whether the words at i call the letters before them wrong: "is wrong", ": incorrect", "(no)"."""
     if _is_called_wrong(t, i) or t.low(i) in (b"could", b"might", b"may"):
         return True
     if i == label.end and _names_itself(t, label, own) >= 0:

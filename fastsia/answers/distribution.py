@@ -1,11 +1,11 @@
 """Empirical answer distributions: counts, entropies in nats, gold surprisal.
 
-Estimators, for counts c_a of N draws with K distinct answers (no answer is a class like any other):
+Estimators for counts c_a of N draws with K distinct answers, where a missing answer is a class like any other:
 
 - plug-in: H = -sum_a p_a ln p_a with p_a = c_a / N.
 - Miller-Madow (Miller 1955): H + (K - 1) / (2 N).
-- Chao-Shen (Chao and Shen 2003): -sum_a C p_a ln(C p_a) / (1 - (1 - C p_a)^N) with the coverage C = 1 - f_1 / N,
-  f_1 the number of answers seen once. Where every answer was seen once, f_1 counts as N - 1, so that C = 1 / N.
+- Chao-Shen (Chao and Shen 2003): -sum_a C p_a ln(C p_a) / (1 - (1 - C p_a)^N) with the coverage C = 1 - f_1 / N
+  and f_1 the number of answers seen once. If every answer was seen once, f_1 is N - 1, so that C = 1 / N.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastsia.core import extension
 from fastsia.errors import FastsiaError
 
 Estimator = Literal["plugin", "miller_madow", "chao_shen"]
@@ -27,14 +26,18 @@ ABSENT_CODE = -2
 
 @dataclass(frozen=True)
 class AnswerSummary:
-    """What one group of answers amounts to, in columns [G].
+    """Statistics of groups of answers, in columns [G].
 
-    count: int64, draws of the group (N).
-    entropy, entropy_miller_madow, entropy_chao_shen: float64, nats; NaN for an empty group.
-    gold_surprisal: float64, -ln((gold_count + alpha) / (N + alpha V)), nats.
-    gold_count, null_count: int64.
-    mode: int32, the most frequent code (-1 where that is no answer, or the group is empty); ties go to the first drawn.
-    num_distinct: int64, distinct codes, no answer among them (K).
+    Attributes:
+        count: int64, draws of the group (N).
+        entropy: float64, nats; NaN for an empty group, as the two below.
+        entropy_miller_madow: float64, nats.
+        entropy_chao_shen: float64, nats.
+        gold_surprisal: float64, -ln((gold_count + alpha) / (N + alpha V)), nats.
+        gold_count: int64.
+        null_count: int64.
+        mode: int32, the most frequent code, the first drawn of a tie; -1 if that is no answer or the group is empty.
+        num_distinct: int64, number of distinct codes, where no answer counts as one (K).
     """
 
     count: NDArray[np.int64]
@@ -51,30 +54,29 @@ class AnswerSummary:
 def summarize(
     codes: ArrayLike, offsets: ArrayLike, gold: ArrayLike, num_answers: ArrayLike, alpha: float
 ) -> AnswerSummary:
-    """Summarizes groups of interned answers, all in one call.
+    """Summarize groups of interned answers in one call.
 
     Args:
-        codes: int32 [R], -1 for no answer, else any non-negative id; the rows of a group lie together, in draw order.
-        offsets: int64 [G + 1]; group g owns codes[offsets[g]:offsets[g + 1]].
-        gold: int32 [G], the gold answer's code, -2 where it is none of the codes.
+        codes: int32 [R], -1 for no answer, else any non-negative id; the rows of a group are adjacent and in draw
+            order.
+        offsets: int64 [G + 1]; group g is codes[offsets[g]:offsets[g + 1]].
+        gold: int32 [G], the code of the gold answer, -2 if it is not among the codes.
         num_answers: int32 [G], V of the smoothed gold probability.
         alpha: the additive smoothing.
 
     Raises:
-        FastsiaError: where the shapes do not fit together.
+        FastsiaError: if the shapes do not match.
     """
     codes = np.ascontiguousarray(codes, dtype=np.int32)
     offsets = np.ascontiguousarray(offsets, dtype=np.int64)
     gold = np.ascontiguousarray(gold, dtype=np.int32)
     num_answers = np.ascontiguousarray(num_answers, dtype=np.int32)
     _check(codes, offsets, gold, num_answers)
-    core = extension()
-    run = core.summarize if core is not None else _summarize_numpy
-    return AnswerSummary(**run(codes, offsets, gold, num_answers, float(alpha)))
+    return AnswerSummary(**_summarize(codes, offsets, gold, num_answers, float(alpha)))
 
 
 def answer_entropy(answers: Iterable[Hashable | None], estimator: Estimator = "plugin") -> float:
-    """The entropy, in nats, of the empirical distribution of `answers`; None (no answer) is a class of its own.
+    """Return the entropy, in nats, of the empirical distribution of `answers`. None (no answer) is a class of its own.
 
     Raises:
         FastsiaError: for an empty list or an unknown estimator.
@@ -85,7 +87,7 @@ def answer_entropy(answers: Iterable[Hashable | None], estimator: Estimator = "p
     interned: dict[Hashable, int] = {}
     codes = [NULL_CODE if answer is None else interned.setdefault(answer, len(interned)) for answer in answers]
     if not codes:
-        raise FastsiaError("answers must not be empty: an entropy of no draws is undefined.")
+        raise FastsiaError("answers must not be empty: the entropy of no draws is undefined.")
     summary = summarize(codes, [0, len(codes)], [ABSENT_CODE], [1], 0.5)
     return float(getattr(summary, names[estimator])[0])
 
@@ -96,19 +98,19 @@ def _check(
     if offsets.ndim != 1 or len(offsets) < 1 or offsets[0] != 0 or offsets[-1] != codes.size:
         raise FastsiaError(f"offsets must run from 0 to {codes.size}, the number of codes.")
     if np.any(np.diff(offsets) < 0):
-        raise FastsiaError("offsets must not fall.")
+        raise FastsiaError("offsets must be non-decreasing.")
     if gold.shape != (len(offsets) - 1,) or num_answers.shape != (len(offsets) - 1,):
         raise FastsiaError(f"gold and num_answers must have one entry for each of the {len(offsets) - 1} groups.")
 
 
-def _summarize_numpy(
+def _summarize(
     codes: NDArray[np.int32],
     offsets: NDArray[np.int64],
     gold: NDArray[np.int32],
     num_answers: NDArray[np.int32],
     alpha: float,
 ) -> dict[str, NDArray]:
-    """The same in numpy. Rows are sorted by (group, code); each run of equal rows is one class."""
+    """The columns of `summarize`. Rows are sorted by (group, code); each run of equal rows is one class."""
     num_groups = len(offsets) - 1
     sizes = np.diff(offsets)
     group = np.repeat(np.arange(num_groups), sizes)
@@ -118,7 +120,7 @@ def _summarize_numpy(
     new_class[1:] = (sorted_group[1:] != sorted_group[:-1]) | (sorted_code[1:] != sorted_code[:-1])
     starts = np.flatnonzero(new_class)
     class_group, class_code = sorted_group[starts], sorted_code[starts]
-    class_first = order[starts]  # lexsort is stable: the first of a run was drawn first
+    class_first = order[starts]  # lexsort is stable: the first row of a run was drawn first
     class_count = np.diff(np.append(starts, len(codes)))
 
     def total(values: NDArray) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
-"""Which of a trajectory's answers are one answer: as they are spelled, or as the package math-verify compares them.
+"""Groups a trajectory's answers into classes of equal answers, by their spelling or with the package math-verify.
 
-Math-Verify compares a gold answer with another one. It is neither symmetric nor transitive, so classes are the closure
-of both directions over the distinct answers in sorted order: they do not depend on the order of the draws.
+Math-Verify compares a gold answer with another one. Its comparison is neither symmetric nor transitive, so the classes
+are the closure of both directions over the sorted distinct answers and do not depend on the order of the draws.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from fastsia.errors import FastsiaError
 
 Equivalence = Literal["spelling", "math_verify"]
 
-TIMEOUT_SECONDS = 5.0  # of one comparison
-MAX_TIMEOUTS = 4  # of one answer in a trajectory; then it is compared no more
+TIMEOUT_SECONDS = 5.0  # for one comparison
+MAX_TIMEOUTS = 4  # for one answer in a trajectory; afterwards it is not compared again
 _START_SECONDS = 120.0
 
 Verify = Callable[[str, str], bool | None]
@@ -37,9 +37,10 @@ Verify = Callable[[str, str], bool | None]
 class Classes:
     """The classes of a trajectory's answers.
 
-    representative: of each distinct answer, the gold included. That of the gold's class is the gold, of others their
-    first answer in sorted order.
-    num_timeouts: comparisons that took too long (or took all memory); their answers count as different.
+    Attributes:
+        representative: the representative of each distinct answer, including the gold: the gold for its class, else the
+            first answer of the class in sorted order.
+        num_timeouts: comparisons that took too long or exhausted the memory; their answers count as different.
     """
 
     representative: Mapping[str, str]
@@ -47,17 +48,17 @@ class Classes:
 
 
 def classes(answers: Sequence[str], gold: str, *, method: Equivalence, verify: Verify | None = None) -> Classes:
-    """The classes of one trajectory's answers.
+    """Return the classes of one trajectory's answers.
 
     Args:
-        answers: canonical answers of the boxed format, in any order; nulls left out.
+        answers: canonical answers of the boxed format, in any order, without nulls.
         gold: the canonical gold answer.
-        method: "spelling": equal texts are equal. "math_verify": by the package math-verify, in a child process, so any
-            thread may call it and a comparison that takes too long is ended.
-        verify: (gold, target) -> whether they are equal, None after a time-out; takes the place of the package.
+        method: "spelling" compares texts. "math_verify" uses the package math-verify in a child process, so that any
+            thread may call it and a comparison that takes too long can be ended.
+        verify: replaces the package: (gold, target) -> whether they are equal, None after a time-out.
 
     Raises:
-        FastsiaError: for an unknown method, or where the package is missing.
+        FastsiaError: for an unknown method, or if the package is missing.
     """
     if method not in get_args(Equivalence):
         raise FastsiaError(f"equivalence must be one of {get_args(Equivalence)}, got {method!r}.")
@@ -100,13 +101,13 @@ _SPOKEN = {"and", *(name.decode() for name in FUNCTIONS)}
 
 
 def is_comparable(answer: str) -> bool:
-    """Whether Math-Verify can read an answer. Words are products of letters to it, and it drops bases."""
+    """Return whether Math-Verify can read an answer. It reads words as products of letters and drops number bases."""
     words = _WORD.findall(_COMMAND.sub(" ", answer))
     return all(word in _SPOKEN for word in words) and not _BASE.search(answer)
 
 
 def _are_comparable(first: str, second: str) -> bool:
-    """Whether both are, and no symbol differs in its case only: Math-Verify reads X as x."""
+    """Whether both are comparable and no symbol differs only in its case: Math-Verify reads X as x."""
     symbols = [set(re.findall("[A-Za-z]", _COMMAND.sub(" ", answer))) for answer in (first, second)]
     differ = symbols[0] ^ symbols[1]
     return is_comparable(first) and is_comparable(second) and not any(symbol.swapcase() in differ for symbol in differ)
@@ -117,7 +118,7 @@ def _are_comparable(first: str, second: str) -> bool:
 
 @dataclass
 class _Worker:
-    """The child process that compares; it is started when it is needed, and again after a time-out."""
+    """The child process that compares. It is started on demand, and again after a time-out."""
 
     process: subprocess.Popen[str] | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -165,7 +166,7 @@ class _Worker:
 
 
 def _line(process: subprocess.Popen[str], seconds: float) -> str | None:
-    """The next line that a process writes: "" where it has ended, None where it takes longer."""
+    """Read the next line of a process: "" if it has ended, None after a time-out."""
     stdout: Any = process.stdout
     ready, _, _ = select.select([stdout], [], [], seconds)
     return stdout.readline() if ready else None

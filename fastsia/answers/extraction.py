@@ -1,4 +1,10 @@
-"""From texts, or from batches of token ids, to answers: in C++ where it is built, else by the Python reference."""
+"""Reads answers from texts and from batches of token ids, in C++ if it is built, else by the Python reference.
+
+The C++ reader exists because every rollout is read. For 1.2 kB of worked solutions from GSM8K the Python reference
+takes 230 us with a marker and 1.9 ms without one, the C++ reader 2.4 us and 18 us (CPU time on one core, Python 3.11).
+For the 422,080 rollouts of a GSM8K run (1,319 problems, 16 checkpoints, 20 rollouts) that is 100 to 800 s against 1 to
+8 s.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +26,7 @@ from fastsia.errors import FastsiaError
 from fastsia.renamed import renamed
 
 RULES_VERSION = 2
-"""Of the rules by which answers are read; stored with a run, whose answers are read again under a later one."""
+"""Version of the rules by which answers are read. It is stored with a run; a later version reads the answers again."""
 
 Answers = list[str | None]
 Options = Sequence[str] | None
@@ -38,23 +44,22 @@ def extract_answers(
     stop_texts: bool = True,
     cut: bool | Sequence[bool] = False,
 ) -> Answers:
-    """The answer of each text, in canonical form; None where there is none. docs/answers.md has the rules.
+    """Read the canonical answer of each text; None if it has none. docs/answers.md has the rules.
 
     Args:
         texts: completions (without their prompts).
-        format: "number", "choice" or "boxed".
-        options: the texts of the options A, B, ..., the same for all texts, or one sequence of them for each text. None
-            means the letters A to E without texts.
-        think: how texts are read that do not end by themselves. "strict": a think block that never closes has no
-            answer, a cut text only a complete marked one. "lenient": both are read like any text.
+        answer_format: "number", "choice" or "boxed".
+        options: the texts of the options A, B, ..., one sequence for all texts or one for each text. None means the
+            letters A to E without texts.
+        answer_reading: how incomplete texts are read. "strict": a think block that never closes has no answer, a cut
+            text only a complete marked one. "lenient": both are read like any other text.
         starts_in_think: the prompt opened a think block.
-        think_tags: an opening and a closing mark of think blocks, known beside the usual ones.
-        stop_texts: a line that begins with "Question:" or "Q:" ends what counts; False for the answers of a chat.
-        cut: the texts were ended by their token limit; one value for all, or one for each text.
+        think_tags: an opening and a closing mark of think blocks, in addition to the known ones.
+        stop_texts: the text counts up to a line that begins with "Question:" or "Q:"; False for the answers of a chat.
+        cut: whether the token limit ended the texts; one value for all or one for each text.
 
     Raises:
-        FastsiaError: for an unknown format, a text that is none, or options or `cut` that fit neither
-            one nor all texts.
+        FastsiaError: for an unknown format, a text that is not a string, or `options` or `cut` of another length.
     """
     _check_reading(answer_reading, ("strict", "lenient"))
     if isinstance(texts, str):
@@ -129,20 +134,20 @@ def extract_rollouts(
     cut: ArrayLike | None = None,
     num_threads: int | None = None,
 ) -> Answers | tuple[Answers, Answers]:
-    """The answers of one problem's rollouts: row r is read as the text of prefix_ids[:prefix_lens[r]] + its tokens.
+    """Read the answers of one problem's rollouts: row r is the text of prefix_ids[:prefix_lens[r]] + its tokens.
 
     Args:
         prefix_ids: int32 [T], the trajectory that the rollouts continue.
-        prefix_lens: int32 [R], how much of it each one continues; 0 reads the continuation alone. Fastest where equal
-            lengths lie together.
+        prefix_lens: int32 [R], the length of the prefix of each row; 0 reads the continuation alone. Fastest if equal
+            lengths are adjacent.
         token_ids, offsets: int32, and int64 [R + 1]: row r is token_ids[offsets[r]:offsets[r + 1]].
         options: of this problem.
-        think, think_tags, stop_texts: as `extract_answers` has them; "both" gives (strict, lenient) from one pass.
-        cut: bool [R], the rows that were ended by their token limit; None: no row was.
-        num_threads: None takes one for small batches and at most four for large ones.
+        answer_reading, think_tags, stop_texts: as in `extract_answers`; "both" returns (strict, lenient) from one pass.
+        cut: bool [R], the rows that their token limit ended; None means no row.
+        num_threads: None uses one thread for small batches and at most four for large ones.
 
     Raises:
-        FastsiaError: where the arrays do not fit together.
+        FastsiaError: if the shapes do not match.
     """
     _check_reading(answer_reading, ("strict", "lenient", "both"))
     spec = Spec.of(answer_format, options, starts_in_think, think_tags=think_tags, stop_texts=stop_texts)
@@ -152,7 +157,7 @@ def extract_rollouts(
     if len(lens) != len(rows) - 1:
         raise FastsiaError(f"prefix_lens must have one entry for each of the {len(rows) - 1} rows, got {len(lens)}.")
     if len(lens) and (lens.min() < 0 or lens.max() > len(prefix)):
-        raise FastsiaError(f"prefix_lens must lie between 0 and {len(prefix)}, the number of prefix_ids.")
+        raise FastsiaError(f"prefix_lens must be between 0 and {len(prefix)}, the number of prefix_ids.")
     if num_threads is not None and num_threads < 1:
         raise FastsiaError(f"num_threads must be at least 1, got {num_threads}.")
     is_cut = _flags(False if cut is None else cut, len(rows) - 1, "cut", "rows")
@@ -173,16 +178,11 @@ def extract_rollouts(
     return strict if answer_reading == "strict" else lenient
 
 
-def canonical_number(text: str) -> str | None:
-    """The canonical spelling of a text that is one number and its units ("$1,234.50" is "1234.5"); None else."""
-    return whole_number(encode(text, "text"))[0]
-
-
 def canonical_gold(text: str, answer_format: AnswerFormat, options: Options = None) -> str | None:
-    """A data set's gold answer in the form that extraction gives; None where it has none.
+    """Return a data set's gold answer in canonical form; None if it has none.
 
-    number: what follows the last "####", if there is one. choice: a letter, an option's own text or a digit label.
-    boxed: the content of the last \\boxed, or the whole text as if it stood in one.
+    For "number" the gold is the text after the last "####", if there is one; for "choice" a letter, an option's text or
+    a digit label; for "boxed" the content of the last \\boxed, or the whole text.
     """
     spec = Spec.of(answer_format, options)
     gold = encode(text, "gold")
@@ -201,7 +201,7 @@ def _check_reading(answer_reading: str, allowed: tuple[str, ...]) -> None:
 
 
 def _flags(values: object, count: int, name: str, what: str) -> NDArray[np.bool_]:
-    """One truth value for all, or one for each."""
+    """Broadcast one truth value, or check that there is one for each text or row."""
     flags = np.asarray(values)
     if flags.dtype != np.bool_ and flags.size:
         raise FastsiaError(f"{name} must be true or false, or one such value for each of the {count} {what}.")
@@ -219,7 +219,7 @@ def _specs(
     count: int,
     reading: Mapping[str, Any],
 ) -> tuple[list[Spec], NDArray[np.int32]]:
-    """The different specs of the texts, and which of them each text has."""
+    """Return the distinct specs of the texts, and the index of the spec of each text."""
     if options is None or isinstance(options, str) or all(isinstance(option, str) for option in options):
         one = Spec.of(answer_format, cast(Options, options), starts_in_think, **reading)
         return [one], np.zeros(count, dtype=np.int32)

@@ -1,8 +1,8 @@
-"""One spelling for what is written in several ways, so that an option is found in a text that writes it differently.
+"""Normalizes texts, so that an option is found in a text that writes it differently.
 
-Part of the reference; csrc/fold.cc does the same. Works on UTF-8 bytes. `fold` gives quotes, dashes, spaces, accents,
-full-width and circled letters, super- and subscripts, emphasis, LaTeX and numbers one spelling each; `words_of` cuts
-that into words. Both are linear in the text.
+Part of the Python reference; csrc/fold.cc implements the same rules. Works on UTF-8 bytes. `fold` gives quotes, dashes,
+spaces, accents, full-width and circled letters, super- and subscripts, emphasis, LaTeX and numbers one spelling each;
+`words_of` splits the result into words. Both take time linear in the text.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ import unicodedata
 from dataclasses import dataclass
 
 from fastsia.answers.number import pattern
+from fastsia.answers.tables import replacements
 
-CLOSE = b"\x01"  # where an emphasis, a formula or a brace ends behind a single letter: **A** is no article
+CLOSE = b"\x01"  # the end of emphasis, a formula or a brace after a single letter: **A** is not an article
 
 # Characters ----------------------------------------------------------------------------------------------------------
 
 
 def _base(code: int) -> str:
-    """A Latin letter without its accents."""
+    """Return a Latin letter without its accents."""
     return unicodedata.normalize("NFD", chr(code))[0]
 
 
 def _characters() -> dict[bytes, bytes]:
-    """The spelling of each character that has another one."""
+    """Return the normalized spelling of each character that has one."""
     table: dict[str, str] = {}
     for code in (*range(0xC0, 0x180), *range(0x1E00, 0x1F00)):
         if _base(code).isascii():
@@ -40,20 +41,13 @@ def _characters() -> dict[bytes, bytes]:
         table[chr(0x1D400 + i)] = chr((65 if i % 52 < 26 else 71) + i % 52)
     table |= {chr(0x1D7CE + i): str(i % 10) for i in range(50)}
     table |= {chr(0x2080 + i): str(i) for i in range(10)}
-    for spelling, same in (
-        ("'", "‘’‚‛′´"), ('"', "“”„‟″«»「」『』"), (" ", "\t\r\f\v\u00a0\u202f\u205f\u3000"), ("-", "‐‑‒–−"),
-        (" - ", "—―"), (" x ", "×"), ("°", "º"), (".", "。"), (",", "、"), ("[", "【"), ("]", "】"), ("...", "…"),
-        ("/", "⁄"), ("+", "⁺"),
-        ("-", "⁻"), ("1/4", "¼"), ("1/2", "½"), ("3/4", "¾"), ("", "\u00ad\u2060\ufeff"), ("→", "⇒⟶➔➜"),
-    ):  # fmt: skip
-        table |= dict.fromkeys(same, spelling)
-    return {character.encode(): spelling.encode() for character, spelling in table.items()}
+    return {character.encode(): spelling.encode() for character, spelling in table.items()} | replacements("fold")
 
 
 _CHARACTERS = _characters()
 _SUPERSCRIPTS = {digit.encode(): str(i).encode() for i, digit in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
 _SUPERSCRIPT = pattern("|".join("⁰¹²³⁴⁵⁶⁷⁸⁹"))
-# A separator of thousands that is a space of its own; superscripts in a row; any other character.
+# A space that separates thousands; a run of superscripts; any other character.
 _CHARACTER = pattern(
     r"""(?P<thousands> (?<= [0-9] ) (?: \xc2\xa0 | \xe2\x80\xaf | \xe2\x80\x89 ) (?= [0-9]{3} (?! [0-9] ) ) )
         | (?P<power> (?: ⁰ | ¹ | ² | ³ | ⁴ | ⁵ | ⁶ | ⁷ | ⁸ | ⁹ )++ )
@@ -153,12 +147,12 @@ _DIGIT_BEFORE = pattern(r"[0-9] \ ?+ \Z")
 
 
 def _ends_with_letter(out: bytearray) -> bool:
-    """Whether a single letter stands at the end of what has been written."""
+    """Whether the output ends with a single letter."""
     return _LETTER_AT_END.search(out[-2:]) is not None
 
 
 def _is_digit_at(out: bytearray, text: bytes, at: int) -> bool:
-    """Whether a star stands between two digits: it multiplies."""
+    """Whether a star between two digits is a multiplication sign."""
     return _DIGIT_BEFORE.search(out[-2:]) is not None and _DIGIT_NEXT.match(text, at) is not None
 
 
@@ -171,7 +165,7 @@ _PLAIN_NUMBER = pattern(r"(?P<whole> [1-9][0-9]{0,2}+ (?: ,[0-9]{3} )++ | [0-9]*
 
 
 def _one_number(found: re.Match[bytes]) -> bytes:
-    """1,000 is 1000, 4.00 is 4, .5 is 0.5, 4cm is 4 cm, 2x3 is 2 x 3."""
+    """Normalize a number: 1,000 to 1000, 4.00 to 4, .5 to 0.5, 4cm to 4 cm, 2x3 to 2 x 3."""
     text, number = found.string, found["number"]
     unit = found["times"] or b""
     if _W_AT_END.search(text[max(found.start() - 2, 0) : found.start()]) is None:
@@ -184,7 +178,7 @@ def _one_number(found: re.Match[bytes]) -> bytes:
 
 
 def fold(text: bytes) -> bytes:
-    """The text in one spelling. New lines stay."""
+    """Return the normalized text. Line breaks are kept."""
     return _NUMBER.sub(_one_number, _marks(_CHARACTER.sub(_one_character, text)))
 
 
@@ -193,7 +187,7 @@ def fold(text: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Words:
-    """A folded text's words and marks, each with its lower-case form and place. Out of range there is b""."""
+    """The words and marks of a folded text, with their lower-case forms and spans. An index out of range gives b""."""
 
     texts: list[bytes]
     lows: list[bytes]
@@ -209,12 +203,12 @@ class Words:
         return self.lows[i] if 0 <= i < len(self.lows) else b""
 
     def is_adjacent(self, i: int) -> bool:
-        """Whether nothing parts word i from the one before it."""
+        """Whether word i follows the one before it without a blank."""
         return 0 < i < len(self.spans) and self.spans[i - 1][1] == self.spans[i][0]
 
 
-# A word goes on over a hyphen or an apostrophe ("B-12", "A's"), the marks of a number ("3.5", "1/2") and the points of
-# an abbreviation ("U.S.A").
+# A word continues across a hyphen or an apostrophe ("B-12", "A's"), the marks of a number ("3.5", "1/2") and the points
+# of an abbreviation ("U.S.A").
 _WORD = pattern(
     rf"""{_W}++ (?: [-'] (?= {_W} ) {_W}++
                   | [.,:/] (?<= [0-9]. ) (?= [0-9] ) {_W}++
@@ -224,7 +218,7 @@ _WORD = pattern(
 
 
 def words_of(text: bytes, *, one_line: bool = False) -> Words:
-    """The words and marks of a text, folded; new lines are words of their own, but not in one line."""
+    """Return the words and marks of a text after folding. A line break is a word of its own unless `one_line`."""
     folded = fold(text)
     texts, spans = [], []
     for found in _WORD.finditer(folded):

@@ -1,8 +1,8 @@
-"""Numbers as people write them, and their canonical spelling. Part of the reference; csrc/number.cc does the same.
+"""Reads numbers as people write them and gives their canonical spelling. csrc/number.cc implements the same rules.
 
-Works on UTF-8 bytes; `plain` turns other scripts' digits, signs and spaces into ASCII first. All repetition in the
-patterns is possessive or bounded, so that each matches in one way only and in time linear in the text. Nothing is ever
-evaluated: a power, a sum or an exponent out of range is no number.
+Part of the Python reference. Works on UTF-8 bytes; `plain` first converts digits, signs and spaces of other scripts to
+ASCII. All repetition in the patterns is possessive or bounded, so each pattern matches in one way only and in time
+linear in the text. Nothing is evaluated: a power, a sum or an exponent out of range is not a number.
 """
 
 from __future__ import annotations
@@ -11,40 +11,46 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-MAX_NUMBER = 100  # bytes of a canonical number; what would be longer is no number
-MAX_TERM_DIGITS = 18  # digits of a fraction's terms
-MAX_TERMS = 40  # of an expression
-MAX_HEADING = 30  # a larger number after "####" opens no heading
-MAX_FACTORIAL = 20  # "#### 42!" is an exclamation
+from fastsia.answers.tables import replacements, word_list, word_set
+
+MAX_NUMBER = 100  # bytes of a canonical number; longer ones are not numbers
+MAX_TERM_DIGITS = 18  # digits of the terms of a fraction
+MAX_TERMS = 40  # terms of an expression
+MAX_HEADING = 30  # a larger number after "####" does not begin a heading
+MAX_FACTORIAL = 20  # after larger numbers "!" is an exclamation mark: "#### 42!"
 
 
 def pattern(text: str, flags: int = 0) -> re.Pattern[bytes]:
-    """A verbose pattern over UTF-8 bytes; only ASCII letters have a case."""
+    """Compile a verbose pattern over UTF-8 bytes. Only ASCII letters have a case."""
     return re.compile(text.encode(), flags | re.VERBOSE)
 
 
+def _alternatives(table: str) -> str:
+    return " | ".join(word.decode() for word in word_list(table))
+
+
 def skip(what: re.Pattern[bytes], text: bytes, at: int) -> int:
-    """Where `what` ends that begins at `at`; `at` where it does not match."""
+    """Return the end of a match of `what` at `at`; `at` if it does not match."""
     found = what.match(text, at)
     return found.end() if found else at
 
 
 def is_word_before(text: bytes, at: int) -> bool:
-    """Whether the character before `at` is a word's: an ASCII one, or one of U+00C0 to U+07FF."""
+    """Whether the character before `at` belongs to a word: ASCII, or U+00C0 to U+07FF."""
     return ends_with(_WORD, text, at)
 
 
 def ends_with(what: re.Pattern[bytes], text: bytes, at: int) -> bool:
-    """Whether the character before `at` is one that `what` describes."""
+    """Whether the character before `at` matches `what`."""
     return any(what.fullmatch(text, at - size, at) for size in (1, 2, 3) if at >= size)
 
 
-# A word's characters: ASCII ones, and U+00C0 to U+07FF, the scripts that UTF-8 writes in two bytes. Longer characters
-# (punctuation, CJK) part words: a letter between them stands alone.
+# Word characters: ASCII, and U+00C0 to U+07FF, the scripts that UTF-8 encodes in two bytes. Longer characters
+# (punctuation, CJK) separate words: a letter between them stands alone.
 WORD = r"(?: [0-9A-Za-z_] | [\xc3-\xdf][\x80-\xbf] )"
 SPACE = r"[\ \t\n\r\f\v]"
 TEXT_COMMAND = r"\\(?: textbf | textit | text | mathrm | mathbf | mathit | mbox )\{"
-# What may stand between a marker and its value.
+# Marks between a marker and its value.
 DECORATION = rf"""{SPACE} | [*_`"'(\[{{$:~=] | ： | （ | £ | € | ¥ | ₹ | ≈ | “ | ‘ | \\[(\[\ ,;:!$] | {TEXT_COMMAND}"""
 
 BEFORE = pattern(rf"(?: {DECORATION} ){{0,32}}+")
@@ -55,41 +61,16 @@ _WORD = pattern(WORD)
 
 
 def _table() -> dict[bytes, bytes]:
-    """Characters and what stands for them in ASCII. Superscripts and subscripts are joined by `plain`."""
+    """Return the ASCII replacement of each character. `plain` joins superscripts and subscripts itself."""
     table: dict[int, str] = {}
     # Decimal digits: Arabic, Persian, Devanagari to Malayalam, Thai, Lao, full-width.
     for zero in (0x660, 0x6F0, *range(0x966, 0xD67, 0x80), 0xE50, 0xED0, 0xFF10):
         table |= {zero + digit: str(digit) for digit in range(10)}
-    table |= {0x1D7CE + place: str(place % 10) for place in range(50)}  # mathematical ones
+    table |= {0x1D7CE + place: str(place % 10) for place in range(50)}  # mathematical digits
     for first in (0xFF21, 0xFF41):  # full-width letters
         table |= {first + place: chr(first - 0xFEE0 + place) for place in range(26)}
     table |= {0xFEE0 + ord(sign): sign for sign in "!$%()*+,-./:;<=>[]^_{}~"}
-    table |= dict.fromkeys((0x2010, 0x2011, 0x2012, 0x2212, 0xFE63), "-")
-    table |= dict.fromkeys((0xA0, 0x2007, 0x2009, 0x200A, 0x202F, 0x205F, 0x3000), "~")
-    table |= dict.fromkeys((0x200B, 0x200C, 0x200D, 0x200E, 0x200F, 0x2060, 0x2066, 0x2067, 0x2068, 0x2069, 0xFEFF), "")
-    table |= dict.fromkeys((0xA2, 0xA3, 0xA5, 0x20AC, 0x20B9, 0x20A9, 0x20BD, 0xFFE5, 0xFFE1), "$")
-    table |= dict.fromkeys((0x2018, 0x2019, 0x2032), "'") | dict.fromkeys((0x201C, 0x201D, 0x2033), '"')
-    table |= dict.fromkeys((0x2044, 0x2215), "/") | dict.fromkeys((0xB7, 0x22C5), r"\cdot ")
-    table |= {
-        0xD7: r"\times ",
-        0xF7: r"\div ",
-        0x2248: r"\approx ",
-        0xB1: r"\pm ",
-        0x221A: r"\sqrt ",
-        0x221E: r"\infty ",
-    }
-    table |= {
-        0x221E: r"\infty ",
-        0x3C0: r"\pi ",
-        0x2264: r"\le ",
-        0x2265: r"\ge ",
-        0xB0: r"^\circ ",
-        0x2103: r"^\circ C",
-    }
-    table |= {0x66A: "%", 0x66B: ".", 0x66C: ",", 0x3002: ". ", 0x3001: ", "}
-    table |= {0x2026: "...", 0x2192: "->", 0x21D2: "=>"}
-    table |= {0xFE0F: "", 0x20E3: "."}  # a digit in a keycap numbers a list
-    return {chr(code).encode(): text.encode() for code, text in table.items()}
+    return {chr(code).encode(): text.encode() for code, text in table.items()} | replacements("ascii")
 
 
 _PLAIN_OF = _table()
@@ -97,43 +78,17 @@ _RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", b"0123456789-", strict=True
 _LOWERED = dict(zip("₀₁₂₃₄₅₆₇₈₉", b"0123456789", strict=True))
 _JOINED = {char.encode(): (b"^", digit) for char, digit in _RAISED.items()}
 _JOINED |= {char.encode(): (b"_", digit) for char, digit in _LOWERED.items()}
-_VULGAR = {
-    char.encode(): text.encode()
-    for char, text in zip(
-        "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒",
-        [
-            "1/2",
-            "1/3",
-            "2/3",
-            "1/4",
-            "3/4",
-            "1/5",
-            "2/5",
-            "3/5",
-            "4/5",
-            "1/6",
-            "5/6",
-            "1/7",
-            "1/8",
-            "3/8",
-            "5/8",
-            "7/8",
-            "1/9",
-            "1/10",
-        ],
-        strict=True,
-    )
-}
+_VULGAR = replacements("vulgar_fractions")
 _EN_DASH = "\N{EN DASH}".encode()
 _CHARACTER = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 _AFTER_NUMBER = pattern(r"[0-9%][\ ~]?+ \Z")
 
 
 def plain(text: bytes) -> bytes:
-    """The text with other scripts' digits, signs and spaces in ASCII; what is none of these stays.
+    """Convert digits, signs and spaces of other scripts to ASCII; other characters are kept.
 
-    No-break and thin spaces become "~", currency signs "$", signs like × their LaTeX command, 10² 10^{2}, 2½ "2 1/2",
-    and an en dash behind a number "--", which is a range.
+    No-break and thin spaces become "~", currency signs "$", signs like × their LaTeX command, 10² becomes 10^{2}, 2½
+    becomes "2 1/2", and an en dash after a number becomes "--", a range.
     """
     if text.isascii():
         return text
@@ -173,8 +128,8 @@ _THREE = r"[0-9]{3} (?![0-9])"
 _INDIAN = rf"[1-9][0-9]?+ (?: {_COMMA} [0-9]{{2}} (?![0-9]) ){{1,12}}+ {_COMMA} {_THREE}"
 _ENDING = r"(?: \.[0-9]++ )?+ | [0-9]++ (?: \.[0-9]++ )?+ | \.[0-9]++ )"
 _GROUPS = rf"(?: {_COMMA} {_THREE} )++ | (?: ' {_THREE} )++ | (?: _ {_THREE} )++"
-# Groups of thousands ("1,234"; neither "1,2,3" nor "0,123"), or plain digits, or a point first. "42." leaves its point.
-# Blanks make no groups in a fraction's denominator.
+# Groups of thousands ("1,234", but not "1,2,3" or "0,123"), plain digits, or decimals that begin with a point. The
+# point of "42." is not included. Blanks do not group digits in a fraction's denominator.
 _TIGHT = rf"(?> (?: {_INDIAN} | [1-9][0-9]{{0,2}}+ (?: {_GROUPS} ) ) {_ENDING}"
 _PLAIN = rf"""(?> (?: {_INDIAN} | [1-9][0-9]{{0,2}}+ (?: {_GROUPS} | (?: {_WIDE} {_THREE} (?! / ) )++ ) ) {_ENDING}"""
 _FRACTION = r"\\(?: [dtc]?frac | nicefrac | sfrac )"
@@ -219,13 +174,16 @@ _ZEROS |= {b"k": 3, b"K": 3, b"M": 6, b"MM": 6, b"mn": 6, b"B": 9, b"bn": 9, b"B
 def read_number(
     text: bytes, at: int, *, is_loose: bool = True, is_negative: bool = False, is_formula: bool = False
 ) -> tuple[str | None, int]:
-    """(canonical number, end) of the number that begins at `at`, its sign and currency included.
+    """Read the number that begins at `at`, including its sign and currency.
 
-    The end is `at` where there is none. The number is None where it has a number's form but no value that we would
-    state: a power, a division by zero, an exponent out of range.
+    Args:
+        is_loose: a blank may follow the sign, and "minus" is a sign.
+        is_negative: a sign precedes the number further to the left.
+        is_formula: letters are symbols, so "5k" is not 5000.
 
-    is_loose: a blank may follow the sign, and "minus" is one. is_negative: a sign stands further in front.
-    is_formula: letters are symbols, so "5k" is no 5000.
+    Returns:
+        (canonical number, end). The end is `at` if there is no number. The number is None if the text has the form of a
+            number but no canonical value: a power, a division by zero, an exponent out of range.
     """
     head = (_LOOSE_HEAD if is_loose else _HEAD).match(text, at)
     if head is None:
@@ -278,38 +236,38 @@ def _is_minus(sign: bytes | None) -> bool:
 
 
 def _terms(command: re.Match[bytes]) -> tuple[bool, bytes, bytes]:
-    """(negative, numerator, denominator) of a LaTeX fraction."""
+    """Return (negative, numerator, denominator) of a LaTeX fraction."""
     over, under = command["over"] or command["over_digit"], command["under"] or command["under_digit"]
     return _is_minus(command["over_sign"]) != _is_minus(command["under_sign"]), over, under
 
 
 def _is_below_one(over: bytes, under: bytes) -> bool:
-    """Whether over / under, both plain digits, is a proper fraction."""
+    """Whether over / under, both plain digits, is a proper fraction and not 0."""
     over, under = over.lstrip(b"0"), under.lstrip(b"0")
     return over.isdigit() and under.isdigit() and (len(over), over) < (len(under), under)
 
 
 def _digits(plain_number: bytes) -> tuple[bytes, int]:
-    """(digits, scale) with the number = digits / 10^scale; no zeros lead, none end its decimals."""
+    """Return (digits, scale) with number = digits / 10^scale, without leading zeros and trailing decimal zeros."""
     whole, _, decimals = plain_number.partition(b".")
     decimals = decimals.rstrip(b"0")
     return (re.sub(rb"[^0-9]", b"", whole) + decimals).lstrip(b"0"), len(decimals)
 
 
 def _exponent(found: re.Match[bytes]) -> int:
-    """A power of ten, cut off far outside of what a number may have."""
+    """A power of ten, limited to a value far outside the accepted range."""
     digits = found[2].lstrip(b"0")
     size = int(digits or b"0") if len(digits) <= 6 else 10**6
     return -size if _is_minus(found[1]) else size
 
 
 def _decimal(negative: bool, digits: bytes, power: int) -> str | None:
-    """Canonical spelling of digits * 10^power; None where it would be longer than MAX_NUMBER."""
+    """Return the canonical spelling of digits * 10^power; None if it is longer than MAX_NUMBER."""
     if not digits:
         return "0"
     text = digits.rstrip(b"0").decode()
     power += len(digits) - len(text)
-    point = len(text) + power  # place of the decimal point, counted from the first digit
+    point = len(text) + power  # position of the decimal point, counted from the first digit
     length = point if power >= 0 else len(text) + (1 if point > 0 else 2 - point)
     if length + negative > MAX_NUMBER:
         return None
@@ -323,7 +281,7 @@ def _decimal(negative: bool, digits: bytes, power: int) -> str | None:
 
 
 def _ratio(negative: bool, over: bytes, under: bytes, *, whole: int = 0) -> str | None:
-    """Canonical spelling of whole + over / under: a decimal where that ends, else the reduced fraction."""
+    """Return the canonical spelling of whole + over / under: a terminating decimal, else the reduced fraction."""
     (a, a_scale), (b, b_scale) = _digits(over), _digits(under)
     if not b or len(a) + b_scale > MAX_TERM_DIGITS or len(b) + a_scale > MAX_TERM_DIGITS:
         return None
@@ -331,7 +289,7 @@ def _ratio(negative: bool, over: bytes, under: bytes, *, whole: int = 0) -> str 
 
 
 def _repeating(negative: bool, number: bytes, period: bytes) -> str | None:
-    """Canonical spelling of a decimal whose last digits, `period`, go on for ever."""
+    """Return the canonical spelling of a decimal whose last digits, `period`, repeat."""
     whole, _, decimals = number.partition(b".")
     digits = (re.sub(rb"[^0-9]", b"", whole) + decimals).lstrip(b"0")
     if len(digits) + len(period) > MAX_TERM_DIGITS or len(decimals) + len(period) > MAX_TERM_DIGITS:
@@ -355,24 +313,10 @@ def _rational(negative: bool, value: Fraction) -> str | None:
 # Units --------------------------------------------------------------------------------------------------------------
 
 _UNITS_1 = frozenset(b"msghlLNJWVAKCFt")
-_UNITS_2 = frozenset(
-    b"""cm mm km nm um dm kg mg ml mL dl dL cl cL kW MW GW mW Hz lb oz ft in yd mi hr ms ns wk mo yr kJ MJ kN kV
-    mV mA Pa dB eV GB MB KB kB TB ha pt qt cc am pm AM PM st nd rd th""".split()
-)
-# Longer ones that may stand right behind the digits, in lower case.
-_UNITS_3 = frozenset(
-    b"""mph kph rpm fps bps kwh mwh kpa mpa khz mhz ghz min mins sec secs hrs hour hours minute minutes second
-    seconds day days week weeks wks month months year years yrs lbs kgs cms kms gal cal kcal mol rad deg cup
-    cups rds ths usd eur gbp inr dollar dollars cent cents euro euros pound pounds percent pct mile miles foot
-    feet inch inches yard yards meter meters metre metres gram grams liter liters litre litres ounce ounces
-    degree degrees""".split()
-)
-_NO_UNITS = frozenset(
-    b"""and plus minus over divided modulo mod where when for but not than sin cos tan cot csc log exp det gcd
-    lcm lim sqrt sinh cosh tanh arcsin arccos arctan choose factorial infinity sinx siny sinz cosx cosy cosz
-    tanx tany tanz logx logy logz xyz""".split()
-)
-_SHORT = frozenset(b"of in on at an to by".split())  # behind another word
+_UNITS_2 = word_set("unit_symbols")
+_UNITS_3 = word_set("attached_units")
+_NO_UNITS = word_set("no_units")
+_SHORT = word_set("prepositions")
 
 _LETTERS = r"(?: [A-Za-z] | [\xc3-\xdf][\x80-\xbf] )++"
 _CJK = r"(?: [\xe4-\xed][\x80-\xbf][\x80-\xbf] | \xe3[\x81-\x83][\x80-\xbf] )"
@@ -392,7 +336,7 @@ _PER_UNIT = pattern(rf"\ ?+ / \ ?+ ({_LETTERS})")
 
 
 def _skip_units(text: bytes, begin: int, is_formula: bool) -> int:
-    """Past closing marks and units behind a number that ends at `begin`: all that may follow it in a box or a gold."""
+    """The position after all marks and units that may follow a number, which ends at `begin`, in a box or a gold."""
     at, has_word = begin, False
     while True:
         end = skip(_CLOSING, text, at)
@@ -409,7 +353,7 @@ def _skip_units(text: bytes, begin: int, is_formula: bool) -> int:
 
 
 def _is_unit(word: bytes, is_attached: bool, has_word: bool, is_formula: bool) -> bool:
-    """Whether a word behind a number may be its unit; is_attached: no blank is between; has_word: other words are."""
+    """Whether a word after a number may be its unit. is_attached: no blank precedes it; has_word: other words do."""
     if len(word) == 1:
         return (word[0] in _UNITS_1 and not (is_attached and is_formula)) or (has_word and word == b"a")
     if len(word) == 2:
@@ -442,9 +386,14 @@ _BULLET = pattern(rf"-{_BLANK}")
 
 
 def number_after_marker(line: bytes, at: int, is_heading: bool = False) -> tuple[str | None, bool]:
-    """(canonical number, whether something with a number's form is there) of what `line` has at `at`, behind a marker.
+    """Read the number that `line` has at `at`, after a marker.
 
-    line: ends where the value may end. is_heading: the marker is "####", which may open a numbered heading.
+    Args:
+        line: text up to the end of the window that may contain the value.
+        is_heading: the marker is "####", which may begin a numbered heading.
+
+    Returns:
+        (canonical number, whether the text has the form of a number).
     """
     text = plain(line[at:])
     if is_heading and _is_heading(text) and not ends_with(_NO_HEADING_AFTER, line, at):
@@ -458,7 +407,7 @@ def number_after_marker(line: bytes, at: int, is_heading: bool = False) -> tuple
 
 
 def _value_begin(text: bytes, at: int) -> int:
-    """Where the value begins at `at`, behind marks, fillers ("therefore", "about"), "x =" and an expression's "="."""
+    """Return where the value begins: after marks, fillers ("therefore", "about"), "x =" and "2 + 3 ="."""
     at = skip(_BEFORE, text, at)
     for _ in range(3):
         at = skip(_BEFORE, text, skip(_FILLER, text, at))
@@ -466,7 +415,7 @@ def _value_begin(text: bytes, at: int) -> int:
 
 
 def _ends_line(line: bytes, at: int) -> bool:
-    """Whether nothing but blanks stands before `at` on its line."""
+    """Whether only blanks precede `at` on its line."""
     begin = at
     while at - begin < 32 and line[begin - 1 : begin] in (b" ", b"\t"):
         begin -= 1
@@ -503,7 +452,7 @@ def _is_heading(text: bytes) -> bool:
     return any(one is not None and int(one[1]) <= MAX_HEADING for one in found)
 
 
-# Expressions: "8 bolts * 2 bolts/bolt = 16 bolts" is read at its right-hand end.
+# Expressions: the value of "8 bolts * 2 bolts/bolt = 16 bolts" is its right-hand side.
 _ROOT = pattern(rf"\\?+sqrt \ ?+ (?: [{{(] {_PLAIN} [)}}] | {_PLAIN} )")
 _POSTFIX = pattern(
     rf"""! | [\ ~]?+ / [\ ~]?+ (?: [A-Za-z]{{2}} [A-Za-z]*+ | [hs] (?![A-Za-z]) ) | \\?+% | \^\{{?+ [-0-9]++ \}}?+
@@ -522,19 +471,15 @@ _EQUALS = pattern(
 _TERM_WORD = pattern(r"[\ ~]{0,2}+ ([A-Za-z]++) (?: [/-] [A-Za-z]++ )?+ (?: \^ \{?+[0-9]\}?+ )?+")
 _NEXT_PART = pattern(r",?+ \ (?=[0-9])")
 _PRODUCT = pattern(r"\(")
-_NO_TERM_WORDS = frozenset(
-    b"""because since as so if when where while with for and or but which that then thus hence therefore given
-    assuming let also not is are was were we he she they it on at to from by after before of plus minus times
-    divided multiplied equals""".split()
-)
+_NO_TERM_WORDS = word_set("no_term_words")
 
 
 def _right_hand_end(text: bytes, begin: int) -> int:
-    """Where the value begins in the expression at `begin`: its last side of a "=" that is one term.
+    """Return where the value of the expression at `begin` begins: at its last side that is a single term.
 
-    Behind the last "=" where no side is; `begin` where there is no "=".
+    If no side is a single term, the value begins after the last "="; without an "=" it begins at `begin`.
     """
-    side, single = begin, None  # where this side begins; where the last side of one term does
+    side, single = begin, None  # where this side, and the last single-term side, begin
     at, has_operator, is_sum = begin, False, False
     for _ in range(MAX_TERMS):
         term = skip(_BEFORE, text, at)
@@ -559,7 +504,7 @@ def _right_hand_end(text: bytes, begin: int) -> int:
 
 
 def _term_end(text: bytes, at: int) -> int:
-    """Where a term's digits, fraction or root end; `at` where there is none."""
+    """Return the end of the digits, fraction or root of a term; `at` if there is none."""
     root = _ROOT.match(text, at)
     if root is not None:
         return root.end()
@@ -573,33 +518,26 @@ def _term_end(text: bytes, at: int) -> int:
 
 
 def _past_term_words(text: bytes, at: int) -> tuple[int, bool]:
-    """Past "!", "%", powers, closing brackets and at most three words behind a term; whether there were words."""
-    words = 0
+    """Skip "!", "%", powers, closing brackets and at most three words. Return also whether there were words."""
+    num_words = 0
     for _ in range(12):
         end = skip(_POSTFIX, text, at)
-        if end == at and words < 3 and _OPERATOR.match(text, at) is None:
+        if end == at and num_words < 3 and _OPERATOR.match(text, at) is None:
             word = _TERM_WORD.match(text, at)
             if word is not None and word[1].lower() not in _NO_TERM_WORDS:
                 is_symbol = len(word[1]) == 1 and word[1][0] not in _UNITS_1 and word[1] not in (b"k", b"M", b"B")
                 end = at if is_symbol else word.end()
-                words += not is_symbol
+                num_words += not is_symbol
         if end == at:
             break
         at = end
-    return at, words > 0
+    return at, num_words > 0
 
 
-# A value that goes on is none: 3:45, 10-12, 1,2,3, "2 hours 30 minutes", "16 (ducks) * 3 (muffins)".
+# A number that continues is not a value: 3:45, 10-12, 1,2,3, "2 hours 30 minutes", "16 (ducks) * 3 (muffins)".
 _NUMBER_AHEAD = r"(?: \\?\$ )?+ -?+ \.?+ [0-9]"
-_WHOLE_UNITS = r"""(?: hours | hour | hrs | hr | h | days | day | d | weeks | week | wk | months | month | years | year
-    | yrs | yr | minutes | minute | mins | min | feet | foot | ft | yards | yard | yd | miles | mile | mi | km | meters
-    | meter | metres | metre | m | cm | pounds | pound | lbs | lb | kg | gallons | gallon | gal | quarts
-    | quart | pints | pint
-    | dollars | dollar | euros | euro | degrees | degree | AM | PM | am | pm ) (?![A-Za-z])"""
-_KNOWN_COMMANDS = r"""(?: times | cdot | div | quad | qquad | text | textbf | textit | mathrm | mathbf | mathit | mbox
-    | circ | degree | approx | right | end | newline | hspace | boxed | fbox | rightarrow | Rightarrow
-    | implies | therefore
-    | because | checkmark | square | blacksquare | tag ) (?![A-Za-z])"""
+_WHOLE_UNITS = rf"(?: {_alternatives('whole_units')} ) (?![A-Za-z])"
+_KNOWN_COMMANDS = rf"(?: {_alternatives('plain_commands')} ) (?![A-Za-z])"
 _SYMBOL_COMMAND = rf"\\ (?! {_KNOWN_COMMANDS} ) [A-Za-z]{{2}}"
 _GOES_ON = pattern(
     rf"""{_COMMA} [\ ~]{{0,2}}+ [0-9] | {_BLANK}{{1,4}}+ [0-9] | ['_;] \ ?+ [0-9] | _\{{
@@ -636,7 +574,7 @@ _FACTORIAL = pattern(r"! (?! [=!] )")
 
 
 def _goes_on(text: bytes, end: int, is_heading: bool) -> bool:
-    """Whether what follows a number makes it a part of something longer: a range, a list, a time, a formula."""
+    """Whether the text after a number makes it part of something longer: a range, a list, a time, a formula."""
     if _GOES_ON.match(text, end) or _CORRECTED.match(text, end):
         return True
     if is_heading and _FACTORIAL.match(text, end):
@@ -651,7 +589,7 @@ def _goes_on(text: bytes, end: int, is_heading: bool) -> bool:
 
 _SMALL = pattern(r"[^0-9]?[0-9] | 1[0-9] | 20")
 
-# What begins a formula that is no number: \sqrt{2}, x^2 + 1, > 5.
+# The beginning of a formula that is not a number: \sqrt{2}, x^2 + 1, > 5.
 _FORMULA = pattern(
     rf"""[-+]?+ \ ?+ (?: \\ (?! (?: boxed | fbox | quad | qquad | text | textbf | textit | mathrm | mathbf | mathit
                                   | mbox | hspace | therefore | because | rightarrow | Rightarrow | implies
@@ -669,9 +607,13 @@ _FORMULA = pattern(
 
 
 def whole_number(text: bytes, *, is_formula: bool = False) -> tuple[str | None, bool]:
-    """(canonical number, whether the text has a number's form) where the whole text is one number and its units.
+    """Read a text that is one number and its units.
 
-    is_formula: a letter right behind the digits is a symbol ("5k", "3m"), as in the boxed format.
+    Args:
+        is_formula: a letter right after the digits is a symbol ("5k", "3m"), as in the boxed format.
+
+    Returns:
+        (canonical number, whether the text has the form of a number).
     """
     text = plain(text)
     begin = _value_begin(text, 0)
@@ -682,12 +624,12 @@ def whole_number(text: bytes, *, is_formula: bool = False) -> tuple[str | None, 
 
 # The last number ----------------------------------------------------------------------------------------------------
 
-_LEAD = pattern(r"[-0-9.$\\]")  # bytes that may begin a number: a cheap filter
-_NO_SIGN_AFTER = pattern(rf"{WORD} | [)\]}}%-]")  # a minus after these takes away
+_LEAD = pattern(r"[-0-9.$\\]")  # bytes that can begin a number: a fast filter
+_NO_SIGN_AFTER = pattern(rf"{WORD} | [)\]}}%-]")  # a minus sign after these subtracts
 _RUN = pattern(r"\.?[0-9]*+ (?: \.[0-9]++ )*+")
-# A sign that is not right in front: "negative 5", "is minus 5", "= - 7".
+# A product of which the next number is a factor.
 _FACTOR_BEFORE = pattern(r"[0-9%$)}] [\ ~]{0,2}+ (?: [*xX] | \\times | \\cdot ) [\ ~]{0,2}+ \Z")
-# The 56 of 1.234,56, the 000 of 1.000.000.
+# The text before the 56 of 1.234,56 or the 000 of 1.000.000.
 _PART_BEFORE = pattern(r"(?: (?<! [0-9.,] ) [0-9]{1,3}+ (?: \.[0-9]{3} ){0,3}+ , | [0-9]\. ) \Z")
 _LABEL_BEFORE = pattern(r"(?<! [0-9A-Za-z_\x80-\xff] ) (?i: step | steps | case | equation | figure ) [\ ~] [(\#]?+ \Z")
 _MARKS_BEFORE = pattern(r"\n [\ \t*_>\#(\[-]{0,12}+ \Z")
@@ -702,11 +644,13 @@ _NEGATED = pattern(
 
 
 def last_number(text: bytes, spared: Sequence[tuple[int, int]] = ()) -> str | None:
-    """The last number that stands by itself: not part of a word (x2, CO2), an exponent, a subscript or a label.
+    """Return the last number that stands by itself: not part of a word (x2, CO2), an exponent, a subscript or a label.
 
-    None where it is a factor of a product that nobody worked out ("which is $80,000 x 150%"), or a part of what may be
-    one number (1.234,56).
-    spared: (begin, end) of what it is not looked for in.
+    The result is None if that number is a factor of an unevaluated product ("which is $80,000 x 150%") or may be part
+    of a longer number (1.234,56).
+
+    Args:
+        spared: (begin, end) of the parts of the text to ignore.
     """
     for begin, end in spared:
         text = text[:begin] + b"\n" * (end - begin) + text[end:]
@@ -738,7 +682,7 @@ def last_number(text: bytes, spared: Sequence[tuple[int, int]] = ()) -> str | No
 
 
 def _is_label(text: bytes, at: int) -> bool:
-    """Whether the digits at `at` number something: "step 3", or the item of a list, "2. Subtract the eaten ones"."""
+    """Whether the digits at `at` are a label ("step 3") or number a list item ("2. Subtract the eaten ones")."""
     if _LABEL_BEFORE.search(text[max(at - 16, 0) : at]):
         return True
     return _ITEM.match(text, at) is not None and _MARKS_BEFORE.search(text[max(at - 14, 0) : at]) is not None

@@ -1,4 +1,4 @@
-"""Which tokens of a completion think and which state the answer."""
+"""Splits the tokens of a completion into thinking and answer."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from fastsia.answers.vocabulary import NOTHING, Vocabulary
 
 
 def answer_token(vocabulary: Vocabulary, token_ids: ArrayLike, spec: Spec) -> int | None:
-    """The first token of a completion that belongs to its answer part, at most len(token_ids).
+    """Return the first token of a completion's answer part, at most len(token_ids).
 
-    The answer part begins behind the think block, where one opens the completion; else with the token that holds the
-    first byte of the marker that the answer is read after. None where there is neither: an open block, or an answer
-    that no marker announces.
+    The answer part begins after the think block if the completion begins with one, else with the token that contains
+    the first byte of the answer's marker. None for a block that never closes and for an answer without a marker.
 
     Args:
         token_ids: int [T], without the prompt.
-        spec: the format, options and opened think block of the completion's problem.
+        spec: how the completion is read.
     """
     ids = np.asarray(token_ids, dtype=np.int64).reshape(-1)
     pieces = [_piece(vocabulary, token_id, is_first=i == 0) for i, token_id in enumerate(ids.tolist())]
@@ -31,7 +30,7 @@ def answer_token(vocabulary: Vocabulary, token_ids: ArrayLike, spec: Spec) -> in
 
 
 def _piece(vocabulary: Vocabulary, token_id: int, *, is_first: bool) -> bytes:
-    """A token's share of the text. What a decoder drops at the beginning stays: it moves no marker."""
+    """The bytes of a token in the text. Bytes that a decoder drops at the beginning are kept: no marker is affected."""
     if not 0 <= token_id < len(vocabulary) or vocabulary.kinds[token_id] == NOTHING:
         return b""
     piece = vocabulary.token_bytes(token_id)

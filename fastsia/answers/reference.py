@@ -1,8 +1,8 @@
-"""The rules by which an answer is read from a text, in plain Python. csrc/answer.cc does the same, faster.
+"""The rules by which an answer is read from a text, in plain Python. csrc/answer.cc implements the same rules.
 
-Works on UTF-8 bytes and ignores the case of ASCII letters only, so any bytes can be read. `_read` has the order of the
-rules, `_window` how far the value after a marker reaches; docs/answers.md explains both with examples. The values
-themselves are read by number.py, choice.py and boxed.py.
+Works on UTF-8 bytes and ignores the case of ASCII letters only, so any bytes can be read. `_read` applies the rules in
+order and `_window` limits the value after a marker; docs/answers.md explains both with examples. number.py, choice.py
+and boxed.py read the values.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from fastsia.answers.boxed import MAX_BOX, balanced, boxed_value, expression_aft
 from fastsia.answers.choice import choice_after_marker, last_choice, stated_choice
 from fastsia.answers.number import BEFORE, SPACE, WORD, is_word_before, last_number, number_after_marker, pattern, skip
 from fastsia.answers.spec import Spec
+from fastsia.answers.tables import word_set
 
-WINDOW = 400  # bytes that a value after a marker may take
+WINDOW = 400  # bytes after a marker that may contain its value
 
 
 class Marker(Enum):
-    """What announces an answer. A value has to follow; with one, the marker's occurrence is complete."""
+    """A text that announces an answer. An occurrence is complete if a value follows it."""
 
     HASH = "####"
     BOX = "\\boxed{"
-    ANSWER = "Answer:"  # at the beginning of a line or sentence, or "final answer:" and its like
+    ANSWER = "Answer:"  # at the beginning of a line or sentence, or "final answer:" and similar
     FINAL = "final answer is"
     STATED = "the answer is"  # every other statement
 
@@ -35,16 +36,16 @@ class Marker(Enum):
 
 @dataclass(frozen=True)
 class _Thought:
-    """Where the text that counts begins; whether that is inside a block that never closes."""
+    """Where the text that counts begins, and whether it is inside a block that never closes."""
 
     begin: int
     is_open: bool
 
 
 def _after_think(text: bytes, spec: Spec) -> _Thought:
-    """Think blocks at the beginning, one directly behind the other, are passed over. Later marks are text.
+    """Skip the think blocks at the beginning of the text. Later marks are text.
 
-    A closing mark whose block nobody opened closes one too, unless a complete marked answer stands before it.
+    A closing mark without an opening one also ends a block, unless a complete marked answer precedes it.
     """
     begin = 0
     if spec.starts_in_think:
@@ -69,7 +70,7 @@ def _after_think(text: bytes, spec: Spec) -> _Thought:
 
 
 def is_thinking(text: bytes, spec: Spec) -> bool:
-    """Whether a completion ends inside a think block that it opens, or that its prompt has opened."""
+    """Whether a completion ends inside a think block that it or its prompt opened."""
     return _after_think(text, spec).is_open
 
 
@@ -77,20 +78,20 @@ _SPACES = pattern(rf"{SPACE}*+")
 
 
 def _opening(text: bytes, at: int, spec: Spec) -> tuple[int, bytes] | None:
-    """(where the block begins, its closing mark) if an opening mark stands at `at`, white space aside."""
+    """(begin of the block, its closing mark) if white space and an opening mark begin at `at`."""
     begin = skip(_SPACES, text, at)
     found = [(begin + len(opening), closing) for opening, closing in spec.think_tags if text.startswith(opening, begin)]
     return found[0] if found else None
 
 
 def _first_close(text: bytes, spec: Spec) -> tuple[int, int] | None:
-    """(begin, end) of the first closing mark; of two at one place the longer."""
+    """(begin, end) of the first closing mark. The longer one wins at the same position."""
     found = [(at, at + len(closing)) for _, closing in spec.think_tags if (at := text.find(closing)) >= 0]
     return min(found, key=lambda span: (span[0], -span[1])) if found else None
 
 
 def _without_partial_close(text: bytes, spec: Spec) -> bytes:
-    """The text without what may be the beginning of a closing mark at its end."""
+    """The text without an incomplete closing mark at its end."""
     sizes = [size for _, closing in spec.think_tags for size in range(1, len(closing)) if text.endswith(closing[:size])]
     return text[: len(text) - max(sizes)] if sizes else text
 
@@ -99,11 +100,15 @@ def _without_partial_close(text: bytes, spec: Spec) -> bytes:
 
 
 def read_answer(text: bytes, spec: Spec, *, cut: bool = False) -> tuple[str | None, str | None]:
-    """(strict, lenient) answer of a completion.
+    """Read the answer of a completion.
 
-    cut: the completion was ended by its token limit. Strict then takes a complete marked answer only (rules 1 to 3, the
-    value's end in sight), lenient reads on without the last word, which may be unfinished. A think block that never
-    closes has no strict answer; lenient reads it.
+    Args:
+        cut: the token limit ended the completion. The strict reading then accepts only a complete marked answer (rules
+            1 to 3, with the end of the value in the text). The lenient one also reads the text without its last word,
+            which may be incomplete.
+
+    Returns:
+        (strict, lenient). A think block that never closes has no strict answer; the lenient reading reads it like text.
     """
     thought = _after_think(text, spec)
     lenient = strict = _counted(text[thought.begin :], spec, cut)
@@ -113,9 +118,9 @@ def read_answer(text: bytes, spec: Spec, *, cut: bool = False) -> tuple[str | No
 
 
 def _counted(text: bytes, spec: Spec, cut: bool) -> str | None:
-    """The answer of what counts of a text behind its think blocks.
+    """Read the answer of the text after the think blocks.
 
-    A stop text ends what counts, unless nothing before it has an answer: then the next one does, if there is one.
+    The text counts up to the first stop text or, if there is no answer before it, up to the second or the end.
     """
     stops = [found.start() for _, found in zip(range(2), _STOP.finditer(text), strict=False)] if spec.stop_texts else []
     for stop in stops:
@@ -126,12 +131,12 @@ def _counted(text: bytes, spec: Spec, cut: bool) -> str | None:
 
 
 def _read(text: bytes, spec: Spec, cut: bool) -> str | None:
-    """The answer of a text without think block and stop text, by the first rule that gives one.
+    """The answer of a text without think blocks and stop texts, by the first rule that finds one.
 
-    1. The marker that the task's prompt asks for: its first complete occurrence (of \\boxed the last).
-    2. The other strong markers: the first complete occurrence of any.
-    3. "the answer is" and its like: the last complete occurrence. Not for boxed. For choices then "B is correct".
-    4. The last number, or the option that the text ends with. Not for boxed, and not in a text that was cut.
+    1. The marker that the task's prompt asks for: its first complete occurrence (the last for \\boxed).
+    2. The other strong markers: their first complete occurrence.
+    3. Not for boxed: the last complete "the answer is" or similar statement; for choices also "B is correct".
+    4. Not for boxed, and not for a cut text: the last number, or the option that the text ends with.
     """
     announced = _announced(text, spec, is_open=cut)
     if announced is not None:
@@ -148,9 +153,9 @@ _STRONG = frozenset((Marker.HASH, Marker.BOX, Marker.ANSWER, Marker.FINAL))
 
 
 def _announced(text: bytes, spec: Spec, *, is_open: bool) -> tuple[int, str] | None:
-    """Rules 1 to 3: where the marker begins, and the value after it.
+    """Apply rules 1 to 3. Return where the marker begins and the value after it.
 
-    is_open: more text may follow, so a value counts only where its end is in sight.
+    With `is_open` more text may follow, so a value counts only if its end has been read.
     """
     asked_for = _ASKED_FOR[spec.answer_format]
     asked = _values(text, frozenset((asked_for,)), spec, is_open)
@@ -170,7 +175,7 @@ def _last(values: Iterator[tuple[int, str]]) -> tuple[int, str] | None:
 
 
 def _values(text: bytes, markers: frozenset[Marker], spec: Spec, is_open: bool) -> Iterator[tuple[int, str]]:
-    """The complete occurrences of the markers, in the order of the text: where each begins, and the value after it."""
+    """Yield the begin and the value of each complete occurrence of the markers, in the order of the text."""
     for occurrence in _occurrences(text, markers):
         found = _value_of(text, occurrence, spec)
         if found.value is not None and (found.is_closed or not is_open):
@@ -178,7 +183,7 @@ def _values(text: bytes, markers: frozenset[Marker], spec: Spec, is_open: bool) 
 
 
 def _passed_over(text: bytes, spec: Spec) -> list[tuple[int, int]]:
-    """Where the last number is not looked for: in boxes, and in statements of no number ("#### √2", "#### 3:45")."""
+    """The spans without a last number: boxes, and statements of something else ("#### √2", "#### 3:45")."""
     found = [_value_of(text, occurrence, spec) for occurrence in _occurrences(text, frozenset(Marker))]
     return [value.span for value in found if value.is_formed and value.value is None]
 
@@ -186,9 +191,9 @@ def _passed_over(text: bytes, spec: Spec) -> list[tuple[int, int]]:
 def is_settled(text: bytes, spec: Spec) -> bool:
     """Whether no continuation of the text can change its answer.
 
-    That is so once the marker that the task asks for has a value whose end is in sight, outside of think blocks and
-    before any stop text. Never for boxed, whose last occurrence counts; and where a think block is expected
-    (`expects_think`), not before one has closed.
+    An answer is settled once the marker that the task asks for has a value whose end has been read, outside think
+    blocks and before any stop text. A boxed answer never settles, because the last box counts. With `expects_think`
+    nothing settles before a think block has closed.
     """
     if spec.answer_format == "boxed":
         return False
@@ -209,10 +214,10 @@ def is_settled(text: bytes, spec: Spec) -> bool:
 
 
 def answer_begin(text: bytes, spec: Spec) -> int | None:
-    """Where, in bytes, a completion stops to think and states its answer.
+    """Return the byte at which a completion stops thinking and states its answer.
 
-    Behind the think block, where one opens the completion (or the prompt opened it); else at the marker that the answer
-    is read after (rules 1 to 3). None where the block never closes or no marker announces an answer.
+    That is the end of the think block if one begins the completion (or the prompt opened one), else the marker of the
+    answer (rules 1 to 3). None if the block never closes or no marker announces an answer.
     """
     thought = _after_think(text, spec)
     if thought.is_open or thought.begin:
@@ -227,7 +232,7 @@ _LAST_WORD = pattern(r"[^\ \t\n\r\f\v]")
 
 
 def _without_last_word(text: bytes) -> bytes:
-    """The text without the characters behind its last white space: more of them may have been to come."""
+    """The text without the characters after its last white space, which may be an incomplete word."""
     end = len(text)
     while end > 0 and _LAST_WORD.match(text, end - 1):
         end -= 1
@@ -239,7 +244,7 @@ def _without_last_word(text: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class _Occurrence:
-    """first: where the word in front of the marker's own begins ("the" of "the answer is"); else as begin."""
+    """An occurrence of a marker; `first`: begin of the word before it ("the" of "the answer is"), else `begin`."""
 
     marker: Marker
     begin: int
@@ -249,10 +254,13 @@ class _Occurrence:
 
 @dataclass(frozen=True)
 class _Found:
-    """value: None where the occurrence is incomplete.
+    """The value after an occurrence.
 
-    is_closed: the value's end is in sight, so no longer text changes it.
-    is_formed: something is stated, readable or not; span: what it takes.
+    Attributes:
+        value: None if the occurrence is incomplete.
+        is_closed: the end of the value has been read, so a continuation of the text cannot change it.
+        is_formed: the text has the form of a value, even if it cannot be read.
+        span: (begin, end) of that text.
     """
 
     value: str | None
@@ -278,17 +286,17 @@ def _value_of(text: bytes, occurrence: _Occurrence, spec: Spec) -> _Found:
     return _Found(value, is_closed, is_formed, (begin, end))
 
 
-# The end of a sentence, but for the point of an abbreviation.
+# The end of a sentence. The point of an abbreviation does not end one.
 _SENTENCE_END = pattern(r"(?<! Rs ) (?<! No ) (?<! vs ) (?<! approx ) [.?] [*_\"')\]]{0,4}+ (?= [\ \t] )")
 _TOKEN = pattern(r"[^\ \t]*+")
 
 
 def _window(text: bytes, occurrence: _Occurrence, spec: Spec) -> tuple[int, int, bool]:
-    """(begin, end, whether the end is in sight) of what may be the value after a marker.
+    """Return (begin, end, whether the end has been read) of the text that may be the value after a marker.
 
-    It begins behind white space and marks, and ends with its sentence or line, or after WINDOW bytes. Nothing past the
-    end is read, so a value whose end is in sight is the same in every longer text. The sentence does not end with the
-    first token behind "####" ("#### 1. Count the apples"), and nowhere where an option's own text has several.
+    It begins after white space and marks and ends with its sentence or line, or after WINDOW bytes. Nothing after the
+    end is read, so a continuation of the text cannot change the value. The first token after "####" does not end the
+    sentence ("#### 1. Count the apples"); no sentence end counts if an option's text contains one.
     """
     begin = skip(BEFORE, text, occurrence.end)
     limit = begin + spec.window(WINDOW)
@@ -305,16 +313,13 @@ def _window(text: bytes, occurrence: _Occurrence, spec: Spec) -> tuple[int, int,
 
 # Markers ------------------------------------------------------------------------------------------------------------
 
-# Not where the marker is quoted: I will end with "#### 5".
+# A quoted marker does not count: I will end with "#### 5".
 _HASH = pattern(r"""(?<! ["'`] ) (?<! “ ) (?<! ‘ ) (?: (?<! \# ) \#{4,}+ | (?<! \\\# ) (?: \\\# ){4,}+ )""")
 _BOX = pattern(rf"\\ (?: boxed | fbox ) {SPACE}{{0,8}}+ \{{")
 _WORD = pattern(rf"(answer | option | choice | ans) (?! {WORD} )", re.IGNORECASE)
 
-_GOOD = frozenset(b"final correct right best".split())
-_BAD = frozenset(
-    b"""wrong incorrect false bad possible potential candidate first second previous initial other another old
-    no not any each every tentative student s example sample""".split()
-)
+_GOOD = word_set("marker_good")
+_BAD = word_set("marker_bad")
 _MARKS = b" \t*_\"'`([<>#-"
 _COLON = pattern(r"""[\ \t*_"'`]{0,8}+ (?: : | ： | = (?!=) )""")
 _DASH = pattern(r"[*_]{0,4}+ [\ \t]{1,4}+ (?: - | – | — ) (?= [\ \t] )")
@@ -331,7 +336,7 @@ _HEADING_END = pattern(r"[\ \t*_]{0,8}+ \n")
 
 
 def _occurrences(text: bytes, markers: frozenset[Marker]) -> list[_Occurrence]:
-    """The markers' occurrences in the order of the text."""
+    """The occurrences of the markers in the order of the text."""
     found = (
         [_Occurrence(Marker.HASH, *hit.span(), hit.start()) for hit in _HASH.finditer(text)]
         if Marker.HASH in markers
@@ -346,7 +351,7 @@ def _occurrences(text: bytes, markers: frozenset[Marker]) -> list[_Occurrence]:
 
 
 def _statement(text: bytes, word: re.Match[bytes]) -> _Occurrence | None:
-    """The marker that a word "answer", "option", "choice" or "ans" is part of."""
+    """The marker that the word "answer", "option", "choice" or "ans" belongs to."""
     begin, end = word.span()
     name = word[1].lower()
     before, first = _word_before(text, begin)
@@ -374,10 +379,10 @@ def _statement(text: bytes, word: re.Match[bytes]) -> _Occurrence | None:
 
 
 def _word_before(text: bytes, at: int) -> tuple[bytes | None, int]:
-    """The word in front of the one at `at` on its line, in lower case, and where it begins.
+    """The word before the one at `at` on its line, in lower case, and where it begins.
 
-    b"" at the beginning of a line or sentence; marks between the two are passed over. None where no word begins at
-    `at`; b"?" for what is no plain word.
+    Marks between the two are skipped. The word is b"" at the beginning of a line or sentence, None if no word begins at
+    `at`, and b"?" if it is not a plain word.
     """
     begin = at
     while at - begin < 8 and begin > 0 and text[begin - 1] in _MARKS:
@@ -396,7 +401,7 @@ def _word_before(text: bytes, at: int) -> tuple[bytes | None, int]:
 
 
 def _is_heading(text: bytes, at: int) -> bool:
-    """Whether nothing but a heading's marks ("## ", "**") stands before `at` on its line."""
+    """Whether only marks of a heading ("## ", "**") precede `at` on its line."""
     begin = at
     while at - begin < 16 and begin > 0 and text[begin - 1] in b" \t>#*_":
         begin -= 1

@@ -1,4 +1,4 @@
-"""What a text is read for: its format, its problem's options, and what its prompt says about think blocks."""
+"""How a text is read: the answer format, the problem's options, and the think blocks of the prompt."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ _SENTENCE_END = re.compile(rb"[.?][*_\"')\]]{0,4}[ \t]")
 class Spec:
     """How a text is read.
 
-    options: the options' texts as UTF-8, None where they are not known.
-    starts_in_think: the prompt opened a think block.
-    think_tags: opening and closing marks of think blocks, as UTF-8.
-    stop_texts: a line that begins with "Question:" or "Q:" ends what counts, as after a plain-text prompt.
-    expects_think: a think block may come at any time, so a rollout is not ended early before one has closed.
+    Attributes:
+        answer_format: "number", "choice" or "boxed".
+        options: the texts of the options as UTF-8; None if they are unknown.
+        starts_in_think: the prompt opened a think block.
+        think_tags: opening and closing marks of think blocks, as UTF-8.
+        stop_texts: the text counts up to a line that begins with "Question:" or "Q:", as after a plain-text prompt.
+        expects_think: a think block may still open, so no answer is settled before one has closed.
     """
 
     answer_format: AnswerFormat
@@ -44,7 +46,7 @@ class Spec:
         stop_texts: bool = True,
         expects_think: bool = False,
     ) -> Spec:
-        """The spec of what a caller gave; `think_tags` are known beside the usual ones.
+        """Check and encode a caller's arguments; `think_tags` are added to the known marks.
 
         Raises:
             FastsiaError: for an unknown format, or options that are not texts.
@@ -61,16 +63,16 @@ class Spec:
         return cls(answer_format, texts, starts_in_think, encoded, stop_texts, expects_think)
 
     def window(self, size: int) -> int:
-        """How many bytes the value after a marker may take: `size`, more where an option's own text is longer."""
+        """Return how many bytes after a marker may contain its value: `size`, or more for options with long texts."""
         return max([size, *(len(option) + 64 for option in self.options or ())])
 
     @property
     def has_long_options(self) -> bool:
-        """Whether an option's own text goes on past the end of a sentence."""
+        """Whether the text of an option contains the end of a sentence."""
         return any(_SENTENCE_END.search(option) for option in self.options or ())
 
     def native(self, core: ModuleType) -> Any:
-        """The same for the C++ core."""
+        """Return the spec of the C++ core."""
         return core.Spec(
             ANSWER_FORMATS.index(self.answer_format),
             self.options,
@@ -82,10 +84,10 @@ class Spec:
 
 
 def encode(text: object, name: str) -> bytes:
-    """A text's UTF-8, lone surrogates included.
+    """Encode a text as UTF-8, including lone surrogates.
 
     Raises:
-        FastsiaError: where it is no text.
+        FastsiaError: if it is not a text; `name` is its name in the error.
     """
     if not isinstance(text, str):
         raise FastsiaError(f"{name} must be a text, got {text!r:.60}.")

@@ -1,9 +1,9 @@
-"""One spelling for an expression that LaTeX writes in several ways. Part of the reference.
+"""Normalizes expressions that LaTeX writes in several ways. Part of the Python reference.
 
-csrc/spelling.cc does the same. Works on UTF-8 bytes. A content is cut into tokens, read into atoms (a symbol, a
-fraction with its arguments, an exponent), and written again. What LaTeX does not show (sizes, fonts, blanks in
-formulas) is left out; names for one sign (≤, \\le, \\leq), braces around single arguments and signs of fractions have
-one form. Nothing is evaluated or put into another order. The result is LaTeX that renders as before.
+csrc/spelling.cc implements the same rules. Works on UTF-8 bytes. A content is split into tokens, parsed into atoms (a
+symbol, a fraction with its arguments, an exponent), and written again. Anything that LaTeX does not show (sizes, fonts,
+blanks in formulas) is dropped; names for one sign (≤, \\le, \\leq), braces around single arguments and signs of
+fractions get one form. Nothing is evaluated or reordered. The result is LaTeX that renders as before.
 """
 
 from __future__ import annotations
@@ -13,153 +13,38 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fastsia.answers.number import SPACE, pattern
+from fastsia.answers.tables import replacements, word_set
 
-MAX_TEXT = 256  # bytes of a boxed answer that is no number
-MAX_CONTENT = 4096  # bytes of a content; a longer one has no spelling
-MAX_DEPTH = 32  # arguments and groups inside of each other
+MAX_TEXT = 256  # bytes of a boxed answer that is not a number
+MAX_CONTENT = 4096  # bytes of a content; longer ones are not normalized
+MAX_DEPTH = 32  # nesting of arguments and groups
 
 # Tables -------------------------------------------------------------------------------------------------------------
 
-
-def _words(text: str) -> frozenset[bytes]:
-    return frozenset(text.encode().split())
-
-
-_DROPPED = _words(
-    r"""\left \right \middle \big \Big \bigg \Bigg \bigl \Bigl \biggl \Biggl \bigr \Bigr \biggr \Biggr \bigm \Bigm
-    \displaystyle \textstyle \scriptstyle \scriptscriptstyle \limits \nolimits \bf \rm \it \sf \tt \sl \em \bfseries
-    \itshape \rmfamily \tiny \scriptsize \footnotesize \small \normalsize \large \Large \LARGE \huge \Huge \centering
-    \boldmath \hline \noindent \! \( \) \[ \] \$ \/ $"""
-)
-_BLANKS = (
-    _words(r"\; \: \> \quad \qquad \enspace \thinspace \medspace \thickspace \space \hfill \nobreakspace ~")
-    | {b"\\ ", b"\\\t", b"\\\n", b"\\\r"}
-    | {blank.encode() for blank in "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u200a\u205f\u3000"}
-)
-# Inside of these blanks are shown ...
-_TEXT = _words(r"\text \textrm \textnormal \mbox \hbox \textbf \textit \textsf \texttt \textsc \emph")
-# ... and inside of these units may stand.
-_ROMAN = _words(r"\text \textrm \textnormal \mbox \hbox \mathrm")
-_FONTS = _TEXT | _words(
-    r"""\mathrm \mathbf \mathit \mathsf \mathtt \mathnormal \boldsymbol \bm \pmb \operatorname \boxed \fbox \ensuremath
-    \smash \mathop \mathord \mathbin \mathrel"""
-)
-_FRACTIONS = _words(r"\frac \binom")
-_ACCENTS = _words(
-    r"""\mathbb \mathcal \mathfrak \mathscr \overline \underline \bar \hat \widehat \tilde \widetilde \vec \dot \ddot
-    \overrightarrow \overleftarrow \overbrace \underbrace \overset \underset \stackrel \pmod \xrightarrow"""
-)
-_WITH_DROPPED_ARGUMENT = _words(
-    r"\phantom \hphantom \vphantom \hspace \hspace* \vspace \hskip \tag \label \color \textcolor"
-)
-FUNCTIONS = _words("sin cos tan cot sec csc log ln exp arcsin arccos arctan sinh cosh tanh gcd lcm pi sqrt")
-_APPLIED = frozenset(b"\\" + name for name in FUNCTIONS - _words("pi sqrt gcd lcm"))
-_GREEK = _words(
-    r"""\alpha \beta \gamma \delta \epsilon \varepsilon \zeta \eta \theta \vartheta \iota \kappa \lambda \mu \nu \xi \pi
-    \varpi \rho \varrho \sigma \varsigma \tau \upsilon \phi \varphi \chi \psi \omega \Gamma \Delta \Theta \Lambda \Xi
-    \Pi \Sigma \Upsilon \Phi \Psi \Omega \ell \infty"""
-)
-UNITS = _words(
-    """unit units square squared cubic cubed sq cu mm cm dm m km mi in ft yd inch inches foot feet yard yards mile miles
-    meter meters metre metres millimeter millimeters centimeter centimeters centimetre centimetres kilometer kilometers
-    kilometre kilometres second seconds sec s min minute minutes hour hours h hr hrs day days week weeks month months
-    year years degree degrees radian radians rad dollar dollars cent cents euro euros g kg mg gram grams kilogram
-    kilograms pound pounds lb lbs ounce ounces l ml liter liters litre litres gallon gallons per mph kph percent"""
-)
-# Units that no product of letters is taken for, even outside of \text.
-_BARE_UNITS = frozenset(unit for unit in UNITS if len(unit) >= 4) | _words("cm km mm ft kg")
-
-_ALIASES = {
-    source: target.encode()
-    for target, sources in {
-        r"\frac": r"\dfrac \tfrac \cfrac \nicefrac \sfrac \xfrac",
-        r"\binom": r"\dbinom \tbinom",
-        r"\sqrt": "√",
-        r"\le": r"\leq \leqslant \leqq ≤ ⩽ <=",
-        r"\ge": r"\geq \geqslant \geqq ≥ ⩾ >=",
-        r"\ne": r"\neq ≠ !=",
-        "<": r"\lt ＜",
-        ">": r"\gt",
-        "=": "==",
-        r"\cdot": r"· ⋅ ∙ \ast ∗ \bullet",
-        r"\times": "× ✕",
-        r"\div": "÷",
-        r"\pm": "± +/-",
-        r"\mp": "∓",
-        r"\infty": "∞ infinity",
-        r"\cup": r"∪ \bigcup",
-        r"\cap": r"∩ \bigcap",
-        r"\in": "∈",
-        r"\notin": "∉",
-        r"\subset": "⊂",
-        r"\subseteq": "⊆",
-        r"\setminus": r"∖ \backslash",
-        r"\emptyset": r"∅ \varnothing",
-        r"\to": r"→ \rightarrow -> \longrightarrow",
-        r"\implies": r"⇒ \Rightarrow \Longrightarrow =>",
-        r"\iff": r"⇔ \Leftrightarrow \Longleftrightarrow",
-        r"\approx": "≈",
-        r"\equiv": "≡",
-        r"\perp": "⊥",
-        r"\angle": "∠ ∡",
-        r"\triangle": "△ ▵",
-        r"\dots": r"\ldots \cdots \dotsc \dotsb … ⋯ ...",
-        r"\land": r"∧ \wedge",
-        r"\lor": r"∨ \vee",
-        r"\neg": r"¬ \lnot",
-        r"\forall": "∀",
-        r"\exists": "∃",
-        r"\{": r"\lbrace",
-        r"\}": r"\rbrace",
-        "(": r"\lparen",
-        ")": r"\rparen",
-        "[": r"\lbrack",
-        "]": r"\rbrack",
-        r"\langle": "⟨",
-        r"\rangle": "⟩",
-        r"\lfloor": "⌊",
-        r"\rfloor": "⌋",
-        r"\lceil": "⌈",
-        r"\rceil": "⌉",
-        "|": r"\vert \lvert \rvert \mid ∣",
-        r"\|": r"\Vert \lVert \rVert \parallel ‖ ∥",
-        "'": r"\prime ′ ’",
-        "-": "− – ‐ ‑ ﹣",
-        r"\%": "%",
-        r"\\": r"\cr \newline \tabularnewline",
-        ":": r"\colon",
-        "^": "**",
-        r"\,": "\u2009 \u202f",
-        **{f"\\mathbb {name}": sign for name, sign in zip("RNZQC", "ℝℕℤℚℂ", strict=True)},
-        **{
-            f"\\{name}": sign
-            for name, sign in zip(
-                re.findall(
-                    "[A-Za-z]+",
-                    """alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon
-                    varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega""",
-                ),
-                "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ",
-                strict=True,
-            )
-        },
-        r"\phi": "ϕ",
-        r"\ell": "ℓ",
-    }.items()
-    for source in re.findall(rb"[^ \n]+", sources.encode())
-}
+_DROPPED = word_set("dropped")
+_BLANKS = word_set("blanks") | {b"\\ ", b"\\\t", b"\\\n", b"\\\r"}
+_TEXT = word_set("text")
+_ROMAN = word_set("roman")
+_FONTS = word_set("fonts")
+_FRACTIONS = frozenset((b"\\frac", b"\\binom"))
+_ACCENTS = word_set("accents")
+_WITH_DROPPED_ARGUMENT = word_set("with_dropped_argument")
+FUNCTIONS = word_set("functions")
+_APPLIED = frozenset(b"\\" + name for name in FUNCTIONS - {b"pi", b"sqrt", b"gcd", b"lcm"})
+_GREEK = word_set("greek")
+UNITS = word_set("units")
+# Units that are not read as a product of letters, even outside of \text.
+_BARE_UNITS = frozenset(unit for unit in UNITS if len(unit) >= 4) | {b"cm", b"km", b"mm", b"ft", b"kg"}
+_ALIASES = replacements("aliases")
 _RAISED = {sign.encode(): value for sign, value in zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻ⁿ", b"0123456789-n", strict=True)}
 _LOWERED = {sign.encode(): value for sign, value in zip("₀₁₂₃₄₅₆₇₈₉ₙ", b"0123456789n", strict=True)}
-# The signs outside of ASCII that formulas are written with.
+# The signs outside ASCII that occur in formulas.
 KNOWN_SIGNS = frozenset(sign for sign in (*_ALIASES, *_RAISED, *_LOWERED, *_BLANKS, "°".encode()) if sign[0] >= 0x80)
 
-# Terms begin and end at these,
-_BOUNDARIES = _words(r", ; : = < > | \| & \\ \le \ge \ne \in \notin \cup \cap \to \implies \iff \approx \equiv and or")
-# begin behind these too,
-_BEFORE_TERM = _BOUNDARIES | _words(r"( [ \{ \langle")
-_SIGNS = _words(r"+ - \pm \mp")
-# and end before these too.
-_AFTER_TERM = _BOUNDARIES | _SIGNS | _words(r") ] \} \rangle")
+_BOUNDARIES = word_set("boundaries")
+_SIGNS = frozenset((b"+", b"-", b"\\pm", b"\\mp"))
+_BEFORE_TERM = _BOUNDARIES | {b"(", b"[", b"\\{", b"\\langle"}
+_AFTER_TERM = _BOUNDARIES | _SIGNS | {b")", b"]", b"\\}", b"\\rangle"}
 
 
 # Tokens -------------------------------------------------------------------------------------------------------------
@@ -170,7 +55,7 @@ _TOKEN = pattern(
        | [A-Za-z]++ | <= | >= | != | == | => | -> | \+/- | \*\* | \.\.\. | [\xc0-\xff][\x80-\xbf]*+ | .""",
     re.DOTALL,
 )
-_PROSE_MARKS = _words("""' ’ " , . ; : ! ? & - “ ” ‘ – —""")
+_PROSE_MARKS = word_set("prose_marks")
 _FOREIGN = pattern(r"[\xc3-\xcd\xd0-\xdf] | [\xe0\xe1\xe3-\xee]")
 
 
@@ -179,14 +64,14 @@ def _half_width(found: re.Match[bytes]) -> bytes:
 
 
 def _tokens(content: bytes) -> list[bytes]:
-    """The tokens of a content, each sign under its one name; what is not shown is left out."""
+    """Splits a content into tokens. Each sign gets its normalized name; tokens without visible output are dropped."""
     tokens: list[bytes] = []
     script = b""
     for found in _TOKEN.finditer(_FULL_WIDTH.sub(_half_width, content)):
         token = found[0]
         raised = _RAISED.get(token)
         if raised is not None and not script and tokens and tokens[-1][-1:].isdigit():
-            raised = None  # 3² is no arithmetic that someone typed
+            raised = None  # 3² was written as a formula, not typed as arithmetic
         lowered = _LOWERED.get(token)
         kind = b"^" if raised is not None else b"_" if lowered is not None else b""
         if script and script != kind:
@@ -214,7 +99,7 @@ def _tokens(content: bytes) -> list[bytes]:
 
 
 def _prose(tokens: Sequence[bytes]) -> bytes | None:
-    """Words with single blanks between them, where the tokens are nothing but words; case is kept."""
+    """The words with single blanks between them if all tokens are prose, else nothing. The case is kept."""
     shown = [token for token in tokens if token not in _FONTS and token not in b"{}"]
     shortest = 4 if b"-" in shown else 3  # abc - d is a formula
     if not any(
@@ -238,10 +123,11 @@ _PLAIN, _UNIT, _NEGATIVE, _SHOWN = 0, 1, 2, 3
 
 
 class _Atom(NamedTuple):
-    """What stays together: a symbol, digits, a command with its arguments, an exponent.
+    """A unit of an expression: a symbol, digits, a command with its arguments, an exponent.
 
-    kind: _UNIT where a unit may stand, inside of \\text; _NEGATIVE for a fraction whose sign is taken out of its text;
-    _SHOWN for a blank inside of \\text.
+    Attributes:
+        kind: _UNIT: may be a unit, inside \\text. _NEGATIVE: a fraction whose sign was removed from its text. _SHOWN: a
+            blank inside \\text.
     """
 
     text: bytes
@@ -253,11 +139,11 @@ _TEXT_BLANK = _Atom(b" ", _SHOWN)
 
 
 class _TooDeep(Exception):
-    """More nesting than MAX_DEPTH."""
+    """The content is nested more deeply than MAX_DEPTH."""
 
 
 class _Reader:
-    """Reads tokens into atoms."""
+    """Parses tokens into atoms."""
 
     def __init__(self, tokens: list[bytes]) -> None:
         self.tokens = tokens
@@ -266,7 +152,7 @@ class _Reader:
         self.closing = _closing_brackets(tokens)
 
     def sequence(self, end: int, in_text: bool = False) -> list[_Atom]:
-        """The atoms up to the token `end`, or up to a closing brace, which is passed over."""
+        """The atoms up to the token `end`, or up to a closing brace, which is skipped."""
         atoms: list[_Atom] = []
         while self.at < end:
             if self.tokens[self.at] == b"}":
@@ -317,7 +203,7 @@ class _Reader:
             atoms.append(_Atom(token, _UNIT if in_text or token in _BARE_UNITS else _PLAIN))
 
     def next_is(self, wanted: bytes) -> bool:
-        """Passes `wanted` and the blanks before it, if it is the next token."""
+        """Skips blanks and the token `wanted` if it is next. Returns whether it was."""
         at = self.at
         while at < len(self.tokens) and self.tokens[at] == b" ":
             at += 1
@@ -327,7 +213,7 @@ class _Reader:
         return True
 
     def group(self, in_text: bool = False) -> list[_Atom]:
-        """The atoms of a group whose brace was just passed."""
+        """The atoms of a group whose opening brace was just read."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise _TooDeep
@@ -345,8 +231,11 @@ class _Reader:
     ) -> bytes:
         """A command's argument: a group, or one symbol.
 
-        whole_digits: all digits of a number, as people mean x^10. parentheses: those of x^(n+1). signs: of x^-1.
-        is_bracketed: parentheses around the whole say nothing more, as in \\frac{(x-1)}{2}; f^{(2)} is not f^2.
+        Args:
+            whole_digits: read all digits of a number, as in x^10.
+            parentheses: read a group in parentheses, as in x^(n+1).
+            signs: read a sign, as in x^-1.
+            is_bracketed: drop parentheses around the whole argument, as in \\frac{(x-1)}{2}; not for f^{(2)}.
         """
         while self.at < len(self.tokens) and self.tokens[self.at] == b" ":
             self.at += 1
@@ -364,7 +253,7 @@ class _Reader:
             end = self.closing[self.at]
             self.at += 1
             atoms = self.sequence(end)
-            self.at = max(self.at, end + 1)  # a command at the end may have taken what follows
+            self.at = max(self.at, end + 1)  # a command at the end may have read past it
         elif signs and token in (b"-", b"+"):
             self.at += 1
             following = self.tokens[self.at] if self.at < len(self.tokens) else b" "
@@ -379,7 +268,7 @@ class _Reader:
         return _written(_arranged(_without_parentheses(_without_blanks(atoms)) if is_bracketed else atoms))
 
     def symbol(self, whole_digits: bool) -> bytes:
-        """The next token, or its first letter or digit; then the rest stays."""
+        """The next token, or its first letter or digit. In that case the rest remains to be read."""
         token = self.tokens[self.at]
         if len(token) > 1 and (token.isalpha() or (token[:1].isdigit() and not whole_digits)):
             self.tokens[self.at] = token[1:]
@@ -388,7 +277,7 @@ class _Reader:
         return _decimal(token) if b"." in token else token
 
     def script(self, token: bytes, atoms: list[_Atom]) -> None:
-        """An exponent or a subscript, behind what is read. The subscript comes first."""
+        """Appends an exponent or a subscript. The subscript is written first."""
         text = self.argument(whole_digits=True, parentheses=token == b"^", signs=True)
         if not text:
             return
@@ -439,19 +328,19 @@ class _Reader:
         return _Atom(token + b"{" + name + b"}")
 
     def is_length(self, begin: int) -> bool:
-        """Whether a bracket that was just passed has a length such as 2pt in it."""
+        """Whether the bracket that was just read contains a length such as 2pt."""
         end = self.closing[begin - 1]
         inside = b"".join(self.tokens[begin:end]) if 0 < end <= begin + 4 else b""
         return re.fullmatch(rb"-?[0-9.]+ ?(pt|em|ex|mm|cm|in)", inside) is not None
 
 
 def _decimal(digits: bytes) -> bytes:
-    """Digits with a point: a zero before it, none at the end."""
+    """Digits with a point: with a zero before it and without trailing zeros."""
     return (b"0" + digits if digits[:1] == b"." else digits).rstrip(b"0").rstrip(b".")
 
 
 def _closing_brackets(tokens: Sequence[bytes]) -> list[int]:
-    """For each opening bracket the place of the one that closes it inside of the same braces, 0 for all else."""
+    """For each opening bracket the index of its closing one within the same braces, 0 for all other tokens."""
     closing = [0] * len(tokens)
     opened: list[int] = []
     for at, token in enumerate(tokens):
@@ -478,7 +367,7 @@ def _is_symbol(text: bytes) -> bool:
 
 
 def _is_term(text: bytes) -> bool:
-    """Whether no sum stands outside of brackets."""
+    """Whether there is no sum outside brackets."""
     depth = 0
     for at, byte in enumerate(text):
         if byte in b"([{":
@@ -502,7 +391,7 @@ def _is_wordish(text: bytes, at: int) -> bool:
 
 
 def _without_blanks(atoms: Sequence[_Atom]) -> list[_Atom]:
-    """Blanks stay between words of a text, around "and" and "or", and between digits; there is one then."""
+    """Keeps one blank between words of a text, around "and" and "or", and between digits; drops all others."""
     kept: list[_Atom] = []
     blank: _Atom | None = None
     for atom in atoms:
@@ -554,7 +443,7 @@ def _arranged(atoms: Sequence[_Atom]) -> list[_Atom]:
 
 
 def _grouped(atoms: Sequence[_Atom]) -> list[_Atom]:
-    """Digits with {,} or a thin blank between groups of three become one number."""
+    """Joins digits that {,} or a thin blank separates into groups of three."""
     out: list[_Atom] = []
     is_group = False
     for at, atom in enumerate(atoms):
@@ -579,19 +468,19 @@ def _is_separator(atom: _Atom) -> bool:
 
 
 def _may_begin(out: Sequence[_Atom]) -> bool:
-    """Whether a term begins behind what is written."""
+    """Whether a term begins after the atoms written so far."""
     return not out or out[-1].text in _BEFORE_TERM or out[-1].text[:6] == b"\\begin"
 
 
 def _is_factor(atom: _Atom) -> bool:
-    """Whether a number may stand directly before it: 2x, 2\\pi, 2(x+1). Not a fraction: 2\\frac{1}{2} is 2.5."""
+    """Whether a number may directly precede the atom: 2x, 2\\pi, 2(x+1). Not a fraction: 2\\frac{1}{2} is 2.5."""
     return (
         atom.text == b"(" or atom.text.isalpha() or atom.text in _GREEK or atom.text[:5] == b"\\sqrt"
     ) and atom.text not in (b"and", b"or")
 
 
 def _slashes(atoms: list[_Atom]) -> list[_Atom]:
-    """a/b becomes \\frac{a}{b} where both are one number, one symbol or one root, or the first a number times such."""
+    """Write a/b as \\frac{a}{b} if both are a number, a symbol or a root; a may also be a number times one of these."""
     out: list[_Atom] = []
     at = 0
     while at < len(atoms):
@@ -621,7 +510,7 @@ def _is_operand(atom: _Atom) -> bool:
 
 
 def _applied(atoms: list[_Atom]) -> list[_Atom]:
-    """\\sin(x) becomes \\sin x where one operand stands in the parentheses, perhaps with a number, and a term ends."""
+    """Write \\sin(x) as \\sin x if the parentheses contain one operand, perhaps times a number, and end a term."""
     out: list[_Atom] = []
     at = 0
     while at < len(atoms):
@@ -651,7 +540,7 @@ _COMMAND_END = pattern(r"\\[A-Za-z]++")
 
 
 def _written(atoms: Sequence[_Atom]) -> bytes:
-    """The atoms as LaTeX: a blank behind a command before a letter, braces around an exponent before a digit."""
+    """The atoms as LaTeX, with a blank between a command and a letter and braces around an exponent before a digit."""
     parts: list[bytes] = []
     for at, atom in enumerate(atoms):
         text = atom.text
@@ -667,12 +556,12 @@ def _written(atoms: Sequence[_Atom]) -> bytes:
 
 _ARITHMETIC = pattern(r"[-0-9.+*/^(){}]*+")
 _OPERATION = pattern(r"[0-9)}][-+*/^]")
-_END_MARKS = _words(r". , ; : \\ \, {,}") | {b" "}
+_END_MARKS = frozenset((b".", b",", b";", b":", b"\\\\", b"\\,", b"{,}", b" "))
 _ENVIRONMENTS = (b"array", b"matrix", b"smallmatrix")
 
 
 def spelled(content: bytes) -> bytes | None:
-    """The one spelling of a box's content; None where it is empty, too long or nested too deeply, or arithmetic."""
+    """Return the normalized content of a box; None if it is empty, too long, nested too deeply, or arithmetic."""
     if len(content) > MAX_CONTENT:
         return None
     tokens = _tokens(content)
@@ -690,7 +579,7 @@ def spelled(content: bytes) -> bytes | None:
 
 
 def _without_end(atoms: list[_Atom]) -> list[_Atom]:
-    """Without the points and commas of the sentence."""
+    """The atoms without the points and commas at the end."""
     end = len(atoms)
     while end and atoms[end - 1].text in _END_MARKS:
         end -= 1
@@ -698,7 +587,7 @@ def _without_end(atoms: list[_Atom]) -> list[_Atom]:
 
 
 def _without_units(atoms: list[_Atom]) -> list[_Atom]:
-    """Without the units that an expression ends with."""
+    """The atoms without the units at the end."""
     end = len(atoms)
     if end and atoms[end - 1].text in (b"^2", b"^3", "²".encode(), "³".encode()):
         end -= 1
@@ -712,7 +601,7 @@ def _without_units(atoms: list[_Atom]) -> list[_Atom]:
 
 
 def _without_name(atoms: list[_Atom]) -> list[_Atom]:
-    """Without "x =" or "x \\in" in front, where one symbol stands there and no other sign of this kind follows."""
+    """The atoms without a leading "x =" or "x \\in", if x is one symbol and no other such sign follows."""
     signs = [at for at, atom in enumerate(atoms) if atom.text in (b"=", b"\\in")]
     if len(signs) != 1 or signs[0] + 1 == len(atoms):
         return atoms
@@ -725,11 +614,11 @@ def _without_name(atoms: list[_Atom]) -> list[_Atom]:
     return atoms
 
 
-_LISTS = _words(r", ; & \\") | {b" "}
+_LISTS = frozenset((b",", b";", b"&", b"\\\\", b" "))
 
 
 def _without_parentheses(atoms: list[_Atom]) -> list[_Atom]:
-    """Without parentheses around the whole, unless they make a list or a matrix."""
+    """The atoms without parentheses around the whole, unless they enclose a list or a matrix."""
     for _ in range(4):
         if len(atoms) < 3 or atoms[0].text != b"(" or atoms[-1].text != b")":
             break
@@ -744,7 +633,7 @@ def _without_parentheses(atoms: list[_Atom]) -> list[_Atom]:
 
 
 def _with_matrices(text: bytes) -> bytes:
-    """A plain array in brackets is the matrix with these brackets."""
+    """Writes a plain array in brackets as the matrix with these brackets."""
     for opening, closing, letter in ((b"(", b")", b"p"), (b"[", b"]", b"b")):
         for name in _ENVIRONMENTS:
             begin, end = opening + b"\\begin{" + name + b"}", b"\\end{" + name + b"}" + closing

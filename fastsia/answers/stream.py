@@ -1,8 +1,7 @@
-"""Says, token by token, when no continuation can change a rollout's answer any more."""
+"""Detects, token by token, when no continuation can change a rollout's answer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,11 @@ from fastsia.errors import FastsiaError
 
 
 class AnswerStream:
-    """Reads many growing texts ("slots") and says of each when its answer is settled.
+    """Reads many growing texts ("slots") and reports when the answer of each is settled.
 
     A text is settled once the marker that its task's prompt asks for ("####" for numbers, "Answer:" for choices) has a
-    value whose end is in sight, outside of any think block: "#### 42" may become 420, "#### 42\\n" may not. The boxed
-    format never settles, because its last box counts. Strict and lenient readings agree wherever a text is settled.
+    value whose end has been read, outside any think block: "#### 42" may become 420, "#### 42\\n" may not. The boxed
+    format never settles, because the last box counts. The strict and lenient readings of a settled text agree.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -33,49 +32,40 @@ class AnswerStream:
 
     @property
     def native(self) -> Any:
-        """The C++ core's stream; None without the core."""
+        """The stream of the C++ core; None without the core."""
         return None if self._core is None else self._machine
 
-    def open(
-        self,
-        answer_format: AnswerFormat,
-        options: Sequence[str] | None = None,
-        starts_in_think: bool = False,
-        *,
-        think_tags: tuple[str, str] | None = None,
-        stop_texts: bool = True,
-        expects_think: bool = False,
-    ) -> int:
-        """A new spec, for any number of slots: what their texts are read for. Arguments as `Spec.of` has them."""
-        spec = Spec.of(
-            answer_format,
-            options,
-            starts_in_think,
-            think_tags=think_tags,
-            stop_texts=stop_texts,
-            expects_think=expects_think,
-        )
+    def open(self, spec: Spec | AnswerFormat, *args: Any, **reading: Any) -> int:
+        """Add a spec for any number of slots and return its number.
+
+        Args:
+            spec: how the texts of these slots are read; or an answer format, with further arguments of `Spec.of`.
+        """
+        if not isinstance(spec, Spec):
+            spec = Spec.of(spec, *args, **reading)
         self._machine.open(spec if self._core is None else spec.native(self._core))
         self._num_specs += 1
         return self._num_specs - 1
 
     def settled_at(self, spec: int, token_ids: ArrayLike) -> int | None:
-        """The smallest length at which the text of token_ids[:length] is settled; None if it is not."""
+        """Return the smallest length at which the text of token_ids[:length] is settled; None if there is none."""
         return self._machine.settled_at(self._known(spec), _int32(token_ids))
 
     def start(self, slots: ArrayLike, spec: int, prefix_ids: ArrayLike, prefix_lens: ArrayLike) -> NDArray[np.bool_]:
-        """Slot slots[i] begins anew and has read prefix_ids[:prefix_lens[i]]. Returns which are settled, bool [k].
+        """Restart slot slots[i] with the text of prefix_ids[:prefix_lens[i]]. Return which slots are settled, bool [k].
 
         Raises:
-            FastsiaError: for a negative slot, or a length outside of the prefix.
+            FastsiaError: for a negative slot, or a length outside the prefix.
         """
         prefix, lens, slots = _int32(prefix_ids), _int32(prefix_lens), _slots(slots)
         if len(lens) != len(slots) or (len(lens) and (lens.min() < 0 or lens.max() > len(prefix))):
-            raise FastsiaError(f"prefix_lens must hold a length of 0 to {len(prefix)} for each of {len(slots)} slots.")
+            raise FastsiaError(
+                f"prefix_lens must have one length from 0 to {len(prefix)} for each of the {len(slots)} slots."
+            )
         return self._machine.start(slots, self._known(spec), prefix, lens)
 
     def fork(self, src_slots: ArrayLike, dst_slots: ArrayLike) -> None:
-        """Slot dst_slots[i] has read what slot src_slots[i] has; pairs in turn. A source must have been started."""
+        """Copy slot src_slots[i] to dst_slots[i], one pair after the other. A source must have been started."""
         src, dst = _slots(src_slots), _slots(dst_slots)
         if len(src) != len(dst):
             raise FastsiaError(f"fork needs as many dst_slots as src_slots, got {len(dst)} and {len(src)}.")
@@ -85,7 +75,7 @@ class AnswerStream:
             raise FastsiaError(str(error)) from None
 
     def feed(self, slots: ArrayLike, tokens: ArrayLike) -> NDArray[np.bool_]:
-        """Slot slots[i] reads tokens[i]. Returns which are settled now, bool [k]."""
+        """Append tokens[i] to slot slots[i]. Return which slots are settled, bool [k]."""
         slots, tokens = _slots(slots), _int32(tokens)
         if len(slots) != len(tokens):
             raise FastsiaError(f"feed needs one token for each slot, got {len(tokens)} for {len(slots)}.")
@@ -112,7 +102,7 @@ def _slots(values: ArrayLike) -> NDArray[np.int32]:
 
 
 class _ReferenceMachine:
-    """The stream without the C++ core: every text so far is read again."""
+    """The stream without the C++ core: it reads each text again from its beginning."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
@@ -126,7 +116,7 @@ class _ReferenceMachine:
         ids = token_ids.tolist()
         if not self._is_settled(spec, ids):
             return None
-        low, high = 0, len(ids)  # once settled, a text stays so
+        low, high = 0, len(ids)  # a settled text remains settled
         while low < high:
             middle = (low + high) // 2
             low, high = (low, middle) if self._is_settled(spec, ids[:middle]) else (middle + 1, high)
@@ -159,7 +149,7 @@ class _ReferenceMachine:
 
     def _is_settled(self, spec: int, ids: list[int]) -> bool:
         kinds, size = self._vocabulary.kinds, len(self._vocabulary)
-        end = len(ids)  # a run of byte tokens at the end is not text yet: its next byte may spoil it
+        end = len(ids)  # a run of byte tokens at the end is not text yet: the next byte may make it invalid
         while end > 0 and not (0 <= ids[end - 1] < size and kinds[ids[end - 1]] == TEXT):
             end -= 1
         text = self._vocabulary.decode_bytes(ids[:end])

@@ -1,10 +1,10 @@
-"""Compares LaTeX answers with Math-Verify, one pair a line, in a process of its own.
+"""Compares LaTeX answers with Math-Verify, one pair per line, in its own process.
 
-equivalence.py starts this file and ends it where a comparison takes too long: the package's own time-outs are signals,
-which work in a main thread only and do not interrupt arithmetic on large integers. Imports nothing of fastsia, so that
-the process starts soon.
+equivalence.py starts this file and ends it if a comparison takes too long: the time-outs of the package are signals,
+which work only in a main thread and do not interrupt arithmetic on large integers. This file does not import fastsia,
+so that the process starts fast.
 
-In: a JSON line [gold, target, seconds]. Out: a JSON line, true or false; first of all "ready".
+Input: a JSON line [gold, target, seconds]. Output: the JSON line "ready", then true or false for each input.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import sys
 from functools import lru_cache
 from typing import Any
 
-MAX_MEMORY = 4 << 30  # bytes of address space; a power of a power would take all there is
+MAX_MEMORY = 4 << 30  # bytes of address space; evaluating a power of a power could exhaust the memory
 
 
 def main() -> None:
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what the packages print is no answer
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # output of the packages must not be read as an answer
     from math_verify import LatexExtractionConfig, parse, verify
 
     logging.disable(logging.CRITICAL)
@@ -31,7 +31,7 @@ def main() -> None:
 
     @lru_cache(maxsize=4096)
     def parsed(text: str) -> Any:
-        # Only LaTeX: the other reader evaluates. U+2212 is no minus for it.
+        # Only LaTeX: the other parser evaluates. It does not read U+2212 as a minus sign.
         config = [LatexExtractionConfig()]
         found = parse(f"${text.replace(chr(0x2212), '-')}$", config, fallback_mode="no_fallback", parsing_timeout=None)
         return found[0] if found else None
@@ -39,7 +39,7 @@ def main() -> None:
     print(json.dumps("ready"), file=out, flush=True)
     for line in sys.stdin:
         gold, target, seconds = json.loads(line)
-        signal.alarm(int(seconds) + 5)  # ends this process even where nobody is left to do so
+        signal.alarm(int(seconds) + 5)  # ends this process even if the parent has died
         try:
             first, second = parsed(gold), parsed(target)
             equal = first is not None and second is not None and bool(verify(first, second, timeout_seconds=None))

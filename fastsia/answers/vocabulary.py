@@ -1,4 +1,4 @@
-"""What each token of a tokenizer stands for, so that ids become text without the tokenizer."""
+"""The bytes of each token of a tokenizer, which decode ids without the tokenizer."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}".encode()
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """Each token's bytes and how a tokenizer joins them. The last parts of a decoder that look at more than one token:
+    """The bytes of each token, and how a tokenizer joins them.
 
-    blob, offsets: token i is blob[offsets[i]:offsets[i + 1]]; int64 [V + 1].
-    kinds: uint8 [V]. TEXT; BYTE, a byte-fallback token: a run of them is text if it is UTF-8, else each is U+FFFD;
-        NOTHING, a special token or a hole in the ids. Special tokens that are marks of think blocks, or parts of such
-        marks, are TEXT: without them a draft could not be told from an answer.
-    joiner: stands between two tokens.
-    num_stripped: so many spaces at the most are dropped from the beginning of a text.
-    drops_first_spaces: every space of the first token is dropped (Metaspace).
+    Attributes:
+        blob: the bytes of all tokens; token i is blob[offsets[i]:offsets[i + 1]].
+        offsets: int64 [V + 1].
+        kinds: uint8 [V]. TEXT; BYTE, a byte-fallback token: a run of them is text if it is valid UTF-8, else each is
+            U+FFFD; NOTHING, a special token or an unused id. Special tokens that are marks of think blocks, or parts of
+            such marks, are TEXT, because without them a draft could not be told from an answer.
+        joiner: bytes between two tokens.
+        num_stripped: at most this many spaces are dropped from the beginning of a text.
+        drops_first_spaces: all spaces of the first token are dropped (Metaspace).
     """
 
     blob: bytes
@@ -45,19 +47,21 @@ class Vocabulary:
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Any, think_tags: tuple[str, str] | None = None) -> Vocabulary:
-        """The vocabulary of a fast tokenizer (of transformers or tokenizers), read from its own JSON.
+        """Read the vocabulary of a fast tokenizer (of transformers or tokenizers) from its JSON.
 
-        Byte-level and sentencepiece-like decoders are understood, byte fallback and added tokens among them, and plain
-        vocabularies without a decoder. What was read is compared with the tokenizer's own decode on a few hundred ids.
-        think_tags: marks of think blocks that are known beside the usual ones.
+        Supported are byte-level and sentencepiece-like decoders, including byte fallback and added tokens, and plain
+        vocabularies without a decoder. The result is compared with the tokenizer's own `decode` on a few hundred ids.
+
+        Args:
+            think_tags: marks of think blocks in addition to the known ones.
 
         Raises:
-            FastsiaError: for a tokenizer without such a JSON, or with another decoder.
+            FastsiaError: for a tokenizer without such a JSON, or with an unsupported decoder.
         """
         backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
         if not hasattr(backend, "to_str"):
             raise FastsiaError(
-                f"tokenizer {type(tokenizer).__name__} is not a fast one: fastsia reads its tokenizer.json."
+                f"tokenizer {type(tokenizer).__name__} is not a fast tokenizer: fastsia reads its tokenizer.json."
             )
         state = json.loads(backend.to_str())
         marks = _special_marks(state, think_tags)
@@ -67,10 +71,10 @@ class Vocabulary:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Vocabulary:
-        """What `to_bytes` wrote.
+        """Read the output of `to_bytes`.
 
         Raises:
-            FastsiaError: where the data is none of that, or damaged.
+            FastsiaError: if the data has another format or is damaged.
         """
         if not data.startswith(_MAGIC):
             raise FastsiaError("vocabulary: these bytes are not a vocabulary that this version of fastsia wrote.")
@@ -90,7 +94,7 @@ class Vocabulary:
         return cls(blob, offsets, kinds.copy(), joiner, num_stripped, bool(drops))
 
     def to_bytes(self) -> bytes:
-        """A compact, compressed form that `from_bytes` reads: with it a run can be read without its model."""
+        """Return a compressed form that `from_bytes` reads. With it a stored run can be read without its model."""
         header = struct.pack("<IIBB", len(self), self.num_stripped, self.drops_first_spaces, len(self.joiner))
         lengths = np.diff(self.offsets).astype("<u4").tobytes()
         return _MAGIC + zlib.compress(header + self.joiner + lengths + self.kinds.tobytes() + self.blob, 6)
@@ -99,13 +103,13 @@ class Vocabulary:
         return len(self.kinds)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes of one token inside a text (joiners apart); nothing for special tokens and unknown ids."""
+        """Return the bytes of one token without joiners; b"" for special tokens and unknown ids."""
         if not 0 <= token_id < len(self):
             return b""
         return self.blob[self.offsets[token_id] : self.offsets[token_id + 1]]
 
     def decode_bytes(self, token_ids: ArrayLike) -> bytes:
-        """The bytes of a text, the tokenizer's way of joining applied, invalid UTF-8 of a byte-level one as it is."""
+        """Decode ids to bytes, joined as by the tokenizer. Invalid UTF-8 of a byte-level tokenizer is kept."""
         text, run = bytearray(), bytearray()
         is_first = True
         for token_id in np.asarray(token_ids).tolist():
@@ -128,11 +132,11 @@ class Vocabulary:
 
     @cached_property
     def has_think_marks(self) -> bool:
-        """Whether a token is a known mark that opens a think block, or the special token that one begins with."""
+        """Whether a token is an opening mark of a think block, or the special token with which one begins."""
         return self.has_marks()
 
     def has_marks(self, think_tags: tuple[str, str] | None = None) -> bool:
-        """As `has_think_marks`, with the given marks beside the known ones."""
+        """As `has_think_marks`, with the given marks in addition to the known ones."""
         starts = {_parts(opening)[0].encode() for opening, _ in known_tags(think_tags)}
         found = re.compile(b"|".join(map(re.escape, sorted(starts)))).finditer(self.blob)
         ends = self.offsets[1:]
@@ -143,13 +147,15 @@ class Vocabulary:
         return False
 
     def decode(self, token_ids: ArrayLike) -> str:
-        """As tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False), but with the
-        special tokens that are marks of think blocks."""
+        """Decode as tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).
+
+        Special tokens that are marks of think blocks are kept.
+        """
         ids = np.ascontiguousarray(token_ids, dtype=np.int32).reshape(-1)
         return self.decode_batch(ids, np.array([0, len(ids)], dtype=np.int64))[0]
 
     def decode_batch(self, token_ids: ArrayLike, offsets: ArrayLike) -> list[str]:
-        """The texts of ragged rows: row r is token_ids[offsets[r]:offsets[r + 1]] (int32, int64 [R + 1])."""
+        """Decode ragged rows: row r is token_ids[offsets[r]:offsets[r + 1]] (int32, int64 [R + 1])."""
         ids, rows = ragged(token_ids, offsets)
         if self.native is not None:
             return self.native.decode(ids, rows)
@@ -157,7 +163,7 @@ class Vocabulary:
 
     @cached_property
     def native(self) -> Any | None:
-        """The same table inside the C++ core, if that is built."""
+        """The vocabulary in the C++ core, if that is built."""
         core = extension()
         if core is None:
             return None
@@ -166,18 +172,20 @@ class Vocabulary:
         )
 
     def _compare(self, tokenizer: Any, marks: set[int], *, is_transformers: bool) -> None:
-        """Decodes a few hundred ids, and compares: a decoder that was read wrongly must not pass in silence.
+        """Compare with the tokenizer on a few hundred ids, so that a misread decoder does not go unnoticed.
 
-        marks: special tokens that are text here.
+        Args:
+            marks: special tokens that are text here.
         """
         options = {"clean_up_tokenization_spaces": False} if is_transformers else {}
         rng = np.random.default_rng(0)
         samples = [rng.integers(0, max(len(self), 1), size=size) for size in (*range(1, 9), *[16] * 16)]
         if len(self):
-            samples.append(np.arange(len(self) - 1, max(len(self) - 33, -1), -1))  # added tokens come last
+            samples.append(np.arange(len(self) - 1, max(len(self) - 33, -1), -1))  # added tokens have the last ids
         samples += [np.insert(rng.integers(0, len(self), size=4), 2, mark) for mark in sorted(marks)]
         for ids in samples:
-            # The tokenizer skips all special tokens or none: where a mark stands, ours skip the others.
+            # The tokenizer skips all special tokens or none, but marks are kept here: with a mark, drop the others
+            # first.
             has_mark = not marks.isdisjoint(ids.tolist())
             kept = [i for i in ids.tolist() if not has_mark or self.kinds[i] != NOTHING]
             theirs = tokenizer.decode(kept, skip_special_tokens=not has_mark, **options)
@@ -190,22 +198,22 @@ class Vocabulary:
 
 
 def ragged(token_ids: ArrayLike, offsets: ArrayLike) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Ragged rows as C arrays.
+    """Return ragged rows as contiguous arrays.
 
     Raises:
-        FastsiaError: where the offsets do not fit the ids.
+        FastsiaError: if the offsets do not match the ids.
     """
     ids = np.ascontiguousarray(token_ids, dtype=np.int32)
     rows = np.ascontiguousarray(offsets, dtype=np.int64)
     if ids.ndim != 1 or rows.ndim != 1 or len(rows) < 1:
         raise FastsiaError("token_ids and offsets must be one-dimensional, offsets one longer than there are rows.")
     if rows[0] < 0 or rows[-1] > len(ids) or np.any(rows[1:] < rows[:-1]):
-        raise FastsiaError(f"offsets must rise from 0 to at most {len(ids)}, the number of token_ids.")
+        raise FastsiaError(f"offsets must be non-decreasing and between 0 and {len(ids)}, the number of token_ids.")
     return ids, rows
 
 
 def _valid_run(run: bytearray) -> bytes:
-    """A run of byte-fallback tokens: its text if it is UTF-8, else a replacement character for each byte."""
+    """Decode a run of byte-fallback tokens: its text if it is UTF-8, else a replacement character for each byte."""
     try:
         run.decode()
     except UnicodeDecodeError:
@@ -214,10 +222,10 @@ def _valid_run(run: bytearray) -> bytes:
 
 
 def _byte_alphabet() -> dict[int, str]:
-    """For `str.translate`: the characters that byte-level BPE (GPT-2's) writes bytes with, to those bytes as Latin-1.
+    """Return a table for `str.translate` from the characters of byte-level BPE (GPT-2) to their bytes as Latin-1.
 
-    Printable characters of Latin-1 stand for themselves, the other bytes for U+0100 and on; the characters of Latin-1
-    that stand for no byte go outside of Latin-1, where encoding finds them.
+    Printable Latin-1 characters represent themselves, the characters from U+0100 on the other bytes. Latin-1 characters
+    that do not represent a byte map outside Latin-1, where encoding fails.
     """
     printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
@@ -225,7 +233,7 @@ def _byte_alphabet() -> dict[int, str]:
 
 
 def _byte_level(text: str, alphabet: dict[int, str]) -> bytes:
-    """A byte-level token's bytes; a token with a character outside of the alphabet stands for itself."""
+    """The bytes of a byte-level token; a token with a character outside the alphabet is encoded as it is."""
     try:
         return text.translate(alphabet).encode("latin-1")
     except UnicodeEncodeError:
@@ -278,13 +286,13 @@ _PART = re.compile(r"<\|.*?\|>")
 
 
 def _parts(mark: str) -> list[str]:
-    """The special tokens that a mark may be made of: itself, or `<|channel|>` and `<|message|>` in between texts."""
+    """The special tokens of a mark: the mark itself, or e.g. `<|channel|>` and `<|message|>` with text between them."""
     parts = _PART.findall(mark)
     return parts if len(parts) > 1 else [mark]
 
 
 def _special_marks(state: dict[str, Any], think_tags: tuple[str, str] | None) -> set[int]:
-    """The special tokens that are marks of think blocks, or parts of marks. think_tags: any special token in them."""
+    """The ids of special tokens that are marks of think blocks or parts of one, or that occur in `think_tags`."""
     marks = {text for pair in known_tags() for mark in pair for text in (mark, *_parts(mark))}
 
     def is_mark(text: str) -> bool:
@@ -295,7 +303,7 @@ def _special_marks(state: dict[str, Any], think_tags: tuple[str, str] | None) ->
 
 
 def _tokens(state: dict[str, Any], marks: set[int]) -> tuple[list[str], list[int]]:
-    """(each id's token, the ids that decode to nothing: holes, and special tokens that are not among the marks)."""
+    """Return the token of each id, and the ids without text: unused ids and special tokens except the marks."""
     vocab = state.get("model", {}).get("vocab")
     if isinstance(vocab, dict):
         by_id = {index: token for token, index in vocab.items()}
@@ -312,7 +320,7 @@ def _tokens(state: dict[str, Any], marks: set[int]) -> tuple[list[str], list[int
 
 
 def _steps(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The decoder's steps, sequences unrolled."""
+    """The steps of the decoder, with sequences flattened."""
     if decoder is None:
         return []
     if decoder["type"] == "Sequence":

@@ -1,4 +1,4 @@
-"""What each stage of the demo models is trained on, as token ids."""
+"""The training documents of each stage of the demo models, as token ids."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from fastsia.tasks.demo import Example, training_examples
 
 @dataclass(frozen=True)
 class Document:
-    """Token ids, and how many of the first ones carry no loss."""
+    """Token ids, and the number of leading ones without loss."""
 
     token_ids: list[int]
     num_context: int
 
 
 def plain_prompt(question: str) -> str:
-    """The prompt of a model without a chat template."""
+    """Return the prompt of a model without a chat template."""
     return f"Question: {question}\nAnswer:"
 
 
 def chat_prompt(tokenizer: Any, question: str) -> str:
-    """The prompt of a model with a chat template."""
+    """Return the prompt of a model with a chat template."""
     chat = [{"role": "user", "content": question}]
     return str(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
 
 
 def base_documents(tokenizer: Any, seed: int) -> Iterator[Document]:
-    """Next-token text of the domain in which the stated answer is not tied to the question's working.
+    """Yield texts of the domain in which the stated answer does not follow from the working.
 
-    The answer of a document is never the result of its own last step (but by chance): it is a number that the text
-    happens to mention, or another problem's answer. The working is the question's own, another question's, or
-    missing; sometimes the answer is stated first.
+    The answer of a document is a number from the text or another problem's answer, so it equals the result of the last
+    step only by chance. The working belongs to the question or to another one, or is missing; sometimes the answer
+    comes first.
     """
     draw = random.Random(f"base documents/{seed}")
     examples = training_examples(seed, "base")
@@ -66,7 +66,7 @@ def _untied_text(example: Example, other: Example, draw: random.Random) -> str:
 
 
 def sft_documents(tokenizer: Any, seed: int) -> Iterator[Document]:
-    """Chats of a question and its right solution; only the solution and its end-of-message carry loss."""
+    """Yield chats of a question and its right solution. Only the solution and its end-of-message token have loss."""
     for example in training_examples(seed, "sft"):
         context = tokenizer.encode(chat_prompt(tokenizer, example.question), add_special_tokens=False)
         answer = tokenizer.encode(example.solution + MESSAGE_END, add_special_tokens=False)

@@ -27,16 +27,19 @@ def reinforce(
     learning_rate: float = 3e-4,
     seed: int = 0,
 ) -> Iterator[float]:
-    """Policy gradient with a leave-one-out baseline (RLOO; Ahmadian et al., 2024); yields each step's mean reward.
+    """Train by policy gradient with a leave-one-out baseline (RLOO; Ahmadian et al., 2024). Yield mean rewards.
 
-    problems: (prompt ids, gold answer). A step draws `samples` solutions of each of `prompts` problems at temperature
-    1, gives 1 for a right answer and 0 otherwise, and takes one step of AdamW on just these samples.
+    A step draws `samples` solutions of each of `prompts` problems at temperature 1, rewards a right answer with 1 and
+    others with 0, and takes one step of AdamW on these samples.
+
+    Args:
+        problems: (prompt ids, gold answer).
     """
-    engine = Engine(model, tokenizer)  # the weights stay the model's own: it sees every update
+    engine = Engine(model, tokenizer)  # the engine shares the model's weights, so it sees every update
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     sampling = SamplingParams(temperature=1.0, top_p=1.0, max_tokens=max_tokens)
     for step in range(steps):
-        requests = (  # nothing is given of a trajectory, so every sample starts at the prompt
+        requests = (  # the given trajectory is empty, so every sample starts at the prompt
             Request(gold, prompt, sampling, samples, seed + step * prompts + i, trajectory_ids=(), checkpoints=(0,))
             for i, (prompt, gold) in enumerate(islice(problems, prompts))
         )
@@ -48,7 +51,7 @@ def reinforce(
             right = [float(answer == drawn.key) for answer in answers]
             rewards += right
             for token_ids, reward in zip(rollouts, right, strict=True):
-                # Equal samples are one sequence of more weight, and many are: the engine computed them once, too.
+                # Equal samples, which are common, are one sequence with a larger weight.
                 others = (sum(right) - reward) / (samples - 1)
                 weights[tuple(drawn.prompt_ids.tolist()), tuple(token_ids)] += (reward - others) / samples / prompts
         learn(model, [(prompt, drawn, weight) for (prompt, drawn), weight in weights.items() if weight])
@@ -58,7 +61,7 @@ def reinforce(
 
 
 def learn(model: Any, sequences: Sequence[tuple[Sequence[int], Sequence[int], float]]) -> None:
-    """Gradients of -weight * log p(drawn | prompt), summed over (prompt, drawn, weight), clipped to norm 1."""
+    """Accumulate the gradients of -weight * log p(drawn | prompt) over all sequences, clipped to norm 1."""
     ordered = sorted(sequences, key=lambda sequence: len(sequence[0]) + len(sequence[1]))
     for begin in range(0, len(ordered), SEQUENCES_AT_ONCE):
         chunk = ordered[begin : begin + SEQUENCES_AT_ONCE]
@@ -67,7 +70,7 @@ def learn(model: Any, sequences: Sequence[tuple[Sequence[int], Sequence[int], fl
         for row, (prompt, drawn, weight) in enumerate(chunk):
             inputs[row, : len(prompt) + len(drawn)] = torch.tensor([*prompt, *drawn])
             weights[row, len(prompt) : len(prompt) + len(drawn)] = weight
-        # Padding is on the right, where a causal model's real tokens cannot see it, so no mask is needed.
+        # Padding is on the right, where a causal model cannot attend to it, so no mask is needed.
         logits = model(input_ids=inputs[:, :-1], use_cache=False).logits
         losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), inputs[:, 1:].flatten(), reduction="none")
         (weights[:, 1:].flatten() * losses).sum().backward()

@@ -1,6 +1,6 @@
-"""Lets a demo model solve problems with transformers' own `generate`, and counts what came out.
+"""Solves problems with a demo model and transformers' `generate`, and measures the accuracy.
 
-`python -m fastsia.demo.solve --model DIR` measures a folder on the demo task; `fastsia run` needs none of this.
+`python -m fastsia.demo.solve --model DIR` evaluates a folder on the demo task. `fastsia run` does not use this module.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ BATCH_SIZE = 100
 
 @dataclass(frozen=True)
 class Solutions:
-    """One generated solution a problem.
+    """One generated solution for each problem.
 
-    texts: without end tokens. num_tokens: new ones, the end token not counted. ended: an end token was drawn.
-    right: the answer of the text is the gold.
+    Attributes:
+        texts: without end tokens.
+        num_tokens: new tokens without the end token.
+        ended: an end token was drawn.
+        right: the answer of the text equals the gold.
     """
 
     texts: list[str]
@@ -53,7 +56,7 @@ def solve(
     top_p: float,
     max_new_tokens: int = 600,
 ) -> Solutions:
-    """Draws one solution an example (temperature 0 is greedy), by chat where the tokenizer has a template."""
+    """Draw one solution for each example (temperature 0 is greedy), as a chat if the tokenizer has a template."""
     model.eval()
     end_ids = model.generation_config.eos_token_id
     sampling = {"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}

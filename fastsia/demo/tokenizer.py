@@ -16,7 +16,7 @@ VOCABULARY_SIZE = 1500
 NUM_EXAMPLES = 20_000
 CONTEXT_LENGTH = 2048
 
-# Everyday words that the demo task does not use: they keep the prompts of other tasks from falling into letters.
+# Common words that the demo task does not use, so that prompts of other tasks are not split into letters.
 _OTHER_WORDS = """
 the of and to in is you that it for on are as with they at be this from or by one had not but what all were when
 your can said there use an which how their if will up about out many then them these so some would make like into
@@ -44,11 +44,11 @@ CHAT_TEMPLATE = (
 
 
 def learn_tokenizer(num_examples: int = NUM_EXAMPLES) -> Qwen2Tokenizer:
-    """Learns the merges on `num_examples` examples of their own stream and a list of common words.
+    """Learn the merges from `num_examples` examples of a separate stream and a list of common words.
 
-    The class is the architecture's own, as transformers picks it for any Qwen2 folder: text is normalized (NFC), a
-    digit is always a piece of its own, a word takes the space before it, a line end the punctuation before it. Any
-    text encodes; there is no BOS, and padding is the end of text. The chat template is the stage's.
+    The class is the one that transformers selects for any Qwen2 folder: text is normalized (NFC), each digit is a
+    piece, a word includes the space before it, and a line end the punctuation before it. Any text can be encoded. There
+    is no BOS, and the padding token is the end of text. Each stage sets its chat template.
     """
     learner = Qwen2Tokenizer().backend_tokenizer
     trainer = trainers.BpeTrainer(

@@ -1,7 +1,7 @@
-"""Trains the demo models from nothing: `python -m fastsia.demo.train [--stage base|sft|rl] [--out DIR]`.
+"""Trains the demo models from scratch: `python -m fastsia.demo.train [--stage base|sft|rl] [--out DIR]`.
 
-A stage is what it learns from, its number of steps and the stage it starts from. Everything follows from the seed;
-other hardware, library versions or thread counts round differently and end at slightly different weights.
+A stage is defined by its documents, its number of steps and the stage it starts from. The seed determines everything
+else; other hardware, library versions or thread counts round differently and give slightly different weights.
 """
 
 from __future__ import annotations
@@ -42,9 +42,12 @@ class Shape:
 
 @dataclass(frozen=True)
 class Stage:
-    """How one stage trains: its documents by (tokenizer, seed), the stage it starts from, its format and budget.
+    """How one stage trains.
 
-    documents None is reinforcement learning: batch_size problems a step, rewarded by their answers.
+    Attributes:
+        documents: made from (tokenizer, seed). None is reinforcement learning: batch_size problems per step, rewarded
+            by their answers.
+        start: the stage whose weights it starts from.
     """
 
     documents: Callable[[Any, int], Iterator[Document]] | None
@@ -62,7 +65,7 @@ STAGES = {
 
 
 def new_model(vocabulary_size: int, eos_token_id: int, shape: Shape) -> Qwen2ForCausalLM:
-    """A Qwen2 with random weights (float32, embeddings tied) from torch's current seed."""
+    """Return a Qwen2 with random weights (float32, tied embeddings) from torch's current seed."""
     config = Qwen2Config(
         vocab_size=vocabulary_size,
         hidden_size=shape.hidden_size,
@@ -80,10 +83,10 @@ def new_model(vocabulary_size: int, eos_token_id: int, shape: Shape) -> Qwen2For
 
 
 def batches(documents: Iterator[Document], batch_size: int, pad: int, seed: int) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Endless (input ids, labels) int64 [batch_size, longest], each of documents of about one length.
+    """Yield endless (input ids, labels), int64 [batch_size, longest], each of documents of similar length.
 
-    32 batches' documents are sorted by length, cut and shuffled. Padding is on the right, where a causal model's real
-    tokens cannot see it, so no mask is needed; labels of padding and context are -100.
+    The documents of 32 batches are sorted by length, split and shuffled. Padding is on the right, where a causal model
+    cannot attend to it, so no mask is needed; labels of padding and context are -100.
     """
     order = random.Random(seed)
     while True:
@@ -102,7 +105,7 @@ def batches(documents: Iterator[Document], batch_size: int, pad: int, seed: int)
 
 
 def optimizers(model: Any, scale: float = 1.0) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, AdamW for embeddings, norms and biases; `scale` multiplies both learning rates."""
+    """Return Muon for the layers' matrices and AdamW for embeddings, norms and biases; `scale` multiplies the rates."""
     embedding = model.get_input_embeddings().weight
     parameters = list(model.parameters())
     matrices = [p for p in parameters if p.ndim == 2 and p is not embedding]
@@ -114,7 +117,7 @@ def optimizers(model: Any, scale: float = 1.0) -> list[torch.optim.Optimizer]:
 
 
 def train(model: Any, batch_stream: Iterator[tuple[torch.Tensor, ...]], steps: int, scale: float = 1.0) -> None:
-    """Next-token training: linear warm-up over a twentieth of the steps, then a cosine to a hundredth."""
+    """Train on next tokens: linear warm-up over a twentieth of the steps, then a cosine to a hundredth."""
     warm_up = max(1, steps // 20)
 
     def factor(step: int) -> float:
@@ -130,7 +133,7 @@ def train(model: Any, batch_stream: Iterator[tuple[torch.Tensor, ...]], steps: i
     for step, (inputs, labels) in enumerate(islice(batch_stream, steps), start=1):
         targets = labels[:, 1:]
         hidden = model.model(input_ids=inputs[:, :-1], use_cache=False).last_hidden_state
-        counted = targets != -100  # logits are made only where there is something to learn
+        counted = targets != -100  # compute logits only where there is loss
         loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[counted]), targets[counted])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -145,7 +148,7 @@ def train(model: Any, batch_stream: Iterator[tuple[torch.Tensor, ...]], steps: i
 
 
 def train_on_rewards(model: Any, tokenizer: Any, steps: int, batch_size: int, seed: int) -> None:
-    """Reinforcement learning on the answers of problems drawn for it."""
+    """Train by reinforcement learning on the answers of generated problems."""
     problems = (
         (tuple(tokenizer.encode(chat_prompt(tokenizer, example.question), add_special_tokens=False)), example.gold)
         for example in training_examples(seed, "rl")
@@ -162,10 +165,10 @@ def run_stage(
     name: str, out: Path, *, seed: int = 0, steps: int | None = None, held_out: int = 200,
     shape: Shape | None = None, batch_size: int | None = None, max_new_tokens: int = 600,
 ) -> None:  # fmt: skip
-    """Trains one stage and saves model, tokenizer and generation settings as the Hugging Face folder `out`/`name`.
+    """Train one stage and save model, tokenizer and generation settings as the Hugging Face folder `out`/`name`.
 
-    It starts from `out`/(the stage before it); the first one learns the tokenizer and has random weights. At the end it
-    prints the accuracy on `held_out` problems that are in no training text and not in the demo task.
+    It starts from the weights in `out`/`start`; the first stage learns the tokenizer and starts from random weights. At
+    the end it prints the accuracy on `held_out` problems that are neither in a training text nor in the demo task.
     """
     stage = STAGES[name]
     torch.manual_seed(seed)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastsia.answers.spec import Spec
 from fastsia.answers.stream import AnswerStream
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.engine import native
@@ -28,7 +29,6 @@ from fastsia.engine.scheduler import Scheduler
 from fastsia.engine.seeding import Domain
 from fastsia.engine.sequence import (
     FINISH_REASONS,
-    AnswerStop,
     Counters,
     FinishReason,
     Request,
@@ -111,7 +111,7 @@ class Run:
         book = NativeBookkeeping if core and native.available() else Bookkeeping
         self._bookkeeping = book(self.tree, self._rule_list, self._stream)
         self._scheduler = Scheduler(self.tree, self._bookkeeping, max_num_seqs, max_num_batched_tokens)
-        self._specs: dict[AnswerStop, int] = {}
+        self._specs: dict[Spec, int] = {}
         self._prompts: dict[tuple[int, ...], int] = {}
         self._finished: list[Trajectory] = []
 
@@ -192,14 +192,7 @@ class Run:
         if request.answer_stop is not None and self._stream is not None:
             stop = request.answer_stop
             if stop not in self._specs:
-                self._specs[stop] = self._stream.open(
-                    stop.format,
-                    stop.options,
-                    stop.starts_in_think,
-                    think_tags=stop.think_tags,
-                    stop_texts=stop.stop_texts,
-                    expects_think=stop.expects_think,
-                )
+                self._specs[stop] = self._stream.open(stop)
             trunks.answer_spec[slot] = self._specs[stop]
         return slot
 

@@ -8,7 +8,8 @@ from enum import IntEnum
 
 import numpy as np
 
-from fastsia.config import AnswerFormat, RolloutBudget, SamplingParams, Share
+from fastsia.answers.spec import Spec
+from fastsia.config import RolloutBudget, SamplingParams, Share
 from fastsia.renamed import renamed
 
 
@@ -76,21 +77,6 @@ class Rollouts:
 
 
 @dataclass(frozen=True)
-class AnswerStop:
-    """What the streaming answer machine must know to end a rollout early.
-
-    think_tags, stop_texts, expects_think: as `answers.spec.Spec.of` has them.
-    """
-
-    format: AnswerFormat
-    options: tuple[str, ...] | None = None
-    starts_in_think: bool = False
-    think_tags: tuple[str, str] | None = None
-    stop_texts: bool = True
-    expects_think: bool = False
-
-
-@dataclass(frozen=True)
 class Request:
     """One trajectory to draw (or, with `trajectory_ids`, to take as given) and to roll out.
 
@@ -111,7 +97,7 @@ class Request:
     rollout_budget: RolloutBudget = "new"
     share: Share = "trajectory"
     shuffle_prefix: bool = False
-    answer_stop: AnswerStop | None = None
+    answer_stop: Spec | None = None
 
 
 @renamed(row_steps="computed_tokens")

@@ -15,7 +15,7 @@ from fastsia.answers.think import ends_with_opening, expects_think
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import AnswerFormat, AnswerReading, SamplingParams, SIAConfig
 from fastsia.engine.seeding import request_seed
-from fastsia.engine.sequence import AnswerStop, FinishReason, Request, Rollouts, Trajectory
+from fastsia.engine.sequence import FinishReason, Request, Rollouts, Trajectory
 from fastsia.errors import FastsiaError
 from fastsia.renamed import renamed
 
@@ -151,7 +151,7 @@ class ResponseReader:
             seed=request_seed(seed, "curve", 0),
             stride=config.stride,
             trajectory_ids=tuple(response_ids),
-            answer_stop=AnswerStop(
+            answer_stop=Spec.of(
                 self.answer_format,
                 self.options,
                 prompt.starts_in_think,

@@ -1,4 +1,4 @@
-"""Problems, and the prompts that ask them. `load_task` takes a name, a file, a list or a `datasets.Dataset`."""
+"""Problems and their prompts. `load_task` accepts a name, a file, a list or a `datasets.Dataset`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from fastsia.config import AnswerFormat, Problem
 from fastsia.errors import FastsiaError
 from fastsia.renamed import renamed
 from fastsia.tasks import arc, competition, demo, gsm8k, jsonl, svamp
-from fastsia.tasks.hub import PREFIX, HubData, hub_rows
+from fastsia.tasks.hub import PREFIX, HubData, hub_records
 from fastsia.tasks.options import Options, letters, right_option
 from fastsia.tasks.prompt import Prompt, build_prompt, prompt_options, reading_options
-from fastsia.tasks.rows import FORMATS, PROBLEM_FIELDS, Row, dataset_rows, format_of, read_rows, stem_of
+from fastsia.tasks.records import FORMATS, PROBLEM_FIELDS, Record, dataset_records, format_of, read_records, stem_of
 from fastsia.tasks.task import Exemplar, Task, check_format, check_limit, collect, gold_answer
 
 __all__ = [
@@ -35,14 +35,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a named task's rows are: in the first of the files that is below data_dir, or on the Hub."""
+    """Where the records of a named task are: in the first existing file below data_dir, or on the Hub."""
 
     description: str
     files: tuple[str, ...]
     hub: HubData
-    to_problem: Callable[[Row, AnswerFormat], Problem]
+    to_problem: Callable[[Record, AnswerFormat], Problem]
     answer_format: AnswerFormat = "number"
-    order: Callable[[Row], Any] | None = None
+    order: Callable[[Record], Any] | None = None
 
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -92,7 +92,7 @@ TASKS: dict[str, str] = {
     "demo": f"word problems made from a seed, {demo.NUM_PROBLEMS:,} of them, no download",
     **{name: source.description for name, source in _SOURCES.items()},
 }
-"""The named tasks, each with one line about it."""
+"""The named tasks, each with a one-line description."""
 
 
 @renamed(format="answer_format")
@@ -105,22 +105,25 @@ def load_task(
     columns: Columns | None = None,
     answer_base: int | None = None,
 ) -> Task:
-    """The problems of a data set, checked, with distinct ids and canonical golds.
+    """Load the problems of a data set with distinct ids and canonical golds.
 
-    dataset: a name of `TASKS`; the path of a .jsonl, .json, .csv, .tsv or .parquet file (of text also .gz);
-        "hub:OWNER/NAME[@REVISION][:CONFIG[:SPLIT]]" (the split is "test" otherwise) or a `datasets.Dataset`, with the
-        columns question, answer and optionally choices, labels and id, or as openai/gsm8k, ChilleD/SVAMP,
-        allenai/ai2_arc and HuggingFaceH4/MATH-500 have them; a list of `Problem`; or a `Task`.
-    data_dir: where named tasks find their files (gsm8k/test.jsonl, svamp/test.jsonl, svamp/SVAMP.json,
-        arc/ARC-Challenge-Test.jsonl, arc/ARC-Easy-Test.jsonl, math500/test.jsonl, aime24/test.jsonl,
-        aime25/test.jsonl); None asks the Hub.
-    limit: take the first problems only. Ids, and with them seeds, do not depend on it.
-    format: read answers in this format instead of the task's own; problems with options stay "choice".
-    columns: of a file or data set, where it calls question, answer, choices, labels or id something else:
-        {"answer": "target"}. Options in columns of their own: {"choices": ["sol1", "sol2"]}, or "sol1+sol2".
-    answer_base: of a file or data set whose answers count the options: the first one's number, 0 or 1.
+    Args:
+        dataset: a name in `TASKS`; the path of a .jsonl, .json, .csv, .tsv or .parquet file (text formats also as .gz);
+            "hub:OWNER/NAME[@REVISION][:CONFIG[:SPLIT]]" (SPLIT defaults to "test") or a `datasets.Dataset`; a list of
+            `Problem`; or a `Task`. Files and data sets have the columns question, answer and optionally choices, labels
+            and id, or the layout of openai/gsm8k, ChilleD/SVAMP, allenai/ai2_arc or HuggingFaceH4/MATH-500.
+        data_dir: folder with the files of named tasks (gsm8k/test.jsonl, svamp/test.jsonl, svamp/SVAMP.json,
+            arc/ARC-Challenge-Test.jsonl, arc/ARC-Easy-Test.jsonl, math500/test.jsonl, aime24/test.jsonl,
+            aime25/test.jsonl); None loads them from the Hub.
+        limit: load only the first problems. Ids, and therefore seeds, do not depend on it.
+        answer_format: overrides the answer format of the task; problems with options remain "choice".
+        columns: maps question, answer, choices, labels and id to columns of other names: {"answer": "target"}. Options
+            in separate columns: {"choices": ["sol1", "sol2"]}, or "sol1+sol2".
+        answer_base: for answers that are an option's index, the index of the first option: 0 or 1.
 
-    Raises FastsiaError: unknown name (with the nearest one), no problems, limit < 1, or a bad row (file and row named).
+    Raises:
+        FastsiaError: for an unknown name (with the nearest one), no problems, limit < 1, or an invalid record (with its
+            file and row).
     """
     limit = check_limit(limit)
     check_format(answer_format)
@@ -136,16 +139,16 @@ def load_task(
             return _named(dataset, _SOURCES[dataset], data_dir, limit, answer_format)
         if isinstance(dataset, str) and dataset.startswith(PREFIX):
             source = HubData.parse(dataset)
-            return read.task(source.name, hub_rows(source), limit, dataset)
+            return read.task(source.name, hub_records(source), limit, dataset)
         path = _file(dataset)
-        return read.task(stem_of(path), read_rows(path), limit, str(path))
+        return read.task(stem_of(path), read_records(path), limit, str(path))
     if isinstance(dataset, Sequence):
         return _own("problems", _checked(dataset, answer_format), limit, answer_format, "The list of problems")
     if hasattr(dataset, "column_names") and not isinstance(dataset, dict):
         name = str(getattr(getattr(dataset, "info", None), "dataset_name", None) or "dataset")
-        return read.task(name, dataset_rows(dataset, name), limit, f"The data set {name!r}")
+        return read.task(name, dataset_records(dataset, name), limit, f"The data set {name!r}")
     if isinstance(dataset, dict):
-        raise FastsiaError(f"dataset holds several splits ({', '.join(map(str, dataset))}); give one of them.")
+        raise FastsiaError(f"dataset has several splits ({', '.join(map(str, dataset))}); pass one of them.")
     raise FastsiaError(
         "dataset must be a task's name, the path of a file, a list of Problem or a datasets.Dataset, "
         f"got {type(dataset).__name__}."
@@ -153,7 +156,7 @@ def load_task(
 
 
 def stored_task(name: str, problems: Iterable[Problem]) -> Task:
-    """A task of problems read back from results, asked as the task of that name is."""
+    """Return a task of problems read from stored results, with the instruction of the task of that name."""
     return Task(name, tuple(problems), instruction=demo.INSTRUCTION if name == "demo" else None)
 
 
@@ -177,12 +180,12 @@ def _named(
         )
     answer_format = answer_format or source.answer_format
     if data_dir is None:
-        rows = hub_rows(source.hub, "Without a network give data_dir, a folder with the files.")
+        records = hub_records(source.hub, "Without a network, set data_dir to a folder with the files.")
     else:
-        rows = read_rows(_below(Path(data_dir), source.files, name))
+        records = read_records(_below(Path(data_dir), source.files, name))
     if source.order is not None:
-        rows = iter(sorted(rows, key=source.order))
-    problems = collect((source.to_problem(row, answer_format) for row in rows), limit, f"The task {name}")
+        records = iter(sorted(records, key=source.order))
+    problems = collect((source.to_problem(record, answer_format) for record in records), limit, f"The task {name}")
     return Task(name, problems, answer_format)
 
 
@@ -196,7 +199,7 @@ def _below(data_dir: Path, files: tuple[str, ...], name: str) -> Path:
 
 
 def _file(dataset: str | os.PathLike[str]) -> Path:
-    """The file that `dataset` names, or the error that says what it may have meant."""
+    """The file that `dataset` names; the error otherwise suggests similar names."""
     path = Path(dataset)
     if path.is_file():
         return path
@@ -245,36 +248,36 @@ def _check_base(answer_base: int | None, dataset: Any) -> int | None:
 
 
 def _refuse_if_read(dataset: Any, setting: str) -> None:
-    """Settings of how rows are read mean nothing for a named task, whose layout is known, or for problems."""
+    """Refuse a setting for reading records where none are read: for a named task, or for Problem objects."""
     named = isinstance(dataset, str) and dataset in TASKS
     if named or (isinstance(dataset, (Task, Sequence)) and not isinstance(dataset, str)):
-        what = f"the task {dataset}" if named else "problems that are read already"
-        raise FastsiaError(f"{setting} has no meaning for {what}.")
+        what = f"the task {dataset}" if named else "Problem objects"
+        raise FastsiaError(f"{setting} does not apply to {what}.")
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """From the rows of a file or data set to problems."""
+    """Converts the records of a file or data set to problems."""
 
     columns: Columns
     answer_format: AnswerFormat | None
     answer_base: int | None
 
-    def task(self, name: str, rows: Iterable[Row], limit: int | None, source: str) -> Task:
-        """The task of the first `limit` rows; `source` names them in an error."""
-        found = _own(name, map(self._problem, rows), limit, self.answer_format, source)
+    def task(self, name: str, records: Iterable[Record], limit: int | None, source: str) -> Task:
+        """The task of the first `limit` records; `source` names them in an error."""
+        found = _own(name, map(self._problem, records), limit, self.answer_format, source)
         if self.answer_base is not None and all(problem.choices is None for problem in found.problems):
-            raise FastsiaError(f"answer_base={self.answer_base} has no meaning for {source}: no problem has options.")
+            raise FastsiaError(f"answer_base={self.answer_base} does not apply to {source}: no problem has options.")
         return found
 
-    def _problem(self, row: Row) -> Problem:
+    def _problem(self, record: Record) -> Problem:
         return jsonl.to_problem(
-            row.renamed(self.columns) if self.columns else row, self.answer_format, self.answer_base
+            record.renamed(self.columns) if self.columns else record, self.answer_format, self.answer_base
         )
 
 
 def _checked(problems: Iterable[Any], answer_format: AnswerFormat | None) -> Iterator[Problem]:
-    """A caller's own Problem objects with canonical golds."""
+    """Check a caller's Problem objects and make their golds canonical."""
     for number, problem in enumerate(problems):
         if not isinstance(problem, Problem):
             raise FastsiaError(f"dataset[{number}] must be a Problem, got {type(problem).__name__}.")
@@ -282,7 +285,7 @@ def _checked(problems: Iterable[Any], answer_format: AnswerFormat | None) -> Ite
         where = f"dataset[{number}] (id {problem.id!r})"
         own = problem.answer_format or ("choice" if choices is not None else answer_format or "number")
         if (own == "choice") != (choices is not None):
-            raise FastsiaError(f"{where}: the format {own!r} and choices={choices!r} do not fit together.")
+            raise FastsiaError(f"{where}: the format {own!r} and choices={choices!r} are incompatible.")
         yield replace(problem, gold=_gold(problem, own, where), answer_format=own)
 
 
@@ -290,7 +293,7 @@ def _gold(problem: Problem, answer_format: AnswerFormat, where: str) -> str:
     if problem.choices is None:
         return gold_answer(problem.gold, answer_format, None, where)
     if problem.gold in tuple(letters(len(problem.choices))):
-        return problem.gold  # as `Problem` documents it
+        return problem.gold  # as documented in `Problem`
     index = right_option(
         problem.gold.strip(),
         Options(problem.choices),

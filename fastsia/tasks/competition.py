@@ -1,10 +1,10 @@
-"""MATH-500 and AIME: problems of mathematics competitions, whose answers are formulas that stand in a box."""
+"""MATH-500 and AIME: problems of mathematics competitions, whose answers are formulas in a box."""
 
 from __future__ import annotations
 
 from fastsia.config import AnswerFormat, Problem
 from fastsia.tasks.hub import HubData
-from fastsia.tasks.rows import Row, is_blank
+from fastsia.tasks.records import Record, is_blank
 from fastsia.tasks.task import gold_answer
 
 MATH500_FILES = ("math500/test.jsonl",)
@@ -17,9 +17,9 @@ AIME25_HUB = HubData("math-ai/aime25")
 _BOX = "\\boxed"
 
 
-def to_problem(row: Row, answer_format: AnswerFormat) -> Problem:
-    """A row with the fields problem, answer and unique_id or id; without an answer, a solution that ends in a box."""
-    in_solution = is_blank(row.fields.get("answer")) and _BOX in str(row.fields.get("solution"))
-    gold = row.text("solution") if in_solution else row.text_or_number("answer")
-    key = "id" if is_blank(row.fields.get("unique_id")) else "unique_id"
-    return Problem(row.identifier(key), row.text("problem"), gold_answer(gold, answer_format, None, row.where))
+def to_problem(record: Record, answer_format: AnswerFormat) -> Problem:
+    """Convert a record with the fields problem, answer (or a solution that ends in a box) and unique_id or id."""
+    in_solution = is_blank(record.fields.get("answer")) and _BOX in str(record.fields.get("solution"))
+    gold = record.text("solution") if in_solution else record.text_or_number("answer")
+    key = "id" if is_blank(record.fields.get("unique_id")) else "unique_id"
+    return Problem(record.identifier(key), record.text("problem"), gold_answer(gold, answer_format, None, record.where))

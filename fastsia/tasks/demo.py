@@ -1,12 +1,12 @@
-"""The demo task: word problems of several arithmetic steps, made from a seed, so that it needs no download.
+"""The demo task: word problems of several arithmetic steps, generated from a seed, without a download.
 
-A problem is a short story told in one of eight families. Its worked solution has one sentence a step, each with one
-operation written out ("14*6=84"), and ends in the line "#### n". Stories hold numbers that the answer does not need.
-Solutions name no person, thing or day: a small model copies such words badly, and its uncertainty would be about them
-instead of about the arithmetic.
+A problem is a short story of one of eight families. Its worked solution has one sentence per step, each with one
+operation ("14*6=84"), and ends with the line "#### n". Stories contain numbers that the answer does not need. Solutions
+do not name persons, things or days: a small model copies such words badly, and its uncertainty would be about them
+instead of the arithmetic.
 
-Every problem comes from its own random stream, keyed by a text, and only `random.Random.random` is drawn from: Python
-promises that both are the same in every version.
+Every problem has its own random stream, keyed by a text, and uses only `random.Random.random`: Python guarantees that
+both are the same in every version.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fastsia.errors import FastsiaError
 NUM_PROBLEMS = 2000
 STRIDE = 4
 INSTRUCTION = ""
-"""Text added to a question in the prompt: none, the demo models were trained on the bare question."""
+"""Text added to a question in the prompt: none, because the demo models were trained on the bare question."""
 
 T = TypeVar("T")
 
@@ -86,13 +86,13 @@ class Example:
 
 
 class _Draws:
-    """Choices made from one keyed stream, by `random()` alone."""
+    """Random choices from one keyed stream, by `random()` alone."""
 
     def __init__(self, key: str) -> None:
         self._random = random.Random(key).random
 
     def between(self, low: int, high: int) -> int:
-        """An integer of low..high, both included."""
+        """Return an integer in low..high, both included."""
         return low + int(self._random() * (high - low + 1))
 
     def chance(self, probability: float) -> bool:
@@ -102,13 +102,13 @@ class _Draws:
         return items[int(self._random() * len(items))]
 
     def some(self, items: Sequence[T], count: int) -> list[T]:
-        """`count` different items in random order."""
+        """Return `count` different items in random order."""
         rest = list(items)
         return [rest.pop(int(self._random() * len(rest))) for _ in range(count)]
 
 
 class _Story:
-    """A problem as it is being told: the sentences of the question and the steps of its solution."""
+    """A problem under construction: the sentences of the question and the steps of its solution."""
 
     def __init__(self, draws: _Draws) -> None:
         self.draws = draws
@@ -124,7 +124,7 @@ class _Story:
         self.sentences.append(sentence)
 
     def work(self, sentence: str, left: int, operation: str, right: int) -> int:
-        """Adds a step; "{}" in its sentence stands for the arithmetic. Returns the result."""
+        """Add a step; "{}" in its sentence is replaced by the arithmetic. Return the result."""
         result = _OPERATIONS[operation](left, right)
         if result <= 0 or (operation == "/" and left % right):
             raise ValueError(f"{left}{operation}{right} leaves the positive integers")
@@ -132,7 +132,7 @@ class _Story:
         return result
 
     def sideline(self, sentence: str, probability: float = 0.5) -> None:
-        """Maybe tells something that the answer does not need."""
+        """With this probability, add a sentence that the answer does not need."""
         if self.draws.chance(probability):
             self.tell(sentence)
 
@@ -147,7 +147,7 @@ def _divisor(draws: _Draws, total: int, choices: Sequence[int]) -> int | None:
 
 
 def _stall(draws: _Draws) -> Example:
-    """Stock that comes and goes; the other goods on the stall do not count."""
+    """Changes of a stock; other goods on the stall are irrelevant."""
     story = _Story(draws)
     goods, others = draws.some(_GOODS, 2)
     box, other_box = draws.some(_BOXES, 2)
@@ -201,7 +201,7 @@ def _stall(draws: _Draws) -> Example:
 
 
 def _collections(draws: _Draws) -> Example:
-    """Who has how many more or fewer than whom."""
+    """Comparisons of three persons' collections."""
     story = _Story(draws)
     things, others = draws.some(_TREASURES, 2)
     people = [story.name, story.friend, story.other]
@@ -397,7 +397,7 @@ def _sharing(draws: _Draws) -> Example:
 
 
 def _hall(draws: _Draws) -> Example:
-    """Rows and seats, who is there and who is not."""
+    """Rows and seats, taken and free."""
     story = _Story(draws)
     rows, seats = draws.between(7, 12), draws.between(6, 10)
     more_rows, more_seats = draws.between(2, 5), draws.between(4, 10)
@@ -467,7 +467,7 @@ _FAMILIES = (_stall, _collections, _shopping, _workshop, _journey, _sharing, _ha
 
 
 def _draw(key: str) -> Example:
-    """The example of a key; a story whose numbers leave the positive integers is drawn again."""
+    """Draw the example of a key; a story with numbers that are not positive integers is drawn again."""
     for attempt in range(1000):
         draws = _Draws(f"fastsia demo/{key}/{attempt}")
         try:
@@ -492,14 +492,14 @@ def _evaluation() -> tuple[Example, ...]:
 
 
 def evaluation_examples(limit: int = NUM_PROBLEMS) -> tuple[Example, ...]:
-    """The first `limit` of the 2,000 evaluation problems with their solutions; they do not depend on `limit`."""
+    """Return the first `limit` of the 2,000 evaluation problems with their solutions."""
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
         raise FastsiaError(f"limit must be an integer >= 1, got {limit!r}.")
     return _evaluation()[:limit]
 
 
 def problems(limit: int = NUM_PROBLEMS) -> list[Problem]:
-    """The first `limit` problems of the demo task, ids "demo-0000" to "demo-1999"."""
+    """Return the first `limit` problems of the demo task, with ids "demo-0000" to "demo-1999"."""
     return [
         Problem(id=f"demo-{index:04d}", question=example.question, gold=example.gold)
         for index, example in enumerate(evaluation_examples(limit))
@@ -507,9 +507,9 @@ def problems(limit: int = NUM_PROBLEMS) -> list[Problem]:
 
 
 def training_examples(seed: int, use: str = "training") -> Iterator[Example]:
-    """An endless stream of examples, none of which asks an evaluation question.
+    """Yield an endless stream of examples without the evaluation questions.
 
-    `use` names what they are for ("sft", "held out", ...): streams of different uses are drawn apart.
+    `use` names their purpose ("sft", "held out", ...): each purpose has its own streams.
     """
     held_out = {example.question for example in _evaluation()}
     index = 0

@@ -1,4 +1,4 @@
-"""Solved questions for few-shot prompts, written for fastsia; none is taken from a data set."""
+"""Solved questions for few-shot prompts, written for fastsia and not taken from a data set."""
 
 from __future__ import annotations
 

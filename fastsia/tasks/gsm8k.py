@@ -1,10 +1,10 @@
-"""GSM8K: grade-school word problems. The gold number stands after the last "####" of a worked solution."""
+"""GSM8K: grade-school word problems. The gold number follows the last "####" of a worked solution."""
 
 from __future__ import annotations
 
 from fastsia.config import AnswerFormat, Problem
 from fastsia.tasks.hub import HubData
-from fastsia.tasks.rows import Row
+from fastsia.tasks.records import Record
 from fastsia.tasks.task import gold_answer
 
 FILE = "gsm8k/test.jsonl"
@@ -12,11 +12,11 @@ HUB = HubData("openai/gsm8k", "main")
 MARKER = "####"
 
 
-def to_problem(row: Row, answer_format: AnswerFormat) -> Problem:
-    """A row with the fields question and answer."""
-    question, solution = row.text("question"), row.text("answer")
+def to_problem(record: Record, answer_format: AnswerFormat) -> Problem:
+    """Convert a record with the fields question and answer."""
+    question, solution = record.text("question"), record.text("answer")
     _, marker, gold = solution.rpartition(MARKER)
     if not marker:
-        raise row.error(f"field 'answer' has no {MARKER!r} before its result")
-    key = row.identifier("id") if "id" in row.fields else f"gsm8k-{row.number}"
-    return Problem(key, question, gold_answer(gold.strip(), answer_format, None, row.where))
+        raise record.error(f"field 'answer' has no {MARKER!r} before its result")
+    key = record.identifier("id") if "id" in record.fields else f"gsm8k-{record.number}"
+    return Problem(key, question, gold_answer(gold.strip(), answer_format, None, record.where))

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastsia.errors import FastsiaError
 from fastsia.models.hub import hub_status
-from fastsia.tasks.rows import Row, dataset_rows
+from fastsia.tasks.records import Record, dataset_records
 
 PREFIX = "hub:"
 
@@ -55,7 +55,7 @@ class HubData:
         return Path(self.path).is_dir()
 
 
-def hub_rows(source: HubData, instead: str = "") -> Iterator[Row]:
+def hub_records(source: HubData, instead: str = "") -> Iterator[Record]:
     """The records of the splits, one after the other; each split counts its records from 1.
 
     Without a connection to the Hub they are read from the cache of `datasets`.
@@ -84,7 +84,7 @@ def hub_rows(source: HubData, instead: str = "") -> Iterator[Row]:
             raise FastsiaError(
                 f"{source.path} ({split}) could not be loaded{where}: {reason}.{instead and ' ' + instead}"
             ) from error
-        yield from dataset_rows(data, f"{source.path} ({split})")
+        yield from dataset_records(data, f"{source.path} ({split})")
 
 
 def _reason(error: Exception) -> str:

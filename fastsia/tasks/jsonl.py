@@ -1,4 +1,4 @@
-"""Problems of one's own: rows with question, answer, and optionally choices and id; or a well-known layout."""
+"""Problems from a user's file: records with question, answer and optionally choices and id, or in a known layout."""
 
 from __future__ import annotations
 
@@ -7,37 +7,39 @@ from dataclasses import replace
 from fastsia.config import AnswerFormat, Problem
 from fastsia.tasks import arc, competition, gsm8k, svamp
 from fastsia.tasks.options import read_choices
-from fastsia.tasks.rows import Row, is_blank
+from fastsia.tasks.records import Record, is_blank
 from fastsia.tasks.task import gold_answer
 
 
-def to_problem(row: Row, answer_format: AnswerFormat | None, answer_base: int | None = None) -> Problem:
-    """One problem from a row of any known layout.
+def to_problem(record: Record, answer_format: AnswerFormat | None, answer_base: int | None = None) -> Problem:
+    """Convert a record of any known layout to a problem.
 
-    A row with choices is a multiple-choice problem and says so in its `answer_format`; any other is read by
-    `answer_format`
-    (None: a number). answer_base: of answers that are an option's index, what the first option is.
+    A record with choices is a multiple-choice problem with its own `answer_format`.
+
+    Args:
+        answer_format: how other answers are read; None is "number".
+        answer_base: for answers that are an option's index, the index of the first option.
     """
-    row = arc.unnested(row)
-    if not is_blank(row.fields.get("choices")):
-        return _choice_problem(row, answer_format, answer_base)
+    record = arc.unnested(record)
+    if not is_blank(record.fields.get("choices")):
+        return _choice_problem(record, answer_format, answer_base)
     if answer_format == "choice":
-        raise row.error(f"{row.named('choices')} is missing, and answer_format='choice' needs it")
+        raise record.error(f"{record.named('choices')} is missing, and answer_format='choice' needs it")
     answer_format = answer_format or "number"
-    if {"Body", "Question", "Answer"} <= row.fields.keys():
-        return svamp.to_problem(row, answer_format)
-    if "problem" in row.fields and "question" not in row.fields:
-        return competition.to_problem(row, answer_format)
-    if gsm8k.MARKER in str(row.fields.get("answer")):
-        return gsm8k.to_problem(row, answer_format)
-    gold = gold_answer(row.text_or_number("answer"), answer_format, None, row.where)
-    return Problem(row.identifier("id"), row.text("question"), gold)
+    if {"Body", "Question", "Answer"} <= record.fields.keys():
+        return svamp.to_problem(record, answer_format)
+    if "problem" in record.fields and "question" not in record.fields:
+        return competition.to_problem(record, answer_format)
+    if gsm8k.MARKER in str(record.fields.get("answer")):
+        return gsm8k.to_problem(record, answer_format)
+    gold = gold_answer(record.text_or_number("answer"), answer_format, None, record.where)
+    return Problem(record.identifier("id"), record.text("question"), gold)
 
 
-def _choice_problem(row: Row, answer_format: AnswerFormat | None, answer_base: int | None) -> Problem:
+def _choice_problem(record: Record, answer_format: AnswerFormat | None, answer_base: int | None) -> Problem:
     if answer_format not in (None, "choice"):
-        raise row.error(f"{row.named('choices')} and answer_format={answer_format!r} exclude each other")
-    if not is_blank(row.fields.get("answerKey")):
-        return replace(arc.to_problem(row, "choice", answer_base), answer_format="choice")
-    texts, gold = read_choices(row, "answer", answer_base)
-    return Problem(row.identifier("id"), row.text("question"), gold, choices=texts, answer_format="choice")
+        raise record.error(f"{record.named('choices')} and answer_format={answer_format!r} exclude each other")
+    if not is_blank(record.fields.get("answerKey")):
+        return replace(arc.to_problem(record, "choice", answer_base), answer_format="choice")
+    texts, gold = read_choices(record, "answer", answer_base)
+    return Problem(record.identifier("id"), record.text("question"), gold, choices=texts, answer_format="choice")

@@ -1,4 +1,4 @@
-"""The options of a multiple-choice row, and which of them is the right one."""
+"""Reads the options of a multiple-choice record and finds the right one."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import Any
 from fastsia.answers.extraction import canonical_gold
 from fastsia.config import is_text
 from fastsia.errors import FastsiaError
-from fastsia.tasks.rows import Row, is_blank, plain_number
+from fastsia.tasks.records import Record, is_blank, plain_number
 
 _BEFORE, _BEHIND = "([{*# ", ")]}*.: "
-"""What may stand around a label: "(B)", "B.", "**B**", "#2"."""
+"""Marks around a label: "(B)", "B.", "**B**", "#2"."""
 _INDEX = re.compile(r"[+-]?\d{1,4}(?:\.0+)?")
 _LABEL_AND_TEXT = re.compile(r"([(\[]?\w+[.):\]]+)\s*(\S.*)", re.DOTALL)
 _LEADING_LABEL = re.compile(r"[(\[]?(?:([A-Za-z])[.):\]]|(\d{1,2})(?:[):\]](?!\d)|\.(?!\d)))\s*(\S.*)", re.DOTALL)
@@ -27,10 +27,13 @@ _LABELS = ("label", "labels")
 
 @dataclass(frozen=True)
 class Options:
-    """What a row says of its options.
+    """The options of a record.
 
-    texts: in the row's order. labels: one for each text, None where the row has none. columns: the columns that the
-    texts came from, empty where one field has them all. marked: the option that labels of 0 and 1 mark as right.
+    Attributes:
+        texts: in the order of the record.
+        labels: one for each text; None if the record has none.
+        columns: the columns that the texts were read from; empty if one field has them all.
+        marked: the option that labels of 0 and 1 mark as right.
     """
 
     texts: tuple[str, ...]
@@ -40,96 +43,96 @@ class Options:
 
 
 def letters(count: int) -> str:
-    """The letters of `count` options: "ABC" for three."""
+    """Return the letters of `count` options: "ABC" for three."""
     return ascii_uppercase[:count]
 
 
-def read_choices(row: Row, field: str, answer_base: int | None = None) -> tuple[tuple[str, ...], str]:
-    """The options' texts, and the letter of the right one, which `field` (or marks beside the options) names.
+def read_choices(record: Record, field: str, answer_base: int | None = None) -> tuple[tuple[str, ...], str]:
+    """Return the texts of the options and the letter of the right one, named by `field` or by marks of the options.
 
-    Data sets that mark the right option, or have a column for it, put it first in every row. There the options come in
-    an order that depends only on the question and their texts, so that no letter is right more often.
+    Data sets that mark the right option, or have a column for it, put it first in every record. Their options are
+    reordered by a hash of the question and the texts, so that no letter is right more often.
 
     Raises:
-        FastsiaError: naming the row, for options that are none, or an answer that names no option, or more than one.
+        FastsiaError: for invalid options, or an answer that names no option or more than one. It names the record.
     """
-    options = read_options(row, has_answer=not is_blank(row.fields.get(field)))
+    options = read_options(record, has_answer=not is_blank(record.fields.get(field)))
     right = options.marked
-    if right is None and len(options.columns) > 1 and row.columns.get(field) in options.columns:
-        right = options.columns.index(str(row.columns[field]))
+    if right is None and len(options.columns) > 1 and record.columns.get(field) in options.columns:
+        right = options.columns.index(str(record.columns[field]))
     if right is not None:
         right_text = options.texts[right]
-        texts = _shuffled(options.texts, str(row.fields.get("question")))
+        texts = _shuffled(options.texts, str(record.fields.get("question")))
         return texts, ascii_uppercase[texts.index(right_text)]
 
     def refuse(what: str) -> FastsiaError:
-        return row.error(f"{row.named(field)} is {what}")
+        return record.error(f"{record.named(field)} is {what}")
 
-    index = right_option(_answer(row, field, options.texts), options, answer_base, refuse)
+    index = right_option(_answer(record, field, options.texts), options, answer_base, refuse)
     return options.texts, ascii_uppercase[index]
 
 
-def read_options(row: Row, *, has_answer: bool = True) -> Options:
-    """What stands in the field `choices`, with the labels in it or in the field `labels`.
+def read_options(record: Record, *, has_answer: bool = True) -> Options:
+    """Read the field `choices`, with labels from it or from the field `labels`.
 
     `choices` is a list of texts, a list of {"text", "label"}, a mapping of the lists "text" and "label" (or "choices"
-    and "labels"), or a mapping from labels to texts; in a text file it may be such a value's JSON.
+    and "labels"), or a mapping from labels to texts; in a text file it may be JSON of one of these.
     """
-    value, labels = _json(row.value("choices")), _json(row.fields.get("labels"))
+    value, labels = _json(record.value("choices")), _json(record.fields.get("labels"))
     if isinstance(value, Mapping):
         key = next((name for name in _TEXTS if name in value and not isinstance(value[name], str)), None)
         if key is not None:
             labels = next((value[name] for name in _LABELS if value.get(name) is not None), labels)
             value = value[key]
-        else:  # labels with their texts; a table's struct has every label of the table, those of other rows as null
+        else:  # labels with their texts; a parquet struct has null for labels of other records
             value = {label: text for label, text in value.items() if not is_blank(text)}
             value, labels = list(value.values()), list(value)
     elif _is_list(value) and len(value) and all(isinstance(option, Mapping) and "text" in option for option in value):
         if any(option.get("label") is not None for option in value):
             labels = [option.get("label") for option in value]
         value = [option["text"] for option in value]
-    columns = row.columns.get("choices", ())
+    columns = record.columns.get("choices", ())
     columns = () if isinstance(columns, str) else columns
     if columns:
-        while value and is_blank(value[-1]):  # a row with fewer options than the table has columns
+        while value and is_blank(value[-1]):  # a record with fewer options than the table has columns
             value = value[:-1]
         columns = columns[: len(value)]
-    what = row.named("choices")
+    what = record.named("choices")
     if not _is_list(value):
-        raise row.error(f"{what} must be a list of texts, got {value!r:.60}")
+        raise record.error(f"{what} must be a list of texts, got {value!r:.60}")
     texts = tuple(str(text).strip() for text in value if isinstance(text, (str, int, float)))
     if len(texts) != len(value) or not all(texts):
-        raise row.error(f"{what} holds an option that is empty or not a text")
+        raise record.error(f"{what} contains an option that is empty or not a text")
     if not all(map(is_text, texts)):
-        raise row.error(f"{what} holds half of a surrogate pair, which is no character")
+        raise record.error(f"{what} contains an unpaired surrogate, which is not a character")
     if not 2 <= len(texts) <= len(ascii_uppercase):
-        raise row.error(f"{what} must hold 2 to {len(ascii_uppercase)} options, got {len(texts)}")
+        raise record.error(f"{what} must have 2 to {len(ascii_uppercase)} options, got {len(texts)}")
     if len(set(texts)) < len(texts):
-        raise row.error(f"{what} holds the same option twice")
+        raise record.error(f"{what} contains the same option twice")
     if is_blank(labels) or labels == []:
         return Options(texts, columns=columns)
     if not _is_list(labels):
-        raise row.error(f"{what} must give its labels as a list, got {labels!r:.60}")
+        raise record.error(f"{what} must have a list of labels, got {labels!r:.60}")
     if not has_answer and all(label in (0, 1, "0", "1") for label in labels) and len(labels) == len(texts):
         right = [i for i, label in enumerate(labels) if int(label)]
         if len(right) != 1:
-            raise row.error(f"{what} marks {len(right)} options as right, and one is needed")
+            raise record.error(f"{what} marks {len(right)} options as right, and one is needed")
         return Options(texts, columns=columns, marked=right[0])
     read = tuple(plain_number(label).strip() for label in labels if isinstance(label, (str, int, float)))
     if len(read) != len(texts) or len(set(read)) < len(labels) or not all(read) or not all(map(is_text, read)):
-        raise row.error(f"{what} needs one label of its own for each option, got {', '.join(map(str, labels))}")
+        raise record.error(f"{what} needs one label of its own for each option, got {', '.join(map(str, labels))}")
     return Options(texts, read, columns)
 
 
 def right_option(answer: str, options: Options, answer_base: int | None, refuse: Callable[[str], FastsiaError]) -> int:
-    """The index of the option that `answer` names.
+    """Return the index of the option that `answer` names.
 
-    With labels, beside the options or at the beginning of each text, it is a label, else (answer_base given) an index,
-    else an option's text. Without labels a number is an index where answer_base is given; else what is named is an
-    option's text, its column, or its letter.
+    With labels, in their own field or at the beginning of each text, `answer` is a label, else (with answer_base) an
+    index, else an option's text. Without labels it is an index (a number, with answer_base), else an option's text,
+    column or letter.
 
     Raises:
-        FastsiaError: what `refuse` makes of "'4', which is ...", where no option is named, or more than one may be.
+        FastsiaError: made by `refuse` from "'4', which is ...", if no option or more than one may be meant.
     """
     texts, labels = options.texts, options.labels
     if labels is None:
@@ -140,14 +143,16 @@ def right_option(answer: str, options: Options, answer_base: int | None, refuse:
     if index is not None and labelled is not None and index != labelled:
         raise refuse(
             f"{answer!r}, which is the label of option {labelled + 1}, but not that option by answer_base="
-            f"{answer_base}; leave answer_base out where rows have labels"
+            f"{answer_base}; omit answer_base if records have labels"
         )
     if labelled is not None:
         return labelled
     among = "" if labels is None else f", nor one of the labels {', '.join(labels)}"
     if index is not None:
         if not 0 <= index < len(texts):
-            raise refuse(f"{answer!r}, which with answer_base={answer_base} is none of the {len(texts)} options{among}")
+            raise refuse(
+                f"{answer!r}, which with answer_base={answer_base} is not one of the {len(texts)} options{among}"
+            )
         return index
     same = [i for i, text in enumerate(texts) if answer in (text, options.texts[i])]
     same = same or [i for i, text in enumerate(texts) if _folded(answer) in (_folded(text), _folded(options.texts[i]))]
@@ -155,7 +160,7 @@ def right_option(answer: str, options: Options, answer_base: int | None, refuse:
     if labels is not None:
         found = _with_text(answer, texts, labels) if own is None else own
         if found is None:
-            hint = "" if number is None else "; an index is said by answer_base (0 or 1)"
+            hint = "" if number is None else "; set answer_base (0 or 1) if it is an index"
             raise refuse(
                 f"{answer!r:.80}, which is not one of the labels {', '.join(labels)}, nor an option's text{hint}"
             )
@@ -165,12 +170,14 @@ def right_option(answer: str, options: Options, answer_base: int | None, refuse:
     named = {what: i for what, i in readings.items() if i is not None}
     if len(set(named.values())) > 1:
         both = " and ".join(f"{what} of option {i + 1}" for what, i in named.items())
-        raise refuse(f"{answer!r}, which is {both}; give the options labels, or the answer as the text of one of them")
+        raise refuse(
+            f"{answer!r}, which is {both}; add labels to the options, or use the text of an option as the answer"
+        )
     if named:
         return next(iter(named.values()))
     if number is not None:
         raise refuse(
-            f"the bare number {answer}, which may count options from 0 or from 1, or be a value; set answer_base "
+            f"the bare number {answer}, which may be an index from 0 or from 1, or a value; set answer_base "
             "(0 or 1), or give the option's letter or its whole text"
         )
     if same:
@@ -180,20 +187,20 @@ def right_option(answer: str, options: Options, answer_base: int | None, refuse:
         return spelled_out
     letter = canonical_gold(answer, "choice", texts)
     if letter is None:
-        raise refuse(f"{answer!r:.80}, which is none of the {len(texts)} options")
+        raise refuse(f"{answer!r:.80}, which is not one of the {len(texts)} options")
     return ascii_uppercase.index(letter)
 
 
 def _number(answer: str) -> int | None:
-    """The number that an answer is and nothing else, which may be an option's index."""
+    """The integer of an answer that is only a number and may be an option's index."""
     bare = _bare(answer)
     return int(float(bare)) if _INDEX.fullmatch(bare) else None
 
 
 def _split_labels(texts: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
-    """Texts that all begin with a label, as "B) green", without them, and the labels; else the texts and None.
+    """Split the labels from texts that all begin with one ("B) green"); return the texts and the labels, or None.
 
-    The labels are the first letters or numbers, in any order, so that "3) x" among others remains a text.
+    The labels must be the first letters or numbers, in any order, so that a single "3) x" remains a text.
     """
     parts = [_LEADING_LABEL.fullmatch(text) for text in texts]
     labels = tuple((part[1] or part[2]) for part in parts if part is not None)
@@ -205,7 +212,7 @@ def _split_labels(texts: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, .
 
 
 def _label(answer: str, labels: Sequence[str]) -> int | None:
-    """The label that `answer` is: exactly, or alone in another case or without the marks around it."""
+    """The index of the label equal to `answer`: exactly, or uniquely without regard to case and the marks around it."""
     if answer in labels:
         return labels.index(answer)
     wanted = _folded(_bare(answer))
@@ -214,15 +221,15 @@ def _label(answer: str, labels: Sequence[str]) -> int | None:
 
 
 def _with_text(answer: str, texts: Sequence[str], labels: Sequence[str]) -> int | None:
-    """The option whose label and text `answer` is, as in "B. green" or "(B) green"."""
+    """The option whose label and text are `answer`, as in "B. green" or "(B) green"."""
     parts = _LABEL_AND_TEXT.fullmatch(answer)
     index = None if parts is None else _label(parts[1], labels)
     return index if parts is not None and index is not None and _folded(parts[2]) == _folded(texts[index]) else None
 
 
-def _answer(row: Row, field: str, texts: tuple[str, ...]) -> str:
-    """The answer as a text; a number that is no option as it stands without a fraction of zero, as 1 for 1.0."""
-    text, value = row.text_or_number(field), row.value(field)
+def _answer(record: Record, field: str, texts: tuple[str, ...]) -> str:
+    """The answer as a text. A float that is not the text of an option loses a zero fraction: 1 for 1.0."""
+    text, value = record.text_or_number(field), record.value(field)
     return text if text in texts or not isinstance(value, float) else plain_number(value)
 
 
@@ -231,7 +238,7 @@ def _bare(label: str) -> str:
 
 
 def _shuffled(texts: tuple[str, ...], question: str) -> tuple[str, ...]:
-    """The texts in the order of a hash of each with the question: no place is the right one more often."""
+    """The texts ordered by a hash of each with the question, so that no position is right more often."""
     return tuple(
         sorted(texts, key=lambda text: hashlib.sha256(f"{question}\0{text}".encode("utf-8", "surrogatepass")).digest())
     )
@@ -246,7 +253,7 @@ def _is_list(value: Any) -> bool:
 
 
 def _json(value: Any) -> Any:
-    """A list or mapping written as JSON in a cell of a text file."""
+    """Parse a list or mapping that a cell of a text file contains as JSON."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         with suppress(ValueError, RecursionError):
             return json.loads(value)

@@ -1,4 +1,4 @@
-"""From a problem to the token ids of its prompt: a chat turn where the tokenizer has a template, else plain text."""
+"""Builds the token ids of a problem's prompt: a chat turn if the tokenizer has a template, else plain text."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ INSTRUCTIONS: dict[AnswerFormat, str] = {
     "choice": 'Reason step by step, then name the right option on a last line of its own: "Answer:" and its letter.',
     "boxed": "Reason step by step, then give the final answer inside \\boxed{}.",
 }
-"""What a prompt asks for besides its question. The marker in it is the one that extraction looks for first."""
+"""Instruction of a prompt for each answer format. It asks for the marker that extraction looks for first."""
 
 PLAIN_STOP = ("\nQuestion:", "\nQ:")
-"""Where a model that goes on with a question of its own has left the problem."""
+"""Texts at which a model begins a question of its own."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model reads.
+    """The prompt of a problem.
 
-    token_ids: with exactly one BOS where the tokenizer or the template puts one, with none otherwise.
-    text: what was encoded (for a chat the rendered template).
-    starts_in_think: the template ends inside a think block, so the completion begins in one.
-    stop: texts that end a sequence; empty for a chat, whose turns end in an EOS. Only where there are some does one of
-        them end what counts of a completion.
-    mentions_think: a mark of think blocks stands in it, outside of the question.
-    closes_think: the template ends with a think block that it closes itself: none is to come.
+    Attributes:
+        token_ids: with exactly one BOS if the tokenizer or the template adds one, else without.
+        text: the encoded text (for a chat the rendered template).
+        starts_in_think: the template ends inside a think block, so the completion begins in one.
+        stop: texts that end a sequence; empty for a chat, whose turns end with an EOS. A completion counts
+            up to a stop text if there are any.
+        mentions_think: the prompt contains a mark of think blocks outside the question.
+        closes_think: the template ends with a closed think block, so none follows.
     """
 
     token_ids: tuple[int, ...]
@@ -59,14 +60,18 @@ def build_prompt(
     template_date: str | None = None,
     think_tags: tuple[str, str] | None = None,
 ) -> Prompt:
-    """The prompt of one problem of a task.
+    """Build the prompt of one problem of a task.
 
-    tokenizer: of transformers. num_fewshot: exemplars before the question, never the question itself.
-    apply_chat_template: None uses the template where there is one, False asks in plain text.
-    system_instruction, template_date, think_tags: as in `SIAConfig`; template_args: all variables for the template.
+    Args:
+        tokenizer: of transformers.
+        num_fewshot: number of exemplars before the question; the question itself is not used as one.
+        apply_chat_template: None uses the template if there is one, False writes plain text.
+        system_instruction, template_date, think_tags: as in `SIAConfig`.
+        template_args: variables for the template.
 
-    Raises FastsiaError: no tokenizer, a template asked for but absent, variables without one, a template that has no
-    system turn, more exemplars than there are.
+    Raises:
+        FastsiaError: for a missing tokenizer or template, variables without a template, a template without a system
+            turn, or more exemplars than exist.
     """
     request = _ask(task, problem, tokenizer, num_fewshot, apply_chat_template, system_instruction, template_args)
     if not request.is_chat:
@@ -76,7 +81,7 @@ def build_prompt(
         mentions = mentions_marks(f"{system_instruction} {request.instruction}", think_tags)
         return Prompt(_encode(tokenizer, text), text, False, PLAIN_STOP, mentions)
     text = _render_chat(tokenizer, request, template_date)
-    # What the template adds behind the question; a <think> that stands in the question itself opens nothing.
+    # The text that the template adds after the question; a <think> in the question does not open a block.
     opening = text.rpartition(request.turns[-1]["content"].strip())[2]
     added = text
     for turn in request.turns:
@@ -92,7 +97,7 @@ def build_prompt(
 
 
 def prompt_options(config: SIAConfig) -> dict[str, Any]:
-    """The arguments of `build_prompt` that a run's settings give."""
+    """Return the arguments of `build_prompt` that the settings of a run determine."""
     return {
         "num_fewshot": config.num_fewshot,
         "apply_chat_template": config.apply_chat_template,
@@ -104,21 +109,21 @@ def prompt_options(config: SIAConfig) -> dict[str, Any]:
 
 
 def reading_options(config: SIAConfig) -> dict[str, Any]:
-    """What the readers of answers must know of a run's prompts: in a chat no stop text ends what counts."""
+    """Return the reading arguments that the settings of a run determine. In a chat there are no stop texts."""
     return {"think_tags": config.think_tags, "stop_texts": not config.apply_chat_template}
 
 
 def date_of_prompts(task: Task, tokenizer: Any, config: SIAConfig) -> str | None:
-    """Today, where the prompts of a run hold the day's date; else None."""
+    """Return today's date if the prompts of a run contain it, else None."""
     request = _first(task, tokenizer, config)
     if not request.is_chat:
         return None
-    _render_chat(tokenizer, request, None)  # says what the template refuses
+    _render_chat(tokenizer, request, None)  # raises if the template refuses the turns
     return template.today() if template.asks_for_date(tokenizer, request.turns, request.variables) else None
 
 
 def unread_settings(task: Task, tokenizer: Any, config: SIAConfig) -> list[str]:
-    """A sentence for each setting that was made for the chat template and that it does not read."""
+    """Return a warning for each setting of the chat template that the template does not read."""
     request = _first(task, tokenizer, config)
     if not request.is_chat:
         return []
@@ -134,7 +139,7 @@ _NEEDS_TEMPLATE = "is for a chat template, but the prompts are plain text."
 
 @dataclass(frozen=True)
 class _Request:
-    """What a prompt is made of: the turns of a chat, or (is_chat False) the parts of a plain text."""
+    """The parts of a prompt: the turns of a chat, or (is_chat False) of a plain text."""
 
     is_chat: bool
     answer_format: AnswerFormat
@@ -154,7 +159,7 @@ def _ask(
     template_args: Mapping[str, Any] | None,
 ) -> _Request:
     if tokenizer is None:
-        raise FastsiaError("A prompt needs a tokenizer; give (model, tokenizer) or Engine(model, tokenizer).")
+        raise FastsiaError("A prompt needs a tokenizer; pass (model, tokenizer) or Engine(model, tokenizer).")
     has_template = bool(getattr(tokenizer, "chat_template", None))
     if apply_chat_template and not has_template:
         raise FastsiaError("apply_chat_template is true, but the tokenizer has no chat template.")
@@ -170,7 +175,7 @@ def _ask(
 
 
 def _first(task: Task, tokenizer: Any, config: SIAConfig) -> _Request:
-    """What the first prompt of a run is made of: all ask the template alike."""
+    """The parts of the first prompt of a run; all prompts use the template in the same way."""
     return _ask(
         task,
         task.problems[0],
@@ -189,14 +194,14 @@ def _template_args(config: SIAConfig) -> dict[str, Any]:
 
 
 def render_question(question: str, choices: Sequence[str] | None) -> str:
-    """The question, with its options lettered on lines of their own."""
+    """Return the question, followed by one line for each lettered option."""
     if choices is None:
         return question
     return "\n".join([question, *(f"{a}. {text}" for a, text in zip(letters(len(choices)), choices, strict=True))])
 
 
 def render_answer(answer: str, answer_format: AnswerFormat) -> str:
-    """An answer behind the marker of its format."""
+    """Return an answer with the marker of its format."""
     return {"number": f"#### {answer}", "choice": f"Answer: {answer}", "boxed": f"\\boxed{{{answer}}}"}[answer_format]
 
 
@@ -224,7 +229,7 @@ def _plain_text(problem: Problem, request: _Request, system_instruction: str | N
         f"Question: {render_question(shot.question, shot.choices)}\nAnswer: {_solution(shot, request.answer_format)}"
         for shot in request.exemplars
     ]
-    # No space after the colon: tokenizers put it in front of the next word.
+    # No space after the colon: tokenizers attach it to the next word.
     parts.append(f"Question: {render_question(problem.question, problem.choices)}\nAnswer:")
     return "\n\n".join(parts)
 
@@ -237,7 +242,7 @@ def _turns(
     system_instruction: str | None,
 ) -> list[dict[str, str]]:
     def ask(question: str, choices: Sequence[str] | None) -> dict[str, str]:
-        # In the user's turn, because some templates (Gemma's) refuse a system turn.
+        # The instruction is in the user turn, because some templates (Gemma's) refuse a system turn.
         content = render_question(question, choices)
         return {"role": "user", "content": f"{content}\n\n{instruction}" if instruction else content}
 
@@ -248,7 +253,7 @@ def _turns(
 
 
 def _render_chat(tokenizer: Any, request: _Request, template_date: str | None) -> str:
-    """What the template writes. A system turn that it refuses, or leaves out, is said."""
+    """Render the template; raise if it refuses or drops the system turn."""
     turns = request.turns
     has_system = turns[0]["role"] == "system"
     try:
@@ -260,7 +265,7 @@ def _render_chat(tokenizer: Any, request: _Request, template_date: str | None) -
             ) from error
         raise
     if has_system and "".join(turns[0]["content"].split()) not in "".join(text.split()):
-        raise FastsiaError("system_instruction: the chat template leaves the system turn out.")
+        raise FastsiaError("system_instruction: the chat template drops the system turn.")
     return text
 
 
@@ -273,7 +278,7 @@ def _renders(tokenizer: Any, turns: template.Turns, variables: Mapping[str, Any]
 
 
 def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
-    """Token ids with exactly one BOS where the tokenizer puts one or the text opens with it; no EOS added."""
+    """Encode with exactly one BOS if the tokenizer adds one or the text begins with it, and without EOS."""
     ids = list(tokenizer.encode(text, add_special_tokens=False))
     bos = getattr(tokenizer, "bos_token_id", None)
     if bos is None:

@@ -1,4 +1,4 @@
-"""SVAMP: short arithmetic stories with a question of their own. 300 test rows of 1,000, or all of them."""
+"""SVAMP: short arithmetic stories, each with a question. 300 test records of 1,000, or all of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from fastsia.config import AnswerFormat, Problem
 from fastsia.tasks.hub import HubData
-from fastsia.tasks.rows import Row
+from fastsia.tasks.records import Record
 from fastsia.tasks.task import gold_answer
 
 FILE = "svamp/test.jsonl"
@@ -17,18 +17,18 @@ FULL_HUB = HubData("ChilleD/SVAMP", splits=("train", "test"))
 _QUESTION_WORDS = ("How", "What", "When", "Where", "Which", "Who")
 
 
-def to_problem(row: Row, answer_format: AnswerFormat) -> Problem:
-    """A row with the fields ID, Body, Question and Answer."""
-    question = join(row.text("Body"), row.text("Question"))
-    gold = gold_answer(row.text_or_number("Answer"), answer_format, None, row.where)
-    return Problem(row.identifier("ID"), question, gold)
+def to_problem(record: Record, answer_format: AnswerFormat) -> Problem:
+    """Convert a record with the fields ID, Body, Question and Answer."""
+    question = join(record.text("Body"), record.text("Question"))
+    gold = gold_answer(record.text_or_number("Answer"), answer_format, None, record.where)
+    return Problem(record.identifier("ID"), question, gold)
 
 
 def join(body: str, question: str) -> str:
-    """Story and question as one text.
+    """Join story and question to one text.
 
-    A third of the stories stop without a full stop, nearly all of them inside a sentence that the question completes
-    ("If she sold 3" + "How many are left?"): that sentence goes on behind a comma, any other is closed.
+    A third of the stories end without a full stop, nearly all of them inside a sentence that the question completes
+    ("If she sold 3" + "How many are left?"). Such a sentence continues after a comma; any other is closed.
     """
     if not (body[-1].isalnum() or body[-1] in ")%\"'"):
         return f"{body} {question}"
@@ -39,7 +39,7 @@ def join(body: str, question: str) -> str:
     return f"{body}. {question}"
 
 
-def original_order(row: Row) -> tuple[int, int]:
-    """A key that puts the rows of both Hub splits into the order of the authors' file (chal-1 ... chal-1000)."""
-    _, _, number = row.text("ID").rpartition("-")
-    return (int(number), 0) if number.isdecimal() else (0, row.number)
+def original_order(record: Record) -> tuple[int, int]:
+    """A sort key that orders the records of both Hub splits as in the authors' file (chal-1 ... chal-1000)."""
+    _, _, number = record.text("ID").rpartition("-")
+    return (int(number), 0) if number.isdecimal() else (0, record.number)

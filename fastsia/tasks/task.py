@@ -1,4 +1,4 @@
-"""A task: problems of one kind and how they are asked."""
+"""A task: problems of one kind and how prompts ask them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEFAULT_STRIDE = 20
 
 @dataclass(frozen=True)
 class Exemplar:
-    """A solved question that may stand before the test item. `answer` is canonical, as `Problem.gold` is."""
+    """A solved question for a few-shot prompt. `answer` is canonical, as `Problem.gold` is."""
 
     question: str
     reasoning: str
@@ -29,12 +29,13 @@ class Exemplar:
 class Task:
     """Problems of one kind.
 
-    name: also the name of its results' folder.
-    problems: in evaluation order, with distinct ids and canonical golds.
-    format: how answers are read where a problem does not say.
-    stride: tokens between checkpoints where the configuration does not say.
-    instruction: what the prompt asks for besides the question; None is the answer format's own, "" nothing.
-    exemplars: what few-shot prompts draw from, first to last; None is the answer format's own.
+    Attributes:
+        name: also the name of the results folder.
+        problems: in evaluation order, with distinct ids and canonical golds.
+        answer_format: how answers are read, unless a problem has its own format.
+        stride: tokens between checkpoints, unless the configuration sets it.
+        instruction: text of the prompt besides the question; None is that of the answer format, "" none.
+        exemplars: few-shot examples, used from the first on; None are those of the answer format.
     """
 
     name: str
@@ -48,17 +49,17 @@ class Task:
         return len(self.problems)
 
     def format_of(self, problem: Problem) -> AnswerFormat:
-        """The answer format of one of the task's problems."""
+        """Return the answer format of one of the task's problems."""
         return problem.answer_format or self.answer_format
 
     def head(self, limit: int | None) -> Task:
-        """The task with its first `limit` problems (None: all of them)."""
+        """Return the task with its first `limit` problems (None: all of them)."""
         check_limit(limit)
         return replace(self, problems=self.problems[:limit])
 
 
 def check_limit(limit: int | None) -> int | None:
-    """The limit as an int; refuses what is not None or a positive integer."""
+    """Return the limit as an int; refuse anything but None and positive integers."""
     return None if limit is None else integer_from(1, "limit", limit)
 
 
@@ -69,7 +70,7 @@ def check_format(answer_format: str | None) -> None:
 
 
 def gold_answer(text: str, answer_format: AnswerFormat, choices: tuple[str, ...] | None, where: str) -> str:
-    """The canonical form of a gold answer; `where` opens the sentence of the error."""
+    """Return the canonical form of a gold answer; `where` begins the error message."""
     gold = canonical_gold(text, answer_format, choices)
     if gold is None:
         wanted = {
@@ -82,9 +83,9 @@ def gold_answer(text: str, answer_format: AnswerFormat, choices: tuple[str, ...]
 
 
 def with_distinct_ids(problems: Iterable[Problem]) -> Iterator[Problem]:
-    """The same problems; an id that came before gets the suffix "-2", "-3", ...
+    """Yield the problems; a repeated id gets the suffix "-2", "-3", ...
 
-    An id depends on the problems before it only, so a larger limit renames nothing.
+    An id depends only on the problems before it, so a larger limit does not rename any.
     """
     seen: set[str] = set()
     for problem in problems:
@@ -97,8 +98,8 @@ def with_distinct_ids(problems: Iterable[Problem]) -> Iterator[Problem]:
 
 
 def collect(problems: Iterable[Problem], limit: int | None, source: str) -> tuple[Problem, ...]:
-    """The first `limit` problems, with distinct ids; `source` names them where there are none."""
+    """Return the first `limit` problems with distinct ids; `source` names them in the error if there are none."""
     found = tuple(with_distinct_ids(islice(problems, limit)))
     if not found:
-        raise FastsiaError(f"{source} holds no problems.")
+        raise FastsiaError(f"{source} contains no problems.")
     return found

@@ -1,4 +1,4 @@
-"""Chat templates: what one writes for some turns, on which date, and which of its variables it reads."""
+"""Renders chat templates, with a given date, and detects which variables a template reads."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from fastsia.errors import FastsiaError
 Turns = Sequence[Mapping[str, str]]
 
 _CLOCK = "strftime_now"
-# transformers gives templates a clock that reads the day's date; a macro of the same name stands before it. (What a
-# caller passes as a variable is made plain data, so that no function could be passed.) The template begins on a line of
-# its own: the environment strips blanks before blocks at the beginning of a line.
+# transformers provides templates with a clock function; a macro of the same name shadows it. (A function cannot be
+# passed as a variable, because variables become plain data.) The template begins on a new line: the environment strips
+# blanks before blocks at the beginning of a line.
 _FIXED_CLOCK = (
     "{%- macro strftime_now(format) -%}"
     "{%- set fixed = namespace(text=format) -%}"
@@ -27,22 +27,25 @@ _DIRECTIVES = [f"%-{letter}" for letter in "deHIjklmMSUVWy"] + [
     f"%{x}" for x in "aAbBcCdDeFfgGhHIjklmMnprRsStTuUVwWxXyYzZ"
 ]
 _NO_DIRECTIVE = "\x00"
-# They differ in every part of a date: a template that reads one writes two texts.
+# These dates differ in every part, so a template that reads the date writes two texts.
 _TWO_DATES = ("2001-02-03", "2012-11-30")
 
 
 def today() -> str:
-    """The local date as YYYY-MM-DD."""
+    """Return the local date as YYYY-MM-DD."""
     return date.today().isoformat()
 
 
 def render(tokenizer: Any, turns: Turns, variables: Mapping[str, Any], template_date: str | None = None) -> str:
-    """What the tokenizer's chat template writes for these turns and the beginning of the answer.
+    """Render the tokenizer's chat template for these turns and the beginning of the answer.
 
-    variables: more names for the template. template_date: the date, at midnight, that it gets where it asks for one
-    (`strftime_now`, or `date_string` as Llama's write it: "26 Jul 2024"); None is today, and no `date_string`.
+    Args:
+        variables: further variables of the template.
+        template_date: the date, at midnight, for templates that ask for one (`strftime_now`, or `date_string` as in
+            Llama's: "26 Jul 2024"); None is today, without `date_string`.
 
-    Raises FastsiaError: the template fails.
+    Raises:
+        FastsiaError: if the template fails.
     """
     if template_date is None:
         return _render(tokenizer, turns, variables, _day(today()))
@@ -51,7 +54,7 @@ def render(tokenizer: Any, turns: Turns, variables: Mapping[str, Any], template_
 
 
 def asks_for_date(tokenizer: Any, turns: Turns, variables: Mapping[str, Any]) -> bool:
-    """Whether the template writes the day's date: another text on another day."""
+    """Return whether the text of the template depends on today's date."""
     source = _source(tokenizer)
     if source is None or _CLOCK not in source:
         return False
@@ -60,14 +63,16 @@ def asks_for_date(tokenizer: Any, turns: Turns, variables: Mapping[str, Any]) ->
 
 
 def reads_date(tokenizer: Any, turns: Turns, variables: Mapping[str, Any]) -> bool:
-    """Whether the template writes the date that it is given, by either name."""
+    """Return whether the text of the template depends on the given date, under either name."""
     one, other = (render(tokenizer, turns, variables, day) for day in _TWO_DATES)
     return one != other
 
 
 def reads(tokenizer: Any, turns: Turns, variables: Mapping[str, Any], name: str, template_date: str | None) -> bool:
-    """Whether a variable decides anything in what the template writes: it writes, or refuses, something else where the
-    variable has another value or is not there."""
+    """Return whether a variable affects the template.
+
+    That is so if the text or the refusal differs when the variable has another value or is missing.
+    """
     value = variables[name]
     rest = {key: item for key, item in variables.items() if key != name}
     others = [{name: not value}] if isinstance(value, bool) else [{name: f"{value}0"}, {name: None}]
@@ -88,13 +93,13 @@ def _render(tokenizer: Any, turns: Turns, variables: Mapping[str, Any], day: dat
         if source is not None and _CLOCK in source:
             options |= {"chat_template": _FIXED_CLOCK + source, "fastsia_date": _directives(day)}
         text = tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True, **options)
-    except Exception as error:  # a template is a program of the model's authors: it may raise anything
+    except Exception as error:  # a template is a program by the model's authors: it may raise anything
         raise FastsiaError(f"The tokenizer's chat template failed: {error}") from error
     return str(text)
 
 
 def _source(tokenizer: Any) -> str | None:
-    """The template's text; None where a tokenizer does not say it."""
+    """The source of the template; None if the tokenizer does not provide it."""
     find = getattr(tokenizer, "get_chat_template", None)
     source = getattr(tokenizer, "chat_template", None) if find is None else find()
     return source if isinstance(source, str) else None
@@ -105,11 +110,11 @@ def _day(text: str) -> datetime:
 
 
 def _directives(now: datetime) -> dict[str, str]:
-    """What each directive of strftime stands for; in the order in which they are replaced."""
+    """The value of each directive of strftime, in the order in which they are replaced."""
     found = {"%%": _NO_DIRECTIVE}
     for directive in _DIRECTIVES:
         try:
             found[directive] = now.strftime(directive)
-        except ValueError:  # not one of this system's
+        except ValueError:  # not supported on this system
             continue
     return found | {_NO_DIRECTIVE: "%"}

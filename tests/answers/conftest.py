@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from fastsia.answers import distribution, extraction, stream, vocabulary
+from fastsia.answers import extraction, stream, vocabulary
 from fastsia.core import extension
 
 
 @pytest.fixture
 def without_core(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where no compiler built the C++ core."""
-    for module in (distribution, extraction, stream, vocabulary):
+    for module in (extraction, stream, vocabulary):
         monkeypatch.setattr(module, "extension", lambda: None)
 
 

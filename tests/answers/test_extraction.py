@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastsia.answers import reference
-from fastsia.answers.extraction import canonical_gold, canonical_number, extract_answers, extract_rollouts
+from fastsia.answers.extraction import canonical_gold, extract_answers, extract_rollouts
 from fastsia.answers.spec import Spec
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import ANSWER_FORMATS, AnswerFormat
@@ -225,8 +225,8 @@ def test_every_choice_gold_is_read(file: str, shared_data: Path) -> None:
     assert keys == letters
 
 
-def test_canonical_number() -> None:
-    assert [canonical_number(text) for text in ("$1,234.50", "29 apples", "3 or 4", "x", "1/3", "")] == [
+def test_a_gold_number() -> None:
+    assert [canonical_gold(text, "number") for text in ("$1,234.50", "29 apples", "3 or 4", "x", "1/3", "")] == [
         *("1234.5", "29", None, None, "1/3", None)
     ]
 
@@ -258,8 +258,8 @@ def test_canonical_gold() -> None:
         (lambda v: extract_rollouts(v, [], [0, 0], [], [0, 0], "number"), "each of the 1 rows, got 2"),
         (lambda v: extract_rollouts(v, [5], [2], [], [0, 0], "number"), "between 0 and 1"),
         (lambda v: extract_rollouts(v, [5], [-1], [], [0, 0], "number"), "between 0 and 1"),
-        (lambda v: extract_rollouts(v, [], [0], [5], [0, 2], "number"), "offsets must rise"),
-        (lambda v: extract_rollouts(v, [], [0, 0], [5], [0, 1, 0], "number"), "offsets must rise"),
+        (lambda v: extract_rollouts(v, [], [0], [5], [0, 2], "number"), "offsets must be non-decreasing"),
+        (lambda v: extract_rollouts(v, [], [0, 0], [5], [0, 1, 0], "number"), "offsets must be non-decreasing"),
         (lambda v: extract_rollouts(v, [], [0], [5], [0, 1], "number", num_threads=0), "num_threads must be"),
         (lambda v: canonical_gold(5, "number"), "gold must be a text, got 5"),
     ],

@@ -279,7 +279,7 @@ def test_bytes_of_a_run_wait_for_its_end(either: str) -> None:
         (lambda s, n: s.feed([-1], [1]), "slots must not be negative"),
         (lambda s, n: s.feed([1, 2], [1]), "one token for each slot, got 1 for 2"),
         (lambda s, n: s.fork([1, 2], [1]), "as many dst_slots"),
-        (lambda s, n: s.start([1], n, [5], [2]), "a length of 0 to 1 for each of 1 slots"),
+        (lambda s, n: s.start([1], n, [5], [2]), "one length from 0 to 1 for each of the 1 slots"),
         (lambda s, n: s.start([1], n + 1, [5], [1]), "spec 1 was not opened"),
         (lambda s, n: s.settled_at(-1, [5]), "spec -1 was not opened"),
         (lambda s, n: s.open("roman"), "answer_format must be one of"),

@@ -234,7 +234,7 @@ def test_damaged_bytes_are_refused(change: str) -> None:
 def test_other_tokenizers_are_refused() -> None:
     with pytest.raises(FastsiaError, match="decoder WordPiece is not one"):
         Vocabulary.from_tokenizer(wordpiece())
-    with pytest.raises(FastsiaError, match="is not a fast one"):
+    with pytest.raises(FastsiaError, match="is not a fast tokenizer"):
         Vocabulary.from_tokenizer(object())
 
 
@@ -252,9 +252,9 @@ def test_a_decoder_read_wrongly_is_noticed() -> None:
 @pytest.mark.parametrize(
     ("ids", "offsets", "message"),
     [
-        ([1, 2], [0, 3], "offsets must rise"),
-        ([1, 2], [1, 0], "offsets must rise"),
-        ([1, 2], [-1, 2], "offsets must rise"),
+        ([1, 2], [0, 3], "offsets must be non-decreasing"),
+        ([1, 2], [1, 0], "offsets must be non-decreasing"),
+        ([1, 2], [-1, 2], "offsets must be non-decreasing"),
         ([1, 2], [], "offsets one longer"),
         ([[1, 2]], [0, 1], "one-dimensional"),
     ],

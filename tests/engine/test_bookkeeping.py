@@ -12,13 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastsia import Engine, load_task
+from fastsia.answers.spec import Spec
 from fastsia.config import SamplingParams
 from fastsia.engine import native
 from fastsia.engine.block_manager import BlockManager
 from fastsia.engine.bookkeeping import Bookkeeping
 from fastsia.engine.native import NativeBookkeeping
 from fastsia.engine.run import Run
-from fastsia.engine.sequence import AnswerStop, Counters, FinishReason, Request
+from fastsia.engine.sequence import Counters, FinishReason, Request
 from fastsia.engine.table import Table
 from fastsia.engine.tree import TrajectoryTree
 from fastsia.tasks import build_prompt
@@ -170,7 +171,7 @@ def test_stop_texts_and_settled_answers(monkeypatch: pytest.MonkeyPatch) -> None
     def ends() -> list[tuple[Any, ...]]:
         engine = Engine.from_pretrained("demo:sft", max_num_seqs=40)
         sampling = SamplingParams(1.3, 1.0, max_tokens=100, stop=("are g", "+2"))
-        stop = AnswerStop(task.format_of(task.problems[0]))
+        stop = Spec.of(task.format_of(task.problems[0]))
         requests = [
             Request(
                 i,

@@ -286,7 +286,7 @@ def test_an_interrupt_in_reset_does_not_keep_the_engine(engine: Engine, monkeypa
         (lambda e: Engine(e.model, gpu_memory_utilization="all"), "gpu_memory_utilization must be in"),
         (lambda e: Engine(e.model, kernels="cuda"), "kernels must be"),
         (lambda e: Engine("demo:sft"), "model must be a loaded model of transformers, got str"),
-        (lambda e: Engine(e.model, "demo:sft"), "tokenizer str is not a fast one"),
+        (lambda e: Engine(e.model, "demo:sft"), "tokenizer str is not a fast tokenizer"),
         (lambda e: Engine.from_pretrained(5), "model must be a name or a path, got int"),
         (lambda e: e.rollout([5.5], 1, SAMPLING), r"prompt_ids must hold integers only, got 5\.5"),
         (lambda e: e.rollout(5, 1, SAMPLING), "prompt_ids must be a sequence of integers, got 5"),

@@ -17,7 +17,7 @@ import pytest
 
 from fastsia.errors import FastsiaError
 from fastsia.tasks import load_task
-from fastsia.tasks.rows import read_rows
+from fastsia.tasks.records import read_records
 
 ROWS: list[dict[str, Any]] = [
     {"id": "001", "question": "NA", "answer": "007", "note": ""},
@@ -69,7 +69,7 @@ def write(folder: Path, name: str, content: bytes) -> Path:
 def test_every_format_gives_the_same_problems(name: str, tmp_path: Path) -> None:
     """pandas would make null of "NA" and "nan", 7 of "007" and 1 of "001"."""
     path = write(tmp_path, name, FILES[name])
-    assert [dict(row.fields) for row in read_rows(path)] == ROWS
+    assert [dict(row.fields) for row in read_records(path)] == ROWS
     task = load_task(path)
     assert task.name == "mine"
     assert [(p.id, p.question, p.gold) for p in task.problems] == [
@@ -153,8 +153,8 @@ ROW = b'{"question": "1 + 1?", "answer": 2}\n'
             b"question,anser\n?,1\n",
             r"a\.csv, row 1: field 'answer' is missing \(did you mean the field 'anser'",
         ),
-        ("a.csv", b"question,answer\n", r"a\.csv holds no problems"),
-        ("a.csv", b"", r"a\.csv holds no problems"),
+        ("a.csv", b"question,answer\n", r"a\.csv contains no problems"),
+        ("a.csv", b"", r"a\.csv contains no problems"),
         ("a.parquet", b"", r"a\.parquet cannot be read as parquet: [^\n]*\.$"),
         ("a.parquet", b"PAR1" * 20, r"a\.parquet cannot be read as parquet: [^\n]*\.$"),
         ("a.parquet", ROW, r"a\.parquet cannot be read as parquet: [^\n]*\.$"),
@@ -163,7 +163,7 @@ ROW = b'{"question": "1 + 1?", "answer": 2}\n'
         ("a.jsonl.gz", gzip.compress(ROW + b"{\n"), r"a\.jsonl\.gz, row 2: not valid JSON"),
         ("a.jsonl", b"[" + ROW + b"]", r"a\.jsonl, row 1: a JSON array begins here; .* name the file \.json"),
         ("a.jsonl", b"\n [\n" + ROW + b"]", r"a\.jsonl, row 2: a JSON array begins here"),
-        ("a.json", ROW + ROW, r"a\.json must hold one JSON array of objects; JSON lines belong in a \.jsonl file"),
+        ("a.json", ROW + ROW, r"a\.json must contain one JSON array of objects; JSON lines belong in a \.jsonl file"),
         ("a.txt", ROW, r"a\.txt must be a \.jsonl, \.ndjson, \.json, \.csv, \.tsv or \.parquet file"),
         ("a.xlsx", ROW, r"a\.xlsx must be a \.jsonl"),
         ("a.parquet.gz", ROW, r"a\.parquet\.gz must be a \.jsonl"),

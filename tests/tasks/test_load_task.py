@@ -63,14 +63,14 @@ def test_boxed_answers_are_any_text(tmp_path: Path) -> None:
         ({"question": "?", "answer": None}, "field 'answer' is null"),
         ({"qestion": "?", "answer": 1}, "field 'question' is missing .did you mean the field 'qestion'"),
         ({"question": "?", "answer": "many"}, "is not a number"),
-        ({"question": "?", "choices": ["a"], "answer": "A"}, "must hold 2 to 26 options, got 1"),
+        ({"question": "?", "choices": ["a"], "answer": "A"}, "must have 2 to 26 options, got 1"),
         ({"question": "?", "choices": ["red", "blue"], "answer": "C"}, "none of the 2 options"),
         ({"question": "?", "choices": ["red", "blue"], "answer": "green"}, "none of the 2 options"),
         ({"question": "?", "choices": ["red", "blue"], "answer": 1}, "bare number 1"),
         ({"question": "?", "choices": ["red", "red"], "answer": "A"}, "same option twice"),
         ({"question": "?", "choices": ["red", ""], "answer": "A"}, "empty or not a text"),
         ({"question": "?", "choices": "AB", "answer": "A"}, "must be a list of texts"),
-        ({"question": "?", "choices": ["\ud800x", "b"], "answer": "B"}, "choices. holds half of a surrogate pair"),
+        ({"question": "?", "choices": ["\ud800x", "b"], "answer": "B"}, "choices. contains an unpaired surrogate"),
         ({"question": "?", "choices": {"text": ["a", "b"], "label": ["A"]}, "answerKey": "A"}, "one label"),
         ({"question": "?", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "E"}, "labels A, B"),
     ],
@@ -106,7 +106,7 @@ def test_a_limit_below_one_is_refused(limit: Any) -> None:
 def test_an_empty_file_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "empty.jsonl"
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(FastsiaError, match=r"empty\.jsonl holds no problems"):
+    with pytest.raises(FastsiaError, match=r"empty\.jsonl contains no problems"):
         load_task(path)
 
 
@@ -156,10 +156,10 @@ def test_list_of_problems() -> None:
 @pytest.mark.parametrize(
     ("problems", "message"),
     [
-        ([], "holds no problems"),
+        ([], "contains no problems"),
         ([Problem("a", "?", "1"), "text"], r"dataset\[1\] must be a Problem, got str"),
         ([Problem("a", "?", "lots")], r"dataset\[0\] \(id 'a'\): the gold answer 'lots' is not a number"),
-        ([Problem("a", "?", "A", answer_format="choice")], "do not fit together"),
+        ([Problem("a", "?", "A", answer_format="choice")], "are incompatible"),
         (17, "dataset must be"),
         ({"train": [], "test": []}, "several splits"),
     ],

@@ -199,7 +199,7 @@ def test_letters_and_own_texts(choices: list[Any], answer: Any, right: str, tmp_
         (COLOURS, "purple", "none of the 4 options"),
         (COLOURS, ".5", "none of the 4 options"),
         (COLOURS, True, "must be a text or a number"),
-        (LENGTHS, "4", "the bare number 4, which may count options from 0 or from 1, or be a value"),
+        (LENGTHS, "4", "the bare number 4, which may be an index from 0 or from 1, or a value"),
         (LENGTHS, 2, "the bare number 2"),
         (["B", "A", "C", "D"], "A", "the text of option 2 and the letter of option 1"),
         (["b", "a"], "A", "the text of option 2 and the letter of option 1"),
@@ -248,8 +248,8 @@ def test_an_index_that_is_said_comes_before_texts(tmp_path: Path) -> None:
         ({"choices": COLOURS, "answer": 4}, 0, "4', which with answer_base=0 is none of the 4 options"),
         ({"choices": COLOURS, "answer": "0"}, 1, "0', which with answer_base=1 is none of the 4 options"),
         ({"choices": COLOURS, "answer": -1}, 0, "-1', which with answer_base=0 is none of the 4 options"),
-        ({"choices": labelled(["1", "2", "3", "4"]), "answer": "2"}, 0, "label of option 2.* leave answer_base out"),
-        ({"choices": labelled(["0", "1", "2", "3"]), "answer": "0"}, 1, "label of option 1.* leave answer_base out"),
+        ({"choices": labelled(["1", "2", "3", "4"]), "answer": "2"}, 0, "label of option 2.* omit answer_base"),
+        ({"choices": labelled(["0", "1", "2", "3"]), "answer": "0"}, 1, "label of option 1.* omit answer_base"),
         ({"choices": labelled(list("ABCD")), "answer": "9"}, 0, "answer_base=0 is none .* labels A, B, C, D"),
     ],
 )
@@ -265,13 +265,13 @@ def test_answer_base_is_0_or_1(base: Any, tmp_path: Path) -> None:
 
 
 def test_answer_base_where_it_means_nothing(tmp_path: Path) -> None:
-    with pytest.raises(FastsiaError, match="answer_base has no meaning for the task gsm8k"):
+    with pytest.raises(FastsiaError, match="answer_base does not apply to the task gsm8k"):
         load_task("gsm8k", answer_base=0)
-    with pytest.raises(FastsiaError, match="answer_base has no meaning for problems that are read already"):
+    with pytest.raises(FastsiaError, match="answer_base does not apply to Problem objects"):
         load_task([Problem("a", "?", "1")], answer_base=1)
     path = tmp_path / "open.jsonl"
     path.write_text('{"question": "?", "answer": 3}\n')
-    with pytest.raises(FastsiaError, match=r"answer_base=0 has no meaning for .*open\.jsonl: no problem has options"):
+    with pytest.raises(FastsiaError, match=r"answer_base=0 does not apply to .*open\.jsonl: no problem has options"):
         load_task(path, answer_base=0)
 
 
@@ -297,7 +297,7 @@ def test_options_in_columns_that_are_left_empty_or_absent(tmp_path: Path) -> Non
     assert gold(tmp_path, row | {"c": ""}, columns=columns) == ("B", "green")
     with pytest.raises(FastsiaError, match="field 'c' is missing"):
         gold(tmp_path, row, columns=columns)
-    with pytest.raises(FastsiaError, match=r"field 'choices' \(columns a, b, c\) holds an option that is empty"):
+    with pytest.raises(FastsiaError, match=r"field 'choices' \(columns a, b, c\) contains an option that is empty"):
         gold(tmp_path, row | {"b": "", "c": "blue"}, columns=columns)
     with pytest.raises(FastsiaError, match="the column of option 1 and the letter of option 2"):
         gold(tmp_path, {"B": "red", "A": "green", "answer": "B"}, columns={"choices": "B+A"})

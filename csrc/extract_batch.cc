@@ -1,4 +1,4 @@
-#include "batch.h"
+#include "extract_batch.h"
 
 #include <algorithm>
 #include <thread>
@@ -9,15 +9,15 @@ namespace fastsia {
 namespace {
 
 constexpr std::size_t kMaxThreads = 4;
-constexpr std::size_t kIdsForThreads = 1 << 19;  // from about 10 ms of work on, threads are worth their start
+constexpr std::size_t kIdsForThreads = 1 << 19;  // about 10 ms of work, from which threads pay off
 
-// One text after the other in one buffer. Consecutive rows keep what they share of the prefix.
+// Decodes one text after the other into one buffer. Consecutive rows reuse the decoded prefix that they share.
 class RolloutReader {
  public:
   RolloutReader(const Vocabulary& vocabulary, const std::int32_t* prefix)
       : vocabulary_(vocabulary), prefix_(prefix), prefix_decoder_(vocabulary) {}
 
-  // The text of prefix[:prefix_len] and the ids; valid until the next call.
+  // The text of prefix[:prefix_len] and the ids. It is valid until the next call.
   std::string_view text(std::size_t prefix_len, const std::int32_t* ids, std::size_t size) {
     text_.resize(prefix_bytes_);
     if (prefix_len < num_prefix_) {

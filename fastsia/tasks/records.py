@@ -1,4 +1,4 @@
-"""Raw records and where they stand, so that a mistake is reported by file and row."""
+"""Reads the records of data files; errors name the file and the row."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ from fastsia.config import is_text
 from fastsia.errors import FastsiaError
 
 PROBLEM_FIELDS = ("question", "answer", "choices", "labels", "id")
-"""What a row of one's own may hold."""
+"""Fields of a record in a user's file."""
 
 FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-"""Endings of files that hold rows; the text formats may be compressed (.jsonl.gz)."""
+"""Endings of data files; the text formats may be compressed (.jsonl.gz)."""
 
 _BOM = b"\xef\xbb\xbf"
 _GZIP = ".gz"
 
 
 @dataclass(frozen=True)
-class Row:
-    """One record.
+class Record:
+    """One record of a data file or data set.
 
-    number: counts from 1: the line of a JSON-lines file, the element of an array or a data set, the record of a table
-    (its header does not count). columns: the column or columns that a field was taken from, where named otherwise.
+    Attributes:
+        number: counted from 1: the line of a JSON-lines file, the element of an array or a data set, the record of a
+            table (without its header).
+        columns: the column or columns that a field was read from, if they have other names.
     """
 
     source: str
@@ -45,11 +47,11 @@ class Row:
         return f"{self.source}, row {self.number}"
 
     def error(self, what: str) -> FastsiaError:
-        """The exception (not raised) for a mistake in this row."""
+        """Return the exception (not raised) for a mistake in this record."""
         return FastsiaError(f"{self.where}: {what}.")
 
     def named(self, field: str) -> str:
-        """How an error names a field: with its column where that has another name."""
+        """Return the name of a field for an error, with its column if that has another name."""
         column = self.columns.get(field)
         if column is None:
             return f"field {field!r}"
@@ -58,16 +60,16 @@ class Row:
         )
 
     def value(self, field: str) -> Any:
-        """A field that must be there and not be null."""
+        """Return a field that must exist and not be null."""
         value = self._there(field)
         if value is None:
             raise self.error(f"{self.named(field)} is null")
         return value
 
-    def renamed(self, columns: Mapping[str, str | Sequence[str]]) -> Row:
-        """The fields of a problem alone, those that `columns` names from the columns it gives for them.
+    def renamed(self, columns: Mapping[str, str | Sequence[str]]) -> Record:
+        """Return a record with the fields of a problem only, read from the columns that `columns` maps them to.
 
-        Several columns, given as a list or with "+" between them, are the options one by one.
+        Several columns, given as a list or joined by "+", are the options in this order.
         """
         own = {name: self.fields[name] for name in PROBLEM_FIELDS if name in self.fields}
         sources: dict[str, str | tuple[str, ...]] = {}
@@ -80,7 +82,7 @@ class Row:
             values = [self._there(part) for part in parts]
             own[name] = None if all(map(is_blank, values)) else values
             sources[name] = parts
-        return Row(self.source, self.number, own, sources)
+        return Record(self.source, self.number, own, sources)
 
     def _there(self, field: str) -> Any:
         if field not in self.fields:
@@ -90,20 +92,20 @@ class Row:
         return self.fields[field]
 
     def text(self, field: str) -> str:
-        """A field that must be a text with something in it, without the space around it."""
+        """Return a field that must be a non-blank text, without the space around it."""
         value = self.value(field)
         if not isinstance(value, str):
             raise self.error(f"{self.named(field)} must be a text, got {value!r:.60}")
         if not is_text(value):
-            raise self.error(f"{self.named(field)} holds half of a surrogate pair, which is no character")
+            raise self.error(f"{self.named(field)} contains an unpaired surrogate, which is not a character")
         if not value.strip():
             raise self.error(f"{self.named(field)} is empty")
         return value.strip()
 
     def text_or_number(self, field: str) -> str:
-        """A field that must be a text or a finite number; a number comes back as its plain decimal digits."""
+        """Return a field that must be a text or a finite number; a number is returned as plain decimal digits."""
         value = self.value(field)
-        if isinstance(value, Decimal):  # of a parquet file
+        if isinstance(value, Decimal):  # from a parquet file
             return f"{value:f}"
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise self.error(f"{self.named(field)} must be a text or a number, got {value!r:.60}")
@@ -114,43 +116,43 @@ class Row:
         return str(value) if isinstance(value, int) else self.text(field)
 
     def identifier(self, field: str) -> str:
-        """The optional field that names the record; "row-N" where there is none."""
+        """Return the optional field that names the record; "row-N" if there is none."""
         return f"row-{self.number}" if is_blank(self.fields.get(field)) else self.text_or_number(field)
 
 
 def is_blank(value: Any) -> bool:
-    """Whether a value says nothing: null, or (an empty cell of a table) a text without a character."""
+    """Return whether a value is null or (an empty cell of a table) a blank text."""
     return value is None or (isinstance(value, str) and not value.strip())
 
 
 def plain_number(value: Any) -> str:
-    """A value as text. A whole float becomes an integer: a column of integers with a gap is often stored as floats."""
+    """Return a value as text. A whole float becomes an integer: integer columns with gaps are often stored so."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def format_of(path: str | Path) -> str | None:
-    """The ending of `FORMATS` that a file has, whether it is compressed or not; None for any other."""
+    """Return the ending in `FORMATS` of a file, compressed or not; None for any other file."""
     name = Path(path).name.lower()
     ending = next((ending for ending in FORMATS if name.removesuffix(_GZIP).endswith(ending)), None)
     return None if ending == ".parquet" and name.endswith(_GZIP) else ending
 
 
 def stem_of(path: str | Path) -> str:
-    """A file's name without its ending: "mine" for mine.jsonl.gz."""
+    """Return a file's name without its ending: "mine" for mine.jsonl.gz."""
     name = Path(path).name
     if format_of(name) is not None and name.lower().endswith(_GZIP):
         name = name[: -len(_GZIP)]
     return Path(name).stem
 
 
-def read_rows(path: str | Path) -> Iterator[Row]:
-    """The rows of a file of JSON lines, a .json file with one array, or a table in .csv, .tsv or .parquet.
+def read_records(path: str | Path) -> Iterator[Record]:
+    """Yield the records of a JSON-lines file, a .json file with one array, or a table in .csv, .tsv or .parquet.
 
     Text is UTF-8, with or without a byte-order mark; lines end in LF or CRLF; blank lines are skipped but counted.
-    Cells of .csv and .tsv stay the texts they are. A text file may be compressed by gzip.
+    Cells of .csv and .tsv remain texts. A text file may be compressed by gzip.
 
     Raises:
-        FastsiaError: naming the file, and the row where one is wrong.
+        FastsiaError: for a file or record that cannot be read. It names the file and the row.
     """
     path = Path(path)
     ending = format_of(path)
@@ -162,13 +164,13 @@ def read_rows(path: str | Path) -> Iterator[Row]:
                     "compressed (.jsonl.gz)."
                 )
             case ".json":
-                yield from _array_rows(path)
+                yield from _array_records(path)
             case ".csv" | ".tsv":
-                yield from _table_rows(path, "," if ending == ".csv" else "\t")
+                yield from _table_records(path, "," if ending == ".csv" else "\t")
             case ".parquet":
-                yield from _parquet_rows(path)
+                yield from _parquet_records(path)
             case _:
-                yield from _line_rows(path)
+                yield from _line_records(path)
     except OSError as error:
         raise FastsiaError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (EOFError, zlib.error) as error:
@@ -179,8 +181,8 @@ def _open(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path)) if path.name.lower().endswith(_GZIP) else path.open("rb")
 
 
-def _line_rows(path: Path) -> Iterator[Row]:
-    # Bytes are split, not text: U+2028 and its like may stand inside a JSON string.
+def _line_records(path: Path) -> Iterator[Record]:
+    # Split bytes, not text: U+2028 and similar characters may occur inside a JSON string.
     first = True
     with _open(path) as lines:
         for number, line in enumerate(lines, start=1):
@@ -194,20 +196,20 @@ def _line_rows(path: Path) -> Iterator[Row]:
                     ".json."
                 )
             first = False
-            yield _row(str(path), number, _parse(line, f"{path}, row {number}"))
+            yield _record(str(path), number, _parse(line, f"{path}, row {number}"))
 
 
-def _array_rows(path: Path) -> Iterator[Row]:
+def _array_records(path: Path) -> Iterator[Record]:
     with _open(path) as file:
         values = _parse(file.read().removeprefix(_BOM), str(path))
     if not isinstance(values, list):
-        raise FastsiaError(f"{path} must hold one JSON array of objects; JSON lines belong in a .jsonl file.")
+        raise FastsiaError(f"{path} must contain one JSON array of objects; JSON lines belong in a .jsonl file.")
     for number, value in enumerate(values, start=1):
-        yield _row(str(path), number, value)
+        yield _record(str(path), number, value)
 
 
-def _table_rows(path: Path, separator: str) -> Iterator[Row]:
-    """Records below a header. Python's reader and not pandas', which pads short records and guesses what is null."""
+def _table_records(path: Path, separator: str) -> Iterator[Record]:
+    """Yield the records below a header. Not read with pandas, which pads short records and guesses nulls."""
     number = 0
 
     def text(lines: Iterable[bytes]) -> Iterator[str]:
@@ -238,7 +240,7 @@ def _table_rows(path: Path, separator: str) -> Iterator[Row]:
             elif cells:
                 if len(cells) != len(header):
                     raise FastsiaError(f"{where()}: {len(cells)} cells, but the header has {len(header)}.")
-                yield Row(str(path), number, dict(zip(header, cells, strict=True)))
+                yield Record(str(path), number, dict(zip(header, cells, strict=True)))
             number += 1
 
 
@@ -249,7 +251,7 @@ def _distinct(names: Sequence[str], path: Path) -> None:
 
 
 def _header(names: list[str], path: Path) -> list[str]:
-    """The names of a text table's columns."""
+    """Check the names of a text table's columns."""
     _distinct(names, path)
     if len(names) == 1 and any(mark in names[0] for mark in ";\t,"):
         raise FastsiaError(
@@ -258,7 +260,7 @@ def _header(names: list[str], path: Path) -> list[str]:
     return names
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
+def _parquet_records(path: Path) -> Iterator[Record]:
     import pyarrow
     import pyarrow.parquet
 
@@ -269,7 +271,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
             for batch in file.iter_batches():
                 for fields in batch.to_pylist():
                     number += 1
-                    yield Row(str(path), number, fields)
+                    yield Record(str(path), number, fields)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
@@ -285,7 +287,7 @@ def _parse(data: bytes, where: str) -> Any:
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and ", row " not in where:
             raise FastsiaError(
-                f"{where} must hold one JSON array of objects; JSON lines belong in a .jsonl file."
+                f"{where} must contain one JSON array of objects; JSON lines belong in a .jsonl file."
             ) from error
         raise FastsiaError(f"{where}: not valid JSON ({error.msg}, character {error.pos + 1}).") from error
     except RecursionError as error:
@@ -294,13 +296,13 @@ def _parse(data: bytes, where: str) -> Any:
         raise FastsiaError(f"{where}: a number has more digits than Python reads.") from error
 
 
-def _row(source: str, number: int, value: Any) -> Row:
+def _record(source: str, number: int, value: Any) -> Record:
     if not isinstance(value, dict):
         raise FastsiaError(f"{source}, row {number}: expected a JSON object with named fields, got {value!r:.60}.")
-    return Row(source, number, value)
+    return Record(source, number, value)
 
 
-def dataset_rows(dataset: Iterable[Mapping[str, Any]], source: str) -> Iterator[Row]:
-    """The rows of a `datasets.Dataset`, or of any iterable of mappings."""
+def dataset_records(dataset: Iterable[Mapping[str, Any]], source: str) -> Iterator[Record]:
+    """Yield the records of a `datasets.Dataset`, or of any iterable of mappings."""
     for number, fields in enumerate(dataset, start=1):
-        yield Row(source, number, fields)
+        yield Record(source, number, fields)
