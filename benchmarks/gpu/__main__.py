@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.common import REPOSITORY
+from benchmarks.machine import REPOSITORY
 from benchmarks.gpu import runner
 from benchmarks.gpu.models import DoesNotFitError
 from benchmarks.gpu.peers import PEERS

@@ -23,12 +23,12 @@ import torch
 import transformers
 from transformers import GenerationConfig
 
-from benchmarks.common import REPOSITORY
-from benchmarks.gpu.memory import free_memory, memory
+from benchmarks.machine import REPOSITORY
+from benchmarks.machine import free_memory, memory
 from benchmarks.gpu.models import Model
 from benchmarks.gpu.scoring import check
 from benchmarks.gpu.work import Work, generate
-from benchmarks.machine import synchronize
+from benchmarks.timing import synchronize
 from fastsia.config import Share
 from fastsia.engine.engine import Engine
 from fastsia.engine.sequence import Trajectory

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import REPOSITORY, emit
+from benchmarks.frame import WORK, emit
+from benchmarks.machine import REPOSITORY
 from benchmarks.gpu import results
 from benchmarks.gpu.rows import Row
 
