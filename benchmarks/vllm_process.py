@@ -41,7 +41,12 @@ class VLLM:
     """
 
     def __init__(
-        self, python: str, work: Mapping[str, Any], folder: Path, environment: Mapping[str, str], log: Path | None = None
+        self,
+        python: str,
+        work: Mapping[str, Any],
+        folder: Path,
+        environment: Mapping[str, str],
+        log: Path | None = None,
     ) -> None:
         self._result, self._log, self._own_group = folder / "result.json", log, log is not None
         work_file = folder / "work.json"
