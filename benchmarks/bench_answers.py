@@ -16,7 +16,7 @@ import numpy as np
 from tokenizers import ByteLevelBPETokenizer
 
 from benchmarks.frame import emit, parse, show
-from benchmarks.timing import percentiles, seconds
+from benchmarks.machine import percentiles, seconds
 from fastsia.answers.extraction import extract_rollouts
 from fastsia.answers.stream import AnswerStream
 from fastsia.answers.vocabulary import Vocabulary

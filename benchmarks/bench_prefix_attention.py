@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from benchmarks.gpu.attention import flashinfer_calls, flex
 from fastsia.ops import reference, select
 from fastsia.ops.reference import AttentionMetadata
 
@@ -132,74 +134,6 @@ def sdpa(step: Step) -> Attend:
     return attend
 
 
-def flex(step: Step) -> Attend:
-    """flex_attention over all trunks and then all suffixes, with a block mask; gathered in the call."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-    meta, device = step.meta, step.q.device
-    lengths = meta.suffix_lens.long()
-    shared = len(meta.trunk_tables) * step.trunk
-    slots = torch.cat(
-        [slots_of(table, step.trunk) for table in meta.trunk_tables]
-        + [slots_of(table, length) for table, length in zip(meta.suffix_tables, lengths.tolist(), strict=True)]
-    )
-    none = torch.full((len(slots),), -1, device=device)
-    owner, trunk_of, position = none, none.clone(), none.clone()
-    owner[shared:] = torch.repeat_interleave(lengths)
-    trunk_of[:shared] = torch.arange(shared, device=device) // step.trunk
-    position[:shared] = torch.arange(shared, device=device) % step.trunk
-    prefix, cap = meta.prefix_lens.long(), step.softcap
-
-    def sees(_batch: Tensor, _head: Tensor, row: Tensor, key: Tensor) -> Tensor:
-        return (owner[key] == row) | ((trunk_of[key] == step.trunk_of[row]) & (position[key] < prefix[row]))
-
-    def score(value: Tensor, *_: Any) -> Tensor:
-        return value if cap is None else cap * torch.tanh(value / cap)
-
-    mask = create_block_mask(sees, None, None, len(step.q), len(slots), device=device, _compile=True)
-    compiled = torch.compile(flex_attention, dynamic=False)
-    q = step.q.transpose(0, 1)[None]
-
-    def attend(k: Tensor, v: Tensor) -> Tensor:
-        keys, values = (cache.flatten(0, 1)[slots].transpose(0, 1)[None] for cache in (k, v))
-        return compiled(q, keys, values, score_mod=score, block_mask=mask, scale=SCALE, enable_gqa=True)
-
-    return attend
-
-
-def pages(lengths: Tensor, first: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """FlashInfer's page table of sequences with these lengths, with pages in order from `first`."""
-    counts = -(-lengths // BLOCK)
-    indptr = F.pad(counts.cumsum(0), (1, 0)).int()
-    return indptr, torch.arange(first, first + int(counts.sum())).int(), ((lengths - 1) % BLOCK + 1).int()
-
-
-def flashinfer(step: Step, library: Any, cascade: bool) -> list[Callable[[], Tensor]]:
-    device, (rows, num_heads, head_dim) = step.q.device, step.q.shape
-    num_kv_heads = step.caches[0].shape[3]
-    workspace = torch.empty(256 << 20, dtype=torch.uint8, device=device)
-    suffix = step.meta.suffix_lens.long().cpu()
-    shape = (num_heads, num_kv_heads, head_dim, BLOCK)
-    settings = {"sm_scale": SCALE, "logits_soft_cap": step.softcap, "q_data_type": step.q.dtype}
-    if cascade:
-        trunks = pages(torch.full((len(step.meta.trunk_tables),), step.trunk))
-        own = pages(suffix, int(trunks[0][-1]))
-        num_pages = int(trunks[0][-1] + own[0][-1])
-        wrapper = library.MultiLevelCascadeAttentionWrapper(2, workspace, "NHD")
-        levels = [[level.to(device) for level in pair] for pair in zip(trunks, own, strict=True)]
-        indptr = [step.meta.cu_rows, torch.arange(rows + 1, dtype=torch.int32, device=device)]
-        wrapper.plan(indptr, *levels, *shape, **settings)
-    else:
-        # Nothing is shared: each row has pages for all the tokens it sees.
-        table = pages(suffix + step.meta.prefix_lens.long().cpu())
-        num_pages = int(table[0][-1])
-        wrapper = library.BatchDecodeWithPagedKVCacheWrapper(workspace, "NHD", use_tensor_cores=True)
-        wrapper.plan(*(t.to(device) for t in table), *shape, **settings)
-    shape = (num_pages, 2, BLOCK, num_kv_heads, head_dim)
-    caches = [torch.randn(shape, device=device, dtype=step.q.dtype) for _ in step.caches]
-    return [lambda cache=cache: wrapper.run(step.q, cache) for cache in caches]
-
-
 @pytest.mark.parametrize(
     "path", ["fastsia", "flashinfer cascade", "flashinfer decode", "sdpa gathered", "flex gathered"]
 )
@@ -207,22 +141,25 @@ def flashinfer(step: Step, library: Any, cascade: bool) -> list[Callable[[], Ten
 @pytest.mark.parametrize("rows", [256, 512, 1024])
 @pytest.mark.parametrize("model", list(HEADS))
 def test_prefix_attention(kernels: Any, model: str, rows: int, visible: str, path: str) -> None:
-    rows = kernels.sized(rows, 256, 5)
-    library = kernels.need_flashinfer() if path.startswith("flashinfer") else None
+    rows, library = kernels.sized(rows, 256, 5), path.split()[0]
+    if library == "flashinfer":
+        kernels.need_flashinfer()
     if path == "flashinfer cascade" and visible != "whole":
         pytest.skip("a cascade's rows all see the whole trunk")
-    if path == "flex gathered" and kernels.device != "cuda":
+    if library == "flex" and kernels.device != "cuda":
         pytest.skip("flex_attention is compiled, on CUDA only")
     step = make_step(kernels, model, rows, visible)
     ops = select(kernels.device, "triton")
     shape = {"model": model, "rows": rows, "trunk": step.trunk, "sees": visible, "dtype": str(step.q.dtype)[6:]}
     try:
-        if library is not None:
-            calls = flashinfer(step, library, path == "flashinfer cascade")
+        if library == "flashinfer":
+            calls = flashinfer_calls(step, SCALE, BLOCK, cascade=path == "flashinfer cascade")
         else:
-            attend = fastsia(step, ops) if path == "fastsia" else sdpa(step) if path == "sdpa gathered" else flex(step)
+            prepare = {"fastsia": partial(fastsia, ops=ops), "sdpa": sdpa, "flex": partial(flex, SCALE, slots_of)}
+            attend = prepare[library](step)
             calls = [lambda k=k, v=v: attend(k, v) for k, v in step.caches]
-        name = kernels.ours(ops) if path == "fastsia" else path
-        kernels.measure("prefix_attention", name, shape, calls, step.floor_bytes, graph=library is None)
+        name = kernels.ours(ops) if library == "fastsia" else path
+        graph = library != "flashinfer"
+        kernels.measure("prefix_attention", name, shape, calls, step.floor_bytes, graph)
     except torch.OutOfMemoryError:
         pytest.skip("the gathered copy does not fit")

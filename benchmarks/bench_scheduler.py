@@ -9,57 +9,39 @@ caches; then again with the same draws and no model, which is the case where the
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.frame import emit, parse, show
-from benchmarks.timing import percentiles
+from benchmarks.machine import percentiles
 from fastsia import Engine, Request, SamplingParams, load_task
-from fastsia.engine.table import Table
 from fastsia.tasks import build_prompt
 
 
-class Replay:
+def replaying(runner: Any, drawn: list[Any]) -> Any:
     """`ModelRunner`'s interface without a model: returns the draws of another runner in the same order."""
+    draws = iter(drawn)
 
-    device, num_out_of_memory = torch.device("cpu"), 0
+    def nothing(*_: Any) -> None:
+        return None
 
-    def __init__(self, runner: Any, drawn: list[Any]) -> None:
-        self.vocab_size, self.ops = runner.vocab_size, runner.ops
-        self._drawn = iter(drawn)
-        self._kept = Table(256)
+    def same(given: Any) -> Any:
+        return given
 
-    def reset(self) -> None:
-        pass
-
-    def check_weights(self) -> None:
-        pass
-
-    def forward(self, batch: Any) -> Any:
-        return batch
-
-    def take(self, hidden: Any, rows: np.ndarray) -> np.ndarray:
-        return rows
-
-    def logits(self, hidden: Any) -> Any:
-        return hidden
-
-    def draw(self, *inputs: Any, **options: Any) -> Any:
-        return next(self._drawn)
-
-    def copy_blocks(self, src: np.ndarray, dst: np.ndarray) -> None:
-        pass
-
-    def keep_hidden(self, hidden: np.ndarray) -> np.ndarray:
-        return self._kept.allocate(len(hidden))
-
-    def hidden(self, rows: np.ndarray) -> np.ndarray:
-        return rows
-
-    def drop_hidden(self, rows: np.ndarray) -> None:
-        self._kept.free(rows)
+    return SimpleNamespace(
+        **dict.fromkeys(("reset", "check_weights", "copy_blocks", "drop_hidden"), nothing),
+        **dict.fromkeys(("forward", "logits", "hidden"), same),
+        device=torch.device("cpu"),
+        ops=runner.ops,
+        vocab_size=runner.vocab_size,
+        num_out_of_memory=0,
+        take=lambda hidden, rows: rows,
+        draw=lambda *_, **__: next(draws),
+        keep_hidden=lambda hidden: np.arange(len(hidden)),
+    )
 
 
 def main() -> None:
@@ -87,7 +69,7 @@ def main() -> None:
         full = [1e3 * step.own for step in profile.steps() if step.rows >= 0.95 * options.max_num_seqs]
         host = {f"host_ms_{which}": value for which, value in percentiles(full).items()}
         rows.append({"": name, "sequences_per_step": options.max_num_seqs, "full_steps": len(full), **host})
-        engine.runner = Replay(runner, drawn)  # type: ignore[assignment]
+        engine.runner = replaying(runner, drawn)
     show(rows, dict.fromkeys(rows[0], ".3f") | {"sequences_per_step": "", "full_steps": ""})
     emit({"benchmark": "scheduler", **vars(options), "rows": rows})
 

@@ -5,9 +5,7 @@ A kernel is judged by its floor: the time the device needs to move the bytes tha
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +15,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.frame import ROWS, emit
-from benchmarks.machine import bandwidth
-from benchmarks.timing import percentiles, synchronize
+from benchmarks.machine import bandwidth, percentiles, seconds
 
 Call = Callable[[], object]
 
@@ -66,9 +63,9 @@ class Kernels:
         return f"fastsia-{ops.name}" + ("-interpreted" if self.device == "cpu" else "")
 
     def need_flashinfer(self) -> Any:
-        if self.device != "cuda" or importlib.util.find_spec("flashinfer") is None:
-            pytest.skip("flashinfer is not installed, or there is no GPU")
-        return importlib.import_module("flashinfer")
+        if self.device != "cuda":
+            pytest.skip("FlashInfer needs a GPU")
+        return pytest.importorskip("flashinfer")
 
     def measure(
         self, op: str, path: str, shape: dict[str, Any], calls: Sequence[Call], floor_bytes: int, graph: bool = True
@@ -81,8 +78,7 @@ class Kernels:
             floor_bytes: bytes that one call must move.
             graph: replay the calls as a CUDA graph; else make them one by one.
         """
-        times = self._cuda(calls, graph) if self.device == "cuda" else self._cpu(calls)
-        us = percentiles([1e6 * seconds for seconds in times])
+        us = percentiles([1e6 * call_s for call_s in self._seconds(calls, graph)])
         floor_us = 1e6 * floor_bytes / bandwidth(self.device)
         row = {
             "benchmark": op,
@@ -98,37 +94,30 @@ class Kernels:
         }
         emit(row | {"graph": graph and self.device == "cuda"})
 
-    def _cpu(self, calls: Sequence[Call]) -> list[float]:
-        self.benchmark.pedantic(calls[0], rounds=3)
-        return list(self.benchmark.stats.stats.data)
-
-    def _cuda(self, calls: Sequence[Call], graph: bool) -> list[float]:
-        """A round is at least 2 ms of calls."""
+    def _seconds(self, calls: Sequence[Call], graph: bool) -> list[float]:
+        """Per call; on CUDA a round is at least 2 ms of calls."""
+        if self.device != "cuda":
+            self.benchmark.pedantic(calls[0], rounds=3)
+            return list(self.benchmark.stats.stats.data)
 
         def once(repeats: int = 1) -> None:
             for _ in range(repeats):
                 for call in calls:
                     call()
 
-        once()
-        synchronize("cuda")
-        begin = time.perf_counter()
-        once()
-        synchronize("cuda")
-        repeats = min(200, max(1, int(2e-3 / (time.perf_counter() - begin)) + 1))
-        run: Call = lambda: once(repeats)  # noqa: E731
+        (took,) = seconds(once, 1, "cuda")
+        repeats = min(200, int(2e-3 / took) + 1)
+        captured = torch.cuda.CUDAGraph()
         if graph:
-            captured = torch.cuda.CUDAGraph()
             with torch.cuda.graph(captured):
                 once(repeats)
-            run = captured.replay
 
         def round_() -> None:
-            run()
+            captured.replay() if graph else once(repeats)
             torch.cuda.synchronize()
 
         self.benchmark.pedantic(round_, rounds=40, warmup_rounds=5)
-        return [seconds / (repeats * len(calls)) for seconds in self.benchmark.stats.stats.data]
+        return [round_s / (repeats * len(calls)) for round_s in self.benchmark.stats.stats.data]
 
 
 @pytest.fixture

@@ -1,22 +1,21 @@
-"""The machine a benchmark runs on: provenance, memory in use, and the best rates it reaches."""
+"""The machine a benchmark runs on: provenance, wall times, memory, and the best rates it reaches."""
 
 from __future__ import annotations
 
-import gc
 import importlib.metadata
 import os
 import platform
 import resource
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-
-from benchmarks.timing import seconds
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 _PACKAGES = ("torch", "triton", "transformers", "flashinfer-python", "vllm", "numpy")
@@ -40,23 +39,33 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def synchronize(device: str) -> None:
+    """Wait until the device has finished; the CPU has nothing to wait for."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(work: Callable[[], object], repeats: int, device: str = "cpu") -> list[float]:
+    """Wall time of each of `repeats` calls, after one warm-up call."""
+    times = []
+    for _ in range(repeats + 1):
+        synchronize(device)
+        begin = time.perf_counter()
+        work()
+        synchronize(device)
+        times.append(time.perf_counter() - begin)
+    return times[1:]
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float]:
+    """The 20th, 50th and 80th percentile."""
+    cuts = torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64))
+    return {name: round(float(cut), 3) for name, cut in zip(("p20", "p50", "p80"), cuts, strict=True)}
+
+
 def peak_rss() -> int:
     """Peak resident bytes of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def memory(device: str) -> dict[str, int]:
-    """Peak bytes: of torch's allocator on a GPU (the whole KV pool is included), else of the resident process."""
-    if device == "cuda":
-        return {"peak_bytes": torch.cuda.max_memory_allocated(), "reserved_bytes": torch.cuda.max_memory_reserved()}
-    return {"peak_bytes": peak_rss()}
-
-
-def free_memory(device: str) -> None:
-    """Return unreferenced memory to the driver."""
-    gc.collect()
-    if device == "cuda":
-        torch.cuda.empty_cache()
 
 
 @cache
@@ -65,14 +74,6 @@ def bandwidth(device: str) -> float:
     source = torch.ones(1 << (29 if device == "cuda" else 25), dtype=torch.float32, device=device)
     target = torch.empty_like(source)
     return 2 * source.nbytes / min(seconds(lambda: target.copy_(source), 9, device))
-
-
-@cache
-def matmul_rate(device: str, dtype: torch.dtype) -> float:
-    """Operations per second, from the best of several square matrix products (a multiply-add counts as two)."""
-    size, repeats = (8192, 20) if device == "cuda" else (512, 3)
-    left, right = torch.randn(2, size, size, device=device).to(dtype).unbind()
-    return 2 * size**3 / min(seconds(lambda: left @ right, repeats, device))
 
 
 def _git(*arguments: str) -> str | None:

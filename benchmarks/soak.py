@@ -1,19 +1,17 @@
 """Evaluations of the demo task: what they use must not grow with the number of problems.
 
     python -m benchmarks.soak                       one long run
-    python -m benchmarks.soak --compare 50 500      a process per number of problems
+    python -m benchmarks.soak --compare 50 500      several runs in this order, the largest last
 
 The long run looks at its own process while it draws, and exits with 1 where memory, open files, threads or pools of KV
 blocks grow after the first tenth, in which pools and tables reach their size. Scoring at the end reads the whole run;
---compare includes it: it shows the peak resident size of whole evaluations.
+--compare includes it: it shows the peak resident size after each whole evaluation.
 """
 
 from __future__ import annotations
 
 import gc
-import json
 import os
-import subprocess
 import sys
 import tempfile
 import threading
@@ -23,7 +21,7 @@ from typing import Any
 
 import fastsia
 from benchmarks.frame import emit, parse, show
-from benchmarks.machine import REPOSITORY, peak_rss
+from benchmarks.machine import peak_rss
 from fastsia.backends.native import NativeBackend
 from fastsia.engine.block_manager import BlockManager
 from fastsia.engine.sequence import Request, Trajectory
@@ -65,39 +63,27 @@ def in_use() -> dict[str, int]:
 
 def main() -> None:
     options = parse(__doc__, model="demo:sft", problems=2000, num_rollouts=10, stride=8, num_kv_blocks=int, compare=[0])
-    if any(options.compare):
-        rows = [peak_of(number, options) for number in options.compare]
-        show(rows, {"peak_rss_mib": ",.0f"})
-        emit({"benchmark": "memory", "model": options.model, "rows": rows})
-        return
     settings: dict[str, Any] = {"num_rollouts": options.num_rollouts, "stride": options.stride}
-    engine = fastsia.Engine.from_pretrained(options.model, **pool(options.num_kv_blocks))
-    watched = Watched(engine, max(options.problems // POINTS, 1))
-    with tempfile.TemporaryDirectory(prefix="fastsia-soak-") as folder:
-        summary = fastsia.evaluate(watched, "demo", limit=options.problems, output=folder, **settings).summary
+    pool = {} if options.num_kv_blocks is None else {"num_kv_blocks": options.num_kv_blocks}
+    watched = Watched(fastsia.Engine.from_pretrained(options.model, **pool), max(options.problems // POINTS, 1))
+    compared = []
+    for problems in options.compare if any(options.compare) else [options.problems]:
+        with tempfile.TemporaryDirectory(prefix="fastsia-soak-") as folder:
+            summary = fastsia.evaluate(watched, "demo", limit=problems, output=folder, **settings).summary
+        counted = {name: summary["counters"][name] for name in ("generated_tokens", "peak_kv_blocks")}
+        compared.append(
+            {"problems": problems, "seconds": summary["seconds"], "peak_rss_mib": peak_rss() >> 20, **counted}
+        )
+    row = {"model": options.model, **settings, "runs": compared}
+    show(compared)
+    if any(options.compare):
+        emit({"benchmark": "memory", **row})
+        return
     show(watched.points)
     first, *later = watched.points
     grown = [name for name, times in LIMITS.items() if max(point[name] for point in later) > times * first[name]]
-    row = {"benchmark": "soak", "model": options.model, "seconds": round(summary["seconds"], 1), **settings}
-    counted = {name: summary["counters"][name] for name in ("generated_tokens", "peak_kv_blocks")}
-    emit(row | counted | {"peak_rss_bytes": peak_rss(), "points": watched.points, "grown": grown})
+    emit({"benchmark": "soak", **row, "points": watched.points, "grown": grown})
     sys.exit(f"grown with the number of problems: {', '.join(grown)}" if grown else 0)
-
-
-def peak_of(problems: int, options: Any) -> dict[str, Any]:
-    """A run of its own in a process of its own."""
-    asked = {name: value for name, value in vars(options).items() if name != "compare" and value is not None}
-    command = [f"--{name}={value}" for name, value in (asked | {"problems": problems}).items()]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.soak", *command], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
-    )
-    row = json.loads(done.stdout.splitlines()[-1])
-    peak = row["peak_rss_bytes"] / 2**20
-    return {"problems": problems, "peak_rss_mib": peak, **{n: row[n] for n in ("peak_kv_blocks", "generated_tokens")}}
-
-
-def pool(num_kv_blocks: int | None) -> dict[str, int]:
-    return {} if num_kv_blocks is None else {"num_kv_blocks": num_kv_blocks}
 
 
 if __name__ == "__main__":

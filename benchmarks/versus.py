@@ -23,11 +23,9 @@ import os
 import signal
 import statistics
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +42,10 @@ from fastsia.engine.checkpoint import resolve_model
 from fastsia.engine.sequence import FinishReason, Rollouts, Trajectory
 
 SETTINGS = ("temperature", "top_p", "stride", "num_rollouts", "max_tokens", "share", "seed")
+COMMON = {"peer": ("hf", "vllm"), "model": "demo:sft", "task": "demo", "data_dir": str, "problems": 64}
+MACHINE = {"device": str, "dtype": "float32", "threads": torch.get_num_threads(), "repeats": 3, "peer_repeats": 1}
+OF_VLLM = {"max_num_seqs": 512, "block_size": 32, "kv_gib": 2, "threads_bind": str}
+OPTIONS = COMMON | MACHINE | OF_VLLM | {"enforce_eager": False, "tune": False}
 NAMES = {"hf": "generate", "vllm": "vLLM"}
 
 # Seconds, rollout tokens, computed tokens (None where unknown), and the result of one run.
@@ -93,26 +95,7 @@ class NaiveOnGiven(HFGenerateBackend):
 
 
 def main() -> int:
-    options = parse(
-        __doc__,
-        *SETTINGS,
-        peer=("hf", "vllm"),
-        model="demo:sft",
-        task="demo",
-        data_dir=str,
-        problems=64,
-        device=str,
-        dtype="float32",
-        threads=torch.get_num_threads(),
-        repeats=3,
-        peer_repeats=1,
-        max_num_seqs=512,
-        block_size=32,
-        kv_gib=2,
-        enforce_eager=False,
-        threads_bind=str,
-        tune=False,
-    )
+    options = parse(__doc__, *SETTINGS, **OPTIONS)
     # Without this, a terminated run would leave vLLM's processes behind, possibly halted.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -223,24 +206,23 @@ def open_vllm(
 ) -> Iterator[Peer]:
     if vllm_python() is None:
         raise FastsiaError("no environment with vLLM: run `make bench-vllm`, or name one in FASTSIA_VLLM.")
-    with tempfile.TemporaryDirectory(prefix="fastsia-vllm-") as folder:
-        tried = tune(recording, options, Path(folder)) if options.tune else []
+    tried = tune(recording, options) if options.tune else []
 
-        def run_peer() -> Timed:
-            result = vllm.run()
-            given = with_rollouts(recording.drawn, result, options.num_rollouts)
-            tokens = sum(map(len, result["token_ids"]))
-            return result["seconds"], tokens, None, run(Given(engine, given))[-1]
+    def run_peer() -> Timed:
+        result = vllm.run()
+        given = with_rollouts(recording.drawn, result, options.num_rollouts)
+        tokens = sum(map(len, result["token_ids"]))
+        return result["seconds"], tokens, None, run(Given(engine, given))[-1]
 
-        with closing(start(recording, options, Path(folder))) as vllm:
-            settings = engine_settings(options) | process_settings(options) | {"versions": vllm.versions}
-            yield run_peer, vllm.halted, {"vllm_settings": settings, "vllm_tried": tried}
+    with closing(start(recording, options)) as vllm:
+        settings = engine_settings(options) | process_settings(options) | {"versions": vllm.versions}
+        yield run_peer, vllm.halted, {"vllm_settings": settings, "vllm_tried": tried}
 
 
 OPEN = {"hf": open_hf, "vllm": open_vllm}
 
 
-def start(recording: Recording, options: argparse.Namespace, folder: Path) -> VLLM:
+def start(recording: Recording, options: argparse.Namespace) -> VLLM:
     """Start vLLM on the prompts of every checkpoint, in order of trajectories."""
     stops = {request.sampling.stop for request in recording.requests.values()}
     if len(stops) > 1:
@@ -262,7 +244,7 @@ def start(recording: Recording, options: argparse.Namespace, folder: Path) -> VL
     python = vllm_python()
     assert python is not None
     WORK.mkdir(exist_ok=True)
-    return VLLM(python, work, folder, process_settings(options), log=WORK / "vllm.log")
+    return VLLM(python, work, process_settings(options), log=WORK / "vllm.log")
 
 
 def engine_settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -283,7 +265,7 @@ def process_settings(options: argparse.Namespace) -> dict[str, str]:
     return settings | ({"OMP_NUM_THREADS": str(options.threads)} if binding == "nobind" else {})
 
 
-def tune(recording: Recording, options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+def tune(recording: Recording, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Set the options to vLLM's fastest settings; returns what was tried, timed by the second of two runs each."""
     tried: list[dict[str, Any]] = []
     # "auto" leaves a core to vLLM's scheduler, "nobind" leaves the threads to the operating system.
@@ -292,7 +274,7 @@ def tune(recording: Recording, options: argparse.Namespace, folder: Path) -> lis
             one = {"threads_bind": threads_bind, "enforce_eager": enforce_eager}
             candidate = argparse.Namespace(**vars(options) | one)
             try:
-                with closing(start(recording, candidate, folder)) as vllm:
+                with closing(start(recording, candidate)) as vllm:
                     seconds = [vllm.run()["seconds"] for _ in range(2)][-1]
             except FastsiaError:  # "auto" does not start on a machine with one physical core
                 print(f"vLLM, {one}: does not start here", flush=True)

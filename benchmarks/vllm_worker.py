@@ -1,27 +1,20 @@
 """vLLM's side of vllm_process.py; runs in vLLM's own environment and does not import fastsia.
 
-Reads a work file, loads and warms up. Then, for each path read from standard input, it rolls out the whole work once
-and writes {"seconds", "token_ids", "finish_reasons"} to that path. Only `LLM.generate` is timed.
+Receives the work, loads and warms up, and answers with versions. Then, for each message, it rolls out the whole work
+once and answers {"seconds", "token_ids", "finish_reasons"}. Only `LLM.generate` is timed.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import time
-from pathlib import Path
-from typing import Any, TextIO
+from contextlib import suppress
+from multiprocessing.connection import Client, Connection
+from typing import Any
 
 
-def main() -> None:
-    # Loggers of this process and its children write to descriptor 1, so the answers go through a copy of it.
-    channel = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    serve(json.loads(Path(sys.argv[1]).read_text()), channel)
-
-
-def serve(work: dict[str, Any], channel: TextIO) -> None:
+def serve(parent: Connection) -> None:
+    work: dict[str, Any] = parent.recv()
     import torch
     import vllm
 
@@ -39,22 +32,23 @@ def serve(work: dict[str, Any], channel: TextIO) -> None:
     )
     prompts = [{"prompt_token_ids": ids} for ids in work["prompts"]]
     llm.generate(prompts[: work["num_warmup"]], sampling, use_tqdm=False)
-    print(json.dumps({"vllm": vllm.__version__, "torch": torch.__version__}), file=channel)
-    for line in sys.stdin:
+    parent.send({"vllm": vllm.__version__, "torch": torch.__version__})
+    while parent.recv():
         if not llm.reset_prefix_cache():  # a repeat must not find the prompts of the one before
             raise RuntimeError("vLLM did not clear its prefix cache")
         begin = time.perf_counter()
         outputs = llm.generate(prompts, sampling, use_tqdm=False)
         seconds = time.perf_counter() - begin
         rollouts = [rollout for output in outputs for rollout in sorted(output.outputs, key=lambda one: one.index)]
-        result = {
-            "seconds": seconds,
-            "token_ids": [list(rollout.token_ids) for rollout in rollouts],
-            "finish_reasons": [rollout.finish_reason for rollout in rollouts],
-        }
-        Path(line.strip()).write_text(json.dumps(result))
-        print("done", file=channel)
+        parent.send(
+            {
+                "seconds": seconds,
+                "token_ids": [list(rollout.token_ids) for rollout in rollouts],
+                "finish_reasons": [rollout.finish_reason for rollout in rollouts],
+            }
+        )
 
 
 if __name__ == "__main__":  # vLLM's child processes import this file again
-    main()
+    with suppress(EOFError), Client(sys.argv[1]) as connection:
+        serve(connection)

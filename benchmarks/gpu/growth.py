@@ -12,7 +12,7 @@ from benchmarks.gpu.models import Model
 from benchmarks.gpu.peers import counted, open_engine
 from benchmarks.gpu.steady import rollout_requests
 from benchmarks.gpu.work import Shape, draw_trajectories, make_prompts
-from benchmarks.timing import synchronize
+from benchmarks.machine import synchronize
 
 # axis: (field of Shape, values on a GPU, toy values).
 AXES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = {

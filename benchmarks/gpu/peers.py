@@ -19,11 +19,11 @@ import torch
 import transformers
 from transformers import GenerationConfig
 
+from benchmarks.gpu.memory import free_memory, memory
 from benchmarks.gpu.models import Model
 from benchmarks.gpu.scoring import check
 from benchmarks.gpu.work import Work, generate
-from benchmarks.machine import free_memory, memory
-from benchmarks.timing import synchronize
+from benchmarks.machine import synchronize
 from benchmarks.vllm_process import VLLM, vllm_python
 from fastsia.config import Share
 from fastsia.engine.engine import Engine
@@ -278,7 +278,7 @@ def _vllm(model: Model, work: Work) -> Iterator[RollOut]:
         }
         environment = {} if cuda else {"VLLM_CPU_KVCACHE_SPACE": "1"}
         try:
-            with closing(VLLM(python, task, path, environment)) as vllm:
+            with closing(VLLM(python, task, environment)) as vllm:
 
                 def roll_out(seed: int) -> Outcome:
                     done = vllm.run()

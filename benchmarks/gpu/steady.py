@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.floors import Costs, Rates, measured_rates
+from benchmarks.gpu.memory import free_memory, memory
 from benchmarks.gpu.models import Model
 from benchmarks.gpu.peers import counted, open_engine
 from benchmarks.gpu.work import Shape, draw_trajectories, make_prompts
-from benchmarks.machine import free_memory, memory
-from benchmarks.timing import synchronize
+from benchmarks.machine import synchronize
 from fastsia.engine.engine import Engine
 from fastsia.engine.sequence import Request
 

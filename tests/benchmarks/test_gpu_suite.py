@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.common import provenance
 from benchmarks.gpu import growth, peers, report, results, rows, runner, scoring, steady, work
 from benchmarks.gpu.__main__ import one
 from benchmarks.gpu.flashinfer_ops import page_table
@@ -22,6 +21,7 @@ from benchmarks.gpu.floors import H200, Costs
 from benchmarks.gpu.models import ARCHITECTURES, Model, architecture, load
 from benchmarks.gpu.rows import Row
 from benchmarks.gpu.work import TOY, Work, generate, prepare
+from benchmarks.machine import provenance
 
 QWEN = "qwen2.5-3b"
 
