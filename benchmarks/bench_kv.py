@@ -28,9 +28,8 @@ def test_store_kv(kernels: Any, model: str, tokens: int, path: str) -> None:
     ops.store_kv(k, v, *caches[0], slots)
     assert torch.equal(caches[0, 0].flatten(0, 1)[slots], k)
     calls = [lambda cache=cache: ops.store_kv(k, v, *cache, slots) for cache in caches]
-    ours = path == "fastsia"
-    name = kernels.ours(ops) if ours else path
-    kernels.measure("store_kv", name, {"model": model, "rows": tokens}, calls, 4 * k.nbytes, graph=ours)
+    shown = {"model": model, "tokens": tokens}
+    kernels.measure("store_kv", kernels.named(path, ops), shown, calls, 4 * k.nbytes, graph=path == "fastsia")
 
 
 @pytest.mark.parametrize("path", ["fastsia", "torch index"])
@@ -49,5 +48,5 @@ def test_copy_blocks(kernels: Any, model: str, forks: int, path: str) -> None:
     assert torch.equal(cache, expected)
     calls = [lambda pair=pair: ops.copy_blocks(cache, *pair) for pair in order]
     floor_bytes = 4 * shape[0] * forks * cache[0, 0, 0].nbytes
-    name = kernels.ours(ops) if path == "fastsia" else path
-    kernels.measure("copy_blocks", name, {"model": model, "forks": forks}, calls, floor_bytes)
+    shown = {"model": model, "forks": forks}
+    kernels.measure("copy_blocks", kernels.named(path, ops), shown, calls, floor_bytes)

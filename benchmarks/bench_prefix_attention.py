@@ -158,8 +158,7 @@ def test_prefix_attention(kernels: Any, model: str, rows: int, visible: str, pat
             prepare = {"fastsia": partial(fastsia, ops=ops), "sdpa": sdpa, "flex": partial(flex, SCALE, slots_of)}
             attend = prepare[library](step)
             calls = [lambda k=k, v=v: attend(k, v) for k, v in step.caches]
-        name = kernels.ours(ops) if library == "fastsia" else path
-        graph = library != "flashinfer"
+        name, graph = kernels.named(path, ops), library != "flashinfer"
         kernels.measure("prefix_attention", name, shape, calls, step.floor_bytes, graph)
     except torch.OutOfMemoryError:
         pytest.skip("the gathered copy does not fit")

@@ -76,5 +76,4 @@ def test_sampling(kernels: Any, rows: int, vocab: int, kind: str, path: str) -> 
     }[path]
     calls = [lambda logits=logits: draw(logits) for logits in copies]
     shape = {"rows": rows, "vocab": vocab, "logits": kind, "dtype": "bfloat16"}
-    name = kernels.ours(ops) if path == "fastsia" else path
-    kernels.measure("sampling", name, shape, calls, copies[0].nbytes, graph=path != "flashinfer")
+    kernels.measure("sampling", kernels.named(path, ops), shape, calls, copies[0].nbytes, graph=path != "flashinfer")

@@ -34,17 +34,8 @@ def load(name: str, end: bool) -> Engine:
 
 
 def main() -> None:
-    options = parse(
-        __doc__,
-        "num_rollouts",
-        "stride",
-        problems=32,
-        rambling_problems=4,
-        max_tokens=120,
-        model=str,
-        task="demo",
-        data_dir=str,
-    )
+    counts_of = {"problems": 32, "rambling_problems": 4, "max_tokens": 120}
+    options = parse(__doc__, "num_rollouts", "stride", model=str, task="demo", data_dir=str, **counts_of)
     settings = {name: getattr(options, name) for name in ("num_rollouts", "stride", "max_tokens", "data_dir")}
     models = [("demo:sft", True), ("demo:base", True), ("demo:sft", False)]
     shown: list[dict[str, Any]] = []

@@ -58,9 +58,10 @@ class Kernels:
             pytest.skip("toy: one size")
         return toy if self.toy else value
 
-    def ours(self, ops: Any) -> str:
-        """The path's name for the ops that were selected."""
-        return f"fastsia-{ops.name}" + ("-interpreted" if self.device == "cpu" else "")
+    def named(self, path: str, ops: Any) -> str:
+        """A path's name; ours names the ops that were selected."""
+        ours = f"fastsia-{ops.name}" + ("-interpreted" if self.device == "cpu" else "")
+        return ours if path == "fastsia" else path
 
     def need_flashinfer(self) -> Any:
         if self.device != "cuda":
