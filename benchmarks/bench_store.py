@@ -22,11 +22,12 @@ import numpy as np
 import fastsia
 from benchmarks.frame import emit, parse, show
 from benchmarks.machine import peak_rss
-from fastsia import Request, SamplingParams, distributed
+from fastsia import Request, SamplingParams
 from fastsia.answers.vocabulary import Vocabulary
+from fastsia.backends import ray as distributed
 from fastsia.callbacks import Callback
-from fastsia.engine.checkpoint import load_description
 from fastsia.engine.sequence import Counters, FinishReason, Rollouts, Trajectory
+from fastsia.models.loading import load_description
 
 STRIDE, ROLLOUTS, POOL = 20, 20, 16
 NUMBERS = (184, 26, 46, 8)
@@ -155,7 +156,7 @@ def bookkeeping(ray: Any, number: int, rounds: int = 50) -> float:
     """Median seconds of one round of the driver with `number` workers, none of which has an answer."""
     never = ray.remote(lambda: None).options(num_cpus=1_000_000)
     backend = object.__new__(distributed.RayBackend)
-    backend._ray, backend._timeout, backend._bound = ray, 3600.0, 80
+    backend._ray, backend.worker_timeout, backend._bound = ray, 3600.0, 80
     backend._backlog = distributed.deque(Request(i, (1,), SamplingParams(), 1, seed=0) for i in range(number))
     backend._workers = [distributed._Worker(i, actor=True, is_up=True) for i in range(number)]
     for worker in backend._workers:

@@ -38,8 +38,8 @@ from benchmarks.vllm_process import VLLM, vllm_python
 from fastsia import Engine, FastsiaError, Request, SIAResult, evaluate
 from fastsia.backends.hf_generate import HFGenerateBackend
 from fastsia.backends.native import NativeBackend
-from fastsia.engine.checkpoint import resolve_model
 from fastsia.engine.sequence import FinishReason, Rollouts, Trajectory
+from fastsia.models.resolve import resolve_model
 
 SETTINGS = ("temperature", "top_p", "stride", "num_rollouts", "max_tokens", "share", "seed")
 COMMON = {"peer": ("hf", "vllm"), "model": "demo:sft", "task": "demo", "data_dir": str, "problems": 64}
@@ -233,7 +233,7 @@ def start(recording: Recording, options: argparse.Namespace) -> VLLM:
         for checkpoint in trajectory.checkpoints
     ]
     work = {
-        "model": resolve_model(options.model),
+        "model": resolve_model(options.model).source,
         "engine": engine_settings(options),
         **{name: getattr(options, name) for name in ("num_rollouts", "temperature", "top_p", "max_tokens")},
         "stop": list(stops.pop()),
