@@ -1,4 +1,4 @@
-"""Whether two samples of several distributions may come from the same ones: a permutation test on counts."""
+"""A permutation test that two sets of samples come from the same distributions."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ PERMUTATIONS = 1999
 
 
 def disagreement(counts: list[np.ndarray], seed: int) -> dict[str, float]:
-    """A permutation test that two runs draw from one distribution at every place.
+    """Test the null hypothesis that two runs draw from one distribution at every place.
 
-    counts: a place's [2, classes], how often each run drew each class there. The statistic is the sum over places and
-    classes of (c1 - c2)^2 / (c1 + c2). Under the null a place's draws are exchangeable between the runs, so its classes
-    are dealt again (multivariate hypergeometric).
+    The statistic is the sum over places and classes of (c1 - c2)^2 / (c1 + c2). Under the null a place's draws are
+    exchangeable between the runs, so its classes are dealt again (multivariate hypergeometric).
+
+    Args:
+        counts: per place int [2, classes], how often each run drew each class there.
+        seed: of the permutations.
+
+    Returns:
+        p_value; mean_tv, the total variation between both runs averaged over places; mean_tv_expected, its mean under
+        the null.
     """
     rng = np.random.default_rng(seed)
     observed, dealt = 0.0, np.zeros(PERMUTATIONS)

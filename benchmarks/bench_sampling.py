@@ -1,31 +1,24 @@
 """The fused sampler against one read of the logits, a sort-based top-p in torch, and FlashInfer's.
 
     make bench-kernels                                  (CUDA where there is a GPU, else toy sizes on the CPU)
-    pytest benchmarks/bench_sampling.py --device cpu
+    python -m pytest benchmarks/bench_sampling.py --device cpu
 
-Every path gives tokens for temperature 0.7 and top-p 0.95 from bfloat16 logits; ours also gives log-probabilities and
-entropies. "language": Zipf-like rows, some sharp and some flat; "flat": normal logits, whose nucleus is most of the
-vocabulary; "all": language rows at top-p 1.
+Every path draws tokens at temperature 0.7 and top-p 0.95 from bfloat16 logits; ours also returns log-probabilities and
+entropies. Logits: "language" is Zipf-like, some rows sharp and some flat; "flat" is normal, so that the nucleus is most
+of the vocabulary; "all" is language at top-p 1.
 """
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from pytest_benchmark.fixture import BenchmarkFixture
-from timing import measure, report
 from torch import Tensor
 
 from fastsia.ops import reference, select
 
-ROWS, VOCABS = (256, 512, 1024), (151_936, 256_000)
-TOY_ROWS, TOY_VOCABS = (4,), (1003,)
-TEMPERATURE, TOP_P = 0.7, 0.95
-COPIES = 3
+TEMPERATURE, TOP_P, COPIES = 0.7, 0.95, 3
 
 
 def make_logits(kind: str, rows: int, vocab: int, device: str, seed: int) -> Tensor:
@@ -41,69 +34,46 @@ def make_logits(kind: str, rows: int, vocab: int, device: str, seed: int) -> Ten
     return logits
 
 
+def softmax(logits: Tensor) -> Tensor:
+    return torch.softmax(logits.float() / TEMPERATURE, dim=1)
+
+
 def torch_sorted(logits: Tensor, top_p: float) -> Tensor:
-    probs = torch.softmax(logits.float() / TEMPERATURE, dim=1)
-    values, ids = probs.sort(dim=1, descending=True)
+    values, ids = softmax(logits).sort(dim=1, descending=True)
     values = torch.where(values.cumsum(1) - values < top_p, values, 0.0)
     # The race of exponentials: a multinomial draw without the host sync of torch.multinomial.
     drawn = (values / torch.empty_like(values).exponential_()).argmax(dim=1, keepdim=True)
     return ids.gather(1, drawn)
 
 
-def flashinfer_sampler() -> Callable[[Tensor, float], Tensor]:
-    import flashinfer
-
-    def draw(logits: Tensor, top_p: float) -> Tensor:
-        probs = torch.softmax(logits.float() / TEMPERATURE, dim=1)
-        return flashinfer.sampling.top_p_sampling_from_probs(probs, top_p)
-
-    return draw
-
-
 @pytest.mark.parametrize("path", ["fastsia", "one read", "torch sort", "flashinfer"])
 @pytest.mark.parametrize("kind", ["language", "flat", "all"])
-@pytest.mark.parametrize("vocab", VOCABS)
-@pytest.mark.parametrize("rows", ROWS)
-def test_sampling(
-    benchmark: BenchmarkFixture, device: str, toy: bool, rows: int, vocab: int, kind: str, path: str
-) -> None:
-    if toy:
-        if rows != ROWS[0] or vocab != VOCABS[0]:
-            pytest.skip("toy: one shape")
-        rows, vocab = TOY_ROWS[0], TOY_VOCABS[0]
-    if path == "flashinfer" and (device != "cuda" or importlib.util.find_spec("flashinfer") is None):
-        pytest.skip("flashinfer is not installed, or there is no GPU")
+@pytest.mark.parametrize("vocab", [151_936, 256_000])
+@pytest.mark.parametrize("rows", [256, 512, 1024])
+def test_sampling(kernels: Any, rows: int, vocab: int, kind: str, path: str) -> None:
+    flashinfer = kernels.need_flashinfer() if path == "flashinfer" else None
+    rows, vocab, device = kernels.sized(rows, 256, 4), kernels.sized(vocab, 151_936, 1003), kernels.device
     copies = [make_logits(kind, rows, vocab, device, seed) for seed in range(COPIES)]
     top_p = 1.0 if kind == "all" else TOP_P
-    draws = rows
-    arguments: tuple[Any, ...] = (
+    draws = (
         torch.arange(rows, device=device),
-        torch.randint(0, 2**62, (draws,), device=device),
-        torch.randint(0, 1000, (draws, 4), dtype=torch.int32, device=device),
+        torch.randint(0, 2**62, (rows,), device=device),
+        torch.randint(0, 1000, (rows, 4), dtype=torch.int32, device=device),
         torch.full((rows,), TEMPERATURE, device=device),
         torch.full((rows,), top_p, device=device),
     )
-    graph, took = True, path
+    ops = select(device, "triton")
     if path == "fastsia":
-        ops = select(device, "triton")
-        took = f"fastsia-{ops.name}" + ("-interpreted" if device == "cpu" else "")
-        check(ops.sample(copies[0], *arguments), copies[0], arguments)
-        calls = [lambda x=x: ops.sample(x, *arguments) for x in copies]
-    elif path == "one read":
-        # The floor as a kernel: nothing but a maximum.
-        calls = [lambda x=x: x.amax(dim=1) for x in copies]
-    elif path == "torch sort":
-        calls = [lambda x=x: torch_sorted(x, top_p) for x in copies]
-    else:
-        draw, graph = flashinfer_sampler(), False
-        calls = [lambda x=x: draw(x, top_p) for x in copies]
-    seconds = measure(benchmark, calls, device, graph)
+        # The timed op draws the reference's tokens, but for a draw at the edge of the nucleus.
+        few = slice(0, 16)
+        expected = reference.sample(copies[0][few], *(tensor[few] for tensor in draws))
+        assert int((ops.sample(copies[0], *draws).tokens[few] != expected.tokens).sum()) <= 1
+    draw = {
+        "fastsia": lambda logits: ops.sample(logits, *draws),
+        "one read": lambda logits: logits.amax(dim=1),  # the floor as a kernel
+        "torch sort": lambda logits: torch_sorted(logits, top_p),
+        "flashinfer": lambda logits: flashinfer.sampling.top_p_sampling_from_probs(softmax(logits), top_p),
+    }[path]
+    calls = [lambda logits=logits: draw(logits) for logits in copies]
     shape = {"rows": rows, "vocab": vocab, "logits": kind, "dtype": "bfloat16"}
-    report("sampling", took, shape, seconds, copies[0].nbytes, device, graph=graph and device == "cuda")
-
-
-def check(samples: reference.Samples, logits: Tensor, arguments: tuple[Any, ...]) -> None:
-    """What is timed is right: the reference's tokens, but for draws at an edge."""
-    few = slice(0, 16)
-    expected = reference.sample(logits[few], *(argument[few] for argument in arguments))
-    assert int((samples.tokens[few] != expected.tokens).sum()) <= 1
+    kernels.measure("sampling", kernels.named(path, ops), shape, calls, copies[0].nbytes, graph=path != "flashinfer")

@@ -1,44 +1,91 @@
-"""What this machine can do at best, measured: bytes and operations a second."""
+"""The machine a benchmark runs on: provenance, wall times, memory, and the best rates it reaches."""
 
 from __future__ import annotations
 
+import importlib.metadata
+import os
+import platform
+import resource
+import subprocess
+import sys
 import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import torch
 
+REPOSITORY = Path(__file__).resolve().parents[1]
+_PACKAGES = ("torch", "triton", "transformers", "flashinfer-python", "vllm", "numpy")
+
+
+@cache
+def provenance() -> dict[str, Any]:
+    """Machine, versions and commit."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "commit": _git("rev-parse", "--short=12", "HEAD"),
+        "modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "cpu": _cpu_name(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "cuda": torch.version.cuda,
+        "versions": versions,
+    }
+
 
 def synchronize(device: str) -> None:
+    """Wait until the device has finished; the CPU has nothing to wait for."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
+def seconds(work: Callable[[], object], repeats: int, device: str = "cpu") -> list[float]:
+    """Wall time of each of `repeats` calls, after one warm-up call."""
+    times = []
+    for _ in range(repeats + 1):
+        synchronize(device)
+        begin = time.perf_counter()
+        work()
+        synchronize(device)
+        times.append(time.perf_counter() - begin)
+    return times[1:]
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float]:
+    """The 20th, 50th and 80th percentile."""
+    cuts = torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64))
+    return {name: round(float(cut), 3) for name, cut in zip(("p20", "p50", "p80"), cuts, strict=True)}
+
+
+def peak_rss() -> int:
+    """Peak resident bytes of this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 @cache
 def bandwidth(device: str) -> float:
-    """Bytes a second, read and written, of the best of several large copies."""
-    elements = 1 << (29 if device == "cuda" else 25)
-    source = torch.ones(elements, dtype=torch.float32, device=device)
+    """Bytes read and written per second, from the best of several large copies."""
+    source = torch.ones(1 << (29 if device == "cuda" else 25), dtype=torch.float32, device=device)
     target = torch.empty_like(source)
-    best = float("inf")
-    for _ in range(10):
-        synchronize(device)
-        begin = time.perf_counter()
-        target.copy_(source)
-        synchronize(device)
-        best = min(best, time.perf_counter() - begin)
-    return 2 * source.nbytes / best
+    return 2 * source.nbytes / min(seconds(lambda: target.copy_(source), 9, device))
 
 
-@cache
-def matmul_rate(device: str, dtype: torch.dtype) -> float:
-    """Operations a second (a multiplication and an addition are two) of the best of several square matrix products."""
-    size, repeats = (8192, 20) if device == "cuda" else (512, 3)
-    left, right = torch.randn(2, size, size, device=device).to(dtype).unbind()
-    best = float("inf")
-    for _ in range(repeats):
-        synchronize(device)
-        begin = time.perf_counter()
-        left @ right
-        synchronize(device)
-        best = min(best, time.perf_counter() - begin)
-    return 2 * size**3 / best
+def _git(*arguments: str) -> str | None:
+    with suppress(OSError, subprocess.CalledProcessError):
+        done = subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+    return None
+
+
+def _cpu_name() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

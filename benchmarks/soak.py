@@ -1,39 +1,38 @@
-"""A long run on the demo task: memory, open files, threads and KV blocks must not grow with the problems done.
+"""Evaluations of the demo task: what they use must not grow with the number of problems.
 
-`make soak`. Exits with 1 where one of them does. Memory is that of the process while it draws, after the first tenth,
-in which pools and tables reach their size; scoring at the end holds the whole run's table and is measured by
-`make bench-memory`.
+    python -m benchmarks.soak                       one long run
+    python -m benchmarks.soak --compare 50 500      several runs in this order, the largest last
+
+The long run looks at its own process while it draws, and exits with 1 where memory, open files, threads or pools of KV
+blocks grow after the first tenth, in which pools and tables reach their size. Scoring at the end reads the whole run;
+--compare includes it: it shows the peak resident size after each whole evaluation.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import os
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 import fastsia
-from benchmarks.common import emit
+from benchmarks.frame import emit, parse, show
+from benchmarks.machine import peak_rss
 from fastsia.backends.native import NativeBackend
 from fastsia.engine.block_manager import BlockManager
 from fastsia.engine.sequence import Request, Trajectory
 
-_POINTS = 10
-# Of what is in use after the first tenth.
-_GROWTH = 1.10
+POINTS = 10
+# Allowed maximum relative to the first tenth.
+LIMITS = {"memory_bytes": 1.10, "open_files": 1.0, "threads": 1.0, "os_threads": 1.0, "pools": 1.0}
 
 
 class Watched(NativeBackend):
-    """The native backend, which looks at its own process as trajectories end."""
+    """The native backend; records what its process uses as trajectories end."""
 
     def __init__(self, engine: fastsia.Engine, every: int) -> None:
         super().__init__(engine)
@@ -48,7 +47,7 @@ class Watched(NativeBackend):
 
 
 def in_use() -> dict[str, int]:
-    """What the process holds now; blocks of every pool that is alive."""
+    """What the process uses now; blocks are those of every live pool."""
     gc.collect()
     pools = [thing for thing in gc.get_objects() if type(thing) is BlockManager]
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -63,30 +62,28 @@ def in_use() -> dict[str, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="demo:sft")
-    parser.add_argument("--problems", type=int, default=2000)
-    parser.add_argument("--num_rollouts", type=int, default=10)
-    parser.add_argument("--stride", type=int, default=8)
-    options = parser.parse_args()
-    watched = Watched(fastsia.Engine.from_pretrained(options.model), max(options.problems // _POINTS, 1))
+    options = parse(__doc__, model="demo:sft", problems=2000, num_rollouts=10, stride=8, num_kv_blocks=int, compare=[0])
     settings: dict[str, Any] = {"num_rollouts": options.num_rollouts, "stride": options.stride}
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="fastsia-soak-") as folder:
-        result = fastsia.evaluate(watched, "demo", limit=options.problems, output=folder, num_bootstrap=200, **settings)
-        counters = result.summary["counters"]
-    seconds = time.perf_counter() - started
-    table = Table(*watched.points[0])
-    for point in watched.points:
-        table.add_row(*(f"{value:,}" for value in point.values()))
-    Console().print(table)
-    first, last = watched.points[0], watched.points[1:]
-    most = {"memory_bytes": _GROWTH} | dict.fromkeys(("open_files", "threads", "os_threads", "pools"), 1.0)
-    grown = [name for name, times in most.items() if max(point[name] for point in last) > times * first[name]]
-    peak = counters["peak_kv_blocks"]
-    row = {"benchmark": "soak", "model": options.model, "seconds": round(seconds, 1), "points": watched.points}
-    emit(row | settings | {"generated_tokens": counters["generated_tokens"], "peak_kv_blocks": peak, "grown": grown})
-    sys.exit(f"grown with the problems done: {', '.join(grown)}" if grown else 0)
+    pool = {} if options.num_kv_blocks is None else {"num_kv_blocks": options.num_kv_blocks}
+    watched = Watched(fastsia.Engine.from_pretrained(options.model, **pool), max(options.problems // POINTS, 1))
+    compared = []
+    for problems in options.compare if any(options.compare) else [options.problems]:
+        with tempfile.TemporaryDirectory(prefix="fastsia-soak-") as folder:
+            summary = fastsia.evaluate(watched, "demo", limit=problems, output=folder, **settings).summary
+        counted = {name: summary["counters"][name] for name in ("generated_tokens", "peak_kv_blocks")}
+        compared.append(
+            {"problems": problems, "seconds": summary["seconds"], "peak_rss_mib": peak_rss() >> 20, **counted}
+        )
+    row = {"model": options.model, **settings, "runs": compared}
+    show(compared)
+    if any(options.compare):
+        emit({"benchmark": "memory", **row})
+        return
+    show(watched.points)
+    first, *later = watched.points
+    grown = [name for name, times in LIMITS.items() if max(point[name] for point in later) > times * first[name]]
+    emit({"benchmark": "soak", **row, "points": watched.points, "grown": grown})
+    sys.exit(f"grown with the number of problems: {', '.join(grown)}" if grown else 0)
 
 
 if __name__ == "__main__":

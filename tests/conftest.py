@@ -1,4 +1,4 @@
-"""What tests of several layers share."""
+"""Fixtures for the tests of several packages."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved model for whole runs."""
+    """The folder of a saved tiny model."""
     return save_tiny(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its `NUM_PROBLEMS` questions."""
+    """A data file with `NUM_PROBLEMS` questions."""
     path = tmp_path_factory.mktemp("data") / "sums.jsonl"
     path.write_text("".join(f'{{"question": "{i} + 1?", "answer": "{i % 10}"}}\n' for i in range(NUM_PROBLEMS)))
     return path

@@ -1,4 +1,4 @@
-"""A Hugging Face Hub of one's own: what its clients ask for, served from folders."""
+"""A local Hugging Face Hub that serves repositories from folders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Hub(ThreadingHTTPServer):
-    """Repositories by kind ("models" or "datasets"), name and revision; each revision is a folder."""
+    """Serves folders by kind ("models" or "datasets"), repository name and revision."""
 
     daemon_threads = True
 
@@ -69,13 +69,13 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             match what[:1]:
                 case [] | ["revision"]:
-                    self._say(self._info(name, folder))
+                    self._send(self._info(name, folder))
                 case ["tree"]:
                     below = folder.joinpath(*what[2:])
-                    self._say(self._entries(folder, sorted(below.rglob("*"))))
+                    self._send(self._entries(folder, sorted(below.rglob("*"))))
                 case ["paths-info"]:
                     asked = json.loads(self._body)["paths"]
-                    self._say(self._entries(folder, [folder / name for name in asked if (folder / name).exists()]))
+                    self._send(self._entries(folder, [folder / name for name in asked if (folder / name).exists()]))
                 case _:
                     self._fail(404, "EntryNotFound")
             return
@@ -91,14 +91,14 @@ class _Handler(BaseHTTPRequestHandler):
         if not file.is_file():
             self._fail(404, "EntryNotFound", commit_of(folder))
             return
-        self._say(file.read_bytes(), commit_of(folder))
+        self._send(file.read_bytes(), commit_of(folder))
 
     def _revision(self, kind: str, name: str, revision: str) -> Path | None:
         folders = {rev: folder for (k, n, rev), folder in self.server.repositories.items() if (k, n) == (kind, name)}
         by_commit = {commit_of(folder): folder for folder in folders.values()}
         found = folders.get(revision) or by_commit.get(revision)
         if not folders:
-            self._fail(401, "RepoNotFound")  # what the Hub answers where a name may be a private one
+            self._fail(401, "RepoNotFound")  # the Hub's answer for a name that may be private
         elif found is None:
             self._fail(404, "RevisionNotFound")
         return found
@@ -117,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
             for path in paths
         ]
 
-    def _say(self, content: Any, commit: str | None = None) -> None:
+    def _send(self, content: Any, commit: str | None = None) -> None:
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(200)
         self.send_header("content-length", str(len(body)))

@@ -1,4 +1,4 @@
-"""The exactness contract through a whole `evaluate`: what the run is drawn with changes nothing that is drawn."""
+"""Draws of a whole `evaluate` depend on model, problem and seed only, not on engine settings or on other problems."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SETTINGS: dict[str, Any] = {
     "num_splits": 2,
 }
 WAYS: dict[str, dict[str, Any]] = {
-    "one row a step": {"max_num_seqs": 1, "max_num_batched_tokens": 1},
-    "seven rows a step": {"max_num_seqs": 7, "max_num_batched_tokens": 33},
+    "one sequence per step": {"max_num_seqs": 1, "max_num_batched_tokens": 1},
+    "seven sequences per step": {"max_num_seqs": 7, "max_num_batched_tokens": 33},
     "a pool that must preempt": {"num_kv_blocks": 40, "max_concurrent_trajectories": 8},
     "one trajectory in flight": {"max_concurrent_trajectories": 1},
     "small blocks": {"block_size": 4},
@@ -44,7 +44,7 @@ def usual() -> fastsia.SIAResult:
 
 
 def assert_same(found: fastsia.SIAResult, usual: fastsia.SIAResult) -> None:
-    """Ids, answers, counts and entropies of answers exactly; what comes from logits within 1e-4."""
+    """Token ids, answers, counts and answer entropies are equal; log-probabilities agree within 1e-4."""
     mine, other = (result.rollouts.sort_values(KEYS).reset_index(drop=True) for result in (found, usual))
     pd.testing.assert_frame_equal(mine[EXACT], other[EXACT])
     assert [ids.tolist() for ids in mine["token_ids"]] == [ids.tolist() for ids in other["token_ids"]]
@@ -65,7 +65,7 @@ def test_the_order_of_problems_changes_no_rollout(usual: fastsia.SIAResult) -> N
 
 
 def test_company_changes_no_rollout(usual: fastsia.SIAResult) -> None:
-    """Each problem alone."""
+    """Each problem is drawn in a run of its own."""
     parts = [run([problem], max_num_seqs=3) for problem in PROBLEMS[:3]]
     mine = pd.concat([part.rollouts for part in parts], ignore_index=True)
     other = usual.rollouts[usual.rollouts["problem_id"].isin([p.id for p in PROBLEMS[:3]])].reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""What a release and a fresh clone need: the wheel, its data, the constraints, the make targets."""
+"""A release and a fresh clone are complete: the wheel, its data files, the constraints, the make targets."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def test_every_dependency_is_constrained() -> None:
     }
     wanted = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["dev"]
     names = {normal(re.match(r"[A-Za-z0-9._-]+", requirement).group()) for requirement in wanted}  # type: ignore[union-attr]
-    assert names - pinned <= {"setuptools"}  # pip's own, which `pip freeze` leaves out
+    assert names - pinned <= {"setuptools"}  # not listed by `pip freeze`
 
 
 def test_every_data_file_is_in_the_wheel() -> None:
-    """Weights or a template that no pattern matches would be missing after `pip install`, and only there."""
+    """Weights or templates that no pattern matches would be missing only after `pip install`."""
     patterns = PROJECT["tool"]["setuptools"]["package-data"]["fastsia"]
     package = ROOT / "fastsia"
     files = [path.relative_to(package) for path in package.rglob("*") if path.is_file()]
@@ -50,7 +50,7 @@ def test_every_data_file_is_in_the_wheel() -> None:
 
 
 def test_every_module_has_its_layer() -> None:
-    """import-linter is silent about a module that no layer names."""
+    """import-linter does not report a module that is in no layer."""
     layers = PROJECT["tool"]["importlinter"]["contracts"][0]["layers"]
     named = {name.strip() for layer in layers for name in layer.split("|")}
     package = ROOT / "fastsia"
@@ -66,6 +66,8 @@ def test_every_make_target_is_phony_described_and_finds_its_script() -> None:
     phony = set(re.search(r"^\.PHONY:((?:.*\\\n)*.*)$", MAKEFILE, re.MULTILINE).group(1).replace("\\", " ").split())  # type: ignore[union-attr]
     assert targets == described == phony
     scripts = re.findall(r"\b((?:benchmarks|tests)/\w+\.py)\b", MAKEFILE)
+    scripts += [f"benchmarks/{name}.py" for name in re.findall(r"\$\(BENCH\)\.(\w+)", MAKEFILE) if name != "gpu"]
+    assert len(scripts) > 10
     assert [script for script in scripts if not (ROOT / script).is_file()] == []
 
 
@@ -85,7 +87,7 @@ def test_version_is_said_once_over() -> None:
 
 @pytest.mark.slow
 def test_the_wheel_builds_from_the_sdist_and_runs_in_a_clean_environment(tmp_path: Path) -> None:
-    """The sdist must hold the C++ headers, the wheel the extension and the weights; no file of the checkout helps."""
+    """The sdist must contain the C++ headers, the wheel the extension and the weights; the checkout is out of reach."""
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
 
     def do(*command: str | Path) -> str:

@@ -1,4 +1,4 @@
-"""What a run's settings make of its prompts and of the reading of its texts: dates, variables, think marks."""
+"""Settings that change a run's prompts and the reading of its texts: dates, variables, stop texts, think marks."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def prompts(result: SIAResult) -> list[str]:
 
 
 def num_drawn(folder: Path, count: int, source: str | None, **settings: Any) -> int:
-    """How many problems the same run draws once more."""
+    """Number of problems that the same run draws again."""
     before = load(folder).summary["num_computed_problems"]
     return int(run(source, count, output=folder, **settings).summary["num_computed_problems"] - before)
 
@@ -74,7 +74,7 @@ def same_draws(one: SIAResult, other: SIAResult) -> None:
 
 @pytest.mark.parametrize(("source", "written"), [(LLAMA_3_2, "26 Nov 2026"), (GRANITE, "November 26, 2026")])
 def test_a_run_keeps_the_date_of_its_prompts(source: str, written: str, clock: Any, tmp_path: Path) -> None:
-    """Resumed on another day it was refused, and a run that crossed midnight had two prompts."""
+    """Without a stored date, a run resumed on another day was refused, and a run across midnight had two prompts."""
     clock("2026-11-26")
     whole = run(source, 2)
     run(source, 1, output=tmp_path)
@@ -113,7 +113,7 @@ def test_a_constant_date_changes_when_it_is_given(tmp_path: Path) -> None:
 
 
 def test_a_run_of_an_earlier_version_is_gone_on_with(clock: Any, tmp_path: Path) -> None:
-    """It stored none of these settings. Its date is not known: the prompts decide, and what differs is said."""
+    """An old run stored none of these settings, so its date is unknown: prompts are compared and differences named."""
     clock("2026-11-26")
     run(GRANITE, 1, output=tmp_path)
     with rewritten(tmp_path / DATABASE) as database:
@@ -123,7 +123,7 @@ def test_a_run_of_an_earlier_version_is_gone_on_with(clock: Any, tmp_path: Path)
         for name in added:
             del identity["config"][name]
         database.execute("UPDATE meta SET value = ? WHERE key = 'identity'", (json.dumps(identity),))
-        database.execute("DELETE FROM meta WHERE key = 'checksum'")  # the first databases had none
+        database.execute("DELETE FROM meta WHERE key = 'checksum'")  # the first databases had no checksum
     assert stored_config(Store(tmp_path / DATABASE)).template_date is None
     assert load(tmp_path).summary["num_problems"] == 1
     assert run(GRANITE, 2, output=tmp_path).summary["num_problems"] == 2
@@ -212,7 +212,7 @@ def test_all_of_it_is_part_of_a_runs_identity(tmp_path: Path) -> None:
 
 
 class Saying(HFGenerateBackend):
-    """Every trajectory is the same text, and rollouts say nothing more."""
+    """A backend that draws the same text for every trajectory, and empty rollouts."""
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Trajectory]:
         assert self.tokenizer is not None
@@ -233,7 +233,7 @@ class Saying(HFGenerateBackend):
 
 @pytest.mark.parametrize(("source", "answer"), [(None, "3"), (CHAT, "5")])
 def test_a_chat_model_may_repeat_the_question(source: str | None, answer: str) -> None:
-    """Its text was cut there, as that of a base model that goes on with a question of its own."""
+    """The text is cut at the stop text, like that of a base model that continues with another question."""
     model, tokenizer = tiny_model()
     tokenizer.chat_template = source
     result = evaluate(Saying(model, tokenizer), PROBLEMS[:1], **SMALL)
@@ -245,11 +245,11 @@ def test_a_chat_model_may_repeat_the_question(source: str | None, answer: str) -
 
 
 THINKING: dict[str, Any] = {"max_tokens": 40, "temperature": 0.5, "top_p": 1.0}
-"""With these the tiny model writes some marks."""
+"""Sampling settings with which the tiny model draws some marks."""
 
 
 def texts_and_answers(result: SIAResult, special: tuple[str, ...]) -> list[tuple[str, str | None]]:
-    """Of all rollouts, by a tokenizer whose special tokens are written out."""
+    """Texts of all rollouts, decoded with special tokens written out."""
     tokenizer = tiny_model(special=special)[1]
     trajectories = {row.problem_id: row.token_ids for row in result.trajectories.itertuples()}
     found = []
@@ -266,7 +266,7 @@ def texts_and_answers(result: SIAResult, special: tuple[str, ...]) -> list[tuple
 def test_drafts_between_special_tokens_are_no_answers(
     marks: tuple[str, str], tags: tuple[str, str] | None, tmp_path: Path
 ) -> None:
-    """Such marks decoded to nothing, so that the first number of the draft was the answer."""
+    """Marks that are special tokens decoded to nothing, and the first number of the draft became the answer."""
     opens = "{% for m in messages %}{{ m.content }}{% endfor %}" + marks[0]
     result = run(opens, 12, marks, **THINKING, think_tags=tags, output=tmp_path)
     read = texts_and_answers(result, marks)
@@ -277,7 +277,7 @@ def test_drafts_between_special_tokens_are_no_answers(
     assert len(still_open) > 5
     texts = [text for text, _ in read]
     mine = extract_answers(texts, think_tags=tags, starts_in_think=True, stop_texts=False)
-    # A text that the token limit cut may be read more strictly.
+    # A text cut by the token limit may be read more strictly.
     assert all(answer in (own, None) for (_, answer), own in zip(read, mine, strict=True))
     kept = Store(tmp_path / DATABASE).vocabulary()
     assert kept.decode(result.trajectories["token_ids"][0]) == result.trajectories["text"][0]
@@ -306,7 +306,7 @@ def test_a_vocabulary_that_was_stored_without_its_marks_is_said(tmp_path: Path) 
 def test_nothing_stops_early_before_a_block_that_may_come(
     special: tuple[str, ...], source: str | None, settings: dict[str, Any], expects: bool
 ) -> None:
-    """A draft that was stopped at its "####" cannot be read again: the rest was not drawn."""
+    """A draft that was stopped at its "####" cannot be read again, because the rest was not drawn."""
     model, tokenizer = tiny_model(special=special)
     tokenizer.chat_template = source
     engine = Engine(model, tokenizer)
@@ -336,7 +336,7 @@ def test_stopping_early_changes_no_answer(special: tuple[str, ...], source: str)
 
 
 def test_a_shuffled_prefix_thinks_where_its_trajectory_does() -> None:
-    """By any marks, and also in a second block that follows the first."""
+    """Any marks count, also those of a second block after the first."""
     opening, closing = special = ("[THINK]", "[/THINK]")
     source = "{% for m in messages %}{{ m.content }}{% endfor %}[THINK]"
     result = run(source, 12, special, **THINKING, shuffle_prefix=True)

@@ -1,4 +1,4 @@
-"""A random model small enough for tests of the whole pipeline, whose texts hold numbers often enough for answers."""
+"""A small random model for tests of the whole pipeline; its texts contain enough numbers to give answers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fastsia import Problem
 EOS = "<eos>"
 PROBLEMS = [Problem(f"p{i}", f"What is {i} modulo 10?", str(i % 10)) for i in range(12)]
 NUM_PROBLEMS = 24
-"""In the file of questions that whole runs are made over (`questions` in conftest.py)."""
+"""Number of problems in the data file of whole runs (`questions` in conftest.py)."""
 
 
 def tiny_tokenizer(special: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
-    """Bytes, an EOS and further special tokens: any text encodes."""
+    """A tokenizer of bytes, an EOS and further special tokens; any text encodes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate([EOS, *alphabet])}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -29,7 +29,7 @@ def tiny_tokenizer(special: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
 
 
 def tiny_model(seed: int = 0, context: int = 512, special: tuple[str, ...] = ()) -> tuple[Any, Any]:
-    """(model, tokenizer): says almost only digits, '#', spaces, line ends, EOS and the further special tokens."""
+    """(model, tokenizer); draws mostly digits, '#', spaces, line ends, EOS and the further special tokens."""
     tokenizer = tiny_tokenizer(special)
     torch.manual_seed(seed)
     config = Qwen2Config(
@@ -47,12 +47,12 @@ def tiny_model(seed: int = 0, context: int = 512, special: tuple[str, ...] = ())
         tie_word_embeddings=False,
     )
     model = Qwen2ForCausalLM(config).eval()
-    spoken = [tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids([*"0123456789#", "Ġ", "Ċ", *special])]
-    silent = torch.ones(len(tokenizer), dtype=torch.bool)
-    silent[spoken] = False
+    likely = [tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids([*"0123456789#", "Ġ", "Ċ", *special])]
+    unlikely = torch.ones(len(tokenizer), dtype=torch.bool)
+    unlikely[likely] = False
     with torch.no_grad():
-        model.lm_head.weight[silent] = 0.02 * model.lm_head.weight[silent]
-        model.lm_head.weight[spoken] *= 1.5
+        model.lm_head.weight[unlikely] = 0.02 * model.lm_head.weight[unlikely]
+        model.lm_head.weight[likely] *= 1.5
     return model, tokenizer
 
 

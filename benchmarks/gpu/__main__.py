@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.common import REPOSITORY
 from benchmarks.gpu import runner
 from benchmarks.gpu.models import DoesNotFitError
 from benchmarks.gpu.peers import PEERS
 from benchmarks.gpu.rows import KINDS, CannotRunError, Row, measure, plan
+from benchmarks.machine import REPOSITORY
 
 
 def main() -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from transformers import PretrainedConfig
 
 from benchmarks.gpu.models import skeleton
-from benchmarks.machine import bandwidth, matmul_rate
+from benchmarks.machine import bandwidth, seconds
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,14 @@ class Rates:
 
 
 H200 = Rates(4.3e12, 790e12)
+
+
+@cache
+def matmul_rate(device: str, dtype: torch.dtype) -> float:
+    """Operations per second, from the best of several square matrix products (a multiply-add counts as two)."""
+    size, repeats = (8192, 20) if device == "cuda" else (512, 3)
+    left, right = torch.randn(2, size, size, device=device).to(dtype).unbind()
+    return 2 * size**3 / min(seconds(lambda: left @ right, repeats, device))
 
 
 def measured_rates(device: str, dtype: torch.dtype) -> Rates:

@@ -46,7 +46,7 @@ def measure(model: Model, shape: Shape, axis: str, toy: bool) -> dict[str, Any]:
         "points": [{"value": value, **point} for value, point in zip(values, points, strict=True)],
         "slope": slope(list(values), seconds),
         "slope_last3": slope(list(values)[-3:], seconds[-3:]),
-        "slope_row_steps": slope(list(values), [point["row_steps"] for point in points]),
+        "slope_computed_tokens": slope(list(values), [point["computed_tokens"] for point in points]),
     }
 
 
@@ -67,4 +67,4 @@ def _point(engine: Any, model: Model, shape: Shape, prompts: np.ndarray, traject
     synchronize(model.device)
     seconds = time.perf_counter() - begin
     counters = counted(before, engine.counters)
-    return {"seconds": seconds} | {name: counters[name] for name in ("generated_tokens", "row_steps", "steps")}
+    return {"seconds": seconds} | {name: counters[name] for name in ("generated_tokens", "computed_tokens", "steps")}

@@ -8,7 +8,8 @@ import subprocess
 import sys
 from typing import Any
 
-from benchmarks.common import REPOSITORY, ROWS
+from benchmarks.frame import ROWS
+from benchmarks.machine import REPOSITORY
 
 FILES = ("bench_sampling", "bench_prefix_attention", "bench_kv")
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,12 +19,12 @@ import torch
 import transformers
 from transformers import GenerationConfig
 
-from benchmarks.common import REPOSITORY
 from benchmarks.gpu.memory import free_memory, memory
 from benchmarks.gpu.models import Model
 from benchmarks.gpu.scoring import check
 from benchmarks.gpu.work import Work, generate
 from benchmarks.machine import synchronize
+from benchmarks.vllm_process import VLLM, vllm_python
 from fastsia.config import Share
 from fastsia.engine.engine import Engine
 from fastsia.engine.sequence import Trajectory
@@ -242,14 +238,6 @@ def _batching(model: Model, work: Work, settings: dict[str, Any], length: int) -
 # --- vLLM ------------------------------------------------------------------------------------------------------
 
 
-def vllm_python() -> str | None:
-    """A Python that has vLLM: this one, or that of the environment in $FASTSIA_VLLM."""
-    if importlib.util.find_spec("vllm") is not None:
-        return sys.executable
-    folder = os.environ.get("FASTSIA_VLLM")
-    return str(Path(folder) / "bin" / "python") if folder else None
-
-
 @contextmanager
 def _vllm(model: Model, work: Work) -> Iterator[RollOut]:
     """`LLM.generate` in a process of its own, on the same weights, with prefix caching and the seed on the engine."""
@@ -288,37 +276,18 @@ def _vllm(model: Model, work: Work) -> Iterator[RollOut]:
             "prompts": work.prefixes(),
             "num_warmup": len(work.checkpoints),
         }
-        (path / "work.json").write_text(json.dumps(task))
-        environment = os.environ | ({} if cuda else {"VLLM_CPU_KVCACHE_SPACE": "1"})
-        process = subprocess.Popen(
-            [python, str(REPOSITORY / "benchmarks" / "vllm_worker.py"), str(path / "work.json")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-            cwd=folder,
-        )
-        channel, answers = process.stdin, process.stdout
-        assert channel is not None
-        assert answers is not None
-        versions = answers.readline()
-        if not versions:
-            raise RuntimeError(f"vLLM's worker ended with code {process.wait()}; its log is above.")
-
-        def roll_out(seed: int) -> Outcome:
-            print(path / f"{seed}.json", file=channel, flush=True)
-            if not answers.readline():
-                raise RuntimeError(f"vLLM's worker ended with code {process.wait()}; its log is above.")
-            done = json.loads((path / f"{seed}.json").read_text())
-            tokens = np.array(done["token_ids"], dtype=np.int32)
-            shaped = tokens.reshape(len(work.prompts), len(work.checkpoints), shape.num_rollouts, -1)
-            return Outcome(shaped, done["seconds"], {"settings": engine, "versions": json.loads(versions)})
-
+        environment = {} if cuda else {"VLLM_CPU_KVCACHE_SPACE": "1"}
         try:
-            yield roll_out
+            with closing(VLLM(python, task, environment)) as vllm:
+
+                def roll_out(seed: int) -> Outcome:
+                    done = vllm.run()
+                    tokens = np.array(done["token_ids"], dtype=np.int32)
+                    shaped = tokens.reshape(len(work.prompts), len(work.checkpoints), shape.num_rollouts, -1)
+                    return Outcome(shaped, done["seconds"], {"settings": engine, "versions": vllm.versions})
+
+                yield roll_out
         finally:
-            channel.close()
-            process.wait()
             if cuda:
                 model.module.to("cuda")
 

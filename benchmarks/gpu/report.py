@@ -109,7 +109,7 @@ def _draws(one: dict[str, Any]) -> str:
 
 def _merged(one: dict[str, Any]) -> str:
     counters = one["details"].get("counters")
-    return f"{counters['generated_tokens'] / max(counters['row_steps'], 1):.2f}" if counters else "–"
+    return f"{counters['generated_tokens'] / max(counters['computed_tokens'], 1):.2f}" if counters else "–"
 
 
 def _steady(rows: Rows) -> str:
@@ -120,9 +120,9 @@ def _steady(rows: Rows) -> str:
         lines.append(
             [
                 *cells,
-                f"{one['decode']['row_steps_per_s']:,.0f}",
+                f"{one['decode']['computed_tokens_per_s']:,.0f}",
                 f"{100 * one['fraction_of_floor']:.0f} %",
-                f"{one['work']['row_steps_per_s']:,.0f}",
+                f"{one['work']['computed_tokens_per_s']:,.0f}",
                 f"{one['work']['tokens_per_s']:,.0f}",
                 f"{(one['memory']['weight_bytes'] + one['memory']['kv_used_bytes']) / 1e9:.1f}",
                 f"{one['memory']['peak_bytes'] / 1e9:.1f}",
@@ -160,7 +160,7 @@ def _growth(rows: Rows) -> str:
             ", ".join(f"{p['value']}: {p['seconds']:.2f}" for p in one["points"]),
             f"{one['slope']:.2f}",
             f"{one['slope_last3']:.2f}",
-            f"{one['slope_row_steps']:.2f}",
+            f"{one['slope_computed_tokens']:.2f}",
             verdict(one),
         ]
         for row in ok(rows, "growth")

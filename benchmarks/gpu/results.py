@@ -13,10 +13,10 @@ _TEXT = {"type": ["string", "null"]}
 _COUNTERS = {"type": "object", "additionalProperties": {"type": "integer"}}
 _RUN = {
     "type": "object",
-    "required": ["seconds", "row_steps_per_s", "tokens_per_s", "counters"],
+    "required": ["seconds", "computed_tokens_per_s", "tokens_per_s", "counters"],
     "properties": {
         "seconds": {"type": "number", "exclusiveMinimum": 0},
-        "row_steps_per_s": _NUMBER,
+        "computed_tokens_per_s": _NUMBER,
         "tokens_per_s": _NUMBER,
         "counters": _COUNTERS,
     },
@@ -69,12 +69,12 @@ _RESULTS: dict[str, dict[str, Any]] = {
         },
     },
     "growth": {
-        "required": ["axis", "points", "slope", "slope_last3", "slope_row_steps"],
+        "required": ["axis", "points", "slope", "slope_last3", "slope_computed_tokens"],
         "properties": {
             "points": {
                 "type": "array",
                 "minItems": 2,
-                "items": {"type": "object", "required": ["value", "seconds", "generated_tokens", "row_steps"]},
+                "items": {"type": "object", "required": ["value", "seconds", "generated_tokens", "computed_tokens"]},
             },
             "slope": _NUMBER,
         },

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import REPOSITORY, emit
+from benchmarks.frame import emit
 from benchmarks.gpu import results
 from benchmarks.gpu.rows import Row
+from benchmarks.machine import REPOSITORY
 
 WORK = REPOSITORY / "benchmarks" / ".work" / "gpu"
 # With less time left than this, no row is started: loading a model alone takes some of it.

@@ -65,7 +65,7 @@ def measure(model: Model, shape: Shape, rows: int, toy: bool) -> dict[str, Any]:
         "rates": dataclasses.asdict(rates),
         "costs": dataclasses.asdict(costs),
         "floor_seconds": floor,
-        "floor_row_steps_per_s": steady.rows * (steady.suffix - 1) / floor,
+        "floor_computed_tokens_per_s": steady.rows * (steady.suffix - 1) / floor,
         "decode": decode,
         "fraction_of_floor": floor / decode["seconds"],
         "parts_ms_per_step": parts,
@@ -114,7 +114,7 @@ def _timed(engine: Engine, requests: list[Request], device: str) -> dict[str, An
     counters = counted(before, engine.counters)
     return {
         "seconds": seconds,
-        "row_steps_per_s": counters["row_steps"] / seconds,
+        "computed_tokens_per_s": counters["computed_tokens"] / seconds,
         "tokens_per_s": counters["generated_tokens"] / seconds,
         "counters": counters,
     }

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.common import provenance
 from benchmarks.gpu import growth, peers, report, results, rows, runner, scoring, steady, work
 from benchmarks.gpu.__main__ import one
 from benchmarks.gpu.flashinfer_ops import page_table
@@ -22,6 +21,7 @@ from benchmarks.gpu.floors import H200, Costs
 from benchmarks.gpu.models import ARCHITECTURES, Model, architecture, load
 from benchmarks.gpu.rows import Row
 from benchmarks.gpu.work import TOY, Work, generate, prepare
+from benchmarks.machine import provenance
 
 QWEN = "qwen2.5-3b"
 
@@ -147,14 +147,18 @@ def test_every_peer_that_runs_on_a_cpu_agrees(model: Model, toy_work: Work, monk
     assert {"naive", "static", "continuous", "fastsia", "fastsia-checkpoint", "fastsia-none"} <= set(measured)
     assert {name: one["agreement"]["agrees"] for name, one in measured.items()} == dict.fromkeys(measured, True)
     counters = {name: measured[name]["details"]["counters"] for name in measured if name.startswith("fastsia")}
-    assert counters["fastsia"]["row_steps"] < counters["fastsia-checkpoint"]["row_steps"]
-    assert counters["fastsia-checkpoint"]["row_steps"] < counters["fastsia-none"]["row_steps"] == 2 * 4 * 6 * 19
+    assert counters["fastsia"]["computed_tokens"] < counters["fastsia-checkpoint"]["computed_tokens"]
+    assert (
+        counters["fastsia-checkpoint"]["computed_tokens"]
+        < counters["fastsia-none"]["computed_tokens"]
+        == 2 * 4 * 6 * 19
+    )
 
 
 def test_steady_state_has_full_steps_and_its_floor(model: Model) -> None:
     found = steady.measure(model, TOY, 8, toy=True)
     line("steady", "8", {"weights": "random", "head_entropy": 0.3, **found})
-    assert found["decode"]["counters"]["row_steps"] == 8 * (found["suffix"] - 1)
+    assert found["decode"]["counters"]["computed_tokens"] == 8 * (found["suffix"] - 1)
     assert found["decode"]["counters"]["preemptions"] == 0
     assert found["work"]["counters"]["generated_tokens"] == 2 * 4 * 6 * 20
 
@@ -170,7 +174,7 @@ def test_growth_has_a_slope(model: Model) -> None:
     line("growth", "N", {"weights": "random", "head_entropy": 0.3, **found})
     assert [point["value"] for point in found["points"]] == [2, 4, 8]
     # Rollouts that are on one path cost once.
-    assert 0 < found["slope_row_steps"] < 1
+    assert 0 < found["slope_computed_tokens"] < 1
     assert growth.slope([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2.0)
 
 
@@ -265,8 +269,8 @@ def peer_result(seconds: float, agrees: bool = True) -> dict[str, Any]:
 
 
 def test_the_report_gives_no_ratio_to_wrong_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    points = [{"value": n, "seconds": s, "generated_tokens": 1, "row_steps": 1} for n, s in ((5, 1.0), (10, 1.5))]
-    grown = {"axis": "N", "points": points, "slope": 0.58, "slope_last3": 0.58, "slope_row_steps": 0.5}
+    points = [{"value": n, "seconds": s, "generated_tokens": 1, "computed_tokens": 1} for n, s in ((5, 1.0), (10, 1.5))]
+    grown = {"axis": "N", "points": points, "slope": 0.58, "slope_last3": 0.58, "slope_computed_tokens": 0.5}
     lines = [
         line("peer", "naive", peer_result(300.0)),
         line("peer", "continuous", peer_result(9.0, agrees=False)),

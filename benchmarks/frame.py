@@ -1,0 +1,76 @@
+"""What every benchmark shares: command-line options, a table on the screen, and one JSON line with provenance."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.machine import REPOSITORY, provenance
+from fastsia import SIAConfig
+
+WORK = REPOSITORY / "benchmarks" / ".work"
+ROWS = WORK / "rows.jsonl"
+
+
+def parse(doc: str | None, *settings: str, **options: Any) -> argparse.Namespace:
+    """Parse the command line.
+
+    Args:
+        doc: the help text; it explains the options that need explaining.
+        settings: fields of `SIAConfig`, with their defaults there.
+        options: each option's default, which also gives its type. A type stands for "not given" (None), a tuple lists
+            the choices with the default first, a list takes several values, False is a flag.
+    """
+    config = SIAConfig()
+    defaults = {name: getattr(config, name) for name in settings}
+    options = {name: int if value is None else value for name, value in defaults.items()} | options
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in options.items():
+        if default is False:
+            parser.add_argument(f"--{name}", action="store_true")
+        elif isinstance(default, type):
+            parser.add_argument(f"--{name}", type=default)
+        elif isinstance(default, tuple):
+            parser.add_argument(f"--{name}", choices=default, default=default[0])
+        elif isinstance(default, list):
+            parser.add_argument(f"--{name}", type=type(default[0]), nargs="+", default=default)
+        else:
+            parser.add_argument(f"--{name}", type=type(default), default=default, help=f"default: {default}")
+    return parser.parse_args()
+
+
+def show(rows: Sequence[Mapping[str, Any]], formats: Mapping[str, str] | None = None, title: str | None = None) -> None:
+    """Print rows as a table; the first row names the columns.
+
+    Args:
+        rows: column to value; None is shown as an empty cell.
+        formats: format specification by column. Without one, numbers are shown with ",.4g" and integers with ",".
+        title: a line above the table.
+    """
+    table = Table(title=title, title_justify="left")
+    for column, value in rows[0].items():
+        table.add_column(column.replace("_", " "), justify="left" if isinstance(value, str) else "right")
+    for row in rows:
+        table.add_row(*(_cell(value, (formats or {}).get(column)) for column, value in row.items()))
+    Console(width=160).print(table)
+
+
+def emit(row: Mapping[str, Any], path: Path = ROWS) -> None:
+    """Print a row with its provenance as one JSON line, and append it to a file."""
+    line = json.dumps({**row, **provenance()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(line + "\n")
+    print(line, flush=True)
+
+
+def _cell(value: Any, spec: str | None) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return format(value, spec or ("," if isinstance(value, int) else ",.4g"))
