@@ -10,7 +10,7 @@ import warnings
 
 import pytest
 
-from fastsia.answers import native
+from fastsia import core
 
 SCRIPT = """
 import sys, warnings
@@ -42,6 +42,6 @@ def test_one_warning_and_the_reference() -> None:
 def test_extension_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        first = native.extension()
-    monkeypatch.setattr(native.importlib, "import_module", lambda name: pytest.fail("looked for again"))
-    assert native.extension() is first
+        first = core.extension()
+    monkeypatch.setattr(core.importlib, "import_module", lambda name: pytest.fail("looked for again"))
+    assert core.extension() is first
