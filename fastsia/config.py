@@ -188,7 +188,7 @@ def _filled(text: str) -> str:
 
 
 def _texts(values: Any) -> tuple[str, ...]:
-    """A collection of non-empty texts; a single text is none."""
+    """A collection of non-empty texts. A single text is not a collection."""
     _accept(isinstance(values, Iterable) and not isinstance(values, str))
     found = tuple(values)
     _accept(all(is_text(text) and text for text in found))
@@ -467,7 +467,7 @@ class DataOptions:
 
 @checked
 class ExecutionOptions:
-    """What draws, and where."""
+    """Which backend draws, and in which processes."""
 
     backend: Literal["native", "hf", "openai", "vllm"] = setting("native", group="Model and task", changes="draws")
     """The fork engine (native), transformers' generate (hf), a completions server (openai) or vLLM in this process

@@ -32,7 +32,7 @@ _REPEATS = 3
 
 @dataclass(frozen=True)
 class Forecast:
-    """What one run is expected to cost.
+    """Expected cost of one run.
 
     Attributes:
         num_problems: problems of the run.
@@ -77,7 +77,7 @@ def forecast(
     """Forecast `evaluate(model, dataset, ...)` in fastsia's own engine.
 
     At most 32 problems, evenly spaced over all, are evaluated completely. The counts are scaled to all problems. The
-    step times give the cost of a step and of each token that it computes.
+    cost of a step and of each token that it computes follows from the step times.
 
     Args:
         model: as in `evaluate`.

@@ -57,8 +57,8 @@ TARGETS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "table3": (tuple(TABLE3), ("gsm8k",)),
     **{figure: (_default_models(figure), _DATASETS) for figure in ("fig1", "fig2", "fig3", "fig4", "fig5")},
 }
-"""What can be reproduced, with the default models and tasks: the paper's. The paper does not say which subset of ARC it
-uses."""
+"""Reproducible tables and figures, with their default models and tasks, which are the paper's. The paper does not say
+which subset of ARC it uses."""
 
 _PUBLISHED_SIZES = {"gsm8k": 1319, "svamp": 300, "svamp_full": 1000, "arc_challenge": 1172, "arc_easy": 2376}
 """Number of problems of the tasks that may have to be downloaded first."""
@@ -70,7 +70,7 @@ class Job:
 
     Attributes:
         model: the paper's name of the model where it has one.
-        source: the model as `evaluate` takes it.
+        source: the model as `evaluate` accepts it.
         task: name of the task.
         config: settings of the run.
         folder: results folder of the run.
@@ -145,7 +145,7 @@ class ReproductionPlan:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What a table or figure shows.
+    """A reproduced table or figure.
 
     Attributes:
         table: ours beside the published values; null where a run is missing.
@@ -176,8 +176,8 @@ def plan(
 
     Args:
         target: a key of `TARGETS`.
-        models: names as `evaluate` takes them; None takes the paper's.
-        tasks: names of tasks; None takes the paper's.
+        models: names as in `evaluate`; None means the paper's.
+        tasks: names of tasks; None means the paper's.
         output: folder of all runs.
         stages: training stages (`STAGES`) by model as `models` names it. Others have the stage of the table of models,
             or "unknown".

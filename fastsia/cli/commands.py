@@ -1,4 +1,4 @@
-"""The commands that need no new draws, or plan and repeat whole runs."""
+"""The other commands of the command line."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def reproduce(
     if planned.missing:
         print_table(*_missing(planned))
     if not planned.ready:
-        raise FastsiaError(f"no weights are at hand for any model of {target}; nothing was run.")
+        raise FastsiaError(f"no weights are available for any model of {target}; nothing was run.")
 
     def watch(job: Job) -> AbstractContextManager[Shown]:
         return watched(f"{job.model} · {job.task}{' · shuffled' if job.config.shuffle_prefix else ''}", job.folder)
@@ -186,7 +186,7 @@ def reproduce(
 
 
 def _missing(planned: ReproductionPlan) -> tuple[ShownTable, str]:
-    """The models whose weights are not at hand, and an upper bound of what their runs would cost."""
+    """Models whose weights are not available, and an upper bound of the cost of their runs."""
     from fastsia.report import ShownTable
     from fastsia.reproduce import download_gigabytes
 
@@ -212,7 +212,7 @@ def _missing(planned: ReproductionPlan) -> tuple[ShownTable, str]:
         "same tokens are computed once."
     )
     columns = ["model", "problems", "rollouts", "tokens", "weights", "why"]
-    return ShownTable("Weights that are not at hand, and what their runs would cost", "", columns, rows), rule
+    return ShownTable("Models without weights, and the cost of their runs", "", columns, rows), rule
 
 
 @takes(SIAConfig, DataOptions, *NATIVE)

@@ -1,4 +1,4 @@
-"""`fastsia doctor`: what is installed, what will be used and what is missing."""
+"""`fastsia doctor`: report the installation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import warnings
 from fastsia import __version__
 
 _REQUIRED = ("torch", "transformers", "triton", "safetensors", "numpy", "scipy", "pandas", "pyarrow", "matplotlib")
-# Optional packages: what does not work without them, and what they add where that is worth installing them for.
+# Optional packages: what does not work without them, and what they add if "Missing" should name them.
 _EXTRAS = (
     ("datasets", "tasks need --data_dir", "tasks from the Hub"),
     ("vllm", "no --backend vllm", ""),
@@ -22,7 +22,7 @@ _EXTRAS = (
 
 
 def doctor() -> None:
-    """What is installed, which device and kernels will be used, and what is missing."""
+    """Show what is installed, which device and kernels will be used, and what is missing."""
     lines = [("fastsia", __version__), ("python", f"{platform.python_version()} on {platform.platform()}")]
     missing: list[str] = []
     for name in _REQUIRED:

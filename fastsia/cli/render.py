@@ -1,4 +1,4 @@
-"""What the command line prints: safe text, tables, the headline numbers of a run, and its progress."""
+"""Output of the command line: safe text, tables, the headline numbers of a run, and its progress."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from fastsia.results import SIAResult
     from fastsia.store import FinishedProblem
 
-# Progress is shown for what takes longer, off a terminal with this many seconds between lines.
-SECONDS_BEFORE_PROGRESS, SECONDS_BETWEEN_LINES = 2.0, 5.0
+SECONDS_BEFORE_PROGRESS = 2.0
+SECONDS_BETWEEN_LINES = 5.0  # where standard error is not a terminal
 
 
 def plain(text: str) -> str:
-    """Text from a file or a model without control characters, marks that turn text round, and surrogates."""
+    """Text from a file or a model without control characters, bidirectional marks and surrogates."""
     return re.sub(
         r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", "\ufffd", text
     )

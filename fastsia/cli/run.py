@@ -1,4 +1,4 @@
-"""`fastsia run`: draw, score, write, and say what it cost."""
+"""`fastsia run`: draw, score, write, and report the cost."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def _profile_lines(recorded: StepProfile, folder: Path | None) -> list[str]:
 
 
 def _against_plan(folder: Path, summary: Mapping[str, Any]) -> list[str]:
-    """How far the forecast in the folder was off; nothing where there is none for as many problems."""
+    """Compare the run with the forecast in its folder; empty if there is none for the same number of problems."""
     try:
         planned = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         if planned["num_problems"] != summary["num_problems"]:
