@@ -18,15 +18,25 @@ def tables() -> str:
     for group in GROUPS:
         rows = [_row(option) for option in OPTIONS.values() if option.group == group]
         if rows:
-            lines += [f"**{group}**", "", "| option | default | changes | |", "| --- | --- | --- | --- |", *rows, ""]
+            lines += [
+                f"**{group}**",
+                "",
+                "| option | values | default | changes | |",
+                "| --- | --- | --- | --- | --- |",
+                *rows,
+                "",
+            ]
     return "\n".join(lines)
 
 
 def _row(option: Setting) -> str:
     switch = [f"--no_{option.name}"] if option.type is bool and option.default is not False else []
     names = ", ".join(f"`{name}`" for name in (f"--{option.name}", *switch, *option.aliases))
-    words = f" One of {', '.join(f'`{word}`' for word in option.words)}." if option.words else ""
-    return f"| {names} | {option.default_text} | {option.changes} | {html.escape(option.help, quote=False)}{words} |"
+    values = ", ".join(f"`{word}`" for word in option.words)
+    if option.type in (int, float):
+        values = option.allowed.replace("an ", "")
+    facts = (names, values, option.default_text, option.changes, html.escape(option.help, quote=False))
+    return f"| {' | '.join(facts)} |"
 
 
 def updated(page: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
-import pydantic
+import pydantic.dataclasses
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
 
 from fastsia.errors import FastsiaError, did_you_mean, one_line
@@ -113,7 +113,7 @@ def _as_number(value: Any) -> Any:
     return value if math.isnan(number) else number
 
 
-# A text among the annotations is what an error message says is allowed.
+# The text of an annotation words its range in error messages.
 Positive = Annotated[int, BeforeValidator(_as_integer), Field(ge=1, le=MAX_INTEGER), "an integer >= 1"]
 Natural = Annotated[int, BeforeValidator(_as_integer), Field(ge=0, le=MAX_INTEGER), "an integer >= 0"]
 PositiveCount = Annotated[int, BeforeValidator(_as_integer), Field(ge=1, le=MAX_COUNT), "an integer >= 1"]
@@ -166,6 +166,8 @@ def _sentence(cls: type, error: ValidationError) -> str:
     fields, name = get_type_hints(cls, include_extras=True), str(first["loc"][0])
     if name not in fields:
         return f"{cls.__name__} has no field {name!r}{did_you_mean(name, fields)}"
+    if first["type"] == "missing":
+        return f"{cls.__name__} needs {name}."
     most = context.get("le")
     rule = allowed(fields[name])
     if isinstance(most, int) and rule.startswith("an integer"):

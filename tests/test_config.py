@@ -203,6 +203,7 @@ def test_a_setting_is_what_its_field_declares() -> None:
         ({"count": 6}, "count must be an integer <= 5, got 6."),
         ({"way": "d"}, 'way must be "a", "b" or "c", got \'d\'.'),
         ({"wy": "a"}, "Example has no field 'wy'; did you mean way?"),
+        ({"count": 10**5000}, "count must be an integer <= 5, got a number of thousands of digits."),
     ):
         with pytest.raises(FastsiaError) as error:
             Example(**values)
@@ -230,6 +231,11 @@ def test_defaults_are_those_of_the_functions(function: Any) -> None:
     }
     assert found
     assert found == {name: SETTINGS[name].default for name in found}
+
+
+def test_a_field_that_is_left_out_is_named() -> None:
+    with pytest.raises(FastsiaError, match=r"^Problem needs gold\.$"):
+        Problem("a", "?")  # type: ignore[call-arg]
 
 
 def test_optional_booleans_may_be_null() -> None:
