@@ -155,6 +155,10 @@ def checked(cls: type[T]) -> type[T]:
             raise FastsiaError(_sentence(made, error)) from None
 
     made.__init__ = __init__
+    helps = {name: field.description for name, field in made.__pydantic_fields__.items() if field.description}
+    if helps:  # for help(); IDEs and the site read the texts below the fields
+        lines = (f"    {name}: {' '.join(text.split())}" for name, text in helps.items())
+        made.__doc__ = "\n".join([f"{cls.__doc__}\n\nAttributes:", *lines])
     return made
 
 

@@ -26,6 +26,7 @@ from fastsia.config import (
     declared,
     fields_of,
     setting,
+    split_settings,
 )
 from fastsia.engine.engine import Engine
 from fastsia.errors import FastsiaError
@@ -231,6 +232,23 @@ def test_defaults_are_those_of_the_functions(function: Any) -> None:
     }
     assert found
     assert found == {name: SETTINGS[name].default for name in found}
+
+
+def test_old_names_are_accepted_for_a_release() -> None:
+    with pytest.warns(DeprecationWarning, match="think is now called answer_reading"):
+        config = SIAConfig(think="lenient")  # type: ignore[call-arg]
+    assert config.answer_reading == "lenient"
+    with pytest.warns(DeprecationWarning, match="format is now called answer_format"):
+        assert Problem("a", "?", "1", format="boxed").answer_format == "boxed"  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="think is the old name of answer_reading"):
+        SIAConfig(think="lenient", answer_reading="strict")  # type: ignore[call-arg]
+    with pytest.warns(DeprecationWarning, match="max_rows is now called max_num_seqs"):
+        _, options, data = split_settings({"seed": 3}, {"max_rows": 4, "limit": 2, "top_p": 0.5})
+    assert (options, data) == ({"max_num_seqs": 4}, {"limit": 2})
+
+
+def test_help_has_the_texts_of_the_fields() -> None:
+    assert "    num_rollouts: N, rollouts drawn at each checkpoint." in (SIAConfig.__doc__ or "").splitlines()
 
 
 def test_a_field_that_is_left_out_is_named() -> None:
