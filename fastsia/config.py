@@ -27,11 +27,14 @@ AnswerReading = Literal["strict", "lenient"]
 Equivalence = Literal["spelling", "math_verify"]
 RolloutBudget = Literal["new", "total"]
 AnswerFormat = Literal["number", "choice", "boxed"]
+BackendName = Literal["native", "hf", "openai", "vllm"]
+Executor = Literal["local", "ray"]
 Changes = Literal["draws", "reading", "statistics", "nothing"]
 
 ANSWER_FORMATS: tuple[AnswerFormat, ...] = get_args(AnswerFormat)
 EQUIVALENCES: tuple[Equivalence, ...] = get_args(Equivalence)
-BACKENDS = ("native", "hf", "openai", "vllm")
+BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
+EXECUTORS: tuple[Executor, ...] = get_args(Executor)
 MAX_CHOICES = 26  # one letter each
 MAX_INTEGER = 2**31 - 1  # the largest int32
 MAX_COUNT = 1_000_000  # upper bound for per-checkpoint and per-problem counts; larger values are almost certainly typos
@@ -475,10 +478,10 @@ class DataOptions:
 class ExecutionOptions:
     """Which backend draws, and in which processes."""
 
-    backend: Literal["native", "hf", "openai", "vllm"] = setting("native", group="Model and task", changes="draws")
+    backend: BackendName = setting("native", group="Model and task", changes="draws")
     """The fork engine (native), transformers' generate (hf), a completions server (openai) or vLLM in this process
     (vllm)."""
-    executor: Literal["local", "ray"] = _ray("local")
+    executor: Executor = _ray("local")
     """This process (local) or the workers of a Ray cluster (ray)."""
     num_workers: Positive | None = _ray(None, unset="one per GPU, else one per machine")
     """Ray: number of engines."""

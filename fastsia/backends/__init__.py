@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from fastsia.config import BACKENDS, SETTINGS, EngineOptions, fields_of
+from fastsia.config import BACKENDS, EXECUTORS, SETTINGS, EngineOptions, fields_of
 from fastsia.errors import FastsiaError, did_you_mean
 from fastsia.models.resolve import ModelRef, resolve_model
 
@@ -31,8 +31,8 @@ def open_executor(
         model, backend, options: as in `open_backend`; "ray" needs a name or path.
         num_workers, worker_timeout: as in `RayBackend`, for "ray" only.
     """
-    if executor not in (None, *SETTINGS["executor"].words):
-        raise FastsiaError(f"executor must be one of {', '.join(SETTINGS['executor'].words)}, got {executor!r}.")
+    if executor not in (None, *EXECUTORS):
+        raise FastsiaError(f"executor must be one of {', '.join(EXECUTORS)}, got {executor!r}.")
     if executor == "ray":
         from fastsia.backends.ray import RayBackend
 
