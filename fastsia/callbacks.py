@@ -1,4 +1,4 @@
-"""What a run tells to whoever watches it, and one watcher: an experiment tracker."""
+"""Callbacks of a run, and one for experiment trackers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fastsia.errors import FastsiaError
+from fastsia.errors import FastsiaError, one_line
 
 if TYPE_CHECKING:
     from fastsia.results import SIAResult
@@ -18,11 +18,15 @@ TRACKERS = ("trackio", "wandb")
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
-    done: problems finished, `resumed` of them by an earlier run. generated_tokens, computed_tokens: of this run's
-    rollouts
-    so far. seconds: since this run's first request.
+    Attributes:
+        done: finished problems.
+        total: problems of the run.
+        resumed: problems that an earlier run finished; part of `done`.
+        generated_tokens: tokens drawn for rollouts since this run started.
+        computed_tokens: tokens that the model computed for them.
+        seconds: time since the first request of this run.
     """
 
     done: int
@@ -34,28 +38,28 @@ class Progress:
 
 
 class Callback:
-    """A watcher of `evaluate(..., callbacks=[...])`; override what is wanted.
+    """Receives the events of `evaluate(..., callbacks=[...])`. Override the methods that you need.
 
-    All calls come from the thread that runs `evaluate`. What one raises ends the run; finished problems are kept. A
-    problem is told of when the next one is drawn, or at the end; of those stored while a run is interrupted nobody is
-    told, and the next run counts them as resumed.
+    All calls come from the thread that runs `evaluate`. An exception ends the run; finished problems are kept. A
+    finished problem is reported when the next one is drawn, or at the end. Problems stored while a run is interrupted
+    are not reported; the next run counts them as resumed.
     """
 
     def run_started(self, run: Mapping[str, Any], progress: Progress) -> None:
-        """Before anything is drawn. run: model, task, backend and config, as the results folder will know it."""
+        """Called before anything is drawn. `run` has the keys model, task, backend and config."""
 
     def problem_finished(self, problem: FinishedProblem, progress: Progress) -> None:
-        """A problem is stored. Its trajectories, their rollouts and all answers are in `problem`."""
+        """Called after a problem is stored, with its trajectories, rollouts and answers."""
 
     def run_finished(self, result: SIAResult) -> None:
-        """Everything is drawn, scored and, with an output folder, written."""
+        """Called after everything is drawn, scored and, with an output folder, written."""
 
 
 class Tracker(Callback):
-    """Follows a run in an experiment tracker: its config, its progress, and the numbers of its summary.
+    """Sends a run to an experiment tracker: its config, its progress, and the numbers of its summary.
 
     Args:
-        name: "trackio" or "wandb"; they share `init`, `log` and `finish`.
+        name: "trackio" or "wandb", which share `init`, `log` and `finish`.
         project: the tracker's project.
         options: further arguments of the tracker's `init`, such as name= or, for wandb, mode="offline".
     """
@@ -74,8 +78,8 @@ class Tracker(Callback):
         self._correct = self._trajectories = 0
         try:
             self._tracker.init(**{"config": _flat(run)} | self._options)
-        except Exception as error:  # no login, settings it does not know, no server: each with a class of its own
-            reason = (" ".join(str(error).split()) or type(error).__name__)[:300].rstrip(".")
+        except Exception as error:  # not logged in, unknown setting, no server: each has its own class
+            reason = (one_line(error) or type(error).__name__)[:300].rstrip(".")
             raise FastsiaError(f"{self._tracker.__name__} could not be started: {reason}.") from error
 
     def problem_finished(self, problem: FinishedProblem, progress: Progress) -> None:
@@ -102,6 +106,6 @@ class Tracker(Callback):
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    from fastsia.store import flatten  # brings pandas, which the command line does not wait for
+    from fastsia.store import flatten  # imports pandas, which the command line does not wait for
 
     return flatten(values)

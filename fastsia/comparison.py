@@ -10,33 +10,14 @@ from typing import Any
 
 import pandas as pd
 
-from fastsia.config import SIAConfig
+from fastsia.config import SETTINGS, SIAConfig
 from fastsia.errors import FastsiaError
 from fastsia.models.registry import known_model
 from fastsia.results import SIAResult, load, write_tables
 from fastsia.sia import differences, side_by_side, tabulate
 from fastsia.store import DATABASE, refuse_links
 
-_MATTERS = (
-    "temperature",
-    "top_p",
-    "num_rollouts",
-    "stride",
-    "max_tokens",
-    "rollout_budget",
-    "answer_reading",
-    "equivalence",
-    "answer_regex",
-    "num_fewshot",
-    "system_instruction",
-    "enable_thinking",
-    "chat_template_args",
-    "template_date",
-    "think_tags",
-    "smoothing",
-)
-"""Settings on which H and rho depend, so that runs that differ in them differ in more than their models."""
-
+_COMPARED = tuple(setting.name for setting in SETTINGS.values() if setting.compared)
 _DEFAULTS = SIAConfig()
 _TABLES = ("runs", "differences", "token_level")
 
@@ -139,7 +120,7 @@ def _frames(runs: dict[str, SIAResult]) -> dict[str, pd.DataFrame]:
 
 def _notes(runs: dict[str, SIAResult]) -> list[str]:
     differing = []
-    for field in _MATTERS:
+    for field in _COMPARED:
         values = [_setting(result, field) for result in runs.values()]
         distinct = list(dict.fromkeys(map(_spelled, values)))
         if len(distinct) > 1:

@@ -1,51 +1,50 @@
-"""Frozen settings and inputs. They hold values and refuse bad ones; nothing here computes."""
+"""Settings and inputs, frozen and checked. Every setting is declared once: default, range, help and what it changes."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import math
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from numbers import Real
-from typing import Any, Literal
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
-from fastsia.errors import FastsiaError
-from fastsia.renamed import renamed
+import pydantic.dataclasses
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
+
+from fastsia.errors import FastsiaError, did_you_mean, one_line
+from fastsia.renamed import accept, renamed
 
 Share = Literal["trajectory", "checkpoint", "none"]
 AnswerReading = Literal["strict", "lenient"]
 Equivalence = Literal["spelling", "math_verify"]
 RolloutBudget = Literal["new", "total"]
 AnswerFormat = Literal["number", "choice", "boxed"]
+BackendName = Literal["native", "hf", "openai", "vllm"]
+Executor = Literal["local", "ray"]
+Changes = Literal["draws", "reading", "statistics", "nothing"]
 
-ANSWER_FORMATS: tuple[AnswerFormat, ...] = ("number", "choice", "boxed")
-EQUIVALENCES: tuple[Equivalence, ...] = ("spelling", "math_verify")
-READING_FIELDS = ("answer_reading", "equivalence", "answer_regex")
-"""Fields of `SIAConfig` that say how drawn texts are read; the draws do not depend on them."""
-MAX_CHOICES = 26  # the letters that can name them
-MAX_INTEGER = 2**31 - 1  # what an int32 column holds
-MAX_COUNT = 1_000_000  # of what is an array's row at every checkpoint or problem: more is a slip of the finger
-
-_NO_HALVES = "without half of a surrogate pair, which is no character"
-
-
-def _require(condition: bool, field: str, rule: str, value: Any) -> None:
-    if not condition:
-        raise FastsiaError(f"{field} must be {rule}, got {_spelled(value)}.")
+ANSWER_FORMATS: tuple[AnswerFormat, ...] = get_args(AnswerFormat)
+EQUIVALENCES: tuple[Equivalence, ...] = get_args(Equivalence)
+BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
+EXECUTORS: tuple[Executor, ...] = get_args(Executor)
+MAX_CHOICES = 26  # one letter each
+MAX_INTEGER = 2**31 - 1  # the largest int32
+MAX_COUNT = 1_000_000  # upper bound for per-checkpoint and per-problem counts; larger values are almost certainly typos
 
 
-def _spelled(value: Any) -> str:
-    try:
-        return f"{value!r:.200}"
-    except ValueError:
-        return "a number of thousands of digits"
+# --- numbers and texts -----------------------------------------------------------------------------------------
 
 
 def integer(value: Any) -> int | None:
-    """An integer of Python's, numpy's or torch's as an int; None for all else. True and False are no numbers."""
+    """An integer of Python, numpy or torch as an int; None for anything else, booleans included."""
     try:
         return None if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -53,7 +52,11 @@ def integer(value: Any) -> int | None:
 
 
 def integer_from(least: int, field: str, value: Any, most: int = MAX_INTEGER) -> int:
-    """An integer from least to most as an int; `field` is what a refusal names."""
+    """An integer in [least, most] as an int.
+
+    Raises:
+        FastsiaError: it is not one; the message names `field`.
+    """
     number = integer(value)
     if number is None or number < least:
         raise FastsiaError(f"{field} must be an integer >= {least}, got {_spelled(value)}.")
@@ -63,7 +66,7 @@ def integer_from(least: int, field: str, value: Any, most: int = MAX_INTEGER) ->
 
 
 def real(value: Any) -> float:
-    """A real number, numpy's included, as a float; NaN for all else. True and False are no numbers."""
+    """A real number of Python or numpy as a float; NaN for anything else, booleans included."""
     try:
         return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
     except OverflowError:
@@ -71,215 +74,263 @@ def real(value: Any) -> float:
 
 
 def integers(field: str, values: Any) -> tuple[int, ...]:
-    """A collection of integers as ints; `field` is what a refusal names."""
+    """A collection of integers as ints.
+
+    Raises:
+        FastsiaError: it is not one; the message names `field`.
+    """
     try:
         items = list(values)
     except TypeError as error:
         raise FastsiaError(f"{field} must be a sequence of integers, got {values!r}.") from error
-    found: list[int] = []
-    for item in items:
-        number = integer(item)
-        if number is None:
-            raise FastsiaError(f"{field} must hold integers only, got {item!r}.")
-        found.append(number)
-    return tuple(found)
+    found = [integer(item) for item in items]
+    if None in found:
+        raise FastsiaError(f"{field} must contain only integers, got {items[found.index(None)]!r}.")
+    return tuple(number for number in found if number is not None)
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value is a string that UTF-8 can write: half of a surrogate pair is no character."""
+    """Whether a value is a string that UTF-8 can encode: one without unpaired surrogates."""
     return isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
 
 
-def _is_one_of(value: Any, words: tuple[str, ...]) -> bool:
-    """Whether a value is one of some words; an array, say, is none, and has no single truth when compared."""
-    return isinstance(value, str) and value in words
-
-
-def _texts(value: Any) -> tuple[str, ...] | None:
-    """A collection of texts with something in each; None for all else, a single text included."""
+def _spelled(value: Any) -> str:
     try:
-        found = (None,) if isinstance(value, str) else tuple(value)
-    except TypeError:
+        return f"{value!r:.200}"
+    except ValueError:
+        return "a number of thousands of digits"
+
+
+# --- checked dataclasses ---------------------------------------------------------------------------------------
+
+T = TypeVar("T")
+
+
+def _as_integer(value: Any) -> Any:
+    number = integer(value)
+    return value if number is None else number
+
+
+def _as_number(value: Any) -> Any:
+    number = real(value)
+    return value if math.isnan(number) else number
+
+
+# The text of an annotation words its range in error messages.
+Positive = Annotated[int, BeforeValidator(_as_integer), Field(ge=1, le=MAX_INTEGER), "an integer >= 1"]
+Natural = Annotated[int, BeforeValidator(_as_integer), Field(ge=0, le=MAX_INTEGER), "an integer >= 0"]
+PositiveCount = Annotated[int, BeforeValidator(_as_integer), Field(ge=1, le=MAX_COUNT), "an integer >= 1"]
+NaturalCount = Annotated[int, BeforeValidator(_as_integer), Field(ge=0, le=MAX_COUNT), "an integer >= 0"]
+Seed = Annotated[int, BeforeValidator(_as_integer), Field(ge=0, lt=2**63), "an integer in [0, 2^63)"]
+Fraction = Annotated[float, BeforeValidator(_as_number), Field(gt=0, le=1), "in (0, 1]"]
+Temperature = Annotated[float, BeforeValidator(_as_number), Field(ge=0, allow_inf_nan=False), "a finite number >= 0"]
+Smoothing = Annotated[float, BeforeValidator(_as_number), Field(gt=0, allow_inf_nan=False), "a finite number > 0"]
+Seconds = Annotated[float, BeforeValidator(_as_number), Field(gt=0), "a number of seconds > 0"]
+
+
+def allowed(annotation: Any) -> str:
+    """The values that a field of this type accepts, as error messages and the tables of settings word it."""
+    parts = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return next(part for part in parts if isinstance(part, str))
+    if get_origin(annotation) is Literal:
+        *words, last = (f'"{word}"' for word in parts)
+        return f"{', '.join(words)} or {last}"
+    if type(None) in parts:
+        return "true, false or null" if bool in parts else allowed(parts[0])
+    return "true or false" if annotation is bool else "a text"
+
+
+_STRICT = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
+
+
+@dataclass_transform(frozen_default=True)
+def checked(cls: type[T]) -> type[T]:
+    """A frozen dataclass whose fields pydantic checks. A refused value raises FastsiaError, in one sentence."""
+    made: Any = pydantic.dataclasses.dataclass(frozen=True, config=_STRICT)(cls)
+    check = made.__init__
+
+    @functools.wraps(check)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            check(self, *args, **kwargs)
+        except ValidationError as error:
+            raise FastsiaError(_sentence(made, error)) from None
+
+    made.__init__ = __init__
+    helps = {name: field.description for name, field in made.__pydantic_fields__.items() if field.description}
+    if helps:  # for help(); IDEs and the site read the texts below the fields
+        lines = (f"    {name}: {' '.join(text.split())}" for name, text in helps.items())
+        made.__doc__ = "\n".join([f"{cls.__doc__}\n\nAttributes:", *lines])
+    return made
+
+
+def _sentence(cls: type, error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    context = first.get("ctx", {})
+    if isinstance(raised := context.get("error"), FastsiaError):
+        return str(raised)
+    fields, name = get_type_hints(cls, include_extras=True), str(first["loc"][0])
+    if name not in fields:
+        return f"{cls.__name__} has no field {name!r}{did_you_mean(name, fields)}"
+    if first["type"] == "missing":
+        return f"{cls.__name__} needs {name}."
+    most = context.get("le")
+    rule = allowed(fields[name])
+    if isinstance(most, int) and rule.startswith("an integer"):
+        rule = f"an integer <= {most:,}"
+    return f"{name} must be {rule}, got {_spelled(first['input'])}."
+
+
+def _accept(condition: bool) -> None:
+    """Refuse a value in a validator: pydantic turns the ValueError into the field's own message."""
+    if not condition:
+        raise ValueError
+
+
+# --- questions and draws ---------------------------------------------------------------------------------------
+
+
+def _filled(text: str) -> str:
+    _accept(is_text(text) and text.strip() != "")
+    return text
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    """A collection of non-empty texts. A single text is not a collection."""
+    _accept(isinstance(values, Iterable) and not isinstance(values, str))
+    found = tuple(values)
+    _accept(all(is_text(text) and text for text in found))
+    return found
+
+
+def _choices(values: Any) -> tuple[str, ...] | None:
+    if values is None:
         return None
-    return found if all(isinstance(text, str) and text for text in found) else None
+    found = _texts(values)
+    _accept(2 <= len(found) <= MAX_CHOICES and all(text.strip() for text in found))
+    return found
+
+
+def _stops(values: Any) -> tuple[str, ...]:
+    return _texts((values,) if isinstance(values, str) else values)
+
+
+def _token_ids(value: Any) -> int | tuple[int, ...] | None:
+    if value is None:
+        return None
+    single = integer(value)
+    return integers("eos_token_id", value) if single is None else single
+
+
+_UNPAIRED = "without unpaired surrogates"
+Text = Annotated[str, AfterValidator(_filled), f"a non-empty text {_UNPAIRED}"]
+Choices = Annotated[tuple[str, ...] | None, PlainValidator(_choices), f"2 to {MAX_CHOICES} non-empty texts {_UNPAIRED}"]
+Stops = Annotated[tuple[str, ...], PlainValidator(_stops), "a non-empty text or several of them"]
+TokenIds = Annotated[int | tuple[int, ...] | None, PlainValidator(_token_ids), "an integer or several of them"]
 
 
 @renamed(format="answer_format")
-@dataclass(frozen=True)
+@checked
 class Problem:
     """One question with its gold answer.
 
-    `gold` is in the canonical form that extraction gives ("1234", "B"). `choices` are the options'
-    texts in order, letters A, B, ... `answer_format` is None where the task's own applies.
+    Attributes:
+        id: unique within a task; every draw for the problem depends on it.
+        question: the question as the prompt asks it.
+        gold: the correct answer in the canonical form that extraction returns ("1234", "B").
+        choices: the texts of the options in order, named A, B, ...; None where there are no options.
+        answer_format: how answers are read; None uses the task's own format.
     """
 
-    id: str
-    question: str
-    gold: str
-    choices: tuple[str, ...] | None = None
+    id: Text
+    question: Text
+    gold: Text
+    choices: Choices = None
     answer_format: AnswerFormat | None = None
 
-    def __post_init__(self) -> None:
-        for field in ("id", "question", "gold"):
-            value = getattr(self, field)
-            _require(isinstance(value, str) and value.strip() != "", field, "a non-empty string", value)
-            _require(is_text(value), field, _NO_HALVES, value)
-        if self.choices is not None:
-            choices = _texts(self.choices)
-            if choices is None or not 2 <= len(choices) <= MAX_CHOICES or not all(text.strip() for text in choices):
-                raise FastsiaError(f"choices must be 2 to {MAX_CHOICES} non-empty texts, got {self.choices!r:.200}.")
-            _require(all(map(is_text, choices)), "choices", _NO_HALVES, choices)
-            object.__setattr__(self, "choices", choices)
-        _require(
-            self.answer_format is None or _is_one_of(self.answer_format, ANSWER_FORMATS),
-            "answer_format",
-            f"one of {ANSWER_FORMATS}",
-            self.answer_format,
-        )
 
-
-@dataclass(frozen=True)
+@checked
 class SamplingParams:
-    """How tokens are drawn. `max_tokens` counts new tokens. Temperature 0 is greedy.
-
-    `stop` are texts that end a sequence as soon as they appear in its decoded text. `eos_token_id` None means the
-    model's own end-of-sequence ids; an empty tuple means none.
-    """
-
-    temperature: float = 0.7
-    top_p: float = 0.95
-    max_tokens: int = 600
-    stop: tuple[str, ...] = ()
-    eos_token_id: int | tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        _check_drawing(self)
-        stop = _texts((self.stop,) if isinstance(self.stop, str) else self.stop)
-        if stop is None:
-            raise FastsiaError(f"stop must be a non-empty text or several of them, got {self.stop!r}.")
-        object.__setattr__(self, "stop", stop)
-        if self.eos_token_id is not None:
-            single = integer(self.eos_token_id)
-            ids = integers("eos_token_id", self.eos_token_id) if single is None else single
-            object.__setattr__(self, "eos_token_id", ids)
-
-
-@renamed(think="answer_reading")
-@dataclass(frozen=True)
-class SIAConfig:
-    """One evaluation. The defaults are ours where the paper's text is silent (see docs/method.md).
+    """How tokens are drawn.
 
     Attributes:
-        temperature, top_p: of the trajectory and of its rollouts; no top-k.
-        num_rollouts: N, continuations drawn at each checkpoint.
-        stride: s, tokens between checkpoints; None takes the task's own (20; the demo task 4).
-        num_trajectories: reasoning trajectories a problem.
-        max_tokens: generated tokens a trajectory, and new tokens a rollout (`rollout_budget="new"`) or prefix and new
-            ones together ("total").
-        seed: of the whole run; every draw follows from it and from the problem's id.
-        share: what rollouts share: "trajectory" merges every rollout of a trajectory that is on the same token path,
-            "checkpoint" only those of one checkpoint, "none" merges nothing. The draws are the same.
-        think: how a text that is not finished is read: "strict" takes no answer from a <think> block that never closes,
-            and from a text that the token limit cut only an answer that it had stated completely; "lenient" reads both
-            like any text.
-        equivalence: which answers are equal: those of one spelling, or ("math_verify") those that Math-Verify finds so.
-        answer_regex: a Python regular expression that reads the answers in place of the format's rules: of its last
-            match the group `answer`, else group 1, else all of it. No rollout is stopped early with it.
-        stop_at_answer: end a rollout once no continuation can change its answer (lossless for the answer).
-        shuffle_prefix: the ablation: each checkpoint's prefix tokens permuted before its rollouts are drawn.
-        num_fewshot: exemplars before the question.
-        apply_chat_template: None uses the tokenizer's template where it has one.
-        system_instruction: a system turn before the question; in plain text it stands in front.
-        enable_thinking: what the chat template is told by that name; None leaves it to the template.
-        chat_template_args: more variables of the chat template: a mapping, kept as JSON text.
-        template_date: "YYYY-MM-DD", the day that a chat template which asks for the date gets; None is the day on which
-            the run begins, and a resumed run keeps it.
-        think_tags: an opening and a closing mark of think blocks, known beside the usual ones.
-        truncate_prompt: cut a prompt that is too long from the left (recorded) instead of refusing it.
-        smoothing: alpha of the gold surprisal's additive smoothing.
-        num_bootstrap: resamples over problems of the percentile bootstrap.
-        num_splits: seeded half-splits of the rollouts that the cross-fitted rho averages.
+        temperature: 0 is greedy.
+        top_p: draw from the smallest set of most probable tokens whose probabilities add up to this.
+        max_tokens: maximum number of new tokens.
+        stop: texts that end a sequence as soon as they appear in its decoded text.
+        eos_token_id: ids that end a sequence; None uses the model's own, an empty tuple none.
     """
 
-    temperature: float = 0.7
-    top_p: float = 0.95
-    num_rollouts: int = 20
-    stride: int | None = None
-    num_trajectories: int = 1
-    max_tokens: int = 600
-    rollout_budget: RolloutBudget = "new"
-    seed: int = 0
-    share: Share = "trajectory"
-    answer_reading: AnswerReading = "strict"
-    equivalence: Equivalence = "spelling"
-    answer_regex: str | None = None
-    stop_at_answer: bool = True
-    shuffle_prefix: bool = False
-    num_fewshot: int = 0
-    apply_chat_template: bool | None = None
-    system_instruction: str | None = None
-    enable_thinking: bool | None = None
-    chat_template_args: str | Mapping[str, Any] | None = None
-    template_date: str | None = None
-    think_tags: tuple[str, str] | None = None
-    truncate_prompt: bool = False
-    smoothing: float = 0.5
-    num_bootstrap: int = 2000
-    num_splits: int = 20
-
-    def __post_init__(self) -> None:
-        _check_drawing(self)
-        least = {"num_rollouts": 1, "num_trajectories": 1, "num_splits": 1, "num_fewshot": 0, "num_bootstrap": 0}
-        for field, smallest in least.items():
-            object.__setattr__(self, field, integer_from(smallest, field, getattr(self, field), MAX_COUNT))
-        if self.stride is not None:
-            object.__setattr__(self, "stride", integer_from(1, "stride", self.stride))
-        seed = integer(self.seed)
-        _require(seed is not None and 0 <= seed < 2**63, "seed", "an integer in [0, 2^63)", self.seed)
-        object.__setattr__(self, "seed", seed)
-        _require(
-            _is_one_of(self.rollout_budget, ("new", "total")), "rollout_budget", '"new" or "total"', self.rollout_budget
-        )
-        _require(
-            _is_one_of(self.share, ("trajectory", "checkpoint", "none")),
-            "share",
-            '"trajectory", "checkpoint" or "none"',
-            self.share,
-        )
-        _require(
-            _is_one_of(self.answer_reading, ("strict", "lenient")),
-            "answer_reading",
-            '"strict" or "lenient"',
-            self.answer_reading,
-        )
-        _require(
-            _is_one_of(self.equivalence, EQUIVALENCES), "equivalence", '"spelling" or "math_verify"', self.equivalence
-        )
-        if self.answer_regex is not None:
-            _check_regex(self.answer_regex)
-        for field in ("stop_at_answer", "shuffle_prefix", "truncate_prompt"):
-            value = getattr(self, field)
-            _require(isinstance(value, bool), field, "true or false", value)
-        for field in ("apply_chat_template", "enable_thinking"):
-            value = getattr(self, field)
-            _require(value is None or isinstance(value, bool), field, "true, false or null", value)
-        _check_prompting(self)
-        smoothing = real(self.smoothing)
-        _require(math.isfinite(smoothing) and smoothing > 0, "smoothing", "a finite number > 0", self.smoothing)
-        object.__setattr__(self, "smoothing", smoothing)
+    temperature: Temperature = 0.7
+    top_p: Fraction = 0.95
+    max_tokens: Positive = 600
+    stop: Stops = ()
+    eos_token_id: TokenIds = None
 
 
-def _check_regex(pattern: Any) -> None:
-    _require(is_text(pattern) and pattern != "", "answer_regex", "a regular expression", pattern)
-    try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise FastsiaError(f"answer_regex {pattern!r:.200} is no regular expression of Python's: {reason}.") from error
+# --- settings --------------------------------------------------------------------------------------------------
 
 
-_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-# What apply_chat_template of transformers takes itself, or fastsia gives it.
+@dataclass(frozen=True)
+class Setting:
+    """One setting, as its field declares it.
+
+    Attributes:
+        name: of the field, the keyword argument of `evaluate` and the option of the command line.
+        help: what it does, one or two sentences.
+        default: the value where it is not given.
+        type: of its value, without None: bool, int, float, str, Path, tuple or Mapping.
+        words: the values it may have, where it is one of some words.
+        allowed: the values it accepts, in words.
+        group: the heading under which the command line lists it.
+        changes: what another value changes: "draws" (and all that follows), "reading" (which answers are read from the
+            drawn texts), "statistics" (what is computed from the answers) or "nothing".
+        compared: whether `compare` notes that runs differ in it.
+        unset: in words, what applies where the default is None.
+        aliases: further spellings on the command line.
+        backends: the backends that accept it; empty where it is not passed to a backend.
+    """
+
+    name: str
+    help: str
+    default: Any
+    type: type
+    words: tuple[str, ...]
+    allowed: str
+    group: str
+    changes: Changes = "nothing"
+    compared: bool = False
+    unset: str = ""
+    aliases: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ()
+
+    @property
+    def default_text(self) -> str:
+        """The default as help and tables show it."""
+        if self.default is None or isinstance(self.default, bool):
+            return {None: self.unset, True: "on", False: "off"}[self.default]
+        return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
+
+
+def setting(default: Any, **facts: Any) -> Any:
+    """A field of a checked dataclass that is a `Setting` with these facts; the text below the field is its help."""
+    return dataclasses.field(default=default, metadata=facts)
+
+
+_sampling = functools.partial(setting, group="Sampling", changes="draws", compared=True)
+_prompt = functools.partial(setting, group="Prompt", changes="draws", compared=True)
+_answers = functools.partial(setting, group="Answers", changes="reading", compared=True)
+_statistics = functools.partial(setting, group="Statistics", changes="statistics")
+_data = functools.partial(setting, group="Data", changes="draws")
+_weights = functools.partial(setting, group="Weights", changes="draws", backends=("native", "hf"))
+_engine = functools.partial(setting, group="Engine", backends=("native",))
+_server = functools.partial(setting, group="Server (--backend openai)", backends=("openai",))
+_vllm = functools.partial(setting, group="vLLM (--backend vllm)", changes="draws", backends=("vllm",))
+_ray = functools.partial(setting, group="Ray (--executor ray)")
+
+
+# What `apply_chat_template` of transformers accepts itself, or fastsia passes to it.
 _NOT_OF_A_TEMPLATE = {
     *("conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize", "self"),
     *("continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
@@ -287,57 +338,300 @@ _NOT_OF_A_TEMPLATE = {
 }
 
 
-def _check_prompting(settings: SIAConfig) -> None:
-    """The fields of which prompts are made."""
-    instruction, day, tags = settings.system_instruction, settings.template_date, settings.think_tags
-    if instruction is not None:
-        _require(is_text(instruction) and bool(instruction.strip()), "system_instruction", "a text", instruction)
-    arguments = _template_args(settings.chat_template_args)
-    object.__setattr__(settings, "chat_template_args", arguments)
-    if settings.enable_thinking is not None and arguments is not None and "enable_thinking" in json.loads(arguments):
-        raise FastsiaError("enable_thinking is given twice: by itself and among chat_template_args.")
-    if day is not None:
-        _require(isinstance(day, str) and _is_date(day), "template_date", "a date as YYYY-MM-DD", day)
-    if tags is not None:
-        pair = tuple(tags) if isinstance(tags, (tuple, list)) else ()
-        are_marks = len(pair) == 2 and all(is_text(mark) and mark.split() == [mark] for mark in pair)
-        rule = "two different marks without white space, an opening and a closing one"
-        _require(are_marks and pair[0] != pair[1], "think_tags", rule, tags)
-        object.__setattr__(settings, "think_tags", pair)
-
-
 def _template_args(given: Any) -> str | None:
-    """Variables of a template as JSON text, None where there are none."""
-    rule = "a mapping of names to values that JSON can write"
+    """Variables of a chat template as JSON text; None where there are none."""
     try:
         found = json.loads(given) if isinstance(given, str) else dict(given or {})
         text = json.dumps(found, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        is_plain = isinstance(found, dict) and is_text(text) and all(isinstance(name, str) for name in found)
-        _require(is_plain, "chat_template_args", rule, given)
-    except FastsiaError:
-        raise
-    except (TypeError, ValueError, RecursionError) as error:
-        raise FastsiaError(f"chat_template_args must be {rule}, got {_spelled(given)}.") from error
+    except (TypeError, RecursionError) as error:
+        raise ValueError from error
+    _accept(isinstance(found, dict) and is_text(text) and all(isinstance(name, str) for name in found))
     for name in found:
         if not name.isidentifier() or name in _NOT_OF_A_TEMPLATE:
-            raise FastsiaError(f"chat_template_args cannot set {name!r}: it is no variable of a template.")
+            raise FastsiaError(f"chat_template_args cannot set {name!r}: it is not a variable of a template.")
     return text if found else None
 
 
-def _is_date(text: str) -> bool:
+def _pattern(text: str) -> str:
+    _accept(is_text(text) and text != "")
     try:
-        return _DATE.fullmatch(text) is not None and date.fromisoformat(text).year >= 1000
-    except ValueError:
-        return False
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise FastsiaError(f"answer_regex {text!r:.200} is not a regular expression: {one_line(error)}.") from error
+    return text
 
 
-def _check_drawing(settings: SamplingParams | SIAConfig) -> None:
-    """The three fields that both have."""
-    temperature, top_p = real(settings.temperature), real(settings.top_p)
-    _require(
-        math.isfinite(temperature) and temperature >= 0, "temperature", "a finite number >= 0", settings.temperature
-    )
-    _require(0 < top_p <= 1, "top_p", "in (0, 1]", settings.top_p)
-    object.__setattr__(settings, "temperature", temperature)
-    object.__setattr__(settings, "top_p", top_p)
-    object.__setattr__(settings, "max_tokens", integer_from(1, "max_tokens", settings.max_tokens))
+def _date(text: str) -> str:
+    _accept(re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text) is not None and date.fromisoformat(text).year >= 1000)
+    return text
+
+
+def _tags(given: Any) -> tuple[str, str] | None:
+    if given is None:
+        return None
+    _accept(isinstance(given, (tuple, list)) and len(given) == 2 and given[0] != given[1])
+    _accept(all(is_text(mark) and mark.split() == [mark] for mark in given))
+    return given[0], given[1]
+
+
+Pattern = Annotated[str, AfterValidator(_pattern), "a regular expression"]
+Date = Annotated[str, AfterValidator(_date), "a date as YYYY-MM-DD"]
+ThinkTags = Annotated[
+    tuple[str, str] | None,
+    PlainValidator(_tags),
+    "two different marks without white space, an opening and a closing one",
+]
+TemplateArgs = Annotated[
+    str | Mapping[str, Any] | None,
+    PlainValidator(_template_args),
+    "a mapping of names to values that JSON can write",
+]
+
+
+@renamed(think="answer_reading")
+@checked
+class SIAConfig:
+    """The settings of one evaluation. Where the paper states no value, the default is ours (see docs/method.md)."""
+
+    temperature: Temperature = _sampling(0.7)
+    """Of trajectories and rollouts. With 0 every rollout is the same and entropies are degenerate."""
+    top_p: Fraction = _sampling(0.95)
+    """Nucleus of trajectories and rollouts; there is no top-k."""
+    num_rollouts: PositiveCount = _sampling(20)
+    """N, rollouts drawn at each checkpoint."""
+    stride: Positive | None = _sampling(None, unset="the task's own: 20, for the demo task 4")
+    """s, tokens between checkpoints."""
+    num_trajectories: PositiveCount = _sampling(1, compared=False)
+    """Reasoning trajectories per problem."""
+    max_tokens: Positive = _sampling(600, aliases=("--max_gen_toks",))
+    """Maximum new tokens per trajectory and per rollout."""
+    rollout_budget: RolloutBudget = _sampling("new")
+    """Whether max_tokens limits the new tokens of a rollout or its prefix and new tokens together (total)."""
+    seed: Seed = _sampling(0, compared=False)
+    """Seed of the run; every draw follows from it and from the problem's id."""
+    share: Share = _sampling("trajectory", changes="nothing", compared=False)
+    """Which rollouts share computation while they are on the same tokens: all of a trajectory, those of a checkpoint,
+    or none."""
+    answer_reading: AnswerReading = _answers("strict")
+    """Whether an unclosed <think> block, or a text that the token limit cut, has no answer (strict) or is read like any
+    other text (lenient). A complete final statement counts in both."""
+    equivalence: Equivalence = _answers("spelling")
+    """Which answers are equal: those of one spelling, or those that Math-Verify finds equal (boxed answers only)."""
+    answer_regex: Pattern | None = _answers(None, unset="the rules of the format")
+    """Regular expression that reads the answers: the group `answer`, else group 1, else all of its last match. Rollouts
+    are not stopped early."""
+    stop_at_answer: bool = _sampling(True, compared=False)
+    """End a rollout once no continuation can change its answer."""
+    shuffle_prefix: bool = _sampling(False, compared=False)
+    """The ablation: permute the prefix tokens of each checkpoint before its rollouts are drawn."""
+    num_fewshot: NaturalCount = _prompt(0, aliases=("-f",))
+    """Solved examples before the question."""
+    apply_chat_template: bool | None = _prompt(None, unset="where the model is made for one", compared=False)
+    """Whether the question is asked in the model's chat template."""
+    system_instruction: Text | None = _prompt(None)
+    """System turn before the question; in plain text it comes first."""
+    enable_thinking: bool | None = _prompt(None, unset="the template's own")
+    """Variable of that name of the chat template."""
+    chat_template_args: TemplateArgs = _prompt(None)
+    """More variables of the chat template: name=value,name=value or JSON."""
+    template_date: Date | None = _prompt(None, unset="the day on which the run begins")
+    """YYYY-MM-DD, for chat templates that write the date; a resumed run keeps its own."""
+    think_tags: ThinkTags = _prompt(None)
+    """OPEN,CLOSE: marks of think blocks, known beside the usual ones."""
+    truncate_prompt: bool = _prompt(False, compared=False)
+    """Cut a prompt that is too long from the left, and count it in the summary, instead of refusing it."""
+    smoothing: Smoothing = _statistics(0.5, compared=True)
+    """Alpha of the additive smoothing of the gold surprisal."""
+    num_bootstrap: NaturalCount = _statistics(2000)
+    """Bootstrap resamples over problems for the intervals."""
+    num_splits: PositiveCount = _statistics(20)
+    """Half-splits of the rollouts that the cross-fitted rho averages."""
+
+    def __post_init__(self) -> None:
+        arguments = self.chat_template_args
+        if (
+            self.enable_thinking is not None
+            and isinstance(arguments, str)
+            and "enable_thinking" in json.loads(arguments)
+        ):
+            raise FastsiaError("enable_thinking is given twice: by itself and among chat_template_args.")
+
+
+@checked
+class DataOptions:
+    """Which problems are asked, and how the data is read."""
+
+    limit: Positive | None = setting(None, group="Model and task", unset="all", aliases=("-L",))
+    """Only the first problems."""
+    data_dir: str | Path | None = _data(None, unset="they come from the Hub")
+    """Folder in which named tasks find their files."""
+    answer_format: AnswerFormat | None = _data(None, unset="the task's own")
+    """Format of the answers."""
+    columns: Mapping[str, Any] | None = _data(None)
+    """Other names for the fields of the data: question=problem,answer=solution; options in several columns:
+    choices=sol1+sol2."""
+    answer_base: Annotated[int, BeforeValidator(_as_integer), Field(ge=0, le=1), "0 or 1"] | None = _data(None)
+    """Where answers number the options: the number of the first one, 0 or 1."""
+
+
+@checked
+class ExecutionOptions:
+    """Which backend draws, and in which processes."""
+
+    backend: BackendName = setting("native", group="Model and task", changes="draws")
+    """The fork engine (native), transformers' generate (hf), a completions server (openai) or vLLM in this process
+    (vllm)."""
+    executor: Executor = _ray("local")
+    """This process (local) or the workers of a Ray cluster (ray)."""
+    num_workers: Positive | None = _ray(None, unset="one per GPU, else one per machine")
+    """Ray: number of engines."""
+    worker_timeout: Seconds = _ray(3600.0)
+    """Ray: seconds within which a worker must finish one more trajectory."""
+
+
+@checked
+class ModelOptions:
+    """How the model is loaded."""
+
+    device: Any = _weights(None, unset="CUDA where there is one")
+    """Device of the model: cpu, cuda, cuda:1, ..."""
+    dtype: Any = _weights(None, unset="float32 on a CPU, bfloat16 on a GPU", backends=("native", "hf", "vllm"))
+    """Data type of the weights; auto: as they are stored."""
+    revision: str | None = _weights(None, backends=BACKENDS)
+    """Revision of the model on the Hub."""
+    trust_remote_code: bool = _weights(False, changes="nothing", backends=BACKENDS)
+    """Run code that the model's repository contains."""
+    peft: Any = _weights(None)
+    """LoRA adapter, a folder or Hub id, that is merged into the weights."""
+
+
+@checked
+class EngineOptions:
+    """Sizes and kernels of fastsia's own engine. The draws do not depend on them."""
+
+    max_num_seqs: Positive = _engine(512, aliases=("--batch_size", "-b"), backends=("native", "vllm"))
+    """Maximum sequences in one decode step."""
+    max_num_batched_tokens: Positive = _engine(1024)
+    """Maximum tokens in one step of prefill."""
+    max_concurrent_trajectories: Positive = _engine(64)
+    """Trajectories under way at once."""
+    num_kv_blocks: Positive | None = _engine(None, unset="1 GiB on a CPU, the free memory on a GPU")
+    """Blocks of the KV cache."""
+    block_size: Positive = _engine(16)
+    """Tokens per block of the KV cache."""
+    gpu_memory_utilization: Fraction = _engine(0.9, backends=("native", "vllm"))
+    """Share of a GPU's memory that weights, KV cache and steps may take together."""
+    kernels: Literal["auto", "triton", "native", "reference"] = _engine("auto")
+    """Triton kernels, the C++ core (native) or plain PyTorch (reference); auto: Triton on CUDA, else the C++ core."""
+    compile: Literal["auto", "on", "graphs", "off"] = _engine("auto")
+    """torch.compile and CUDA graphs (on), only CUDA graphs (graphs) or neither (off); auto: on for CUDA, else off."""
+
+
+@checked
+class ServerOptions:
+    """How a completions server is reached."""
+
+    base_url: str | None = _server(None)
+    """The server, such as http://localhost:8000/v1."""
+    api_key_env: str | None = _server(None)
+    """The environment variable that contains the key."""
+    served_model: str | None = _server(None, unset="as --model")
+    """The model's name on the server."""
+    send_seed: bool = _server(True)
+    """Send a seed with every call."""
+    num_concurrent: Positive = _server(16)
+    """Calls under way at once."""
+    max_retries: Natural = _server(8)
+    """Further tries of a failed call."""
+    timeout: Seconds = _server(600.0)
+    """Seconds without an answer before a call has failed."""
+
+
+@checked
+class VLLMOptions:
+    """How vLLM is started in this process."""
+
+    tensor_parallel_size: Positive = _vllm(1)
+    """GPUs that share the model."""
+    model_args: Mapping[str, Any] | None = _vllm(None)
+    """Further arguments of vllm.LLM: name=value,name=value or JSON."""
+
+
+@functools.cache
+def declared(owner: Any) -> dict[str, Setting]:
+    """The settings that a checked dataclass declares, by name."""
+    annotations = get_type_hints(owner, include_extras=True)
+    found = {}
+    for field in dataclasses.fields(owner):
+        help = " ".join((owner.__pydantic_fields__[field.name].description or "").split())
+        kind, words = _kind(annotations[field.name])
+        found[field.name] = Setting(
+            field.name, help, field.default, kind, words, allowed(annotations[field.name]), **field.metadata
+        )
+    return found
+
+
+def _kind(annotation: Any) -> tuple[type, tuple[str, ...]]:
+    """(type of a field's values without None, the words that it may be)."""
+    while get_origin(annotation) in (Annotated, Union, UnionType):
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) is Literal:
+        return str, get_args(annotation)
+    return get_origin(annotation) or annotation, ()
+
+
+BACKEND_OWNERS = (ModelOptions, EngineOptions, ServerOptions, VLLMOptions)
+SETTINGS: Mapping[str, Setting] = {
+    name: setting
+    for owner in (SIAConfig, DataOptions, ExecutionOptions, *BACKEND_OWNERS)
+    for name, setting in declared(owner).items()
+}
+"""Every setting by name. The command line, its help, the table in docs/cli.md, the resume check and the settings that
+`compare` looks at follow from it."""
+
+
+def fields_of(*owners: type, changes: Changes | None = None) -> tuple[str, ...]:
+    """The settings that some classes declare; with `changes`, only those that change this."""
+    found = [setting for owner in owners for setting in declared(owner).values()]
+    return tuple(setting.name for setting in found if changes in (None, setting.changes))
+
+
+def as_config(config: SIAConfig | Mapping[str, Any] | None, changes: Mapping[str, Any] | None = None) -> SIAConfig:
+    """Settings from a mapping, or the defaults, with some fields replaced.
+
+    Raises:
+        FastsiaError: neither settings nor a mapping; a field that does not exist; a value that it does not accept.
+    """
+    if config is None or isinstance(config, Mapping):
+        return SIAConfig(**accept(config or {}) | dict(changes or {}))
+    if not isinstance(config, SIAConfig):
+        raise FastsiaError(f"config must be a SIAConfig, got {type(config).__name__}.")
+    return dataclasses.replace(config, **(changes or {}))
+
+
+def split(values: Mapping[str, Any], *groups: tuple[type, ...]) -> list[dict[str, Any]]:
+    """Values of settings by the group of classes that declares them.
+
+    Raises:
+        FastsiaError: a name that none of the classes declares.
+    """
+    values = accept(values)
+    known = fields_of(*(owner for group in groups for owner in group))
+    for name in values:
+        if name not in known:
+            raise FastsiaError(f"evaluate has no setting {name!r}{did_you_mean(name, known)}")
+    return [{name: values[name] for name in fields_of(*group) if name in values} for group in groups]
+
+
+def split_settings(
+    config: SIAConfig | Mapping[str, Any] | None, overrides: Mapping[str, Any]
+) -> tuple[SIAConfig, dict[str, Any], dict[str, Any]]:
+    """(config, how to load or reach the model, which data) of the arguments of `evaluate`."""
+    fields, options, data = split(overrides, (SIAConfig,), BACKEND_OWNERS, (DataOptions,))
+    return as_config(config, fields), options, data
+
+
+READING_FIELDS = fields_of(SIAConfig, changes="reading")
+"""Settings of how drawn texts are read; the draws do not depend on them."""
+MAY_DIFFER = (*READING_FIELDS, *fields_of(SIAConfig, changes="nothing"))
+"""Settings in which a run may differ from the one that it resumes."""

@@ -18,13 +18,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from fastsia import renamed
 from fastsia.answers.spec import Spec
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.backends import BACKEND_OPTIONS, open_executor
+from fastsia.backends import open_executor
 from fastsia.backends.base import Backend, note_on_sampling
 from fastsia.callbacks import Callback, Progress
-from fastsia.config import Problem, SamplingParams, SIAConfig
+from fastsia.config import Problem, SamplingParams, SIAConfig, split_settings
 from fastsia.engine.seeding import request_seed
 from fastsia.engine.sequence import Counters, Request, Trajectory
 from fastsia.errors import FastsiaError
@@ -32,11 +31,8 @@ from fastsia.models.registry import known_model, model_label
 from fastsia.models.resolve import resolve_model
 from fastsia.reading import AnswerReader, Reading, renew
 from fastsia.results import (
-    CONFIG_FIELDS,
     SIAResult,
-    as_config,
     forget_partial_costs,
-    nearest,
     read_summary,
     score,
     stored_config,
@@ -47,8 +43,6 @@ from fastsia.tasks import Prompt, Task, build_prompt, load_task
 from fastsia.tasks.prompt import date_of_prompts, prompt_options, reading_options, unread_settings
 
 logger = logging.getLogger("fastsia")
-
-TASK_OPTIONS = ("data_dir", "answer_format", "columns", "answer_base")
 
 
 def evaluate(
@@ -184,23 +178,6 @@ def _renew(
 
 
 # --- settings --------------------------------------------------------------------------------------------------
-
-
-def split_settings(
-    config: SIAConfig | Mapping[str, Any] | None, overrides: Mapping[str, Any]
-) -> tuple[SIAConfig, dict[str, Any], dict[str, Any]]:
-    """(settings, backend options, options of `load_task`)."""
-    overrides = renamed.accept(overrides)
-    known = (*CONFIG_FIELDS, *BACKEND_OPTIONS, *TASK_OPTIONS)
-    for name in overrides:
-        if name not in known:
-            raise FastsiaError(f"evaluate has no setting {name!r}{nearest(name, known)}.")
-    fields = {name: value for name, value in overrides.items() if name in CONFIG_FIELDS}
-    return (
-        as_config(config, fields),
-        {name: value for name, value in overrides.items() if name in BACKEND_OPTIONS},
-        {name: value for name, value in overrides.items() if name in TASK_OPTIONS},
-    )
 
 
 def _resolve(

@@ -1,4 +1,4 @@
-"""What an evaluation will cost, before it is run: tokens, seconds and memory, from a small part of it."""
+"""Forecast the tokens, seconds and memory of an evaluation from a few of its problems."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from scipy.stats import theilslopes
 
 from fastsia.backends import open_backend
 from fastsia.backends.native import NativeBackend
-from fastsia.config import SIAConfig
+from fastsia.config import SIAConfig, split_settings
 from fastsia.engine.engine import Engine
 from fastsia.engine.profile import PASS, STEP, StepProfile
 from fastsia.errors import FastsiaError
-from fastsia.evaluation import evaluate, make_requests, split_settings
+from fastsia.evaluation import evaluate, make_requests
 from fastsia.results import SIAResult
 from fastsia.sia import analyze_rollouts
 from fastsia.store import write_json
@@ -31,14 +31,21 @@ _REPEATS = 3
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A forecast of one run.
+class Forecast:
+    """Expected cost of one run.
 
-    num_problems, num_checkpoints (all of the run's). trajectory_tokens, generated_tokens (of rollouts),
-    computed_tokens,
-    prefill_tokens: as the run's counters. seconds: of `evaluate` on a loaded model, drawing no report.
-    weight_bytes, kv_bytes: of the model, and of the KV blocks that will be in use at most.
-    pilot_problems, pilot_seconds: what the forecast is made from, and what that took.
+    Attributes:
+        num_problems: problems of the run.
+        num_checkpoints: checkpoints of all its trajectories.
+        trajectory_tokens: tokens drawn for trajectories.
+        generated_tokens: tokens drawn for rollouts.
+        computed_tokens: tokens that the model computes for rollouts.
+        prefill_tokens: tokens of the distinct prompts.
+        seconds: time of `evaluate` with a loaded model, without a report.
+        weight_bytes: memory of the weights.
+        kv_bytes: memory of the KV blocks that are in use at most.
+        pilot_problems: problems that were evaluated for the forecast.
+        pilot_seconds: time that the forecast took.
     """
 
     num_problems: int
@@ -54,35 +61,43 @@ class Plan:
     pilot_seconds: float
 
     def save(self, directory: Path) -> Path:
-        """Write it to a results folder; `fastsia run` says afterwards how far it was off."""
+        """Write plan.json to a results folder. `fastsia run` says afterwards how far the forecast was off."""
         directory.mkdir(parents=True, exist_ok=True)
         write_json(directory / PLAN, dataclasses.asdict(self))
         return directory / PLAN
 
 
-def plan(
+def forecast(
     model: Any,
     dataset: Any,
     *,
     config: SIAConfig | Mapping[str, Any] | None = None,
-    limit: int | None = None,
     **overrides: Any,
-) -> Plan:
-    """Forecast `evaluate(model, dataset, ...)` with the engine of this package; arguments as there.
+) -> Forecast:
+    """Forecast `evaluate(model, dataset, ...)` in fastsia's own engine.
 
-    A few problems (at most 32, spread over all) are evaluated whole. What they counted is taken for every problem;
-    their steps say what a step and a row of one cost.
+    At most 32 problems, evenly spaced over all, are evaluated completely. The counts are scaled to all problems. The
+    cost of a step and of each token that it computes follows from the step times.
+
+    Args:
+        model: as in `evaluate`.
+        dataset: as in `evaluate`.
+        config: as in `evaluate`.
+        overrides: as in `evaluate`, `limit` included.
+
+    Raises:
+        FastsiaError: the model does not run in fastsia's own engine.
     """
     settings, load_options, task_options = split_settings(config, overrides)
-    task = load_task(dataset, limit=limit, **task_options)
+    task = load_task(dataset, **task_options)
     backend = open_backend(model, "native", load_options)
     if not isinstance(backend, NativeBackend):
-        raise FastsiaError("a plan needs a model in fastsia's own engine.")
+        raise FastsiaError(f"a forecast needs the native backend, got {backend.name}.")
     engine = backend.engine
     started = time.perf_counter()
     settings, requests = make_requests(backend, task, settings)
     every = list(requests)
-    # What is done for the first time (imports, the first pages of everything) is no measure of the rest.
+    # Warm up: imports and first memory pages would distort the pilot.
     evaluate(backend, task.head(1), config=settings)
     few = dataclasses.replace(task, problems=tuple(_spread(task.problems, _PROBLEMS)))
     peak, engine.counters.peak_kv_blocks = engine.counters.peak_kv_blocks, 0
@@ -94,7 +109,7 @@ def plan(
     num_pilot = len(few) * settings.num_trajectories
     scale = len(every) / num_pilot
     drawn, generated = (scale * counters[name] for name in ("trajectory_tokens", "generated_tokens"))
-    rows = scale * (counters["row_steps"] or 0)  # None where a rollout ends with what its trunk's pass drew
+    rows = scale * (counters["row_steps"] or 0)  # None where every rollout ends with its first token
     prefill = sum(len(prompt) for prompt in {request.prompt_ids for request in every})
     seconds = _seconds(
         engine,
@@ -105,13 +120,10 @@ def plan(
         mean_to_longest=float(lengths.mean() / max(lengths.max(), 1)),
     )
     seconds += _outside(pilot, whole - sum(span.seconds for span in profile.spans if span.name == STEP), task)
-    blocks = (
-        engine.counters.peak_kv_blocks
-        * min(len(every), engine.max_concurrent_trajectories)
-        / min(num_pilot, engine.max_concurrent_trajectories)
-    )
+    at_once = engine.max_concurrent_trajectories
+    blocks = engine.counters.peak_kv_blocks * min(len(every), at_once) / min(num_pilot, at_once)
     engine.counters.peak_kv_blocks = max(peak, engine.counters.peak_kv_blocks)
-    return Plan(
+    return Forecast(
         num_problems=len(task),
         num_checkpoints=round(scale * len(pilot.checkpoints)),
         trajectory_tokens=round(drawn),
@@ -129,7 +141,7 @@ def plan(
 
 
 def _spread(items: Sequence[Any], number: int) -> list[Any]:
-    """At most `number` of them, evenly spaced: the first ones may be the short ones."""
+    """At most `number` items, evenly spaced: the first ones may be unusually short."""
     places = np.linspace(0, len(items) - 1, min(number, len(items))).round().astype(int)
     return [items[i] for i in places.tolist()]
 
@@ -143,24 +155,24 @@ def _seconds(
     num_pilot: int,
     mean_to_longest: float,
 ) -> float:
-    """Of all steps: each costs something, each of its rows something more, and each trunk pass goes with a request."""
+    """Time of all steps: a constant per step, a cost per computed token, and one verification pass per request."""
     rows, seconds = _decoding(profile)
     slope, intercept = (float(x) for x in theilslopes(seconds, rows)[:2]) if len(set(rows)) > 1 else (0.0, seconds[0])
     slope, intercept = max(slope, 0.0), max(intercept, 1e-6)
-    # The fit is of medians; what disturbs a machine now and then, it will disturb again.
+    # Theil-Sen fits medians and so ignores slow outliers; scale up by the share that they add.
     disturbed = max(float(seconds.sum() / (intercept * len(rows) + slope * rows.sum())), 1.0)
     passes = sum(span.seconds for span in profile.spans if span.name == PASS) / num_pilot
-    # The pilot took as many steps as its longest request lives for. Where requests wait for a place, one takes it after
-    # as many as the mean one lives for, which goes with the length of its trajectory.
+    # The pilot took as many steps as its longest request. With more requests than fit at once, a place becomes free
+    # after the steps of a mean request, which are proportional to the length of its trajectory.
     more_waves = max(num_requests / engine.max_concurrent_trajectories - 1.0, 0.0)
     num_steps = max(len(profile.steps()) * (1.0 + more_waves * mean_to_longest), total_rows / engine.max_num_seqs)
     return disturbed * (intercept * num_steps + slope * total_rows) + passes * num_requests
 
 
 def _decoding(profile: StepProfile) -> tuple[np.ndarray, np.ndarray]:
-    """(rows, seconds without the trunk pass) of the steps that computed rows."""
+    """(computed tokens, seconds without the verification pass) of the steps that computed any."""
     rows, seconds, passing = [], [], 0.0
-    for span in profile.spans:  # in the order of their ends: a step's pass comes before the step
+    for span in profile.spans:  # ordered by their ends: the pass of a step comes before the step
         if span.name == PASS:
             passing = span.seconds
         elif span.name == STEP and span.rows:
@@ -170,7 +182,7 @@ def _decoding(profile: StepProfile) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _outside(pilot: SIAResult, seconds: float, task: Task) -> float:
-    """Of what is not a step: prompts, answers and storing go with the problems, statistics only in part."""
+    """Seconds outside the steps: prompts, answers and storing scale with the problems, statistics only in part."""
     number = pilot.summary["num_problems"]
     ids = pilot.trajectories["problem_id"].unique()[: max(number // 2, 1)]
     half = pilot.rollouts[pilot.rollouts["problem_id"].isin(ids)]
@@ -182,7 +194,7 @@ def _outside(pilot: SIAResult, seconds: float, task: Task) -> float:
 
 
 def _analysis_seconds(rollouts: pd.DataFrame, config: SIAConfig) -> float:
-    """The least of some times: what is wanted is a small difference of two."""
+    """The fastest of several times: the caller needs a small difference between two of them."""
     times = []
     for _ in range(_REPEATS):
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The paper's tables and figures: runs or resumes what they need, and ours beside the published values."""
+"""Reproduce the paper's tables and figures: run or resume what they need, and set ours beside the published values."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ import torch
 from fastsia.backends import open_backend
 from fastsia.backends.base import Backend
 from fastsia.callbacks import Callback
-from fastsia.config import READING_FIELDS, SIAConfig
-from fastsia.errors import FastsiaError
+from fastsia.config import MAY_DIFFER, SIAConfig, split_settings
+from fastsia.errors import FastsiaError, did_you_mean
 from fastsia.evaluation import evaluate
 from fastsia.models.registry import ALIGNED, PAPER_MODELS, STAGES, known_model
 from fastsia.models.resolve import resolve_model, why_absent
 from fastsia.report import Drawing, Overlay, ReportData, draw_families, draw_outcomes, draw_overlay
-from fastsia.results import SHUFFLED, SIAResult, folder_name, load, nearest, reread, stored_config
+from fastsia.results import SHUFFLED, SIAResult, folder_name, load, reread, stored_config
 from fastsia.sia import table1, table2, table3
 from fastsia.sia.paper import TABLE2, TABLE3
 from fastsia.store import DATABASE, Store, refuse_links, write_parquet
@@ -35,12 +35,12 @@ from fastsia.tasks import Task, load_task
 from fastsia.tasks.task import DEFAULT_STRIDE, check_limit
 
 UNKNOWN_STAGE = "unknown"
-"""The stage of a model that the table of models does not have and that nobody stated."""
+"""Stage of a model that is not in the table of models and whose stage is not stated."""
 
 _ALIGNED, _BASE = (*ALIGNED, UNKNOWN_STAGE), ("Base", UNKNOWN_STAGE)
 SHOWS: Mapping[str, tuple[str, ...]] = {"fig1": _ALIGNED, "fig2": _ALIGNED, "fig4": _BASE, "fig5": _BASE}
-"""The training stages that a figure shows, where not all: Figures 1 and 2 are of aligned models, Figures 4 and 5 the
-same plots of non-aligned ones. A model whose stage is unknown is shown wherever it is asked for."""
+"""Training stages that a figure shows, for figures that do not show all: Figures 1 and 2 are of aligned models,
+Figures 4 and 5 the same plots of non-aligned ones. A model of unknown stage is shown wherever it is asked for."""
 
 _COUNTERPART = {"fig1": "fig4", "fig2": "fig5", "fig4": "fig1", "fig5": "fig2"}
 
@@ -57,20 +57,26 @@ TARGETS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "table3": (tuple(TABLE3), ("gsm8k",)),
     **{figure: (_default_models(figure), _DATASETS) for figure in ("fig1", "fig2", "fig3", "fig4", "fig5")},
 }
-"""What can be reproduced, and the models and tasks it has by default: the paper's. Which ARC subset that is, the paper
-does not say."""
+"""Reproducible tables and figures, with their default models and tasks, which are the paper's. The paper does not say
+which subset of ARC it uses."""
 
 _PUBLISHED_SIZES = {"gsm8k": 1319, "svamp": 300, "svamp_full": 1000, "arc_challenge": 1172, "arc_easy": 2376}
-"""Problems of the tasks that may have to be downloaded first."""
+"""Number of problems of the tasks that may have to be downloaded first."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run that a table or figure needs. source: what `evaluate` takes; model: the paper's name where it has one.
+    """One run that a table or figure needs.
 
-    num_checkpoints: the most that a trajectory can have. max_generated_tokens: what would be drawn if every trajectory
-    and every rollout went to its length limit: an upper bound, and no estimate of what it will be. finished: whether
-    its folder holds all of it already.
+    Attributes:
+        model: the paper's name of the model where it has one.
+        source: the model as `evaluate` accepts it.
+        task: name of the task.
+        config: settings of the run.
+        folder: results folder of the run.
+        num_problems: problems of the run.
+        num_checkpoints: the most checkpoints that a trajectory can have.
+        finished: whether the folder contains all problems.
     """
 
     model: str
@@ -84,19 +90,30 @@ class Job:
 
     @property
     def num_rollouts(self) -> int:
-        """At most, over all problems."""
+        """Upper bound over all problems."""
         return self.num_problems * self.config.num_trajectories * self.num_checkpoints * self.config.num_rollouts
 
     @property
     def max_generated_tokens(self) -> int:
+        """Tokens if every trajectory and rollout reached its length limit: an upper bound, not an estimate."""
         trajectories = self.num_problems * self.config.num_trajectories
         return (trajectories + self.num_rollouts) * self.config.max_tokens
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a table or figure needs. missing: why a model's unfinished jobs cannot be run, by its name. stages: the
-    training stage of every model, those left out included. left_out: models whose stage another figure shows."""
+class ReproductionPlan:
+    """The runs that a table or figure needs.
+
+    Attributes:
+        target: the table or figure.
+        output: folder of all runs.
+        jobs: the runs.
+        missing: by model, why its unfinished jobs cannot be run.
+        stages: the training stage of every model, those left out included.
+        left_out: models whose stage another figure shows.
+        data: options of `load_task`.
+        options: how the models are loaded.
+    """
 
     target: str
     output: Path
@@ -104,13 +121,12 @@ class Plan:
     missing: dict[str, str]
     stages: dict[str, str]
     left_out: list[str]
-    data_dir: Path | None
-    limit: int | None
+    data: dict[str, Any]
     options: dict[str, Any]
 
     @property
     def notes(self) -> list[str]:
-        """What to say of models that are left out and of stages that nobody stated."""
+        """A sentence on models that are left out, and one on unknown stages."""
         found = []
         if self.left_out:
             names = ", ".join(f"{model} ({self.stages[model]})" for model in self.left_out)
@@ -129,10 +145,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """table: ours beside the published values, nulls where a run is missing. results: the runs by (model, task).
+    """A reproduced table or figure.
 
-    num_computed: problems drawn by this call. failed: why a model's runs ended early, by its name. files: what was
-    written below the plan's output, the runs' own folders left out.
+    Attributes:
+        table: ours beside the published values; null where a run is missing.
+        results: the runs by (model, task).
+        num_computed: problems that this call has drawn.
+        failed: by model, why its runs ended early.
+        files: files written below the plan's output, without the runs' own folders.
     """
 
     table: pd.DataFrame
@@ -148,22 +168,29 @@ def plan(
     models: Sequence[str] | None = None,
     tasks: Sequence[str] | None = None,
     output: str | os.PathLike[str] = "runs/reproduce",
-    limit: int | None = None,
-    data_dir: str | os.PathLike[str] | None = None,
-    config: SIAConfig | None = None,
     stages: Mapping[str, str] | None = None,
-    **options: Any,
-) -> Plan:
-    """What there is to do, before anything is loaded. stages: training stages (`STAGES`) by model, as `models` names
-    them; without one that of the table of models, else unknown. options: of loading a model, as `evaluate` takes them.
+    config: SIAConfig | Mapping[str, Any] | None = None,
+    **overrides: Any,
+) -> ReproductionPlan:
+    """Find out which runs a table or figure needs, before anything is loaded.
 
-    Raises FastsiaError: an unknown target, model, task or stage; models of which the figure shows none; models or tasks
-    that would share a folder; a folder that holds a run with other settings.
+    Args:
+        target: a key of `TARGETS`.
+        models: names as in `evaluate`; None means the paper's.
+        tasks: names of tasks; None means the paper's.
+        output: folder of all runs.
+        stages: training stages (`STAGES`) by model as `models` names it. Others have the stage of the table of models,
+            or "unknown".
+        config: settings of the runs.
+        overrides: fields of `SIAConfig`, `limit`, `data_dir`, and options of loading a model, as in `evaluate`.
+
+    Raises:
+        FastsiaError: an unknown target, model, task or stage; no model whose stage the figure shows; models or tasks
+            that would share a folder; a folder with a run of other settings.
     """
     if target not in TARGETS:
-        raise FastsiaError(f"there is nothing called {target!r} to reproduce{nearest(target, list(TARGETS))}.")
-    config = config or SIAConfig()
-    directory = None if data_dir is None else Path(data_dir)
+        raise FastsiaError(f"{target!r} cannot be reproduced{did_you_mean(target, TARGETS)}")
+    settings, options, data = split_settings(config, overrides)
     sources = {_model_name(name): name for name in models or TARGETS[target][0]}
     names = list(dict.fromkeys(tasks or TARGETS[target][1]))
     for name in sources.values():
@@ -177,49 +204,48 @@ def plan(
             f"({', '.join(SHOWS[target][:-1])}), got {models_left}; {_COUNTERPART[target]} shows them."
         )
     sources = {model: source for model, source in sources.items() if model not in left_out}
-    loaded = {name: _task_at_hand(name, directory, limit) for name in names}
+    loaded = {name: _task_at_hand(name, data) for name in names}
     labels = {name: task.name if task else name for name, task in loaded.items()}
-    check_limit(limit)
+    limit = check_limit(data.get("limit"))
     root = Path(output)
-    folders = _distinct_folders([*sources]), _distinct_folders([*labels.values()])
+    model_folders = dict(zip(sources, distinct_folders([*sources]), strict=True))
+    task_folders = dict(zip(loaded, distinct_folders([*labels.values()]), strict=True))
     jobs = []
     for model, source in sources.items():
         for name, task in loaded.items():
-            stride = config.stride or (task.stride if task else DEFAULT_STRIDE)
-            folder = root / folders[0][model] / folders[1][labels[name]]
+            stride = settings.stride or (task.stride if task else DEFAULT_STRIDE)
+            folder = root / model_folders[model] / task_folders[name]
+            size = len(task) if task else min(_PUBLISHED_SIZES[name], limit or _PUBLISHED_SIZES[name])
             for shuffled in (False, True) if target == "table2" else (False,):
-                own = dataclasses.replace(config, shuffle_prefix=shuffled)
+                own = dataclasses.replace(settings, shuffle_prefix=shuffled)
                 place = folder / SHUFFLED if shuffled else folder
-                size = len(task) if task else min(_PUBLISHED_SIZES[name], limit or _PUBLISHED_SIZES[name])
-                jobs.append(
-                    Job(
-                        model=model,
-                        source=source,
-                        task=name,
-                        config=own,
-                        folder=place,
-                        num_problems=size,
-                        num_checkpoints=-(-config.max_tokens // stride) + 1,
-                        finished=_is_finished(place, own, size, task),
-                    )
-                )
+                finished = _is_finished(place, own, size, task)
+                num_checkpoints = -(-settings.max_tokens // stride) + 1
+                jobs.append(Job(model, source, name, own, place, size, num_checkpoints, finished))
     waiting = list(dict.fromkeys(job.model for job in jobs if not job.finished))
-    with ThreadPoolExecutor(max_workers=16) as pool:  # each asks the Hub once, and may wait for it
+    with ThreadPoolExecutor(max_workers=16) as pool:  # each makes one call to the Hub, which may be slow
         reasons = pool.map(lambda model: why_absent(sources[model], options.get("revision")), waiting)
         missing = {model: reason for model, reason in zip(waiting, reasons, strict=True) if reason is not None}
-    return Plan(target, root, jobs, missing, stage_of, left_out, directory, limit, options)
+    return ReproductionPlan(target, root, jobs, missing, stage_of, left_out, data, options)
 
 
-def reproduce(planned: Plan, *, watch: Callable[[Job], AbstractContextManager[Callback]] | None = None) -> Reproduction:
-    """Runs what is missing and can be run, draws, and writes the table (and figures) below the plan's output.
+def reproduce(
+    planned: ReproductionPlan, *, watch: Callable[[Job], AbstractContextManager[Callback]] | None = None
+) -> Reproduction:
+    """Run what is missing and can be run, draw, and write the table and figures below the plan's output.
 
-    A model that cannot be loaded or run is named in `failed`, and the rest goes on. watch: called before each run; what
-    it returns is entered, and is a callback of the run.
+    A model that cannot be loaded or run is named in `failed`; the others continue.
 
-    Raises FastsiaError: a task's data cannot be had; the last error, where not one run could be had.
+    Args:
+        planned: from `plan`.
+        watch: called before each run; the context manager that it returns is entered, and its value is a callback of
+            the run.
+
+    Raises:
+        FastsiaError: the data of a task cannot be loaded; the last error, where every run failed.
     """
     needed = dict.fromkeys(job.task for job in planned.ready if not job.finished or _may_have_changed(job))
-    tasks = {name: load_task(name, data_dir=planned.data_dir, limit=planned.limit) for name in needed}
+    tasks = {name: load_task(name, **planned.data) for name in needed}
     done: dict[Path, int] = {}
     failed: dict[str, str] = {}
     for model, jobs in groupby(planned.ready, key=lambda job: job.model):
@@ -251,7 +277,7 @@ def _model_name(source: str) -> str:
 
 
 def _stages(sources: Mapping[str, str], stated: Mapping[str, str]) -> dict[str, str]:
-    """Each model's training stage: as stated, else the table's, else unknown."""
+    """The training stage of each model: the stated one, else that of the table of models, else unknown."""
     given = {_model_name(name): stage for name, stage in stated.items()}
     for model, stage in given.items():
         if model not in sources:
@@ -263,48 +289,50 @@ def _stages(sources: Mapping[str, str], stated: Mapping[str, str]) -> dict[str, 
 
 
 def family(model: str) -> str:
-    """The family of a model of the table, else the last part of its own name."""
+    """The family of a model in the table of models, else the last part of its name."""
     known = known_model(model)
     return model.rstrip("/").rpartition("/")[2] if known is None else known.family
 
 
 def download_gigabytes(model: str) -> float | None:
-    """The size of a paper model's weights in 16 bits; None where it is not in the table of models."""
+    """Size of a model's weights in 16 bits; None where it is not in the table of models."""
     known = known_model(model)
     return None if known is None or known.num_parameters is None else 2 * known.num_parameters / 1e9
 
 
-def _task_at_hand(name: str, data_dir: Path | None, limit: int | None) -> Task | None:
-    """The task, or None for a named one that would have to come from the Hub: it is asked for when a run needs it."""
-    if data_dir is None and name in _PUBLISHED_SIZES:
-        return None
-    return load_task(name, data_dir=data_dir, limit=limit)
+def _task_at_hand(name: str, data: Mapping[str, Any]) -> Task | None:
+    """The task; None for one that must be downloaded, which happens only when a run needs it."""
+    return None if data.get("data_dir") is None and name in _PUBLISHED_SIZES else load_task(name, **data)
 
 
-def _distinct_folders(names: Sequence[str]) -> dict[str, str]:
-    """A folder's name for each; names that would share one are refused."""
-    folders = {name: folder_name(name) for name in names}
-    for name, folder in folders.items():
-        other = next((other for other in names if other != name and folders[other] == folder), None)
-        if other is not None:
-            raise FastsiaError(f"{name!r} and {other!r} would share the folder {folder!r}; reproduce them one by one.")
+def distinct_folders(names: Sequence[str]) -> list[str]:
+    """A folder name for each name.
+
+    Raises:
+        FastsiaError: two names would share a folder.
+    """
+    folders = [folder_name(name) for name in names]
+    twice = next((folder for folder in folders if folders.count(folder) > 1), None)
+    if twice is not None:
+        both = " and ".join(repr(name) for name, folder in zip(names, folders, strict=True) if folder == twice)
+        raise FastsiaError(f"{both} would share the folder {twice!r}; run them one by one.")
     return folders
 
 
 def _is_finished(folder: Path, config: SIAConfig, num_problems: int, task: Task | None) -> bool:
-    """Whether a folder holds all problems of a run with these settings."""
+    """Whether a folder contains all problems of a run with these settings."""
     if not (folder / DATABASE).is_file():
         return False
     try:
         store = Store(folder / DATABASE)
         before = dataclasses.asdict(stored_config(store))
-    except FastsiaError:  # damaged: resuming reads back what it can
+    except FastsiaError:  # damaged: resuming recovers what it can
         return False
-    # What is left to the task and the model is None here.
+    # None is left to the task and the model.
     changed = [
         f"{name} was {json.dumps(before.get(name))}, is now {json.dumps(value)}"
         for name, value in dataclasses.asdict(config).items()
-        if value is not None and value != before.get(name) and name not in READING_FIELDS
+        if value is not None and value != before.get(name) and name not in MAY_DIFFER
     ]
     if changed:
         raise FastsiaError(f"{folder} holds another run: {'; '.join(changed)}. Use another output folder.")
@@ -323,7 +351,7 @@ def _run_model(
     options: Mapping[str, Any],
     watch: Callable[[Job], AbstractContextManager[Callback]] | None,
 ) -> Iterator[tuple[Job, int]]:
-    """Runs one model's jobs, the model loaded at most once; yields each that is done and how many problems it drew."""
+    """Run the jobs of one model, which is loaded at most once; yield each with the number of problems drawn."""
     backend: Backend | None = None
     for job in jobs:
         if job.finished and not _may_have_changed(job):
@@ -353,12 +381,12 @@ def _run_model(
 
 
 def _read_again(job: Job) -> None:
-    """A finished run that an older fastsia, or another setting, has read; needs no weights."""
+    """Read the texts of a finished run again where an older fastsia or other settings have read them."""
     reread(job.folder, answer_reading=job.config.answer_reading, equivalence=job.config.equivalence)
 
 
 def _may_have_changed(job: Job) -> bool:
-    """A folder's weights may be others than when its run was made; a published checkpoint stays what it is."""
+    """Whether the weights may differ from those of the run: only those in a local folder can change."""
     return resolve_model(job.source).path is not None
 
 
@@ -367,7 +395,7 @@ def _num_problems(folder: Path) -> int:
 
 
 def _read(folder: Path) -> SIAResult:
-    """The run, stored again where its shuffled run is newer than what is stored of it, and its report drawn."""
+    """Load a run; write its tables again where its shuffled run is newer, and its report where it is out of date."""
     result = load(folder)
     if _is_older(folder / "tables" / "shuffled_prefix.parquet", folder / SHUFFLED / "summary.json"):
         result.save(folder)
@@ -384,7 +412,7 @@ def _is_older(file: Path, source: Path) -> bool:
 
 
 def _tabulate(target: str, results: Mapping[tuple[str, str], SIAResult | None]) -> pd.DataFrame:
-    """Ours beside the published values; for a figure, what it shows in numbers."""
+    """Ours beside the published values; for a figure, the numbers that it shows."""
 
     def stored(name: str) -> dict[tuple[str, str], pd.DataFrame | None]:
         return {key: None if result is None else result.tables.get(name) for key, result in results.items()}
@@ -402,7 +430,7 @@ def _tabulate(target: str, results: Mapping[tuple[str, str], SIAResult | None]) 
 
 
 def _accumulation(result: SIAResult | None) -> list[dict[str, Any]]:
-    """The final gain by outcome, and how much of it had come by when."""
+    """The final gain by outcome, and the share of it reached at three relative positions."""
     rows = []
     for group in ("correct", "incorrect"):
         row: dict[str, Any] = {"ends": group}
@@ -414,15 +442,15 @@ def _accumulation(result: SIAResult | None) -> list[dict[str, Any]]:
             row["num_trajectories"] = 0
             continue
         row |= {"num_trajectories": int(total["count"].iloc[0]), **_limited("gain", total)}
-        if total["low"].iloc[0] > 0 or total["high"].iloc[0] < 0:  # of nothing there is no share
+        if total["low"].iloc[0] > 0 or total["high"].iloc[0] < 0:  # shares of a gain near zero are meaningless
             for percent in (25, 50, 75):
                 row |= _limited(f"share_{percent}", _at(_points(result, "gain_share", group), percent / 100))
     return rows
 
 
 def _separability(result: SIAResult | None) -> list[dict[str, Any]]:
-    """AUC at relative positions; then at the last prefix length that half of the trajectories reach and half-way to
-    it, since beyond it the long ones prevail."""
+    """AUC at relative positions; then at the largest prefix length that half of the trajectories reach and half-way to
+    it. Beyond that length only long trajectories remain."""
     if result is None:
         return [{}]
     last = result.summary["auc"][-1]
@@ -472,7 +500,7 @@ def _at(points: pd.DataFrame, position: float) -> pd.DataFrame:
 
 
 def _limited(name: str, point: pd.DataFrame) -> dict[str, float | None]:
-    """A point of a curve with its interval; nulls where there is none."""
+    """A point of a curve with its interval; null where the curve has no such point."""
     if point.empty:
         return {name: None} | _bounds(name, None)
     value, low, high = (float(point[column].iloc[0]) for column in ("value", "low", "high"))
@@ -498,8 +526,8 @@ _OVERLAYS = (
 )
 
 
-def _write(planned: Plan, table: pd.DataFrame, found: Mapping[tuple[str, str], SIAResult]) -> list[Path]:
-    """The table as parquet below tables/, and a figure's drawings, one set a task, below figures/."""
+def _write(planned: ReproductionPlan, table: pd.DataFrame, found: Mapping[tuple[str, str], SIAResult]) -> list[Path]:
+    """Write the table to tables/ and the drawings of a figure, one set per task, to figures/."""
     planned.output.mkdir(parents=True, exist_ok=True)
     refuse_links(planned.output, ("tables", "figures"))
     (planned.output / "tables").mkdir(exist_ok=True)
@@ -514,7 +542,7 @@ def _write(planned: Plan, table: pd.DataFrame, found: Mapping[tuple[str, str], S
 
 
 def _draw(target: str, suffix: str, runs: Mapping[str, ReportData], stages: Mapping[str, str]) -> list[Drawing]:
-    """A figure of one task. Each run is called by its model and training stage."""
+    """Draw a figure of one task. Each run is labelled with its model and training stage."""
     labels = {
         model: f"{model} ({'stage unknown' if stages[model] == UNKNOWN_STAGE else stages[model]})" for model in runs
     }

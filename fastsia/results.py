@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import os
 import re
@@ -21,7 +20,7 @@ import pandas as pd
 from fastsia import __version__, renamed
 from fastsia.answers.parts import answer_token
 from fastsia.answers.spec import Spec
-from fastsia.config import AnswerReading, Equivalence, SIAConfig
+from fastsia.config import AnswerReading, Equivalence, SIAConfig, as_config
 from fastsia.errors import FastsiaError
 from fastsia.models.registry import model_label
 from fastsia.reading import AnswerReader, Reading, renew
@@ -56,7 +55,6 @@ from fastsia.tasks.records import read_records
 if TYPE_CHECKING:
     from fastsia.report import ReportData, TrajectoryView
 
-CONFIG_FIELDS = tuple(field.name for field in dataclasses.fields(SIAConfig))
 FORCED = "forced.parquet"
 """A run's folder may hold forced answers (`fastsia.forced`) in this file; its results then have a table
 `forced_answers` that sets them beside the sampled ones."""
@@ -404,18 +402,6 @@ def folder_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name).strip("._") or "run"
 
 
-def as_config(config: SIAConfig | Mapping[str, Any] | None, changes: Mapping[str, Any] | None = None) -> SIAConfig:
-    if config is not None and not isinstance(config, SIAConfig):
-        if not isinstance(config, Mapping):
-            raise FastsiaError(f"config must be a SIAConfig, got {type(config).__name__}.")
-        config = renamed.accept(config)
-        unknown = [key for key in config if key not in CONFIG_FIELDS]
-        if unknown:
-            raise FastsiaError(f"config has no field {unknown[0]!r}{nearest(unknown[0], CONFIG_FIELDS)}.")
-        config = SIAConfig(**config)
-    return dataclasses.replace(config or SIAConfig(), **(changes or {}))
-
-
 def stored_config(store: Store) -> SIAConfig:
     """The settings that a run was started with."""
     config: Any = store.identity()["config"]
@@ -425,11 +411,6 @@ def stored_config(store: Store) -> SIAConfig:
         return as_config(renamed.current(config))
     except FastsiaError as error:
         raise FastsiaError(f"{store.path} is not of this version of fastsia: {error}") from error
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
 
 
 # --- scoring ---------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from fastsia import renamed
 from fastsia.answers.equivalence import Classes
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.config import READING_FIELDS, AnswerFormat, Problem, SIAConfig
+from fastsia.config import MAY_DIFFER, AnswerFormat, Problem, SIAConfig
 from fastsia.engine.sequence import FINISH_REASONS, Rollouts, Trajectory
 from fastsia.errors import FastsiaError
 from fastsia.files import replacing
@@ -463,7 +463,7 @@ class StoreWriter:
             )
         after = flatten(json.loads(json.dumps(identity)))  # what is stored has lists for tuples
         before = with_defaults(flatten(json.loads(meta["identity"])), after)
-        before |= {key: after.get(key) for key in _READ_ANEW}
+        before |= {key: after.get(key) for key in _MAY_DIFFER}
         if before.get(_DATE) is None:  # it is not known of the runs of older versions; the prompts are compared
             before[_DATE] = after.get(_DATE)
         if before.get("model.fingerprint") == after.get("model.fingerprint"):
@@ -747,8 +747,7 @@ def refuse_links(directory: Path, names: Iterable[str]) -> None:
             raise FastsiaError(f"{directory / name} is a symbolic link; results are not written through links.")
 
 
-# Settings of an identity in which a run may differ from the one that it goes on with.
-_READ_ANEW = tuple(f"config.{name}" for name in READING_FIELDS)
+_MAY_DIFFER = tuple(f"config.{name}" for name in MAY_DIFFER)
 _DATE = "config.template_date"
 
 

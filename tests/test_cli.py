@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,7 +22,11 @@ from typer.testing import CliRunner
 import fastsia
 from fastsia import cli
 from fastsia.callbacks import Callback, Progress
-from fastsia.cli import _run, normalize, plain
+from fastsia.cli import _run
+from fastsia.cli.options import GROUPS
+from fastsia.cli.render import Shown, plain
+from fastsia.cli.run import say_interrupted, task_folders
+from fastsia.config import SETTINGS
 from fastsia.store import Store
 from tests.engine.damage import DAMAGES, damaged
 from tests.tiny import save_tiny
@@ -42,7 +49,7 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(*arguments: Any) -> int:
     """The exit code of `fastsia ...`, in this process."""
-    return _run(normalize([str(argument) for argument in arguments]))
+    return _run([str(argument) for argument in arguments])
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
@@ -104,6 +111,9 @@ def test_a_run_writes_its_folder_and_prints_its_table(
     )
     assert "6 problems" in capsys.readouterr().out
     assert json.loads((folder / "summary.json").read_text())["num_computed_problems"] == 6
+    arguments = ["run", "--model", model, "--tasks", questions, "--limit", 6, "-o", folder, "--no_report", *SMALL]
+    assert command(*arguments, "--share", "none") == 0, "a setting that changes nothing"
+    assert json.loads((folder / "summary.json").read_text())["num_computed_problems"] == 6, "nothing was drawn again"
     text = complaint(capsys, "run", "--model", model, "--tasks", questions, "-o", folder, *SMALL, "--seed", 1)
     assert "holds another run: config.seed was 0, is now 1." in text
 
@@ -115,21 +125,13 @@ def test_a_run_writes_its_folder_and_prints_its_table(
 
 
 def test_dashes_and_underscores_are_the_same(model: str, questions: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert normalize(["run", "--num-rollouts", "3", "--top-p=0.5", "a-b", "-o", "x-y", "--", "--a-b"]) == [
-        "run",
-        "--num_rollouts",
-        "3",
-        "--top_p=0.5",
-        "a-b",
-        "-o",
-        "x-y",
-        "--",
-        "--a-b",
-    ]
     arguments = [argument.replace("_", "-") if argument.startswith("--") else argument for argument in SMALL]
     assert command("run", "--model", model, "--tasks", questions, "--limit", 1, *arguments) == 0
     out = capsys.readouterr().out
     assert ": 1 problem\n" in out
+    assert command("run", "--model", model, f"--tasks={questions}", "--top-p=0.5", "--limit=1", *arguments) == 0
+    assert "Unknown task 'a-b'" in complaint(capsys, "run", "--model", model, "--tasks", "a-b")
+    assert "'--a-b.csv'" in complaint(capsys, "analyze", "--", "--a-b.csv")
     assert "Results:" not in out, "nothing is kept without -o"
 
 
@@ -147,7 +149,7 @@ def test_several_tasks_have_a_folder_each(
     copy.mkdir()
     (copy / "sums.jsonl").write_text(questions.read_text())
     arguments[4] = f"{questions},{copy / 'sums.jsonl'}"
-    assert "two tasks would share the folder" in complaint(capsys, *arguments, "-o", tmp_path / "twice")
+    assert "'sums' and 'sums' would share the folder 'sums'" in complaint(capsys, *arguments, "-o", tmp_path / "twice")
 
 
 def test_a_tasks_name_does_not_lead_out_of_the_folder(model: str, questions: Path, tmp_path: Path) -> None:
@@ -162,8 +164,8 @@ def test_a_tasks_name_does_not_lead_out_of_the_folder(model: str, questions: Pat
     folders = list((tmp_path / "out" / "runs").iterdir())
     assert len(folders) == 2
     assert all((folder / "run.sqlite").is_file() for folder in folders)
-    assert cli._folders(tmp_path, ["a/../../b", "ok"])[1] == tmp_path / "ok"
-    assert [folder.parent for folder in cli._folders(tmp_path, ["a/../../b", "ok"]) if folder] == [tmp_path] * 2
+    assert task_folders(tmp_path, ["a/../../b", "ok"])[1] == tmp_path / "ok"
+    assert [folder.parent for folder in task_folders(tmp_path, ["a/../../b", "ok"]) if folder] == [tmp_path] * 2
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -212,7 +214,7 @@ BAD = [
     (["--model", "MODEL", "--tasks", "TASK", "--temperature", "nan"], "temperature must be a finite number >= 0"),
     (["--model", "MODEL", "--tasks", "TASK", "--max_tokens", "3000"], "positions, but the model's context is 2048"),
     (["--model", "MODEL", "--tasks", "TASK", "--share", "all"], 'share must be "trajectory", "checkpoint" or "none"'),
-    (["--model", "MODEL", "--tasks", "TASK", "--backend", "nativ"], "Did you mean native?"),
+    (["--model", "MODEL", "--tasks", "TASK", "--backend", "nativ"], "did you mean native?"),
     (["--model", "MODEL", "--tasks", "TASK", "--dtype", "int3"], "dtype must be one of"),
     (["--model", "MODEL", "--tasks", "TASK", "--kernels", "fast"], "kernels"),
     (["--model", "MODEL", "--tasks", "TASK", "-o", "DIR/file"], "is a file"),
@@ -319,7 +321,7 @@ def test_reproduce_shows_ours_beside_the_published(
     out, err = capsys.readouterr()
     for name in ("Qwen2.5-3B-it", "DeepSeek-R1-Distilled"):
         assert name in out
-    assert err == "fastsia: error: no weights are at hand for any model of table3; nothing was run.\n"
+    assert err == "fastsia: error: no weights are available for any model of table3; nothing was run.\n"
     assert "did you mean fig1" in complaint(capsys, "reproduce", "fig11")
     assert "--models names no model" in complaint(capsys, "reproduce", "fig1", "--models", ",")
 
@@ -384,9 +386,9 @@ def test_what_an_interruption_left_is_said(
     capsys.readouterr()
     said = []
     for name, told in (("none", False), ("none", True), ("some", True)):
-        shown = cli._Shown("task")
+        shown = Shown("task")
         shown.last = Progress(0, 4, 0, 0, 0, 1.0) if told else None
-        cli._say_interrupted(shown, tmp_path / name)
+        say_interrupted(shown, tmp_path / name)
         said.append(capsys.readouterr().err.strip())
     assert said[:2] == ["Interrupted: no problem was finished yet."] * 2
     assert said[2].startswith("Interrupted: 3 of 4 problems are finished and kept in "), "stored counts, not told of"
@@ -413,6 +415,108 @@ def test_hostile_text_does_not_reach_the_terminal(tmp_path: Path, capsys: pytest
     assert "\x1b" not in text
 
 
+def test_help_lists_options_under_headings_for_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = CliRunner().invoke(cli.app, ["run", "--help"]).output
+    headings = re.findall(r"^(\w.*):$", text, flags=re.MULTILINE)
+    assert headings[:3] == ["Model and task", "Sampling", "Answers"]
+    assert {SETTINGS[name].group for name in SETTINGS} <= set(headings) <= set(GROUPS)
+    assert max(map(len, text.splitlines())) <= 80
+    said = " ".join(text.split())
+    for setting in SETTINGS.values():
+        assert f"--{setting.name}" in said.replace(",", "").split()
+        assert setting.help, setting.name
+        assert setting.help.split()[0] in said
+
+
+def test_the_tables_of_the_page_are_those_of_the_settings() -> None:
+    """`python docs/_settings.py` writes them."""
+    path = Path(__file__).parents[1] / "docs" / "_settings.py"
+    spec = importlib.util.spec_from_file_location("settings_page", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = module.PAGE.read_text(encoding="utf-8")
+    assert page == module.updated(page)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "value"),
+    [
+        ("--max_rows", "--max_num_seqs", "4"),
+        ("--prefill-chunk", "--max_num_batched_tokens", "64"),
+        ("--window", "--max_concurrent_trajectories", "2"),
+        ("--num_blocks", "--num_kv_blocks", "64"),
+        ("--format", "--answer_format", "number"),
+        ("--think", "--answer_reading", "lenient"),
+    ],
+)
+def test_old_options_are_accepted_with_one_line(
+    old: str, new: str, value: str, model: str, questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("run", "--model", model, "--tasks", questions, "--limit", 1, old, value, *SMALL) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"fastsia: {old[2:].replace('-', '_')} is now called {new[2:]}; the old name goes in the next release."
+    ]
+
+
+def test_the_old_command_is_accepted_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("force", tmp_path) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "fastsia: force is now called loglikelihood; the old name goes in the next release.",
+        f"fastsia: error: results folder {str(tmp_path)!r} contains no run (run.sqlite).",
+    ]
+
+
+def test_a_reader_that_stops_is_no_error(model: str, questions: Path, tmp_path: Path) -> None:
+    """As `fastsia run ... | true`: the pipe is closed before the table is printed. What was written is kept."""
+    arguments = [
+        "run",
+        "--model",
+        model,
+        "--tasks",
+        str(questions),
+        "--limit",
+        "2",
+        "-o",
+        str(tmp_path / "run"),
+        *SMALL,
+    ]
+    for parts in (arguments, ["ls"]):
+        read, write = os.pipe()
+        os.close(read)
+        ended = subprocess.run(
+            [sys.executable, "-m", "fastsia", *parts], stdout=write, stderr=subprocess.PIPE, text=True
+        )
+        os.close(write)
+        assert (ended.returncode, ended.stderr) == (141, "")
+    assert len(fastsia.load(tmp_path / "run").trajectories) == 2
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_streams_that_the_shell_closed(closed: str, model: str, questions: Path, tmp_path: Path) -> None:
+    """A file that is opened next would get the number of the closed stream, and be written to."""
+    arguments = [
+        "run",
+        "--model",
+        model,
+        "--tasks",
+        str(questions),
+        "--limit",
+        "2",
+        "-o",
+        str(tmp_path / "run"),
+        *SMALL,
+    ]
+    for parts in (arguments, ["ls"], ["doctor"]):
+        line = " ".join(map(shlex.quote, [sys.executable, "-m", "fastsia", *parts]))
+        ended = subprocess.run(f"{line} {closed}", shell=True, capture_output=True, text=True)
+        assert (ended.returncode, ended.stderr) == (0, "")
+    assert len(fastsia.load(tmp_path / "run").trajectories) == 2
+    assert Store(tmp_path / "run" / "run.sqlite").num_problems() == 2
+
+
 def test_as_a_program(model: str, questions: Path, tmp_path: Path) -> None:
     """`python -m fastsia`, in a process of its own: no escape sequences off a terminal, and the exit code."""
     environment = os.environ | {"COLUMNS": "80"}
@@ -425,42 +529,41 @@ def test_as_a_program(model: str, questions: Path, tmp_path: Path) -> None:
 
 
 def test_progress_is_lines_off_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from fastsia.callbacks import Progress
-
     clock = [0.0]
-    monkeypatch.setattr(cli.time, "monotonic", lambda: clock[0])
-    with cli._Shown("task") as shown:
+    monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
+    with Shown("task") as shown:
+        shown.run_started({}, Progress(0, 20, 0, 0, 0, 0.0))
         for done in range(20):
             clock[0] = done * 1.0
-            shown._show(Progress(done, 20, 0, 100 * done, 10 * done, float(done)))
+            shown.problem_finished(None, Progress(done, 20, 0, 100 * done, 10 * done, float(done)))
     lines = capsys.readouterr().err.splitlines()
     assert 1 <= len(lines) <= 4, "a line every few seconds, not one a problem"
-    assert lines[0] == "task: 6/20 problems, 1.00 problems/s, 100 tokens/s, 0:14 left"
+    assert lines[0] == "task: 5/20 problems, 1.00 problems/s, 100 tokens/s, 00:15 left"
     clock[0] = 0.0
-    with cli._Shown("task") as shown:
-        shown._show(Progress(0, 2, 0, 0, 0, 0.0))
+    with Shown("task") as shown:
+        shown.run_started({}, Progress(0, 2, 0, 0, 0, 0.0))
         clock[0] = 1.5
-        shown._show(Progress(2, 2, 0, 9, 9, 1.5))
+        shown.problem_finished(None, Progress(2, 2, 0, 9, 9, 1.5))
     assert capsys.readouterr().err == "", "what is over in two seconds needs no progress"
 
 
 def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    import io
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
 
-    from rich.console import Console
-
-    from fastsia.callbacks import Progress
-
-    screen = io.StringIO()
-    monkeypatch.setattr(cli, "Console", lambda **_: Console(file=screen, force_terminal=True, width=120))
-    monkeypatch.setattr(cli, "_BAR_AFTER_SECONDS", 0.0)
-    with cli._Shown("task[bold]") as shown:
-        shown._timer.join()
-        shown._show(Progress(1, 4, 0, 50, 5, 2.0))
-        shown._bar.refresh()  # type: ignore[union-attr]
-    assert "task[bold]" in screen.getvalue()
-    assert "1/4" in screen.getvalue()
-    assert "0:06 left" in screen.getvalue()
+    clock = [0.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
+    monkeypatch.setattr(sys, "stderr", screen := Screen())
+    with Shown("task[bold]\x1b[2J") as shown:
+        shown.run_started({}, Progress(2, 4, 2, 0, 0, 0.0))
+        clock[0] = 3.0
+        shown.problem_finished(None, Progress(3, 4, 2, 50, 5, 3.0))
+        assert "task[bold]" in screen.getvalue()
+        assert "3/4" in screen.getvalue()
+        assert "0.33 problems/s, 17 tokens/s, 00:03 left" in screen.getvalue(), "a resumed problem took no time"
+    assert screen.getvalue().count("\n") == 0, "the bar leaves nothing behind"
+    assert "\x1b" not in screen.getvalue()
 
 
 def test_a_csv_file_with_two_columns_of_one_name_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,10 +31,10 @@ def test_a_plan_and_the_run_that_follows_it(
     assert "tokens of rollouts" in out
     assert json.loads((folder / "plan.json").read_text())["num_problems"] == 6
     assert _run(["run", *inputs, *SETTINGS, *QUICK, "-o", str(folder)]) == 0
-    assert "The plan was off by: tokens " in capsys.readouterr().out
+    assert "The forecast was off by: tokens " in capsys.readouterr().out
     # Of another number of problems it says nothing.
     assert _run(["run", *inputs, *SETTINGS, *QUICK, "--limit", "3", "-o", str(tmp_path / "other")]) == 0
-    assert "The plan" not in capsys.readouterr().out
+    assert "The forecast was" not in capsys.readouterr().out
 
 
 def test_a_profile_says_where_the_time_went(

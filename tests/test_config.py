@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pytest
 import torch
+from pydantic import Field
 
-from fastsia.config import Problem, SamplingParams, SIAConfig
+from fastsia.backends.openai_server import OpenAIServerBackend
+from fastsia.config import (
+    BACKEND_OWNERS,
+    MAY_DIFFER,
+    READING_FIELDS,
+    SETTINGS,
+    Problem,
+    SamplingParams,
+    SIAConfig,
+    allowed,
+    checked,
+    declared,
+    fields_of,
+    setting,
+    split_settings,
+)
+from fastsia.engine.engine import Engine
 from fastsia.errors import FastsiaError
 
 ANY_INTEGER_FIELD = ("num_rollouts", "num_trajectories", "max_tokens", "stride", "seed", "num_fewshot", "num_bootstrap")
@@ -153,3 +171,91 @@ def test_what_is_no_variable_of_a_template_is_refused(name: str) -> None:
 def test_thinking_is_not_said_twice() -> None:
     with pytest.raises(FastsiaError, match="enable_thinking is given twice"):
         SIAConfig(enable_thinking=True, chat_template_args={"enable_thinking": True})
+
+
+# --- what a field declares -------------------------------------------------------------------------------------
+
+
+@checked
+class Example:
+    """A class of settings as any other."""
+
+    count: Annotated[int, Field(ge=2, le=5), "an integer >= 2"] | None = setting(
+        None, group="Sampling", changes="draws", unset="as many as there are", aliases=("-c",)
+    )
+    """How many
+    there are."""
+    way: Literal["a", "b", "c"] = setting("b", group="Engine")
+    """Which way."""
+
+
+def test_a_setting_is_what_its_field_declares() -> None:
+    count, way = declared(Example).values()
+    assert (count.name, count.help, count.type, count.default_text) == (
+        *("count", "How many there are.", int, "as many as there are"),
+    )
+    assert (count.allowed, count.changes, count.aliases) == ("an integer >= 2", "draws", ("-c",))
+    assert (way.words, way.allowed, way.default_text, way.changes) == (
+        *(("a", "b", "c"), '"a", "b" or "c"', "b", "nothing"),
+    )
+    assert fields_of(Example, changes="draws") == ("count",)
+    for values, sentence in (
+        ({"count": 1}, "count must be an integer >= 2, got 1."),
+        ({"count": 6}, "count must be an integer <= 5, got 6."),
+        ({"way": "d"}, 'way must be "a", "b" or "c", got \'d\'.'),
+        ({"wy": "a"}, "Example has no field 'wy'; did you mean way?"),
+        ({"count": 10**5000}, "count must be an integer <= 5, got a number of thousands of digits."),
+    ):
+        with pytest.raises(FastsiaError) as error:
+            Example(**values)
+        assert str(error.value) == sentence
+        assert error.value.__cause__ is None
+
+
+def test_every_setting_says_what_it_is() -> None:
+    for name, found in SETTINGS.items():
+        assert found.name == name
+        assert found.help.endswith("."), name
+        assert found.changes in ("draws", "reading", "statistics", "nothing")
+    assert len(SETTINGS) == len(fields_of(SIAConfig, *BACKEND_OWNERS)) + 9
+    assert READING_FIELDS == ("answer_reading", "equivalence", "answer_regex")
+    assert (*READING_FIELDS, "share") == MAY_DIFFER
+
+
+@pytest.mark.parametrize("function", [Engine, Engine.from_pretrained, OpenAIServerBackend])
+def test_defaults_are_those_of_the_functions(function: Any) -> None:
+    """A signature repeats a default for its readers; it is the declared one."""
+    found = {
+        name: parameter.default
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name in SETTINGS and parameter.default is not inspect.Parameter.empty
+    }
+    assert found
+    assert found == {name: SETTINGS[name].default for name in found}
+
+
+def test_old_names_are_accepted_for_a_release() -> None:
+    with pytest.warns(DeprecationWarning, match="think is now called answer_reading"):
+        config = SIAConfig(think="lenient")  # type: ignore[call-arg]
+    assert config.answer_reading == "lenient"
+    with pytest.warns(DeprecationWarning, match="format is now called answer_format"):
+        assert Problem("a", "?", "1", format="boxed").answer_format == "boxed"  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="think is the old name of answer_reading"):
+        SIAConfig(think="lenient", answer_reading="strict")  # type: ignore[call-arg]
+    with pytest.warns(DeprecationWarning, match="max_rows is now called max_num_seqs"):
+        _, options, data = split_settings({"seed": 3}, {"max_rows": 4, "limit": 2, "top_p": 0.5})
+    assert (options, data) == ({"max_num_seqs": 4}, {"limit": 2})
+
+
+def test_help_has_the_texts_of_the_fields() -> None:
+    assert "    num_rollouts: N, rollouts drawn at each checkpoint." in (SIAConfig.__doc__ or "").splitlines()
+
+
+def test_a_field_that_is_left_out_is_named() -> None:
+    with pytest.raises(FastsiaError, match=r"^Problem needs gold\.$"):
+        Problem("a", "?")  # type: ignore[call-arg]
+
+
+def test_optional_booleans_may_be_null() -> None:
+    assert allowed(bool | None) == "true, false or null"
+    assert allowed(bool) == "true or false"

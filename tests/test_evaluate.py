@@ -481,7 +481,7 @@ def test_only_what_can_help_is_advised(words: int, settings: dict[str, Any], adv
     ("change", "sentence"),
     [
         ({"num_rollout": 3}, r"evaluate has no setting 'num_rollout'; did you mean num_rollouts\?"),
-        ({"config": {"sed": 3}}, r"config has no field 'sed'; did you mean seed\?"),
+        ({"config": {"sed": 3}}, r"SIAConfig has no field 'sed'; did you mean seed\?"),
         ({"config": 3}, "config must be a SIAConfig"),
         ({"stride": 0}, "stride must be an integer >= 1, got 0"),
         ({"num_rollouts": 0}, "num_rollouts must be an integer >= 1"),

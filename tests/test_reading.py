@@ -95,7 +95,7 @@ def test_both_readings_are_scored() -> None:
 
 
 def test_the_report_shows_both_readings_where_they_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from fastsia.cli import show
+    from fastsia.cli.render import show
 
     result = small(PROBLEMS)
     show(result, [])

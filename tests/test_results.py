@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from fastsia import Engine, FastsiaError, SIAResult, analyze, evaluate, load
-from fastsia.cli import show
+from fastsia.cli.render import show
 from fastsia.comparison import compare
-from fastsia.forced import force_answers
+from fastsia.loglikelihood import score_answers
 from fastsia.store import Store
 from tests.report.synthetic import rollouts
 from tests.stores import rewritten
@@ -247,7 +247,7 @@ def test_a_failed_save_leaves_no_mixture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"num_prefixes": 3}, r"run\.sqlite is not of this version of fastsia: config has no field 'num_prefixes'"),
+        ({"num_prefixes": 3}, r"run\.sqlite is not of this version of fastsia: SIAConfig has no field 'num_prefixes'"),
         ({"temperature": "hot"}, r"run\.sqlite is not of this version of fastsia: temperature must be"),
         (None, r"run\.sqlite holds no settings"),
     ],
@@ -258,7 +258,7 @@ def test_a_run_of_another_version_is_named(config: Any, message: str, folder: Pa
     identity = Store(tmp_path / "run.sqlite").identity() | {"config": config}
     with rewritten(tmp_path / "run.sqlite") as connection:
         connection.execute("UPDATE meta SET value = ? WHERE key = 'identity'", (json.dumps(identity),))
-    for read in (load, force_answers):
+    for read in (load, score_answers):
         with pytest.raises(FastsiaError, match=message):
             read(tmp_path)
 

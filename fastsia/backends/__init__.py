@@ -5,35 +5,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from fastsia.config import BACKENDS, EXECUTORS, SETTINGS, EngineOptions, fields_of
 from fastsia.errors import FastsiaError, did_you_mean
 from fastsia.models.resolve import ModelRef, resolve_model
 
 if TYPE_CHECKING:
     from fastsia.backends.base import Backend
 
-BACKENDS = ("native", "hf", "openai", "vllm")
-EXECUTORS = ("local", "ray")
-LOAD_OPTIONS = ("device", "dtype", "trust_remote_code", "revision")
-ENGINE_OPTIONS = (
-    "max_num_seqs",
-    "num_kv_blocks",
-    "block_size",
-    "max_concurrent_trajectories",
-    "max_num_batched_tokens",
-    "kernels",
-    "compile",
-    "gpu_memory_utilization",
-)
-SERVER_OPTIONS = ("base_url", "api_key_env", "served_model", "send_seed", "num_concurrent", "max_retries", "timeout")
-VLLM_OPTIONS = ("tensor_parallel_size", "model_args")
-# The options of each backend; `evaluate` passes them on.
-_TAKEN = {
-    "native": (*LOAD_OPTIONS, "peft", *ENGINE_OPTIONS),
-    "hf": (*LOAD_OPTIONS, "peft"),
-    "openai": ("trust_remote_code", "revision", *SERVER_OPTIONS),
-    "vllm": ("dtype", "trust_remote_code", "revision", "max_num_seqs", "gpu_memory_utilization", *VLLM_OPTIONS),
-}
-BACKEND_OPTIONS = tuple(dict.fromkeys(option for taken in _TAKEN.values() for option in taken))
+_ACCEPTED = {name: [s.name for s in SETTINGS.values() if name in s.backends] for name in BACKENDS}
 
 
 def open_executor(
@@ -88,7 +67,7 @@ def open_backend(model: Any, name: str | None = None, options: dict[str, Any] | 
             raise FastsiaError(f"backend is {name!r}, but the model is a loaded backend {loaded.name!r}.")
         return loaded
     name = name or "native"
-    _refuse({key: value for key, value in options.items() if key not in _TAKEN[name]}, f"the {name} backend")
+    _refuse({key: value for key, value in options.items() if key not in _ACCEPTED[name]}, f"the {name} backend")
     if isinstance(model, (str, os.PathLike, ModelRef)):
         return _open_named(resolve_model(model), name, options)
     if name in ("openai", "vllm"):
@@ -106,7 +85,7 @@ def open_backend(model: Any, name: str | None = None, options: dict[str, Any] | 
             f"model must be a name, a path, (model, tokenizer) or an Engine, got {type(model).__name__}; "
             "a model alone lacks the tokenizer that prompts and answers need."
         )
-    loading = {key: value for key, value in options.items() if key not in ENGINE_OPTIONS}
+    loading = {key: value for key, value in options.items() if key not in fields_of(EngineOptions)}
     _refuse(loading, "a model that is already loaded")
     return HFGenerateBackend(*model) if name == "hf" else NativeBackend(Engine(*model, **options))
 

@@ -362,7 +362,7 @@ def test_a_wrong_key_fails_at_once_and_is_not_shown(
             backend(folder, url, api_key_env="MY_KEY")
         assert time.perf_counter() - started < 5
         arguments = ["run", "--model", folder, "--tasks", "demo", "--backend", "openai", "--base-url", url]
-        assert cli._run(cli.normalize([*arguments, "--api_key_env", "MY_KEY"])) == 2
+        assert cli._run([*arguments, "--api_key_env", "MY_KEY"]) == 2
         assert server.bodies == []
     said = str(caught.value) + capsys.readouterr().err
     assert KEY not in said
@@ -446,6 +446,6 @@ def test_the_command_line_runs_it(
     options = [part for name, value in SETTINGS.items() for part in (f"--{name}", str(value))]
     arguments = ["run", "--model", folder, "--tasks", str(questions), "--backend", "openai", "--base_url", url]
     arguments += ["--served_model", "small", "--num_concurrent", "2", "-o", str(tmp_path / "run"), "--no_report"]
-    assert cli._run(cli.normalize([*arguments, *options])) == 0
+    assert cli._run([*arguments, *options]) == 0
     assert "2 problems" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["backend"] == "openai"

@@ -12,7 +12,8 @@ import torch
 
 import fastsia
 from fastsia import Problem
-from fastsia.cli import _Plain, _run, plain
+from fastsia.cli import _run
+from fastsia.cli.render import Plain, plain
 from tests.tiny import tiny_model
 
 MARKUP = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
@@ -97,7 +98,7 @@ def test_errors_and_warnings_are_plain_too(tmp_path: Path, capsys: pytest.Captur
     assert err.count("\n") == 1, "a name's own line break is none of the terminal's"
     assert not STEERING.search(err)
     warning = logging.LogRecord("fastsia", logging.WARNING, "", 0, "%s is damaged.", (name,), None)
-    assert "\n" not in _Plain("fastsia: %(message)s").format(warning)
+    assert "\n" not in Plain("fastsia: %(message)s").format(warning)
     assert plain("\ud800 \u200f") == "\ufffd \ufffd"
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 import fastsia
 from fastsia import Engine, FastsiaError
 from fastsia.backends import open_backend
-from fastsia.forced import force_answers
+from fastsia.loglikelihood import score_answers
 from fastsia.models.loading import load_model
 from tests.engine.damage import reconfigure, without
 from tests.tiny import PROBLEMS, save_tiny, tiny_tokenizer
@@ -106,9 +106,9 @@ def test_forced_answers_come_from_the_merged_model(base: Path, tmp_path: Path) -
     save_adapter(base, tmp_path / "adapter")
     run = tmp_path / "run"
     fastsia.evaluate(str(base), PROBLEMS[:1], peft=str(tmp_path / "adapter"), device="cpu", output=run, **SMALL)
-    own = force_answers(run, device="cpu")
+    own = score_answers(run, device="cpu")
     assert set(own["scorer"]) == {f"{base} + {tmp_path / 'adapter'}"}
-    other = force_answers(run, str(base), device="cpu")
+    other = score_answers(run, str(base), device="cpu")
     assert set(other["scorer"]) == {str(base)}
     assert not own["gold_logprob"].equals(other["gold_logprob"])
 

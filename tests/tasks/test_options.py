@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fastsia.cli import _columns
+from fastsia.cli.options import pairs_in
 from fastsia.config import Problem
 from fastsia.errors import FastsiaError
 from fastsia.tasks import load_task
@@ -385,7 +385,7 @@ def test_a_known_layout_is_read_by_its_command(name: str, tmp_path: Path) -> Non
     words = commands()[name]
     settings: dict[str, Any] = {}
     if "--columns" in words:
-        settings["columns"] = _columns(words[words.index("--columns") + 1])
+        settings["columns"] = pairs_in("--columns", words[words.index("--columns") + 1])
     if "--answer_base" in words:
         settings["answer_base"] = int(words[words.index("--answer_base") + 1])
     row, right = KNOWN[name]

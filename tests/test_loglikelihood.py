@@ -13,7 +13,7 @@ import torch
 
 import fastsia
 from fastsia import Engine, FastsiaError, Problem, evaluate, load
-from fastsia.forced import _fork, force_answers
+from fastsia.loglikelihood import _fork, score_answers
 from fastsia.store import Store
 from tests.tiny import PROBLEMS, shared_model, tiny_model
 
@@ -47,7 +47,7 @@ def logprob(engine: Engine, prefix: list[int], text: str, answer: str, then: str
 
 def test_gold_and_entropy_equal_the_models_own_forward(demo: tuple[Path, Engine]) -> None:
     folder, engine = demo
-    forced = force_answers(folder, engine)
+    forced = score_answers(folder, engine)
     run = load(folder)
     assert forced[["problem_id", "checkpoint"]].to_records(index=False).tolist() == (
         run.checkpoints[["problem_id", "checkpoint"]].to_records(index=False).tolist()
@@ -71,9 +71,9 @@ def test_gold_and_entropy_equal_the_models_own_forward(demo: tuple[Path, Engine]
 def test_they_are_kept_beside_the_run_and_set_beside_its_rollouts(demo: tuple[Path, Engine], tmp_path: Path) -> None:
     run, engine = demo
     folder = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("forced.parquet"))
-    force_answers(folder, engine)
-    base = force_answers(folder, "demo:base")
-    force_answers(folder)  # the run's own model again, by its name: replaced, not added
+    score_answers(folder, engine)
+    base = score_answers(folder, "demo:base")
+    score_answers(folder)  # the run's own model again, by its name: replaced, not added
     stored = pd.read_parquet(folder / "forced.parquet")
     assert stored["scorer"].value_counts().to_dict() == {"demo:sft": len(base), "demo:base": len(base)}
     assert (stored["gold_logprob"] <= 0).all()
@@ -87,7 +87,7 @@ def test_another_models_tokens_are_those_of_the_text(demo: tuple[Path, Engine]) 
     """A scorer reads the text with its own tokenizer, however the prefixes of it are cut."""
     folder, _ = demo
     model, tokenizer = tiny_model(context=2048)
-    forced = force_answers(folder, (model, tokenizer))
+    forced = score_answers(folder, (model, tokenizer))
     run = load(folder)
     row = forced.iloc[4].to_dict()
     trajectory = run.trajectories.set_index("problem_id").loc[row["problem_id"]]
@@ -110,7 +110,7 @@ def test_options_are_the_candidates_of_a_choice(tmp_path: Path) -> None:
     problems = [Problem("a", "Which?", "B", choices=("one", "two", "three"))]
     evaluate(shared_model(), problems, output=tmp_path, max_tokens=12, **SMALL)
     engine = Engine(*shared_model())
-    forced = force_answers(tmp_path, engine)
+    forced = score_answers(tmp_path, engine)
     assert (forced["num_candidates"] == 3).all()
     run = load(tmp_path).trajectories.iloc[0]
     expected = logprob(engine, list(run["prompt_token_ids"]), "\nAnswer:", " B", None)
@@ -126,8 +126,8 @@ def test_a_model_that_has_changed_must_be_named(tmp_path: Path) -> None:
     other, _ = tiny_model(seed=4)
     other.save_pretrained(tmp_path / "model")
     with pytest.raises(FastsiaError, match="no longer the model that wrote this run"):
-        force_answers(run)
-    assert len(force_answers(run, str(tmp_path / "model"))) > 0
+        score_answers(run)
+    assert len(score_answers(run, str(tmp_path / "model"))) > 0
 
 
 def test_answers_forced_before_are_looked_at_first(demo: tuple[Path, Engine], tmp_path: Path) -> None:
@@ -135,14 +135,14 @@ def test_answers_forced_before_are_looked_at_first(demo: tuple[Path, Engine], tm
     Store(demo[0] / "run.sqlite").copy_to(tmp_path / "run.sqlite")
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "forced.parquet")
     with pytest.raises(FastsiaError, match=r"forced\.parquet lacks column 'problem_id'"):
-        force_answers(tmp_path, "no such model")
+        score_answers(tmp_path, "no such model")
     with pytest.raises(FastsiaError, match=r"forced\.parquet lacks column 'problem_id'"):
         load(tmp_path)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FastsiaError, match="holds no run"):
-        force_answers(tmp_path)
+    with pytest.raises(FastsiaError, match="contains no run"):
+        score_answers(tmp_path)
 
 
 def test_a_prefix_forks_where_its_own_tokens_differ() -> None:

@@ -1,8 +1,8 @@
-"""Forced answers: how probable a model finds each answer at every checkpoint of a stored run, without a rollout.
+"""Score the answers of a stored run by teacher forcing: their log-likelihood at every checkpoint, without rollouts.
 
-Behind a prefix stands the cue that opens an answer in the task's format ("####", "Answer:", "\\boxed{"), and the
-probability of each answer is read by teacher forcing. This is another quantity than the run's: what the model would say
-if it had to answer now, not what it arrives at by reasoning on. The model may be another than the one that wrote.
+A prefix is followed by the cue that opens an answer in the task's format ("####", "Answer:", "\\boxed{"), the cue by
+each candidate answer. This measures what the model would answer now; the run measures what it arrives at by reasoning
+on. The scorer may be another model than the one that wrote the run.
 """
 
 from __future__ import annotations
@@ -36,35 +36,35 @@ from fastsia.tasks.prompt import render_answer
 _DIGITS = frozenset(b"0123456789")
 
 
-def force_answers(
+def score_answers(
     directory: str | os.PathLike[str],
     scorer: Any = None,
     *,
     progress: Callable[[int, int], None] | None = None,
     **load_options: Any,
 ) -> pd.DataFrame:
-    """Forced answers at every checkpoint of the run in `directory`, kept there as forced.parquet.
+    """Score the answers at every checkpoint of the run in `directory`, and store the scores there as forced.parquet.
 
-    The candidates are a problem's options, else the gold answer and every answer that a rollout of the trajectory gave.
-    Where an answer is a number, what is asked for is the number and then no further digit.
+    The candidates are the options of a problem, else the gold answer and every answer that a rollout of the trajectory
+    gave. A number counts only if no further digit follows it.
 
     Args:
         directory: a results folder, finished or not.
-        scorer: the model that is asked, as in `evaluate`; None loads the run's own.
+        scorer: the model, as in `evaluate`; None loads the run's own.
         progress: called with (trajectories done, all) after each.
         load_options: device, dtype, ... as in `evaluate`.
 
     Returns:
-        One row a checkpoint: problem_id, trajectory, checkpoint, scorer; gold_logprob (nats); entropy (nats, over the
-        candidates, their probabilities divided by `mass`); mass, the candidates' total probability; num_candidates;
-        mode, the most probable candidate; num_tokens, transformer rows spent behind the prefix.
+        One row per checkpoint: problem_id, trajectory, checkpoint, scorer; gold_logprob (nats); entropy (nats, over the
+        candidates, their probabilities divided by `mass`); mass, the total probability of the candidates;
+        num_candidates; mode, the most probable candidate; num_tokens, tokens computed after the prefix.
 
     Raises:
-        FastsiaError: no such run; its model's weights are no longer those that wrote it (name them as `scorer`).
+        FastsiaError: no such run; the weights of its model have changed (name them as `scorer`).
     """
     path = Path(directory)
     if not (path / DATABASE).is_file():
-        raise FastsiaError(f"results folder {str(path)!r} holds no run ({DATABASE}).")
+        raise FastsiaError(f"results folder {str(path)!r} contains no run ({DATABASE}).")
     store = Store(path / DATABASE)
     identity, config = store.identity(), stored_config(store)
     refuse_links(path, (FORCED,))
@@ -73,19 +73,21 @@ def force_answers(
         load_options["peft"] = identity["model"].get("peft")
     model = open_backend(identity["model"]["name"] if scorer is None else scorer, "native", load_options)
     if not isinstance(model, NativeBackend) or model.tokenizer is None or model.vocabulary is None:
-        raise FastsiaError("forced answers need a model with its tokenizer in fastsia's own engine.")
+        raise FastsiaError(f"answers are scored by the native backend with a tokenizer, got {model.name}.")
     is_own = model.fingerprint() == identity["model"]["fingerprint"]
     if scorer is None and not is_own:
-        raise FastsiaError(f"{model.model_name} is no longer the model that wrote this run; name a scorer to use it.")
-    reader = _Reader(model, store.vocabulary(), config, is_own)
-    rows = _score(store, reader, identity["task"], progress)
+        raise FastsiaError(
+            f"{model.model_name} is no longer the model that wrote this run; name it as scorer to use it."
+        )
+    scoring = _Scorer(model, store.vocabulary(), config, is_own)
+    rows = _score(store, scoring, identity["task"], progress)
     if kept is not None:
-        rows = pd.concat([kept[kept["scorer"] != reader.scorer], rows], ignore_index=True)
+        rows = pd.concat([kept[kept["scorer"] != scoring.label], rows], ignore_index=True)
     write_parquet(path / FORCED, rows)
-    return rows[rows["scorer"] == reader.scorer].reset_index(drop=True)
+    return rows[rows["scorer"] == scoring.label].reset_index(drop=True)
 
 
-def _score(store: Store, reader: _Reader, task_name: str, progress: Callable[[int, int], None] | None) -> pd.DataFrame:
+def _score(store: Store, scoring: _Scorer, task_name: str, progress: Callable[[int, int], None] | None) -> pd.DataFrame:
     problems = {row["problem_id"]: row for row in store.problems().to_dict("records")}
     trajectories = store.trajectories()
     trajectories = trajectories[trajectories["finish_reason"] != "error"]
@@ -98,7 +100,7 @@ def _score(store: Store, reader: _Reader, task_name: str, progress: Callable[[in
             problem = _problem(problems[trajectory["problem_id"]])
             task = stored_task(task_name, [problem])
             answers = [answer for answer in mine["answer"].unique() if answer is not None]
-            rows += reader.read(task, problem, trajectory, np.unique(mine["checkpoint"]), answers)
+            rows += scoring.score(task, problem, trajectory, np.unique(mine["checkpoint"]), answers)
         if progress is not None:
             progress(done, len(trajectories))
     return pd.DataFrame(rows)
@@ -110,8 +112,15 @@ def _problem(row: dict[Any, Any]) -> Problem:
 
 
 @dataclass(frozen=True)
-class _Reader:
-    """A model that is asked. is_own: it wrote the trajectories, so that their token ids are its own."""
+class _Scorer:
+    """A model that scores.
+
+    Attributes:
+        model: the model.
+        writer: vocabulary of the model that wrote the run.
+        config: settings of the run.
+        is_own: whether the model wrote the run, so that the stored token ids are its own.
+    """
 
     model: NativeBackend
     writer: Vocabulary
@@ -119,14 +128,14 @@ class _Reader:
     is_own: bool
 
     @property
-    def scorer(self) -> str:
-        """What its rows are kept under."""
+    def label(self) -> str:
+        """Label of its rows."""
         return model_label(self.model.model_name, origin_of(self.model.engine.model).peft)
 
-    def read(
+    def score(
         self, task: Task, problem: Problem, trajectory: dict[Any, Any], checkpoints: np.ndarray, answers: Sequence[str]
     ) -> list[dict[str, Any]]:
-        """The rows of one trajectory's checkpoints."""
+        """The rows of the checkpoints of one trajectory."""
         format = task.format_of(problem)
         options = letters(len(problem.choices)) if problem.choices is not None else (problem.gold, *answers)
         candidates = tuple(dict.fromkeys(options))
@@ -154,7 +163,7 @@ class _Reader:
                 "problem_id": problem.id,
                 "trajectory": trajectory["trajectory"],
                 "checkpoint": t,
-                "scorer": self.scorer,
+                "scorer": self.label,
                 **_summarize(row, candidates, problem.gold),
                 "num_tokens": rows_each,
             }
@@ -162,14 +171,14 @@ class _Reader:
         ]
 
     def _prompt(self, task: Task, problem: Problem, trajectory: dict[Any, Any]) -> tuple[Sequence[int], Prompt]:
-        """(the ids that the model is asked with, the prompt). Another model is asked in its own template."""
+        """(token ids of the prompt, the prompt). Another model than the writer is asked in its own template."""
         options = prompt_options(self.config)
         if not self.is_own:
             has_template = bool(getattr(self.model.tokenizer, "chat_template", None))
             day = self.config.template_date if has_template else None
             options |= {"apply_chat_template": None, "template_args": None, "template_date": day}
         prompt = build_prompt(task, problem, self.model.tokenizer, **options)
-        stored = [int(i) for i in trajectory["prompt_token_ids"]]  # perhaps cut from the left
+        stored = [int(i) for i in trajectory["prompt_token_ids"]]  # may be cut from the left
         return (stored if self.is_own else prompt.token_ids), prompt
 
     def _encode(self, text: str) -> list[int]:
@@ -178,7 +187,7 @@ class _Reader:
     def _continuations(
         self, opening: str, candidates: Sequence[str], format: Any
     ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-        """(ids of the cue, ids of the answer) of each candidate: what all share with the bare cue is the cue."""
+        """(token ids of the cue, of the answer) of each candidate. Tokens shared with the bare cue are the cue."""
         rendered = [render_answer(answer, format) for answer in candidates]
         bare = self._encode(opening + render_answer("", format).rstrip("} "))
         found = []
@@ -189,7 +198,7 @@ class _Reader:
         return found
 
     def _digits(self) -> np.ndarray:
-        """Tokens that would go on with a number: those whose text starts with a digit, or with a separator and one."""
+        """Mask of tokens that continue a number: their text starts with a digit, or with a separator and a digit."""
         vocabulary = self.model.vocabulary
         assert vocabulary is not None
         mask = np.zeros(self.model.engine.runner.vocab_size, dtype=bool)
@@ -214,11 +223,11 @@ def _summarize(logprobs: np.ndarray, candidates: Sequence[str], gold: str) -> di
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens both begin with."""
+    """Length of the common prefix."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _fork(trunk: Sequence[int], ids: Sequence[int]) -> tuple[int, tuple[int, ...]]:
-    """Where a prefix, encoded for itself, leaves the trunk, and what it holds from there on."""
+    """Where the tokens of a prefix, encoded by itself, diverge from the trajectory, and the tokens from there on."""
     position = _common(trunk, ids)
     return position, tuple(ids[position:])

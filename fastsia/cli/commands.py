@@ -1,0 +1,308 @@
+"""The other commands of the command line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from fastsia.cli.options import NATIVE, names_in, option, pairs_in, takes
+from fastsia.cli.render import Shown, console, print_table, progress_bar, say, show
+from fastsia.cli.run import Model, quiet_transformers, watched
+from fastsia.config import READING_FIELDS, DataOptions, SIAConfig
+from fastsia.errors import FastsiaError
+
+if TYPE_CHECKING:
+    from fastsia.report import ShownTable
+    from fastsia.reproduce import Job, ReproductionPlan
+
+Folder = Annotated[Path, typer.Argument(help="A results folder, finished or not.")]
+
+# More runs make more pairs than fit a terminal.
+_MOST_RUNS_IN_PAIRS = 4
+
+
+def ls() -> None:
+    """The named tasks and models."""
+    from fastsia.models.registry import MODELS
+    from fastsia.models.resolve import demo_models
+    from fastsia.tasks import TASKS
+
+    _list(
+        "Tasks, or a file (question, answer), or hub:OWNER/NAME[:CONFIG[:SPLIT]]",
+        ("task", ""),
+        TASKS.items(),
+    )
+    shipped = demo_models()
+    rows = [
+        (
+            model.hub_id,
+            model.model_type,
+            model.stage,
+            "chat template" if model.chat_template else "plain text",
+            "in the package, no download" if model.is_demo else "gated on the Hub" if model.gated else "",
+        )
+        for model in MODELS
+        if not model.is_demo or model.hub_id in shipped
+    ]
+    title = "Models, or any decoder of transformers (Hub id or folder)"
+    _list(title, ("model", "architecture", "stage", "asked by", ""), rows)
+
+
+def _list(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    table = Table(*columns, title=escape(title), title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
+
+
+@takes(*READING_FIELDS, unset="as in the run")
+def report(
+    directory: Folder,
+    output_path: Annotated[
+        Path | None, option("Folder or .html file. [default: the folder itself]", "--output_path", "-o")
+    ] = None,
+    **wanted: Any,
+) -> None:
+    """Draw a run's figures and report again from what is stored; needs no model.
+
+    Texts that an older fastsia has read are read again by today's rules. --answer_regex '' goes back to the rules.
+    """
+    from fastsia.results import load
+    from fastsia.store import DATABASE
+
+    read = _read_again(directory, wanted) if wanted or (directory / DATABASE).is_file() else []
+    result = load(directory)
+    show(result, [*read, f"Report:  {result.report(output_path or directory)}"])
+
+
+def _read_again(directory: Path, wanted: Mapping[str, Any]) -> list[str]:
+    from fastsia.results import reread
+
+    try:
+        found = reread(directory, **wanted)
+    except FastsiaError as error:
+        if wanted:
+            raise
+        return [f"Note: the stored texts were not read again: {error}"]  # a run is under way, or a folder is read-only
+    return [] if found is None else [f"Read again: {found}"]
+
+
+def export(
+    directory: Folder,
+    to: Annotated[str, option("lm_eval (results and samples files) or datasets (a folder).", "--to")],
+    output_path: Annotated[Path, option("Folder to write into.", "--output_path", "-o")],
+) -> None:
+    """A run as lm-evaluation-harness's files, or as a folder that `datasets` loads; needs no model."""
+    from fastsia.exports import FORMATS
+    from fastsia.results import load
+
+    if to not in FORMATS:
+        raise FastsiaError(f"--to must be one of {', '.join(FORMATS)}, got {to!r}.")
+    result = load(directory)
+    say(f"Written: {(result.to_lm_eval if to == 'lm_eval' else result.to_datasets)(output_path)}")
+
+
+def compare(
+    directories: Annotated[list[Path], typer.Argument(help="Results folders, finished or not.", metavar="DIR DIR...")],
+    output_path: Annotated[
+        Path | None, option("Folder or .html file of the comparison.", "--output_path", "-o")
+    ] = None,
+) -> None:
+    """Several runs in one table, with the differences in rho on the problems that they share; needs no model."""
+    from fastsia.comparison import compare as side_by_side
+    from fastsia.report import show_table
+
+    found = side_by_side(directories)
+    shown = ["run", "num_problems", *_bounded("accuracy"), *_bounded("null_rate"), *_bounded("rho_pearson")]
+    shown += [*_bounded("rho_cross_fitted"), "undefined_fraction", *_bounded("auc_50"), *_bounded("entropy_final")]
+    print_table(show_table("runs", found.table[shown], digits=2))
+    if found.token_level is not None:
+        levels = ["run", *_bounded("token_entropy"), *_bounded("answer_entropy_mean"), *_bounded("forking_share_fixed")]
+        rows = found.token_level[found.token_level["group"] == "all"]
+        print_table(replace(show_table("token_level", rows[levels]), caption=""))  # it explains more columns than these
+    quantities = ["rho_pearson", "rho_cross_fitted", "token_entropy", "entropy_mean"]
+    rows = found.differences[found.differences["quantity"].isin(quantities)]
+    first = next(iter(found.runs))
+    all_pairs = len(found.runs) <= _MOST_RUNS_IN_PAIRS
+    print_table(show_table("differences", rows if all_pairs else rows[rows["minus"] == first]))
+    lines = [f"Note: {note}" for note in found.notes]
+    if not all_pairs:
+        lines.append(f"Note: only differences from {first} are shown; -o DIR writes those of every pair.")
+    say(*lines, *([] if output_path is None else [f"Comparison: {found.save(output_path)}"]))
+
+
+def _bounded(name: str) -> list[str]:
+    return [name, f"{name}_low", f"{name}_high"]
+
+
+@takes(SIAConfig, "limit", "data_dir", *NATIVE, but=("shuffle_prefix",))
+def reproduce(
+    target: Annotated[str, typer.Argument(help="table1, table2, table3 or fig1 to fig5.", metavar="WHAT")],
+    models: Annotated[str | None, option("Separated by commas. [default: the paper's]", "--models")] = None,
+    tasks: Annotated[str | None, option("Separated by commas. [default: the paper's]", "--tasks")] = None,
+    stage: Annotated[
+        str | None, option("Training stages of your own models: MODEL=Base,MODEL=SFT or SFT+RL.", "--stage")
+    ] = None,
+    output_path: Annotated[
+        Path, option("Folder of all its runs, which are resumed. [default: runs/reproduce]", "--output_path", "-o")
+    ] = Path("runs/reproduce"),
+    **given: Any,
+) -> None:
+    """A table or figure of the paper: runs or resumes what is missing, and shows ours beside the published values."""
+    quiet_transformers()
+    from fastsia import reproduce as paper
+    from fastsia.report import show_table
+
+    planned = paper.plan(
+        target,
+        models=None if models is None else names_in("--models", models),
+        tasks=None if tasks is None else names_in("--tasks", tasks),
+        stages=None if stage is None else pairs_in("--stage", stage),
+        output=output_path,
+        **given,
+    )
+    if planned.missing:
+        print_table(*_missing(planned))
+    if not planned.ready:
+        raise FastsiaError(f"no weights are available for any model of {target}; nothing was run.")
+
+    def watch(job: Job) -> AbstractContextManager[Shown]:
+        return watched(f"{job.model} · {job.task}{' · shuffled' if job.config.shuffle_prefix else ''}", job.folder)
+
+    found = paper.reproduce(planned, watch=watch)
+    print_table(show_table(target, found.table))
+    lines = [*(f"Note: {note}" for note in planned.notes), f"Problems drawn now: {found.num_computed:,}."]
+    lines += [f"Failed: {model}: {reason}" for model, reason in found.failed.items()]
+    lines += [f"Written: {file}" for file in found.files]
+    say(*lines, f"Runs and their reports: {output_path}")
+
+
+def _missing(planned: ReproductionPlan) -> tuple[ShownTable, str]:
+    """Models whose weights are not available, and an upper bound of the cost of their runs."""
+    from fastsia.report import ShownTable
+    from fastsia.reproduce import download_gigabytes
+
+    rows = []
+    for model, reason in planned.missing.items():
+        jobs = [job for job in planned.jobs if job.model == model and not job.finished]
+        size = download_gigabytes(model)
+        rows.append(
+            [
+                model,
+                f"{sum(job.num_problems for job in jobs):,}",
+                f"{sum(job.num_rollouts for job in jobs):,}",
+                f"{sum(job.max_generated_tokens for job in jobs) / 1e6:,.1f} M",
+                "?" if size is None else f"{size:.1f} GB",
+                reason,
+            ]
+        )
+    first = planned.jobs[0]
+    rule = (
+        f"At most: {first.num_problems:,} problems x {first.num_checkpoints} checkpoints x {first.config.num_rollouts} "
+        f"rollouts ({first.task}), everything drawn to its limit of {first.config.max_tokens} tokens. This is an upper "
+        "bound from the settings, not a forecast: trajectories and rollouts mostly end earlier, and rollouts on the "
+        "same tokens are computed once."
+    )
+    columns = ["model", "problems", "rollouts", "tokens", "weights", "why"]
+    return ShownTable("Models without weights, and the cost of their runs", "", columns, rows), rule
+
+
+@takes(SIAConfig, DataOptions, *NATIVE)
+def plan(
+    model: Model,
+    tasks: Annotated[str, option("A name, a file or hub:OWNER/NAME[:CONFIG[:SPLIT]].", "--tasks")],
+    output_path: Annotated[
+        Path | None, option("Folder of the later run; `run` then says how far this was off.", "--output_path", "-o")
+    ] = None,
+    **given: Any,
+) -> None:
+    """Forecast the tokens, seconds and memory of a run from a few of its problems."""
+    quiet_transformers()
+    from tqdm import tqdm
+
+    from fastsia.planning import forecast
+    from fastsia.report import ShownTable
+
+    names = names_in("--tasks", tasks)
+    if len(names) > 1:
+        raise FastsiaError(f"plan forecasts one task at a time, got {', '.join(names)}.")
+    found = forecast(model, names[0], **given)
+    rows = [
+        ["problems", f"{found.num_problems:,}"],
+        ["checkpoints", f"{found.num_checkpoints:,}"],
+        ["tokens of trajectories", f"{found.trajectory_tokens:,}"],
+        ["tokens of rollouts", f"{found.generated_tokens:,}"],
+        ["computed tokens for them", f"{found.computed_tokens:,}"],
+        ["time on this machine", tqdm.format_interval(found.seconds)],
+        ["weights", f"{found.weight_bytes / 2**20:,.0f} MiB"],
+        ["KV blocks in use", f"{found.kv_bytes / 2**20:,.0f} MiB"],
+    ]
+    print_table(
+        ShownTable(f"{model} · {names[0]}: forecast", "", ["", "about"], rows),
+        f"From {found.pilot_problems} problems evaluated completely, in {found.pilot_seconds:.1f} s. "
+        "The time does not include the figures of the report.",
+        *([] if output_path is None else [f"Forecast: {found.save(output_path)}"]),
+    )
+
+
+@takes(*NATIVE)
+def loglikelihood(
+    directory: Folder,
+    scorer: Annotated[
+        str | None, option("Model that scores the answers. [default: the one that wrote the run]", "--scorer")
+    ] = None,
+    **given: Any,
+) -> None:
+    """The log-likelihood of each answer at every checkpoint of a stored run, by teacher forcing; no rollouts."""
+    quiet_transformers()
+    from fastsia.loglikelihood import score_answers
+    from fastsia.report import show_table
+    from fastsia.results import load
+
+    started = time.monotonic()
+    with progress_bar("loglikelihood", unit="trajectories") as bar:
+
+        def tell(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        scored = score_answers(directory, scorer, progress=tell, **given)
+    seconds = time.monotonic() - started
+    result = load(directory)
+    result.save(directory)
+    written = result.report(directory)
+    print_table(show_table("forced_answers", result.tables["forced_answers"]))
+    say(
+        f"{len(scored):,} checkpoints, {scored['num_tokens'].mean():.1f} computed tokens each after its prefix, "
+        f"{seconds:.1f} s.",
+        f"Report:  {written}",
+    )
+
+
+@takes("smoothing", "num_bootstrap", "num_splits", "seed", "answer_reading")
+def analyze(
+    table: Annotated[Path, typer.Argument(help="Rollouts as .parquet, .csv or .jsonl, one record each.")],
+    output_path: Annotated[
+        Path | None, option("Folder for tables, figures and the report.", "--output_path", "-o")
+    ] = None,
+    **config: Any,
+) -> None:
+    """Score any table of rollouts: problem_id, trajectory, checkpoint, rollout, answer, gold.
+
+    Without --answer_reading the column `answer` is scored as it is.
+    """
+    from fastsia.results import analyze as score
+
+    result = score(table, config=config)
+    written = []
+    if output_path is not None:
+        written = [f"Results: {result.save(output_path)}", f"Report:  {result.report(output_path)}"]
+    show(result, written)

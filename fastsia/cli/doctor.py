@@ -1,0 +1,66 @@
+"""`fastsia doctor`: report the installation."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+import warnings
+
+from fastsia import __version__
+
+_REQUIRED = ("torch", "transformers", "triton", "safetensors", "numpy", "scipy", "pandas", "pyarrow", "matplotlib")
+# Optional packages: what does not work without them, and what they add if "Missing" should name them.
+_EXTRAS = (
+    ("datasets", "tasks need --data_dir", "tasks from the Hub"),
+    ("vllm", "no --backend vllm", ""),
+    ("ray", "no --executor ray", ""),
+    ("peft", "no --peft", ""),
+    ("gguf", "no .gguf files", ""),
+)
+
+
+def doctor() -> None:
+    """Show what is installed, which device and kernels will be used, and what is missing."""
+    lines = [("fastsia", __version__), ("python", f"{platform.python_version()} on {platform.platform()}")]
+    missing: list[str] = []
+    for name in _REQUIRED:
+        try:
+            lines.append((name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            lines.append((name, "not installed"))
+            if name != "triton" or platform.system() == "Linux":
+                missing.append(f"{name}: pip install {name}")
+    import torch
+
+    from fastsia.core import extension
+    from fastsia.models.loading import resolve_device
+    from fastsia.models.resolve import demo_models
+    from fastsia.ops import select
+
+    device = resolve_device()
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        lines.append(("device", f"cuda: {properties.name}, {properties.total_memory / 2**30:.0f} GiB"))
+    else:
+        lines.append(("device", f"cpu, {torch.get_num_threads()} threads"))
+    lines.append(("kernels", select(device).name))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        core = extension()
+    lines.append(("C++ core", "built" if core is not None else "not built; the slower Python reference is used"))
+    if core is None:
+        missing.append("C++ core: reinstall fastsia with a C++17 compiler")
+    lines.append(("demo models", ", ".join(demo_models()) or "none"))
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    lines.append(("chromium", browser or "not found; only the report's own tests use it"))
+    for extra, without, adds in _EXTRAS:
+        found = importlib.util.find_spec(extra) is not None
+        lines.append((extra, "installed" if found else f"not installed; {without}"))
+        if not found and adds:
+            missing.append(f"{extra}: pip install 'fastsia[{extra}]' ({adds})")
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        print(f"{name:<{width}}  {value}")
+    print("Missing: " + ("; ".join(missing) if missing else "nothing") + ".")

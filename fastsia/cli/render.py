@@ -1,0 +1,193 @@
+"""Output of the command line: safe text, tables, the headline numbers of a run, and its progress."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fastsia.callbacks import Callback
+
+if TYPE_CHECKING:
+    from fastsia.callbacks import Progress
+    from fastsia.report import ShownTable
+    from fastsia.results import SIAResult
+    from fastsia.store import FinishedProblem
+
+SECONDS_BEFORE_PROGRESS = 2.0
+SECONDS_BETWEEN_LINES = 5.0  # where standard error is not a terminal
+
+
+def plain(text: str) -> str:
+    """Text from a file or a model without control characters, bidirectional marks and surrogates."""
+    return re.sub(
+        r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", "\ufffd", text
+    )
+
+
+def printable(text: str) -> str:
+    """Plain text on one line: a file's name must not start a line that looks like one of fastsia's own."""
+    return " ".join(part.strip() for part in plain(text).splitlines())
+
+
+class Plain(logging.Formatter):
+    """Log messages on one line each: they name files, problems and the words of servers."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def console() -> Console:
+    """The console of standard output; 140 columns where that is not a terminal."""
+    return Console() if sys.stdout.isatty() else Console(width=140)
+
+
+def say(*lines: str) -> None:
+    """Print lines as they are, without markup."""
+    for text in lines:
+        console().print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def print_table(shown: ShownTable, *below: str) -> None:
+    """Print a table with each interval under its value, then its caption and more lines."""
+    cells = [[plain(escape(cell.replace(" [", "\n["))) for cell in row] for row in shown.rows]
+    table = Table(show_lines=any("\n" in cell for row in cells for cell in row))
+    for name in shown.columns:
+        table.add_column(plain(escape(name)))
+    for row in cells:
+        table.add_row(*row)
+    say(shown.title)
+    console().print(table)
+    say(*filter(None, (shown.caption, *below)))
+
+
+# --- progress --------------------------------------------------------------------------------------------------
+
+
+class _Lines:
+    """A stream for tqdm off a terminal: each state of the bar becomes a line."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            print(text.strip(), file=self._stream)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+def progress_bar(name: str, total: int | None = None, done: int = 0, unit: str = "problems") -> Any:
+    """A bar on standard error, or a line every five seconds where that is not a terminal; nothing for two seconds."""
+    from tqdm import tqdm
+
+    on_terminal = sys.stderr.isatty()
+    counts = "{n_fmt}/{total_fmt} " + unit + "{postfix}, {remaining} left"
+    return tqdm(
+        desc=printable(name),
+        total=total,
+        initial=done,
+        delay=SECONDS_BEFORE_PROGRESS,
+        mininterval=0.1 if on_terminal else SECONDS_BETWEEN_LINES,
+        miniters=1,
+        smoothing=0,
+        leave=False,
+        dynamic_ncols=on_terminal,
+        file=sys.stderr if on_terminal else _Lines(sys.stderr),
+        bar_format="{desc} {bar} {elapsed} " + counts if on_terminal else "{desc}: " + counts,
+    )
+
+
+class Shown(Callback):
+    """A run's progress on standard error."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._bar: Any = None
+        self.last: Progress | None = None
+
+    def __enter__(self) -> Shown:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def run_started(self, run: Mapping[str, Any], progress: Progress) -> None:
+        self.last = progress
+        self._bar = progress_bar(self._name, progress.total, progress.done)
+
+    def problem_finished(self, problem: FinishedProblem | None, progress: Progress) -> None:
+        self.last, seconds = progress, max(progress.seconds, 1e-9)
+        rates = (progress.done - progress.resumed) / seconds, progress.generated_tokens / seconds
+        self._bar.set_postfix_str(f"{rates[0]:.2f} problems/s, {rates[1]:,.0f} tokens/s", refresh=False)
+        self._bar.update(progress.done - self._bar.n)
+
+
+# --- the table of a run ----------------------------------------------------------------------------------------
+
+
+def show(result: SIAResult, written: list[str]) -> None:
+    """Print the headline numbers with their intervals, then the cost, the warnings and the files written."""
+    from fastsia.report import format_count, show_readings  # imports matplotlib, which is slow
+    from fastsia.sia import outcome_baseline
+
+    summary = result.summary
+    ci, rho = summary["ci"], summary["rho"]
+    names = [str(summary[key]) for key in ("model", "task") if summary.get(key)]
+    # Not the table's own title, which would wrap at the table's width.
+    say(f"{' · '.join(names) or 'table of rollouts'}: {format_count(summary['num_problems'], 'problem')}")
+    table = Table()
+    table.add_column("")
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval")
+
+    def row(name: str, value: float | None, bounds: list[float] | None, percent: bool = False) -> None:
+        spell = (lambda x: f"{100 * x:.1f} %") if percent else (lambda x: f"{x:.3f}")
+        shown = "undefined" if value is None else spell(value)
+        table.add_row(name, shown, "" if bounds is None else f"{spell(bounds[0])} to {spell(bounds[1])}")
+
+    row("accuracy", summary["accuracy"], ci["accuracy"], percent=True)
+    row("null rate (rollouts without an answer)", summary["null_rate"], ci["null_rate"], percent=True)
+    if summary.get("cut_rate") is not None:
+        row("cut rollouts (ended by the token limit)", summary["cut_rate"], None, percent=True)
+    row("ρ Pearson (the paper's)", rho["pearson"], ci["rho"]["pearson"])
+    row("2·accuracy − 1 where ρ is defined", outcome_baseline(result.trajectories), None)
+    for key in ("spearman", "cross_fitted", "cross_fitted_corrected"):
+        row(_RHO[key], rho[key], ci["rho"][key])
+    row("ρ undefined (share of trajectories)", rho["undefined_fraction"], ci["rho"]["undefined_fraction"], percent=True)
+    if summary["auc"]:
+        for name, at in (("AUC of -H half way", len(summary["auc"]) // 2), ("AUC of -H at the end", -1)):
+            row(name, summary["auc"][at]["auc"], ci["auc"][at])
+    row("H at the start, nats", summary["entropy_first"], ci["entropy_first"])
+    row("H at the end, nats", summary["entropy_final"], ci["entropy_final"])
+    console().print(table)
+    readings = show_readings(summary)
+    if readings is not None:
+        print_table(readings)
+    say(*_cost(summary), *(f"Note: {warning}" for warning in summary["warnings"]), *written)
+
+
+_RHO = {
+    "spearman": "ρ Spearman",
+    "cross_fitted": "ρ cross-fitted",
+    "cross_fitted_corrected": "ρ cross-fitted, corrected",
+}
+
+
+def _cost(summary: Mapping[str, Any]) -> list[str]:
+    if summary.get("generated_tokens") is None:
+        return []
+    line = f"{summary['generated_tokens']:,} rollout tokens"
+    if summary.get("row_steps"):
+        line += f" from {summary['row_steps']:,} computed tokens ({summary['merge_factor']:.1f} rollout tokens each)"
+    if summary.get("seconds") is not None:
+        line += f", {summary['seconds']:.1f} s"
+    return [line + "."]
