@@ -1,4 +1,4 @@
-"""The paper's published mean alignments, to print ours beside. The numbers are facts, the reading of them ours.
+"""The paper's published mean alignments, to print beside a run's own.
 
 Source: The Stepwise Informativeness Assumption, arXiv 2604.06192v1, Tables 1, 2 and 3. Its text gives up to 600
 generated tokens; temperature, top-p, rollouts and stride are not in the text we hold, nor which ARC subset was used.
@@ -12,6 +12,8 @@ from typing import Any
 
 import pandas as pd
 
+from fastsia.sia.estimate import Estimate
+from fastsia.sia.registry import TableEntry, add_table
 from fastsia.tasks.models import known_model
 
 SOURCE = "The Stepwise Informativeness Assumption, arXiv 2604.06192v1"
@@ -84,15 +86,13 @@ def table1(summaries: Mapping[tuple[str, str], Mapping[str, Any] | None]) -> pd.
     """
     rows = []
     for (model, task), summary in summaries.items():
-        rho, limits = _of(summary, "rho"), _of(_of(summary, "ci"), "rho").get("pearson")
-        low, high = limits or (None, None)
         rows.append(
             {
                 "model": model,
                 "task": task,
-                **_beside(published_rho(model, task), rho.get("pearson"), low, high),
-                "rho_cross_fitted": rho.get("cross_fitted"),
-                "undefined_fraction": rho.get("undefined_fraction"),
+                **_beside(published_rho(model, task), Estimate.of_summary(summary, "rho.pearson")),
+                "rho_cross_fitted": Estimate.of_summary(summary, "rho.cross_fitted").value,
+                "undefined_fraction": Estimate.of_summary(summary, "rho.undefined_fraction").value,
                 "num_problems": (summary or {}).get("num_problems"),
             }
         )
@@ -118,10 +118,8 @@ def table2(tables: Mapping[tuple[str, str], pd.DataFrame | None]) -> pd.DataFram
                     "model": model,
                     "task": task,
                     "prefix": prefix,
-                    **_beside(published, *(ours.get(f"{prefix}{end}") for end in ("", "_low", "_high"))),
-                    "change": change.get("difference"),
-                    "change_low": change.get("difference_low"),
-                    "change_high": change.get("difference_high"),
+                    **_beside(published, _cell(ours, prefix)),
+                    **_cell(change, "difference").columns("change"),
                     "rho_cross_fitted": fitted.get(prefix),
                     "undefined_fraction": ours.get(f"{prefix}_undefined"),
                     "num_problems": ours.get("num_problems"),
@@ -151,7 +149,7 @@ def table3(tables: Mapping[tuple[str, str], pd.DataFrame | None]) -> pd.DataFram
                     "estimate": estimate,
                     "num_rollouts": ours.get("num_rollouts"),
                     "stride": ours.get("stride"),
-                    **_beside(published, *(ours.get(f"rho_pearson{end}") for end in ("", "_low", "_high"))),
+                    **_beside(published, _cell(ours, "rho_pearson")),
                     "change": change if estimate == "coarse" else None,
                     "rho_cross_fitted": ours.get("rho_cross_fitted"),
                     "undefined_fraction": ours.get("undefined_fraction"),
@@ -167,15 +165,18 @@ def _published(
     return table.get(_paper_name(model), (None, None)) if task == "gsm8k" else (None, None)
 
 
-def _beside(published: float | None, rho: float | None, low: float | None, high: float | None) -> dict[str, Any]:
-    bounded = _is_number(published) and _is_number(low) and _is_number(high)
+def _cell(record: Mapping[str, Any], name: str) -> Estimate:
+    """An estimate of a row of a wide table; undefined where the row lacks it."""
+    return Estimate(*(record.get(name + end) for end in ("", "_low", "_high")))
+
+
+def _beside(published: float | None, ours: Estimate) -> dict[str, Any]:
+    bounded = all(map(_is_number, (published, ours.low, ours.high)))
     return {
         "published": published,
-        "rho": rho,
-        "rho_low": low,
-        "rho_high": high,
-        "difference": _less(rho, published),
-        "inside": bool(low <= published <= high) if bounded else None,  # type: ignore[operator]
+        **ours.columns("rho"),
+        "difference": _less(ours.value, published),
+        "inside": bool(ours.low <= published <= ours.high) if bounded else None,  # type: ignore[operator]
     }
 
 
@@ -196,6 +197,45 @@ def _paper_name(model: str) -> str:
     return model if known is None else known.name
 
 
-def _of(mapping: Mapping[str, Any] | None, key: str) -> Mapping[str, Any]:
-    """A mapping's mapping, empty where there is none."""
-    return (mapping or {}).get(key) or {}
+_SEPARABILITY = (
+    "AUC of −H for “ends correct” at relative positions, then by tokens written: at the last prefix length that at "
+    "least half of the trajectories reach, and half-way to it. ½ is chance."
+)
+_ACCUMULATION = (
+    "The final gain in nats of trajectories that end correct and of those that end incorrect (below 0: a loss), and "
+    "the share of it reached at a quarter, a half and three quarters of the reasoning; “–” where the final gain "
+    "cannot be told from 0. Its sign follows from the outcome, since the answer is written down by then."
+)
+for _place, (_name, _title, _caption) in enumerate(
+    (
+        (
+            "table1",
+            "Table 1: alignment ρ by model and data set",
+            "ρ is this run's, with its 95 % interval over problems; difference is ρ minus the published value; inside "
+            "says whether the published value is in the interval. “–”: not published, not run yet, or undefined. "
+            "“stage” is the model's training stage, “unknown” where it is not documented.",
+        ),
+        (
+            "table2",
+            "Table 2: alignment ρ with the prefix as written and shuffled",
+            "As Table 1, on the problems that both runs have. change is shuffled minus original.",
+        ),
+        (
+            "table3",
+            "Table 3: alignment ρ from half the rollouts at twice the stride",
+            "As Table 1. change is coarse minus original; both are scored from the same stored rollouts.",
+        ),
+        ("fig1", "Figure 1: early accumulation of information, aligned models", _ACCUMULATION),
+        ("fig2", "Figure 2: telling correct from incorrect, aligned models", _SEPARABILITY),
+        (
+            "fig3",
+            "Figure 3: mean answer entropy by model family",
+            "level: mean of the last fifth, nats. onset: the relative position from which the mean stays within 0.05 "
+            "nats of it; 1 means no plateau. rebound: how far it rises again after its lowest point, nats; sampling "
+            "noise alone produces some hundredths of a nat.",
+        ),
+        ("fig4", "Figure 4: early accumulation of information, non-aligned models", "As Figure 1, for base models."),
+        ("fig5", "Figure 5: telling correct from incorrect, non-aligned models", "As Figure 2, for base models."),
+    )
+):
+    add_table(TableEntry(_name, _title, _caption, ("model", "task"), of_run=False, place=100 + _place))
