@@ -9,19 +9,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fastsia.sia import registry
 from fastsia.sia.bootstrap import Bootstrap
 from fastsia.sia.estimate import Estimate, Resampled, problem_sums
-from fastsia.sia.registry import QUANTITIES, TABLES, TableEntry, add_table
+from fastsia.sia.registry import QUANTITIES, TABLES
 
 AUC_AT = (0.25, 0.5, 0.75)
 """Relative positions of the AUC in the table of runs."""
 
 
+@registry.table("runs", columns="run model task num_problems", place=10, of_run=False, from_run=False)
 def tabulate(summaries: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """One row a run: the headline numbers with their intervals (columns name, name_low, name_high).
+    """Runs.
+
+    One row a run, with 95 % intervals over problems.
 
     Args:
         summaries: By label, as in summary.json.
+
+    Returns:
+        One row a run: the headline numbers as columns name, name_low, name_high.
     """
     rows = []
     for label, summary in summaries.items():
@@ -62,14 +69,28 @@ def side_by_side(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     ]
 
 
+@registry.table(
+    "differences",
+    columns="run minus quantity difference low high num_problems paired",
+    place=20,
+    of_run=False,
+    from_run=False,
+)
 def differences(runs: Mapping[str, pd.DataFrame], *, num_resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """Every later run minus every earlier one, from their trajectories tables.
+    """Differences between runs.
 
-    Runs that share problem ids are compared on the shared problems, resampled together (paired); runs that share none
-    are resampled apart. Undefined values are left out of each run's own mean.
+    “run” minus “minus”, with 95 % intervals over problems. Paired: on the problems that both have, resampled together.
+    If an interval contains 0, these problems do not separate the two runs.
+
+    Args:
+        runs: Trajectories of each run, by label. Runs that share no problem ids are resampled apart. Undefined values
+            are left out of each run's own mean.
+        num_resamples: Bootstrap resamples.
+        seed: Of the resamples.
 
     Returns:
-        One row a pair and quantity: run, minus, quantity, difference, low, high, num_problems, paired.
+        One row a pair of runs, each later one minus each earlier one, and quantity: run, minus, quantity, difference,
+        low, high, num_problems, paired.
     """
     rows = [
         row
@@ -113,10 +134,21 @@ def _mean(frame: pd.DataFrame, ids: pd.Index, draws: Bootstrap, column: str) -> 
     return Resampled.ratio(*problem_sums(values, problem, len(ids)), draws)
 
 
+@registry.table(
+    "shuffled_prefix", columns="quantity num_problems original shuffled difference", place=30, from_run=False
+)
 def shuffled_table(
     original: pd.DataFrame, shuffled: pd.DataFrame, *, num_resamples: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
-    """Table 2: rho with prefixes as written and shuffled, and the difference, on the problems that both runs have.
+    """Shuffled prefix (the paper's Table 2).
+
+    Does the order of the reasoning matter, or only its words? At each checkpoint the tokens written so far were
+    shuffled behind the unchanged question, and new rollouts were drawn from there. “original” is this run, “shuffled”
+    that one, “difference” shuffled minus original, all on the problems that both have; “undefined” is the share of
+    trajectories without a ρ. Where ρ falls to about 0, shuffled text no longer leads the model towards the right
+    answer, so the order mattered. Where ρ stays, the words alone suffice. Where the original ρ is near 0, there was
+    nothing to lose. No row decides alone: where nothing moves, the cross-fitted ρ is 0 and the others are not; where
+    something moves, the cross-fitted ρ is too close to 0.
 
     Args:
         original: Trajectories of the run.
@@ -143,41 +175,3 @@ def shuffled_table(
         row |= (means["shuffled"] - means["original"]).estimate().columns("difference")
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-add_table(
-    TableEntry(
-        "runs",
-        "Runs",
-        "One row a run, with 95 % intervals over problems.",
-        ("run", "model", "task", "num_problems"),
-        of_run=False,
-        place=10,
-    )
-)
-add_table(
-    TableEntry(
-        "differences",
-        "Differences between runs",
-        "“run” minus “minus”, with 95 % intervals over problems. Paired: on the problems that both have, resampled "
-        "together. If an interval contains 0, these problems do not separate the two runs.",
-        ("run", "minus", "quantity", "difference", "low", "high", "num_problems", "paired"),
-        of_run=False,
-        place=20,
-    )
-)
-add_table(
-    TableEntry(
-        "shuffled_prefix",
-        "Shuffled prefix (the paper's Table 2)",
-        "Does the order of the reasoning matter, or only its words? At each checkpoint the tokens written so far were "
-        "shuffled behind the unchanged question, and new rollouts were drawn from there. “original” is this run, "
-        "“shuffled” that one, “difference” shuffled minus original, all on the problems that both have; “undefined” "
-        "is the share of trajectories without a ρ. Where ρ falls to about 0, shuffled text no longer leads the model "
-        "towards the right answer, so the order mattered. Where ρ stays, the words alone suffice. Where the original "
-        "ρ is near 0, there was nothing to lose. No row decides alone: where nothing moves, the cross-fitted ρ is 0 "
-        "and the others are not; where something moves, the cross-fitted ρ is too close to 0.",
-        ("quantity", "num_problems", "original", "shuffled", "difference"),
-        place=30,
-    )
-)

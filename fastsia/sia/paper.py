@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
+from fastsia.sia import registry
 from fastsia.sia.estimate import Estimate
-from fastsia.sia.registry import TableEntry, add_table
 from fastsia.tasks.models import known_model
 
 SOURCE = "The Stepwise Informativeness Assumption, arXiv 2604.06192v1"
@@ -78,11 +78,20 @@ def published_rho(model: str, task: str) -> float | None:
     return None if row is None or dataset is None else row[dataset]
 
 
+@registry.table("table1", columns="model task published rho", from_run=False, of_run=False, place=100)
 def table1(summaries: Mapping[tuple[str, str], Mapping[str, Any] | None]) -> pd.DataFrame:
-    """Ours beside the paper's Table 1, one row a (model, task); a summary of None is a run that is still missing.
+    """Table 1: alignment ρ by model and data set.
 
-    Columns: model, task, published, rho, rho_low, rho_high, difference (ours minus published), inside (whether the
-    published value lies in our interval), rho_cross_fitted, undefined_fraction, num_problems.
+    ρ is this run's, with its 95 % interval over problems; difference is ρ minus the published value; inside says
+    whether the published value is in the interval. “–”: not published, not run yet, or undefined. “stage” is the
+    model's training stage, “unknown” where it is not documented.
+
+    Args:
+        summaries: By (model, task), as in summary.json; None for a run that is still missing.
+
+    Returns:
+        One row a (model, task): model, task, published, rho, rho_low, rho_high, difference, inside, rho_cross_fitted,
+        undefined_fraction, num_problems.
     """
     rows = []
     for (model, task), summary in summaries.items():
@@ -99,12 +108,18 @@ def table1(summaries: Mapping[tuple[str, str], Mapping[str, Any] | None]) -> pd.
     return pd.DataFrame(rows)
 
 
+@registry.table("table2", columns="model task published rho", from_run=False, of_run=False, place=101)
 def table2(tables: Mapping[tuple[str, str], pd.DataFrame | None]) -> pd.DataFrame:
-    """Ours beside the paper's Table 2: for each (model, task) a row with the prefix original and one with it shuffled,
-    from `compare.shuffled_table` of each (None: still missing).
+    """Table 2: alignment ρ with the prefix as written and shuffled.
 
-    Columns: model, task, prefix; published to inside as in `table1`; change (our shuffled minus our original, on the
-    same problems) with change_low, change_high; rho_cross_fitted, undefined_fraction, num_problems.
+    As Table 1, on the problems that both runs have. change is shuffled minus original.
+
+    Args:
+        tables: `compare.shuffled_table` by (model, task); None for a run that is still missing.
+
+    Returns:
+        For each (model, task) a row with the prefix original and one with it shuffled: model, task, prefix; published
+        to inside as in `table1`; change, change_low, change_high; rho_cross_fitted, undefined_fraction, num_problems.
     """
     rows = []
     for (model, task), table in tables.items():
@@ -128,12 +143,18 @@ def table2(tables: Mapping[tuple[str, str], pd.DataFrame | None]) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
+@registry.table("table3", columns="model task published rho", from_run=False, of_run=False, place=102)
 def table3(tables: Mapping[tuple[str, str], pd.DataFrame | None]) -> pd.DataFrame:
-    """Ours beside the paper's Table 3: for each (model, task) a row for the run and one for its coarse estimate, from
-    the run's table "coarse_ablation" (None: still missing).
+    """Table 3: alignment ρ from half the rollouts at twice the stride.
 
-    Columns: model, task, estimate, num_rollouts, stride; published to inside as in `table1`; change (our coarse minus
-    our original); rho_cross_fitted, undefined_fraction.
+    As Table 1. change is coarse minus original; both are scored from the same stored rollouts.
+
+    Args:
+        tables: The run's table "coarse_ablation" by (model, task); None for a run that is still missing.
+
+    Returns:
+        For each (model, task) a row for the run and one for its coarse estimate: model, task, estimate, num_rollouts,
+        stride; published to inside as in `table1`; change; rho_cross_fitted, undefined_fraction.
     """
     rows = []
     for (model, task), table in tables.items():
@@ -197,45 +218,30 @@ def _paper_name(model: str) -> str:
     return model if known is None else known.name
 
 
-_SEPARABILITY = (
-    "AUC of −H for “ends correct” at relative positions, then by tokens written: at the last prefix length that at "
-    "least half of the trajectories reach, and half-way to it. ½ is chance."
-)
 _ACCUMULATION = (
     "The final gain in nats of trajectories that end correct and of those that end incorrect (below 0: a loss), and "
     "the share of it reached at a quarter, a half and three quarters of the reasoning; “–” where the final gain "
     "cannot be told from 0. Its sign follows from the outcome, since the answer is written down by then."
 )
-for _place, (_name, _title, _caption) in enumerate(
+_SEPARABILITY = (
+    "AUC of −H for “ends correct” at relative positions, then by tokens written: at the last prefix length that at "
+    "least half of the trajectories reach, and half-way to it. ½ is chance."
+)
+_SATURATION = (
+    "level: mean of the last fifth, nats. onset: the relative position from which the mean stays within 0.05 nats of "
+    "it; 1 means no plateau. rebound: how far it rises again after its lowest point, nats; sampling noise alone "
+    "produces some hundredths of a nat."
+)
+for _place, (_title, _caption) in enumerate(
     (
-        (
-            "table1",
-            "Table 1: alignment ρ by model and data set",
-            "ρ is this run's, with its 95 % interval over problems; difference is ρ minus the published value; inside "
-            "says whether the published value is in the interval. “–”: not published, not run yet, or undefined. "
-            "“stage” is the model's training stage, “unknown” where it is not documented.",
-        ),
-        (
-            "table2",
-            "Table 2: alignment ρ with the prefix as written and shuffled",
-            "As Table 1, on the problems that both runs have. change is shuffled minus original.",
-        ),
-        (
-            "table3",
-            "Table 3: alignment ρ from half the rollouts at twice the stride",
-            "As Table 1. change is coarse minus original; both are scored from the same stored rollouts.",
-        ),
-        ("fig1", "Figure 1: early accumulation of information, aligned models", _ACCUMULATION),
-        ("fig2", "Figure 2: telling correct from incorrect, aligned models", _SEPARABILITY),
-        (
-            "fig3",
-            "Figure 3: mean answer entropy by model family",
-            "level: mean of the last fifth, nats. onset: the relative position from which the mean stays within 0.05 "
-            "nats of it; 1 means no plateau. rebound: how far it rises again after its lowest point, nats; sampling "
-            "noise alone produces some hundredths of a nat.",
-        ),
-        ("fig4", "Figure 4: early accumulation of information, non-aligned models", "As Figure 1, for base models."),
-        ("fig5", "Figure 5: telling correct from incorrect, non-aligned models", "As Figure 2, for base models."),
-    )
+        ("early accumulation of information, aligned models", _ACCUMULATION),
+        ("telling correct from incorrect, aligned models", _SEPARABILITY),
+        ("mean answer entropy by model family", _SATURATION),
+        ("early accumulation of information, non-aligned models", "As Figure 1, for base models."),
+        ("telling correct from incorrect, non-aligned models", "As Figure 2, for base models."),
+    ),
+    start=1,
 ):
-    add_table(TableEntry(_name, _title, _caption, ("model", "task"), of_run=False, place=100 + _place))
+    registry.TABLES[f"fig{_place}"] = registry.TableEntry(
+        f"fig{_place}", f"Figure {_place}: {_title}", _caption, ("model", "task"), of_run=False, place=110 + _place
+    )

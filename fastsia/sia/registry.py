@@ -7,9 +7,11 @@ with the package, so a new one needs no further mention.
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import pandas as pd
 
@@ -17,6 +19,21 @@ if TYPE_CHECKING:
     from fastsia.sia.curves import Curve
     from fastsia.sia.estimate import Estimate
     from fastsia.sia.scored import Scored
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Described(NamedTuple):
+    """Title and caption of a table or figure."""
+
+    title: str
+    caption: str
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> Described:
+        """Reads a function's docstring: its first line is the title, the text up to Args or Returns is the caption."""
+        title, _, rest = (inspect.getdoc(function) or function.__name__).partition("\n")
+        return cls(title.rstrip("."), " ".join(re.split(r"\n(?:Args|Returns|Raises):\n", rest)[0].split()))
 
 
 @dataclass(frozen=True)
@@ -97,14 +114,31 @@ CURVES: list[Callable[[Scored], Iterable[Curve]]] = []
 """Functions that add curves to the analysis."""
 
 
-def add_table(entry: TableEntry) -> TableEntry:
-    """Registers a table."""
-    return TABLES.setdefault(entry.name, entry)
+def table(
+    name: str, *, columns: str = "", from_run: bool = True, of_run: bool = True, place: int = 1000
+) -> Callable[[Function], Function]:
+    """Registers the function that computes a table; its docstring is the table's title and caption.
+
+    Args:
+        name: See `TableEntry`.
+        columns: Columns that it always has, separated by spaces.
+        from_run: Whether the function computes the table from a `Scored` alone.
+        of_run: See `TableEntry`.
+        place: See `TableEntry`.
+    """
+
+    def register(function: Function) -> Function:
+        make = function if from_run else None
+        TABLES[name] = TableEntry(name, *Described.of(function), columns.split(), make, of_run, place)
+        return function
+
+    return register
 
 
 def add_quantity(quantity: Quantity) -> Quantity:
     """Registers a quantity."""
-    return QUANTITIES.setdefault(quantity.name, quantity)
+    QUANTITIES[quantity.name] = quantity
+    return quantity
 
 
 def tables_of_run() -> list[str]:

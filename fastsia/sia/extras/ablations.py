@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fastsia.sia import registry
 from fastsia.sia.curves import stride
 from fastsia.sia.entropy import gold_surprisal, share_null
-from fastsia.sia.registry import FACTS, TableEntry, add_table
+from fastsia.sia.registry import FACTS
 from fastsia.sia.scored import Scored
 from fastsia.sia.table import RolloutTable
 
@@ -37,8 +38,14 @@ def coarse(table: RolloutTable) -> RolloutTable:
     return coarser_stride(fewer_rollouts(table, max(int(table.count.max()) // 2, 1)), 2)
 
 
+_COLUMNS = "factor value num_rollouts stride alpha rho_pearson rho_spearman rho_cross_fitted"
+
+
+@registry.table("sensitivity", columns=_COLUMNS, place=90)
 def sensitivity(scored: Scored) -> pd.DataFrame:
-    """One row a way of scoring the same run.
+    """What ρ depends on.
+
+    The same rollouts scored again with another smoothing, fewer of them, or fewer checkpoints.
 
     Returns:
         Columns factor and value (what was changed), num_rollouts, stride, alpha; rho_pearson, rho_spearman and
@@ -69,14 +76,21 @@ def sensitivity(scored: Scored) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@registry.table("coarse_ablation", columns=_COLUMNS, place=40)
 def coarse_ablation(scored: Scored) -> pd.DataFrame:
-    """Table 3: the run as it is beside half its rollouts at twice its stride; columns as of `sensitivity`."""
+    """Coarser estimate (the paper's Table 3).
+
+    Would a cheaper run have given the same result? “as run” is this run; “coarse” scores the same rollouts as if only
+    half of them had been drawn, at every second checkpoint. Nothing is drawn anew. If ρ hardly changes, the finding
+    does not depend on the resolution. Where the distribution moves, expect both ρ closer to 0, the cross-fitted one
+    most, since it splits even fewer rollouts.
+    """
     part = Scored.of(coarse(scored.table), scored.config, origin=scored)
     return pd.DataFrame([_row("estimate", "as run", scored), _row("estimate", "coarse", part)])
 
 
 def reading_numbers(scored: Scored) -> dict[str, float | None]:
-    """Accuracy, null rate, H (nats, mean over trajectories of the mean over their checkpoints) and mean rho (Pearson) of
+    """Accuracy, null rate, H (nats, mean over trajectories of their means over checkpoints) and mean rho (Pearson) of
     one reading of the answers; None where undefined."""
     null = share_null(scored.table).sum(axis=0)
     rho = scored.rho["rho"]
@@ -118,28 +132,3 @@ def _readings(scored: Scored) -> dict[str, Any]:
 
 
 FACTS.append(_readings)
-_RHO = ("factor", "value", "num_rollouts", "stride", "alpha", "rho_pearson", "rho_spearman", "rho_cross_fitted")
-
-add_table(
-    TableEntry(
-        "coarse_ablation",
-        "Coarser estimate (the paper's Table 3)",
-        "Would a cheaper run have given the same result? “as run” is this run; “coarse” scores the same rollouts as if "
-        "only half of them had been drawn, at every second checkpoint. Nothing is drawn anew. If ρ hardly changes, the "
-        "finding does not depend on the resolution. Where the distribution moves, expect both ρ closer to 0, the "
-        "cross-fitted one most, since it splits even fewer rollouts.",
-        _RHO,
-        coarse_ablation,
-        place=40,
-    )
-)
-add_table(
-    TableEntry(
-        "sensitivity",
-        "What ρ depends on",
-        "The same rollouts scored again with another smoothing, fewer of them, or fewer checkpoints.",
-        _RHO,
-        sensitivity,
-        place=90,
-    )
-)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fastsia.sia.bootstrap import Bootstrap
+from fastsia.sia import registry
 from fastsia.sia.entropy import Checkpoints
 from fastsia.sia.estimate import Resampled
-from fastsia.sia.registry import TableEntry, add_table
+from fastsia.sia.scored import Scored
 from fastsia.sia.table import NULL, RolloutTable
 
 TAUS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.5, 2.0)
@@ -32,12 +32,18 @@ BUDGETS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 _EXACT = 1e-9  # equal entropies are summed in different orders
 
 
-def early_stop_table(table: RolloutTable, points: Checkpoints, bootstrap: Bootstrap) -> pd.DataFrame:
-    """One row a rule and setting.
+@registry.table("early_stop", columns="rule threshold checkpoints saved lost accuracy stopped", place=60)
+def early_stop_table(scored: Scored) -> pd.DataFrame:
+    """Early stopping, simulated.
 
-    Every trajectory stops at the first checkpoint that satisfies the rule, or at its last one, and answers with the
-    mode there. No rule reads the gold answer. Tokens of the rollouts, from which H and the mode are estimated, are not
-    counted.
+    Every trajectory is replayed up to the first checkpoint at which a rule stops it, and answers with its most
+    frequent answer there. entropy: H is at most the threshold. plateau: H moved by at most the threshold over this
+    many checkpoints. mode: the most frequent answer was the same over this many checkpoints. length: this many tokens
+    are written; the control, which uses no signal. “saved” is the share of all trajectories' tokens, “lost” the fall
+    in accuracy against never stopping (below 0: a gain). The tokens of the rollouts from which H and the mode are
+    estimated are not counted. They are usually many times what is saved, so the table shows what the signal is worth,
+    not what a run would cost. An early mode is a majority vote of many continuations that go on reasoning, while the
+    last one is mostly a single text's own answer: a gain comes from the vote.
 
     Returns:
         rule: "never", "entropy" (H <= threshold), "plateau" (max H - min H <= threshold over the last `checkpoints`),
@@ -50,6 +56,7 @@ def early_stop_table(table: RolloutTable, points: Checkpoints, bootstrap: Bootst
         accuracy: Accuracy of the mode at the stop. All three with _low and _high.
         stopped: Share of trajectories that stopped before their last checkpoint.
     """
+    table, points = scored.table, scored.points
     last = table.last
     full = table.checkpoint[last].astype(np.float64)
     right = points.majority_right.astype(np.float64)
@@ -70,7 +77,7 @@ def early_stop_table(table: RolloutTable, points: Checkpoints, bootstrap: Bootst
         "checkpoints": pd.array([length for _, _, length, _ in settings], dtype="Int64"),
     }
     for name, (values, below) in shares.items():
-        found |= Resampled.ratio(np.add.reduceat(values, starts, axis=0), below, bootstrap).columns(name)
+        found |= Resampled.ratio(np.add.reduceat(values, starts, axis=0), below, scored.bootstrap).columns(name)
     found["stopped"] = (stop < last[:, None]).mean(axis=0)
     return pd.DataFrame(found)
 
@@ -107,23 +114,3 @@ def _spread(table: RolloutTable, values: np.ndarray, length: int) -> np.ndarray:
         np.maximum(high[back:], values[:-back], out=high[back:])
     place = np.arange(table.num_checkpoints) - table.first[table.trajectory_of_checkpoint]
     return np.where(place >= length - 1, high - low, np.inf)
-
-
-add_table(
-    TableEntry(
-        "early_stop",
-        "Early stopping, simulated",
-        "Every trajectory is replayed up to the first checkpoint at which a rule stops it, and answers with its most "
-        "frequent answer there. entropy: H is at most the threshold. plateau: H moved by at most the threshold over "
-        "this many checkpoints. mode: the most frequent answer was the same over this many checkpoints. length: this "
-        "many tokens are written; the control, which uses no signal. “saved” is the share of all trajectories' "
-        "tokens, “lost” the fall in accuracy against never stopping (below 0: a gain). The tokens of the rollouts "
-        "from which H and the mode are estimated are not counted. They are usually many times what is saved, so the "
-        "table shows what the signal is worth, not what a run would cost. An early mode is a majority vote of many "
-        "continuations that go on reasoning, while the last one is mostly a single text's own answer: a gain comes "
-        "from the vote.",
-        ("rule", "threshold", "checkpoints", "saved", "lost", "accuracy", "stopped"),
-        lambda scored: early_stop_table(scored.table, scored.points, scored.bootstrap),
-        place=60,
-    )
-)

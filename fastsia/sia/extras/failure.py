@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from fastsia.sia import registry
 from fastsia.sia.curves import GRID, score_auc
 from fastsia.sia.estimate import Resampled
-from fastsia.sia.registry import TableEntry, add_table
 from fastsia.sia.scored import Scored
 from fastsia.sia.table import NULL, RolloutTable
 
@@ -30,15 +30,22 @@ def answer_margin(table: RolloutTable) -> np.ndarray:
     return (ranked[first] - second) / table.count
 
 
+@registry.table(
+    "failure_detection",
+    columns="position num_correct num_incorrect auc_entropy auc_margin margin_minus_entropy",
+    place=70,
+)
 def failure_table(scored: Scored) -> pd.DataFrame:
-    """One row a position of `POSITIONS`.
+    """Failure prediction.
 
-    Signals: entropy, H_t; token_entropy, the mean entropy of the tokens written so far (undefined before the first
-    token, left out without traces); margin, minus the `answer_margin`.
+    AUC for “this trajectory will end incorrect” of three signals that do not use the gold answer: answer entropy H;
+    the mean entropy of the tokens written so far; and the margin, the share of the most frequent answer minus that of
+    the second. ½ is chance. Differences are to H, paired: on the same trajectories and the same resamples.
 
     Returns:
-        Columns position, num_correct, num_incorrect; auc_SIGNAL, the AUC for "ends incorrect"; SIGNAL_minus_entropy,
-        the difference to H on the same trajectories and resamples. Each with _low and _high.
+        One row a position of `POSITIONS`: position, num_correct, num_incorrect; auc_SIGNAL, the AUC for "ends
+        incorrect"; SIGNAL_minus_entropy, the difference to H. Each with _low and _high. Signals: entropy; token_entropy
+        (undefined before the first token, left out without traces); margin, minus the `answer_margin`.
     """
     table, correct = scored.table, scored.correct
     positions = np.array(POSITIONS)
@@ -72,18 +79,3 @@ def failure_table(scored: Scored) -> pd.DataFrame:
         found |= signal.columns(f"auc_{name}")
         differences |= (signal - same).columns(f"{name}_minus_entropy")
     return pd.DataFrame(found | differences)
-
-
-add_table(
-    TableEntry(
-        "failure_detection",
-        "Failure prediction",
-        "AUC for “this trajectory will end incorrect” of three signals that do not use the gold answer: answer "
-        "entropy H; the mean entropy of the tokens written so far; and the margin, the share of the most frequent "
-        "answer minus that of the second. ½ is chance. Differences are to H, paired: on the same trajectories and the "
-        "same resamples.",
-        ("position", "num_correct", "num_incorrect", "auc_entropy", "auc_margin", "margin_minus_entropy"),
-        failure_table,
-        place=70,
-    )
-)

@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fastsia.sia import registry
 from fastsia.sia.alignment import pearson
 from fastsia.sia.bootstrap import Bootstrap
 from fastsia.sia.curves import weighted_auc
 from fastsia.sia.estimate import Resampled
-from fastsia.sia.registry import TableEntry, add_table
 
 KEY = ["problem_id", "trajectory", "checkpoint"]
 
 
+@registry.table("forced_answers", columns="scorer quantity value num_trajectories", place=80, from_run=False)
 def forced_table(
     forced: pd.DataFrame,
     checkpoints: pd.DataFrame,
@@ -24,18 +25,13 @@ def forced_table(
     num_resamples: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """One row a scorer and quantity: scorer, quantity, value, value_low, value_high, num_trajectories.
+    """Log-probabilities of the answers.
 
-    Every quantity is a mean over the trajectories that define it, with a 95 % interval over problems:
-
-    - `entropy_with_rollouts`, `surprisal_with_rollouts`: correlation over a trajectory's checkpoints of the forced
-      entropy with H_t, of the forced gold surprisal with s_t.
-    - `alignment`: correlation of the forced entropy with the forced gold surprisal. No samples are involved, so the two
-      share no sampling error.
-    - `reduction_correct`, `reduction_incorrect`: forced gold surprisal at the first checkpoint minus that at the last,
-      nats (the conditional-entropy reduction of "Measuring Reasoning Utility in LLMs via Conditional Entropy
-      Reduction").
-    - `auc_reduction`: AUC of that reduction for "ends correct".
+    Another quantity than the rest of this page: the answer that a model would give at once. After each prefix the cue
+    that opens an answer is inserted and each candidate answer's probability is computed, without a rollout. The first
+    two rows correlate these with the rollouts' H and s along each trajectory; “alignment” is ρ of the forced entropy
+    and the forced gold surprisal, which share no sample; “reduction” is by how many nats the reasoning lowered the
+    gold surprisal, and its AUC shows how well that separates trajectories that end correct.
 
     Args:
         forced: Columns problem_id, trajectory, checkpoint, scorer, gold_logprob, entropy.
@@ -43,6 +39,15 @@ def forced_table(
         trajectories: The run's table.
         num_resamples: Bootstrap resamples.
         seed: Of the resamples.
+
+    Returns:
+        One row a scorer and quantity: scorer, quantity, value, value_low, value_high, num_trajectories. Every quantity
+        is a mean over the trajectories that define it, with a 95 % interval over problems. `entropy_with_rollouts`,
+        `surprisal_with_rollouts`: correlation over a trajectory's checkpoints of the forced entropy with H_t, of the
+        forced gold surprisal with s_t. `alignment`: of the forced entropy with the forced gold surprisal.
+        `reduction_correct`, `reduction_incorrect`: forced gold surprisal at the first checkpoint minus that at the
+        last, nats (the conditional-entropy reduction of "Measuring Reasoning Utility in LLMs via Conditional Entropy
+        Reduction"). `auc_reduction`: AUC of that reduction for "ends correct".
     """
     rows: list[dict[str, Any]] = []
     for scorer, own in forced.groupby("scorer", sort=False):
@@ -85,19 +90,3 @@ def _of_scorer(
         {"quantity": name, **(estimate := each.estimate()).columns("value"), "num_trajectories": estimate.n}
         for name, each in found.items()
     ]
-
-
-add_table(
-    TableEntry(
-        "forced_answers",
-        "Log-probabilities of the answers",
-        "Another quantity than the rest of this page: the answer that a model would give at once. After each prefix "
-        "the cue that opens an answer is inserted and each candidate answer's probability is computed, without a "
-        "rollout. The first two rows correlate these with the rollouts' H and s along each trajectory; “alignment” is "
-        "ρ of the forced entropy and the forced gold surprisal, which share no sample; “reduction” is by how many "
-        "nats the reasoning lowered the gold surprisal, and its AUC shows how well that separates trajectories that "
-        "end correct.",
-        ("scorer", "quantity", "value", "num_trajectories"),
-        place=80,
-    )
-)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fastsia.sia import registry
 from fastsia.sia.curves import GROUPS
 from fastsia.sia.estimate import Resampled
-from fastsia.sia.registry import COLUMNS, FACTS, Quantity, TableEntry, add_quantity, add_table
+from fastsia.sia.registry import COLUMNS, FACTS, Quantity, add_quantity
 from fastsia.sia.scored import Scored
 from fastsia.sia.token_traces import FORKING_NATS
 
@@ -28,12 +29,25 @@ MEANS = {
 """Means in the table, and the columns of the trajectories that they are the means of."""
 
 
+@registry.table(
+    "token_level",
+    columns="group num_trajectories num_answer_parts accuracy token_entropy answer_entropy_mean",
+    place=50,
+)
 def token_level_table(scored: Scored) -> pd.DataFrame | None:
-    """One row a group (all, ends correct, ends incorrect).
+    """Token level and answer level.
+
+    Uncertainty about the next token beside uncertainty about the answer: means over trajectories, nats. “forking
+    share” is the share of a trajectory's tokens that belong to the fifth of this run's tokens with the highest
+    entropy; “forking share fixed” is the share above 0.672 nats, which is the same threshold in every run. The answer
+    part begins after a <think> block, or else at the marker after which the answer is read; “answer parts” counts the
+    trajectories that have one. The others count as thinking throughout. “answer entropy” is H at the first checkpoint,
+    averaged over all checkpoints, and at the last.
 
     Returns:
-        Columns group, num_trajectories, num_answer_parts, and the means over trajectories of `MEANS` (nats) as name,
-        name_low, name_high; accuracy of all trajectories only. None for a run without token entropies.
+        One row a group (all, ends correct, ends incorrect): group, num_trajectories, num_answer_parts, and the means
+        over trajectories of `MEANS` (nats) as name, name_low, name_high; accuracy of all trajectories only. None for a
+        run without token entropies.
     """
     if scored.traces is None:
         return None
@@ -72,19 +86,3 @@ COLUMNS["trajectories"].append(_columns)
 FACTS.append(_threshold)
 for _name in ("token_entropy", "token_entropy_thinking", "token_entropy_answer_part", "forking_share_fixed"):
     add_quantity(Quantity(_name, column=_name, key=None, compared=False))
-
-add_table(
-    TableEntry(
-        "token_level",
-        "Token level and answer level",
-        "Uncertainty about the next token beside uncertainty about the answer: means over trajectories, nats. "
-        "“forking share” is the share of a trajectory's tokens that belong to the fifth of this run's tokens with the "
-        "highest entropy; “forking share fixed” is the share above 0.672 nats, which is the same threshold in every "
-        "run. The answer part begins after a <think> block, or else at the marker after which the answer is read; "
-        "“answer parts” counts the trajectories that have one. The others count as thinking throughout. “answer "
-        "entropy” is H at the first checkpoint, averaged over all checkpoints, and at the last.",
-        ("group", "num_trajectories", "num_answer_parts", *MEANS),
-        token_level_table,
-        place=50,
-    )
-)
