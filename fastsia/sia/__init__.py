@@ -1,14 +1,19 @@
 """Statistics of the Stepwise Informativeness Assumption over a stored table of rollouts. Needs no model."""
 
-from fastsia.sia.analysis import Analysis, analyze_rollouts, analyze_table, encode_readings, reading_of, uneven_counts
+from fastsia.sia.analysis import Analysis, analyze_rollouts, analyze_table
 from fastsia.sia.compare import differences, outcome_baseline, shuffled_table, side_by_side, tabulate
-from fastsia.sia.forced import forced_table
+from fastsia.sia.estimate import Estimate, Resampled, spread
+from fastsia.sia.extras.forced import forced_table
+from fastsia.sia.notes import uneven_counts
 from fastsia.sia.paper import published_rho, table1, table2, table3
-from fastsia.sia.signatures import ride_lengths
-from fastsia.sia.token_level import TokenTraces
+from fastsia.sia.readings import encode_readings, reading_of
+from fastsia.sia.registry import tables_of_run
+from fastsia.sia.token_traces import TokenTraces
 
 __all__ = [
     "Analysis",
+    "Estimate",
+    "Resampled",
     "TokenTraces",
     "analyze_rollouts",
     "analyze_table",
@@ -18,12 +23,13 @@ __all__ = [
     "outcome_baseline",
     "published_rho",
     "reading_of",
-    "ride_lengths",
     "shuffled_table",
     "side_by_side",
+    "spread",
     "table1",
     "table2",
     "table3",
+    "tables_of_run",
     "tabulate",
     "uneven_counts",
 ]

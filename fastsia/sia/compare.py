@@ -2,54 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fastsia.sia.bootstrap import Bootstrap, interval
+from fastsia.sia import registry
+from fastsia.sia.bootstrap import Bootstrap
+from fastsia.sia.estimate import Estimate, Resampled, problem_sums
+from fastsia.sia.registry import QUANTITIES, TABLES
 
-QUANTITIES = {
-    "rho_pearson": "rho",
-    "rho_spearman": "rho_spearman",
-    "rho_cross_fitted": "rho_cross_fitted",
-    "accuracy": "correct",
-    "gain": "gain",
-    "entropy_mean": "mean_entropy",
-    "entropy_final": "final_entropy",
-    "token_entropy": "token_entropy",
-    "token_entropy_thinking": "token_entropy_thinking",
-    "token_entropy_answer_part": "token_entropy_answer_part",
-    "forking_share_fixed": "forking_share_fixed",
-}
-"""What is compared, and the column of the trajectories table that holds it, where the run has it."""
+AUC_AT = (0.25, 0.5, 0.75)
+"""Relative positions of the AUC in the table of runs."""
 
 
+@registry.table("runs", columns="run model task num_problems", place=10, of_run=False, from_run=False)
 def tabulate(summaries: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """One row a run, by label: the headline numbers with their intervals (columns name, name_low, name_high)."""
+    """Runs.
+
+    One row a run, with 95 % intervals over problems.
+
+    Args:
+        summaries: By label, as in summary.json.
+
+    Returns:
+        One row a run: the headline numbers as columns name, name_low, name_high.
+    """
     rows = []
     for label, summary in summaries.items():
-        ci = summary.get("ci") or {}
-        row: dict[str, Any] = {
-            "run": label,
-            "model": summary.get("model"),
-            "task": summary.get("task"),
-            "num_problems": summary.get("num_problems"),
-        }
-        for name in ("accuracy", "null_rate", "entropy_first", "entropy_final", "gain"):
-            row |= _with_limits(name, summary.get(name), ci.get(name))
-        rho, rho_ci = summary.get("rho") or {}, ci.get("rho") or {}
-        for name in ("pearson", "spearman", "cross_fitted", "cross_fitted_corrected"):
-            row |= _with_limits(f"rho_{name}", rho.get(name), rho_ci.get(name))
-        row["undefined_fraction"] = rho.get("undefined_fraction")
-        for place, point in enumerate(summary.get("auc") or []):
-            if point["position"] in (0.25, 0.5, 0.75):
-                limits = (ci.get("auc") or [None] * (place + 1))[place]
-                row |= _with_limits(f"auc_{round(100 * point['position'])}", point["auc"], limits)
+        row: dict[str, Any] = {"run": label} | {name: summary.get(name) for name in ("model", "task", "num_problems")}
+        for name, quantity in QUANTITIES.items():
+            if quantity.compared and quantity.key is not None:
+                row |= Estimate.of_summary(summary, quantity.key or name).columns(name)
+        row["undefined_fraction"] = Estimate.of_summary(summary, "rho.undefined_fraction").value
+        for position in AUC_AT:
+            if (auc := auc_at(summary, position)) is not None:
+                row |= auc.columns(f"auc_{round(100 * position)}")
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def auc_at(summary: Mapping[str, Any], position: float) -> Estimate | None:
+    """The AUC of a summary at a relative position; None where it has none there."""
+    points, intervals = summary.get("auc") or [], (summary.get("ci") or {}).get("auc")
+    for point, bounds in zip(points, intervals or [None] * len(points), strict=True):
+        if point["position"] == position:
+            return Estimate(point["auc"], *(bounds or (None, None)), point["num_correct"] + point["num_incorrect"])
+    return None
 
 
 def outcome_baseline(trajectories: pd.DataFrame) -> float | None:
@@ -62,102 +63,115 @@ def outcome_baseline(trajectories: pd.DataFrame) -> float | None:
 
 
 def side_by_side(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The same table of several runs, one under the other: a column `run` with their labels, and theirs."""
+    """Concatenates the same table of several runs; a first column `run` has their labels."""
     return pd.concat([table.assign(run=label) for label, table in tables.items()], ignore_index=True)[
         ["run", *next(iter(tables.values())).columns]
     ]
 
 
-def _with_limits(name: str, value: float | None, limits: list[float] | None) -> dict[str, float | None]:
-    low, high = limits or (None, None)
-    return {name: value, f"{name}_low": low, f"{name}_high": high}
-
-
+@registry.table(
+    "differences",
+    columns="run minus quantity difference low high num_problems paired",
+    place=20,
+    of_run=False,
+    from_run=False,
+)
 def differences(runs: Mapping[str, pd.DataFrame], *, num_resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """Every later run minus every earlier one, from their trajectories tables.
+    """Differences between runs.
 
-    Runs that share problem ids are compared on the shared problems, resampled together (paired); runs that share none
-    are resampled apart. One row a pair and quantity: run, minus, quantity, difference, low, high, num_problems, paired.
-    Undefined values are left out of each run's own mean.
+    “run” minus “minus”, with 95 % intervals over problems. Paired: on the problems that both have, resampled together.
+    If an interval contains 0, these problems do not separate the two runs.
+
+    Args:
+        runs: Trajectories of each run, by label. Runs that share no problem ids are resampled apart. Undefined values
+            are left out of each run's own mean.
+        num_resamples: Bootstrap resamples.
+        seed: Of the resamples.
+
+    Returns:
+        One row a pair of runs, each later one minus each earlier one, and quantity: run, minus, quantity, difference,
+        low, high, num_problems, paired.
     """
     rows = [
         row
         for (first, a), (second, b) in combinations(runs.items(), 2)
         for row in _pair(first, a, second, b, num_resamples, seed)
     ]
-    return pd.DataFrame(
-        rows, columns=["run", "minus", "quantity", "difference", "low", "high", "num_problems", "paired"]
-    )
+    return pd.DataFrame(rows, columns=list(TABLES["differences"].columns))
 
 
 def _pair(
     first: str, a: pd.DataFrame, second: str, b: pd.DataFrame, num_resamples: int, seed: int
-) -> list[dict[str, Any]]:
-    shared = pd.Index(a["problem_id"].unique()).intersection(pd.Index(b["problem_id"].unique()), sort=False)
+) -> Iterator[dict[str, Any]]:
+    own = [pd.Index(frame["problem_id"].unique()) for frame in (a, b)]
+    shared = own[0].intersection(own[1], sort=False)
     paired = len(shared) > 0
-    ids_a = shared if paired else pd.Index(a["problem_id"].unique())
-    ids_b = shared if paired else pd.Index(b["problem_id"].unique())
-    draws_a = Bootstrap.draw(len(ids_a), num_resamples, seed)
-    draws_b = draws_a if paired else Bootstrap.draw(len(ids_b), num_resamples, seed + 1)
-    rows = []
-    for quantity, column in QUANTITIES.items():
-        if column not in a or column not in b:
+    ids = [shared, shared] if paired else own
+    draws = [Bootstrap.draw(len(ids[0]), num_resamples, seed)]
+    draws.append(draws[0] if paired else Bootstrap.draw(len(ids[1]), num_resamples, seed + 1))
+    for quantity in QUANTITIES.values():
+        column = quantity.column
+        if column is None or column not in a or column not in b:
             continue
-        above_a, below_a = _sums(a, ids_a, column)
-        above_b, below_b = _sums(b, ids_b, column)
-        if not below_a.sum() or not below_b.sum():
-            continue
-        value = above_b.sum() / below_b.sum() - above_a.sum() / below_a.sum()
-        low, high = interval(draws_b.ratio(above_b, below_b) - draws_a.ratio(above_a, below_a))
-        rows.append(
-            {
+        of_a, of_b = (_mean(*each, column) for each in zip((a, b), ids, draws, strict=True))
+        if not np.isnan(of_a.value + of_b.value):
+            change = (of_b - of_a).estimate()
+            yield {
                 "run": second,
                 "minus": first,
-                "quantity": quantity,
-                "difference": float(value),
-                "low": float(low) if np.isfinite(low) else None,
-                "high": float(high) if np.isfinite(high) else None,
-                "num_problems": min(len(ids_a), len(ids_b)),
+                "quantity": quantity.name,
+                "difference": change.value,
+                "low": change.low,
+                "high": change.high,
+                "num_problems": min(map(len, ids)),
                 "paired": paired,
             }
-        )
-    return rows
 
 
-def _sums(frame: pd.DataFrame, ids: pd.Index, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """Per problem of ids: the sum of the defined values and their number, float64 [P]."""
-    place = ids.get_indexer(pd.Index(frame["problem_id"]))
-    values = frame[column].astype(np.float64).to_numpy()
-    kept = (place >= 0) & ~np.isnan(values)
-    above = np.bincount(place[kept], weights=values[kept], minlength=len(ids))
-    return above, np.bincount(place[kept], minlength=len(ids)).astype(np.float64)
+def _mean(frame: pd.DataFrame, ids: pd.Index, draws: Bootstrap, column: str) -> Resampled:
+    """Mean of a column over the trajectories of some problems, where it is defined."""
+    values, problem = frame[column].astype(np.float64).to_numpy(), ids.get_indexer(pd.Index(frame["problem_id"]))
+    return Resampled.ratio(*problem_sums(values, problem, len(ids)), draws)
 
 
+@registry.table(
+    "shuffled_prefix", columns="quantity num_problems original shuffled difference", place=30, from_run=False
+)
 def shuffled_table(
     original: pd.DataFrame, shuffled: pd.DataFrame, *, num_resamples: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
-    """Table 2, from the trajectories tables of two analyses: rho with prefixes as written and permuted, and the
-    difference, each with its 95 % interval over the problems that both have."""
+    """Shuffled prefix (the paper's Table 2).
+
+    Does the order of the reasoning matter, or only its words? At each checkpoint the tokens written so far were
+    shuffled behind the unchanged question, and new rollouts were drawn from there. “original” is this run, “shuffled”
+    that one, “difference” shuffled minus original, all on the problems that both have; “undefined” is the share of
+    trajectories without a ρ. Where ρ falls to about 0, shuffled text no longer leads the model towards the right
+    answer, so the order mattered. Where ρ stays, the words alone suffice. Where the original ρ is near 0, there was
+    nothing to lose. No row decides alone: where nothing moves, the cross-fitted ρ is 0 and the others are not; where
+    something moves, the cross-fitted ρ is too close to 0.
+
+    Args:
+        original: Trajectories of the run.
+        shuffled: Trajectories of the run with shuffled prefixes.
+        num_resamples: Bootstrap resamples.
+        seed: Of the resamples.
+
+    Returns:
+        One row a form of rho: quantity, num_problems; original, shuffled, difference with _low and _high;
+        original_undefined and shuffled_undefined, the shares of trajectories without a rho.
+    """
     ids = pd.Index(original["problem_id"].unique())
     ids = ids.intersection(pd.Index(shuffled["problem_id"].unique()), sort=False)
     draws = Bootstrap.draw(len(ids), num_resamples, seed)
+    frames = {"original": original, "shuffled": shuffled}
     rows = []
     for quantity in ("rho_pearson", "rho_spearman", "rho_cross_fitted"):
-        column = QUANTITIES[quantity]
+        column = str(QUANTITIES[quantity].column)
         row: dict[str, Any] = {"quantity": quantity, "num_problems": len(ids)}
-        values, samples = [], []
-        for name, frame in (("original", original), ("shuffled", shuffled)):
-            above, below = _sums(frame, ids, column)
-            values.append(above.sum() / below.sum() if below.sum() else np.nan)
-            samples.append(draws.ratio(above, below))
-            row |= _limited(name, values[-1], samples[-1])
+        means = {name: _mean(frame, ids, draws, column) for name, frame in frames.items()}
+        for name, frame in frames.items():
+            row |= means[name].estimate().columns(name)
             row[f"{name}_undefined"] = float(frame.loc[frame["problem_id"].isin(ids), column].isna().mean())
-        row |= _limited("difference", values[1] - values[0], samples[1] - samples[0])
+        row |= (means["shuffled"] - means["original"]).estimate().columns("difference")
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _limited(name: str, value: float, samples: np.ndarray) -> dict[str, float | None]:
-    low, high = interval(samples)
-    numbers = {name: value, f"{name}_low": float(low), f"{name}_high": float(high)}
-    return {key: float(number) if np.isfinite(number) else None for key, number in numbers.items()}

@@ -1,4 +1,4 @@
-"""The paper's published mean alignments, to print ours beside. The numbers are facts, the reading of them ours.
+"""The paper's published mean alignments, to print beside a run's own.
 
 Source: The Stepwise Informativeness Assumption, arXiv 2604.06192v1, Tables 1, 2 and 3. Its text gives up to 600
 generated tokens; temperature, top-p, rollouts and stride are not in the text we hold, nor which ARC subset was used.
@@ -13,6 +13,8 @@ from typing import Any
 import pandas as pd
 
 from fastsia.models.registry import known_model
+from fastsia.sia import registry
+from fastsia.sia.estimate import Estimate
 
 SOURCE = "The Stepwise Informativeness Assumption, arXiv 2604.06192v1"
 
@@ -76,35 +78,48 @@ def published_rho(model: str, task: str) -> float | None:
     return None if row is None or dataset is None else row[dataset]
 
 
+@registry.table("table1", columns="model task published rho", from_run=False, of_run=False, place=100)
 def table1(summaries: Mapping[tuple[str, str], Mapping[str, Any] | None]) -> pd.DataFrame:
-    """Ours beside the paper's Table 1, one row a (model, task); a summary of None is a run that is still missing.
+    """Table 1: alignment ρ by model and data set.
 
-    Columns: model, task, published, rho, rho_low, rho_high, difference (ours minus published), inside (whether the
-    published value lies in our interval), rho_cross_fitted, undefined_fraction, num_problems.
+    ρ is this run's, with its 95 % interval over problems; difference is ρ minus the published value; inside says
+    whether the published value is in the interval. “–”: not published, not run yet, or undefined. “stage” is the
+    model's training stage, “unknown” where it is not documented.
+
+    Args:
+        summaries: By (model, task), as in summary.json; None for a run that is still missing.
+
+    Returns:
+        One row a (model, task): model, task, published, rho, rho_low, rho_high, difference, inside, rho_cross_fitted,
+        undefined_fraction, num_problems.
     """
     rows = []
     for (model, task), summary in summaries.items():
-        rho, limits = _of(summary, "rho"), _of(_of(summary, "ci"), "rho").get("pearson")
-        low, high = limits or (None, None)
         rows.append(
             {
                 "model": model,
                 "task": task,
-                **_beside(published_rho(model, task), rho.get("pearson"), low, high),
-                "rho_cross_fitted": rho.get("cross_fitted"),
-                "undefined_fraction": rho.get("undefined_fraction"),
+                **_beside(published_rho(model, task), Estimate.of_summary(summary, "rho.pearson")),
+                "rho_cross_fitted": Estimate.of_summary(summary, "rho.cross_fitted").value,
+                "undefined_fraction": Estimate.of_summary(summary, "rho.undefined_fraction").value,
                 "num_problems": (summary or {}).get("num_problems"),
             }
         )
     return pd.DataFrame(rows)
 
 
+@registry.table("table2", columns="model task published rho", from_run=False, of_run=False, place=101)
 def table2(tables: Mapping[tuple[str, str], pd.DataFrame | None]) -> pd.DataFrame:
-    """Ours beside the paper's Table 2: for each (model, task) a row with the prefix original and one with it shuffled,
-    from `compare.shuffled_table` of each (None: still missing).
+    """Table 2: alignment ρ with the prefix as written and shuffled.
 
-    Columns: model, task, prefix; published to inside as in `table1`; change (our shuffled minus our original, on the
-    same problems) with change_low, change_high; rho_cross_fitted, undefined_fraction, num_problems.
+    As Table 1, on the problems that both runs have. change is shuffled minus original.
+
+    Args:
+        tables: `compare.shuffled_table` by (model, task); None for a run that is still missing.
+
+    Returns:
+        For each (model, task) a row with the prefix original and one with it shuffled: model, task, prefix; published
+        to inside as in `table1`; change, change_low, change_high; rho_cross_fitted, undefined_fraction, num_problems.
     """
     rows = []
     for (model, task), table in tables.items():
@@ -118,10 +133,8 @@ def table2(tables: Mapping[tuple[str, str], pd.DataFrame | None]) -> pd.DataFram
                     "model": model,
                     "task": task,
                     "prefix": prefix,
-                    **_beside(published, *(ours.get(f"{prefix}{end}") for end in ("", "_low", "_high"))),
-                    "change": change.get("difference"),
-                    "change_low": change.get("difference_low"),
-                    "change_high": change.get("difference_high"),
+                    **_beside(published, _cell(ours, prefix)),
+                    **_cell(change, "difference").columns("change"),
                     "rho_cross_fitted": fitted.get(prefix),
                     "undefined_fraction": ours.get(f"{prefix}_undefined"),
                     "num_problems": ours.get("num_problems"),
@@ -130,12 +143,18 @@ def table2(tables: Mapping[tuple[str, str], pd.DataFrame | None]) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
+@registry.table("table3", columns="model task published rho", from_run=False, of_run=False, place=102)
 def table3(tables: Mapping[tuple[str, str], pd.DataFrame | None]) -> pd.DataFrame:
-    """Ours beside the paper's Table 3: for each (model, task) a row for the run and one for its coarse estimate, from
-    the run's table "coarse_ablation" (None: still missing).
+    """Table 3: alignment ρ from half the rollouts at twice the stride.
 
-    Columns: model, task, estimate, num_rollouts, stride; published to inside as in `table1`; change (our coarse minus
-    our original); rho_cross_fitted, undefined_fraction.
+    As Table 1. change is coarse minus original; both are scored from the same stored rollouts.
+
+    Args:
+        tables: The run's table "coarse_ablation" by (model, task); None for a run that is still missing.
+
+    Returns:
+        For each (model, task) a row for the run and one for its coarse estimate: model, task, estimate, num_rollouts,
+        stride; published to inside as in `table1`; change; rho_cross_fitted, undefined_fraction.
     """
     rows = []
     for (model, task), table in tables.items():
@@ -151,7 +170,7 @@ def table3(tables: Mapping[tuple[str, str], pd.DataFrame | None]) -> pd.DataFram
                     "estimate": estimate,
                     "num_rollouts": ours.get("num_rollouts"),
                     "stride": ours.get("stride"),
-                    **_beside(published, *(ours.get(f"rho_pearson{end}") for end in ("", "_low", "_high"))),
+                    **_beside(published, _cell(ours, "rho_pearson")),
                     "change": change if estimate == "coarse" else None,
                     "rho_cross_fitted": ours.get("rho_cross_fitted"),
                     "undefined_fraction": ours.get("undefined_fraction"),
@@ -167,15 +186,18 @@ def _published(
     return table.get(_paper_name(model), (None, None)) if task == "gsm8k" else (None, None)
 
 
-def _beside(published: float | None, rho: float | None, low: float | None, high: float | None) -> dict[str, Any]:
-    bounded = _is_number(published) and _is_number(low) and _is_number(high)
+def _cell(record: Mapping[str, Any], name: str) -> Estimate:
+    """An estimate of a row of a wide table; undefined where the row lacks it."""
+    return Estimate(*(record.get(name + end) for end in ("", "_low", "_high")))
+
+
+def _beside(published: float | None, ours: Estimate) -> dict[str, Any]:
+    bounded = all(map(_is_number, (published, ours.low, ours.high)))
     return {
         "published": published,
-        "rho": rho,
-        "rho_low": low,
-        "rho_high": high,
-        "difference": _less(rho, published),
-        "inside": bool(low <= published <= high) if bounded else None,  # type: ignore[operator]
+        **ours.columns("rho"),
+        "difference": _less(ours.value, published),
+        "inside": bool(ours.low <= published <= ours.high) if bounded else None,  # type: ignore[operator]
     }
 
 
@@ -196,6 +218,30 @@ def _paper_name(model: str) -> str:
     return model if known is None else known.name
 
 
-def _of(mapping: Mapping[str, Any] | None, key: str) -> Mapping[str, Any]:
-    """A mapping's mapping, empty where there is none."""
-    return (mapping or {}).get(key) or {}
+_ACCUMULATION = (
+    "The final gain in nats of trajectories that end correct and of those that end incorrect (below 0: a loss), and "
+    "the share of it reached at a quarter, a half and three quarters of the reasoning; “–” where the final gain "
+    "cannot be told from 0. Its sign follows from the outcome, since the answer is written down by then."
+)
+_SEPARABILITY = (
+    "AUC of −H for “ends correct” at relative positions, then by tokens written: at the last prefix length that at "
+    "least half of the trajectories reach, and half-way to it. ½ is chance."
+)
+_SATURATION = (
+    "level: mean of the last fifth, nats. onset: the relative position from which the mean stays within 0.05 nats of "
+    "it; 1 means no plateau. rebound: how far it rises again after its lowest point, nats; sampling noise alone "
+    "produces some hundredths of a nat."
+)
+for _place, (_title, _caption) in enumerate(
+    (
+        ("early accumulation of information, aligned models", _ACCUMULATION),
+        ("telling correct from incorrect, aligned models", _SEPARABILITY),
+        ("mean answer entropy by model family", _SATURATION),
+        ("early accumulation of information, non-aligned models", "As Figure 1, for base models."),
+        ("telling correct from incorrect, non-aligned models", "As Figure 2, for base models."),
+    ),
+    start=1,
+):
+    registry.TABLES[f"fig{_place}"] = registry.TableEntry(
+        f"fig{_place}", f"Figure {_place}: {_title}", _caption, ("model", "task"), of_run=False, place=110 + _place
+    )

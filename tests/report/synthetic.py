@@ -70,10 +70,8 @@ def views(
         )
 
 
-def report_data(
-    table: pd.DataFrame, *, hostile: str = "", words_a_rollout: int = 60, detail: bool = True
-) -> ReportData:
-    analysis = analyze_table(encode(table), SIAConfig(num_bootstrap=400), detail=detail, traces=traces(table))
+def report_data(table: pd.DataFrame, *, hostile: str = "", words_a_rollout: int = 60) -> ReportData:
+    analysis = analyze_table(encode(table), SIAConfig(num_bootstrap=400), traces=traces(table))
     summary = {**analysis.summary, "model": f"demo:made-up{hostile}", "task": "simulated", "version": "test"}
     return ReportData(
         summary,

@@ -140,7 +140,7 @@ def test_a_comparison_opens_without_a_complaint(tab: Page, tmp_path: Path, width
 def test_a_thousand_trajectories(tab: Page, tmp_path: Path) -> None:
     """1,000 trajectories of 320 rollouts with texts of 250 words: at most 30 MB, first paint within 2 s."""
     table = rollouts(1000, 16)
-    path = write_report(tmp_path, report_data(table, words_a_rollout=250, detail=False))
+    path = write_report(tmp_path, report_data(table, words_a_rollout=250))
     assert path.stat().st_size <= 30_000_000
     tab.open(path)
     tab.wait("performance.getEntriesByName('first-contentful-paint').length === 1")

@@ -99,13 +99,13 @@ def test_labels_are_text_not_mathematics(data: ReportData, tmp_path: Path) -> No
 
 def test_overlays_leave_out_what_a_run_has_not(data: ReportData) -> None:
     """A run in which nothing ends correct has no gain of correct trajectories; a share of no gain means nothing."""
-    flat = report_data(frame(np.ones((6, 4, 8), dtype=np.int64)), detail=False)
+    flat = report_data(frame(np.ones((6, 4, 8), dtype=np.int64)))
     look = Overlay("gain", "Gain", "gain", "correct", "nats")
     drawn = draw_overlay(look, {"moves": data, "flat": flat})
     assert drawn is not None
     assert set(drawn.numbers["run"]) == {"moves"}
     assert draw_overlay(look, {"flat": flat}) is None
-    right = report_data(frame(np.zeros((6, 4, 8), dtype=np.int64)), detail=False)
+    right = report_data(frame(np.zeros((6, 4, 8), dtype=np.int64)))
     assert draw_overlay(look, {"right": right}) is not None
     assert draw_overlay(replace(look, curve="gain_share"), {"right": right}) is None
     many = draw_overlay(look, {f"run {i}": data for i in range(11)})

@@ -5,8 +5,8 @@ import pytest
 
 from fastsia.config import SIAConfig
 from fastsia.sia import analyze_rollouts
-from fastsia.sia.ablations import Scored, coarse, coarser_stride, fewer_rollouts, sensitivity
-from fastsia.sia.bootstrap import Bootstrap
+from fastsia.sia.extras.ablations import coarse, coarser_stride, fewer_rollouts, sensitivity
+from fastsia.sia.scored import Scored
 from fastsia.sia.table import encode
 from tests.sia.simulate import draw, frame, moving
 
@@ -55,7 +55,7 @@ def test_coarse_is_a_run_with_half_of_both() -> None:
 
 def test_sensitivity_rows() -> None:
     scored = Scored.of(encode(rollouts()), QUICK)
-    table = sensitivity(scored, QUICK, {}, Bootstrap.draw(10, 50, 0)).set_index(["factor", "value"])
+    table = sensitivity(scored).set_index(["factor", "value"])
     assert table.loc[("as run", ""), "num_rollouts"] == 20
     assert table.loc[("rollouts", "first 5"), "num_rollouts"] == 5
     assert table.loc[("stride", "every 2."), "stride"] == 40

@@ -7,7 +7,6 @@ import pytest
 from scipy import stats
 
 from fastsia.config import SIAConfig
-from fastsia.sia.ablations import Scored
 from fastsia.sia.alignment import (
     attenuation,
     cross_fitted,
@@ -20,6 +19,7 @@ from fastsia.sia.alignment import (
 )
 from fastsia.sia.curves import grid_rows
 from fastsia.sia.entropy import gold_surprisal, measure
+from fastsia.sia.scored import Scored
 from fastsia.sia.table import NULL, encode
 from tests.sia.simulate import constant, draw, frame, moving
 

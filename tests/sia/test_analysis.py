@@ -57,7 +57,7 @@ def test_json_holds_no_nan() -> None:
 
 
 def unequal(rollouts: pd.DataFrame) -> list[str]:
-    warnings = analyze_rollouts(rollouts, config=QUICK, detail=False).summary["warnings"]
+    warnings = analyze_rollouts(rollouts, config=QUICK).summary["warnings"]
     return [warning for warning in warnings if warning.startswith("Unequal numbers of rollouts")]
 
 
@@ -67,7 +67,7 @@ def test_a_shortage_of_rollouts_at_a_checkpoint_is_said() -> None:
     rollouts = frame(answers)
     assert unequal(rollouts) == []
     short = (rollouts["checkpoint"] == 0) & (rollouts["rollout"] >= 4) & (rollouts["problem_id"] != "p3")
-    found = analyze_rollouts(rollouts[~short], config=QUICK, detail=False).checkpoints
+    found = analyze_rollouts(rollouts[~short], config=QUICK).checkpoints
     assert found["entropy"].head(2).round(3).tolist() == [1.386, 1.609]
     (warning,) = unequal(rollouts[~short])
     assert "4 to 20 a checkpoint, fewer than 20 at 3 of 20 checkpoints" in warning
@@ -133,11 +133,11 @@ def test_correction_is_withheld_where_halves_do_not_agree() -> None:
     """Constant distributions: the halves share nothing, so there is nothing to correct by."""
     rng = np.random.default_rng(1)
     rollouts = frame(draw(constant(40, np.array([0.7, 0.1, 0.1, 0.1]), 8), 20, rng))
-    rho = analyze_rollouts(rollouts, config=QUICK, detail=False).summary["rho"]
+    rho = analyze_rollouts(rollouts, config=QUICK).summary["rho"]
     assert rho["cross_fitted_corrected"] is None
     assert rho["pearson"] > 0.8
     moved = frame(draw(moving(40, 12, rng, share_correct=1.0), 20, rng), null=4)
-    rho = analyze_rollouts(moved, config=QUICK, detail=False).summary["rho"]
+    rho = analyze_rollouts(moved, config=QUICK).summary["rho"]
     assert rho["cross_fitted_corrected"] > rho["cross_fitted"] > 0
 
 
@@ -166,8 +166,8 @@ def test_trajectories_of_a_problem_are_one_cluster() -> None:
     """Repeating every problem's trajectory must not narrow the intervals."""
     rollouts = simulated(problems=20)
     twice = pd.concat([rollouts, rollouts.assign(trajectory=1)])
-    one = analyze_rollouts(rollouts, config=QUICK, detail=False).summary
-    two = analyze_rollouts(twice, config=QUICK, detail=False).summary
+    one = analyze_rollouts(rollouts, config=QUICK).summary
+    two = analyze_rollouts(twice, config=QUICK).summary
     assert two["num_trajectories"] == 40
     assert two["rho"]["pearson"] == pytest.approx(one["rho"]["pearson"])
     assert two["ci"]["rho"]["pearson"] == pytest.approx(one["ci"]["rho"]["pearson"])

@@ -60,7 +60,7 @@ def test_an_auc_of_one_problem_against_the_others_has_no_interval() -> None:
     for problems, defined in ((1, False), (2, True)):
         wrong = {f"p{i}" for i in range(problems)}
         found = analyze_rollouts(
-            table.assign(correct=~table["problem_id"].isin(wrong)), config=SIAConfig(num_bootstrap=50), detail=False
+            table.assign(correct=~table["problem_id"].isin(wrong)), config=SIAConfig(num_bootstrap=50)
         )
         assert found.summary["auc"][10]["auc"] is not None
         assert (found.summary["ci"]["auc"][10] is not None) == defined
@@ -118,7 +118,7 @@ def test_intervals_of_the_whole_analysis_cover() -> None:
     for seed in range(1000):
         rng = np.random.default_rng(seed)
         answers = draw(np.repeat(population(rng, 64), 3, axis=1), 20, rng)
-        found = analyze_rollouts(frame(answers), config=SIAConfig(seed=seed, num_splits=1), detail=False)
+        found = analyze_rollouts(frame(answers), config=SIAConfig(seed=seed, num_splits=1))
         curve = found.curves.query("curve == 'entropy' and axis == 'relative' and group == 'all'")
         hits += bool(curve["low"].iloc[0] <= truth <= curve["high"].iloc[0])
     assert hits / 1000 == pytest.approx(0.95, abs=0.02)

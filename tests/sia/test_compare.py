@@ -24,7 +24,7 @@ QUICK = SIAConfig(num_bootstrap=200, num_splits=4)
 
 def analysis(seed: int, problems: int = 30) -> Analysis:
     rng = np.random.default_rng(seed)
-    return analyze_rollouts(frame(draw(moving(problems, 8, rng), 10, rng), null=4), config=QUICK, detail=False)
+    return analyze_rollouts(frame(draw(moving(problems, 8, rng), 10, rng), null=4), config=QUICK)
 
 
 def test_tabulate_has_a_row_a_run() -> None:
@@ -62,9 +62,7 @@ def test_runs_on_other_problems_are_resampled_apart() -> None:
 
 def test_shuffled_table() -> None:
     rng = np.random.default_rng(2)
-    flat = analyze_rollouts(
-        frame(draw(constant(30, np.array([0.4, 0.3, 0.3]), 8), 10, rng)), config=QUICK, detail=False
-    )
+    flat = analyze_rollouts(frame(draw(constant(30, np.array([0.4, 0.3, 0.3]), 8), 10, rng)), config=QUICK)
     table = shuffled_table(analysis(0).trajectories, flat.trajectories).set_index("quantity")
     row = table.loc["rho_cross_fitted"]
     assert row["difference"] == pytest.approx(row["shuffled"] - row["original"])

@@ -8,9 +8,8 @@ import pytest
 
 from fastsia.config import SIAConfig
 from fastsia.sia import analyze_rollouts
-from fastsia.sia.bootstrap import Bootstrap
-from fastsia.sia.early_stop import MODE_LENGTHS, TAUS, early_stop_table
-from fastsia.sia.entropy import measure
+from fastsia.sia.extras.early_stop import MODE_LENGTHS, TAUS, early_stop_table
+from fastsia.sia.scored import Scored
 from fastsia.sia.table import encode
 from tests.sia.simulate import draw, frame, moving
 
@@ -22,8 +21,7 @@ LEANS = [1, 1, 1, 0]  # H = .56, the mode is wrong
 def stops(traces: list[list[list[int]]], resamples: int = 200) -> pd.DataFrame:
     """One problem a trajectory, stride 20; answer 0 is right, 2 is none."""
     table = encode(frame(np.array(traces), null=2))
-    points = measure(table, 0.5)
-    return early_stop_table(table, points, Bootstrap.draw(table.num_problems, resamples, 0))
+    return early_stop_table(Scored.of(table, SIAConfig(num_bootstrap=resamples, num_splits=1)))
 
 
 def at(found: pd.DataFrame, rule: str, threshold: float | None = None, checkpoints: int | None = None) -> pd.Series:
@@ -77,7 +75,7 @@ def test_tokens_are_pooled_over_trajectories_of_all_lengths() -> None:
     answers = np.array([[RIGHT] * 9, [SPLIT] * 9])
     rollouts = frame(answers, lengths=np.array([3, 9]))  # T = 40 and 160
     table = encode(rollouts)
-    found = early_stop_table(table, measure(table, 0.5), Bootstrap.draw(2, 200, 0))
+    found = early_stop_table(Scored.of(table, SIAConfig(num_bootstrap=200, num_splits=1)))
     row = at(found, "entropy", 0.0)
     assert row["saved"] == pytest.approx(40 / 200)
     assert row["stopped"] == 0.5

@@ -10,7 +10,7 @@ from fastsia.config import SIAConfig
 from fastsia.sia import TokenTraces
 from fastsia.sia.analysis import analyze_table
 from fastsia.sia.curves import GRID
-from fastsia.sia.failure import POSITIONS, answer_margin
+from fastsia.sia.extras.failure import POSITIONS, answer_margin
 from fastsia.sia.table import encode
 from tests.sia.simulate import draw, frame, moving
 
@@ -40,7 +40,7 @@ def detect(noise: float, problems: int = 120, seed: int = 0, recorded: float = 1
     """Token entropies that are 1 higher, from the first token on, where the trajectory will end incorrect."""
     rng = np.random.default_rng(seed)
     table = encode(frame(draw(moving(problems, 9, rng), 20, rng), null=4))
-    correct = analyze_table(table, QUICK, detail=False).trajectories["correct"].to_numpy()
+    correct = analyze_table(table, QUICK).trajectories["correct"].to_numpy()
     length = int(table.checkpoint.max())
     level = np.where(correct, 1.0, 2.0) + noise * rng.standard_normal(problems)
     lengths = np.where(rng.random(problems) < recorded, length, 0)

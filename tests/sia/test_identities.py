@@ -12,9 +12,9 @@ from scipy import stats
 
 from fastsia.config import SIAConfig
 from fastsia.sia import analyze_rollouts, outcome_baseline
-from fastsia.sia.ablations import Scored
 from fastsia.sia.alignment import cross_fitted, pearson
 from fastsia.sia.entropy import measure
+from fastsia.sia.scored import Scored
 from fastsia.sia.table import encode
 from tests.sia.simulate import constant, draw, filtered, frame, late, moving
 
@@ -147,7 +147,7 @@ def test_more_information_lowers_h_and_raises_s_exactly_at_any_number_of_rollout
 def test_the_mean_gain_of_a_martingale_is_not_positive(number: int) -> None:
     rng = np.random.default_rng(6)
     rollouts = frame(draw(filtered(600, 8, rng), number, rng))
-    found = analyze_rollouts(rollouts, config=SIAConfig(num_bootstrap=200, num_splits=1), detail=False)
+    found = analyze_rollouts(rollouts, config=SIAConfig(num_bootstrap=200, num_splits=1))
     assert found.summary["ci"]["gain"][1] < 0
     entropy = found.checkpoints.groupby("checkpoint")["entropy"].mean().to_numpy()
     assert (np.diff(entropy) < 0).all()  # all traces have the same length, so none drops out
@@ -158,7 +158,7 @@ def test_an_observer_whose_text_is_not_its_own_may_gain() -> None:
     rng = np.random.default_rng(6)
     beliefs = filtered(600, 8, rng)
     chosen = frame(draw(beliefs[beliefs[:, -1].argmax(axis=1) == 0], 20, rng))
-    found = analyze_rollouts(chosen, config=SIAConfig(num_bootstrap=200, num_splits=1), detail=False)
+    found = analyze_rollouts(chosen, config=SIAConfig(num_bootstrap=200, num_splits=1))
     assert found.summary["ci"]["gain"][0] > 0
 
 
@@ -169,7 +169,7 @@ def of_nothing(p: tuple[float, ...], problems: int = 1000) -> pd.DataFrame:
     """Trajectories of a distribution that never moves."""
     rng = np.random.default_rng(7)
     rollouts = frame(draw(constant(problems, np.array(p), 8), 20, rng))
-    return analyze_rollouts(rollouts, config=SIAConfig(num_bootstrap=0, num_splits=1), detail=False).trajectories
+    return analyze_rollouts(rollouts, config=SIAConfig(num_bootstrap=0, num_splits=1)).trajectories
 
 
 @pytest.mark.parametrize(("p", "share"), [((0.1, 0.9), 0.4), ((0.3, 0.5, 0.2), 0.26), ((0.7, 0.3), 0.0)])

@@ -9,14 +9,13 @@ import pytest
 from fastsia.answers.distribution import answer_entropy
 from fastsia.sia.curves import GRID
 from fastsia.sia.entropy import measure
-from fastsia.sia.signatures import (
+from fastsia.sia.extras.signatures import (
     change_points,
     fano_bound,
     largest_rise,
     lock_in,
     misaligned,
     pooled,
-    ride_lengths,
     saturation,
 )
 from fastsia.sia.table import RolloutTable, encode
@@ -106,22 +105,6 @@ def test_change_points_are_the_best_segmentation() -> None:
         best = min(options, key=lambda edges: cost(edges) + penalty * len(edges))
         assert found.count[i] == len(best)
         assert found.first[i] == (begin + best[0] if best else -1)
-
-
-def test_rides_are_counted_to_the_first_difference() -> None:
-    trunk = [5, 6, 7, 8]
-    rollouts = [(0, [5, 6, 9, 8]), (0, [5, 6, 7, 8, 1]), (2, [7, 8]), (2, []), (4, [1]), (1, [0])]
-    tokens = np.array([t for _, row in rollouts for t in row], dtype=np.int32)
-    offsets = np.concatenate([[0], np.cumsum([len(row) for _, row in rollouts])])
-    ride = ride_lengths(
-        np.array([c for c, _ in rollouts]),
-        tokens,
-        offsets,
-        np.ones(len(rollouts), dtype=np.int64),
-        np.array([9, 9, *trunk], dtype=np.int32),
-        np.array([0, 2, 6]),
-    )
-    assert ride.tolist() == [2, 4, 2, 0, 0, 0]
 
 
 def test_pooled_takes_earlier_riders_in() -> None:

@@ -13,7 +13,7 @@ from fastsia.sia import TokenTraces
 from fastsia.sia.analysis import Analysis, analyze_table
 from fastsia.sia.compare import differences, side_by_side
 from fastsia.sia.table import encode
-from fastsia.sia.token_level import FORKING_NATS
+from fastsia.sia.token_traces import FORKING_NATS
 from tests.sia.simulate import draw, frame, moving
 
 QUICK = SIAConfig(num_bootstrap=200, num_splits=2)
@@ -68,7 +68,7 @@ def analysis(problems: int = 30, scale: float = 1.0) -> Analysis:
     """Trajectories that end incorrect have twice the token entropy; answer parts, in every second one, half of it."""
     rng = np.random.default_rng(0)
     table = encode(frame(draw(moving(problems, 8, rng), 10, rng), null=4))
-    plain = analyze_table(table, QUICK, detail=False)
+    plain = analyze_table(table, QUICK)
     level = np.where(plain.trajectories["correct"], 0.5, 1.0) * scale
     entropies = [[h] * 100 + [h / 2] * 40 for h in level.tolist()]
     answer = [100 if i % 2 else -1 for i in range(problems)]

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from fastsia.answers.distribution import summarize
-from fastsia.sia.curves import GRID
+from fastsia.sia.curves import GRID, GROUPS, Curve, group_means
 from fastsia.sia.entropy import Checkpoints
+from fastsia.sia.estimate import Resampled
+from fastsia.sia.registry import COLUMNS, CURVES, FACTS, Point, Quantity, add_quantity
+from fastsia.sia.scored import Scored
 from fastsia.sia.table import NULL, RolloutTable
 
 PLATEAU_BAND = 0.05
-"""Nats around the plateau level within which a mean entropy curve counts as saturated. Ours."""
+"""Nats around the plateau level within which a mean entropy curve counts as saturated. Chosen by fastsia."""
 
 RISE_TOLERANCES = (0.0, 0.05, 0.1, 0.2, 0.5)
-"""Nats by which H may rise from one checkpoint to the next in a trace that still counts as monotone. Ours."""
+"""Largest rises of H (nats) between checkpoints at which a trace still counts as monotone. Chosen by fastsia."""
 
 
 def lock_in(table: RolloutTable, points: Checkpoints) -> np.ndarray:
@@ -36,7 +43,7 @@ def largest_rise(table: RolloutTable, points: Checkpoints) -> np.ndarray:
 
 
 def misaligned(table: RolloutTable, points: Checkpoints) -> np.ndarray:
-    """bool [T]: H fell from first to last checkpoint while s rose: confident and wrong.
+    """bool [T]: H fell from first to last checkpoint while s rose (confident misalignment).
 
     Both ends are estimates: where the true distribution never moves and gold is rare, up to 40 % of traces count.
     """
@@ -47,9 +54,13 @@ def misaligned(table: RolloutTable, points: Checkpoints) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Saturation:
-    """Where a mean entropy curve over `GRID` flattens: level (mean of its last fifth, nats), onset (first q from which
-    it stays within `PLATEAU_BAND` of that level; 1: no plateau), rebound (largest value after the minimum, minus the
-    minimum; noise alone makes it positive)."""
+    """Where a mean entropy curve over `GRID` flattens.
+
+    Attributes:
+        level: Mean of its last fifth, nats.
+        onset: First q from which it stays within `PLATEAU_BAND` of that level; 1: no plateau.
+        rebound: Largest value after the minimum, minus the minimum, nats; noise alone makes it positive.
+    """
 
     level: np.ndarray
     onset: np.ndarray
@@ -70,8 +81,8 @@ def saturation(curves: np.ndarray) -> Saturation:
 
 
 def fano_bound(entropy: np.ndarray, num_answers: int) -> np.ndarray:
-    """(H - ln 2) / ln |A|, at least 0: the error that entropies H [...] (nats) would force on anyone who guesses the
-    answer, if the model's answers were calibrated. NaN for a single answer."""
+    """(H - ln 2) / ln |A|, at least 0: by Fano's inequality, the least error of any guess of the answer at entropies H
+    [...] (nats), if the model's answers were calibrated. NaN for a single answer."""
     if num_answers < 2:
         return np.full(np.shape(entropy), np.nan)
     return np.maximum((entropy - np.log(2.0)) / np.log(num_answers), 0.0)
@@ -79,8 +90,13 @@ def fano_bound(entropy: np.ndarray, num_answers: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ChangePoints:
-    """Where the answer distribution of a trace changes. count: int64 [T]. first, largest: int64 [T], row of the first
-    change and of the one across which the likelihood gains most (-1 without any)."""
+    """Where the answer distribution of a trace changes.
+
+    Attributes:
+        count: Int64 [T], number of changes.
+        first: Int64 [T], row of the first change; -1 without changes.
+        largest: Int64 [T], row of the change across which the likelihood gains most; -1 without changes.
+    """
 
     count: np.ndarray
     first: np.ndarray
@@ -88,11 +104,11 @@ class ChangePoints:
 
 
 def change_points(table: RolloutTable) -> ChangePoints:
-    """The segmentation of each trace into stretches of one answer distribution that the BIC prefers.
+    """Splits each trace into stretches of one answer distribution, as the BIC prefers.
 
     A stretch costs its multinomial negative log-likelihood (rollouts times the entropy of their pooled answers), and
     every further one (K - 1 + 1) / 2 ln n: K distinct answers of the trace, n its rollouts, 1 for the place. Exact, by
-    dynamic programming; the change lies at the first checkpoint of the new stretch.
+    dynamic programming. A change is at the first checkpoint of the new stretch.
     """
     count = np.zeros(table.num_trajectories, dtype=np.int64)
     first = np.full(table.num_trajectories, -1, dtype=np.int64)
@@ -182,10 +198,13 @@ def _cost(counts: np.ndarray, xlogx: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Pooled:
-    """Estimates from a checkpoint's own rollouts and from all earlier ones that rode the trunk past it, [G] each.
+    """Estimates from a checkpoint's own rollouts and all earlier ones that match the trajectory up to it, [G] each.
 
-    count: int64, draws pooled. entropy: float64, plug-in, nats. cut: float64, the share of borrowed draws that the
-    length limit ended (they had fewer tokens left than the checkpoint's own).
+    Attributes:
+        count: Int64, pooled rollouts.
+        entropy: Float64, plug-in, nats.
+        cut: Float64, share of the earlier rollouts that the token limit ended; they had fewer tokens left than the
+            checkpoint's own.
     """
 
     count: np.ndarray
@@ -198,7 +217,7 @@ _TRAJECTORIES_AT_ONCE = 64
 
 
 def pooled(table: RolloutTable, alpha: float) -> Pooled | None:
-    """None where the table does not say how far rollouts rode (`ride_tokens`)."""
+    """None where the table lacks the number of matched tokens of its rollouts (column `ride_tokens`)."""
     if table.ride is None:
         return None
     starts = range(0, table.num_trajectories, _TRAJECTORIES_AT_ONCE)
@@ -212,7 +231,7 @@ def pooled(table: RolloutTable, alpha: float) -> Pooled | None:
 
 
 def _pooled(table: RolloutTable, ride: np.ndarray, alpha: float, begin: int, end: int) -> Pooled:
-    """Of checkpoint rows begin..end - 1, which are all those of some trajectories."""
+    """Pools checkpoint rows begin..end - 1, which are all rows of some trajectories."""
     mine = slice(int(table.checkpoint_offsets[begin]), int(table.checkpoint_offsets[end]))
     checkpoint, count = table.checkpoint[begin:end], table.count[begin:end]
     owner = table.trajectory_of_checkpoint[begin:end]
@@ -241,30 +260,85 @@ def _pooled(table: RolloutTable, ride: np.ndarray, alpha: float, begin: int, end
     return Pooled(num_draws, np.asarray(summary.entropy, dtype=np.float64), cut)
 
 
-def ride_lengths(
-    checkpoint: np.ndarray,
-    token_ids: np.ndarray,
-    offsets: np.ndarray,
-    trunk: np.ndarray,
-    trunk_ids: np.ndarray,
-    trunk_offsets: np.ndarray,
-) -> np.ndarray:
-    """How many tokens of each rollout agree with its trajectory from its checkpoint on; int64 [R].
+def _of_trajectories(scored: Scored) -> Mapping[str, Any]:
+    table, points = scored.table, scored.points
+    locked = table.checkpoint[lock_in(table, points)]
+    changes = change_points(table)
+    change = pd.array(np.where(changes.largest >= 0, table.checkpoint[changes.largest], 0), dtype="Int64")
+    change[changes.largest < 0] = pd.NA
+    return {
+        "lock_in": locked,
+        "lock_in_relative": locked / scored.length,
+        "largest_rise": largest_rise(table, points),
+        "misaligned": misaligned(table, points),
+        "num_change_points": changes.count,
+        "change_point": change,
+    }
 
-    checkpoint: int [R]; token_ids: int32, rollout r owning offsets[r]:offsets[r + 1] (int64 [R + 1]); trunk: int [R],
-    the rollout's trajectory; trunk_ids, trunk_offsets: the trajectories' tokens in the same form. The result is the
-    column `ride_tokens`.
-    """
-    lengths = np.diff(offsets)
-    row = np.repeat(np.arange(len(lengths)), lengths)
-    place = np.arange(len(token_ids)) - np.repeat(offsets[:-1], lengths)
-    position = np.asarray(trunk_offsets)[trunk][row] + np.asarray(checkpoint)[row] + place
-    inside = position < np.asarray(trunk_offsets)[1:][trunk][row]
-    padded = np.append(trunk_ids, -1)
-    same = inside & (padded[np.minimum(position, len(trunk_ids))] == token_ids)
-    first_difference = np.where(same, lengths[row], place)
-    ride = lengths.astype(np.int64).copy()
-    some = lengths > 0
-    if some.any():
-        ride[some] = np.minimum.reduceat(first_difference, np.asarray(offsets)[:-1][some])
-    return ride
+
+def _of_checkpoints(scored: Scored) -> Mapping[str, Any]:
+    found = pooled(scored.table, scored.config.smoothing)
+    if found is None:
+        return {}
+    return {"entropy_pooled": found.entropy, "num_pooled": found.count, "pooled_cut_share": found.cut}
+
+
+def _facts(scored: Scored) -> dict[str, Any]:
+    frame = scored.trajectories
+    count, place = frame["num_change_points"].to_numpy(), frame["change_point"]
+    relative = (place.to_numpy(np.float64, na_value=np.nan) / scored.length)[place.notna().to_numpy()]
+    found: dict[str, Any] = {
+        "fano_num_answers": int(scored.table.num_answers.max()),
+        "change_points": {
+            "mean_number": float(count.mean()),
+            "share_without": float((count == 0).mean()),
+            "mean_relative_position": float(relative.mean()) if len(relative) else None,
+        },
+    }
+    if "entropy_pooled" in scored.checkpoints:
+        entropy, draws, cut = (
+            scored.checkpoints[name].to_numpy() for name in ("entropy_pooled", "num_pooled", "pooled_cut_share")
+        )
+        found["pooled"] = {
+            "mean_draws": float(draws.mean()),
+            "entropy_difference": float((entropy - scored.points.entropy).mean()),
+            "cut_share": float(cut.mean()),
+        }
+    return found
+
+
+def _curves(scored: Scored) -> Iterator[Curve]:
+    """The would-be Fano bound, and the mean pooled entropy of each group."""
+    entropy, num_answers = scored.mean_curve("entropy"), int(scored.table.num_answers.max())
+    bound, bounds = fano_bound(entropy.value, num_answers), fano_bound(entropy.samples, num_answers)
+    yield Curve("fano_bound", "relative", "all", GRID, bound, bounds, entropy.n)
+    if "entropy_pooled" in scored.checkpoints:
+        values = scored.checkpoints["entropy_pooled"].to_numpy()[scored.at_grid][:, None]
+        means = group_means(scored.table, values, scored.correct, scored.bootstrap)
+        for g, (group, count) in enumerate(zip(GROUPS, means.count.tolist(), strict=True)):
+            yield Curve("entropy_pooled", "relative", group, GRID, means.value[g, 0], means.samples[:, g, 0], count)
+
+
+def _saturation(part: str, scored: Scored) -> Iterator[Point]:
+    curve = scored.mean_curve("entropy")
+    found, resampled = saturation(curve.value), saturation(curve.samples)
+    yield Point(Resampled(getattr(found, part), getattr(resampled, part), curve.n).estimate())
+
+
+def _monotone(scored: Scored) -> Iterator[Point]:
+    rise = scored.trajectories["largest_rise"].to_numpy()
+    for tolerance in RISE_TOLERANCES:
+        yield Point(scored.mean(rise <= tolerance + 1e-12).estimate(), position=tolerance)
+
+
+COLUMNS["trajectories"].append(_of_trajectories)
+COLUMNS["checkpoints"].append(_of_checkpoints)
+CURVES.append(_curves)
+FACTS.append(_facts)
+for _part in ("level", "onset", "rebound"):
+    add_quantity(
+        Quantity(f"saturation_{_part}", make=partial(_saturation, _part), key=f"saturation.{_part}", compared=False)
+    )
+add_quantity(Quantity("misalignment", column="misaligned", compared=False))
+add_quantity(Quantity("lock_in", column="lock_in_relative", compared=False))
+add_quantity(Quantity("monotone", make=_monotone, item=("tolerance", "share"), compared=False))

@@ -1,4 +1,4 @@
-"""What stopping early would have saved and cost, by replaying stored trajectories up to where a rule says enough."""
+"""Early stopping, simulated: stored trajectories are replayed up to the checkpoint at which a rule stops them."""
 
 from __future__ import annotations
 
@@ -8,41 +8,55 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fastsia.sia.bootstrap import Bootstrap, interval
+from fastsia.sia import registry
 from fastsia.sia.entropy import Checkpoints
+from fastsia.sia.estimate import Resampled
+from fastsia.sia.scored import Scored
 from fastsia.sia.table import NULL, RolloutTable
 
 TAUS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.5, 2.0)
-"""Nats of answer entropy at or under which a trajectory stops. Ours, as are all of these."""
+"""Thresholds of the entropy rule, nats. Chosen by fastsia, as are all settings below."""
 
 PLATEAU_BANDS = (0.0, 0.05, 0.1, 0.2)
-"""Nats within which H may move on a plateau."""
+"""Largest range of H on a plateau, nats."""
 
 PLATEAU_LENGTHS = (2, 3, 5)
-"""Checkpoints that make a plateau."""
+"""Lengths of a plateau, checkpoints."""
 
 MODE_LENGTHS = (2, 3, 4, 6, 8)
-"""Checkpoints over which a mode must have been the same."""
+"""Numbers of checkpoints over which the mode must be the same."""
 
 BUDGETS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
-"""Fixed lengths for comparison, as parts of the run's mean length: what a rule that looks at nothing achieves."""
+"""Fixed lengths as multiples of the run's mean length: the control, a rule without a signal."""
 
 _EXACT = 1e-9  # equal entropies are summed in different orders
 
 
-def early_stop_table(table: RolloutTable, points: Checkpoints, bootstrap: Bootstrap) -> pd.DataFrame:
-    """One row a rule and setting: every trajectory stops at the first checkpoint that satisfies the rule, and answers
-    with the mode there; at its last checkpoint where none does. Needs no gold answer to stop.
+@registry.table("early_stop", columns="rule threshold checkpoints saved lost accuracy stopped", place=60)
+def early_stop_table(scored: Scored) -> pd.DataFrame:
+    """Early stopping, simulated.
 
-    rule: "never", "entropy" (H <= threshold), "plateau" (max H - min H <= threshold over the last `checkpoints`),
-        "mode" (the same over the last `checkpoints`), "length" (threshold tokens or more). All but "length" go on where
-        the mode is no answer. threshold: nats, or tokens; checkpoints: int; null where a rule has none.
-    saved: the share of all trajectories' tokens that was not written; lost: the fall of accuracy, of the mode at the
-        last checkpoint against the mode where it stopped; accuracy: of the latter. Each with _low, _high, 95 % over
-        problems. stopped: the share of trajectories that stopped before their last checkpoint.
+    Every trajectory is replayed up to the first checkpoint at which a rule stops it, and answers with its most
+    frequent answer there. entropy: H is at most the threshold. plateau: H moved by at most the threshold over this
+    many checkpoints. mode: the most frequent answer was the same over this many checkpoints. length: this many tokens
+    are written; the control, which uses no signal. “saved” is the share of all trajectories' tokens, “lost” the fall
+    in accuracy against never stopping (below 0: a gain). The tokens of the rollouts from which H and the mode are
+    estimated are not counted. They are usually many times what is saved, so the table shows what the signal is worth,
+    not what a run would cost. An early mode is a majority vote of many continuations that go on reasoning, while the
+    last one is mostly a single text's own answer: a gain comes from the vote.
 
-    The tokens of the rollouts that H and the mode come from are not counted.
+    Returns:
+        rule: "never", "entropy" (H <= threshold), "plateau" (max H - min H <= threshold over the last `checkpoints`),
+            "mode" (the same over the last `checkpoints`), "length" (at least threshold tokens). All but "length"
+            continue where the mode is no answer.
+        threshold: Nats, or tokens for "length"; null where a rule has none.
+        checkpoints: Int; null where a rule has none.
+        saved: Share of all trajectories' tokens that was not written.
+        lost: Accuracy of the mode at the last checkpoint minus accuracy of the mode at the stop.
+        accuracy: Accuracy of the mode at the stop. All three with _low and _high.
+        stopped: Share of trajectories that stopped before their last checkpoint.
     """
+    table, points = scored.table, scored.points
     last = table.last
     full = table.checkpoint[last].astype(np.float64)
     right = points.majority_right.astype(np.float64)
@@ -63,16 +77,13 @@ def early_stop_table(table: RolloutTable, points: Checkpoints, bootstrap: Bootst
         "checkpoints": pd.array([length for _, _, length, _ in settings], dtype="Int64"),
     }
     for name, (values, below) in shares.items():
-        above = np.add.reduceat(values, starts, axis=0)
-        total = below.sum(axis=0)
-        found[name] = np.divide(above.sum(axis=0), total, out=np.full(len(total), np.nan), where=total > 0)
-        found[f"{name}_low"], found[f"{name}_high"] = interval(bootstrap.ratio(above, below))
+        found |= Resampled.ratio(np.add.reduceat(values, starts, axis=0), below, scored.bootstrap).columns(name)
     found["stopped"] = (stop < last[:, None]).mean(axis=0)
     return pd.DataFrame(found)
 
 
 def _first(table: RolloutTable, holds: np.ndarray) -> np.ndarray:
-    """int64 [T]: row of each trajectory's first checkpoint where holds [G], its last one where none does."""
+    """int64 [T]: row of each trajectory's first checkpoint where `holds` [G] is true, else of its last one."""
     rows = np.where(holds, np.arange(table.num_checkpoints), table.num_checkpoints)
     return np.minimum(np.minimum.reduceat(rows, table.first), table.last)
 
@@ -95,8 +106,8 @@ def _rules(table: RolloutTable, points: Checkpoints) -> Iterator[tuple[str, floa
 
 
 def _spread(table: RolloutTable, values: np.ndarray, length: int) -> np.ndarray:
-    """Largest minus smallest of values [G] over each checkpoint and the length - 1 before it; infinite where a
-    trajectory has no so many yet."""
+    """Range of values [G] over each checkpoint and the length - 1 before it; infinite at checkpoints with fewer before
+    them."""
     low, high = values.copy(), values.copy()
     for back in range(1, length):
         np.minimum(low[back:], values[:-back], out=low[back:])

@@ -1,0 +1,134 @@
+"""What rho depends on: the same rollouts scored with fewer of them, a coarser stride, another smoothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fastsia.sia import registry
+from fastsia.sia.curves import stride
+from fastsia.sia.entropy import gold_surprisal, share_null
+from fastsia.sia.registry import FACTS
+from fastsia.sia.scored import Scored
+from fastsia.sia.table import RolloutTable
+
+SMOOTHINGS = (0.1, 0.5, 1.0)
+"""Values of alpha that the sensitivity table scores beside the run's own. Chosen by fastsia."""
+
+
+def fewer_rollouts(table: RolloutTable, number: int) -> RolloutTable:
+    """Only the first `number` rollouts of every checkpoint."""
+    return table.keep(table.slots() < number)
+
+
+def coarser_stride(table: RolloutTable, factor: int) -> RolloutTable:
+    """Every `factor`-th checkpoint of each trajectory, and its last one."""
+    place = np.arange(table.num_checkpoints) - table.first[table.trajectory_of_checkpoint]
+    chosen = place % factor == 0
+    chosen[table.last] = True
+    return table.keep(np.repeat(chosen, table.count))
+
+
+def coarse(table: RolloutTable) -> RolloutTable:
+    """The paper's ablation (its Table 3) from stored rollouts: half the rollouts at every second checkpoint."""
+    return coarser_stride(fewer_rollouts(table, max(int(table.count.max()) // 2, 1)), 2)
+
+
+_COLUMNS = "factor value num_rollouts stride alpha rho_pearson rho_spearman rho_cross_fitted"
+
+
+@registry.table("sensitivity", columns=_COLUMNS, place=90)
+def sensitivity(scored: Scored) -> pd.DataFrame:
+    """What ρ depends on.
+
+    The same rollouts scored again with another smoothing, fewer of them, or fewer checkpoints.
+
+    Returns:
+        Columns factor and value (what was changed), num_rollouts, stride, alpha; rho_pearson, rho_spearman and
+        rho_cross_fitted with _low and _high; undefined_fraction.
+    """
+    table, points, config = scored.table, scored.points, scored.config
+    rows = [_row("as run", "", scored)]
+    classes = table.num_answers[table.trajectory_of_checkpoint]
+    rules: list[tuple[str, float | None, Callable[[np.ndarray, np.ndarray], np.ndarray]]] = [
+        (f"alpha = {alpha:g}", alpha, _additive(classes, alpha)) for alpha in SMOOTHINGS if alpha != config.smoothing
+    ]
+    rules.append(("floor of half a rollout", None, _floor))
+    for name, alpha, rule in rules:
+        halves = scored.halves.smoothed(rule(scored.halves.gold_count.T, scored.halves.count.T).T)
+        surprisal = rule(points.gold_count, points.count)
+        changed = replace(scored, points=points.with_surprisal(surprisal), halves=halves, origin=scored)
+        rows.append(_row("smoothing", name, changed) | {"alpha": alpha})
+    most = int(table.count.max())
+    for number in sorted({most // 4, most // 2}, reverse=True):
+        if 4 <= number < most:
+            part = fewer_rollouts(table, number)
+            rows.append(_row("rollouts", f"first {number}", Scored.of(part, config, origin=scored)))
+    for factor in (2, 4):
+        if int(np.diff(table.trajectory_offsets).max()) > 2 * factor:
+            part = coarser_stride(table, factor)
+            rows.append(_row("stride", f"every {factor}.", Scored.of(part, config, origin=scored)))
+    rows += [_row("answer_reading", name, other) for name, other in scored.readings.items()]
+    return pd.DataFrame(rows)
+
+
+@registry.table("coarse_ablation", columns=_COLUMNS, place=40)
+def coarse_ablation(scored: Scored) -> pd.DataFrame:
+    """Coarser estimate (the paper's Table 3).
+
+    Would a cheaper run have given the same result? “as run” is this run; “coarse” scores the same rollouts as if only
+    half of them had been drawn, at every second checkpoint. Nothing is drawn anew. If ρ hardly changes, the finding
+    does not depend on the resolution. Where the distribution moves, expect both ρ closer to 0, the cross-fitted one
+    most, since it splits even fewer rollouts.
+    """
+    part = Scored.of(coarse(scored.table), scored.config, origin=scored)
+    return pd.DataFrame([_row("estimate", "as run", scored), _row("estimate", "coarse", part)])
+
+
+def reading_numbers(scored: Scored) -> dict[str, float | None]:
+    """Accuracy, null rate, H (nats, mean over trajectories of their means over checkpoints) and mean rho (Pearson) of
+    one reading of the answers; None where undefined."""
+    null = share_null(scored.table).sum(axis=0)
+    rho = scored.rho["rho"]
+    defined = rho[~np.isnan(rho)]
+    return {
+        "accuracy": float(scored.correct.mean()),
+        "null_rate": float(null[0] / null[1]),
+        "entropy": float(scored.mean_entropy.mean()),
+        "rho": float(defined.mean()) if len(defined) else None,
+    }
+
+
+def _additive(num_answers: np.ndarray, alpha: float) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    return lambda gold, count: gold_surprisal(gold, count, num_answers, alpha)
+
+
+def _floor(gold: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """-ln(max(c, 1/2) / N): no smoothing but for a gold answer that was never drawn."""
+    return np.log(np.maximum(count, 1)) - np.log(np.maximum(gold, 0.5))
+
+
+def _row(factor: str, value: str, scored: Scored) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "factor": factor,
+        "value": value,
+        "num_rollouts": int(scored.table.count.max()),
+        "stride": stride(scored.table),
+        "alpha": scored.config.smoothing,
+    }
+    for name, values in zip(("rho_pearson", "rho_spearman", "rho_cross_fitted"), scored.rho.values(), strict=True):
+        row |= scored.mean(values).estimate().columns(name)
+    row["undefined_fraction"] = float(np.isnan(scored.rho["rho"]).mean())
+    return row
+
+
+def _readings(scored: Scored) -> dict[str, Any]:
+    numbers = {name: reading_numbers(scored.readings.get(name, scored)) for name in ("strict", "lenient")}
+    return {"readings": numbers}
+
+
+FACTS.append(_readings)

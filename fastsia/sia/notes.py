@@ -1,0 +1,59 @@
+"""Warnings about a run: what makes its numbers uncertain or biased."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from fastsia.sia.cut import Ends, cut_notes
+from fastsia.sia.scored import Scored
+
+
+def warnings(scored: Scored) -> list[str]:
+    """What a reader of the numbers must know, one sentence each."""
+    table, points, correct = scored.table, scored.points, scored.correct
+    found = [] if table.cut is None else cut_notes(Ends("rollouts", table.cut, table.tokens), scored.ends)
+    if table.num_errors:
+        found.append(f"Failed rollouts, left out: {table.num_errors:,}.")
+    if left_out := int(table.num_left_out.sum()):
+        found.append(f"Checkpoints without a token left to draw, left out: {left_out:,}.")
+    all_null = int((points.null_count == points.count).sum())
+    if all_null:
+        found.append(
+            f"At {all_null} of {table.num_checkpoints} checkpoints no rollout has an answer: entropy is 0 there "
+            "because all are null, not because the model is sure."
+        )
+    if correct.all() or not correct.any():
+        found.append(f"Every trajectory ends {'correct' if correct.all() else 'incorrect'}: the AUC is undefined.")
+    if table.num_problems < 30:
+        found.append(f"Intervals over so few problems ({table.num_problems}) are rough; 64 or more are better.")
+    if (points.count < 2).any():
+        found.append("Some checkpoints have a single rollout: their entropy is 0 by construction.")
+    if bool((table.checkpoint[table.first] != 0).any()):
+        found.append("Some trajectories have no checkpoint at 0: their gain starts at their first checkpoint.")
+    if (uneven := uneven_counts(scored.checkpoints)) is not None:
+        found.append(uneven)
+    return found
+
+
+def uneven_counts(checkpoints: pd.DataFrame) -> str | None:
+    """The warning that checkpoints have unequal numbers of rollouts; None where all have the same number.
+
+    Args:
+        checkpoints: Columns problem_id, trajectory, num_rollouts are read.
+    """
+    count = checkpoints["num_rollouts"]
+    fewest, most, fewer = int(count.min()), int(count.max()), int((count < count.max()).sum())
+    if fewest == most:
+        return None
+    inside = count.groupby([checkpoints["problem_id"], checkpoints["trajectory"]], sort=False)
+    within, num_trajectories = int((inside.max() > inside.min()).sum()), inside.ngroups
+    told = (
+        f"Unequal numbers of rollouts: {fewest} to {most} a checkpoint, fewer than {most} at {fewer:,} of "
+        f"{len(count):,} checkpoints. Fewer rollouts give a lower entropy and a lower cap of the gold surprisal"
+    )
+    if within:
+        return (
+            f"{told}, so in the {within:,} of {num_trajectories:,} trajectories whose checkpoints differ a "
+            "shortage at one checkpoint looks like information."
+        )
+    return f"{told}, so trajectories with fewer look surer than those with more."

@@ -1,0 +1,164 @@
+"""The headline numbers of the paper's method, and summary.json from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fastsia.sia.alignment import MIN_RELIABILITY, attenuation
+from fastsia.sia.bootstrap import interval, standard_error
+from fastsia.sia.entropy import share_null
+from fastsia.sia.estimate import FIELDS, Estimate, Resampled
+from fastsia.sia.registry import QUANTITIES, Point, Quantity, add_quantity
+from fastsia.sia.scored import Scored
+
+Points = dict[str, list[Point]]
+
+
+def measure_quantities(scored: Scored) -> Points:
+    """The points of every registered quantity that this run has, by its name."""
+    found = {}
+    for name, quantity in QUANTITIES.items():
+        if quantity.make is not None:
+            found[name] = list(quantity.make(scored))
+        elif quantity.column in scored.trajectories:
+            found[name] = [Point(scored.mean(scored.trajectories[quantity.column].to_numpy(np.float64)).estimate())]
+    return found
+
+
+def estimate_frame(points: Points) -> pd.DataFrame:
+    """`Analysis.estimates`: one row a point; position is NaN where a quantity has none."""
+    rows = [
+        (name, point.group, point.position, *(getattr(point.estimate, field) for field in FIELDS[3:]))
+        for name, found in points.items()
+        for point in found
+    ]
+    types = {"position": np.float64, "value": np.float64, "low": np.float64, "high": np.float64, "n": np.int64}
+    return pd.DataFrame(rows, columns=list(FIELDS)).astype(types)
+
+
+def summarize(points: Points, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers as summary.json has them: nested by their keys, with the intervals under `ci` by the same keys.
+
+    Args:
+        points: Of `measure_quantities`.
+        facts: Further entries by their keys.
+    """
+    values: dict[str, Any] = {}
+    intervals: dict[str, Any] = {}
+    for name, found in points.items():
+        quantity = QUANTITIES[name]
+        if quantity.key is None:
+            continue
+        for point in found:
+            key = (quantity.key or name) + ("" if point.group == "all" else f"_{point.group}")
+            estimate = point.estimate
+            if quantity.inline:
+                _put(values, key, {"value": estimate.value, "ci": estimate.bounds})
+            elif point.position is None:
+                _put(values, key, estimate.value)
+                _put(intervals, key, estimate.bounds)
+            else:
+                item = dict(zip(quantity.item, (point.position, estimate.value), strict=True))
+                values.setdefault(key, []).append(item | dict(point.facts))
+                intervals.setdefault(key, []).append(estimate.bounds)
+    for key, value in facts.items():
+        _put(values, key, value)
+    return values | {"ci": intervals}
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    *above, last = key.split(".")
+    for part in above:
+        tree = tree.setdefault(part, {})
+    tree[last] = value
+
+
+def by_outcome(column: str) -> Callable[[Scored], Iterator[Point]]:
+    """Means of a column of the trajectories: of all, of those that end correct, of those that end incorrect."""
+
+    def make(scored: Scored) -> Iterator[Point]:
+        values = scored.trajectories[column].to_numpy(np.float64)
+        yield Point(scored.mean(values).estimate())
+        for group, member in (("correct", scored.correct), ("incorrect", ~scored.correct)):
+            yield Point(scored.mean(np.where(member, values, np.nan)).estimate(), group)
+
+    return make
+
+
+def at_position(curve: str, place: int, *groups: str) -> Callable[[Scored], Iterator[Point]]:
+    """A mean curve at one place of the grid."""
+
+    def make(scored: Scored) -> Iterator[Point]:
+        for group in groups:
+            yield Point(scored.mean_curve(curve, group)[place].estimate(), group)
+
+    return make
+
+
+def _null_rate(scored: Scored) -> Iterator[Point]:
+    """n: rollouts."""
+    null = share_null(scored.table)
+    yield Point(Resampled.ratio(null[:, 0], null[:, 1], scored.bootstrap).estimate())
+
+
+def _reliability(scored: Scored) -> Resampled:
+    """Pooled reliability [2] of half the rollouts, of H and of s."""
+    parts = np.add.reduceat(scored.halves.reliability_parts(), scored.table.problem_offsets[:-1], axis=0)
+    found = Resampled.ratio(parts[:, :, 0], parts[:, :, 1], scored.bootstrap)
+    return Resampled(found.value, found.samples, scored.table.num_trajectories)
+
+
+def _corrected(scored: Scored) -> Iterator[Point]:
+    """The cross-fitted rho scaled from half the rollouts to all of them; withheld where the halves agree too little."""
+    fitted, reliability = scored.mean(scored.rho["rho_cross_fitted"]), _reliability(scored)
+    lowest, _ = interval(reliability.samples)
+    if np.isnan(fitted.value) or not bool((lowest >= MIN_RELIABILITY).all()):
+        yield Point(Estimate(None))
+        return
+    value = min(1.0, max(-1.0, float(fitted.value) * float(attenuation(reliability.value))))
+    factor = attenuation(np.maximum(reliability.samples, 0.0))
+    yield Point(Resampled(np.array(value), np.clip(fitted.samples * factor, -1, 1), fitted.n).estimate())
+
+
+def _undefined(scored: Scored) -> Iterator[Point]:
+    yield Point(scored.mean(np.isnan(scored.rho["rho"])).estimate())
+
+
+def _auc(scored: Scored) -> Iterator[Point]:
+    """n: trajectories of both outcomes."""
+    auc = scored.auc
+    found = Resampled(auc.value, auc.samples, auc.num_correct + auc.num_incorrect).estimates()
+    for k, (estimate, error) in enumerate(zip(found, standard_error(auc.samples).tolist(), strict=True)):
+        counts = {"num_correct": int(auc.num_correct[k]), "num_incorrect": int(auc.num_incorrect[k])}
+        facts: Mapping[str, Any] = {"se": error if np.isfinite(error) else None, **counts}
+        yield Point(estimate, position=round(float(auc.positions[k]), 4), facts=facts)
+
+
+add_quantity(Quantity("accuracy", column="correct"))
+add_quantity(Quantity("null_rate", make=_null_rate))
+add_quantity(Quantity("entropy_first", make=at_position("entropy", 0, "all")))
+add_quantity(Quantity("entropy_mean", column="mean_entropy", key=None, compared=False))
+add_quantity(Quantity("entropy_final", column="final_entropy", make=at_position("entropy", -1, "all")))
+add_quantity(Quantity("gain", column="gain", make=at_position("gain", -1, "all", "correct", "incorrect")))
+add_quantity(Quantity("rho_pearson", column="rho", make=by_outcome("rho"), key="rho.pearson"))
+add_quantity(Quantity("rho_spearman", column="rho_spearman", key="rho.spearman"))
+add_quantity(
+    Quantity("rho_cross_fitted", "rho_cross_fitted", by_outcome("rho_cross_fitted"), key="rho.cross_fitted"),
+)
+add_quantity(Quantity("rho_cross_fitted_corrected", make=_corrected, key="rho.cross_fitted_corrected"))
+add_quantity(Quantity("undefined_fraction", make=_undefined, key="rho.undefined_fraction", compared=False))
+for _place, _series in enumerate(("entropy", "gold_surprisal")):
+    add_quantity(
+        Quantity(
+            f"reliability_{_series}",
+            make=lambda scored, place=_place: [Point(_reliability(scored)[place].estimate())],
+            key=f"rho.reliability.{_series}",
+            compared=False,
+            inline=True,
+        )
+    )
+add_quantity(Quantity("auc", make=_auc, compared=False, item=("position", "auc")))

@@ -1,0 +1,184 @@
+"""A table of rollouts with everything that is computed from it, each part once and when it is first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from fastsia.config import SIAConfig
+from fastsia.sia.alignment import Halves, cross_fitted, halve, pearson, spearman
+from fastsia.sia.bootstrap import Bootstrap
+from fastsia.sia.curves import GRID, GROUPS, AucCurve, GroupMeans, auc_curve, grid_rows, group_means
+from fastsia.sia.cut import Ends
+from fastsia.sia.entropy import Checkpoints, ends_correct, gains, measure
+from fastsia.sia.estimate import Resampled
+from fastsia.sia.registry import COLUMNS
+from fastsia.sia.table import NULL, RolloutTable
+from fastsia.sia.token_traces import TokenTraces
+
+MEAN_CURVES: Mapping[str, Callable[[RolloutTable, Checkpoints], np.ndarray]] = {
+    "entropy": lambda table, points: points.entropy,
+    "gold_surprisal": lambda table, points: points.gold_surprisal,
+    "gain": lambda table, points: gains(table, points)[1],
+    "null_rate": lambda table, points: points.null_rate,
+    "majority_error": lambda table, points: 1.0 - points.majority_right,
+    "entropy_miller_madow": lambda table, points: points.entropy_miller_madow,
+    "entropy_chao_shen": lambda table, points: points.entropy_chao_shen,
+}
+"""Curves that are means over trajectories of a number [G] at each checkpoint."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A table of rollouts and its statistics.
+
+    Attributes:
+        table: The rollouts.
+        config: smoothing, num_bootstrap, num_splits and seed are read.
+        points: Entropy, surprisal and counts at every checkpoint.
+        halves: The same from halves of the rollouts.
+        readings: The same rollouts scored with the answers of each reading ("strict", "lenient"); empty where the
+            readings do not differ.
+        traces: Token entropies of the trajectories, None where they are not known.
+        ends: How the trajectories ended, None where that is not known.
+        origin: The run that this is a variant of.
+    """
+
+    table: RolloutTable
+    config: SIAConfig
+    points: Checkpoints
+    halves: Halves
+    readings: dict[str, Scored] = field(default_factory=dict)
+    traces: TokenTraces | None = None
+    ends: Ends | None = None
+    origin: Scored | None = None
+
+    @classmethod
+    def of(cls, table: RolloutTable, config: SIAConfig, *, origin: Scored | None = None) -> Scored:
+        """Measures a table."""
+        points = measure(table, config.smoothing)
+        halves = halve(table, config.smoothing, config.num_splits, config.seed)
+        return cls(table, config, points, halves, origin=origin)
+
+    @cached_property
+    def bootstrap(self) -> Bootstrap:
+        """Resamples of the problems; those of `origin` where it has as many problems, which are the same."""
+        if self.origin is not None and self.origin.table.num_problems == self.table.num_problems:
+            return self.origin.bootstrap
+        return Bootstrap.draw(self.table.num_problems, self.config.num_bootstrap, self.config.seed)
+
+    @cached_property
+    def correct(self) -> np.ndarray:
+        """bool [T], which trajectories end correct."""
+        return ends_correct(self.table, self.points)
+
+    @cached_property
+    def length(self) -> np.ndarray:
+        """int64 [T], the position of each trajectory's last checkpoint, at least 1."""
+        return np.maximum(self.table.checkpoint[self.table.last], 1)
+
+    @cached_property
+    def rho(self) -> dict[str, np.ndarray]:
+        """The three alignments of each trajectory, float64 [T], by the columns of the trajectories."""
+        series = self.points.entropy, self.points.gold_surprisal, self.table.trajectory_offsets
+        return {
+            "rho": pearson(*series),
+            "rho_spearman": spearman(*series),
+            "rho_cross_fitted": cross_fitted(self.halves)[0],
+        }
+
+    @cached_property
+    def mean_entropy(self) -> np.ndarray:
+        """float64 [T], nats: the mean of H over each trajectory's checkpoints."""
+        offsets = self.table.trajectory_offsets
+        return np.add.reduceat(self.points.entropy, offsets[:-1]) / np.diff(offsets)
+
+    @cached_property
+    def at_grid(self) -> np.ndarray:
+        """int64 [T, len(GRID)], the checkpoint row at which each trajectory is read at each relative position."""
+        return grid_rows(self.table)
+
+    @cached_property
+    def group_means(self) -> GroupMeans:
+        """Means of `MEAN_CURVES` over `GRID` in each of `GROUPS`."""
+        values = [curve(self.table, self.points)[self.at_grid] for curve in MEAN_CURVES.values()]
+        return group_means(self.table, np.stack(values, axis=1), self.correct, self.bootstrap)
+
+    def mean_curve(self, name: str, group: str = "all") -> Resampled:
+        """One of `MEAN_CURVES` over `GRID` in one of `GROUPS`."""
+        means, g = self.group_means, GROUPS.index(group)
+        place = list(MEAN_CURVES).index(name)
+        return Resampled(means.value[g, place], means.samples[:, g, place], int(means.count[g]))
+
+    @cached_property
+    def auc(self) -> AucCurve:
+        """AUC of -H for "ends correct" over `GRID`."""
+        return auc_curve(self.table, self.points, self.correct, GRID, self.at_grid, self.bootstrap)
+
+    @cached_property
+    def trajectories(self) -> pd.DataFrame:
+        """One row a trajectory: the method's columns, then those that are registered."""
+        table, points = self.table, self.points
+        frame = pd.DataFrame(
+            {
+                "problem_id": table.problem_ids[table.problem_of_trajectory],
+                "trajectory": table.trajectory,
+                "gold": table.answers[table.gold],
+                "correct": self.correct,
+                "num_checkpoints": np.diff(table.trajectory_offsets),
+                "num_left_out_checkpoints": table.num_left_out,
+                "last_checkpoint": table.checkpoint[table.last],
+                "num_answers": table.num_answers,
+                "final_mode": _texts(table, points.mode[table.last]),
+                **self.rho,
+                "undefined_halves": cross_fitted(self.halves)[1],
+                "first_entropy": points.entropy[table.first],
+                "final_entropy": points.entropy[table.last],
+                "mean_entropy": self.mean_entropy,
+                "first_gold_surprisal": points.gold_surprisal[table.first],
+                "final_gold_surprisal": points.gold_surprisal[table.last],
+                "gain": points.gold_surprisal[table.first] - points.gold_surprisal[table.last],
+            }
+        )
+        return frame.assign(**{name: x for add in COLUMNS["trajectories"] for name, x in add(self).items()})
+
+    @cached_property
+    def checkpoints(self) -> pd.DataFrame:
+        """One row a checkpoint: the method's columns, then those that are registered."""
+        table, points = self.table, self.points
+        owner = table.trajectory_of_checkpoint
+        step, cumulative = gains(table, points)
+        frame = pd.DataFrame(
+            {
+                "problem_id": table.problem_ids[table.problem_of_trajectory[owner]],
+                "trajectory": table.trajectory[owner],
+                "checkpoint": table.checkpoint,
+                "relative_position": table.checkpoint / self.length[owner],
+                "num_rollouts": points.count,
+                "entropy": points.entropy,
+                "entropy_miller_madow": points.entropy_miller_madow,
+                "entropy_chao_shen": points.entropy_chao_shen,
+                "gold_surprisal": points.gold_surprisal,
+                "gain": step,
+                "cumulative_gain": cumulative,
+                "gold_count": points.gold_count,
+                "null_rate": points.null_rate,
+                "num_distinct": points.num_distinct,
+                "mode": _texts(table, points.mode),
+            }
+        )
+        return frame.assign(**{name: x for add in COLUMNS["checkpoints"] for name, x in add(self).items()})
+
+    def mean(self, values: np.ndarray) -> Resampled:
+        """Mean over trajectories of the values [T] that are not NaN."""
+        return Resampled.mean(np.asarray(values, dtype=np.float64), self.table.problem_of_trajectory, self.bootstrap)
+
+
+def _texts(table: RolloutTable, codes: np.ndarray) -> np.ndarray:
+    """Answers of codes, None for the null class."""
+    texts = np.array([*table.answers, None], dtype=object)
+    return texts[np.where(codes == NULL, len(table.answers), codes)]
