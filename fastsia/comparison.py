@@ -24,9 +24,15 @@ _TABLES = ("runs", "differences", "token_level")
 
 @dataclass(frozen=True)
 class Comparison:
-    """runs: by label. table: one row a run, as `sia.tabulate`. differences: one row a pair of runs and quantity, as
-    `sia.differences`. token_level: token and answer level side by side, one row a run and group, None where fewer than
-    two runs have token entropies. notes: what to mind, one sentence each."""
+    """Several runs side by side.
+
+    Attributes:
+        runs: By label.
+        table: One row a run, as `sia.tabulate`.
+        differences: One row a pair of runs and quantity, as `sia.differences`.
+        token_level: Token and answer level, one row a run and group; None where fewer than two runs have token entropies.
+        notes: Warnings, one sentence each.
+    """
 
     runs: dict[str, SIAResult]
     table: pd.DataFrame
@@ -35,7 +41,11 @@ class Comparison:
     notes: list[str]
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """A folder gets comparison.html, figures/ and tables/; a .html path only the page. Returns the page."""
+        """Writes comparison.html, figures/ and tables/ into a folder, or the page alone to a .html path.
+
+        Returns:
+            The page.
+        """
         from fastsia.report import draw_comparison, write_comparison  # matplotlib is slow to import
 
         target = Path(path)
@@ -46,7 +56,7 @@ class Comparison:
         if target.suffix.lower() in (".html", ".htm"):
             return write_comparison(target, data, tables, notes=self.notes)
         if any((target / name).exists() for name in (DATABASE, "rollouts.parquet")):
-            raise FastsiaError(f"{target} holds a run; give the comparison another folder.")
+            raise FastsiaError(f"{target} contains a run; save the comparison to another folder.")
         target.mkdir(parents=True, exist_ok=True)
         refuse_links(target, ("comparison.html", "figures"))
         write_tables(target / "tables", tables, _TABLES)
@@ -58,7 +68,8 @@ def compare(directories: Sequence[str | os.PathLike[str]]) -> Comparison:
 
     Differences are on the problems that both runs of a pair have; problems of different tasks are never the same.
 
-    Raises FastsiaError: fewer than two folders, the same one twice, or one that holds no results.
+    Raises:
+        FastsiaError: Fewer than two folders, the same one twice, or one without results.
     """
     paths = [Path(directory) for directory in directories]
     if len(paths) < 2:
@@ -81,7 +92,7 @@ def compare(directories: Sequence[str | os.PathLike[str]]) -> Comparison:
 
 
 def labels(paths: Sequence[Path], summaries: Sequence[dict[str, Any]]) -> list[str]:
-    """A short name for each run that no other has: its model, its task, both, or the end of its folder's path."""
+    """A short, unique name for each run: its model, its task, both, or the end of its folder's path."""
     models = [_model(summary) for summary in summaries]
     tasks = [str(summary.get("task") or "table") for summary in summaries]
     shuffled = [bool((summary.get("config") or {}).get("shuffle_prefix")) for summary in summaries]
@@ -98,7 +109,7 @@ def labels(paths: Sequence[Path], summaries: Sequence[dict[str, Any]]) -> list[s
 
 
 def _model(summary: dict[str, Any]) -> str:
-    """The paper's name, else the last part of a Hub id or a path; empty where the table came without a model."""
+    """The paper's name, else the last part of a Hub id or path; empty for a table without a model."""
     found = []
     for name in str(summary.get("model") or "").split(" + "):  # a model and the adapter merged into it
         known = known_model(name)
@@ -107,7 +118,7 @@ def _model(summary: dict[str, Any]) -> str:
 
 
 def _frames(runs: dict[str, SIAResult]) -> dict[str, pd.DataFrame]:
-    """The trajectories, with ids that tell the problems of one task from those of another."""
+    """The trajectories of each run, with problem ids that are unique across tasks."""
     tasks = {label: result.summary.get("task") for label, result in runs.items()}
     frames = {label: result.trajectories for label, result in runs.items()}
     if len(set(tasks.values())) == 1:
@@ -125,7 +136,7 @@ def _notes(runs: dict[str, SIAResult]) -> list[str]:
         distinct = list(dict.fromkeys(map(_spelled, values)))
         if len(distinct) > 1:
             differing.append(f"{field} ({', '.join(distinct)})")
-    notes = [f"The runs differ in {', '.join(differing)}; H and ρ depend on that too."] if differing else []
+    notes = [f"The runs differ in {', '.join(differing)}; H and ρ depend on these settings too."] if differing else []
     versions = [(result.summary.get("reading") or {}).get("rules") for result in runs.values()]
     rules = {version for version in versions if version is not None}
     if len(rules) > 1:
@@ -137,12 +148,12 @@ def _notes(runs: dict[str, SIAResult]) -> list[str]:
 
 
 def _setting(result: SIAResult, field: str) -> Any:
-    """A setting of a run; its default where the run is of a version that did not have it."""
+    """A setting of a run; the default for runs of versions without it."""
     return (result.summary.get("config") or {}).get(field, getattr(_DEFAULTS, field))
 
 
 def _spelled(value: Any) -> str:
-    """A setting on one line: an instruction may be long, and marks are stored as a list."""
+    """A setting on one line of at most 60 characters."""
     text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
     text = " ".join(text.split())
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -34,6 +34,7 @@ from fastsia.sia import (
     forced_table,
     reading_of,
     shuffled_table,
+    tables_of_run,
     uneven_counts,
 )
 from fastsia.sia.cut import Ends
@@ -63,16 +64,6 @@ SHUFFLED = "shuffled"
 """A run's folder may hold, in a folder of this name, the same run with shuffled prefixes; its results then have a table
 `shuffled_prefix` of the two."""
 _TABLES = ("problems", "trajectories", "checkpoints", "curves", "rollouts")
-_FURTHER = (
-    "token_level",
-    "early_stop",
-    "failure_detection",
-    "sensitivity",
-    "coarse_ablation",
-    "shuffled_prefix",
-    "forced_answers",
-)
-"""What of tables/ is a run's; whatever else lies there is somebody's own."""
 
 
 @dataclass(frozen=True)
@@ -174,14 +165,14 @@ class SIAResult:
         source = self._source
         if source is None or source.suffix != ".parquet" or source.parent not in [path.resolve() for path in folders]:
             return
-        if source.parent.name == "figures" or source.stem in (*_TABLES, *_FURTHER, *self.tables):
+        if source.parent.name == "figures" or source.stem in (*_TABLES, *tables_of_run(), *self.tables):
             raise FastsiaError(f"{source} was analysed and would be written over; use another output folder.")
 
     def _export(self, path: Path) -> None:
         if self._store is None:  # tables of two analyses are no result, and no database tells which are newer
             (path / "summary.json").unlink(missing_ok=True)
         self._write_tables(path)
-        write_tables(path / "tables", self.tables, _FURTHER)
+        write_tables(path / "tables", self.tables, tables_of_run())
         write_json(path / "summary.json", self.summary)
 
     def _write_tables(self, path: Path) -> None:
@@ -637,7 +628,11 @@ def _load_exports(path: Path, summary: dict[str, Any] | None, store: Store | Non
         frames["trajectories"],
         frames["checkpoints"],
         frames["curves"],
-        {name: _read_back(file, name) for name in _FURTHER if (file := path / "tables" / f"{name}.parquet").is_file()},
+        {
+            name: _read_back(file, name)
+            for name in tables_of_run()
+            if (file := path / "tables" / f"{name}.parquet").is_file()
+        },
         store,
         frames.get("rollouts"),
     )

@@ -72,7 +72,9 @@ def test_problems_of_different_tasks_are_never_the_same(tmp_path: Path) -> None:
 def test_settings_that_differ_are_said(tmp_path: Path) -> None:
     one = saved(tmp_path / "a", model="a", task="t")
     other = saved(tmp_path / "b", model="b", task="t", config=SIAConfig(num_bootstrap=50, num_splits=2, smoothing=1.0))
-    assert compare([one, other]).notes == ["The runs differ in smoothing (0.5, 1.0); H and ρ depend on that too."]
+    assert compare([one, other]).notes == [
+        "The runs differ in smoothing (0.5, 1.0); H and ρ depend on these settings too."
+    ]
 
 
 def test_what_cannot_be_compared_is_one_sentence(tmp_path: Path) -> None:
@@ -92,7 +94,7 @@ def test_a_run_folder_is_no_place_for_a_comparison(tmp_path: Path) -> None:
     folders = [saved(tmp_path / name, seed=i, model=name, task="made-up") for i, name in enumerate("ab")]
     before = {file: file.read_bytes() for file in folders[0].rglob("*") if file.is_file()}
     found = compare(folders)
-    with pytest.raises(FastsiaError, match="holds a run; give the comparison another folder"):
+    with pytest.raises(FastsiaError, match="contains a run; save the comparison to another folder"):
         found.save(folders[0])
     assert {file: file.read_bytes() for file in folders[0].rglob("*") if file.is_file()} == before
     for _ in range(2):

@@ -74,7 +74,7 @@ def test_early_stopping_replays_the_stored_checkpoints(run: SIAResult) -> None:
 
 def test_all_of_it_is_in_the_report_and_side_by_side(folder: Path, run: SIAResult, tmp_path: Path) -> None:
     page = run.report(tmp_path / "page.html").read_text(encoding="utf-8")
-    for title in ("Token level and answer level", "Stopping early, simulated", "Seeing failure coming"):
+    for title in ("Token level and answer level", "Early stopping, simulated", "Failure prediction"):
         assert title in page
     assert "times as many as the trajectories have" in page
     evaluate("demo:base", "demo", limit=10, output=tmp_path / "base", max_tokens=60, **SMALL)

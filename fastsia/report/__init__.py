@@ -1,19 +1,14 @@
-"""Results drawn: figures, tables to read and the self-contained report."""
+"""Presentation of results: figures, tables as text and the self-contained report."""
 
 from fastsia.report.data import AnswerView, CheckpointView, ReportData, TrajectoryView, distinct_answers
-from fastsia.report.figures import (
-    Drawing,
-    Overlay,
-    draw_comparison,
-    draw_families,
-    draw_figures,
-    draw_outcomes,
-    draw_overlay,
-)
+from fastsia.report.drawing import Drawing
+from fastsia.report.figures import FIGURES, draw_figures, figure
 from fastsia.report.html import write_comparison, write_report
+from fastsia.report.overlays import Overlay, draw_comparison, draw_families, draw_outcomes, draw_overlay
 from fastsia.report.tables import ShownTable, format_count, show_readings, show_table
 
 __all__ = [
+    "FIGURES",
     "AnswerView",
     "CheckpointView",
     "Drawing",
@@ -27,6 +22,7 @@ __all__ = [
     "draw_figures",
     "draw_outcomes",
     "draw_overlay",
+    "figure",
     "format_count",
     "show_readings",
     "show_table",

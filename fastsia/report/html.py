@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs no network, no server and no model."""
+"""The report: one HTML file that needs no network, server or model."""
 
 from __future__ import annotations
 
@@ -19,21 +19,25 @@ from markupsafe import Markup
 from fastsia.files import replacing
 from fastsia.models.registry import known_model
 from fastsia.report.data import ReportData
+from fastsia.report.drawing import Drawing, inline_svg
 from fastsia.report.embed import Piece, pack
-from fastsia.report.figures import Drawing, draw, draw_comparison, inline_svg
+from fastsia.report.figures import draw
+from fastsia.report.overlays import draw_comparison
 from fastsia.report.tables import (
     format_count,
     format_interval,
     format_number,
     format_percent,
+    format_percents,
     show_readings,
     show_tables,
 )
-from fastsia.sia.compare import outcome_baseline
+from fastsia.sia import Estimate
+from fastsia.sia.compare import auc_at, outcome_baseline
 from fastsia.sia.paper import published_rho
 
 MAX_BYTES = 28_000_000
-"""What the trajectories to read may take of the file, so that it stays under 30 MB with its figures and tables."""
+"""Largest size of the packed trajectories, so that the file with figures and tables stays under 30 MB."""
 
 _COLUMNS = (
     ("problem", "problem_id", "the problem's id"),
@@ -54,7 +58,10 @@ _COLUMNS = (
 def write_report(path: Path | str, data: ReportData, drawings: Sequence[Drawing] | None = None) -> Path:
     """Writes the report to `path` (a folder gets report.html in it) and returns the file.
 
-    drawings: what `draw_figures` returned, where it was called already.
+    Args:
+        path: A folder or a file.
+        data: The run.
+        drawings: The result of `draw_figures`; None: they are drawn now.
     """
     forking = (data.summary.get("forking_threshold") or {}).get("run")
     pieces = list(pack(data.views, len(data.trajectories), MAX_BYTES, forking))
@@ -62,7 +69,7 @@ def write_report(path: Path | str, data: ReportData, drawings: Sequence[Drawing]
     context = {
         "title": data.title,
         "summary": data.summary,
-        "cards": _cards(data.summary, data.trajectories),
+        "numbers": _numbers(data),
         "figures": _inline(drawings),
         "tables": [*filter(None, [show_readings(data.summary)]), *show_tables(data.tables)],
         "index": _index(data, pieces, forking),
@@ -83,8 +90,12 @@ def write_comparison(
 ) -> Path:
     """Writes comparison.html (into a folder, or to the file named): tables and overlaid figures of several runs.
 
-    tables: by name, as `sia.tabulate` and `sia.differences` made them. drawings: what `draw_comparison` returned, where
-    it was called already. notes: what to mind in reading it, one sentence each.
+    Args:
+        path: A folder or a file.
+        runs: By label.
+        tables: By name, as `sia.tabulate` and `sia.differences` return them.
+        drawings: The result of `draw_comparison`; None: they are drawn now.
+        notes: Warnings, one sentence each.
     """
     context = {
         "title": " against ".join(runs) if len(runs) <= 3 else f"{len(runs)} runs",
@@ -116,7 +127,7 @@ def _asset(name: str) -> str:
 
 
 def _digest(text: str) -> str:
-    """The source expression that lets exactly this inline text through the page's policy."""
+    """The source expression with which the page's policy allows exactly this inline text."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
@@ -124,7 +135,13 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["count"] = format_count
+    environment.filters |= {
+        "count": format_count,
+        "interval": format_interval,
+        "number": format_number,
+        "percent": format_percent,
+        "percents": format_percents,
+    }
     return environment
 
 
@@ -135,95 +152,21 @@ def _inline(drawings: Sequence[Drawing]) -> list[dict[str, Any]]:
     ]
 
 
-def _cards(summary: Mapping[str, Any], trajectories: pd.DataFrame) -> list[dict[str, str]]:
-    """The headline numbers: what it is called, its value, its interval, and what it says."""
-    ci = summary.get("ci") or {}
-    rho, rho_ci = summary.get("rho") or {}, ci.get("rho") or {}
-    auc = {point["position"]: (point["auc"], place) for place, point in enumerate(summary.get("auc") or [])}
-    half, place = auc.get(0.5, (None, -1))
-    half_ci = ci["auc"][place] if place >= 0 and ci.get("auc") else None
-    corrected = rho.get("cross_fitted_corrected")
-    theirs = published_rho(str(summary.get("model")), str(summary.get("task")))
-    published = "" if theirs is None else f" The paper reports {format_number(theirs, 2)}."
-    entropy = (
-        f"Mean H: {format_number(summary.get('entropy_first'), 2)} nats at the start, "
-        f"{format_number(summary.get('entropy_final'), 2)} at the end."
-    )
-    baseline = format_number(outcome_baseline(trajectories), 2)
-    by_outcome = (
-        f"{format_number(rho.get('pearson_correct'), 2)} where they end correct, "
-        f"{format_number(rho.get('pearson_incorrect'), 2)} where not"
-    )
-    rows: tuple[tuple[str, str, str, str], ...] = (
-        (
-            "accuracy",
-            format_percent(summary.get("accuracy")),
-            _percents(ci.get("accuracy")),
-            "Trajectories that end correct.",
-        ),
-        (
-            "ρ, the paper's",
-            format_number(rho.get("pearson"), 2),
-            format_interval(rho_ci.get("pearson"), 2),
-            "How closely answer entropy and gold surprisal move together along a trajectory. A trajectory that settles "
-            "has a ρ near 1 if it ends correct and near −1 if not, so compare the mean with 2·accuracy − 1 among the "
-            f"trajectories that have a ρ: {baseline}. Means by outcome: {by_outcome}. Where nothing moves, taking H "
-            "and s from the same rollouts alone pushes ρ away from 0." + published,
-        ),
-        (
-            "ρ, cross-fitted",
-            format_number(rho.get("cross_fitted"), 2),
-            format_interval(rho_ci.get("cross_fitted"), 2),
-            "The same with H and s from different halves of the rollouts: 0 where nothing moves, and too close to 0 "
-            "where something does, since halves are noisier. "
-            + (
-                "Corrected to all rollouts: not given, the halves agree too little."
-                if corrected is None
-                else f"Corrected to all rollouts, not to the true distribution: {format_number(corrected, 2)}."
-            ),
-        ),
-        (
-            "ρ undefined",
-            format_percent(rho.get("undefined_fraction")),
-            _percents(rho_ci.get("undefined_fraction")),
-            "Trajectories left out of ρ: fewer than 3 checkpoints, or a constant entropy or surprisal.",
-        ),
-        (
-            "AUC at half-way",
-            format_number(half, 2),
-            format_interval(half_ci, 2),
-            "The chance that entropy tells a correct trajectory from an incorrect one half-way. ½ is guessing.",
-        ),
-        (
-            "information gain",
-            f"{format_number(summary.get('gain'), 2)} nats",
-            format_interval(ci.get("gain"), 2),
-            "By how much the reasoning makes the gold answer less surprising. Along a model's own text its expectation "
-            "is at most 0 and mean H does not rise, whatever the model: a fall of H is no finding, and a gain above 0 "
-            f"points to draws from another distribution, cut rollouts or a bug. {entropy}",
-        ),
-        (
-            "confident, wrong",
-            format_percent(summary.get("misalignment")),
-            _percents(ci.get("misalignment")),
-            "Trajectories that end with lower H and higher s than they began. Noise is counted too: where nothing "
-            "moves and the gold answer is rare, up to 40 % of the trajectories are of this kind.",
-        ),
-        (
-            "no answer",
-            format_percent(summary.get("null_rate")),
-            _percents(ci.get("null_rate")),
-            "Rollouts in which no answer could be read; one class of their own in H.",
-        ),
-    )
-    if summary.get("cut_rate"):
-        says = "Rollouts that the token limit ended. Many of them make the numbers the limit's, not the model's."
-        rows = (*rows, ("cut", format_percent(summary["cut_rate"]), "", says))
-    return [dict(zip(("name", "value", "interval", "says"), row, strict=True)) for row in rows]
+def _numbers(data: ReportData) -> dict[str, Any]:
+    """What the cards show: estimates by their keys in the summary, and what they are compared with."""
+    keys = ("accuracy", "null_rate", "entropy_first", "entropy_final", "gain", "misalignment")
+    names = ("pearson", "pearson_correct", "pearson_incorrect", "cross_fitted", "cross_fitted_corrected")
+    return {
+        **{key: Estimate.of_summary(data.summary, key) for key in keys},
+        "rho": {name: Estimate.of_summary(data.summary, f"rho.{name}") for name in (*names, "undefined_fraction")},
+        "auc": auc_at(data.summary, 0.5) or Estimate(None),
+        "baseline": outcome_baseline(data.trajectories),
+        "published": published_rho(str(data.summary.get("model")), str(data.summary.get("task"))),
+    }
 
 
 def _index(data: ReportData, pieces: Sequence[Piece], forking: float | None) -> Markup:
-    """The table of trajectories as JSON that may stand inside a script element. forking: nats."""
+    """The table of trajectories as JSON, escaped for a script element. forking: nats."""
     places = {piece.key: place for place, piece in enumerate(pieces)}
     frame = data.trajectories
     shown = [column for column in _COLUMNS if column[1] != "token_entropy" or "token_entropy" in frame]
@@ -249,7 +192,7 @@ def _index(data: ReportData, pieces: Sequence[Piece], forking: float | None) -> 
 
 
 def _plain(value: Any) -> Any:
-    """A value of a frame for JSON: 4 digits are enough to read."""
+    """A value of a frame for JSON, rounded to 4 digits."""
     if value is None or value is pd.NA:
         return None
     if isinstance(value, (bool, np.bool_)):
@@ -262,7 +205,7 @@ def _plain(value: Any) -> Any:
 
 
 def _settings(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the run was, for the last section."""
+    """Name and value of the run's facts and settings."""
     rows = [
         (key.replace("_", " "), _spell(summary[key]))
         for key in (
@@ -296,7 +239,3 @@ def _spell(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _percents(value: Any) -> str:
-    return "" if value is None else f"[{100 * value[0]:.1f}, {100 * value[1]:.1f}] %"

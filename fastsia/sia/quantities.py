@@ -25,7 +25,7 @@ def measure_quantities(scored: Scored) -> Points:
         if quantity.make is not None:
             found[name] = list(quantity.make(scored))
         elif quantity.column in scored.trajectories:
-            found[name] = [Point(scored.mean(scored.trajectories[quantity.column].to_numpy(np.float64)).estimate())]
+            found[name] = [Point(mean_of(quantity.column, scored).estimate())]
     return found
 
 
@@ -75,6 +75,11 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
     for part in above:
         tree = tree.setdefault(part, {})
     tree[last] = value
+
+
+def mean_of(column: str, scored: Scored) -> Resampled:
+    """Mean of a column of the trajectories, where it is defined."""
+    return scored.mean(scored.trajectories[column].to_numpy(np.float64))
 
 
 def by_outcome(column: str) -> Callable[[Scored], Iterator[Point]]:

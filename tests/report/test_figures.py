@@ -19,7 +19,8 @@ from fastsia.report import (
     draw_outcomes,
     draw_overlay,
 )
-from fastsia.report.figures import Drawing, draw, inline_svg
+from fastsia.report.drawing import Drawing, inline_svg
+from fastsia.report.figures import draw
 from tests.report.synthetic import report_data, rollouts
 from tests.sia.simulate import frame
 

@@ -25,7 +25,7 @@ def forced_table(
     num_resamples: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Log-probabilities of the answers.
+    """Forced answers.
 
     Another quantity than the rest of this page: the answer that a model would give at once. After each prefix the cue
     that opens an answer is inserted and each candidate answer's probability is computed, without a rollout. The first

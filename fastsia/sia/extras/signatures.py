@@ -15,6 +15,7 @@ from fastsia.answers.distribution import summarize
 from fastsia.sia.curves import GRID, GROUPS, Curve, group_means
 from fastsia.sia.entropy import Checkpoints
 from fastsia.sia.estimate import Resampled
+from fastsia.sia.quantities import mean_of
 from fastsia.sia.registry import COLUMNS, CURVES, FACTS, Point, Quantity, add_quantity
 from fastsia.sia.scored import Scored
 from fastsia.sia.table import NULL, RolloutTable
@@ -325,6 +326,10 @@ def _saturation(part: str, scored: Scored) -> Iterator[Point]:
     yield Point(Resampled(getattr(found, part), getattr(resampled, part), curve.n).estimate())
 
 
+def _mean_of(column: str, scored: Scored) -> Iterator[Point]:
+    yield Point(mean_of(column, scored).estimate())
+
+
 def _monotone(scored: Scored) -> Iterator[Point]:
     rise = scored.trajectories["largest_rise"].to_numpy()
     for tolerance in RISE_TOLERANCES:
@@ -339,6 +344,6 @@ for _part in ("level", "onset", "rebound"):
     add_quantity(
         Quantity(f"saturation_{_part}", make=partial(_saturation, _part), key=f"saturation.{_part}", compared=False)
     )
-add_quantity(Quantity("misalignment", column="misaligned", compared=False))
-add_quantity(Quantity("lock_in", column="lock_in_relative", compared=False))
+for _name, _column in (("misalignment", "misaligned"), ("lock_in", "lock_in_relative")):
+    add_quantity(Quantity(_name, make=partial(_mean_of, _column), compared=False))
 add_quantity(Quantity("monotone", make=_monotone, item=("tolerance", "share"), compared=False))
