@@ -10,7 +10,7 @@ from fastsia.core import extension
 
 @pytest.fixture
 def without_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where no compiler built the C++ core."""
+    """Disable the C++ core, as on a machine without a compiler."""
     for module in (extraction, stream, vocabulary):
         monkeypatch.setattr(module, "extension", lambda: None)
 

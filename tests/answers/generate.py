@@ -1,4 +1,4 @@
-"""Texts that a reader of answers may meet, and ones that it should not fall over."""
+"""Typical and hostile texts for the readers of answers."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ _NUMBER_FRAMES = (
 
 
 def number_text(rng: random.Random) -> bytes:
-    """What a number may look like, after a marker, in a box, or anywhere."""
+    """Forms of numbers after a marker, in a box, or anywhere."""
     frame = rng.choice(_NUMBER_FRAMES).encode()
     pieces = frame.replace(b"{{", b"\1").replace(b"}}", b"\2").split(b"{}")
     text = pieces[0]
@@ -100,7 +100,7 @@ def number_text(rng: random.Random) -> bytes:
 
 
 def rationales(shared_data: Path | None) -> list[bytes]:
-    """The real rationales of GSM8K's test split; without it, a few of our own."""
+    """The rationales of GSM8K's test split; without the file, a few of our own."""
     if shared_data is None:
         return [text.encode() for text in RATIONALES]
     lines = (shared_data / "gsm8k" / "test.jsonl").read_text(encoding="utf-8").splitlines()
@@ -108,7 +108,7 @@ def rationales(shared_data: Path | None) -> list[bytes]:
 
 
 def text(rng: random.Random, real: list[bytes]) -> bytes:
-    """Fragments that mean something to the rules; random bytes; symbols of numbers; mutations of a real rationale."""
+    """Fragments that the rules react to, random bytes, symbols of numbers, and mutations of a real rationale."""
     kind = rng.random()
     if kind < 0.45:
         return b"".join(rng.choice(FRAGMENTS) for _ in range(rng.randint(1, 14)))
@@ -136,7 +136,8 @@ HIGH_BYTES = bytes(range(128, 256))
 
 
 def byte_vocabulary(fallback: bytes = b"", num_special: int = 0) -> Vocabulary:
-    """One token a byte, its id; those of `fallback` are byte-fallback tokens; then special tokens."""
+    """One token for each byte, with its value as id; those in `fallback` are byte-fallback tokens; then special
+    tokens."""
     kinds = np.zeros(256 + num_special, dtype=np.uint8)
     kinds[list(fallback)] = 1
     kinds[256:] = 2

@@ -1,6 +1,6 @@
-"""Other ways to write a LaTeX answer: some that leave its meaning alone, some that change it.
+"""Other ways to write a LaTeX answer: some keep its meaning, some change it.
 
-Each takes the answer and gives the other text, or None where it does not apply.
+Each function maps the answer to another text, or to None if it does not apply.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Respelling = Callable[[str], str | None]
 
 
 def changed(pattern: str, to: str | Callable[[re.Match[str]], str], count: int = 0) -> Respelling:
-    """What the pattern finds is replaced; None where it finds nothing."""
+    """Replace the matches of the pattern; None if there are none."""
 
     def respell(gold: str) -> str | None:
         text, num = re.subn(pattern, to, gold, count=count)
@@ -35,7 +35,7 @@ def around(before: str, after: str = "") -> Respelling:
 
 
 _TEXT = r"\\(?:text|mbox)|begin"
-_WHOLE_TERM = r"[,=+]|.-|\\(?:pm|cup|in\b|begin|text|mbox)"  # what is not one term
+_WHOLE_TERM = r"[,=+]|.-|\\(?:pm|cup|in\b|begin|text|mbox)"  # not a single term
 
 
 def _with_thousands(gold: str) -> str | None:
@@ -45,7 +45,7 @@ def _with_thousands(gold: str) -> str | None:
 
 
 def _blanks(gold: str) -> str | None:
-    """A blank at every place of a formula that LaTeX shows none at, but in 58,500: 58, 500 is a list."""
+    """Insert blanks where LaTeX does not show them, except in 58,500: 58, 500 is a list."""
     if re.fullmatch(r"-?[0-9]{1,3}(,[0-9]{3})+", gold):
         return None
     return re.sub(r"(?<=[-+=,()\[\]])(?!\\[!,])|(?=[-+=,()\[\]])", " ", gold).replace("  ", " ")
@@ -219,7 +219,7 @@ FRAGMENTS = (
 
 
 def content(rng: random.Random, known: Sequence[str]) -> str:
-    """Fragments of LaTeX in a row, or a known content with some of them put in."""
+    """A sequence of LaTeX fragments, or a known content with some of them inserted."""
     if rng.random() < 0.5:
         return "".join(rng.choices(FRAGMENTS, k=rng.choice((1, 2, 3, 4, 6, 9, 14, 30))))
     text = rng.choice(known)

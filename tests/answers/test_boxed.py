@@ -1,4 +1,4 @@
-"""The content of a box, and what is read behind other markers in the boxed format."""
+"""The content of a box, and answers after other markers in the boxed format."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ BOXED = {
     "\\boxed{" + "x" * 257 + "}": None,
     "\\fbox{7x}": "7x",
     "\\boxed{\\fbox{7x}}": "7x",
-    # what is no number is none
+    # not numbers
     r"\boxed{5 x}": "5x",
     r"\boxed{3ab}": "3ab",
     r"\boxed{5xy}": "5xy",
@@ -63,7 +63,7 @@ BOXED = {
     r"\boxed{4 sin x}": r"4\sin x",
     r"\boxed{2x = 8}": "2x=8",
     r"\boxed{12 \text{ or } 13}": "12 or 13",
-    # numbers in another dress are numbers
+    # numbers in other notations
     r"\boxed{\bf 7}": "7",
     r"\boxed{\large 7}": "7",
     r"\boxed{\mathbf{7}}": "7",
@@ -76,10 +76,10 @@ BOXED = {
     r"\boxed{1.\overline{9}}": "2",
     r"\boxed{2 + 3 = 5}": "5",
     r"\boxed{2 \cdot 3 = 6}": "6",
-    # what renders as nothing is nothing
+    # contents that render as nothing
     r"\boxed{\,}": None,
     r"\boxed{$$}": None,
-    # what stands in a box as the instruction has it
+    # placeholders copied from the instruction
     r"\boxed{...}": None,
     r"\boxed{?}": None,
     r"\boxed{answer}": None,
@@ -87,7 +87,7 @@ BOXED = {
     r"\boxed{[ANSWER]}": None,
     r"I put it in \boxed{\text{answer}}. So \boxed{7}. In \boxed{\ldots} as asked.": "7",
     r"\boxed{\text{answers}}": "answers",
-    # a list of numbers is no number with groups
+    # a list of numbers is not a number with groups
     r"\boxed{100, 200}": "100, 200",
     r"\boxed{-1,\ 100,\ 200}": "-1, 100, 200",
     r"\boxed{3,\quad 100}": "3, 100",
@@ -110,7 +110,7 @@ BOXED = {
     r"\boxed{\phantom{5}}": None,
 }
 
-# Each line has one meaning, and its one spelling first.
+# All texts of a line have one meaning; the first is the normalized spelling.
 ONE_SPELLING = [
     [r"\sqrt2", r"\sqrt{2}", r"\sqrt 2", "√2", r"\sqrt{ 2 }", "sqrt(2)", r"\sqrt(2)"],
     ["52_8", "52_{8}", "52_{ 8 }", r"52_{\text{8}}", "52₈"],
@@ -355,7 +355,7 @@ def test_behind_other_markers(text: str, either: str) -> None:
 
 
 def test_boxed_choices(either: str) -> None:
-    """Where the problem has options, a box has one of them in it."""
+    """If the problem has options, a box contains one of them."""
     options = ("a rock", "water", "Sunlight energy.", "4")
     texts = ["\\boxed{water}", "\\boxed{b}", "\\boxed{x+1}"]
     assert extract_answers(texts, "boxed", options=options) == ["B", "B", None]
@@ -388,7 +388,7 @@ def test_boxed_choices(either: str) -> None:
     ids=lambda content: content[:12],
 )  # fmt: skip
 def test_hostile_contents(content: str, either: str) -> None:
-    """They end soon, and a spelling is one of itself."""
+    """Readers terminate quickly, and a normalized spelling normalizes to itself."""
     (answer,) = extract_answers([f"\\boxed{{{content}}}"], "boxed")
     if answer is not None:
         assert len(answer.encode()) <= 256
@@ -407,7 +407,7 @@ _ENDS = ("", "$", ".", "**", " cm", " apples", "\n", '"}', "</answer>", " or 5",
 
 
 def check_expressions(num_texts: int, seed: int) -> None:
-    """The C++ core reads boxes and what stands behind other markers as the reference does."""
+    """The C++ core reads boxes and answers after other markers as the reference does."""
     rng = random.Random(seed)
     known = [*(content for contents in ONE_SPELLING for content in contents), *(text[8:] for text in BEHIND_MARKERS)]
     spec = Spec.of("boxed")
@@ -437,7 +437,7 @@ def test_core_agrees_on_200_000_expressions() -> None:
 
 
 def test_contents_of_any_kind_are_read() -> None:
-    """Also those that no box could have: braces that never close, long golds."""
+    """Also golds that a box could not contain: unclosed braces, long texts."""
     rng = random.Random(3)
     num_read = sum(spelled(content(rng, ["x^{2}"]).encode()) is not None for _ in range(5000))
     assert num_read > 2500
@@ -451,7 +451,7 @@ def golds_of(shared_data: Path) -> list[str]:
 
 
 def test_golds_of_math500(shared_data: Path, either: str) -> None:
-    """Each is read, also out of a completion."""
+    """Each gold is read, also from a completion."""
     golds = golds_of(shared_data)
     canonical = [canonical_gold(gold, "boxed") for gold in golds]
     assert len(golds) == 500
@@ -463,7 +463,7 @@ def test_golds_of_math500(shared_data: Path, either: str) -> None:
 
 @pytest.mark.parametrize(("table", "num_texts"), [("same", 7726), ("different", 5761)])
 def test_respelled_golds_of_math500(table: str, num_texts: int, shared_data: Path, either: str) -> None:
-    """At least ten spellings of each gold have its meaning and read as it does, and ten have another and do not."""
+    """At least ten re-spellings of each gold read as the gold, and at least ten changes of meaning do not."""
     golds = list(dict.fromkeys(golds_of(shared_data)))
     respellings = SAME if table == "same" else DIFFERENT
     texts = [(gold, name, respell(gold)) for gold in golds for name, respell in respellings.items()]

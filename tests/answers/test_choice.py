@@ -22,7 +22,8 @@ MASKS = ("safety goggles", "breathing mask", "rubber gloves", "lead apron")
 
 
 def cases(block: str) -> dict[str, str | None]:
-    """Text to answer. A line has the letter, or - for none, then the text: ⏎ is its new line, ‹00A0› a character."""
+    """Texts and their answers. A line has the letter, or - for none, then the text: ⏎ is a line break, ‹00A0› a
+    character."""
     table = {}
     for line in block.strip("\n").split("\n"):
         letter, text = line[0], line[2:]
@@ -35,7 +36,7 @@ def cases(block: str) -> dict[str, str | None]:
 
 # Four colours as the options ------------------------------------------------------------------------------------------
 
-# What a marker is followed by is one option.
+# One option follows a marker.
 AFTER_A_MARKER = r"""
 B The correct option is B. Option A is wrong since D.
 B The correct choice is B. Choice A and D are wrong
@@ -323,7 +324,7 @@ A Answer: A (not B)
 D Answer: A or D. I go with D.
 """
 
-# More than one option is named, or none, or none that there is.
+# More than one option is named, or none, or one that does not exist.
 NONE_AFTER_A_MARKER = r"""
 - The options are A, B, C, and D.
 - Answer: A or B
@@ -501,7 +502,7 @@ NONE_AFTER_A_MARKER = r"""
 - Answer: A (or maybe B)
 """
 
-# No marker: a statement that names the option.
+# No marker, but a statement that names the option.
 STATEMENTS = r"""
 B So it is B, which has vitamin C.
 B It's B, as q = 5 C.
@@ -1582,7 +1583,7 @@ def test_other_options(options: tuple[str, ...] | None, block: str, either: str)
 
 
 def test_boxed_choices(either: str) -> None:
-    """Where the problem has options, a box holds one of them."""
+    """If the problem has options, a box contains one of them."""
     options = ("a rock", "water", "Sunlight energy.", "4")
     texts = ["\\boxed{water}", "\\boxed{b}", "\\boxed{x+1}"]
     assert extract_answers(texts, "boxed", options=options) == ["B", "B", None]
@@ -1621,7 +1622,7 @@ def test_whole_choice(gold: str, options: tuple[str, ...] | None, letter: str | 
 
 # Every option in many phrasings ---------------------------------------------------------------------------------------
 
-# l: the option's letter, o: another one, t: its text, p: that without its full stop.
+# l: the option's letter, o: another letter, t: the option's text, p: the text without its full stop.
 PHRASINGS = {
     "letter": "Answer: {l}",
     "letter, reason": "Answer: {l} because of this.",
@@ -1664,7 +1665,7 @@ PHRASINGS = {
     "list": "{lines}",
     "list in a line": "{line}",
 }
-# What has no answer.
+# Texts without an answer.
 LISTS = ("list", "list in a line")
 
 
@@ -1692,7 +1693,7 @@ def sweep(problems: list[tuple[str, ...]]) -> Iterator[tuple[str, str, str, str 
 
 
 def invented_problems(num_problems: int) -> list[tuple[str, ...]]:
-    """Options of our own: words, sentences, quantities, formulas, letters inside of the texts; in any order."""
+    """Our own options: words, sentences, quantities, formulas, letters inside the texts; in any order."""
     rng = random.Random(5)
     sets = [
         ["a copper wire", "the Moon", "an iron nail", "Glass"],
@@ -1716,16 +1717,16 @@ def invented_problems(num_problems: int) -> list[tuple[str, ...]]:
 
 
 def test_every_phrasing_of_every_option(either: str) -> None:
-    """A reads as well as any other letter, and a list of the options is no answer."""
+    """A is read as well as any other letter, and a list of the options is not an answer."""
     for phrasing, letter, text, answer, options in sweep(invented_problems(50)):
         assert answer == (None if phrasing in LISTS else letter), (phrasing, text, options)
 
 
 @pytest.mark.slow
 def test_every_option_of_arc(shared_data: Path) -> None:
-    """All 14,188 options in every phrasing. Shown with -s: how many read, for each letter and phrasing.
+    """All 14,188 options in every phrasing. With -s it prints how many are read for each letter and phrasing.
 
-    An option whose whole text is another one's letter ("C" for carbon as option A) cannot be told from the label.
+    An option whose text is the letter of another one ("C" for carbon as option A) is read as that label.
     """
     files = ("ARC-Challenge-Test.jsonl", "ARC-Easy-Test.jsonl")
     rows = [json.loads(row) for name in files for row in (shared_data / "arc" / name).read_text("utf-8").splitlines()]
@@ -1760,7 +1761,7 @@ _TORN += [b"\xf0\x80\x81\x81", b"\xe0\x80\x80"]
 
 
 def mutated(rng: random.Random, texts: list[bytes]) -> bytes:
-    """Pieces that mean something to the rules; or a case of this file, changed in a few places."""
+    """Fragments that the rules react to, or a case of this file with a few changes."""
     if rng.random() < 0.4:
         return rng.choice((b" ", b"")).join(rng.choices(_PIECES, k=rng.randint(1, 16)))
     text = bytearray(rng.choice(texts))
@@ -1800,7 +1801,7 @@ def test_core_agrees_on_200_000_texts() -> None:
 
 
 def test_hostile_texts_end(either: str) -> None:
-    """A reader that looks back, or ahead, without bounds would take for ever; a minute's timeout guards the test."""
+    """A reader with unbounded look-behind or look-ahead would not finish; the test has a timeout of a minute."""
     size = 20_000 if either == "core" else 1_000
     parts = 'A|A |A or |a |(|\x01|"|B is |and |option |A. |(A) a |A is wrong, |_|**|\\frac{|1,000|.1|it is |\n|A\n|A.\n'
     parts += "|not |- |é|A, |the |green is correct and |vs |²|as well "

@@ -15,7 +15,7 @@ from fastsia.errors import FastsiaError
 
 
 def random_groups(seed: int, num_groups: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(codes, offsets, gold, num_answers): sizes from 0 to 40, few and many classes, interned ids far apart."""
+    """(codes, offsets, gold, num_answers) with group sizes 0 to 40, few and many classes, and distant interned ids."""
     rng = np.random.default_rng(seed)
     sizes = rng.integers(0, 41, size=num_groups)
     ids = np.array([-1, 0, 1, 2, 7, 1000, 2**31 - 1])
@@ -56,7 +56,7 @@ def test_entropies_are_scipys() -> None:
 
 
 def chao_shen(counts: list[int]) -> float:
-    """As Chao and Shen (2003) write it, with one singleton fewer where there are nothing else."""
+    """The estimator of Chao and Shen (2003), with one singleton fewer if there are only singletons."""
     n, singletons = sum(counts), counts.count(1)
     coverage = 1 - (singletons - 1 if singletons == n else singletons) / n
     shares = [coverage * count / n for count in counts]
@@ -70,7 +70,7 @@ def test_ties_go_to_the_first_drawn() -> None:
 
 
 def test_one_answer_has_no_entropy() -> None:
-    """Exactly 0, not -0: reports print it."""
+    """The entropy is exactly 0, not -0, because reports print it."""
     for estimator in ("plugin", "miller_madow", "chao_shen"):
         value = answer_entropy(["5"] * 7, estimator)
         assert value == 0
@@ -78,7 +78,7 @@ def test_one_answer_has_no_entropy() -> None:
 
 
 def test_chao_shen_of_singletons_is_finite() -> None:
-    """Its coverage would be 0."""
+    """Without the correction the coverage would be 0."""
     assert answer_entropy(["1", "2", "3"], "chao_shen") == pytest.approx(chao_shen([1, 1, 1]), abs=1e-12)
     assert answer_entropy(["1"], "chao_shen") == 0
 

@@ -1,4 +1,4 @@
-"""Classes of answers, with stand-ins for math-verify and with the package itself."""
+"""Classes of answers, with a stub of math-verify and with the package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ needs_math_verify = pytest.mark.skipif(
 
 
 class Stub:
-    """Says of some ordered pairs that they are equal, of some that they took too long."""
+    """A stub in which some ordered pairs are equal and some time out."""
 
     def __init__(self, equal: set[tuple[str, str]] = frozenset(), late: set[tuple[str, str]] = frozenset()) -> None:  # type: ignore[assignment]
         self.equal, self.late = equal, late
@@ -81,7 +81,7 @@ def test_an_answer_that_is_always_late_is_given_up() -> None:
 
 
 def test_words_and_bases_are_not_compared() -> None:
-    """Math-Verify takes a word for a product of letters, so east would be seat; it drops bases."""
+    """Math-Verify reads a word as a product of letters, so east equals seat; it drops number bases."""
     assert not any(map(is_comparable, ("east", "New York", "x or even", "52_8", "été", "3 apples")))
     assert all(
         map(is_comparable, ("x+1", r"\frac{x}{2}", r"\sin x", "3ab", "a_1", r"\begin{pmatrix}1\\2\end{pmatrix}"))
@@ -144,7 +144,8 @@ def test_any_thread_may_ask() -> None:
 
 @needs_math_verify
 def test_a_comparison_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A power of a power is computed by one call of the interpreter, which no signal interrupts. The next is read."""
+    """One call of the interpreter evaluates a power of a power, and no signal interrupts it. The next comparison
+    works."""
     monkeypatch.setattr(equivalence, "TIMEOUT_SECONDS", 1.0)
     tower = "9^{9^{9^{9}}}x"
     found = classes([tower], "w+1", method="math_verify")

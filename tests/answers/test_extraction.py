@@ -1,4 +1,4 @@
-"""The C++ core says what the reference says, on texts and on token ids; golds; what is refused."""
+"""The C++ core agrees with the reference on texts and token ids; golds; refused arguments."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def read_with_core(texts: list[bytes], spec: Spec, cut: bool = False) -> list[tu
 
 
 def random_spec(rng: random.Random, answer_format: AnswerFormat) -> Spec:
-    """A format with some options, in think now and then."""
+    """A format with some options, sometimes in a think block."""
     return Spec.of(answer_format, rng.choice(generate.OPTION_SETS), rng.random() < 0.2, stop_texts=rng.random() < 0.7)
 
 
 def check_agreement(num_texts: int, seed: int, real: list[bytes]) -> None:
-    """Each text is read for all three formats. Enough of them must have an answer for this to mean something."""
+    """Each text is read in all three formats. Enough of them must have an answer for the test to be meaningful."""
     rng = random.Random(seed)
     num_answers = 0
     for _ in range(num_texts // 100):
@@ -71,7 +71,7 @@ def test_core_agrees_on_200_000_texts(shared_data: Path) -> None:
 
 
 def check_numbers(num_texts: int, seed: int) -> None:
-    """The same on what numbers may look like."""
+    """The agreement on many forms of numbers."""
     rng = random.Random(seed)
     texts = [generate.number_text(rng) for _ in range(num_texts)]
     for answer_format in ("number", "boxed"):
@@ -86,7 +86,7 @@ def check_numbers(num_texts: int, seed: int) -> None:
 
 
 def is_balanced(text: str) -> bool:
-    """Whether a text without a marker of its own can stand in a box."""
+    """Whether a text without its own marker can be the content of a box."""
     return not set(text) & set("{}\\#") and "nswer" not in text and "\0" not in text
 
 
@@ -130,7 +130,7 @@ def test_core_agrees_on_many_hypothesis_texts(text: str, options: list[str] | No
 
 
 def rows_of(rng: random.Random, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ragged rows over a byte vocabulary, ids outside of it among them."""
+    """Ragged rows over a byte vocabulary, including ids outside it."""
     rows = [generate.ids_of(generate.text(rng, list(map(str.encode, generate.RATIONALES)))) for _ in range(num_rows)]
     for row in rows:
         row[[bool(rng.random() < 0.01) for _ in row]] = rng.choice((-1, 256, 257, 10**9))
@@ -140,8 +140,8 @@ def rows_of(rng: random.Random, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("answer_format", FORMATS)
 @pytest.mark.parametrize("fallback", [b"", generate.HIGH_BYTES + b"5#\n"])
 def test_rollouts_read_as_their_texts(answer_format: AnswerFormat, fallback: bytes, either: str) -> None:
-    """A row's answer is that of the decoded text of prefix and row: whatever the order and the lengths of the prefixes,
-    with byte-fallback runs that cross the border, with ids that stand for nothing."""
+    """The answer of a row is that of the decoded text of prefix and row: for any order and lengths of prefixes,
+    byte-fallback runs across the border, and ids without text."""
     rng = random.Random(len(fallback))
     vocabulary = generate.byte_vocabulary(fallback, num_special=2)
     prefix = generate.ids_of("<think>Höhe 5\n</think> so the answer is −4, ####".encode() + b"\xe2\x88")
@@ -191,7 +191,7 @@ def test_options_of_each_text(either: str) -> None:
 
 @pytest.mark.parametrize("file", ["gsm8k/test.jsonl", "svamp/test.jsonl", "svamp/SVAMP.json"])
 def test_every_number_gold_is_read(file: str, shared_data: Path) -> None:
-    """Also from a rationale that ends in it. SVAMP writes 51.0, GSM8K 1,234."""
+    """The gold is also read from a rationale that ends with it. SVAMP writes 51.0, GSM8K 1,234."""
     text = (shared_data / file).read_text(encoding="utf-8")
     rows = json.loads(text) if file.endswith(".json") else [json.loads(line) for line in text.splitlines()]
     stated = [str(row.get("answer", row.get("Answer"))) for row in rows]
@@ -207,7 +207,7 @@ def test_every_number_gold_is_read(file: str, shared_data: Path) -> None:
 
 @pytest.mark.parametrize("file", ["arc/ARC-Challenge-Test.jsonl", "arc/ARC-Easy-Test.jsonl"])
 def test_every_choice_gold_is_read(file: str, shared_data: Path) -> None:
-    """By its label (letters and digits), its letter, and its own text."""
+    """A gold may be a label (letters and digits), a letter, or the text of an option."""
     rows = [json.loads(line) for line in (shared_data / file).read_text(encoding="utf-8").splitlines()]
     options = [tuple(row["choices"]["text"]) for row in rows]
     places = [row["choices"]["label"].index(row["answerKey"]) for row in rows]

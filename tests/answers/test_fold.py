@@ -1,4 +1,4 @@
-"""One spelling for what is written in several ways; and the core, which does not show it, folds in the same way."""
+"""Normalization of texts. The core does not expose it, so options show that it folds in the same way."""
 
 from __future__ import annotations
 

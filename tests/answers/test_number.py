@@ -1,4 +1,4 @@
-"""How numbers are read, case by case, on the C++ core and on the reference. docs/answers.md explains the rules."""
+"""Numbers, case by case, on the C++ core and on the reference. docs/answers.md explains the rules."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ NUMBERS = {
     "#### -\\dfrac{1}{3}": "-1/3",
     "#### 1\\frac12": "1.5",
     "#### \\frac{-3}{4}": "-0.75",
-    # only a proper fraction of digits belongs to the number before it; another one makes it no number
+    # only a proper fraction of digits belongs to the number before it; after any other the text is not a number
     "#### 1 9/10": "1.9",
     "#### 1 2/2": None,
     "#### 1 10/9": None,
@@ -70,13 +70,13 @@ NUMBERS = {
     "#### 1\\frac{1.5}{2}": None,
     "#### 5 0/2": None,
     "#### 5 1/0": None,
-    # an expression is read at its right-hand end; nothing else is computed
+    # an expression is read at its right-hand side; nothing is computed
     "#### 16 - 3 - 4 = 9 eggs": "9",
     "#### 16 - 3 - 4 = <<16-3-4=9>>9": "9",
     "#### (5+3)*2 = 16": "16",
     "#### 5 apples (2 + 3 = 5)": "5",
     "#### 5 + 3": "5",
-    # what is no number, or none that we would state
+    # not numbers, or without a canonical value
     "#### 1,2,3": None,
     "#### 0,123": None,
     "#### 12,3456": None,
@@ -84,7 +84,7 @@ NUMBERS = {
     "#### 1e999999999": None,
     "#### 9**9**9**9": None,
     "#### 2^10": None,
-    # other strong markers: the first of any
+    # other strong markers: the first one
     "Answer: 5. The answer is 6.": "5",
     "**Final Answer:** $18.00": "18",
     "The final answer is 18, not 19": "18",
@@ -116,7 +116,7 @@ NUMBERS = {
     "6 in v1.2.3": "6",
     "1,2,3": "3",
     "16-3": "3",
-    # a product that nobody worked out is no answer, its last factor least of all
+    # an unevaluated product is not an answer, and neither is its last factor
     "which is $80,000 x 150%.": None,
     "so 3 * 4": None,
     "so 3 × 4 eggs": None,
@@ -141,7 +141,7 @@ NUMBERS = {
 }
 
 
-# What stands after a marker, "#### " as much as "The answer is ".
+# Texts after a marker, for "#### " and "The answer is ".
 VALUES = {
     # thousands
     "10 000": "10000",
@@ -271,7 +271,7 @@ VALUES = {
     "\\pm 3": None,
     "±3": None,
     "5 ± 3": None,
-    # a value that goes on is none
+    # a number that continues is not a value
     "3:45": None,
     "3:2": None,
     "3 : 2": None,
@@ -379,7 +379,7 @@ VALUES = {
     "between 3 and 5": None,
     "+-42": None,
     "(x, y) = (1, 2)": None,
-    # what begins a formula is no number either
+    # the beginning of a formula is not a number
     "√2": None,
     "\\sqrt{2}": None,
     "-\\sqrt{2}": None,
@@ -507,7 +507,7 @@ VALUES = {
     "1 hour and a half": None,
 }
 
-# Behind "####" only.
+# Only after "####".
 HEADINGS = {
     "1. Count the apples": None,
     "1. **Find the cost**": None,
@@ -568,7 +568,7 @@ HEADINGS = {
 }
 
 
-# The content of a box, which is one number with its units or none. None of these is read by its digits.
+# The content of a box, which is one number with its units, or not a number. None of these is read by its digits.
 BOXES = {
     "\\sqrt{2}": None,
     "2\\pi": None,
@@ -760,7 +760,7 @@ LAST = {
     "at 7:30": "30",
     "on 2020-12-25": "25",
     "1,2,3": "3",
-    # what was stated and is no number is not read by its digits, and neither is the rest of its line
+    # a statement that is not a number is not read by its digits, and neither is the rest of its line
     "#### √2": None,
     "#### 3π": None,
     "#### 3²": None,
@@ -769,13 +769,13 @@ LAST = {
     "5 eggs\n\\boxed{10-12} 6": "6",
     "5 eggs: \\boxed{2\\pi}": "5",
     "5\\boxed{1, 2} 300": "300",
-    # what may be one number is not read by its last digits
+    # digits that may be one number are not read by the last of them
     "die Strecke ist 3,5 cm": None,
     "insgesamt 1.234,56 Euro": None,
     "hay 1.000.000 de personas": None,
     "from 3, 5": "5",
     "so 1,234,56": "56",
-    # numbers of steps and of a list's items are no result
+    # numbers of steps and list items are not results
     "12 eggs.\n\n1. Add them.\n2. Subtract": "12",
     "12 eggs.\n- **1)** Add them": "12",
     "12 eggs.\n\n**Step 3: Conclude**": "12",
@@ -790,7 +790,7 @@ LAST = {
     "5\\text{ million\n}": "5",
 }
 
-# The answer is stated in an ordinary way, and other numbers follow.
+# The answer is stated in an ordinary way, and other numbers follow it.
 STATED = {
     "#### 1. Count the apples\n3 + 4 = 7\n#### 2. Double it\n#### 14": "14",
     "#### 1. **Find the cost**\n5 * 8 = 40\n\n#### Final answer\n40": "40",
@@ -825,13 +825,13 @@ def test_numbers(text: str, either: str) -> None:
 
 @pytest.mark.parametrize("marker", ["#### ", "The answer is ", "Final answer: **"])
 def test_values_after_a_marker(marker: str, either: str) -> None:
-    """What is no value is not read by its digits either."""
+    """A text that is not a value is not read by its digits."""
     read = extract_answers([f"{marker}{value}" for value in VALUES])
     assert dict(zip(VALUES, read, strict=True)) == VALUES
 
 
 def test_headings(either: str) -> None:
-    """A numbered heading is no result, and no last number: the next marker counts."""
+    """A numbered heading is neither a result nor a last number: the next marker counts."""
     values = {text: HEADINGS[text] for text in HEADINGS}
     assert dict(zip(HEADINGS, extract_answers([f"#### {text}" for text in HEADINGS]), strict=True)) == values
     later = {text: value or "77" for text, value in values.items()}
@@ -840,7 +840,7 @@ def test_headings(either: str) -> None:
 
 
 def test_boxes(either: str) -> None:
-    """A box that is no number is none, whatever its digits."""
+    """A box that is not a number has no answer, whatever its digits."""
     read = extract_answers([f"$\\boxed{{{content}}}$" for content in BOXES])
     assert dict(zip(BOXES, read, strict=True)) == BOXES
 
@@ -857,7 +857,7 @@ def test_last_numbers_and_statements(table: dict[str, str | None], either: str) 
 
 
 def test_symbols_are_no_suffixes() -> None:
-    """In a formula, letters right behind the digits are symbols."""
+    """In a formula, letters right after the digits are symbols."""
     assert [whole_number(text, is_formula=True)[0] for text in (b"5k", b"3m", b"3 m", b"3M", b"29kg")] == [
         *(None, None, "3", None, "29")
     ]
@@ -882,7 +882,7 @@ def test_plain(text: str, ascii: str) -> None:
 
 
 def test_plain_leaves_torn_bytes() -> None:
-    """Bytes that are no UTF-8, or no shortest one, stay."""
+    """Invalid and overlong UTF-8 is kept."""
     for torn in (b"\xc2", b"\xe2\x88", b"\xff\x92", b"\xe0\x82\xb2", b"\xf0\x9d\x9f", b"\0\xc2"):
         assert plain(torn + b" 5") == torn + b" 5"
 
@@ -914,5 +914,5 @@ def test_plain_leaves_torn_bytes() -> None:
     ],
 )
 def test_bounds(text: str, answer: str | None, either: str) -> None:
-    """What is longer than any answer is none, on both sides of each bound."""
+    """A text longer than the limit is not an answer; both sides of each limit."""
     assert extract_answers([text]) == [answer]

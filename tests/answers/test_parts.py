@@ -1,4 +1,4 @@
-"""Where the answer part of a completion begins: by hand, and held against what the answer is read from."""
+"""Where the answer part of a completion begins: by hand, and compared with the text that the answer is read from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NUMBER, CHOICE, BOXED = "number", "choice", "boxed"
     ("text", "answer_format", "answer_part"),
     [
         ("3+4=7.\n#### 7", NUMBER, "#### 7"),
-        ("#### none yet. So 3+4=7.\n#### 7 done", NUMBER, "#### 7 done"),  # an incomplete marker announces nothing
+        ("#### none yet. So 3+4=7.\n#### 7 done", NUMBER, "#### 7 done"),  # an incomplete marker does not count
         ("#### 7\nNo: #### 8", NUMBER, "#### 7\nNo: #### 8"),  # the first complete one counts
         ("The answer is 3. Wait, the answer is 4.", NUMBER, "the answer is 4."),
         (r"So \boxed{3}, or \boxed{4}", BOXED, r"\boxed{4}"),
@@ -27,9 +27,9 @@ NUMBER, CHOICE, BOXED = "number", "choice", "boxed"
         ("It must be the second. Answer: B", CHOICE, "Answer: B"),
         ("<think>3+4 is 7, the answer is 7</think>It is seven.", NUMBER, "It is seven."),
         ("\n<think>a</think> Then 3. #### 7", NUMBER, " Then 3. #### 7"),
-        ("3 and 4 make 7.", NUMBER, None),  # read by the last number: nothing announces it
+        ("3 and 4 make 7.", NUMBER, None),  # read by the last number, without a marker
         ("<think>#### 7", NUMBER, None),
-        ("thinking\nQuestion: x\n#### 7", NUMBER, None),  # behind a stop text nothing counts
+        ("thinking\nQuestion: x\n#### 7", NUMBER, None),  # nothing counts after a stop text
         ("", NUMBER, None),
     ],
 )
@@ -50,7 +50,8 @@ def test_a_block_that_the_prompt_opened() -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_the_answer_part_alone_has_the_same_answer(data: st.DataObject) -> None:
-    """What comes before it was only thinking: without it the same answer is read, but for what it lies in."""
+    """The text before it is only thinking: without it the same answer is read, except for the block that contains
+    it."""
     answer_format = data.draw(st.sampled_from([NUMBER, CHOICE, BOXED]))
     markers = ["#### ", "the answer is ", "Answer: ", r"\boxed{", "final answer is "]
     pieces = [*markers, "7", " 12", "\n", "B", "(C)", "}", "so "]
@@ -71,7 +72,7 @@ def vocabulary(pieces: list[str], nothing: tuple[int, ...] = (), joiner: bytes =
 
 
 def test_the_token_that_holds_the_markers_first_byte() -> None:
-    """A marker may begin inside of a token, be spread over several, or follow tokens that are no text."""
+    """A marker may begin inside a token, span several tokens, or follow tokens without text."""
     words = vocabulary(["3+4", "=7", ".\n##", "##", " 7", "<s>"], nothing=(5,))
     spec = Spec.of("number")
     assert answer_token(words, [0, 1, 2, 3, 4], spec) == 2

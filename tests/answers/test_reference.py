@@ -23,7 +23,7 @@ THINK = {
     # later marks are text
     ("7 <think>5", False): ("5", "5"),
     ("<think>1</think> 2 <think> 3", False): ("3", "3"),
-    # but a block right behind a closed one is one too
+    # but a block right after a closed one counts
     ("<think>1</think>\n<think>#### 4\n</think>#### 18", False): ("18", "18"),
     ("#### 1\n</think><think>#### 4\n</think>#### 18", True): ("18", "18"),
     ("<think>1</think><thought>#### 4\n</thought>#### 18\n</think>#### 19", False): ("18", "18"),
@@ -49,7 +49,7 @@ THINK = {
     ("The answer is 3. </think> 18", False): ("3", "3"),
     ("\\boxed{3} </think> 18", False): ("3", "3"),
     ("so 3 [/THINK] <think>4</think> 18", False): ("18", "18"),
-    # a stop text inside of a closed block is part of the block
+    # a stop text inside a closed block is part of the block
     ("<think>\nQuestion: 1\n</think> 2", False): ("2", "2"),
     ("<think>4\nQuestion: 1", False): (None, "4"),
     ("<think></think>", False): (None, None),
@@ -72,16 +72,16 @@ def test_think_tags_of_ones_own(either: str) -> None:
             extract_answers(["5"], think_tags=tags)  # type: ignore[arg-type]
 
 
-# text: (strict, lenient) of a text that was ended by its token limit
+# text: (strict, lenient) of a text that its token limit ended
 CUT: dict[tuple[AnswerFormat, str], tuple[str | None, str | None]] = {
-    # nothing announces an answer: the lenient reading takes the last complete word
+    # no marker: the lenient reading reads up to the last complete word
     ("number", "3. **Calculate the bolts:** we add the number"): (None, "3"),
     ("number", "The value is $80,000 + $50,000 = $1"): (None, "50000"),
     ("number", "we multiply 1"): (None, None),
     ("number", "5 eggs and 6 pens"): (None, "6"),
     ("number", "5 eggs and 6"): (None, "5"),
     ("choice", "A. red\nSo it is B. I think"): (None, "B"),
-    # a marked answer whose end is in sight
+    # a marked answer whose end has been read
     ("number", "#### 42\nSo"): ("42", "42"),
     ("number", "#### 42 eggs. Let me"): ("42", "42"),
     ("number", "The final answer is 42. Let me"): ("42", "42"),
@@ -92,7 +92,7 @@ CUT: dict[tuple[AnswerFormat, str], tuple[str | None, str | None]] = {
     ("choice", "Answer: B\n"): ("B", "B"),
     ("boxed", "\\boxed{x+1}"): ("x+1", "x+1"),
     ("boxed", "\\boxed{x+1} then \\boxed{x+"): ("x+1", "x+1"),
-    # one that may go on
+    # one that may continue
     ("number", "6 * 7 = 42\n#### 4"): (None, "42"),
     ("number", "#### 42"): (None, None),
     ("number", "#### 42."): (None, None),
@@ -126,7 +126,7 @@ def test_each_text_is_cut_or_not(either: str) -> None:
         extract_answers(texts, cut=["yes", "no"])  # type: ignore[list-item]
 
 
-# What announces an answer, and what does not. (number, choice with four colours)
+# Texts that are markers, and texts that are not. (number, choice with four colours)
 MARKERS = {
     "Wrong answer: 1\nCorrect answer: 3": "3",
     "Incorrect answer: 2. Answer: 3": "3",
@@ -172,7 +172,7 @@ def test_markers(text: str, either: str) -> None:
     assert extract_answers([text]) == [MARKERS[text]]
 
 
-# A stop text ends what counts, unless nothing before it has an answer. (with stop texts, without them)
+# The text counts up to a stop text, unless there is no answer before it. (with stop texts, without them)
 STOPS = {
     "5 eggs\nQuestion: 6": ("5", "6"),
     "5 eggs\n  Q: 6": ("5", "6"),
@@ -217,7 +217,7 @@ def test_what_is_settled(text: str, answer_format: AnswerFormat, settled: bool) 
 
 
 def test_hostile_texts_end(either: str) -> None:
-    """Each of these would take a reader that backtracks, or nests, for ever; a minute's timeout guards the test."""
+    """A reader that backtracks or nests would not finish on these; the test has a timeout of a minute."""
     size = 20_000 if either == "core" else 2_000
     texts = ["\\boxed{" * size, "#### " * size, "1/" * size, "9**" * size, "-$" * size, "answer " * size, "(" * size]
     texts += [

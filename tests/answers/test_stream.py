@@ -1,4 +1,4 @@
-"""A text is settled only if no continuation can change its answer; slots fork; both machines are sound."""
+"""A text is settled only if no continuation can change its answer; forks of slots; both implementations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.answers import generate
 FALLBACKS = (b"", generate.HIGH_BYTES, generate.HIGH_BYTES + b"02468\n .AB")
 needs_core = pytest.mark.skipif(extension() is None, reason="the C++ core is not built")
 
-# What could change the mind of a reader who stopped too early.
+# Continuations that could change an answer that was settled too early.
 _HOSTILE = (
     "|0|5|.5|,000|{,}000|e9|/3| / 3| 1/2|\\frac12| million|million|^2|**2|%| = 8|= 8| + 3 = 99|) * 2 = 7|x 10^3| x 5"
     "|km|</think> 3|<think>|</think>\n#### 3\n|\n#### 7\n|#### 7\n| #### 7 #### 8\n|\nAnswer: C\n|Answer: B|\\boxed{7}"
@@ -39,7 +39,7 @@ MARKERS = {
 
 
 def begun(rng: random.Random, answer_format: AnswerFormat) -> bytes:
-    """A text that is likely to settle, where its format can."""
+    """A text that is likely to settle, if its format can."""
     marker = rng.choice(MARKERS.get(answer_format, (b"\\boxed{",)))
     parts = [rng.choice(generate.FRAGMENTS) for _ in range(rng.randint(1, 4))]
     opening = rng.choice((b"", b"Let me see. ", b"<think> 4 </think>", b"#### x\n"))
@@ -82,7 +82,7 @@ def check_lossless(num_texts: int, seed: int, fallback: bytes) -> None:
 
 @pytest.mark.parametrize("fallback", FALLBACKS)
 def test_settled_means_settled(fallback: bytes, either: str) -> None:
-    """Every byte a token; with byte fallback, where a later byte can spoil a whole run of earlier ones."""
+    """One token for each byte; also with byte fallback, where a later byte can invalidate a run of earlier ones."""
     check_lossless(1500 if either == "core" else 150, len(fallback), fallback)
 
 
@@ -128,7 +128,7 @@ SETTLES: dict[tuple[AnswerFormat, str], str | None] = {
     ("choice", "Answer: C\n"): "Answer: C\n",
     ("choice", "Answer: a rock!\n"): "Answer: a rock!\n",
     ("choice", "Wrong answer: A\nAnswer: C\n"): "Wrong answer: A\nAnswer: C\n",
-    # these go on, or nothing that follows can be relied on
+    # cases in which the value or a block may still continue
     ("number", "#### 42"): None,
     ("number", "#### 42."): None,
     ("number", "#### 42 eggs"): None,
@@ -151,7 +151,7 @@ SETTLES: dict[tuple[AnswerFormat, str], str | None] = {
 
 @pytest.mark.parametrize(("answer_format", "text"), SETTLES)
 def test_where_texts_settle(answer_format: AnswerFormat, text: str, either: str) -> None:
-    """Not before the value's end is in sight, and then at once."""
+    """A text settles as soon as the end of the value has been read, and not before."""
     stream = AnswerStream(generate.byte_vocabulary())
     spec = stream.open(answer_format, ("a rock", "water", "heat", "4") if answer_format == "choice" else None)
     expected = SETTLES[answer_format, text]
@@ -162,7 +162,7 @@ def test_where_texts_settle(answer_format: AnswerFormat, text: str, either: str)
     ("text", "expected"),
     [
         ("#### 5\n", None),
-        ("so 3 </think>\n#### 5\n", None),  # what stands before a lone mark may be a block, or not
+        ("so 3 </think>\n#### 5\n", None),  # the text before a lone mark may or may not be a block
         ("<think>1</think>#### 5\n", "<think>1</think>#### 5\n"),
         ("◁think▷1◁/think▷#### 5\n", "◁think▷1◁/think▷#### 5\n"),
     ],
@@ -191,7 +191,7 @@ def test_without_stop_texts_a_question_settles_nothing_and_ends_nothing(either: 
 
 @needs_core
 def test_core_and_reference_settle_at_the_same_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And there, not before, the strict reading of the text as a cut one has its answer (but for think blocks)."""
+    """At that length, and not before, the strict reading of the cut text has the answer (except for think blocks)."""
     rng = random.Random(9)
     real = [text.encode() for text in generate.RATIONALES]
     vocabulary = generate.byte_vocabulary()
@@ -215,7 +215,8 @@ def test_core_and_reference_settle_at_the_same_place(monkeypatch: pytest.MonkeyP
 
 
 def test_feeding_is_settled_at(either: str) -> None:
-    """Token by token, through starts at every length and forks at every step, the same as reading the whole."""
+    """Reading token by token, from starts at every length and with forks at every step, equals reading the whole
+    text."""
     rng = random.Random(6)
     real = [text.encode() for text in generate.RATIONALES]
     vocabulary = generate.byte_vocabulary(generate.HIGH_BYTES + b"5\n", num_special=1)
@@ -229,7 +230,7 @@ def test_feeding_is_settled_at(either: str) -> None:
         lens = rng.sample(range(len(ids) + 1), k=len(ids) + 1)
         slots = rng.sample(range(200), k=len(lens))
         assert stream.start(slots, spec, ids, lens).tolist() == [expected[length] for length in lens]
-        # all go on to the end, each through another slot at every step
+        # all continue to the end, each through another slot at every step
         at = dict(zip(slots, lens, strict=True))
         while any(length < len(ids) for length in at.values()):
             at = {slot: length for slot, length in at.items() if length < len(ids)}
@@ -254,7 +255,7 @@ def test_forks_part(either: str) -> None:
 
 
 def test_specials_and_unknown_ids_are_silent(either: str) -> None:
-    """An EOS between a number and its next digit settles nothing."""
+    """An EOS between a number and its next digit does not settle it."""
     stream = AnswerStream(generate.byte_vocabulary(num_special=1))
     spec = stream.open("number")
     ids = generate.ids_of(b"#### 4")
@@ -263,7 +264,7 @@ def test_specials_and_unknown_ids_are_silent(either: str) -> None:
 
 
 def test_bytes_of_a_run_wait_for_its_end(either: str) -> None:
-    """A run of byte-fallback tokens that becomes invalid is U+FFFD throughout: its newline never was one."""
+    """A run of byte-fallback tokens that becomes invalid is all U+FFFD, including its line break."""
     vocabulary = generate.byte_vocabulary(bytes(range(256)))
     stream = AnswerStream(vocabulary)
     spec = stream.open("number")

@@ -16,7 +16,7 @@ NAMES = set(tables.TABLES)
 
 @pytest.mark.parametrize("files", ["fastsia/answers/*.py", "csrc/*.cc"])
 def test_both_implementations_use_every_table(files: str) -> None:
-    """A table that only one of them reads would be a rule that only one of them has."""
+    """A table that only one of them reads would be a rule that the other one lacks."""
     source = "\n".join(path.read_text(encoding="utf-8") for path in ROOT.glob(files))
     named = set(re.findall(r"""\(["']([a-z_]+)["']\)""", source))
     included = {

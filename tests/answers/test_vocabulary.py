@@ -1,4 +1,4 @@
-"""Our texts are the tokenizer's own, for each kind of tokenizer; what is not understood is refused."""
+"""Decoded texts equal the tokenizer's own for each kind of tokenizer; other kinds are refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CORPUS = [
 
 
 def byte_level() -> Tokenizer:
-    """GPT-2's, Qwen's and Llama 3's kind, with added tokens in the byte alphabet and outside of it."""
+    """The kind of GPT-2, Qwen and Llama 3, with added tokens inside and outside the byte alphabet."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -36,7 +36,7 @@ def byte_level() -> Tokenizer:
 
 
 def sentencepiece(*steps: decoders.Decoder) -> Tokenizer:
-    """Llama 2's, Mistral's and Gemma's kind: pieces of "▁" words, and every byte as a token."""
+    """The kind of Llama 2, Mistral and Gemma: pieces of "▁" words, and a token for every byte."""
     words = sorted({"▁" + word for text in CORPUS for word in text.split()} | set("".join(CORPUS)) | {"▁", "▁▁", "▁▁▁"})
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *words, "<0xZZ>", "<0x41", "x<0x41>"]
     vocab = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
@@ -59,7 +59,7 @@ def gemma() -> Tokenizer:
 
 
 def metaspace(prepend_scheme: str) -> Tokenizer:
-    """T5's and older Llamas' kind."""
+    """The kind of T5 and older Llamas."""
     pieces = sorted({"▁" + word for text in CORPUS for word in text.split()} | set("".join(CORPUS)) - set(" "))
     vocab = [("<unk>", 0.0), ("▁", -1.0), ("▁▁a", -1.0), *((piece, -2.0) for piece in pieces)]
     tokenizer = Tokenizer(models.Unigram(vocab, unk_id=0))
@@ -76,7 +76,8 @@ def words_without_decoder() -> Tokenizer:
 
 
 def characters() -> Tokenizer:
-    """A small model's: one token a character, fused; a hole in the ids, and an added token with another's id."""
+    """A small model's kind: one token for each character, fused; an unused id, and an added token with the id of
+    another."""
     tokenizer = Tokenizer(models.WordLevel({char: 3 + i for i, char in enumerate("0123456789+-= \n#")}, unk_token="#"))
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens([AddedToken("<eos>", special=True)])
@@ -126,7 +127,7 @@ def test_decodes_as_the_tokenizer(kind: str, either: str) -> None:
 
 @pytest.mark.parametrize("kind", ["llama", "gemma"])
 def test_every_run_of_byte_tokens(kind: str, either: str) -> None:
-    """A run that is not UTF-8 as a whole is one U+FFFD a byte, valid characters inside of it too."""
+    """A run that is not valid UTF-8 as a whole is one U+FFFD per byte, including its valid characters."""
     tokenizer = build(kind)
     vocabulary = Vocabulary.from_tokenizer(tokenizer)
     first = tokenizer.token_to_id("<0x00>")
@@ -141,7 +142,7 @@ def test_every_run_of_byte_tokens(kind: str, either: str) -> None:
     ):
         ids = [first + byte for byte in run]
         assert vocabulary.decode(ids) == tokenizer.decode(ids)
-        middle = [ids[0], tokenizer.token_to_id("</s>"), *ids[1:]]  # a special token does not part the run
+        middle = [ids[0], tokenizer.token_to_id("</s>"), *ids[1:]]  # a special token does not end the run
         assert vocabulary.decode(middle) == tokenizer.decode(middle)
 
 
@@ -164,7 +165,8 @@ MARKS = ("[THINK]", "[/THINK]", "<seed:think>", "<|channel|>", "<|message|>", "�
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_special_tokens_that_are_think_marks_keep_their_text(kind: str, either: str) -> None:
-    """They decoded to nothing, and the draft between them was read as the answer. Other special tokens still do."""
+    """Marks once decoded to nothing, so the draft between them was read as the answer. Other special tokens still
+    do."""
     tokenizer = KINDS[kind]()
     tokenizer.add_special_tokens([AddedToken(mark, special=True) for mark in (*MARKS, "<|start|>", "[THINKING]")])
     vocabulary = Vocabulary.from_tokenizer(PreTrainedTokenizerFast(tokenizer_object=tokenizer))
@@ -178,7 +180,7 @@ def test_special_tokens_that_are_think_marks_keep_their_text(kind: str, either: 
 
 
 def test_a_vocabulary_knows_of_its_think_marks() -> None:
-    """Marks may be special tokens or not, alone or made of parts; a text that merely holds one is none."""
+    """Marks may be special tokens or not, single or composed; a token that only contains a mark is not one."""
 
     def has_marks(*tokens: str, special: bool) -> bool:
         tokenizer = characters()
@@ -239,7 +241,7 @@ def test_other_tokenizers_are_refused() -> None:
 
 
 def test_a_decoder_read_wrongly_is_noticed() -> None:
-    """A tokenizer whose decode is not what its JSON says (here, overridden) must not give other texts in silence."""
+    """A tokenizer whose decode differs from its JSON (here, overridden) must be refused."""
 
     class Shouting(PreTrainedTokenizerFast):
         def _decode(self, *arguments: object, **options: object) -> str:

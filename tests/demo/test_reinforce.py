@@ -28,7 +28,7 @@ def test_gradients_are_those_of_the_weighted_log_probability(monkeypatch):
 
 
 def test_the_rewarded_answer_becomes_more_likely(monkeypatch):
-    """An answer counts as right where it starts with a 7: after some steps most do."""
+    """An answer counts as right if it starts with a 7: after some steps most do."""
     monkeypatch.setattr(
         reinforce, "extract_answers", lambda texts: ["7" if text.lstrip().startswith("7") else None for text in texts]
     )
@@ -58,7 +58,7 @@ def test_where_all_or_none_are_right_nothing_is_learned(monkeypatch):
 
 @pytest.mark.parametrize("samples", [4, 5])
 def test_equal_seeds_give_equal_steps(samples):
-    """Everything follows from the seed, so a training run can be repeated."""
+    """The seed determines everything, so a training run can be repeated."""
     rewards = []
     for _ in range(2):
         model, tokenizer = tiny_model()

@@ -46,7 +46,7 @@ def test_arbitrary_unicode_round_trips(text):
 
 
 def test_no_token_holds_two_digits_or_a_digit_and_anything_else(tokenizer):
-    """An answer would otherwise have several spellings, and its length would not be its number of digits."""
+    """Otherwise an answer would have several encodings, and its length would not be its number of digits."""
     for token in tokenizer.get_vocab():
         assert len(token) == 1 or not any(character.isdigit() for character in token), token
     pieces = tokenizer.tokenize("#### 1234 14*6=84")

@@ -23,7 +23,7 @@ def tokenizer():
 
 @pytest.fixture
 def quick_tokenizer(monkeypatch):
-    """Learning on the full text takes seconds, and is not what these tests are about."""
+    """Learning on the full text takes seconds and is not needed for these tests."""
     monkeypatch.setattr(train, "learn_tokenizer", lambda: learn_tokenizer(500))
 
 
@@ -44,7 +44,7 @@ def test_two_steps_of_both_stages(tmp_path, capsys, quick_tokenizer):
 def test_reinforcement_goes_on_from_sft_and_moves_its_weights(tmp_path, capsys, quick_tokenizer, monkeypatch):
     run_stage("base", tmp_path, steps=1, held_out=0, shape=TINY, batch_size=2)
     run_stage("sft", tmp_path, steps=1, held_out=0, batch_size=2)
-    # No model of one step is ever right: call every answer with an even number of tokens so, for there to be a reward.
+    # A model after one step is never right, so answers with an even number of tokens count as right to get a reward.
     monkeypatch.setattr(reinforce, "extract_answers", lambda texts: [None if len(text) % 2 else "7" for text in texts])
     monkeypatch.setattr(train, "training_examples", lambda *_: iter([Example("How many?", "#### 7", "7")] * 9))
     run_stage("rl", tmp_path, steps=2, held_out=0, batch_size=2)
@@ -73,7 +73,7 @@ def test_sft_learns_the_solution_and_its_end_only(tokenizer):
 
 
 def test_the_answers_of_base_text_are_not_the_results_of_their_working(tokenizer):
-    """The stage is there to show what happens when a stated answer does not follow from the reasoning."""
+    """The stage shows the case in which the stated answer does not follow from the reasoning."""
     right = stated = 0
     pairs = zip(base_documents(tokenizer, 5), islice(training_examples(5, "base"), 1, 1001), strict=False)
     for document, example in pairs:

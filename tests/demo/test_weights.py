@@ -49,7 +49,7 @@ def test_the_ends_of_sequence_are_the_stages_own(stage):
     names = ["<|endoftext|>"] if stage == "base" else ["<|im_end|>", "<|endoftext|>"]
     settings = GenerationConfig.from_pretrained(WEIGHTS / stage)
     assert settings.eos_token_id == tokenizer.convert_tokens_to_ids(names)
-    assert settings.top_k in (None, 50)  # nothing that narrows sampling is stored beside the weights
+    assert settings.top_k in (None, 50)  # no sampling restriction is stored with the weights
     assert settings.temperature in (None, 1.0)
 
 
@@ -68,7 +68,7 @@ def test_base_has_no_chat_template():
 
 
 def test_sft_ends_its_answers_and_is_right_and_wrong():
-    """The task must tell correct from incorrect traces apart, so a model that is always right is of no use."""
+    """The task must have correct and incorrect traces, so a model that is always right would be useless."""
     model = AutoModelForCausalLM.from_pretrained(WEIGHTS / "sft")
     tokenizer = AutoTokenizer.from_pretrained(WEIGHTS / "sft")
     solutions = solve(model, tokenizer, evaluation_examples(60), 0.0, 1.0)
@@ -78,7 +78,7 @@ def test_sft_ends_its_answers_and_is_right_and_wrong():
 
 
 def test_the_plain_prompt_of_base_is_the_tasks():
-    """Base is trained on this text; another wording in the prompts would ask it something it has never seen."""
+    """Base is trained on this text; prompts with another wording would be new to it."""
     from fastsia.tasks import build_prompt, load_task
 
     task = load_task("demo", limit=1)

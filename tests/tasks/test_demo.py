@@ -28,7 +28,7 @@ def test_problems_are_distinct_and_well_formed():
 
 
 def test_the_generator_is_frozen():
-    """Weights are trained and results are published on these problems: a changed word or draw must be noticed."""
+    """Models are trained and results published on these problems, so a changed word or draw must be detected."""
     first = problems(2000)
     assert first[0].question.startswith("Tessa has 12 sacks of 6 eggs and 5 boxes of 8 spoons. 14 eggs go bad.")
     assert [first[index].gold for index in (0, 1, 2, 500, 1999)] == ["312", "11", "45", "17", "60"]
@@ -41,7 +41,7 @@ def test_a_bad_limit_is_refused(limit):
 
 
 def test_every_step_is_right_and_uses_only_what_is_known():
-    """A number that comes from nowhere would make the problem unanswerable; a wrong step would teach wrong sums."""
+    """A number without a source would make the problem unanswerable; a wrong step would teach wrong sums."""
     for example in evaluation_examples():
         known = {Fraction(number) for number in re.findall(r"\d+", example.question)}
         known |= {
@@ -80,7 +80,7 @@ def test_training_never_asks_an_evaluation_question():
 
 
 def test_a_collision_with_the_evaluation_set_is_dropped(monkeypatch):
-    """The stream has to skip a held-out question, not merely be unlikely to meet one."""
+    """The stream must skip held-out questions, not only be unlikely to draw one."""
     from fastsia.tasks import demo
 
     draw = demo._draw

@@ -1,4 +1,4 @@
-"""The exemplars are right, differ, and end in what extraction reads as their answer."""
+"""The exemplars are correct and distinct, and extraction reads their answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Problems in tables and compressed files: the same ones as in JSON lines, and each mistake named by file and row."""
+"""Tables and compressed files give the same problems as JSON lines; every error names file and row."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def write(folder: Path, name: str, content: bytes) -> Path:
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_format_gives_the_same_problems(name: str, tmp_path: Path) -> None:
-    """pandas would make null of "NA" and "nan", 7 of "007" and 1 of "001"."""
+    """pandas would read "NA" and "nan" as null, "007" as 7 and "001" as 1."""
     path = write(tmp_path, name, FILES[name])
     assert [dict(row.fields) for row in read_records(path)] == ROWS
     task = load_task(path)

@@ -64,8 +64,8 @@ def test_boxed_answers_are_any_text(tmp_path: Path) -> None:
         ({"qestion": "?", "answer": 1}, "field 'question' is missing .did you mean the field 'qestion'"),
         ({"question": "?", "answer": "many"}, "is not a number"),
         ({"question": "?", "choices": ["a"], "answer": "A"}, "must have 2 to 26 options, got 1"),
-        ({"question": "?", "choices": ["red", "blue"], "answer": "C"}, "none of the 2 options"),
-        ({"question": "?", "choices": ["red", "blue"], "answer": "green"}, "none of the 2 options"),
+        ({"question": "?", "choices": ["red", "blue"], "answer": "C"}, "not one of the 2 options"),
+        ({"question": "?", "choices": ["red", "blue"], "answer": "green"}, "not one of the 2 options"),
         ({"question": "?", "choices": ["red", "blue"], "answer": 1}, "bare number 1"),
         ({"question": "?", "choices": ["red", "red"], "answer": "A"}, "same option twice"),
         ({"question": "?", "choices": ["red", ""], "answer": "A"}, "empty or not a text"),
@@ -189,7 +189,7 @@ def test_datasets_of_every_known_layout() -> None:
 
 
 def fake_hub(monkeypatch: pytest.MonkeyPatch, rows: dict[tuple[str, str | None, str], Any]) -> None:
-    """Stands in for the package `datasets` and the network behind it."""
+    """A stub of the package `datasets` and its network."""
 
     def load_dataset(path: str, config: str | None, split: str, revision: str | None) -> Any:
         result = rows[path, config, split]
@@ -225,13 +225,13 @@ def test_named_tasks_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_refusal_of_the_hub_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_hub(monkeypatch, {("openai/gsm8k", "main", "test"): ConnectionError("Couldn't reach the Hub\nlong trace")})
-    with pytest.raises(FastsiaError, match=r"Couldn't reach the Hub\. Without a network give data_dir") as caught:
+    with pytest.raises(FastsiaError, match=r"Couldn't reach the Hub\. Without a network, set data_dir") as caught:
         load_task("gsm8k")
     assert "\n" not in str(caught.value)
 
 
 def no_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Any:
-    """The package `datasets` with a Hub that nobody answers for and an empty cache; any retry is an error."""
+    """The package `datasets` with an unreachable Hub and an empty cache; any retry is an error."""
     datasets = pytest.importorskip("datasets")
 
     def retry(*_: Any, **__: Any) -> None:
@@ -246,7 +246,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Any:
 
 
 def test_no_network_is_said_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """datasets alone retries for half a minute, with a line for each time, before it says the same."""
+    """The package alone retries for half a minute, with a line for each attempt, before the same error."""
     datasets = no_hub(monkeypatch, tmp_path)
     with pytest.raises(FastsiaError, match=r"cannot be reached.*no copy in the local cache\. Without .*data_dir"):
         load_task("gsm8k")
@@ -271,7 +271,7 @@ def test_without_a_network_the_cache_is_used(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_a_hub_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A firewall that drops packets answers nothing at all: connecting would take minutes."""
+    """A firewall that drops packets does not answer, so connecting would take minutes."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("fastsia.models.hub._PROBE_SECONDS", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:

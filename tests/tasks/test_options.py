@@ -1,4 +1,4 @@
-"""Which option of a row is right: labels decide, indices must be said, and what may be two things is refused."""
+"""The right option of a record: labels decide, indices need answer_base, and ambiguous answers are refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LENGTHS = ["2 cm", "4 cm", "8 cm", "16 cm"]
 
 
 def gold(folder: Path, row: dict[str, Any], **settings: Any) -> tuple[str, str]:
-    """The letter and the text of a row's right option."""
+    """The letter and the text of a record's right option."""
     path = folder / "mine.jsonl"
     path.write_text(json.dumps({"question": "?"} | row) + "\n", encoding="utf-8")
     (problem,) = load_task(path, **settings).problems
@@ -68,7 +68,7 @@ def labelled(labels: list[Any], texts: list[Any] = COLOURS) -> dict[str, Any]:
     ],
 )
 def test_labels_decide(field: str, labels: list[Any], answer: Any, right: str, tmp_path: Path) -> None:
-    """They were dropped unless the answer's field was called answerKey: labels 0 to 3 and the answer "1" gave A."""
+    """Labels were once dropped unless the field was answerKey: labels 0 to 3 and the answer "1" gave A."""
     columns = {"answer": "key"} if field == "key" else None
     letter = "ABCD"[COLOURS.index(right)]
     forms: list[dict[str, Any]] = [
@@ -136,7 +136,7 @@ def test_a_mapping_from_labels_to_texts(tmp_path: Path) -> None:
         ({"choices": labelled(["A", "B", "C", None]), "answer": "A"}, "needs one label of its own"),
         ({"choices": labelled(["A", "B", "C", ""]), "answer": "A"}, "needs one label of its own"),
         ({"choices": COLOURS, "labels": ["A", "B"], "answer": "A"}, "needs one label of its own"),
-        ({"choices": COLOURS, "labels": "ABCD", "answer": "A"}, "labels as a list"),
+        ({"choices": COLOURS, "labels": "ABCD", "answer": "A"}, "a list of labels"),
         ({"choices": labelled(list("ABCD")), "answer": "E"}, "'E', which is not one of the labels A, B, C, D"),
         ({"choices": labelled(list("ABCD")), "answerKey": "E"}, "'E', which is not one of the labels A, B, C, D"),
         ({"choices": labelled(list("ABCD")), "answer": "2"}, "'2', which .* labels A, B, C, D.* answer_base"),
@@ -193,11 +193,11 @@ def test_letters_and_own_texts(choices: list[Any], answer: Any, right: str, tmp_
         (COLOURS, "#2", "the bare number"),
         (COLOURS, "7", "the bare number 7"),
         (COLOURS, "-1", "the bare number -1"),
-        (COLOURS, "option 2", "none of the 4 options"),
-        (COLOURS, "E", "none of the 4 options"),
-        (COLOURS, "B) blue", "none of the 4 options"),
-        (COLOURS, "purple", "none of the 4 options"),
-        (COLOURS, ".5", "none of the 4 options"),
+        (COLOURS, "option 2", "not one of the 4 options"),
+        (COLOURS, "E", "not one of the 4 options"),
+        (COLOURS, "B) blue", "not one of the 4 options"),
+        (COLOURS, "purple", "not one of the 4 options"),
+        (COLOURS, ".5", "not one of the 4 options"),
         (COLOURS, True, "must be a text or a number"),
         (LENGTHS, "4", "the bare number 4, which may be an index from 0 or from 1, or a value"),
         (LENGTHS, 2, "the bare number 2"),
@@ -217,7 +217,7 @@ def test_what_may_be_two_things_or_none_is_refused(
 def test_a_problem_of_ones_own_is_read_by_the_same_rules(answer: str) -> None:
     with pytest.raises(FastsiaError, match=r"dataset\[0\] \(id 'a'\): the gold answer is the bare number"):
         load_task([Problem("a", "?", answer, choices=tuple(COLOURS))])
-    with pytest.raises(FastsiaError, match="none of the 4 options"):
+    with pytest.raises(FastsiaError, match="not one of the 4 options"):
         load_task([Problem("a", "?", "AB", choices=tuple(COLOURS))])
     assert load_task([Problem("a", "?", "green", choices=tuple(COLOURS))]).problems[0].gold == "B"
 
@@ -245,12 +245,12 @@ def test_an_index_that_is_said_comes_before_texts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "base", "message"),
     [
-        ({"choices": COLOURS, "answer": 4}, 0, "4', which with answer_base=0 is none of the 4 options"),
-        ({"choices": COLOURS, "answer": "0"}, 1, "0', which with answer_base=1 is none of the 4 options"),
-        ({"choices": COLOURS, "answer": -1}, 0, "-1', which with answer_base=0 is none of the 4 options"),
+        ({"choices": COLOURS, "answer": 4}, 0, "4', which with answer_base=0 is not one of the 4 options"),
+        ({"choices": COLOURS, "answer": "0"}, 1, "0', which with answer_base=1 is not one of the 4 options"),
+        ({"choices": COLOURS, "answer": -1}, 0, "-1', which with answer_base=0 is not one of the 4 options"),
         ({"choices": labelled(["1", "2", "3", "4"]), "answer": "2"}, 0, "label of option 2.* omit answer_base"),
         ({"choices": labelled(["0", "1", "2", "3"]), "answer": "0"}, 1, "label of option 1.* omit answer_base"),
-        ({"choices": labelled(list("ABCD")), "answer": "9"}, 0, "answer_base=0 is none .* labels A, B, C, D"),
+        ({"choices": labelled(list("ABCD")), "answer": "9"}, 0, "answer_base=0 is not one .* labels A, B, C, D"),
     ],
 )
 def test_indices_that_fit_no_option(row: dict[str, Any], base: int, message: str, tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ def test_options_in_columns_that_are_left_empty_or_absent(tmp_path: Path) -> Non
     with pytest.raises(FastsiaError, match="the column of option 1 and the letter of option 2"):
         gold(tmp_path, {"B": "red", "A": "green", "answer": "B"}, columns={"choices": "B+A"})
     plus = {"a+b": ["red", "green"], "answer": "B"}
-    assert gold(tmp_path, plus, columns={"choices": "a+b"}) == ("B", "green")  # a column of that very name
+    assert gold(tmp_path, plus, columns={"choices": "a+b"}) == ("B", "green")  # a column with this name
 
 
 @pytest.mark.parametrize("choices", [[], ["a"], [1, 2], {"a": 1}, 5, None])
@@ -314,7 +314,7 @@ def test_columns_that_are_no_columns(choices: Any, tmp_path: Path) -> None:
 
 
 def test_where_the_right_option_always_comes_first_the_order_is_another_one(tmp_path: Path) -> None:
-    """A model that always says A would be right every time. The order does not depend on the file around the row."""
+    """Otherwise a model that always answers A would always be right. The order depends only on the record."""
     rows = [{"question": f"{i}?", "Correct Answer": f"x{i}", "w1": "y", "w2": "z", "w3": "w"} for i in range(200)]
     path = tmp_path / "gpqa.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -370,7 +370,7 @@ KNOWN: dict[str, tuple[dict[str, Any], str]] = {
 
 
 def commands() -> dict[str, list[str]]:
-    """The commands of the how-to by the data set that each reads."""
+    """The commands of the how-to, by the data set that they read."""
     page = (DOCS / "howto/own_dataset.md").read_text(encoding="utf-8")
     found = [shlex.split(line) for line in re.findall(r"^    (fastsia run .*hub:.*)$", page, re.MULTILINE)]
     return {words[words.index("--tasks") + 1].removeprefix("hub:").partition(":")[0]: words for words in found}
@@ -399,7 +399,7 @@ def test_a_known_layout_is_read_by_its_command(name: str, tmp_path: Path) -> Non
 
 
 def test_ai2s_own_arc_layout(tmp_path: Path) -> None:
-    """Refused before: "field 'choices' is missing", under the very file name that --data_dir asks for."""
+    """This file was once refused with "field 'choices' is missing", under the name that --data_dir asks for."""
     stem = {
         "stem": "Which?",
         "choices": [{"text": c, "label": label} for c, label in zip(COLOURS, "1234", strict=True)],
@@ -423,7 +423,7 @@ def test_ai2s_own_arc_layout(tmp_path: Path) -> None:
 
 
 def test_ids_do_not_depend_on_golds(tmp_path: Path) -> None:
-    """A gold that is corrected must find its problem's stored draws again."""
+    """After a correction of a gold the stored draws of its problem must still be found."""
     for rows in (
         [{"question": "?", "answer": 1}, {"question": "?", "answer": 1, "id": "a"}],
         [{"problem": "?", "answer": 1, "unique_id": "u"}, {"problem": "?", "answer": 1}],

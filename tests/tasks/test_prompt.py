@@ -59,7 +59,7 @@ def test_instructions_name_the_marker(answer_format: Any, marker: str) -> None:
 
 
 def test_the_problems_own_format_counts() -> None:
-    """A file may mix rows with and without options."""
+    """A file may mix records with and without options."""
     mixed = replace(NUMBERS, problems=(SUM, replace(SKY, answer_format="choice")))
     assert build_prompt(mixed, mixed.problems[1], word_tokenizer()).text.startswith(INSTRUCTIONS["choice"])
 
@@ -95,7 +95,7 @@ def test_a_template_that_raises_is_a_clear_error() -> None:
 )
 @pytest.mark.parametrize("chat", [False, True])
 def test_exactly_one_bos(text_bos: str, bos: str | None, puts_bos: bool, puts_eos: bool, chat: bool) -> None:
-    """Llama's template writes the BOS that its tokenizer adds once more; an added EOS would end the prompt."""
+    """Llama's template writes a BOS and its tokenizer adds another; an added EOS would end the prompt."""
     template = text_bos + CHAT.replace("[user]", " [user] ") if chat else None
     tokenizer = word_tokenizer(bos=bos, puts_bos=puts_bos, puts_eos=puts_eos, chat_template=template)
     ids = build_prompt(NUMBERS, SUM, tokenizer).token_ids
@@ -144,7 +144,7 @@ def test_few_shot_chat_turns() -> None:
 
 
 def test_the_test_item_is_never_an_exemplar() -> None:
-    """The pool may hold it, spaced or capitalised otherwise; the next exemplar takes its place."""
+    """The pool may contain it with other spaces or capitals; the next exemplar replaces it."""
     pool = EXEMPLARS["number"]
     problem = Problem("x", pool[1].question.upper().replace(" ", "  "), "1")
     text = build_prompt(NUMBERS, problem, word_tokenizer(), num_fewshot=2).text

@@ -1,4 +1,4 @@
-"""Every row of the real test splits: its gold parses, its prompt builds."""
+"""Every record of the real test splits has a gold and a prompt."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_every_gold_of_math500_is_read_and_reads_as_itself(shared_data: Path) ->
 
 
 def test_arc_digit_labels_become_letters(shared_data: Path) -> None:
-    """22 Challenge rows are labelled 1 to 4: their golds are letters all the same."""
+    """22 Challenge records have labels 1 to 4; their golds are letters, too."""
     lines = (shared_data / "arc/ARC-Challenge-Test.jsonl").read_text(encoding="utf-8").splitlines()
     digits = 0
     for problem, line in zip(load_task("arc_challenge", data_dir=shared_data).problems, lines, strict=True):

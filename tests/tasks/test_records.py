@@ -1,4 +1,4 @@
-"""Every mistake in a file is named by file and row; what is legal in JSON lines reads."""
+"""Every error in a file names file and row; everything legal in JSON lines is read."""
 
 from __future__ import annotations
 

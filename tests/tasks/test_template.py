@@ -1,4 +1,4 @@
-"""Chat templates: the date that they get, and which variables they read."""
+"""Chat templates: their date, and the variables that they read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastsia.errors import FastsiaError
 from fastsia.tasks import template
 from tests.tasks.tokenizers import word_tokenizer
 
-# As Llama 3.2's and Granite's templates put the date; Llama 3.1's knows a constant one unless it is told another.
+# Dates as in the templates of Llama 3.2 and Granite; Llama 3.1's has a constant date unless one is given.
 LLAMA_3_2 = """{%- if not date_string is defined %}
     {%- if strftime_now is defined %}
         {%- set date_string = strftime_now("%d %b %Y") %}
@@ -36,7 +36,7 @@ USER = [{"role": "user", "content": "What?"}]
 SYSTEM = [{"role": "system", "content": "Be."}, *USER]
 
 
-# What stands at the beginning of a template, where blanks and line ends may or may not count.
+# Beginnings of templates, where blanks and line ends may or may not matter.
 BEGINNINGS = [
     *("\n\nx", "  x", "  {% if true %}x\n{% endif %}", "\n {%- if true %} x{% endif %}", "{#- a -#}\n x", "{{- 'x' }}"),
     *(
@@ -53,7 +53,7 @@ BEGINNINGS = [
 )
 @pytest.mark.parametrize("turns", [USER, SYSTEM])
 def test_without_a_date_the_text_is_the_tokenizers_own(source: str, turns: Any) -> None:
-    """Blanks and line ends of the template too, although a line stands before it."""
+    """Blanks and line ends of the template are kept, although a line precedes it."""
     tokenizer = word_tokenizer(chat_template=source)
     own = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     assert template.render(tokenizer, turns, {}) == own
@@ -95,7 +95,7 @@ def test_every_directive_is_that_of_strftime() -> None:
     ],
 )
 def test_whether_a_template_asks_for_the_date(source: str, turns: Any, asks: bool) -> None:
-    """By what it writes, so that one which mentions the clock in a branch that is not taken does not ask."""
+    """The text decides: a template that mentions the clock only in an unused branch does not ask for the date."""
     tokenizer = word_tokenizer(chat_template=source)
     assert template.asks_for_date(tokenizer, turns, {}) is asks
     assert template.reads_date(tokenizer, turns, {}) is (asks or source == LLAMA_3_1)
@@ -108,7 +108,7 @@ def test_a_date_string_of_ones_own_comes_first() -> None:
 
 
 def test_without_a_given_date_it_is_today(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert abs((date.fromisoformat(template.today()) - date.today()).days) <= 1  # it may be midnight
+    assert abs((date.fromisoformat(template.today()) - date.today()).days) <= 1  # the date may change at midnight
     monkeypatch.setattr(template, "today", lambda: "2019-07-06")
     assert "06 Jul 2019" in template.render(word_tokenizer(chat_template=LLAMA_3_2), USER, {})
 
@@ -131,7 +131,7 @@ def test_one_of_several_templates_is_the_default_one() -> None:
     ],
 )
 def test_which_variables_a_template_reads(variables: dict[str, Any], name: str, read: bool) -> None:
-    """Also where the given value is what the template takes without one."""
+    """Also if the given value is the template's default."""
     assert template.reads(word_tokenizer(chat_template=PLAIN), USER, variables, name, None) is read
 
 

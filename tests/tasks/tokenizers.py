@@ -11,9 +11,9 @@ BOS, EOS = "<s>", "</s>"
 def word_tokenizer(
     *, bos: str | None = None, puts_bos: bool = False, puts_eos: bool = False, chat_template: str | None = None
 ) -> PreTrainedTokenizerFast:
-    """Splits at spaces; every unknown word is one and the same token.
+    """Splits at spaces; all unknown words are the same token.
 
-    bos: the BOS it knows. puts_bos, puts_eos: it adds them to what it encodes, as Llama's and T5's do.
+    bos: its BOS. puts_bos, puts_eos: whether it adds them when it encodes, as Llama's and T5's tokenizers do.
     """
     vocabulary = {token: i for i, token in enumerate(["<unk>", BOS, EOS, "Question:", "Answer:", "a"])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
