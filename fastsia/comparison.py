@@ -30,7 +30,7 @@ class Comparison:
         runs: By label.
         table: One row a run, as `sia.tabulate`.
         differences: One row a pair of runs and quantity, as `sia.differences`.
-        token_level: Token and answer level, one row a run and group; None where fewer than two runs have token entropies.
+        token_level: Token and answer level, one row a run and group; None unless two runs have token entropies.
         notes: Warnings, one sentence each.
     """
 

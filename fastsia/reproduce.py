@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +27,7 @@ from fastsia.models.registry import ALIGNED, PAPER_MODELS, STAGES, known_model
 from fastsia.models.resolve import resolve_model, why_absent
 from fastsia.report import Drawing, Overlay, ReportData, draw_families, draw_outcomes, draw_overlay
 from fastsia.results import SHUFFLED, SIAResult, folder_name, load, reread, stored_config
-from fastsia.sia import table1, table2, table3
+from fastsia.sia import Estimate, table1, table2, table3
 from fastsia.sia.paper import TABLE2, TABLE3
 from fastsia.store import DATABASE, Store, refuse_links, write_parquet
 from fastsia.tasks import Task, load_task
@@ -441,10 +440,12 @@ def _accumulation(result: SIAResult | None) -> list[dict[str, Any]]:
         if total.empty:
             row["num_trajectories"] = 0
             continue
-        row |= {"num_trajectories": int(total["count"].iloc[0]), **_limited("gain", total)}
+        row |= {"num_trajectories": int(total["count"].iloc[0]), **Estimate.of_point(total).columns("gain")}
         if total["low"].iloc[0] > 0 or total["high"].iloc[0] < 0:  # shares of a gain near zero are meaningless
             for percent in (25, 50, 75):
-                row |= _limited(f"share_{percent}", _at(_points(result, "gain_share", group), percent / 100))
+                row |= Estimate.of_point(_at(_points(result, "gain_share", group), percent / 100)).columns(
+                    f"share_{percent}"
+                )
     return rows
 
 
@@ -456,26 +457,23 @@ def _separability(result: SIAResult | None) -> list[dict[str, Any]]:
     last = result.summary["auc"][-1]
     row = {name: last[name] for name in ("num_correct", "num_incorrect")}
     for percent in (25, 50, 75, 100):
-        row |= _limited(f"auc_{percent}", _at(_points(result, "auc", "all"), percent / 100))
+        row |= Estimate.of_point(_at(_points(result, "auc", "all"), percent / 100)).columns(f"auc_{percent}")
     curve = _points(result, "auc", "all", "tokens")
     reached = curve[curve["count"] * 2 >= result.summary["num_trajectories"]]
     if not reached.empty:
         end = reached["position"].iloc[-1]
         near = reached[reached["position"] * 2 <= end].tail(1)
-        row |= {"half_way_tokens": int(near["position"].iloc[0]), **_limited("half_way_auc", near)}
-        row |= {"last_tokens": int(end), **_limited("last_auc", reached.tail(1))}
+        row |= {"half_way_tokens": int(near["position"].iloc[0]), **Estimate.of_point(near).columns("half_way_auc")}
+        row |= {"last_tokens": int(end), **Estimate.of_point(reached.tail(1)).columns("last_auc")}
     return [row]
 
 
 def _saturation(result: SIAResult | None) -> list[dict[str, Any]]:
     if result is None:
         return [{}]
-    summary = result.summary
-    row: dict[str, Any] = {"num_trajectories": summary["num_trajectories"]}
-    for name in ("entropy_first", "entropy_final"):
-        row |= {name: summary[name]} | _bounds(name, summary["ci"][name])
-    for name in ("level", "onset", "rebound"):
-        row |= {name: summary["saturation"][name]} | _bounds(name, summary["ci"]["saturation"][name])
+    row: dict[str, Any] = {"num_trajectories": result.summary["num_trajectories"]}
+    for key in ("entropy_first", "entropy_final", "saturation.level", "saturation.onset", "saturation.rebound"):
+        row |= Estimate.of_summary(result.summary, key).columns(key.removeprefix("saturation."))
     return [row]
 
 
@@ -497,19 +495,6 @@ def _points(result: SIAResult, curve: str, group: str, axis: str = "relative") -
 
 def _at(points: pd.DataFrame, position: float) -> pd.DataFrame:
     return points[(points["position"] - position).abs() < 1e-6]
-
-
-def _limited(name: str, point: pd.DataFrame) -> dict[str, float | None]:
-    """A point of a curve with its interval; null where the curve has no such point."""
-    if point.empty:
-        return {name: None} | _bounds(name, None)
-    value, low, high = (float(point[column].iloc[0]) for column in ("value", "low", "high"))
-    return {name: value} | _bounds(name, None if math.isnan(low) else [low, high])
-
-
-def _bounds(name: str, limits: Sequence[float] | None) -> dict[str, float | None]:
-    low, high = limits or (None, None)
-    return {f"{name}_low": low, f"{name}_high": high}
 
 
 # Curves of Figures 1 and 4, a panel a model and a line an outcome: file, title, curve, unit.

@@ -236,7 +236,7 @@ _NUMBERS_IF_THERE = (
 def check_table(name: str, frame: pd.DataFrame, file: Any, *, drawn: bool = False) -> None:
     """Raises FastsiaError, naming the file and the column, where a table is not what its name says. drawn: it is of a
     run, whose trajectories have texts."""
-    wanted = _TABLES[name] | (_OF_DRAWN if drawn and name == "trajectories" else {})
+    wanted = _TABLES.get(name, {}) | (_OF_DRAWN if drawn and name == "trajectories" else {})
     lacking = next((column for column in wanted if column not in frame), None)
     if lacking is not None:
         raise FastsiaError(f"{file} lacks column {lacking!r}.")

@@ -56,7 +56,7 @@ def say(*lines: str) -> None:
 
 def print_table(shown: ShownTable, *below: str) -> None:
     """Print a table with each interval under its value, then its caption and more lines."""
-    cells = [[plain(escape(cell.replace(" [", "\n["))) for cell in row] for row in shown.rows]
+    cells = [[plain(escape(cell)) for cell in row] for row in shown.lines()]
     table = Table(show_lines=any("\n" in cell for row in cells for cell in row))
     for name in shown.columns:
         table.add_column(plain(escape(name)))

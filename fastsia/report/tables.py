@@ -113,7 +113,7 @@ def _spell_column(frame: pd.DataFrame, column: str, bounds: set[str], digits: in
     low, high = ("low", "high") if column == "difference" and "low" in bounds else (f"{column}_low", f"{column}_high")
     bounded = low in bounds and high in bounds
     broken = bounded or any(isinstance(x, float) and defined(x) and x % 1 for x in frame[column])
-    cells = []
+    cells: list[str] = []
     for place, value in enumerate(frame[column]):
         text = format_number(float(value), digits) if broken and defined(value) else format_cell(value)
         bounds_of = [frame[end].iloc[place] for end in (low, high)] if bounded else [None]

@@ -49,7 +49,7 @@ def auc_at(summary: Mapping[str, Any], position: float) -> Estimate | None:
     points, intervals = summary.get("auc") or [], (summary.get("ci") or {}).get("auc")
     for point, bounds in zip(points, intervals or [None] * len(points), strict=True):
         if point["position"] == position:
-            return Estimate(point["auc"], *(bounds or (None, None)), point["num_correct"] + point["num_incorrect"])
+            return Estimate.bounded(point["auc"], bounds, point["num_correct"] + point["num_incorrect"])
     return None
 
 

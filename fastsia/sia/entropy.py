@@ -12,13 +12,19 @@ from fastsia.sia.table import NULL, RolloutTable
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """What the rollouts of each checkpoint say, one entry a checkpoint row of the table ([G] each).
+    """The answers of the rollouts at each checkpoint, in columns [G].
 
-    entropy: plug-in H = -Σ p̂ ln p̂, null a class like any other; entropy_miller_madow, entropy_chao_shen: the same
-        with the bias of few draws reduced. Float64, nats.
-    gold_surprisal: s = -ln (c + alpha) / (N + alpha V), nats.
-    count, gold_count, null_count, num_distinct: int64. mode: answer code of the most frequent answer, first drawn
-        among ties, NULL where that is the null class. majority_right: whether that answer is gold.
+    Attributes:
+        entropy: Plug-in H = -Σ p̂ ln p̂, null a class like any other; float64, nats.
+        entropy_miller_madow: The same with less bias from few draws.
+        entropy_chao_shen: The same with less bias from few draws.
+        gold_surprisal: s = -ln (c + alpha) / (N + alpha V), nats.
+        count: Int64, rollouts.
+        gold_count: Int64, rollouts with the gold answer.
+        null_count: Int64, rollouts without an answer.
+        num_distinct: Int64, distinct answers.
+        mode: Int64, code of the most frequent answer, the first drawn among ties; NULL where it is the null class.
+        majority_right: Bool, whether that answer is gold.
     """
 
     entropy: np.ndarray
@@ -53,27 +59,10 @@ def gains(table: RolloutTable, points: Checkpoints) -> tuple[np.ndarray, np.ndar
 def measure(table: RolloutTable, alpha: float) -> Checkpoints:
     """Entropy and gold surprisal at every checkpoint. alpha > 0 is the additive smoothing of the surprisal."""
     owner = table.trajectory_of_checkpoint
-    summary = summarize(
-        np.ascontiguousarray(table.code, dtype=np.int32),
-        np.ascontiguousarray(table.checkpoint_offsets, dtype=np.int64),
-        np.ascontiguousarray(table.gold[owner], dtype=np.int32),
-        np.ascontiguousarray(table.num_answers[owner], dtype=np.int32),
-        float(alpha),
-    )
-    surprisal = np.asarray(summary.gold_surprisal, dtype=np.float64)
-    mode = np.asarray(summary.mode, dtype=np.int64)
-    return Checkpoints(
-        entropy=np.asarray(summary.entropy, dtype=np.float64),
-        entropy_miller_madow=np.asarray(summary.entropy_miller_madow, dtype=np.float64),
-        entropy_chao_shen=np.asarray(summary.entropy_chao_shen, dtype=np.float64),
-        gold_surprisal=surprisal,
-        count=np.asarray(summary.count, dtype=np.int64),
-        gold_count=np.asarray(summary.gold_count, dtype=np.int64),
-        null_count=np.asarray(summary.null_count, dtype=np.int64),
-        num_distinct=np.asarray(summary.num_distinct, dtype=np.int64),
-        mode=mode,
-        majority_right=mode == table.gold[owner],
-    )
+    gold, num_answers = table.gold[owner], table.num_answers[owner]
+    summary = summarize(table.code, table.checkpoint_offsets, gold, num_answers, alpha)
+    mode = summary.mode.astype(np.int64)
+    return Checkpoints(**vars(summary) | {"mode": mode, "majority_right": mode == gold})
 
 
 def gold_surprisal(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,12 @@ class Estimate:
         return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
     @classmethod
+    def bounded(cls, value: float | None, bounds: Sequence[float] | None, n: int = 0) -> Estimate:
+        """An estimate from its value and [low, high]."""
+        low, high = bounds or (None, None)
+        return cls(value, low, high, n)
+
+    @classmethod
     def of_summary(cls, summary: Mapping[str, Any] | None, key: str) -> Estimate:
         """Reads a number and its interval from a summary; undefined where the summary lacks it.
 
@@ -49,7 +55,7 @@ class Estimate:
             key: The place of the number, with dots between levels: "rho.pearson".
         """
         tree = summary or {}
-        return cls(_find(tree, key), *(_find(tree.get("ci") or {}, key) or (None, None)))
+        return cls.bounded(_find(tree, key), _find(tree.get("ci") or {}, key))
 
     @classmethod
     def of_point(cls, point: pd.DataFrame) -> Estimate:
@@ -102,11 +108,11 @@ class Resampled:
 
     def estimates(self) -> list[Estimate]:
         """One estimate a number, in C order."""
-        flat = (np.ravel(x) for x in (self.value, *interval(self.samples)))
+        value, low, high = (np.ravel(x).tolist() for x in (self.value, *interval(self.samples)))
         n = np.broadcast_to(self.n, np.shape(self.value)).ravel().tolist()
         return [
-            Estimate(_number(value), *(map(float, (low, high)) if np.isfinite(low + high) else (None, None)), count)
-            for value, low, high, count in zip(*flat, n, strict=True)
+            Estimate.bounded(_number(x), bounds if np.isfinite(bounds).all() else None, count)
+            for x, bounds, count in zip(value, zip(low, high, strict=True), n, strict=True)
         ]
 
     def estimate(self) -> Estimate:

@@ -188,7 +188,7 @@ def _published(
 
 def _cell(record: Mapping[str, Any], name: str) -> Estimate:
     """An estimate of a row of a wide table; undefined where the row lacks it."""
-    return Estimate(*(record.get(name + end) for end in ("", "_low", "_high")))
+    return Estimate(record.get(name), record.get(f"{name}_low"), record.get(f"{name}_high"))
 
 
 def _beside(published: float | None, ours: Estimate) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ def measure_quantities(scored: Scored) -> Points:
     for name, quantity in QUANTITIES.items():
         if quantity.make is not None:
             found[name] = list(quantity.make(scored))
-        elif quantity.column in scored.trajectories:
+        elif quantity.column is not None and quantity.column in scored.trajectories:
             found[name] = [Point(mean_of(quantity.column, scored).estimate())]
     return found
 
@@ -117,6 +118,10 @@ def _reliability(scored: Scored) -> Resampled:
     return Resampled(found.value, found.samples, scored.table.num_trajectories)
 
 
+def _half_reliability(place: int, scored: Scored) -> Iterator[Point]:
+    yield Point(_reliability(scored)[place].estimate())
+
+
 def _corrected(scored: Scored) -> Iterator[Point]:
     """The cross-fitted rho scaled from half the rollouts to all of them; withheld where the halves agree too little."""
     fitted, reliability = scored.mean(scored.rho["rho_cross_fitted"]), _reliability(scored)
@@ -157,13 +162,8 @@ add_quantity(
 add_quantity(Quantity("rho_cross_fitted_corrected", make=_corrected, key="rho.cross_fitted_corrected"))
 add_quantity(Quantity("undefined_fraction", make=_undefined, key="rho.undefined_fraction", compared=False))
 for _place, _series in enumerate(("entropy", "gold_surprisal")):
+    _make = partial(_half_reliability, _place)
     add_quantity(
-        Quantity(
-            f"reliability_{_series}",
-            make=lambda scored, place=_place: [Point(_reliability(scored)[place].estimate())],
-            key=f"rho.reliability.{_series}",
-            compared=False,
-            inline=True,
-        )
+        Quantity(f"reliability_{_series}", make=_make, key=f"rho.reliability.{_series}", compared=False, inline=True)
     )
 add_quantity(Quantity("auc", make=_auc, compared=False, item=("position", "auc")))

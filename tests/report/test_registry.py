@@ -103,15 +103,17 @@ def test_estimates_are_the_summary_in_long_form() -> None:
     found = fastsia.sia.analyze_rollouts(frame(draw(moving(12, 6, rng), 8, rng), null=4), config=QUICK)
     assert list(found.estimates) == ["quantity", "group", "position", "value", "low", "high", "n"]
     assert not found.estimates.duplicated(["quantity", "group", "position"]).any()
-    rows = found.estimates.set_index(["quantity", "group"])
-    row = rows.loc[("rho_pearson", "all")].iloc[0]
+    rows = found.estimates.set_index(["quantity", "group"]).sort_index()
+    (row,) = rows.loc[[("rho_pearson", "all")]].to_dict("records")
     summary = found.summary
     assert [row["value"], [row["low"], row["high"]]] == [summary["rho"]["pearson"], summary["ci"]["rho"]["pearson"]]
     assert row["n"] == found.trajectories["rho"].notna().sum()
-    auc = rows.loc[("auc", "all")]
+    auc = rows.loc[[("auc", "all")]]
     assert auc["position"].tolist() == [point["position"] for point in summary["auc"]]
-    assert auc["value"].tolist() == [point["auc"] for point in summary["auc"]]
-    assert rows.loc[("gain", "correct"), "value"].tolist() == [summary["gain_correct"]]
+    assert auc["value"].fillna(-1).tolist() == [
+        -1 if point["auc"] is None else point["auc"] for point in summary["auc"]
+    ]
+    assert rows.loc[[("gain", "correct")], "value"].tolist() == [summary["gain_correct"]]
 
 
 def test_every_table_has_its_registered_columns_and_words() -> None:
