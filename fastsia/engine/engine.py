@@ -17,11 +17,12 @@ from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import MAX_COUNT, SamplingParams, Share, integer, integer_from, integers, real
 from fastsia.engine.block_manager import BlockManager, OutOfBlocksError
 from fastsia.engine.forcing import Forced, ForcedScore, check_forced, force
+from fastsia.engine.loop import Run
 from fastsia.engine.memory import default_num_blocks
 from fastsia.engine.model_runner import ModelRunner
-from fastsia.engine.profile import StepProfile, profiled
-from fastsia.engine.run import Run
+from fastsia.engine.profile import StepProfile
 from fastsia.engine.sequence import Counters, Request, Rollout, Trajectory
+from fastsia.engine.step import Bookkeeping
 from fastsia.errors import FastsiaError
 from fastsia.models.loading import context_length, eos_ids, load_model, origin_of
 from fastsia.models.resolve import ModelRef
@@ -104,7 +105,6 @@ class Engine:
             model, self.ops, self.num_kv_blocks, self.block_size, compile=compile, max_num_seqs=self.max_num_seqs
         )
         self._running = False
-        self._profile: StepProfile | None = None
 
     @classmethod
     def from_pretrained(
@@ -264,12 +264,12 @@ class Engine:
     @contextmanager
     def profile(self) -> Iterator[StepProfile]:
         """Record every step of what runs inside the block, and how long its parts took."""
-        with profiled(self.runner) as profile:
-            self._profile = profile
-            try:
-                yield profile
-            finally:
-                self._profile = None
+        profile = StepProfile(self.runner.device)
+        self.runner.profile, self.runner.ops = profile, profile.timed(self.ops)
+        try:
+            yield profile
+        finally:
+            self.runner.profile, self.runner.ops = None, self.ops
 
     def _start(self, requests: Iterator[Request], on_rollouts: Any, every_step: bool = False) -> Iterator[Any]:
         self._check_idle()
@@ -289,8 +289,8 @@ class Engine:
                 context_length=self.context_length,
                 vocabulary=self.vocabulary,
                 on_rollouts=on_rollouts,
-                profile=self._profile,
-                core=self.ops.name != "reference",
+                profile=self.runner.profile,
+                bookkeeping=Bookkeeping if self.ops.name == "reference" else None,
             )
             yield from (run.steps() if every_step else run)
         finally:

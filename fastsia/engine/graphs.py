@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastsia.engine.batch import Batch
 from fastsia.engine.inputs import Inputs, Shape, stage
 from fastsia.engine.staging import Staging, size_of, tensors_in
+from fastsia.engine.step import Batch
 from fastsia.errors import FastsiaError
 
 _FEWEST = 8

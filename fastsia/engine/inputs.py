@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from fastsia.engine.batch import Batch
 from fastsia.engine.staging import Field, Staging, arrays_in, size_of
+from fastsia.engine.step import Batch
 
 _INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
 
@@ -24,7 +24,7 @@ class Shape(NamedTuple):
     @classmethod
     def of(cls, batch: Batch) -> Shape:
         """The batch's own size, without padding."""
-        trunks, prefix_blocks = batch.trunk_tables.shape
+        trunks, prefix_blocks = batch.prefix_tables.shape
         return cls(len(batch.token_ids), trunks, prefix_blocks, batch.suffix_tables.shape[1])
 
     @property
@@ -41,7 +41,7 @@ class Inputs(NamedTuple):
     token_ids: Tensor
     positions: Tensor
     slots: Tensor
-    trunk_tables: Tensor
+    prefix_tables: Tensor
     cu_rows: Tensor
     prefix_lens: Tensor
     suffix_tables: Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from fastsia.engine.model_runner import ModelRunner
+from fastsia.engine.model_runner import ModelRunner, kv_shape
 from fastsia.errors import FastsiaError
 
 # A pool on the CPU is address space until it is used; this bounds what a run can come to use.
@@ -68,8 +68,7 @@ def step_bytes(
     while their table grows.
     """
     heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    kv_heads, head_dim = kv_shape(config)
     queries, keys = heads * head_dim, kv_heads * head_dim
     # Residual, norms and their float32; queries and keys before and after RoPE, values, output; gate, up, product.
     row = itemsize * (4 * config.hidden_size + 3 * queries + 3 * keys + 3 * config.intermediate_size)

@@ -9,20 +9,22 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from fastsia.engine.attention import AttentionContext, fastsia_attention
-from fastsia.engine.batch import Batch
 from fastsia.engine.compiled import compile_function, mark_dynamic
 from fastsia.engine.graphs import Call, CaptureError, CudaPool, Graphs, row_buckets
 from fastsia.engine.inputs import Inputs, Shape, stage
+from fastsia.engine.profile import StepProfile, part
 from fastsia.engine.staging import HostStaging, Staging, tensors_in
-from fastsia.engine.table import Table
+from fastsia.engine.step import Batch, batch_of_one_trunk
+from fastsia.engine.tables import Table
 from fastsia.errors import FastsiaError
 from fastsia.models.weights import non_finite
 from fastsia.ops import Ops
 from fastsia.ops.attend import using
+from fastsia.ops.reference import DrawSpec
 
 
 class ModelRunner:
@@ -49,11 +51,11 @@ class ModelRunner:
     ) -> None:
         self.model = model
         self.ops = ops
+        self.profile: StepProfile | None = None
         config = model.config.get_text_config(decoder=True)
         self.device = next(model.parameters()).device
         self.dtype = next(model.parameters()).dtype
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        num_kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        num_kv_heads, head_dim = kv_shape(config)
         self.hidden_size = int(config.hidden_size)
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
         self._softcap = getattr(config, "final_logit_softcapping", None)
@@ -66,7 +68,7 @@ class ModelRunner:
                 f"{num_blocks * self.bytes_per_block(model, block_size) / 2**30:,.0f} GiB."
             ) from error
         self._hidden = torch.empty((256, self.hidden_size), dtype=self.dtype, device=self.device)
-        self._hidden_rows = Table(256)
+        self._hidden_slots = Table(256)
         self.fused_head = True
         self.num_out_of_memory = 0
         self.warnings: list[str] = []
@@ -99,8 +101,7 @@ class ModelRunner:
     @staticmethod
     def bytes_per_block(model: PreTrainedModel, block_size: int) -> int:
         config = model.config.get_text_config(decoder=True)
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        num_kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        num_kv_heads, head_dim = kv_shape(config)
         size = torch.finfo(next(model.parameters()).dtype).bits // 8
         return int(config.num_hidden_layers * 2 * block_size * num_kv_heads * head_dim * size)
 
@@ -109,6 +110,7 @@ class ModelRunner:
         """What came of the setting: "on", "graphs" or "off"."""
         return "on" if self._compiled is not None else "graphs" if self.graphs is not None else "off"
 
+    @part("model")
     def forward(self, batch: Batch) -> Tensor:
         """Final hidden states of the batch's rows, [n, hidden_size]; their keys and values are stored on the way."""
         shape = Shape.of(batch)
@@ -163,6 +165,7 @@ class ModelRunner:
     def _addresses(self) -> list[int]:
         return [parameter.data_ptr() for parameter in self.model.parameters()]
 
+    @part("head")
     def logits(self, hidden: Tensor) -> Tensor:
         """[r, hidden_size] -> [r, vocab_size]."""
         with torch.inference_mode():
@@ -182,63 +185,45 @@ class ModelRunner:
         finally:
             del base.forward
 
-    def draw(
-        self,
-        hidden: Tensor,
-        draw_row: np.ndarray,
-        seeds: np.ndarray,
-        counters: np.ndarray,
-        temperature: np.ndarray,
-        top_p: np.ndarray,
-        want_entropy: bool,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def draw(self, hidden: Tensor, spec: DrawSpec[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`ops.sample` from the logits of hidden states [R, hidden_size], on numpy arrays.
 
-        Where the device has no memory for the logits of all rows at once, half of them are done at a time.
+        Where the device has no memory for the logits of all rows at once, half of the rows are drawn from at a time.
 
         Returns:
             tokens [M], logprobs [M] and entropy [R] (NaN unless wanted).
         """
         try:
-            return self._draw(hidden, draw_row, seeds, counters, temperature, top_p, want_entropy)
+            return self._draw(hidden, spec)
         except torch.OutOfMemoryError:
             if len(hidden) == 1:
                 raise
-        # Outside of the handler: there the exception would keep what did not fit alive.
+        # Outside of the handler, where the exception would keep the failed tensors alive.
         self.release_memory()
         half = len(hidden) // 2
-        tokens = np.empty(len(draw_row), dtype=np.int64)
-        logprobs = np.empty(len(draw_row), dtype=np.float32)
+        tokens = np.empty(len(spec.row), dtype=np.int64)
+        logprobs = np.empty(len(spec.row), dtype=np.float32)
         entropies = []
         for rows in (slice(0, half), slice(half, len(hidden))):
-            mine = (draw_row >= rows.start) & (draw_row < rows.stop)
-            tokens[mine], logprobs[mine], entropy = self.draw(
-                hidden[rows],
-                draw_row[mine] - rows.start,
-                seeds[mine],
-                counters[mine],
-                temperature[rows],
-                top_p[rows],
-                want_entropy,
+            mine = (spec.row >= rows.start) & (spec.row < rows.stop)
+            part_spec = DrawSpec(
+                row=spec.row[mine] - rows.start,
+                seeds=spec.seeds[mine],
+                counters=spec.counters[mine],
+                temperature=spec.temperature[rows],
+                top_p=spec.top_p[rows],
+                want_entropy=spec.want_entropy,
             )
+            tokens[mine], logprobs[mine], entropy = self.draw(hidden[rows], part_spec)
             entropies.append(entropy)
         return tokens, logprobs, np.concatenate(entropies)
 
-    def _draw(
-        self,
-        hidden: Tensor,
-        draw_row: np.ndarray,
-        seeds: np.ndarray,
-        counters: np.ndarray,
-        temperature: np.ndarray,
-        top_p: np.ndarray,
-        want_entropy: bool,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _draw(self, hidden: Tensor, spec: DrawSpec[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         logits = self.logits(hidden)
-        numbers = self.staging.put(draw_row, seeds, counters, temperature, top_p)
+        on_device = DrawSpec(*self.staging.put(*spec[:-1]), want_entropy=spec.want_entropy)
         with torch.inference_mode():
-            samples = self.ops.sample(logits, *numbers, want_entropy)
-            drawn = [part for part in samples[:3] if part is not None]
+            samples = self.ops.sample(logits, on_device)
+            drawn = [array for array in samples[:3] if array is not None]
             tokens, logprobs, *entropy = self.staging.fetch(*drawn)
         return tokens, logprobs, entropy[0] if entropy else np.full(len(logits), np.nan, dtype=np.float32)
 
@@ -260,9 +245,9 @@ class ModelRunner:
 
     def keep_hidden(self, hidden: Tensor) -> np.ndarray:
         """Store hidden states [k, hidden_size]; gives the rows they lie in, int32 [k]."""
-        rows = self._hidden_rows.allocate(len(hidden))
-        if self._hidden_rows.capacity > len(self._hidden):
-            larger = self._hidden.new_empty((self._hidden_rows.capacity, self.hidden_size))
+        rows = self._hidden_slots.allocate(len(hidden))
+        if self._hidden_slots.capacity > len(self._hidden):
+            larger = self._hidden.new_empty((self._hidden_slots.capacity, self.hidden_size))
             larger[: len(self._hidden)] = self._hidden
             self._hidden = larger
         with torch.inference_mode():
@@ -273,44 +258,27 @@ class ModelRunner:
         """Kept hidden states, [len(rows), hidden_size]."""
         return self.take(self._hidden, rows.astype(np.int64))
 
+    @part("head")
     def take(self, tensor: Tensor, rows: np.ndarray) -> Tensor:
         """Rows of a tensor on the device by int64 numbers on the host."""
         return tensor.index_select(0, self.staging.put(rows)[0])
 
     def drop_hidden(self, rows: np.ndarray) -> None:
-        self._hidden_rows.free(rows)
+        self._hidden_slots.free(rows)
 
     def reset(self) -> None:
         """Forget every kept hidden state (a run was left in the middle)."""
-        self._hidden_rows = Table(len(self._hidden))
+        self._hidden_slots = Table(len(self._hidden))
 
     def _check(self, compile: str) -> None:
         """Compare our path with the model's own on a few tokens: attention reached, and the head's logits.
 
         Some models scale their logits (Granite) or post-process them; there the model's own forward is the head.
         """
+        block_size = self.kv_cache.shape[3]
         tokens = np.arange(3, dtype=np.int64) % self.vocab_size
-        one = np.zeros(1, dtype=np.int32)
-        batch = Batch(
-            token_ids=tokens,
-            positions=np.arange(3),
-            slots=np.arange(3),
-            trunk_tables=one[None],
-            cu_rows=np.array([0, 3], dtype=np.int32),
-            prefix_lens=np.arange(1, 4, dtype=np.int32),
-            suffix_tables=np.zeros((3, 0), dtype=np.int32),
-            suffix_lens=np.zeros(3, dtype=np.int32),
-            max_prefix_len=3,
-            max_suffix_len=0,
-            max_rows=3,
-            trunk_last=one[:0],
-            branch_last=one[:0],
-            hidden_rows=one[:0],
-            hidden_trunk=one[:0],
-            hidden_position=one[:0],
-        )
-        if self.kv_cache.shape[3] < 3:
-            raise FastsiaError(f"block_size must be at least 4, got {self.kv_cache.shape[3]}.")
+        blocks = np.arange(-(-len(tokens) // block_size), dtype=np.int32)
+        batch = batch_of_one_trunk(tokens, blocks, block_size, np.arange(1, len(tokens) + 1))
         hidden = self.forward(batch)
         training = self.model.training
         self.model.eval()
@@ -367,6 +335,12 @@ class ModelRunner:
         if not all(self._difference(ours, plain) <= 1 for ours, plain in pairs):
             raise FastsiaError("it gave other numbers")
         self._compiled, self._compiled_project = decode, project
+
+
+def kv_shape(config: PretrainedConfig) -> tuple[int, int]:
+    """Return (num_kv_heads, head_dim) of a text config."""
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads, head_dim
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

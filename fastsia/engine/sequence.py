@@ -100,7 +100,7 @@ class Request:
     answer_stop: Spec | None = None
 
 
-@renamed(row_steps="computed_tokens")
+@renamed(row_steps="computed_tokens", rides="matched_tokens")
 @dataclass
 class Counters:
     """What a run cost. Rows are transformer rows; tokens are draws.
@@ -118,7 +118,7 @@ class Counters:
     trajectory_tokens: int = 0
     prefill_tokens: int = 0
     recomputed_tokens: int = 0
-    rides: int = 0
+    matched_tokens: int = 0
     forced_tokens: int = 0
     steps: int = 0
     preemptions: int = 0
