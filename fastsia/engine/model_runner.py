@@ -220,7 +220,8 @@ class ModelRunner:
 
     def _draw(self, hidden: Tensor, spec: DrawSpec[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         logits = self.logits(hidden)
-        on_device = DrawSpec(*self.staging.put(*spec[:-1]), want_entropy=spec.want_entropy)
+        row, seeds, counters, temperature, top_p = self.staging.put(*spec[:-1])
+        on_device = DrawSpec(row, seeds, counters, temperature, top_p, spec.want_entropy)
         with torch.inference_mode():
             samples = self.ops.sample(logits, on_device)
             drawn = [array for array in samples[:3] if array is not None]

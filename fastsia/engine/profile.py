@@ -6,7 +6,6 @@ numbers: reading those of a run of 3 seconds takes 34 (167,000 events; here ther
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import os
@@ -88,7 +87,7 @@ class StepProfile:
 
             return call
 
-        return dataclasses.replace(ops, **{op: wrap(getattr(ops, op), name) for op, name in _PARTS.items()})
+        return Ops(ops.name, **{op: wrap(getattr(ops, op), name) for op, name in _PARTS.items()})
 
     def steps(self) -> list[Span]:
         """Return the steps that computed rows."""

@@ -31,8 +31,10 @@ def sample(logits: Tensor, spec: DrawSpec[Tensor]) -> Samples:
     nucleus or of the cumulative distribution.
     """
     arrays = (array.numpy() for array in spec[:-1])
-    found = _core().sample(logits.contiguous().numpy(), *arrays, spec.want_entropy, torch.get_num_threads())
-    return Samples(*(None if array is None else torch.from_numpy(array) for array in found))
+    threads = torch.get_num_threads()
+    tokens, logprobs, entropy, bad = _core().sample(logits.contiguous().numpy(), *arrays, spec.want_entropy, threads)
+    entropy = None if entropy is None else torch.from_numpy(entropy)
+    return Samples(torch.from_numpy(tokens), torch.from_numpy(logprobs), entropy, torch.from_numpy(bad))
 
 
 def prefix_attention(

@@ -2,9 +2,9 @@
 
 Two kinds of programs, one kv head each. A *prefix* program takes a tile of one prefix's rows, (rows x GQA group)
 queries high, and reads the prefix once for all of them; a *suffix* program takes one row and reads the row's own
-blocks. A row's partial results (one a part) meet in scratch: whichever program brings a row's last one merges them in the order of the
-parts, so the sum does not depend on who came last. Where a row has one part only (prefill) it is written straight out.
-Long contexts are cut into several parts where there are too few programs to fill a GPU.
+blocks. A row's partial results (one a part) meet in scratch: whichever program brings a row's last one merges them in
+the order of the parts, so the sum does not depend on who came last. Where a row has one part only (prefill) it is
+written straight out. Long contexts are cut into several parts where there are too few programs to fill a GPU.
 
 All metadata are device tensors: a program finds its tile from `cu_rows` itself, so that no list of tiles has to be
 built or kept, and programs past the last tile exit. Softmax runs in base 2; the log-sum-exp that leaves is natural.
