@@ -68,7 +68,7 @@ class ModelRunner:
                 f"{num_blocks * self.bytes_per_block(model, block_size) / 2**30:,.0f} GiB."
             ) from error
         self._hidden = torch.empty((256, self.hidden_size), dtype=self.dtype, device=self.device)
-        self._hidden_slots = Table(256)
+        self.hidden_slots = Table(256)
         self.fused_head = True
         self.num_out_of_memory = 0
         self.warnings: list[str] = []
@@ -246,9 +246,9 @@ class ModelRunner:
 
     def keep_hidden(self, hidden: Tensor) -> np.ndarray:
         """Store hidden states [k, hidden_size]; gives the rows they lie in, int32 [k]."""
-        rows = self._hidden_slots.allocate(len(hidden))
-        if self._hidden_slots.capacity > len(self._hidden):
-            larger = self._hidden.new_empty((self._hidden_slots.capacity, self.hidden_size))
+        rows = self.hidden_slots.allocate(len(hidden))
+        if self.hidden_slots.capacity > len(self._hidden):
+            larger = self._hidden.new_empty((self.hidden_slots.capacity, self.hidden_size))
             larger[: len(self._hidden)] = self._hidden
             self._hidden = larger
         with torch.inference_mode():
@@ -265,11 +265,11 @@ class ModelRunner:
         return tensor.index_select(0, self.staging.put(rows)[0])
 
     def drop_hidden(self, rows: np.ndarray) -> None:
-        self._hidden_slots.free(rows)
+        self.hidden_slots.free(rows)
 
     def reset(self) -> None:
         """Forget every kept hidden state (a run was left in the middle)."""
-        self._hidden_slots = Table(len(self._hidden))
+        self.hidden_slots = Table(len(self._hidden))
 
     def _check(self, compile: str) -> None:
         """Compare our path with the model's own on a few tokens: attention reached, and the head's logits.
@@ -277,7 +277,7 @@ class ModelRunner:
         Some models scale their logits (Granite) or post-process them; there the model's own forward is the head.
         """
         block_size = self.kv_cache.shape[3]
-        tokens = np.arange(3, dtype=np.int64) % self.vocab_size
+        tokens = np.arange(min(3, self.kv_cache.shape[2] * block_size), dtype=np.int64) % self.vocab_size
         blocks = np.arange(-(-len(tokens) // block_size), dtype=np.int32)
         batch = batch_of_one_trunk(tokens, blocks, block_size, np.arange(1, len(tokens) + 1))
         hidden = self.forward(batch)

@@ -234,4 +234,4 @@ def test_shuffled_prefixes_equal_those_computed_alone() -> None:
             ),
         )
     comparison.check()
-    assert engine.counters.rides == 0
+    assert engine.counters.matched_tokens == 0
