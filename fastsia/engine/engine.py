@@ -1,4 +1,4 @@
-"""The engine's front door: a decoder, and rollouts from any prefix of tokens."""
+"""The public engine: a decoder, and rollouts from any prefix of tokens."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ class Engine:
     Args:
         model: any decoder of transformers with the attention interface (Llama, Qwen2, Gemma2, Olmo3, ...).
         tokenizer: its tokenizer, or None.
-        max_num_seqs: decode rows a step. The draws do not depend on it.
+        max_num_seqs: sequences decoded per step. The draws do not depend on it.
         num_kv_blocks: size of the KV pool in blocks; None takes 1 GiB on a CPU and what `gpu_memory_utilization` leaves
             on a GPU.
-        block_size: tokens a block.
+        block_size: tokens per KV block.
         max_concurrent_trajectories: trajectories in flight.
-        max_num_batched_tokens: rows a step for prompts and other given tokens.
+        max_num_batched_tokens: further tokens per step, of prompts and other given tokens.
         kernels: "auto" (Triton on CUDA, the C++ core on a CPU), "triton", "native" or "reference" (plain PyTorch).
         compile: "on" puts steps of up to `max_num_seqs` rows through torch.compile and, on CUDA, into CUDA graphs;
             "graphs" only into those; "off" runs the model as it is. "auto" is "on" on CUDA and "off" on a CPU.
-        gpu_memory_utilization: part of the card's memory that weights, KV pool and steps may take together.
+        gpu_memory_utilization: share of the GPU's memory for weights, KV pool and steps together.
 
     Raises:
         FastsiaError: the model's attention or logits cannot be reproduced through the interface.
@@ -144,7 +144,7 @@ class Engine:
         return tuple(i for i in eos_ids(self.model, self.tokenizer) if i < self.runner.vocab_size)
 
     def describe(self) -> dict[str, Any]:
-        """Where and how this engine computes; says nothing about what it draws."""
+        """Return where and how this engine computes; none of it changes the draws."""
         return {
             "device": str(self.runner.device),
             "dtype": str(self.runner.dtype).removeprefix("torch."),

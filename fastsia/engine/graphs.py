@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastsia.engine.inputs import Inputs, Shape, stage
+from fastsia.engine.inputs import BatchShape, Inputs, stage
 from fastsia.engine.staging import Staging, size_of, tensors_in
 from fastsia.engine.step import Batch
 from fastsia.errors import FastsiaError
@@ -78,18 +78,18 @@ class Graphs:
         self._buckets = row_buckets(len(hidden))
         # More trunks than a window of trajectories, prefixes and rollouts of 1,024 tokens: most runs stay within.
         width = -(-1024 // block_size)
-        self._bound(Shape(len(hidden), 128, width, width))
+        self._bound(BatchShape(len(hidden), 128, width, width))
 
     def __call__(self, batch: Batch) -> Tensor:
         """Hidden states [rows of the batch, hidden_size].
 
         Raises CaptureError: this batch's graph cannot be captured.
         """
-        own = Shape.of(batch)
+        own = BatchShape.of(batch)
         wanted = own._replace(trunks=own.trunks + 1)  # the padding's
         if any(size > bound for size, bound in zip(wanted, self._bounds, strict=True)):
             grown = (max(bound, 1 << (size - 1).bit_length()) for size, bound in zip(wanted, self._bounds, strict=True))
-            self._bound(Shape(*grown)._replace(rows=len(self._hidden)))
+            self._bound(BatchShape(*grown)._replace(rows=len(self._hidden)))
         shape = self._bounds._replace(rows=self._buckets[bisect_left(self._buckets, own.rows)])
         memory = stage(batch, shape, self._staging)
         self._buffer[: len(memory)].copy_(memory, non_blocking=True)
@@ -103,12 +103,12 @@ class Graphs:
         self._replays: dict[int, Call] = {}
         self._pool = self._new_pool()
 
-    def _bound(self, bounds: Shape) -> None:
+    def _bound(self, bounds: BatchShape) -> None:
         self.drop()
         self._bounds = bounds
         self._buffer = torch.empty(size_of(bounds.fields), dtype=torch.uint8, device=self._hidden.device)
 
-    def _capture(self, shape: Shape) -> Call:
+    def _capture(self, shape: BatchShape) -> Call:
         inputs = Inputs(*tensors_in(self._buffer, shape.fields))
 
         def call() -> None:

@@ -1,4 +1,4 @@
-"""The ops that inference spends its time in, behind one bundle; chosen by device, never by luck."""
+"""Sampling, attention and KV-cache ops, selected by device and dtype."""
 
 from __future__ import annotations
 
