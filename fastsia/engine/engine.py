@@ -162,7 +162,7 @@ class Engine:
         """Draw and roll out trajectories, as they finish; at most `max_concurrent_trajectories` requests are taken
         ahead.
 
-        What a trajectory holds depends on its request alone, not on its company or on any size set here.
+        A trajectory depends on its request alone, not on other requests or on any size set here.
         """
         yield from self._start(iter(requests), None)
 
@@ -234,9 +234,12 @@ class Engine:
     ) -> list[ForcedScore]:
         """Log-probabilities of given tokens behind prefixes of a trajectory (teacher forcing), in order.
 
-        The trajectory is computed once; what is forced behind it costs a row a token that has to be read, and the same
-        tokens at the same position cost theirs once. continuing: bool [vocabulary], tokens of which none may follow;
-        the probability of that comes apart, as `ForcedScore.end`.
+        The trajectory is computed once. Tokens behind it cost one row for each token read; equal tokens at the same
+        position are computed once.
+
+        Args:
+            continuing: bool [vocabulary], tokens of which none may follow; the probability of that is
+                `ForcedScore.end`.
         """
         prompt, trajectory = integers("prompt_ids", prompt_ids), integers("trajectory_ids", trajectory_ids)
         check_forced(prompt, trajectory, forced, continuing, self.runner.vocab_size, self.context_length)
@@ -263,7 +266,7 @@ class Engine:
 
     @contextmanager
     def profile(self) -> Iterator[StepProfile]:
-        """Record every step of what runs inside the block, and how long its parts took."""
+        """Record every step inside the block and the time of its parts."""
         profile = StepProfile(self.runner.device)
         self.runner.profile, self.runner.ops = profile, profile.timed(self.ops)
         try:

@@ -14,7 +14,7 @@ from fastsia.engine.model_runner import ModelRunner
 from fastsia.engine.step import batch_of_one_trunk
 from fastsia.errors import FastsiaError
 
-# Rows whose logits are there at once, as float64 over the whole vocabulary: 300 MB for 150,000 tokens.
+# Rows whose logits are computed at once, in float64: 300 MB for a vocabulary of 150,000 tokens.
 _LOGIT_ROWS = 256
 
 _Path = tuple[int, tuple[int, ...]]
@@ -23,7 +23,7 @@ _Path = tuple[int, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Forced:
-    """Tokens behind the first `position` tokens of a trajectory: some to be read, then at least one to be scored."""
+    """Tokens behind the first `position` tokens of a trajectory: some to read, then at least one to score."""
 
     position: int
     read_ids: tuple[int, ...]
@@ -32,10 +32,12 @@ class Forced:
 
 @dataclass(frozen=True)
 class ForcedScore:
-    """logprobs: float64 [scored tokens], nats, under softmax(logits) (temperature 1, nothing cut off).
+    """The score of one `Forced`.
 
-    end: log of the probability that none of the `continuing` tokens comes next; 0 where none were given.
-    is_greedy: no token was more probable than the scored one, at any of them.
+    Attributes:
+        logprobs: float64 [scored tokens], nats, under softmax(logits) (temperature 1, no top-p).
+        end: log of the probability that none of the `continuing` tokens comes next; 0 where none were given.
+        is_greedy: every scored token was the most probable one.
     """
 
     logprobs: np.ndarray
@@ -53,14 +55,17 @@ def force(
     rows_at_once: int,
     continuing: np.ndarray | None = None,
 ) -> tuple[list[ForcedScore], int, int]:
-    """The scores of `forced`, in order; the transformer rows of the trunk; those that they cost beyond it.
+    """Return the scores of `forced`, in order, the transformer rows of the trunk, and the rows beyond it.
 
-    The trunk (prompt and trajectory, as far as anything needs it) is computed once. A row is computed for a token that
-    is read behind it, once for all that read the same tokens at the same position, and none where those are the
-    trajectory's own next tokens; rows of many positions share a forward pass of at most about `rows_at_once` rows.
-    continuing: bool [vocabulary].
+    The trunk (prompt and trajectory, as far as needed) is computed once. A row is computed for each token read behind
+    it, once for all entries that read the same tokens at the same position, and none where those are the trajectory's
+    own next tokens. Rows of many positions share a forward pass of at most about `rows_at_once` rows.
 
-    Raises OutOfBlocksError: the pool cannot hold the trunk and the longest of `forced`.
+    Args:
+        continuing: bool [vocabulary].
+
+    Raises:
+        OutOfBlocksError: the pool cannot hold the trunk and the longest of `forced`.
     """
     paths: dict[_Path, list[int]] = {}
     for i, one in enumerate(forced):
@@ -113,9 +118,9 @@ def check_forced(
     vocab_size: int,
     context_length: int | None,
 ) -> None:
-    """Refuse what cannot be scored, before anything is computed."""
+    """Raise FastsiaError for entries that cannot be scored, before anything is computed."""
     if len(prompt_ids) == 0:
-        raise FastsiaError("prompt_ids is empty; the first token needs something to follow.")
+        raise FastsiaError("prompt_ids is empty; at least one token is needed.")
     if continuing is not None and (continuing.dtype != np.bool_ or continuing.shape != (vocab_size,)):
         raise FastsiaError(f"continuing must be a bool array of {vocab_size} entries, one a token.")
     for i, one in enumerate(forced):

@@ -18,7 +18,7 @@ Call = Callable[[], None]
 
 
 class CaptureError(FastsiaError):
-    """A graph could not be captured; nothing but the captured step itself has run."""
+    """A graph could not be captured; only the step to be captured has run."""
 
 
 def row_buckets(largest: int) -> list[int]:
@@ -44,7 +44,7 @@ class CudaPool:
     def __call__(self, call: Call) -> Call:
         """The captured call, which has not run."""
         graph = torch.cuda.CUDAGraph()
-        # What other threads do with the device meanwhile is not captured and does not disturb.
+        # Work of other threads on the device is not captured and does not disturb the capture.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             call()
         replay: Call = graph.replay
@@ -58,7 +58,8 @@ class Graphs:
     copy, and leave their result in one place. The number of trunks and the widths of block tables are bounds common to
     all, which only grow, by doubling; where they do, and where weights have moved (`drop`), graphs are captured anew.
 
-    forward: from inputs to hidden states. num_captures: graphs captured so far. new_pool: what makes a `CudaPool`.
+    Attributes:
+        num_captures: graphs captured so far.
     """
 
     def __init__(
@@ -69,14 +70,18 @@ class Graphs:
         block_size: int,
         new_pool: Callable[[], Callable[[Call], Call]] = CudaPool,
     ) -> None:
-        """hidden: [rows of the largest bucket, hidden_size], where the graphs leave their result."""
+        """Args:
+        forward: from inputs to hidden states.
+        hidden: [rows of the largest bucket, hidden_size], where the graphs leave their result.
+        new_pool: makes a `CudaPool`.
+        """
         self.num_captures = 0
         self._forward = forward
         self._staging = staging
         self._hidden = hidden
         self._new_pool = new_pool
         self._buckets = row_buckets(len(hidden))
-        # More trunks than a window of trajectories, prefixes and rollouts of 1,024 tokens: most runs stay within.
+        # More trunks than trajectories are in flight by default, and 1,024 tokens: most runs stay within these bounds.
         width = -(-1024 // block_size)
         self._bound(BatchShape(len(hidden), 128, width, width))
 
@@ -99,7 +104,7 @@ class Graphs:
         return self._hidden[: own.rows].clone()
 
     def drop(self) -> None:
-        """Forget every graph and give its memory back."""
+        """Drop every graph and free its memory."""
         self._replays: dict[int, Call] = {}
         self._pool = self._new_pool()
 

@@ -1,4 +1,4 @@
-"""Storing a step's keys and values and attending over the cache, as one operator that torch.compile keeps whole."""
+"""Store a step's keys and values and attend over the cache, as one operator that torch.compile does not split."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ops: ContextVar[Ops] = ContextVar("fastsia_ops")
 
 @contextmanager
 def using(ops: Ops) -> Iterator[None]:
-    """The bundle that `attend` runs on inside the block: an operator takes tensors and numbers, no Python objects."""
+    """Let `attend` use these ops inside the block; an operator's arguments can only be tensors and numbers."""
     token = _ops.set(ops)
     try:
         yield

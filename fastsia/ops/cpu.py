@@ -74,6 +74,6 @@ def store_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tens
 
     In the memory of [block_size, kv heads, head_dim] it keeps keys as [kv heads, head_dim, block_size] and values as
     [kv heads, block_size, head_dim]: anyone may copy or clear whole blocks, only `prefix_attention` here reads them.
-    It marks no bad value, as no row here reads what it does not see.
+    It marks no bad value: no row here reads keys that it does not see.
     """
     _core().store_kv(k.numpy(), v.numpy(), k_cache.numpy(), v_cache.numpy(), slots.numpy())
