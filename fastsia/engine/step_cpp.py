@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fastsia.core import extension
 from fastsia.answers.stream import AnswerStream
+from fastsia.core import extension
 from fastsia.engine.seeding import Domain
 from fastsia.engine.step import Batch, Bookkeeping, Draws, Forks, RowCounts, Selection, Shortage
 from fastsia.engine.stopping import StopRules
