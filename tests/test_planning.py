@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fastsia import Engine, FastsiaError, evaluate
-from fastsia.engine.profile import VERIFY, STEP, Span, StepProfile
+from fastsia.engine.profile import STEP, VERIFY, Span, StepProfile
 from fastsia.planning import _decoding, _spread, forecast
 from tests.tiny import PROBLEMS, shared_model
 
