@@ -72,10 +72,10 @@ def make_step(kernels: Any, model: str, rows: int, visible: str) -> Step:
     trunk_blocks, needed = -(-trunk // BLOCK), -(-suffix // BLOCK)
     num_blocks = num_trunks * trunk_blocks + int(needed.sum())
     order = torch.randperm(num_blocks, generator=generator).int()
-    trunk_tables, *suffix_tables = order.split([num_trunks * trunk_blocks, *needed.tolist()])
+    prefix_tables, *suffix_tables = order.split([num_trunks * trunk_blocks, *needed.tolist()])
     cu_rows = torch.arange(num_trunks + 1).mul(per_trunk).clamp(max=rows).int()
     tables = (
-        trunk_tables.view(num_trunks, trunk_blocks),
+        prefix_tables.view(num_trunks, trunk_blocks),
         cu_rows,
         prefix.int(),
         pad_sequence(suffix_tables, batch_first=True),
@@ -99,7 +99,7 @@ def fastsia(step: Step, ops: Any) -> Attend:
     few = min(8, int(step.meta.cu_rows[1]))
     meta = replace(
         step.meta,
-        trunk_tables=step.meta.trunk_tables[:1],
+        prefix_tables=step.meta.prefix_tables[:1],
         cu_rows=torch.tensor([0, few], dtype=torch.int32, device=step.q.device),
         **{name: getattr(step.meta, name)[:few] for name in ("prefix_lens", "suffix_tables", "suffix_lens")},
     )
@@ -120,7 +120,7 @@ def sdpa(step: Step) -> Attend:
     meta = step.meta
     rows = zip(step.trunk_of.tolist(), meta.prefix_lens.tolist(), meta.suffix_tables, meta.suffix_lens, strict=True)
     contexts = [
-        torch.cat([slots_of(meta.trunk_tables[trunk], prefix), slots_of(table, int(suffix))])
+        torch.cat([slots_of(meta.prefix_tables[trunk], prefix), slots_of(table, int(suffix))])
         for trunk, prefix, table, suffix in rows
     ]
     slots = pad_sequence(contexts, batch_first=True)

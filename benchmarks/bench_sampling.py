@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fastsia.ops import reference, select
+from fastsia.ops.reference import DrawSpec
 
 TEMPERATURE, TOP_P, COPIES = 0.7, 0.95, 3
 
@@ -55,7 +56,7 @@ def test_sampling(kernels: Any, rows: int, vocab: int, kind: str, path: str) -> 
     rows, vocab, device = kernels.sized(rows, 256, 4), kernels.sized(vocab, 151_936, 1003), kernels.device
     copies = [make_logits(kind, rows, vocab, device, seed) for seed in range(COPIES)]
     top_p = 1.0 if kind == "all" else TOP_P
-    draws = (
+    draws = DrawSpec(
         torch.arange(rows, device=device),
         torch.randint(0, 2**62, (rows,), device=device),
         torch.randint(0, 1000, (rows, 4), dtype=torch.int32, device=device),
@@ -66,10 +67,10 @@ def test_sampling(kernels: Any, rows: int, vocab: int, kind: str, path: str) -> 
     if path == "fastsia":
         # The timed op draws the reference's tokens, but for a draw at the edge of the nucleus.
         few = slice(0, 16)
-        expected = reference.sample(copies[0][few], *(tensor[few] for tensor in draws))
-        assert int((ops.sample(copies[0], *draws).tokens[few] != expected.tokens).sum()) <= 1
+        expected = reference.sample(copies[0][few], DrawSpec(*(tensor[few] for tensor in draws[:-1])))
+        assert int((ops.sample(copies[0], draws).tokens[few] != expected.tokens).sum()) <= 1
     draw = {
-        "fastsia": lambda logits: ops.sample(logits, *draws),
+        "fastsia": lambda logits: ops.sample(logits, draws),
         "one read": lambda logits: logits.amax(dim=1),  # the floor as a kernel
         "torch sort": lambda logits: torch_sorted(logits, top_p),
         "flashinfer": lambda logits: flashinfer.sampling.top_p_sampling_from_probs(softmax(logits), top_p),

@@ -160,15 +160,16 @@ void attend_rows(const AttentionInput& in, std::size_t begin, std::size_t end, f
   const std::size_t dim = in.head_dim, group = in.num_heads / in.num_kv_heads;
   std::vector<Run> runs;
   std::vector<float> scores, norms(group);
-  auto trunk = static_cast<std::size_t>(
-      std::upper_bound(in.cu_rows, in.cu_rows + in.num_trunks + 1, static_cast<std::int32_t>(begin)) - in.cu_rows - 1);
+  auto shared = static_cast<std::size_t>(
+      std::upper_bound(in.cu_rows, in.cu_rows + in.num_prefixes + 1, static_cast<std::int32_t>(begin)) - in.cu_rows -
+      1);
   for (std::size_t row = begin; row < end; ++row) {
-    while (row >= static_cast<std::size_t>(in.cu_rows[trunk + 1])) ++trunk;
+    while (row >= static_cast<std::size_t>(in.cu_rows[shared + 1])) ++shared;
     const std::int64_t prefix = in.prefix_lens[row], suffix = in.suffix_lens[row];
     const std::int64_t oldest =
         in.sliding_window > 0 ? std::max<std::int64_t>(prefix + suffix - in.sliding_window, 0) : 0;
     runs.clear();
-    append_runs(in.trunk_tables + trunk * in.trunk_width, std::min(oldest, prefix), prefix, in.block_size, &runs);
+    append_runs(in.prefix_tables + shared * in.prefix_width, std::min(oldest, prefix), prefix, in.block_size, &runs);
     append_runs(in.suffix_tables + row * in.suffix_width, std::max<std::int64_t>(oldest - prefix, 0), suffix,
                 in.block_size, &runs);
     std::size_t num_keys = 0;
@@ -195,18 +196,18 @@ bool reaches_only_blocks(const AttentionInput& in, std::size_t num_blocks) {
     const std::size_t used = (static_cast<std::size_t>(length) + in.block_size - 1) / in.block_size;
     return used <= width && std::all_of(table, table + used, [&](std::int32_t b) { return b >= 0 && b < blocks; });
   };
-  if (in.cu_rows[0] != 0 || static_cast<std::size_t>(in.cu_rows[in.num_trunks]) != in.num_rows) return false;
-  for (std::size_t trunk = 0; trunk < in.num_trunks; ++trunk) {
-    if (in.cu_rows[trunk] > in.cu_rows[trunk + 1]) return false;
+  if (in.cu_rows[0] != 0 || static_cast<std::size_t>(in.cu_rows[in.num_prefixes]) != in.num_rows) return false;
+  for (std::size_t shared = 0; shared < in.num_prefixes; ++shared) {
+    if (in.cu_rows[shared] > in.cu_rows[shared + 1]) return false;
     std::int32_t longest = 0;
-    for (std::int32_t row = in.cu_rows[trunk]; row < in.cu_rows[trunk + 1]; ++row) {
+    for (std::int32_t row = in.cu_rows[shared]; row < in.cu_rows[shared + 1]; ++row) {
       if (in.prefix_lens[row] < 0) return false;
       longest = std::max(longest, in.prefix_lens[row]);
       if (!names_blocks(in.suffix_tables + static_cast<std::size_t>(row) * in.suffix_width, in.suffix_width,
                         in.suffix_lens[row]))
         return false;
     }
-    if (!names_blocks(in.trunk_tables + trunk * in.trunk_width, in.trunk_width, longest)) return false;
+    if (!names_blocks(in.prefix_tables + shared * in.prefix_width, in.prefix_width, longest)) return false;
   }
   return true;
 }

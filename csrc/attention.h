@@ -1,4 +1,4 @@
-// Attention of packed rows over a shared trunk and their own suffix, on a CPU, straight from the paged cache; and what
+// Attention of packed rows over a shared prefix and their own suffix, on a CPU, straight from the paged cache; and what
 // writes that cache.
 #pragma once
 
@@ -15,9 +15,9 @@ struct AttentionInput {
   const float* k_cache;                     // [num_blocks, num_kv_heads, head_dim, block_size]
   const float* v_cache;                     // [num_blocks, num_kv_heads, block_size, head_dim]
   std::size_t num_rows, num_heads, num_kv_heads, head_dim, block_size;
-  const std::int32_t* trunk_tables;  // [num_trunks, trunk_width]
-  std::size_t num_trunks, trunk_width;
-  const std::int32_t* cu_rows;        // [num_trunks + 1]
+  const std::int32_t* prefix_tables;  // [num_prefixes, prefix_width]
+  std::size_t num_prefixes, prefix_width;
+  const std::int32_t* cu_rows;        // [num_prefixes + 1]
   const std::int32_t* prefix_lens;    // [num_rows]
   const std::int32_t* suffix_tables;  // [num_rows, suffix_width]
   std::size_t suffix_width;

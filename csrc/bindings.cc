@@ -198,19 +198,19 @@ struct Steps {
 
 // The caches are read in place, so nothing here is cast or copied: another dtype or layout is refused by pybind11.
 void attend(const Strided& q, const Contiguous<float>& k_cache, const Contiguous<float>& v_cache,
-            const Contiguous<std::int32_t>& trunk_tables, const Contiguous<std::int32_t>& cu_rows,
+            const Contiguous<std::int32_t>& prefix_tables, const Contiguous<std::int32_t>& cu_rows,
             const Contiguous<std::int32_t>& prefix_lens, const Contiguous<std::int32_t>& suffix_tables,
             const Contiguous<std::int32_t>& suffix_lens, float scale, std::int64_t sliding_window, float softcap,
             int num_threads, Contiguous<float>& out) {
   const Steps steps(q);
   require(k_cache.ndim() == 4 && v_cache.ndim() == 4, "a cache has 4 dimensions");
-  require(trunk_tables.ndim() == 2 && suffix_tables.ndim() == 2, "block tables have 2 dimensions");
+  require(prefix_tables.ndim() == 2 && suffix_tables.ndim() == 2, "block tables have 2 dimensions");
   const auto size = [](const py::array& array, int axis) { return static_cast<std::size_t>(array.shape(axis)); };
   const std::size_t rows = size(q, 0), num_blocks = size(k_cache, 0), block_size = size(k_cache, 1);
   require(out.size() == q.size() && v_cache.size() == k_cache.size() && size(k_cache, 3) == size(q, 2) &&
               size(q, 1) % size(k_cache, 2) == 0 && size(q, 2) <= fastsia::kMaxHeadDim,
           "q, caches and out do not fit together");
-  require(size(cu_rows, 0) == size(trunk_tables, 0) + 1 && size(prefix_lens, 0) == rows &&
+  require(size(cu_rows, 0) == size(prefix_tables, 0) + 1 && size(prefix_lens, 0) == rows &&
               size(suffix_lens, 0) == rows && size(suffix_tables, 0) == rows,
           "the metadata does not fit the rows");
   const fastsia::AttentionInput in{q.data(),
@@ -223,9 +223,9 @@ void attend(const Strided& q, const Contiguous<float>& k_cache, const Contiguous
                                    size(k_cache, 2),
                                    size(q, 2),
                                    block_size,
-                                   trunk_tables.data(),
-                                   size(trunk_tables, 0),
-                                   size(trunk_tables, 1),
+                                   prefix_tables.data(),
+                                   size(prefix_tables, 0),
+                                   size(prefix_tables, 1),
                                    cu_rows.data(),
                                    prefix_lens.data(),
                                    suffix_tables.data(),
@@ -316,7 +316,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("extract_rollouts", &extract_rollouts, py::arg("vocabulary"), py::arg("prefix_ids"), py::arg("prefix_lens"),
         py::arg("token_ids"), py::arg("offsets"), py::arg("spec"), py::arg("is_cut"), py::arg("num_threads"));
   m.def("prefix_attention", &attend, py::arg("q").noconvert(), py::arg("k_cache").noconvert(),
-        py::arg("v_cache").noconvert(), py::arg("trunk_tables").noconvert(), py::arg("cu_rows").noconvert(),
+        py::arg("v_cache").noconvert(), py::arg("prefix_tables").noconvert(), py::arg("cu_rows").noconvert(),
         py::arg("prefix_lens").noconvert(), py::arg("suffix_tables").noconvert(), py::arg("suffix_lens").noconvert(),
         py::arg("scale"), py::arg("sliding_window"), py::arg("softcap"), py::arg("num_threads"),
         py::arg("out").noconvert());

@@ -8,7 +8,7 @@ namespace {
 
 std::int64_t blocks_for(std::int64_t tokens, std::int32_t block_size) { return (tokens + block_size - 1) / block_size; }
 
-// Order of the values 0, 1, ... num_values - 1 at `at`, equal ones as they stand.
+// The stable order of `size` values in 0, 1, ..., num_values - 1.
 template <typename Value>
 std::vector<std::int32_t> counting_order(std::size_t size, std::size_t num_values, const Value& value) {
   std::vector<std::int32_t> first(num_values + 1), order(size);
@@ -20,26 +20,26 @@ std::vector<std::int32_t> counting_order(std::size_t size, std::size_t num_value
 }
 
 struct Candidate {
-  std::int32_t row;
+  std::int32_t slot;
   std::int32_t urgency;
   bool is_trunk;
 };
 
-// Of one trajectory, its trunk first, then branches that hold blocks, so that these end and give them back.
+// Within a trajectory its trunk first, then branches with blocks, so that these end and free them.
 std::vector<Candidate> candidates(const Trunks& trunks, const Branches& branches) {
   std::vector<std::int32_t> by_order;
   for (std::size_t t = 0; t < trunks.capacity; ++t)
-    if (trunks.live[t]) by_order.push_back(static_cast<std::int32_t>(t));
+    if (trunks.free.live[t]) by_order.push_back(static_cast<std::int32_t>(t));
   std::sort(by_order.begin(), by_order.end(),
             [&](std::int32_t a, std::int32_t b) { return trunks.order[a] < trunks.order[b]; });
-  // 3 * the trunk's place; -1 where its branches wait for it.
+  // 3 * the trunk's place; -1 where its branches wait for it to be computed.
   std::vector<std::int32_t> of_branches(trunks.capacity, -1);
   std::vector<Candidate> found;
   found.reserve(branches.capacity);
   for (std::size_t i = 0; i < by_order.size(); ++i) {
     const std::int32_t t = by_order[i], urgency = static_cast<std::int32_t>(3 * i);
     if (trunks.computed[t] == trunks.length[t]) of_branches[static_cast<std::size_t>(t)] = urgency;
-    if (trunks.computed[t] < trunks.length[t] && (!trunks.passed[t] || trunks.pending[t] > 0))
+    if (trunks.computed[t] < trunks.length[t] && (!trunks.verified[t] || trunks.pending[t] > 0))
       found.push_back({t, urgency, true});
   }
   for (std::size_t b = 0; b < branches.capacity; ++b) {
@@ -69,9 +69,9 @@ Selection select(const Trunks& trunks, const Branches& branches, const Blocks& b
   std::int64_t num_single = 0, num_longer = 0, needed = 0;
   for (std::size_t i = 0; i < order.size(); ++i) {
     const Candidate& candidate = found[static_cast<std::size_t>(order[i])];
-    const std::int32_t row = candidate.row;
-    const std::int32_t computed = candidate.is_trunk ? trunks.computed[row] : branches.computed[row];
-    std::int64_t count = (candidate.is_trunk ? trunks.length[row] : branches.length[row]) - computed;
+    const std::int32_t slot = candidate.slot;
+    const std::int32_t computed = candidate.is_trunk ? trunks.computed[slot] : branches.computed[slot];
+    std::int64_t count = (candidate.is_trunk ? trunks.length[slot] : branches.length[slot]) - computed;
     if (count == 1) {
       if (++num_single > max_num_seqs) count = 0;
     } else {
@@ -83,11 +83,11 @@ Selection select(const Trunks& trunks, const Branches& branches, const Blocks& b
       if (num_single >= max_num_seqs && num_longer >= max_num_batched_tokens) break;
       continue;
     }
-    const std::int32_t held = candidate.is_trunk ? trunks.num_blocks[row] : branches.num_blocks[row];
+    const std::int32_t held = candidate.is_trunk ? trunks.num_blocks[slot] : branches.num_blocks[slot];
     const std::int64_t width = blocks_for(computed + count, blocks.block_size);
     const std::int64_t need = std::max<std::int64_t>(width - held, 0);
     if (i == 0 && need > blocks.num_free) {
-      selection.short_row = row;
+      selection.short_slot = slot;
       selection.short_is_trunk = candidate.is_trunk;
       selection.short_blocks = need;
       return selection;
@@ -95,7 +95,7 @@ Selection select(const Trunks& trunks, const Branches& branches, const Blocks& b
     needed += need;
     if (needed > blocks.num_free) break;
     Selected& chosen = candidate.is_trunk ? selection.trunks : selection.branches;
-    chosen.rows.push_back(row);
+    chosen.slots.push_back(slot);
     chosen.counts.push_back(static_cast<std::int32_t>(count));
     std::int64_t& widest = candidate.is_trunk ? selection.trunk_width : selection.branch_width;
     widest = std::max(widest, width);
@@ -105,11 +105,11 @@ Selection select(const Trunks& trunks, const Branches& branches, const Blocks& b
 
 void give_blocks(const Selection& selection, const Trunks& trunks, const Branches& branches, Blocks& blocks) {
   const auto give = [&](const Selected& chosen, const std::int32_t* computed, std::int32_t* num_blocks,
-                        const Lists& lists) {
-    for (std::size_t i = 0; i < chosen.rows.size(); ++i) {
-      const std::int32_t row = chosen.rows[i];
-      const std::int64_t wanted = blocks_for(computed[row] + chosen.counts[i], blocks.block_size);
-      while (num_blocks[row] < wanted) lists.of(row)[num_blocks[row]++] = blocks.take();
+                        const Array2D<std::int32_t>& lists) {
+    for (std::size_t i = 0; i < chosen.slots.size(); ++i) {
+      const std::int32_t slot = chosen.slots[i];
+      const std::int64_t wanted = blocks_for(computed[slot] + chosen.counts[i], blocks.block_size);
+      while (num_blocks[slot] < wanted) lists.of(slot)[num_blocks[slot]++] = blocks.take();
     }
   };
   give(selection.trunks, trunks.computed, trunks.num_blocks, trunks.blocks);
@@ -117,10 +117,10 @@ void give_blocks(const Selection& selection, const Trunks& trunks, const Branche
 }
 
 Layout lay_out(const Trunks& trunks, const Branches& branches, const Nodes& nodes, std::int32_t block_size,
-               const Chosen& of_trunks, const Chosen& of_branches) {
+               const SlotSelection& of_trunks, const SlotSelection& of_branches) {
   const std::size_t num_chosen = of_trunks.size + of_branches.size;
   const auto owner = [&](std::size_t i) {
-    return i < of_trunks.size ? of_trunks.rows[i] : branches.trunk[of_branches.rows[i - of_trunks.size]];
+    return i < of_trunks.size ? of_trunks.slots[i] : branches.trunk[of_branches.slots[i - of_trunks.size]];
   };
   const auto count = [&](std::size_t i) {
     return i < of_trunks.size ? of_trunks.counts[i] : of_branches.counts[i - of_trunks.size];
@@ -130,7 +130,7 @@ Layout lay_out(const Trunks& trunks, const Branches& branches, const Nodes& node
   std::size_t n = 0;
   for (std::size_t i = 0; i < num_chosen; ++i) n += static_cast<std::size_t>(count(i));
   for (std::size_t i = 0; i < of_branches.size; ++i) {
-    const std::int32_t b = of_branches.rows[i];
+    const std::int32_t b = of_branches.slots[i];
     out.max_suffix_len = std::max(out.max_suffix_len, branches.computed[b] + of_branches.counts[i]);
   }
   const std::size_t suffix_width = static_cast<std::size_t>(blocks_for(out.max_suffix_len, block_size));
@@ -170,9 +170,9 @@ Layout lay_out(const Trunks& trunks, const Branches& branches, const Nodes& node
       out.trunk_last[i] = static_cast<std::int64_t>(at) - 1;
       continue;
     }
-    const std::int32_t b = of_branches.rows[i - of_trunks.size];
+    const std::int32_t b = of_branches.slots[i - of_trunks.size];
     const std::int32_t begin = branches.computed[b], end = begin + count(i);
-    // A branch without its keys and values reads its path again, perhaps a chunk (even of one token) at a time.
+    // A branch that lost its keys and values reads its path again, perhaps in chunks (even of one token).
     const bool again = branches.length[b] - begin > 1;
     if (again) {
       path.resize(static_cast<std::size_t>(branches.length[b]));
@@ -193,14 +193,14 @@ Layout lay_out(const Trunks& trunks, const Branches& branches, const Nodes& node
   if (!owners.empty()) out.max_rows = std::max(out.max_rows, static_cast<std::int32_t>(at) - out.cu_rows.back());
   out.cu_rows.push_back(static_cast<std::int32_t>(n));
   const std::size_t width = static_cast<std::size_t>(blocks_for(out.max_prefix_len, block_size));
-  out.trunk_tables.resize(owners.size() * width);
+  out.prefix_tables.resize(owners.size() * width);
   for (std::size_t i = 0; i < owners.size(); ++i)
-    std::copy_n(trunks.blocks.of(owners[i]), width, out.trunk_tables.data() + i * width);
+    std::copy_n(trunks.blocks.of(owners[i]), width, out.prefix_tables.data() + i * width);
   return out;
 }
 
-RowCounts mark_computed(const Trunks& trunks, const Branches& branches, const Chosen& of_trunks,
-                        const Chosen& of_branches) {
+RowCounts mark_computed(const Trunks& trunks, const Branches& branches, const SlotSelection& of_trunks,
+                        const SlotSelection& of_branches) {
   RowCounts counted;
   const auto mark = [&](std::int32_t count, std::int32_t& computed, std::int32_t& high_water) {
     const std::int32_t before = computed;
@@ -211,7 +211,7 @@ RowCounts mark_computed(const Trunks& trunks, const Branches& branches, const Ch
     return fresh;
   };
   for (std::size_t i = 0; i < of_trunks.size; ++i) {
-    const std::int32_t t = of_trunks.rows[i];
+    const std::int32_t t = of_trunks.slots[i];
     const std::int32_t fresh = mark(of_trunks.counts[i], trunks.computed[t], trunks.high_water[t]);
     const std::int32_t drawn = std::max(trunks.computed[t] - trunks.prompt_len[t], 0);
     const std::int32_t generated = trunks.fixed[t] ? 0 : std::min(fresh, drawn);
@@ -219,15 +219,15 @@ RowCounts mark_computed(const Trunks& trunks, const Branches& branches, const Ch
     counted.prefill_tokens += fresh - generated;
   }
   for (std::size_t i = 0; i < of_branches.size; ++i) {
-    const std::int32_t b = of_branches.rows[i];
+    const std::int32_t b = of_branches.slots[i];
     counted.computed_tokens += mark(of_branches.counts[i], branches.computed[b], branches.high_water[b]);
   }
   return counted;
 }
 
-Draws draws(const Trunks& trunks, const Branches& branches, const Rollouts& rollouts, const std::int32_t* riding,
-            std::size_t num_riding, const Chosen& of_trunks, const Chosen& of_branches, const std::int64_t* trunk_last,
-            const std::int64_t* branch_last, std::int32_t domain) {
+Draws draws(const Trunks& trunks, const Branches& branches, const Rollouts& rollouts, const std::int32_t* decoding,
+            std::size_t num_decoding, const SlotSelection& of_trunks, const SlotSelection& of_branches,
+            const std::int64_t* trunk_last, const std::int64_t* branch_last, std::int32_t domain) {
   Draws out;
   const std::size_t most_rows = of_trunks.size + of_branches.size;
   out.hidden_row.reserve(most_rows);
@@ -249,7 +249,7 @@ Draws draws(const Trunks& trunks, const Branches& branches, const Rollouts& roll
     out.counters.insert(out.counters.end(), {position, index, checkpoint, of_domain});
   };
   for (std::size_t i = 0; i < of_trunks.size; ++i) {
-    const std::int32_t t = of_trunks.rows[i];
+    const std::int32_t t = of_trunks.slots[i];
     if (trunks.fixed[t] || trunks.computed[t] != trunks.length[t]) continue;
     add_draw(static_cast<std::int64_t>(out.trunk.size()), t, trunks.length[t] - trunks.prompt_len[t], 0, 0, domain);
     add_row(trunk_last[i], t);
@@ -257,14 +257,14 @@ Draws draws(const Trunks& trunks, const Branches& branches, const Rollouts& roll
   }
   std::vector<std::int32_t> row_of_branch(branches.capacity, -1);
   for (std::size_t i = 0; i < of_branches.size; ++i) {
-    const std::int32_t b = of_branches.rows[i];
+    const std::int32_t b = of_branches.slots[i];
     if (branches.computed[b] != branches.length[b]) continue;
     row_of_branch[static_cast<std::size_t>(b)] = static_cast<std::int32_t>(out.hidden_row.size());
     add_row(branch_last[i], branches.trunk[b]);
     out.branch.push_back(b);
   }
-  for (std::size_t i = 0; i < num_riding; ++i) {
-    const std::int32_t r = riding[i], row = row_of_branch[static_cast<std::size_t>(rollouts.branch[r])];
+  for (std::size_t i = 0; i < num_decoding; ++i) {
+    const std::int32_t r = decoding[i], row = row_of_branch[static_cast<std::size_t>(rollouts.branch[r])];
     if (row < 0) continue;
     const std::int32_t t = rollouts.trunk[r];
     add_draw(row, t, rollouts.length[r], rollouts.index[r], rollouts.checkpoint[r], trunks.domain[t]);
@@ -273,11 +273,11 @@ Draws draws(const Trunks& trunks, const Branches& branches, const Rollouts& roll
   return out;
 }
 
-Ended append(const Trunks& trunks, const std::vector<Stops>& stops, const std::int32_t* rows,
+Ended append(const Trunks& trunks, const std::vector<Stops>& stops, const std::int32_t* slots,
              const std::int64_t* tokens, const float* logprobs, const float* entropies, std::size_t size) {
   Ended out;
   for (std::size_t i = 0; i < size; ++i) {
-    const std::int32_t t = rows[i];
+    const std::int32_t t = slots[i];
     Reason reason = stops[static_cast<std::size_t>(trunks.rules[t])].read(tokens[i], trunks.stop_state[t]);
     if (reason != kError && reason != kEos) {
       const std::int32_t position = trunks.length[t] - trunks.prompt_len[t];
@@ -287,7 +287,7 @@ Ended append(const Trunks& trunks, const std::vector<Stops>& stops, const std::i
       if (reason == kGoesOn && trunks.length[t] >= trunks.max_length[t]) reason = kLength;
     }
     if (reason == kGoesOn) continue;
-    out.rows.push_back(t);
+    out.slots.push_back(t);
     out.reasons.push_back(reason);
   }
   return out;
@@ -295,10 +295,10 @@ Ended append(const Trunks& trunks, const std::vector<Stops>& stops, const std::i
 
 namespace {
 
-// Draws from one row that are sorted without asking for memory.
+// Up to this many draws from one row are sorted without allocating memory.
 constexpr std::size_t kFewDraws = 16;
 
-// Rollouts of one branch that drew one token. slot: the branch they go on with.
+// Rollouts of one branch that drew the same token. slot: the branch that they go on with.
 struct Group {
   std::int32_t row, parent, trunk;
   std::int64_t token;
@@ -308,17 +308,17 @@ struct Group {
   bool is_settled = false;
 };
 
-// Gives blocks of branches back, and the branches; blocks no one else lists become free in ascending order.
-void end_branches(const std::vector<std::int32_t>& rows, Branches& branches, Blocks& blocks) {
+// Frees branches and their blocks; blocks that no other branch lists become free in ascending order.
+void end_branches(const std::vector<std::int32_t>& slots, Branches& branches, Blocks& blocks) {
   std::vector<std::int32_t> freed;
-  for (const std::int32_t b : rows) {
+  for (const std::int32_t b : slots) {
     for (std::int32_t k = 0; k < branches.num_blocks[b]; ++k) {
       const std::int32_t block = branches.blocks.of(b)[k];
       if (--blocks.references[block] == 0) freed.push_back(block);
       if (blocks.references[block] < 0) throw std::logic_error("a KV block was released more often than retained");
     }
     branches.num_blocks[b] = branches.computed[b] = 0;
-    if (!branches.free.live[b]) throw std::logic_error("Branches: a row was freed twice");
+    if (!branches.free.live[b]) throw std::logic_error("Branches: a slot was freed twice");
     branches.free.give(b);
   }
   std::sort(freed.begin(), freed.end());
@@ -330,7 +330,7 @@ void end_branches(const std::vector<std::int32_t>& rows, Branches& branches, Blo
 Split split(const Trunks& trunks, Branches& branches, const Rollouts& rollouts, Nodes& nodes, Blocks& blocks,
             const std::vector<Stops>& stops, AnswerStream* stream, const std::int32_t* branch, std::size_t num_rows,
             const std::int64_t* row, const std::int32_t* rollout, const std::int64_t* tokens, const float* logprobs,
-            std::size_t num_draws, const std::int32_t* riding, std::size_t num_riding) {
+            std::size_t num_draws, const std::int32_t* decoding, std::size_t num_decoding) {
   // Groups in the order of rows, then tokens; within one, draws as they stand.
   auto order = counting_order(num_draws, num_rows, [&](std::size_t i) { return row[i]; });
   std::vector<Group> groups;
@@ -358,7 +358,7 @@ Split split(const Trunks& trunks, Branches& branches, const Rollouts& rollouts, 
     }
   }
 
-  // What ends a group at once; a node for every other and for the ends that drew a token.
+  // Why a group ends at once, if it does; a node for every group that drew a token.
   for (Group& group : groups) {
     group.state = branches.stop_state[group.parent];
     group.reason = stops[static_cast<std::size_t>(trunks.rules[group.trunk])].read(group.token, group.state);
@@ -464,16 +464,16 @@ Split split(const Trunks& trunks, Branches& branches, const Rollouts& rollouts, 
     if (!is_kept[r]) left.push_back(branch[r]);
   std::sort(left.begin(), left.end());
   end_branches(left, branches, blocks);
-  // Those who drew stand in the order of all.
-  out.riding.resize(num_riding);
+  // `rollout` is in the order of `decoding`.
+  out.decoding.resize(num_decoding);
   std::size_t kept = 0, drew = 0;
-  for (std::size_t i = 0; i < num_riding; ++i) {
-    out.riding[kept] = riding[i];
-    const bool draws = drew < num_draws && rollout[drew] == riding[i];
+  for (std::size_t i = 0; i < num_decoding; ++i) {
+    out.decoding[kept] = decoding[i];
+    const bool draws = drew < num_draws && rollout[drew] == decoding[i];
     drew += draws;
-    kept += !draws || rollouts.branch[riding[i]] != kFinished;
+    kept += !draws || rollouts.branch[decoding[i]] != kFinished;
   }
-  out.riding.resize(kept);
+  out.decoding.resize(kept);
   return out;
 }
 

@@ -1,5 +1,5 @@
-// The host's part of a decode step over the engine's tables: fastsia/engine/bookkeeping.py, in one pass a question.
-// Every function gives what its namesake there gives, in the same order.
+// The host's part of a step over the engine's tables: the Bookkeeping of fastsia/engine/step.py, one pass per question.
+// Every function has the results of its namesake there, in the same order.
 #pragma once
 
 #include <algorithm>
@@ -16,94 +16,100 @@ constexpr std::int32_t kFinished = -1;
 // FinishReason in fastsia/engine/sequence.py.
 enum Reason : std::int8_t { kEos = 0, kStop = 1, kLength = 2, kAnswer = 3, kError = 4, kGoesOn = -1 };
 
-// A two-dimensional column.
 template <typename T>
-struct Wide {
+struct Array2D {
   T* data;
   std::size_t width;
   T* of(std::int64_t row) const { return data + static_cast<std::size_t>(row) * width; }
 };
-using Lists = Wide<std::int32_t>;
 
-// Rows of a table (fastsia/engine/table.py) that nobody has, the next one last.
-struct FreeRows {
+// Slots of a table that are not in use (`Table` in fastsia/engine/tables.py), the next one to take last.
+struct FreeSlots {
   bool* live;
-  std::int32_t* rows;
+  std::int32_t* slots;
   std::int64_t count;
 
   std::int32_t take() {
-    const std::int32_t row = rows[--count];
-    live[row] = true;
-    return row;
+    const std::int32_t slot = slots[--count];
+    live[slot] = true;
+    return slot;
   }
-  void give(std::int32_t row) {
-    live[row] = false;
-    rows[count++] = row;
+  void give(std::int32_t slot) {
+    live[slot] = false;
+    slots[count++] = slot;
   }
 };
 
-struct Trunks {
-  std::size_t capacity;
-  const bool* live;
-  const std::int32_t* job;
-  const std::int64_t* order;
-  const std::int32_t* prompt_len;
-  std::int32_t* length;
-  const std::int32_t* max_length;
-  std::int32_t* computed;
-  std::int32_t* high_water;
-  const bool* fixed;
-  const bool* passed;
-  std::int32_t* num_blocks;
-  std::int32_t* pending;
-  const std::int64_t* seed;
-  const std::int32_t* domain;
-  const std::int32_t* num_hidden;
-  const std::int32_t* answer_spec;
-  const float* temperature;
-  const float* top_p;
-  const std::int32_t* rules;
-  std::int32_t* stop_state;
-  Lists tokens;
-  Lists blocks;
-  Wide<float> logprobs;
-  Wide<float> entropies;
-};
+// The columns of each table that the core uses, by the names and dtypes of fastsia/engine/tables.py: COLUMN(type, name)
+// for one value per slot, LIST(type, name) for a row of values. The structs below and their binding to the Python
+// tables (step_bindings.cc) are both made from these lists.
+#define FASTSIA_TRUNK_COLUMNS(COLUMN, LIST) \
+  COLUMN(const std::int32_t, job)           \
+  COLUMN(const std::int64_t, order)         \
+  COLUMN(const std::int32_t, prompt_len)    \
+  COLUMN(std::int32_t, length)              \
+  COLUMN(const std::int32_t, max_length)    \
+  COLUMN(std::int32_t, computed)            \
+  COLUMN(std::int32_t, high_water)          \
+  COLUMN(const bool, fixed)                 \
+  COLUMN(const bool, verified)              \
+  COLUMN(std::int32_t, num_blocks)          \
+  COLUMN(std::int32_t, pending)             \
+  COLUMN(const std::int64_t, seed)          \
+  COLUMN(const std::int32_t, domain)        \
+  COLUMN(const std::int32_t, num_hidden)    \
+  COLUMN(const std::int32_t, answer_spec)   \
+  COLUMN(const float, temperature)          \
+  COLUMN(const float, top_p)                \
+  COLUMN(const std::int32_t, rules)         \
+  COLUMN(std::int32_t, stop_state)          \
+  LIST(std::int32_t, tokens)                \
+  LIST(std::int32_t, blocks)                \
+  LIST(float, logprobs)                     \
+  LIST(float, entropies)
 
-struct Branches {
-  std::size_t capacity;
-  FreeRows free;
-  std::int32_t* trunk;
-  std::int64_t* order;
-  std::int32_t* prefix_len;
-  std::int32_t* length;
-  std::int32_t* computed;
-  std::int32_t* high_water;
-  std::int32_t* node;
-  std::int32_t* token;
-  std::int32_t* num_blocks;
-  std::int32_t* stop_state;
-  Lists blocks;
-};
+#define FASTSIA_BRANCH_COLUMNS(COLUMN, LIST) \
+  COLUMN(std::int32_t, trunk)                \
+  COLUMN(std::int64_t, order)                \
+  COLUMN(std::int32_t, prefix_len)           \
+  COLUMN(std::int32_t, length)               \
+  COLUMN(std::int32_t, computed)             \
+  COLUMN(std::int32_t, high_water)           \
+  COLUMN(std::int32_t, node)                 \
+  COLUMN(std::int32_t, token)                \
+  COLUMN(std::int32_t, num_blocks)           \
+  COLUMN(std::int32_t, stop_state)           \
+  LIST(std::int32_t, blocks)
 
-struct Rollouts {
-  const std::int32_t* trunk;
-  const std::int32_t* checkpoint;
-  const std::int32_t* index;
-  std::int32_t* length;
-  const std::int32_t* limit;
-  std::int32_t* node;
-  std::int32_t* branch;
-  std::int8_t* reason;
-};
+#define FASTSIA_ROLLOUT_COLUMNS(COLUMN, LIST) \
+  COLUMN(const std::int32_t, trunk)           \
+  COLUMN(const std::int32_t, checkpoint)      \
+  COLUMN(const std::int32_t, index)           \
+  COLUMN(std::int32_t, length)                \
+  COLUMN(const std::int32_t, limit)           \
+  COLUMN(std::int32_t, node)                  \
+  COLUMN(std::int32_t, branch)                \
+  COLUMN(std::int8_t, reason)
 
-struct Nodes {
-  FreeRows free;
-  std::int32_t* parent;
-  std::int32_t* token;
-  float* logprob;
-  std::int32_t* owner;
-};
+#define FASTSIA_NODE_COLUMNS(COLUMN, LIST) \
+  COLUMN(std::int32_t, parent)             \
+  COLUMN(std::int32_t, token)              \
+  COLUMN(float, logprob)                   \
+  COLUMN(std::int32_t, owner)
+
+#define FASTSIA_COLUMN_MEMBER(type, name) type* name;
+#define FASTSIA_LIST_MEMBER(type, name) Array2D<type> name;
+#define FASTSIA_TABLE(name, columns)                    \
+  struct name {                                         \
+    std::size_t capacity;                               \
+    FreeSlots free;                                     \
+    columns(FASTSIA_COLUMN_MEMBER, FASTSIA_LIST_MEMBER) \
+  };
+
+FASTSIA_TABLE(Trunks, FASTSIA_TRUNK_COLUMNS)
+FASTSIA_TABLE(Branches, FASTSIA_BRANCH_COLUMNS)
+FASTSIA_TABLE(Rollouts, FASTSIA_ROLLOUT_COLUMNS)
+FASTSIA_TABLE(Nodes, FASTSIA_NODE_COLUMNS)
 
 // BlockManager in fastsia/engine/block_manager.py.
 struct Blocks {
@@ -129,25 +135,26 @@ struct Stops {
   std::size_t width;
   std::int32_t matched;
 
-  // What a drawn token ends, and the automaton's state after it. A token below 0 is none: the logits were bad.
+  // Whether a drawn token ends its sequence; moves the automaton's state. A token below 0 means that the logits were
+  // bad.
   Reason read(std::int64_t token, std::int32_t& state) const;
 };
 
 struct Selected {
-  std::vector<std::int32_t> rows, counts;
+  std::vector<std::int32_t> slots, counts;
 };
 
-// What a step computes. Where short_row is not -1 nothing was selected: that row, of a trunk or of a branch, needs
-// short_blocks more than are free.
+// The tokens of a step. Where short_slot is not -1 nothing was selected: that trunk or branch needs short_blocks more
+// blocks than are free.
 struct Selection {
   Selected trunks, branches;
-  std::int64_t short_row = -1;
+  std::int64_t short_slot = -1;
   bool short_is_trunk = false;
   std::int64_t short_blocks = 0;
-  std::int64_t trunk_width = 0, branch_width = 0;  // blocks of the longest row of each kind
+  std::int64_t trunk_width = 0, branch_width = 0;  // blocks of the longest of each kind
 };
 
-// The next rows, without their blocks: `give_blocks` follows once the tables are wide enough for them.
+// The next tokens, without their blocks: `give_blocks` follows once the tables are wide enough for them.
 Selection select(const Trunks& trunks, const Branches& branches, const Blocks& blocks, std::int64_t max_num_seqs,
                  std::int64_t max_num_batched_tokens);
 void give_blocks(const Selection& selection, const Trunks& trunks, const Branches& branches, Blocks& blocks);
@@ -156,25 +163,26 @@ void give_blocks(const Selection& selection, const Trunks& trunks, const Branche
 struct Layout {
   std::vector<std::int64_t> token_ids, positions, slots, trunk_last, branch_last, hidden_rows, hidden_trunk,
       hidden_position;
-  std::vector<std::int32_t> trunk_tables, cu_rows, prefix_lens, suffix_tables, suffix_lens;
+  std::vector<std::int32_t> prefix_tables, cu_rows, prefix_lens, suffix_tables, suffix_lens;
   std::int32_t max_prefix_len = 0, max_suffix_len = 0, max_rows = 0;
 };
 
-struct Chosen {
-  const std::int32_t* rows;
+// Slots of a table, and the number of tokens computed of each.
+struct SlotSelection {
+  const std::int32_t* slots;
   const std::int32_t* counts;
   std::size_t size;
 };
 
 Layout lay_out(const Trunks& trunks, const Branches& branches, const Nodes& nodes, std::int32_t block_size,
-               const Chosen& of_trunks, const Chosen& of_branches);
+               const SlotSelection& of_trunks, const SlotSelection& of_branches);
 
 struct RowCounts {
   std::int64_t computed_tokens = 0, trajectory_tokens = 0, prefill_tokens = 0, recomputed_tokens = 0;
 };
 
-RowCounts mark_computed(const Trunks& trunks, const Branches& branches, const Chosen& of_trunks,
-                        const Chosen& of_branches);
+RowCounts mark_computed(const Trunks& trunks, const Branches& branches, const SlotSelection& of_trunks,
+                        const SlotSelection& of_branches);
 
 struct Draws {
   std::vector<std::int32_t> trunk, branch, rollout, counters;
@@ -182,31 +190,31 @@ struct Draws {
   std::vector<float> temperature, top_p;
 };
 
-// riding: the rollouts that are on a branch. domain: of a trajectory's own draws.
-Draws draws(const Trunks& trunks, const Branches& branches, const Rollouts& rollouts, const std::int32_t* riding,
-            std::size_t num_riding, const Chosen& of_trunks, const Chosen& of_branches, const std::int64_t* trunk_last,
-            const std::int64_t* branch_last, std::int32_t domain);
+// decoding: the rollouts on a branch. domain: of a trajectory's own draws.
+Draws draws(const Trunks& trunks, const Branches& branches, const Rollouts& rollouts, const std::int32_t* decoding,
+            std::size_t num_decoding, const SlotSelection& of_trunks, const SlotSelection& of_branches,
+            const std::int64_t* trunk_last, const std::int64_t* branch_last, std::int32_t domain);
 
-// Trunks that end, and of what.
+// Trunks that end, and why.
 struct Ended {
-  std::vector<std::int32_t> rows;
+  std::vector<std::int32_t> slots;
   std::vector<std::int8_t> reasons;
 };
 
-// Each generating trunk of `rows` has drawn its next token. The wide columns have room for it.
-Ended append(const Trunks& trunks, const std::vector<Stops>& stops, const std::int32_t* rows,
+// Appends the drawn token of each generating trunk. The columns of lists have room for it.
+Ended append(const Trunks& trunks, const std::vector<Stops>& stops, const std::int32_t* slots,
              const std::int64_t* tokens, const float* logprobs, const float* entropies, std::size_t size);
 
 struct Split {
   std::vector<std::int64_t> src, dst;
-  std::vector<std::int32_t> ended, riding;
+  std::vector<std::int32_t> ended, decoding;
 };
 
-// Draw i is rollout[i]'s, from row[i] of `branch`; `rollout` stands in the order of `riding`. The tables of branches
-// and of nodes have a free row for every draw. stream: null where no trunk has an answer_spec.
+// Draw i is of rollout[i], from branch[row[i]]; `rollout` is in the order of `decoding`. The tables of branches and of
+// nodes have a free slot for every draw. stream: null where no trunk has an answer_spec.
 Split split(const Trunks& trunks, Branches& branches, const Rollouts& rollouts, Nodes& nodes, Blocks& blocks,
             const std::vector<Stops>& stops, AnswerStream* stream, const std::int32_t* branch, std::size_t num_rows,
             const std::int64_t* row, const std::int32_t* rollout, const std::int64_t* tokens, const float* logprobs,
-            std::size_t num_draws, const std::int32_t* riding, std::size_t num_riding);
+            std::size_t num_draws, const std::int32_t* decoding, std::size_t num_decoding);
 
 }  // namespace fastsia

@@ -1,9 +1,13 @@
 """The compiled core (csrc/bindings.cc). `fastsia.answers` is what to call; it checks what it hands over."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastsia.engine.step import Selection
+from fastsia.engine.tables import TrajectoryTree
 
 class Vocabulary:
     def __init__(
@@ -69,7 +73,7 @@ def prefix_attention(
     q: NDArray[np.float32],
     k_cache: NDArray[np.float32],
     v_cache: NDArray[np.float32],
-    trunk_tables: NDArray[np.int32],
+    prefix_tables: NDArray[np.int32],
     cu_rows: NDArray[np.int32],
     prefix_lens: NDArray[np.int32],
     suffix_tables: NDArray[np.int32],
@@ -88,35 +92,19 @@ def store_kv(
     slots: NDArray[np.int64],
 ) -> None: ...
 
-class Books:
-    """`fastsia.engine.bookkeeping.Bookkeeping` over a tree's tables; the tuples are its dataclasses' fields."""
+class StepTables:
+    """`fastsia.engine.step.Bookkeeping` over a tree's tables; a dict has the fields of the dataclass of that result.
 
-    def __init__(self, tree: object) -> None: ...
-    def select(self, max_num_seqs: int, max_num_batched_tokens: int) -> tuple: ...
-    def batch(
-        self,
-        trunks: NDArray[np.int32],
-        trunk_counts: NDArray[np.int32],
-        branches: NDArray[np.int32],
-        branch_counts: NDArray[np.int32],
-    ) -> tuple: ...
-    def mark_computed(
-        self,
-        trunks: NDArray[np.int32],
-        trunk_counts: NDArray[np.int32],
-        branches: NDArray[np.int32],
-        branch_counts: NDArray[np.int32],
-    ) -> tuple[int, int, int, int]: ...
+    Raises TypeError where a column of a table is missing or has another dtype.
+    """
+
+    def __init__(self, tree: TrajectoryTree) -> None: ...
+    def select(self, max_num_seqs: int, max_num_batched_tokens: int) -> dict[str, Any]: ...
+    def batch(self, selection: Selection) -> dict[str, Any]: ...
+    def mark_computed(self, selection: Selection) -> dict[str, int]: ...
     def draws(
-        self,
-        trunks: NDArray[np.int32],
-        trunk_counts: NDArray[np.int32],
-        branches: NDArray[np.int32],
-        branch_counts: NDArray[np.int32],
-        trunk_last: NDArray[np.int64],
-        branch_last: NDArray[np.int64],
-        domain: int,
-    ) -> tuple: ...
+        self, selection: Selection, trunk_last: NDArray[np.int64], branch_last: NDArray[np.int64], domain: int
+    ) -> tuple[dict[str, Any], dict[str, Any]]: ...
     def append(
         self,
         rules: Sequence[tuple[NDArray[np.bool_], NDArray[np.int16] | None, int]],
@@ -134,4 +122,4 @@ class Books:
         rollout: NDArray[np.int32],
         tokens: NDArray[np.int64],
         logprobs: NDArray[np.float32],
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]: ...
+    ) -> dict[str, Any]: ...

@@ -539,11 +539,13 @@ def _counted(before: Counters, after: Counters) -> dict[str, Any]:
         for field in dataclasses.fields(Counters)
         if field.name != "peak_kv_blocks"
     }
-    rows = counts.pop("computed_tokens")
-    if not rows and counts["generated_tokens"] > counts["rides"]:
+    rows, matched = counts.pop("computed_tokens"), counts.pop("matched_tokens")
+    if not rows and counts["generated_tokens"] > matched:
         rows = None  # tokens without computed rows: the backend cannot count its rows
     merge = counts["generated_tokens"] / rows if rows else None
-    return counts | {"row_steps": rows} | {"peak_kv_blocks": after.peak_kv_blocks, "merge_factor": merge}
+    return (
+        counts | {"row_steps": rows, "rides": matched} | {"peak_kv_blocks": after.peak_kv_blocks, "merge_factor": merge}
+    )
 
 
 def _add_earlier(summary: dict[str, Any], earlier: Mapping[str, Any] | None, computed: int) -> None:

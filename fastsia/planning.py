@@ -17,7 +17,7 @@ from fastsia.backends import open_backend
 from fastsia.backends.native import NativeBackend
 from fastsia.config import SIAConfig, split_settings
 from fastsia.engine.engine import Engine
-from fastsia.engine.profile import PASS, STEP, StepProfile
+from fastsia.engine.profile import STEP, VERIFY, StepProfile
 from fastsia.errors import FastsiaError
 from fastsia.evaluation import evaluate, make_requests
 from fastsia.results import SIAResult
@@ -161,7 +161,7 @@ def _seconds(
     slope, intercept = max(slope, 0.0), max(intercept, 1e-6)
     # Theil-Sen fits medians and so ignores slow outliers; scale up by the share that they add.
     disturbed = max(float(seconds.sum() / (intercept * len(rows) + slope * rows.sum())), 1.0)
-    passes = sum(span.seconds for span in profile.spans if span.name == PASS) / num_pilot
+    passes = sum(span.seconds for span in profile.spans if span.name == VERIFY) / num_pilot
     # The pilot took as many steps as its longest request. With more requests than fit at once, a place becomes free
     # after the steps of a mean request, which are proportional to the length of its trajectory.
     more_waves = max(num_requests / engine.max_concurrent_trajectories - 1.0, 0.0)
@@ -173,7 +173,7 @@ def _decoding(profile: StepProfile) -> tuple[np.ndarray, np.ndarray]:
     """(computed tokens, seconds without the verification pass) of the steps that computed any."""
     rows, seconds, passing = [], [], 0.0
     for span in profile.spans:  # ordered by their ends: the pass of a step comes before the step
-        if span.name == PASS:
+        if span.name == VERIFY:
             passing = span.seconds
         elif span.name == STEP and span.rows:
             rows.append(float(span.rows))

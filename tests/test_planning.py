@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fastsia import Engine, FastsiaError, evaluate
-from fastsia.engine.profile import PASS, STEP, Span, StepProfile
+from fastsia.engine.profile import STEP, VERIFY, Span, StepProfile
 from fastsia.planning import _decoding, _spread, forecast
 from tests.tiny import PROBLEMS, shared_model
 
@@ -61,9 +61,9 @@ def test_the_pilot_is_spread_over_the_problems() -> None:
 def test_steps_are_read_without_their_trunk_passes() -> None:
     profile = StepProfile(torch.device("cpu"))
     profile.spans = [
-        Span(PASS, 0.5, 0.25, 0.25, 0), Span(STEP, 0.0, 1.0, 0.75, 7),
-        Span(PASS, 1.0, 0.0, 0.0, 0), Span(STEP, 1.0, 2.0, 2.0, 3),
-        Span(PASS, 3.0, 0.5, 0.5, 0), Span(STEP, 3.0, 0.5, 0.0, 0),
+        Span(VERIFY, 0.5, 0.25, 0.25, 0), Span(STEP, 0.0, 1.0, 0.75, 7),
+        Span(VERIFY, 1.0, 0.0, 0.0, 0), Span(STEP, 1.0, 2.0, 2.0, 3),
+        Span(VERIFY, 3.0, 0.5, 0.5, 0), Span(STEP, 3.0, 0.5, 0.0, 0),
     ]  # fmt: skip
     rows, seconds = _decoding(profile)
     np.testing.assert_array_equal(rows, [7, 3])

@@ -15,9 +15,9 @@ def flex(scale: float, slots_of: Callable[[Tensor, int], Tensor], step: Any) -> 
 
     meta, device = step.meta, step.q.device
     lengths = meta.suffix_lens.long()
-    shared = len(meta.trunk_tables) * step.trunk
+    shared = len(meta.prefix_tables) * step.trunk
     slots = torch.cat(
-        [slots_of(table, step.trunk) for table in meta.trunk_tables]
+        [slots_of(table, step.trunk) for table in meta.prefix_tables]
         + [slots_of(table, length) for table, length in zip(meta.suffix_tables, lengths.tolist(), strict=True)]
     )
     none = torch.full((len(slots),), -1, device=device)
@@ -69,7 +69,7 @@ def flashinfer_calls(step: Any, scale: float, page: int, cascade: bool) -> list[
         return indptr, indices, ((lengths - 1) % page + 1).int()
 
     if cascade:
-        trunks = pages(torch.full((len(step.meta.trunk_tables),), step.trunk, device=device))
+        trunks = pages(torch.full((len(step.meta.prefix_tables),), step.trunk, device=device))
         own = pages(suffix, len(trunks[1]))
         num_pages = len(trunks[1]) + len(own[1])
         wrapper = flashinfer.MultiLevelCascadeAttentionWrapper(2, workspace, "NHD")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastsia.ops import Ops, select
-from fastsia.ops.reference import AttentionMetadata, Samples
+from fastsia.ops.reference import AttentionMetadata, DrawSpec, Samples
 
 _WORKSPACE_BYTES = 256 << 20
 
@@ -33,19 +33,10 @@ class Sampler:
 
         self._draw, self._top_p = top_p_sampling_from_probs, top_p
 
-    def __call__(
-        self,
-        logits: Tensor,
-        draw_row: Tensor,
-        seeds: Tensor,
-        counters: Tensor,
-        temperature: Tensor,
-        top_p: Tensor,
-        want_entropy: bool = True,
-    ) -> Samples:
-        probs = torch.softmax(logits.float() / temperature[:, None], dim=1)
-        tokens = self._draw(probs, self._top_p, indices=draw_row.int()).long()
-        logprobs = probs[draw_row.long(), tokens].log()
+    def __call__(self, logits: Tensor, spec: DrawSpec[Tensor]) -> Samples:
+        probs = torch.softmax(logits.float() / spec.temperature[:, None], dim=1)
+        tokens = self._draw(probs, self._top_p, indices=spec.row.int()).long()
+        logprobs = probs[spec.row.long(), tokens].log()
         return Samples(tokens, logprobs, None, torch.zeros(len(logits), dtype=torch.bool, device=logits.device))
 
 
@@ -101,7 +92,7 @@ class Attention:
         trunk = torch.repeat_interleave(torch.arange(len(counts), device=q.device), counts)
         self._branches = torch.nonzero(meta.suffix_lens)[:, 0]
         trunk_wrapper, suffix_wrapper = self._wrappers
-        trunk_wrapper.plan(*page_table(meta.trunk_tables[trunk], meta.prefix_lens, page), *shape, **settings)
+        trunk_wrapper.plan(*page_table(meta.prefix_tables[trunk], meta.prefix_lens, page), *shape, **settings)
         if len(self._branches):
             tables, lengths = meta.suffix_tables[self._branches], meta.suffix_lens[self._branches]
             suffix_wrapper.plan(*page_table(tables, lengths, page), *shape, **settings)

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import SamplingParams
-from fastsia.engine.run import checkpoints_of
+from fastsia.engine.loop import checkpoints_of
 from fastsia.engine.seeding import Domain
 from fastsia.engine.sequence import FinishReason, Request, Rollouts, Trajectory
 from fastsia.engine.stopping import StopTexts

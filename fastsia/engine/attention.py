@@ -1,4 +1,4 @@
-"""The one attention function that serves any Hugging Face decoder, registered with transformers as "fastsia"."""
+"""The attention function of every Hugging Face decoder, registered with transformers as "fastsia"."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from transformers import AttentionInterface, PreTrainedModel
 from fastsia.engine.inputs import Inputs
 from fastsia.ops.attend import attend, attend_operator
 
-# transformers reads meanings into names (flash, sdpa, flex_attention, "/", "paged|"); this one carries none.
+# transformers treats some names specially (flash, sdpa, flex_attention, "/", "paged|"), but not this one.
 NAME = "fastsia"
 
 
 class AttentionContext(NamedTuple):
-    """What a step's attention needs besides the new tokens; travels as a keyword through the model's own call.
+    """Inputs of a step's attention besides the new tokens, passed as a keyword through the model's own call.
 
-    kv_cache: [num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim]. max_rows: rows of one trunk, at most.
+    Attributes:
+        kv_cache: [num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim].
+        max_rows: the most rows of one trunk.
     """
 
     kv_cache: Tensor

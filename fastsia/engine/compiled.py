@@ -1,4 +1,4 @@
-"""Functions under torch.compile, compiled once for every size, each engine's apart from every other's."""
+"""Functions under torch.compile: one compilation for every size, separate for each engine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def compile_function(function: Callable[..., Tensor], *, dynamic: bool | None = 
 
 
 def mark_dynamic(tensors: Sequence[Tensor]) -> None:
-    """Let every size of these be any number from now on. No two of them may be equal by chance, and none 0 or 1.
+    """Make every size of these tensors dynamic. No two sizes may be equal by chance, and none may be 0 or 1.
 
     torch.compile takes sizes that are equal in the first call to be equal always, and builds 0 and 1 in.
     """

@@ -1,4 +1,4 @@
-"""The engine's front door: a decoder, and rollouts from any prefix of tokens."""
+"""The public engine: a decoder, and rollouts from any prefix of tokens."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import MAX_COUNT, SamplingParams, Share, integer, integer_from, integers, real
 from fastsia.engine.block_manager import BlockManager, OutOfBlocksError
 from fastsia.engine.forcing import Forced, ForcedScore, check_forced, force
+from fastsia.engine.loop import Run
 from fastsia.engine.memory import default_num_blocks
 from fastsia.engine.model_runner import ModelRunner
-from fastsia.engine.profile import StepProfile, profiled
-from fastsia.engine.run import Run
+from fastsia.engine.profile import StepProfile
 from fastsia.engine.sequence import Counters, Request, Rollout, Trajectory
+from fastsia.engine.step import Bookkeeping
 from fastsia.errors import FastsiaError
 from fastsia.models.loading import context_length, eos_ids, load_model, origin_of
 from fastsia.models.resolve import ModelRef
@@ -42,16 +43,16 @@ class Engine:
     Args:
         model: any decoder of transformers with the attention interface (Llama, Qwen2, Gemma2, Olmo3, ...).
         tokenizer: its tokenizer, or None.
-        max_num_seqs: decode rows a step. The draws do not depend on it.
+        max_num_seqs: sequences decoded per step. The draws do not depend on it.
         num_kv_blocks: size of the KV pool in blocks; None takes 1 GiB on a CPU and what `gpu_memory_utilization` leaves
             on a GPU.
-        block_size: tokens a block.
+        block_size: tokens per KV block.
         max_concurrent_trajectories: trajectories in flight.
-        max_num_batched_tokens: rows a step for prompts and other given tokens.
+        max_num_batched_tokens: further tokens per step, of prompts and other given tokens.
         kernels: "auto" (Triton on CUDA, the C++ core on a CPU), "triton", "native" or "reference" (plain PyTorch).
         compile: "on" puts steps of up to `max_num_seqs` rows through torch.compile and, on CUDA, into CUDA graphs;
             "graphs" only into those; "off" runs the model as it is. "auto" is "on" on CUDA and "off" on a CPU.
-        gpu_memory_utilization: part of the card's memory that weights, KV pool and steps may take together.
+        gpu_memory_utilization: share of the GPU's memory for weights, KV pool and steps together.
 
     Raises:
         FastsiaError: the model's attention or logits cannot be reproduced through the interface.
@@ -104,7 +105,6 @@ class Engine:
             model, self.ops, self.num_kv_blocks, self.block_size, compile=compile, max_num_seqs=self.max_num_seqs
         )
         self._running = False
-        self._profile: StepProfile | None = None
 
     @classmethod
     def from_pretrained(
@@ -144,7 +144,7 @@ class Engine:
         return tuple(i for i in eos_ids(self.model, self.tokenizer) if i < self.runner.vocab_size)
 
     def describe(self) -> dict[str, Any]:
-        """Where and how this engine computes; says nothing about what it draws."""
+        """Return where and how this engine computes; none of it changes the draws."""
         return {
             "device": str(self.runner.device),
             "dtype": str(self.runner.dtype).removeprefix("torch."),
@@ -162,7 +162,7 @@ class Engine:
         """Draw and roll out trajectories, as they finish; at most `max_concurrent_trajectories` requests are taken
         ahead.
 
-        What a trajectory holds depends on its request alone, not on its company or on any size set here.
+        A trajectory depends on its request alone, not on other requests or on any size set here.
         """
         yield from self._start(iter(requests), None)
 
@@ -234,9 +234,12 @@ class Engine:
     ) -> list[ForcedScore]:
         """Log-probabilities of given tokens behind prefixes of a trajectory (teacher forcing), in order.
 
-        The trajectory is computed once; what is forced behind it costs a row a token that has to be read, and the same
-        tokens at the same position cost theirs once. continuing: bool [vocabulary], tokens of which none may follow;
-        the probability of that comes apart, as `ForcedScore.end`.
+        The trajectory is computed once. Tokens behind it cost one row for each token read; equal tokens at the same
+        position are computed once.
+
+        Args:
+            continuing: bool [vocabulary], tokens of which none may follow; the probability of that is
+                `ForcedScore.end`.
         """
         prompt, trajectory = integers("prompt_ids", prompt_ids), integers("trajectory_ids", trajectory_ids)
         check_forced(prompt, trajectory, forced, continuing, self.runner.vocab_size, self.context_length)
@@ -263,13 +266,13 @@ class Engine:
 
     @contextmanager
     def profile(self) -> Iterator[StepProfile]:
-        """Record every step of what runs inside the block, and how long its parts took."""
-        with profiled(self.runner) as profile:
-            self._profile = profile
-            try:
-                yield profile
-            finally:
-                self._profile = None
+        """Record every step inside the block and the time of its parts."""
+        profile = StepProfile(self.runner.device)
+        self.runner.profile, self.runner.ops = profile, profile.timed(self.ops)
+        try:
+            yield profile
+        finally:
+            self.runner.profile, self.runner.ops = None, self.ops
 
     def _start(self, requests: Iterator[Request], on_rollouts: Any, every_step: bool = False) -> Iterator[Any]:
         self._check_idle()
@@ -289,8 +292,8 @@ class Engine:
                 context_length=self.context_length,
                 vocabulary=self.vocabulary,
                 on_rollouts=on_rollouts,
-                profile=self._profile,
-                core=self.ops.name != "reference",
+                profile=self.runner.profile,
+                bookkeeping=Bookkeeping if self.ops.name == "reference" else None,
             )
             yield from (run.steps() if every_step else run)
         finally:

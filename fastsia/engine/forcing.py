@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastsia.engine.batch import Batch
 from fastsia.engine.block_manager import BlockManager
 from fastsia.engine.model_runner import ModelRunner
+from fastsia.engine.step import batch_of_one_trunk
 from fastsia.errors import FastsiaError
 
-# Rows whose logits are there at once, as float64 over the whole vocabulary: 300 MB for 150,000 tokens.
+# Rows whose logits are computed at once, in float64: 300 MB for a vocabulary of 150,000 tokens.
 _LOGIT_ROWS = 256
 
 _Path = tuple[int, tuple[int, ...]]
@@ -23,7 +23,7 @@ _Path = tuple[int, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Forced:
-    """Tokens behind the first `position` tokens of a trajectory: some to be read, then at least one to be scored."""
+    """Tokens behind the first `position` tokens of a trajectory: some to read, then at least one to score."""
 
     position: int
     read_ids: tuple[int, ...]
@@ -32,10 +32,12 @@ class Forced:
 
 @dataclass(frozen=True)
 class ForcedScore:
-    """logprobs: float64 [scored tokens], nats, under softmax(logits) (temperature 1, nothing cut off).
+    """The score of one `Forced`.
 
-    end: log of the probability that none of the `continuing` tokens comes next; 0 where none were given.
-    is_greedy: no token was more probable than the scored one, at any of them.
+    Attributes:
+        logprobs: float64 [scored tokens], nats, under softmax(logits) (temperature 1, no top-p).
+        end: log of the probability that none of the `continuing` tokens comes next; 0 where none were given.
+        is_greedy: every scored token was the most probable one.
     """
 
     logprobs: np.ndarray
@@ -53,22 +55,25 @@ def force(
     rows_at_once: int,
     continuing: np.ndarray | None = None,
 ) -> tuple[list[ForcedScore], int, int]:
-    """The scores of `forced`, in order; the transformer rows of the trunk; those that they cost beyond it.
+    """Return the scores of `forced`, in order, the transformer rows of the trunk, and the rows beyond it.
 
-    The trunk (prompt and trajectory, as far as anything needs it) is computed once. A row is computed for a token that
-    is read behind it, once for all that read the same tokens at the same position, and none where those are the
-    trajectory's own next tokens; rows of many positions share a forward pass of at most about `rows_at_once` rows.
-    continuing: bool [vocabulary].
+    The trunk (prompt and trajectory, as far as needed) is computed once. A row is computed for each token read behind
+    it, once for all entries that read the same tokens at the same position, and none where those are the trajectory's
+    own next tokens. Rows of many positions share a forward pass of at most about `rows_at_once` rows.
 
-    Raises OutOfBlocksError: the pool cannot hold the trunk and the longest of `forced`.
+    Args:
+        continuing: bool [vocabulary].
+
+    Raises:
+        OutOfBlocksError: the pool cannot hold the trunk and the longest of `forced`.
     """
     paths: dict[_Path, list[int]] = {}
     for i, one in enumerate(forced):
         read = one.read_ids + one.scored_ids if continuing is not None else one.read_ids + one.scored_ids[:-1]
         paths.setdefault((one.position, read), []).append(i)
-    riding = {path for path in paths if tuple(trajectory_ids[path[0] : path[0] + len(path[1])]) == path[1]}
+    matched = {path for path in paths if tuple(trajectory_ids[path[0] : path[0] + len(path[1])]) == path[1]}
     length = len(prompt_ids)
-    length += max((position + len(read) * ((position, read) in riding) for position, read in paths), default=0)
+    length += max((position + len(read) * ((position, read) in matched) for position, read in paths), default=0)
     trunk = np.array([*prompt_ids, *trajectory_ids][:length], dtype=np.int64)
     held = blocks.allocate(blocks.blocks_for(length))
     scores: list[ForcedScore | None] = [None] * len(forced)
@@ -81,10 +86,10 @@ def force(
 
     try:
         hidden = _compute_trunk(runner, trunk, held, blocks.block_size, rows_at_once)
-        for position, read in riding:
+        for position, read in matched:
             start = len(prompt_ids) + position
             settle((position, read), hidden[start - 1 : start + len(read)])
-        waiting = [path for path in paths if path not in riding]
+        waiting = [path for path in paths if path not in matched]
         while waiting:
             chunk = _take(waiting, blocks, rows_at_once)
             suffixes = [blocks.allocate(blocks.blocks_for(len(read))) for _, read in chunk]
@@ -113,9 +118,9 @@ def check_forced(
     vocab_size: int,
     context_length: int | None,
 ) -> None:
-    """Refuse what cannot be scored, before anything is computed."""
+    """Raise FastsiaError for entries that cannot be scored, before anything is computed."""
     if len(prompt_ids) == 0:
-        raise FastsiaError("prompt_ids is empty; the first token needs something to follow.")
+        raise FastsiaError("prompt_ids is empty; at least one token is needed.")
     if continuing is not None and (continuing.dtype != np.bool_ or continuing.shape != (vocab_size,)):
         raise FastsiaError(f"continuing must be a bool array of {vocab_size} entries, one a token.")
     for i, one in enumerate(forced):
@@ -186,19 +191,7 @@ def _compute_trunk(runner: ModelRunner, trunk: np.ndarray, held: np.ndarray, blo
     parts = []
     for begin in range(0, len(trunk), rows):
         positions = np.arange(begin, min(begin + rows, len(trunk)))
-        parts.append(
-            runner.forward(
-                _batch(
-                    trunk[positions],
-                    positions,
-                    held[positions // block_size].astype(np.int64) * block_size + positions % block_size,
-                    held,
-                    prefix_lens=positions + 1,
-                    suffix_lens=np.zeros(len(positions), dtype=np.int64),
-                    suffix_tables=np.zeros((len(positions), 0), dtype=np.int32),
-                )
-            )
-        )
+        parts.append(runner.forward(batch_of_one_trunk(trunk[positions], held, block_size, positions + 1)))
     return torch.cat(parts)
 
 
@@ -219,47 +212,6 @@ def _compute_suffixes(
     tables = np.zeros((len(paths), max(len(suffix) for suffix in suffixes)), dtype=np.int32)
     for i, suffix in enumerate(suffixes):
         tables[i, : len(suffix)] = suffix
-    prefix = np.array(starts)[row]
-    return runner.forward(
-        _batch(
-            np.concatenate([np.array(path, dtype=np.int64) for path in paths]),
-            prefix + offset,
-            tables[row, offset // block_size].astype(np.int64) * block_size + offset % block_size,
-            held,
-            prefix_lens=prefix,
-            suffix_lens=offset + 1,
-            suffix_tables=tables[row],
-        )
-    )
-
-
-def _batch(
-    token_ids: np.ndarray,
-    positions: np.ndarray,
-    slots: np.ndarray,
-    held: np.ndarray,
-    *,
-    prefix_lens: np.ndarray,
-    suffix_lens: np.ndarray,
-    suffix_tables: np.ndarray,
-) -> Batch:
-    """Rows of one trunk. Nothing of it is kept or sampled, so what says where results go is empty."""
-    none = np.zeros(0, dtype=np.int64)
-    return Batch(
-        token_ids=token_ids,
-        positions=positions.astype(np.int64),
-        slots=slots,
-        trunk_tables=held[None],
-        cu_rows=np.array([0, len(token_ids)], dtype=np.int32),
-        prefix_lens=prefix_lens.astype(np.int32),
-        suffix_tables=suffix_tables,
-        suffix_lens=suffix_lens.astype(np.int32),
-        max_prefix_len=int(prefix_lens.max()),
-        max_suffix_len=int(suffix_lens.max()),
-        max_rows=len(token_ids),
-        trunk_last=none,
-        branch_last=none,
-        hidden_rows=none,
-        hidden_trunk=none,
-        hidden_position=none,
-    )
+    token_ids = np.concatenate([np.array(path, dtype=np.int64) for path in paths])
+    prefix_lens = np.array(starts)[row]
+    return runner.forward(batch_of_one_trunk(token_ids, held, block_size, prefix_lens, offset + 1, tables[row]))

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastsia.engine.batch import Batch
-from fastsia.engine.inputs import Inputs, Shape, stage
+from fastsia.engine.inputs import BatchShape, Inputs, stage
 from fastsia.engine.staging import Staging, size_of, tensors_in
+from fastsia.engine.step import Batch
 from fastsia.errors import FastsiaError
 
 _FEWEST = 8
@@ -18,7 +18,7 @@ Call = Callable[[], None]
 
 
 class CaptureError(FastsiaError):
-    """A graph could not be captured; nothing but the captured step itself has run."""
+    """A graph could not be captured; only the step to be captured has run."""
 
 
 def row_buckets(largest: int) -> list[int]:
@@ -44,7 +44,7 @@ class CudaPool:
     def __call__(self, call: Call) -> Call:
         """The captured call, which has not run."""
         graph = torch.cuda.CUDAGraph()
-        # What other threads do with the device meanwhile is not captured and does not disturb.
+        # Work of other threads on the device is not captured and does not disturb the capture.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             call()
         replay: Call = graph.replay
@@ -58,7 +58,8 @@ class Graphs:
     copy, and leave their result in one place. The number of trunks and the widths of block tables are bounds common to
     all, which only grow, by doubling; where they do, and where weights have moved (`drop`), graphs are captured anew.
 
-    forward: from inputs to hidden states. num_captures: graphs captured so far. new_pool: what makes a `CudaPool`.
+    Attributes:
+        num_captures: graphs captured so far.
     """
 
     def __init__(
@@ -69,27 +70,31 @@ class Graphs:
         block_size: int,
         new_pool: Callable[[], Callable[[Call], Call]] = CudaPool,
     ) -> None:
-        """hidden: [rows of the largest bucket, hidden_size], where the graphs leave their result."""
+        """Args:
+        forward: from inputs to hidden states.
+        hidden: [rows of the largest bucket, hidden_size], where the graphs leave their result.
+        new_pool: makes a `CudaPool`.
+        """
         self.num_captures = 0
         self._forward = forward
         self._staging = staging
         self._hidden = hidden
         self._new_pool = new_pool
         self._buckets = row_buckets(len(hidden))
-        # More trunks than a window of trajectories, prefixes and rollouts of 1,024 tokens: most runs stay within.
+        # More trunks than trajectories are in flight by default, and 1,024 tokens: most runs stay within these bounds.
         width = -(-1024 // block_size)
-        self._bound(Shape(len(hidden), 128, width, width))
+        self._bound(BatchShape(len(hidden), 128, width, width))
 
     def __call__(self, batch: Batch) -> Tensor:
         """Hidden states [rows of the batch, hidden_size].
 
         Raises CaptureError: this batch's graph cannot be captured.
         """
-        own = Shape.of(batch)
+        own = BatchShape.of(batch)
         wanted = own._replace(trunks=own.trunks + 1)  # the padding's
         if any(size > bound for size, bound in zip(wanted, self._bounds, strict=True)):
             grown = (max(bound, 1 << (size - 1).bit_length()) for size, bound in zip(wanted, self._bounds, strict=True))
-            self._bound(Shape(*grown)._replace(rows=len(self._hidden)))
+            self._bound(BatchShape(*grown)._replace(rows=len(self._hidden)))
         shape = self._bounds._replace(rows=self._buckets[bisect_left(self._buckets, own.rows)])
         memory = stage(batch, shape, self._staging)
         self._buffer[: len(memory)].copy_(memory, non_blocking=True)
@@ -99,16 +104,16 @@ class Graphs:
         return self._hidden[: own.rows].clone()
 
     def drop(self) -> None:
-        """Forget every graph and give its memory back."""
+        """Drop every graph and free its memory."""
         self._replays: dict[int, Call] = {}
         self._pool = self._new_pool()
 
-    def _bound(self, bounds: Shape) -> None:
+    def _bound(self, bounds: BatchShape) -> None:
         self.drop()
         self._bounds = bounds
         self._buffer = torch.empty(size_of(bounds.fields), dtype=torch.uint8, device=self._hidden.device)
 
-    def _capture(self, shape: Shape) -> Call:
+    def _capture(self, shape: BatchShape) -> Call:
         inputs = Inputs(*tensors_in(self._buffer, shape.fields))
 
         def call() -> None:

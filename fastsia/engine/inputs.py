@@ -1,4 +1,4 @@
-"""What a forward pass reads, as tensors of a given size: a batch, and padding that changes nothing."""
+"""Inputs of a forward pass: a batch as tensors of a given size, padded without changing its results."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from fastsia.engine.batch import Batch
 from fastsia.engine.staging import Field, Staging, arrays_in, size_of
+from fastsia.engine.step import Batch
 
 _INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
 
 
-class Shape(NamedTuple):
-    """Numbers of rows and trunks; blocks that the trunks' and the suffixes' tables are wide."""
+class BatchShape(NamedTuple):
+    """Numbers of rows and trunks (shared prefixes), and the widths of the prefix and suffix block tables."""
 
     rows: int
     trunks: int
@@ -22,14 +22,14 @@ class Shape(NamedTuple):
     suffix_blocks: int
 
     @classmethod
-    def of(cls, batch: Batch) -> Shape:
-        """The batch's own size, without padding."""
-        trunks, prefix_blocks = batch.trunk_tables.shape
+    def of(cls, batch: Batch) -> BatchShape:
+        """Return the size of a batch without padding."""
+        trunks, prefix_blocks = batch.prefix_tables.shape
         return cls(len(batch.token_ids), trunks, prefix_blocks, batch.suffix_tables.shape[1])
 
     @property
     def fields(self) -> list[Field]:
-        """Of `Inputs`, in order."""
+        """The fields of `Inputs`, in order."""
         rows, trunks, prefix_blocks, suffix_blocks = self
         int32 = [(trunks, prefix_blocks), (trunks + 1,), (rows,), (rows, suffix_blocks), (rows,)]
         return [(_INT64, (rows,))] * 3 + [(_INT32, shape) for shape in int32]
@@ -41,18 +41,18 @@ class Inputs(NamedTuple):
     token_ids: Tensor
     positions: Tensor
     slots: Tensor
-    trunk_tables: Tensor
+    prefix_tables: Tensor
     cu_rows: Tensor
     prefix_lens: Tensor
     suffix_tables: Tensor
     suffix_lens: Tensor
 
 
-def stage(batch: Batch, shape: Shape, staging: Staging) -> Tensor:
-    """Lay a batch out as `Inputs` of a shape that holds it; gives the staged bytes.
+def stage(batch: Batch, shape: BatchShape, staging: Staging) -> Tensor:
+    """Lay a batch out as `Inputs` of a shape at least as large; return the staged bytes.
 
-    Rows past the batch's store nothing and form a trunk of their own of which they see nothing; trunks past that one
-    have no rows. A batch with fewer rows must therefore have fewer trunks too.
+    Padding rows store nothing and form one more trunk, of which they see no token; further padding trunks have no rows.
+    A batch with fewer rows than the shape must therefore have fewer trunks too.
     """
     fields = shape.fields
     memory = staging.reserve(size_of(fields))

@@ -1,4 +1,4 @@
-"""Runs the model on a batch: its tensors, its forward pass, its head, and the pools they write to."""
+"""Runs the model on a batch: input tensors, forward pass, head, and the pools of KV blocks and hidden states."""
 
 from __future__ import annotations
 
@@ -9,33 +9,39 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from fastsia.engine.attention import AttentionContext, fastsia_attention
-from fastsia.engine.batch import Batch
 from fastsia.engine.compiled import compile_function, mark_dynamic
 from fastsia.engine.graphs import Call, CaptureError, CudaPool, Graphs, row_buckets
-from fastsia.engine.inputs import Inputs, Shape, stage
+from fastsia.engine.inputs import BatchShape, Inputs, stage
+from fastsia.engine.profile import StepProfile, part
 from fastsia.engine.staging import HostStaging, Staging, tensors_in
-from fastsia.engine.table import Table
+from fastsia.engine.step import Batch, batch_of_one_trunk
+from fastsia.engine.tables import Table
 from fastsia.errors import FastsiaError
 from fastsia.models.weights import non_finite
 from fastsia.ops import Ops
 from fastsia.ops.attend import using
+from fastsia.ops.reference import DrawSpec
 
 
 class ModelRunner:
     """A decoder of transformers, unmodified, over one pool of KV blocks.
 
-    compile: "off" runs it as it is. "on" puts batches of up to `max_num_seqs` rows, padded, through torch.compile and,
-    on
-        CUDA, into CUDA graphs; "graphs" only into those. What does not work is left out, and `warnings` says so.
+    Args:
+        compile: "off" runs the model as it is. "on" puts batches of up to `max_num_seqs` rows, padded, through
+            torch.compile and, on CUDA, into CUDA graphs; "graphs" only into those. A path that fails is not used, and
+            `warnings` says so.
 
-    kv_cache: [num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim] in the model's dtype.
-    fused_head: the head is its weight (and Gemma2's softcap); False where a model does more to its logits (Granite
-        scales them): then its own forward makes them from the hidden states.
-    num_out_of_memory: how often the device's memory did not suffice and less was tried.
+    Attributes:
+        kv_cache: [num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim] in the model's dtype.
+        fused_head: logits are the head's product (and Gemma2's softcap); False where a model changes its logits
+            further (Granite scales them): then the model's own forward computes them from the hidden states.
+        num_out_of_memory: how often device memory did not suffice and less was tried.
+        profile: records the parts of each step, or None.
+        hidden_slots: the slots of kept hidden states.
     """
 
     def __init__(
@@ -49,11 +55,11 @@ class ModelRunner:
     ) -> None:
         self.model = model
         self.ops = ops
+        self.profile: StepProfile | None = None
         config = model.config.get_text_config(decoder=True)
         self.device = next(model.parameters()).device
         self.dtype = next(model.parameters()).dtype
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        num_kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        num_kv_heads, head_dim = kv_shape(config)
         self.hidden_size = int(config.hidden_size)
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
         self._softcap = getattr(config, "final_logit_softcapping", None)
@@ -66,7 +72,7 @@ class ModelRunner:
                 f"{num_blocks * self.bytes_per_block(model, block_size) / 2**30:,.0f} GiB."
             ) from error
         self._hidden = torch.empty((256, self.hidden_size), dtype=self.dtype, device=self.device)
-        self._hidden_rows = Table(256)
+        self.hidden_slots = Table(256)
         self.fused_head = True
         self.num_out_of_memory = 0
         self.warnings: list[str] = []
@@ -99,19 +105,19 @@ class ModelRunner:
     @staticmethod
     def bytes_per_block(model: PreTrainedModel, block_size: int) -> int:
         config = model.config.get_text_config(decoder=True)
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        num_kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        num_kv_heads, head_dim = kv_shape(config)
         size = torch.finfo(next(model.parameters()).dtype).bits // 8
         return int(config.num_hidden_layers * 2 * block_size * num_kv_heads * head_dim * size)
 
     @property
     def compile(self) -> str:
-        """What came of the setting: "on", "graphs" or "off"."""
+        """The path in use: "on", "graphs" or "off"."""
         return "on" if self._compiled is not None else "graphs" if self.graphs is not None else "off"
 
+    @part("model")
     def forward(self, batch: Batch) -> Tensor:
         """Final hidden states of the batch's rows, [n, hidden_size]; their keys and values are stored on the way."""
-        shape = Shape.of(batch)
+        shape = BatchShape.of(batch)
         if shape.rows <= self._most_rows:
             if self.graphs is not None:
                 hidden = self._replay(batch)
@@ -120,11 +126,11 @@ class ModelRunner:
             if self._compiled is not None:
                 # One more trunk for the padding; torch.compile would make sizes of 0 and 1 cases of their own.
                 padded = shape._replace(trunks=shape.trunks + 1)
-                inputs = self._inputs(batch, Shape(*(max(size, 2) for size in padded)))
+                inputs = self._inputs(batch, BatchShape(*(max(size, 2) for size in padded)))
                 return self._run(self._compiled, inputs)[: shape.rows]
         return self._run(self._decode, self._inputs(batch, shape), max_rows=batch.max_rows)
 
-    def _inputs(self, batch: Batch, shape: Shape) -> Inputs:
+    def _inputs(self, batch: Batch, shape: BatchShape) -> Inputs:
         memory = stage(batch, shape, self.staging)
         return Inputs(*tensors_in(memory.to(self.device, non_blocking=True), shape.fields))
 
@@ -153,7 +159,7 @@ class ModelRunner:
         self.warnings.append(f"{what}: {reason[:300]}.")
 
     def check_weights(self) -> None:
-        """Before a run: graphs read weights where these lay; where some lie elsewhere now, they are captured anew."""
+        """Drop CUDA graphs before a run if weights have moved: graphs read them at the addresses of their capture."""
         if self.graphs is not None:
             weights = self._addresses()
             if weights != self._weights:
@@ -163,6 +169,7 @@ class ModelRunner:
     def _addresses(self) -> list[int]:
         return [parameter.data_ptr() for parameter in self.model.parameters()]
 
+    @part("head")
     def logits(self, hidden: Tensor) -> Tensor:
         """[r, hidden_size] -> [r, vocab_size]."""
         with torch.inference_mode():
@@ -173,7 +180,7 @@ class ModelRunner:
             return project(hidden)
 
     def _own_head(self, hidden: Tensor) -> Tensor:
-        """The model's own forward with its decoder replaced by the hidden states that it has already given."""
+        """The logits of the model's own forward, its decoder replaced by hidden states that are already computed."""
         base = self.model.base_model
         base.forward = lambda **_: BaseModelOutputWithPast(last_hidden_state=hidden[None])
         try:
@@ -182,68 +189,51 @@ class ModelRunner:
         finally:
             del base.forward
 
-    def draw(
-        self,
-        hidden: Tensor,
-        draw_row: np.ndarray,
-        seeds: np.ndarray,
-        counters: np.ndarray,
-        temperature: np.ndarray,
-        top_p: np.ndarray,
-        want_entropy: bool,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def draw(self, hidden: Tensor, spec: DrawSpec[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`ops.sample` from the logits of hidden states [R, hidden_size], on numpy arrays.
 
-        Where the device has no memory for the logits of all rows at once, half of them are done at a time.
+        Where the device has no memory for the logits of all rows at once, half of the rows are drawn from at a time.
 
         Returns:
             tokens [M], logprobs [M] and entropy [R] (NaN unless wanted).
         """
         try:
-            return self._draw(hidden, draw_row, seeds, counters, temperature, top_p, want_entropy)
+            return self._draw(hidden, spec)
         except torch.OutOfMemoryError:
             if len(hidden) == 1:
                 raise
-        # Outside of the handler: there the exception would keep what did not fit alive.
+        # Outside of the handler, where the exception would keep the failed tensors alive.
         self.release_memory()
         half = len(hidden) // 2
-        tokens = np.empty(len(draw_row), dtype=np.int64)
-        logprobs = np.empty(len(draw_row), dtype=np.float32)
+        tokens = np.empty(len(spec.row), dtype=np.int64)
+        logprobs = np.empty(len(spec.row), dtype=np.float32)
         entropies = []
         for rows in (slice(0, half), slice(half, len(hidden))):
-            mine = (draw_row >= rows.start) & (draw_row < rows.stop)
-            tokens[mine], logprobs[mine], entropy = self.draw(
-                hidden[rows],
-                draw_row[mine] - rows.start,
-                seeds[mine],
-                counters[mine],
-                temperature[rows],
-                top_p[rows],
-                want_entropy,
+            mine = (spec.row >= rows.start) & (spec.row < rows.stop)
+            part_spec = DrawSpec(
+                row=spec.row[mine] - rows.start,
+                seeds=spec.seeds[mine],
+                counters=spec.counters[mine],
+                temperature=spec.temperature[rows],
+                top_p=spec.top_p[rows],
+                want_entropy=spec.want_entropy,
             )
+            tokens[mine], logprobs[mine], entropy = self.draw(hidden[rows], part_spec)
             entropies.append(entropy)
         return tokens, logprobs, np.concatenate(entropies)
 
-    def _draw(
-        self,
-        hidden: Tensor,
-        draw_row: np.ndarray,
-        seeds: np.ndarray,
-        counters: np.ndarray,
-        temperature: np.ndarray,
-        top_p: np.ndarray,
-        want_entropy: bool,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _draw(self, hidden: Tensor, spec: DrawSpec[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         logits = self.logits(hidden)
-        numbers = self.staging.put(draw_row, seeds, counters, temperature, top_p)
+        row, seeds, counters, temperature, top_p = self.staging.put(*spec[:-1])
+        on_device = DrawSpec(row, seeds, counters, temperature, top_p, spec.want_entropy)
         with torch.inference_mode():
-            samples = self.ops.sample(logits, *numbers, want_entropy)
-            drawn = [part for part in samples[:3] if part is not None]
+            samples = self.ops.sample(logits, on_device)
+            drawn = [array for array in samples[:3] if array is not None]
             tokens, logprobs, *entropy = self.staging.fetch(*drawn)
         return tokens, logprobs, entropy[0] if entropy else np.full(len(logits), np.nan, dtype=np.float32)
 
     def release_memory(self) -> None:
-        """Give back what torch keeps of freed memory: pieces of it may be too small for what is wanted next."""
+        """Free memory that torch caches: its pieces may be too small for the next allocation."""
         self.num_out_of_memory += 1
         self._give_back()
 
@@ -256,13 +246,13 @@ class ModelRunner:
             with torch.inference_mode():
                 self.ops.copy_blocks(self.kv_cache, *self.staging.put(src, dst))
 
-    # --- final hidden states of trunks, kept until their trunk pass ----------------------------------------------
+    # --- final hidden states of trunks, kept until they are verified ---------------------------------------------
 
     def keep_hidden(self, hidden: Tensor) -> np.ndarray:
-        """Store hidden states [k, hidden_size]; gives the rows they lie in, int32 [k]."""
-        rows = self._hidden_rows.allocate(len(hidden))
-        if self._hidden_rows.capacity > len(self._hidden):
-            larger = self._hidden.new_empty((self._hidden_rows.capacity, self.hidden_size))
+        """Store hidden states [k, hidden_size]; return their slots, int32 [k]."""
+        rows = self.hidden_slots.allocate(len(hidden))
+        if self.hidden_slots.capacity > len(self._hidden):
+            larger = self._hidden.new_empty((self.hidden_slots.capacity, self.hidden_size))
             larger[: len(self._hidden)] = self._hidden
             self._hidden = larger
         with torch.inference_mode():
@@ -270,47 +260,30 @@ class ModelRunner:
         return rows
 
     def hidden(self, rows: np.ndarray) -> Tensor:
-        """Kept hidden states, [len(rows), hidden_size]."""
+        """Return kept hidden states [len(rows), hidden_size]."""
         return self.take(self._hidden, rows.astype(np.int64))
 
+    @part("head")
     def take(self, tensor: Tensor, rows: np.ndarray) -> Tensor:
         """Rows of a tensor on the device by int64 numbers on the host."""
         return tensor.index_select(0, self.staging.put(rows)[0])
 
     def drop_hidden(self, rows: np.ndarray) -> None:
-        self._hidden_rows.free(rows)
+        self.hidden_slots.free(rows)
 
     def reset(self) -> None:
-        """Forget every kept hidden state (a run was left in the middle)."""
-        self._hidden_rows = Table(len(self._hidden))
+        """Drop every kept hidden state, for example after an interrupted run."""
+        self.hidden_slots = Table(len(self._hidden))
 
     def _check(self, compile: str) -> None:
-        """Compare our path with the model's own on a few tokens: attention reached, and the head's logits.
+        """Compare the logits of this path with those of the model's own forward on a few tokens.
 
         Some models scale their logits (Granite) or post-process them; there the model's own forward is the head.
         """
-        tokens = np.arange(3, dtype=np.int64) % self.vocab_size
-        one = np.zeros(1, dtype=np.int32)
-        batch = Batch(
-            token_ids=tokens,
-            positions=np.arange(3),
-            slots=np.arange(3),
-            trunk_tables=one[None],
-            cu_rows=np.array([0, 3], dtype=np.int32),
-            prefix_lens=np.arange(1, 4, dtype=np.int32),
-            suffix_tables=np.zeros((3, 0), dtype=np.int32),
-            suffix_lens=np.zeros(3, dtype=np.int32),
-            max_prefix_len=3,
-            max_suffix_len=0,
-            max_rows=3,
-            trunk_last=one[:0],
-            branch_last=one[:0],
-            hidden_rows=one[:0],
-            hidden_trunk=one[:0],
-            hidden_position=one[:0],
-        )
-        if self.kv_cache.shape[3] < 3:
-            raise FastsiaError(f"block_size must be at least 4, got {self.kv_cache.shape[3]}.")
+        block_size = self.kv_cache.shape[3]
+        tokens = np.arange(min(3, self.kv_cache.shape[2] * block_size), dtype=np.int64) % self.vocab_size
+        blocks = np.arange(-(-len(tokens) // block_size), dtype=np.int32)
+        batch = batch_of_one_trunk(tokens, blocks, block_size, np.arange(1, len(tokens) + 1))
         hidden = self.forward(batch)
         training = self.model.training
         self.model.eval()
@@ -335,28 +308,28 @@ class ModelRunner:
         )
 
     def _difference(self, ours: Tensor, theirs: Tensor) -> float:
-        """The largest difference, as a multiple of what rounding may make of it."""
+        """Return the largest difference as a multiple of the tolerated rounding."""
         limit = 1e-3 if self.dtype in (torch.float32, torch.float64) else 0.15
         theirs = theirs.float()
         return (ours.float() - theirs).abs().max().item() / (limit * max(theirs.abs().max().item(), 1.0))
 
     def _speed_up(self, compile: str, batch: Batch, expected: Tensor) -> None:
-        """Take the fast path asked for, as far as it works here and gives what the plain one gave."""
+        """Use the requested fast path as far as it works here and agrees with the plain one."""
         if compile == "on":
             try:
                 self._compile(batch, expected)
-            except Exception as error:  # whatever a compiler may raise: the plain path is there
+            except Exception as error:  # a compiler may raise anything; the plain path remains
                 self._warn("torch.compile is not used", error)
         if compile != "off" and self.device.type == "cuda":
             self.use_graphs()
             hidden = self._replay(batch)
             if hidden is not None and not self._difference(hidden, expected) <= 1:
                 self.graphs = None
-                self._warn("CUDA graphs are not used", FastsiaError("they gave other hidden states"))
+                self._warn("CUDA graphs are not used", FastsiaError("their hidden states differ"))
 
     def _compile(self, batch: Batch, expected: Tensor) -> None:
         decode = compile_function(self._decode)
-        inputs = self._inputs(batch, Shape(rows=16, trunks=3, prefix_blocks=5, suffix_blocks=7))
+        inputs = self._inputs(batch, BatchShape(rows=16, trunks=3, prefix_blocks=5, suffix_blocks=7))
         mark_dynamic(inputs)
         pairs = [(self._run(decode, inputs)[: len(expected)], expected)]
         project = None
@@ -365,14 +338,20 @@ class ModelRunner:
             with torch.inference_mode():
                 pairs.append((project(hidden), self._project(hidden)))
         if not all(self._difference(ours, plain) <= 1 for ours, plain in pairs):
-            raise FastsiaError("it gave other numbers")
+            raise FastsiaError("its results differ")
         self._compiled, self._compiled_project = decode, project
+
+
+def kv_shape(config: PretrainedConfig) -> tuple[int, int]:
+    """Return (num_kv_heads, head_dim) of a text config."""
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads, head_dim
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Zeros; on a CPU from the operating system's own zero pages, so that blocks never used take no memory.
 
-    They must be zeros: a masked key has weight 0, and 0 times whatever memory held could be NaN.
+    They must be zeros: a masked key has weight 0, and 0 times an uninitialised value could be NaN.
     """
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)

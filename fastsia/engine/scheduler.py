@@ -1,20 +1,20 @@
-"""Which rows a step computes: oldest trajectories first, within the row limit and the blocks that are free."""
+"""Selection of a step's tokens: oldest trajectories first, within the token limits and the free blocks."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from fastsia.engine.batch import Selection
 from fastsia.engine.block_manager import OutOfBlocksError
-from fastsia.engine.bookkeeping import Bookkeeping, Shortage
-from fastsia.engine.tree import Branches, TrajectoryTree, Trunks
+from fastsia.engine.step import Bookkeeping, Selection, Shortage
+from fastsia.engine.tables import Branches, TrajectoryTree, Trunks
 
 
 class Scheduler:
-    """Selects rows and makes room for them.
+    """Selects the tokens of each step and makes room for them.
 
-    max_num_seqs: decode rows a step. max_num_batched_tokens: rows a step for prompts, given tokens, and what a
-    preemption lost.
+    Args:
+        max_num_seqs: sequences per step that decode one token.
+        max_num_batched_tokens: further tokens per step, of prompts, given trajectories and preempted sequences.
     """
 
     def __init__(
@@ -26,17 +26,21 @@ class Scheduler:
         self._max_num_batched_tokens = max_num_batched_tokens
         self.preemptions = 0
 
-    def halve(self, num_rows: int) -> bool:
-        """Select half as many rows of each kind from now on, where `num_rows` were too many; False at one of each."""
+    def halve(self, num_tokens: int) -> bool:
+        """Select at most half as many tokens of each kind from now on; return False where both limits are 1 already.
+
+        Args:
+            num_tokens: the size of a step that did not fit into memory.
+        """
         before = self._max_num_seqs, self._max_num_batched_tokens
-        self._max_num_seqs = max(1, min(self._max_num_seqs, num_rows) // 2)
-        self._max_num_batched_tokens = max(1, min(self._max_num_batched_tokens, num_rows) // 2)
+        self._max_num_seqs = max(1, min(self._max_num_seqs, num_tokens) // 2)
+        self._max_num_batched_tokens = max(1, min(self._max_num_batched_tokens, num_tokens) // 2)
         return before != (self._max_num_seqs, self._max_num_batched_tokens)
 
     def select(self) -> Selection:
-        """The next step's rows, their blocks given. Empty only when nothing is left to compute.
+        """Select the next step's tokens and allocate their blocks; empty only when nothing is left to compute.
 
-        The oldest candidate always runs: where its blocks are not free, the youngest holders lose theirs.
+        The oldest candidate always runs: where its blocks are not free, the youngest sequences lose theirs.
         """
         while True:
             found = self._bookkeeping.select(self._max_num_seqs, self._max_num_batched_tokens)
@@ -45,27 +49,23 @@ class Scheduler:
             self._preempt(found)
 
     def _preempt(self, short: Shortage) -> None:
-        """Take blocks from the youngest holders until enough are free; never from the given row or its trunk."""
+        """Free blocks of the youngest sequences until enough are free; never those of the given one or its trunk."""
         tree = self._tree
-        row, wanted = short.row, short.blocks
         trunks, branches = tree.trunks, tree.branches
-        own_trunk = row if short.is_trunk else int(branches.trunk[row])
-        trunk = trunks.rows()
+        own_trunk = short.slot if short.is_trunk else int(branches.trunk[short.slot])
+        trunk, branch = trunks.slots(), branches.slots()
         trunk = trunk[(trunks.num_blocks[trunk] > 0) & (trunk != own_trunk)]
-        branch = branches.rows()
-        branch = branch[branches.num_blocks[branch] > 0]
-        if not short.is_trunk:
-            branch = branch[branch != row]
+        branch = branch[(branches.num_blocks[branch] > 0) & (short.is_trunk | (branch != short.slot))]
         age = np.concatenate([4 * trunks.order[trunk], 4 * trunks.order[branches.trunk[branch]] + 1])
-        victims: list[tuple[Trunks | Branches, int]] = [(trunks, int(r)) for r in trunk]
-        victims += [(branches, int(r)) for r in branch]
+        victims: list[tuple[Trunks | Branches, int]] = [(trunks, int(slot)) for slot in trunk]
+        victims += [(branches, int(slot)) for slot in branch]
         for i in np.argsort(-age, kind="stable"):
-            if tree.blocks.num_free >= wanted:
+            if tree.blocks.num_free >= short.blocks:
                 break
             table, victim = victims[i]
             tree.drop_blocks(table, np.array([victim]))
             self.preemptions += 1
-        if tree.blocks.num_free < wanted:
+        if tree.blocks.num_free < short.blocks:
             raise OutOfBlocksError(
-                f"{wanted} KV blocks wanted, {tree.blocks.num_free} can be freed; admission let too much in"
+                f"{short.blocks} KV blocks needed, {tree.blocks.num_free} can be freed: too many requests were admitted"
             )

@@ -1,4 +1,4 @@
-"""Where a draw's key comes from: a 64-bit seed a trajectory, and domains that keep kinds of draws apart."""
+"""Keys of the draws: one 64-bit seed per trajectory, and domains that separate kinds of draws."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes into the engine and what comes out: requests, trajectories and their rollouts. No tensors."""
+"""Input and output of the engine: requests, trajectories and their rollouts. No tensors."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ FINISH_REASONS: tuple[str, ...] = tuple(reason.name.lower() for reason in Finish
 class Rollout:
     """One continuation of a prefix.
 
-    token_ids: the drawn tokens, a drawn EOS included.
-    logprobs: natural log-probability of each token under the sampling distribution (temperature and top-p applied).
-    finish_reason: "eos" | "stop" | "length" | "answer" | "error".
-    error: for "error", one sentence with the position of the bad logits.
+    Attributes:
+        token_ids: the drawn tokens, a drawn EOS included.
+        logprobs: nats, under the sampling distribution (temperature and top-p applied).
+        finish_reason: "eos" | "stop" | "length" | "answer" | "error".
+        error: for "error", one sentence with the position of the bad logits.
     """
 
     token_ids: list[int]
@@ -46,12 +47,13 @@ class Rollout:
 class Rollouts:
     """All rollouts of one trajectory, in columns, ordered by (checkpoint, index).
 
-    checkpoint: int32 [R], the token position in the trajectory that the rollout continues.
-    index: int32 [R], the rollout's number within its checkpoint.
-    offsets: int64 [R + 1]; rollout r owns token_ids[offsets[r]:offsets[r + 1]].
-    token_ids: int32 [sum of lengths]; a drawn EOS included.
-    logprobs: float32 [sum of lengths], nats, under the sampling distribution.
-    finish_reason: int8 [R], `FinishReason` codes.
+    Attributes:
+        checkpoint: int32 [R], the token position in the trajectory that the rollout continues.
+        index: int32 [R], the rollout's number within its checkpoint.
+        offsets: int64 [R + 1]; token_ids[offsets[r]:offsets[r + 1]] are those of rollout r.
+        token_ids: int32 [sum of lengths], drawn EOS included.
+        logprobs: float32 [sum of lengths], nats, under the sampling distribution.
+        finish_reason: int8 [R], `FinishReason` codes.
     """
 
     checkpoint: np.ndarray
@@ -80,10 +82,11 @@ class Rollouts:
 class Request:
     """One trajectory to draw (or, with `trajectory_ids`, to take as given) and to roll out.
 
-    key: the caller's name for it; comes back with the result.
-    seed: 64-bit; all draws follow from it (see `ops.reference.sample`).
-    checkpoints: positions in the trajectory; None means every `stride` tokens and the end.
-    shuffle_prefix: roll out from a seeded permutation of y_1..y_t instead of y_1..y_t.
+    Attributes:
+        key: the caller's name for the request, returned with the result.
+        seed: 64 bits; all draws follow from it (see `ops.reference.uniforms`).
+        checkpoints: positions in the trajectory; None means every `stride` tokens and the end.
+        shuffle_prefix: roll out from a seeded permutation of y_1..y_t instead of y_1..y_t.
     """
 
     key: Hashable
@@ -100,17 +103,22 @@ class Request:
     answer_stop: Spec | None = None
 
 
-@renamed(row_steps="computed_tokens")
+@renamed(row_steps="computed_tokens", rides="matched_tokens")
 @dataclass
 class Counters:
-    """What a run cost. Rows are transformer rows; tokens are draws.
+    """The cost of a run. A row is one token computed by the transformer.
 
-    generated_tokens: drawn in rollouts. computed_tokens: rows computed for rollouts. trajectory_tokens: rows computed
-    to
-    draw trajectories. prefill_tokens: rows for prompts, given trajectories and shuffled prefixes. recomputed_tokens:
-    rows spent again after a preemption. rides: rollout tokens that the trunk pass drew without a row of their own.
-    forced_tokens: rows for tokens read behind a prefix by teacher forcing. out_of_memory: how often the device's memory
-    did not suffice for a step's rows or logits, and half of them were tried.
+    Attributes:
+        generated_tokens: tokens drawn in rollouts, the matched ones included.
+        computed_tokens: rows computed for rollouts.
+        trajectory_tokens: rows computed to draw trajectories.
+        prefill_tokens: rows for prompts, given trajectories and shuffled prefixes.
+        recomputed_tokens: rows computed again after a preemption.
+        matched_tokens: rollout tokens that equal the trajectory's and needed no row of their own.
+        forced_tokens: rows for tokens read behind a prefix by teacher forcing.
+        preemptions: how often a sequence lost its blocks.
+        out_of_memory: how often a step's rows or logits did not fit into device memory and half were tried.
+        peak_kv_blocks: the most KV blocks in use.
     """
 
     generated_tokens: int = 0
@@ -118,7 +126,7 @@ class Counters:
     trajectory_tokens: int = 0
     prefill_tokens: int = 0
     recomputed_tokens: int = 0
-    rides: int = 0
+    matched_tokens: int = 0
     forced_tokens: int = 0
     steps: int = 0
     preemptions: int = 0
@@ -135,11 +143,12 @@ class Counters:
 class Trajectory:
     """One finished request.
 
-    token_ids: int32 [T], without EOS and without anything of a stop text.
-    logprobs, token_entropies: float32 [T], nats: each token's log-probability under the sampling distribution and the
-        entropy of the model's own next-token distribution there (untruncated, temperature 1). NaN where the
-        trajectory was given, not drawn, and no row computed them.
-    rollouts: None where the trajectory failed (`finish_reason == "error"`).
+    Attributes:
+        token_ids: int32 [T], without EOS and without any part of a stop text.
+        logprobs, token_entropies: float32 [T], nats: each token's log-probability under the sampling distribution, and
+            the entropy of the model's next-token distribution there (untruncated, temperature 1). NaN where the
+            trajectory was given, not drawn.
+        rollouts: None where the trajectory failed (`finish_reason == "error"`).
     """
 
     key: Hashable

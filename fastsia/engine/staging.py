@@ -1,4 +1,4 @@
-"""Numbers on their way between host and device: several arrays in one copy, through memory that needs no waiting."""
+"""Copies between host and device: several arrays at once, through pinned memory so that the host does not wait."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def size_of(fields: Sequence[Field]) -> int:
 
 
 def arrays_in(memory: Tensor, fields: Sequence[Field]) -> list[np.ndarray]:
-    """The arrays that lie in host memory (uint8)."""
-    lying = memory.numpy()
-    return [lying[at : at + size].view(dtype).reshape(shape) for at, size, (dtype, shape) in _places(fields)]
+    """The arrays inside host memory (uint8)."""
+    host = memory.numpy()
+    return [host[at : at + size].view(dtype).reshape(shape) for at, size, (dtype, shape) in _places(fields)]
 
 
 def tensors_in(memory: Tensor, fields: Sequence[Field]) -> list[Tensor]:
@@ -44,11 +44,13 @@ def _padded(field: Field) -> int:
 
 
 class Staging:
-    """Host memory (pinned where the device is CUDA) that copies to the device start from, in their order.
+    """Host memory (pinned where the device is CUDA) from which arrays are copied to the device, in order.
 
-    A piece of it is written once between two waits, so that no copy under way is overwritten: `fetch` waits anyway, and
-    all that was staged before it has then arrived.
-    waits: how often the host has waited for the device.
+    Each byte is written once between two waits, so that no copy under way is overwritten. `fetch` waits in any case;
+    everything staged before it has then arrived.
+
+    Attributes:
+        waits: how often the host has waited for the device.
     """
 
     def __init__(self, device: torch.device, size: int = 1 << 22) -> None:
@@ -58,7 +60,7 @@ class Staging:
         self.waits = 0
 
     def reserve(self, size: int) -> Tensor:
-        """Bytes to write to, uint8 [size or a few more]."""
+        """Return memory to write to, uint8 [size or a few more]."""
         size = -(-size // _ALIGNMENT) * _ALIGNMENT
         if self._used + size > len(self._memory):
             self._wait()
@@ -98,7 +100,7 @@ class Staging:
 
 
 class HostStaging(Staging):
-    """For a device that is the host's CPU: an array and its tensor are the same memory, and nothing is copied."""
+    """Staging for the CPU as device: an array and its tensor share memory, and nothing is copied."""
 
     def put(self, *arrays: np.ndarray) -> list[Tensor]:
         return [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]

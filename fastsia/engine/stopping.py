@@ -1,4 +1,4 @@
-"""What ends a sequence by its own tokens: EOS ids, and stop texts followed by an automaton over token ids."""
+"""Tokens that end a sequence: EOS ids, and stop texts, found by an automaton over token ids."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class StopTexts:
             self.table[:, longer] = step[self.table[:, longer], text[starts[longer] + offset]]
 
     def tokens_before(self, token_ids: np.ndarray) -> int:
-        """How many whole tokens stand before the first stop text; all of them where there is none."""
+        """Return the number of whole tokens before the first stop text; all of them where there is none."""
         pieces = [self._piece(int(i)) for i in token_ids]
         ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
         text = b"".join(pieces)
@@ -39,7 +39,7 @@ class StopTexts:
         return int(np.searchsorted(ends, min(found), side="right")) if found else len(token_ids)
 
     def _piece(self, token: int) -> bytes:
-        """What a token adds to a text; ids past the vocabulary and special ones add nothing."""
+        """Return the bytes that a token adds to a text; ids past the vocabulary and special tokens add none."""
         piece = self._vocabulary.token_bytes(token) if token < len(self._vocabulary) else b""
         return self._vocabulary.joiner + piece if piece else b""
 
@@ -70,7 +70,7 @@ class StopRules:
         self, eos_token_ids: tuple[int, ...], stop: tuple[str, ...], vocabulary: Vocabulary | None, num_ids: int
     ) -> None:
         if stop and vocabulary is None:
-            raise FastsiaError("stop texts need a tokenizer: give the Engine one, or end sequences by eos_token_id.")
+            raise FastsiaError("stop texts need a tokenizer: pass one to Engine, or end sequences by eos_token_id.")
         outside = [i for i in eos_token_ids if not 0 <= i < num_ids]
         if outside:
             raise FastsiaError(

@@ -1,4 +1,4 @@
-"""The ops that inference spends its time in, behind one bundle; chosen by device, never by luck."""
+"""Sampling, attention and KV-cache ops, selected by device and dtype."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastsia.errors import FastsiaError
-from fastsia.ops import native, reference
+from fastsia.ops import cpu, reference
 from fastsia.ops.reference import Samples
 
 
@@ -40,10 +40,10 @@ def select(device: torch.device | str, kernels: str = "auto", dtype: torch.dtype
     if kernels not in ("auto", "triton", "native", "reference"):
         raise FastsiaError(f'kernels must be "auto", "triton", "native" or "reference", got {kernels!r}.')
     fits = device.type == "cpu" and dtype == torch.float32
-    if kernels == "native" and not (fits and native.available()):
+    if kernels == "native" and not (fits and cpu.is_available()):
         raise FastsiaError(f'kernels="native" needs the C++ core, a CPU and float32, got {device.type} and {dtype}.')
-    if kernels == "native" or (kernels == "auto" and fits and native.available()):
-        return Ops("native", native.sample, native.prefix_attention, native.store_kv, reference.copy_blocks)
+    if kernels == "native" or (kernels == "auto" and fits and cpu.is_available()):
+        return Ops("native", cpu.sample, cpu.prefix_attention, cpu.store_kv, reference.copy_blocks)
     if kernels == "reference" or (kernels == "auto" and device.type != "cuda"):
         return Ops("reference", reference.sample, reference.prefix_attention, reference.store_kv, reference.copy_blocks)
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":

@@ -1,4 +1,4 @@
-"""Storing a step's keys and values and attending over the cache, as one operator that torch.compile keeps whole."""
+"""Store a step's keys and values and attend over the cache, as one operator that torch.compile does not split."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ops: ContextVar[Ops] = ContextVar("fastsia_ops")
 
 @contextmanager
 def using(ops: Ops) -> Iterator[None]:
-    """The bundle that `attend` runs on inside the block: an operator takes tensors and numbers, no Python objects."""
+    """Let `attend` use these ops inside the block; an operator's arguments can only be tensors and numbers."""
     token = _ops.set(ops)
     try:
         yield
@@ -32,7 +32,7 @@ def attend(
     kv_cache: Tensor,
     layer: int,
     slots: Tensor,
-    trunk_tables: Tensor,
+    prefix_tables: Tensor,
     cu_rows: Tensor,
     prefix_lens: Tensor,
     suffix_tables: Tensor,
@@ -44,21 +44,24 @@ def attend(
 ) -> Tensor:
     """`store_kv`, then `prefix_attention`, of one layer: [n, num_heads, head_dim].
 
-    kv_cache: [num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim]. max_rows: rows of one trunk, at most. The
-    largest prefix and suffix are bounded by what the tables' widths can hold, so that nothing here depends on a
-    step but through shapes: a captured step stays true for every other of its shape.
+    The widths of the tables bound the largest prefix and suffix. A step is then described by its shapes alone, and a
+    captured step can be replayed for every other of the same shapes.
+
+    Args:
+        kv_cache: [num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim].
+        max_rows: the most rows of one prefix.
     """
     ops = _ops.get()
     k_cache, v_cache = kv_cache[layer]
     ops.store_kv(k, v, k_cache, v_cache, slots)
     block_size = kv_cache.shape[3]
     meta = AttentionMetadata(
-        trunk_tables,
+        prefix_tables,
         cu_rows,
         prefix_lens,
         suffix_tables,
         suffix_lens,
-        max_prefix_len=trunk_tables.shape[1] * block_size,
+        max_prefix_len=prefix_tables.shape[1] * block_size,
         max_suffix_len=suffix_tables.shape[1] * block_size,
         max_rows=max_rows,
     )
@@ -69,7 +72,7 @@ attend_operator = torch.library.custom_op(
     "fastsia::attend",
     attend,
     mutates_args=("kv_cache",),
-    schema="(Tensor q, Tensor k, Tensor v, Tensor(a!) kv_cache, int layer, Tensor slots, Tensor trunk_tables, "
+    schema="(Tensor q, Tensor k, Tensor v, Tensor(a!) kv_cache, int layer, Tensor slots, Tensor prefix_tables, "
     "Tensor cu_rows, Tensor prefix_lens, Tensor suffix_tables, Tensor suffix_lens, SymInt max_rows, float scale, "
     "int? sliding_window, float? softcap) -> Tensor",
 )

@@ -1,4 +1,4 @@
-"""A kernel launch as a value: what an op runs is what the ahead-of-time check compiles."""
+"""A kernel launch as a value, so that the ahead-of-time check compiles exactly what an op runs."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Launch:
 
 
 class Arrivals:
-    """Counters of the programs that have brought their part: int32, zero between launches, which share them.
+    """Counters of arrived programs: int32, shared by all launches and zero between them.
 
-    Whoever holds one of these serves one stream at a time. Larger counters never replace smaller ones, because CUDA
-    graphs captured with those go on writing to them.
+    One instance serves one stream at a time. Smaller counters are kept when larger ones are allocated, because CUDA
+    graphs captured with them still write to them.
     """
 
     def __init__(self) -> None:
@@ -46,5 +46,5 @@ class Arrivals:
         return last
 
     def all_zero(self) -> bool:
-        """Whether every launch so far has left them as it found them."""
+        """Whether all counters are zero, as every launch must leave them."""
         return not any(bool(counters.any()) for counters in self._counters)

@@ -1,10 +1,10 @@
-"""Attention of packed rows over a shared trunk and their own suffixes, in one launch.
+"""Attention of packed rows over a shared prefix and their own suffixes, in one launch.
 
-Two kinds of programs, one kv head each. A *trunk* program takes a tile of one trunk's rows, (rows x GQA group) queries
-high, and reads the trunk once for all of them; a *suffix* program takes one row and reads the row's own blocks. A row's
-partial results (one a part) meet in scratch: whichever program brings a row's last one merges them in the order of the
-parts, so the sum does not depend on who came last. Where a row has one part only (prefill) it is written straight out.
-Long contexts are cut into several parts where there are too few programs to fill a GPU.
+Two kinds of programs, one kv head each. A *prefix* program takes a tile of one prefix's rows, (rows x GQA group)
+queries high, and reads the prefix once for all of them; a *suffix* program takes one row and reads the row's own
+blocks. A row's partial results (one a part) meet in scratch: whichever program brings a row's last one merges them in
+the order of the parts, so the sum does not depend on who came last. Where a row has one part only (prefill) it is
+written straight out. Long contexts are cut into several parts where there are too few programs to fill a GPU.
 
 All metadata are device tensors: a program finds its tile from `cu_rows` itself, so that no list of tiles has to be
 built or kept, and programs past the last tile exit. Softmax runs in base 2; the log-sum-exp that leaves is natural.
@@ -186,13 +186,13 @@ def _merge_row(
     do_not_specialize=[
         "window",
         "num_rows",
-        "num_trunks",
-        "trunk_parts",
-        "trunk_part_tokens",
-        "trunk_programs",
+        "num_prefixes",
+        "prefix_parts",
+        "prefix_part_tokens",
+        "prefix_programs",
         "suffix_parts",
         "suffix_part_tokens",
-        "stride_trunk_table",
+        "stride_prefix_table",
         "stride_suffix_table",
     ]
 )
@@ -205,7 +205,7 @@ def prefix_attention_kernel(
     partial,
     partial_lse,
     arrivals,
-    trunk_tables,
+    prefix_tables,
     cu_rows,
     prefix_lens,
     suffix_tables,
@@ -214,10 +214,10 @@ def prefix_attention_kernel(
     softcap,
     window,
     num_rows,
-    num_trunks,
-    trunk_parts,
-    trunk_part_tokens,
-    trunk_programs,
+    num_prefixes,
+    prefix_parts,
+    prefix_part_tokens,
+    prefix_programs,
     suffix_parts,
     suffix_part_tokens,
     stride_q_row,
@@ -226,9 +226,9 @@ def prefix_attention_kernel(
     stride_block,
     stride_token,
     stride_head,
-    stride_trunk_table,
+    stride_prefix_table,
     stride_suffix_table,
-    TRUNKS: tl.constexpr,
+    PREFIXES: tl.constexpr,
     ROWS: tl.constexpr,
     ROWS_PAD: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -249,19 +249,19 @@ def prefix_attention_kernel(
     head = tl.program_id(1)
     k_head = k_cache + head * stride_head
     v_head = v_cache + head * stride_head
-    parts = trunk_parts + suffix_parts
+    parts = prefix_parts + suffix_parts
     dims = tl.arange(0, HEAD_PAD)
-    if program < trunk_programs:
-        tile = program // trunk_parts
-        part = program % trunk_parts
-        trunks = tl.arange(0, TRUNKS)
-        firsts = tl.load(cu_rows + trunks, mask=trunks < num_trunks, other=0)
-        lasts = tl.load(cu_rows + trunks + 1, mask=trunks < num_trunks, other=0)
+    if program < prefix_programs:
+        tile = program // prefix_parts
+        part = program % prefix_parts
+        prefixes = tl.arange(0, PREFIXES)
+        firsts = tl.load(cu_rows + prefixes, mask=prefixes < num_prefixes, other=0)
+        lasts = tl.load(cu_rows + prefixes + 1, mask=prefixes < num_prefixes, other=0)
         tile_ends = tl.cumsum((lasts - firsts + ROWS - 1) // ROWS, 0)
-        trunk = tl.sum(((tile_ends <= tile) & (trunks < num_trunks)).to(tl.int32))
-        if trunk < num_trunks:
-            row0 = tl.load(cu_rows + trunk) + (tile - tl.max(tl.where(tile_ends <= tile, tile_ends, 0))) * ROWS
-            height = tl.minimum(tl.load(cu_rows + trunk + 1) - row0, ROWS)
+        prefix = tl.sum(((tile_ends <= tile) & (prefixes < num_prefixes)).to(tl.int32))
+        if prefix < num_prefixes:
+            row0 = tl.load(cu_rows + prefix) + (tile - tl.max(tl.where(tile_ends <= tile, tile_ends, 0))) * ROWS
+            height = tl.minimum(tl.load(cu_rows + prefix + 1) - row0, ROWS)
             lane = tl.arange(0, BLOCK_M)
             live = lane // GROUP < height
             rows = row0 + lane // GROUP
@@ -270,8 +270,8 @@ def prefix_attention_kernel(
             oldest = tl.maximum(newest + tl.load(suffix_lens + rows, mask=live, other=0) - window, 0)
             # A lane past the tile sees nothing and must not widen the range.
             first_key = tl.min(tl.where(live, oldest, 0x7FFFFFFF))
-            begin = tl.maximum(part * trunk_part_tokens, first_key // BLOCK_N * BLOCK_N)
-            end = tl.minimum((part + 1) * trunk_part_tokens, tl.max(newest))
+            begin = tl.maximum(part * prefix_part_tokens, first_key // BLOCK_N * BLOCK_N)
+            end = tl.minimum((part + 1) * prefix_part_tokens, tl.max(newest))
             at = rows.to(tl.int64) * stride_q_row + heads * stride_q_head
             inside = live[:, None] & (dims < HEAD_DIM)[None, :]
             query = tl.load(q + at[:, None] + dims[None, :], mask=inside, other=0.0)
@@ -279,7 +279,7 @@ def prefix_attention_kernel(
                 query,
                 k_head,
                 v_head,
-                trunk_tables + trunk.to(tl.int64) * stride_trunk_table,
+                prefix_tables + prefix.to(tl.int64) * stride_prefix_table,
                 oldest,
                 newest,
                 begin,
@@ -345,15 +345,15 @@ def prefix_attention_kernel(
                                 LSE,
                             )
     else:
-        row = (program - trunk_programs) // suffix_parts
-        part = (program - trunk_programs) % suffix_parts
+        row = (program - prefix_programs) // suffix_parts
+        part = (program - prefix_programs) % suffix_parts
         lane = tl.arange(0, HEADS)
         heads = head * GROUP + lane
         live = lane < GROUP
         rows = row + tl.zeros([HEADS], tl.int32)
         inside = live[:, None] & (dims < HEAD_DIM)[None, :]
-        if row >= tl.load(cu_rows + num_trunks):
-            # A padding row: no trunk program counts it, so nothing waits for it.
+        if row >= tl.load(cu_rows + num_prefixes):
+            # A padding row: no prefix program counts it, so nothing waits for it.
             at = rows.to(tl.int64) * stride_out + heads * HEAD_DIM
             nothing = tl.zeros([HEADS, HEAD_PAD], tl.float32).to(out.dtype.element_ty)
             tl.store(out + at[:, None] + dims[None, :], nothing, mask=inside)
@@ -394,7 +394,7 @@ def prefix_attention_kernel(
                 rows,
                 heads,
                 live,
-                trunk_parts + part,
+                prefix_parts + part,
                 out,
                 out_lse,
                 partial,
@@ -494,14 +494,14 @@ class PrefixAttention:
             group, head_pad, meta.max_rows, q.element_size(), meta.max_suffix_len > 0
         )
         rows = block_m // group
-        num_trunks = len(meta.cu_rows) - 1
-        # At most this many tiles hold n rows of that many trunks, however they fall.
-        tiles = min(n, num_trunks if meta.max_rows <= rows else n // rows + num_trunks)
-        trunk_parts = _parts(meta.max_prefix_len, tiles * num_kv_heads)
+        num_prefixes = len(meta.cu_rows) - 1
+        # At most this many tiles hold n rows of that many prefixes, however they fall.
+        tiles = min(n, num_prefixes if meta.max_rows <= rows else n // rows + num_prefixes)
+        prefix_parts = _parts(meta.max_prefix_len, tiles * num_kv_heads)
         suffix_parts = _parts(meta.max_suffix_len, n * num_kv_heads)
-        if trunk_parts + suffix_parts == 0:
-            trunk_parts = 1
-        parts = trunk_parts + suffix_parts
+        if prefix_parts + suffix_parts == 0:
+            prefix_parts = 1
+        parts = prefix_parts + suffix_parts
         direct = parts == 1
         out = torch.empty((n, num_heads, head_dim), dtype=q.dtype, device=q.device)
         lse = torch.empty((n, num_heads) if want_lse else (1,), dtype=torch.float32, device=q.device)
@@ -517,7 +517,7 @@ class PrefixAttention:
             "partial": partial,
             "partial_lse": partial_lse,
             "arrivals": meta.cu_rows if direct else self.arrivals.counters(n * num_kv_heads, q.device),
-            "trunk_tables": meta.trunk_tables,
+            "prefix_tables": meta.prefix_tables,
             "cu_rows": meta.cu_rows,
             "prefix_lens": meta.prefix_lens,
             "suffix_tables": meta.suffix_tables,
@@ -526,10 +526,10 @@ class PrefixAttention:
             "softcap": 0.0 if softcap is None else softcap * _LOG2E,
             "window": 1 << 30 if sliding_window is None else sliding_window,
             "num_rows": n,
-            "num_trunks": num_trunks,
-            "trunk_parts": trunk_parts,
-            "trunk_part_tokens": _part_tokens(meta.max_prefix_len, trunk_parts, block_n),
-            "trunk_programs": tiles * trunk_parts,
+            "num_prefixes": num_prefixes,
+            "prefix_parts": prefix_parts,
+            "prefix_part_tokens": _part_tokens(meta.max_prefix_len, prefix_parts, block_n),
+            "prefix_programs": tiles * prefix_parts,
             "suffix_parts": suffix_parts,
             "suffix_part_tokens": _part_tokens(meta.max_suffix_len, suffix_parts, block_n),
             "stride_q_row": q.stride(0),
@@ -538,9 +538,9 @@ class PrefixAttention:
             "stride_block": k_cache.stride(0),
             "stride_token": k_cache.stride(1),
             "stride_head": k_cache.stride(2),
-            "stride_trunk_table": meta.trunk_tables.stride(0),
+            "stride_prefix_table": meta.prefix_tables.stride(0),
             "stride_suffix_table": meta.suffix_tables.stride(0),
-            "TRUNKS": triton.next_power_of_2(num_trunks),
+            "PREFIXES": triton.next_power_of_2(num_prefixes),
             "ROWS": rows,
             "ROWS_PAD": triton.next_power_of_2(rows),
             "BLOCK_M": block_m,
@@ -556,7 +556,7 @@ class PrefixAttention:
             "DIRECT": direct,
             "LSE": want_lse,
         }
-        grid = (tiles * trunk_parts + n * suffix_parts, num_kv_heads)
+        grid = (tiles * prefix_parts + n * suffix_parts, num_kv_heads)
         return Launch(prefix_attention_kernel, grid, arguments, num_warps, num_stages), out, lse
 
 
@@ -585,7 +585,7 @@ def prefix_attention(
 
 
 def _tile_shape(group: int, head_pad: int, max_rows: int, itemsize: int, decode: bool) -> tuple[int, int, int, int]:
-    """(queries a trunk tile, keys a step, warps, pipeline stages).
+    """(queries a prefix tile, keys a step, warps, pipeline stages).
 
     Decoding streams suffixes: small steps, so that three or four programs fit a processor and hide one another's
     latency. Prefill computes: taller steps. The third stage loads a step's block table ahead of its keys.

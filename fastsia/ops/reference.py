@@ -1,13 +1,13 @@
-"""Every op in plain PyTorch: what the kernels must equal, and the path that runs on a CPU.
+"""Every op in plain PyTorch: the specification of the kernels, and a path that runs on any device.
 
 The layouts are the kernels' own: rows of new tokens packed one after another, keys and values in blocks of
-`block_size` tokens, a row's context given as a shared trunk and a suffix of its own.
+`block_size` tokens, a row's context a shared prefix and its own suffix.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,15 +17,40 @@ _MASK32 = 0xFFFFFFFF
 _NUCLEUS_GUESS = 64
 # Rows are sampled in chunks of at most this many logits, which bounds the float64 temporaries (32 MiB each).
 _CHUNK_ELEMENTS = 1 << 22
-# Rows of one trunk handled by one batched product.
+# Rows of one prefix in one batched product.
 _TILE_ROWS = 16
 
 
-class Samples(NamedTuple):
-    """What `sample` gives.
+_Array = TypeVar("_Array")
 
-    tokens: int64 [M], -1 on a bad row. logprobs: float32 [M], nats, under the sampling distribution (NaN on a bad
-    row). entropy: float32 [R], nats, of softmax(logits), or None. bad: bool [R].
+
+class DrawSpec(NamedTuple, Generic[_Array]):
+    """M draws from R rows of logits, as tensors for the ops and as numpy arrays on the host.
+
+    Attributes:
+        row: int64 [M], the row that each draw is from, in any order.
+        seeds, counters: int64 [M] and int32 [M, 4], the key and counter of each draw; see `uniforms`.
+        temperature: float32 [R]; 0 takes the most probable token (lowest id among equals) with log-probability 0.
+        top_p: float32 [R] in (0, 1].
+        want_entropy: also compute the entropy of the untruncated softmax(logits) (temperature 1) of every row.
+    """
+
+    row: _Array
+    seeds: _Array
+    counters: _Array
+    temperature: _Array
+    top_p: _Array
+    want_entropy: bool = True
+
+
+class Samples(NamedTuple):
+    """The result of `sample`.
+
+    Attributes:
+        tokens: int64 [M], -1 on a bad row.
+        logprobs: float32 [M], nats, under the sampling distribution; NaN on a bad row.
+        entropy: float32 [R], nats, of softmax(logits), or None.
+        bad: bool [R].
     """
 
     tokens: Tensor
@@ -60,15 +85,7 @@ def uniforms(seeds: Tensor, counters: Tensor) -> Tensor:
     return ((c0 >> 5) * 67108864 + (c1 >> 6)).to(torch.float64) / 9007199254740992.0
 
 
-def sample(
-    logits: Tensor,
-    draw_row: Tensor,
-    seeds: Tensor,
-    counters: Tensor,
-    temperature: Tensor,
-    top_p: Tensor,
-    want_entropy: bool = True,
-) -> Samples:
+def sample(logits: Tensor, spec: DrawSpec[Tensor]) -> Samples:
     """Draw tokens from softmax(logits / temperature) cut to its top-p nucleus.
 
     The nucleus is the smallest set of most probable tokens with mass >= top_p; among equal probabilities the lower
@@ -78,14 +95,11 @@ def sample(
 
     Args:
         logits: [R, V], float32, bfloat16 or float16 (float64 is kept). -inf is probability 0.
-        draw_row: int [M], the row each draw is from, in any order.
-        seeds, counters: int64 [M] and int [M, 4], see `uniforms`.
-        temperature: float [R]; 0 takes the most probable token (lowest id among equals) with log-probability 0.
-        top_p: float [R] in (0, 1].
-        want_entropy: also the entropy of the untruncated softmax(logits) (temperature 1).
+        spec: the draws.
 
-    A row with NaN, +inf or nothing but -inf is bad: it gives token -1 and NaN and is never sampled.
+    A row with NaN, +inf or nothing but -inf is bad: its draws are token -1 with log-probability NaN.
     """
+    draw_row, seeds, counters, temperature, top_p, want_entropy = spec
     num_rows, vocab = logits.shape
     u = uniforms(seeds, counters)
     tokens = torch.empty(len(draw_row), dtype=torch.int64, device=logits.device)
@@ -190,20 +204,22 @@ def _last_positive(mass: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class AttentionMetadata:
-    """Where each packed row's context lies. One row is one new token; rows are sorted by trunk.
+    """The context of each packed row. A row is one new token; rows are sorted by their shared prefix.
 
-    trunk_tables: int32 [G, max_trunk_blocks], block ids of the batch's trunks (padding 0).
-    cu_rows: int32 [G + 1]; rows cu_rows[g]:cu_rows[g + 1] see trunk g.
-    prefix_lens: int32 [n], trunk tokens that the row sees (0 allowed).
-    suffix_tables: int32 [n, max_suffix_blocks], the row's blocks off the trunk (padding 0).
-    suffix_lens: int32 [n], suffix tokens that the row sees, its own included; 0 where the row itself lies on the
-        trunk (then prefix_len is its position + 1: that is how prefill and a trajectory's own decode look).
-    max_prefix_len, max_suffix_len, max_rows: the largest of each, on the host.
+    Prefix token j has position j, suffix token j has position prefix_len + j.
 
-    Trunk token j stands at position j, suffix token j at prefix_len + j.
+    Attributes:
+        prefix_tables: int32 [G, max_prefix_blocks], block ids of the shared prefixes (padding 0).
+        cu_rows: int32 [G + 1]; rows cu_rows[g]:cu_rows[g + 1] see prefix g.
+        prefix_lens: int32 [n], prefix tokens that the row sees (0 allowed).
+        suffix_tables: int32 [n, max_suffix_blocks], the row's own blocks (padding 0).
+        suffix_lens: int32 [n], suffix tokens that the row sees, its own included; 0 where the row is a token of the
+            prefix itself (then prefix_len is its position + 1, as in prefill and in a trajectory's own decode).
+        max_prefix_len, max_suffix_len: the largest of each, on the host.
+        max_rows: the most rows of one prefix, on the host.
     """
 
-    trunk_tables: Tensor
+    prefix_tables: Tensor
     cu_rows: Tensor
     prefix_lens: Tensor
     suffix_tables: Tensor
@@ -222,7 +238,7 @@ def prefix_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Attention of packed rows over [their part of a shared trunk | their own suffix].
+    """Attention of packed rows over [their part of a shared prefix | their own suffix].
 
     A head of a row with a NaN or infinite score, before the cap, gets NaN; no other row is touched by it.
 
@@ -254,7 +270,7 @@ def prefix_attention_with_lse(
     accumulate = torch.float64 if q.dtype == torch.float64 else torch.float32
     query = q.to(accumulate).view(n, num_kv_heads, num_heads // num_kv_heads, head_dim) * scale
     oldest = meta.prefix_lens + meta.suffix_lens - (sliding_window or (1 << 30))
-    out, lse = _attend_trunks(query, k_cache, v_cache, meta, oldest, softcap)
+    out, lse = _attend_prefixes(query, k_cache, v_cache, meta, oldest, softcap)
     if meta.max_suffix_len > 0:
         rows = meta.suffix_lens.nonzero()[:, 0]
         suffix_out, suffix_lse = _attend_suffixes(query[rows], k_cache, v_cache, meta, rows, oldest, softcap)
@@ -269,16 +285,16 @@ def merge_states(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> 
     return out_a * weight_a + out_b * weight_b, lse
 
 
-def _attend_trunks(
+def _attend_prefixes(
     query: Tensor, k_cache: Tensor, v_cache: Tensor, meta: AttentionMetadata, oldest: Tensor, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
-    """Rows over their trunks, a tile of rows at a time so that a trunk is gathered once for all of them."""
+    """Rows over their prefixes, a tile of rows at a time so that a prefix is gathered once for all of them."""
     num_kv_heads, group, head_dim = query.shape[1:]
     if meta.max_prefix_len == 0:
         return torch.zeros_like(query), query.new_full(query.shape[:3], -torch.inf)
-    tile_trunk, tile_rows, row_slot = _tiles(meta.cu_rows, min(meta.max_rows, _TILE_ROWS))
+    tile_prefix, tile_rows, row_slot = _tiles(meta.cu_rows, min(meta.max_rows, _TILE_ROWS))
     tiles, tile = tile_rows.shape
-    tables = meta.trunk_tables[tile_trunk, : -(-meta.max_prefix_len // k_cache.shape[1])]
+    tables = meta.prefix_tables[tile_prefix, : -(-meta.max_prefix_len // k_cache.shape[1])]
     k, v = (_gather(cache, tables, query.dtype) for cache in (k_cache, v_cache))
     position = torch.arange(k.shape[2], device=query.device)
     visible = (position < meta.prefix_lens[tile_rows][..., None]) & (position >= oldest[tile_rows][..., None])
@@ -322,17 +338,17 @@ def _attend(query: Tensor, k: Tensor, v: Tensor, visible: Tensor, softcap: float
 
 
 def _tiles(cu_rows: Tensor, tile: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut each trunk's rows into tiles: trunk of a tile [S], its rows [S, tile] (padding 0), slot of a row [n]."""
+    """Cut each prefix's rows into tiles: prefix of a tile [S], its rows [S, tile] (padding 0), slot of a row [n]."""
     counts = (cu_rows[1:] - cu_rows[:-1]).long()
-    tiles_per_trunk = (counts + tile - 1) // tile
-    tile_trunk = torch.repeat_interleave(tiles_per_trunk)
-    first_tile = tiles_per_trunk.cumsum(0) - tiles_per_trunk
-    row_trunk = torch.repeat_interleave(counts)
-    within = torch.arange(len(row_trunk), device=cu_rows.device) - cu_rows[row_trunk].long()
-    row_slot = first_tile[row_trunk] * tile + within
-    tile_rows = row_slot.new_zeros(len(tile_trunk) * tile)
+    tiles_per_prefix = (counts + tile - 1) // tile
+    tile_prefix = torch.repeat_interleave(tiles_per_prefix)
+    first_tile = tiles_per_prefix.cumsum(0) - tiles_per_prefix
+    row_prefix = torch.repeat_interleave(counts)
+    within = torch.arange(len(row_prefix), device=cu_rows.device) - cu_rows[row_prefix].long()
+    row_slot = first_tile[row_prefix] * tile + within
+    tile_rows = row_slot.new_zeros(len(tile_prefix) * tile)
     tile_rows[row_slot] = torch.arange(len(row_slot), device=cu_rows.device)
-    return tile_trunk, tile_rows.view(-1, tile), row_slot
+    return tile_prefix, tile_rows.view(-1, tile), row_slot
 
 
 def _gather(cache: Tensor, tables: Tensor, dtype: torch.dtype) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fastsia.errors import FastsiaError
 from fastsia.ops.launch import Arrivals, Launch
-from fastsia.ops.reference import Samples
+from fastsia.ops.reference import DrawSpec, Samples
 
 MAX_VOCAB = 262_144
 # Draws are matched to their rows inside the kernel up to this many; past it, a device sort beforehand is cheaper.
@@ -447,38 +447,20 @@ class Sampler:
     def __init__(self) -> None:
         self.arrivals = Arrivals()
 
-    def __call__(
-        self,
-        logits: Tensor,
-        draw_row: Tensor,
-        seeds: Tensor,
-        counters: Tensor,
-        temperature: Tensor,
-        top_p: Tensor,
-        want_entropy: bool = True,
-    ) -> Samples:
+    def __call__(self, logits: Tensor, spec: DrawSpec[Tensor]) -> Samples:
         """See `sample`."""
         if len(logits) == 0:
-            return _empty(0, len(draw_row), logits.device, want_entropy)
-        launch, samples = self.plan(logits, draw_row, seeds, counters, temperature, top_p, want_entropy)
+            return _empty(0, len(spec.row), logits.device, spec.want_entropy)
+        launch, samples = self.plan(logits, spec)
         launch.run()
         return samples
 
-    def plan(
-        self,
-        logits: Tensor,
-        draw_row: Tensor,
-        seeds: Tensor,
-        counters: Tensor,
-        temperature: Tensor,
-        top_p: Tensor,
-        want_entropy: bool = True,
-    ) -> tuple[Launch, Samples]:
+    def plan(self, logits: Tensor, spec: DrawSpec[Tensor]) -> tuple[Launch, Samples]:
         """The launch that `sample` makes, and the tensors it fills."""
         num_rows, vocab = logits.shape
-        num_draws = len(draw_row)
-        _check(logits, seeds, counters, temperature, top_p)
-        samples = _empty(num_rows, num_draws, logits.device, want_entropy)
+        num_draws = len(spec.row)
+        _check(logits, spec)
+        samples = _empty(num_rows, num_draws, logits.device, spec.want_entropy)
         num_tiles = triton.cdiv(vocab, _TILE)
         tiles = triton.next_power_of_2(num_tiles)
         groups = triton.cdiv(num_tiles, _STREAM)
@@ -487,20 +469,20 @@ class Sampler:
         scratch = torch.empty(num_rows, 4, tiles, dtype=torch.float32, device=logits.device)
         is_sorted = num_draws > MAX_UNSORTED_DRAWS
         if is_sorted:
-            rows, draw_list = torch.sort(draw_row, stable=True)
+            rows, draw_list = torch.sort(spec.row, stable=True)
             cu_draws = torch.searchsorted(rows, torch.arange(num_rows + 1, dtype=rows.dtype, device=rows.device))
         else:
             draw_list = torch.empty(num_draws, dtype=torch.int64, device=logits.device)
             cu_draws = draw_list
         arguments = {
             "logits": logits,
-            "draw_row": draw_row,
+            "draw_row": spec.row,
             "draw_list": draw_list,
             "cu_draws": cu_draws,
-            "seeds": seeds,
-            "counters": counters,
-            "temperature": temperature,
-            "top_p": top_p,
+            "seeds": spec.seeds,
+            "counters": spec.counters,
+            "temperature": spec.temperature,
+            "top_p": spec.top_p,
             "tokens": samples.tokens,
             "logprobs": samples.logprobs,
             "entropy": samples.entropy if samples.entropy is not None else samples.logprobs,
@@ -521,37 +503,26 @@ class Sampler:
             "DRAWS": _DRAWS,
             "SCAN": _SCAN,
             "EMPTY_BITS": _EMPTY_BITS[logits.dtype],
-            "ENTROPY": bool(want_entropy),
+            "ENTROPY": bool(spec.want_entropy),
             "SORTED": is_sorted,
             "STAGES": _NUM_STAGES,
         }
         return Launch(sampling_kernel, (num_rows * parts,), arguments, _NUM_WARPS, _NUM_STAGES), samples
 
 
-def sample(
-    logits: Tensor,
-    draw_row: Tensor,
-    seeds: Tensor,
-    counters: Tensor,
-    temperature: Tensor,
-    top_p: Tensor,
-    want_entropy: bool = True,
-) -> Samples:
+def sample(logits: Tensor, spec: DrawSpec[Tensor]) -> Samples:
     """Draw tokens from softmax(logits / temperature) cut to its top-p nucleus: `reference.sample` in one launch.
 
     Args:
         logits: [R, V], bfloat16, float16 or float32, V <= 262,144; rows may be strided, tokens not. Full load width
             needs rows that start on 16 bytes: pad the stride where V is odd.
-        draw_row: int [M], the row each draw is from, in any order.
-        seeds, counters: int64 [M] and int32 [M, 4]: key and counter of the draw's Philox block.
-        temperature, top_p: float32 [R].
-        want_entropy: also the entropy, nats, of softmax(logits).
+        spec: the draws; counters contiguous.
 
     Sums are float32, so a draw can differ from the float64 reference only where it lies within about 1e-6 of an edge
     of the nucleus or of the cumulative distribution. An engine keeps a `Sampler`, which saves this function's fresh
     counters.
     """
-    return Sampler()(logits, draw_row, seeds, counters, temperature, top_p, want_entropy)
+    return Sampler()(logits, spec)
 
 
 def _empty(num_rows: int, num_draws: int, device: torch.device, want_entropy: bool) -> Samples:
@@ -563,14 +534,14 @@ def _empty(num_rows: int, num_draws: int, device: torch.device, want_entropy: bo
     )
 
 
-def _check(logits: Tensor, seeds: Tensor, counters: Tensor, temperature: Tensor, top_p: Tensor) -> None:
+def _check(logits: Tensor, spec: DrawSpec[Tensor]) -> None:
     if logits.dtype not in _EMPTY_BITS:
         raise FastsiaError(f"logits must be float32, bfloat16 or float16, got {logits.dtype}.")
     if not 1 <= logits.shape[1] <= MAX_VOCAB:
         raise FastsiaError(f"logits must have between 1 and {MAX_VOCAB} tokens a row, got {logits.shape[1]}.")
     if logits.stride(1) != 1:
         raise FastsiaError("logits must have a row's tokens next to one another in memory.")
-    if seeds.dtype != torch.int64 or counters.dtype != torch.int32 or not counters.is_contiguous():
+    if spec.seeds.dtype != torch.int64 or spec.counters.dtype != torch.int32 or not spec.counters.is_contiguous():
         raise FastsiaError("seeds must be int64 [M] and counters contiguous int32 [M, 4].")
-    if len(temperature) != len(logits) or len(top_p) != len(logits):
+    if len(spec.temperature) != len(logits) or len(spec.top_p) != len(logits):
         raise FastsiaError(f"temperature and top_p must have one entry a row ({len(logits)}).")

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from fastsia.engine.sequence import Rollout
-from fastsia.ops.reference import sample, uniforms
+from fastsia.ops.reference import DrawSpec, sample, uniforms
 
 EDGE = 1e-5
 
@@ -45,7 +45,10 @@ def rollout_alone(
             logits = model(torch.tensor([ids]), use_cache=False).logits[0, -1:]
         counter = torch.tensor([[position, rollout, checkpoint, domain]], dtype=torch.int32)
         drawn = sample(
-            logits, torch.zeros(1, dtype=torch.int64), key, counter, torch.tensor([temperature]), torch.tensor([top_p])
+            logits,
+            DrawSpec(
+                torch.zeros(1, dtype=torch.int64), key, counter, torch.tensor([temperature]), torch.tensor([top_p])
+            ),
         )
         token = int(drawn.tokens)
         ids.append(token)

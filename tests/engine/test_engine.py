@@ -69,7 +69,7 @@ def test_counters_add_up(engine: Engine) -> None:
     counters, rollouts = engine.counters, trajectory.rollouts
     assert rollouts is not None
     assert counters.generated_tokens == len(rollouts.token_ids) == rollouts.offsets[-1]
-    assert counters.generated_tokens >= counters.computed_tokens + counters.rides
+    assert counters.generated_tokens >= counters.computed_tokens + counters.matched_tokens
     assert counters.merge_factor == counters.generated_tokens / counters.computed_tokens
     assert counters.prefill_tokens + counters.trajectory_tokens == len(PROMPT) + len(trajectory.token_ids)
     assert counters.preemptions == counters.recomputed_tokens == 0
@@ -221,6 +221,17 @@ def test_a_run_left_in_the_middle_leaves_the_engine_usable(engine: Engine) -> No
     assert engine.rollout(PROMPT, 5, SAMPLING, seed=8) == expected
 
 
+@pytest.mark.parametrize("kernels", ["auto", "reference"])
+def test_any_block_size_gives_the_same_rollouts(kernels: str) -> None:
+    """Down to blocks of one token and a pool of one block, which the check of a new model must fit into."""
+    model = tiny_model("llama")
+    expected = Engine(model, kernels=kernels).rollout([2, 5, 9], 4, SAMPLING)
+    for block_size in (1, 2, 3):
+        found = Engine(model, num_kv_blocks=256, block_size=block_size, kernels=kernels).rollout([2, 5, 9], 4, SAMPLING)
+        assert [rollout.token_ids for rollout in found] == [rollout.token_ids for rollout in expected]
+    assert Engine(model, num_kv_blocks=1, block_size=1, kernels=kernels).block_size == 1
+
+
 def test_an_interrupt_in_reset_does_not_keep_the_engine(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Ctrl-C there left the engine "already running", or rows of hidden states that nothing gives back."""
     expected = Engine(engine.model, num_kv_blocks=500, block_size=4).rollout(PROMPT, 5, SAMPLING, seed=8)
@@ -239,7 +250,7 @@ def test_an_interrupt_in_reset_does_not_keep_the_engine(engine: Engine, monkeypa
     next(run)
     with pytest.raises(FastsiaError, match="already running"):
         engine.loglikelihood(PROMPT, Y, [])
-    assert len(engine.runner._hidden_rows) == 0
+    assert len(engine.runner.hidden_slots) == 0
     run.close()
     assert engine.rollout(PROMPT, 5, SAMPLING, seed=8) == expected
 

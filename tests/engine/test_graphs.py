@@ -12,11 +12,11 @@ import torch
 
 from fastsia import Engine, SamplingParams
 from fastsia.backends.native import NativeBackend
-from fastsia.engine.batch import Batch
 from fastsia.engine.forcing import Forced
 from fastsia.engine.graphs import CaptureError, Graphs, row_buckets
 from fastsia.engine.inputs import Inputs
 from fastsia.engine.staging import Staging
+from fastsia.engine.step import Batch
 from fastsia.models.loading import load_model
 from fastsia.tasks import load_task
 from tests.engine.models import EOS, FAMILIES, tiny_model
@@ -73,7 +73,7 @@ def batch_of(rng: np.random.Generator, trunk_rows: list[int], prefix_blocks: int
         token_ids=rng.integers(1, 90, n),
         positions=rng.integers(0, 90, n),
         slots=rng.integers(0, 90, n),
-        trunk_tables=rng.integers(1, 90, (trunks, prefix_blocks)).astype(np.int32),
+        prefix_tables=rng.integers(1, 90, (trunks, prefix_blocks)).astype(np.int32),
         cu_rows=np.append(0, np.cumsum(trunk_rows)).astype(np.int32),
         prefix_lens=rng.integers(1, 90, n).astype(np.int32),
         suffix_tables=rng.integers(1, 90, (n, suffix_blocks)).astype(np.int32),
@@ -125,7 +125,7 @@ class Reading:
         assert (bounds >= 0).all()
         assert int(bounds.sum()) == rows, "every row has a trunk"
         assert int(bounds[len(batch.cu_rows) - 1]) == rows - n, "padding has one of its own"
-        tables = self.inputs.trunk_tables, self.inputs.suffix_tables
+        tables = self.inputs.prefix_tables, self.inputs.suffix_tables
         assert all(table.min() >= 0 for table in tables), "even what nobody sees names a block"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from fastsia import Engine
 from fastsia.config import SamplingParams
-from fastsia.engine.run import checkpoints_of
+from fastsia.engine.loop import checkpoints_of
 from fastsia.engine.seeding import Domain
 from fastsia.engine.sequence import Request, Rollout, Trajectory
 from tests.engine.models import EOS, FAMILIES, tiny_model
@@ -234,4 +234,4 @@ def test_shuffled_prefixes_equal_those_computed_alone() -> None:
             ),
         )
     comparison.check()
-    assert engine.counters.rides == 0
+    assert engine.counters.matched_tokens == 0

@@ -19,7 +19,7 @@ def test_parts_add_up_and_rows_are_those_computed(tmp_path: Path) -> None:
     with engine.profile() as profile:
         engine.rollout([2, 5, 9], 5, SAMPLING)
     seconds = profile.seconds()
-    assert {"model", "attention", "kv cache", "head", "sampling", "trunk pass", "host"} == set(seconds)
+    assert {"model", "attention", "kv cache", "head", "sampling", "verification", "host"} == set(seconds)
     assert all(value > 0 for value in seconds.values())
     steps = [span for span in profile.spans if span.name == "step"]
     assert sum(seconds.values()) == pytest.approx(sum(step.seconds for step in steps))

@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastsia.config import SamplingParams
-from fastsia.engine.batch import Batch
 from fastsia.engine.block_manager import BlockManager
-from fastsia.engine.run import Run
+from fastsia.engine.loop import Run
 from fastsia.engine.seeding import Domain
 from fastsia.engine.sequence import Counters, Request
-from fastsia.engine.table import Table
-from fastsia.ops.reference import sample
+from fastsia.engine.step import Batch, Bookkeeping
+from fastsia.engine.tables import Table
+from fastsia.ops.reference import DrawSpec, sample
 
 VOCAB, EOS = 7, 0
 
@@ -48,7 +48,7 @@ class HashModel:
         trunk = np.repeat(np.arange(len(batch.cu_rows) - 1), np.diff(batch.cu_rows))
         out = []
         for row in range(len(batch.token_ids)):
-            prefix = self.cache[batch.trunk_tables[trunk[row]]].reshape(-1)[: batch.prefix_lens[row]]
+            prefix = self.cache[batch.prefix_tables[trunk[row]]].reshape(-1)[: batch.prefix_lens[row]]
             suffix = self.cache[batch.suffix_tables[row]].reshape(-1)[: batch.suffix_lens[row]]
             context = tuple(prefix.tolist() + suffix.tolist())
             assert len(context) == batch.positions[row] + 1
@@ -62,18 +62,9 @@ class HashModel:
     def take(self, hidden: np.ndarray, rows: np.ndarray) -> np.ndarray:
         return hidden[rows]
 
-    def draw(
-        self,
-        hidden: np.ndarray,
-        draw_row: Any,
-        seeds: Any,
-        counters: Any,
-        temperature: Any,
-        top_p: Any,
-        want_entropy: bool,
-    ) -> Any:
-        arrays = (hidden, draw_row, seeds, counters, temperature, top_p)
-        samples = sample(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays))
+    def draw(self, hidden: np.ndarray, spec: DrawSpec[np.ndarray]) -> Any:
+        logits, *arrays = (torch.from_numpy(np.ascontiguousarray(array)) for array in (hidden, *spec[:-1]))
+        samples = sample(logits, DrawSpec(*arrays))
         assert samples.entropy is not None
         return samples.tokens.numpy(), samples.logprobs.numpy(), samples.entropy.numpy()
 
@@ -100,11 +91,13 @@ def alone(prefix: list[int], request: Request, checkpoint: int, rollout: int, li
         counter = torch.tensor([[position, rollout, checkpoint, domain]], dtype=torch.int32)
         drawn = sample(
             torch.from_numpy(logits_after((*prefix, *tokens)))[None],
-            torch.zeros(1, dtype=torch.int64),
-            torch.tensor([request.seed]),
-            counter,
-            torch.tensor([request.sampling.temperature]),
-            torch.tensor([request.sampling.top_p]),
+            DrawSpec(
+                torch.zeros(1, dtype=torch.int64),
+                torch.tensor([request.seed]),
+                counter,
+                torch.tensor([request.sampling.temperature]),
+                torch.tensor([request.sampling.top_p]),
+            ),
         )
         tokens.append(int(drawn.tokens))
         if tokens[-1] == EOS:
@@ -172,7 +165,7 @@ def test_any_mix_of_requests_gives_what_each_gives_alone(
         eos_token_ids=(EOS,),
         context_length=None,
         vocabulary=None,
-        core=core,
+        bookkeeping=None if core else Bookkeeping,
     )
     finished = []
     for step, trajectories in enumerate(run.steps()):

@@ -28,7 +28,7 @@ from triton.compiler import ASTSource
 from fastsia.ops.kv_cache import plan_copy_blocks, plan_store_kv
 from fastsia.ops.launch import Launch
 from fastsia.ops.prefix_attention import PrefixAttention
-from fastsia.ops.reference import AttentionMetadata
+from fastsia.ops.reference import AttentionMetadata, DrawSpec
 from fastsia.ops.sampling import Sampler
 
 TYPES = {
@@ -55,7 +55,8 @@ def meta(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
 def sampling(rows: int, vocab: int, draws: int, dtype: torch.dtype) -> Launch:
     logits, floats = meta(rows, vocab, dtype=dtype), meta(rows, dtype=torch.float32)
     seeds = meta(draws, dtype=torch.int64)
-    return Sampler().plan(logits, meta(draws, dtype=torch.int64), seeds, meta(draws, 4), floats, floats)[0]
+    spec = DrawSpec(meta(draws, dtype=torch.int64), seeds, meta(draws, 4), floats, floats)
+    return Sampler().plan(logits, spec)[0]
 
 
 def attention(model: str, dtype: torch.dtype, rows: int, trunks: int, prefix: int, suffix: int) -> Launch:

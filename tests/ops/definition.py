@@ -37,7 +37,7 @@ def attention(
         trunk = int((meta.cu_rows[1:] <= row).sum())
         context = []
         for table, length in (
-            (meta.trunk_tables[trunk], int(meta.prefix_lens[row])),
+            (meta.prefix_tables[trunk], int(meta.prefix_lens[row])),
             (meta.suffix_tables[row], int(meta.suffix_lens[row])),
         ):
             at = torch.arange(length)

@@ -63,12 +63,12 @@ def build(
     trunk_blocks, suffix_blocks = (max(1, -(-length // block_size)) for length in (max_prefix, max_suffix))
     num_blocks = num_trunks * trunk_blocks + (n + padding) * suffix_blocks
     order = torch.randperm(num_blocks, generator=generator).int()
-    trunk_tables = order[: num_trunks * trunk_blocks].view(num_trunks, trunk_blocks)
+    prefix_tables = order[: num_trunks * trunk_blocks].view(num_trunks, trunk_blocks)
     suffix_tables = order[num_trunks * trunk_blocks :].view(n + padding, suffix_blocks)
     cu_rows = torch.tensor([0, *torch.tensor(rows_per_trunk).cumsum(0).tolist()], dtype=torch.int32)
     cache = torch.full((1, 2, num_blocks, block_size, heads[1], head_dim), torch.nan)
     for tables, lens in (
-        (trunk_tables, [int(prefix[a:b].max()) if b > a else 0 for a, b in pairwise(cu_rows)]),
+        (prefix_tables, [int(prefix[a:b].max()) if b > a else 0 for a, b in pairwise(cu_rows)]),
         (suffix_tables, suffix.tolist()),
     ):
         for table, length in zip(tables, lens, strict=True):
@@ -76,7 +76,7 @@ def build(
                 values = torch.randn(2, heads[1], head_dim, generator=generator)
                 cache[0, :, table[j // block_size], j % block_size] = values
     q = torch.randn(n + padding, heads[0], head_dim, generator=generator)
-    tables = (trunk_tables, cu_rows, prefix, suffix_tables, suffix)
+    tables = (prefix_tables, cu_rows, prefix, suffix_tables, suffix)
     meta = AttentionMetadata(*(t.contiguous().to(DEVICE) for t in tables), max_prefix, max_suffix, max(rows_per_trunk))
     cache = cache.to(DEVICE, dtype)
     return Case(q.to(DEVICE, dtype), cache[0, 0], cache[0, 1], meta)
@@ -160,7 +160,7 @@ def test_a_bad_token_fails_the_rows_that_see_it_and_no_other(
     case = build((4, 2), (4, 2), 64, prefix_lens, suffix_lens)
     case.k_cache.nan_to_num_(), case.v_cache.nan_to_num_()  # what is never written holds zeros
     meta = case.meta
-    places = [(meta.trunk_tables[0], 21)] + [(meta.suffix_tables[1], 12)] * suffixes
+    places = [(meta.prefix_tables[0], 21)] + [(meta.suffix_tables[1], 12)] * suffixes
     slots = torch.tensor([int(table[j // 16]) * 16 + j % 16 for table, j in places], device=DEVICE)
     k, v = (torch.full((len(slots), 2, 64), value, device=DEVICE) for value in poison)
     k[..., 1:], v[..., 1:] = 0.25, 0.25
@@ -226,10 +226,10 @@ def test_a_token_counts_alike_on_the_trunk_and_in_the_suffix() -> None:
     whole = build((1,), prefix_lens=[48], suffix_lens=[0])
     expected = whole.run(20, 3.0)
     for border in (16, 32):
-        blocks = whole.meta.trunk_tables
+        blocks = whole.meta.prefix_tables
         meta = dataclasses.replace(
             whole.meta,
-            trunk_tables=blocks[:, : border // 16].contiguous(),
+            prefix_tables=blocks[:, : border // 16].contiguous(),
             suffix_tables=blocks[:, border // 16 :].contiguous(),
             prefix_lens=torch.full_like(whole.meta.prefix_lens, border),
             suffix_lens=torch.full_like(whole.meta.suffix_lens, 48 - border),
@@ -243,7 +243,7 @@ def test_a_shared_trunk_gives_what_copies_of_it_give() -> None:
     shared = build((6,), (8, 2), 64)
     meta = dataclasses.replace(
         shared.meta,
-        trunk_tables=shared.meta.trunk_tables.expand(6, -1).contiguous(),
+        prefix_tables=shared.meta.prefix_tables.expand(6, -1).contiguous(),
         cu_rows=torch.arange(7, dtype=torch.int32, device=DEVICE),
         max_rows=1,
     )

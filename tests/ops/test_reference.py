@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from fastsia.ops import reference
+from fastsia.ops.reference import DrawSpec
 from tests.ops import definition
-from tests.ops.test_native import batch
+from tests.ops.test_cpu import batch
 
 ONES = 0xFFFFFFFF
 
@@ -67,7 +68,7 @@ def test_draws_follow_from_the_definition(vocab: int) -> None:
     temperature = torch.tensor([1.0, 0.7, 1.5, 0.0] * 3)
     top_p = torch.tensor([0.9513, 0.503, 1.0, 0.7, 1e-6, 0.99, 0.2, 0.95, 0.8, 0.1, 0.6, 1.0])
     rows, seeds, counters = draws(12, 20)
-    found = reference.sample(logits, rows, seeds, counters, temperature, top_p)
+    found = reference.sample(logits, DrawSpec(rows, seeds, counters, temperature, top_p))
     u = reference.uniforms(seeds, counters).tolist()
     for draw, row in enumerate(rows.tolist()):
         probs = definition.nucleus(logits[row], float(temperature[row].double()), float(top_p[row].double()))
@@ -88,20 +89,20 @@ def test_narrower_logits_are_drawn_from_as_they_are() -> None:
     one, most = torch.ones(12), torch.full((12,), 0.9)
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         logits = rows_of(500).to(dtype)
-        found = reference.sample(logits, rows, seeds, counters, one, most)
-        exact = reference.sample(logits.double(), rows, seeds, counters, one, most)
+        found = reference.sample(logits, DrawSpec(rows, seeds, counters, one, most))
+        exact = reference.sample(logits.double(), DrawSpec(rows, seeds, counters, one, most))
         assert int((found.tokens != exact.tokens).sum()) <= 1
         torch.testing.assert_close(found.entropy, exact.entropy, atol=1e-5, rtol=1e-5)
 
 
 def test_bad_rows_have_no_draw_and_spoil_no_other() -> None:
     logits = rows_of(200)
-    clean = reference.sample(logits, *draws(12, 5), torch.ones(12), torch.full((12,), 0.9))
+    clean = reference.sample(logits, DrawSpec(*draws(12, 5), torch.ones(12), torch.full((12,), 0.9)))
     for row, value in ((4, torch.nan), (5, torch.inf)):
         logits[row, 7] = value
     logits[6] = -torch.inf
     rows, seeds, counters = draws(12, 5)
-    found = reference.sample(logits, rows, seeds, counters, torch.ones(12), torch.full((12,), 0.9))
+    found = reference.sample(logits, DrawSpec(rows, seeds, counters, torch.ones(12), torch.full((12,), 0.9)))
     assert found.bad.nonzero()[:, 0].tolist() == [4, 5, 6]
     assert found.bad.dtype == torch.bool
     bad = found.bad[rows]
@@ -117,11 +118,11 @@ def test_rows_in_pieces_are_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Temporaries are bounded by taking a few rows at a time, down to one that is larger than the bound."""
     logits, (rows, seeds, counters) = rows_of(300), draws(12, 9)
     temperature, top_p = torch.linspace(0.3, 2, 12), torch.linspace(0.2, 1, 12)
-    whole = reference.sample(logits, rows, seeds, counters, temperature, top_p)
-    assert reference.sample(logits, rows, seeds, counters, temperature, top_p, False).entropy is None
+    whole = reference.sample(logits, DrawSpec(rows, seeds, counters, temperature, top_p))
+    assert reference.sample(logits, DrawSpec(rows, seeds, counters, temperature, top_p, False)).entropy is None
     for elements in (1, 300, 301, 900, 3599, 3600):
         monkeypatch.setattr(reference, "_CHUNK_ELEMENTS", elements)
-        found = reference.sample(logits, rows, seeds, counters, temperature, top_p)
+        found = reference.sample(logits, DrawSpec(rows, seeds, counters, temperature, top_p))
         for mine, other in zip(found, whole, strict=True):
             assert torch.equal(mine, other)
 
@@ -133,9 +134,9 @@ def test_a_nucleus_that_reaches_top_p_exactly_ends_there(vocab: int) -> None:
     logits[0, [7, 1, 4, 5]] = 3.0
     _, seeds, counters = draws(1, 200)
     rows, one = torch.zeros(200, dtype=torch.int64), torch.ones(1)
-    found = reference.sample(logits, rows, seeds, counters, one, one / 2)
+    found = reference.sample(logits, DrawSpec(rows, seeds, counters, one, one / 2))
     assert set(found.tokens.tolist()) == {1, 4}
-    more = reference.sample(logits, rows, seeds, counters, one, torch.tensor([0.5000001]))
+    more = reference.sample(logits, DrawSpec(rows, seeds, counters, one, torch.tensor([0.5000001])))
     assert set(more.tokens.tolist()) == {1, 4, 5}
 
 
@@ -149,7 +150,7 @@ def test_the_last_numbers_draw_the_last_tokens_of_the_nucleus(
     monkeypatch.setattr(reference, "uniforms", lambda seeds, _: torch.full(seeds.shape, number, dtype=torch.float64))
     rows, seeds, counters = draws(12, 1)
     for top_p in (0.9, 1.0):
-        found = reference.sample(logits, rows, seeds, counters, torch.ones(12), torch.full((12,), top_p))
+        found = reference.sample(logits, DrawSpec(rows, seeds, counters, torch.ones(12), torch.full((12,), top_p)))
         for draw, row in enumerate(rows.tolist()):
             probs = definition.nucleus(logits[row], 1.0, float(torch.tensor(top_p).double()))
             assert int(found.tokens[draw]) == int((probs > 0).nonzero()[end])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastsia.errors import FastsiaError
 from fastsia.ops import reference
-from fastsia.ops.reference import Samples
+from fastsia.ops.reference import DrawSpec, Samples
 from tests.ops import definition
 from tests.ops.device import DEVICE, KERNEL_MARKS
 
@@ -37,8 +37,8 @@ class Case:
         self.top_p = torch.tensor(top_p, dtype=torch.float32).expand(num_rows).contiguous().to(DEVICE)
 
     @property
-    def arguments(self) -> tuple[Tensor, ...]:
-        return self.logits, self.row, self.seeds, self.counters, self.temperature, self.top_p
+    def arguments(self) -> tuple[Tensor, DrawSpec[Tensor]]:
+        return self.logits, DrawSpec(self.row, self.seeds, self.counters, self.temperature, self.top_p)
 
     def nucleus(self, row: int) -> Tensor:
         """float64 probabilities of a row [V], 0 outside its nucleus (not renormalised)."""
@@ -69,8 +69,10 @@ def assert_same(case: Case, got: Samples, expected: Samples) -> None:
 
 
 def check(case: Case, want_entropy: bool = True) -> Samples:
-    got = sampling.sample(*case.arguments, want_entropy)
-    assert_same(case, got, reference.sample(*case.arguments, want_entropy))
+    logits, spec = case.arguments
+    spec = spec._replace(want_entropy=want_entropy)
+    got = sampling.sample(logits, spec)
+    assert_same(case, got, reference.sample(logits, spec))
     return got
 
 
@@ -207,11 +209,13 @@ def test_a_draw_does_not_depend_on_the_batch_around_it() -> None:
         row = int(case.row[draw])
         alone = sampling.sample(
             case.logits[row : row + 1],
-            torch.zeros(1, dtype=torch.int64, device=DEVICE),
-            case.seeds[draw : draw + 1],
-            case.counters[draw : draw + 1],
-            case.temperature[:1],
-            case.top_p[:1],
+            DrawSpec(
+                torch.zeros(1, dtype=torch.int64, device=DEVICE),
+                case.seeds[draw : draw + 1],
+                case.counters[draw : draw + 1],
+                case.temperature[:1],
+                case.top_p[:1],
+            ),
         )
         assert int(alone.tokens[0]) == int(together.tokens[draw])
         assert float(alone.logprobs[0]) == float(together.logprobs[draw])
@@ -236,15 +240,15 @@ def test_draws_fit_the_exact_distribution() -> None:
 
 def test_what_it_refuses() -> None:
     case = Case(torch.zeros(2, 8), torch.tensor([0]), 1.0, 1.0)
-    logits, row, seeds, counters, temperature, top_p = case.arguments
+    logits, spec = case.arguments
     with pytest.raises(FastsiaError, match="float64"):
-        sampling.sample(logits.double(), row, seeds, counters, temperature, top_p)
+        sampling.sample(logits.double(), spec)
     with pytest.raises(FastsiaError, match="next to one another"):
-        sampling.sample(logits.t(), row, seeds, counters, temperature, top_p)
+        sampling.sample(logits.t(), spec)
     with pytest.raises(FastsiaError, match="int32"):
-        sampling.sample(logits, row, seeds, counters.long(), temperature, top_p)
+        sampling.sample(logits, spec._replace(counters=spec.counters.long()))
     with pytest.raises(FastsiaError, match="one entry a row"):
-        sampling.sample(logits, row, seeds, counters, temperature[:1], top_p)
+        sampling.sample(logits, spec._replace(temperature=spec.temperature[:1]))
 
 
 @pytest.mark.gpu

@@ -12,8 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from fastsia.engine.block_manager import BlockManager, OutOfBlocksError
 from fastsia.engine.sequence import FinishReason
-from fastsia.engine.table import Table
-from fastsia.engine.tree import FINISHED, NO_NODE, TrajectoryTree
+from fastsia.engine.tables import FINISHED, NO_NODE, Table, TrajectoryTree, column, wide_column
 
 SIZE = 4
 
@@ -75,7 +74,7 @@ class TreeMachine(RuleBasedStateMachine):
         rollout = int(tree.rollouts.allocate(1)[0])
         tree.rollouts.trunk[rollout], tree.rollouts.branch[rollout] = slot, branch
         tree.trunks.pending[slot] += 1
-        tree.riding = np.append(tree.riding, rollout)
+        tree.decoding = np.append(tree.decoding, rollout)
         self.suffix[branch] = [*suffix, self.token()]
         tree.branches.length[branch] = len(self.suffix[branch])
         return branch
@@ -104,10 +103,10 @@ class TreeMachine(RuleBasedStateMachine):
     def finish(self, pick: int) -> None:
         tree = self.tree
         branch = list(self.suffix)[pick % len(self.suffix)]
-        rollouts = tree.riding[tree.rollouts.branch[tree.riding] == branch]
+        rollouts = tree.decoding[tree.rollouts.branch[tree.decoding] == branch]
         tree.finish_rollouts(rollouts, np.full(len(rollouts), FinishReason.EOS))
         tree.end_branches(np.array([branch]))
-        tree.riding = tree.riding[tree.rollouts.branch[tree.riding] != FINISHED]
+        tree.decoding = tree.decoding[tree.rollouts.branch[tree.decoding] != FINISHED]
         tree.rollouts.free(rollouts)
         del self.suffix[branch]
 
@@ -136,7 +135,7 @@ class TreeMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         for branch in list(self.suffix):
             self.tree.end_branches(np.array([branch]))
-        self.tree.riding = np.zeros(0, dtype=np.int32)
+        self.tree.decoding = np.zeros(0, dtype=np.int32)
         for slot in list(self.context):
             self.tree.end_trunks(np.array([slot]))
         assert self.tree.blocks.num_free == self.tree.blocks.num_blocks, "blocks leaked"
@@ -164,7 +163,7 @@ def test_paths_are_read_back_from_their_ends() -> None:
 def test_the_pool_refuses_more_than_it_has() -> None:
     blocks = BlockManager(3, SIZE)
     blocks.allocate(2)
-    with pytest.raises(OutOfBlocksError, match="2 KV blocks wanted, 1 of 3 free"):
+    with pytest.raises(OutOfBlocksError, match="2 KV blocks needed, 1 of 3 free"):
         blocks.allocate(2)
 
 
@@ -189,8 +188,8 @@ def test_a_shared_block_survives_its_first_owner() -> None:
 
 def test_a_table_keeps_its_rows_while_it_grows() -> None:
     class Pairs(Table):
-        COLUMNS = {"left": (np.int32, 7)}  # noqa: RUF012
-        WIDE = {"right": np.int32}  # noqa: RUF012
+        left = column(np.int32, 7)
+        right = wide_column(np.int32)
 
     table = Pairs(2)
     first = table.allocate(2)
@@ -225,13 +224,13 @@ def test_books_that_do_not_balance_are_noticed() -> None:
     mine = blocks.allocate(1)
     with pytest.raises(AssertionError, match=r"KV blocks \[0\]: counted \[1\], listed \[0\]"):
         blocks.check_integrity(none)
-    blocks._free[1] = blocks._free[0]
+    blocks.free_list[1] = blocks.free_list[0]
     with pytest.raises(AssertionError, match="twice or one in use"):
         blocks.check_integrity(mine)
-    blocks._free[1] = mine[0]
+    blocks.free_list[1] = mine[0]
     with pytest.raises(AssertionError, match="twice or one in use"):
         blocks.check_integrity(mine)
-    blocks._num_free = 1
+    blocks.num_free = 1
     with pytest.raises(AssertionError, match="neither free nor in use"):
         blocks.check_integrity(mine)
 
@@ -275,9 +274,9 @@ def test_a_shared_block_that_would_be_written_is_noticed(grown: TreeMachine) -> 
 
 def test_rollouts_and_branches_that_do_not_belong_together_are_noticed(grown: TreeMachine) -> None:
     tree = grown.tree
-    last = tree.riding[-1]
+    last = tree.decoding[-1]
     branch = int(tree.rollouts.branch[last])
-    tree.rollouts.branch[last] = int(tree.rollouts.branch[tree.riding[0]])
+    tree.rollouts.branch[last] = int(tree.rollouts.branch[tree.decoding[0]])
     with pytest.raises(AssertionError, match="a branch is live without a rollout"):
         tree.check_integrity()
     tree.rollouts.branch[last] = branch

@@ -10,10 +10,10 @@ import torch
 
 from fastsia.core import extension
 from fastsia.errors import FastsiaError
-from fastsia.ops import native, reference, select
-from fastsia.ops.reference import AttentionMetadata
+from fastsia.ops import cpu, reference, select
+from fastsia.ops.reference import AttentionMetadata, DrawSpec
 
-pytestmark = pytest.mark.skipif(not native.available(), reason="the C++ core is not built")
+pytestmark = pytest.mark.skipif(not cpu.is_available(), reason="the C++ core is not built")
 
 # Trunks of (length, [(prefix_len, suffix_len), ...]): branches, a prefill, an empty prefix, one row alone, many rows.
 TRUNKS = [
@@ -36,7 +36,7 @@ def batch(block_size: int, num_kv_heads: int, head_dim: int) -> tuple[torch.Tens
 
     counts = [len(each) for _, each in TRUNKS]
     meta = AttentionMetadata(
-        trunk_tables=table(trunks),
+        prefix_tables=table(trunks),
         cu_rows=torch.tensor(np.cumsum([0, *counts]), dtype=torch.int32),
         prefix_lens=torch.tensor([row[0] for row in rows], dtype=torch.int32),
         suffix_tables=table([row[2] for row in rows]),
@@ -55,8 +55,8 @@ def attend(
     """The op under test, over its own layout of the caches that the reference reads."""
     caches = torch.zeros(2, *k_cache.shape)
     tokens = (cache.flatten(0, 1) for cache in (k_cache, v_cache))
-    native.store_kv(*tokens, *caches, torch.arange(len(k_cache) * k_cache.shape[1]))
-    return native.prefix_attention(q, *caches, meta, *settings)  # type: ignore[arg-type]
+    cpu.store_kv(*tokens, *caches, torch.arange(len(k_cache) * k_cache.shape[1]))
+    return cpu.prefix_attention(q, *caches, meta, *settings)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -94,7 +94,7 @@ def test_a_row_does_not_move_with_the_batch_around_it() -> None:
     row, trunk = 2, 0
     alone = dataclasses.replace(
         meta,
-        trunk_tables=meta.trunk_tables[trunk : trunk + 1],
+        prefix_tables=meta.prefix_tables[trunk : trunk + 1],
         cu_rows=torch.tensor([0, 1], dtype=torch.int32),
         prefix_lens=meta.prefix_lens[row : row + 1],
         suffix_tables=meta.suffix_tables[row : row + 1],
@@ -130,7 +130,7 @@ def test_nan_stays_nan_in_its_own_row() -> None:
     [
         {"prefix_lens": 200},
         {"suffix_lens": 200},
-        {"trunk_tables": 300},
+        {"prefix_tables": 300},
         {"suffix_tables": -1},
         {"cu_rows": 1},
     ],
@@ -151,7 +151,7 @@ def test_other_dtypes_are_refused_not_copied() -> None:
     assert core is not None
     k_cache, v_cache, meta = batch(4, 2, 32)
     with pytest.raises(TypeError):
-        native.prefix_attention(torch.randn(len(meta.prefix_lens), 4, 32), k_cache.double(), v_cache, meta, 0.2)
+        cpu.prefix_attention(torch.randn(len(meta.prefix_lens), 4, 32), k_cache.double(), v_cache, meta, 0.2)
 
 
 def draws(num_rows: int, num_draws: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -179,8 +179,8 @@ def test_draws_equal_the_references(vocab: int, temperature: float, top_p: float
     logits[4] = logits[4].round()
     rows, seeds, counters = draws(12, 3000)
     settings = (torch.full((12,), temperature), torch.full((12,), top_p))
-    ours = native.sample(logits, rows, seeds, counters, *settings)
-    expected = reference.sample(logits, rows, seeds, counters, *settings)
+    ours = cpu.sample(logits, DrawSpec(rows, seeds, counters, *settings))
+    expected = reference.sample(logits, DrawSpec(rows, seeds, counters, *settings))
     same = ours.tokens == expected.tokens
     assert int((~same).sum()) <= 1
     torch.testing.assert_close(ours.logprobs[same], expected.logprobs[same], atol=2e-5, rtol=1e-5)
@@ -193,9 +193,11 @@ def test_every_row_has_its_own_temperature_and_nucleus() -> None:
     logits = torch.randn(6, 300) * 3
     rows, seeds, counters = draws(6, 2000)
     temperature, top_p = torch.tensor([0.0, 0.3, 1.0, 1.0, 2.0, 0.7]), torch.tensor([1.0, 0.9, 1.0, 0.2, 0.99, 1.0])
-    ours = native.sample(logits, rows, seeds, counters, temperature, top_p, False)
+    ours = cpu.sample(logits, DrawSpec(rows, seeds, counters, temperature, top_p, False))
     assert ours.entropy is None
-    assert torch.equal(ours.tokens, reference.sample(logits, rows, seeds, counters, temperature, top_p, False).tokens)
+    assert torch.equal(
+        ours.tokens, reference.sample(logits, DrawSpec(rows, seeds, counters, temperature, top_p, False)).tokens
+    )
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1e-45, 1.0), (1e-40, 0.9), (1e-38, 1.0), (1.0, 1e-40), (1.0, 0.0)])
@@ -204,7 +206,7 @@ def test_the_smallest_temperatures_and_nuclei_leave_one_token(temperature: float
     torch.manual_seed(0)
     logits = torch.randn(4, 50)
     rows, seeds, counters = draws(4, 40)
-    ours = native.sample(logits, rows, seeds, counters, torch.full((4,), temperature), torch.full((4,), top_p))
+    ours = cpu.sample(logits, DrawSpec(rows, seeds, counters, torch.full((4,), temperature), torch.full((4,), top_p)))
     assert torch.equal(ours.tokens, logits.argmax(dim=1)[rows])
 
 
@@ -215,7 +217,7 @@ def test_bad_rows_are_flagged_and_never_drawn(poison: list[float]) -> None:
     logits[2, 49] = poison[0]
     rows, seeds, counters = draws(4, 100)
     one = torch.ones(4)
-    ours = native.sample(logits, rows, seeds, counters, one, one)
+    ours = cpu.sample(logits, DrawSpec(rows, seeds, counters, one, one))
     assert ours.bad.tolist() == [False, False, True, False]
     assert ours.entropy is not None
     assert ours.entropy.isnan().tolist() == [False, False, True, False]
@@ -227,7 +229,7 @@ def test_bad_rows_are_flagged_and_never_drawn(poison: list[float]) -> None:
 def test_draw_rows_outside_the_logits_are_refused() -> None:
     rows, seeds, counters = draws(4, 10)
     with pytest.raises(ValueError, match="a row that is not there"):
-        native.sample(torch.randn(3, 5), rows, seeds, counters, torch.ones(3), torch.ones(3))
+        cpu.sample(torch.randn(3, 5), DrawSpec(rows, seeds, counters, torch.ones(3), torch.ones(3)))
 
 
 def test_a_batch_without_trunk_tokens_is_attended() -> None:
@@ -238,7 +240,7 @@ def test_a_batch_without_trunk_tokens_is_attended() -> None:
     bare = dataclasses.replace(
         meta,
         cu_rows=torch.tensor([0, int(rows.sum())], dtype=torch.int32),
-        trunk_tables=meta.trunk_tables[:1],
+        prefix_tables=meta.prefix_tables[:1],
         prefix_lens=torch.zeros_like(meta.prefix_lens[rows]),
         suffix_tables=meta.suffix_tables[rows],
         suffix_lens=meta.suffix_lens[rows],
@@ -269,12 +271,12 @@ def test_stored_keys_and_values_survive_a_copy_of_their_block(
     before = caches.clone()
     k = torch.randn(num_kv_heads, 4, head_dim).transpose(0, 1)
     v = torch.randn(4, num_kv_heads, head_dim)
-    native.store_kv(k, v, caches[0, 0], caches[0, 1], torch.tensor([0, 1, -1, 2]))
+    cpu.store_kv(k, v, caches[0, 0], caches[0, 1], torch.tensor([0, 1, -1, 2]))
     assert torch.equal(caches[0, :, 1:], before[0, :, 1:])
     ops = select("cpu", "native")
     ops.copy_blocks(caches, torch.tensor([0]), torch.tensor([2]))
     meta = AttentionMetadata(
-        trunk_tables=torch.tensor([[2]], dtype=torch.int32),
+        prefix_tables=torch.tensor([[2]], dtype=torch.int32),
         cu_rows=torch.tensor([0, 1], dtype=torch.int32),
         prefix_lens=torch.tensor([3], dtype=torch.int32),
         suffix_tables=torch.zeros((1, 0), dtype=torch.int32),
@@ -284,7 +286,7 @@ def test_stored_keys_and_values_survive_a_copy_of_their_block(
         max_rows=1,
     )
     q = torch.randn(1, num_kv_heads, head_dim)
-    out = native.prefix_attention(q, caches[0, 0], caches[0, 1], meta, 0.3)
+    out = cpu.prefix_attention(q, caches[0, 0], caches[0, 1], meta, 0.3)
     kept = torch.tensor([0, 1, 3])
     weights = torch.einsum("hd,nhd->hn", q[0], k[kept]).mul(0.3).softmax(dim=1)
     torch.testing.assert_close(out[0], torch.einsum("hn,nhd->hd", weights, v[kept]), atol=1e-6, rtol=1e-5)
@@ -303,7 +305,7 @@ def test_what_store_kv_refuses(change: dict[str, torch.Tensor], message: str) ->
     given = {"k": torch.randn(1, 2, 20), "v": torch.randn(1, 2, 20), "slots": torch.tensor([3])} | change
     caches = torch.zeros(2, 2, 4, 2, 20)
     with pytest.raises(ValueError, match=message):
-        native.store_kv(given["k"], given["v"], caches[0], caches[1], given["slots"])
+        cpu.store_kv(given["k"], given["v"], caches[0], caches[1], given["slots"])
     assert not caches.any()
 
 
@@ -317,7 +319,7 @@ def test_a_bad_token_fails_the_rows_that_see_it_and_no_other(which: str, block_s
     clean = attend(q, k_cache, v_cache, meta, 0.2)
     # Token 18 of the first trunk, which its first two rows see; token 1 of the third row's suffix of 17, with a window
     # of 10 seen by nobody.
-    for table, token in ((meta.trunk_tables[0], 18), (meta.suffix_tables[2], 1)):
+    for table, token in ((meta.prefix_tables[0], 18), (meta.suffix_tables[2], 1)):
         cache = k_cache if which == "key" else v_cache
         cache[table[token // block_size], token % block_size] = torch.nan
     out = attend(q, k_cache, v_cache, meta, 0.2)

@@ -2,53 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from fastsia.core import extension
-from fastsia.ops.reference import AttentionMetadata, Samples
+from fastsia.ops.reference import AttentionMetadata, DrawSpec, Samples
 
 
-def available() -> bool:
+def is_available() -> bool:
     """Whether the C++ core is built."""
-    core = extension()
-    return core is not None and hasattr(core, "sample")
+    return hasattr(extension(), "sample")
 
 
-def sample(
-    logits: Tensor,
-    draw_row: Tensor,
-    seeds: Tensor,
-    counters: Tensor,
-    temperature: Tensor,
-    top_p: Tensor,
-    want_entropy: bool = True,
-) -> Samples:
-    """`reference.sample` for float32 on the CPU.
-
-    Weights are float32 there and float64 in the reference, so a draw differs only within about 1e-6 of an edge of the
-    nucleus or of the cumulative distribution.
-    """
+def _core() -> Any:
     core = extension()
     if core is None:
         raise RuntimeError("the C++ core is not built")
-    tokens, logprobs, entropy, bad = core.sample(
-        logits.contiguous().numpy(),
-        draw_row.numpy(),
-        seeds.numpy(),
-        counters.numpy(),
-        temperature.numpy(),
-        top_p.numpy(),
-        want_entropy,
-        torch.get_num_threads(),
-    )
-    return Samples(
-        torch.from_numpy(tokens),
-        torch.from_numpy(logprobs),
-        None if entropy is None else torch.from_numpy(entropy),
-        torch.from_numpy(bad),
-    )
+    return core
+
+
+def sample(logits: Tensor, spec: DrawSpec[Tensor]) -> Samples:
+    """`reference.sample` for float32 on the CPU.
+
+    Weights are float32 here and float64 in the reference, so a draw differs only within about 1e-6 of an edge of the
+    nucleus or of the cumulative distribution.
+    """
+    arrays = (array.numpy() for array in spec[:-1])
+    threads = torch.get_num_threads()
+    tokens, logprobs, entropy, bad = _core().sample(logits.contiguous().numpy(), *arrays, spec.want_entropy, threads)
+    entropy = None if entropy is None else torch.from_numpy(entropy)
+    return Samples(torch.from_numpy(tokens), torch.from_numpy(logprobs), entropy, torch.from_numpy(bad))
 
 
 def prefix_attention(
@@ -64,15 +50,12 @@ def prefix_attention(
 
     The cache is one that `store_kv` of this module wrote. A row whose scores are NaN or infinite gets NaN.
     """
-    core = extension()
-    if core is None:
-        raise RuntimeError("the C++ core is not built")
     out = np.empty(q.shape, dtype=np.float32)
-    core.prefix_attention(
+    _core().prefix_attention(
         q.numpy(),
         k_cache.numpy(),
         v_cache.numpy(),
-        np.ascontiguousarray(meta.trunk_tables.numpy()),
+        np.ascontiguousarray(meta.prefix_tables.numpy()),
         meta.cu_rows.numpy(),
         meta.prefix_lens.numpy(),
         np.ascontiguousarray(meta.suffix_tables.numpy()),
@@ -91,9 +74,6 @@ def store_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tens
 
     In the memory of [block_size, kv heads, head_dim] it keeps keys as [kv heads, head_dim, block_size] and values as
     [kv heads, block_size, head_dim]: anyone may copy or clear whole blocks, only `prefix_attention` here reads them.
-    It marks no bad value, as no row here reads what it does not see.
+    It marks no bad value: no row here reads keys that it does not see.
     """
-    core = extension()
-    if core is None:
-        raise RuntimeError("the C++ core is not built")
-    core.store_kv(k.numpy(), v.numpy(), k_cache.numpy(), v_cache.numpy(), slots.numpy())
+    _core().store_kv(k.numpy(), v.numpy(), k_cache.numpy(), v_cache.numpy(), slots.numpy())

@@ -1,0 +1,429 @@
+"""The loop of a run: requests are admitted, stepped and finished.
+
+A step computes one batch of tokens for many trajectories and draws from it. A trajectory is generated, its rollouts
+are verified against it (`engine/verify.py`), and those that diverge go on as branches; see docs/engine.md.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastsia.answers.spec import Spec
+from fastsia.answers.stream import AnswerStream
+from fastsia.answers.vocabulary import Vocabulary
+from fastsia.engine import step_cpp
+from fastsia.engine.block_manager import BlockManager
+from fastsia.engine.model_runner import ModelRunner
+from fastsia.engine.profile import STEP, VERIFY, StepProfile
+from fastsia.engine.scheduler import Scheduler
+from fastsia.engine.seeding import Domain
+from fastsia.engine.sequence import (
+    FINISH_REASONS,
+    Counters,
+    FinishReason,
+    Request,
+    Rollout,
+    Rollouts,
+    Trajectory,
+)
+from fastsia.engine.step import Batch, Bookkeeping, Draws, Selection
+from fastsia.engine.stopping import StopRules
+from fastsia.engine.tables import TrajectoryTree
+from fastsia.engine.verify import Job, Verifier
+from fastsia.errors import FastsiaError
+
+
+class Run:
+    """Drives requests to their end.
+
+    Args:
+        max_num_seqs, max_num_batched_tokens: see `Scheduler`.
+        max_concurrent_trajectories: trajectories in flight.
+        eos_token_ids: the ids that end a sequence where `SamplingParams.eos_token_id` is None.
+        context_length: the model's, or None where it is unknown.
+        vocabulary: needed for stop texts and for ending rollouts at their answer.
+        on_rollouts: called as rollouts end, with their request and a list of (checkpoint, index, rollout).
+        profile: records every step.
+        bookkeeping: the class that keeps the books; None takes the C++ core where it is built.
+    """
+
+    def __init__(
+        self,
+        runner: ModelRunner,
+        requests: Iterator[Request],
+        *,
+        counters: Counters,
+        blocks: BlockManager,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        max_concurrent_trajectories: int,
+        eos_token_ids: tuple[int, ...],
+        context_length: int | None,
+        vocabulary: Vocabulary | None,
+        on_rollouts: Callable[[Request, list[tuple[int, int, Rollout]]], None] | None = None,
+        profile: StepProfile | None = None,
+        bookkeeping: type[Bookkeeping] | None = None,
+    ) -> None:
+        self._runner = runner
+        self._requests = requests
+        self._counters = counters
+        self._max_concurrent_trajectories = max_concurrent_trajectories
+        self._eos_token_ids = eos_token_ids
+        self._context_length = context_length
+        self._vocabulary = vocabulary
+        self._on_rollouts = on_rollouts
+        self._profile = profile
+        self.tree = TrajectoryTree(blocks)
+        self._jobs: dict[int, Job] = {}
+        self._num_admitted = 0
+        self._num_trunks = 0
+        self._waiting: deque[Request] = deque()
+        self._exhausted = False
+        self._rule_numbers: dict[tuple[tuple[int, ...], tuple[str, ...]], int] = {}
+        self._rules: list[StopRules] = []
+        self._stream = AnswerStream(vocabulary) if vocabulary is not None else None
+        self._specs: dict[Spec, int] = {}
+        self._prompts: dict[tuple[int, ...], int] = {}
+        self._finished: list[Trajectory] = []
+        if bookkeeping is None:
+            bookkeeping = step_cpp.CppBookkeeping if step_cpp.is_available() else Bookkeeping
+        self._bookkeeping = bookkeeping(self.tree, self._rules, self._stream)
+        self._scheduler = Scheduler(self.tree, self._bookkeeping, max_num_seqs, max_num_batched_tokens)
+        self._verifier = Verifier(self.tree, runner, self._bookkeeping, self._rules, self._stream, self._jobs, counters)
+
+    def __iter__(self) -> Iterator[Trajectory]:
+        for finished in self.steps():
+            yield from finished
+
+    def steps(self) -> Iterator[list[Trajectory]]:
+        """Step until nothing is left; yield the trajectories that each step finished."""
+        while self._admit():
+            self.step()
+            finished, self._finished = self._finished, []
+            yield finished
+
+    # --- admission ---------------------------------------------------------------------------------------------
+
+    def _admit(self) -> bool:
+        """Start requests while there is room; False once nothing is left to do."""
+        while len(self._jobs) < self._max_concurrent_trajectories:
+            if not self._waiting:
+                request = None if self._exhausted else next(self._requests, None)
+                if request is None:
+                    self._exhausted = True
+                    break
+                check_request(request, self._context_length, self._runner.vocab_size, self.tree.blocks)
+                self._waiting.append(request)
+            if not self._has_room(self._waiting[0]):
+                break
+            self._start(self._waiting.popleft())
+        return bool(self._jobs)
+
+    def _has_room(self, request: Request) -> bool:
+        if not self._jobs:
+            return True
+        twin = self._prompts.get(request.prompt_ids)
+        if twin is not None and self.tree.trunks.computed[twin] < len(request.prompt_ids):
+            return False  # the same prompt is being computed: wait and share it
+        tokens = len(request.prompt_ids) + len(request.trajectory_ids or ())
+        # One more block for each trunk in flight, so that a new one does not take the blocks that those need next.
+        return self.tree.blocks.num_free >= self.tree.blocks.blocks_for(tokens) + len(self.tree.trunks) + 1
+
+    def _start(self, request: Request) -> None:
+        trunks = self.tree.trunks
+        job = Job(request, self._num_admitted)
+        self._num_admitted += 1
+        self._jobs[job.number] = job
+        given = request.trajectory_ids
+        tokens = np.array(request.prompt_ids + (given or ()), dtype=np.int32)
+        slot = self._new_trunk(job, tokens, len(request.prompt_ids))
+        trunks.max_length[slot] = len(request.prompt_ids) + request.sampling.max_tokens
+        twin = self._prompts.get(request.prompt_ids)
+        if twin is not None:
+            self.tree.share_prefix(twin, slot, len(request.prompt_ids) - 1)
+        else:
+            self._prompts[request.prompt_ids] = slot
+        if given is not None:
+            job.token_ids, job.finish_reason = np.array(given, dtype=np.int32), "given"
+            job.logprobs = job.entropies = np.full(len(given), np.nan, dtype=np.float32)
+            self._fix(slot, job)
+
+    def _new_trunk(self, job: Job, tokens: np.ndarray, prompt_len: int) -> int:
+        trunks, request = self.tree.trunks, job.request
+        slot = int(trunks.allocate(1)[0])
+        trunks.widen("tokens", len(tokens))
+        trunks.tokens[slot, : len(tokens)] = tokens
+        trunks.job[slot] = job.number
+        # No two trunks are equally urgent: two that took each other's blocks in turn would never end.
+        trunks.order[slot] = self._num_trunks
+        self._num_trunks += 1
+        trunks.prompt_len[slot] = prompt_len
+        trunks.length[slot] = len(tokens)
+        trunks.seed[slot] = np.int64(request.seed)
+        trunks.temperature[slot] = request.sampling.temperature
+        trunks.top_p[slot] = request.sampling.top_p
+        trunks.rules[slot] = self._rules_of(request)
+        trunks.domain[slot] = Domain.SHUFFLED_ROLLOUT if request.shuffle_prefix else Domain.ROLLOUT
+        trunks.may_match[slot] = request.share == "trajectory"
+        if request.answer_stop is not None and self._stream is not None:
+            stop = request.answer_stop
+            if stop not in self._specs:
+                self._specs[stop] = self._stream.open(stop)
+            trunks.answer_spec[slot] = self._specs[stop]
+        return slot
+
+    def _rules_of(self, request: Request) -> int:
+        eos = request.sampling.eos_token_id
+        ids = self._eos_token_ids if eos is None else (eos,) if isinstance(eos, int) else eos
+        key = (ids, request.sampling.stop)
+        if key not in self._rule_numbers:
+            self._rule_numbers[key] = len(self._rules)
+            self._rules.append(StopRules(ids, request.sampling.stop, self._vocabulary, self._runner.vocab_size))
+        return self._rule_numbers[key]
+
+    # --- a step ------------------------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """Compute one batch, draw from it, verify the trunks that it completed, and finish what has ended."""
+        with self._span(STEP):
+            self._step()
+
+    def _span(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext() if self._profile is None else self._profile.span(name)
+
+    def _step(self) -> None:
+        selection, batch, hidden = self._compute()
+        if batch is not None and hidden is not None:
+            self._count(selection)
+            if self._profile is not None:
+                self._profile.count(len(batch.token_ids))
+            self._keep_hidden(batch, hidden)
+            self._draw(self._bookkeeping.draws(selection, batch), hidden)
+        with self._span(VERIFY):
+            self._report(self._verifier.verify())
+        self._end_trunks()
+        self._counters.preemptions += self._scheduler.preemptions
+        self._scheduler.preemptions = 0
+        self._counters.out_of_memory += self._runner.num_out_of_memory
+        self._runner.num_out_of_memory = 0
+        self._counters.peak_kv_blocks = max(self._counters.peak_kv_blocks, self.tree.blocks.peak_used)
+
+    def _compute(self) -> tuple[Selection, Batch | None, Tensor | None]:
+        """Compute the next tokens' final hidden states; where memory runs out, half as many, again and again.
+
+        Only blocks have been allocated before a failure, and they stay with their sequences. The draws do not depend
+        on which tokens share a step.
+        """
+        while True:
+            selection = self._scheduler.select()
+            if len(selection.trunks) + len(selection.branches) == 0:
+                return selection, None, None
+            batch = self._bookkeeping.batch(selection)
+            try:
+                return selection, batch, self._runner.forward(batch)
+            except torch.OutOfMemoryError as error:
+                short = str(error).partition(". ")[0]
+            self._runner.release_memory()
+            if not self._scheduler.halve(selection.num_tokens):
+                raise FastsiaError(f"device memory does not suffice for a single row ({short}); lower num_kv_blocks.")
+
+    def _count(self, selection: Selection) -> None:
+        rows, counters = self._bookkeeping.mark_computed(selection), self._counters
+        counters.steps += 1
+        counters.computed_tokens += rows.computed_tokens
+        counters.trajectory_tokens += rows.trajectory_tokens
+        counters.prefill_tokens += rows.prefill_tokens
+        counters.recomputed_tokens += rows.recomputed_tokens
+
+    def _keep_hidden(self, batch: Batch, hidden: Tensor) -> None:
+        if len(batch.hidden_rows) == 0:
+            return
+        trunks = self.tree.trunks
+        kept = self._runner.keep_hidden(self._runner.take(hidden, batch.hidden_rows))
+        trunks.widen("hidden", int(batch.hidden_position.max()) + 1)
+        trunks.hidden[batch.hidden_trunk, batch.hidden_position] = kept
+        np.maximum.at(trunks.num_hidden, batch.hidden_trunk, batch.hidden_position + 1)
+
+    def _draw(self, draws: Draws, hidden: Tensor) -> None:
+        """Make all draws of the step in one call; append to the trunks and split the branches by them."""
+        if len(draws.hidden_row) == 0:
+            return
+        num_trunks = len(draws.trunk)
+        tokens, logprobs, entropy = self._runner.draw(self._runner.take(hidden, draws.hidden_row), draws.spec)
+        if num_trunks:
+            self._append(draws.trunk, tokens[:num_trunks], logprobs[:num_trunks], entropy[:num_trunks])
+        if len(draws.branch):
+            forks = self._bookkeeping.split(draws, tokens, logprobs)
+            self._runner.copy_blocks(forks.src, forks.dst)
+            self._report(forks.ended)
+
+    # --- trajectories ------------------------------------------------------------------------------------------
+
+    def _append(self, trunk: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray, entropies: np.ndarray) -> None:
+        """Append each generating trunk's next token; those that end become fixed."""
+        trunks = self.tree.trunks
+        ends, reasons = self._bookkeeping.append(trunk, tokens, logprobs, entropies)
+        for slot, reason in zip(ends.tolist(), reasons.tolist(), strict=True):
+            job = self._jobs[int(trunks.job[slot])]
+            drawn = trunks.tokens[slot, trunks.prompt_len[slot] : trunks.length[slot]].copy()
+            if reason == FinishReason.STOP:
+                texts = self._rules[trunks.rules[slot]].texts
+                assert texts is not None
+                drawn = drawn[: texts.tokens_before(drawn)]
+            job.token_ids, job.finish_reason = drawn, FINISH_REASONS[reason]
+            job.logprobs = trunks.logprobs[slot, : len(drawn)].copy()
+            job.entropies = trunks.entropies[slot, : len(drawn)].copy()
+            if reason == FinishReason.ERROR:
+                job.error = f"logits were NaN or infinite at position {len(drawn)} of the trajectory"
+                trunks.fixed[slot] = trunks.verified[slot] = True
+            else:
+                self._fix(slot, job)
+
+    def _fix(self, slot: int, job: Job) -> None:
+        """Create the checkpoints and rollouts of a complete trajectory, and the trunks that these need."""
+        trunks, states, request = self.tree.trunks, self.tree.rollouts, job.request
+        job.checkpoints = checkpoints_of(request, len(job.token_ids))
+        trunks.fixed[slot] = True
+        trunks.length[slot] = trunks.prompt_len[slot] + len(job.token_ids)
+        trunks.computed[slot] = min(trunks.computed[slot], trunks.length[slot])
+        checkpoint = np.repeat(job.checkpoints, request.num_rollouts)
+        job.rollouts = states.allocate(len(checkpoint))
+        states.job[job.rollouts] = job.number
+        states.trunk[job.rollouts] = slot
+        states.checkpoint[job.rollouts] = checkpoint
+        states.index[job.rollouts] = np.tile(np.arange(request.num_rollouts), len(job.checkpoints))
+        budget = request.sampling.max_tokens
+        states.limit[job.rollouts] = budget if request.rollout_budget == "new" else np.maximum(budget - checkpoint, 0)
+        trunks.pending[slot] = len(job.rollouts)
+        if request.shuffle_prefix:
+            self._shuffle(slot, job)
+        else:
+            job.chain[slot] = self.tree.append_chain(job.token_ids, job.logprobs, job.number)
+
+    def _shuffle(self, slot: int, job: Job) -> None:
+        """Give every checkpoint its own trunk: the prompt, then the checkpoint's prefix in a seeded order."""
+        trunks, states = self.tree.trunks, self.tree.rollouts
+        prompt_len = int(trunks.prompt_len[slot])
+        prompt = trunks.tokens[slot, :prompt_len].copy()
+        num_rollouts = job.request.num_rollouts
+        for i, checkpoint in enumerate(job.checkpoints.tolist()):
+            seed = (job.request.seed & (2**64 - 1), int(Domain.PERMUTATION), checkpoint)
+            order = np.random.default_rng(np.random.SeedSequence(seed)).permutation(checkpoint)
+            tokens = np.concatenate([prompt, job.token_ids[:checkpoint][order]])
+            child = self._new_trunk(job, tokens, len(tokens))
+            self.tree.share_prefix(slot, child, min(prompt_len, len(tokens) - 1))
+            trunks.fixed[child] = True
+            trunks.base[child] = checkpoint
+            mine = job.rollouts[i * num_rollouts : (i + 1) * num_rollouts]
+            states.trunk[mine] = child
+            trunks.pending[child] = len(mine)
+            job.chain[child] = np.zeros(0, np.int32)
+        job.trunks_left = len(job.checkpoints) + 1
+        trunks.pending[slot] = 0
+        trunks.verified[slot] = True
+
+    # --- ends --------------------------------------------------------------------------------------------------
+
+    def _end_trunks(self) -> None:
+        """Free trunks without unfinished rollouts, and complete jobs without trunks."""
+        trunks = self.tree.trunks
+        slots = trunks.slots()
+        slots = slots[trunks.verified[slots] & (trunks.pending[slots] == 0)]
+        for slot in slots.tolist():
+            job = self._jobs[int(trunks.job[slot])]
+            if self._prompts.get(job.request.prompt_ids) == slot:
+                del self._prompts[job.request.prompt_ids]
+            self._verifier.drop_hidden(np.array([slot]))
+            self.tree.end_trunks(np.array([slot]))
+            job.trunks_left -= 1
+            if job.trunks_left == 0:
+                self._complete(job)
+
+    def _complete(self, job: Job) -> None:
+        del self._jobs[job.number]
+        rollouts = None
+        if job.finish_reason != "error":
+            rollouts = self._collect(job.rollouts)
+            self._counters.generated_tokens += len(rollouts.token_ids)
+        self.tree.release_job(job.number, job.rollouts)
+        self._finished.append(
+            Trajectory(
+                key=job.request.key,
+                prompt_ids=np.array(job.request.prompt_ids, dtype=np.int32),
+                token_ids=job.token_ids,
+                logprobs=job.logprobs,
+                token_entropies=job.entropies,
+                finish_reason=job.finish_reason,
+                seed=job.request.seed,
+                checkpoints=job.checkpoints,
+                rollouts=rollouts,
+                error=job.error,
+            )
+        )
+
+    def _collect(self, rollouts: np.ndarray) -> Rollouts:
+        states = self.tree.rollouts
+        offsets, tokens, logprobs = self.tree.paths(states.node[rollouts], states.length[rollouts])
+        return Rollouts(
+            checkpoint=states.checkpoint[rollouts],
+            index=states.index[rollouts],
+            offsets=offsets,
+            token_ids=tokens,
+            logprobs=logprobs,
+            finish_reason=states.reason[rollouts],
+        )
+
+    def _report(self, rollouts: np.ndarray) -> None:
+        """Call the listener, where there is one, with rollouts that have just ended, once per request."""
+        if self._on_rollouts is None:
+            return
+        states = self.tree.rollouts
+        for number in np.unique(states.job[rollouts]):
+            done = self._collect(rollouts[states.job[rollouts] == number])
+            named = [(int(done.checkpoint[r]), int(done.index[r]), done.row(r)) for r in range(len(done))]
+            self._on_rollouts(self._jobs[int(number)].request, named)
+
+
+def checkpoints_of(request: Request, num_tokens: int) -> np.ndarray:
+    """Return the checkpoints of T tokens: those requested, else 0, s, 2s, ... and T; int32, ascending, distinct."""
+    if request.checkpoints is not None:
+        return np.array(sorted(set(request.checkpoints)), dtype=np.int32)
+    return np.unique(np.append(np.arange(0, num_tokens, request.stride), num_tokens)).astype(np.int32)
+
+
+def check_request(request: Request, context_length: int | None, vocab_size: int, blocks: BlockManager) -> None:
+    """Raise FastsiaError for a request that cannot run, before anything is computed."""
+    prompt, given = request.prompt_ids, request.trajectory_ids
+    if len(prompt) == 0:
+        raise FastsiaError("the prompt has no tokens; at least one is needed, for example a BOS or EOS id.")
+    for name, ids in (("prompt", prompt), ("trajectory", given or ())):
+        outside = next((i for i in ids if not 0 <= i < vocab_size), None)
+        if outside is not None:
+            raise FastsiaError(
+                f"the {name} contains token id {outside}, outside the model's vocabulary (0 to {vocab_size - 1})."
+            )
+    if request.num_rollouts < 0:
+        raise FastsiaError(f"num_rollouts must be >= 0, got {request.num_rollouts}.")
+    trunk = len(prompt) + (request.sampling.max_tokens if given is None else len(given))
+    wrong = next((c for c in request.checkpoints or () if c < 0 or (given is not None and c > len(given))), None)
+    if wrong is not None:
+        raise FastsiaError(f"checkpoint {wrong} is outside the trajectory (0 to {len(given or ())}).")
+    new = request.sampling.max_tokens
+    longest = trunk + new if request.rollout_budget == "new" else max(trunk, len(prompt) + new)
+    if context_length is not None and longest > context_length:
+        raise FastsiaError(
+            f"prompt ({len(prompt)} tokens) + trajectory + max_tokens needs {longest} positions, the model's context is"
+            f" {context_length}: lower max_tokens or shorten the prompt."
+        )
+    needed = blocks.blocks_for(trunk) + blocks.blocks_for(new) + 1
+    if needed > blocks.num_blocks:
+        raise FastsiaError(
+            f"num_kv_blocks={blocks.num_blocks} is too small: one trajectory and one rollout of this request need"
+            f" {needed} KV blocks of {blocks.block_size} tokens."
+        )

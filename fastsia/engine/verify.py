@@ -1,0 +1,279 @@
+"""Verification of rollouts against their trajectory's own tokens, as in speculative decoding.
+
+A rollout from checkpoint t draws y_{t+1} from p(. | x, y_1..y_t), whose final hidden state the trunk's own rows have
+already computed. While its draws equal the trajectory's tokens they cost no row of their own: they are *matched
+tokens*. At the first other token it *diverges*, and rollouts that diverge alike share a branch from there on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from fastsia.answers.stream import AnswerStream
+from fastsia.engine.model_runner import ModelRunner
+from fastsia.engine.sequence import Counters, FinishReason, Request
+from fastsia.engine.step import Bookkeeping, Groups
+from fastsia.engine.stopping import StopRules
+from fastsia.engine.tables import FINISHED, NO_NODE, TrajectoryTree
+from fastsia.ops.reference import DrawSpec
+
+# Trunk positions at which each rollout is verified in one round: most diverge soon, few match to the end.
+_WINDOW = 16
+# Logits of one round, which bounds its memory.
+_MAX_LOGITS = 1 << 26
+_NEVER = np.iinfo(np.int32).max
+
+
+_no_ints, _no_floats = partial(np.zeros, 0, np.int32), partial(np.zeros, 0, np.float32)
+
+
+@dataclass
+class Job:
+    """A request in flight.
+
+    Attributes:
+        rollouts: slots of its rollouts.
+        chain: for each of its trunks, the nodes of y_1, y_2, ...
+        trunks_left: trunks whose rollouts are not all finished.
+    """
+
+    request: Request
+    number: int
+    finish_reason: str = ""
+    error: str | None = None
+    token_ids: np.ndarray = field(default_factory=_no_ints)
+    logprobs: np.ndarray = field(default_factory=_no_floats)
+    entropies: np.ndarray = field(default_factory=_no_floats)
+    checkpoints: np.ndarray = field(default_factory=_no_ints)
+    rollouts: np.ndarray = field(default_factory=_no_ints)
+    chain: dict[int, np.ndarray] = field(default_factory=dict)
+    trunks_left: int = 1
+
+
+@dataclass(frozen=True)
+class _Trunks:
+    """Trunks under verification, by position 0, 1, ... after their prompts.
+
+    Attributes:
+        slots, num_tokens: int [G].
+        settled: int64 [G], the tokens after which no continuation changes the answer, _NEVER where there is no such.
+        expected: int64 [G, width], the token that matches at a position; -2 where none can.
+        chain, stop_state: int [G, width], the node before a position and the stop automaton's state there.
+    """
+
+    slots: np.ndarray
+    num_tokens: np.ndarray
+    settled: np.ndarray
+    expected: np.ndarray
+    chain: np.ndarray
+    stop_state: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Verified:
+    """How far rollouts match their trunk, [R].
+
+    Attributes:
+        rollouts, trunk: their slots, and the entry of `_Trunks`.
+        start, end: positions of the first draw and after the last match.
+        diverged: whether a draw differed; else the rollout ended.
+        token, logprob: of that draw.
+    """
+
+    rollouts: np.ndarray
+    trunk: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    diverged: np.ndarray
+    token: np.ndarray
+    logprob: np.ndarray
+
+
+class Verifier:
+    """Verifies the rollouts of fixed trunks and opens the branches of those that diverge.
+
+    Args:
+        rules: the stop rules that `Trunks.rules` numbers.
+        jobs: the requests in flight by number.
+        counters: `matched_tokens` is counted here.
+    """
+
+    def __init__(
+        self,
+        tree: TrajectoryTree,
+        runner: ModelRunner,
+        bookkeeping: Bookkeeping,
+        rules: Sequence[StopRules],
+        stream: AnswerStream | None,
+        jobs: Mapping[int, Job],
+        counters: Counters,
+    ) -> None:
+        self._tree = tree
+        self._runner = runner
+        self._bookkeeping = bookkeeping
+        self._rules = rules
+        self._stream = stream
+        self._jobs = jobs
+        self._counters = counters
+
+    def verify(self) -> np.ndarray:
+        """Verify every fixed trunk whose final hidden states are all kept; return the rollouts that ended."""
+        trunks = self._tree.trunks
+        slots = trunks.slots()
+        slots = slots[trunks.fixed[slots] & ~trunks.verified[slots]]
+        slots = slots[trunks.num_hidden[slots] > trunks.length[slots] - trunks.prompt_len[slots]]
+        budget = max(_MAX_LOGITS // self._runner.vocab_size, 1)
+        ended = [np.zeros(0, dtype=np.int32)]
+        while len(slots):
+            count = max(int(np.searchsorted(np.cumsum(trunks.num_hidden[slots]), budget, side="right")), 1)
+            ended += self._verify(slots[:count])
+            slots = slots[count:]
+        return np.concatenate(ended)
+
+    def drop_hidden(self, slots: np.ndarray) -> None:
+        """Free the kept hidden states of trunks; none will be kept for them any more."""
+        trunks = self._tree.trunks
+        kept = np.where(trunks.num_hidden[slots] == _NEVER, 0, trunks.num_hidden[slots])
+        self._runner.drop_hidden(trunks.hidden[slots][np.arange(trunks.hidden.shape[1]) < kept[:, None]])
+        trunks.num_hidden[slots] = _NEVER
+
+    def _verify(self, slots: np.ndarray) -> list[np.ndarray]:
+        states = self._tree.rollouts
+        trunks = self._describe(slots)
+        found = self._match(trunks)
+        states.length[found.rollouts] = found.end - found.start
+        states.node[found.rollouts] = trunks.chain[found.trunk, found.end.clip(max=trunks.chain.shape[1] - 1)]
+        stays = ~found.diverged
+        ended = found.rollouts[stays]
+        answered = trunks.settled[found.trunk[stays]] <= found.end[stays]
+        self._tree.finish_rollouts(ended, np.where(answered, FinishReason.ANSWER, FinishReason.LENGTH))
+        self._tree.trunks.verified[slots] = True
+        self.drop_hidden(slots)
+        return [*self._branch(trunks, found), ended]
+
+    def _describe(self, slots: np.ndarray) -> _Trunks:
+        trunks = self._tree.trunks
+        num_tokens = (trunks.length - trunks.prompt_len)[slots].astype(np.int64)
+        shape = (len(slots), int(num_tokens.max()) + 1)
+        expected = np.full(shape, -2, dtype=np.int64)
+        chain = np.full(shape, NO_NODE, dtype=np.int64)
+        stop_state = np.zeros(shape, dtype=np.int32)
+        settled = np.full(len(slots), _NEVER, dtype=np.int64)
+        for i, slot in enumerate(slots.tolist()):
+            job = self._jobs[int(trunks.job[slot])]
+            rules = self._rules[trunks.rules[slot]]
+            y = trunks.tokens[slot, trunks.prompt_len[slot] : trunks.length[slot]]
+            stop_state[i, : len(y) + 1], completes = rules.states_along(y)
+            chain[i, 1 : len(y) + 1] = job.chain[slot]
+            if trunks.may_match[slot]:
+                expected[i, : len(y)] = np.where(rules.is_eos[y] | completes, -2, y)
+            spec = int(trunks.answer_spec[slot])
+            if spec >= 0 and self._stream is not None and not job.request.shuffle_prefix:
+                at = self._stream.settled_at(spec, job.token_ids)
+                settled[i] = _NEVER if at is None else at
+        return _Trunks(slots, num_tokens, settled, expected, chain, stop_state)
+
+    def _match(self, of: _Trunks) -> _Verified:
+        """Draw every rollout's tokens at the trunk's positions, a window at a time, until it diverges or ends."""
+        trunks, states, runner = self._tree.trunks, self._tree.rollouts, self._runner
+        width = of.expected.shape[1]
+        mine = [self._jobs[int(job)].rollouts for job in trunks.job[of.slots]]
+        mine = [job[states.trunk[job] == slot] for job, slot in zip(mine, of.slots, strict=True)]
+        rollouts, trunk = np.concatenate(mine), np.repeat(np.arange(len(mine)), [len(one) for one in mine])
+        start = (states.checkpoint[rollouts] - trunks.base[of.slots][trunk]).astype(np.int64)
+        bound = np.minimum(start + states.limit[rollouts], np.maximum(of.settled[trunk], start))
+        window = np.where(trunks.may_match[of.slots], _WINDOW, 1)
+        at = start.copy()
+        diverged = np.zeros(len(rollouts), dtype=bool)
+        diverged_token = np.full(len(rollouts), -1, dtype=np.int64)
+        diverged_logprob = np.full(len(rollouts), np.nan, dtype=np.float32)
+        alive = np.flatnonzero(at < bound)
+        while len(alive):
+            until = np.minimum(
+                np.minimum(at[alive] + window[trunk[alive]], bound[alive]), of.num_tokens[trunk[alive]] + 1
+            )
+            counts = until - at[alive]
+            first = np.cumsum(counts) - counts
+            pair = np.repeat(alive, counts)
+            position = np.repeat(at[alive] - first, counts) + np.arange(len(pair))
+            places, row = np.unique(trunk[pair] * width + position, return_inverse=True)
+            slot, rollout = of.slots[places // width], rollouts[pair]
+            owner = states.trunk[rollout]
+            counters = [position - start[pair], states.index[rollout], states.checkpoint[rollout], trunks.domain[owner]]
+            spec = DrawSpec(
+                row=row,
+                seeds=trunks.seed[owner],
+                counters=np.stack(counters, axis=1).astype(np.int32),
+                temperature=trunks.temperature[slot],
+                top_p=trunks.top_p[slot],
+                want_entropy=False,
+            )
+            tokens, logprobs, _ = runner.draw(runner.hidden(trunks.hidden[slot, places % width]), spec)
+            differs = tokens != of.expected[trunk[pair], position]
+            # The index of each rollout's first differing draw; len(pair) where all of its draws match.
+            last = np.minimum.reduceat(np.where(differs, np.arange(len(pair)), len(pair)), first)
+            diverges = last < first + counts
+            gone, draw = alive[diverges], last[diverges]
+            diverged[gone], diverged_token[gone], diverged_logprob[gone] = True, tokens[draw], logprobs[draw]
+            matched = np.arange(len(pair)) < np.repeat(np.where(diverges, last, first + counts), counts)
+            self._tree.nodes.logprob[of.chain[trunk[pair[matched]], position[matched] + 1]] = logprobs[matched]
+            self._counters.matched_tokens += int(matched.sum())
+            at[alive] = until
+            at[gone] = position[draw]
+            alive = alive[~diverges & (until < bound[alive])]
+        return _Verified(rollouts, trunk, start, at, diverged, diverged_token, diverged_logprob)
+
+    def _branch(self, of: _Trunks, found: _Verified) -> list[np.ndarray]:
+        """Open a branch for each (trunk, position, token) at which rollouts diverged; return those that ended."""
+        tree = self._tree
+        trunks, branches, states = tree.trunks, tree.branches, tree.rollouts
+        gone = np.flatnonzero(found.diverged)
+        if len(gone) == 0:
+            return []
+        rollouts, trunk, position = found.rollouts[gone], found.trunk[gone], found.end[gone]
+        slots, tokens = of.slots[trunk], found.token[gone]
+        # Less sharing means the same draws with more of the rollout in the key.
+        share = np.array([self._jobs[int(job)].request.share for job in trunks.job[of.slots]])[trunk]
+        within = np.where(share == "none", states.index[rollouts], -1)
+        checkpoint = np.where(share == "trajectory", -1, states.checkpoint[rollouts])
+        keys = np.stack([slots, position, tokens, checkpoint, within])
+        order = np.lexsort(keys[::-1])
+        is_first = np.append(True, (np.diff(keys[:, order]) != 0).any(axis=0))
+        head, group = order[is_first], np.empty(len(order), dtype=np.int64)
+        group[order] = np.cumsum(is_first) - 1
+        groups = Groups(
+            rollouts=rollouts,
+            group=group,
+            trunk=slots[head],
+            token=tokens[head],
+            logprob=found.logprob[gone][head],
+            node=of.chain[trunk[head], position[head]],
+            stop_state=of.stop_state[trunk[head], position[head]],
+            length=np.zeros(len(head), dtype=np.int32),
+        )
+        alive, ended = self._bookkeeping.end(groups)
+        opened, place = slots[head][alive], position[head][alive]
+        slot = np.full(len(head), -1, dtype=np.int64)
+        slot[alive] = at = branches.allocate(len(opened))
+        branches.trunk[at] = opened
+        branches.order[at] = trunks.order[opened]
+        branches.prefix_len[at] = trunks.prompt_len[opened] + place
+        self._start_streams(at, opened, place)
+        settled = self._bookkeeping.settle(groups, slot)
+        tree.decoding = np.concatenate([tree.decoding, rollouts[states.branch[rollouts] != FINISHED]])
+        return [ended, settled]
+
+    def _start_streams(self, branch: np.ndarray, slots: np.ndarray, position: np.ndarray) -> None:
+        """Start the answer stream of each new branch behind the trajectory's tokens before it."""
+        trunks = self._tree.trunks
+        if self._stream is None:
+            return
+        for slot in np.unique(slots[trunks.answer_spec[slots] >= 0]):
+            mine = slots == slot
+            job = self._jobs[int(trunks.job[slot])]
+            read = (np.zeros_like if job.request.shuffle_prefix else np.asarray)(position[mine])
+            self._stream.start(branch[mine], int(trunks.answer_spec[slot]), job.token_ids, read.astype(np.int32))
