@@ -15,10 +15,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fastsia.files import replacing
+from fastsia.files import replacing, write_parquet
 from fastsia.report.data import ReportData
 from fastsia.sia.compare import side_by_side, tabulate
-from fastsia.store import write_parquet
 
 # Okabe and Ito's colours, which the common forms of colour blindness tell apart.
 INK, RULE = "#1f2430", "#9aa1ad"
