@@ -11,7 +11,7 @@ from fastsia.errors import FastsiaError, one_line
 
 if TYPE_CHECKING:
     from fastsia.results import SIAResult
-    from fastsia.store import FinishedProblem
+    from fastsia.results.schema import FinishedProblem
 
 TRACKERS = ("trackio", "wandb")
 
@@ -106,6 +106,6 @@ class Tracker(Callback):
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    from fastsia.store import flatten  # imports pandas, which the command line does not wait for
+    from fastsia.files import flatten  # imports pandas, which the command line does not wait for
 
     return flatten(values)

@@ -12,10 +12,11 @@ import pandas as pd
 
 from fastsia.config import SETTINGS, SIAConfig
 from fastsia.errors import FastsiaError
+from fastsia.files import refuse_links
 from fastsia.models.registry import known_model
 from fastsia.results import SIAResult, load, write_tables
+from fastsia.results.schema import DATABASE
 from fastsia.sia import differences, side_by_side, tabulate
-from fastsia.store import DATABASE, refuse_links
 
 _COMPARED = tuple(setting.name for setting in SETTINGS.values() if setting.compared)
 _DEFAULTS = SIAConfig()

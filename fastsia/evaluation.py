@@ -29,16 +29,12 @@ from fastsia.engine.sequence import Counters, Request, Trajectory
 from fastsia.errors import FastsiaError
 from fastsia.models.registry import known_model, model_label
 from fastsia.models.resolve import resolve_model
-from fastsia.reading import AnswerReader, Reading, renew
-from fastsia.results import (
-    SIAResult,
-    forget_partial_costs,
-    read_summary,
-    score,
-    stored_config,
-)
-from fastsia.shapes import facts_of_run, is_count, notes_of_damage
-from fastsia.store import DATABASE, FinishedProblem, Store, StoreWriter
+from fastsia.results import SIAResult, forget_partial_costs, score, stored_config
+from fastsia.results.manifest import costs_of, is_count
+from fastsia.results.reader import Store
+from fastsia.results.reading import AnswerReader, Reading, renew
+from fastsia.results.schema import DATABASE, FinishedProblem
+from fastsia.results.writer import StoreWriter, check_output
 from fastsia.tasks import Prompt, Task, build_prompt, load_task
 from fastsia.tasks.prompt import date_of_prompts, prompt_options, reading_options, unread_settings
 
@@ -96,6 +92,8 @@ def evaluate(
     if reading.grouping is not None:
         reading.grouping(["1"], "1", "boxed")  # raises now, not after the draws, if a package is missing
     task = load_task(dataset, limit=limit, **task_options)
+    if output is not None:
+        check_output(output, _known_identity(task, settings, reading))
     loaded = open_executor(
         executor, model, backend, load_options, num_workers=num_workers, worker_timeout=worker_timeout
     )
@@ -143,15 +141,14 @@ def evaluate(
         "counters": _counted(counters_before, loaded.counters),
         "machine": loaded.describe(),
     }
-    store = Store(directory / DATABASE)
-    result = score(store, settings, run, warnings, temporary)
-    result.summary["seconds"] = time.perf_counter() - started
+    costs, notes = costs_of(directory)
+    with Store(directory / DATABASE).snapshot() as store:
+        result = score(store, settings, run, [*notes, *warnings], temporary)
+        result.summary["seconds"] = time.perf_counter() - started
+        if output is not None:
+            _add_earlier(result.summary, costs if resumed else {}, computed)
+            forget_partial_costs(result.summary, store)
     if output is not None:
-        earlier = read_summary(directory)
-        before = notes_of_damage(earlier)
-        result.summary["warnings"] = list(dict.fromkeys([*before, *result.summary["warnings"]]))
-        _add_earlier(result.summary, earlier if resumed else None, computed)
-        forget_partial_costs(result.summary, store)
         result.save(directory)
     for callback in callbacks:
         callback.run_finished(result)
@@ -245,6 +242,14 @@ def _identity(backend: Backend, task: Task, config: SIAConfig) -> dict[str, Any]
         "backend": backend.name,
         "config": dataclasses.asdict(config),
     }
+
+
+def _known_identity(task: Task, config: SIAConfig, reading: Reading) -> dict[str, Any]:
+    """What the identity will be as far as it does not depend on the model."""
+    settings = dataclasses.replace(config, stride=config.stride or task.stride)
+    known = {name: value for name, value in dataclasses.asdict(settings).items() if value is not None}
+    known["stop_at_answer"] = config.stop_at_answer and not reading.is_own
+    return {"task": task.name, "config": known}
 
 
 # --- prompts ---------------------------------------------------------------------------------------------------
@@ -548,19 +553,18 @@ def _counted(before: Counters, after: Counters) -> dict[str, Any]:
     )
 
 
-def _add_earlier(summary: dict[str, Any], earlier: Mapping[str, Any] | None, computed: int) -> None:
-    """Add the costs stored by an earlier run of the same folder; those of a killed run are unknown."""
-    facts = facts_of_run(earlier)
-    if earlier is None or facts.get("counters") is None:
+def _add_earlier(summary: dict[str, Any], costs: Mapping[str, Any], computed: int) -> None:
+    """Add the costs that an earlier run of the same folder stored; those of a killed run are not known."""
+    if costs.get("counters") is None:
         return
-    counters, before = summary["counters"], facts["counters"]
+    counters, before = summary["counters"], costs["counters"]
     for name, value in before.items():
         if is_count(value) and is_count(counters.get(name)):
             peak = name == "peak_kv_blocks"
             counters[name] = max(counters[name], value) if peak else counters[name] + value
     rows = counters.get("row_steps")
     counters["merge_factor"] = counters["generated_tokens"] / rows if rows else None
-    known = earlier.get("row_steps") is not None  # else the earlier figure was incomplete, and so is the sum
+    known = costs.get("row_steps") is not None  # else the earlier figure was incomplete, and so is the sum
     summary["row_steps"], summary["merge_factor"] = (rows, counters["merge_factor"]) if known else (None, None)
-    summary["seconds"] += facts.get("seconds") or 0.0
-    summary["num_computed_problems"] = computed + (facts.get("num_computed_problems") or 0)
+    summary["seconds"] += costs.get("seconds") or 0.0
+    summary["num_computed_problems"] = computed + (costs.get("num_computed_problems") or 0)

@@ -25,10 +25,12 @@ from fastsia.backends.native import NativeBackend
 from fastsia.config import Problem, SIAConfig
 from fastsia.engine.forcing import Forced
 from fastsia.errors import FastsiaError
+from fastsia.files import refuse_links, write_parquet
 from fastsia.models.loading import origin_of
 from fastsia.models.registry import model_label
 from fastsia.results import FORCED, read_forced, stored_config
-from fastsia.store import DATABASE, Store, refuse_links, write_parquet
+from fastsia.results.reader import Store
+from fastsia.results.schema import DATABASE
 from fastsia.tasks import Prompt, Task, build_prompt, prompt_options, reading_options, stored_task
 from fastsia.tasks.options import letters
 from fastsia.tasks.prompt import render_answer

@@ -20,9 +20,9 @@ from fastsia.engine.engine import Engine
 from fastsia.engine.profile import STEP, VERIFY, StepProfile
 from fastsia.errors import FastsiaError
 from fastsia.evaluation import evaluate, make_requests
+from fastsia.files import write_json
 from fastsia.results import SIAResult
 from fastsia.sia import analyze_rollouts
-from fastsia.store import write_json
 from fastsia.tasks import Task, load_task
 
 PLAN = "plan.json"

@@ -23,13 +23,15 @@ from fastsia.callbacks import Callback
 from fastsia.config import MAY_DIFFER, SIAConfig, split_settings
 from fastsia.errors import FastsiaError, did_you_mean
 from fastsia.evaluation import evaluate
+from fastsia.files import refuse_links, write_parquet
 from fastsia.models.registry import ALIGNED, PAPER_MODELS, STAGES, known_model
 from fastsia.models.resolve import resolve_model, why_absent
 from fastsia.report import Drawing, Overlay, ReportData, draw_families, draw_outcomes, draw_overlay
 from fastsia.results import SHUFFLED, SIAResult, folder_name, load, reread, stored_config
+from fastsia.results.reader import Store
+from fastsia.results.schema import DATABASE
 from fastsia.sia import Estimate, table1, table2, table3
 from fastsia.sia.paper import TABLE2, TABLE3
-from fastsia.store import DATABASE, Store, refuse_links, write_parquet
 from fastsia.tasks import Task, load_task
 from fastsia.tasks.task import DEFAULT_STRIDE, check_limit
 

@@ -13,7 +13,7 @@ import fastsia
 from fastsia import FastsiaError
 from fastsia.callbacks import Callback, Progress, Tracker
 from fastsia.cli import _run
-from fastsia.store import FinishedProblem
+from fastsia.results.schema import FinishedProblem
 from tests.tiny import PROBLEMS, save_tiny, shared_model
 
 SMALL: dict[str, Any] = {"num_rollouts": 3, "stride": 8, "max_tokens": 16, "num_bootstrap": 20, "num_splits": 2}

@@ -27,7 +27,7 @@ from fastsia.cli.options import GROUPS
 from fastsia.cli.render import Shown, plain
 from fastsia.cli.run import say_interrupted, task_folders
 from fastsia.config import SETTINGS
-from fastsia.store import Store
+from fastsia.results.reader import Store
 from tests.engine.damage import DAMAGES, damaged
 from tests.tiny import save_tiny
 

@@ -30,7 +30,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "reference kernels": {"kernels": "reference"},
 }
 KEYS = ["problem_id", "trajectory", "checkpoint", "rollout"]
-EXACT = [*KEYS, "answer", "finish_reason", "num_tokens", "ride_tokens", "seed"]
+EXACT = [*KEYS, "answer", "finish_reason", "num_tokens", "matched_tokens", "seed"]
 
 
 def run(problems: list[fastsia.Problem], **changes: Any) -> fastsia.SIAResult:

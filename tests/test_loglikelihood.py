@@ -14,7 +14,7 @@ import torch
 import fastsia
 from fastsia import Engine, FastsiaError, Problem, evaluate, load
 from fastsia.loglikelihood import _fork, score_answers
-from fastsia.store import Store
+from fastsia.results.reader import Store
 from tests.tiny import PROBLEMS, shared_model, tiny_model
 
 SMALL: dict[str, Any] = {"num_rollouts": 4, "stride": 16, "num_bootstrap": 20, "num_splits": 4}

@@ -19,7 +19,8 @@ from fastsia.engine.engine import Engine
 from fastsia.engine.sequence import Request, Rollouts, Trajectory
 from fastsia.evaluation import make_requests
 from fastsia.results import stored_config
-from fastsia.store import DATABASE, Store
+from fastsia.results.reader import Store
+from fastsia.results.schema import DATABASE
 from fastsia.tasks import load_task, template
 from tests.stores import rewritten
 from tests.tasks.test_template import GRANITE, LLAMA_3_1, LLAMA_3_2

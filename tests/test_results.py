@@ -15,7 +15,7 @@ from fastsia import Engine, FastsiaError, SIAResult, analyze, evaluate, load
 from fastsia.cli.render import show
 from fastsia.comparison import compare
 from fastsia.loglikelihood import score_answers
-from fastsia.store import Store
+from fastsia.results.reader import Store
 from tests.report.synthetic import rollouts
 from tests.stores import rewritten
 
@@ -139,7 +139,7 @@ FURTHER = ("token_level", "early_stop", "failure_detection", "sensitivity", "coa
 
 
 @pytest.mark.parametrize("damage", ["empty", "garbage", "{}"])
-@pytest.mark.parametrize("name", [*EXPORTS, *(f"tables/{name}.parquet" for name in FURTHER)])
+@pytest.mark.parametrize("name", [*EXPORTS, "manifest.json", *(f"tables/{name}.parquet" for name in FURTHER)])
 def test_damaged_exports_are_scored_again(name: str, damage: str, folder: Path, run: SIAResult, tmp_path: Path) -> None:
     """The database beside them is whole. Without one, the file is named."""
     shutil.copytree(folder, tmp_path / "run")
@@ -150,13 +150,16 @@ def test_damaged_exports_are_scored_again(name: str, damage: str, folder: Path, 
         file.write_bytes({"empty": b"", "garbage": b"PAR1 nonsense", "{}": b"{}"}[damage])
     found = load(tmp_path / "run")
     costs = {"seconds", "num_computed_problems", "num_cut_prompts", "row_steps", "merge_factor", "counters", "machine"}
-    lost = costs if name == "summary.json" else set()
+    lost = costs if name == "manifest.json" else set()
     assert {key: value for key, value in found.summary.items() if key not in lost} == {
         key: value for key, value in run.summary.items() if key not in lost
     }
     assert set(found.tables) == set(FURTHER)
     pd.testing.assert_frame_equal(found.trajectories, run.trajectories, check_dtype=False)
     (tmp_path / "run" / "run.sqlite").unlink()
+    if name == "manifest.json":
+        assert load(tmp_path / "run").summary["num_rollouts"] == run.summary["num_rollouts"]
+        return
     with pytest.raises(FastsiaError, match=file.name):
         load(tmp_path / "run")
 
@@ -185,13 +188,17 @@ def test_a_summary_that_is_none_is_made_again(
     shutil.copytree(folder, tmp_path / "run")
     (tmp_path / "run" / "summary.json").write_text(json.dumps(run.summary | {field: value}))
     found = load(tmp_path / "run")
+    assert found.summary == run.summary, "costs are in the manifest"
+    (tmp_path / "run" / "manifest.json").rename(tmp_path / "manifest.json")  # as in a folder of fastsia 0.1.0
+    found = load(tmp_path / "run")
     assert found.summary[field] == (None if field in ("seconds", "machine") else run.summary[field])
     found.to_lm_eval(tmp_path / "out")
     assert len(compare([folder, tmp_path / "run"]).table) == 2
     (tmp_path / "run" / "run.sqlite").unlink()
-    if not value and field in ("config", "task"):
-        return  # a table of rollouts needs neither
-    with pytest.raises(FastsiaError, match=rf"summary\.json: {field}"):
+    if field != "config" or not value:
+        assert load(tmp_path / "run").summary["accuracy"] == run.summary["accuracy"], "of the rollouts' table"
+    (tmp_path / "manifest.json").rename(tmp_path / "run" / "manifest.json")
+    with pytest.raises(FastsiaError, match=r"summary\.json cannot be read: its content is not what fastsia wrote"):
         load(tmp_path / "run")
 
 
@@ -204,8 +211,9 @@ def test_a_summary_that_is_none_is_made_again(
     ],
 )
 def test_nothing_odd_is_taken_over_from_a_summary(text: str, folder: Path, run: SIAResult, tmp_path: Path) -> None:
-    """Costs are known from there only, names are not."""
+    """In a folder of fastsia 0.1.0, which has no manifest: costs are known from there only, names are not."""
     shutil.copytree(folder, tmp_path / "run")
+    (tmp_path / "run" / "manifest.json").unlink()
     (tmp_path / "run" / "summary.json").write_text(text)
     found = load(tmp_path / "run")
     assert found.summary["model"] == run.summary["model"]
@@ -277,6 +285,7 @@ def test_unequal_numbers_of_rollouts_are_said_of_stored_results_too(tmp_path: Pa
     file = tmp_path / "unequal" / "summary.json"
     summary = json.loads(file.read_text())
     file.write_text(json.dumps(summary | {"warnings": []}))  # as an earlier version stored it
+    file.with_name("manifest.json").unlink()
     assert len(said(tmp_path / "unequal")) == 1
 
 

@@ -156,7 +156,7 @@ def test_costs_after_a_repair(model: Path, questions: Path, tmp_path: Path) -> N
     assert repaired["counters"]["row_steps"] > before["row_steps"], "what it did cost is still said"
     assert (repaired["num_computed_problems"], repaired["num_problems"]) == (4, 3)
     again, more = run(), run(limit=5)
-    os.utime(tmp_path / "run.sqlite")
+    (tmp_path / "curves.parquet").unlink()
     loaded = fastsia.load(tmp_path).summary
     for summary in (repaired, again, more, loaded):
         assert summary["row_steps"] is summary["merge_factor"] is None
@@ -177,6 +177,7 @@ def test_an_earlier_summary_of_any_content(odd: dict[str, Any], model: Path, que
     settings = SETTINGS | {"num_rollouts": 2}
     fastsia.evaluate(str(model), str(questions), limit=1, output=tmp_path, **settings)
     (tmp_path / "summary.json").write_text(json.dumps(odd))
+    (tmp_path / "manifest.json").unlink()  # as in a folder of fastsia 0.1.0
     found = fastsia.evaluate(str(model), str(questions), limit=2, output=tmp_path, **settings).summary
     assert (found["num_problems"], found["num_computed_problems"], found["row_steps"]) == (2, 1, None)
     assert fastsia.load(tmp_path).summary == json.loads(json.dumps(found))

@@ -25,20 +25,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from fastsia import FastsiaError, Problem, store
+from fastsia import FastsiaError, Problem
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.engine.sequence import FinishReason, Rollouts, Trajectory
-from fastsia.store import (
-    FinishedProblem,
-    ScoredTrajectory,
-    Store,
-    StoreWriter,
-    pack_ids,
-    ride_tokens,
-    unpack_ids,
-    write_json,
-    write_parquet,
-)
+from fastsia.files import write_json, write_parquet
+from fastsia.results import schema
+from fastsia.results.reader import Store
+from fastsia.results.schema import FinishedProblem, ScoredTrajectory, matched_tokens, pack_ids, unpack_ids
+from fastsia.results.writer import StoreWriter
 from tests.faults.disks import small_disk
 from tests.tiny import tiny_tokenizer
 
@@ -127,8 +121,8 @@ def test_rides_are_counted_from_each_checkpoint() -> None:
     checkpoint = np.array([0, 0, 0, 2, 1, 3, 0])
     offsets = np.concatenate([[0], np.cumsum([len(r) for r in rollouts])])
     ids = np.array([token for rollout in rollouts for token in rollout], dtype=np.int32)
-    assert ride_tokens(trajectory, checkpoint, offsets, ids).tolist() == [3, 1, 0, 1, 1, 0, 3]
-    assert ride_tokens(trajectory, np.zeros(2), np.zeros(3, np.int64), np.zeros(0, np.int32)).tolist() == [0, 0]
+    assert matched_tokens(trajectory, checkpoint, offsets, ids).tolist() == [3, 1, 0, 1, 1, 0, 3]
+    assert matched_tokens(trajectory, np.zeros(2), np.zeros(3, np.int64), np.zeros(0, np.int32)).tolist() == [0, 0]
 
 
 def test_what_is_written_is_read_back(tmp_path: Path, vocabulary: Vocabulary) -> None:
@@ -306,7 +300,7 @@ def test_a_second_writer_is_told_that_the_folder_is_locked(tmp_path: Path, vocab
         import time
         from pathlib import Path
         from fastsia.answers.vocabulary import Vocabulary
-        from fastsia.store import StoreWriter
+        from fastsia.results.writer import StoreWriter
         folder = Path({str(tmp_path)!r})
         vocabulary = Vocabulary.from_bytes((folder / "vocabulary").read_bytes())
         writer = StoreWriter(folder, {IDENTITY!r}, vocabulary)
@@ -421,10 +415,10 @@ def test_a_database_of_a_later_version_is_left_alone(tmp_path: Path, vocabulary:
     """What its head and its rows must be like is not known here, so nothing there is called damage."""
     write(tmp_path, vocabulary, range(2))
     with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection, connection:
-        connection.execute("UPDATE meta SET value = 2 WHERE key = 'schema_version'")
+        connection.execute("UPDATE meta SET value = 3 WHERE key = 'schema_version'")
         connection.execute("UPDATE problems SET checksum = 0")
     for _ in range(2):
-        with pytest.raises(FastsiaError, match="has schema version 2, this fastsia writes 1"):
+        with pytest.raises(FastsiaError, match="has schema version 3, this fastsia writes 2"):
             write(tmp_path, vocabulary, range(1))
     assert not list(tmp_path.glob("*damaged*"))
 
@@ -735,7 +729,7 @@ def test_closing_waits_for_a_write_of_another_thread(
     tmp_path: Path, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """sqlite crashes the process where a connection is closed under a write; and the folder stays locked until then."""
-    insert, begun = store._insert, threading.Event()
+    insert, begun = schema.insert, threading.Event()
 
     def slowly(rows: Iterable[Any]) -> Iterator[Any]:
         for row in rows:
@@ -743,7 +737,10 @@ def test_closing_waits_for_a_write_of_another_thread(
             time.sleep(0.02)
             yield row
 
-    monkeypatch.setattr(store, "_insert", lambda to, rows: insert(to, (*rows[:2], slowly(rows[2]))))
+    def slow_insert(to: sqlite3.Connection, rows: schema.ProblemRows) -> None:
+        insert(to, rows._replace(rollouts=slowly(rows.rollouts)))
+
+    monkeypatch.setattr(schema, "insert", slow_insert)
     writer = StoreWriter(tmp_path, IDENTITY, vocabulary)
     thread = threading.Thread(target=writer.add, args=[finished(0)])
     thread.start()

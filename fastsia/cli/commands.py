@@ -76,7 +76,7 @@ def report(
     Texts that an older fastsia has read are read again by today's rules. --answer_regex '' goes back to the rules.
     """
     from fastsia.results import load
-    from fastsia.store import DATABASE
+    from fastsia.results.schema import DATABASE
 
     read = _read_again(directory, wanted) if wanted or (directory / DATABASE).is_file() else []
     result = load(directory)
@@ -101,8 +101,8 @@ def export(
     output_path: Annotated[Path, option("Folder to write into.", "--output_path", "-o")],
 ) -> None:
     """A run as lm-evaluation-harness's files, or as a folder that `datasets` loads; needs no model."""
-    from fastsia.exports import FORMATS
     from fastsia.results import load
+    from fastsia.results.exports import FORMATS
 
     if to not in FORMATS:
         raise FastsiaError(f"--to must be one of {', '.join(FORMATS)}, got {to!r}.")

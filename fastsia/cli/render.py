@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fastsia.callbacks import Progress
     from fastsia.report import ShownTable
     from fastsia.results import SIAResult
-    from fastsia.store import FinishedProblem
+    from fastsia.results.schema import FinishedProblem
 
 SECONDS_BEFORE_PROGRESS = 2.0
 SECONDS_BETWEEN_LINES = 5.0  # where standard error is not a terminal

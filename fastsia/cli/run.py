@@ -84,7 +84,8 @@ def watched(name: str, folder: Path | None) -> Iterator[Shown]:
 
 def say_interrupted(shown: Shown, folder: Path | None) -> None:
     """Say how many problems of an interrupted run are stored."""
-    from fastsia.store import DATABASE, Store
+    from fastsia.results.reader import Store
+    from fastsia.results.schema import DATABASE
 
     last = shown.last
     done = 0 if last is None else last.done

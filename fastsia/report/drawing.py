@@ -11,9 +11,8 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fastsia.files import replacing
+from fastsia.files import replacing, write_parquet
 from fastsia.report.style import BLUE, GREEN, INK, ORANGE, PURPLE, RULE, SKY, STYLE, VERMILLION
-from fastsia.store import write_parquet
 
 
 @dataclass(frozen=True)

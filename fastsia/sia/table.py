@@ -13,6 +13,8 @@ import pandas as pd
 
 from fastsia.errors import FastsiaError
 
+MATCHED = ("matched_tokens", "ride_tokens")
+"""The column of matched tokens, and its name in fastsia 0.1.0."""
 COLUMNS = ("problem_id", "trajectory", "checkpoint", "rollout", "answer", "gold")
 """What a table of rollouts must have."""
 
@@ -157,7 +159,7 @@ def encode(rollouts: pd.DataFrame) -> RolloutTable:
     """Reads a table of rollouts, one row a rollout, in any order.
 
     Columns: `COLUMNS`, and where there: `correct` (one value a trajectory), `finish_reason` ("error" rows are dropped
-    and counted), `num_tokens` (with finish_reason, finds checkpoints that had no token left), `ride_tokens`.
+    and counted), `num_tokens` (with finish_reason, finds checkpoints that had no token left), `matched_tokens`.
     A null or empty `answer` is the null class. Numeric answers and golds are compared as text, 42.0 being "42".
 
     Raises FastsiaError naming the column, and the row (0 is the first) where one is at fault.
@@ -191,7 +193,8 @@ def encode(rollouts: pd.DataFrame) -> RolloutTable:
     code, answers = _factorize(rollouts["answer"], "answer", frame_row, null_allowed=True)
     gold, golds = _factorize(rollouts["gold"], "gold", frame_row, null_allowed=False)
     correct = _booleans(rollouts["correct"], "correct", frame_row) if "correct" in rollouts.columns else None
-    ride = _integers(rollouts["ride_tokens"], "ride_tokens", frame_row) if "ride_tokens" in rollouts.columns else None
+    matched = next((name for name in MATCHED if name in rollouts.columns), None)
+    ride = None if matched is None else _integers(rollouts[matched], matched, frame_row)
     cut = None if finish is None else finish == "length"
     tokens = _integers(rollouts["num_tokens"], "num_tokens", frame_row) if "num_tokens" in rollouts.columns else None
 
@@ -282,7 +285,7 @@ def finish_reasons(column: pd.Series) -> np.ndarray:
 
 
 _TEXTS = ("problem_id", "answer", "gold", "finish_reason", "answer_strict", "answer_lenient")
-_NUMBERS = ("trajectory", "checkpoint", "rollout", "num_tokens", "ride_tokens", "logprob")
+_NUMBERS = ("trajectory", "checkpoint", "rollout", "num_tokens", *MATCHED, "logprob")
 _AS_THEY_ARE = ("seed", "token_ids")
 _FLAGS = ("correct", "correct_strict", "correct_lenient")
 _READ = {*_TEXTS, *_NUMBERS, *_AS_THEY_ARE, *_FLAGS}

@@ -25,7 +25,7 @@ from fastsia.backends.ray import RayBackend
 from fastsia.callbacks import Callback, Progress
 from fastsia.config import SamplingParams
 from fastsia.engine.sequence import Request
-from fastsia.store import FinishedProblem
+from fastsia.results.schema import FinishedProblem
 from tests.test_resume import SETTINGS, assert_equal, finished, tables
 from tests.tiny import NUM_PROBLEMS, save_tiny, shared_model
 

@@ -243,8 +243,9 @@ def test_ctrl_c_twice_still_keeps_what_is_done(model: Path, questions: Path, who
 
 IMPATIENT = """
 import os, signal, sys, threading, time
-from fastsia import cli, store
-insert, calls, how = store._insert, [], int(sys.argv[1])
+from fastsia import cli
+from fastsia.results import schema
+insert, calls, how = schema.insert, [], int(sys.argv[1])
 def slowly(rows):
     for row in rows:
         time.sleep(0.05)
@@ -257,9 +258,9 @@ def slow_insert(connection, rows):
     calls.append(rows)
     if len(calls) == 2:
         threading.Thread(target=signals, daemon=True).start()
-        rows = (*rows[:2], slowly(rows[2]))
+        rows = rows._replace(rollouts=slowly(rows.rollouts))
     insert(connection, rows)
-store._insert = slow_insert
+schema.insert = slow_insert
 sys.argv = ["fastsia", *sys.argv[2:]]
 cli.main()
 """

@@ -111,14 +111,14 @@ def test_pooled_takes_earlier_riders_in() -> None:
     """Against a loop over all earlier rollouts of the trajectory."""
     rng = np.random.default_rng(2)
     rollouts = frame(draw(moving(4, 5, rng), 6, rng), null=4)
-    rollouts["ride_tokens"] = rng.integers(0, 60, len(rollouts))
+    rollouts["matched_tokens"] = rng.integers(0, 60, len(rollouts))
     rollouts["finish_reason"] = rng.choice(["eos", "length"], len(rollouts))
     found = pooled(encode(rollouts), 0.5)
     assert found is not None
     g = 0
     for _, mine in rollouts.groupby("problem_id", sort=False):
         for t in sorted(mine["checkpoint"].unique()):
-            there = mine[(mine["checkpoint"] <= t) & (mine["checkpoint"] + mine["ride_tokens"] >= t)]
+            there = mine[(mine["checkpoint"] <= t) & (mine["checkpoint"] + mine["matched_tokens"] >= t)]
             there = pd.concat([there, mine[(mine["checkpoint"] == t)]]).drop_duplicates(["checkpoint", "rollout"])
             answers = [a if isinstance(a, str) else None for a in there["answer"]]
             assert found.count[g] == len(there)

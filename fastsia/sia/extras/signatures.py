@@ -218,7 +218,7 @@ _TRAJECTORIES_AT_ONCE = 64
 
 
 def pooled(table: RolloutTable, alpha: float) -> Pooled | None:
-    """None where the table lacks the number of matched tokens of its rollouts (column `ride_tokens`)."""
+    """None where the table lacks the number of matched tokens of its rollouts (column `matched_tokens`)."""
     if table.ride is None:
         return None
     starts = range(0, table.num_trajectories, _TRAJECTORIES_AT_ONCE)

@@ -1,4 +1,4 @@
-"""How the answers of a run are read from what was drawn: as it is drawn, and again from what is stored."""
+"""How the answers of a run are read: while it is drawn, and again from the stored texts."""
 
 from __future__ import annotations
 
@@ -21,17 +21,23 @@ from fastsia.answers.spec import Spec
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import AnswerFormat, Problem, SIAConfig, is_text
 from fastsia.engine.sequence import FinishReason, Trajectory
-from fastsia.errors import FastsiaError
-from fastsia.store import Grouping, Reread, ScoredTrajectory, StoredProblem, StoreWriter
+from fastsia.errors import FastsiaError, one_line
+from fastsia.results.schema import ScoredTrajectory, StoredProblem
+from fastsia.results.writer import Grouping, Reread, StoreWriter
 from fastsia.tasks.prompt import reading_options
 
 AnswerReader = Callable[[str], str | None]
-"""From the text of a trajectory, or of a prefix with its continuation, to the answer; None where there is none."""
+"""From the text of a trajectory, or of a prefix with its continuation, to the answer; None if there is none."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The settings of a run that decide what is read from its texts. reader: a function in place of the rules."""
+    """The settings of a run that decide how its texts are read.
+
+    Attributes:
+        config: the run's settings.
+        reader: a function in place of the rules.
+    """
 
     config: SIAConfig
     reader: AnswerReader | None = None
@@ -46,11 +52,11 @@ class Reading:
 
     @property
     def is_own(self) -> bool:
-        """Whether another reader than the package's rules reads the answers."""
+        """Whether a function or a regular expression reads the answers, not the package's rules."""
         return self.reader is not None or self.config.answer_regex is not None
 
     def facts(self) -> dict[str, Any]:
-        """What is stored with a run, so that a later reading knows whether it would differ."""
+        """The settings of reading that are stored with a run, to know whether a later reading would differ."""
         return {
             "rules": RULES_VERSION,
             "answer_reading": self.config.answer_reading,
@@ -61,8 +67,11 @@ class Reading:
 
     @property
     def grouping(self) -> Grouping | None:
-        """Which answers count as equal; None where that is their spelling. Only boxed answers are compared: numbers and
-        letters have one spelling each. Called where no draw waits for it."""
+        """The function that finds equal answers; None if only equal spellings are equal.
+
+        It compares boxed answers only: numbers and letters have one spelling each. It is slow, so it is called after
+        drawing.
+        """
         method = self.config.equivalence
         if method == "spelling":
             return None
@@ -73,7 +82,7 @@ class Reading:
         return group
 
     def read_stored(self, stored: StoredProblem, vocabulary: Vocabulary) -> list[ScoredTrajectory]:
-        """The answers of a problem of a database."""
+        """Read the answers of a stored problem."""
         return [
             self.read(number, drawn, stored.problem, stored.answer_format, stored.starts_in_think, vocabulary)
             for number, drawn in stored.trajectories
@@ -88,8 +97,10 @@ class Reading:
         starts_in_think: bool,
         vocabulary: Vocabulary,
     ) -> ScoredTrajectory:
-        """The answers of a trajectory and of all its rollouts. A rollout's text is prefix and continuation, or the
-        continuation alone where the prefix was shuffled."""
+        """Read the answers of a trajectory and of all its rollouts.
+
+        A rollout's text is prefix and continuation, or only the continuation if the prefix was shuffled.
+        """
         text = vocabulary.decode(drawn.token_ids)
         if drawn.rollouts is None:
             return ScoredTrajectory(number, drawn, text, None, None, None, False)
@@ -113,7 +124,7 @@ class Reading:
     def _by_reader(
         self, drawn: Trajectory, text: str, problem: Problem, answer_format: AnswerFormat, vocabulary: Vocabulary
     ) -> tuple[list[str | None], list[str | None]]:
-        """As `_by_rules`. What was cut has no answer in the strict reading."""
+        """As `_by_rules`. Texts that the token limit ended have no answer in the strict reading."""
         rollouts = drawn.rollouts
         assert rollouts is not None
         read = self.reader or _regex_reader(self.config.answer_regex or "")
@@ -138,8 +149,15 @@ def renew(
     identity: Mapping[str, Any],
     golds: Mapping[int, str] | None = None,
 ) -> Reread:
-    """Read the stored texts again: all of them where they had been read in another way, else those of the problems
-    whose gold answers were corrected (`golds`, by position)."""
+    """Read stored texts again: all of them if they were read in another way, else those with corrected gold answers.
+
+    Args:
+        writer: of the run's folder.
+        reading: how to read them.
+        vocabulary: of the run.
+        identity: of the run; its settings of reading become the run's.
+        golds: corrected gold answers, by position.
+    """
     facts = reading.facts()
     return writer.reread(
         lambda stored: reading.read_stored(stored, vocabulary),
@@ -160,7 +178,7 @@ def _by_rules(
     vocabulary: Vocabulary,
     config: SIAConfig,
 ) -> tuple[list[str | None], list[str | None]]:
-    """(strict, lenient) answers of the rollouts and, last, of the trajectory; from one call where the prefix counts."""
+    """(strict, lenient) answers of the rollouts and, last, of the trajectory."""
     rollouts = drawn.rollouts
     assert rollouts is not None
     whole = np.array([len(drawn.token_ids)], dtype=np.int32)
@@ -184,7 +202,7 @@ def _by_rules(
         )
 
     if not config.shuffle_prefix:
-        # The trajectory is one more row: all of it as prefix, nothing drawn.
+        # The trajectory is one more sequence: all of it is prefix, nothing is drawn.
         lens = np.concatenate([rollouts.checkpoint, whole]).astype(np.int32)
         return extract(lens, ids, np.append(offsets, offsets[-1]), starts_in_think, cut)
     spec = Spec.of(answer_format, problem.choices, starts_in_think, **reading_options(config))
@@ -209,7 +227,7 @@ def _cut(drawn: Trajectory) -> np.ndarray:
 
 
 def _rows_in_think(drawn: Trajectory, text: str, vocabulary: Vocabulary, spec: Spec) -> np.ndarray:
-    """bool [R]: whether each rollout starts inside of a think block of its trajectory, whose text is `text`."""
+    """bool [R]: whether each rollout starts inside a think block of its trajectory, whose text is `text`."""
     assert drawn.rollouts is not None
     checkpoints, of_row = np.unique(drawn.rollouts.checkpoint, return_inverse=True)
     if not spec.starts_in_think and not any(mark in text.encode() for mark, _ in spec.think_tags):
@@ -218,7 +236,7 @@ def _rows_in_think(drawn: Trajectory, text: str, vocabulary: Vocabulary, spec: S
     return np.array([is_thinking(prefix, spec) for prefix in prefixes], dtype=bool)[of_row]
 
 
-# --- a reader of one's own -------------------------------------------------------------------------------------
+# --- other readers than the rules ------------------------------------------------------------------------------
 
 
 def _regex_reader(pattern: str) -> AnswerReader:
@@ -233,14 +251,12 @@ def _regex_reader(pattern: str) -> AnswerReader:
 
 
 def _spelled(read: AnswerReader, text: str, problem: Problem, answer_format: AnswerFormat) -> str | None:
-    """What a reader finds, stripped; in the spelling that gold answers have where it is one value of the format:
-    1,234 is 1234."""
+    """The answer that a reader finds, stripped. Values of the format are spelled as gold answers are."""
     try:
         found = read(text)
     except Exception as error:
         raise FastsiaError(
-            f"answer_reader failed on a text of problem {problem.id!r}: {type(error).__name__}: "
-            f"{' '.join(str(error).split())}"
+            f"answer_reader failed on a text of problem {problem.id!r}: {type(error).__name__}: {one_line(error)}"
         ) from error
     if found is not None and not is_text(found):
         raise FastsiaError(f"answer_reader must return a text or None, got {found!r:.60} for problem {problem.id!r}.")
@@ -249,7 +265,7 @@ def _spelled(read: AnswerReader, text: str, problem: Problem, answer_format: Ans
 
 
 def _name_of(reader: AnswerReader) -> str:
-    """A function's name and the hash of its source; of its byte code where no source is to be had."""
+    """A function's name and the hash of its source, or of its byte code if there is no source."""
     while isinstance(reader, functools.partial):
         reader = reader.func
     function = reader if inspect.isroutine(reader) else type(reader)

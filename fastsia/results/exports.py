@@ -1,4 +1,4 @@
-"""A run in the forms that other tools read: the files of lm-evaluation-harness, and a folder for `datasets`."""
+"""A run in other tools' formats: the files of lm-evaluation-harness, and a folder for `datasets`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 
 from fastsia import __version__
-from fastsia.store import flatten, refuse_links, write_json, write_lines
+from fastsia.files import flatten, refuse_links, write_json, write_lines
 
 FORMATS = ("lm_eval", "datasets")
 
-# The name in the harness's files: the column of a trajectory, the place in the summary, and whether more is better.
+# By the name in the harness's files: the trajectories' column, the summary's key, and whether higher is better.
 _METRICS: dict[str, tuple[str, str, bool | None]] = {
     "exact_match": ("correct", "accuracy", True),
     "rho_pearson": ("rho", "rho.pearson", None),
@@ -29,9 +29,9 @@ _METRICS: dict[str, tuple[str, str, bool | None]] = {
     "entropy_final": ("final_entropy", "entropy_final", None),
     "gain": ("gain", "gain", None),
 }
-# The harness reads an answer by a task's filters and names the metric after them; here fastsia reads it.
+# The harness names a metric after the filter that reads the answer; here fastsia reads it.
 _FILTER = "fastsia"
-# What the harness's own filters put where they find no answer.
+# The harness's own filters return this if they find no answer.
 _NO_ANSWER = "[invalid]"
 
 _CONFIGS = {
@@ -48,10 +48,17 @@ def write_lm_eval(
 ) -> Path:
     """Write MODEL/results_DATE.json and MODEL/samples_TASK_DATE.jsonl as lm-evaluation-harness 0.4.13 names its fields.
 
-    problems, trajectories: as of `Store.problems` and `SIAResult.trajectories`; trajectories that failed are left out,
-    and a problem that has no other. finished: the DATE, so that the same run is always exported under the same names.
+    Failed trajectories are left out, and problems without another one.
 
-    Returns: the results file.
+    Args:
+        directory: the folder to write to.
+        summary: of the run.
+        problems: as `Store.problems`.
+        trajectories: as `SIAResult.trajectories`.
+        finished: the DATE, so that the same run is always exported under the same names.
+
+    Returns:
+        The results file.
     """
     samples = list(_samples(summary, problems, trajectories))
     folder, date = directory / _file_name(summary["model"]), finished.isoformat().replace(":", "-")
@@ -67,9 +74,10 @@ def write_lm_eval(
 
 
 def write_card(directory: Path, summary: Mapping[str, Any], title: str) -> Path:
-    """The README.md of a `datasets` folder: a configuration for every table that lies in its data/, and what they are.
+    """Write the README.md of a `datasets` folder: a configuration for every table in its data/, and numbers of the run.
 
-    Returns: the folder.
+    Returns:
+        The folder.
     """
     from huggingface_hub import DatasetCardData
 
@@ -100,7 +108,7 @@ def write_card(directory: Path, summary: Mapping[str, Any], title: str) -> Path:
         + "\n```\n",
         "| configuration | |\n| --- | --- |",
         *(f"| `{name}` | {line} |" for name, line in there.items()),
-        "\nEntropies and logarithms are natural (nats); a text that is null is an answer that was not there.\n",
+        "\nEntropies and logarithms are natural (nats); a null answer means that there was none.\n",
         "| | value | 95 % interval |\n| --- | --- | --- |",
         *shown,
     ]
@@ -109,13 +117,13 @@ def write_card(directory: Path, summary: Mapping[str, Any], title: str) -> Path:
 
 
 def _one_line(text: str) -> str:
-    """A name from anywhere, without line breaks and what steers a terminal or turns text round."""
+    """A name on one line, without characters that control a terminal or the direction of text."""
     steering = ("Cc", "Cf", "Cs", "Zl", "Zp")
     return " ".join("".join(" " if unicodedata.category(char) in steering else char for char in text).split())
 
 
 def _as_text(name: str) -> str:
-    """One line of Markdown that shows the name, whatever is in it: no markup, no link, no picture."""
+    """A name on one line, escaped so that Markdown shows it as text: no markup, link or picture."""
     escaped = re.sub(r"([\\`*_\[\]<>&|~$#!@])", r"\\\1", _one_line(name))
     return re.sub(r"(?i)(www)\.", r"\1\.", escaped.replace("://", "\\://"))
 
@@ -138,7 +146,7 @@ def _interval(bounds: Sequence[float] | None) -> str:
 def _samples(
     summary: Mapping[str, Any], problems: pd.DataFrame, trajectories: pd.DataFrame
 ) -> Iterator[dict[str, Any]]:
-    """A line of the samples file for every problem; a trajectory is one of its responses."""
+    """A record of the samples file for every problem; each trajectory is one of its responses."""
     config = summary["config"]
     settings = {
         "do_sample": config["temperature"] > 0,
@@ -171,7 +179,7 @@ def _samples(
 
 
 def _results(summary: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], finished: datetime) -> dict[str, Any]:
-    """The results file. What the harness knows and fastsia does not (git_hash, the tokenizer's tokens) is not in it."""
+    """The results file, without the fields that fastsia does not know (git_hash, the tokenizer's tokens)."""
     task, config, numbers = summary["task"], summary["config"], flatten(summary)
     metrics: dict[str, Any] = {}
     for name, (_, key, _) in _METRICS.items():
@@ -214,14 +222,14 @@ def _results(summary: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], f
         "model_name": summary["model"],
         "model_name_sanitized": _file_name(summary["model"]),
         "fewshot_as_multiturn": config["apply_chat_template"],
-        # A killed run wrote down no time.
+        # A killed run stored no time.
         **({} if summary["seconds"] is None else {"total_evaluation_time_seconds": str(summary["seconds"])}),
         "fastsia": dict(summary),
     }
 
 
 def _file_name(name: str) -> str:
-    """As the harness makes a model's name a folder's, which never leads out of the one it is in."""
+    """A model's name as a folder's name, as the harness makes it. It never leads out of the folder it is in."""
     safe = re.sub(r'["<>:/|\\?*\[\]\x00-\x1f]+', "__", name)
     return safe if safe.strip(".") else "run"
 
@@ -231,12 +239,12 @@ def _hash(text: str) -> str:
 
 
 def _mean(values: pd.Series) -> float | None:
-    """Of those that are defined."""
+    """The mean of the values that are defined."""
     mean = float(values.astype(float).mean())
     return None if np.isnan(mean) else mean
 
 
 def _stderr(values: Sequence[float | None]) -> float | str:
-    """Of the mean, over the problems where it is defined; the harness writes N/A where there is none."""
+    """The standard error of the mean over the defined values; "N/A", as in the harness, if there are fewer than two."""
     defined = np.array([value for value in values if value is not None])
     return float(defined.std(ddof=1) / np.sqrt(len(defined))) if len(defined) > 1 else "N/A"

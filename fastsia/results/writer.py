@@ -1,0 +1,485 @@
+"""The one writer of a results folder: one transaction a finished problem. The check of a folder before a run."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import sqlite3
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastsia import renamed
+from fastsia.answers.equivalence import Classes
+from fastsia.answers.vocabulary import Vocabulary
+from fastsia.config import MAY_DIFFER, AnswerFormat, Problem, SIAConfig
+from fastsia.errors import FastsiaError, one_line
+from fastsia.files import flatten, refuse_links
+from fastsia.results import repair, schema
+from fastsia.results.reader import Store
+from fastsia.results.schema import DATABASE, FinishedProblem, Grouped, ProblemRows, ScoredTrajectory, StoredProblem
+
+LOCK = ".lock"
+
+Grouping = Callable[[Sequence[str], str, AnswerFormat], Classes]
+"""From the distinct answers of a trajectory, its gold answer and their format to the classes of equal answers."""
+
+
+@dataclass(frozen=True)
+class Reread:
+    """What changed when stored texts were read again.
+
+    Attributes:
+        num_answers: answers of trajectories and rollouts.
+        num_changed: how many of them changed.
+        num_stopped_changed: how many of the changed ones belong to rollouts that stopped early at the answer read
+            before; what would have come after it was never drawn.
+        before, after: the readings, as `Store.reading`; before is None if it is not known.
+    """
+
+    num_answers: int
+    num_changed: int
+    num_stopped_changed: int
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        if self.before is None:
+            changes = "how they had been read is not known"
+        else:
+            changes = ", ".join(
+                f"{name} {_or_none(self.before.get(name))} → {_or_none(value)}"
+                for name, value in self.after.items()
+                if self.before.get(name) != value
+            )
+        text = f"{self.num_changed:,} of {self.num_answers:,} answers changed{changes and f': {changes}'}."
+        if self.num_stopped_changed:
+            text += (
+                f" {self.num_stopped_changed:,} of them are of rollouts that were stopped early at the answer read "
+                "before; what would have come after it was never drawn."
+            )
+        return text
+
+
+def _or_none(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+def check_output(directory: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
+    """Check that a run can write to a folder, before its model is loaded.
+
+    Args:
+        directory: the folder; it may not exist yet.
+        identity: what is known so far of the run's identity.
+
+    Raises:
+        FastsiaError: the folder is a file, cannot be written, is locked by another process, contains links where
+            results are written, or contains another run.
+    """
+    path = Path(directory)
+    if not path.is_dir():
+        parent = next(parent for parent in path.absolute().parents if parent.exists())
+        if path.exists():
+            raise FastsiaError(f"output folder {str(path)!r} is a file.")
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            reason = os.strerror(errno.EACCES if parent.is_dir() else errno.ENOTDIR)
+            raise FastsiaError(f"output folder {str(path)!r} cannot be used: {reason}.")
+        return
+    _unlock(_lock(path), os.getpid())
+    refuse_links(path, (DATABASE + suffix for suffix in repair.PARTS))
+    if not (path / DATABASE).is_file():
+        return
+    try:
+        stored = Store(path / DATABASE).identity()
+    except FastsiaError:  # damaged, or of another version: the writer repairs it, or says so
+        return
+    _refuse_others(path, _differences(stored, identity, partly=True))
+
+
+class StoreWriter:
+    """The one writer of a results folder, which stays locked until `close`.
+
+    Opening resumes: `done` has the positions of finished problems, and `notes` says what was repaired. A database whose
+    answers were read in another way opens all the same: call `reread` before adding problems to it.
+
+    Args:
+        directory: the folder; it is created if it does not exist.
+        identity: model, task, backend and config of the run.
+        vocabulary: the bytes of every token.
+        reading: how the answers that will be added are read, as `Store.reading`. The attribute of this name is how
+            those in the database were read.
+        durable: False for a database that is not needed after its process ends; it is not synced to disk.
+
+    Raises:
+        FastsiaError: another writer has locked the folder, the folder contains a run of another identity (each
+            difference is named), or the database cannot be written.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        identity: Mapping[str, Any],
+        vocabulary: Vocabulary,
+        *,
+        reading: Mapping[str, Any] | None = None,
+        durable: bool = True,
+    ) -> None:
+        self.directory = Path(directory)
+        self.path = self.directory / DATABASE
+        self._repaired = self.directory / f"{DATABASE}.repaired"
+        self.notes: list[str] = []
+        self._writing = threading.Lock()
+        self._is_closed = False
+        # Also unlocks if an interrupt comes before the caller has this object and could close it.
+        self._unlock = weakref.finalize(self, _unlock, _lock(self.directory), os.getpid())
+        self._unlock.atexit = False
+        try:
+            self._connection = self._open(dict(identity), vocabulary, reading)
+            self.reading, self._equivalents = schema.parse_reading(schema.read_meta(self._connection, "vocabulary"))
+            if not durable:
+                self._connection.execute("PRAGMA synchronous = OFF")
+            self.done: set[int] = {row[0] for row in self._connection.execute("SELECT position FROM problems")}
+        except BaseException:
+            self._unlock()
+            raise
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def check_problem(self, position: int, problem: Problem, prompt_ids: Sequence[int], prompt: str) -> bool:
+        """Refuse to resume if a finished problem or its prompt has changed.
+
+        Returns:
+            Whether its gold answer is the stored one. The draws do not depend on it; see `reread`.
+        """
+        *stored, gold, asked = self._connection.execute(
+            "SELECT problem_id, question, choices, gold, prompt FROM problems WHERE position = ?", (position,)
+        ).fetchone()
+        now = (problem.id, problem.question, schema.choices_text(problem))
+        for name, before, after in zip(("id", "question", "choices"), stored, now, strict=True):
+            if before != after:
+                raise FastsiaError(
+                    f"{self.directory} holds another dataset: {name} of problem {position + 1} was {_short(before)}, "
+                    f"is now {_short(after)}; use another output folder."
+                )
+        before_ids = self._connection.execute(
+            "SELECT prompt_token_ids FROM trajectories WHERE id = ?", (position * schema.PER_PROBLEM,)
+        ).fetchone()
+        if before_ids is not None and not np.array_equal(schema.unpack_ids(before_ids[0]), np.array(prompt_ids)):
+            raise FastsiaError(
+                f"{self.directory} holds a run with another prompt (first seen at problem {problem.id!r}): "
+                f"{_first_difference(asked, prompt)}; use another output folder."
+            )
+        return bool(gold == problem.gold)
+
+    def reread(
+        self,
+        read: Callable[[StoredProblem], Sequence[ScoredTrajectory]],
+        identity: Mapping[str, Any],
+        reading: Mapping[str, Any],
+        *,
+        group: Grouping | None = None,
+        golds: Mapping[int, str] | None = None,
+        positions: Iterable[int] | None = None,
+    ) -> Reread:
+        """Read the answers of finished problems again, and store all of them in one transaction.
+
+        Args:
+            read: reads the answers of a problem.
+            identity: its settings of reading become the run's.
+            reading: how `read` reads.
+            group: finds equal answers; None if only equal spellings are equal.
+            golds: corrected gold answers, by position.
+            positions: the problems to read; None means all.
+        """
+        counts = np.zeros(3, dtype=np.int64)
+        golds = golds or {}
+        equivalents: Grouped = {} if positions is None else dict(self._equivalents)
+        with self._writing, self._changing():
+            for position in sorted(self.done if positions is None else positions):
+                counts += self._reread_problem(position, read, group, golds.get(position), equivalents)
+            meta = schema.read_meta(self._connection)
+            settings = dict(identity["config"])
+            meta["identity"] = json.dumps(json.loads(meta["identity"]) | {"config": settings}, sort_keys=True)
+            changed = {"identity": meta["identity"], "checksum": schema.head_checksum(meta)}
+            schema.write_meta(self._connection, changed | schema.reading_meta(reading, equivalents))
+        before, self.reading, self._equivalents = self.reading, dict(reading), equivalents
+        num_answers, num_changed, num_stopped = counts.tolist()
+        return Reread(num_answers, num_changed, num_stopped, before, reading)
+
+    def group(self, group: Grouping) -> None:
+        """Find and store equal answers for the trajectories that have none stored yet."""
+        missing: Grouped = {}
+        ids = [row[0] for row in self._connection.execute("SELECT id FROM trajectories ORDER BY id")]
+        for position in dict.fromkeys(row // schema.PER_PROBLEM for row in ids if row not in self._equivalents):
+            rows = self._whole(position)
+            for row, rollouts in schema.by_trajectory(rows):
+                if row.id not in self._equivalents:
+                    missing[row.id] = _grouped(group, rows, row, rollouts)
+        if missing:
+            equivalents = self._equivalents | missing
+            with self._writing, self._changing():
+                schema.write_meta(self._connection, schema.reading_meta(self.reading or {}, equivalents))
+            self._equivalents = equivalents
+
+    def _whole(self, position: int) -> ProblemRows:
+        rows = schema.read_rows(self._connection, position)
+        if rows is None:
+            raise FastsiaError(
+                f"{self.path} is damaged (the rows of problem {position + 1} do not match their checksum)."
+            )
+        return rows
+
+    def _reread_problem(
+        self,
+        position: int,
+        read: Callable[[StoredProblem], Sequence[ScoredTrajectory]],
+        group: Grouping | None,
+        gold: str | None,
+        equivalents: Grouped,
+    ) -> np.ndarray:
+        """Numbers of answers, changed answers, and changed answers of rollouts that stopped early, of one problem."""
+        stored = self._whole(position)
+        rows = stored if gold is None else stored._replace(problem=stored.problem._replace(gold=gold))
+        counts = np.zeros(3, dtype=np.int64)
+        trajectories: list[Any] = []
+        rollouts: list[Any] = []
+        for (row, mine), scored in zip(schema.by_trajectory(rows), read(schema.to_stored(rows)), strict=True):
+            own = (scored.answer, scored.answer_strict, scored.answer_lenient)
+            row_now = _with_answers(row, own)._replace(correct=int(scored.correct))
+            mine_now = list(map(_with_answers, mine, zip(*scored.rollout_answers, strict=True)))
+            before = schema.names_of(self._equivalents, row.id)
+            if group is not None:
+                equivalents[row.id] = _grouped(group, rows, row_now, mine_now)
+            after = schema.names_of(equivalents if group is not None else {}, row.id)
+            olds: list[Any] = [*mine, row]
+            for old, new in zip(olds, [*mine_now, row_now], strict=True):
+                differs = before.get(old.answer, old.answer) != after.get(new.answer, new.answer)
+                counts += (1, differs, differs and old is not row and old.finish_reason == "answer")
+            trajectories.append(row_now)
+            rollouts += mine_now
+        rollouts.sort(key=lambda row: row.id)
+        schema.replace(self._connection, stored, ProblemRows(rows.problem, trajectories, rollouts).sealed())
+        return counts
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """One transaction over what is stored."""
+        if self._is_closed:
+            raise FastsiaError(f"{self.path} is closed.")
+        with _opening(self.path), self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+            yield
+
+    def add(self, finished: FinishedProblem) -> None:
+        """Commit one finished problem, whole or not at all. May be called from any thread."""
+        rows = schema.to_rows(finished)
+        with self._writing:
+            if self._is_closed:
+                raise FastsiaError(f"{self.path} is closed; problem {finished.problem.id!r} was not stored.")
+            try:
+                schema.insert(self._connection, rows)
+            except sqlite3.Error as error:
+                raise FastsiaError(
+                    f"{self.path} cannot be written ({error}); the {len(self.done)} problems finished before are kept, "
+                    "and the same command resumes once there is room."
+                ) from error
+            self.done.add(finished.position)
+
+    def close(self) -> None:
+        """Merge the log into the database, which makes it one plain file, and unlock the folder.
+
+        Waits for an `add` of another thread: sqlite crashes if a connection is closed during a write.
+        """
+        self._is_closed = True  # writers waiting for the lock will raise
+        try:
+            with self._writing:
+                with suppress(sqlite3.Error):  # a reader is open or the disk is full: the log is kept and stays valid
+                    self._connection.execute("PRAGMA journal_mode = DELETE")
+                self._connection.close()
+        finally:  # also if the wait is interrupted
+            self._unlock()
+
+    def _open(
+        self, identity: dict[str, Any], vocabulary: Vocabulary, reading: Mapping[str, Any] | None
+    ) -> sqlite3.Connection:
+        refuse_links(self.directory, (DATABASE + suffix for suffix in repair.PARTS))
+        meta = {
+            "schema_version": schema.SCHEMA_VERSION,
+            "identity": json.dumps(identity, sort_keys=True),
+            "vocabulary": vocabulary.to_bytes(),
+        }
+        meta["checksum"] = schema.head_checksum(meta)
+        if reading is not None:
+            meta |= schema.reading_meta(reading, {})
+        with _opening(self.path):
+            if not self.path.exists() and self._repaired.exists():  # killed between the two renames of a repair
+                self._repaired.rename(self.path)
+            damage = repair.damage(self.path)
+            if damage is not None:
+                self._repair(damage, meta, identity, vocabulary)
+            connection = repair.connect(self.path)
+            try:
+                if not repair.has_tables(connection):
+                    repair.create(connection, meta)
+                self._check_identity(schema.read_meta(connection), identity, vocabulary)
+                schema.migrate(connection)
+            except BaseException:
+                connection.close()
+                raise
+        return connection
+
+    def _repair(self, damage: str, meta: dict[str, Any], identity: Mapping[str, Any], vocabulary: Vocabulary) -> None:
+        found, salvaged = repair.salvage(self.path)
+        if found:
+            self._check_identity(found, identity, vocabulary)
+            # The salvaged answers keep their reading.
+            stored, equivalents = schema.parse_reading(found)
+            meta = {key: value for key, value in meta.items() if key not in schema.READING}
+            meta |= schema.reading_meta(stored, equivalents) if stored is not None else {schema.READING[0]: None}
+        self.notes.append(repair.replace(self.path, self._repaired, damage, meta, found, salvaged))
+
+    def _check_identity(self, meta: Mapping[str, Any], identity: Mapping[str, Any], vocabulary: Vocabulary) -> None:
+        if meta.get("schema_version") not in range(1, schema.SCHEMA_VERSION + 1):
+            raise FastsiaError(
+                f"{self.path} has schema version {meta.get('schema_version')}, this fastsia writes "
+                f"{schema.SCHEMA_VERSION}; use another output folder."
+            )
+        changed = _differences(json.loads(meta["identity"]), identity)
+        if meta["vocabulary"] != vocabulary.to_bytes():
+            changed.append(_vocabulary_change(meta["vocabulary"], vocabulary))
+        _refuse_others(self.directory, changed)
+
+
+# --- which run it is -------------------------------------------------------------------------------------------
+
+_ANSWERS = ("answer", "answer_strict", "answer_lenient")
+_MAY_DIFFER = tuple(f"config.{name}" for name in MAY_DIFFER)
+_DATE = "config.template_date"
+
+
+def with_defaults(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """A flat identity, with the defaults of settings that only a later one has, and today's names of settings."""
+    before = renamed.current(before, {f"config.{old}": f"config.{new}" for old, new in renamed.SETTINGS.items()})
+    defaults = flatten({"config": vars(SIAConfig())})
+    return {key: value for key, value in defaults.items() if key in now} | before
+
+
+def _differences(stored: Mapping[str, Any], identity: Mapping[str, Any], *, partly: bool = False) -> list[str]:
+    """Each difference between a stored identity and a run's that keeps the run from resuming it.
+
+    partly: the run's identity is not complete; what it does not say is no difference.
+    """
+    after = flatten(json.loads(json.dumps(identity)))  # JSON has lists for tuples, as the stored one has
+    before = with_defaults(flatten(stored), after)
+    before |= {key: after.get(key) for key in _MAY_DIFFER}
+    if before.get(_DATE) is None:  # older versions did not store it; the prompts are compared instead
+        before[_DATE] = after.get(_DATE)
+    if before.get("model.fingerprint") == after.get("model.fingerprint"):
+        for key in ("model.name", "model.peft", "model.quantization"):  # the same weights may be stored elsewhere
+            before[key] = after.get(key)
+    return [
+        f"{key} was {json.dumps(before.get(key))}, is now {json.dumps(after.get(key))}"
+        for key in (after if partly else dict.fromkeys([*before, *after]))
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _refuse_others(directory: Path, changed: Sequence[str]) -> None:
+    if changed:
+        raise FastsiaError(f"{directory} holds another run: {'; '.join(changed)}. Use another output folder.")
+
+
+def _vocabulary_change(before: bytes, after: Vocabulary) -> str:
+    """How the stored vocabulary differs."""
+    with suppress(FastsiaError):
+        stored = Vocabulary.from_bytes(before)
+        if len(stored) == len(after):
+            differs = [i for i in range(len(after)) if stored.token_bytes(i) != after.token_bytes(i)]
+            marks = [after.token_bytes(i).decode("utf-8", "replace") for i in differs if not stored.token_bytes(i)]
+            if marks and len(marks) == len(differs):
+                return f"the texts of an older version, or of other think_tags, were stored without {', '.join(marks)}"
+    return "the tokenizer's vocabulary is another"
+
+
+def _first_difference(before: str, after: str) -> str:
+    """Where two prompts first differ, with a little of the text before it."""
+    if before == after:
+        return "its text is the same, its token ids are not"
+    same = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), None)
+    at = max(0, (min(len(before), len(after)) if same is None else same) - 12)
+    return f"it was {_short(before[at:])}, is now {_short(after[at:])}"
+
+
+def _short(text: str | None) -> str:
+    return repr(text if text is None or len(text) <= 60 else text[:57] + "...")
+
+
+def _with_answers(row: Any, answers: Sequence[str | None]) -> Any:
+    return row._replace(**dict(zip(_ANSWERS, answers, strict=True)))
+
+
+def _grouped(
+    group: Grouping, rows: ProblemRows, row: schema.TrajectoryRow, rollouts: Sequence[schema.RolloutRow]
+) -> Classes:
+    """The classes of the distinct answers of a trajectory and its rollouts, of both readings."""
+    answers = {getattr(each, name) for each in (row, *rollouts) for name in _ANSWERS} - {None}
+    answer_format: Any = rows.problem.format
+    return schema.unequal(group(sorted(answers), rows.problem.gold, answer_format))
+
+
+# --- the folder ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    """Re-raise I/O errors (disk full, permission, lock) as FastsiaError; they do not mean corruption."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise FastsiaError(f"{path} cannot be written ({one_line(error)}); nothing in it was changed.") from error
+
+
+def _lock(directory: Path) -> int:
+    """Lock the folder until the descriptor is closed; the kernel unlocks it when the process dies."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    except FileExistsError as error:
+        raise FastsiaError(f"output folder {str(directory)!r} is a file.") from error
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise FastsiaError(
+                f"{directory / LOCK} is a symbolic link; results are not written through links."
+            ) from error
+        raise FastsiaError(f"output folder {str(directory)!r} cannot be used: {error.strerror}.") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise FastsiaError(
+            f"output folder {str(directory)!r} is locked: process {holder or '(unknown)'} is writing to it."
+        ) from error
+    with suppress(OSError):  # the number is only for the message; a full disk is reported when results are written
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def _unlock(descriptor: int, process: int) -> None:
+    """Unlock the folder. In a forked child, which shares the lock with its parent, only close the descriptor."""
+    if os.getpid() == process:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
