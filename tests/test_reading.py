@@ -25,7 +25,7 @@ from fastsia.engine.sequence import FinishReason, Request, Rollouts, Trajectory
 from fastsia.results import reading
 from fastsia.results.reader import Store
 from fastsia.results.reading import Reading, renew
-from fastsia.results.schema import pack_ids
+from fastsia.results.schema import DrawnProblem, pack_ids
 from fastsia.results.writer import StoreWriter
 from tests.stores import rewritten
 from tests.tiny import PROBLEMS, shared_model, tiny_tokenizer
@@ -149,7 +149,8 @@ def test_shuffled_rollouts_from_inside_a_think_block_are_read_as_such(
         ),
     )
     shuffled = Reading(SIAConfig(shuffle_prefix=True))
-    scored = shuffled.read(0, drawn, Problem("p", "?", "4"), "number", starts_in_think, vocabulary)
+    asked = DrawnProblem(0, Problem("p", "?", "4"), "number", starts_in_think, [(0, drawn)])
+    (scored,) = shuffled.read(asked, vocabulary)
     assert scored.answer == "4"
     assert scored.rollout_answers[1] == [None if starts_in_think else "5", None, "5", "5"]
     assert scored.rollout_answers[2] == ["5"] * 4
@@ -239,7 +240,7 @@ def test_what_only_changes_the_reading_does_not_refuse_a_resumed_run(tmp_path: P
 
 
 def test_a_reading_that_fails_changes_nothing(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = Reading.read_stored
+    read = Reading.read
     seen: list[int] = []
 
     def failing(self: Reading, stored: Any, vocabulary: Any) -> Any:
@@ -249,7 +250,7 @@ def test_a_reading_that_fails_changes_nothing(old: Path, monkeypatch: pytest.Mon
         return read(self, stored, vocabulary)
 
     before = rows(old)
-    monkeypatch.setattr(Reading, "read_stored", failing)
+    monkeypatch.setattr(Reading, "read", failing)
     with pytest.raises(KeyboardInterrupt):
         reread(old)
     assert seen == [0, 1]
