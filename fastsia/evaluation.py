@@ -33,7 +33,7 @@ from fastsia.results import SIAResult, forget_partial_costs, score, stored_confi
 from fastsia.results.manifest import costs_of, is_count
 from fastsia.results.reader import Store
 from fastsia.results.reading import AnswerReader, Reading, renew
-from fastsia.results.schema import DATABASE, FinishedProblem
+from fastsia.results.schema import DATABASE, DrawnProblem, FinishedProblem
 from fastsia.results.writer import StoreWriter, check_output
 from fastsia.tasks import Prompt, Task, build_prompt, load_task
 from fastsia.tasks.prompt import date_of_prompts, prompt_options, reading_options, unread_settings
@@ -527,10 +527,7 @@ def _finish(
 ) -> FinishedProblem:
     problem = task.problems[position]
     answer_format = task.format_of(problem)
-    scored = [
-        reading.read(number, drawn, problem, answer_format, prompt.starts_in_think, vocabulary)
-        for number, drawn in parts
-    ]
+    scored = reading.read(DrawnProblem(position, problem, answer_format, prompt.starts_in_think, parts), vocabulary)
     return FinishedProblem(position, problem, answer_format, prompt.text, prompt.starts_in_think, prompt.cut, scored)
 
 

@@ -25,7 +25,7 @@ from fastsia.engine.sequence import FinishReason, Request, Rollouts, Trajectory
 from fastsia.results import reading
 from fastsia.results.reader import Store
 from fastsia.results.reading import Reading, renew
-from fastsia.results.schema import pack_ids
+from fastsia.results.schema import DrawnProblem, pack_ids
 from fastsia.results.writer import StoreWriter
 from tests.stores import rewritten
 from tests.tiny import PROBLEMS, shared_model, tiny_tokenizer
@@ -149,7 +149,8 @@ def test_shuffled_rollouts_from_inside_a_think_block_are_read_as_such(
         ),
     )
     shuffled = Reading(SIAConfig(shuffle_prefix=True))
-    scored = shuffled.read(0, drawn, Problem("p", "?", "4"), "number", starts_in_think, vocabulary)
+    asked = DrawnProblem(0, Problem("p", "?", "4"), "number", starts_in_think, [(0, drawn)])
+    (scored,) = shuffled.read(asked, vocabulary)
     assert scored.answer == "4"
     assert scored.rollout_answers[1] == [None if starts_in_think else "5", None, "5", "5"]
     assert scored.rollout_answers[2] == ["5"] * 4
@@ -239,7 +240,7 @@ def test_what_only_changes_the_reading_does_not_refuse_a_resumed_run(tmp_path: P
 
 
 def test_a_reading_that_fails_changes_nothing(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = Reading.read_stored
+    read = Reading.read
     seen: list[int] = []
 
     def failing(self: Reading, stored: Any, vocabulary: Any) -> Any:
@@ -249,7 +250,7 @@ def test_a_reading_that_fails_changes_nothing(old: Path, monkeypatch: pytest.Mon
         return read(self, stored, vocabulary)
 
     before = rows(old)
-    monkeypatch.setattr(Reading, "read_stored", failing)
+    monkeypatch.setattr(Reading, "read", failing)
     with pytest.raises(KeyboardInterrupt):
         reread(old)
     assert seen == [0, 1]
@@ -423,12 +424,14 @@ def test_a_regex_reads_the_answers() -> None:
 def test_what_a_regex_gives(pattern: str, text: str, answer: str | None) -> None:
     """Its named group, its first one, or all of it; one number in the spelling of a gold answer."""
     read = reading._regex_reader(pattern)
-    assert reading._spelled(read, text, Problem("p", "?", "1"), "number") == answer
+    asked = DrawnProblem(0, Problem("p", "?", "1"), "number", False, ())
+    assert reading._spelled(read, text, asked) == answer
 
 
 def test_a_choice_may_be_read_by_its_text() -> None:
     problem = Problem("p", "?", "B", ("red", "green"))
-    assert reading._spelled(lambda text: " green ", "", problem, "choice") == "B"
+    asked = DrawnProblem(0, problem, "choice", False, ())
+    assert reading._spelled(lambda text: " green ", "", asked) == "B"
 
 
 def test_a_function_reads_the_answers(tmp_path: Path) -> None:
@@ -465,7 +468,7 @@ def test_a_reader_after_early_stops_is_warned_of(old: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"answer_regex": "("}, r"answer_regex '\(' is no regular expression of Python's: missing \), unterminated"),
+        ({"answer_regex": "("}, r"answer_regex '\(' is not a regular expression: missing \), unterminated"),
         ({"answer_regex": ""}, "answer_regex must be a regular expression"),
         ({"answer_regex": 3}, "answer_regex must be a regular expression, got 3"),
         ({"answer_reader": "first"}, "answer_reader must be a function"),
@@ -596,7 +599,7 @@ def test_report_reads_an_older_run_again(
     assert _run(["report", str(old), "-o", str(old / "page.html"), "--answer_regex", r"=(\d+)"]) == 0
     assert r"answer_regex none → =(\d+)" in capsys.readouterr().out
     assert _run(["report", str(old), "--answer_regex", "("]) == 2
-    assert "is no regular expression" in capsys.readouterr().err
+    assert "is not a regular expression" in capsys.readouterr().err
 
 
 def test_report_of_a_run_under_way_shows_what_is_stored(old: Path, capsys: pytest.CaptureFixture[str]) -> None:

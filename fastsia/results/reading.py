@@ -19,15 +19,18 @@ from fastsia.answers.extraction import RULES_VERSION, canonical_gold, extract_ro
 from fastsia.answers.reference import is_thinking
 from fastsia.answers.spec import Spec
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.config import AnswerFormat, Problem, SIAConfig, is_text
+from fastsia.config import AnswerFormat, SIAConfig, is_text
 from fastsia.engine.sequence import FinishReason, Trajectory
 from fastsia.errors import FastsiaError, one_line
-from fastsia.results.schema import ScoredTrajectory, StoredProblem
+from fastsia.results.schema import DrawnProblem, ScoredTrajectory
 from fastsia.results.writer import Grouping, Reread, StoreWriter
 from fastsia.tasks.prompt import reading_options
 
 AnswerReader = Callable[[str], str | None]
 """From the text of a trajectory, or of a prefix with its continuation, to the answer; None if there is none."""
+
+Readings = tuple[list[str | None], list[str | None]]
+"""Answers in the strict and in the lenient reading."""
 
 
 @dataclass(frozen=True)
@@ -81,33 +84,19 @@ class Reading:
 
         return group
 
-    def read_stored(self, stored: StoredProblem, vocabulary: Vocabulary) -> list[ScoredTrajectory]:
-        """Read the answers of a stored problem."""
-        return [
-            self.read(number, drawn, stored.problem, stored.answer_format, stored.starts_in_think, vocabulary)
-            for number, drawn in stored.trajectories
-        ]
-
-    def read(
-        self,
-        number: int,
-        drawn: Trajectory,
-        problem: Problem,
-        answer_format: AnswerFormat,
-        starts_in_think: bool,
-        vocabulary: Vocabulary,
-    ) -> ScoredTrajectory:
-        """Read the answers of a trajectory and of all its rollouts.
+    def read(self, asked: DrawnProblem, vocabulary: Vocabulary) -> list[ScoredTrajectory]:
+        """Read the answers of a problem's trajectories and of all their rollouts.
 
         A rollout's text is prefix and continuation, or only the continuation if the prefix was shuffled.
         """
+        return [self._read(number, drawn, asked, vocabulary) for number, drawn in asked.trajectories]
+
+    def _read(self, number: int, drawn: Trajectory, asked: DrawnProblem, vocabulary: Vocabulary) -> ScoredTrajectory:
         text = vocabulary.decode(drawn.token_ids)
         if drawn.rollouts is None:
             return ScoredTrajectory(number, drawn, text, None, None, None, False)
-        if self.is_own:
-            strict, lenient = self._by_reader(drawn, text, problem, answer_format, vocabulary)
-        else:
-            strict, lenient = _by_rules(drawn, text, problem, answer_format, starts_in_think, vocabulary, self.config)
+        read = self._by_reader if self.is_own else self._by_rules
+        strict, lenient = read(drawn, text, asked, vocabulary)
         own = (strict.pop(), lenient.pop())
         chosen = 0 if self.config.answer_reading == "strict" else 1
         return ScoredTrajectory(
@@ -117,13 +106,11 @@ class Reading:
             answer=own[chosen],
             answer_strict=own[0],
             answer_lenient=own[1],
-            correct=own[chosen] == problem.gold,
+            correct=own[chosen] == asked.problem.gold,
             rollout_answers=((strict, lenient)[chosen], strict, lenient),
         )
 
-    def _by_reader(
-        self, drawn: Trajectory, text: str, problem: Problem, answer_format: AnswerFormat, vocabulary: Vocabulary
-    ) -> tuple[list[str | None], list[str | None]]:
+    def _by_reader(self, drawn: Trajectory, text: str, asked: DrawnProblem, vocabulary: Vocabulary) -> Readings:
         """As `_by_rules`. Texts that the token limit ended have no answer in the strict reading."""
         rollouts = drawn.rollouts
         assert rollouts is not None
@@ -136,10 +123,54 @@ class Reading:
                 ids = np.concatenate([drawn.token_ids[: rollouts.checkpoint[r]], ids])
             whole = vocabulary.decode(ids)
             if whole not in known:
-                known[whole] = _spelled(read, whole, problem, answer_format)
+                known[whole] = _spelled(read, whole, asked)
             lenient.append(known[whole])
-        lenient.append(_spelled(read, text, problem, answer_format))
+        lenient.append(_spelled(read, text, asked))
         return [None if cut else answer for cut, answer in zip(_cut(drawn), lenient, strict=True)], lenient
+
+    def _by_rules(self, drawn: Trajectory, text: str, asked: DrawnProblem, vocabulary: Vocabulary) -> Readings:
+        """(strict, lenient) answers of the rollouts and, last, of the trajectory."""
+        rollouts = drawn.rollouts
+        assert rollouts is not None
+        whole = np.array([len(drawn.token_ids)], dtype=np.int32)
+        ids, offsets, cut = rollouts.token_ids, rollouts.offsets, _cut(drawn)
+
+        def extract(
+            lens: np.ndarray, tokens: np.ndarray, ends: np.ndarray, in_think: bool, ended: np.ndarray
+        ) -> Readings:
+            return extract_rollouts(
+                vocabulary,
+                drawn.token_ids,
+                lens,
+                tokens,
+                ends,
+                asked.answer_format,
+                options=asked.problem.choices,
+                answer_reading="both",
+                starts_in_think=in_think,
+                cut=ended,
+                **reading_options(self.config),
+            )
+
+        if not self.config.shuffle_prefix:
+            # The trajectory is one more sequence: all of it is prefix, nothing is drawn.
+            lens = np.concatenate([rollouts.checkpoint, whole]).astype(np.int32)
+            return extract(lens, ids, np.append(offsets, offsets[-1]), asked.starts_in_think, cut)
+        spec = Spec.of(
+            asked.answer_format, asked.problem.choices, asked.starts_in_think, **reading_options(self.config)
+        )
+        inside = _rows_in_think(drawn, text, vocabulary, spec)
+        strict: list[str | None] = []
+        lenient: list[str | None] = []
+        for begin, end in pairwise([0, *(np.flatnonzero(np.diff(inside)) + 1), len(rollouts)]):
+            if end > begin:
+                ends = offsets[begin : end + 1]
+                lens = np.zeros(end - begin, dtype=np.int32)
+                one, other = extract(lens, ids[ends[0] : ends[-1]], ends - ends[0], bool(inside[begin]), cut[begin:end])
+                strict, lenient = strict + one, lenient + other
+        nothing = np.zeros(0, dtype=np.int32)
+        one, other = extract(whole, nothing, np.zeros(2, dtype=np.int64), asked.starts_in_think, cut[-1:])
+        return strict + one, lenient + other
 
 
 def renew(
@@ -160,64 +191,13 @@ def renew(
     """
     facts = reading.facts()
     return writer.reread(
-        lambda stored: reading.read_stored(stored, vocabulary),
+        lambda stored: reading.read(stored, vocabulary),
         identity,
         facts,
         group=reading.grouping,
         golds=golds,
         positions=golds if golds and writer.reading == facts else None,
     )
-
-
-def _by_rules(
-    drawn: Trajectory,
-    text: str,
-    problem: Problem,
-    answer_format: AnswerFormat,
-    starts_in_think: bool,
-    vocabulary: Vocabulary,
-    config: SIAConfig,
-) -> tuple[list[str | None], list[str | None]]:
-    """(strict, lenient) answers of the rollouts and, last, of the trajectory."""
-    rollouts = drawn.rollouts
-    assert rollouts is not None
-    whole = np.array([len(drawn.token_ids)], dtype=np.int32)
-    ids, offsets, cut = rollouts.token_ids, rollouts.offsets, _cut(drawn)
-
-    def extract(
-        lens: np.ndarray, tokens: np.ndarray, ends: np.ndarray, in_think: bool, ended: np.ndarray
-    ) -> tuple[list[str | None], list[str | None]]:
-        return extract_rollouts(
-            vocabulary,
-            drawn.token_ids,
-            lens,
-            tokens,
-            ends,
-            answer_format,
-            options=problem.choices,
-            answer_reading="both",
-            starts_in_think=in_think,
-            cut=ended,
-            **reading_options(config),
-        )
-
-    if not config.shuffle_prefix:
-        # The trajectory is one more sequence: all of it is prefix, nothing is drawn.
-        lens = np.concatenate([rollouts.checkpoint, whole]).astype(np.int32)
-        return extract(lens, ids, np.append(offsets, offsets[-1]), starts_in_think, cut)
-    spec = Spec.of(answer_format, problem.choices, starts_in_think, **reading_options(config))
-    inside = _rows_in_think(drawn, text, vocabulary, spec)
-    strict: list[str | None] = []
-    lenient: list[str | None] = []
-    for begin, end in pairwise([0, *(np.flatnonzero(np.diff(inside)) + 1), len(rollouts)]):
-        if end > begin:
-            ends = offsets[begin : end + 1]
-            lens = np.zeros(end - begin, dtype=np.int32)
-            one, other = extract(lens, ids[ends[0] : ends[-1]], ends - ends[0], bool(inside[begin]), cut[begin:end])
-            strict, lenient = strict + one, lenient + other
-    nothing = np.zeros(0, dtype=np.int32)
-    one, other = extract(whole, nothing, np.zeros(2, dtype=np.int64), starts_in_think, cut[-1:])
-    return strict + one, lenient + other
 
 
 def _cut(drawn: Trajectory) -> np.ndarray:
@@ -250,8 +230,9 @@ def _regex_reader(pattern: str) -> AnswerReader:
     return read
 
 
-def _spelled(read: AnswerReader, text: str, problem: Problem, answer_format: AnswerFormat) -> str | None:
+def _spelled(read: AnswerReader, text: str, asked: DrawnProblem) -> str | None:
     """The answer that a reader finds, stripped. Values of the format are spelled as gold answers are."""
+    problem = asked.problem
     try:
         found = read(text)
     except Exception as error:
@@ -261,7 +242,7 @@ def _spelled(read: AnswerReader, text: str, problem: Problem, answer_format: Ans
     if found is not None and not is_text(found):
         raise FastsiaError(f"answer_reader must return a text or None, got {found!r:.60} for problem {problem.id!r}.")
     answer = (found or "").strip()
-    return canonical_gold(answer, answer_format, problem.choices) or answer if answer else None
+    return canonical_gold(answer, asked.answer_format, problem.choices) or answer if answer else None
 
 
 def _name_of(reader: AnswerReader) -> str:

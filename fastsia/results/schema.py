@@ -161,11 +161,11 @@ class FinishedProblem:
 
 
 @dataclass(frozen=True)
-class StoredProblem:
-    """A stored problem as it was drawn, to be read again.
+class DrawnProblem:
+    """A problem as it was drawn, before its answers are read.
 
     Attributes:
-        trajectories: (number, trajectory) pairs; their rollouts have no log-probabilities.
+        trajectories: (number, trajectory) pairs. From a database, their rollouts have no log-probabilities.
     """
 
     position: int
@@ -505,12 +505,12 @@ def by_trajectory(rows: ProblemRows) -> list[tuple[TrajectoryRow, list[RolloutRo
     return [(row, mine.get(row.trajectory, [])) for row in rows.trajectories]
 
 
-def to_stored(rows: ProblemRows) -> StoredProblem:
+def to_stored(rows: ProblemRows) -> DrawnProblem:
     """A problem as it was drawn, from its rows."""
     row = rows.problem
     choices = None if row.choices is None else tuple(json.loads(row.choices))
     answer_format: Any = row.format
-    return StoredProblem(
+    return DrawnProblem(
         row.position,
         Problem(row.problem_id, row.question, row.gold, choices, answer_format),
         answer_format,

@@ -25,7 +25,7 @@ from fastsia.errors import FastsiaError, one_line
 from fastsia.files import flatten, refuse_links
 from fastsia.results import repair, schema
 from fastsia.results.reader import Store
-from fastsia.results.schema import DATABASE, FinishedProblem, Grouped, ProblemRows, ScoredTrajectory, StoredProblem
+from fastsia.results.schema import DATABASE, DrawnProblem, FinishedProblem, Grouped, ProblemRows, ScoredTrajectory
 
 LOCK = ".lock"
 
@@ -185,7 +185,7 @@ class StoreWriter:
 
     def reread(
         self,
-        read: Callable[[StoredProblem], Sequence[ScoredTrajectory]],
+        read: Callable[[DrawnProblem], Sequence[ScoredTrajectory]],
         identity: Mapping[str, Any],
         reading: Mapping[str, Any],
         *,
@@ -244,7 +244,7 @@ class StoreWriter:
     def _reread_problem(
         self,
         position: int,
-        read: Callable[[StoredProblem], Sequence[ScoredTrajectory]],
+        read: Callable[[DrawnProblem], Sequence[ScoredTrajectory]],
         group: Grouping | None,
         gold: str | None,
         equivalents: Grouped,
