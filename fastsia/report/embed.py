@@ -98,7 +98,7 @@ def _round(value: float) -> float | None:
 
 
 def _shorten(text: str, limit: int | None) -> str | None:
-    """The end of a rollout holds its answer, so the middle goes first. None: not kept at all."""
+    """Shortens the middle of a text, since the end of a rollout contains its answer; None where nothing is kept."""
     if limit is None or len(text) <= limit:
         return text
     if limit == 0:
