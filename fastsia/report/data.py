@@ -1,4 +1,4 @@
-"""What a report is drawn from: plain records, filled by whoever holds the results."""
+"""Inputs of a report: plain records without a store or a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class AnswerView:
-    """One distinct answer at a checkpoint: how many rollouts gave it (None: no answer) and the text of one of them."""
+    """One distinct answer at a checkpoint.
+
+    Attributes:
+        answer: None: no answer.
+        count: Rollouts with this answer.
+        text: Text of one of them.
+    """
 
     answer: str | None
     count: int
@@ -21,7 +27,7 @@ class AnswerView:
 
 @dataclass(frozen=True)
 class CheckpointView:
-    """One checkpoint of a trajectory to look at. entropy and gold_surprisal in nats."""
+    """One checkpoint of a trajectory; entropy and gold_surprisal in nats."""
 
     position: int
     entropy: float
@@ -31,9 +37,11 @@ class CheckpointView:
 
 @dataclass(frozen=True)
 class TrajectoryView:
-    """One trajectory to read.
+    """One trajectory with its texts.
 
-    tokens: each token's text; token_entropies: of the model before each token, nats (None where not recorded).
+    Attributes:
+        tokens: Text of each token.
+        token_entropies: Entropy of the model before each token, nats; None where not recorded.
     """
 
     problem_id: str
@@ -53,9 +61,15 @@ class TrajectoryView:
 class ReportData:
     """One run.
 
-    summary: as in summary.json; model and task name the run where there, everything else but `num_problems` may lack.
-    trajectories, checkpoints, curves, tables: of `sia.Analysis`.
-    views: the trajectories to read, in any order; iterated once, so a generator that reads the store lazily will do.
+    Attributes:
+        summary: As in summary.json; only `num_problems` is required.
+        trajectories: Of `sia.Analysis`.
+        checkpoints: Of `sia.Analysis`.
+        curves: Of `sia.Analysis`.
+        tables: Of `sia.Analysis`.
+        views: The trajectories with their texts, in any order; iterated once, so a generator that reads the store
+        lazily
+            is enough.
     """
 
     summary: Mapping[str, Any]
@@ -75,10 +89,15 @@ class ReportData:
 def distinct_answers(
     checkpoints: np.ndarray, answers: Sequence[str | None]
 ) -> Iterator[tuple[int, list[tuple[str | None, int, int]]]]:
-    """Which rollouts of one trajectory to show: for each checkpoint in order, its answers, most frequent first.
+    """The distinct answers at each checkpoint of one trajectory, most frequent first.
 
-    checkpoints: int [R], each rollout's; answers: [R]. Yields (checkpoint, [(answer, count, row), ...]) where row is
-    the first rollout that gave the answer: the one whose text is worth decoding.
+    Args:
+        checkpoints: Int [R], the checkpoint of each rollout.
+        answers: [R].
+
+    Yields:
+        (checkpoint, [(answer, count, row), ...]) in order of checkpoints; row is the first rollout with the answer,
+        whose text is shown.
     """
     found: dict[int, dict[str | None, list[int]]] = {}
     for row, (checkpoint, given) in enumerate(zip(checkpoints.tolist(), answers, strict=True)):

@@ -74,7 +74,7 @@ def inline_svg(drawing: Drawing) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
     text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.S)
     text = re.sub(r'\sstyle="([^"]*)"', _presentation, text)
-    # Ids and references are unique within a figure; the page holds several.
+    # Ids and references are unique within a figure; the page contains several.
     text = re.sub(r'\bid="', f'id="{drawing.name}-', text)
     text = re.sub(r'(xlink:href="#|url\(#)', lambda m: m.group(1) + drawing.name + "-", text)
     head = f'<svg class="figure" role="img" aria-label="{drawing.title}" stroke-linejoin="round"'

@@ -1,4 +1,4 @@
-"""Trajectories packed into the page: JSON, deflated, base64; one piece a trajectory, opened when it is looked at."""
+"""Trajectories packed into the page as deflated JSON in base64; each is unpacked when it is viewed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ from typing import Any
 from fastsia.report.data import TrajectoryView
 
 TEXT_LIMITS: tuple[int | None, ...] = (None, 800, 200, 0)
-"""Characters of a rollout's text that are kept, tried in turn until the pieces fit."""
+"""Limits of a rollout's text (characters), tried in turn until the pieces fit."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One packed trajectory. key: (problem id, trajectory); shortened: whether rollout texts were cut to fit."""
+    """One packed trajectory.
+
+    Attributes:
+        key: (problem id, trajectory).
+        question: Of the problem.
+        data: Base64 text.
+        shortened: Whether rollout texts were shortened to fit.
+    """
 
     key: tuple[str, int]
     question: str
@@ -29,11 +36,16 @@ class Piece:
 def pack(
     views: Iterable[TrajectoryView], expected: int, max_bytes: int, forking: float | None = None
 ) -> Iterator[Piece]:
-    """Packs views as they come; together they stay within about `max_bytes` of base64.
+    """Packs views one by one; together they stay within about `max_bytes` of base64.
 
-    expected: how many there will be. A view may use what the ones before it left of their share, and a tenth of the
-    whole beyond it; where it would take more, its rollout texts are shortened. forking: nats above which a token's
-    entropy marks it as a forking one; None marks none.
+    A view may use the unused shares of the views before it, and a tenth of the whole beyond its own share; if it needs
+    more, its rollout texts are shortened.
+
+    Args:
+        views: The trajectories.
+        expected: Number of views.
+        max_bytes: Size of all pieces together.
+        forking: Entropy (nats) above which a token is marked as a forking token; None: no token is marked.
     """
     used = 0
     for index, view in enumerate(views):
@@ -86,7 +98,7 @@ def _round(value: float) -> float | None:
 
 
 def _shorten(text: str, limit: int | None) -> str | None:
-    """The end of a rollout holds its answer, so the middle goes first. None: not kept at all."""
+    """Shortens the middle of a text, since the end of a rollout contains its answer; None where nothing is kept."""
     if limit is None or len(text) <= limit:
         return text
     if limit == 0:

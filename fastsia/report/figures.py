@@ -154,7 +154,7 @@ def _gain_share(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Early accumulation of information
 
     Mean gain so far over mean gain at the end (for those that end incorrect, mostly a loss). Above the dotted diagonal
-    the information comes early in the reasoning. A group whose final gain cannot be told from 0 is not drawn.
+    the information comes early in the reasoning. A group whose final gain is indistinguishable from 0 is not drawn.
     """
     groups = tuple(group for group in OUTCOMES if final_gain_is_certain(data.curves, group))
     numbers = _curves(data, axes, "gain_share", _SHARE, groups)

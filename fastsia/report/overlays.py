@@ -88,7 +88,7 @@ def draw_comparison(runs: Mapping[str, ReportData], directory: Path | str | None
 def draw_overlay(look: Overlay, runs: Mapping[str, ReportData]) -> Drawing | None:
     """One curve of each run that has it, in one figure; None where none has.
 
-    Shares of a gain that cannot be told from 0 are left out.
+    Shares of a gain that is indistinguishable from 0 are left out.
     """
     parts = {
         label: part
@@ -142,7 +142,8 @@ def draw_families(name: str, families: Mapping[str, Mapping[str, ReportData]]) -
 def draw_outcomes(name: str, title: str, curve: str, unit: str, runs: Mapping[str, ReportData]) -> Drawing | None:
     """One curve of trajectories that end correct and of those that end incorrect, a panel for each run.
 
-    Shares of a gain that cannot be told from 0 are left out, and the panel says so. None where no run has the curve.
+    Shares of a gain that is indistinguishable from 0 are left out, and the panel says so. None where no run has the
+    curve.
     """
     is_share = curve == "gain_share"
     parts = {
@@ -162,14 +163,14 @@ def draw_outcomes(name: str, title: str, curve: str, unit: str, runs: Mapping[st
         if drawn:
             axes.legend(fontsize=7)
         else:
-            text = "final gain cannot be told from 0"
+            text = "final gain is indistinguishable from 0"
             axes.annotate(text, (0.5, 0.5), xycoords="axes fraction", ha="center", fontsize=8)
 
     figure = _panels({label: shorten(label, 36) for label in parts}, unit, fill)
     numbers = [part.assign(run=label) for label, panel in parts.items() for part in panel.values()]
     caption = f"One panel a model, with its training stage. {_BANDS}"
     if is_share:
-        caption += " A group whose final gain cannot be told from 0 is not drawn."
+        caption += " A group whose final gain is indistinguishable from 0 is not drawn."
     return Drawing(name, title, caption, figure, pd.concat(numbers, ignore_index=True))
 
 

@@ -13,7 +13,7 @@ from fastsia.sia.entropy import Checkpoints
 from fastsia.sia.table import RolloutTable
 
 GRID = np.linspace(0.0, 1.0, 21)
-"""Relative positions q at which traces of all lengths are read."""
+"""Relative positions q at which traces of all lengths are evaluated."""
 
 GROUPS = ("all", "correct", "incorrect")
 
@@ -21,7 +21,7 @@ GROUPS = ("all", "correct", "incorrect")
 def grid_rows(table: RolloutTable) -> np.ndarray:
     """int64 [T, Q]: each trace's last checkpoint at or before q T, T its last checkpoint. Never interpolated.
 
-    A trace whose first checkpoint is not 0 is read at its first one until it begins.
+    Before its first checkpoint, a trace is evaluated at its first checkpoint.
     """
     owner = table.trajectory_of_checkpoint
     reach = GRID * table.checkpoint[table.last][:, None]
@@ -55,10 +55,12 @@ def token_rows(table: RolloutTable) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class GroupMeans:
-    """Means of several per-trajectory quantities in each of `GROUPS`, with their resamples.
+    """Means of several per-trajectory quantities in each of `GROUPS`, with their resamples; NaN where a group is empty.
 
-    value: float64 [groups, quantities, positions]; samples: float64 [B, groups, quantities, positions]; count: int64
-    [groups]. NaN where a group is empty.
+    Attributes:
+        value: Float64 [groups, quantities, positions].
+        samples: Float64 [B, groups, quantities, positions].
+        count: Int64 [groups], trajectories.
     """
 
     value: np.ndarray
@@ -113,7 +115,15 @@ def _add_columns(x: np.ndarray, to: np.ndarray, width: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class AucCurve:
-    """AUC of a score for "ends correct" at each position: value float64 [K], resamples [B, K]; counts int64 [K]."""
+    """AUC of a score for "ends correct" at each position.
+
+    Attributes:
+        positions: [K].
+        value: Float64 [K].
+        samples: Float64 [B, K].
+        num_correct: Int64 [K], trajectories that end correct and have a score there.
+        num_incorrect: Int64 [K], trajectories that end incorrect and have a score there.
+    """
 
     positions: np.ndarray
     value: np.ndarray
@@ -130,8 +140,7 @@ def auc_curve(
     rows: np.ndarray,
     bootstrap: Bootstrap,
 ) -> AucCurve:
-    """How well low entropy at each position tells the traces that will end correct: `score_auc` of -H at checkpoint
-    rows [T, K], -1 where a trace has none."""
+    """`score_auc` of -H at checkpoint rows [T, K]; -1 where a trace has no checkpoint."""
     return score_auc(table, np.where(rows >= 0, -points.entropy[rows], np.nan), correct, positions, bootstrap)
 
 
@@ -182,8 +191,17 @@ _PAIRS_AT_ONCE = 40_000
 
 @dataclass(frozen=True)
 class Curve:
-    """One curve: value [K] at positions [K] with resamples [B, K] (None where it has no interval); count, the number
-    of traces behind each point."""
+    """One curve.
+
+    Attributes:
+        name: As in column `curve` of `Analysis.curves`.
+        axis: "relative" or "tokens".
+        group: One of `GROUPS`.
+        positions: [K].
+        value: Float64 [K].
+        samples: Float64 [B, K]; None for a curve without an interval.
+        count: Number of traces of each point, or of all points.
+    """
 
     name: str
     axis: str

@@ -1,4 +1,4 @@
-"""Texts that the token limit cut: how many there are, and what is to be said of a run that has many."""
+"""Texts that the token limit cut: how many there are, and the warnings about a run with many."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from dataclasses import dataclass
 import numpy as np
 
 NOTED_SHARE = 0.05
-"""A larger share of cut rollouts or trajectories is noted. Ours."""
+"""A larger share of cut rollouts or trajectories causes a warning. Chosen by fastsia."""
 
 _SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 
 @dataclass(frozen=True)
 class Ends:
-    """How the texts of one kind ended. noun: what they are called. cut: bool [n]. tokens: int64 [n], None where the
-    lengths are not known."""
+    """How the texts of one kind ended.
+
+    Attributes:
+        noun: "rollouts" or "trajectories".
+        cut: Bool [n], whether the token limit ended each text.
+        tokens: Int64 [n], lengths; None where they are not known.
+    """
 
     noun: str
     cut: np.ndarray
@@ -23,14 +28,14 @@ class Ends:
 
     @property
     def share(self) -> float:
-        """Of them, those that were cut."""
+        """Share of the texts that were cut."""
         return float(self.cut.mean()) if len(self.cut) else 0.0
 
     def counted(self) -> str:
         return f"{int(self.cut.sum()):,} of {len(self.cut):,} {self.noun} ({100 * self.share:.1f} %)"
 
     def lengths(self) -> str | None:
-        """By which length which share of them had ended; None where the lengths are not known."""
+        """The lengths by which shares of the texts had ended, as text; None where the lengths are not known."""
         if self.tokens is None:
             return None
         ended = np.sort(self.tokens[~self.cut])
@@ -51,7 +56,7 @@ class Ends:
 
 
 def cut_notes(rollouts: Ends, trajectories: Ends | None = None) -> list[str]:
-    """What to mind where many texts were cut; empty where few were."""
+    """Warnings about many cut texts; empty where few were cut."""
     both = [ends for ends in (rollouts, trajectories) if ends is not None]
     many = [ends for ends in both if ends.share > NOTED_SHARE]
     if not many:

@@ -56,4 +56,4 @@ def uneven_counts(checkpoints: pd.DataFrame) -> str | None:
             f"{told}, so in the {within:,} of {num_trajectories:,} trajectories whose checkpoints differ a "
             "shortage at one checkpoint looks like information."
         )
-    return f"{told}, so trajectories with fewer look surer than those with more."
+    return f"{told}, so trajectories with fewer look more certain than those with more."

@@ -79,7 +79,7 @@ def test_a_shortage_of_a_whole_trajectory_is_said() -> None:
     rollouts = simulated()
     (warning,) = unequal(rollouts[(rollouts["problem_id"] != "p1") | (rollouts["rollout"] < 7)])
     assert "7 to 8 a checkpoint" in warning
-    assert "trajectories with fewer look surer than those with more" in warning
+    assert "trajectories with fewer look more certain than those with more" in warning
 
 
 def test_failed_rollouts_leave_a_shortage_and_missing_checkpoints_do_not() -> None:
