@@ -192,8 +192,9 @@ def test_result_does_not_depend_on_how_the_work_is_cut(monkeypatch: pytest.Monke
     monkeypatch.setattr(sampling, "MAX_UNSORTED_DRAWS", 10)
     presorted = sampler(*case.arguments)
     turn = torch.randperm(24, generator=torch.Generator().manual_seed(3)).to(DEVICE)
-    logits_, row_, seeds, counters, temperature, top_p = case.arguments
-    turned = sampler(logits_, row_[turn], seeds[turn], counters[turn], temperature, top_p)
+    logits, spec = case.arguments
+    spec = spec._replace(row=spec.row[turn], seeds=spec.seeds[turn], counters=spec.counters[turn])
+    turned = sampler(logits, spec)
     for other, order in ((alone, slice(None)), (presorted, slice(None)), (turned, turn)):
         assert torch.equal(other.tokens, expected.tokens[order])
         torch.testing.assert_close(other.logprobs, expected.logprobs[order], atol=0, rtol=0, equal_nan=True)
