@@ -125,8 +125,15 @@ def test_exports_are_read_only_if_they_are_of_this_database_and_version(tmp_path
 # --- the check before the model is loaded ----------------------------------------------------------------------
 
 
-def test_an_output_folder_is_checked_before_the_model_is_loaded(tmp_path: Path, vocabulary: Vocabulary) -> None:
-    """Loading may take minutes. "no such model" would be said first."""
+def test_an_output_folder_is_checked_before_the_model_is_loaded(
+    tmp_path: Path, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading may take minutes."""
+
+    def loading(*_: object, **__: object) -> None:
+        raise FastsiaError("the model is loaded.")
+
+    monkeypatch.setattr("fastsia.evaluation.open_executor", loading)
     (tmp_path / "file").write_text("")
     with StoreWriter(tmp_path / "run", RUN | {"task": "demo"}, vocabulary) as writer:
         for output, said in (
@@ -135,12 +142,12 @@ def test_an_output_folder_is_checked_before_the_model_is_loaded(tmp_path: Path, 
             (tmp_path / "run", "is locked"),
         ):
             with pytest.raises(FastsiaError, match=said):
-                fastsia.evaluate("no such model", "demo", output=output)
+                fastsia.evaluate("demo:sft", "demo", output=output)
         writer.add(finished(0))
     with pytest.raises(FastsiaError, match=r"holds another run: .*config\.seed was 0, is now 3"):
-        fastsia.evaluate("no such model", "demo", output=tmp_path / "run", config=CONFIG, seed=3)
+        fastsia.evaluate("demo:sft", "demo", output=tmp_path / "run", config=CONFIG, seed=3)
     with pytest.raises(FastsiaError, match=r'holds another run: task was "demo", is now "problems"'):
-        fastsia.evaluate("no such model", [Problem("p", "?", "1")], output=tmp_path / "run", config=CONFIG)
-    with pytest.raises(FastsiaError, match="no such model"):
-        fastsia.evaluate("no such model", "demo", output=tmp_path / "new" / "run")
+        fastsia.evaluate("demo:sft", [Problem("p", "?", "1")], output=tmp_path / "run", config=CONFIG)
+    with pytest.raises(FastsiaError, match="the model is loaded"):
+        fastsia.evaluate("demo:sft", "demo", output=tmp_path / "new" / "run")
     assert not (tmp_path / "new").exists()
