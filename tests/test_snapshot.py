@@ -82,7 +82,7 @@ def test_reads_beside_a_fast_writer_never_fail(tmp_path: Path, vocabulary: Vocab
                     assert set(saved["problem_id"]) == ids
             sizes.append(len(ids))
     assert sizes == sorted(sizes)
-    assert len(set(sizes)) > 20, "the writer was at work"
+    assert len(set(sizes)) > 10, "the writer was at work"
 
 
 def test_a_snapshot_keeps_its_groups_of_equal_answers(tmp_path: Path, vocabulary: Vocabulary) -> None:
