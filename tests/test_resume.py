@@ -120,7 +120,7 @@ def test_kills_between_10_and_90_percent_lose_nothing(
         else:
             assert process.returncode == (130 if how == signal.SIGINT else 143), said
             assert f"{len(after)} of {NUM_PROBLEMS} problems are finished and kept in {folder}" in said
-            assert "the same command goes on" in said
+            assert "the same command continues from there" in said
             assert "Traceback" not in said
         before = after
     process = start(model, questions, folder)
