@@ -1,4 +1,4 @@
-"""The pages of the documentation, and what a reader does with the code on them."""
+"""The pages of the documentation, and running the code on them as a reader would."""
 
 from __future__ import annotations
 

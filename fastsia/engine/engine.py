@@ -185,8 +185,9 @@ class Engine:
     ) -> dict[int, list[Rollout]]:
         """n continuations from each checkpoint t of a trajectory, i.e. of prompt + trajectory[:t].
 
-        share: "trajectory" computes rollouts on the same token path once, whichever checkpoint they are of;
-        "checkpoint" only within a checkpoint; "none" never. The rollouts are the same.
+        Args:
+            share: "trajectory" computes rollouts on the same tokens once, whichever checkpoint they are from;
+                "checkpoint" only within a checkpoint; "none" never. The rollouts are the same.
 
         Returns:
             checkpoint -> its rollouts, by index.

@@ -70,10 +70,12 @@ class Graphs:
         block_size: int,
         new_pool: Callable[[], Callable[[Call], Call]] = CudaPool,
     ) -> None:
-        """Args:
-        forward: from inputs to hidden states.
-        hidden: [rows of the largest bucket, hidden_size], where the graphs leave their result.
-        new_pool: makes a `CudaPool`.
+        """Make an empty set of graphs.
+
+        Args:
+            forward: From inputs to hidden states.
+            hidden: [rows of the largest bucket, hidden_size], where the graphs leave their result.
+            new_pool: Makes a `CudaPool`.
         """
         self.num_captures = 0
         self._forward = forward

@@ -36,7 +36,7 @@ class BatchShape(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """token_ids, positions, slots: int64 [rows]. The rest are `AttentionMetadata`'s, int32."""
+    """Tensors of one step: token_ids, positions and slots int64 [rows]; the rest are `AttentionMetadata`'s, int32."""
 
     token_ids: Tensor
     positions: Tensor

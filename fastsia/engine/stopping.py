@@ -15,7 +15,7 @@ class StopTexts:
     """
 
     def __init__(self, texts: tuple[str, ...], vocabulary: Vocabulary, num_ids: int) -> None:
-        """num_ids: width of the model's logits; ids past the vocabulary decode to nothing."""
+        """Compile the rules for a model of `num_ids` logits; ids past the vocabulary decode to nothing."""
         self._vocabulary = vocabulary
         self._patterns = [text.encode() for text in texts]
         step = self._byte_table()

@@ -304,7 +304,8 @@ def _objects(values: Any) -> pd.Series:
 def _name_by_class(frame: pd.DataFrame, owner: Any, equivalents: Grouped) -> np.ndarray:
     """Replace each answer by the spelling that represents its class.
 
-    owner: the id of each row's trajectory.
+    Args:
+        owner: the id of each row's trajectory.
 
     Returns:
         The rows of the trajectories in which some answer is replaced.

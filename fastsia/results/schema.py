@@ -288,7 +288,8 @@ def migrate(connection: sqlite3.Connection) -> None:
 def checksum(values: Any, version: int = SCHEMA_VERSION) -> int:
     """CRC-32 over nested lists of numbers, texts, None and bytes: over their JSON, with the CRC-32 of bytes in it.
 
-    version: 1 takes Python's marshal format 2 instead, as fastsia 0.1.0 did.
+    Args:
+        version: Schema version of the database; 1 takes Python's marshal format 2 instead, as fastsia 0.1.0 did.
     """
     if version == 1:
         return zlib.crc32(marshal.dumps(_plain(values), 2))

@@ -379,7 +379,8 @@ def with_defaults(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str
 def _differences(stored: Mapping[str, Any], identity: Mapping[str, Any], *, partly: bool = False) -> list[str]:
     """Each difference between a stored identity and a run's that keeps the run from resuming it.
 
-    partly: the run's identity is not complete; what it does not say is no difference.
+    Args:
+        partly: Whether the run's identity is incomplete; keys that it lacks are not compared.
     """
     after = flatten(json.loads(json.dumps(identity)))  # JSON has lists for tuples, as the stored one has
     before = with_defaults(flatten(stored), after)

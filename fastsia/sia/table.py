@@ -31,24 +31,25 @@ class RolloutTable:
 
     P problems, T trajectories, G checkpoints over all trajectories, R rollouts, A distinct answers.
 
-    problem_ids: object [P], in order of first appearance.
-    problem_offsets: int64 [P + 1]; problem p owns trajectories problem_offsets[p]:problem_offsets[p + 1].
-    trajectory: int64 [T], the trajectory's number within its problem.
-    trajectory_offsets: int64 [T + 1]; trajectory i owns checkpoints trajectory_offsets[i]:trajectory_offsets[i + 1].
-    checkpoint: int64 [G], the token position.
-    checkpoint_offsets: int64 [G + 1]; checkpoint g owns rollouts checkpoint_offsets[g]:checkpoint_offsets[g + 1].
-    rollout: int64 [R], the rollout's index within its checkpoint.
-    code: int32 [R], index into `answers`, NULL for none.
-    answers: object [A], the distinct answers (golds included).
-    gold: int32 [T], index into `answers`.
-    correct: bool [T]; given with the table, else whether the mode at the last checkpoint is the gold answer.
-    num_answers: int32 [T], V: the distinct answers over all checkpoints of the trajectory, with gold and null.
-    num_left_out: int64 [T], checkpoints left out because no token was left to draw (rollout_budget "total").
-    ride: int64 [R] or None, how many tokens of each rollout agree with its trajectory from the checkpoint on.
-    cut: bool [R] or None, whether the token limit ended the rollout.
-    tokens: int64 [R] or None, how many tokens each rollout has.
-    num_errors: rows left out because their rollout failed (finish_reason "error").
-    correct_given: whether `correct` came with the table.
+    Attributes:
+        problem_ids: object [P], in order of first appearance.
+        problem_offsets: int64 [P + 1]; problem p owns trajectories problem_offsets[p]:problem_offsets[p + 1].
+        trajectory: int64 [T], the trajectory's number within its problem.
+        trajectory_offsets: int64 [T + 1]; trajectory i owns checkpoints trajectory_offsets[i]:trajectory_offsets[i + 1].
+        checkpoint: int64 [G], the token position.
+        checkpoint_offsets: int64 [G + 1]; checkpoint g owns rollouts checkpoint_offsets[g]:checkpoint_offsets[g + 1].
+        rollout: int64 [R], the rollout's index within its checkpoint.
+        code: int32 [R], index into `answers`, NULL for none.
+        answers: object [A], the distinct answers (golds included).
+        gold: int32 [T], index into `answers`.
+        correct: bool [T]; given with the table, else whether the mode at the last checkpoint is the gold answer.
+        num_answers: int32 [T], V: the distinct answers over all checkpoints of the trajectory, with gold and null.
+        num_left_out: int64 [T], checkpoints left out because no token was left to draw (rollout_budget "total").
+        ride: int64 [R] or None, how many tokens of each rollout agree with its trajectory from the checkpoint on.
+        cut: bool [R] or None, whether the token limit ended the rollout.
+        tokens: int64 [R] or None, how many tokens each rollout has.
+        num_errors: rows left out because their rollout failed (finish_reason "error").
+        correct_given: whether `correct` came with the table.
     """
 
     problem_ids: np.ndarray
