@@ -333,7 +333,7 @@ def test_reproduce_shows_a_figure_of_the_stages_that_it_is_about(
     rest = ["--tasks", "demo", "--limit", 2, *SMALL, "-o", tmp_path / "runs"]
     assert command("reproduce", "fig1", "--models", f"{model},demo:base", *rest) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "Figure 1: how early the information comes, aligned models" in out
+    assert "Figure 1: early accumulation of information, aligned models" in out
     assert "left out: demo:base (Base). fig4 shows them." in out
     assert "is unknown; state it with --stage MODEL=STAGE." in out
     assert not (tmp_path / "runs" / "demo_base").exists()
