@@ -35,7 +35,8 @@ class RolloutTable:
         problem_ids: object [P], in order of first appearance.
         problem_offsets: int64 [P + 1]; problem p owns trajectories problem_offsets[p]:problem_offsets[p + 1].
         trajectory: int64 [T], the trajectory's number within its problem.
-        trajectory_offsets: int64 [T + 1]; trajectory i owns checkpoints trajectory_offsets[i]:trajectory_offsets[i + 1].
+        trajectory_offsets: int64 [T + 1]; trajectory i owns checkpoints
+            trajectory_offsets[i]:trajectory_offsets[i + 1].
         checkpoint: int64 [G], the token position.
         checkpoint_offsets: int64 [G + 1]; checkpoint g owns rollouts checkpoint_offsets[g]:checkpoint_offsets[g + 1].
         rollout: int64 [R], the rollout's index within its checkpoint.

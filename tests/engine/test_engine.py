@@ -299,12 +299,12 @@ def test_an_interrupt_in_reset_does_not_keep_the_engine(engine: Engine, monkeypa
         (lambda e: Engine("demo:sft"), "model must be a loaded model of transformers, got str"),
         (lambda e: Engine(e.model, "demo:sft"), "tokenizer str is not a fast tokenizer"),
         (lambda e: Engine.from_pretrained(5), "model must be a name or a path, got int"),
-        (lambda e: e.rollout([5.5], 1, SAMPLING), r"prompt_ids must hold integers only, got 5\.5"),
+        (lambda e: e.rollout([5.5], 1, SAMPLING), r"prompt_ids must contain only integers, got 5\.5"),
         (lambda e: e.rollout(5, 1, SAMPLING), "prompt_ids must be a sequence of integers, got 5"),
         (lambda e: e.rollout([5], True, SAMPLING), "n must be an integer >= 1"),
         (lambda e: e.rollout([5], 1, {"top_p": 1.0}), "sampling must be a SamplingParams, got dict"),
         (lambda e: e.rollout([5], 1, SAMPLING, seed=0.5), r"seed must be an integer, got 0\.5"),
-        (lambda e: e.rollout_checkpoints([5], [6], [0.5], 1, SAMPLING), "checkpoints must hold integers only"),
+        (lambda e: e.rollout_checkpoints([5], [6], [0.5], 1, SAMPLING), "checkpoints must contain only integers"),
     ],
 )
 def test_what_cannot_run_is_refused_in_one_sentence(engine: Engine, call, message: str) -> None:
