@@ -80,10 +80,16 @@ def spearman(x: np.ndarray, y: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Halves:
-    """What halves of the rollouts say at every checkpoint, the two halves of split k in columns 2 k and 2 k + 1.
+    """Estimates from halves of the rollouts at G checkpoints of T trajectories.
 
-    entropy: float64 [G, 2 K], plug-in, NaN where a half is empty. surprisal: float64 [G, 2 K], of gold, likewise.
-    gold_count, count: int32 [G, 2 K]. offsets: int64 [T + 1], the checkpoints of each trajectory.
+    The two halves of split k (of K) are columns 2 k and 2 k + 1.
+
+    Attributes:
+        entropy: float64 [G, 2 K], plug-in, NaN where a half is empty.
+        surprisal: float64 [G, 2 K], of the gold answer, NaN where a half is empty.
+        gold_count: int32 [G, 2 K].
+        count: int32 [G, 2 K].
+        offsets: int64 [T + 1], the checkpoints of each trajectory.
     """
 
     entropy: np.ndarray
@@ -237,15 +243,21 @@ class RepairingTest:
 def repairing_test(
     halves: Halves, rows: np.ndarray, *, num_permutations: int, seed: int, max_traces: int = 2000
 ) -> RepairingTest | None:
-    """Pairs the entropy of each trace with the surprisal of another at equal relative position, over and over.
+    """Permutation test: does H go with s of the same trajectory beyond a trend that all trajectories share?
 
-    rows: int64 [T, Q], the checkpoint row of each trace at Q common relative positions; one trace a problem, at most
-    `max_traces` of them (a seeded choice). A trend that all traces share survives the re-pairing, so the p-value,
-    (1 + exceeding) / (1 + permutations), is small only where H and s of the same trace move together beyond it. It has
-    no power where traces end correct about as often as not: their correlations have both signs and cancel. What is
-    compared is the mean in standard errors from the mean of all strangers: averaging over splits steadies the
-    correlation of strangers more than a trace's own, and the plain mean rejected twice too often. None where fewer
-    than two traces have a defined correlation.
+    The surprisals are permuted over the trajectories at equal relative positions. A common trend survives this, so the
+    p-value, (1 + exceeding) / (1 + permutations), is small only where H and s of one trajectory move together beyond
+    it. The test has no power where trajectories end correct about as often as not: their correlations have both signs
+    and cancel. The statistic is the mean correlation in standard errors from the mean of all mismatched pairs:
+    averaging over splits reduces the variance of mismatched correlations more than of matched ones, so the plain mean
+    rejected twice too often.
+
+    Args:
+        rows: int64 [T, Q], the checkpoint row of each trajectory at Q common relative positions; one trajectory per
+            problem, at most `max_traces` of them (a seeded choice).
+
+    Returns:
+        None where fewer than two trajectories have a defined correlation.
     """
     generator = np.random.Generator(np.random.Philox(key=seed))
     if len(rows) > max_traces:
