@@ -95,7 +95,7 @@ def test_packed_files_with_a_few_bytes_changed(at: int, with_: bytes, file: Path
     rows = pd.DataFrame({"question": ["?", "!"], "choices": [["a", "b"], None], "answer": ["B", "3"]})
     packed = {
         ".parquet": rows.to_parquet(),
-        ".jsonl.gz": gzip.compress(rows.to_json(orient="records", lines=True).encode()),
+        ".jsonl.gz": gzip.compress(rows.to_json(orient="records", lines=True).encode(), mtime=0),
     }
     for ending, data in packed.items():
         at %= len(data)
