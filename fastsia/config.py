@@ -596,6 +596,12 @@ def fields_of(*owners: type, changes: Changes | None = None) -> tuple[str, ...]:
     return tuple(setting.name for setting in found if changes in (None, setting.changes))
 
 
+def chosen(owner: type[T], options: Mapping[str, Any]) -> T:
+    """The settings that a class declares, from options that may belong to other classes too; None is the default."""
+    names = fields_of(owner)
+    return owner(**{name: value for name, value in options.items() if name in names and value is not None})
+
+
 def as_config(config: SIAConfig | Mapping[str, Any] | None, changes: Mapping[str, Any] | None = None) -> SIAConfig:
     """Settings from a mapping, or the defaults, with some fields replaced.
 
