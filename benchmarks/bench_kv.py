@@ -12,11 +12,13 @@ from fastsia.ops import reference, select
 # num_layers, num_kv_heads, head_dim
 MODELS = {"qwen2.5-3b": (36, 2, 128), "deepseek-7b": (30, 32, 128)}
 BLOCK, COPIES = 16, 4
+pytestmark = [
+    pytest.mark.parametrize("path", ["fastsia", "torch index"]),
+    pytest.mark.parametrize("model", list(MODELS)),
+]
 
 
-@pytest.mark.parametrize("path", ["fastsia", "torch index"])
 @pytest.mark.parametrize("tokens", [256, 1024])
-@pytest.mark.parametrize("model", list(MODELS))
 def test_store_kv(kernels: Any, model: str, tokens: int, path: str) -> None:
     tokens, device = kernels.sized(tokens, 256, 5), kernels.device
     _, num_kv_heads, head_dim = MODELS[model]
@@ -29,12 +31,10 @@ def test_store_kv(kernels: Any, model: str, tokens: int, path: str) -> None:
     assert torch.equal(caches[0, 0].flatten(0, 1)[slots], k)
     calls = [lambda cache=cache: ops.store_kv(k, v, *cache, slots) for cache in caches]
     shown = {"model": model, "tokens": tokens}
-    kernels.measure("store_kv", kernels.named(path, ops), shown, calls, 4 * k.nbytes, graph=path == "fastsia")
+    kernels.measure("store_kv", path, shown, calls, 4 * k.nbytes, graph=path == "fastsia")
 
 
-@pytest.mark.parametrize("path", ["fastsia", "torch index"])
 @pytest.mark.parametrize("forks", [8, 64])
-@pytest.mark.parametrize("model", list(MODELS))
 def test_copy_blocks(kernels: Any, model: str, forks: int, path: str) -> None:
     forks, device = kernels.sized(forks, 8, 3), kernels.device
     num_layers, num_kv_heads, head_dim = MODELS[model]
@@ -49,4 +49,4 @@ def test_copy_blocks(kernels: Any, model: str, forks: int, path: str) -> None:
     calls = [lambda pair=pair: ops.copy_blocks(cache, *pair) for pair in order]
     floor_bytes = 4 * shape[0] * forks * cache[0, 0, 0].nbytes
     shown = {"model": model, "forks": forks}
-    kernels.measure("copy_blocks", kernels.named(path, ops), shown, calls, floor_bytes)
+    kernels.measure("copy_blocks", path, shown, calls, floor_bytes)

@@ -158,7 +158,6 @@ def test_prefix_attention(kernels: Any, model: str, rows: int, visible: str, pat
             prepare = {"fastsia": partial(fastsia, ops=ops), "sdpa": sdpa, "flex": partial(flex, SCALE, slots_of)}
             attend = prepare[library](step)
             calls = [lambda k=k, v=v: attend(k, v) for k, v in step.caches]
-        name, graph = kernels.named(path, ops), library != "flashinfer"
-        kernels.measure("prefix_attention", name, shape, calls, step.floor_bytes, graph)
+        kernels.measure("prefix_attention", path, shape, calls, step.floor_bytes, graph=library != "flashinfer")
     except torch.OutOfMemoryError:
         pytest.skip("the gathered copy does not fit")

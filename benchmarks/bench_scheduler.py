@@ -17,23 +17,17 @@ import torch
 
 from benchmarks.frame import emit, parse, show
 from benchmarks.machine import percentiles
-from fastsia import Engine, Request, SamplingParams, load_task
-from fastsia.tasks import build_prompt
+from fastsia import Engine, SIAConfig, load_task
+from fastsia.backends.native import NativeBackend
+from fastsia.evaluation import make_requests
 
 
 def replaying(runner: Any, drawn: list[Any]) -> Any:
     """`ModelRunner`'s interface without a model: returns the draws of another runner in the same order."""
     draws = iter(drawn)
-
-    def nothing(*_: Any) -> None:
-        return None
-
-    def same(given: Any) -> Any:
-        return given
-
     return SimpleNamespace(
-        **dict.fromkeys(("reset", "check_weights", "copy_blocks", "drop_hidden"), nothing),
-        **dict.fromkeys(("forward", "logits", "hidden"), same),
+        **dict.fromkeys(("reset", "check_weights", "copy_blocks", "drop_hidden"), lambda *_: None),
+        **dict.fromkeys(("forward", "logits", "hidden"), lambda given: given),
         device=torch.device("cpu"),
         ops=runner.ops,
         vocab_size=runner.vocab_size,
@@ -47,12 +41,8 @@ def replaying(runner: Any, drawn: list[Any]) -> Any:
 def main() -> None:
     options = parse(__doc__, problems=64, max_num_seqs=512, temperature=1.5)
     engine = Engine.from_pretrained("demo:sft", max_num_seqs=options.max_num_seqs)
-    task = load_task("demo", limit=options.problems)
-    sampling = SamplingParams(temperature=options.temperature, top_p=1.0, max_tokens=300)
-    requests = [
-        Request(i, build_prompt(task, problem, engine.tokenizer).token_ids, sampling, 20, i, stride=task.stride)
-        for i, problem in enumerate(task.problems)
-    ]
+    config = SIAConfig(temperature=options.temperature, top_p=1.0, max_tokens=300, stop_at_answer=False)
+    requests = list(make_requests(NativeBackend(engine), load_task("demo", limit=options.problems), config)[1])
     runner: Any = engine.runner
     draw, drawn = runner.draw, []
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.frame import emit, parse, show
-from fastsia import Engine, FastsiaError, SIAResult, evaluate
+from fastsia import Engine, FastsiaError, evaluate
 
 KEYS = ("generated_tokens", "row_steps", "seconds", "num_stopped_at_answer")
 
@@ -43,10 +43,10 @@ def main() -> None:
         engine, problems = load(name, end), options.problems if end else options.rambling_problems
         label = f"{name} on {options.task}" + ("" if end else ", without an end")
 
-        def run(stop: bool, engine: Engine = engine, problems: int = problems) -> SIAResult:
-            return evaluate(engine, options.task, limit=problems, stop_at_answer=stop, **settings)
-
-        runs = {"off": run(False), "on": run(True)}
+        runs = {
+            name: evaluate(engine, options.task, limit=problems, stop_at_answer=stop, **settings)
+            for name, stop in (("off", False), ("on", True))
+        }
         answers = {name: run.rollouts[["answer_strict", "answer_lenient"]] for name, run in runs.items()}
         if not answers["on"].equals(answers["off"]):
             raise FastsiaError(f"{label}: the stop changed an answer.")

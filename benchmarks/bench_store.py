@@ -23,29 +23,27 @@ import fastsia
 from benchmarks.frame import emit, parse, show
 from benchmarks.machine import peak_rss
 from fastsia import Request, SamplingParams
-from fastsia.answers.vocabulary import Vocabulary
 from fastsia.backends import ray as distributed
+from fastsia.backends.base import DescribedModel
+from fastsia.backends.continuations import DrawnSequence, PendingRequest
 from fastsia.callbacks import Callback
-from fastsia.engine.sequence import Counters, FinishReason, Rollouts, Trajectory
-from fastsia.models.loading import load_description
+from fastsia.engine.sequence import FinishReason, Trajectory
 
 STRIDE, ROLLOUTS, POOL = 20, 20, 16
 NUMBERS = (184, 26, 46, 8)
 
 
-class Ready:
+class Ready(DescribedModel):
     """A backend with a few trajectories that it returns again and again."""
 
-    name, model_name, context_length = "ready", "ready", None
+    name, warnings = "ready", ()
 
     def __init__(self, length: int) -> None:
-        self.tokenizer, self.eos_token_ids = load_description("demo:sft").tokenizer, (0,)
-        self.vocabulary = Vocabulary.from_tokenizer(self.tokenizer)
-        self.counters, self.warnings = Counters(), []
+        super().__init__("demo:sft", trust_remote_code=False, revision=None)
         said = self.tokenizer.encode("Now 26+20=46 are left. Each gets 46*4=184 of them, which is more than before.\n")
         self._answers = [self.tokenizer.encode(f"\n#### {number}") for number in NUMBERS]
         self._said, self._rng = np.resize(said, length).astype(np.int32), np.random.default_rng(0)
-        self._pool = [self._trajectory(number % 4) for number in range(POOL)]
+        self._pool = [self._trajectory(length, number % 4) for number in range(POOL)]
 
     def describe(self) -> dict[str, Any]:
         return {"dtype": "float32"}
@@ -59,34 +57,22 @@ class Ready:
             ready = self._pool[number % POOL]
             yield dataclasses.replace(ready, key=request.key, prompt_ids=ids, seed=request.seed)
 
-    def _trajectory(self, settles_on: int) -> Trajectory:
+    def _trajectory(self, length: int, settles_on: int) -> Trajectory:
         """Answers move from four to one: at position t a rollout has the final one with probability t / T at least."""
-        rng, length = self._rng, len(self._said)
-        points = np.append(np.arange(0, length, STRIDE), length)
-        at = points.repeat(ROLLOUTS)
-        final = rng.random(len(at)) < at / length
-        answers = np.where(final, settles_on, rng.integers(len(NUMBERS), size=len(at)))
-        ends = rng.integers(0, 2 * (length - at) + 1).clip(max=length)
-        texts = [np.append(self._said[:end], self._answers[answer]) for end, answer in zip(ends, answers, strict=True)]
-        ids = np.concatenate(texts).astype(np.int32)
-        return Trajectory(
-            key=None,
-            prompt_ids=np.zeros(0, dtype=np.int32),
-            token_ids=np.append(self._said, self._answers[settles_on])[-length:].astype(np.int32),
-            logprobs=rng.normal(size=length).astype(np.float32),
-            token_entropies=rng.exponential(size=length).astype(np.float32),
-            finish_reason="eos",
-            seed=0,
-            checkpoints=points,
-            rollouts=Rollouts(
-                checkpoint=at.astype(np.int32),
-                index=np.tile(np.arange(ROLLOUTS, dtype=np.int32), len(points)),
-                offsets=np.cumsum([0, *map(len, texts)]).astype(np.int64),
-                token_ids=ids,
-                logprobs=rng.normal(size=len(ids)).astype(np.float32),
-                finish_reason=np.full(len(at), FinishReason.EOS, dtype=np.int8),
-            ),
-        )
+        request = Request(None, (), SamplingParams(), ROLLOUTS, seed=0, stride=STRIDE)
+        rng, pending = self._rng, PendingRequest(request, self.eos_token_ids, self.vocabulary)
+        trajectory = self._sequence(length - len(self._answers[settles_on]), settles_on)
+        pending.take(trajectory, rng.exponential(size=length).tolist())
+        parts = []
+        for at in (len(start.prefix) for start in pending.starts()):
+            answers = np.where(rng.random(ROLLOUTS) < at / length, settles_on, rng.integers(4, size=ROLLOUTS))
+            ends = rng.integers(0, 2 * (length - at) + 1, size=ROLLOUTS).clip(max=length)
+            parts.append([self._sequence(*one) for one in zip(ends, answers, strict=True)])
+        return pending.finish(parts)
+
+    def _sequence(self, length: int, answer: int) -> DrawnSequence:
+        ids = np.append(self._said[:length], self._answers[answer]).astype(np.int32)
+        return DrawnSequence(ids, self._rng.normal(size=len(ids)).astype(np.float32), FinishReason.EOS)
 
 
 class Worker(distributed._Actor):
@@ -99,11 +85,8 @@ class Worker(distributed._Actor):
 class Clock(Callback):
     """Seconds between the first request and the last stored problem."""
 
-    def run_started(self, run: Any, progress: Any) -> None:
-        self.began = time.perf_counter()
-
     def problem_finished(self, problem: Any, progress: Any) -> None:
-        self.seconds = time.perf_counter() - self.began
+        self.seconds = progress.seconds
 
 
 def timed(work: Any) -> tuple[float, Any]:
@@ -188,8 +171,7 @@ def main() -> None:
             row["ray"]["round_s"] = bookkeeping(ray, options.workers)
             ray.shutdown()
     alone, over_ray = row["alone"], row.get("ray", {})
-    names = dict.fromkeys([*alone, *over_ray])
-    show([{"": name.replace("_", " "), "alone": alone.get(name), "ray": over_ray.get(name)} for name in names])
+    show([{"": x.replace("_", " "), "alone": alone.get(x), "ray": over_ray.get(x)} for x in alone | over_ray])
     emit(row)
 
 

@@ -58,11 +58,6 @@ class Kernels:
             pytest.skip("toy: one size")
         return toy if self.toy else value
 
-    def named(self, path: str, ops: Any) -> str:
-        """A path's name; ours names the ops that were selected."""
-        ours = f"fastsia-{ops.name}" + ("-interpreted" if self.device == "cpu" else "")
-        return ours if path == "fastsia" else path
-
     def need_flashinfer(self) -> Any:
         if self.device != "cuda":
             pytest.skip("FlashInfer needs a GPU")
@@ -74,26 +69,19 @@ class Kernels:
         """Emit microseconds per call, the achieved bandwidth over the bytes that must move, and multiples of the floor.
 
         Args:
-            op, path, shape: name the row.
+            op, path, shape: name the row; the path "fastsia" is our Triton kernel.
             calls: the same call on different memory, so that none finds its input in the cache.
             floor_bytes: bytes that one call must move.
             graph: replay the calls as a CUDA graph; else make them one by one.
         """
         us = percentiles([1e6 * call_s for call_s in self._seconds(calls, graph)])
-        floor_us = 1e6 * floor_bytes / bandwidth(self.device)
-        row = {
-            "benchmark": op,
-            "path": path,
-            "device": self.device,
-            "shape": shape,
-            "us": us,
-            "floor_bytes": floor_bytes,
-            "gb_per_s": round(floor_bytes / us["p50"] / 1e3, 1),
-            "floor_us": round(floor_us, 2),
-            "times_floor": round(us["p50"] / floor_us, 3),
-            "copy_gb_per_s": round(bandwidth(self.device) / 1e9, 1),
-        }
-        emit(row | {"graph": graph and self.device == "cuda"})
+        rate = bandwidth(self.device)
+        floor_us = 1e6 * floor_bytes / rate
+        ours = "fastsia-triton" if self.device == "cuda" else "fastsia-triton-interpreted"
+        row = {"benchmark": op, "path": ours if path == "fastsia" else path, "device": self.device, "shape": shape}
+        row |= {"us": us, "floor_bytes": floor_bytes, "gb_per_s": round(floor_bytes / us["p50"] / 1e3, 1)}
+        row |= {"floor_us": round(floor_us, 2), "times_floor": round(us["p50"] / floor_us, 3)}
+        emit(row | {"copy_gb_per_s": round(rate / 1e9, 1), "graph": graph and self.device == "cuda"})
 
     def _seconds(self, calls: Sequence[Call], graph: bool) -> list[float]:
         """Per call; on CUDA a round is at least 2 ms of calls."""

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import REPOSITORY, provenance
-from fastsia import SIAConfig
+from fastsia.config import SETTINGS
 
 WORK = REPOSITORY / "benchmarks" / ".work"
 ROWS = WORK / "rows.jsonl"
@@ -27,9 +27,8 @@ def parse(doc: str | None, *settings: str, **options: Any) -> argparse.Namespace
         options: each option's default, which also gives its type. A type stands for "not given" (None), a tuple lists
             the choices with the default first, a list takes several values, False is a flag.
     """
-    config = SIAConfig()
-    defaults = {name: getattr(config, name) for name in settings}
-    options = {name: int if value is None else value for name, value in defaults.items()} | options
+    declared = [SETTINGS[name] for name in settings]
+    options = {one.name: one.type if one.default is None else one.default for one in declared} | options
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in options.items():
         if default is False:

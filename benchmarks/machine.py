@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -59,8 +60,7 @@ def seconds(work: Callable[[], object], repeats: int, device: str = "cpu") -> li
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
     """The 20th, 50th and 80th percentile."""
-    cuts = torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64))
-    return {name: round(float(cut), 3) for name, cut in zip(("p20", "p50", "p80"), cuts, strict=True)}
+    return {f"p{share}": round(float(np.percentile(values, share)), 3) for share in (20, 50, 80)}
 
 
 def peak_rss() -> int:

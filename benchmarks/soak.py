@@ -64,16 +64,14 @@ def in_use() -> dict[str, int]:
 def main() -> None:
     options = parse(__doc__, model="demo:sft", problems=2000, num_rollouts=10, stride=8, num_kv_blocks=int, compare=[0])
     settings: dict[str, Any] = {"num_rollouts": options.num_rollouts, "stride": options.stride}
-    pool = {} if options.num_kv_blocks is None else {"num_kv_blocks": options.num_kv_blocks}
-    watched = Watched(fastsia.Engine.from_pretrained(options.model, **pool), max(options.problems // POINTS, 1))
+    engine = fastsia.Engine.from_pretrained(options.model, num_kv_blocks=options.num_kv_blocks)
+    watched = Watched(engine, max(options.problems // POINTS, 1))
     compared = []
     for problems in options.compare if any(options.compare) else [options.problems]:
         with tempfile.TemporaryDirectory(prefix="fastsia-soak-") as folder:
             summary = fastsia.evaluate(watched, "demo", limit=problems, output=folder, **settings).summary
-        counted = {name: summary["counters"][name] for name in ("generated_tokens", "peak_kv_blocks")}
-        compared.append(
-            {"problems": problems, "seconds": summary["seconds"], "peak_rss_mib": peak_rss() >> 20, **counted}
-        )
+        used = {"problems": problems, "seconds": summary["seconds"], "peak_rss_mib": peak_rss() >> 20}
+        compared.append(used | {name: summary["counters"][name] for name in ("generated_tokens", "peak_kv_blocks")})
     row = {"model": options.model, **settings, "runs": compared}
     show(compared)
     if any(options.compare):

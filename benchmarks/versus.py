@@ -26,6 +26,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
@@ -36,9 +37,10 @@ from benchmarks.agreement import LEVEL, disagreement
 from benchmarks.frame import WORK, emit, parse, show
 from benchmarks.vllm_process import VLLM, vllm_python
 from fastsia import Engine, FastsiaError, Request, SIAResult, evaluate
+from fastsia.backends.continuations import DrawnSequence, PendingRequest
 from fastsia.backends.hf_generate import HFGenerateBackend
 from fastsia.backends.native import NativeBackend
-from fastsia.engine.sequence import FinishReason, Rollouts, Trajectory
+from fastsia.engine.sequence import FinishReason, Trajectory
 from fastsia.models.resolve import resolve_model
 
 SETTINGS = ("temperature", "top_p", "stride", "num_rollouts", "max_tokens", "share", "seed")
@@ -54,43 +56,42 @@ Peer = tuple[Callable[[], Timed], Callable[[], AbstractContextManager[None]], di
 
 
 class Recording(NativeBackend):
-    """The engine; keeps its requests and trajectories."""
+    """The engine; keeps its requests and trajectories.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        drawn: trajectories to return instead: another engine's rollouts are read and scored like our own.
+    """
+
+    def __init__(self, engine: Engine, drawn: dict[Any, Trajectory] | None = None) -> None:
         super().__init__(engine)
         self.requests: dict[Any, Request] = {}
-        self.drawn: dict[Any, Trajectory] = {}
+        self.drawn = drawn or {}
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Trajectory]:
         self.requests = {request.key: request for request in requests}
-        for trajectory in super().generate(self.requests.values()):
-            self.drawn[trajectory.key] = trajectory
-            yield trajectory
+        self.drawn = self.drawn or {one.key: one for one in super().generate(self.requests.values())}
+        yield from (self.drawn[key] for key in self.requests)
 
+    def given(self, key: Any) -> Request:
+        """A request with its trajectory, whose rollouts are still to be drawn."""
+        return replace(self.requests[key], trajectory_ids=tuple(self.drawn[key].token_ids.tolist()))
 
-class Given(NativeBackend):
-    """Returns given trajectories, so that another engine's rollouts are read and scored like our own."""
-
-    def __init__(self, engine: Engine, given: dict[Any, Trajectory]) -> None:
-        super().__init__(engine)
-        self._given = given
-
-    def generate(self, requests: Iterable[Request]) -> Iterator[Trajectory]:
-        yield from (self._given[request.key] for request in requests)
+    def pending(self) -> dict[Any, PendingRequest]:
+        """All of them, in order of the keys."""
+        return {key: PendingRequest(self.given(key), self.eos_token_ids, self.vocabulary) for key in sorted(self.drawn)}
 
 
 class NaiveOnGiven(HFGenerateBackend):
     """Draws a trajectory per request and discards it, then rolls out the given one."""
 
-    def __init__(self, engine: Engine, given: dict[Any, Trajectory]) -> None:
-        super().__init__(engine.model, engine.tokenizer)
-        self._given = given
+    def __init__(self, recording: Recording) -> None:
+        super().__init__(recording.model, recording.tokenizer)
+        self._recording = recording
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Trajectory]:
         for request in requests:
             (own,) = super().generate([replace(request, num_rollouts=0)])
-            given = tuple(self._given[request.key].token_ids.tolist())
-            (trajectory,) = super().generate([replace(request, trajectory_ids=given)])
+            (trajectory,) = super().generate([self._recording.given(request.key)])
             yield replace(trajectory, finish_reason=own.finish_reason)
 
 
@@ -119,7 +120,7 @@ def compare(options: argparse.Namespace) -> int:
     ours = run(recording)[-1]
     name = NAMES[options.peer]
     times: dict[str, list[Timed]] = {name: [], "fastsia, every rollout to its end": [], "fastsia": []}
-    with OPEN[options.peer](engine, recording, run, options) as (run_peer, halted, facts):
+    with open_peer(recording, run, options) as (run_peer, halted, facts):
         for i in range(max(options.repeats, options.peer_repeats)):
             if i < options.repeats:
                 with halted():
@@ -146,18 +147,9 @@ def compare(options: argparse.Namespace) -> int:
         f"{found['mean_tv_expected']:.4f} expected of two samples of one distribution."
     )
     asked = {name: value for name, value in vars(options).items() if name not in ("data_dir", "device", "dtype")}
-    emit(
-        {
-            "benchmark": f"versus_{options.peer}",
-            **asked,
-            "stride": ours.summary["config"]["stride"],
-            "fingerprint": recording.fingerprint(),
-            "machine": machine,
-            "rows": rows,
-            "agreement": found | {"level": LEVEL, "agrees": agrees},
-            **facts,
-        }
-    )
+    row = {"benchmark": f"versus_{options.peer}", **asked, "stride": ours.summary["config"]["stride"]}
+    row |= {"fingerprint": recording.fingerprint(), "machine": machine, "rows": rows}
+    emit(row | {"agreement": found | {"level": LEVEL, "agrees": agrees}, **facts})
     return 0 if agrees else 1
 
 
@@ -191,35 +183,25 @@ def answer_counts(one: SIAResult, other: SIAResult) -> list[np.ndarray]:
 
 
 @contextmanager
-def open_hf(
-    engine: Engine, recording: Recording, run: Callable[..., Timed], options: argparse.Namespace
-) -> Iterator[Peer]:
-    yield lambda: run(NaiveOnGiven(engine, recording.drawn), backend="hf"), nullcontext, {}
-
-
-# --- vLLM ------------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def open_vllm(
-    engine: Engine, recording: Recording, run: Callable[..., Timed], options: argparse.Namespace
-) -> Iterator[Peer]:
+def open_peer(recording: Recording, run: Callable[..., Timed], options: argparse.Namespace) -> Iterator[Peer]:
+    if options.peer == "hf":
+        yield lambda: run(NaiveOnGiven(recording), backend="hf"), nullcontext, {}
+        return
     if vllm_python() is None:
         raise FastsiaError("no environment with vLLM: run `make bench-vllm`, or name one in FASTSIA_VLLM.")
     tried = tune(recording, options) if options.tune else []
 
     def run_peer() -> Timed:
         result = vllm.run()
-        given = with_rollouts(recording.drawn, result, options.num_rollouts)
-        tokens = sum(map(len, result["token_ids"]))
-        return result["seconds"], tokens, None, run(Given(engine, given))[-1]
+        scored = run(Recording(recording.engine, with_rollouts(recording, result)))[-1]
+        return result["seconds"], sum(map(len, result["token_ids"])), None, scored
 
     with closing(start(recording, options)) as vllm:
         settings = engine_settings(options) | process_settings(options) | {"versions": vllm.versions}
         yield run_peer, vllm.halted, {"vllm_settings": settings, "vllm_tried": tried}
 
 
-OPEN = {"hf": open_hf, "vllm": open_vllm}
+# --- vLLM ------------------------------------------------------------------------------------------------------------
 
 
 def start(recording: Recording, options: argparse.Namespace) -> VLLM:
@@ -227,20 +209,11 @@ def start(recording: Recording, options: argparse.Namespace) -> VLLM:
     stops = {request.sampling.stop for request in recording.requests.values()}
     if len(stops) > 1:
         raise FastsiaError("the problems have different stop texts; the comparison needs the same for all.")
-    prompts = [
-        [*trajectory.prompt_ids.tolist(), *trajectory.token_ids[:checkpoint].tolist()]
-        for _, trajectory in sorted(recording.drawn.items())
-        for checkpoint in trajectory.checkpoints
-    ]
-    work = {
-        "model": resolve_model(options.model).source,
-        "engine": engine_settings(options),
-        **{name: getattr(options, name) for name in ("num_rollouts", "temperature", "top_p", "max_tokens")},
-        "stop": list(stops.pop()),
-        "eos_token_ids": list(recording.eos_token_ids),
-        "prompts": prompts,
-        "num_warmup": min(8, len(prompts)),
-    }
+    prompts = [start.prefix for pending in recording.pending().values() for start in pending.starts()]
+    work = {name: getattr(options, name) for name in ("num_rollouts", "temperature", "top_p", "max_tokens")}
+    work |= {"model": resolve_model(options.model).source, "engine": engine_settings(options)}
+    work |= {"stop": list(stops.pop()), "eos_token_ids": list(recording.eos_token_ids)}
+    work |= {"prompts": prompts, "num_warmup": min(8, len(prompts))}
     python = vllm_python()
     assert python is not None
     WORK.mkdir(exist_ok=True)
@@ -248,12 +221,9 @@ def start(recording: Recording, options: argparse.Namespace) -> VLLM:
 
 
 def engine_settings(options: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "dtype": options.dtype,
-        **{name: getattr(options, name) for name in ("seed", "max_num_seqs", "block_size", "enforce_eager")},
-        "enable_prefix_caching": True,
-        "generation_config": "vllm",
-    }
+    names = ("dtype", "seed", "max_num_seqs", "block_size", "enforce_eager")
+    given = {name: getattr(options, name) for name in names}
+    return given | {"enable_prefix_caching": True, "generation_config": "vllm"}
 
 
 def process_settings(options: argparse.Namespace) -> dict[str, str]:
@@ -269,18 +239,16 @@ def tune(recording: Recording, options: argparse.Namespace) -> list[dict[str, An
     """Set the options to vLLM's fastest settings; returns what was tried, timed by the second of two runs each."""
     tried: list[dict[str, Any]] = []
     # "auto" leaves a core to vLLM's scheduler, "nobind" leaves the threads to the operating system.
-    for threads_bind in (None, "auto", "nobind"):
-        for enforce_eager in (False, True):
-            one = {"threads_bind": threads_bind, "enforce_eager": enforce_eager}
-            candidate = argparse.Namespace(**vars(options) | one)
-            try:
-                with closing(start(recording, candidate)) as vllm:
-                    seconds = [vllm.run()["seconds"] for _ in range(2)][-1]
-            except FastsiaError:  # "auto" does not start on a machine with one physical core
-                print(f"vLLM, {one}: does not start here", flush=True)
-                continue
-            print(f"vLLM, {one}: {seconds:.2f} s", flush=True)
-            tried.append({"seconds": round(seconds, 4), **one})
+    for threads_bind, enforce_eager in product((None, "auto", "nobind"), (False, True)):
+        one = {"threads_bind": threads_bind, "enforce_eager": enforce_eager}
+        try:
+            with closing(start(recording, argparse.Namespace(**vars(options) | one))) as vllm:
+                seconds = [vllm.run()["seconds"] for _ in range(2)][-1]
+        except FastsiaError:  # "auto" does not start on a machine with one physical core
+            print(f"vLLM, {one}: does not start here", flush=True)
+            continue
+        print(f"vLLM, {one}: {seconds:.2f} s", flush=True)
+        tried.append({"seconds": round(seconds, 4), **one})
     if not tried:
         raise FastsiaError(f"vLLM started with none of its settings; its log is {WORK / 'vllm.log'}.")
     fastest = min(tried, key=lambda one: float(one["seconds"]))
@@ -288,28 +256,20 @@ def tune(recording: Recording, options: argparse.Namespace) -> list[dict[str, An
     return tried
 
 
-def with_rollouts(drawn: dict[Any, Trajectory], result: dict[str, Any], num_rollouts: int) -> dict[Any, Trajectory]:
+def with_rollouts(recording: Recording, result: dict[str, Any]) -> dict[Any, Trajectory]:
     """The trajectories with vLLM's rollouts, which come by trajectory, checkpoint and index."""
-    rollouts = iter(zip(result["token_ids"], result["finish_reasons"], strict=True))
-    if (found := len(result["token_ids"])) != num_rollouts * sum(len(one.checkpoints) for one in drawn.values()):
-        raise FastsiaError(f"vLLM returned {found} rollouts, not {num_rollouts} per checkpoint.")
-    given = {}
-    for key, trajectory in sorted(drawn.items()):
-        points = trajectory.checkpoints.astype(np.int32)
-        ids, reasons = zip(*(next(rollouts) for _ in range(len(points) * num_rollouts)), strict=True)
-        offsets = np.cumsum([0, *map(len, ids)])
-        codes = [FinishReason.LENGTH if reason == "length" else FinishReason.EOS for reason in reasons]
-        given[key] = replace(
-            trajectory,
-            rollouts=Rollouts(
-                checkpoint=np.repeat(points, num_rollouts),
-                index=np.tile(np.arange(num_rollouts, dtype=np.int32), len(points)),
-                offsets=offsets.astype(np.int64),
-                token_ids=np.concatenate(ids).astype(np.int32),
-                logprobs=np.full(offsets[-1], np.nan, dtype=np.float32),
-                finish_reason=np.array(codes, dtype=np.int8),
-            ),
-        )
+    drawn = [
+        DrawnSequence(np.array(ids), np.full(len(ids), np.nan), FinishReason["LENGTH" if why == "length" else "EOS"])
+        for ids, why in zip(result["token_ids"], result["finish_reasons"], strict=True)
+    ]
+    pending = recording.pending()
+    wanted = sum(start.count for one in pending.values() for start in one.starts())
+    if len(drawn) != wanted:
+        raise FastsiaError(f"vLLM returned {len(drawn)} rollouts, not {wanted}.")
+    rollouts, given = iter(drawn), {}
+    for key, one in pending.items():
+        parts = [list(islice(rollouts, start.count)) for start in one.starts()]
+        given[key] = replace(recording.drawn[key], rollouts=one.finish(parts).rollouts)
     return given
 
 

@@ -60,8 +60,7 @@ class VLLM:
 
     def run(self) -> dict[str, Any]:
         """Roll out the whole work once: {"seconds", "token_ids", "finish_reasons"}, rollouts in order of prompts."""
-        found: dict[str, Any] = self._ask("run")
-        return found
+        return self._ask("run")
 
     @contextmanager
     def halted(self) -> Iterator[None]:

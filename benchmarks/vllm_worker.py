@@ -22,9 +22,7 @@ def serve(parent: Connection) -> None:
     # The seed is set on the engine: with a seed per request vLLM draws each row from its own generator, one by one.
     sampling = vllm.SamplingParams(
         n=work["num_rollouts"],
-        temperature=work["temperature"],
-        top_p=work["top_p"],
-        max_tokens=work["max_tokens"],
+        **{name: work[name] for name in ("temperature", "top_p", "max_tokens")},
         stop=work["stop"] or None,
         stop_token_ids=work["eos_token_ids"],
         ignore_eos=True,  # only the ids above end a sequence, not those in the model's folder
@@ -40,13 +38,8 @@ def serve(parent: Connection) -> None:
         outputs = llm.generate(prompts, sampling, use_tqdm=False)
         seconds = time.perf_counter() - begin
         rollouts = [rollout for output in outputs for rollout in sorted(output.outputs, key=lambda one: one.index)]
-        parent.send(
-            {
-                "seconds": seconds,
-                "token_ids": [list(rollout.token_ids) for rollout in rollouts],
-                "finish_reasons": [rollout.finish_reason for rollout in rollouts],
-            }
-        )
+        ids, reasons = zip(*((list(rollout.token_ids), rollout.finish_reason) for rollout in rollouts), strict=True)
+        parent.send({"seconds": seconds, "token_ids": ids, "finish_reasons": reasons})
 
 
 if __name__ == "__main__":  # vLLM's child processes import this file again

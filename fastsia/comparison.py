@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from fastsia.config import SETTINGS, SIAConfig
-from fastsia.errors import FastsiaError
+from fastsia.errors import FastsiaError, one_line
 from fastsia.files import refuse_links
 from fastsia.models.registry import known_model
 from fastsia.results import SIAResult, load, write_tables
@@ -156,5 +156,5 @@ def _setting(result: SIAResult, field: str) -> Any:
 def _spelled(value: Any) -> str:
     """A setting on one line of at most 60 characters."""
     text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-    text = " ".join(text.split())
+    text = one_line(text)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -160,7 +160,7 @@ def checked(cls: type[T]) -> type[T]:
     made.__init__ = __init__
     helps = {name: field.description for name, field in made.__pydantic_fields__.items() if field.description}
     if helps:  # for help(); IDEs and the site read the texts below the fields
-        lines = (f"    {name}: {' '.join(text.split())}" for name, text in helps.items())
+        lines = (f"    {name}: {one_line(text)}" for name, text in helps.items())
         made.__doc__ = "\n".join([f"{cls.__doc__}\n\nAttributes:", *lines])
     return made
 
@@ -563,7 +563,7 @@ def declared(owner: Any) -> dict[str, Setting]:
     annotations = get_type_hints(owner, include_extras=True)
     found = {}
     for field in dataclasses.fields(owner):
-        help = " ".join((owner.__pydantic_fields__[field.name].description or "").split())
+        help = one_line(owner.__pydantic_fields__[field.name].description or "")
         kind, words = _kind(annotations[field.name])
         found[field.name] = Setting(
             field.name, help, field.default, kind, words, allowed(annotations[field.name]), **field.metadata
@@ -594,6 +594,12 @@ def fields_of(*owners: type, changes: Changes | None = None) -> tuple[str, ...]:
     """The settings that some classes declare; with `changes`, only those that change this."""
     found = [setting for owner in owners for setting in declared(owner).values()]
     return tuple(setting.name for setting in found if changes in (None, setting.changes))
+
+
+def chosen(owner: type[T], options: Mapping[str, Any]) -> T:
+    """The settings that a class declares, from options that may belong to other classes too; None is the default."""
+    names = fields_of(owner)
+    return owner(**{name: value for name, value in options.items() if name in names and value is not None})
 
 
 def as_config(config: SIAConfig | Mapping[str, Any] | None, changes: Mapping[str, Any] | None = None) -> SIAConfig:

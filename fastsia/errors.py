@@ -13,13 +13,14 @@ class FastsiaError(ValueError):
     """
 
 
-def did_you_mean(name: str, known: Iterable[str], *, n: int = 1) -> str:
+def did_you_mean(name: str, known: Iterable[str], *, n: int = 1, otherwise: str | None = None) -> str:
     """The known names closest to a misspelled one, as the rest of an error message.
 
     Args:
         name: the name that was given.
         known: the names that exist.
         n: how many names to offer at most.
+        otherwise: the rest of the message where none is close; None lists the known names.
 
     Returns:
         "; did you mean X?", or "; known names: A, B, C." where none is close.
@@ -27,7 +28,9 @@ def did_you_mean(name: str, known: Iterable[str], *, n: int = 1) -> str:
     names = list(known)
     folded = {candidate.lower(): candidate for candidate in names}
     near = [folded[found] for found in difflib.get_close_matches(name.lower(), folded, n=n, cutoff=0.5)]
-    return f"; did you mean {' or '.join(near)}?" if near else f"; known names: {', '.join(names)}."
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    return f"; known names: {', '.join(names)}." if otherwise is None else otherwise
 
 
 def one_line(error: object) -> str:

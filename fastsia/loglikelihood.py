@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import entr, softmax
 
 from fastsia.answers.reference import is_thinking
 from fastsia.answers.spec import Spec
@@ -211,14 +212,10 @@ class _Scorer:
 
 
 def _summarize(logprobs: np.ndarray, candidates: Sequence[str], gold: str) -> dict[str, Any]:
-    probs = np.exp(logprobs)
-    mass = float(probs.sum())
-    shares = np.exp(logprobs - np.logaddexp.reduce(logprobs))
-    entropy = float(-(shares * np.log(np.where(shares > 0, shares, 1.0))).sum())
     return {
         "gold_logprob": float(logprobs[candidates.index(gold)]),
-        "entropy": entropy,
-        "mass": mass,
+        "entropy": float(entr(softmax(logprobs)).sum()),
+        "mass": float(np.exp(logprobs).sum()),
         "num_candidates": len(candidates),
         "mode": candidates[int(np.argmax(logprobs))],
     }

@@ -6,7 +6,7 @@ import dataclasses
 import gc
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from fastsia.errors import FastsiaError, did_you_mean
 from fastsia.evaluation import evaluate
 from fastsia.files import refuse_links, write_parquet
 from fastsia.models.registry import ALIGNED, PAPER_MODELS, STAGES, known_model
-from fastsia.models.resolve import resolve_model, why_absent
+from fastsia.models.resolve import ModelRef, resolve_model, why_absent
 from fastsia.report import Drawing, Overlay, ReportData, draw_families, draw_outcomes, draw_overlay
 from fastsia.results import SHUFFLED, SIAResult, folder_name, load, reread, stored_config
 from fastsia.results.reader import Store
@@ -71,7 +71,7 @@ class Job:
 
     Attributes:
         model: the paper's name of the model where it has one.
-        source: the model as `evaluate` accepts it.
+        ref: the resolved model.
         task: name of the task.
         config: settings of the run.
         folder: results folder of the run.
@@ -81,7 +81,7 @@ class Job:
     """
 
     model: str
-    source: str
+    ref: ModelRef
     task: str
     config: SIAConfig
     folder: Path
@@ -130,9 +130,8 @@ class ReproductionPlan:
         """A sentence on models that are left out, and one on unknown stages."""
         found = []
         if self.left_out:
-            names = ", ".join(f"{model} ({self.stages[model]})" for model in self.left_out)
-            shows = "aligned models (SFT, SFT+RL)" if "SFT" in SHOWS[self.target] else "non-aligned models (Base)"
-            found.append(f"{self.target} shows {shows}; left out: {names}. {_COUNTERPART[self.target]} shows them.")
+            names = _with_stages(self.left_out, self.stages)
+            found.append(f"{_shows(self.target)}; left out: {names}. {_COUNTERPART[self.target]} shows them.")
         unknown = [model for model, stage in self.stages.items() if stage == UNKNOWN_STAGE]
         if unknown:
             found.append(f"The training stage of {', '.join(unknown)} is unknown; state it with --stage MODEL=STAGE.")
@@ -192,27 +191,22 @@ def plan(
     if target not in TARGETS:
         raise FastsiaError(f"{target!r} cannot be reproduced{did_you_mean(target, TARGETS)}")
     settings, options, data = split_settings(config, overrides)
-    sources = {_model_name(name): name for name in models or TARGETS[target][0]}
+    refs = {_model_name(name): resolve_model(name) for name in models or TARGETS[target][0]}
     names = list(dict.fromkeys(tasks or TARGETS[target][1]))
-    for name in sources.values():
-        resolve_model(name)
-    stage_of = _stages(sources, stages or {})
-    left_out = [model for model in sources if stage_of[model] not in SHOWS.get(target, (*STAGES, UNKNOWN_STAGE))]
-    if len(left_out) == len(sources):
-        models_left = ", ".join(f"{model} ({stage_of[model]})" for model in left_out)
-        raise FastsiaError(
-            f"{target} shows {'aligned' if 'SFT' in SHOWS[target] else 'non-aligned'} models "
-            f"({', '.join(SHOWS[target][:-1])}), got {models_left}; {_COUNTERPART[target]} shows them."
-        )
-    sources = {model: source for model, source in sources.items() if model not in left_out}
+    stage_of = _stages(refs, stages or {})
+    left_out = [model for model in refs if stage_of[model] not in SHOWS.get(target, (*STAGES, UNKNOWN_STAGE))]
+    if len(left_out) == len(refs):
+        got = _with_stages(left_out, stage_of)
+        raise FastsiaError(f"{_shows(target)}, got {got}; {_COUNTERPART[target]} shows them.")
+    refs = {model: ref for model, ref in refs.items() if model not in left_out}
     loaded = {name: _task_at_hand(name, data) for name in names}
     labels = {name: task.name if task else name for name, task in loaded.items()}
     limit = check_limit(data.get("limit"))
     root = Path(output)
-    model_folders = dict(zip(sources, distinct_folders([*sources]), strict=True))
+    model_folders = dict(zip(refs, distinct_folders([*refs]), strict=True))
     task_folders = dict(zip(loaded, distinct_folders([*labels.values()]), strict=True))
     jobs = []
-    for model, source in sources.items():
+    for model, ref in refs.items():
         for name, task in loaded.items():
             stride = settings.stride or (task.stride if task else DEFAULT_STRIDE)
             folder = root / model_folders[model] / task_folders[name]
@@ -222,10 +216,10 @@ def plan(
                 place = folder / SHUFFLED if shuffled else folder
                 finished = _is_finished(place, own, size, task)
                 num_checkpoints = -(-settings.max_tokens // stride) + 1
-                jobs.append(Job(model, source, name, own, place, size, num_checkpoints, finished))
+                jobs.append(Job(model, ref, name, own, place, size, num_checkpoints, finished))
     waiting = list(dict.fromkeys(job.model for job in jobs if not job.finished))
     with ThreadPoolExecutor(max_workers=16) as pool:  # each makes one call to the Hub, which may be slow
-        reasons = pool.map(lambda model: why_absent(sources[model], options.get("revision")), waiting)
+        reasons = pool.map(lambda model: why_absent(refs[model], options.get("revision")), waiting)
         missing = {model: reason for model, reason in zip(waiting, reasons, strict=True) if reason is not None}
     return ReproductionPlan(target, root, jobs, missing, stage_of, left_out, data, options)
 
@@ -277,16 +271,25 @@ def _model_name(source: str) -> str:
     return source if known is None else known.name
 
 
-def _stages(sources: Mapping[str, str], stated: Mapping[str, str]) -> dict[str, str]:
+def _shows(target: str) -> str:
+    kind = "aligned" if "SFT" in SHOWS[target] else "non-aligned"
+    return f"{target} shows {kind} models ({', '.join(SHOWS[target][:-1])})"
+
+
+def _with_stages(models: Iterable[str], stages: Mapping[str, str]) -> str:
+    return ", ".join(f"{model} ({stages[model]})" for model in models)
+
+
+def _stages(models: Iterable[str], stated: Mapping[str, str]) -> dict[str, str]:
     """The training stage of each model: the stated one, else that of the table of models, else unknown."""
     given = {_model_name(name): stage for name, stage in stated.items()}
     for model, stage in given.items():
-        if model not in sources:
-            raise FastsiaError(f"a stage is stated for {model!r}, which is not among the models: {', '.join(sources)}.")
+        if model not in models:
+            raise FastsiaError(f"a stage is stated for {model!r}, which is not among the models: {', '.join(models)}.")
         if stage not in STAGES:
             raise FastsiaError(f"the stage of {model!r} must be one of {', '.join(STAGES)}, got {stage!r}.")
-    table = {model: known.stage for model in sources if (known := known_model(model)) is not None}
-    return dict.fromkeys(sources, UNKNOWN_STAGE) | table | given
+    table = {model: known.stage for model in models if (known := known_model(model)) is not None}
+    return dict.fromkeys(models, UNKNOWN_STAGE) | table | given
 
 
 def family(model: str) -> str:
@@ -322,12 +325,10 @@ def distinct_folders(names: Sequence[str]) -> list[str]:
 
 def _is_finished(folder: Path, config: SIAConfig, num_problems: int, task: Task | None) -> bool:
     """Whether a folder contains all problems of a run with these settings."""
-    if not (folder / DATABASE).is_file():
-        return False
     try:
         store = Store(folder / DATABASE)
         before = dataclasses.asdict(stored_config(store))
-    except FastsiaError:  # damaged: resuming recovers what it can
+    except FastsiaError:  # no run yet, or a damaged one, of which resuming recovers what it can
         return False
     # None is left to the task and the model.
     changed = [
@@ -360,7 +361,7 @@ def _run_model(
             yield job, 0
             continue
         if backend is None:
-            backend = open_backend(job.source, "native", dict(options))
+            backend = open_backend(job.ref, "native", dict(options))
         if job.finished and Store(job.folder / DATABASE).identity()["model"]["fingerprint"] == backend.fingerprint():
             _read_again(job)
             yield job, 0
@@ -388,7 +389,7 @@ def _read_again(job: Job) -> None:
 
 def _may_have_changed(job: Job) -> bool:
     """Whether the weights may differ from those of the run: only those in a local folder can change."""
-    return resolve_model(job.source).path is not None
+    return job.ref.path is not None
 
 
 def _num_problems(folder: Path) -> int:

@@ -181,7 +181,7 @@ def test_every_task_runs_from_its_real_file(task: str, model: str, shared_data: 
 BAD = [
     (["--model", "demo:stf", "--tasks", "demo"], "'demo:stf' is not a demo model; available: "),
     (["--model", "no/such/folder", "--tasks", "demo"], "does not exist: no such folder, and not a Hub id"),
-    (["--model", "MODEL", "--tasks", "gsm8j"], "Unknown task 'gsm8j': did you mean gsm8k?"),
+    (["--model", "MODEL", "--tasks", "gsm8j"], "Unknown task 'gsm8j'; did you mean gsm8k?"),
     (["--model", "MODEL", "--tasks", ","], "--tasks names no task"),
     (["--model", "MODEL", "--tasks", "DIR/absent.jsonl"], "absent.jsonl is not a file"),
     (["--model", "MODEL", "--tasks", "DIR/empty.jsonl"], "contains no problems"),

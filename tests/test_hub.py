@@ -243,7 +243,7 @@ def test_columns(tmp_path: Path) -> None:
     assert load_task(story).problems[0].question == "He has 3. How many?"
     assert load_task(story, columns=own).problems[0].question == "How many?"
     for dataset, columns, sentence in (
-        (file, {"question": "problm"}, "row 1: field 'problm' is missing (did you mean the field 'problem'?)"),
+        (file, {"question": "problm"}, "row 1: field 'problm' is missing; did you mean problem?"),
         (file, {"gold": "solution"}, "columns may have question, answer, choices, labels, id, got 'gold'"),
         (file, {"question": 3}, "columns must map names of fields to names of columns"),
         ("gsm8k", COLUMNS, "columns does not apply to the task gsm8k"),

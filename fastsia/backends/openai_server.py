@@ -19,7 +19,7 @@ from fastsia.backends.base import DescribedModel, config_bytes
 from fastsia.backends.completions_api import DIALECTS, Choice, Dialect, body, num_prompt_tokens, read_choices
 from fastsia.backends.completions_client import Client, Denied, Refused, Unanswered, Unsound
 from fastsia.backends.continuations import Continuation, DrawnSequence, PendingRequest
-from fastsia.config import SamplingParams, integer_from, real
+from fastsia.config import SamplingParams, ServerOptions
 from fastsia.engine.sequence import FinishReason, Request, Trajectory
 from fastsia.errors import FastsiaError
 from fastsia.models.resolve import ModelRef
@@ -55,14 +55,9 @@ class OpenAIServerBackend(DescribedModel):
 
     Args:
         model: the model whose tokenizer and configuration the server's model has: a name, a path or a `ModelRef`.
-        base_url: the server's URL with its /v1: "http://localhost:8000/v1".
-        api_key_env: name of the environment variable with the key; no other variable is read.
-        served_model: the server's name of the model; None selects `model` or its folder, as the server lists it.
-        send_seed: False sends no seeds. vLLM draws a seeded request sequence by sequence.
-        num_concurrent: most calls in flight.
-        max_retries: further tries of a failed call.
-        timeout: seconds without a byte after which a call fails.
         trust_remote_code, revision: as in `load_model`.
+        **options: fields of `ServerOptions`. base_url is needed, with its /v1; without served_model, `model` or its
+            folder is asked for, as the server lists it. vLLM draws a request with a seed sequence by sequence.
 
     Raises:
         FastsiaError: the server cannot be reached, denies the key, or completes no prompt.
@@ -74,33 +69,20 @@ class OpenAIServerBackend(DescribedModel):
         self,
         model: str | os.PathLike[str] | ModelRef,
         *,
-        base_url: str,
-        api_key_env: str | None = None,
-        served_model: str | None = None,
-        send_seed: bool = True,
-        num_concurrent: int = 16,
-        max_retries: int = 8,
-        timeout: float = 600.0,
         trust_remote_code: bool = False,
         revision: str | None = None,
+        **options: Any,
     ) -> None:
-        self.base_url = _checked_url(base_url)
-        self._key = _key(api_key_env)
-        self._num_concurrent = integer_from(1, "num_concurrent", num_concurrent)
-        self._max_retries = integer_from(0, "max_retries", max_retries)
-        if not real(timeout) > 0:
-            raise FastsiaError(f"timeout must be a number of seconds > 0, got {timeout!r}.")
-        self._timeout = float(timeout)
-        if not isinstance(send_seed, bool):
-            raise FastsiaError(f"send_seed must be true or false, got {send_seed!r}.")
-        self._send_seed = send_seed
+        self._options = ServerOptions(**options)
+        self.base_url = _checked_url(self._options.base_url)
+        self._key = _key(self._options.api_key_env)
         super().__init__(model, trust_remote_code=trust_remote_code, revision=revision)
         self._observed = _Observed()
         self._texts = _Texts(self.tokenizer)
         # Choices per call; None until the first call for all rollouts of a checkpoint.
         self._choices_per_call: int | None = None
         with start_blocking_portal(name=_THREAD) as portal:
-            self.served_model, self._dialect = portal.call(self._connect, served_model, api_key_env)
+            self.served_model, self._dialect = portal.call(self._connect)
 
     def describe(self) -> dict[str, Any]:
         observed = self._observed
@@ -112,7 +94,7 @@ class OpenAIServerBackend(DescribedModel):
             "prompts": "token ids" if self._dialect.token_ids else "text",
             "completions": "token ids" if observed.gives_token_ids else "text",
             "logprobs": "the server's" if observed.gives_logprobs else None,
-            "seeds": self._send_seed,
+            "seeds": self._options.send_seed,
             "choices_per_call": self._choices_per_call,
             "num_calls": observed.num_calls,
             "num_retries": observed.num_retries,
@@ -155,7 +137,7 @@ class OpenAIServerBackend(DescribedModel):
                 if request is not None and request.num_rollouts > 1 and self._choices_per_call is None:
                     self._choices_per_call = portal.call(self._most_choices, client, self._pending(request).at(0))
                 while request is not None or running:
-                    while request is not None and len(running) < self._num_concurrent:
+                    while request is not None and len(running) < self._options.num_concurrent:
                         running.add(portal.start_task_soon(self._run, client, request))
                         request = next(waiting, None)
                     done, running = wait(running, return_when=FIRST_COMPLETED)
@@ -172,27 +154,26 @@ class OpenAIServerBackend(DescribedModel):
         return Client(
             self.base_url,
             self._key,
-            num_concurrent=self._num_concurrent,
-            max_retries=self._max_retries,
-            timeout=self._timeout,
+            num_concurrent=self._options.num_concurrent,
+            max_retries=self._options.max_retries,
+            timeout=self._options.timeout,
             on_retry=self._count_retry,
         )
 
     def _count_retry(self) -> None:
         self._observed.num_retries += 1
 
-    async def _connect(self, served_model: str | None, api_key_env: str | None) -> tuple[str, Dialect]:
+    async def _connect(self) -> tuple[str, Dialect]:
         """(the server's name of the model, the most exact dialect that the server accepts)."""
         async with self._client() as client:
             try:
                 listed = await self._listed(client)
                 candidates = (name for name in (self.ref.name, self.ref.source) if name in listed)
-                served = served_model or next(candidates, self.ref.source)
+                served = self._options.served_model or next(candidates, self.ref.source)
                 return served, await self._probe(client, served, listed)
             except Denied as error:
-                sent = (
-                    f"the key in {api_key_env} was sent" if api_key_env else "no key was sent: name one by api_key_env"
-                )
+                name = self._options.api_key_env
+                sent = f"the key in {name} was sent" if name else "no key was sent: name one by api_key_env"
                 raise Denied(f"{str(error).rstrip('.')} ({sent}).") from error
 
     async def _listed(self, client: Client) -> list[str]:
@@ -312,7 +293,7 @@ class OpenAIServerBackend(DescribedModel):
             start.sampling,
             n=count,
             max_tokens=max_tokens or start.max_tokens,
-            seed=start.number(first, _SEED_BITS) if self._send_seed else None,
+            seed=start.number(first, _SEED_BITS) if self._options.send_seed else None,
             eos=start.eos,
         )
         return question, retokenized
@@ -365,11 +346,12 @@ class _Texts:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _checked_url(base_url: str) -> str:
+def _checked_url(base_url: str | None) -> str:
+    base_url = base_url or ""
     try:
         parts = urlsplit(base_url)
         valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0  # a bad port raises
-    except (ValueError, TypeError, AttributeError):
+    except ValueError:
         valid = False
     if valid and (parts.username or parts.password or parts.query):
         raise FastsiaError("base_url must not contain a key; api_key_env names an environment variable with the key.")

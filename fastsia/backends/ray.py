@@ -28,7 +28,7 @@ from typing import Any
 from fastsia import __version__
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.backends import open_backend
-from fastsia.config import integer_from, real
+from fastsia.config import EngineOptions, ExecutionOptions, VLLMOptions, chosen
 from fastsia.engine.sequence import Counters, Request, Trajectory
 from fastsia.errors import FastsiaError
 from fastsia.models.loading import load_description
@@ -36,14 +36,11 @@ from fastsia.models.resolve import ModelRef, resolve_model
 
 logger = logging.getLogger("fastsia")
 
-WORKER_TIMEOUT = 3600.0
-"""Seconds in which a worker must finish one more trajectory."""
 LOAD_TIMEOUT = 3600.0
 """Seconds in which a worker must be placed in the cluster and load its model."""
 
 # Requests of a worker beyond those its engine has in flight, so that the engine always has a next one.
 _AHEAD = 16
-_DEFAULT_CONCURRENT_TRAJECTORIES = 64
 # Calls in flight at a worker: it starts the second while the answer to the first is sent.
 _CALLS = 2
 _CONNECT_SECONDS = 10.0
@@ -64,7 +61,7 @@ class RayBackend:
         name: the workers' backend, as in `open_backend`.
         options: the workers' backend options, as in `open_backend`.
         num_workers: None is one for each GPU, or one for each machine in a cluster without GPUs.
-        worker_timeout: seconds; None is `WORKER_TIMEOUT`.
+        worker_timeout: seconds; None is the default of `ExecutionOptions`.
 
     Attributes:
         worker_timeout: seconds without an answer after which a worker is replaced.
@@ -90,13 +87,11 @@ class RayBackend:
             raise FastsiaError(f"executor='ray' needs a model's name or path, got {type(model).__name__}.")
         if name == "openai":
             raise FastsiaError("executor='ray' is not supported with backend='openai'.")
-        if num_workers is not None:
-            num_workers = integer_from(1, "num_workers", num_workers)
-        if worker_timeout is not None and not real(worker_timeout) > 0:
-            raise FastsiaError(f"worker_timeout must be a number of seconds > 0, got {worker_timeout!r}.")
+        asked = {"num_workers": num_workers, "worker_timeout": worker_timeout}
+        self.worker_timeout = chosen(ExecutionOptions, asked).worker_timeout
+        self._bound = chosen(EngineOptions, options).max_concurrent_trajectories + _AHEAD
         ref = resolve_model(model)
         self.model_name = ref.name
-        self.worker_timeout = WORKER_TIMEOUT if worker_timeout is None else float(worker_timeout)
         reading = {key: options[key] for key in ("trust_remote_code", "revision") if key in options}
         self.tokenizer = load_description(ref, **reading).tokenizer
         self.vocabulary = Vocabulary.from_tokenizer(self.tokenizer) if self.tokenizer is not None else None
@@ -104,8 +99,6 @@ class RayBackend:
         if "peft" in options:
             options["peft"] = _absolute(os.fspath(options["peft"]))
         self._arguments = (_absolute(ref.name), name, options)
-        in_flight = options.get("max_concurrent_trajectories", _DEFAULT_CONCURRENT_TRAJECTORIES)
-        self._bound = integer_from(1, "max_concurrent_trajectories", in_flight) + _AHEAD
         self._ray = _connect()
         num_workers, share, fits = worker_shares(self._ray, num_workers, options)
         if not fits:
@@ -377,7 +370,7 @@ def worker_shares(ray: Any, num_workers: int | None, options: Mapping[str, Any])
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus, cpus = ([int(node.get(name, 0)) for node in nodes] for name in ("GPU", "CPU"))
     if any(gpus) and not str(options.get("device", "")).startswith("cpu"):
-        each = integer_from(1, "tensor_parallel_size", options.get("tensor_parallel_size", 1))
+        each = chosen(VLLMOptions, options).tensor_parallel_size
         room = sum(number // each for number in gpus)
         count = num_workers or max(room, 1)
         return count, {"num_gpus": each, "num_cpus": 1}, count <= room

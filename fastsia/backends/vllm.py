@@ -13,7 +13,7 @@ import numpy as np
 
 from fastsia.backends.base import DescribedModel, config_bytes
 from fastsia.backends.continuations import Continuation, DrawnSequence, PendingRequest
-from fastsia.config import integer_from
+from fastsia.config import EngineOptions, VLLMOptions, chosen
 from fastsia.engine.sequence import Request, Trajectory
 from fastsia.errors import FastsiaError, one_line
 from fastsia.models.loading import resolve_device, resolve_dtype
@@ -66,13 +66,18 @@ class VLLMBackend(DescribedModel):
             import vllm
         except ImportError as error:
             raise FastsiaError(f"the vllm backend needs vLLM: pip install 'fastsia[vllm]' ({error}).") from error
+        own = VLLMOptions(tensor_parallel_size=tensor_parallel_size, model_args=model_args)
+        if "model" in (own.model_args or {}):
+            raise FastsiaError("model_args must not contain model.")
+        asked = {"gpu_memory_utilization": gpu_memory_utilization, "max_num_seqs": max_num_seqs}
+        sizes = chosen(EngineOptions, asked)  # vLLM has other defaults, but the same ranges
         super().__init__(model, trust_remote_code=trust_remote_code, revision=revision)
         if self.ref.gguf_file is not None:
             raise FastsiaError("the vllm backend does not read GGUF files; the native and hf backends do.")
         weights_dtype = str(resolve_dtype(dtype, resolve_device())).removeprefix("torch.")
         settings: dict[str, Any] = {
             "dtype": weights_dtype,
-            "tensor_parallel_size": integer_from(1, "tensor_parallel_size", tensor_parallel_size),
+            "tensor_parallel_size": own.tensor_parallel_size,
             "trust_remote_code": trust_remote_code,
             "enable_prefix_caching": True,
             # Log-probabilities of the distribution that is drawn from, after temperature and top-p.
@@ -80,25 +85,18 @@ class VLLMBackend(DescribedModel):
             # No top-k or penalty from the model's folder.
             "generation_config": "vllm",
         }
-        optional = {
-            "revision": revision,
-            "gpu_memory_utilization": gpu_memory_utilization,
-            "max_num_seqs": None if max_num_seqs is None else integer_from(1, "max_num_seqs", max_num_seqs),
-        }
         if resolve_device().type == "cpu":
             # When vLLM (0.32.0) splits a prompt it rewinds the generator of a seeded request; CPU generators cannot.
             settings["enable_chunked_prefill"] = False
-        settings |= {name: value for name, value in optional.items() if value is not None}
-        own = dict(model_args or {})
-        if "model" in own:
-            raise FastsiaError("model_args must not contain model.")
+        settings |= {name: getattr(sizes, name) for name, value in asked.items() if value is not None}
+        settings |= ({} if revision is None else {"revision": revision}) | dict(own.model_args or {})
         try:
-            self._llm = vllm.LLM(model=self.ref.source, **(settings | own))
+            self._llm = vllm.LLM(model=self.ref.source, **settings)
         except (TypeError, ValueError, RuntimeError) as error:
             raise FastsiaError(f"vLLM cannot load {self.ref.name!r}: {one_line(error)[:300]}") from error
         self._sampling_params = vllm.SamplingParams
         self._version = vllm.__version__
-        self._settings = settings | own
+        self._settings = settings
         self.limit_context(int(self._llm.llm_engine.model_config.max_model_len))
 
     def describe(self) -> dict[str, Any]:

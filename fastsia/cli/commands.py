@@ -27,6 +27,9 @@ Folder = Annotated[Path, typer.Argument(help="A results folder, finished or not.
 
 # More runs make more pairs than fit a terminal.
 _MOST_RUNS_IN_PAIRS = 4
+# Columns that fit a terminal.
+_RUNS = ("run", "num_problems", "accuracy", "null_rate", "rho_.*", "undefined_fraction", "auc_50", "entropy_final")
+_LEVELS = ("run", "token_entropy", "answer_entropy_mean", "forking_share_fixed")
 
 
 def ls() -> None:
@@ -121,13 +124,10 @@ def compare(
     from fastsia.report import show_table
 
     found = side_by_side(directories)
-    shown = ["run", "num_problems", *_bounded("accuracy"), *_bounded("null_rate"), *_bounded("rho_pearson")]
-    shown += [*_bounded("rho_cross_fitted"), "undefined_fraction", *_bounded("auc_50"), *_bounded("entropy_final")]
-    print_table(show_table("runs", found.table[shown], digits=2))
+    print_table(show_table("runs", found.table.filter(regex=_columns(*_RUNS)), digits=2))
     if found.token_level is not None:
-        levels = ["run", *_bounded("token_entropy"), *_bounded("answer_entropy_mean"), *_bounded("forking_share_fixed")]
-        rows = found.token_level[found.token_level["group"] == "all"]
-        print_table(replace(show_table("token_level", rows[levels]), caption=""))  # it explains more columns than these
+        rows = found.token_level[found.token_level["group"] == "all"].filter(regex=_columns(*_LEVELS))
+        print_table(replace(show_table("token_level", rows), caption=""))  # it explains more columns than these
     quantities = ["rho_pearson", "rho_cross_fitted", "token_entropy", "entropy_mean"]
     rows = found.differences[found.differences["quantity"].isin(quantities)]
     first = next(iter(found.runs))
@@ -139,8 +139,9 @@ def compare(
     say(*lines, *([] if output_path is None else [f"Comparison: {found.save(output_path)}"]))
 
 
-def _bounded(name: str) -> list[str]:
-    return [name, f"{name}_low", f"{name}_high"]
+def _columns(*names: str) -> str:
+    """A pattern of these columns and of their intervals'."""
+    return rf"^({'|'.join(names)})(_low|_high)?$"
 
 
 @takes(SIAConfig, "limit", "data_dir", *NATIVE, but=("shuffle_prefix",))

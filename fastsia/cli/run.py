@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from fastsia.backends.base import Backend
     from fastsia.engine.profile import StepProfile
 
-PLAN = "plan.json"
-
 Model = Annotated[str, option('Hub id, folder, .gguf file, or "demo:sft".', "--model")]
 
 
@@ -144,6 +142,8 @@ def _profile_lines(recorded: StepProfile, folder: Path | None) -> list[str]:
 
 def _against_plan(folder: Path, summary: Mapping[str, Any]) -> list[str]:
     """Compare the run with the forecast in its folder; empty if there is none for the same number of problems."""
+    from fastsia.planning import PLAN
+
     try:
         planned = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         if planned["num_problems"] != summary["num_problems"]:

@@ -20,7 +20,7 @@ from fastsia.engine.profile import StepProfile, part
 from fastsia.engine.staging import HostStaging, Staging, tensors_in
 from fastsia.engine.step import Batch, batch_of_one_trunk
 from fastsia.engine.tables import Table
-from fastsia.errors import FastsiaError
+from fastsia.errors import FastsiaError, one_line
 from fastsia.models.weights import non_finite
 from fastsia.ops import Ops
 from fastsia.ops.attend import using
@@ -155,7 +155,7 @@ class ModelRunner:
         return None
 
     def _warn(self, what: str, error: Exception) -> None:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         self.warnings.append(f"{what}: {reason[:300]}.")
 
     def check_weights(self) -> None:

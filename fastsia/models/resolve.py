@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastsia.errors import FastsiaError
+from fastsia.errors import FastsiaError, did_you_mean
 from fastsia.models import adapter
 from fastsia.models.gguf import is_gguf
 from fastsia.models.hub import hub_status
@@ -75,7 +74,7 @@ def resolve_model(model: str | os.PathLike[str] | ModelRef) -> ModelRef:
         raise FastsiaError(f"model {name!r} does not exist: no such file.")
     published = next((info.hub_id for info in MODELS if info.name.lower() == name.lower()), None)
     if published is None and not _HUB_ID.fullmatch(name):
-        raise FastsiaError(f"model {name!r} does not exist: no such folder, and not a Hub id.{_suggest(name)}")
+        raise FastsiaError(f"model {name!r} does not exist: no such folder, and not a Hub id{_suggest(name)}")
     return ModelRef(name, published or name, None)
 
 
@@ -136,7 +135,7 @@ def hub_has(repo: str, revision: str | None) -> bool:
             f"model {repo!r} has only a LoRA adapter: give its base model by --model and the adapter by --peft {repo}."
         )
     if reason is not None:
-        raise FastsiaError(f"model {repo!r}: {reason}.{_suggest(repo)}")
+        raise FastsiaError(f"model {repo!r}: {reason}{_suggest(repo)}")
     return status is not None and status < 400
 
 
@@ -175,9 +174,5 @@ def _why_absent(cached: bool, status: int | None, revision: str | None) -> str |
 
 
 def _suggest(name: str) -> str:
-    known = {info.hub_id.lower(): info.hub_id for info in MODELS if not info.is_demo}
-    known |= {info.hub_id.rpartition("/")[2].lower(): info.hub_id for info in MODELS if not info.is_demo}
-    known |= {demo: demo for demo in demo_models()}
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)
-    names = list(dict.fromkeys(known[entry] for entry in near))
-    return f" Did you mean {' or '.join(names)}?" if names else " `fastsia ls` lists the known models."
+    known = [*(info.hub_id for info in MODELS if not info.is_demo), *demo_models()]
+    return did_you_mean(name, known, n=3, otherwise=". `fastsia ls` lists the known models.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastsia.config import AnswerFormat, Problem
-from fastsia.errors import FastsiaError
+from fastsia.errors import FastsiaError, did_you_mean
 from fastsia.renamed import renamed
 from fastsia.tasks import arc, competition, demo, gsm8k, jsonl, svamp
 from fastsia.tasks.hub import PREFIX, HubData, hub_records
@@ -205,18 +204,12 @@ def _file(dataset: str | os.PathLike[str]) -> Path:
         return path
     if format_of(path) is not None or path.is_dir() or len(path.parts) > 1:
         siblings = [p.name for p in path.parent.iterdir() if p.is_file()] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, siblings, n=1)
-        hint = f" (did you mean {path.parent / near[0]}?)" if near else ""
+        hint = did_you_mean(path.name, siblings, otherwise=".")
         if _HUB_ID.fullmatch(str(dataset)) and format_of(path) is None and not (path.is_dir() or path.parent.is_dir()):
-            hint = f"; a data set of the Hub is {PREFIX}{path}"
-        raise FastsiaError(f"dataset {path} is not a file{hint}.")
-    near = difflib.get_close_matches(str(dataset).lower(), TASKS, n=3, cutoff=0.5)
-    hint = (
-        f"did you mean {' or '.join(near)}?"
-        if near
-        else f"there are {', '.join(TASKS)}, or the path of a file ({', '.join(FORMATS)})."
-    )
-    raise FastsiaError(f"Unknown task {str(dataset)!r}: {hint}")
+            hint = f"; a data set of the Hub is {PREFIX}{path}."
+        raise FastsiaError(f"dataset {path} is not a file{hint}")
+    otherwise = f"; there are {', '.join(TASKS)}, or the path of a file ({', '.join(FORMATS)})."
+    raise FastsiaError(f"Unknown task {str(dataset)!r}{did_you_mean(str(dataset), TASKS, n=3, otherwise=otherwise)}")
 
 
 def _check_columns(columns: Columns | None, dataset: Any) -> Columns:

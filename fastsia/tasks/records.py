@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import gzip
 import json
 import math
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from fastsia.config import is_text
-from fastsia.errors import FastsiaError
+from fastsia.errors import FastsiaError, did_you_mean
 
 PROBLEM_FIELDS = ("question", "answer", "choices", "labels", "id")
 """Fields of a record in a user's file."""
@@ -86,9 +85,8 @@ class Record:
 
     def _there(self, field: str) -> Any:
         if field not in self.fields:
-            near = difflib.get_close_matches(field, [str(name) for name in self.fields], n=1, cutoff=0.6)
-            hint = f" (did you mean the field {near[0]!r}?)" if near else ""
-            raise self.error(f"{self.named(field)} is missing{hint}")
+            hint = did_you_mean(field, map(str, self.fields), otherwise=".")
+            raise FastsiaError(f"{self.where}: {self.named(field)} is missing{hint}")
         return self.fields[field]
 
     def text(self, field: str) -> str:

@@ -127,7 +127,7 @@ def test_a_run_is_recorded_and_resumes(backend: Any, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_what_cannot_work_is_said(backend: Any) -> None:
     for options, sentence in (
-        ({"model_args": {"model": "x"}}, "model_args must not name the model"),
+        ({"model_args": {"model": "x"}}, "model_args must not contain model"),
         ({"model_args": {"no_such_argument": 1}}, "vLLM cannot load"),
         ({"tensor_parallel_size": 0}, "tensor_parallel_size must be an integer >= 1"),
         ({"max_concurrent_trajectories": 3}, "max_concurrent_trajectories does not apply to the vllm backend"),

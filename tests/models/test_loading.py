@@ -189,7 +189,7 @@ def test_remote_code_needs_the_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_unknown_hub_model_is_said_with_the_nearest_names(hub: list[int]) -> None:
-    with pytest.raises(FastsiaError, match=r"no such model\. Did you mean Qwen/Qwen2.5-3B") as error:
+    with pytest.raises(FastsiaError, match=r"no such model; did you mean Qwen/Qwen2.5-3B") as error:
         load_model("Qwen/Qwen2.5-3b-inst", device="cpu")
     assert "\n" not in str(error.value)
     hub[0] = 401

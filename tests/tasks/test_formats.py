@@ -151,7 +151,7 @@ ROW = b'{"question": "1 + 1?", "answer": 2}\n'
         (
             "a.csv",
             b"question,anser\n?,1\n",
-            r"a\.csv, row 1: field 'answer' is missing \(did you mean the field 'anser'",
+            r"a\.csv, row 1: field 'answer' is missing; did you mean anser",
         ),
         ("a.csv", b"question,answer\n", r"a\.csv contains no problems"),
         ("a.csv", b"", r"a\.csv contains no problems"),
