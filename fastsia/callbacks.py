@@ -27,6 +27,10 @@ class Progress:
         generated_tokens: tokens drawn for rollouts since this run started.
         computed_tokens: tokens that the model computed for them.
         seconds: time since the first request of this run.
+        rollouts: rollouts that have ended, those of unfinished problems and of earlier runs included.
+        expected_rollouts: the forecast of their number at the end; None where it is not known.
+        seconds_left: the forecast of the time left for drawing; None where it is not known.
+        trajectory_tokens: tokens that the model computed for trajectories since this run started.
     """
 
     done: int
@@ -35,12 +39,16 @@ class Progress:
     generated_tokens: int
     computed_tokens: int
     seconds: float
+    rollouts: int = 0
+    expected_rollouts: float | None = None
+    seconds_left: float | None = None
+    trajectory_tokens: int = 0
 
 
 class Callback:
     """Receives the events of `evaluate(..., callbacks=[...])`. Override the methods that you need.
 
-    All calls come from the thread that runs `evaluate`. An exception ends the run; finished problems are kept. A
+    All calls come from the thread that runs `evaluate`. An exception ends the run; what was drawn is kept. A
     finished problem is reported when the next one is drawn, or at the end. Problems stored while a run is interrupted
     are not reported; the next run counts them as resumed.
     """
@@ -50,6 +58,9 @@ class Callback:
 
     def problem_finished(self, problem: FinishedProblem, progress: Progress) -> None:
         """Called after a problem is stored, with its trajectories, rollouts and answers."""
+
+    def progressed(self, progress: Progress) -> None:
+        """Called between two steps of fastsia's own engine, about once a second."""
 
     def run_finished(self, result: SIAResult) -> None:
         """Called after everything is drawn, scored and, with an output folder, written."""

@@ -446,6 +446,8 @@ class SIAConfig:
     """Bootstrap resamples over problems for the intervals."""
     num_splits: PositiveCount = _statistics(20)
     """Half-splits of the rollouts that the cross-fitted rho averages."""
+    save_interval: Seconds = setting(20.0, group="Engine")
+    """Seconds after which what was drawn of unfinished problems is stored again; a killed run loses no more."""
 
     def __post_init__(self) -> None:
         arguments = self.chat_template_args
@@ -486,7 +488,7 @@ class ExecutionOptions:
     num_workers: Positive | None = _ray(None, unset="one per GPU, else one per machine")
     """Ray: number of engines."""
     worker_timeout: Seconds = _ray(3600.0)
-    """Ray: seconds within which a worker must finish one more trajectory."""
+    """Ray: seconds without an answer after which a worker is replaced."""
 
 
 @checked
@@ -515,7 +517,7 @@ class EngineOptions:
     """Maximum tokens in one step of prefill."""
     max_concurrent_trajectories: Positive = _engine(64)
     """Trajectories under way at once."""
-    num_kv_blocks: Positive | None = _engine(None, unset="1 GiB on a CPU, the free memory on a GPU")
+    num_kv_blocks: Positive | None = _engine(None, unset="half of the available memory, on a GPU all that is free")
     """Blocks of the KV cache."""
     block_size: Positive = _engine(16)
     """Tokens per block of the KV cache."""
@@ -525,6 +527,8 @@ class EngineOptions:
     """Triton kernels, the C++ core (native) or plain PyTorch (reference); auto: Triton on CUDA, else the C++ core."""
     compile: Literal["auto", "on", "graphs", "off"] = _engine("auto")
     """torch.compile and CUDA graphs (on), only CUDA graphs (graphs) or neither (off); auto: on for CUDA, else off."""
+    num_threads: Positive | None = _engine(None, unset="OMP_NUM_THREADS where it is set, else as many as are fastest")
+    """Threads of a CPU. None measures it on a product of the model's weights."""
 
 
 @checked

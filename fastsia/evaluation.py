@@ -21,11 +21,12 @@ import numpy as np
 from fastsia.answers.spec import Spec
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.backends import open_executor
-from fastsia.backends.base import Backend, note_on_sampling
+from fastsia.backends.base import Backend, Running, note_on_sampling
 from fastsia.callbacks import Callback, Progress
 from fastsia.config import Problem, SamplingParams, SIAConfig, split_settings
+from fastsia.engine.forecast import Left
 from fastsia.engine.seeding import request_seed
-from fastsia.engine.sequence import Counters, Request, Trajectory
+from fastsia.engine.sequence import Counters, Drawn, Request, Rollouts, Trajectory
 from fastsia.errors import FastsiaError
 from fastsia.models.registry import known_model, model_label
 from fastsia.models.resolve import resolve_model
@@ -33,7 +34,7 @@ from fastsia.results import SIAResult, forget_partial_costs, score, stored_confi
 from fastsia.results.manifest import costs_of, is_count
 from fastsia.results.reader import Store
 from fastsia.results.reading import AnswerReader, Reading, renew
-from fastsia.results.schema import DATABASE, DrawnProblem, FinishedProblem
+from fastsia.results.schema import DATABASE, DrawnProblem, FinishedProblem, Part, asked
 from fastsia.results.writer import StoreWriter, check_output
 from fastsia.tasks import Prompt, Task, build_prompt, load_task
 from fastsia.tasks.prompt import date_of_prompts, prompt_options, reading_options, unread_settings
@@ -123,7 +124,7 @@ def evaluate(
         warnings += _renew(writer, reading, vocabulary, identity, golds)
         for note in warnings:
             logger.warning("%s", note)
-        resumed = len(writer.done)
+        resumed, before = len(writer.done), writer.done | writer.begun
         reporter = _Reporter(callbacks, loaded, writer, len(task.problems))
         for callback in callbacks:
             callback.run_started(identity, reporter.progress())
@@ -131,7 +132,7 @@ def evaluate(
         if reading.grouping is not None:
             writer.group(reading.grouping)
         warnings += reporter.warnings()
-        computed = len(writer.done) - resumed
+        computed = len(writer.done - before)
     run = {
         "model": model_label(loaded.model_name, identity["model"].get("peft")),
         "task": task.name,
@@ -333,6 +334,8 @@ def _expects_think(prompt: Prompt, config: SIAConfig, backend: Backend) -> bool:
 
 # Finished problems that wait for the recorder; bounds their memory.
 _MAX_WAITING = 4
+# Seconds between two reports of progress.
+_REPORT_SECONDS = 1.0
 # Poll interval of the recorder while its queue is empty (s).
 _POLL_SECONDS = 1.0
 
@@ -358,32 +361,116 @@ def _draw(
         return finished
 
     pending = [position for position in range(len(task.problems)) if position not in writer.done]
+    is_watched = getattr(backend, "can_be_watched", False)
     requests = _requests(task, pending, prompts, config)
+    if is_watched:
+        requests = _resumed(requests, writer, task)
     waiting: dict[int, list[tuple[int, Trajectory]]] = {}
-    with _Recorder(record, reporter.finished) as recorder, closing(_closable(backend.generate(requests))) as drawn:
-        for trajectory in drawn:
-            position, number = cast(tuple[int, int], trajectory.key)
-            parts = waiting.setdefault(position, [])
-            parts.append((number, trajectory))
-            if len(parts) < config.num_trajectories:
-                continue
-            parts = sorted(waiting.pop(position), key=lambda part: part[0])
-            recorder.add(position, parts)
+    with _Recorder(record, reporter.finished, writer.keep) as recorder:
+        watch = _Watch(task, config, recorder, reporter, len(pending))
+        generated = backend.generate(requests, watch) if is_watched else backend.generate(requests)
+        with closing(_closable(generated)) as drawn, watch:
+            for trajectory in drawn:
+                position, number = cast(tuple[int, int], trajectory.key)
+                parts = waiting.setdefault(position, [])
+                parts.append((number, trajectory))
+                watch.num_finished += 1
+                if len(parts) == config.num_trajectories:
+                    recorder.add(position, sorted(waiting.pop(position), key=lambda part: part[0]))
+                elif is_watched:
+                    watch.keep_whole(trajectory)
+
+
+def _resumed(requests: Iterable[Request], writer: StoreWriter, task: Task) -> Iterator[Request]:
+    """The requests with what earlier runs have drawn of them."""
+    for request in requests:
+        position, number = cast(tuple[int, int], request.key)
+        drawn = writer.drawn(position, number, asked(task.problems[position], request.prompt_ids, request.seed))
+        yield request if drawn is None else dataclasses.replace(request, drawn=drawn)
+
+
+class _Watch:
+    """Called after every step of the engine: has what was drawn stored and the progress reported, each in its time.
+
+    As a context, it has everything stored that is drawn when the run is interrupted.
+
+    Args:
+        num_problems: to be drawn.
+
+    Attributes:
+        num_finished: requests that are finished.
+    """
+
+    def __init__(
+        self, task: Task, config: SIAConfig, recorder: _Recorder, reporter: _Reporter, num_problems: int
+    ) -> None:
+        self._task, self._recorder, self._reporter = task, recorder, reporter
+        self._save_interval = config.save_interval
+        self._num_requests, self.num_finished = num_problems * config.num_trajectories, 0
+        self._run: Running | None = None
+        self._kept = self._reported = time.monotonic()
+
+    def __call__(self, run: Running) -> None:
+        self._run, self._reporter.run, now = run, run, time.monotonic()
+        if now - self._kept >= self._save_interval:
+            self._kept = now
+            self._keep(run)
+        if now - self._reported >= _REPORT_SECONDS:
+            self._reported = now
+            self._reporter.progressed(run.left(self._num_requests - self.num_finished - run.num_in_flight))
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and self._run is not None:
+            with suppress(FastsiaError):  # the recorder's own, which ends the run
+                self._keep(self._run)
+
+    def keep_whole(self, trajectory: Trajectory) -> None:
+        """Store a finished trajectory of an unfinished problem."""
+        self._recorder.keep([self._part(trajectory.key, _drawn(trajectory), trajectory, is_whole=True)])
+
+    def _keep(self, run: Running) -> None:
+        self._recorder.keep([self._part(request.key, drawn, request) for request, drawn in run.take_drawn()])
+
+    def _part(self, key: Any, drawn: Drawn, of: Request | Trajectory, is_whole: bool = False) -> Part:
+        position, number = key
+        problem = self._task.problems[position]
+        seen = asked(problem, [int(token) for token in of.prompt_ids], of.seed)
+        return Part(position, problem.id, number, seen, drawn, is_whole)
+
+
+def _drawn(trajectory: Trajectory) -> Drawn:
+    return Drawn(
+        len(trajectory.token_ids),
+        trajectory.token_ids,
+        trajectory.logprobs,
+        trajectory.token_entropies,
+        trajectory.finish_reason,
+        Rollouts.join([]) if trajectory.rollouts is None else trajectory.rollouts,
+    )
 
 
 class _Recorder:
-    """Records problems in a thread of its own, one at a time and in order; `add` blocks while several wait.
+    """Records problems in a thread of its own, one at a time and in order; `add` and `keep` block while several wait.
 
-    An exception of `record` or `report` is raised by a later `add` or on leaving the context. Leaving waits until all
-    added problems are recorded.
+    An exception of the thread or of `report` is raised by a later `add` or `keep`, or on leaving the context. Leaving
+    waits until all added problems are recorded.
 
     Args:
         record: runs in the thread, with the arguments of `add`.
         report: called with each result, in the thread that adds.
+        keep: runs in the thread, with the argument of the method `keep`.
     """
 
-    def __init__(self, record: Callable[..., FinishedProblem], report: Callable[[FinishedProblem], None]) -> None:
-        self._record, self._report = record, report
+    def __init__(
+        self,
+        record: Callable[..., FinishedProblem],
+        report: Callable[[FinishedProblem], None],
+        keep: Callable[[Sequence[Part]], None] = len,  # type: ignore[assignment]
+    ) -> None:
+        self._record, self._report, self._keep = record, report, keep
         self._waiting: Queue[tuple[Any, ...] | None] = Queue(_MAX_WAITING)
         self._recorded: deque[FinishedProblem] = deque()
         self._error: BaseException | None = None
@@ -412,11 +499,19 @@ class _Recorder:
         self._waiting.put((position, parts))
         self._report_all()
 
+    def keep(self, parts: Sequence[Part]) -> None:
+        if parts:
+            self._waiting.put((parts,))
+            self._report_all()
+
     def _run(self) -> None:
         while (problem := self._next()) is not None:
             if self._error is None:
                 try:
-                    self._recorded.append(self._record(*problem))
+                    if len(problem) == 1:
+                        self._keep(*problem)
+                    else:
+                        self._recorded.append(self._record(*problem))
                 except BaseException as error:
                     self._error = error
 
@@ -437,7 +532,7 @@ class _Recorder:
 
 
 class _Reporter:
-    """Reports each finished problem: new warnings of the backend to the log, progress to the callbacks."""
+    """Reports each finished problem and the progress: new warnings of the backend to the log, the rest to callbacks."""
 
     def __init__(self, callbacks: Sequence[Callback], backend: Backend, writer: StoreWriter, num_problems: int) -> None:
         self._callbacks, self._backend = callbacks, backend
@@ -446,17 +541,40 @@ class _Reporter:
         self._before = dataclasses.replace(backend.counters)
         self._started = time.perf_counter()
         self._logged: set[str] = set()
+        self._rollouts_before, self._rollouts_finished = writer.num_rollouts(), 0
+        self.run: Running | None = None
+        self._left: Left | None = None
+        self._left_at = self._started
 
     def progress(self) -> Progress:
-        cost, before = self._backend.counters, self._before
+        cost, before, now = self._backend.counters, self._before, time.perf_counter()
+        ended = self._rollouts_finished if self.run is None else self.run.num_ended_rollouts
+        rollouts, left = self._rollouts_before + ended, self._left
+        expected = seconds_left = None
+        if left is not None:
+            expected = rollouts + left.rollouts
+            seconds_left = None if left.seconds is None else max(left.seconds - (now - self._left_at), 0.0)
+        elif self._done > self._resumed:
+            seconds_left = (now - self._started) * (self._total - self._done) / (self._done - self._resumed)
         return Progress(
             self._done,
             self._total,
             self._resumed,
             cost.generated_tokens - before.generated_tokens,
             cost.computed_tokens - before.computed_tokens,
-            time.perf_counter() - self._started,
+            now - self._started,
+            rollouts,
+            expected,
+            seconds_left,
+            cost.trajectory_tokens - before.trajectory_tokens,
         )
+
+    def progressed(self, left: Left | None) -> None:
+        """Report between two steps of the engine."""
+        self._left, self._left_at = left, time.perf_counter()
+        progress = self.progress()
+        for callback in self._callbacks:
+            callback.progressed(progress)
 
     def warnings(self) -> list[str]:
         """Warnings of the backend about these draws."""
@@ -466,6 +584,7 @@ class _Reporter:
 
     def finished(self, problem: FinishedProblem) -> None:
         self._done += 1
+        self._rollouts_finished += sum(len(scored.rollout_answers[0]) for scored in problem.trajectories)
         for warning in [warning for warning in self.warnings() if warning not in self._logged]:
             self._logged.add(warning)
             logger.warning("%s", warning)

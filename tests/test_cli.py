@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -392,6 +393,7 @@ def test_what_an_interruption_left_is_said(
         said.append(capsys.readouterr().err.strip())
     assert said[:2] == ["Interrupted: no problem was finished yet."] * 2
     assert said[2].startswith("Interrupted: 3 of 4 problems are finished and kept in "), "stored counts, not told of"
+    assert said[2].endswith("; the same command continues from there.")
 
 
 def test_ls_and_doctor_and_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -528,22 +530,28 @@ def test_as_a_program(model: str, questions: Path, tmp_path: Path) -> None:
     assert bad.stderr.startswith("fastsia: error: Unknown task 'nope'")
 
 
+def progress(done: int, seconds: float, **more: Any) -> Progress:
+    return Progress(done, 20, 0, 1000 * done, 900 * done, seconds, rollouts=30 * done, **more)
+
+
 def test_progress_is_lines_off_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = [0.0]
     monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
     with Shown("task") as shown:
-        shown.run_started({}, Progress(0, 20, 0, 0, 0, 0.0))
-        for done in range(20):
-            clock[0] = done * 1.0
-            shown.problem_finished(None, Progress(done, 20, 0, 100 * done, 10 * done, float(done)))
+        shown.run_started({}, progress(0, 0.0))
+        for second in range(1, 100):
+            clock[0] = float(second)
+            more = {"expected_rollouts": 612.4, "seconds_left": 100.0 - second, "trajectory_tokens": 500}
+            shown.progressed(progress(second // 10, float(second), **more))
     lines = capsys.readouterr().err.splitlines()
-    assert 1 <= len(lines) <= 4, "a line every few seconds, not one a problem"
-    assert lines[0] == "task: 5/20 problems, 1.00 problems/s, 100 tokens/s, 00:15 left"
+    assert 4 <= len(lines) <= 8, "a line every 15 seconds"
+    first = "task: 1/20 problems, 30 of about 612 rollouts, 1,500 tokens, 100/s, 01:25 left"
+    assert lines[0] == first, lines[0]
     clock[0] = 0.0
     with Shown("task") as shown:
-        shown.run_started({}, Progress(0, 2, 0, 0, 0, 0.0))
+        shown.run_started({}, progress(0, 0.0))
         clock[0] = 1.5
-        shown.problem_finished(None, Progress(2, 2, 0, 9, 9, 1.5))
+        shown.problem_finished(None, progress(20, 1.5))
     assert capsys.readouterr().err == "", "what is over in two seconds needs no progress"
 
 
@@ -555,15 +563,31 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
     clock = [0.0]
     monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
     monkeypatch.setattr(sys, "stderr", screen := Screen())
+    monkeypatch.setenv("COLUMNS", "200")
     with Shown("task[bold]\x1b[2J") as shown:
         shown.run_started({}, Progress(2, 4, 2, 0, 0, 0.0))
         clock[0] = 3.0
-        shown.problem_finished(None, Progress(3, 4, 2, 50, 5, 3.0))
+        shown.progressed(Progress(2, 4, 2, 51, 5, 3.0, rollouts=7, expected_rollouts=10.0, seconds_left=60.0))
         assert "task[bold]" in screen.getvalue()
-        assert "3/4" in screen.getvalue()
-        assert "0.33 problems/s, 17 tokens/s, 00:03 left" in screen.getvalue(), "a resumed problem took no time"
+        assert "2/4 problems, 7 of about 10 rollouts, 51 tokens, 17/s, 01:00 left" in screen.getvalue()
+        clock[0] = 8.0
+        shown._show()  # what the clock's thread does while a step computes
+        assert "00:55 left" in screen.getvalue()
     assert screen.getvalue().count("\n") == 0, "the bar leaves nothing behind"
     assert "\x1b" not in screen.getvalue()
+
+
+def test_the_clock_moves_while_a_step_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of a large model takes many seconds; nothing is reported meanwhile."""
+    monkeypatch.setattr("fastsia.cli.render.SECONDS_BETWEEN_TICKS", 0.01)
+    shown, ticks = Shown("task"), threading.Semaphore(0)
+    monkeypatch.setattr(shown, "_show", ticks.release)
+    with shown:
+        shown.run_started({}, progress(0, 0.0))
+        for _ in range(5):
+            assert ticks.acquire(timeout=30)
+    assert shown._ticker is not None
+    assert not shown._ticker.is_alive()
 
 
 def test_a_csv_file_with_two_columns_of_one_name_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

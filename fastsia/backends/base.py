@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.engine.sequence import Counters, Request, Trajectory
+from fastsia.engine.forecast import Left
+from fastsia.engine.sequence import Counters, Drawn, Request, Trajectory
 from fastsia.errors import FastsiaError
 from fastsia.models.loading import context_length, eos_ids, load_description, origin_of
 from fastsia.models.resolve import ModelRef, demo_models, resolve_model
@@ -24,6 +25,9 @@ class Backend(Protocol):
 
     Backends that load the weights in this process also have `notes`, warnings about the model itself, and
     `recommended`, the sampling that its settings recommend (`recommended_sampling`).
+
+    A backend with `can_be_watched` uses `Request.drawn` and takes a second argument of `generate`, a `Watch` that it
+    calls often: what was drawn of unfinished problems is stored then. With other backends, finished problems are.
 
     Attributes:
         name: the value of `--backend`.
@@ -67,6 +71,31 @@ class Backend(Protocol):
     def generate(self, requests: Iterable[Request]) -> Iterator[Trajectory]:
         """Finished requests in any order; requests are pulled lazily."""
         ...
+
+
+class Running(Protocol):
+    """A run of fastsia's own engine, as those see it that watch it.
+
+    Attributes:
+        num_ended_rollouts: rollouts that have ended in this run.
+        num_in_flight: requests that have begun and are not finished.
+    """
+
+    num_ended_rollouts: int
+
+    @property
+    def num_in_flight(self) -> int: ...
+
+    def take_drawn(self) -> list[tuple[Request, Drawn]]:
+        """What has been drawn since the last call of the requests in flight."""
+        ...
+
+    def left(self, queued: int) -> Left | None:
+        """Forecast what is left, with `queued` requests to come; None if it is not known."""
+        ...
+
+
+Watch = Callable[[Running], None]
 
 
 class LocalModel:

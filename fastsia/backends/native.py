@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.backends.base import LocalModel, model_name
+from fastsia.backends.base import LocalModel, Watch, model_name
 from fastsia.engine.engine import Engine
 from fastsia.engine.sequence import Counters, Request, Trajectory
 from fastsia.models.resolve import ModelRef, resolve_model
@@ -17,6 +17,7 @@ class NativeBackend(LocalModel):
     """A thin wrapper around `Engine`; later updates of the weights are seen."""
 
     name = "native"
+    can_be_watched = True
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.model = engine, engine.model
@@ -57,5 +58,9 @@ class NativeBackend(LocalModel):
     def describe(self) -> dict[str, Any]:
         return self.engine.describe()
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Trajectory]:
-        return self.engine.run(requests)
+    def generate(self, requests: Iterable[Request], watch: Watch | None = None) -> Iterator[Trajectory]:
+        return self.engine.run(requests, watch)
+
+    def steps(self, requests: Iterable[Request], watch: Watch | None = None) -> Iterator[list[Trajectory]]:
+        """As `generate`, the trajectories that each step finished."""
+        return self.engine.steps(requests, watch)

@@ -28,8 +28,11 @@ from typing import Any
 from fastsia import __version__
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.backends import open_backend
+from fastsia.backends.base import Running, Watch
+from fastsia.backends.native import NativeBackend
 from fastsia.config import EngineOptions, ExecutionOptions, VLLMOptions, chosen
-from fastsia.engine.sequence import Counters, Request, Trajectory
+from fastsia.engine.forecast import Left
+from fastsia.engine.sequence import Counters, Drawn, Request, Trajectory
 from fastsia.errors import FastsiaError
 from fastsia.models.loading import load_description
 from fastsia.models.resolve import ModelRef, resolve_model
@@ -43,6 +46,8 @@ LOAD_TIMEOUT = 3600.0
 _AHEAD = 16
 # Calls in flight at a worker: it starts the second while the answer to the first is sent.
 _CALLS = 2
+# Seconds after which a worker answers with what it has drawn, though no trajectory is finished.
+_ANSWER_SECONDS = 10.0
 _CONNECT_SECONDS = 10.0
 # Further tries of a request whose worker was lost, and of a worker that is lost before it finishes anything.
 _MAX_RETRIES = 3
@@ -111,6 +116,7 @@ class RayBackend:
         self._num_lost = 0
         self._notes: list[str] = []
         self._has_drawn = False
+        self._drawn = _AtWorkers()
         self._facts: _Facts | None = None
         try:
             while self._facts is None:
@@ -141,26 +147,33 @@ class RayBackend:
         assert self._facts is not None
         return self._facts.fingerprint
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Trajectory]:
+    @property
+    def can_be_watched(self) -> bool:
+        """Whether the workers' engine is fastsia's own."""
+        return self.name == NativeBackend.name
+
+    def generate(self, requests: Iterable[Request], watch: Watch | None = None) -> Iterator[Trajectory]:
         """As they finish; at most twice as many requests are taken ahead as the workers have at a time."""
         if self._has_drawn:
             self._forget_losses()
         self._has_drawn = True
-        keys: dict[Any, Any] = {}
+        self._drawn = drawn = _AtWorkers()
         source = enumerate(requests)
         try:
             while True:
                 self._start_workers()
                 room = len(self._workers) * self._bound - len(self._backlog)
                 for number, request in islice(source, max(room, 0)):
-                    keys[number] = request.key
+                    drawn.begin(number, request)
                     self._backlog.append(dataclasses.replace(request, key=number))
-                if not keys:
+                if not drawn.requests:
                     return
                 self._hand_out()
                 for trajectory in self._poll():
-                    trajectory.key = keys.pop(trajectory.key)
+                    trajectory.key = drawn.end(trajectory).key
                     yield trajectory
+                if watch is not None:
+                    watch(drawn)
         finally:
             # The caller may have stopped early: end the workers that are still drawing.
             self._discard_all(lambda worker: bool(worker.requests))
@@ -222,7 +235,7 @@ class RayBackend:
         return self.worker_timeout if worker.is_up else LOAD_TIMEOUT
 
     def _take(self, worker: _Worker) -> Trajectory | None:
-        """A worker's oldest answer, which has arrived: a trajectory, or None after loading or a loss."""
+        """A worker's oldest answer, which has arrived: a trajectory, or None after loading, a part or a loss."""
         from ray.exceptions import RayError, RayTaskError
 
         call = worker.calls.popleft()
@@ -240,9 +253,12 @@ class RayBackend:
         if isinstance(answer, _Facts):
             self._admit(worker, answer)
             return None
-        worker.failures = 0
         _add_difference(self.counters, worker.counters, answer.counters)
         worker.counters, worker.warnings = answer.counters, answer.warnings
+        self._drawn.add(answer.parts)
+        if answer.trajectory is None:
+            return None
+        worker.failures = 0
         del worker.requests[answer.trajectory.key]
         self._tries.pop(answer.trajectory.key, None)
         found: Trajectory = answer.trajectory
@@ -272,7 +288,7 @@ class RayBackend:
             raise FastsiaError(
                 f"a trajectory was in progress at {_MAX_RETRIES + 1} workers that were lost; the last reason: {reason}."
             )
-        self._backlog.extendleft(reversed(lost))
+        self._backlog.extendleft(reversed([self._drawn.rest_of(request) for request in lost]))
         if worker.failures > _MAX_RETRIES:
             self._workers.remove(worker)
             if not self._workers:
@@ -289,6 +305,56 @@ class RayBackend:
         unfinished = list(worker.requests.values())
         worker.leave()
         return unfinished
+
+
+class _AtWorkers:
+    """The requests that workers have, by their numbers, and what was drawn of them as far as the driver knows.
+
+    Attributes:
+        requests: unfinished requests, with their own keys.
+        num_ended_rollouts: as in `Running`.
+    """
+
+    def __init__(self) -> None:
+        self.requests: dict[int, Request] = {}
+        self._parts: dict[int, list[Drawn]] = {}
+        self._news: list[tuple[int, Drawn]] = []
+        self.num_ended_rollouts = 0
+
+    @property
+    def num_in_flight(self) -> int:
+        return len(self.requests)
+
+    def begin(self, number: int, request: Request) -> None:
+        self.requests[number] = request
+        self._parts[number] = [] if request.drawn is None else [request.drawn]
+
+    def add(self, parts: Iterable[tuple[int, Drawn]]) -> None:
+        """Note what a worker has drawn."""
+        for number, part in parts:
+            self._parts[number].append(part)
+            self._news.append((number, part))
+            self.num_ended_rollouts += int((part.rollouts.finish_reason >= 0).sum())
+
+    def end(self, trajectory: Trajectory) -> Request:
+        """The request of a finished trajectory, which is forgotten."""
+        number: Any = trajectory.key
+        known = sum(int((part.rollouts.finish_reason >= 0).sum()) for part in self._parts.pop(number))
+        self.num_ended_rollouts += max(len(trajectory.rollouts or ()) - known, 0)
+        return self.requests.pop(number)
+
+    def rest_of(self, request: Request) -> Request:
+        """A request that a lost worker had, to go on from what it had drawn."""
+        number: Any = request.key
+        parts = self._parts[number]
+        return dataclasses.replace(request, drawn=Drawn.join(parts)) if parts else request
+
+    def take_drawn(self) -> list[tuple[Request, Drawn]]:
+        news, self._news = self._news, []
+        return [(self.requests[number], part) for number, part in news if number in self.requests]
+
+    def left(self, queued: int) -> Left | None:
+        return None
 
 
 @dataclass
@@ -417,7 +483,10 @@ class _Facts:
 
 @dataclass(frozen=True)
 class _Answer:
-    trajectory: Trajectory
+    """A finished trajectory, or None if there is none yet, and what was drawn of others, by the keys of requests."""
+
+    trajectory: Trajectory | None
+    parts: list[tuple[Any, Drawn]]
     counters: Counters
     warnings: tuple[str, ...]
 
@@ -428,7 +497,9 @@ class _Actor:
     def __init__(self, model: str, name: str | None, options: dict[str, Any]) -> None:
         self._arguments = (model, name, options)
         self._given: deque[Request] = deque()
-        self._run: Iterator[Trajectory] | None = None
+        self._run: Iterator[list[Trajectory]] | None = None
+        self._watched: Running | None = None
+        self._finished: deque[Trajectory] = deque()
 
     def load(self) -> _Facts:
         self._backend = backend = open_backend(*self._arguments)
@@ -448,17 +519,32 @@ class _Actor:
         )
 
     def draw(self, requests: list[Request]) -> _Answer:
-        """Accept further requests, and run until one more trajectory is finished."""
+        """Accept further requests, and run until one more trajectory is finished, or for some seconds."""
         self._given.extend(requests)
-        while True:
+        end = time.monotonic() + _ANSWER_SECONDS
+        while not self._finished:
             if self._run is None:
                 if not self._given:
                     raise RuntimeError("a worker got a call without an unfinished request")
-                self._run = iter(self._backend.generate(self._arrivals()))
-            trajectory = next(self._run, None)
-            if trajectory is not None:
-                return _Answer(trajectory, self._backend.counters, tuple(self._backend.warnings))
-            self._run = None  # its queue was empty; requests that arrived since start a new generator
+                self._run = self._steps()
+            finished = next(self._run, None)
+            if finished is None:
+                self._run = None  # its queue was empty; requests that arrived since start a new generator
+                continue
+            self._finished.extend(finished)
+            if self._watched is not None and time.monotonic() > end:
+                break
+        trajectory = self._finished.popleft() if self._finished else None
+        drawn = [] if self._watched is None else [(request.key, part) for request, part in self._watched.take_drawn()]
+        return _Answer(trajectory, drawn, self._backend.counters, tuple(self._backend.warnings))
+
+    def _steps(self) -> Iterator[list[Trajectory]]:
+        if isinstance(self._backend, NativeBackend):
+            return self._backend.steps(self._arrivals(), self._watch)
+        return ([trajectory] for trajectory in self._backend.generate(self._arrivals()))
+
+    def _watch(self, run: Running) -> None:
+        self._watched = run
 
     def _arrivals(self) -> Iterator[Request]:
         while self._given:

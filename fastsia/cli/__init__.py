@@ -51,10 +51,6 @@ for command in (
 def main() -> NoReturn:
     """Entry point. Exit codes: 2 for an input error (one sentence), 130 for Ctrl-C, 143 for SIGTERM, 141 for a closed
     pipe."""
-    # Must be set before torch is imported. Its threads otherwise spin between small products, which costs several times
-    # the work on a machine that does anything else.
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the shell (>&-); the next file to be opened would take its place
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115

@@ -35,6 +35,8 @@ def doctor() -> None:
     import torch
 
     from fastsia.core import extension
+    from fastsia.engine.memory import available_memory
+    from fastsia.engine.threads import choose_threads, num_cores
     from fastsia.models.loading import resolve_device
     from fastsia.models.resolve import demo_models
     from fastsia.ops import select
@@ -44,7 +46,11 @@ def doctor() -> None:
         properties = torch.cuda.get_device_properties(device)
         lines.append(("device", f"cuda: {properties.name}, {properties.total_memory / 2**30:.0f} GiB"))
     else:
-        lines.append(("device", f"cpu, {torch.get_num_threads()} threads"))
+        threads, why = choose_threads(torch.zeros(4864, 896))
+        free = available_memory()
+        memory = "" if free is None else f", {free / 2**30:.1f} GiB of memory available"
+        lines.append(("device", f"cpu, {num_cores()} cores{memory}"))
+        lines.append(("threads", f"{threads} ({why}); each model is measured as it is loaded"))
     lines.append(("kernels", select(device).name))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from fastsia.results.schema import FinishedProblem
 
 SECONDS_BEFORE_PROGRESS = 2.0
-SECONDS_BETWEEN_LINES = 5.0  # where standard error is not a terminal
+SECONDS_BETWEEN_LINES = 15.0  # where standard error is not a terminal
+SECONDS_BETWEEN_TICKS = 1.0  # of the clock, while a step computes
 
 
 def plain(text: str) -> str:
@@ -84,51 +86,106 @@ class _Lines:
         self._stream.flush()
 
 
-def progress_bar(name: str, total: int | None = None, done: int = 0, unit: str = "problems") -> Any:
-    """A bar on standard error, or a line every five seconds where that is not a terminal; nothing for two seconds."""
+def progress_bar(name: str, unit: str = "", **settings: Any) -> Any:
+    """A bar on standard error, or lines where that is not a terminal; nothing for two seconds."""
     from tqdm import tqdm
 
     on_terminal = sys.stderr.isatty()
     counts = "{n_fmt}/{total_fmt} " + unit + "{postfix}, {remaining} left"
     return tqdm(
         desc=printable(name),
-        total=total,
-        initial=done,
         delay=SECONDS_BEFORE_PROGRESS,
         mininterval=0.1 if on_terminal else SECONDS_BETWEEN_LINES,
-        miniters=1,
         smoothing=0,
         leave=False,
         dynamic_ncols=on_terminal,
         file=sys.stderr if on_terminal else _Lines(sys.stderr),
-        bar_format="{desc} {bar} {elapsed} " + counts if on_terminal else "{desc}: " + counts,
+        **{
+            "bar_format": "{desc} {bar} {elapsed} " + counts if on_terminal else "{desc}: " + counts,
+            "miniters": 1,
+            **settings,
+        },
     )
 
 
 class Shown(Callback):
-    """A run's progress on standard error."""
+    """A run's progress on standard error: a bar, or lines where that is not a terminal.
+
+    A thread moves the clock while a step computes. `last` is the last progress that was reported.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._bar: Any = None
+        self._at = 0.0
+        self._showing = threading.Lock()
+        self._is_over = threading.Event()
+        self._ticker: threading.Thread | None = None
         self.last: Progress | None = None
 
     def __enter__(self) -> Shown:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        if self._ticker is not None:
+            self._ticker.join()
         if self._bar is not None:
             self._bar.close()
 
     def run_started(self, run: Mapping[str, Any], progress: Progress) -> None:
-        self.last = progress
-        self._bar = progress_bar(self._name, progress.total, progress.done)
+        shown = "{desc} {bar} {elapsed}" if sys.stderr.isatty() else "{desc}"
+        self._bar = progress_bar(self._name, total=1.0, miniters=0, bar_format=shown)
+        self.progressed(progress)
+        self._ticker = threading.Thread(target=self._tick, name="fastsia-clock", daemon=True)
+        self._ticker.start()
 
     def problem_finished(self, problem: FinishedProblem | None, progress: Progress) -> None:
-        self.last, seconds = progress, max(progress.seconds, 1e-9)
-        rates = (progress.done - progress.resumed) / seconds, progress.generated_tokens / seconds
-        self._bar.set_postfix_str(f"{rates[0]:.2f} problems/s, {rates[1]:,.0f} tokens/s", refresh=False)
-        self._bar.update(progress.done - self._bar.n)
+        self.progressed(progress)
+
+    def progressed(self, progress: Progress) -> None:
+        self.last, self._at = progress, self._bar.format_dict["elapsed"]
+        self._show()
+
+    def _tick(self) -> None:
+        while not self._is_over.wait(SECONDS_BETWEEN_TICKS):
+            self._show()
+
+    def _show(self) -> None:
+        """Show the last progress; the time left falls while nothing is reported."""
+        assert self.last is not None
+        with self._showing:
+            waited = self._bar.format_dict["elapsed"] - self._at
+            self._bar.set_description_str(f"{printable(self._name)}: {status(self.last, waited)}", refresh=False)
+            self._bar.update(share_done(self.last) - self._bar.n)
+
+
+def status(progress: Progress, waited: float = 0.0) -> str:
+    """The progress in a line: problems, rollouts, tokens per second, time left.
+
+    Args:
+        waited: seconds since it was reported.
+    """
+    from tqdm import tqdm
+
+    expected = "" if progress.expected_rollouts is None else f" of about {_rounded(progress.expected_rollouts):,}"
+    parts = [f"{progress.done}/{progress.total} problems", f"{progress.rollouts:,}{expected} rollouts"]
+    tokens = progress.generated_tokens + progress.trajectory_tokens
+    parts.append(f"{tokens:,} tokens, {tokens / max(progress.seconds, 1e-9):,.0f}/s")
+    left = "?" if progress.seconds_left is None else tqdm.format_interval(max(progress.seconds_left - waited, 0))
+    return ", ".join([*parts, f"{left} left"])
+
+
+def share_done(progress: Progress) -> float:
+    """The share of the run's time that is over, 0 to 1."""
+    if progress.seconds_left is None:
+        return progress.done / max(progress.total, 1)
+    return progress.seconds / max(progress.seconds + progress.seconds_left, 1e-9)
+
+
+def _rounded(number: float) -> int:
+    """Three digits: a forecast has no more."""
+    return int(float(f"{number:.3g}"))
 
 
 # --- the table of a run ----------------------------------------------------------------------------------------

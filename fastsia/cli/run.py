@@ -23,7 +23,7 @@ Model = Annotated[str, option('Hub id, folder, .gguf file, or "demo:sft".', "--m
 
 
 class Terminated(BaseException):
-    """SIGTERM, handled like Ctrl-C: finished problems are kept. Not a KeyboardInterrupt, which typer handles itself."""
+    """SIGTERM, handled like Ctrl-C: what is drawn is kept. Not a KeyboardInterrupt, which typer handles itself."""
 
 
 @takes(SIAConfig, DataOptions, OutputOptions, ExecutionOptions, *BACKEND_OWNERS)
@@ -54,6 +54,7 @@ def run(
     trackers = [Tracker(name, **output[f"{name}_args"]) for name in TRACKERS if f"{name}_args" in output]
     executor, backend = execution.pop("executor", None), execution.pop("backend", None)
     generator = open_executor(executor, ref, backend, options, **execution)
+    print(f"fastsia: {_how(generator.describe())}.", file=sys.stderr)
     for task, folder in zip(loaded_tasks, folders, strict=True):
         with watched(task.name, folder) as shown, _profiling(generator, output.get("profile", False)) as recorded:
             result = evaluate(generator, task, config=config, output=folder, callbacks=[shown, *trackers])
@@ -81,22 +82,24 @@ def watched(name: str, folder: Path | None) -> Iterator[Shown]:
 
 
 def say_interrupted(shown: Shown, folder: Path | None) -> None:
-    """Say how many problems of an interrupted run are stored."""
+    """Say how much of an interrupted run is stored."""
     from fastsia.results.reader import Store
     from fastsia.results.schema import DATABASE
 
     last = shown.last
-    done = 0 if last is None else last.done
+    done = begun = rollouts = 0
     if folder is not None and last is not None:
         with suppress(FastsiaError):  # more may be stored than was reported
-            done = Store(folder / DATABASE).num_problems()
+            store = Store(folder / DATABASE)
+            done, (begun, rollouts) = store.num_problems(), store.num_begun()
     if folder is None:
         said = "nothing is kept (no -o DIR was given)."
-    elif last is None or done == 0:
+    elif last is None or done + begun == 0:
         said = "no problem was finished yet."
     else:
         kept = f"{done} of {last.total} problems are finished and kept in {printable(str(folder))}"
-        said = f"{kept}; the same command continues from there."
+        others = f", and {rollouts:,} rollouts of {begun} others" if begun else ""
+        said = f"{kept}{others}; the same command continues from there."
     print(f"\nInterrupted: {said}", file=sys.stderr)
 
 
@@ -116,6 +119,17 @@ def task_folders(output: Path | None, names: list[str]) -> list[Path | None]:
     from fastsia.reproduce import distinct_folders
 
     return [output / folder for folder in distinct_folders(names)]
+
+
+def _how(facts: Mapping[str, Any]) -> str:
+    """Where and how a backend computes, as it describes itself, in a line."""
+    parts = [str(facts[name]) for name in ("device", "dtype") if facts.get(name)]
+    parts += [f"{facts[name]} {name.removeprefix('num_')}" for name in ("num_workers", "num_threads") if name in facts]
+    if "max_num_seqs" in facts:
+        parts.append(f"up to {facts['max_num_seqs']} sequences per step")
+    if "kv_pool_bytes" in facts:
+        parts.append(f"a KV pool of {facts['kv_pool_bytes'] / 2**30:.1f} GiB at most")
+    return ", ".join(parts)
 
 
 def _profiling(generator: Backend, wanted: bool) -> AbstractContextManager[StepProfile | None]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from fastsia.engine.model_runner import ModelRunner
 from fastsia.engine.profile import StepProfile
 from fastsia.engine.sequence import Counters, Request, Rollout, Trajectory
 from fastsia.engine.step import Bookkeeping
+from fastsia.engine.threads import choose_threads, largest_matrix, using_threads
 from fastsia.errors import FastsiaError
 from fastsia.models.loading import context_length, eos_ids, load_model, origin_of
 from fastsia.models.resolve import ModelRef
@@ -44,8 +45,8 @@ class Engine:
         model: any decoder of transformers with the attention interface (Llama, Qwen2, Gemma2, Olmo3, ...).
         tokenizer: its tokenizer, or None.
         max_num_seqs: sequences decoded per step. The draws do not depend on it.
-        num_kv_blocks: size of the KV pool in blocks; None takes 1 GiB on a CPU and what `gpu_memory_utilization` leaves
-            on a GPU.
+        num_kv_blocks: size of the KV pool in blocks; None takes up to half of the available memory on a CPU and what
+            `gpu_memory_utilization` leaves on a GPU.
         block_size: tokens per KV block.
         max_concurrent_trajectories: trajectories in flight.
         max_num_batched_tokens: further tokens per step, of prompts and other given tokens.
@@ -53,6 +54,8 @@ class Engine:
         compile: "on" puts steps of up to `max_num_seqs` rows through torch.compile and, on CUDA, into CUDA graphs;
             "graphs" only into those; "off" runs the model as it is. "auto" is "on" on CUDA and "off" on a CPU.
         gpu_memory_utilization: share of the GPU's memory for weights, KV pool and steps together.
+        num_threads: threads of a CPU while this engine computes; None measures which number is fastest, unless
+            OMP_NUM_THREADS says it.
 
     Raises:
         FastsiaError: the model's attention or logits cannot be reproduced through the interface.
@@ -71,6 +74,7 @@ class Engine:
         kernels: str = "auto",
         compile: str = "auto",
         gpu_memory_utilization: float = 0.9,
+        num_threads: int | None = None,
     ) -> None:
         if not isinstance(model, torch.nn.Module):
             raise FastsiaError(
@@ -88,6 +92,11 @@ class Engine:
         self.max_num_batched_tokens = integer_from(1, "max_num_batched_tokens", max_num_batched_tokens)
         self.block_size = integer_from(1, "block_size", block_size)
         device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
+        self.num_threads, self.threads_chosen_by = torch.get_num_threads(), "torch"
+        if num_threads is not None:
+            integer_from(1, "num_threads", num_threads)
+        if device.type == "cpu":
+            self.num_threads, self.threads_chosen_by = choose_threads(largest_matrix(model), num_threads)
         self.ops = select(device, kernels, dtype)
         compile = _resolve_compile(compile, device)
         if num_kv_blocks is None:
@@ -101,9 +110,10 @@ class Engine:
                 max_concurrent_trajectories=self.max_concurrent_trajectories,
             )
         self.num_kv_blocks = integer_from(1, "num_kv_blocks", num_kv_blocks)
-        self.runner = ModelRunner(
-            model, self.ops, self.num_kv_blocks, self.block_size, compile=compile, max_num_seqs=self.max_num_seqs
-        )
+        with using_threads(self.num_threads):
+            self.runner = ModelRunner(
+                model, self.ops, self.num_kv_blocks, self.block_size, compile=compile, max_num_seqs=self.max_num_seqs
+            )
         self._running = False
 
     @classmethod
@@ -154,17 +164,30 @@ class Engine:
             "head": "fused" if self.runner.fused_head else "model",
             "max_num_seqs": self.max_num_seqs,
             "num_kv_blocks": self.num_kv_blocks,
+            "kv_pool_bytes": self.num_kv_blocks * self.runner.bytes_per_block(self.model, self.block_size),
             "block_size": self.block_size,
             "max_concurrent_trajectories": self.max_concurrent_trajectories,
+            **({"num_threads": self.num_threads} if self.runner.device.type == "cpu" else {}),
         }
 
-    def run(self, requests: Iterable[Request]) -> Iterator[Trajectory]:
+    def run(self, requests: Iterable[Request], watch: Callable[[Run], None] | None = None) -> Iterator[Trajectory]:
         """Draw and roll out trajectories, as they finish; at most `max_concurrent_trajectories` requests are taken
         ahead.
 
         A trajectory depends on its request alone, not on other requests or on any size set here.
+
+        Args:
+            watch: called after every step; `Run.take_drawn` has what was drawn of the requests in flight.
         """
-        yield from self._start(iter(requests), None)
+        with closing(self.steps(requests, watch)) as steps:
+            for finished in steps:
+                yield from finished
+
+    def steps(
+        self, requests: Iterable[Request], watch: Callable[[Run], None] | None = None
+    ) -> Generator[list[Trajectory], None, None]:
+        """As `run`, the trajectories that each step finished, mostly none."""
+        return self._start(iter(requests), None, watch)
 
     def rollout(
         self, prefix_ids: Sequence[int], n: int, sampling: SamplingParams | None = None, *, seed: int = 0
@@ -215,7 +238,7 @@ class Engine:
         """`rollout_checkpoints`, each rollout as it finishes: (checkpoint, index, rollout)."""
         request = _request(prompt_ids, trajectory_ids, checkpoints, n, sampling, seed, share)
         ended: deque[tuple[int, int, Rollout]] = deque()
-        run = self._start(iter([request]), lambda _, rollouts: ended.extend(rollouts), every_step=True)
+        run = self._start(iter([request]), lambda _, rollouts: ended.extend(rollouts))
         for _ in run:
             while ended:
                 yield ended.popleft()
@@ -248,15 +271,16 @@ class Engine:
         blocks = BlockManager(self.num_kv_blocks, self.block_size)
         self.runner.check_weights()
         try:
-            scores, num_trunk_rows, num_rows = force(
-                self.runner,
-                blocks,
-                prompt,
-                trajectory,
-                forced,
-                rows_at_once=self.max_num_batched_tokens,
-                continuing=continuing,
-            )
+            with using_threads(self.num_threads):
+                scores, num_trunk_rows, num_rows = force(
+                    self.runner,
+                    blocks,
+                    prompt,
+                    trajectory,
+                    forced,
+                    rows_at_once=self.max_num_batched_tokens,
+                    continuing=continuing,
+                )
         except OutOfBlocksError as error:
             raise FastsiaError(
                 f"the KV pool is too small for this trajectory: {error}; raise num_kv_blocks."
@@ -275,7 +299,12 @@ class Engine:
         finally:
             self.runner.profile, self.runner.ops = None, self.ops
 
-    def _start(self, requests: Iterator[Request], on_rollouts: Any, every_step: bool = False) -> Iterator[Any]:
+    def _start(
+        self,
+        requests: Iterator[Request],
+        on_rollouts: Any,
+        watch: Callable[[Run], None] | None = None,
+    ) -> Generator[list[Trajectory], None, None]:
         self._check_idle()
         try:
             self._running = True
@@ -293,10 +322,12 @@ class Engine:
                 context_length=self.context_length,
                 vocabulary=self.vocabulary,
                 on_rollouts=on_rollouts,
+                watch=watch,
                 profile=self.runner.profile,
                 bookkeeping=Bookkeeping if self.ops.name == "reference" else None,
             )
-            yield from (run.steps() if every_step else run)
+            with using_threads(self.num_threads):
+                yield from run.steps()
         finally:
             try:
                 self.runner.reset()

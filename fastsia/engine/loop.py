@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from time import perf_counter
 
 import numpy as np
 import torch
@@ -19,13 +21,17 @@ from fastsia.answers.stream import AnswerStream
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.engine import step_cpp
 from fastsia.engine.block_manager import BlockManager
+from fastsia.engine.forecast import Forecast, InFlight, Left
+from fastsia.engine.interrupts import Uninterrupted
 from fastsia.engine.model_runner import ModelRunner
 from fastsia.engine.profile import STEP, VERIFY, StepProfile
 from fastsia.engine.scheduler import Scheduler
 from fastsia.engine.seeding import Domain
 from fastsia.engine.sequence import (
     FINISH_REASONS,
+    UNFINISHED,
     Counters,
+    Drawn,
     FinishReason,
     Request,
     Rollout,
@@ -49,6 +55,7 @@ class Run:
         context_length: the model's, or None where it is unknown.
         vocabulary: needed for stop texts and for ending rollouts at their answer.
         on_rollouts: called as rollouts end, with their request and a list of (checkpoint, index, rollout).
+        watch: called with this run after every step; see `take_drawn` and `left`.
         profile: records every step.
         bookkeeping: the class that keeps the books; None takes the C++ core where it is built.
     """
@@ -67,6 +74,7 @@ class Run:
         context_length: int | None,
         vocabulary: Vocabulary | None,
         on_rollouts: Callable[[Request, list[tuple[int, int, Rollout]]], None] | None = None,
+        watch: Callable[[Run], None] | None = None,
         profile: StepProfile | None = None,
         bookkeeping: type[Bookkeeping] | None = None,
     ) -> None:
@@ -78,6 +86,12 @@ class Run:
         self._context_length = context_length
         self._vocabulary = vocabulary
         self._on_rollouts = on_rollouts
+        self._watch = watch
+        self._is_whole = True
+        self._forecast = Forecast() if watch is not None else None
+        self._before = replace(counters)
+        self._max_num_seqs = max_num_seqs
+        self.num_ended_rollouts = 0
         self._profile = profile
         self.tree = TrajectoryTree(blocks)
         self._jobs: dict[int, Job] = {}
@@ -97,6 +111,12 @@ class Run:
         self._scheduler = Scheduler(self.tree, self._bookkeeping, max_num_seqs, max_num_batched_tokens)
         self._verifier = Verifier(self.tree, runner, self._bookkeeping, self._rules, self._stream, self._jobs, counters)
 
+    @property
+    def _num_rows(self) -> int:
+        counters = self._counters
+        drawn = counters.computed_tokens + counters.trajectory_tokens
+        return drawn + counters.prefill_tokens + counters.recomputed_tokens
+
     def __iter__(self) -> Iterator[Trajectory]:
         for finished in self.steps():
             yield from finished
@@ -104,7 +124,11 @@ class Run:
     def steps(self) -> Iterator[list[Trajectory]]:
         """Step until nothing is left; yield the trajectories that each step finished."""
         while self._admit():
+            began, rows = perf_counter(), self._num_rows
             self.step()
+            if self._watch is not None and self._forecast is not None:
+                self._forecast.speed.add(self._num_rows - rows, perf_counter() - began)
+                self._watch(self)
             finished, self._finished = self._finished, []
             yield finished
 
@@ -131,7 +155,8 @@ class Run:
         twin = self._prompts.get(request.prompt_ids)
         if twin is not None and self.tree.trunks.computed[twin] < len(request.prompt_ids):
             return False  # the same prompt is being computed: wait and share it
-        tokens = len(request.prompt_ids) + len(request.trajectory_ids or ())
+        known = len(request.trajectory_ids or ()) if request.drawn is None else len(request.drawn.token_ids)
+        tokens = len(request.prompt_ids) + known
         # One more block for each trunk in flight, so that a new one does not take the blocks that those need next.
         return self.tree.blocks.num_free >= self.tree.blocks.blocks_for(tokens) + len(self.tree.trunks) + 1
 
@@ -140,19 +165,40 @@ class Run:
         job = Job(request, self._num_admitted)
         self._num_admitted += 1
         self._jobs[job.number] = job
-        given = request.trajectory_ids
-        tokens = np.array(request.prompt_ids + (given or ()), dtype=np.int32)
-        slot = self._new_trunk(job, tokens, len(request.prompt_ids))
+        given, drawn = request.trajectory_ids, request.drawn
+        known = (given or ()) if drawn is None else drawn.token_ids
+        tokens = np.concatenate([request.prompt_ids, known]).astype(np.int32)
+        job.trunk = slot = self._new_trunk(job, tokens, len(request.prompt_ids))
         trunks.max_length[slot] = len(request.prompt_ids) + request.sampling.max_tokens
         twin = self._prompts.get(request.prompt_ids)
         if twin is not None:
             self.tree.share_prefix(twin, slot, len(request.prompt_ids) - 1)
         else:
             self._prompts[request.prompt_ids] = slot
-        if given is not None:
+        if drawn is not None:
+            self._go_on(slot, job, drawn)
+        elif given is not None:
             job.token_ids, job.finish_reason = np.array(given, dtype=np.int32), "given"
             job.logprobs = job.entropies = np.full(len(given), np.nan, dtype=np.float32)
             self._fix(slot, job)
+
+    def _go_on(self, slot: int, job: Job, drawn: Drawn) -> None:
+        """Let a request go on from what an earlier run has drawn."""
+        trunks, num_tokens = self.tree.trunks, len(drawn.token_ids)
+        trunks.high_water[slot] = trunks.length[slot]  # it is computed again
+        job.num_taken, job.is_end_taken = num_tokens, drawn.finish_reason != ""
+        if job.is_end_taken:
+            job.finish_reason, job.token_ids = drawn.finish_reason, drawn.token_ids
+            job.logprobs, job.entropies = drawn.logprobs, drawn.token_entropies
+            if job.finish_reason == "error":
+                self._fail(slot, job)
+            else:
+                self._fix(slot, job)
+            return
+        trunks.stop_state[slot] = self._rules[trunks.rules[slot]].states_along(drawn.token_ids)[0][-1]
+        for name, values in (("logprobs", drawn.logprobs), ("entropies", drawn.token_entropies)):
+            trunks.widen(name, num_tokens)
+            getattr(trunks, name)[slot, :num_tokens] = values
 
     def _new_trunk(self, job: Job, tokens: np.ndarray, prompt_len: int) -> int:
         trunks, request = self.tree.trunks, job.request
@@ -199,15 +245,18 @@ class Run:
 
     def _step(self) -> None:
         selection, batch, hidden = self._compute()
-        if batch is not None and hidden is not None:
-            self._count(selection)
-            if self._profile is not None:
-                self._profile.count(len(batch.token_ids))
-            self._keep_hidden(batch, hidden)
-            self._draw(self._bookkeeping.draws(selection, batch), hidden)
-        with self._span(VERIFY):
-            self._report(self._verifier.verify())
-        self._end_trunks()
+        with Uninterrupted():
+            self._is_whole = False
+            if batch is not None and hidden is not None:
+                self._count(selection)
+                if self._profile is not None:
+                    self._profile.count(len(batch.token_ids))
+                self._keep_hidden(batch, hidden)
+                self._draw(self._bookkeeping.draws(selection, batch), hidden)
+            with self._span(VERIFY):
+                self._report(self._verifier.verify())
+            self._end_trunks()
+            self._is_whole = True
         self._counters.preemptions += self._scheduler.preemptions
         self._scheduler.preemptions = 0
         self._counters.out_of_memory += self._runner.num_out_of_memory
@@ -259,6 +308,7 @@ class Run:
         if num_trunks:
             self._append(draws.trunk, tokens[:num_trunks], logprobs[:num_trunks], entropy[:num_trunks])
         if len(draws.branch):
+            self._counters.generated_tokens += int((tokens[num_trunks:] >= 0).sum())
             forks = self._bookkeeping.split(draws, tokens, logprobs)
             self._runner.copy_blocks(forks.src, forks.dst)
             self._report(forks.ended)
@@ -280,10 +330,17 @@ class Run:
             job.logprobs = trunks.logprobs[slot, : len(drawn)].copy()
             job.entropies = trunks.entropies[slot, : len(drawn)].copy()
             if reason == FinishReason.ERROR:
-                job.error = f"logits were NaN or infinite at position {len(drawn)} of the trajectory"
-                trunks.fixed[slot] = trunks.verified[slot] = True
+                self._fail(slot, job)
             else:
                 self._fix(slot, job)
+
+        if self._forecast is not None:
+            length = trunks.length[ends] - trunks.prompt_len[ends]
+            self._forecast.trajectories.add(np.zeros_like(length), length + 1, reasons != FinishReason.LENGTH)
+
+    def _fail(self, slot: int, job: Job) -> None:
+        job.error = f"logits were NaN or infinite at position {len(job.token_ids)} of the trajectory"
+        self.tree.trunks.fixed[slot] = self.tree.trunks.verified[slot] = True
 
     def _fix(self, slot: int, job: Job) -> None:
         """Create the checkpoints and rollouts of a complete trajectory, and the trunks that these need."""
@@ -293,14 +350,28 @@ class Run:
         trunks.length[slot] = trunks.prompt_len[slot] + len(job.token_ids)
         trunks.computed[slot] = min(trunks.computed[slot], trunks.length[slot])
         checkpoint = np.repeat(job.checkpoints, request.num_rollouts)
+        index = np.tile(np.arange(request.num_rollouts, dtype=np.int32), len(job.checkpoints))
+        known = None
+        if request.drawn is not None:
+            before = request.drawn.rollouts
+            job.ended = before.take(before.finish_reason != UNFINISHED)
+            known = before.take(before.finish_reason == UNFINISHED)
+            missing = ~np.isin(_names(checkpoint, index), _names(job.ended.checkpoint, job.ended.index))
+            checkpoint, index = checkpoint[missing], index[missing]
         job.rollouts = states.allocate(len(checkpoint))
         states.job[job.rollouts] = job.number
         states.trunk[job.rollouts] = slot
         states.checkpoint[job.rollouts] = checkpoint
-        states.index[job.rollouts] = np.tile(np.arange(request.num_rollouts), len(job.checkpoints))
+        states.index[job.rollouts] = index
         budget = request.sampling.max_tokens
         states.limit[job.rollouts] = budget if request.rollout_budget == "new" else np.maximum(budget - checkpoint, 0)
+        if known is not None:
+            job.known = known.token_ids, known.logprobs
+            mine = job.rollouts[np.searchsorted(_names(checkpoint, index), _names(known.checkpoint, known.index))]
+            states.num_known[mine] = states.num_taken[mine] = np.diff(known.offsets)
+            states.known_at[mine] = known.offsets[:-1]
         trunks.pending[slot] = len(job.rollouts)
+        trunks.verified[slot] = len(job.rollouts) == 0  # nothing is computed for rollouts that have all ended
         if request.shuffle_prefix:
             self._shuffle(slot, job)
         else:
@@ -311,8 +382,7 @@ class Run:
         trunks, states = self.tree.trunks, self.tree.rollouts
         prompt_len = int(trunks.prompt_len[slot])
         prompt = trunks.tokens[slot, :prompt_len].copy()
-        num_rollouts = job.request.num_rollouts
-        for i, checkpoint in enumerate(job.checkpoints.tolist()):
+        for checkpoint in np.unique(states.checkpoint[job.rollouts]).tolist():
             seed = (job.request.seed & (2**64 - 1), int(Domain.PERMUTATION), checkpoint)
             order = np.random.default_rng(np.random.SeedSequence(seed)).permutation(checkpoint)
             tokens = np.concatenate([prompt, job.token_ids[:checkpoint][order]])
@@ -320,11 +390,11 @@ class Run:
             self.tree.share_prefix(slot, child, min(prompt_len, len(tokens) - 1))
             trunks.fixed[child] = True
             trunks.base[child] = checkpoint
-            mine = job.rollouts[i * num_rollouts : (i + 1) * num_rollouts]
+            mine = job.rollouts[states.checkpoint[job.rollouts] == checkpoint]
             states.trunk[mine] = child
             trunks.pending[child] = len(mine)
             job.chain[child] = np.zeros(0, np.int32)
-        job.trunks_left = len(job.checkpoints) + 1
+            job.trunks_left += 1
         trunks.pending[slot] = 0
         trunks.verified[slot] = True
 
@@ -350,7 +420,8 @@ class Run:
         rollouts = None
         if job.finish_reason != "error":
             rollouts = self._collect(job.rollouts)
-            self._counters.generated_tokens += len(rollouts.token_ids)
+            if job.ended is not None:
+                rollouts = Rollouts.join([job.ended, rollouts])
         self.tree.release_job(job.number, job.rollouts)
         self._finished.append(
             Trajectory(
@@ -367,9 +438,95 @@ class Run:
             )
         )
 
-    def _collect(self, rollouts: np.ndarray) -> Rollouts:
+    def take_drawn(self) -> list[tuple[Request, Drawn]]:
+        """What has been drawn since the last call of the requests in flight.
+
+        `Drawn.join` puts the parts of a request together. Empty if an error has cut a step in two.
+        """
+        return [(job.request, part) for job in self._jobs.values() if (part := self._take(job)) is not None]
+
+    def _take(self, job: Job) -> Drawn | None:
+        if not self._is_whole:
+            return None
+        trunks, states = self.tree.trunks, self.tree.rollouts
+        token_ids, logprobs, entropies = job.token_ids, job.logprobs, job.entropies
+        if job.finish_reason == "":
+            length = int(trunks.length[job.trunk] - trunks.prompt_len[job.trunk])
+            begin = int(trunks.prompt_len[job.trunk])
+            token_ids = trunks.tokens[job.trunk, begin : begin + length]
+            logprobs, entropies = trunks.logprobs[job.trunk, :length], trunks.entropies[job.trunk, :length]
+        news = job.rollouts[
+            (states.length[job.rollouts] > states.num_taken[job.rollouts])
+            | ((states.reason[job.rollouts] >= 0) & ~states.is_end_taken[job.rollouts])
+        ]
+        ends = job.finish_reason != "" and not job.is_end_taken
+        if len(news) == 0 and not ends and len(token_ids) <= job.num_taken:
+            return None
+        rollouts = self._collect(news, states.num_taken[news])
+        begin, job.num_taken, job.is_end_taken = job.num_taken, len(token_ids), job.finish_reason != ""
+        states.num_taken[news] = np.maximum(states.num_taken[news], states.length[news])
+        states.is_end_taken[news] = states.reason[news] >= 0
+        return Drawn(
+            len(token_ids),
+            token_ids[begin:].copy(),
+            logprobs[begin:].copy(),
+            entropies[begin:].copy(),
+            job.finish_reason,
+            rollouts,
+        )
+
+    def left(self, queued: int) -> Left | None:
+        """Forecast what is left of the run; None if it is not watched or nothing is in flight.
+
+        Args:
+            queued: requests that are still to come.
+        """
+        forecast, jobs = self._forecast, list(self._jobs.values())
+        if forecast is None or not jobs:
+            return None
+        trunks, states, counters, before = self.tree.trunks, self.tree.rollouts, self._counters, self._before
+        request = jobs[0].request
+        slots, branches = trunks.slots(), self.tree.branches.slots()
+        going = states.slots()
+        going = going[states.reason[going] < 0]
+        writing = slots[~trunks.fixed[slots]]
+        is_verified = trunks.verified[states.trunk[going]]
+        lost = (trunks.length - trunks.computed)[slots[trunks.pending[slots] > 0]].sum()
+        lost += (self.tree.branches.length - self.tree.branches.computed - 1)[branches].sum()
+        now = InFlight(
+            len(jobs),
+            request.stride,
+            request.num_rollouts,
+            request.sampling.max_tokens,
+            (trunks.length - trunks.prompt_len)[writing],
+            states.checkpoint[going],
+            np.where(is_verified, states.length[going], np.where(states.num_known[going], states.num_known[going], -1)),
+            states.limit[going],
+            int(lost),
+        )
+        forecast.num_verified = self.num_ended_rollouts + int(is_verified.sum())
+        matched = counters.matched_tokens - before.matched_tokens
+        branched = counters.generated_tokens - before.generated_tokens - matched
+        computed = counters.computed_tokens - before.computed_tokens
+        return forecast.left(
+            now,
+            queued,
+            prompt_rows=(counters.prefill_tokens - before.prefill_tokens) / max(self._num_admitted, 1),
+            matched_tokens=matched,
+            rows_per_token=computed / branched if branched > 1000 else 1.0,
+            max_num_seqs=self._max_num_seqs,
+        )
+
+    @property
+    def num_in_flight(self) -> int:
+        """Requests that have begun and are not finished."""
+        return len(self._jobs)
+
+    def _collect(self, rollouts: np.ndarray, without: np.ndarray | int = 0) -> Rollouts:
+        """The rollouts in columns, all or their tokens from number `without` on."""
         states = self.tree.rollouts
-        offsets, tokens, logprobs = self.tree.paths(states.node[rollouts], states.length[rollouts])
+        lengths = np.maximum(states.length[rollouts] - without, 0)
+        offsets, tokens, logprobs = self.tree.paths(states.node[rollouts], lengths)
         return Rollouts(
             checkpoint=states.checkpoint[rollouts],
             index=states.index[rollouts],
@@ -381,13 +538,22 @@ class Run:
 
     def _report(self, rollouts: np.ndarray) -> None:
         """Call the listener, where there is one, with rollouts that have just ended, once per request."""
+        states = self.tree.rollouts
+        self.num_ended_rollouts += len(rollouts)
+        if self._forecast is not None and len(rollouts):
+            ended = states.reason[rollouts] != FinishReason.LENGTH
+            self._forecast.rollouts.add(states.checkpoint[rollouts], states.length[rollouts], ended)
         if self._on_rollouts is None:
             return
-        states = self.tree.rollouts
         for number in np.unique(states.job[rollouts]):
             done = self._collect(rollouts[states.job[rollouts] == number])
             named = [(int(done.checkpoint[r]), int(done.index[r]), done.row(r)) for r in range(len(done))]
             self._on_rollouts(self._jobs[int(number)].request, named)
+
+
+def _names(checkpoint: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """int64: one number for each rollout of a trajectory, in their order."""
+    return (checkpoint.astype(np.int64) << 32) | index
 
 
 def checkpoints_of(request: Request, num_tokens: int) -> np.ndarray:

@@ -1,14 +1,22 @@
-"""Size of the KV pool: the device memory left beside the weights and the largest step."""
+"""Size of the KV pool: the memory left beside the weights and the largest step."""
 
 from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from fastsia.engine.model_runner import ModelRunner, kv_shape
 from fastsia.errors import FastsiaError
+from fastsia.models.loading import context_length
 
-# A pool on the CPU is address space until it is used; this bounds what a run can come to use.
+# Share of a CPU's available memory for pool and steps. A pool there is address space until it is used, and the blocks
+# used last are used again first, so this bounds what a run can come to use.
+_CPU_SHARE = 0.5
+_LEAST_BLOCKS = 64
+# Where the available memory is not known.
 _CPU_KV_BYTES = 1 << 30
 # Fixed reserve for memory that cannot be predicted: kernels, cuBLAS workspaces, CUDA graphs, fragmentation, and the
 # logits of a verification.
@@ -27,17 +35,12 @@ def default_num_blocks(
     max_num_batched_tokens: int,
     max_concurrent_trajectories: int,
 ) -> int:
-    """Return the number of blocks that fit beside `1 - utilization` of the device and the steps; 1 GiB on a CPU."""
+    """Return the number of blocks that fit beside the steps: on a GPU beside `1 - utilization` of it, on a CPU into
+    half of the available memory, and not more than all sequences can fill."""
     each = ModelRunner.bytes_per_block(model, block_size)
-    if device.type != "cuda":
-        return max(_CPU_KV_BYTES // each, 64)
-    free, total = torch.cuda.mem_get_info(device)
-    # Memory that torch has reserved and not allocated counts as taken there, but the pool can use it.
-    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    spare = int(free - (1 - utilization) * total)
     config = model.config.get_text_config(decoder=True)
     vocab_size, itemsize = len(model.get_output_embeddings().weight), next(model.parameters()).dtype.itemsize
-    spare -= step_bytes(
+    steps = step_bytes(
         config,
         vocab_size,
         itemsize,
@@ -45,12 +48,58 @@ def default_num_blocks(
         max_num_batched_tokens=max_num_batched_tokens,
         max_concurrent_trajectories=max_concurrent_trajectories,
     )
-    if spare // each < 64:
+    if device.type != "cuda":
+        spare = available_memory()
+        room = _CPU_KV_BYTES if spare is None else max(int(_CPU_SHARE * spare) - steps, int(_CPU_SHARE**2 * spare))
+        context = context_length(model)
+        most = room // each
+        if context is not None:
+            most = min(most, (max_num_seqs + max_concurrent_trajectories) * -(-context // block_size))
+        return max(most, _LEAST_BLOCKS)
+    free, total = torch.cuda.mem_get_info(device)
+    # Memory that torch has reserved and not allocated counts as taken there, but the pool can use it.
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    spare = int(free - (1 - utilization) * total) - steps
+    if spare // each < _LEAST_BLOCKS:
         raise FastsiaError(
             f"only {max(spare, 0) >> 20} MiB are spare on {device} for the KV pool: free memory, lower max_num_seqs, or"
             " use a smaller model."
         )
     return spare // each
+
+
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that this process can still take: what the system and its control groups leave; None if not known.
+
+    Args:
+        root: where /proc and /sys are.
+    """
+    found = []
+    with suppress(OSError, ValueError, StopIteration):
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        found.append(int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) << 10)
+    with suppress(OSError, ValueError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, name = line.split(":", 2)
+            if controllers in ("", "memory"):
+                found += _left_in_groups(root / "sys/fs/cgroup" / controllers, name)
+    return min(found, default=None)
+
+
+def _left_in_groups(mounted: Path, name: str) -> list[int]:
+    """Bytes left in a control group and in those around it, of version 2 or 1. File pages that can be dropped are."""
+    left = []
+    group = mounted / name.lstrip("/")
+    for folder in (group, *group.parents):
+        for most, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            with suppress(OSError, ValueError):  # "max" is no number: there is no limit
+                limit = int((folder / most).read_text())
+                files = [line.split() for line in (folder / "memory.stat").read_text().splitlines()]
+                idle = max(int(value) for key, value in files if key in ("inactive_file", "total_inactive_file"))
+                left.append(max(limit - int((folder / used).read_text()) + idle, 0))
+        if folder == mounted:
+            break
+    return left
 
 
 def step_bytes(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -53,7 +53,7 @@ class Rollouts:
         offsets: int64 [R + 1]; token_ids[offsets[r]:offsets[r + 1]] are those of rollout r.
         token_ids: int32 [sum of lengths], drawn EOS included.
         logprobs: float32 [sum of lengths], nats, under the sampling distribution.
-        finish_reason: int8 [R], `FinishReason` codes.
+        finish_reason: int8 [R], `FinishReason` codes; in a `Drawn`, UNFINISHED for those that have not ended.
     """
 
     checkpoint: np.ndarray
@@ -77,6 +77,84 @@ class Rollouts:
             self.token_ids[begin:end].tolist(), self.logprobs[begin:end].tolist(), FINISH_REASONS[reason], error
         )
 
+    def take(self, rows: np.ndarray) -> Rollouts:
+        """Some of the rollouts, by their numbers or a mask, in that order."""
+        rows = np.arange(len(self))[rows]
+        lengths = np.diff(self.offsets)[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        at = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Rollouts(
+            self.checkpoint[rows],
+            self.index[rows],
+            offsets,
+            self.token_ids[at],
+            self.logprobs[at],
+            self.finish_reason[rows],
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence[Rollouts]) -> Rollouts:
+        """All rollouts of the parts. A rollout in several parts has the tokens of one after those of the other, and
+        the finish reason of the last."""
+        lengths = np.concatenate([np.zeros(0, np.int64), *(np.diff(part.offsets) for part in parts)])
+        whole = cls(
+            np.concatenate([_NO_INTS, *(part.checkpoint for part in parts)]),
+            np.concatenate([_NO_INTS, *(part.index for part in parts)]),
+            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            np.concatenate([_NO_INTS, *(part.token_ids for part in parts)]),
+            np.concatenate([_NO_FLOATS, *(part.logprobs for part in parts)]),
+            np.concatenate([np.zeros(0, np.int8), *(part.finish_reason for part in parts)]),
+        )
+        ordered = whole.take(np.lexsort([whole.index, whole.checkpoint]))
+        changes = (np.diff(ordered.checkpoint) != 0) | (np.diff(ordered.index) != 0)
+        first = np.flatnonzero(np.append(True, changes)[: len(ordered)])
+        last = np.append(first, len(ordered))[1:]
+        offsets = np.append(ordered.offsets[first], ordered.offsets[-1])
+        return cls(
+            ordered.checkpoint[first],
+            ordered.index[first],
+            offsets,
+            ordered.token_ids,
+            ordered.logprobs,
+            ordered.finish_reason[last - 1],
+        )
+
+
+UNFINISHED = -1
+_NO_INTS, _NO_FLOATS = np.zeros(0, np.int32), np.zeros(0, np.float32)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What has been drawn of a request that is not finished, or a part of it. A later run goes on from there.
+
+    Attributes:
+        num_tokens: tokens of the trajectory at that time; a stop text cuts some off again.
+        token_ids, logprobs, token_entropies: of the trajectory's tokens, as in `Trajectory`.
+        finish_reason: the trajectory's; "" while it is being drawn.
+        rollouts: those that have drawn something or have ended.
+    """
+
+    num_tokens: int
+    token_ids: np.ndarray
+    logprobs: np.ndarray
+    token_entropies: np.ndarray
+    finish_reason: str
+    rollouts: Rollouts
+
+    @classmethod
+    def join(cls, parts: Sequence[Drawn]) -> Drawn:
+        """What the parts are together, in the order in which they were drawn."""
+        length = parts[-1].num_tokens
+        return cls(
+            length,
+            np.concatenate([part.token_ids for part in parts])[:length],
+            np.concatenate([part.logprobs for part in parts])[:length],
+            np.concatenate([part.token_entropies for part in parts])[:length],
+            parts[-1].finish_reason,
+            Rollouts.join([part.rollouts for part in parts]),
+        )
+
 
 @dataclass(frozen=True)
 class Request:
@@ -87,6 +165,7 @@ class Request:
         seed: 64 bits; all draws follow from it (see `ops.reference.uniforms`).
         checkpoints: positions in the trajectory; None means every `stride` tokens and the end.
         shuffle_prefix: roll out from a seeded permutation of y_1..y_t instead of y_1..y_t.
+        drawn: what an earlier run has drawn of this request; only the rest is drawn.
     """
 
     key: Hashable
@@ -101,6 +180,7 @@ class Request:
     share: Share = "trajectory"
     shuffle_prefix: bool = False
     answer_stop: Spec | None = None
+    drawn: Drawn | None = None
 
 
 @renamed(row_steps="computed_tokens", rides="matched_tokens")
@@ -109,11 +189,11 @@ class Counters:
     """The cost of a run. A row is one token computed by the transformer.
 
     Attributes:
-        generated_tokens: tokens drawn in rollouts, the matched ones included.
+        generated_tokens: tokens drawn in rollouts, the matched ones included. Counted as they are drawn.
         computed_tokens: rows computed for rollouts.
         trajectory_tokens: rows computed to draw trajectories.
         prefill_tokens: rows for prompts, given trajectories and shuffled prefixes.
-        recomputed_tokens: rows computed again after a preemption.
+        recomputed_tokens: rows computed again after a preemption, or of what an earlier run has drawn.
         matched_tokens: rollout tokens that equal the trajectory's and needed no row of their own.
         forced_tokens: rows for tokens read behind a prefix by teacher forcing.
         preemptions: how often a sequence lost its blocks.

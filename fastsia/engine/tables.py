@@ -224,6 +224,8 @@ class RolloutStates(Table):
         node: the last drawn token.
         branch: FINISHED once the rollout has ended.
         reason: a `FinishReason` code.
+        num_known, known_at: tokens that an earlier run drew, and where they begin in `Job.known`.
+        num_taken: tokens that `Run.take_drawn` has returned; is_end_taken: whether it has returned the reason.
     """
 
     job = column(np.int32, -1)
@@ -235,6 +237,10 @@ class RolloutStates(Table):
     node = column(np.int32, NO_NODE)
     branch = column(np.int32, FINISHED)
     reason = column(np.int8, -1)
+    num_known = column(np.int32)
+    known_at = column(np.int64)
+    num_taken = column(np.int32)
+    is_end_taken = column(np.bool_)
 
 
 class TrajectoryTree:

@@ -15,8 +15,8 @@ import numpy as np
 
 from fastsia.answers.stream import AnswerStream
 from fastsia.engine.model_runner import ModelRunner
-from fastsia.engine.sequence import Counters, FinishReason, Request
-from fastsia.engine.step import Bookkeeping, Groups
+from fastsia.engine.sequence import Counters, FinishReason, Request, Rollouts
+from fastsia.engine.step import Bookkeeping, Draws, Groups
 from fastsia.engine.stopping import StopRules
 from fastsia.engine.tables import FINISHED, NO_NODE, TrajectoryTree
 from fastsia.ops.reference import DrawSpec
@@ -36,13 +36,20 @@ class Job:
     """A request in flight.
 
     Attributes:
-        rollouts: slots of its rollouts.
+        trunk: slot of the trajectory's own trunk.
+        rollouts: slots of its rollouts, but for those that ended in an earlier run.
+        ended: those.
+        known: tokens (int32) and log-probabilities (float32) that an earlier run drew for the others, by
+            `RolloutStates.known_at`.
         chain: for each of its trunks, the nodes of y_1, y_2, ...
         trunks_left: trunks whose rollouts are not all finished.
+        num_taken: tokens of the trajectory that `Run.take_drawn` has returned; is_end_taken: whether it has returned
+            the finish reason.
     """
 
     request: Request
     number: int
+    trunk: int = -1
     finish_reason: str = ""
     error: str | None = None
     token_ids: np.ndarray = field(default_factory=_no_ints)
@@ -50,8 +57,12 @@ class Job:
     entropies: np.ndarray = field(default_factory=_no_floats)
     checkpoints: np.ndarray = field(default_factory=_no_ints)
     rollouts: np.ndarray = field(default_factory=_no_ints)
+    ended: Rollouts | None = None
+    known: tuple[np.ndarray, np.ndarray] = field(default_factory=lambda: (_no_ints(), _no_floats()))
     chain: dict[int, np.ndarray] = field(default_factory=dict)
     trunks_left: int = 1
+    num_taken: int = 0
+    is_end_taken: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +110,7 @@ class Verifier:
     Args:
         rules: the stop rules that `Trunks.rules` numbers.
         jobs: the requests in flight by number.
-        counters: `matched_tokens` is counted here.
+        counters: `matched_tokens` and the verified rollouts' `generated_tokens` are counted here.
     """
 
     def __init__(
@@ -153,7 +164,7 @@ class Verifier:
         self._tree.finish_rollouts(ended, np.where(answered, FinishReason.ANSWER, FinishReason.LENGTH))
         self._tree.trunks.verified[slots] = True
         self.drop_hidden(slots)
-        return [*self._branch(trunks, found), ended]
+        return [*self._branch(trunks, found), *self._replay(found.rollouts), ended]
 
     def _describe(self, slots: np.ndarray) -> _Trunks:
         trunks = self._tree.trunks
@@ -191,7 +202,16 @@ class Verifier:
         diverged = np.zeros(len(rollouts), dtype=bool)
         diverged_token = np.full(len(rollouts), -1, dtype=np.int64)
         diverged_logprob = np.full(len(rollouts), np.nan, dtype=np.float32)
-        alive = np.flatnonzero(at < bound)
+        for i in np.flatnonzero(states.num_known[rollouts]).tolist():
+            tokens, logprobs = self._known(int(rollouts[i]))
+            expected = of.expected[trunk[i], start[i] : start[i] + len(tokens)]
+            matches = np.append(tokens[: len(expected)] == expected, False)
+            num = int(np.argmin(matches))
+            self._tree.nodes.logprob[of.chain[trunk[i], start[i] + 1 : start[i] + num + 1]] = logprobs[:num]
+            at[i] += num
+            if num < len(tokens):
+                diverged[i], diverged_token[i], diverged_logprob[i] = True, tokens[num], logprobs[num]
+        alive = np.flatnonzero(~diverged & (at < bound))
         while len(alive):
             until = np.minimum(
                 np.minimum(at[alive] + window[trunk[alive]], bound[alive]), of.num_tokens[trunk[alive]] + 1
@@ -222,6 +242,7 @@ class Verifier:
             matched = np.arange(len(pair)) < np.repeat(np.where(diverges, last, first + counts), counts)
             self._tree.nodes.logprob[of.chain[trunk[pair[matched]], position[matched] + 1]] = logprobs[matched]
             self._counters.matched_tokens += int(matched.sum())
+            self._counters.generated_tokens += int(matched.sum() + (tokens[draw] >= 0).sum())
             at[alive] = until
             at[gone] = position[draw]
             alive = alive[~diverges & (until < bound[alive])]
@@ -266,6 +287,50 @@ class Verifier:
         settled = self._bookkeeping.settle(groups, slot)
         tree.decoding = np.concatenate([tree.decoding, rollouts[states.branch[rollouts] != FINISHED]])
         return [ended, settled]
+
+    def _known(self, rollout: int) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens and log-probabilities that an earlier run drew for a rollout."""
+        states = self._tree.rollouts
+        begin, count = int(states.known_at[rollout]), int(states.num_known[rollout])
+        tokens, logprobs = self._jobs[int(states.job[rollout])].known
+        return tokens[begin : begin + count], logprobs[begin : begin + count]
+
+    def _replay(self, rollouts: np.ndarray) -> list[np.ndarray]:
+        """Split the new branches by all that an earlier run drew for their rollouts; return those that ended.
+
+        Nothing is computed: the branches are then like those that lost their KV blocks.
+        """
+        tree, states = self._tree, self._tree.rollouts
+        mine = rollouts[(states.num_known[rollouts] > 1) & (states.branch[rollouts] != FINISHED)]
+        if len(mine) == 0:
+            return []
+        width = int(states.num_known[mine].max())
+        place = np.full(states.capacity, -1, dtype=np.int64)
+        place[mine] = np.arange(len(mine))
+        tokens, logprobs = np.zeros((len(mine), width), np.int64), np.zeros((len(mine), width), np.float32)
+        for i, rollout in enumerate(mine.tolist()):
+            known = self._known(rollout)
+            tokens[i, : len(known[0])], logprobs[i, : len(known[1])] = known
+        of_these = np.zeros(states.capacity, dtype=bool)
+        of_these[rollouts] = True
+        ended: list[np.ndarray] = []
+        while True:
+            drawing = tree.decoding[of_these[tree.decoding]]
+            goes_on = states.length[drawing] < states.num_known[drawing]
+            # A branch stays where one of its rollouts has no next token: after another setting of `share`.
+            stays = np.isin(states.branch[drawing], states.branch[drawing[~goes_on]])
+            drawing = drawing[goes_on & ~stays]
+            if len(drawing) == 0:
+                break
+            branch, row = np.unique(states.branch[drawing], return_inverse=True)
+            at = place[drawing], states.length[drawing]
+            none = np.zeros(0, dtype=np.int32)
+            spec = DrawSpec(row.astype(np.int64), none, none, none, none)
+            draws = Draws(none, branch, drawing, row, spec)
+            ended.append(self._bookkeeping.split(draws, tokens[at], logprobs[at]).ended)
+        branches = np.unique(states.branch[mine[states.branch[mine] != FINISHED]])
+        tree.branches.high_water[branches] = tree.branches.length[branches] - 1
+        return ended
 
     def _start_streams(self, branch: np.ndarray, slots: np.ndarray, position: np.ndarray) -> None:
         """Start the answer stream of each new branch behind the trajectory's tokens before it."""

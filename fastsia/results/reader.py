@@ -178,6 +178,15 @@ class Store:
         """Tokens of all stored rollouts."""
         return int(self._one("SELECT coalesce(sum(num_tokens), 0) FROM rollouts")[0])
 
+    def num_begun(self) -> tuple[int, int]:
+        """(unfinished problems of which something is stored, their rollouts that have ended)."""
+        with self._reading() as connection:
+            if not schema.has_parts(connection):
+                return 0, 0
+            found = connection.execute("SELECT count(DISTINCT position), coalesce(sum(num_ended), 0) FROM parts")
+            problems, rollouts = found.fetchone()
+        return problems, rollouts
+
     def num_stopped_at_answer(self) -> int:
         """Rollouts that stopped early because their answer could not change any more."""
         return int(self._one("SELECT count(*) FROM rollouts WHERE finish_reason = 'answer'")[0])

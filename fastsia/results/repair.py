@@ -11,7 +11,7 @@ from typing import Any
 
 from fastsia.errors import one_line
 from fastsia.results import schema
-from fastsia.results.schema import REPAIRS, SCHEMA_VERSION, ProblemRows
+from fastsia.results.schema import REPAIRS, SCHEMA_VERSION, PartRow, ProblemRows
 
 PARTS = ("", "-wal", "-shm", "-journal")
 """The files of a database, by what is appended to its name."""
@@ -32,7 +32,12 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def create(connection: sqlite3.Connection, meta: Mapping[str, Any], problems: Iterable[ProblemRows] = ()) -> None:
+def create(
+    connection: sqlite3.Connection,
+    meta: Mapping[str, Any],
+    problems: Iterable[ProblemRows] = (),
+    parts: Iterable[PartRow] = (),
+) -> None:
     """Fill an empty database."""
     with connection:
         connection.execute("BEGIN")
@@ -40,6 +45,7 @@ def create(connection: sqlite3.Connection, meta: Mapping[str, Any], problems: It
         schema.write_meta(connection, meta)
     for rows in problems:
         schema.insert(connection, rows.sealed())
+    schema.insert_parts(connection, parts)
 
 
 def has_tables(connection: sqlite3.Connection) -> bool:
@@ -72,18 +78,23 @@ def damage_of(connection: sqlite3.Connection) -> str | None:
         for (position,) in connection.execute("SELECT position FROM problems ORDER BY position").fetchall():
             if schema.read_rows(connection, position) is None:
                 return f"the rows of problem {position + 1} do not match their checksum"
+        parts = schema.select_parts(connection)
+        if len(schema.whole_parts(parts)) < len(parts):
+            return "what was drawn of an unfinished problem does not match its checksum"
     except _UNREADABLE as error:
         return _as_damage(error)
     return None
 
 
-def salvage(path: Path) -> tuple[dict[str, Any], list[ProblemRows]]:
-    """(the meta values, the problems that can be read and match their checksums); both empty if the head is damaged."""
+def salvage(path: Path) -> tuple[dict[str, Any], list[ProblemRows], list[PartRow]]:
+    """(the meta values, the problems and the parts of others that can be read and match their checksums); all empty if
+    the head is damaged."""
     found: dict[int, ProblemRows] = {}
+    parts: list[PartRow] = []
     with closing(sqlite3.connect(path)) as connection, _passing_over():
         meta = schema.read_meta(connection)
         if not _is_whole(meta):
-            return {}, []
+            return {}, [], []
         schema.show_current_names(connection)
         for order in ("ASC", "DESC"):  # from both ends up to a page that cannot be read
             with _passing_over():
@@ -92,8 +103,10 @@ def salvage(path: Path) -> tuple[dict[str, Any], list[ProblemRows]]:
                         rows = schema.read_rows(connection, position)
                         if rows is not None:
                             found[position] = rows
-        return meta, [found[position] for position in sorted(found)]
-    return {}, []
+        with _passing_over():
+            parts = [row for row in schema.whole_parts(schema.select_parts(connection)) if row.position not in found]
+        return meta, [found[position] for position in sorted(found)], parts
+    return {}, [], []
 
 
 @contextmanager
@@ -106,7 +119,13 @@ def _passing_over() -> Iterator[None]:
 
 
 def replace(
-    path: Path, repaired: Path, reason: str, meta: Mapping[str, Any], found: Mapping[str, Any], problems: list[Any]
+    path: Path,
+    repaired: Path,
+    reason: str,
+    meta: Mapping[str, Any],
+    found: Mapping[str, Any],
+    problems: list[Any],
+    parts: list[PartRow],
 ) -> str:
     """Set a damaged database aside. The new one replaces it once it is complete.
 
@@ -114,7 +133,7 @@ def replace(
         repaired: where the new one is written first.
         reason: what `damage` found.
         meta: the new one's values.
-        found, problems: as `salvage` returns them.
+        found, problems, parts: as `salvage` returns them.
 
     Returns:
         A note, which is also stored with those of earlier repairs.
@@ -128,7 +147,7 @@ def replace(
     try:
         remove(repaired)
         with closing(connect(repaired)) as connection:
-            create(connection, meta, problems)
+            create(connection, meta, problems, parts)
             # Raises if the log does not fit into the database file; closing the connection would not say so.
             connection.execute("PRAGMA journal_mode = DELETE")
     except BaseException:

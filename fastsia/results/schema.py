@@ -16,12 +16,13 @@ import numpy as np
 from fastsia import renamed
 from fastsia.answers.equivalence import Classes
 from fastsia.config import AnswerFormat, Problem
-from fastsia.engine.sequence import FINISH_REASONS, Rollouts, Trajectory
+from fastsia.engine.sequence import FINISH_REASONS, Drawn, Rollouts, Trajectory
 from fastsia.errors import FastsiaError
 
 DATABASE = "run.sqlite"
-SCHEMA_VERSION = 2
-"""Version 1 was written by fastsia 0.1.0. It had other checksums, and one column by another name: see `OLD_NAMES`."""
+SCHEMA_VERSION = 3
+"""Version 1 was written by fastsia 0.1.0. It had other checksums, and one column by another name: see `OLD_NAMES`.
+Version 2 had no table `parts`."""
 OLD_NAMES = {"matched_tokens": "ride_tokens"}
 """Columns of `rollouts` that version 1 has by another name."""
 
@@ -93,7 +94,50 @@ class RolloutRow(NamedTuple):
     token_ids: bytes
 
 
-ROWS: dict[str, Any] = {"problems": ProblemRow, "trajectories": TrajectoryRow, "rollouts": RolloutRow}
+class PartRow(NamedTuple):
+    """A row of `parts`: what was drawn of one trajectory of an unfinished problem since its row before.
+
+    The fields of a `Drawn`, ids and numbers packed by `pack_ids`, reasons as int8. They are kept until the problem is
+    finished.
+
+    Attributes:
+        number: 0, 1, ... within the trajectory.
+        asked: the checksum of what was asked, see `asked`.
+        num_ended: rollouts that ended.
+        checksum: over the other fields.
+    """
+
+    id: int
+    position: int
+    problem_id: str
+    trajectory: int
+    number: int
+    asked: int
+    num_ended: int
+    num_tokens: int
+    finish_reason: str
+    token_ids: bytes
+    logprobs: bytes
+    token_entropies: bytes
+    checkpoints: bytes
+    indices: bytes
+    lengths: bytes
+    reasons: bytes
+    rollout_token_ids: bytes
+    rollout_logprobs: bytes
+    checksum: int
+
+    def sealed(self) -> PartRow:
+        """The same row with its checksum."""
+        return self._replace(checksum=checksum(self[:-1]))
+
+
+ROWS: dict[str, Any] = {
+    "problems": ProblemRow,
+    "trajectories": TrajectoryRow,
+    "rollouts": RolloutRow,
+    "parts": PartRow,
+}
 _TYPES: dict[Any, tuple[str, Any]] = {
     int: ("INTEGER NOT NULL", np.int64),
     float | None: ("REAL", np.float64),
@@ -161,6 +205,23 @@ class FinishedProblem:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What was drawn of one trajectory of an unfinished problem: since the part before, or all of it.
+
+    Attributes:
+        asked: see `asked`.
+        is_whole: it replaces the parts before.
+    """
+
+    position: int
+    problem_id: str
+    trajectory: int
+    asked: int
+    drawn: Drawn
+    is_whole: bool = False
+
+
+@dataclass(frozen=True)
 class DrawnProblem:
     """A problem as it was drawn, before its answers are read.
 
@@ -181,11 +242,15 @@ class DrawnProblem:
 def create_tables(connection: sqlite3.Connection) -> None:
     """Create the empty tables."""
     connection.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID")
-    for table, row in ROWS.items():
-        key, *columns = ((name, _TYPES[kind][0]) for name, kind in get_type_hints(row).items())
-        others = ", ".join(f"{name} {kind}" for name, kind in columns)
-        connection.execute(f"CREATE TABLE {table} ({key[0]} INTEGER PRIMARY KEY, {others})")
+    for table in ROWS:
+        _create_table(connection, table)
     connection.execute("CREATE UNIQUE INDEX problem_ids ON problems (problem_id)")
+
+
+def _create_table(connection: sqlite3.Connection, table: str) -> None:
+    key, *columns = ((name, _TYPES[kind][0]) for name, kind in get_type_hints(ROWS[table]).items())
+    others = ", ".join(f"{name} {kind}" for name, kind in columns)
+    connection.execute(f"CREATE TABLE {table} ({key[0]} INTEGER PRIMARY KEY, {others})")
 
 
 def dtype_of(table: str, column: str) -> Any:
@@ -201,11 +266,35 @@ def select(connection: sqlite3.Connection, table: str, where: str = "", paramete
 
 
 def insert(connection: sqlite3.Connection, rows: ProblemRows) -> None:
-    """Store a problem in one transaction."""
+    """Store a problem in one transaction; its parts are not needed any more."""
     with connection:
         connection.execute("BEGIN IMMEDIATE")
         for table, values in rows.by_table().items():
             _write(connection, "INSERT", table, values)
+        connection.execute("DELETE FROM parts WHERE position = ?", (rows.problem.position,))
+
+
+def insert_parts(connection: sqlite3.Connection, rows: Iterable[PartRow]) -> None:
+    """Store parts in one transaction. One with number 0 replaces all of its trajectory."""
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        for row in rows:
+            if row.number == 0:
+                where = "position = ? AND trajectory = ?"
+                connection.execute(f"DELETE FROM parts WHERE {where}", (row.position, row.trajectory))
+            _write(connection, "INSERT", "parts", [row])
+
+
+def has_parts(connection: sqlite3.Connection) -> bool:
+    """Whether a database has the table `parts`."""
+    return connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'parts'").fetchone() is not None
+
+
+def select_parts(connection: sqlite3.Connection, position: int | None = None) -> list[PartRow]:
+    """The parts of a problem, or of all, in the order in which they were stored; none in older databases."""
+    if not has_parts(connection):
+        return []
+    return select(connection, "parts", *(() if position is None else ("WHERE position = ?", (position,))))
 
 
 def replace(connection: sqlite3.Connection, before: ProblemRows, after: ProblemRows) -> None:
@@ -263,21 +352,24 @@ def show_current_names(connection: sqlite3.Connection) -> None:
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Make a database of version 1 one of the current version, in one transaction."""
-    if version_of(connection) != 1:
+    """Make a database of an older version one of the current version, in one transaction."""
+    version = version_of(connection)
+    if version == SCHEMA_VERSION:
         return
     with connection:
         connection.execute("BEGIN IMMEDIATE")
-        for name, old in OLD_NAMES.items():
-            connection.execute(f"ALTER TABLE rollouts RENAME COLUMN {old} TO {name}")
-        for (position,) in connection.execute("SELECT position FROM problems").fetchall():
-            rows = read_rows(connection, position)
-            assert rows is not None, "checked as the database was opened"
-            replace(connection, rows, rows.sealed())
         meta = read_meta(connection)
-        if "reading" in meta:
-            reading, equivalents = parse_reading(meta)
-            meta |= reading_meta(reading or {}, equivalents) if reading is not None else {}
+        if version == 1:
+            for name, old in OLD_NAMES.items():
+                connection.execute(f"ALTER TABLE rollouts RENAME COLUMN {old} TO {name}")
+            for (position,) in connection.execute("SELECT position FROM problems").fetchall():
+                rows = read_rows(connection, position)
+                assert rows is not None, "checked as the database was opened"
+                replace(connection, rows, rows.sealed())
+            if "reading" in meta:
+                reading, equivalents = parse_reading(meta)
+                meta |= reading_meta(reading or {}, equivalents) if reading is not None else {}
+        _create_table(connection, "parts")
         meta["schema_version"] = SCHEMA_VERSION
         write_meta(connection, meta | {"checksum": head_checksum(meta)})
 
@@ -415,6 +507,70 @@ def matched_tokens(
     first_rows, first = np.unique(row[differs], return_index=True)
     matched[first_rows] = place[differs[first]]
     return matched
+
+
+def asked(problem: Problem, prompt_ids: Sequence[int], seed: int) -> int:
+    """The checksum of what a trajectory's draws depend on beside the run's settings."""
+    return checksum([problem.id, problem.question, choices_text(problem), list(prompt_ids), seed])
+
+
+def to_part_row(part: Part, row_id: int, number: int) -> PartRow:
+    """The row of a part."""
+    drawn, rollouts = part.drawn, part.drawn.rollouts
+    return PartRow(
+        id=row_id,
+        position=part.position,
+        problem_id=part.problem_id,
+        trajectory=part.trajectory,
+        number=number,
+        asked=part.asked,
+        num_ended=int((rollouts.finish_reason >= 0).sum()),
+        num_tokens=drawn.num_tokens,
+        finish_reason=drawn.finish_reason,
+        token_ids=pack_ids(drawn.token_ids),
+        logprobs=pack_floats(drawn.logprobs),
+        token_entropies=pack_floats(drawn.token_entropies),
+        checkpoints=pack_ids(rollouts.checkpoint),
+        indices=pack_ids(rollouts.index),
+        lengths=pack_ids(np.diff(rollouts.offsets)),
+        reasons=rollouts.finish_reason.astype(np.int8).tobytes(),
+        rollout_token_ids=pack_ids(rollouts.token_ids),
+        rollout_logprobs=pack_floats(rollouts.logprobs),
+        checksum=0,
+    ).sealed()
+
+
+def to_drawn(row: PartRow) -> Drawn:
+    """The inverse of `to_part_row`."""
+    lengths = unpack_ids(row.lengths)
+    rollouts = Rollouts(
+        checkpoint=unpack_ids(row.checkpoints),
+        index=unpack_ids(row.indices),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        token_ids=unpack_ids(row.rollout_token_ids),
+        logprobs=unpack_floats(row.rollout_logprobs),
+        finish_reason=np.frombuffer(row.reasons, dtype=np.int8),
+    )
+    return Drawn(
+        row.num_tokens,
+        unpack_ids(row.token_ids),
+        unpack_floats(row.logprobs),
+        unpack_floats(row.token_entropies),
+        row.finish_reason,
+        rollouts,
+    )
+
+
+def whole_parts(rows: Iterable[PartRow]) -> list[PartRow]:
+    """The parts up to the first of their trajectory that is missing or does not match its checksum."""
+    wanted: dict[tuple[int, int], int] = {}
+    whole = []
+    for row in rows:
+        key = row.position, row.trajectory
+        if row.number == wanted.get(key, 0) and row.sealed() == row:
+            wanted[key] = row.number + 1
+            whole.append(row)
+    return whole
 
 
 def choices_text(problem: Problem) -> str | None:

@@ -1,4 +1,4 @@
-"""The one writer of a results folder: one transaction a finished problem. The check of a folder before a run."""
+"""The one writer of a results folder: one transaction per finished problem. The check of a folder before a run."""
 
 from __future__ import annotations
 
@@ -21,11 +21,20 @@ from fastsia import renamed
 from fastsia.answers.equivalence import Classes
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import MAY_DIFFER, AnswerFormat, Problem, SIAConfig
+from fastsia.engine.sequence import Drawn
 from fastsia.errors import FastsiaError, one_line
 from fastsia.files import flatten, refuse_links
 from fastsia.results import repair, schema
 from fastsia.results.reader import Store
-from fastsia.results.schema import DATABASE, DrawnProblem, FinishedProblem, Grouped, ProblemRows, ScoredTrajectory
+from fastsia.results.schema import (
+    DATABASE,
+    DrawnProblem,
+    FinishedProblem,
+    Grouped,
+    Part,
+    ProblemRows,
+    ScoredTrajectory,
+)
 
 LOCK = ".lock"
 
@@ -107,7 +116,8 @@ def check_output(directory: str | os.PathLike[str], identity: Mapping[str, Any])
 class StoreWriter:
     """The one writer of a results folder, which stays locked until `close`.
 
-    Opening resumes: `done` has the positions of finished problems, and `notes` says what was repaired. A database whose
+    Opening resumes: `done` has the positions of finished problems, `begun` those of problems that an earlier run has
+    begun, and `notes` says what was repaired. A database whose
     answers were read in another way opens all the same: call `reread` before adding problems to it.
 
     Args:
@@ -147,6 +157,11 @@ class StoreWriter:
             if not durable:
                 self._connection.execute("PRAGMA synchronous = OFF")
             self.done: set[int] = {row[0] for row in self._connection.execute("SELECT position FROM problems")}
+            parts = "SELECT position, trajectory, max(number) + 1, max(id) FROM parts GROUP BY position, trajectory"
+            found = self._connection.execute(parts).fetchall()
+            self._next_part = {(position, trajectory): number for position, trajectory, number, _ in found}
+            self._last_part = max((row[3] for row in found), default=-1)
+            self.begun = {row[0] for row in found}
         except BaseException:
             self._unlock()
             raise
@@ -285,17 +300,63 @@ class StoreWriter:
     def add(self, finished: FinishedProblem) -> None:
         """Commit one finished problem, whole or not at all. May be called from any thread."""
         rows = schema.to_rows(finished)
+        with self._storing(f"problem {finished.problem.id!r} was not stored"):
+            schema.insert(self._connection, rows)
+            self.done.add(finished.position)
+
+    def keep(self, parts: Sequence[Part]) -> None:
+        """Commit what was drawn of unfinished problems, in one transaction. May be called from any thread."""
+        with self._storing("what was drawn last was not stored"):
+            rows, following = [], dict(self._next_part)
+            for part in parts:
+                if part.position not in self.done:
+                    key = part.position, part.trajectory
+                    number = 0 if part.is_whole else following.get(key, 0)
+                    rows.append(schema.to_part_row(part, self._last_part + 1 + len(rows), number))
+                    following[key] = number + 1
+            schema.insert_parts(self._connection, rows)
+            self._next_part, self._last_part = following, self._last_part + len(rows)
+
+    def num_rollouts(self) -> int:
+        """Rollouts that are stored, those of unfinished problems included."""
+        sums = "coalesce((SELECT sum(num_rollouts) FROM problems), 0), coalesce((SELECT sum(num_ended) FROM parts), 0)"
+        with self._writing:
+            return sum(self._connection.execute(f"SELECT {sums}").fetchone())
+
+    def drawn(self, position: int, trajectory: int, asked: int) -> Drawn | None:
+        """What was drawn of a trajectory of an unfinished problem.
+
+        Args:
+            asked: see `schema.asked`.
+
+        Raises:
+            FastsiaError: something else was asked.
+        """
+        if (position, trajectory) not in self._next_part:
+            return None
+        with self._writing:
+            rows = [row for row in schema.select_parts(self._connection, position) if row.trajectory == trajectory]
+        for row in rows:
+            if row.asked != asked:
+                raise FastsiaError(
+                    f"{self.directory} holds another dataset or prompt: what is asked in problem {position + 1} "
+                    f"({row.problem_id!r}) has changed since it was begun; use another output folder."
+                )
+        return Drawn.join([schema.to_drawn(row) for row in rows])
+
+    @contextmanager
+    def _storing(self, otherwise: str) -> Iterator[None]:
+        """Hold the lock to store something; errors say that it was not stored."""
         with self._writing:
             if self._is_closed:
-                raise FastsiaError(f"{self.path} is closed; problem {finished.problem.id!r} was not stored.")
+                raise FastsiaError(f"{self.path} is closed; {otherwise}.")
             try:
-                schema.insert(self._connection, rows)
+                yield
             except sqlite3.Error as error:
                 raise FastsiaError(
                     f"{self.path} cannot be written ({error}); the {len(self.done)} problems finished before are kept, "
                     "and the same command resumes once there is room."
                 ) from error
-            self.done.add(finished.position)
 
     def close(self) -> None:
         """Merge the log into the database, which makes it one plain file, and unlock the folder.
@@ -341,14 +402,14 @@ class StoreWriter:
         return connection
 
     def _repair(self, damage: str, meta: dict[str, Any], identity: Mapping[str, Any], vocabulary: Vocabulary) -> None:
-        found, salvaged = repair.salvage(self.path)
+        found, salvaged, parts = repair.salvage(self.path)
         if found:
             self._check_identity(found, identity, vocabulary)
             # The salvaged answers keep their reading.
             stored, equivalents = schema.parse_reading(found)
             meta = {key: value for key, value in meta.items() if key not in schema.READING}
             meta |= schema.reading_meta(stored, equivalents) if stored is not None else {schema.READING[0]: None}
-        self.notes.append(repair.replace(self.path, self._repaired, damage, meta, found, salvaged))
+        self.notes.append(repair.replace(self.path, self._repaired, damage, meta, found, salvaged, parts))
 
     def _check_identity(self, meta: Mapping[str, Any], identity: Mapping[str, Any], vocabulary: Vocabulary) -> None:
         if meta.get("schema_version") not in range(1, schema.SCHEMA_VERSION + 1):

@@ -15,7 +15,7 @@ from fastsia.config import SamplingParams
 from fastsia.engine.block_manager import BlockManager
 from fastsia.engine.loop import Run
 from fastsia.engine.seeding import Domain
-from fastsia.engine.sequence import Counters, Request
+from fastsia.engine.sequence import Counters, Drawn, Request, Trajectory
 from fastsia.engine.step import Batch, Bookkeeping
 from fastsia.engine.tables import Table
 from fastsia.ops.reference import DrawSpec, sample
@@ -154,7 +154,72 @@ def test_any_mix_of_requests_gives_what_each_gives_alone(
     """Through preemption, lack of memory, chunks, forks and shared prompts; the books balance after every step."""
     requests = [replace(request, key=i) for i, request in enumerate(requests)]
     model, blocks = HashModel(num_blocks, 3, memory), BlockManager(num_blocks, 3)
-    run = Run(
+    run = start(model, blocks, requests, max_num_seqs, max_num_batched_tokens, max_concurrent_trajectories, core)
+    finished = []
+    for step, trajectories in enumerate(run.steps()):
+        assert step < 20_000, "two holders take each other's blocks in turn"
+        run.tree.check_integrity()
+        finished += trajectories
+    check_ended(run, model, blocks)
+    check(finished, requests)
+
+
+@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    requests=st.lists(REQUESTS, min_size=1, max_size=6),
+    num_blocks=st.integers(11, 60),
+    max_num_seqs=st.sampled_from([1, 3, 64]),
+    max_num_batched_tokens=st.sampled_from([1, 5, 64]),
+    max_concurrent_trajectories=st.integers(1, 4),
+    core=st.booleans(),
+    taken=st.lists(st.integers(0, 12), min_size=1, max_size=4),
+    another_share=st.booleans(),
+)
+def test_what_an_interrupted_run_has_drawn_is_not_drawn_again(
+    requests: list[Request],
+    num_blocks: int,
+    max_num_seqs: int,
+    max_num_batched_tokens: int,
+    max_concurrent_trajectories: int,
+    core: bool,
+    taken: list[int],
+    another_share: bool,
+) -> None:
+    """Runs cut off after a few steps each: the next goes on from what was taken, with the same rollouts in the end."""
+    requests = [replace(request, key=i) for i, request in enumerate(requests)]
+    parts: dict[Any, list[Drawn]] = {}
+    finished: list[Trajectory] = []
+    for last in [*taken, 20_000]:
+        done = {trajectory.key for trajectory in finished}
+        left = [replace(r, drawn=Drawn.join(parts[r.key]) if r.key in parts else None) for r in requests]
+        left = [request for request in left if request.key not in done]
+        model, blocks = HashModel(num_blocks, 3, 1000), BlockManager(num_blocks, 3)
+        run = start(model, blocks, left, max_num_seqs, max_num_batched_tokens, max_concurrent_trajectories, core)
+        for step, trajectories in enumerate(run.steps()):
+            run.tree.check_integrity()
+            finished += trajectories
+            if step % 3 == 0:
+                for request, part in run.take_drawn():
+                    parts.setdefault(request.key, []).append(part)
+            if step == last:
+                break
+        else:
+            check_ended(run, model, blocks)
+        if another_share:
+            requests = [replace(r, share="none" if r.share == "trajectory" else "trajectory") for r in requests]
+    check(finished, requests)
+
+
+def start(
+    model: HashModel,
+    blocks: BlockManager,
+    requests: list[Request],
+    max_num_seqs: int,
+    max_num_batched_tokens: int,
+    max_concurrent_trajectories: int,
+    core: bool,
+) -> Run:
+    return Run(
         model,  # type: ignore[arg-type]
         iter(requests),
         counters=Counters(),
@@ -167,15 +232,17 @@ def test_any_mix_of_requests_gives_what_each_gives_alone(
         vocabulary=None,
         bookkeeping=None if core else Bookkeeping,
     )
-    finished = []
-    for step, trajectories in enumerate(run.steps()):
-        assert step < 20_000, "two holders take each other's blocks in turn"
-        run.tree.check_integrity()
-        finished += trajectories
-    assert sorted(t.key for t in finished) == list(range(len(requests)))
-    assert blocks.num_free == num_blocks
+
+
+def check_ended(run: Run, model: HashModel, blocks: BlockManager) -> None:
+    assert blocks.num_free == blocks.num_blocks
     assert len(run.tree.nodes) == len(run.tree.rollouts) == len(run.tree.branches) == len(run.tree.trunks) == 0
     assert len(model.rows) == 0
+
+
+def check(finished: list[Trajectory], requests: list[Request]) -> None:
+    """Every request is finished once, with what it gives alone."""
+    assert sorted(t.key for t in finished) == list(range(len(requests)))
     for trajectory in finished:
         request = requests[trajectory.key]
         prompt, limit = list(request.prompt_ids), request.sampling.max_tokens

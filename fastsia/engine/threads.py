@@ -1,0 +1,109 @@
+"""How many threads compute a step on a CPU: measured once per process, on a product of the model's own weights."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+# Rows of the product that is timed, and the seconds that one number of threads is timed for.
+_ROWS = 128
+_SECONDS = 0.02
+# Fewer threads are preferred if they take at most this much longer: others on the machine can use the rest.
+_TOLERANCE = 1.05
+
+
+def num_cores() -> int:
+    """Physical cores that this process may use: of its CPU set, less the hyper-threads, within its control group's
+    quota."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    cores = set()
+    for cpu in allowed:
+        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        cores.add(topology.read_text().strip() if topology.is_file() else str(cpu))
+    return max(min(len(cores), _quota(Path("/sys/fs/cgroup"))), 1)
+
+
+def _quota(mounted: Path) -> int:
+    """CPUs that the control group may use at a time, rounded up."""
+    try:
+        if (mounted / "cpu.max").is_file():
+            quota, period = (mounted / "cpu.max").read_text().split()
+        else:
+            quota, period = ((mounted / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return -(-int(quota) // int(period)) if int(quota) > 0 else 1 << 20
+    except (OSError, ValueError):  # no such file, or "max"
+        return 1 << 20
+
+
+def choose_threads(weight: Tensor | None, asked: int | None = None) -> tuple[int, str]:
+    """(the number of threads, why).
+
+    Args:
+        weight: the matrix of the product that is measured, see `largest_matrix`; None measures nothing.
+        asked: this many, whatever is measured.
+    """
+    if asked is not None:
+        return asked, "num_threads"
+    if os.environ.get("OMP_NUM_THREADS"):
+        return torch.get_num_threads(), "OMP_NUM_THREADS"
+    most = min(num_cores(), torch.get_num_threads())
+    if most == 1 or weight is None:
+        return most, "the number of cores"
+    seconds = _measure(tuple(weight.shape), weight.dtype, most)
+    best = min(seconds.values())
+    chosen = min(count for count, taken in seconds.items() if taken <= _TOLERANCE * best)
+    shown = ", ".join(f"{1e3 * taken:.2f} ms with {count}" for count, taken in seconds.items())
+    return chosen, f"a product of {_ROWS} rows took {shown}"
+
+
+def largest_matrix(model: PreTrainedModel) -> Tensor | None:
+    """The largest matrix of a layer; None if no layer has one in a floating-point type."""
+    matrices = [
+        weight
+        for name, weight in model.named_parameters()
+        if weight.ndim == 2 and "layers." in name and weight.is_floating_point()
+    ]
+    return max(matrices, key=Tensor.numel, default=None)
+
+
+@cache
+def _measure(shape: tuple[int, int], dtype: torch.dtype, most: int) -> dict[int, float]:
+    """The seconds of a product by the number of threads."""
+    counts = [*range(1, min(most, 8) + 1), *(n for n in (12, 16, 24, 32, 48, 64, 96, 128) if 8 < n < most)]
+    counts += [most] * (most > 8)
+    weight, rows = torch.zeros(shape, dtype=dtype), torch.zeros((_ROWS, shape[1]), dtype=dtype)
+    found = {}
+    with torch.inference_mode():
+        for count in counts:
+            with using_threads(count):
+                torch.nn.functional.linear(rows, weight)
+                taken, end = [], time.perf_counter() + _SECONDS
+                while len(taken) < 3 or time.perf_counter() < end:
+                    began = time.perf_counter()
+                    torch.nn.functional.linear(rows, weight)
+                    taken.append(time.perf_counter() - began)
+            found[count] = statistics.median(taken)  # another process may be at work: the best would not show it
+    return found
+
+
+@contextmanager
+def using_threads(count: int) -> Iterator[None]:
+    """Let torch and the C++ core use this many threads inside the block."""
+    before = torch.get_num_threads()
+    if count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
