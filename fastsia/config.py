@@ -528,7 +528,7 @@ class EngineOptions:
     compile: Literal["auto", "on", "graphs", "off"] = _engine("auto")
     """torch.compile and CUDA graphs (on), only CUDA graphs (graphs) or neither (off); auto: on for CUDA, else off."""
     num_threads: Positive | None = _engine(None, unset="OMP_NUM_THREADS where it is set, else as many as are fastest")
-    """Threads of a CPU. None measures it on a product of the model's weights."""
+    """Threads of a CPU. Which number is fastest is measured on a product of the model's weights."""
 
 
 @checked

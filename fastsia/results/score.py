@@ -61,6 +61,9 @@ def score_store(
     traces = _token_traces(store, stored, table)
     found = analyze_table(table, config, readings=readings, traces=traces, ends=ends)
     notes = [*store.repairs(), *warnings, *notes_of_reading(store, config), *found.summary["warnings"]]
+    begun, kept = store.num_begun()
+    if begun:
+        notes.append(f"{begun} begun problems are not finished and left out; {kept:,} of their rollouts are stored.")
     if failed.any():
         first = stored.loc[failed, "error"].iloc[0]
         notes.append(f"{failed.sum()} trajectories failed and are left out; the first: {first}.")
