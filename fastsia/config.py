@@ -394,8 +394,8 @@ class SIAConfig:
     """The settings of one evaluation. Where the paper states no value, the default is ours (see docs/method.md)."""
 
     temperature: Temperature = _sampling(0.7)
-    """Sampling temperature of trajectories and rollouts. At 0 all rollouts of a checkpoint are the same and H is
-    0."""
+    """Sampling temperature of trajectories and rollouts. At 0 all rollouts of a checkpoint are
+    the same and H is 0."""
     top_p: Fraction = _sampling(0.95)
     """Threshold of nucleus sampling (top-p) of trajectories and rollouts: the smallest set of most probable tokens whose
     probabilities add up to it. 1 samples from all tokens; there is no top-k."""
