@@ -6,7 +6,7 @@ tokens, which goes on to the length limit like a model without a trained end. Or
     python -m benchmarks.bench_stop --problems 32
     python -m benchmarks.bench_stop --model DIR --task gsm8k --data_dir DATA --problems 4 --num_rollouts 4 --stride 60
 
---rambling_problems is for the model without an end, which takes minutes a problem without the stop. Solutions of the
+--rambling_problems is for the model without an end, which takes minutes per problem without the stop. Solutions of the
 demo task end within 100 tokens, so --max_tokens is 120 by default.
 """
 

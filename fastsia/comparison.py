@@ -29,9 +29,9 @@ class Comparison:
 
     Attributes:
         runs: By label.
-        table: One row a run, as `sia.tabulate`.
+        table: One row per run, as `sia.tabulate`.
         differences: One row a pair of runs and quantity, as `sia.differences`.
-        token_level: Token and answer level, one row a run and group; None unless two runs have token entropies.
+        token_level: Token and answer level, one row per run and group; None unless two runs have token entropies.
         notes: Warnings, one sentence each.
     """
 

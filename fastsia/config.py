@@ -182,7 +182,7 @@ def _sentence(cls: type, error: ValidationError) -> str:
     return f"{name} must be {rule}, got {_spelled(first['input'])}."
 
 
-def _accept(condition: bool) -> None:
+def _require(condition: bool) -> None:
     """Refuse a value in a validator: pydantic turns the ValueError into the field's own message."""
     if not condition:
         raise ValueError
@@ -192,15 +192,15 @@ def _accept(condition: bool) -> None:
 
 
 def _filled(text: str) -> str:
-    _accept(is_text(text) and text.strip() != "")
+    _require(is_text(text) and text.strip() != "")
     return text
 
 
 def _texts(values: Any) -> tuple[str, ...]:
     """A collection of non-empty texts. A single text is not a collection."""
-    _accept(isinstance(values, Iterable) and not isinstance(values, str))
+    _require(isinstance(values, Iterable) and not isinstance(values, str))
     found = tuple(values)
-    _accept(all(is_text(text) and text for text in found))
+    _require(all(is_text(text) and text for text in found))
     return found
 
 
@@ -208,7 +208,7 @@ def _choices(values: Any) -> tuple[str, ...] | None:
     if values is None:
         return None
     found = _texts(values)
-    _accept(2 <= len(found) <= MAX_CHOICES and all(text.strip() for text in found))
+    _require(2 <= len(found) <= MAX_CHOICES and all(text.strip() for text in found))
     return found
 
 
@@ -345,7 +345,7 @@ def _template_args(given: Any) -> str | None:
         text = json.dumps(found, sort_keys=True, ensure_ascii=False, allow_nan=False)
     except (TypeError, RecursionError) as error:
         raise ValueError from error
-    _accept(isinstance(found, dict) and is_text(text) and all(isinstance(name, str) for name in found))
+    _require(isinstance(found, dict) and is_text(text) and all(isinstance(name, str) for name in found))
     for name in found:
         if not name.isidentifier() or name in _NOT_OF_A_TEMPLATE:
             raise FastsiaError(f"chat_template_args cannot set {name!r}: it is not a variable of a template.")
@@ -353,7 +353,7 @@ def _template_args(given: Any) -> str | None:
 
 
 def _pattern(text: str) -> str:
-    _accept(is_text(text) and text != "")
+    _require(is_text(text) and text != "")
     try:
         re.compile(text)
     except (re.error, OverflowError, RecursionError) as error:
@@ -362,15 +362,15 @@ def _pattern(text: str) -> str:
 
 
 def _date(text: str) -> str:
-    _accept(re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text) is not None and date.fromisoformat(text).year >= 1000)
+    _require(re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text) is not None and date.fromisoformat(text).year >= 1000)
     return text
 
 
 def _tags(given: Any) -> tuple[str, str] | None:
     if given is None:
         return None
-    _accept(isinstance(given, (tuple, list)) and len(given) == 2 and given[0] != given[1])
-    _accept(all(is_text(mark) and mark.split() == [mark] for mark in given))
+    _require(isinstance(given, (tuple, list)) and len(given) == 2 and given[0] != given[1])
+    _require(all(is_text(mark) and mark.split() == [mark] for mark in given))
     return given[0], given[1]
 
 
@@ -394,9 +394,11 @@ class SIAConfig:
     """The settings of one evaluation. Where the paper states no value, the default is ours (see docs/method.md)."""
 
     temperature: Temperature = _sampling(0.7)
-    """Of trajectories and rollouts. With 0 every rollout is the same and entropies are degenerate."""
+    """Sampling temperature of trajectories and rollouts. At 0 all rollouts of a checkpoint are
+    the same and H is 0."""
     top_p: Fraction = _sampling(0.95)
-    """Nucleus of trajectories and rollouts; there is no top-k."""
+    """Threshold of nucleus sampling (top-p) of trajectories and rollouts: the smallest set of most probable tokens
+    whose probabilities add up to it. 1 samples from all tokens; there is no top-k."""
     num_rollouts: PositiveCount = _sampling(20)
     """N, rollouts drawn at each checkpoint."""
     stride: Positive | None = _sampling(None, unset="the task's own: 20, for the demo task 4")
@@ -418,8 +420,8 @@ class SIAConfig:
     equivalence: Equivalence = _answers("spelling")
     """Which answers are equal: those of one spelling, or those that Math-Verify finds equal (boxed answers only)."""
     answer_regex: Pattern | None = _answers(None, unset="the rules of the format")
-    """Regular expression that reads the answers: the group `answer`, else group 1, else all of its last match. Rollouts
-    are not stopped early."""
+    """Regular expression that reads the answers: the group `answer`, else group 1, else all of its last match. Switches
+    stop_at_answer off, which changes the draws."""
     stop_at_answer: bool = _sampling(True, compared=False)
     """End a rollout once no continuation can change its answer."""
     shuffle_prefix: bool = _sampling(False, compared=False)
@@ -431,13 +433,14 @@ class SIAConfig:
     system_instruction: Text | None = _prompt(None)
     """System turn before the question; in plain text it comes first."""
     enable_thinking: bool | None = _prompt(None, unset="the template's own")
-    """Variable of that name of the chat template."""
+    """Passed to the chat template as `enable_thinking`: whether the prompt asks for a think block."""
     chat_template_args: TemplateArgs = _prompt(None)
     """More variables of the chat template: name=value,name=value or JSON."""
     template_date: Date | None = _prompt(None, unset="the day on which the run begins")
     """YYYY-MM-DD, for chat templates that write the date; a resumed run keeps its own."""
-    think_tags: ThinkTags = _prompt(None)
-    """OPEN,CLOSE: marks of think blocks, known beside the usual ones."""
+    think_tags: ThinkTags = _prompt(None, unset="none besides <think>")
+    """OPEN,CLOSE: extra opening and closing tags that delimit a think block, besides <think>...</think>. No answer is
+    read inside a think block."""
     truncate_prompt: bool = _prompt(False, compared=False)
     """Cut a prompt that is too long from the left, and count it in the summary, instead of refusing it."""
     smoothing: Smoothing = _statistics(0.5, compared=True)
@@ -509,7 +512,10 @@ class ModelOptions:
 
 @checked
 class EngineOptions:
-    """Sizes and kernels of fastsia's own engine. The draws do not depend on them."""
+    """Sizes and kernels of the engine.
+
+    In float32 the draws do not depend on them; in bfloat16 rounding can change a draw.
+    """
 
     max_num_seqs: Positive = _engine(512, aliases=("--batch_size", "-b"), backends=("native", "vllm"))
     """Maximum sequences in one decode step."""
@@ -642,6 +648,7 @@ def split_settings(
 
 
 READING_FIELDS = fields_of(SIAConfig, changes="reading")
-"""Settings of how drawn texts are read; the draws do not depend on them."""
+"""Settings of how drawn texts are read. The draws do not depend on them, except that answer_regex switches
+stop_at_answer off."""
 MAY_DIFFER = (*READING_FIELDS, *fields_of(SIAConfig, changes="nothing"))
 """Settings in which a run may differ from the one that it resumes."""

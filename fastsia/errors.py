@@ -33,6 +33,12 @@ def did_you_mean(name: str, known: Iterable[str], *, n: int = 1, otherwise: str 
     return f"; known names: {', '.join(names)}." if otherwise is None else otherwise
 
 
+def counted(number: int, noun: str) -> str:
+    """1 problem, 1,319 problems, 2 trajectories."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
 def one_line(error: object) -> str:
     """The text of an error or name with every run of white space as one blank."""
     return " ".join(str(error).split())

@@ -27,7 +27,7 @@ from fastsia.config import Problem, SamplingParams, SIAConfig, split_settings
 from fastsia.engine.forecast import Left
 from fastsia.engine.seeding import request_seed
 from fastsia.engine.sequence import Counters, Drawn, Request, Rollouts, Trajectory
-from fastsia.errors import FastsiaError
+from fastsia.errors import FastsiaError, counted
 from fastsia.models.registry import known_model, model_label
 from fastsia.models.resolve import resolve_model
 from fastsia.results import SIAResult, forget_partial_costs, score, stored_config
@@ -163,15 +163,21 @@ def _renew(
     identity: Mapping[str, Any],
     golds: Mapping[int, str],
 ) -> list[str]:
-    """Read stored problems again if the reading or gold answers changed, so that no table mixes two; returns notes."""
-    is_read_anew = writer.reading != reading.facts()
-    if not golds and not is_read_anew:
+    """Read stored problems again if the reading or gold answers changed, so that no table mixes two readings.
+
+    Returns:
+        Notes of what changed.
+    """
+    needs_reread = writer.stored_reading != reading.facts()
+    if not golds and not needs_reread:
         return []
     found = renew(writer, reading, vocabulary, identity, golds)
-    notes = [f"The stored texts were read again: {found}"] * (is_read_anew and bool(writer.done))
+    notes = [f"The stored texts were read again: {found}"] * (needs_reread and bool(writer.done))
     if golds:
-        number = "1 gold answer was" if len(golds) == 1 else f"{len(golds):,} gold answers were"
-        notes.append(f"{number} corrected in the data since: the problems were scored again, without new draws.")
+        notes.append(
+            f"Gold answers corrected in the data since: {len(golds):,}. These problems were scored again, without new "
+            "draws."
+        )
     return notes
 
 
@@ -298,9 +304,9 @@ def _fit(prompt: Prompt, problem: Problem, drawn: int, config: SIAConfig, backen
     if context is not None and len(ids) + drawn > context:
         room = context - drawn
         needs = (
-            f"problem {problem.id!r}: its prompt of {len(ids)} tokens and max_tokens={config.max_tokens} for the "
-            f"trajectory{' and for each rollout' if config.rollout_budget == 'new' else ''} need {len(ids) + drawn} "
-            f"positions, but the model's context is {context}"
+            f"problem {problem.id!r}: its prompt of {counted(len(ids), 'token')} and max_tokens={config.max_tokens} for"
+            f" the trajectory{' and for each rollout' if config.rollout_budget == 'new' else ''} need"
+            f" {len(ids) + drawn} positions, but the model's context is {context}"
         )
         bos = getattr(backend.tokenizer, "bos_token_id", None)
         head = ids[:1] if bos is not None and ids[0] == bos else ()
@@ -579,7 +585,9 @@ class _Reporter:
     def warnings(self) -> list[str]:
         """Warnings of the backend about these draws."""
         count = self._backend.counters.out_of_memory - self._before.out_of_memory
-        short = [f"device memory did not suffice {count} times; smaller batches were computed."] * (count > 0)
+        short = [f"device memory did not suffice {counted(count, 'time')}; smaller batches were computed."] * (
+            count > 0
+        )
         return [*self._backend.warnings, *short]
 
     def finished(self, problem: FinishedProblem) -> None:

@@ -1,4 +1,4 @@
-"""Names of version 0.1.0 that have been replaced. They are accepted, with a DeprecationWarning, for one release."""
+"""Names that have been replaced. They are accepted, with a DeprecationWarning, for one release."""
 
 from __future__ import annotations
 

@@ -506,7 +506,7 @@ _OUTCOMES = (
     ("gain", "Information gained about the gold answer", "gain", "cumulative gain G (nats)"),
     ("entropy_drop", "Fall of H", "entropy_drop", "share of H at the start gone"),
 )
-# Curves of Figures 2 and 5, a line a model: over the prefix length, and over the share of the trajectory written.
+# Curves of Figures 2 and 5, one line per model: over the prefix length, and over the share of the trajectory written.
 _AUC = "AUC of −H for “ends correct”"
 _OVERLAYS = (
     Overlay("auc_tokens", "Telling correct from incorrect, by prefix length", "auc", "all", _AUC, "tokens"),

@@ -36,15 +36,24 @@ def test_every_how_to_has_something_to_run() -> None:
     assert all(programs(page, "python") for page in how_tos)
 
 
-@pytest.fixture(scope="module")
-def structure() -> ModuleType:
-    """docs/_structure.py, which writes the generated pages."""
-    spec = importlib.util.spec_from_file_location("_structure", DOCS / "_structure.py")
+def script(name: str) -> ModuleType:
+    """A script of docs/ that writes generated pages."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def structure() -> ModuleType:
+    return script("_structure")
+
+
+def test_the_reports_glossary_is_that_of_the_documentation() -> None:
+    glossary = script("_glossary")
+    assert glossary.PAGE.read_text(encoding="utf-8") == glossary.terms(), "run: python docs/_glossary.py"
 
 
 def test_the_map_of_modules_is_current(structure: ModuleType) -> None:

@@ -256,8 +256,11 @@ def test_a_failed_save_leaves_no_mixture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"num_prefixes": 3}, r"run\.sqlite is not of this version of fastsia: SIAConfig has no field 'num_prefixes'"),
-        ({"temperature": "hot"}, r"run\.sqlite is not of this version of fastsia: temperature must be"),
+        (
+            {"num_prefixes": 3},
+            r"run\.sqlite was written by another version of fastsia: SIAConfig has no field 'num_prefixes'",
+        ),
+        ({"temperature": "hot"}, r"run\.sqlite was written by another version of fastsia: temperature must be"),
         (None, r"run\.sqlite holds no settings"),
     ],
 )

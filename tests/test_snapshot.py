@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,10 @@ def test_an_output_folder_is_checked_before_the_model_is_loaded(
         fastsia.evaluate("demo:sft", "demo", output=tmp_path / "run", config=CONFIG, seed=3)
     with pytest.raises(FastsiaError, match=r'holds another run: task was "demo", is now "problems"'):
         fastsia.evaluate("demo:sft", [Problem("p", "?", "1")], output=tmp_path / "run", config=CONFIG)
+    with closing(sqlite3.connect(tmp_path / "run" / "run.sqlite")) as connection, connection:
+        connection.execute("UPDATE meta SET value = 99 WHERE key = 'schema_version'")
+    with pytest.raises(FastsiaError, match="has schema version 99, this fastsia reads and writes"):
+        fastsia.evaluate("demo:sft", "demo", output=tmp_path / "run", config=CONFIG)
     with pytest.raises(FastsiaError, match="the model is loaded"):
         fastsia.evaluate("demo:sft", "demo", output=tmp_path / "new" / "run")
     assert not (tmp_path / "new").exists()

@@ -418,7 +418,7 @@ def test_a_database_of_a_later_version_is_left_alone(tmp_path: Path, vocabulary:
         connection.execute("UPDATE meta SET value = 3 WHERE key = 'schema_version'")
         connection.execute("UPDATE problems SET checksum = 0")
     for _ in range(2):
-        with pytest.raises(FastsiaError, match="has schema version 3, this fastsia writes 2"):
+        with pytest.raises(FastsiaError, match="has schema version 3, this fastsia reads and writes 2"):
             write(tmp_path, vocabulary, range(1))
     assert not list(tmp_path.glob("*damaged*"))
 

@@ -14,7 +14,7 @@ from benchmarks.machine import bandwidth, seconds
 
 @dataclass(frozen=True)
 class Rates:
-    """Of a machine: bytes and operations a second."""
+    """Of a machine: bytes and operations per second."""
 
     bytes_per_s: float
     flops_per_s: float

@@ -59,7 +59,7 @@ def toy(fields: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model. weights: "random", or their folder. entropy: nats a token that the head was set to."""
+    """A loaded model. weights: "random", or their folder. entropy: nats per token that the head was set to."""
 
     name: str
     module: PreTrainedModel

@@ -107,7 +107,7 @@ def _some_checkpoints(work: Work) -> Work:
 
 @contextmanager
 def _generate(model: Model, work: Work, **settings: Any) -> Iterator[RollOut]:
-    """One `generate` call a checkpoint, N copies of the prefix in its batch."""
+    """One `generate` call per checkpoint, N copies of the prefix in its batch."""
     shape, device = work.shape, model.device
 
     def roll_out(seed: int) -> Outcome:

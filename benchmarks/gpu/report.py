@@ -82,7 +82,7 @@ def _peers(rows: Rows) -> str:
             ]
             for name, one in sorted(of.items(), key=lambda item: -float(item[1]["whole_seconds"]))
         ]
-    head = ["model", "peer", "seconds", "tokens/s", "tokens a row", "× naive", "× continuous", "draws"]
+    head = ["model", "peer", "seconds", "tokens/s", "tokens per computed token", "× naive", "× continuous", "draws"]
     return "\n\n".join(["### The same work", table(head, lines), _weights(peers)])
 
 
@@ -91,7 +91,7 @@ def _weights(peers: Rows) -> str:
     found = {}
     for row in peers:
         weights, entropy = row["result"]["weights"], row["result"]["head_entropy"]
-        found[Path(row["model"]).name] = weights if entropy is None else f"{weights}, {entropy:.3f} nats a token"
+        found[Path(row["model"]).name] = weights if entropy is None else f"{weights}, {entropy:.3f} nats per token"
     return "Weights: " + "; ".join(f"{name} {weights}" for name, weights in found.items()) + "."
 
 
@@ -210,7 +210,7 @@ def draw(rows: Rows, folder: Path) -> list[Path]:
 
 
 def _draw_peers(rows: Rows, folder: Path) -> Path | None:
-    """Tokens a second of every peer whose draws agree."""
+    """Tokens per second of every peer whose draws agree."""
     import matplotlib.pyplot as plt
 
     peers = [row for row in ok(rows, "peer") if row["result"]["agreement"]["agrees"]]
@@ -229,7 +229,7 @@ def _draw_peers(rows: Rows, folder: Path) -> Path | None:
         axis.bar_label(bars, [f"{rate:,.0f}" for rate in rates], padding=3, fontsize=8)
         axis.set_title(Path(model).name, loc="left", fontsize=9)
         axis.margins(x=0.15)
-    axes[-1, 0].set_xlabel("rollout tokens a second")
+    axes[-1, 0].set_xlabel("rollout tokens per second")
     return _save(figure, rows, folder / "gpu_peers.png")
 
 

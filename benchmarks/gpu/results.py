@@ -1,4 +1,4 @@
-"""The suite's results: JSON lines, one a row, with provenance."""
+"""The suite's results: JSON lines, one per row, with provenance."""
 
 from __future__ import annotations
 

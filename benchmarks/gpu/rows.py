@@ -24,7 +24,7 @@ class CannotRunError(RuntimeError):
 
 @dataclass(frozen=True)
 class Row:
-    """kind: one of KINDS. model: a name or a folder, None for kernels. name: the peer, rows a step, file or axis."""
+    """kind: one of KINDS. model: a name or a folder, None for kernels. name: the peer, rows per step, file or axis."""
 
     kind: str
     model: str | None

@@ -24,7 +24,7 @@ _POOL_SHARE = 0.95
 
 @dataclass(frozen=True)
 class Steady:
-    """Rows a step on trunks of `prefix` tokens, `rows_per_trunk` on each, to suffixes of `suffix` tokens."""
+    """Rows per step on trunks of `prefix` tokens, `rows_per_trunk` on each, to suffixes of `suffix` tokens."""
 
     rows: int
     prefix: int
@@ -46,7 +46,7 @@ ROWS_PER_TRUNK = 128
 
 
 def measure(model: Model, shape: Shape, rows: int, toy: bool) -> dict[str, Any]:
-    """Decode steps alone and their parts, then SIA work with sharing, with `rows` rows a step."""
+    """Decode steps alone and their parts, then SIA work with sharing, with `rows` rows per step."""
     rates = measured_rates(model.device, model.module.dtype)
     costs = Costs.of(model.module.config, model.module.dtype.itemsize)
     free_memory(model.device)  # the engine's pool takes most of what is free
@@ -128,7 +128,7 @@ def _decode(engine: Engine, model: Model, steady: Steady, shape: Shape) -> dict[
 
 
 def _parts(engine: Engine, model: Model, steady: Steady, shape: Shape) -> dict[str, float]:
-    """Milliseconds a step by part, in a run of its own: each part waits for the device, which costs time too."""
+    """Milliseconds per step by part, in a run of its own: each part waits for the device, which costs time too."""
     with engine.profile() as profile:
         for _ in engine.run(_requests(model, steady, shape)):
             pass

@@ -26,7 +26,7 @@ _SAMPLED_BLOCKS, _BLOCK_BYTES = 512, 64
 
 
 class VLLMBackend(DescribedModel):
-    """vLLM's engine: token-id prompts, prefix caching, n sequences a prompt, and its sampler's log-probabilities.
+    """vLLM's engine: token-id prompts, prefix caching, n sequences per prompt, and its sampler's log-probabilities.
 
     `share` and `answer_stop` are ignored. The request's seed determines every draw, which makes vLLM draw sequence by
     sequence; two runs are equal as far as vLLM's logits are.

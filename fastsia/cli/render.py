@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fastsia.callbacks import Callback
+from fastsia.errors import counted
 
 if TYPE_CHECKING:
     from fastsia.callbacks import Progress
@@ -193,14 +194,14 @@ def _rounded(number: float) -> int:
 
 def show(result: SIAResult, written: list[str]) -> None:
     """Print the headline numbers with their intervals, then the cost, the warnings and the files written."""
-    from fastsia.report import format_count, show_readings  # imports matplotlib, which is slow
+    from fastsia.report import show_readings  # imports matplotlib, which is slow
     from fastsia.sia import outcome_baseline
 
     summary = result.summary
     ci, rho = summary["ci"], summary["rho"]
     names = [str(summary[key]) for key in ("model", "task") if summary.get(key)]
     # Not the table's own title, which would wrap at the table's width.
-    say(f"{' · '.join(names) or 'table of rollouts'}: {format_count(summary['num_problems'], 'problem')}")
+    say(f"{' · '.join(names) or 'table of rollouts'}: {counted(summary['num_problems'], 'problem')}")
     table = Table()
     table.add_column("")
     table.add_column("value", justify="right")
@@ -244,7 +245,8 @@ def _cost(summary: Mapping[str, Any]) -> list[str]:
         return []
     line = f"{summary['generated_tokens']:,} rollout tokens"
     if summary.get("row_steps"):
-        line += f" from {summary['row_steps']:,} computed tokens ({summary['merge_factor']:.1f} rollout tokens each)"
+        tokens = counted(summary["row_steps"], "token")
+        line += f" from {tokens} computed for rollouts (merge factor {summary['merge_factor']:.1f})"
     if summary.get("seconds") is not None:
         line += f", {summary['seconds']:.1f} s"
     return [line + "."]

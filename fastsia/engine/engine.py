@@ -44,7 +44,8 @@ class Engine:
     Args:
         model: any decoder of transformers with the attention interface (Llama, Qwen2, Gemma2, Olmo3, ...).
         tokenizer: its tokenizer, or None.
-        max_num_seqs: sequences decoded per step. The draws do not depend on it.
+        max_num_seqs: sequences decoded per step. In float32 the draws do not depend on it; in bfloat16 rounding can
+            change a draw.
         num_kv_blocks: size of the KV pool in blocks; None takes up to half of the available memory on a CPU and what
             `gpu_memory_utilization` leaves on a GPU.
         block_size: tokens per KV block.
@@ -154,7 +155,7 @@ class Engine:
         return tuple(i for i in eos_ids(self.model, self.tokenizer) if i < self.runner.vocab_size)
 
     def describe(self) -> dict[str, Any]:
-        """Return where and how this engine computes; none of it changes the draws."""
+        """Return where and how this engine computes."""
         return {
             "device": str(self.runner.device),
             "dtype": str(self.runner.dtype).removeprefix("torch."),
@@ -174,7 +175,8 @@ class Engine:
         """Draw and roll out trajectories, as they finish; at most `max_concurrent_trajectories` requests are taken
         ahead.
 
-        A trajectory depends on its request alone, not on other requests or on any size set here.
+        In float32 a trajectory depends on its request alone, not on other requests or on any size set here; in bfloat16
+        rounding can change a draw.
 
         Args:
             watch: called after every step; `Run.take_drawn` has what was drawn of the requests in flight.

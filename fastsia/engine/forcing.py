@@ -122,7 +122,7 @@ def check_forced(
     if len(prompt_ids) == 0:
         raise FastsiaError("prompt_ids is empty; at least one token is needed.")
     if continuing is not None and (continuing.dtype != np.bool_ or continuing.shape != (vocab_size,)):
-        raise FastsiaError(f"continuing must be a bool array of {vocab_size} entries, one a token.")
+        raise FastsiaError(f"continuing must be a bool array of {vocab_size} entries, one per token.")
     for i, one in enumerate(forced):
         if not 0 <= one.position <= len(trajectory_ids):
             raise FastsiaError(

@@ -46,7 +46,7 @@ from fastsia.errors import FastsiaError
 
 
 class Run:
-    """Drives requests to their end.
+    """Admits requests, runs steps until none is left, and yields finished trajectories.
 
     Args:
         max_num_seqs, max_num_batched_tokens: see `Scheduler`.
@@ -57,7 +57,7 @@ class Run:
         on_rollouts: called as rollouts end, with their request and a list of (checkpoint, index, rollout).
         watch: called with this run after every step; see `take_drawn` and `left`.
         profile: records every step.
-        bookkeeping: the class that keeps the books; None takes the C++ core where it is built.
+        bookkeeping: the implementation of the host's part of a step; None: the C++ core where it is built, else numpy.
     """
 
     def __init__(
@@ -266,8 +266,8 @@ class Run:
     def _compute(self) -> tuple[Selection, Batch | None, Tensor | None]:
         """Compute the next tokens' final hidden states; where memory runs out, half as many, again and again.
 
-        Only blocks have been allocated before a failure, and they stay with their sequences. The draws do not depend
-        on which tokens share a step.
+        Only blocks have been allocated before a failure, and they stay with their sequences. In float32 the
+        draws do not depend on which tokens share a step.
         """
         while True:
             selection = self._scheduler.select()
@@ -579,12 +579,17 @@ def check_request(request: Request, context_length: int | None, vocab_size: int,
     trunk = len(prompt) + (request.sampling.max_tokens if given is None else len(given))
     wrong = next((c for c in request.checkpoints or () if c < 0 or (given is not None and c > len(given))), None)
     if wrong is not None:
+        if wrong < 0:
+            raise FastsiaError(f"checkpoints must be >= 0, got {wrong}.")
         raise FastsiaError(f"checkpoint {wrong} is outside the trajectory (0 to {len(given or ())}).")
     new = request.sampling.max_tokens
-    longest = trunk + new if request.rollout_budget == "new" else max(trunk, len(prompt) + new)
+    longest, terms = trunk + new, f"trajectory ({trunk - len(prompt)}) + rollout ({new})"
+    if request.rollout_budget == "total":
+        longest = max(trunk, len(prompt) + new)
+        terms = f"the longer of trajectory ({trunk - len(prompt)}) and rollout with its prefix ({new})"
     if context_length is not None and longest > context_length:
         raise FastsiaError(
-            f"prompt ({len(prompt)} tokens) + trajectory + max_tokens needs {longest} positions, the model's context is"
+            f"prompt ({len(prompt)} tokens) + {terms} need {longest} positions, the model's context is"
             f" {context_length}: lower max_tokens or shorten the prompt."
         )
     needed = blocks.blocks_for(trunk) + blocks.blocks_for(new) + 1

@@ -17,6 +17,8 @@ from fastsia.engine.block_manager import BlockManager
 
 NO_NODE = -1
 FINISHED = -1
+HIDDEN_DROPPED = np.iinfo(np.int32).max
+"""`Trunks.num_hidden` once the kept states have been dropped: no position is at or above it, so none is kept again."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,8 @@ class Trunks(Table):
         pending: unfinished rollouts.
         base: the checkpoint that position 0 stands for (a shuffled prefix is a trunk of its own).
         domain: the `Domain` of its rollouts' draws.
-        num_hidden: positions 0, 1, ... whose final hidden state is kept, in the slots that `hidden` lists.
+        num_hidden: positions 0, 1, ... whose final hidden state is kept, in the slots that `hidden` lists, or
+            HIDDEN_DROPPED.
         may_match: rollouts may share the trunk's own tokens, not only its prompt and prefix.
         answer_spec: which answer the answer stream looks for, -1 for none.
         rules: which StopRules; stop_state: the state of their automaton.

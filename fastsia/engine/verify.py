@@ -1,8 +1,8 @@
 """Verification of rollouts against their trajectory's own tokens, as in speculative decoding.
 
-A rollout from checkpoint t draws y_{t+1} from p(. | x, y_1..y_t), whose final hidden state the trunk's own rows have
-already computed. While its draws equal the trajectory's tokens they cost no row of their own: they are *matched
-tokens*. At the first other token it *diverges*, and rollouts that diverge alike share a branch from there on.
+A rollout from checkpoint t draws its first token from p(. | x, y_1..y_t). The final hidden state at that position was
+already computed for the trunk. While its draws equal the trajectory's tokens they cost no row of their own: they are
+*matched tokens*. At the first other token it *diverges*, and rollouts that diverge alike share a branch from there on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fastsia.engine.model_runner import ModelRunner
 from fastsia.engine.sequence import Counters, FinishReason, Request, Rollouts
 from fastsia.engine.step import Bookkeeping, Draws, Groups
 from fastsia.engine.stopping import StopRules
-from fastsia.engine.tables import FINISHED, NO_NODE, TrajectoryTree
+from fastsia.engine.tables import FINISHED, HIDDEN_DROPPED, NO_NODE, TrajectoryTree
 from fastsia.ops.reference import DrawSpec
 
 # Trunk positions at which each rollout is verified in one round: most diverge soon, few match to the end.
@@ -67,11 +67,12 @@ class Job:
 
 @dataclass(frozen=True)
 class _Trunks:
-    """Trunks under verification, by position 0, 1, ... after their prompts.
+    """G trunks under verification, by position 0, 1, ... after their prompts.
 
     Attributes:
         slots, num_tokens: int [G].
-        settled: int64 [G], the tokens after which no continuation changes the answer, _NEVER where there is no such.
+        settled: int64 [G], the tokens after which no continuation changes the answer, _NEVER if there is no such
+            position.
         expected: int64 [G, width], the token that matches at a position; -2 where none can.
         chain, stop_state: int [G, width], the node before a position and the stop automaton's state there.
     """
@@ -86,7 +87,7 @@ class _Trunks:
 
 @dataclass(frozen=True)
 class _Verified:
-    """How far rollouts match their trunk, [R].
+    """How far R rollouts match their trunk, [R].
 
     Attributes:
         rollouts, trunk: their slots, and the entry of `_Trunks`.
@@ -148,9 +149,9 @@ class Verifier:
     def drop_hidden(self, slots: np.ndarray) -> None:
         """Free the kept hidden states of trunks; none will be kept for them any more."""
         trunks = self._tree.trunks
-        kept = np.where(trunks.num_hidden[slots] == _NEVER, 0, trunks.num_hidden[slots])
+        kept = np.where(trunks.num_hidden[slots] == HIDDEN_DROPPED, 0, trunks.num_hidden[slots])
         self._runner.drop_hidden(trunks.hidden[slots][np.arange(trunks.hidden.shape[1]) < kept[:, None]])
-        trunks.num_hidden[slots] = _NEVER
+        trunks.num_hidden[slots] = HIDDEN_DROPPED
 
     def _verify(self, slots: np.ndarray) -> list[np.ndarray]:
         states = self._tree.rollouts

@@ -100,7 +100,7 @@ def loading(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def quiet_bar() -> Iterator[None]:
-    """Show transformers' progress bar of the dequantisation on terminals only; elsewhere it prints a line a step."""
+    """Show transformers' progress bar of the dequantisation on terminals only; elsewhere it prints a line per step."""
     from transformers import modeling_gguf_pytorch_utils as reading
 
     own = getattr(reading, "tqdm", None)

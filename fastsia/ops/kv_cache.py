@@ -83,7 +83,7 @@ def plan_store_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots:
         "HEADS_PAD": heads_pad,
         "DIM_PAD": dim_pad,
     }
-    # Eight 16-bit values a thread and load.
+    # Eight 16-bit values per thread and load.
     num_warps = min(8, max(1, heads_pad * dim_pad // 256))
     return Launch(store_kv_kernel, (n,), arguments, num_warps, 1)
 

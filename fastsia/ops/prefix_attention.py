@@ -2,7 +2,7 @@
 
 Two kinds of programs, one kv head each. A *prefix* program takes a tile of one prefix's rows, (rows x GQA group)
 queries high, and reads the prefix once for all of them; a *suffix* program takes one row and reads the row's own
-blocks. A row's partial results (one a part) meet in scratch: whichever program brings a row's last one merges them in
+blocks. A row's partial results (one per part) meet in scratch: whichever program brings a row's last one merges them in
 the order of the parts, so the sum does not depend on who came last. Where a row has one part only (prefill) it is
 written straight out. Long contexts are cut into several parts where there are too few programs to fill a GPU.
 
@@ -585,7 +585,7 @@ def prefix_attention(
 
 
 def _tile_shape(group: int, head_pad: int, max_rows: int, itemsize: int, decode: bool) -> tuple[int, int, int, int]:
-    """(queries a prefix tile, keys a step, warps, pipeline stages).
+    """(queries per prefix tile, keys per step, warps, pipeline stages).
 
     Decoding streams suffixes: small steps, so that three or four programs fit a processor and hide one another's
     latency. Prefill computes: taller steps. The third stage loads a step's block table ahead of its keys.

@@ -538,7 +538,7 @@ def _check(logits: Tensor, spec: DrawSpec[Tensor]) -> None:
     if logits.dtype not in _EMPTY_BITS:
         raise FastsiaError(f"logits must be float32, bfloat16 or float16, got {logits.dtype}.")
     if not 1 <= logits.shape[1] <= MAX_VOCAB:
-        raise FastsiaError(f"logits must have between 1 and {MAX_VOCAB} tokens a row, got {logits.shape[1]}.")
+        raise FastsiaError(f"logits must have between 1 and {MAX_VOCAB} tokens per row, got {logits.shape[1]}.")
     if logits.stride(1) != 1:
         raise FastsiaError("logits must have a row's tokens next to one another in memory.")
     if spec.seeds.dtype != torch.int64 or spec.counters.dtype != torch.int32 or not spec.counters.is_contiguous():

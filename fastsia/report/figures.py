@@ -109,7 +109,7 @@ def _curves(
     *,
     from_zero: bool = False,
 ) -> pd.DataFrame | None:
-    """One curve over relative position, a line a group."""
+    """One curve over relative position, one line per group."""
     if not plot_groups(axes, data.curves, curve, groups):
         return None
     if from_zero:
@@ -204,8 +204,9 @@ def _alignment(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Alignment, trajectory by trajectory
 
     Dashed lines are the means. Trajectories whose answer settles are near 1 if it is right and near −1 if it is wrong.
-    The paper's ρ takes H and s from the same rollouts, so it is biased away from 0 even where nothing moves; the
-    cross-fitted ρ takes them from different halves, so it is too close to 0 where something moves.
+    The paper's ρ takes H and s from the same rollouts, so it is biased away from 0 even where the true answer
+    distribution does not change along the trajectory; the cross-fitted ρ takes them from different halves, so it is too
+    close to 0 where it does.
     """
     looks: tuple[tuple[str, str, str, Any, float], ...] = (
         ("rho", "the paper's ρ", ORANGE, "stepfilled", 0.45),
@@ -237,10 +238,10 @@ def _share_misaligned(data: ReportData) -> str:
 
 @figure("misalignment", _share_misaligned)
 def _misalignment(data: ReportData, axes: Axes) -> pd.DataFrame | None:
-    """Confident misalignment
+    """Misaligned trajectories
 
-    One mark a trajectory. Left of 0 its entropy has fallen; above 0 the gold answer has become less likely. The upper
-    left is confident misalignment: more certain of another answer. Marks near the axes may be noise.
+    One mark per trajectory. Left of 0 its entropy has fallen; above 0 the gold answer has become less likely. In the
+    upper left they are misaligned: H lower and s higher at the end than at the start. Marks near the axes may be noise.
     """
     frame = data.trajectories
     ends = {f"{end}_{of}" for end in ("first", "final") for of in ("entropy", "gold_surprisal")}
@@ -262,7 +263,7 @@ def _misalignment(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     mark_zero(axes)
     mark_zero(axes, vertical=True)
     place: Any = {"xycoords": "axes fraction", "va": "top", "fontsize": 8, "fontweight": "bold"}
-    axes.annotate("confident and wrong", (0.02, 0.98), **place)
+    axes.annotate("misaligned", (0.02, 0.98), **place)
     axes.set_xlabel("change of H over the reasoning (nats)")
     axes.set_ylabel("change of gold surprisal s (nats)")
     axes.legend(loc="lower right")
@@ -307,7 +308,7 @@ def _cost_of_signal(data: ReportData) -> str:
 def _early_stop(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Early stopping: tokens saved against accuracy
 
-    One mark a setting of a rule, with 95 % intervals over problems; up and to the right is better. The dashed grey
+    One mark per setting of a rule, with 95 % intervals over problems; up and to the right is better. The dashed grey
     control stops everything after the same number of tokens: the value of a rule is its distance to the control. Above
     0 the majority vote of many continuations beats the single text's own answer.
     """

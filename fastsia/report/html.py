@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from fastsia.errors import counted
 from fastsia.files import replacing
 from fastsia.models.registry import known_model
 from fastsia.report.data import ReportData
@@ -24,7 +25,6 @@ from fastsia.report.embed import Piece, pack
 from fastsia.report.figures import draw
 from fastsia.report.overlays import draw_comparison
 from fastsia.report.tables import (
-    format_count,
     format_interval,
     format_number,
     format_percent,
@@ -136,7 +136,7 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.FunctionLoader(_asset), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "count": format_count,
+        "count": counted,
         "interval": format_interval,
         "number": format_number,
         "percent": format_percent,
@@ -204,10 +204,11 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _settings(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Name and value of the run's facts and settings."""
-    rows = [
-        (key.replace("_", " "), _spell(summary[key]))
+def _settings(summary: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Heading, then names and values: of what was run, and of its settings."""
+    names = {"row_steps": "computed tokens"}
+    facts = [
+        (names.get(key, key.replace("_", " ")), _spell(summary[key]))
         for key in (
             "model",
             "task",
@@ -228,11 +229,10 @@ def _settings(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     known = known_model(str(summary.get("model")))
     if known is not None:
-        rows.insert(1, ("training stage", known.stage))
+        facts.insert(1, ("training stage", known.stage))
     config = summary.get("config")
-    if isinstance(config, Mapping):
-        rows += [(key.replace("_", " "), _spell(value)) for key, value in config.items()]
-    return rows
+    settings = [(key, _spell(value)) for key, value in config.items()] if isinstance(config, Mapping) else []
+    return [(heading, rows) for heading, rows in (("This run", facts), ("Settings", settings)) if rows]
 
 
 def _spell(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Figures of several runs: curves overlaid, panels side by side, one mark a run."""
+"""Figures of several runs: curves overlaid, panels side by side, one mark per run."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def _compare_levels(runs: Mapping[str, ReportData]) -> Drawing | None:
     return Drawing(
         "token_and_answer_entropy",
         "Token entropy against answer entropy",
-        "One mark a run: entropy of the next token along its texts against entropy of the answer, both averaged over "
+        "One mark per run: entropy of the next token along its texts against entropy of the answer, both averaged over "
         "each trajectory. The two may change independently from one training stage to the next. Bars are 95 % "
         "intervals over problems.",
         figure,

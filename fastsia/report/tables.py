@@ -113,9 +113,11 @@ def _spell_column(frame: pd.DataFrame, column: str, bounds: set[str], digits: in
     low, high = ("low", "high") if column == "difference" and "low" in bounds else (f"{column}_low", f"{column}_high")
     bounded = low in bounds and high in bounds
     broken = bounded or any(isinstance(x, float) and defined(x) and x % 1 for x in frame[column])
+    tokens = frame["rule"] == "length" if column == "threshold" else np.zeros(len(frame), dtype=bool)
     cells: list[str] = []
-    for place, value in enumerate(frame[column]):
-        text = format_number(float(value), digits) if broken and defined(value) else format_cell(value)
+    for place, (value, whole) in enumerate(zip(frame[column], tokens, strict=True)):
+        decimals = broken and defined(value) and not whole
+        text = format_number(float(value), digits) if decimals else format_cell(value)
         bounds_of = [frame[end].iloc[place] for end in (low, high)] if bounded else [None]
         cells.append(Cell(text, format_interval(bounds_of if all(map(defined, bounds_of)) else None, digits)))
     return cells
@@ -133,8 +135,8 @@ def defined(value: Any) -> bool:
 
 
 def format_number(value: Any, digits: int = 3) -> str:
-    """A number for reading, with a true minus sign; "undefined" where there is none."""
-    return f"{value:.{digits}f}".replace("-", "−") if defined(value) else "undefined"
+    """A number for reading, with a true minus sign and no -0; "undefined" where there is none."""
+    return f"{value:z.{digits}f}".replace("-", "−") if defined(value) else "undefined"
 
 
 def format_interval(value: Any, digits: int = 3) -> str:
@@ -151,9 +153,3 @@ def format_cell(value: Any) -> str:
     if isinstance(value, (float, np.floating)) and not float(value).is_integer():
         return format_number(float(value))
     return f"{value:.0f}".replace("-", "−") if isinstance(value, (float, np.floating)) else str(value)
-
-
-def format_count(number: int, noun: str) -> str:
-    """1 problem, 1,319 problems, 2 trajectories."""
-    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
-    return f"{number:,} {noun if number == 1 else plural}"

@@ -35,11 +35,11 @@ _FILTER = "fastsia"
 _NO_ANSWER = "[invalid]"
 
 _CONFIGS = {
-    "trajectories": "one row a trajectory: tokens, text, answer, gold, correct, token entropies, ρ",
-    "checkpoints": "one row a checkpoint: answer entropy, gold surprisal, gain, null rate, mode",
-    "rollouts": "one row a rollout: answer, tokens, why it ended",
+    "trajectories": "one row per trajectory: tokens, text, answer, gold, correct, token entropies, ρ",
+    "checkpoints": "one row per checkpoint: answer entropy, gold surprisal, gain, null rate, mode",
+    "rollouts": "one row per rollout: answer, tokens, why it ended",
     "curves": "the points of every curve, with intervals",
-    "problems": "one row a problem: question, gold, prompt",
+    "problems": "one row per problem: question, gold, prompt",
 }
 
 

@@ -20,7 +20,7 @@ from fastsia.config import AnswerFormat
 from fastsia.errors import FastsiaError, one_line
 from fastsia.results import repair, schema
 from fastsia.results.manifest import database_digest
-from fastsia.results.schema import PER_PROBLEM, SCHEMA_VERSION, Grouped
+from fastsia.results.schema import PER_PROBLEM, Grouped
 
 _IDENTITY = {"model", "task", "backend", "config"}
 
@@ -45,8 +45,7 @@ class Store:
             raise FastsiaError(f"{self.path} does not exist.")
         with self._reading() as connection:
             version = schema.version_of(connection)
-        if version not in range(1, SCHEMA_VERSION + 1):
-            raise FastsiaError(f"{self.path} has schema version {version}, this fastsia reads {SCHEMA_VERSION}.")
+        schema.check_version(self.path, version)
 
     @contextmanager
     def snapshot(self) -> Iterator[Store]:
@@ -130,7 +129,7 @@ class Store:
         return frame
 
     def trajectories(self) -> pd.DataFrame:
-        """One row a trajectory, in the dataset's order; token ids int32, log-probabilities and entropies float32."""
+        """One row per trajectory, in the dataset's order; token ids int32, log-probabilities and entropies float32."""
         with self._reading() as connection:
             frame = self._joined(connection, "trajectories", schema.TrajectoryRow._fields, ("question", "gold"))
             for name, unpack in _UNPACK.items():
@@ -141,7 +140,7 @@ class Store:
         return frame.drop(columns=["id", "position"])
 
     def rollout_columns(self) -> pd.DataFrame:
-        """One row a rollout with what the statistics read, in the dataset's order: no tokens.
+        """One row per rollout with what the statistics read, in the dataset's order: no tokens.
 
         correct, correct_strict, correct_lenient: whether its trajectory ends correct, as the run and as each reading
         has it.

@@ -196,7 +196,7 @@ def renew(
         facts,
         group=reading.grouping,
         golds=golds,
-        positions=golds if golds and writer.reading == facts else None,
+        positions=golds if golds and writer.stored_reading == facts else None,
     )
 
 

@@ -61,8 +61,8 @@ class SIAResult:
 
     Attributes:
         summary: headline numbers, as in summary.json.
-        trajectories: one row a trajectory.
-        checkpoints: one row a checkpoint.
+        trajectories: one row per trajectory.
+        checkpoints: one row per checkpoint.
         curves: the points of every curve.
         tables: further tables by name.
         estimates: every headline number with its interval, one row each; see `fastsia.sia.Analysis`.
@@ -90,7 +90,7 @@ class SIAResult:
 
     @cached_property
     def rollouts(self) -> pd.DataFrame:
-        """One row a rollout: problem_id, trajectory, checkpoint, rollout, answer (None = null), token_ids, ...
+        """One row per rollout: problem_id, trajectory, checkpoint, rollout, answer (None = null), token_ids, ...
 
         Read when first used.
         """
@@ -339,7 +339,7 @@ _NOTE_ON_CORRECT = (
 def analyze(
     rollouts: pd.DataFrame | str | os.PathLike[str], *, config: SIAConfig | Mapping[str, Any] | None = None
 ) -> SIAResult:
-    """Score any table of rollouts, a frame or a file (.parquet, .csv, .jsonl), one row a rollout.
+    """Score any table of rollouts, a frame or a file (.parquet, .csv, .jsonl), one row per rollout.
 
     Columns: problem_id, trajectory, checkpoint, rollout, answer (None = null), gold. Optional: correct (without it, a
     trajectory is correct if the mode at its last checkpoint is the gold answer); finish_reason ("error" rows are
@@ -441,7 +441,7 @@ _FORCED_NUMBERS = ("trajectory", "checkpoint", "gold_logprob", "entropy", "mass"
 
 
 def read_forced(directory: Path) -> pd.DataFrame | None:
-    """The log-probabilities of answers in a folder, one row a checkpoint and scorer; None if there are none."""
+    """The log-probabilities of answers in a folder, one row per checkpoint and scorer; None if there are none."""
     path = directory / FORCED
     if not path.is_file() or path.is_symlink():
         return None

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
+from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
@@ -341,6 +342,17 @@ def version_of(connection: sqlite3.Connection) -> Any:
     """The schema version that a database says it has."""
     found = connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
     return None if found is None else found[0]
+
+
+class OtherVersionError(FastsiaError):
+    """The database has a schema version that this fastsia does not know."""
+
+
+def check_version(path: Path, version: Any) -> None:
+    """Refuse a database of an unknown schema version. A version that is no integer is damage, not another version."""
+    if version not in range(1, SCHEMA_VERSION + 1):
+        error = OtherVersionError if isinstance(version, int) else FastsiaError
+        raise error(f"{path} has schema version {version}, this fastsia reads and writes {SCHEMA_VERSION}.")
 
 
 def show_current_names(connection: sqlite3.Connection) -> None:

@@ -13,7 +13,7 @@ from fastsia import __version__
 from fastsia.answers.parts import answer_token
 from fastsia.answers.spec import Spec
 from fastsia.config import SIAConfig, as_config
-from fastsia.errors import FastsiaError
+from fastsia.errors import FastsiaError, counted
 from fastsia.results.reader import Store
 from fastsia.results.reading import Reading
 from fastsia.sia import Analysis, TokenTraces, analyze_table, encode_readings
@@ -35,7 +35,7 @@ def stored_config(store: Store) -> SIAConfig:
     try:
         return as_config(config)
     except FastsiaError as error:
-        raise FastsiaError(f"{store.path} is not of this version of fastsia: {error}") from error
+        raise FastsiaError(f"{store.path} was written by another version of fastsia: {error}") from error
 
 
 def score_store(
@@ -66,7 +66,7 @@ def score_store(
         notes.append(f"{begun} begun problems are not finished and left out; {kept:,} of their rollouts are stored.")
     if failed.any():
         first = stored.loc[failed, "error"].iloc[0]
-        notes.append(f"{failed.sum()} trajectories failed and are left out; the first: {first}.")
+        notes.append(f"{counted(failed.sum(), 'trajectory')} failed, left out of all numbers; the first: {first}.")
     summary = _summary(store, stored, found, config, run) | {"warnings": list(dict.fromkeys(notes))}
     # A failed trajectory has no scores.
     scores = found.trajectories.drop(columns=["gold", "correct"])
@@ -89,27 +89,29 @@ def notes_of_reading(store: Store, config: SIAConfig) -> list[str]:
     if differing:
         notes.append(f"The answers of this run were read in another way ({'; '.join(differing)}){again}")
     elif config.equivalence != "spelling" and (number := store.num_ungrouped()):
-        notes.append(f"The answers of {number:,} trajectories are grouped by their spelling only{again}")
+        notes.append(f"The answers of {counted(number, 'trajectory')} are grouped by their spelling only{again}")
     if config.equivalence != "spelling" and not store.has_format("boxed"):
         notes.append(
             f"equivalence={config.equivalence!r} changes nothing here: it compares boxed answers, and this run's are "
             "numbers or options, which have one spelling each."
         )
     if late := store.num_late_comparisons():
-        notes.append(f"{late:,} comparisons of two answers by Math-Verify took too long: these count as different.")
+        notes.append(
+            f"{counted(late, 'comparison')} of two answers by Math-Verify took too long; these count as different."
+        )
     stopped = store.num_stopped_at_answer()
     if stopped and (stored.get("answer_regex") or stored.get("answer_reader")):
         notes.append(
-            f"{stopped:,} rollouts were stopped early at an answer that fastsia's rules had read; what this run's own "
-            "reader would have found after it was never drawn."
+            f"{counted(stopped, 'rollout')} stopped early at an answer that fastsia's rules had read; what this run's "
+            "own reader would have found after it was never drawn."
         )
     return notes
 
 
 def forget_partial_costs(summary: dict[str, Any], store: Store) -> None:
-    """Remove the token counts of a run if they are not those of the stored problems.
+    """Set row_steps and merge_factor to None where the recorded costs do not cover exactly the stored problems.
 
-    A killed run stored no costs, and problems that were damaged are drawn twice.
+    This happens where an earlier process was killed, or damaged problems were drawn twice.
     """
     if summary["num_computed_problems"] != store.num_problems():
         summary["row_steps"] = summary["merge_factor"] = None

@@ -22,7 +22,7 @@ from fastsia.answers.equivalence import Classes
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import MAY_DIFFER, AnswerFormat, Problem, SIAConfig
 from fastsia.engine.sequence import Drawn
-from fastsia.errors import FastsiaError, one_line
+from fastsia.errors import FastsiaError, counted, one_line
 from fastsia.files import flatten, refuse_links
 from fastsia.results import repair, schema
 from fastsia.results.reader import Store
@@ -91,7 +91,7 @@ def check_output(directory: str | os.PathLike[str], identity: Mapping[str, Any])
 
     Raises:
         FastsiaError: the folder is a file, cannot be written, is locked by another process, contains links where
-            results are written, or contains another run.
+            results are written, or contains another run or a database of another schema version.
     """
     path = Path(directory)
     if not path.is_dir():
@@ -108,7 +108,9 @@ def check_output(directory: str | os.PathLike[str], identity: Mapping[str, Any])
         return
     try:
         stored = Store(path / DATABASE).identity()
-    except FastsiaError:  # damaged, or of another version: the writer repairs it, or says so
+    except schema.OtherVersionError:
+        raise
+    except FastsiaError:  # damaged: the writer repairs it
         return
     _refuse_others(path, _differences(stored, identity, partly=True))
 
@@ -124,7 +126,7 @@ class StoreWriter:
         directory: the folder; it is created if it does not exist.
         identity: model, task, backend and config of the run.
         vocabulary: the bytes of every token.
-        reading: how the answers that will be added are read, as `Store.reading`. The attribute of this name is how
+        reading: how the answers that will be added are read, as `Store.reading`. The attribute `stored_reading` is how
             those in the database were read.
         durable: False for a database that is not needed after its process ends; it is not synced to disk.
 
@@ -153,7 +155,9 @@ class StoreWriter:
         self._unlock.atexit = False
         try:
             self._connection = self._open(dict(identity), vocabulary, reading)
-            self.reading, self._equivalents = schema.parse_reading(schema.read_meta(self._connection, "vocabulary"))
+            self.stored_reading, self._equivalents = schema.parse_reading(
+                schema.read_meta(self._connection, "vocabulary")
+            )
             if not durable:
                 self._connection.execute("PRAGMA synchronous = OFF")
             self.done: set[int] = {row[0] for row in self._connection.execute("SELECT position FROM problems")}
@@ -229,7 +233,7 @@ class StoreWriter:
             meta["identity"] = json.dumps(json.loads(meta["identity"]) | {"config": settings}, sort_keys=True)
             changed = {"identity": meta["identity"], "checksum": schema.head_checksum(meta)}
             schema.write_meta(self._connection, changed | schema.reading_meta(reading, equivalents))
-        before, self.reading, self._equivalents = self.reading, dict(reading), equivalents
+        before, self.stored_reading, self._equivalents = self.stored_reading, dict(reading), equivalents
         num_answers, num_changed, num_stopped = counts.tolist()
         return Reread(num_answers, num_changed, num_stopped, before, reading)
 
@@ -245,7 +249,7 @@ class StoreWriter:
         if missing:
             equivalents = self._equivalents | missing
             with self._writing, self._changing():
-                schema.write_meta(self._connection, schema.reading_meta(self.reading or {}, equivalents))
+                schema.write_meta(self._connection, schema.reading_meta(self.stored_reading or {}, equivalents))
             self._equivalents = equivalents
 
     def _whole(self, position: int) -> ProblemRows:
@@ -293,7 +297,7 @@ class StoreWriter:
         """One transaction over what is stored."""
         if self._is_closed:
             raise FastsiaError(f"{self.path} is closed.")
-        with _opening(self.path), self._connection:
+        with _io_errors(self.path), self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
             yield
 
@@ -354,8 +358,8 @@ class StoreWriter:
                 yield
             except sqlite3.Error as error:
                 raise FastsiaError(
-                    f"{self.path} cannot be written ({error}); the {len(self.done)} problems finished before are kept, "
-                    "and the same command resumes once there is room."
+                    f"{self.path} cannot be written ({error}); what was finished before is kept "
+                    f"({counted(len(self.done), 'problem')}), and the same command resumes once the cause is removed."
                 ) from error
 
     def close(self) -> None:
@@ -384,7 +388,7 @@ class StoreWriter:
         meta["checksum"] = schema.head_checksum(meta)
         if reading is not None:
             meta |= schema.reading_meta(reading, {})
-        with _opening(self.path):
+        with _io_errors(self.path):
             if not self.path.exists() and self._repaired.exists():  # killed between the two renames of a repair
                 self._repaired.rename(self.path)
             damage = repair.damage(self.path)
@@ -412,11 +416,7 @@ class StoreWriter:
         self.notes.append(repair.replace(self.path, self._repaired, damage, meta, found, salvaged, parts))
 
     def _check_identity(self, meta: Mapping[str, Any], identity: Mapping[str, Any], vocabulary: Vocabulary) -> None:
-        if meta.get("schema_version") not in range(1, schema.SCHEMA_VERSION + 1):
-            raise FastsiaError(
-                f"{self.path} has schema version {meta.get('schema_version')}, this fastsia writes "
-                f"{schema.SCHEMA_VERSION}; use another output folder."
-            )
+        schema.check_version(self.path, meta.get("schema_version"))
         changed = _differences(json.loads(meta["identity"]), identity)
         if meta["vocabulary"] != vocabulary.to_bytes():
             changed.append(_vocabulary_change(meta["vocabulary"], vocabulary))
@@ -428,6 +428,7 @@ class StoreWriter:
 _ANSWERS = ("answer", "answer_strict", "answer_lenient")
 _MAY_DIFFER = tuple(f"config.{name}" for name in MAY_DIFFER)
 _DATE = "config.template_date"
+_CAUSES = {"config.stop_at_answer": " (answer_regex and answer_reader switch it off)"}
 
 
 def with_defaults(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
@@ -452,7 +453,7 @@ def _differences(stored: Mapping[str, Any], identity: Mapping[str, Any], *, part
         for key in ("model.name", "model.peft", "model.quantization"):  # the same weights may be stored elsewhere
             before[key] = after.get(key)
     return [
-        f"{key} was {json.dumps(before.get(key))}, is now {json.dumps(after.get(key))}"
+        f"{key} was {json.dumps(before.get(key))}, is now {json.dumps(after.get(key))}{_CAUSES.get(key, '')}"
         for key in (after if partly else dict.fromkeys([*before, *after]))
         if before.get(key) != after.get(key)
     ]
@@ -471,8 +472,11 @@ def _vocabulary_change(before: bytes, after: Vocabulary) -> str:
             differs = [i for i in range(len(after)) if stored.token_bytes(i) != after.token_bytes(i)]
             marks = [after.token_bytes(i).decode("utf-8", "replace") for i in differs if not stored.token_bytes(i)]
             if marks and len(marks) == len(differs):
-                return f"the texts of an older version, or of other think_tags, were stored without {', '.join(marks)}"
-    return "the tokenizer's vocabulary is another"
+                return (
+                    f"the stored token texts lack {', '.join(marks)}: the run was made by an older version or with "
+                    "other think_tags"
+                )
+    return "the tokenizer's vocabulary differs"
 
 
 def _first_difference(before: str, after: str) -> str:
@@ -505,7 +509,7 @@ def _grouped(
 
 
 @contextmanager
-def _opening(path: Path) -> Iterator[None]:
+def _io_errors(path: Path) -> Iterator[None]:
     """Re-raise I/O errors (disk full, permission, lock) as FastsiaError; they do not mean corruption."""
     try:
         yield

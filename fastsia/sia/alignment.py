@@ -1,13 +1,13 @@
 """SIA alignment: how far the entropy of a trajectory's answers and its gold surprisal fall together.
 
 The paper's rho correlates H_t with s_t, both from the same rollouts, so their sampling errors correlate too. Where the
-true distribution p never moves, rho is near
+true answer distribution p does not change, rho is near
 
     rho_0 = (H - s) / sqrt((sum_a p_a ln^2 p_a - H^2) (1 - p_gold) / p_gold),
 
 to first order in 1 / N independent of N (delta method). The cross-fitted rho takes H from one half of the rollouts and
-s from the other, and is 0 there. Where p moves, halves are noisier than the whole and the cross-fitted rho is closer
-to 0 than the true one; the paper's is nearer to it in the moving scenarios that were simulated (docs/method.md).
+s from the other, and is 0 there. Where p changes, halves are noisier than the whole and the cross-fitted rho is closer
+to 0 than the true one; the paper's is nearer to it in the scenarios of change that were simulated (docs/method.md).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MIN_RANGE = 1e-12
 """A series whose range is not above this is constant: its correlation is undefined."""
 
 MIN_RELIABILITY = 0.2
-"""Below this lower bound of a reliability the correction for attenuation is not given."""
+"""The corrected rho is withheld unless the lower end of both reliabilities' 95 % intervals is at least this."""
 
 _CELLS_AT_ONCE = 60_000
 
@@ -99,14 +99,14 @@ class Halves:
     offsets: np.ndarray
 
     @property
-    def other(self) -> np.ndarray:
-        """surprisal, each column replaced by its split's other half."""
+    def other_surprisal(self) -> np.ndarray:
+        """`surprisal`, each column replaced by its split's other half."""
         return self.surprisal[:, np.arange(self.surprisal.shape[1]) ^ 1]
 
     @cached_property
     def rho(self) -> np.ndarray:
         """float64 [T, 2 K]: H from one half against s from the other, each split in both directions."""
-        return pearson(self.entropy, self.other, self.offsets)
+        return pearson(self.entropy, self.other_surprisal, self.offsets)
 
     def smoothed(self, surprisal: np.ndarray) -> Halves:
         """The same halves with the gold surprisal of another rule, float64 [G, 2 K]."""
@@ -219,18 +219,28 @@ def cross_fitted(halves: Halves) -> tuple[np.ndarray, np.ndarray]:
 
 
 def attenuation(reliability: np.ndarray) -> np.ndarray:
-    """By what halving the rollouts shrank a correlation, from the reliabilities [..., 2] of H and s from N / 2.
+    """The factor by which a correlation from N / 2 rollouts is multiplied to estimate it at N rollouts.
 
     Spearman-Brown takes a reliability r of N / 2 rollouts to 2 r / (1 + r) for N; a correlation scales with the root
-    of both series' reliabilities, so the factor back to N is sqrt(2 / (1 + r_H) * 2 / (1 + r_s)).
+    of both series' reliabilities, so the factor is sqrt(2 / (1 + r_H) * 2 / (1 + r_s)).
+
+    Args:
+        reliability: [..., 2], of H and of s from N / 2 rollouts.
     """
     return np.prod(np.sqrt(2.0 / (1.0 + reliability)), axis=-1)
 
 
 @dataclass(frozen=True)
 class RepairingTest:
-    """Is the alignment a trace's own? statistic: mean cross-fitted rho on the common grid; null_mean, null_high: mean
-    and 95th percentile of the re-paired ones; p_value: one-sided; num_traces, num_permutations."""
+    """Whether H and s of one trajectory move together more than those of different trajectories.
+
+    Attributes:
+        statistic: mean cross-fitted rho on the common grid.
+        null_mean, null_high: mean and 95th percentile of the statistic with permuted surprisals.
+        p_value: one-sided.
+        num_traces: trajectories that were permuted.
+        num_permutations: permutations.
+    """
 
     statistic: float
     null_mean: float
@@ -263,7 +273,7 @@ def repairing_test(
     if len(rows) > max_traces:
         rows = rows[np.sort(generator.permutation(len(rows))[:max_traces])]
     entropy, entropy_defined = _unit(halves.entropy[rows])
-    surprisal, surprisal_defined = _unit(halves.other[rows])
+    surprisal, surprisal_defined = _unit(halves.other_surprisal[rows])
     alive = entropy_defined.any(axis=1) & surprisal_defined.any(axis=1)
     number = int(alive.sum())
     if number < 2:

@@ -23,20 +23,20 @@ from fastsia.sia.table import RolloutTable, encode
 from fastsia.sia.token_traces import TokenTraces
 
 NUM_PERMUTATIONS = 1000
-"""Re-pairings of the permutation test. Chosen by fastsia."""
+"""Permutations of the test that H and s of one trajectory belong together. Chosen by fastsia."""
 
 
 @dataclass(frozen=True)
 class Analysis:
     """The statistics of a table of rollouts, entropies and surprisals in nats.
 
-    Undefined numbers are None in `summary` and null in the frames, never NaN in JSON.
+    Undefined numbers are None in `summary` (null in JSON) and NaN in the frames.
 
     Attributes:
         summary: The headline numbers as in summary.json (docs/method.md defines them).
-        trajectories: One row a trajectory.
-        checkpoints: One row a checkpoint.
-        curves: One row a point of a curve (curve, axis, group, position, value, low, high, se, count).
+        trajectories: One row per trajectory.
+        checkpoints: One row per checkpoint.
+        curves: One row per point of a curve (curve, axis, group, position, value, low, high, se, count).
         tables: Further tables by name (early_stop, failure_detection, token_level, sensitivity, ...).
         estimates: Every headline number with its interval, one row each (quantity, group, position, value, low, high,
             n). `summary` is written from them.
@@ -86,21 +86,24 @@ def analyze_table(
     scored = replace(Scored.of(table, config), traces=traces, ends=ends)
     for name, other in (readings or {}).items():
         scored.readings[name] = scored if _is_same(other, table) else Scored.of(other, config, origin=scored)
-    points = measure_quantities(scored)
+    measured = measure_quantities(scored)
     facts = {key: value for make in FACTS for key, value in make(scored).items()}
     made = ((name, entry.make(scored)) for name, entry in TABLES.items() if entry.make is not None)
     return Analysis(
-        summarize(points, facts) | {"warnings": warnings(scored)},
+        summarize(measured, facts) | {"warnings": warnings(scored)},
         scored.trajectories,
         scored.checkpoints,
         curve_frame([curve for make in CURVES for curve in make(scored)]),
         {name: frame for name, frame in made if frame is not None},
-        estimate_frame(points),
+        estimate_frame(measured),
     )
 
 
 def _is_same(one: RolloutTable, other: RolloutTable) -> bool:
-    """Of two tables of the same rollouts: codes go by first appearance, so equal answers have equal ones."""
+    """Whether two tables of the same rollouts have the same answers.
+
+    Codes are numbered by first appearance, so comparing codes suffices.
+    """
     return all(
         np.array_equal(getattr(one, name), getattr(other, name)) for name in ("code", "answers", "gold", "correct")
     )
@@ -135,7 +138,7 @@ def _mean_curves(scored: Scored) -> Iterator[Curve]:
         for name in MEAN_CURVES:
             mean = scored.mean_curve(name, group)
             yield Curve(name, "relative", group, GRID, mean.value, mean.samples, mean.n)
-        # Ratios of means: ratios of single traces diverge where a trace gains almost nothing.
+        # Ratios of means: ratios of single trajectories diverge where one gains almost nothing.
         gain, entropy = scored.mean_curve("gain", group), scored.mean_curve("entropy", group)
         with np.errstate(divide="ignore", invalid="ignore"):
             share, shares = gain.value / gain.value[-1], gain.samples / gain.samples[:, -1:]
@@ -145,7 +148,7 @@ def _mean_curves(scored: Scored) -> Iterator[Curve]:
 
 
 def _token_curves(scored: Scored) -> Iterator[Curve]:
-    """By tokens written: mean entropy of the traces that have not ended there, and the AUC."""
+    """By tokens written: mean entropy of the trajectories that have not ended there, and the AUC."""
     table, bootstrap = scored.table, scored.bootstrap
     positions, rows = token_rows(table)
     values = np.where(rows >= 0, scored.points.entropy[rows], 0.0)

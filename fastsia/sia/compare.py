@@ -1,4 +1,4 @@
-"""Several runs side by side: one row a run, and the differences between runs with intervals over problems."""
+"""Several runs side by side: one row per run, and the differences between runs with intervals over problems."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ AUC_AT = (0.25, 0.5, 0.75)
 def tabulate(summaries: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """Runs.
 
-    One row a run, with 95 % intervals over problems.
+    One row per run, with 95 % intervals over problems.
 
     Args:
         summaries: By label, as in summary.json.
 
     Returns:
-        One row a run: the headline numbers as columns name, name_low, name_high.
+        One row per run: the headline numbers as columns name, name_low, name_high.
     """
     rows = []
     for label, summary in summaries.items():
@@ -147,8 +147,8 @@ def shuffled_table(
     that one, “difference” shuffled minus original, all on the problems that both have; “undefined” is the share of
     trajectories without a ρ. Where ρ falls to about 0, shuffled text no longer leads the model towards the right
     answer, so the order mattered. Where ρ stays, the words alone suffice. Where the original ρ is near 0, there was
-    nothing to lose. No row decides alone: where nothing moves, the cross-fitted ρ is 0 and the others are not; where
-    something moves, the cross-fitted ρ is too close to 0.
+    nothing to lose. No row decides alone: where the true answer distribution does not change along the trajectory,
+    the cross-fitted ρ is 0 and the others are not; where it does, the cross-fitted ρ is too close to 0.
 
     Args:
         original: Trajectories of the run.
@@ -157,7 +157,7 @@ def shuffled_table(
         seed: Of the resamples.
 
     Returns:
-        One row a form of rho: quantity, num_problems; original, shuffled, difference with _low and _high;
+        One row per form of rho: quantity, num_problems; original, shuffled, difference with _low and _high;
         original_undefined and shuffled_undefined, the shares of trajectories without a rho.
     """
     ids = pd.Index(original["problem_id"].unique())

@@ -13,15 +13,16 @@ from fastsia.sia.entropy import Checkpoints
 from fastsia.sia.table import RolloutTable
 
 GRID = np.linspace(0.0, 1.0, 21)
-"""Relative positions q at which traces of all lengths are evaluated."""
+"""Relative positions q at which trajectories of all lengths are evaluated."""
 
 GROUPS = ("all", "correct", "incorrect")
 
 
 def grid_rows(table: RolloutTable) -> np.ndarray:
-    """int64 [T, Q]: each trace's last checkpoint at or before q T, T its last checkpoint. Never interpolated.
+    """int64 [T, Q]: each trajectory's last checkpoint at or before q T, T its last checkpoint. Never
+    interpolated.
 
-    Before its first checkpoint, a trace is evaluated at its first checkpoint.
+    Before its first checkpoint, a trajectory is evaluated at its first checkpoint.
     """
     owner = table.trajectory_of_checkpoint
     reach = GRID * table.checkpoint[table.last][:, None]
@@ -31,7 +32,7 @@ def grid_rows(table: RolloutTable) -> np.ndarray:
 
 
 def stride(table: RolloutTable) -> int | None:
-    """The most frequent gap between a trace's first two checkpoints, of traces that have three; None without any."""
+    """The most frequent gap between the first two checkpoints of the trajectories that have three; None without any."""
     long_enough = np.diff(table.trajectory_offsets) >= 3
     if not long_enough.any():
         return None
@@ -41,8 +42,8 @@ def stride(table: RolloutTable) -> int | None:
 
 
 def token_rows(table: RolloutTable) -> tuple[np.ndarray, np.ndarray]:
-    """Absolute positions on the stride's grid (int64 [K]) and each trace's checkpoint row there (int64 [T, K], -1
-    where the trace has ended)."""
+    """Absolute positions on the stride's grid (int64 [K]) and each trajectory's checkpoint row there (int64
+    [T, K], -1 where it has ended)."""
     step = stride(table)
     if step is None:
         return np.zeros(0, dtype=np.int64), np.zeros((table.num_trajectories, 0), dtype=np.int64)
@@ -140,15 +141,15 @@ def auc_curve(
     rows: np.ndarray,
     bootstrap: Bootstrap,
 ) -> AucCurve:
-    """`score_auc` of -H at checkpoint rows [T, K]; -1 where a trace has no checkpoint."""
+    """`score_auc` of -H at checkpoint rows [T, K]; -1 where a trajectory has no checkpoint."""
     return score_auc(table, np.where(rows >= 0, -points.entropy[rows], np.nan), correct, positions, bootstrap)
 
 
 def score_auc(
     table: RolloutTable, score: np.ndarray, correct: np.ndarray, positions: np.ndarray, bootstrap: Bootstrap
 ) -> AucCurve:
-    """AUC of a high score [T, K] for "ends correct" at each position [K]; a trace whose score is NaN is absent there.
-    NaN where one class is absent; no resamples where a single problem makes up a class."""
+    """AUC of a high score [T, K] for "ends correct" at each position [K]; a trajectory whose score is NaN is absent
+    there. NaN where one class is absent; no resamples where a single problem makes up a class."""
     there = ~np.isnan(score)
     num_correct, num_incorrect = there[correct].sum(axis=0), there[~correct].sum(axis=0)
     value = auc_at_positions(score, correct, np.ones((1, len(correct))))[0]
@@ -172,7 +173,7 @@ def auc_at_positions(score: np.ndarray, positive: np.ndarray, weights: np.ndarra
             held = weights if there.all() else weights[:, there]
             out[:, k] = weighted_auc(score[there, k], positive[there], held)
         return out
-    # Few traces: all positions' comparisons in one product. Counts and halves are exact in float32.
+    # Few trajectories: all positions' comparisons in one product. Counts and halves are exact in float32.
     x_pos, x_neg = score[positive], score[~positive]
     w_pos, w_neg = weights[:, positive].astype(np.float32), weights[:, ~positive].astype(np.float32)
     wins = (x_pos[:, :, None] > x_neg.T[None]).astype(np.float32) + 0.5 * (x_pos[:, :, None] == x_neg.T[None])
@@ -200,7 +201,7 @@ class Curve:
         positions: [K].
         value: Float64 [K].
         samples: Float64 [B, K]; None for a curve without an interval.
-        count: Number of traces of each point, or of all points.
+        count: Number of trajectories of each point, or of all points.
     """
 
     name: str
@@ -213,7 +214,7 @@ class Curve:
 
 
 def curve_frame(curves: Sequence[Curve]) -> pd.DataFrame:
-    """All curves in the long form that `Analysis.curves` has, one row a point."""
+    """All curves in the long form that `Analysis.curves` has, one row per point."""
     curves = [curve for curve in curves if len(curve.positions)]
     sizes = [len(curve.positions) for curve in curves]
     widest = max((len(curve.samples) for curve in curves if curve.samples is not None), default=0)

@@ -16,11 +16,12 @@ from fastsia.sia.estimate import FIELDS, Estimate, Resampled
 from fastsia.sia.registry import QUANTITIES, Point, Quantity, add_quantity
 from fastsia.sia.scored import Scored
 
-Points = dict[str, list[Point]]
+Measured = dict[str, list[Point]]
+"""The estimates of each registered quantity, by its name."""
 
 
-def measure_quantities(scored: Scored) -> Points:
-    """The points of every registered quantity that this run has, by its name."""
+def measure_quantities(scored: Scored) -> Measured:
+    """The estimates of every registered quantity that this run has."""
     found = {}
     for name, quantity in QUANTITIES.items():
         if quantity.make is not None:
@@ -30,27 +31,27 @@ def measure_quantities(scored: Scored) -> Points:
     return found
 
 
-def estimate_frame(points: Points) -> pd.DataFrame:
-    """`Analysis.estimates`: one row a point; position is NaN where a quantity has none."""
+def estimate_frame(measured: Measured) -> pd.DataFrame:
+    """`Analysis.estimates`: one row per point; position is NaN where a quantity has none."""
     rows = [
         (name, point.group, point.position, *(getattr(point.estimate, field) for field in FIELDS[3:]))
-        for name, found in points.items()
+        for name, found in measured.items()
         for point in found
     ]
     types = {"position": np.float64, "value": np.float64, "low": np.float64, "high": np.float64, "n": np.int64}
     return pd.DataFrame(rows, columns=list(FIELDS)).astype(types)
 
 
-def summarize(points: Points, facts: Mapping[str, Any]) -> dict[str, Any]:
+def summarize(measured: Measured, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers as summary.json has them: nested by their keys, with the intervals under `ci` by the same keys.
 
     Args:
-        points: Of `measure_quantities`.
+        measured: The result of `measure_quantities`.
         facts: Further entries by their keys.
     """
     values: dict[str, Any] = {}
     intervals: dict[str, Any] = {}
-    for name, found in points.items():
+    for name, found in measured.items():
         quantity = QUANTITIES[name]
         if quantity.key is None:
             continue
@@ -106,7 +107,7 @@ def at_position(curve: str, place: int, *groups: str) -> Callable[[Scored], Iter
 
 
 def _null_rate(scored: Scored) -> Iterator[Point]:
-    """n: rollouts."""
+    """Share of rollouts without an answer; n counts rollouts."""
     null = share_null(scored.table)
     yield Point(Resampled.ratio(null[:, 0], null[:, 1], scored.bootstrap).estimate())
 
@@ -139,7 +140,7 @@ def _undefined(scored: Scored) -> Iterator[Point]:
 
 
 def _auc(scored: Scored) -> Iterator[Point]:
-    """n: trajectories of both outcomes."""
+    """AUC of -H at each relative position; n counts the trajectories of both outcomes."""
     auc = scored.auc
     found = Resampled(auc.value, auc.samples, auc.num_correct + auc.num_incorrect).estimates()
     for k, (estimate, error) in enumerate(zip(found, standard_error(auc.samples).tolist(), strict=True)):

@@ -34,7 +34,7 @@ MEAN_CURVES: Mapping[str, Callable[[RolloutTable, Checkpoints], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class Scored:
-    """A table of rollouts and its statistics.
+    """A table of rollouts and its statistics. `RolloutTable` explains the letters of shapes.
 
     Attributes:
         table: The rollouts.
@@ -121,7 +121,7 @@ class Scored:
 
     @cached_property
     def trajectories(self) -> pd.DataFrame:
-        """One row a trajectory: the method's columns, then those that are registered."""
+        """One row per trajectory: the method's columns, then those that are registered."""
         table, points = self.table, self.points
         frame = pd.DataFrame(
             {
@@ -148,7 +148,7 @@ class Scored:
 
     @cached_property
     def checkpoints(self) -> pd.DataFrame:
-        """One row a checkpoint: the method's columns, then those that are registered."""
+        """One row per checkpoint: the method's columns, then those that are registered."""
         table, points = self.table, self.points
         owner = table.trajectory_of_checkpoint
         step, cumulative = gains(table, points)

@@ -14,7 +14,7 @@ import pandas as pd
 from fastsia.errors import FastsiaError
 
 MATCHED = ("matched_tokens", "ride_tokens")
-"""The column of matched tokens, and its name in fastsia 0.1.0."""
+"""The column of matched tokens, and its old name."""
 COLUMNS = ("problem_id", "trajectory", "checkpoint", "rollout", "answer", "gold")
 """What a table of rollouts must have."""
 
@@ -29,7 +29,9 @@ _LARGEST = 1 << 53
 class RolloutTable:
     """Rollouts in columns, ordered by (problem, trajectory, checkpoint, rollout).
 
-    P problems, T trajectories, G checkpoints over all trajectories, R rollouts, A distinct answers.
+    The letters of shapes, here and in all of `fastsia.sia`: P problems, T trajectories, G checkpoints over all
+    trajectories, R rollouts, A distinct answers; also K half-splits or positions of a curve, Q positions of
+    `curves.GRID` and B bootstrap resamples.
 
     Attributes:
         problem_ids: object [P], in order of first appearance.
@@ -158,7 +160,7 @@ class RolloutTable:
 
 
 def encode(rollouts: pd.DataFrame) -> RolloutTable:
-    """Reads a table of rollouts, one row a rollout, in any order.
+    """Reads a table of rollouts, one row per rollout, in any order.
 
     Columns: `COLUMNS`, and where there: `correct` (one value a trajectory), `finish_reason` ("error" rows are dropped
     and counted), `num_tokens` (with finish_reason, finds checkpoints that had no token left), `matched_tokens`.

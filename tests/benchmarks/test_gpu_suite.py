@@ -284,7 +284,7 @@ def test_the_report_gives_no_ratio_to_wrong_draws(tmp_path: Path, capsys: pytest
     text = capsys.readouterr().out
     assert f"| {QWEN} | fastsia | 2.00 | 50 | – | 150.0 | – | agree |" in text
     assert f"| {QWEN} | continuous | 9.00 | 11 | – | – | – | DISAGREE |" in text
-    assert f"Weights: {QWEN} random, 0.300 nats a token." in text
+    assert f"Weights: {QWEN} random, 0.300 nats per token." in text
     assert "under 1: yes" in text
     assert report.TOY in text
     assert "vLLM is not installed" in text

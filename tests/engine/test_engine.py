@@ -84,7 +84,7 @@ def test_streaming_gives_every_rollout_once_and_the_same(engine: Engine) -> None
 
 
 def test_streaming_is_early() -> None:
-    """With one row a step, the first rollouts must come long before the last."""
+    """With one row per step, the first rollouts must come long before the last."""
     engine = Engine(tiny_model("qwen2"), num_kv_blocks=500, block_size=4, max_num_seqs=1)
     stream = engine.stream(PROMPT, Y, [0, 6], 5, SAMPLING, seed=8)
     next(stream)
@@ -266,6 +266,7 @@ def test_an_interrupt_in_reset_does_not_keep_the_engine(engine: Engine, monkeypa
             lambda e: e.rollout_checkpoints([5], [6], [2], 1, SAMPLING),
             r"checkpoint 2 is outside the trajectory \(0 to 1\)",
         ),
+        (lambda e: e.rollout_checkpoints([5], [6], [-1], 1, SAMPLING), "checkpoints must be >= 0, got -1"),
         (lambda e: e.rollout_checkpoints([5], [6], [0], 1, SAMPLING, share="all"), "share must be"),
         (lambda e: e.rollout([5], 1, SamplingParams(stop="x", max_tokens=3)), "stop texts need a tokenizer"),
         (

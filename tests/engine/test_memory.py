@@ -1,4 +1,4 @@
-"""Device memory that does not suffice: fewer rows a step, the same rollouts, and a number that says so."""
+"""Device memory that does not suffice: fewer rows per step, the same rollouts, and a number that says so."""
 
 from __future__ import annotations
 

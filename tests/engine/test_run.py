@@ -151,7 +151,7 @@ def test_any_mix_of_requests_gives_what_each_gives_alone(
     memory: int,
     core: bool,
 ) -> None:
-    """Through preemption, lack of memory, chunks, forks and shared prompts; the books balance after every step."""
+    """Through preemption, lack of memory, chunks, forks and shared prompts; the tables are sound after every step."""
     requests = [replace(request, key=i) for i, request in enumerate(requests)]
     model, blocks = HashModel(num_blocks, 3, memory), BlockManager(num_blocks, 3)
     run = start(model, blocks, requests, max_num_seqs, max_num_batched_tokens, max_concurrent_trajectories, core)

@@ -1,4 +1,4 @@
-"""The C++ core keeps the books as its numpy reference does: every table, every array, in the same order."""
+"""The C++ core does the host's part of a step as numpy does: every table, every array, in the same order."""
 
 from __future__ import annotations
 

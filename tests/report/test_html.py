@@ -10,8 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from fastsia.errors import counted
 from fastsia.report import ReportData, write_comparison, write_report
-from fastsia.report.tables import format_cell, format_count, format_interval, format_number, show_table
+from fastsia.report.tables import format_cell, format_interval, format_number, show_table
 from fastsia.sia import differences, tabulate
 from tests.report.synthetic import report_data, rollouts
 
@@ -78,7 +79,7 @@ def test_rho_stands_beside_what_accuracy_alone_gives(tmp_path: Path, data: Repor
     by_outcome = [settled.loc[settled["correct"] == correct, "rho"].mean() for correct in (True, False)]
     correct, incorrect = (format_number(value, 2) for value in by_outcome)
     assert f"{correct} where they end correct, {incorrect} where not" in page
-    assert "too close to 0 where something does" in " ".join(page.split())
+    assert "too close to 0 where it does" in " ".join(page.split())
     named = replace(data, summary={**data.summary, "model": "demo:base"})
     assert "<th>training stage</th><td>Base</td>" in write_report(tmp_path, named).read_text()
     assert "training stage" not in page
@@ -132,7 +133,7 @@ def test_numbers_are_spelled_for_reading() -> None:
     assert format_number(None) == "undefined"
     assert format_interval([0.1, 0.25], 2) == "[0.10, 0.25]"
     assert format_interval(None) == ""
-    counts = [format_count(1, "problem"), format_count(0, "problem"), format_count(1319, "trajectory")]
+    counts = [counted(1, "problem"), counted(0, "problem"), counted(1319, "trajectory")]
     assert counts == ["1 problem", "0 problems", "1,319 trajectories"]
     assert [format_cell(value) for value in (True, None, float("nan"), 3, 3.0, 0.5, "x")] == [
         *("yes", "–", "–", "3", "3", "0.500", "x"),

@@ -70,7 +70,7 @@ def test_a_registered_figure_is_drawn_and_on_the_page(tmp_path: Path) -> None:
     def first_and_last(data: ReportData, axes: Axes) -> pd.DataFrame:
         """First against last entropy
 
-        One mark a trajectory.
+        One mark per trajectory.
         """
         numbers = data.trajectories[["first_entropy", "final_entropy"]]
         axes.scatter(*numbers.to_numpy().T)
@@ -81,7 +81,7 @@ def test_a_registered_figure_is_drawn_and_on_the_page(tmp_path: Path) -> None:
     assert len(pd.read_parquet(tmp_path / "figures" / "first_and_last.parquet")) == 12
     text = page.read_text(encoding="utf-8")
     assert "<h3>First against last entropy</h3>" in text
-    assert "<figcaption>One mark a trajectory. 12 problems.</figcaption>" in text
+    assert "<figcaption>One mark per trajectory. 12 problems.</figcaption>" in text
 
 
 def test_a_registered_quantity_is_in_summary_estimates_and_comparisons(tmp_path: Path) -> None:

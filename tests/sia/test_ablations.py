@@ -58,7 +58,7 @@ def test_sensitivity_rows() -> None:
     table = sensitivity(scored).set_index(["factor", "value"])
     assert table.loc[("as run", ""), "num_rollouts"] == 20
     assert table.loc[("rollouts", "first 5"), "num_rollouts"] == 5
-    assert table.loc[("stride", "every 2."), "stride"] == 40
+    assert table.loc[("stride", "every 2nd checkpoint"), "stride"] == 40
     smaller = analyze_rollouts(rollouts(), config=SIAConfig(num_bootstrap=200, num_splits=4, smoothing=0.1)).summary
     row = table.loc[("smoothing", "alpha = 0.1")]
     assert row["rho_pearson"] == pytest.approx(smaller["rho"]["pearson"])

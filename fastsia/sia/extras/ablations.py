@@ -57,7 +57,7 @@ def sensitivity(scored: Scored) -> pd.DataFrame:
     rules: list[tuple[str, float | None, Callable[[np.ndarray, np.ndarray], np.ndarray]]] = [
         (f"alpha = {alpha:g}", alpha, _additive(classes, alpha)) for alpha in SMOOTHINGS if alpha != config.smoothing
     ]
-    rules.append(("floor of half a rollout", None, _floor))
+    rules.append(("no smoothing; a gold count of 0 is taken as 0.5", None, _floor))
     for name, alpha, rule in rules:
         halves = scored.halves.smoothed(rule(scored.halves.gold_count.T, scored.halves.count.T).T)
         surprisal = rule(points.gold_count, points.count)
@@ -68,10 +68,10 @@ def sensitivity(scored: Scored) -> pd.DataFrame:
         if 4 <= number < most:
             part = fewer_rollouts(table, number)
             rows.append(_row("rollouts", f"first {number}", Scored.of(part, config, origin=scored)))
-    for factor in (2, 4):
+    for factor, name in ((2, "every 2nd checkpoint"), (4, "every 4th checkpoint")):
         if int(np.diff(table.trajectory_offsets).max()) > 2 * factor:
             part = coarser_stride(table, factor)
-            rows.append(_row("stride", f"every {factor}.", Scored.of(part, config, origin=scored)))
+            rows.append(_row("stride", name, Scored.of(part, config, origin=scored)))
     rows += [_row("answer_reading", name, other) for name, other in scored.readings.items()]
     return pd.DataFrame(rows)
 

@@ -43,9 +43,9 @@ def failure_table(scored: Scored) -> pd.DataFrame:
     the second. ½ is chance. Differences are to H, paired: on the same trajectories and the same resamples.
 
     Returns:
-        One row a position of `POSITIONS`: position, num_correct, num_incorrect; auc_SIGNAL, the AUC for "ends
+        One row per position of `POSITIONS`: position, num_correct, num_incorrect; auc_SIGNAL, the AUC for "ends
         incorrect"; SIGNAL_minus_entropy, the difference to H. Each with _low and _high. Signals: entropy; token_entropy
-        (undefined before the first token, left out without traces); margin, minus the `answer_margin`.
+        (undefined before the first token, left out where they are not known); margin, minus the `answer_margin`.
     """
     table, correct = scored.table, scored.correct
     positions = np.array(POSITIONS)

@@ -1,4 +1,4 @@
-"""Signatures of single traces and of mean curves: lock-in, monotonicity, change points, saturation, Fano, pooling."""
+"""Signatures of trajectories and of mean curves: lock-in, monotonicity, change points, saturation, Fano, pooling."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PLATEAU_BAND = 0.05
 """Nats around the plateau level within which a mean entropy curve counts as saturated. Chosen by fastsia."""
 
 RISE_TOLERANCES = (0.0, 0.05, 0.1, 0.2, 0.5)
-"""Largest rises of H (nats) between checkpoints at which a trace still counts as monotone. Chosen by fastsia."""
+"""Largest rises of H (nats) between checkpoints at which a trajectory still counts as monotone. Chosen by fastsia."""
 
 
 def lock_in(table: RolloutTable, points: Checkpoints) -> np.ndarray:
@@ -44,9 +44,10 @@ def largest_rise(table: RolloutTable, points: Checkpoints) -> np.ndarray:
 
 
 def misaligned(table: RolloutTable, points: Checkpoints) -> np.ndarray:
-    """bool [T]: H fell from first to last checkpoint while s rose (confident misalignment).
+    """bool [T]: H is lower and s higher at the last checkpoint than at the first.
 
-    Both ends are estimates: where the true distribution never moves and gold is rare, up to 40 % of traces count.
+    Both ends are estimates: where the true answer distribution does not change and gold is rare, up to 40 % of
+    the trajectories count.
     """
     more_certain = points.entropy[table.last] < points.entropy[table.first]
     further_off = points.gold_surprisal[table.last] > points.gold_surprisal[table.first]
@@ -91,7 +92,7 @@ def fano_bound(entropy: np.ndarray, num_answers: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ChangePoints:
-    """Where the answer distribution of a trace changes.
+    """Where the answer distribution of a trajectory changes.
 
     Attributes:
         count: Int64 [T], number of changes.
@@ -105,11 +106,11 @@ class ChangePoints:
 
 
 def change_points(table: RolloutTable) -> ChangePoints:
-    """Splits each trace into stretches of one answer distribution, as the BIC prefers.
+    """Splits each trajectory into stretches of one answer distribution, as the BIC prefers.
 
     A stretch costs its multinomial negative log-likelihood (rollouts times the entropy of their pooled answers), and
-    every further one (K - 1 + 1) / 2 ln n: K distinct answers of the trace, n its rollouts, 1 for the place. Exact, by
-    dynamic programming. A change is at the first checkpoint of the new stretch.
+    every further one (K - 1 + 1) / 2 ln n: the trajectory has K distinct answers and n rollouts, 1 for the place.
+    Exact, by dynamic programming. A change is at the first checkpoint of the new stretch.
     """
     count = np.zeros(table.num_trajectories, dtype=np.int64)
     first = np.full(table.num_trajectories, -1, dtype=np.int64)

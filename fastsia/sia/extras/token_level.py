@@ -45,7 +45,7 @@ def token_level_table(scored: Scored) -> pd.DataFrame | None:
     averaged over all checkpoints, and at the last.
 
     Returns:
-        One row a group (all, ends correct, ends incorrect): group, num_trajectories, num_answer_parts, and the means
+        One row per group (all, ends correct, ends incorrect): group, num_trajectories, num_answer_parts, and the means
         over trajectories of `MEANS` (nats) as name, name_low, name_high; accuracy of all trajectories only. None for a
         run without token entropies.
     """
