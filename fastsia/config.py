@@ -517,7 +517,12 @@ class EngineOptions:
     In float32 the draws do not depend on them; in bfloat16 rounding can change a draw.
     """
 
-    max_num_seqs: Positive = _engine(512, aliases=("--batch_size", "-b"), backends=("native", "vllm"))
+    max_num_seqs: Positive | None = _engine(
+        None,
+        unset="512, on a CPU as many as it computes in half a second, 64 at least",
+        aliases=("--batch_size", "-b"),
+        backends=("native", "vllm"),
+    )
     """Maximum sequences in one decode step."""
     max_num_batched_tokens: Positive = _engine(1024)
     """Maximum tokens in one step of prefill."""

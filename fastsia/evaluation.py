@@ -373,8 +373,8 @@ def _draw(
         requests = _resumed(requests, writer, task)
     waiting: dict[int, list[tuple[int, Trajectory]]] = {}
     with _Recorder(record, reporter.finished, writer.keep) as recorder:
-        watch = _Watch(task, config, recorder, reporter, len(pending))
-        generated = backend.generate(requests, watch) if is_watched else backend.generate(requests)
+        watch = _Watch(task, config, recorder if writer.is_durable else None, reporter, len(pending))
+        generated = cast(Any, backend).generate(requests, watch) if is_watched else backend.generate(requests)
         with closing(_closable(generated)) as drawn, watch:
             for trajectory in drawn:
                 position, number = cast(tuple[int, int], trajectory.key)
@@ -401,6 +401,7 @@ class _Watch:
     As a context, it has everything stored that is drawn when the run is interrupted.
 
     Args:
+        recorder: stores what was drawn; None stores finished problems only.
         num_problems: to be drawn.
 
     Attributes:
@@ -408,7 +409,7 @@ class _Watch:
     """
 
     def __init__(
-        self, task: Task, config: SIAConfig, recorder: _Recorder, reporter: _Reporter, num_problems: int
+        self, task: Task, config: SIAConfig, recorder: _Recorder | None, reporter: _Reporter, num_problems: int
     ) -> None:
         self._task, self._recorder, self._reporter = task, recorder, reporter
         self._save_interval = config.save_interval
@@ -435,10 +436,12 @@ class _Watch:
 
     def keep_whole(self, trajectory: Trajectory) -> None:
         """Store a finished trajectory of an unfinished problem."""
-        self._recorder.keep([self._part(trajectory.key, _drawn(trajectory), trajectory, is_whole=True)])
+        if self._recorder is not None:
+            self._recorder.keep([self._part(trajectory.key, _drawn(trajectory), trajectory, is_whole=True)])
 
     def _keep(self, run: Running) -> None:
-        self._recorder.keep([self._part(request.key, drawn, request) for request, drawn in run.take_drawn()])
+        if self._recorder is not None:
+            self._recorder.keep([self._part(request.key, drawn, request) for request, drawn in run.take_drawn()])
 
     def _part(self, key: Any, drawn: Drawn, of: Request | Trajectory, is_whole: bool = False) -> Part:
         position, number = key

@@ -150,7 +150,7 @@ class RayBackend:
     @property
     def can_be_watched(self) -> bool:
         """Whether the workers' engine is fastsia's own."""
-        return self.name == NativeBackend.name
+        return self._arguments[1] in (None, NativeBackend.name)
 
     def generate(self, requests: Iterable[Request], watch: Watch | None = None) -> Iterator[Trajectory]:
         """As they finish; at most twice as many requests are taken ahead as the workers have at a time."""

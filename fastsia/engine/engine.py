@@ -23,7 +23,7 @@ from fastsia.engine.model_runner import ModelRunner
 from fastsia.engine.profile import StepProfile
 from fastsia.engine.sequence import Counters, Request, Rollout, Trajectory
 from fastsia.engine.step import Bookkeeping
-from fastsia.engine.threads import choose_threads, largest_matrix, using_threads
+from fastsia.engine.threads import choose_threads, default_num_seqs, largest_matrix, using_threads
 from fastsia.errors import FastsiaError
 from fastsia.models.loading import context_length, eos_ids, load_model, origin_of
 from fastsia.models.resolve import ModelRef
@@ -45,7 +45,7 @@ class Engine:
         model: any decoder of transformers with the attention interface (Llama, Qwen2, Gemma2, Olmo3, ...).
         tokenizer: its tokenizer, or None.
         max_num_seqs: sequences decoded per step. In float32 the draws do not depend on it; in bfloat16 rounding can
-            change a draw.
+            change a draw. None takes 512, and on a CPU as many as it computes in about half a second, from 64 on.
         num_kv_blocks: size of the KV pool in blocks; None takes up to half of the available memory on a CPU and what
             `gpu_memory_utilization` leaves on a GPU.
         block_size: tokens per KV block.
@@ -67,7 +67,7 @@ class Engine:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
-        max_num_seqs: int = 512,
+        max_num_seqs: int | None = None,
         num_kv_blocks: int | None = None,
         block_size: int = 16,
         max_concurrent_trajectories: int = 64,
@@ -88,16 +88,19 @@ class Engine:
         self.tokenizer = tokenizer
         self.vocabulary = Vocabulary.from_tokenizer(tokenizer) if tokenizer is not None else None
         self.counters = Counters()
-        self.max_num_seqs = integer_from(1, "max_num_seqs", max_num_seqs)
         self.max_concurrent_trajectories = integer_from(1, "max_concurrent_trajectories", max_concurrent_trajectories)
         self.max_num_batched_tokens = integer_from(1, "max_num_batched_tokens", max_num_batched_tokens)
         self.block_size = integer_from(1, "block_size", block_size)
         device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
-        self.num_threads, self.threads_chosen_by = torch.get_num_threads(), "torch"
+        self.num_threads = torch.get_num_threads()
         if num_threads is not None:
             integer_from(1, "num_threads", num_threads)
         if device.type == "cpu":
-            self.num_threads, self.threads_chosen_by = choose_threads(largest_matrix(model), num_threads)
+            weight = largest_matrix(model)
+            self.num_threads = choose_threads(weight, num_threads)[0]
+            if max_num_seqs is None:
+                max_num_seqs = default_num_seqs(model, weight, self.num_threads)
+        self.max_num_seqs = integer_from(1, "max_num_seqs", 512 if max_num_seqs is None else max_num_seqs)
         self.ops = select(device, kernels, dtype)
         compile = _resolve_compile(compile, device)
         if num_kv_blocks is None:

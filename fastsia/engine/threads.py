@@ -1,7 +1,9 @@
-"""How many threads compute a step on a CPU: measured once per process, on a product of the model's own weights."""
+"""How many threads compute a step on a CPU, and for how many sequences: measured on a product of the model's own size,
+once per process."""
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import time
@@ -19,6 +21,8 @@ _ROWS = 128
 _SECONDS = 0.02
 # Fewer threads are preferred if they take at most this much longer: others on the machine can use the rest.
 _TOLERANCE = 1.05
+# Sequences per step, and the seconds that it may take.
+_LEAST_SEQS, _MOST_SEQS, _STEP_SECONDS = 64, 512, 0.5
 
 
 def num_cores() -> int:
@@ -75,24 +79,38 @@ def largest_matrix(model: PreTrainedModel) -> Tensor | None:
     return max(matrices, key=Tensor.numel, default=None)
 
 
-@cache
-def _measure(shape: tuple[int, int], dtype: torch.dtype, most: int) -> dict[int, float]:
+def default_num_seqs(model: PreTrainedModel, weight: Tensor | None, num_threads: int) -> int:
+    """Sequences per step: a power of two from 64 to 512, so that a step takes about half a second at most.
+
+    More rows than 64 are hardly faster each (docs/engine.md), and what is going on in a step is what a killed run
+    computes again.
+    """
+    if weight is None:
+        return _MOST_SEQS
+    size = sum(value.numel() for value in model.parameters())
+    seconds = _seconds(tuple(weight.shape), weight.dtype, num_threads) / _ROWS * size / weight.numel()
+    return int(2 ** math.floor(math.log2(min(max(_STEP_SECONDS / seconds, _LEAST_SEQS), _MOST_SEQS))))
+
+
+def _measure(shape: tuple[int, ...], dtype: torch.dtype, most: int) -> dict[int, float]:
     """The seconds of a product by the number of threads."""
     counts = [*range(1, min(most, 8) + 1), *(n for n in (12, 16, 24, 32, 48, 64, 96, 128) if 8 < n < most)]
-    counts += [most] * (most > 8)
+    return {count: _seconds(shape, dtype, count) for count in [*counts, *[most] * (most > 8)]}
+
+
+@cache
+def _seconds(shape: tuple[int, ...], dtype: torch.dtype, num_threads: int) -> float:
+    """The median seconds of a product of `_ROWS` rows: the best would not show that another process is at work."""
     weight, rows = torch.zeros(shape, dtype=dtype), torch.zeros((_ROWS, shape[1]), dtype=dtype)
-    found = {}
-    with torch.inference_mode():
-        for count in counts:
-            with using_threads(count):
-                torch.nn.functional.linear(rows, weight)
-                taken, end = [], time.perf_counter() + _SECONDS
-                while len(taken) < 3 or time.perf_counter() < end:
-                    began = time.perf_counter()
-                    torch.nn.functional.linear(rows, weight)
-                    taken.append(time.perf_counter() - began)
-            found[count] = statistics.median(taken)  # another process may be at work: the best would not show it
-    return found
+    taken: list[float] = []
+    with torch.inference_mode(), using_threads(num_threads):
+        torch.nn.functional.linear(rows, weight)
+        end = time.perf_counter() + _SECONDS
+        while len(taken) < 3 or time.perf_counter() < end:
+            began = time.perf_counter()
+            torch.nn.functional.linear(rows, weight)
+            taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
 
 
 @contextmanager

@@ -326,7 +326,7 @@ class Verifier:
             branch, row = np.unique(states.branch[drawing], return_inverse=True)
             at = place[drawing], states.length[drawing]
             none = np.zeros(0, dtype=np.int32)
-            spec = DrawSpec(row.astype(np.int64), none, none, none, none)
+            spec: DrawSpec[np.ndarray] = DrawSpec(row.astype(np.int64), none, none, none, none)
             draws = Draws(none, branch, drawing, row, spec)
             ended.append(self._bookkeeping.split(draws, tokens[at], logprobs[at]).ended)
         branches = np.unique(states.branch[mine[states.branch[mine] != FINISHED]])

@@ -32,6 +32,7 @@ from fastsia.results.schema import (
     FinishedProblem,
     Grouped,
     Part,
+    PartRow,
     ProblemRows,
     ScoredTrajectory,
 )
@@ -148,6 +149,7 @@ class StoreWriter:
         self.path = self.directory / DATABASE
         self._repaired = self.directory / f"{DATABASE}.repaired"
         self.notes: list[str] = []
+        self.is_durable = durable
         self._writing = threading.Lock()
         self._is_closed = False
         # Also unlocks if an interrupt comes before the caller has this object and could close it.
@@ -311,7 +313,8 @@ class StoreWriter:
     def keep(self, parts: Sequence[Part]) -> None:
         """Commit what was drawn of unfinished problems, in one transaction. May be called from any thread."""
         with self._storing("what was drawn last was not stored"):
-            rows, following = [], dict(self._next_part)
+            rows: list[PartRow] = []
+            following = dict(self._next_part)
             for part in parts:
                 if part.position not in self.done:
                     key = part.position, part.trajectory

@@ -215,7 +215,8 @@ def test_blocks_that_just_suffice_are_no_shortage(num_blocks: int) -> None:
 
 
 # Columns that only Python reads.
-OF_PYTHON = {"trunks": {"base", "may_match", "hidden"}, "rollouts": {"job"}}
+OF_PARTS = ("num_known", "known_at", "num_taken", "is_end_taken")
+OF_PYTHON = {"trunks": {"base", "may_match", "hidden"}, "rollouts": {"job", *OF_PARTS}}
 
 
 @pytest.mark.parametrize("table", ["trunks", "branches", "rollouts", "nodes"])

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastsia import Engine
+from fastsia import Engine, SamplingParams
 from fastsia.engine import memory, threads
 from fastsia.engine.memory import available_memory, default_num_blocks
-from fastsia.engine.threads import choose_threads, largest_matrix, num_cores, using_threads
+from fastsia.engine.threads import choose_threads, default_num_seqs, largest_matrix, num_cores, using_threads
 from fastsia.errors import FastsiaError
 from tests.tiny import shared_model
 
@@ -54,6 +54,23 @@ def test_the_measurement_leaves_torch_as_it_was() -> None:
     assert torch.get_num_threads() == before
 
 
+def test_a_step_of_a_slow_model_has_fewer_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = shared_model()
+    weight = largest_matrix(model)
+    assert weight is not None
+    matrices = sum(value.numel() for value in model.parameters()) / weight.numel()
+
+    def chosen(rows_per_second: float) -> int:
+        monkeypatch.setattr(threads, "_seconds", lambda *_: 128 / rows_per_second / matrices)
+        return default_num_seqs(model, weight, 1)
+
+    assert [chosen(rate) for rate in (10, 300, 600, 1e6)] == [64, 128, 256, 512]
+    monkeypatch.setattr(threads, "_seconds", lambda *_: 128 / 300 / matrices)
+    assert Engine(model, None).max_num_seqs == 128
+    assert Engine(model, None, max_num_seqs=7).max_num_seqs == 7
+    assert default_num_seqs(model, None, 1) == 512
+
+
 def test_the_matrix_is_the_largest_of_a_layer() -> None:
     model, _ = shared_model()
     found = largest_matrix(model)
@@ -68,7 +85,7 @@ def test_an_engine_computes_with_its_threads() -> None:
     seen = []
     forward = engine.runner.forward
     engine.runner.forward = lambda batch: (seen.append(torch.get_num_threads()), forward(batch))[1]  # type: ignore[method-assign]
-    engine.rollout([1, 2, 3], 2)
+    engine.rollout([1, 2, 3], 2, SamplingParams(max_tokens=4))
     assert set(seen) == {before + 1}
     assert torch.get_num_threads() == before
     assert engine.describe()["num_threads"] == before + 1
