@@ -27,11 +27,11 @@ import pytest
 
 from fastsia import FastsiaError, Problem
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.engine.sequence import FinishReason, Rollouts, Trajectory
+from fastsia.engine.sequence import UNFINISHED, Drawn, FinishReason, Rollouts, Trajectory
 from fastsia.files import write_json, write_parquet
 from fastsia.results import schema
 from fastsia.results.reader import Store
-from fastsia.results.schema import FinishedProblem, ScoredTrajectory, matched_tokens, pack_ids, unpack_ids
+from fastsia.results.schema import FinishedProblem, Part, ScoredTrajectory, matched_tokens, pack_ids, unpack_ids
 from fastsia.results.writer import StoreWriter
 from tests.faults.disks import small_disk
 from tests.tiny import tiny_tokenizer
@@ -415,10 +415,10 @@ def test_a_database_of_a_later_version_is_left_alone(tmp_path: Path, vocabulary:
     """What its head and its rows must be like is not known here, so nothing there is called damage."""
     write(tmp_path, vocabulary, range(2))
     with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection, connection:
-        connection.execute("UPDATE meta SET value = 3 WHERE key = 'schema_version'")
+        connection.execute("UPDATE meta SET value = 4 WHERE key = 'schema_version'")
         connection.execute("UPDATE problems SET checksum = 0")
     for _ in range(2):
-        with pytest.raises(FastsiaError, match="has schema version 3, this fastsia reads and writes 2"):
+        with pytest.raises(FastsiaError, match="has schema version 4, this fastsia reads and writes 3"):
             write(tmp_path, vocabulary, range(1))
     assert not list(tmp_path.glob("*damaged*"))
 
@@ -750,3 +750,94 @@ def test_closing_waits_for_a_write_of_another_thread(
     assert Store(tmp_path / "run.sqlite").num_problems() == 1
     with pytest.raises(FastsiaError, match="is closed; problem 'p1' was not stored"):
         writer.add(finished(1))
+
+
+# --- parts: what was drawn of unfinished problems --------------------------------------------------------------
+
+
+def drawn(number: int, ends: bool = False) -> Drawn:
+    """The number-th part of a made-up trajectory: a token of it, and two of each of its rollouts."""
+    reasons = np.array([FinishReason.EOS if ends else UNFINISHED] * 2, dtype=np.int8)
+    rollouts = Rollouts(
+        checkpoint=np.array([0, 4], dtype=np.int32),
+        index=np.array([1, 0], dtype=np.int32),
+        offsets=np.array([0, 2, 4], dtype=np.int64),
+        token_ids=np.array([10, 11, 20, 21], dtype=np.int32) + number,
+        logprobs=np.array([-0.1, -0.2, -0.3, -0.4], dtype=np.float32) - number,
+        finish_reason=reasons,
+    )
+    one = np.array([number + 0.5], dtype=np.float32)
+    return Drawn(number + 1, np.array([number], dtype=np.int32), one, -one, "eos" if ends else "", rollouts)
+
+
+def part(position: int, number: int, trajectory: int = 0, **more: Any) -> Part:
+    return Part(position, f"p{position}", trajectory, 77, drawn(number, more.pop("ends", False)), **more)
+
+
+def test_parts_are_put_together_and_go_with_their_problem(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
+        writer.keep([part(0, 0), part(1, 0)])
+        writer.keep([part(0, 1)])
+    with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
+        assert writer.begun == {0, 1}
+        writer.keep([part(0, 2, ends=True), part(0, 0, trajectory=1)])
+        assert writer.num_rollouts() == 2
+        found = writer.drawn(0, 0, 77)
+        assert found is not None
+        assert (found.num_tokens, found.token_ids.tolist(), found.finish_reason) == (3, [0, 1, 2], "eos")
+        assert found.logprobs.tolist() == [0.5, 1.5, 2.5]
+        rollouts = found.rollouts
+        assert [rollouts.row(r).token_ids for r in range(2)] == [[10, 11, 11, 12, 12, 13], [20, 21, 21, 22, 22, 23]]
+        assert rollouts.finish_reason.tolist() == [FinishReason.EOS] * 2
+        assert writer.drawn(2, 0, 77) is None
+        with pytest.raises(FastsiaError, match=r"what is asked in problem 1 \('p0'\) has changed since it was begun"):
+            writer.drawn(0, 0, 78)
+        assert Store(writer.path).num_begun() == (2, 2)
+        writer.keep([part(0, 7, is_whole=True)])
+        again = writer.drawn(0, 0, 77)
+        assert again is not None
+        assert again.rollouts.row(0).token_ids == [17, 18], "the whole replaces what was there"
+        writer.add(finished(0))
+        writer.keep([part(0, 3)])
+        assert Store(writer.path).num_begun() == (1, 0), "a finished problem has no parts"
+        assert Store(writer.path).num_problems() == 1
+
+
+def test_parts_up_to_a_damaged_one_are_read_back(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    """What comes after a missing part does not fit to what is before it."""
+    with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
+        for number in range(4):
+            writer.keep([part(0, number), part(1, number)])
+    with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection, connection:
+        connection.execute("UPDATE parts SET token_ids = x'090000' WHERE position = 1 AND number = 2")
+    with pytest.raises(FastsiaError, match="what was drawn of an unfinished problem does not match its checksum"):
+        Store(tmp_path / "run.sqlite").check()
+    with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
+        assert "was set aside" in writer.notes[0]
+        for position, number in ((0, 4), (1, 2)):
+            found = writer.drawn(position, 0, 77)
+            assert found is not None
+            assert found.num_tokens == number
+        writer.keep([part(1, 2)])
+    with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
+        assert writer.notes == []
+
+
+def test_a_database_of_version_2_gets_the_table_of_parts(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    """Read as it is, and migrated when it is opened for writing."""
+    write(tmp_path / "new", vocabulary, range(3))
+    shutil.copytree(tmp_path / "new", tmp_path / "old")
+    with closing(sqlite3.connect(tmp_path / "old" / "run.sqlite")) as connection, connection:
+        connection.execute("DROP TABLE parts")
+        meta = schema.read_meta(connection) | {"schema_version": 2}
+        schema.write_meta(connection, {"schema_version": 2, "checksum": schema.head_checksum(meta)})
+    old = Store(tmp_path / "old" / "run.sqlite")
+    old.check()
+    assert old.num_begun() == (0, 0)
+    assert len(old.trajectories()) == 3
+    with StoreWriter(tmp_path / "old", IDENTITY, vocabulary) as writer:
+        assert writer.notes == []
+        writer.keep([part(7, 0)])
+    assert tables(tmp_path / "old") == tables(tmp_path / "new")
+    old.check()
+    assert old.num_begun() == (1, 0)
