@@ -54,8 +54,8 @@ class Engine:
     Args:
         model: any decoder of transformers with the attention interface (Llama, Qwen2, Gemma2, Olmo3, ...).
         tokenizer: its tokenizer, or None.
-        **options: fields of `EngineOptions`: max_num_seqs, num_kv_blocks, block_size, kernels, compile, num_threads, ... In
-            float32 the draws do not depend on them; in bfloat16 rounding can change a draw.
+        **options: fields of `EngineOptions`: max_num_seqs, num_kv_blocks, block_size, kernels, compile, num_threads and
+            others. In float32 the draws do not depend on them; in bfloat16 rounding can change a draw.
 
     Raises:
         FastsiaError: the model's attention or logits cannot be reproduced through the interface.
