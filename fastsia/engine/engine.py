@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fastsia import renamed
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.config import MAX_COUNT, SamplingParams, Share, integer, integer_from, integers, real
+from fastsia.config import MAX_COUNT, EngineOptions, SamplingParams, Share, integer, integer_from, integers
 from fastsia.engine.block_manager import BlockManager, OutOfBlocksError
 from fastsia.engine.forcing import Forced, ForcedScore, check_forced, force
 from fastsia.engine.loop import Run
@@ -72,8 +72,8 @@ class Engine:
         block_size: int = 16,
         max_concurrent_trajectories: int = 64,
         max_num_batched_tokens: int = 1024,
-        kernels: str = "auto",
-        compile: str = "auto",
+        kernels: Literal["auto", "triton", "native", "reference"] = "auto",
+        compile: Literal["auto", "on", "graphs", "off"] = "auto",
         gpu_memory_utilization: float = 0.9,
         num_threads: int | None = None,
     ) -> None:
@@ -82,41 +82,37 @@ class Engine:
                 f"model must be a loaded model of transformers, got {type(model).__name__}; "
                 "Engine.from_pretrained loads one by its name."
             )
-        if not 0 < real(gpu_memory_utilization) <= 1:
-            raise FastsiaError(f"gpu_memory_utilization must be in (0, 1], got {gpu_memory_utilization!r}.")
         self.model = model
         self.tokenizer = tokenizer
         self.vocabulary = Vocabulary.from_tokenizer(tokenizer) if tokenizer is not None else None
         self.counters = Counters()
-        self.max_concurrent_trajectories = integer_from(1, "max_concurrent_trajectories", max_concurrent_trajectories)
-        self.max_num_batched_tokens = integer_from(1, "max_num_batched_tokens", max_num_batched_tokens)
-        self.block_size = integer_from(1, "block_size", block_size)
+        chosen = EngineOptions(
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            max_concurrent_trajectories=max_concurrent_trajectories,
+            num_kv_blocks=num_kv_blocks,
+            block_size=block_size,
+            gpu_memory_utilization=gpu_memory_utilization,
+            kernels=kernels,
+            compile=compile,
+            num_threads=num_threads,
+        )
+        self.block_size, self.max_num_batched_tokens = chosen.block_size, chosen.max_num_batched_tokens
+        self.max_concurrent_trajectories = chosen.max_concurrent_trajectories
         device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
-        self.num_threads = torch.get_num_threads()
-        if num_threads is not None:
-            integer_from(1, "num_threads", num_threads)
+        self.num_threads, self.max_num_seqs = torch.get_num_threads(), chosen.max_num_seqs or 512
         if device.type == "cpu":
             weight = largest_matrix(model)
-            self.num_threads = choose_threads(weight, num_threads)[0]
-            if max_num_seqs is None:
-                max_num_seqs = default_num_seqs(model, weight, self.num_threads)
-        self.max_num_seqs = integer_from(1, "max_num_seqs", 512 if max_num_seqs is None else max_num_seqs)
-        self.ops = select(device, kernels, dtype)
-        compile = _resolve_compile(compile, device)
-        if num_kv_blocks is None:
-            num_kv_blocks = default_num_blocks(
-                model,
-                device,
-                self.block_size,
-                gpu_memory_utilization,
-                max_num_seqs=self.max_num_seqs,
-                max_num_batched_tokens=self.max_num_batched_tokens,
-                max_concurrent_trajectories=self.max_concurrent_trajectories,
-            )
-        self.num_kv_blocks = integer_from(1, "num_kv_blocks", num_kv_blocks)
+            self.num_threads = choose_threads(weight, chosen.num_threads)[0]
+            self.max_num_seqs = chosen.max_num_seqs or default_num_seqs(model, weight, self.num_threads)
+        self.ops = select(device, chosen.kernels, dtype)
+        how = _resolve_compile(chosen.compile, device)
+        self.num_kv_blocks = chosen.num_kv_blocks or default_num_blocks(
+            model, device, self.block_size, chosen.gpu_memory_utilization, **self._limits
+        )
         with using_threads(self.num_threads):
             self.runner = ModelRunner(
-                model, self.ops, self.num_kv_blocks, self.block_size, compile=compile, max_num_seqs=self.max_num_seqs
+                model, self.ops, self.num_kv_blocks, self.block_size, compile=how, max_num_seqs=self.max_num_seqs
             )
         self._running = False
 
@@ -146,6 +142,11 @@ class Engine:
             peft=peft,
         )
         return cls(model, tokenizer, **settings)
+
+    @property
+    def _limits(self) -> dict[str, int]:
+        names = ("max_num_seqs", "max_num_batched_tokens", "max_concurrent_trajectories")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def context_length(self) -> int | None:
@@ -320,9 +321,7 @@ class Engine:
                 requests,
                 counters=self.counters,
                 blocks=BlockManager(self.num_kv_blocks, self.block_size),
-                max_num_seqs=self.max_num_seqs,
-                max_num_batched_tokens=self.max_num_batched_tokens,
-                max_concurrent_trajectories=self.max_concurrent_trajectories,
+                **self._limits,
                 eos_token_ids=self.eos_token_ids,
                 context_length=self.context_length,
                 vocabulary=self.vocabulary,
@@ -374,8 +373,6 @@ def _request(
 
 
 def _resolve_compile(compile: str, device: torch.device) -> str:
-    if compile not in ("auto", "on", "graphs", "off"):
-        raise FastsiaError(f'compile must be "auto", "on", "graphs" or "off", got {compile!r}.')
     if compile == "graphs" and device.type != "cuda":
         raise FastsiaError(f'compile="graphs" needs a CUDA device, the model is on {device}; "on" and "off" do not.')
     if compile == "auto":
