@@ -5,7 +5,7 @@ of both are compared at every checkpoint by a permutation test, and the exit cod
 table with median seconds, and one JSON line.
 
     python -m benchmarks.versus --problems 64 --temperature 0.7 --top_p 0.95
-    python -m benchmarks.versus --peer vllm --tune
+    python -m benchmarks.versus --peer vllm --threads_bind nobind
 
 fastsia is timed as a whole `evaluate` on a loaded engine: trajectories, rollouts, answers, database, statistics. So is
 `generate`, which draws trajectories of its own as well, so that it pays for them. Of vLLM only `LLM.generate` is timed,
@@ -13,7 +13,7 @@ on a loaded and warmed-up engine (docs/benchmarks.md has its settings).
 
 --repeats is of fastsia, --peer_repeats of the peer. --threads is of each of the two. --block_size, --kv_gib,
 --max_num_seqs and --enforce_eager are vLLM's; --threads_bind is its VLLM_CPU_OMP_THREADS_BIND, by default one core per
-thread; --tune tries its ways to use the cores and measures the fastest.
+thread ("auto" leaves a core to its scheduler, "nobind" the threads to the operating system).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
-from itertools import islice, product
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,7 @@ SETTINGS = ("temperature", "top_p", "stride", "num_rollouts", "max_tokens", "sha
 COMMON = {"peer": ("hf", "vllm"), "model": "demo:sft", "task": "demo", "data_dir": str, "problems": 64}
 MACHINE = {"device": str, "dtype": "float32", "threads": torch.get_num_threads(), "repeats": 3, "peer_repeats": 1}
 OF_VLLM = {"max_num_seqs": 512, "block_size": 32, "kv_gib": 2, "threads_bind": str}
-OPTIONS = COMMON | MACHINE | OF_VLLM | {"enforce_eager": False, "tune": False}
+OPTIONS = COMMON | MACHINE | OF_VLLM | {"enforce_eager": False}
 NAMES = {"hf": "generate", "vllm": "vLLM"}
 
 # Seconds, rollout tokens, computed tokens (None where unknown), and the result of one run.
@@ -189,7 +189,6 @@ def open_peer(recording: Recording, run: Callable[..., Timed], options: argparse
         return
     if vllm_python() is None:
         raise FastsiaError("no environment with vLLM: run `make bench-vllm`, or name one in FASTSIA_VLLM.")
-    tried = tune(recording, options) if options.tune else []
 
     def run_peer() -> Timed:
         result = vllm.run()
@@ -198,7 +197,7 @@ def open_peer(recording: Recording, run: Callable[..., Timed], options: argparse
 
     with closing(start(recording, options)) as vllm:
         settings = engine_settings(options) | process_settings(options) | {"versions": vllm.versions}
-        yield run_peer, vllm.halted, {"vllm_settings": settings, "vllm_tried": tried}
+        yield run_peer, vllm.halted, {"vllm_settings": settings}
 
 
 # --- vLLM ------------------------------------------------------------------------------------------------------------
@@ -233,27 +232,6 @@ def process_settings(options: argparse.Namespace) -> dict[str, str]:
     settings = {"VLLM_CPU_KVCACHE_SPACE": str(options.kv_gib), "VLLM_CPU_OMP_THREADS_BIND": binding}
     # Where vLLM binds its threads it counts them itself.
     return settings | ({"OMP_NUM_THREADS": str(options.threads)} if binding == "nobind" else {})
-
-
-def tune(recording: Recording, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Set the options to vLLM's fastest settings; returns what was tried, timed by the second of two runs each."""
-    tried: list[dict[str, Any]] = []
-    # "auto" leaves a core to vLLM's scheduler, "nobind" leaves the threads to the operating system.
-    for threads_bind, enforce_eager in product((None, "auto", "nobind"), (False, True)):
-        one = {"threads_bind": threads_bind, "enforce_eager": enforce_eager}
-        try:
-            with closing(start(recording, argparse.Namespace(**vars(options) | one))) as vllm:
-                seconds = [vllm.run()["seconds"] for _ in range(2)][-1]
-        except FastsiaError:  # "auto" does not start on a machine with one physical core
-            print(f"vLLM, {one}: does not start here", flush=True)
-            continue
-        print(f"vLLM, {one}: {seconds:.2f} s", flush=True)
-        tried.append({"seconds": round(seconds, 4), **one})
-    if not tried:
-        raise FastsiaError(f"vLLM started with none of its settings; its log is {WORK / 'vllm.log'}.")
-    fastest = min(tried, key=lambda one: float(one["seconds"]))
-    vars(options).update(threads_bind=fastest["threads_bind"], enforce_eager=fastest["enforce_eager"])
-    return tried
 
 
 def with_rollouts(recording: Recording, result: dict[str, Any]) -> dict[Any, Trajectory]:

@@ -14,13 +14,6 @@ constexpr std::string_view kStops[] = {"Question:", "Q:"};
 constexpr std::size_t kMaxIndent = 8;
 constexpr std::size_t kMaxWord = 12;  // letters of a word before a marker
 
-// The position after at most `most` bytes of a set at `i`.
-std::size_t skip_set(const Text& text, std::size_t i, std::string_view set, std::size_t most) {
-  const std::size_t begin = i;
-  while (i - begin < most && is_one_of(text.at(i), set)) ++i;
-  return i;
-}
-
 constexpr std::string_view kBlanks = " \t";
 constexpr std::string_view kSpaces = " \t\n\r\f\v";
 constexpr std::string_view kMarks = " \t*_\"'`([<>#-";
@@ -74,7 +67,7 @@ const WordSet kBad("marker_bad");
 
 // The position after marks and ":" or "=", or kNone.
 std::size_t skip_colon(const Text& text, std::size_t i) {
-  const std::size_t at = skip_set(text, i, kAround, 8);
+  const std::size_t at = skip_at_most(text, i, kAround, 8);
   if (text.at(at) == ':') return at + 1;
   if (text.at(at) == '=' && text.at(at + 1) != '=') return at + 1;
   return text.has(at, "\xEF\xBC\x9A") ? at + 3 : kNone;
@@ -82,7 +75,7 @@ std::size_t skip_colon(const Text& text, std::size_t i) {
 
 // The position after " -", if a blank follows, or kNone.
 std::size_t skip_dash(const Text& text, std::size_t i) {
-  const std::size_t blanks = skip_set(text, i, "*_", 4);
+  const std::size_t blanks = skip_at_most(text, i, "*_", 4);
   const std::size_t at = skip_blanks(text, blanks, 4);
   if (at == blanks) return kNone;
   for (const std::string_view dash : {"-", "\xE2\x80\x93", "\xE2\x80\x94"}) {
@@ -104,7 +97,7 @@ bool is_heading(const Text& text, std::size_t at) {
 
 // The position after white space and "is" or a similar word, or kNone.
 std::size_t skip_link(const Text& text, std::size_t i) {
-  const std::size_t at = skip_set(text, i, kSpaces, 4);
+  const std::size_t at = skip_at_most(text, i, kSpaces, 4);
   if (at == i) return kNone;
   for (const std::string_view word : {"is", "was", "equals"}) {
     if (text.has_word(at, word) && !is_word(text, at + word.size())) return at + word.size();
@@ -152,7 +145,7 @@ Occurrence read_statement(const Text& text, std::size_t begin, std::size_t end, 
   if (stop == kNone && (is_good || is_start)) {
     stop = skip_dash(text, end);
     if (stop == kNone && is_heading(text, before.begin)) {
-      const std::size_t newline = skip_set(text, end, " \t*_", 8);
+      const std::size_t newline = skip_at_most(text, end, " \t*_", 8);
       if (text.at(newline) == '\n') stop = newline + 1;
     }
   }
@@ -186,7 +179,7 @@ Occurrence read_hash(const Text& text, std::size_t hash, std::size_t from) {
 Occurrence read_box(const Text& text, std::size_t backslash) {
   for (const std::string_view command : {"\\boxed", "\\fbox"}) {
     if (!text.has(backslash, command)) continue;
-    const std::size_t brace = skip_set(text, backslash + command.size(), kSpaces, 8);
+    const std::size_t brace = skip_at_most(text, backslash + command.size(), kSpaces, 8);
     if (text.at(brace) == '{') return {kBox, backslash, brace + 1};
   }
   return {};
@@ -376,7 +369,7 @@ void Spec::set_options(const std::vector<std::string>& texts) {
     const Text text{std::string_view(option)};
     for (std::size_t i = 0; i < option.size(); ++i) {
       if (option[i] != '.' && option[i] != '?') continue;
-      has_long_options |= is_blank(text.at(skip_set(text, i + 1, "*_\"')]", 4)));
+      has_long_options |= is_blank(text.at(skip_at_most(text, i + 1, "*_\"')]", 4)));
     }
   }
 }

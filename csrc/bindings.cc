@@ -19,6 +19,7 @@
 #include "stream.h"
 
 namespace py = pybind11;
+using namespace py::literals;
 
 namespace {
 
@@ -44,7 +45,7 @@ VocabularyPointer make_vocabulary(const py::bytes& blob, const Array<std::int64_
   const std::string_view bytes(blob);
   require(bytes.size() <= UINT32_MAX, "a vocabulary holds at most 4 GiB of text");
   require_offsets(offsets, static_cast<std::int64_t>(bytes.size()));
-  require(offsets.size() == kinds.size() + 1, "kinds must have one entry a token");
+  require(offsets.size() == kinds.size() + 1, "kinds must have one entry per token");
   return std::make_shared<fastsia::Vocabulary>(bytes, offsets.data(), kinds.data(),
                                                static_cast<std::size_t>(kinds.size()), std::string_view(joiner),
                                                num_stripped, drops_first_spaces);
@@ -99,8 +100,8 @@ std::pair<py::list, py::list> extract_texts(const py::bytes& blob, const Array<s
   const std::string_view bytes(blob);
   require_offsets(offsets, static_cast<std::int64_t>(bytes.size()));
   const std::size_t count = static_cast<std::size_t>(offsets.size()) - 1;
-  require(static_cast<std::size_t>(spec_of_text.size()) == count, "spec_of_text must have one entry a text");
-  require(static_cast<std::size_t>(is_cut.size()) == count, "is_cut must have one entry a text");
+  require(static_cast<std::size_t>(spec_of_text.size()) == count, "spec_of_text must have one entry per text");
+  require(static_cast<std::size_t>(is_cut.size()) == count, "is_cut must have one entry per text");
   for (std::size_t i = 0; i < count; ++i) {
     const std::int32_t spec = spec_of_text.data()[i];
     require(spec >= 0 && static_cast<std::size_t>(spec) < specs.size(), "spec_of_text must name one of the specs");
@@ -118,8 +119,8 @@ std::pair<py::list, py::list> extract_rollouts(const fastsia::Vocabulary& vocabu
                                                const Array<std::int64_t>& offsets, const fastsia::Spec& spec,
                                                const Array<bool>& is_cut, std::size_t num_threads) {
   const fastsia::Rows rows = make_rows(ids, offsets);
-  require(static_cast<std::size_t>(prefix_lens.size()) == rows.count, "prefix_lens must have one entry a row");
-  require(static_cast<std::size_t>(is_cut.size()) == rows.count, "is_cut must have one entry a row");
+  require(static_cast<std::size_t>(prefix_lens.size()) == rows.count, "prefix_lens must have one entry per row");
+  require(static_cast<std::size_t>(is_cut.size()) == rows.count, "is_cut must have one entry per row");
   for (std::size_t r = 0; r < rows.count; ++r) {
     require(prefix_lens.data()[r] >= 0 && prefix_lens.data()[r] <= prefix.size(), "prefix_lens must fit the prefix");
   }
@@ -154,7 +155,7 @@ py::object settled_at(const fastsia::AnswerStream& stream, int spec, const Array
 
 py::array_t<bool> start(fastsia::AnswerStream& stream, const Array<std::int32_t>& slots, int spec,
                         const Array<std::int32_t>& prefix, const Array<std::int32_t>& prefix_lens) {
-  require(slots.size() == prefix_lens.size(), "prefix_lens must have one entry a slot");
+  require(slots.size() == prefix_lens.size(), "prefix_lens must have one entry per slot");
   for (py::ssize_t i = 0; i < prefix_lens.size(); ++i) {
     require(prefix_lens.data()[i] >= 0 && prefix_lens.data()[i] <= prefix.size(), "prefix_lens must fit the prefix");
   }
@@ -263,8 +264,8 @@ py::tuple sample(const Contiguous<float>& logits, const Array<std::int64_t>& dra
   require(logits.ndim() == 2 && logits.shape(1) >= 1, "logits have 2 dimensions");
   const py::ssize_t num_rows = logits.shape(0), num_draws = draw_row.size();
   require(seeds.size() == num_draws && counters.ndim() == 2 && counters.shape(0) == num_draws && counters.shape(1) == 4,
-          "seeds and counters have one entry a draw, of 1 and of 4 numbers");
-  require(temperature.size() == num_rows && top_p.size() == num_rows, "temperature and top_p have one entry a row");
+          "seeds and counters have one entry per draw, of 1 and of 4 numbers");
+  require(temperature.size() == num_rows && top_p.size() == num_rows, "temperature and top_p have one entry per row");
   for (py::ssize_t i = 0; i < num_draws; ++i)
     require(draw_row.data()[i] >= 0 && draw_row.data()[i] < num_rows, "draw_row names a row that is not there");
   py::array_t<std::int64_t> tokens(num_draws);
@@ -294,35 +295,32 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "The compiled core of fastsia: answers from token ids, the engine's bookkeeping, and ops on a CPU.";
 
   py::class_<fastsia::Vocabulary, VocabularyPointer>(m, "Vocabulary")
-      .def(py::init(&make_vocabulary), py::arg("blob"), py::arg("offsets"), py::arg("kinds"), py::arg("joiner"),
-           py::arg("num_stripped"), py::arg("drops_first_spaces"))
-      .def("decode", &decode, py::arg("token_ids"), py::arg("offsets"));
+      .def(py::init(&make_vocabulary), "blob"_a, "offsets"_a, "kinds"_a, "joiner"_a, "num_stripped"_a,
+           "drops_first_spaces"_a)
+      .def("decode", &decode, "token_ids"_a, "offsets"_a);
 
-  py::class_<fastsia::Spec>(m, "Spec").def(py::init(&make_spec), py::arg("format"), py::arg("options"),
-                                           py::arg("starts_in_think"), py::arg("think_tags"), py::arg("stop_texts"),
-                                           py::arg("expects_think"));
+  py::class_<fastsia::Spec>(m, "Spec").def(py::init(&make_spec), "format"_a, "options"_a, "starts_in_think"_a,
+                                           "think_tags"_a, "stop_texts"_a, "expects_think"_a);
 
   py::class_<fastsia::AnswerStream>(m, "AnswerStream")
       .def(py::init([](const VocabularyPointer& vocabulary) { return fastsia::AnswerStream(vocabulary); }),
-           py::arg("vocabulary"))
-      .def("open", &fastsia::AnswerStream::open, py::arg("spec"))
-      .def("settled_at", &settled_at, py::arg("spec"), py::arg("token_ids"))
-      .def("start", &start, py::arg("slots"), py::arg("spec"), py::arg("prefix_ids"), py::arg("prefix_lens"))
-      .def("fork", &fork_slots, py::arg("src_slots"), py::arg("dst_slots"))
-      .def("feed", &feed, py::arg("slots"), py::arg("tokens"));
+           "vocabulary"_a)
+      .def("open", &fastsia::AnswerStream::open, "spec"_a)
+      .def("settled_at", &settled_at, "spec"_a, "token_ids"_a)
+      .def("start", &start, "slots"_a, "spec"_a, "prefix_ids"_a, "prefix_lens"_a)
+      .def("fork", &fork_slots, "src_slots"_a, "dst_slots"_a)
+      .def("feed", &feed, "slots"_a, "tokens"_a);
 
-  m.def("extract_texts", &extract_texts, py::arg("blob"), py::arg("offsets"), py::arg("specs"), py::arg("spec_of_text"),
-        py::arg("is_cut"));
-  m.def("extract_rollouts", &extract_rollouts, py::arg("vocabulary"), py::arg("prefix_ids"), py::arg("prefix_lens"),
-        py::arg("token_ids"), py::arg("offsets"), py::arg("spec"), py::arg("is_cut"), py::arg("num_threads"));
-  m.def("prefix_attention", &attend, py::arg("q").noconvert(), py::arg("k_cache").noconvert(),
-        py::arg("v_cache").noconvert(), py::arg("prefix_tables").noconvert(), py::arg("cu_rows").noconvert(),
-        py::arg("prefix_lens").noconvert(), py::arg("suffix_tables").noconvert(), py::arg("suffix_lens").noconvert(),
-        py::arg("scale"), py::arg("sliding_window"), py::arg("softcap"), py::arg("num_threads"),
-        py::arg("out").noconvert());
-  m.def("store_kv", &store, py::arg("k").noconvert(), py::arg("v").noconvert(), py::arg("k_cache").noconvert(),
-        py::arg("v_cache").noconvert(), py::arg("slots").noconvert());
-  m.def("sample", &sample, py::arg("logits").noconvert(), py::arg("draw_row"), py::arg("seeds"), py::arg("counters"),
-        py::arg("temperature"), py::arg("top_p"), py::arg("want_entropy"), py::arg("num_threads"));
+  m.def("extract_texts", &extract_texts, "blob"_a, "offsets"_a, "specs"_a, "spec_of_text"_a, "is_cut"_a);
+  m.def("extract_rollouts", &extract_rollouts, "vocabulary"_a, "prefix_ids"_a, "prefix_lens"_a, "token_ids"_a,
+        "offsets"_a, "spec"_a, "is_cut"_a, "num_threads"_a);
+  m.def("prefix_attention", &attend, "q"_a.noconvert(), "k_cache"_a.noconvert(), "v_cache"_a.noconvert(),
+        "prefix_tables"_a.noconvert(), "cu_rows"_a.noconvert(), "prefix_lens"_a.noconvert(),
+        "suffix_tables"_a.noconvert(), "suffix_lens"_a.noconvert(), "scale"_a, "sliding_window"_a, "softcap"_a,
+        "num_threads"_a, "out"_a.noconvert());
+  m.def("store_kv", &store, "k"_a.noconvert(), "v"_a.noconvert(), "k_cache"_a.noconvert(), "v_cache"_a.noconvert(),
+        "slots"_a.noconvert());
+  m.def("sample", &sample, "logits"_a.noconvert(), "draw_row"_a, "seeds"_a, "counters"_a, "temperature"_a, "top_p"_a,
+        "want_entropy"_a, "num_threads"_a);
   bind_step(m);
 }

@@ -39,18 +39,6 @@ std::size_t past(std::string_view text, std::size_t i, IsOne is_one) {
   return i;
 }
 
-std::size_t past_letters(std::string_view text, std::size_t i) {
-  return past(text, i, [](int c) { return is_letter(c); });
-}
-
-std::size_t past_digits(std::string_view text, std::size_t i) {
-  return past(text, i, [](int c) { return is_digit(c); });
-}
-
-std::size_t past_blanks(std::string_view text, std::size_t i) {
-  return past(text, i, [](int c) { return is_blank(c); });
-}
-
 std::optional<std::string> value_of(const Number& number) {
   return number.has_value ? std::optional<std::string>(canonical(number)) : std::nullopt;
 }
@@ -66,7 +54,7 @@ bool is_plain_number(std::string_view text) {
   if (ends(text, "^\\circ")) text.remove_suffix(6);
   const auto is_part = [](int c) { return is_digit(c) || c == '.'; };
   if (!text.empty() && past(text, 0, [&](int c) { return is_part(c) || c == ','; }) == text.size()) return true;
-  text.remove_prefix(past_digits(text, 0));
+  text.remove_prefix(past(text, 0, is_digit));
   if (!starts(text, "\\frac{")) return false;
   text.remove_prefix(6);
   const std::size_t over = past(text, 0, is_part);
@@ -93,10 +81,10 @@ bool is_calculation(std::string_view text) {
 std::string repeating(std::string_view text) {
   std::string fraction = starts(text, "-") ? "-" : "";
   text.remove_prefix(fraction.size());
-  const std::size_t point = past_digits(text, 0), line = past_digits(text, std::min(point + 1, text.size()));
+  const std::size_t point = past(text, 0, is_digit), line = past(text, std::min(point + 1, text.size()), is_digit);
   if (point > 6 || text.substr(point, 1) != "." || line - point - 1 > 6) return "";
   if (!starts(text.substr(line), "\\overline{")) return "";
-  const std::size_t begin = line + 10, end = past_digits(text, begin);
+  const std::size_t begin = line + 10, end = past(text, begin, is_digit);
   if (end == begin || end - begin > 6 || text.substr(end) != "}") return "";
   const std::string fixed = std::string(text.substr(0, point)) + std::string(text.substr(point + 1, line - point - 1));
   const std::string all = fixed + std::string(text.substr(begin, end - begin));
@@ -221,7 +209,7 @@ bool may_follow(std::string_view after) {
   bool are_units = true;
   for (std::size_t i = 0; i < after.size() && are_units;) {
     const std::string_view rest = after.substr(i);
-    const std::size_t letters = past_letters(after, i);
+    const std::size_t letters = past(after, i, is_letter);
     if (letters > i) {
       are_units = is_unit(std::string(after.substr(i, letters - i)));
       i = letters;
@@ -288,14 +276,14 @@ std::string without_commands(std::string_view text) {
       i = close + 1;
       continue;
     }
-    const std::size_t end = past_letters(text, i + 1);
+    const std::size_t end = past(text, i + 1, is_letter);
     if (end == i + 1) {
       i += 2;
       continue;
     }
     i = end;
     if (i < text.size() && text[i] == '{') {
-      const std::size_t name = past_letters(text, i + 1);
+      const std::size_t name = past(text, i + 1, is_letter);
       if (name < text.size() && text[name] == '}') i = name + 1;
     }
   }
@@ -316,7 +304,7 @@ bool is_formula(std::string_view rest) {
   const std::string bare = without_commands(rest);
   int num_words = 0;
   for (std::size_t i = 0; i < bare.size();) {
-    const std::size_t end = past_letters(bare, i);
+    const std::size_t end = past(bare, i, is_letter);
     num_words += end - i >= 3 && !is_function(bare.substr(i, end - i));
     i = std::max(end, i + 1);
   }
@@ -326,14 +314,14 @@ bool is_formula(std::string_view rest) {
 // "42!", "42 (6 times 7)", "10 000".
 bool is_remark(std::string_view rest) {
   std::size_t i = starts(rest, "-") ? 1 : 0;
-  std::size_t end = past_digits(rest, i);
+  std::size_t end = past(rest, i, is_digit);
   if (end == i) return false;
-  while (end + 1 < rest.size() && has(".,", rest[end]) && past_digits(rest, end + 1) > end + 1) {
-    end = past_digits(rest, end + 1);
+  while (end + 1 < rest.size() && has(".,", rest[end]) && past(rest, end + 1, is_digit) > end + 1) {
+    end = past(rest, end + 1, is_digit);
   }
   const std::size_t marks = past(rest, end, [](int c) { return c == '!'; });
   if (marks > end && marks == rest.size()) return true;
-  i = past_blanks(rest, end);
+  i = past(rest, end, is_blank);
   return i > end && i < rest.size() && (rest[i] == '(' || is_digit(static_cast<unsigned char>(rest[i])));
 }
 
@@ -345,13 +333,13 @@ bool is_expression(std::string_view rest) {
       is_open_end(rest) || has(",)]}", rest[0]) || count(rest, "([{") != count(rest, ")]}")) {
     return false;
   }
-  if (past_letters(bare, 0) == bare.size()) return !no_answer.has(lower(bare));
+  if (past(bare, 0, is_letter) == bare.size()) return !no_answer.has(lower(bare));
   if (is_remark(rest)) return false;
 
   bool has_sign = false, ends_symbol = false;  // ends_symbol: a letter and optional blanks ended here
   for (std::size_t i = 0; i < bare.size();) {
     const int c = static_cast<unsigned char>(bare[i]);
-    std::size_t end = past_letters(bare, i);
+    std::size_t end = past(bare, i, is_letter);
     if (end > i) {
       const std::string run = bare.substr(i, end - i);
       const bool is_name = is_function(run);
@@ -361,7 +349,7 @@ bool is_expression(std::string_view rest) {
         if (run.size() > 3 || short_words.has(lower(run)) || !is_joined) return false;
       }
       if (ends_symbol && !is_name) return false;
-      const std::size_t blanks = past_blanks(bare, end);
+      const std::size_t blanks = past(bare, end, is_blank);
       ends_symbol = !is_name && blanks > end;
       i = blanks;
       continue;
@@ -396,12 +384,13 @@ std::size_t head_end(std::string_view rest) {
   if (i >= rest.size() || !is_digit(static_cast<unsigned char>(rest[i]))) return 0;
   i = past(rest, i, [](int c) { return !is_blank(c); });
 
-  const std::size_t over = past_digits(rest, i + 1);
+  const std::size_t over = past(rest, i + 1, is_digit);
   if (i < rest.size() && over > i + 1 && over < rest.size() && rest[over] == '/') {
-    const std::size_t under = past_digits(rest, over + 1);
+    const std::size_t under = past(rest, over + 1, is_digit);
     if (under > over + 1) return under;
   }
-  while (i < rest.size() && is_blank(static_cast<unsigned char>(rest[i])) && past_digits(rest, i + 1) == i + 4) i += 4;
+  while (i < rest.size() && is_blank(static_cast<unsigned char>(rest[i])) && past(rest, i + 1, is_digit) == i + 4)
+    i += 4;
   return i;
 }
 
@@ -416,14 +405,14 @@ std::optional<std::string> number_in_prose(Text& line, std::size_t i, std::strin
   const std::size_t end = head_end(rest);
   if (end == 0 || !number_in(rest.substr(0, end)).is_formed) return std::nullopt;
   const std::string_view after = stripped(rest.substr(end), " \t");
-  const std::string word(after.substr(0, past_letters(after, 0)));
+  const std::string word(after.substr(0, past(after, 0, is_letter)));
   if (!word.empty()) {
     if (goes_on.count(lower(word)) != 0 || (word.size() == 1 && !is_unit(word))) return std::nullopt;
   } else if (!after.empty()) {
     if (has("+*/^_\\<>[$&|", after[0])) return std::nullopt;
     const std::size_t sign = after[0] == '-' || after[0] == '\xe2' ? 1 : 0;
     for (const std::size_t begin : {sign, std::size_t{0}}) {
-      const std::size_t at = past_blanks(after, begin);
+      const std::size_t at = past(after, begin, is_blank);
       if (at < after.size() && (has("-.$\\", after[at]) || is_digit(static_cast<unsigned char>(after[at])))) {
         return std::nullopt;
       }

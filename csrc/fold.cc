@@ -9,96 +9,20 @@
 namespace fastsia {
 namespace {
 
-// Latin letters without their accents, from U+00C0 and from U+1E00; a point where there is no such letter.
-constexpr std::string_view kBaseC0 =
-    "AAAAAA.CEEEEIIII.NOOOOO..UUUUY..aaaaaa.ceeeeiiii.nooooo..uuuuy.yAaAaAaCcCcCcCcDd..EeEeEeEeEeGgGgGgGgHh..IiIiIiIiI"
-    "...JjKk.LlLlLl....NnNnNn...OoOoOo..RrRrRrSsSsSsSsTtTt..UuUuUuUuUuUuWwYyYZzZzZz.";
-constexpr std::string_view kBase1E00 =
-    "AaBbBbBbCcDdDdDdDdDdEeEeEeEeEeFfGgHhHhHhHhHhIiIiKkKkKkLlLlLlLlMmMmMmNnNnNnNnOoOoOoOoPpPpRrRrRrRrSsSsSsSsSsTtTtTtTt"
-    "UuUuUuUuUuVvVvWwWwWwWwWwXxXxYyZzZzZzhtwy......AaAaAaAaAaAaAaAaAaAaAaAaEeEeEeEeEeEeEeEeIiIiOoOoOoOoOoOoOoOoOoOoOoOo"
-    "UuUuUuUuUuUuUuYyYyYyYy......";
+int byte_at(std::string_view s, std::size_t i) { return Text(s).at(i); }
 
-int byte_at(std::string_view s, std::size_t i) { return i < s.size() ? static_cast<unsigned char>(s[i]) : -1; }
+bool is_word_at(std::string_view s, std::size_t i) { return is_word(Text(s), i); }
 
-bool is_word_at(std::string_view s, std::size_t i) {
-  const int c = byte_at(s, i);
-  return is_ascii_word(c) || (c >= 0xC3 && c <= 0xDF && is_continuation(byte_at(s, i + 1)));
-}
-
-bool is_word_before(std::string_view s, std::size_t i) {
-  if (i == 0) return false;
-  const int c = byte_at(s, i - 1);
-  if (c < 0x80) return is_ascii_word(c);
-  const int lead = i > 1 ? byte_at(s, i - 2) : -1;
-  return is_continuation(c) && lead >= 0xC3 && lead <= 0xDF;
-}
-
-bool ends_with_word(const std::string& s) { return is_word_before(s, s.size()); }
+bool ends_with_word(std::string_view s) { return is_word_before(Text(s), s.size()); }
 
 // Characters ---------------------------------------------------------------------------------------------------------
-
-struct Character {
-  std::uint32_t code = 0;
-  std::size_t size = 0;  // 0: no character of two or more bytes begins here
-};
-
-Character character_at(std::string_view s, std::size_t i) {
-  const int c = byte_at(s, i);
-  const std::size_t size = c >= 0xC2 && c <= 0xDF ? 2 : c >= 0xE0 && c <= 0xEF ? 3 : c >= 0xF0 && c <= 0xF4 ? 4 : 0;
-  if (size == 0) return {};
-  std::uint32_t code = static_cast<std::uint32_t>(c) & (0xFFU >> (size + 1));
-  for (std::size_t k = 1; k < size; ++k) {
-    const int next = byte_at(s, i + k);
-    if (!is_continuation(next)) return {};
-    code = code << 6U | (static_cast<std::uint32_t>(next) & 0x3FU);
-  }
-  const std::uint32_t least = size == 2 ? 0x80 : size == 3 ? 0x800 : 0x10000;
-  return {code < least ? 0xFFFFFFFF : code, size};  // overlong forms have no normalized spelling
-}
-
-// The digit of a superscript, or -1.
-int superscript(std::uint32_t code) {
-  if (code == 0xB9) return 1;
-  if (code == 0xB2 || code == 0xB3) return static_cast<int>(code - 0xB0);
-  return code == 0x2070 || (code >= 0x2074 && code <= 0x2079) ? static_cast<int>(code - 0x2070) : -1;
-}
-
-bool in(std::uint32_t code, std::uint32_t first, std::uint32_t count) { return code >= first && code - first < count; }
-
-void add_bracketed(std::string& out, std::string_view what) {
-  out += '(';
-  out += what;
-  out += ')';
-}
-
-// Appends the normalized spelling of a character; false if it has none.
-bool respell(std::uint32_t code, std::string_view character, std::string& out) {
-  if (in(code, 0xC0, 0xC0) && kBaseC0[code - 0xC0] != '.') return out += kBaseC0[code - 0xC0], true;
-  if (in(code, 0x1E00, 0x100) && kBase1E00[code - 0x1E00] != '.') return out += kBase1E00[code - 0x1E00], true;
-  if (in(code, 0x300, 0x70) || in(code, 0x200B, 5) || in(code, 0xFE00, 16)) return true;
-  if (in(code, 0x2000, 11)) return out += ' ', true;
-  if (in(code, 0xFF01, 0x5E)) return out += static_cast<char>(code - 0xFEE0), true;
-  if (in(code, 0x2460, 20)) return add_bracketed(out, std::to_string(code - 0x2460 + 1)), true;
-  for (const std::uint32_t begin : {0x249CU, 0x24B6U, 0x24D0U, 0x1F110U, 0x1F130U, 0x1F150U, 0x1F170U}) {
-    if (!in(code, begin, 26)) continue;
-    const char letter = static_cast<char>((begin == 0x249C || begin == 0x24D0 ? 'a' : 'A') + (code - begin));
-    return add_bracketed(out, {&letter, 1}), true;
-  }
-  if (in(code, 0x1D400, 13 * 52)) {
-    const std::uint32_t i = (code - 0x1D400) % 52;
-    return out += static_cast<char>((i < 26 ? 65 : 71) + i), true;
-  }
-  if (in(code, 0x1D7CE, 50)) return out += static_cast<char>('0' + (code - 0x1D7CE) % 10), true;
-  if (in(code, 0x2080, 10)) return out += static_cast<char>('0' + (code - 0x2080)), true;
-  static const Replacements kSpellings = replacements("fold");
-  const auto found = kSpellings.find(std::string(character));
-  return found != kSpellings.end() && (out += found->second, true);
-}
 
 // Whether a byte is an ASCII character that is kept as it is.
 bool is_plain(char c) { return static_cast<unsigned char>(c) < 0x80 && !(c == '\t' || (c >= '\v' && c <= '\r')); }
 
 std::string fold_characters(std::string_view s) {
+  static const Replacements kSpellings = replacements("fold");
+  static const Replacements kSuperscripts = replacements("superscripts");
   std::string out;
   out.reserve(s.size());
   for (std::size_t i = 0; i < s.size();) {
@@ -111,27 +35,26 @@ std::string fold_characters(std::string_view s) {
       ++i;
       continue;
     }
-    Character character = character_at(s, i);
-    if (character.size == 0) {
+    const std::size_t end = i + character_size(s, i);
+    if (end == i) {
       out += s[i++];
       continue;
     }
-    const std::size_t end = i + character.size;
-    const bool is_thin = character.code == 0xA0 || character.code == 0x202F || character.code == 0x2009;
+    const std::string_view character = s.substr(i, end - i);
+    const bool is_thin = character == "\u00A0" || character == "\u202F" || character == "\u2009";
     if (is_thin && i > 0 && is_digit(byte_at(s, i - 1)) && is_digit(byte_at(s, end)) && is_digit(byte_at(s, end + 1)) &&
         is_digit(byte_at(s, end + 2)) && !is_digit(byte_at(s, end + 3))) {
       out += ',';
       i = end;
-    } else if (superscript(character.code) >= 0) {
+    } else if (const std::string* digit = look_up(kSuperscripts, character)) {
       out += '^';
-      while (character.size != 0 && superscript(character.code) >= 0) {
-        out += static_cast<char>('0' + superscript(character.code));
-        i += character.size;
-        character = character_at(s, i);
+      for (; digit; digit = look_up(kSuperscripts, s.substr(i, character_size(s, i)))) {
+        out += *digit;
+        i += character_size(s, i);
       }
     } else {
-      const std::string_view own = s.substr(i, character.size);
-      if (!respell(character.code, own, out)) out += own;
+      const std::string* spelling = look_up(kSpellings, character);
+      out += spelling ? std::string_view(*spelling) : character;
       i = end;
     }
   }
@@ -140,9 +63,7 @@ std::string fold_characters(std::string_view s) {
 
 // Marks and LaTeX ----------------------------------------------------------------------------------------------------
 
-bool has(std::string_view s, std::size_t i, std::string_view what) {
-  return i <= s.size() && s.substr(i, what.size()) == what;
-}
+bool has(std::string_view s, std::size_t i, std::string_view what) { return Text(s).has(i, what); }
 
 // The position after a command that no letter follows, or `i`.
 std::size_t skip_command(std::string_view s, std::size_t i, std::string_view command) {
@@ -355,10 +276,7 @@ std::string fold_marks(std::string_view s) {
 
 // Numbers ------------------------------------------------------------------------------------------------------------
 
-std::size_t skip_digits_at(std::string_view s, std::size_t i) {
-  while (is_digit(byte_at(s, i))) ++i;
-  return i;
-}
+std::size_t skip_digits_at(std::string_view s, std::size_t i) { return skip_digits(Text(s), i); }
 
 // Normalizes a number: 1,000 to 1000, 4.00 to 4, .5 to 0.5. Other numbers are unchanged.
 void fold_number(std::string_view number, std::string& out) {
@@ -406,7 +324,7 @@ std::string fold_numbers(std::string_view s) {
     while ((byte_at(s, end) == '.' || byte_at(s, end) == ',') && is_digit(byte_at(s, end + 1)))
       end = skip_digits_at(s, end + 1);
     fold_number(s.substr(i, end - i), out);
-    if (is_letter(byte_at(s, end)) && !is_word_before(s, i)) {  // 4cm becomes 4 cm, 2x3 becomes 2 x 3
+    if (is_letter(byte_at(s, end)) && !is_word_before(Text(s), i)) {  // 4cm becomes 4 cm, 2x3 becomes 2 x 3
       const bool multiplies = s[end] == 'x' && is_digit(byte_at(s, end + 1));
       out += multiplies ? " x " : " ";
       if (multiplies) ++end;

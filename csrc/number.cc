@@ -39,19 +39,9 @@ constexpr std::string_view kOtherDecorations[] = {"\xE2\x89\x88",               
 constexpr std::string_view kTextCommands[] = {"textbf{", "textit{", "text{", "mathrm{", "mathbf{", "mathit{", "mbox{"};
 constexpr std::string_view kCommas[] = {",\\!", ",\\,", ",", "{,}", " {,} "};
 
-std::size_t skip_digits(const Text& text, std::size_t i) {
-  while (is_digit(text.at(i))) ++i;
-  return i;
-}
-
 std::size_t skip_byte(const Text& text, std::size_t i, char byte) { return text.at(i) == byte ? i + 1 : i; }
 
 std::size_t skip_space(const Text& text, std::size_t i) { return skip_byte(text, i, ' '); }
-
-std::size_t skip_at_most(const Text& text, std::size_t i, std::string_view set, int most) {
-  for (; most > 0 && is_one_of(text.at(i), set); --most) ++i;
-  return i;
-}
 
 // One blank or no-break space.
 std::size_t skip_gap(const Text& text, std::size_t i) { return is_one_of(text.at(i), " ~") ? i + 1 : i; }

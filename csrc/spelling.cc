@@ -30,12 +30,9 @@ const WordSet kUnits("units");
 const WordSet kBoundaries("boundaries");
 const WordSet kProseMarks("prose_marks");
 const Replacements kAliases = replacements("aliases");
-const std::unordered_map<std::string, char> kRaised = {{"⁰", '0'}, {"¹", '1'}, {"²", '2'}, {"³", '3'},
-                                                       {"⁴", '4'}, {"⁵", '5'}, {"⁶", '6'}, {"⁷", '7'},
-                                                       {"⁸", '8'}, {"⁹", '9'}, {"⁻", '-'}, {"ⁿ", 'n'}};
-const std::unordered_map<std::string, char> kLowered = {{"₀", '0'}, {"₁", '1'}, {"₂", '2'}, {"₃", '3'},
-                                                        {"₄", '4'}, {"₅", '5'}, {"₆", '6'}, {"₇", '7'},
-                                                        {"₈", '8'}, {"₉", '9'}, {"ₙ", 'n'}};
+const Replacements kRaised = replacements("raised");
+const Replacements kLowered = replacements("lowered");
+const Replacements kHalfWidth = replacements("half_width");
 
 // As `has`, for tables that contain only commands.
 bool has_command(const WordSet& words, const std::string& word) { return word[0] == '\\' && words.has(word); }
@@ -65,27 +62,17 @@ std::string without_end(std::string text, std::string_view of) {
 
 std::string half_width(std::string_view content) {
   std::string text;
-  for (std::size_t i = 0; i < content.size(); ++i) {
-    if (i + 2 < content.size() && content[i] == '\xef') {
-      const int second = static_cast<unsigned char>(content[i + 1]), third = static_cast<unsigned char>(content[i + 2]);
-      if ((second == 0xBC && third >= 0x81 && third <= 0xBF) || (second == 0xBD && third >= 0x80 && third <= 0x9E)) {
-        text += static_cast<char>(0x21 + (second - 0xBC) * 64 + third - 0x81);
-        i += 2;
-        continue;
-      }
-    }
-    text += content[i];
+  for (std::size_t i = 0; i < content.size();) {
+    const std::string_view character = content.substr(i, std::max<std::size_t>(character_size(content, i), 1));
+    const std::string* narrow = character[0] == '\xef' ? look_up(kHalfWidth, character) : nullptr;
+    text += narrow ? std::string_view(*narrow) : character;
+    i += character.size();
   }
   return text;
 }
 
 std::size_t past_continuations(const Text& text, std::size_t i) {
   while (is_continuation(text.at(i))) ++i;
-  return i;
-}
-
-std::size_t past_digits(const Text& text, std::size_t i) {
-  while (is_digit(text.at(i))) ++i;
   return i;
 }
 
@@ -102,10 +89,10 @@ std::size_t token_end(const Text& text, std::size_t i) {
   } else if (is_space(c)) {
     while (is_space(text.at(end))) ++end;
   } else if (is_digit(c)) {
-    end = past_digits(text, end);
-    if (text.at(end) == '.' && is_digit(text.at(end + 1))) end = past_digits(text, end + 1);
+    end = skip_digits(text, end);
+    if (text.at(end) == '.' && is_digit(text.at(end + 1))) end = skip_digits(text, end + 1);
   } else if (c == '.' && is_digit(text.at(end))) {
-    end = past_digits(text, end);
+    end = skip_digits(text, end);
   } else if (is_letter(c)) {
     while (is_letter(text.at(end))) ++end;
   } else if (c >= 0xC0) {
@@ -148,7 +135,7 @@ Tokens tokens_of(std::string_view content) {
     if (kind && script != kind) tokens.insert(tokens.end(), {std::string(1, kind), "{"});
     script = kind;
     if (kind) {
-      tokens.push_back(std::string(1, raised != kRaised.end() ? raised->second : lowered->second));
+      tokens.push_back(raised != kRaised.end() ? raised->second : lowered->second);
     } else if (token == "\\degree" || token == "°") {
       tokens.insert(tokens.end(), {"^", "\\circ"});
     } else if (token == "\\!" && !tokens.empty() && tokens.back() == ",") {

@@ -25,7 +25,8 @@ std::string decoded(const std::string& word) {
   };
   if (code < 0x80) return {byte(0, 0)};
   if (code < 0x800) return {byte(6, 0xC0), byte(0, 0x80)};
-  return {byte(12, 0xE0), byte(6, 0x80), byte(0, 0x80)};
+  if (code < 0x10000) return {byte(12, 0xE0), byte(6, 0x80), byte(0, 0x80)};
+  return {byte(18, 0xF0), byte(12, 0x80), byte(6, 0x80), byte(0, 0x80)};
 }
 
 std::map<std::string, Lines> read_file() {
@@ -82,10 +83,16 @@ Replacements replacements(std::string_view table) {
   Replacements all;
   for (const auto& line : lines_of(table)) {
     std::string target = line[0] == "''" ? "" : line[0];
-    std::replace(target.begin(), target.end(), '_', ' ');
+    if (line.size() == 1) all.merge(replacements(std::string_view(target).substr(1)));
+    if (target.size() > 1) std::replace(target.begin(), target.end(), '_', ' ');
     for (std::size_t i = 1; i < line.size(); ++i) all[line[i]] = target;
   }
   return all;
+}
+
+const std::string* look_up(const Replacements& table, std::string_view character) {
+  const auto found = table.find(std::string(character));
+  return found == table.end() ? nullptr : &found->second;
 }
 
 }  // namespace fastsia

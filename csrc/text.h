@@ -101,10 +101,31 @@ inline bool is_blank(int c) { return c == ' ' || c == '\t'; }
 inline bool is_space(int c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 inline bool is_continuation(int c) { return c >= 0x80 && c <= 0xBF; }
 
+// The size of the character of two or more bytes that begins at `i`, or 0.
+inline std::size_t character_size(std::string_view text, std::size_t i) {
+  const int c = i < text.size() ? static_cast<unsigned char>(text[i]) : -1;
+  const std::size_t size = c >= 0xC2 && c <= 0xDF ? 2 : c >= 0xE0 && c <= 0xEF ? 3 : c >= 0xF0 && c <= 0xF4 ? 4 : 0;
+  for (std::size_t k = 1; k < size; ++k) {
+    if (i + k >= text.size() || !is_continuation(static_cast<unsigned char>(text[i + k]))) return 0;
+  }
+  return size;
+}
+
 // The position after at most `most` blanks at `i`.
 inline std::size_t skip_blanks(const Text& text, std::size_t i, std::size_t most) {
   const std::size_t begin = i;
   while (i - begin < most && is_blank(text.at(i))) ++i;
+  return i;
+}
+
+inline std::size_t skip_digits(const Text& text, std::size_t i) {
+  while (is_digit(text.at(i))) ++i;
+  return i;
+}
+
+// The position after at most `most` bytes of a set at `i`.
+inline std::size_t skip_at_most(const Text& text, std::size_t i, std::string_view set, std::size_t most) {
+  for (; most > 0 && is_one_of(text.at(i), set); --most) ++i;
   return i;
 }
 

@@ -15,15 +15,21 @@ if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
-    from fastsia.answers.distribution import answer_entropy
-    from fastsia.answers.extraction import extract_answers
-    from fastsia.config import Problem, SamplingParams, SIAConfig
-    from fastsia.engine.engine import Engine
-    from fastsia.engine.sequence import Request, Rollout
-    from fastsia.errors import FastsiaError
-    from fastsia.evaluation import evaluate
-    from fastsia.results import SIAResult, analyze, load, reread
-    from fastsia.tasks import load_task
+    from fastsia.answers.distribution import answer_entropy as answer_entropy
+    from fastsia.answers.extraction import extract_answers as extract_answers
+    from fastsia.config import Problem as Problem
+    from fastsia.config import SamplingParams as SamplingParams
+    from fastsia.config import SIAConfig as SIAConfig
+    from fastsia.engine.engine import Engine as Engine
+    from fastsia.engine.sequence import Request as Request
+    from fastsia.engine.sequence import Rollout as Rollout
+    from fastsia.errors import FastsiaError as FastsiaError
+    from fastsia.evaluation import evaluate as evaluate
+    from fastsia.results import SIAResult as SIAResult
+    from fastsia.results import analyze as analyze
+    from fastsia.results import load as load
+    from fastsia.results import reread as reread
+    from fastsia.tasks import load_task as load_task
 
 # Where each public name lives. They are imported when first used: torch alone takes seconds.
 _HOMES = {
@@ -44,24 +50,7 @@ _HOMES = {
     "load_task": "fastsia.tasks",
 }
 
-__all__ = [
-    "Engine",
-    "FastsiaError",
-    "Problem",
-    "Request",
-    "Rollout",
-    "SIAConfig",
-    "SIAResult",
-    "SamplingParams",
-    "__version__",
-    "analyze",
-    "answer_entropy",
-    "evaluate",
-    "extract_answers",
-    "load",
-    "load_task",
-    "reread",
-]
+__all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

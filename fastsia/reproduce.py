@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,16 +19,17 @@ import torch
 from fastsia.backends import open_backend
 from fastsia.backends.base import Backend
 from fastsia.callbacks import Callback
-from fastsia.config import MAY_DIFFER, SIAConfig, split_settings
+from fastsia.config import SIAConfig, split_settings
 from fastsia.errors import FastsiaError, did_you_mean
 from fastsia.evaluation import evaluate
 from fastsia.files import refuse_links, write_parquet
 from fastsia.models.registry import ALIGNED, PAPER_MODELS, STAGES, known_model
 from fastsia.models.resolve import ModelRef, resolve_model, why_absent
 from fastsia.report import Drawing, Overlay, ReportData, draw_families, draw_outcomes, draw_overlay
-from fastsia.results import SHUFFLED, SIAResult, folder_name, load, reread, stored_config
+from fastsia.results import SHUFFLED, SIAResult, folder_name, load, reread
 from fastsia.results.reader import Store
 from fastsia.results.schema import DATABASE
+from fastsia.results.writer import check_same_run
 from fastsia.sia import Estimate, table1, table2, table3
 from fastsia.sia.paper import TABLE2, TABLE3
 from fastsia.tasks import Task, load_task
@@ -327,21 +327,16 @@ def _is_finished(folder: Path, config: SIAConfig, num_problems: int, task: Task 
     """Whether a folder contains all problems of a run with these settings."""
     try:
         store = Store(folder / DATABASE)
-        before = dataclasses.asdict(stored_config(store))
+        stored = store.identity()
     except FastsiaError:  # no run yet, or a damaged one, of which resuming recovers what it can
         return False
     # None is left to the task and the model.
-    changed = [
-        f"{name} was {json.dumps(before.get(name))}, is now {json.dumps(value)}"
-        for name, value in dataclasses.asdict(config).items()
-        if value is not None and value != before.get(name) and name not in MAY_DIFFER
-    ]
-    if changed:
-        raise FastsiaError(f"{folder} holds another run: {'; '.join(changed)}. Use another output folder.")
+    known = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
+    check_same_run(folder, stored, {"config": known})
     if store.num_problems() < num_problems:
         return False
-    stored = store.problems().head(num_problems)
-    return task is None or stored["question"].tolist() == [problem.question for problem in task.problems]
+    asked = store.problems().head(num_problems)["question"].tolist()
+    return task is None or asked == [problem.question for problem in task.problems]
 
 
 # --- running ---------------------------------------------------------------------------------------------------

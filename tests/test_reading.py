@@ -462,7 +462,7 @@ def test_a_reader_after_early_stops_is_warned_of(old: Path) -> None:
     with rewritten(old / "run.sqlite") as connection:
         connection.execute("UPDATE rollouts SET finish_reason = 'answer' WHERE id < 3")
     reread(old, answer_regex=r"\d+")
-    assert any("3 rollouts were stopped early at an answer" in note for note in load(old).summary["warnings"])
+    assert any("3 rollouts stopped early at an answer" in note for note in load(old).summary["warnings"])
 
 
 @pytest.mark.parametrize(

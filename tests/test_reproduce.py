@@ -147,7 +147,7 @@ def test_table1_is_ours_minus_published_and_a_second_call_computes_nothing(
     pd.testing.assert_frame_equal(second.table, first.table)
     assert {path: path.stat().st_mtime_ns for path in files} == before
 
-    with pytest.raises(FastsiaError, match="holds another run: seed was 0, is now 1"):
+    with pytest.raises(FastsiaError, match=r"holds another run: config\.seed was 0, is now 1"):
         run("table1", output=tmp_path, config=SIAConfig(**vars(QUICK) | {"seed": 1}))
 
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from typing import Any
 
 import numpy as np
 
 from benchmarks.gpu.models import Model
-from benchmarks.gpu.peers import counted, open_engine
-from benchmarks.gpu.steady import rollout_requests
-from benchmarks.gpu.work import Shape, draw_trajectories, make_prompts
-from benchmarks.machine import synchronize
+from benchmarks.gpu.peers import open_engine, timed
+from benchmarks.gpu.work import Shape, draw_trajectories, given, make_prompts
 
 # axis: (field of Shape, values on a GPU, toy values).
 AXES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = {
@@ -56,15 +53,7 @@ def slope(values: list[int], measured: list[float]) -> float:
 
 
 def _point(engine: Any, model: Model, shape: Shape, prompts: np.ndarray, trajectories: np.ndarray) -> dict[str, Any]:
-    requests = rollout_requests(
-        prompts[: shape.num_problems], trajectories[: shape.num_problems, : shape.trajectory_tokens], shape
-    )
-    before = dataclasses.replace(engine.counters)
-    synchronize(model.device)
-    begin = time.perf_counter()
-    for _ in engine.run(requests):
-        pass
-    synchronize(model.device)
-    seconds = time.perf_counter() - begin
-    counters = counted(before, engine.counters)
+    number, length = shape.num_problems, shape.trajectory_tokens
+    work = given(prompts[:number], trajectories[:number, :length], shape)
+    _, seconds, counters = timed(engine, work.requests("trajectory", 0), model.device)
     return {"seconds": seconds} | {name: counters[name] for name in ("generated_tokens", "computed_tokens", "steps")}

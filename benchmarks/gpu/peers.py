@@ -27,7 +27,7 @@ from benchmarks.machine import synchronize
 from benchmarks.vllm_process import VLLM, vllm_python
 from fastsia.config import Share
 from fastsia.engine.engine import Engine
-from fastsia.engine.sequence import Trajectory
+from fastsia.engine.sequence import Request, Trajectory
 
 # A peer is timed again until it has taken this long, and at most so often; the median counts.
 _ENOUGH_SECONDS, _REPEATS = 20.0, 3
@@ -314,19 +314,23 @@ def _fastsia(
         engine.ops = engine.runner.ops = flashinfer_ops(work.shape.top_p)
 
     def roll_out(seed: int, part: Work = work) -> Outcome:
-        before = dataclasses.replace(engine.counters)
-        synchronize(model.device)
-        begin = time.perf_counter()
-        done: list[Trajectory] = list(engine.run(part.requests(share, seed)))
-        synchronize(model.device)
-        seconds = time.perf_counter() - begin
-        counters = counted(before, engine.counters)
+        done, seconds, counters = timed(engine, part.requests(share, seed), model.device)
         details = {"engine": engine.describe(), "share": share, "counters": counters}
         return Outcome(stacked(done, part), seconds, details)
 
     # Two problems have more rollouts than a step has rows: every size of a step occurs.
     roll_out(0, work.part(2, len(work.checkpoints)))
     yield roll_out
+
+
+def timed(engine: Engine, requests: list[Request], device: str) -> tuple[list[Trajectory], float, dict[str, int]]:
+    """(the finished requests, seconds, counters) of a run."""
+    before = dataclasses.replace(engine.counters)
+    synchronize(device)
+    begin = time.perf_counter()
+    done = list(engine.run(requests))
+    synchronize(device)
+    return done, time.perf_counter() - begin, counted(before, engine.counters)
 
 
 def counted(before: Any, after: Any) -> dict[str, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +11,8 @@ import torch
 from benchmarks.gpu.floors import Costs, Rates, measured_rates
 from benchmarks.gpu.memory import free_memory, memory
 from benchmarks.gpu.models import Model
-from benchmarks.gpu.peers import counted, open_engine
-from benchmarks.gpu.work import Shape, draw_trajectories, make_prompts
-from benchmarks.machine import synchronize
+from benchmarks.gpu.peers import open_engine, timed
+from benchmarks.gpu.work import Shape, draw_trajectories, given, make_prompts
 from fastsia.engine.engine import Engine
 from fastsia.engine.sequence import Request
 
@@ -47,7 +45,7 @@ ROWS_PER_TRUNK = 128
 
 def measure(model: Model, shape: Shape, rows: int, toy: bool) -> dict[str, Any]:
     """Decode steps alone and their parts, then SIA work with sharing, with `rows` rows per step."""
-    rates = measured_rates(model.device, model.module.dtype)
+    machine = measured_rates(model.device, model.module.dtype)
     costs = Costs.of(model.module.config, model.module.dtype.itemsize)
     free_memory(model.device)  # the engine's pool takes most of what is free
     if model.device == "cuda":
@@ -57,12 +55,12 @@ def measure(model: Model, shape: Shape, rows: int, toy: bool) -> dict[str, Any]:
     decode = _decode(engine, model, steady, shape)
     parts = _parts(engine, model, steady, shape)
     work = _work(engine, model, shape)
-    floor = steady.floor_seconds(costs, rates)
+    floor = steady.floor_seconds(costs, machine)
     per_block = engine.runner.bytes_per_block(model.module, engine.block_size)
     return {
         **dataclasses.asdict(steady),
         "engine": engine.describe(),
-        "rates": dataclasses.asdict(rates),
+        "rates": dataclasses.asdict(machine),
         "costs": dataclasses.asdict(costs),
         "floor_seconds": floor,
         "floor_computed_tokens_per_s": steady.rows * (steady.suffix - 1) / floor,
@@ -102,16 +100,12 @@ def _requests(model: Model, steady: Steady, shape: Shape) -> list[Request]:
     return requests
 
 
-def _timed(engine: Engine, requests: list[Request], device: str) -> dict[str, Any]:
-    before = dataclasses.replace(engine.counters)
-    synchronize(device)
-    begin = time.perf_counter()
-    for done in engine.run(requests):
+def rates(engine: Engine, requests: list[Request], device: str) -> dict[str, Any]:
+    """Time, counters and tokens per second of a run."""
+    finished, seconds, counters = timed(engine, requests, device)
+    for done in finished:
         if done.rollouts is None:
             raise RuntimeError(f"request {done.key} failed: {done.error}")
-    synchronize(device)
-    seconds = time.perf_counter() - begin
-    counters = counted(before, engine.counters)
     return {
         "seconds": seconds,
         "computed_tokens_per_s": counters["computed_tokens"] / seconds,
@@ -123,8 +117,8 @@ def _timed(engine: Engine, requests: list[Request], device: str) -> dict[str, An
 def _decode(engine: Engine, model: Model, steady: Steady, shape: Shape) -> dict[str, Any]:
     """Prefill included: a step or two among hundreds."""
     requests = _requests(model, steady, shape)
-    _timed(engine, requests, model.device)
-    return _timed(engine, requests, model.device)
+    rates(engine, requests, model.device)
+    return rates(engine, requests, model.device)
 
 
 def _parts(engine: Engine, model: Model, steady: Steady, shape: Shape) -> dict[str, float]:
@@ -140,20 +134,4 @@ def _work(engine: Engine, model: Model, shape: Shape) -> dict[str, Any]:
     """SIA work with all sharing; its first steps and its last are not full."""
     prompts = make_prompts(model, shape.num_problems, shape.prompt_tokens, seed=2)
     trajectories = draw_trajectories(engine, prompts, shape.trajectory_tokens, shape)
-    return _timed(engine, rollout_requests(prompts, trajectories, shape), model.device)
-
-
-def rollout_requests(prompts: Any, trajectories: Any, shape: Shape) -> list[Request]:
-    """Rollouts of given trajectories, with all sharing."""
-    return [
-        Request(
-            p,
-            tuple(prompt.tolist()),
-            shape.sampling,
-            shape.num_rollouts,
-            p,
-            trajectory_ids=tuple(trajectory.tolist()),
-            checkpoints=shape.checkpoints,
-        )
-        for p, (prompt, trajectory) in enumerate(zip(prompts, trajectories, strict=True))
-    ]
+    return rates(engine, given(prompts, trajectories, shape).requests("trajectory", 0), model.device)

@@ -112,6 +112,11 @@ class Work:
         return {**asdict(self.shape), "checkpoints": len(self.checkpoints), "digest": digest}
 
 
+def given(prompts: np.ndarray, trajectories: np.ndarray, shape: Shape) -> Work:
+    """The work of rolling given trajectories out, without draws to compare with."""
+    return Work(shape, prompts, trajectories, shape.checkpoints, np.empty(0, np.int32))
+
+
 def prepare(model: Model, shape: Shape, folder: Path, seed: int = 0) -> Work:
     """The work of a model; its draws are made once a folder, by transformers' `generate`."""
     name = hashlib.blake2b(repr((model_fingerprint(model.module), model.device, shape, seed)).encode(), digest_size=8)
@@ -122,7 +127,7 @@ def prepare(model: Model, shape: Shape, folder: Path, seed: int = 0) -> Work:
             return Work(shape, prompts, kept["trajectories"], shape.checkpoints, kept["oracle"])
     torch.manual_seed(seed)
     trajectories = generate(model, prompts, shape.trajectory_tokens, shape)
-    work = Work(shape, prompts, trajectories, shape.checkpoints, np.empty(0, np.int32))
+    work = given(prompts, trajectories, shape)
     length = min(ORACLE_TOKENS, shape.rollout_tokens)
     oracle = [
         generate(model, np.array([work.prefix(0, t)] * shape.num_rollouts), length, shape) for t in shape.checkpoints

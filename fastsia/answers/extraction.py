@@ -9,7 +9,7 @@ For the 422,080 rollouts of a GSM8K run (1,319 problems, 16 checkpoints, 20 roll
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast, overload
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,6 +30,13 @@ RULES_VERSION = 2
 
 Answers = list[str | None]
 Options = Sequence[str] | None
+
+
+class Readings(NamedTuple):
+    """The answers of the same texts in both readings."""
+
+    strict: Answers
+    lenient: Answers
 
 
 @renamed(format="answer_format", think="answer_reading")
@@ -61,7 +68,8 @@ def extract_answers(
     Raises:
         FastsiaError: for an unknown format, a text that is not a string, or `options` or `cut` of another length.
     """
-    _check_reading(answer_reading, ("strict", "lenient"))
+    if answer_reading not in ("strict", "lenient"):
+        raise FastsiaError(f'answer_reading must be "strict" or "lenient", got {answer_reading!r}.')
     if isinstance(texts, str):
         raise FastsiaError(f"texts must be a sequence of texts, got the text {texts!r:.60}.")
     encoded = [encode(text, f"texts[{i}]") for i, text in enumerate(texts)]
@@ -80,44 +88,6 @@ def extract_answers(
     return core.extract_texts(b"".join(encoded), offsets, natives, spec_of_text, is_cut)[answer_reading == "lenient"]
 
 
-@overload
-def extract_rollouts(
-    vocabulary: Vocabulary,
-    prefix_ids: ArrayLike,
-    prefix_lens: ArrayLike,
-    token_ids: ArrayLike,
-    offsets: ArrayLike,
-    answer_format: AnswerFormat,
-    *,
-    options: Options = ...,
-    answer_reading: AnswerReading = ...,
-    starts_in_think: bool = ...,
-    think_tags: tuple[str, str] | None = ...,
-    stop_texts: bool = ...,
-    cut: ArrayLike | None = ...,
-    num_threads: int | None = ...,
-) -> Answers: ...
-
-
-@overload
-def extract_rollouts(
-    vocabulary: Vocabulary,
-    prefix_ids: ArrayLike,
-    prefix_lens: ArrayLike,
-    token_ids: ArrayLike,
-    offsets: ArrayLike,
-    answer_format: AnswerFormat,
-    *,
-    options: Options = ...,
-    answer_reading: Literal["both"],
-    starts_in_think: bool = ...,
-    think_tags: tuple[str, str] | None = ...,
-    stop_texts: bool = ...,
-    cut: ArrayLike | None = ...,
-    num_threads: int | None = ...,
-) -> tuple[Answers, Answers]: ...
-
-
 def extract_rollouts(
     vocabulary: Vocabulary,
     prefix_ids: ArrayLike,
@@ -127,13 +97,12 @@ def extract_rollouts(
     answer_format: AnswerFormat,
     *,
     options: Options = None,
-    answer_reading: AnswerReading | Literal["both"] = "strict",
     starts_in_think: bool = False,
     think_tags: tuple[str, str] | None = None,
     stop_texts: bool = True,
     cut: ArrayLike | None = None,
     num_threads: int | None = None,
-) -> Answers | tuple[Answers, Answers]:
+) -> Readings:
     """Read the answers of one problem's rollouts: row r is the text of prefix_ids[:prefix_lens[r]] + its tokens.
 
     Args:
@@ -142,14 +111,16 @@ def extract_rollouts(
             lengths are adjacent.
         token_ids, offsets: int32, and int64 [R + 1]: row r is token_ids[offsets[r]:offsets[r + 1]].
         options: of this problem.
-        answer_reading, think_tags, stop_texts: as in `extract_answers`; "both" returns (strict, lenient) from one pass.
+        think_tags, stop_texts: as in `extract_answers`.
         cut: bool [R], the rows that their token limit ended; None means no row.
         num_threads: None uses one thread for small batches and at most four for large ones.
+
+    Returns:
+        The answers in both readings, from one pass.
 
     Raises:
         FastsiaError: if the shapes do not match.
     """
-    _check_reading(answer_reading, ("strict", "lenient", "both"))
     spec = Spec.of(answer_format, options, starts_in_think, think_tags=think_tags, stop_texts=stop_texts)
     prefix = np.ascontiguousarray(prefix_ids, dtype=np.int32).reshape(-1)
     lens = np.ascontiguousarray(prefix_lens, dtype=np.int32).reshape(-1)
@@ -163,19 +134,15 @@ def extract_rollouts(
     is_cut = _flags(False if cut is None else cut, len(rows) - 1, "cut", "rows")
     core = extension()
     if core is not None:
-        strict, lenient = core.extract_rollouts(
-            vocabulary.native, prefix, lens, ids, rows, spec.native(core), is_cut, num_threads or 0
-        )
-    else:
-        texts = [
-            vocabulary.decode_bytes(np.concatenate([prefix[:length], ids[begin:end]]))
-            for length, begin, end in zip(lens, rows[:-1], rows[1:], strict=True)
-        ]
-        pairs = [reference.read_answer(text, spec, cut=end) for text, end in zip(texts, is_cut.tolist(), strict=True)]
-        strict, lenient = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    if answer_reading == "both":
-        return strict, lenient
-    return strict if answer_reading == "strict" else lenient
+        threads = num_threads or 0
+        native = spec.native(core)
+        return Readings(*core.extract_rollouts(vocabulary.native, prefix, lens, ids, rows, native, is_cut, threads))
+    texts = [
+        vocabulary.decode_bytes(np.concatenate([prefix[:length], ids[begin:end]]))
+        for length, begin, end in zip(lens, rows[:-1], rows[1:], strict=True)
+    ]
+    pairs = [reference.read_answer(text, spec, cut=end) for text, end in zip(texts, is_cut.tolist(), strict=True)]
+    return Readings([pair[0] for pair in pairs], [pair[1] for pair in pairs])
 
 
 def canonical_gold(text: str, answer_format: AnswerFormat, options: Options = None) -> str | None:
@@ -193,11 +160,6 @@ def canonical_gold(text: str, answer_format: AnswerFormat, options: Options = No
     if b"\\boxed" in gold:
         return reference.read_answer(gold, spec)[0]
     return boxed_value(gold, answer_format, spec.options)
-
-
-def _check_reading(answer_reading: str, allowed: tuple[str, ...]) -> None:
-    if answer_reading not in allowed:
-        raise FastsiaError(f"answer_reading must be one of {allowed}, got {answer_reading!r}.")
 
 
 def _flags(values: object, count: int, name: str, what: str) -> NDArray[np.bool_]:

@@ -8,7 +8,6 @@ spaces, accents, full-width and circled letters, super- and subscripts, emphasis
 from __future__ import annotations
 
 import re
-import unicodedata
 from dataclasses import dataclass
 
 from fastsia.answers.number import pattern
@@ -19,33 +18,8 @@ CLOSE = b"\x01"  # the end of emphasis, a formula or a brace after a single lett
 # Characters ----------------------------------------------------------------------------------------------------------
 
 
-def _base(code: int) -> str:
-    """Return a Latin letter without its accents."""
-    return unicodedata.normalize("NFD", chr(code))[0]
-
-
-def _characters() -> dict[bytes, bytes]:
-    """Return the normalized spelling of each character that has one."""
-    table: dict[str, str] = {}
-    for code in (*range(0xC0, 0x180), *range(0x1E00, 0x1F00)):
-        if _base(code).isascii():
-            table[chr(code)] = _base(code)
-    table |= {chr(code): "" for code in (*range(0x300, 0x370), *range(0x200B, 0x2010), *range(0xFE00, 0xFE10))}
-    table |= {chr(code): " " for code in range(0x2000, 0x200B)}
-    table |= {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
-    table |= {chr(0x2460 + i): f"({i + 1})" for i in range(20)}
-    for begin in (0x249C, 0x24B6, 0x24D0, 0x1F110, 0x1F130, 0x1F150, 0x1F170):
-        letters = "abcdefghijklmnopqrstuvwxyz" if begin in (0x249C, 0x24D0) else "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-        table |= {chr(begin + i): f"({letter})" for i, letter in enumerate(letters)}
-    for i in range(13 * 52):
-        table[chr(0x1D400 + i)] = chr((65 if i % 52 < 26 else 71) + i % 52)
-    table |= {chr(0x1D7CE + i): str(i % 10) for i in range(50)}
-    table |= {chr(0x2080 + i): str(i) for i in range(10)}
-    return {character.encode(): spelling.encode() for character, spelling in table.items()} | replacements("fold")
-
-
-_CHARACTERS = _characters()
-_SUPERSCRIPTS = {digit.encode(): str(i).encode() for i, digit in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
+_CHARACTERS = replacements("fold")
+_SUPERSCRIPTS = replacements("superscripts")
 _SUPERSCRIPT = pattern("|".join("⁰¹²³⁴⁵⁶⁷⁸⁹"))
 # A space that separates thousands; a run of superscripts; any other character.
 _CHARACTER = pattern(

@@ -60,24 +60,9 @@ _WORD = pattern(WORD)
 # Other scripts ------------------------------------------------------------------------------------------------------
 
 
-def _table() -> dict[bytes, bytes]:
-    """Return the ASCII replacement of each character. `plain` joins superscripts and subscripts itself."""
-    table: dict[int, str] = {}
-    # Decimal digits: Arabic, Persian, Devanagari to Malayalam, Thai, Lao, full-width.
-    for zero in (0x660, 0x6F0, *range(0x966, 0xD67, 0x80), 0xE50, 0xED0, 0xFF10):
-        table |= {zero + digit: str(digit) for digit in range(10)}
-    table |= {0x1D7CE + place: str(place % 10) for place in range(50)}  # mathematical digits
-    for first in (0xFF21, 0xFF41):  # full-width letters
-        table |= {first + place: chr(first - 0xFEE0 + place) for place in range(26)}
-    table |= {0xFEE0 + ord(sign): sign for sign in "!$%()*+,-./:;<=>[]^_{}~"}
-    return {chr(code).encode(): text.encode() for code, text in table.items()} | replacements("ascii")
-
-
-_PLAIN_OF = _table()
-_RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", b"0123456789-", strict=True))
-_LOWERED = dict(zip("₀₁₂₃₄₅₆₇₈₉", b"0123456789", strict=True))
-_JOINED = {char.encode(): (b"^", digit) for char, digit in _RAISED.items()}
-_JOINED |= {char.encode(): (b"_", digit) for char, digit in _LOWERED.items()}
+_PLAIN_OF = replacements("ascii")
+_JOINED = {char: (b"^", digit) for char, digit in replacements("superscript_numbers").items()}
+_JOINED |= {char: (b"_", digit) for char, digit in replacements("subscripts").items()}
 _VULGAR = replacements("vulgar_fractions")
 _EN_DASH = "\N{EN DASH}".encode()
 _CHARACTER = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
@@ -105,7 +90,7 @@ def plain(text: bytes) -> bytes:
                 del out[-1]
             else:
                 out += sign + b"{"
-            out += bytes((digit,)) + b"}"
+            out += digit + b"}"
             joined = (at, sign)
         elif char in _VULGAR:
             before = bytes(out[-2:])

@@ -36,8 +36,8 @@ UNITS = word_set("units")
 # Units that are not read as a product of letters, even outside of \text.
 _BARE_UNITS = frozenset(unit for unit in UNITS if len(unit) >= 4) | {b"cm", b"km", b"mm", b"ft", b"kg"}
 _ALIASES = replacements("aliases")
-_RAISED = {sign.encode(): value for sign, value in zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻ⁿ", b"0123456789-n", strict=True)}
-_LOWERED = {sign.encode(): value for sign, value in zip("₀₁₂₃₄₅₆₇₈₉ₙ", b"0123456789n", strict=True)}
+_RAISED = replacements("raised")
+_LOWERED = replacements("lowered")
 # The signs outside ASCII that occur in formulas.
 KNOWN_SIGNS = frozenset(sign for sign in (*_ALIASES, *_RAISED, *_LOWERED, *_BLANKS, "°".encode()) if sign[0] >= 0x80)
 
@@ -49,6 +49,7 @@ _AFTER_TERM = _BOUNDARIES | _SIGNS | {b")", b"]", b"\\}", b"\\rangle"}
 
 # Tokens -------------------------------------------------------------------------------------------------------------
 
+_HALF_WIDTH = replacements("half_width")
 _FULL_WIDTH = re.compile(rb"\xef\xbc[\x81-\xbf]|\xef\xbd[\x80-\x9e]")
 _TOKEN = pattern(
     rf"""\\[A-Za-z]++ | \\ [\xc0-\xff][\x80-\xbf]*+ | \\. | {SPACE}++ | [0-9]++ (?: \.[0-9]++ )?+ | \.[0-9]++
@@ -59,15 +60,11 @@ _PROSE_MARKS = word_set("prose_marks")
 _FOREIGN = pattern(r"[\xc3-\xcd\xd0-\xdf] | [\xe0\xe1\xe3-\xee]")
 
 
-def _half_width(found: re.Match[bytes]) -> bytes:
-    return bytes([0x21 + (found[0][1] - 0xBC) * 64 + found[0][2] - 0x81])
-
-
 def _tokens(content: bytes) -> list[bytes]:
     """Splits a content into tokens. Each sign gets its normalized name; tokens without visible output are dropped."""
     tokens: list[bytes] = []
     script = b""
-    for found in _TOKEN.finditer(_FULL_WIDTH.sub(_half_width, content)):
+    for found in _TOKEN.finditer(_FULL_WIDTH.sub(lambda found: _HALF_WIDTH[found[0]], content)):
         token = found[0]
         raised = _RAISED.get(token)
         if raised is not None and not script and tokens and tokens[-1][-1:].isdigit():
@@ -80,7 +77,7 @@ def _tokens(content: bytes) -> list[bytes]:
             tokens += [kind, b"{"]
         script = kind
         if kind:
-            tokens.append(bytes([raised if raised is not None else lowered or 0]))
+            tokens.append(raised or lowered or b"")
         elif token in (b"\\degree", "°".encode()):
             tokens += [b"^", b"\\circ"]
         elif token == b"\\!" and tokens and tokens[-1] == b",":

@@ -45,6 +45,12 @@ def word_list(name: str) -> list[bytes]:
 
 
 def replacements(name: str) -> dict[bytes, bytes]:
-    """A table of replacements: each later word of a line maps to the first one, in which "_" stands for a blank."""
-    lines = [(line[0].replace(b"_", b" "), line[1:]) for line in TABLES[name]]
-    return {word: b"" if target == b"''" else target for target, others in lines for word in others}
+    """A table of replacements: each later word of a line maps to the first one, in which "_" stands for a blank if the
+    word is longer. A line of one word includes a table."""
+    found: dict[bytes, bytes] = {}
+    for target, *words in TABLES[name]:
+        if not words:
+            found |= replacements(target[1:].decode())
+        spelled = target.replace(b"_", b" ") if len(target) > 1 else target
+        found |= dict.fromkeys(words, b"" if target == b"''" else spelled)
+    return found

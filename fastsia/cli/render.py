@@ -195,10 +195,10 @@ def _rounded(number: float) -> int:
 def show(result: SIAResult, written: list[str]) -> None:
     """Print the headline numbers with their intervals, then the cost, the warnings and the files written."""
     from fastsia.report import show_readings  # imports matplotlib, which is slow
-    from fastsia.sia import outcome_baseline
+    from fastsia.sia import Estimate, outcome_baseline
+    from fastsia.sia.compare import auc_at
 
     summary = result.summary
-    ci, rho = summary["ci"], summary["rho"]
     names = [str(summary[key]) for key in ("model", "task") if summary.get(key)]
     # Not the table's own title, which would wrap at the table's width.
     say(f"{' · '.join(names) or 'table of rollouts'}: {counted(summary['num_problems'], 'problem')}")
@@ -207,25 +207,26 @@ def show(result: SIAResult, written: list[str]) -> None:
     table.add_column("value", justify="right")
     table.add_column("95 % interval")
 
-    def row(name: str, value: float | None, bounds: list[float] | None, percent: bool = False) -> None:
+    def row(name: str, found: Estimate, percent: bool = False) -> None:
         spell = (lambda x: f"{100 * x:.1f} %") if percent else (lambda x: f"{x:.3f}")
-        shown = "undefined" if value is None else spell(value)
+        shown, bounds = "undefined" if found.value is None else spell(found.value), found.bounds
         table.add_row(name, shown, "" if bounds is None else f"{spell(bounds[0])} to {spell(bounds[1])}")
 
-    row("accuracy", summary["accuracy"], ci["accuracy"], percent=True)
-    row("null rate (rollouts without an answer)", summary["null_rate"], ci["null_rate"], percent=True)
+    def numbers(rows: Mapping[str, str], percent: bool = False) -> None:
+        for key, name in rows.items():
+            row(name, Estimate.of_summary(summary, key), percent)
+
+    numbers({"accuracy": "accuracy", "null_rate": "null rate (rollouts without an answer)"}, percent=True)
     if summary.get("cut_rate") is not None:
-        row("cut rollouts (ended by the token limit)", summary["cut_rate"], None, percent=True)
-    row("ρ Pearson (the paper's)", rho["pearson"], ci["rho"]["pearson"])
-    row("2·accuracy − 1 where ρ is defined", outcome_baseline(result.trajectories), None)
-    for key in ("spearman", "cross_fitted", "cross_fitted_corrected"):
-        row(_RHO[key], rho[key], ci["rho"][key])
-    row("ρ undefined (share of trajectories)", rho["undefined_fraction"], ci["rho"]["undefined_fraction"], percent=True)
-    if summary["auc"]:
-        for name, at in (("AUC of -H half way", len(summary["auc"]) // 2), ("AUC of -H at the end", -1)):
-            row(name, summary["auc"][at]["auc"], ci["auc"][at])
-    row("H at the start, nats", summary["entropy_first"], ci["entropy_first"])
-    row("H at the end, nats", summary["entropy_final"], ci["entropy_final"])
+        numbers({"cut_rate": "cut rollouts (ended by the token limit)"}, percent=True)
+    numbers({"rho.pearson": "ρ Pearson (the paper's)"})
+    row("2·accuracy − 1 where ρ is defined", Estimate(outcome_baseline(result.trajectories)))
+    numbers(_RHO)
+    numbers({"rho.undefined_fraction": "ρ undefined (share of trajectories)"}, percent=True)
+    for name, at in (("AUC of -H half way", 0.5), ("AUC of -H at the end", 1.0)):
+        if (auc := auc_at(summary, at)) is not None:
+            row(name, auc)
+    numbers({"entropy_first": "H at the start, nats", "entropy_final": "H at the end, nats"})
     console().print(table)
     readings = show_readings(summary)
     if readings is not None:
@@ -234,9 +235,9 @@ def show(result: SIAResult, written: list[str]) -> None:
 
 
 _RHO = {
-    "spearman": "ρ Spearman",
-    "cross_fitted": "ρ cross-fitted",
-    "cross_fitted_corrected": "ρ cross-fitted, corrected",
+    "rho.spearman": "ρ Spearman",
+    "rho.cross_fitted": "ρ cross-fitted",
+    "rho.cross_fitted_corrected": "ρ cross-fitted, corrected",
 }
 
 

@@ -14,7 +14,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fastsia import renamed
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.config import MAX_COUNT, SamplingParams, Share, integer, integer_from, integers, real
+from fastsia.config import (
+    MAX_COUNT,
+    EngineOptions,
+    ModelOptions,
+    SamplingParams,
+    Share,
+    fields_of,
+    integer,
+    integer_from,
+    integers,
+)
 from fastsia.engine.block_manager import BlockManager, OutOfBlocksError
 from fastsia.engine.forcing import Forced, ForcedScore, check_forced, force
 from fastsia.engine.loop import Run
@@ -44,19 +54,8 @@ class Engine:
     Args:
         model: any decoder of transformers with the attention interface (Llama, Qwen2, Gemma2, Olmo3, ...).
         tokenizer: its tokenizer, or None.
-        max_num_seqs: sequences decoded per step. In float32 the draws do not depend on it; in bfloat16 rounding can
-            change a draw. None takes 512, and on a CPU as many as it computes in about half a second, from 64 on.
-        num_kv_blocks: size of the KV pool in blocks; None takes up to half of the available memory on a CPU and what
-            `gpu_memory_utilization` leaves on a GPU.
-        block_size: tokens per KV block.
-        max_concurrent_trajectories: trajectories in flight.
-        max_num_batched_tokens: further tokens per step, of prompts and other given tokens.
-        kernels: "auto" (Triton on CUDA, the C++ core on a CPU), "triton", "native" or "reference" (plain PyTorch).
-        compile: "on" puts steps of up to `max_num_seqs` rows through torch.compile and, on CUDA, into CUDA graphs;
-            "graphs" only into those; "off" runs the model as it is. "auto" is "on" on CUDA and "off" on a CPU.
-        gpu_memory_utilization: share of the GPU's memory for weights, KV pool and steps together.
-        num_threads: threads of a CPU while this engine computes; None measures which number is fastest, unless
-            OMP_NUM_THREADS says it.
+        **options: fields of `EngineOptions`: max_num_seqs, num_kv_blocks, block_size, kernels, compile, num_threads and
+            others. In float32 the draws do not depend on them; in bfloat16 rounding can change a draw.
 
     Raises:
         FastsiaError: the model's attention or logits cannot be reproduced through the interface.
@@ -66,54 +65,32 @@ class Engine:
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase | None = None,
-        *,
-        max_num_seqs: int | None = None,
-        num_kv_blocks: int | None = None,
-        block_size: int = 16,
-        max_concurrent_trajectories: int = 64,
-        max_num_batched_tokens: int = 1024,
-        kernels: str = "auto",
-        compile: str = "auto",
-        gpu_memory_utilization: float = 0.9,
-        num_threads: int | None = None,
+        **options: Any,
     ) -> None:
         if not isinstance(model, torch.nn.Module):
             raise FastsiaError(
                 f"model must be a loaded model of transformers, got {type(model).__name__}; "
                 "Engine.from_pretrained loads one by its name."
             )
-        if not 0 < real(gpu_memory_utilization) <= 1:
-            raise FastsiaError(f"gpu_memory_utilization must be in (0, 1], got {gpu_memory_utilization!r}.")
+        chosen = EngineOptions(**options)
         self.model = model
         self.tokenizer = tokenizer
         self.vocabulary = Vocabulary.from_tokenizer(tokenizer) if tokenizer is not None else None
         self.counters = Counters()
-        self.max_concurrent_trajectories = integer_from(1, "max_concurrent_trajectories", max_concurrent_trajectories)
-        self.max_num_batched_tokens = integer_from(1, "max_num_batched_tokens", max_num_batched_tokens)
-        self.block_size = integer_from(1, "block_size", block_size)
+        self.block_size, self.max_num_batched_tokens = chosen.block_size, chosen.max_num_batched_tokens
+        self.max_concurrent_trajectories = chosen.max_concurrent_trajectories
         device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
         self.num_threads = torch.get_num_threads()
-        if num_threads is not None:
-            integer_from(1, "num_threads", num_threads)
+        self.max_num_seqs = chosen.max_num_seqs or 512
         if device.type == "cpu":
             weight = largest_matrix(model)
-            self.num_threads = choose_threads(weight, num_threads)[0]
-            if max_num_seqs is None:
-                max_num_seqs = default_num_seqs(model, weight, self.num_threads)
-        self.max_num_seqs = integer_from(1, "max_num_seqs", 512 if max_num_seqs is None else max_num_seqs)
-        self.ops = select(device, kernels, dtype)
-        compile = _resolve_compile(compile, device)
-        if num_kv_blocks is None:
-            num_kv_blocks = default_num_blocks(
-                model,
-                device,
-                self.block_size,
-                gpu_memory_utilization,
-                max_num_seqs=self.max_num_seqs,
-                max_num_batched_tokens=self.max_num_batched_tokens,
-                max_concurrent_trajectories=self.max_concurrent_trajectories,
-            )
-        self.num_kv_blocks = integer_from(1, "num_kv_blocks", num_kv_blocks)
+            self.num_threads = choose_threads(weight, chosen.num_threads)[0]
+            self.max_num_seqs = chosen.max_num_seqs or default_num_seqs(model, weight, self.num_threads)
+        self.ops = select(device, chosen.kernels, dtype)
+        compile = _resolve_compile(chosen.compile, device)
+        self.num_kv_blocks = chosen.num_kv_blocks or default_num_blocks(
+            model, device, self.block_size, chosen.gpu_memory_utilization, **self._limits
+        )
         with using_threads(self.num_threads):
             self.runner = ModelRunner(
                 model, self.ops, self.num_kv_blocks, self.block_size, compile=compile, max_num_seqs=self.max_num_seqs
@@ -124,28 +101,25 @@ class Engine:
     def from_pretrained(
         cls,
         name_or_path: str | os.PathLike[str] | ModelRef,
-        *,
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
-        trust_remote_code: bool = False,
-        revision: str | None = None,
-        peft: str | os.PathLike[str] | None = None,
         **settings: Any,
     ) -> Engine:
-        """Load a Hub id, a folder, a GGUF file, or "demo:sft"; `settings` as in the constructor.
+        """Load a Hub id, a folder, a GGUF file, or "demo:sft".
 
-        dtype None is float32 on a CPU and bfloat16 on a GPU. Only safetensors and GGUF weights are read, and only
-        complete ones: see `load_model`. peft: a LoRA adapter's folder or Hub id, merged into the weights.
+        Only safetensors and GGUF weights are read, and only complete ones: see `load_model`.
+
+        Args:
+            name_or_path: the model.
+            **settings: fields of `ModelOptions` (device, dtype, revision, trust_remote_code, peft) and arguments of
+                the constructor.
         """
-        model, tokenizer = load_model(
-            name_or_path,
-            device=device,
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-            revision=revision,
-            peft=peft,
-        )
+        loading = {name: settings.pop(name) for name in fields_of(ModelOptions) if name in settings}
+        model, tokenizer = load_model(name_or_path, **loading)
         return cls(model, tokenizer, **settings)
+
+    @property
+    def _limits(self) -> dict[str, int]:
+        names = ("max_num_seqs", "max_num_batched_tokens", "max_concurrent_trajectories")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def context_length(self) -> int | None:
@@ -320,9 +294,7 @@ class Engine:
                 requests,
                 counters=self.counters,
                 blocks=BlockManager(self.num_kv_blocks, self.block_size),
-                max_num_seqs=self.max_num_seqs,
-                max_num_batched_tokens=self.max_num_batched_tokens,
-                max_concurrent_trajectories=self.max_concurrent_trajectories,
+                **self._limits,
                 eos_token_ids=self.eos_token_ids,
                 context_length=self.context_length,
                 vocabulary=self.vocabulary,
@@ -374,8 +346,6 @@ def _request(
 
 
 def _resolve_compile(compile: str, device: torch.device) -> str:
-    if compile not in ("auto", "on", "graphs", "off"):
-        raise FastsiaError(f'compile must be "auto", "on", "graphs" or "off", got {compile!r}.')
     if compile == "graphs" and device.type != "cuda":
         raise FastsiaError(f'compile="graphs" needs a CUDA device, the model is on {device}; "on" and "off" do not.')
     if compile == "auto":

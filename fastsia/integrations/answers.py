@@ -64,6 +64,19 @@ class ResponseReader:
             raise FastsiaError(f'answer_reading must be "strict" or "lenient", got {self.answer_reading!r}.')
 
     @classmethod
+    def taken_from(cls, options: dict[str, Any], prefix: str = "") -> ResponseReader:
+        """Build a reader from a tool's options, and remove its own from them: the arguments of `of`.
+
+        Args:
+            options: by their names.
+            prefix: of the names of temperature, top_p and max_tokens, which also exist for responses.
+        """
+        names = ("answer_format", "answer_reading", "num_rollouts", "stride")
+        own = {name: options.pop(name) for name in names if name in options}
+        drawing = {name: options.pop(prefix + name, None) for name in ("temperature", "top_p", "max_tokens")}
+        return cls.of(**own, **drawing)
+
+    @classmethod
     @renamed(think="answer_reading")
     def of(
         cls,
@@ -176,7 +189,7 @@ class ResponseReader:
             prompt: facts about the prompt.
         """
         rollouts = check_drawn(drawn, name)
-        answers = extract_rollouts(
+        readings = extract_rollouts(
             vocabulary,
             drawn.token_ids,
             rollouts.checkpoint,
@@ -184,11 +197,11 @@ class ResponseReader:
             rollouts.offsets,
             self.answer_format,
             options=self.options,
-            answer_reading=self.answer_reading,
             starts_in_think=prompt.starts_in_think,
             stop_texts=not prompt.is_chat,
             cut=rollouts.finish_reason == FinishReason.LENGTH,
         )
+        answers = readings.strict if self.answer_reading == "strict" else readings.lenient
         checkpoints, starts = np.unique(rollouts.checkpoint, return_index=True)
         parts = [summary(answers[a:b]) for a, b in zip(starts, [*starts[1:], len(answers)], strict=True)]
         names = ("entropy", "entropy_miller_madow", "entropy_chao_shen", "null_rate", "mode")

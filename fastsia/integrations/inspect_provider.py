@@ -25,7 +25,7 @@ from inspect_ai.model import (
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 
-from fastsia.config import AnswerFormat, AnswerReading, SamplingParams
+from fastsia.config import SamplingParams
 from fastsia.engine.engine import Engine
 from fastsia.engine.seeding import request_seed
 from fastsia.engine.sequence import FINISH_REASONS, Request, Rollouts, Trajectory
@@ -77,26 +77,11 @@ class FastsiaAPI(ModelAPI):
         api_key: str | None = None,
         config: GenerateConfig = GenerateConfig(),  # noqa: B008 - the base class's own signature
         *,
-        answer_format: AnswerFormat = "number",
-        answer_reading: AnswerReading = "strict",
-        num_rollouts: int | None = None,
-        stride: int | None = None,
-        rollout_temperature: float | None = None,
-        rollout_top_p: float | None = None,
-        rollout_max_tokens: int | None = None,
         chat_template_args: dict[str, Any] | None = None,
         **engine: Any,
     ) -> None:
         super().__init__(model_name=model_name, base_url=base_url, api_key=api_key, config=config)
-        self.reader = ResponseReader.of(
-            answer_format=answer_format,
-            answer_reading=answer_reading,
-            num_rollouts=num_rollouts,
-            stride=stride,
-            temperature=rollout_temperature,
-            top_p=rollout_top_p,
-            max_tokens=rollout_max_tokens,
-        )
+        self.reader = ResponseReader.taken_from(engine, prefix="rollout_")
         self.engine = Engine.from_pretrained(model_name, **engine)
         if self.engine.tokenizer is None:
             raise FastsiaError(f"model {model_name!r} has no tokenizer; Inspect needs one.")

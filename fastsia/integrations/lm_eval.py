@@ -37,7 +37,7 @@ from tqdm import tqdm
 
 import fastsia
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.config import AnswerFormat, AnswerReading, SamplingParams
+from fastsia.config import SamplingParams
 from fastsia.engine.engine import Engine
 from fastsia.engine.forcing import Forced
 from fastsia.engine.seeding import request_seed
@@ -115,7 +115,7 @@ class FastsiaLM(TemplateLM):
             `hf` and `vllm` models.
         seed: of every draw; None uses the harness's `--seed`.
         entropies_path: folder for one JSON-lines file a task with the answers, their entropies and the curves.
-        answer_format, think, num_rollouts, stride, temperature, top_p, max_tokens: content of that file,
+        answer_format, answer_reading, num_rollouts, stride, temperature, top_p, max_tokens: content of that file,
             see `ResponseReader.of`. The last four apply to the curves' rollouts; the task determines the responses.
         device, dtype, revision, trust_remote_code, **engine: as in `Engine.from_pretrained`.
     """
@@ -140,27 +140,12 @@ class FastsiaLM(TemplateLM):
         think_end_token: str | None = None,
         seed: int | None = None,
         entropies_path: str | None = None,
-        answer_format: AnswerFormat = "number",
-        answer_reading: AnswerReading = "strict",
-        num_rollouts: int | None = None,
-        stride: int | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        max_tokens: int | None = None,
         **engine: Any,
     ) -> None:
         super().__init__()
-        if num_rollouts is not None and entropies_path is None:
+        self.reader = ResponseReader.taken_from(engine)
+        if self.reader.config is not None and entropies_path is None:
             raise FastsiaError("num_rollouts needs entropies_path, where curves are written.")
-        self.reader = ResponseReader.of(
-            answer_format=answer_format,
-            answer_reading=answer_reading,
-            num_rollouts=num_rollouts,
-            stride=stride,
-            temperature=temperature,
-            top_p=top_p,
-            max_tokens=max_tokens,
-        )
         if isinstance(pretrained, Engine):
             self.engine = pretrained
         else:

@@ -42,7 +42,7 @@ class RolloutCalculator(StatCalculator):
 
     Args:
         samples_n: rollouts per text.
-        answer_format, think: how their answers are read.
+        answer_format, answer_reading: how their answers are read.
         temperature, top_p: None uses the model's generation_parameters. There is no top-k.
         seed: of every draw.
         gpu_memory_utilization: fraction of GPU memory for weights and rollouts; LM-Polygraph's own generation uses the
@@ -155,25 +155,13 @@ class CurveCalculator(StatCalculator):
     def __init__(
         self,
         num_rollouts: int = 20,
-        stride: int = 20,
-        answer_format: AnswerFormat = "number",
-        answer_reading: AnswerReading = "strict",
-        temperature: float | None = None,
-        top_p: float | None = None,
-        max_tokens: int | None = None,
+        *,
         seed: int = 0,
         gpu_memory_utilization: float = 0.5,
+        **reading: Any,
     ) -> None:
         super().__init__()
-        self.reader = ResponseReader.of(
-            answer_format=answer_format,
-            answer_reading=answer_reading,
-            num_rollouts=num_rollouts,
-            stride=stride,
-            temperature=temperature,
-            top_p=top_p,
-            max_tokens=max_tokens,
-        )
+        self.reader = ResponseReader.of(num_rollouts=num_rollouts, **reading)
         self.seed = seed
         self.gpu_memory_utilization = gpu_memory_utilization
 

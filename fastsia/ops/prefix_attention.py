@@ -12,6 +12,8 @@ built or kept, and programs past the last tile exit. Softmax runs in base 2; the
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -32,8 +34,7 @@ _TWO_LOG2E = tl.constexpr(2.8853900817779268)
 @triton.jit
 def _attend(
     query,
-    k_head,
-    v_head,
+    cache,
     table,
     oldest,
     newest,
@@ -41,8 +42,6 @@ def _attend(
     end,
     scale,
     softcap,
-    stride_block,
-    stride_token,
     M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
@@ -53,8 +52,10 @@ def _attend(
 ):
     """Online softmax of M queries over keys begin:end of a block table; query m sees oldest[m] <= key < newest[m].
 
-    Gives the normalised output [M, HEAD_PAD] and the natural log-sum-exp [M] (-inf and 0 where nothing is seen).
+    cache: (k_head, v_head, stride_block, stride_token). Gives the normalised output [M, HEAD_PAD] and the natural
+    log-sum-exp [M] (-inf and 0 where nothing is seen).
     """
+    k_head, v_head, stride_block, stride_token = cache
     dims = tl.arange(0, HEAD_PAD)
     top = tl.full([M], float("-inf"), tl.float32)
     total = tl.zeros([M], tl.float32)
@@ -105,19 +106,18 @@ def _store_rows(
     heads,
     live,
     part,
-    out,
-    out_lse,
-    partial,
-    partial_lse,
-    num_rows,
-    stride_out,
+    into,
     NUM_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     HEAD_PAD: tl.constexpr,
     DIRECT: tl.constexpr,
     LSE: tl.constexpr,
 ):
-    """Write a part's results: straight out where it is the only one, else to scratch (only what has seen a key)."""
+    """Write a part's results: straight out where it is the only one, else to scratch (only what has seen a key).
+
+    into: (out, out_lse, partial, partial_lse, num_rows, stride_out).
+    """
+    out, out_lse, partial, partial_lse, num_rows, stride_out = into
     dims = tl.arange(0, HEAD_PAD)
     if DIRECT:
         at = rows.to(tl.int64) * stride_out + heads * HEAD_DIM
@@ -137,12 +137,7 @@ def _merge_row(
     row,
     head,
     parts,
-    out,
-    out_lse,
-    partial,
-    partial_lse,
-    num_rows,
-    stride_out,
+    into,
     NUM_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     HEADS: tl.constexpr,
@@ -151,6 +146,7 @@ def _merge_row(
     LSE: tl.constexpr,
 ):
     """Merge a row's parts, in their order, by their natural log-sum-exps."""
+    out, out_lse, partial, partial_lse, num_rows, stride_out = into
     lane = tl.arange(0, HEADS)
     dims = tl.arange(0, HEAD_PAD)
     heads = head * GROUP + lane
@@ -247,8 +243,8 @@ def prefix_attention_kernel(
     NUM_HEADS: tl.constexpr = NUM_KV_HEADS * GROUP
     program = tl.program_id(0)
     head = tl.program_id(1)
-    k_head = k_cache + head * stride_head
-    v_head = v_cache + head * stride_head
+    cache = (k_cache + head * stride_head, v_cache + head * stride_head, stride_block, stride_token)
+    into = (out, out_lse, partial, partial_lse, num_rows, stride_out)
     parts = prefix_parts + suffix_parts
     dims = tl.arange(0, HEAD_PAD)
     if program < prefix_programs:
@@ -277,8 +273,7 @@ def prefix_attention_kernel(
             query = tl.load(q + at[:, None] + dims[None, :], mask=inside, other=0.0)
             values, lse = _attend(
                 query,
-                k_head,
-                v_head,
+                cache,
                 prefix_tables + prefix.to(tl.int64) * stride_prefix_table,
                 oldest,
                 newest,
@@ -286,8 +281,6 @@ def prefix_attention_kernel(
                 end,
                 scale,
                 softcap,
-                stride_block,
-                stride_token,
                 BLOCK_M,
                 BLOCK_N,
                 BLOCK_SIZE,
@@ -296,25 +289,7 @@ def prefix_attention_kernel(
                 SOFTCAP,
                 PRECISION,
             )
-            _store_rows(
-                values,
-                lse,
-                rows,
-                heads,
-                live,
-                part,
-                out,
-                out_lse,
-                partial,
-                partial_lse,
-                num_rows,
-                stride_out,
-                NUM_HEADS,
-                HEAD_DIM,
-                HEAD_PAD,
-                DIRECT,
-                LSE,
-            )
+            _store_rows(values, lse, rows, heads, live, part, into, NUM_HEADS, HEAD_DIM, HEAD_PAD, DIRECT, LSE)
             if not DIRECT:
                 tl.debug_barrier()
                 slots = tl.arange(0, ROWS_PAD)
@@ -327,23 +302,7 @@ def prefix_attention_kernel(
                     tl.store(counter, 0, mask=complete > 0)
                     for slot in range(0, height):
                         if tl.max(tl.where(slots == slot, complete, 0)) > 0:
-                            _merge_row(
-                                row0 + slot,
-                                head,
-                                parts,
-                                out,
-                                out_lse,
-                                partial,
-                                partial_lse,
-                                num_rows,
-                                stride_out,
-                                NUM_HEADS,
-                                GROUP,
-                                HEADS,
-                                HEAD_DIM,
-                                HEAD_PAD,
-                                LSE,
-                            )
+                            _merge_row(row0 + slot, head, parts, into, NUM_HEADS, GROUP, HEADS, HEAD_DIM, HEAD_PAD, LSE)
     else:
         row = (program - prefix_programs) // suffix_parts
         part = (program - prefix_programs) % suffix_parts
@@ -369,8 +328,7 @@ def prefix_attention_kernel(
             query = tl.load(q + at[:, None] + dims[None, :], mask=inside, other=0.0)
             values, lse = _attend(
                 query,
-                k_head,
-                v_head,
+                cache,
                 suffix_tables + row.to(tl.int64) * stride_suffix_table,
                 oldest,
                 newest,
@@ -378,8 +336,6 @@ def prefix_attention_kernel(
                 end,
                 scale,
                 softcap,
-                stride_block,
-                stride_token,
                 HEADS,
                 BLOCK_N,
                 BLOCK_SIZE,
@@ -389,23 +345,7 @@ def prefix_attention_kernel(
                 PRECISION,
             )
             _store_rows(
-                values,
-                lse,
-                rows,
-                heads,
-                live,
-                prefix_parts + part,
-                out,
-                out_lse,
-                partial,
-                partial_lse,
-                num_rows,
-                stride_out,
-                NUM_HEADS,
-                HEAD_DIM,
-                HEAD_PAD,
-                DIRECT,
-                LSE,
+                values, lse, rows, heads, live, prefix_parts + part, into, NUM_HEADS, HEAD_DIM, HEAD_PAD, DIRECT, LSE
             )
             if not DIRECT:
                 tl.debug_barrier()
@@ -414,23 +354,7 @@ def prefix_attention_kernel(
                 tl.debug_barrier()
                 if arrived == parts - 1:
                     tl.store(counter, 0)
-                    _merge_row(
-                        row,
-                        head,
-                        parts,
-                        out,
-                        out_lse,
-                        partial,
-                        partial_lse,
-                        num_rows,
-                        stride_out,
-                        NUM_HEADS,
-                        GROUP,
-                        HEADS,
-                        HEAD_DIM,
-                        HEAD_PAD,
-                        LSE,
-                    )
+                    _merge_row(row, head, parts, into, NUM_HEADS, GROUP, HEADS, HEAD_DIM, HEAD_PAD, LSE)
 
 
 class PrefixAttention:
@@ -443,33 +367,14 @@ class PrefixAttention:
     def __init__(self) -> None:
         self.arrivals = Arrivals()
 
-    def __call__(
-        self,
-        q: Tensor,
-        k_cache: Tensor,
-        v_cache: Tensor,
-        meta: AttentionMetadata,
-        scale: float,
-        sliding_window: int | None = None,
-        softcap: float | None = None,
-    ) -> Tensor:
+    def __call__(self, *args: Any, **options: Any) -> Tensor:
         """See `prefix_attention`."""
-        return self.with_lse(q, k_cache, v_cache, meta, scale, sliding_window, softcap, want_lse=False)[0]
+        return self.with_lse(*args, **options, want_lse=False)[0]
 
-    def with_lse(
-        self,
-        q: Tensor,
-        k_cache: Tensor,
-        v_cache: Tensor,
-        meta: AttentionMetadata,
-        scale: float,
-        sliding_window: int | None = None,
-        softcap: float | None = None,
-        want_lse: bool = True,
-    ) -> tuple[Tensor, Tensor]:
-        """The output and, where wanted, the natural log-sum-exp float32 [n, num_heads]."""
-        launch, out, lse = self.plan(q, k_cache, v_cache, meta, scale, sliding_window, softcap, want_lse)
-        if len(q) > 0:
+    def with_lse(self, *args: Any, want_lse: bool = True, **options: Any) -> tuple[Tensor, Tensor]:
+        """`prefix_attention` and, where wanted, the natural log-sum-exp, float32 [n, num_heads]."""
+        launch, out, lse = self.plan(*args, **options, want_lse=want_lse)
+        if len(out) > 0:
             launch.run()
         return out, lse
 

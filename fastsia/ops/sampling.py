@@ -94,9 +94,7 @@ def _load_listed(logits_row, tile_list, first, count, vocab, GROUP: tl.constexpr
 @triton.jit
 def _search_nucleus(
     logits_row,
-    tile_list,
-    tile_mass,
-    tile_ties,
+    tile_tables,
     count,
     vocab,
     top,
@@ -108,6 +106,7 @@ def _search_nucleus(
     EMPTY_BITS: tl.constexpr,
 ):
     """The smallest logit of the nucleus; leaves each listed tile's mass above it and its number of ties."""
+    tile_list, tile_mass, tile_ties = tile_tables
     # Invariant: mass(z >= low) >= goal > mass(z >= high), both as keys without their empty bits.
     lightest = tl.maximum(top + (tau_log2 - 0.01) / scale, -1e38)
     low = (_key(lightest) - 2) >> EMPTY_BITS
@@ -190,21 +189,12 @@ def _uniform(seeds, counters, draws, live):
 def _finish_row(
     row,
     logits_row,
-    draw_row,
-    draw_list,
-    cu_draws,
-    seeds,
-    counters,
-    top_p,
-    tokens,
-    logprobs,
-    entropy,
-    bad,
+    spec,
+    samples,
     scratch,
     scratch_int,
     scale,
     greedy,
-    num_draws,
     vocab,
     num_tiles,
     TILES: tl.constexpr,
@@ -216,6 +206,8 @@ def _finish_row(
     ENTROPY: tl.constexpr,
     SORTED: tl.constexpr,
 ):
+    draw_row, draw_list, cu_draws, seeds, counters, num_draws, top_p = spec
+    tokens, logprobs, entropy, bad = samples
     tiles = tl.arange(0, TILES)
     live = tiles < num_tiles
     # Other processors wrote these: read past the first-level cache.
@@ -275,9 +267,7 @@ def _finish_row(
         goal = tl.maximum(p * total, 1e-30)
         threshold = _search_nucleus(
             logits_row,
-            tile_list,
-            tile_mass,
-            tile_ties,
+            (tile_list, tile_mass, tile_ties),
             count,
             vocab,
             top,
@@ -406,24 +396,17 @@ def sampling_kernel(
     tl.debug_barrier()
     if arrived == parts - 1:
         tl.store(arrivals + row, 0)
+        spec = (draw_row, draw_list, cu_draws, seeds, counters, num_draws, top_p)
+        samples = (tokens, logprobs, entropy, bad)
         _finish_row(
             row,
             logits_row,
-            draw_row,
-            draw_list,
-            cu_draws,
-            seeds,
-            counters,
-            top_p,
-            tokens,
-            logprobs,
-            entropy,
-            bad,
+            spec,
+            samples,
             scratch,
             scratch_int,
             scale,
             greedy,
-            num_draws,
             vocab,
             num_tiles,
             TILES,
@@ -544,4 +527,4 @@ def _check(logits: Tensor, spec: DrawSpec[Tensor]) -> None:
     if spec.seeds.dtype != torch.int64 or spec.counters.dtype != torch.int32 or not spec.counters.is_contiguous():
         raise FastsiaError("seeds must be int64 [M] and counters contiguous int32 [M, 4].")
     if len(spec.temperature) != len(logits) or len(spec.top_p) != len(logits):
-        raise FastsiaError(f"temperature and top_p must have one entry a row ({len(logits)}).")
+        raise FastsiaError(f"temperature and top_p must have one entry per row ({len(logits)}).")

@@ -16,6 +16,7 @@ import pandas as pd
 
 from fastsia import __version__
 from fastsia.files import flatten, refuse_links, write_json, write_lines
+from fastsia.sia import Estimate
 
 FORMATS = ("lm_eval", "datasets")
 
@@ -91,11 +92,8 @@ def write_card(directory: Path, summary: Mapping[str, Any], title: str) -> Path:
             for name, first in zip(there, [True, *[False] * len(there)], strict=False)
         ],
     ).to_yaml()
-    numbers, bounds = flatten(summary), flatten(summary["ci"])
-    shown = [
-        f"| {name} | {_number(numbers.get(key))} | {_interval(bounds.get(key))} |"
-        for name, key in {"accuracy": "accuracy", "null_rate": "null_rate", **_summary_keys()}.items()
-    ]
+    keys = {"accuracy": "accuracy", "null_rate": "null_rate", **_summary_keys()}
+    shown = [f"| {name} | {_cells(Estimate.of_summary(summary, key))} |" for name, key in keys.items()]
     text = [
         f"---\n{head.strip()}\n---\n",
         f"# {_as_text(title)}\n",
@@ -132,12 +130,9 @@ def _summary_keys() -> dict[str, str]:
     return {name: key for name, (_, key, _) in _METRICS.items() if name != "exact_match"}
 
 
-def _number(value: Any) -> str:
-    return "undefined" if value is None else f"{value:.3f}"
-
-
-def _interval(bounds: Sequence[float] | None) -> str:
-    return "" if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}"
+def _cells(found: Estimate) -> str:
+    value = "undefined" if found.value is None else f"{found.value:.3f}"
+    return f"{value} | " + ("" if found.bounds is None else "{:.3f} to {:.3f}".format(*found.bounds))
 
 
 # --- the harness's records -------------------------------------------------------------------------------------

@@ -146,7 +146,6 @@ class Reading:
                 ends,
                 asked.answer_format,
                 options=asked.problem.choices,
-                answer_reading="both",
                 starts_in_think=in_think,
                 cut=ended,
                 **reading_options(self.config),

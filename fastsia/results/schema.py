@@ -178,7 +178,7 @@ class ScoredTrajectory:
     Attributes:
         text: the decoded trajectory.
         answer: as the run's `answer_reading` reads it.
-        rollout_answers: lists of the answers as the run, strict and lenient reading have them, one entry a rollout;
+        rollout_answers: lists of the answers as the run, strict and lenient reading have them, one entry per rollout;
             empty if the trajectory failed.
     """
 

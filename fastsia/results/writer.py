@@ -113,7 +113,7 @@ def check_output(directory: str | os.PathLike[str], identity: Mapping[str, Any])
         raise
     except FastsiaError:  # damaged: the writer repairs it
         return
-    _refuse_others(path, _differences(stored, identity, partly=True))
+    check_same_run(path, stored, identity)
 
 
 class StoreWriter:
@@ -460,6 +460,11 @@ def _differences(stored: Mapping[str, Any], identity: Mapping[str, Any], *, part
         for key in (after if partly else dict.fromkeys([*before, *after]))
         if before.get(key) != after.get(key)
     ]
+
+
+def check_same_run(directory: Path, stored: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """Refuse a run that cannot resume the one in a folder, as far as its identity is known yet."""
+    _refuse_others(directory, _differences(stored, identity, partly=True))
 
 
 def _refuse_others(directory: Path, changed: Sequence[str]) -> None:

@@ -176,15 +176,9 @@ def _ask(
 
 def _first(task: Task, tokenizer: Any, config: SIAConfig) -> _Request:
     """The parts of the first prompt of a run; all prompts use the template in the same way."""
-    return _ask(
-        task,
-        task.problems[0],
-        tokenizer,
-        config.num_fewshot,
-        config.apply_chat_template,
-        config.system_instruction,
-        _template_args(config),
-    )
+    options = prompt_options(config)
+    asked = {name: options[name] for name in options if name not in ("template_date", "think_tags")}
+    return _ask(task, task.problems[0], tokenizer, **asked)
 
 
 def _template_args(config: SIAConfig) -> dict[str, Any]:

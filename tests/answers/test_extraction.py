@@ -148,17 +148,11 @@ def test_rollouts_read_as_their_texts(answer_format: AnswerFormat, fallback: byt
     ids, offsets = rows_of(rng, 120)
     lens = np.array(sorted(rng.choices(range(len(prefix) + 1), k=60)) + rng.choices(range(len(prefix) + 1), k=60))
     options = ("a rock", "water") if answer_format == "choice" else None
-    strict, lenient = extract_rollouts(
-        vocabulary, prefix, lens, ids, offsets, answer_format, options=options, answer_reading="both"
-    )
+    strict, lenient = extract_rollouts(vocabulary, prefix, lens, ids, offsets, answer_format, options=options)
     whole = [np.concatenate([prefix[:n], ids[a:b]]) for n, a, b in zip(lens, offsets[:-1], offsets[1:], strict=True)]
     texts = [vocabulary.decode(row) for row in whole]
     assert strict == extract_answers(texts, answer_format, options=options)
     assert lenient == extract_answers(texts, answer_format, options=options, answer_reading="lenient")
-    assert strict == extract_rollouts(vocabulary, prefix, lens, ids, offsets, answer_format, options=options)
-    assert lenient == extract_rollouts(
-        vocabulary, prefix, lens, ids, offsets, answer_format, options=options, answer_reading="lenient"
-    )
 
 
 @needs_core
@@ -169,7 +163,7 @@ def test_threads_change_nothing() -> None:
     ids, offsets = rows_of(rng, 301)
     lens = np.array(rng.choices(range(len(prefix) + 1), k=301))
     answers = [
-        extract_rollouts(vocabulary, prefix, lens, ids, offsets, "number", answer_reading="both", num_threads=threads)
+        extract_rollouts(vocabulary, prefix, lens, ids, offsets, "number", num_threads=threads)
         for threads in (1, 2, 3, 7, 400, None)
     ]
     assert all(other == answers[0] for other in answers)
@@ -179,8 +173,8 @@ def test_empty_batches(either: str) -> None:
     vocabulary = generate.byte_vocabulary()
     assert extract_answers([]) == []
     assert extract_answers([], "choice", options=[]) == []
-    assert extract_rollouts(vocabulary, [], [], [], [0], "number", answer_reading="both") == ([], [])
-    assert extract_rollouts(vocabulary, generate.ids_of(b"5"), [1, 0], [], [0, 0, 0], "number") == ["5", None]
+    assert extract_rollouts(vocabulary, [], [], [], [0], "number") == ([], [])
+    assert extract_rollouts(vocabulary, generate.ids_of(b"5"), [1, 0], [], [0, 0, 0], "number").strict == ["5", None]
 
 
 def test_options_of_each_text(either: str) -> None:

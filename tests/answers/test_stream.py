@@ -59,7 +59,7 @@ def check_settled(text: bytes, vocabulary: Vocabulary, answer_format: AnswerForm
     offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
     strict, lenient = extract_rollouts(
         vocabulary, [], np.zeros(len(rows), dtype=np.int32), np.concatenate(rows), offsets, answer_format,
-        options=options, answer_reading="both", starts_in_think=starts_in_think,
+        options=options, starts_in_think=starts_in_think,
     )  # fmt: skip
     assert strict[0] is not None
     assert set(strict) == set(lenient) == {strict[0]}, (text[:length], options, strict)

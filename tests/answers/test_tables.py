@@ -12,6 +12,16 @@ from fastsia.answers.tables import replacements, word_list, word_set
 
 ROOT = Path(__file__).parents[2]
 NAMES = set(tables.TABLES)
+REPLACEMENTS = {
+    "aliases",
+    "ascii",
+    "fold",
+    "vulgar_fractions",
+    "half_width",
+    "half_width_numeric",
+    "mathematical_digits",
+}
+REPLACEMENTS |= {"superscripts", "superscript_numbers", "raised", "subscripts", "lowered"}
 
 
 @pytest.mark.parametrize("files", ["fastsia/answers/*.py", "csrc/*.cc"])
@@ -33,11 +43,14 @@ def test_tables_are_composed() -> None:
     assert {b"\n", b"."} < word_set("stops")  # U+000A
     assert replacements("aliases")["ℝ".encode()] == b"\\mathbb R"
     assert replacements("ascii")["\u200b".encode()] == b""
+    assert replacements("fold")["𝐀".encode()] == b"A"
+    assert replacements("half_width")["＿".encode()] == b"_"
+    assert replacements("superscripts").items() < replacements("raised").items()
 
 
 def test_a_word_stands_once_in_a_table() -> None:
     for name, lines in tables.TABLES.items():
-        if name in ("aliases", "ascii", "fold", "vulgar_fractions"):
+        if name in REPLACEMENTS:
             words = [word for line in lines for word in line[1:]]
         else:
             words = [word for line in lines if line[0] != b"@without" for word in line]

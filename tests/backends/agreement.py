@@ -73,7 +73,7 @@ def _answers(backend: Backend, trajectory: Trajectory, num_rollouts: int) -> Ans
         rollouts.token_ids,
         rollouts.offsets,
         "number",
-    )
+    ).strict
     return [list(found[i : i + num_rollouts]) for i in range(0, len(found), num_rollouts)]
 
 

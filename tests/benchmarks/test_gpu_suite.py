@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -22,6 +21,7 @@ from benchmarks.gpu.models import ARCHITECTURES, Model, architecture, load
 from benchmarks.gpu.rows import Row
 from benchmarks.gpu.work import TOY, Work, generate, prepare
 from benchmarks.machine import provenance
+from tests.benchmarks.schema import validate
 
 QWEN = "qwen2.5-3b"
 
@@ -41,7 +41,7 @@ def line(kind: str, name: str, result: dict[str, Any] | None, **more: Any) -> di
     row = {"key": f"{kind}/{QWEN}/{name}", "kind": kind, "model": QWEN, "name": name, "device": "cpu", "toy": True}
     row |= {"status": "ok", "reason": None, "wall_seconds": 1.0, "result": result} | more
     row |= provenance()
-    jsonschema.validate(json.loads(json.dumps(row)), results.SCHEMA)
+    validate(row)
     return row
 
 
@@ -215,7 +215,7 @@ def test_rows_are_measured_once_and_fail_alone(tmp_path: Path, capsys: pytest.Ca
     assert runner.run([good, bad, slow], dataclasses.replace(options, row_seconds=0.5)) == 0
     found = results.read(output)
     for row in found:
-        jsonschema.validate(row, results.SCHEMA)
+        validate(row)
     assert [(row["key"], row["status"]) for row in found] == [
         (good.key, "ok"),
         (bad.key, "failed"),

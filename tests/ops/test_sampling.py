@@ -248,7 +248,7 @@ def test_what_it_refuses() -> None:
         sampling.sample(logits.t(), spec)
     with pytest.raises(FastsiaError, match="int32"):
         sampling.sample(logits, spec._replace(counters=spec.counters.long()))
-    with pytest.raises(FastsiaError, match="one entry a row"):
+    with pytest.raises(FastsiaError, match="one entry per row"):
         sampling.sample(logits, spec._replace(temperature=spec.temperature[:1]))
 
 
