@@ -30,7 +30,7 @@ class Comparison:
     Attributes:
         runs: By label.
         table: One row per run, as `sia.tabulate`.
-        differences: One row a pair of runs and quantity, as `sia.differences`.
+        differences: One row per pair of runs and quantity, as `sia.differences`.
         token_level: Token and answer level, one row per run and group; None unless two runs have token entropies.
         notes: Warnings, one sentence each.
     """

@@ -495,7 +495,7 @@ def _at(points: pd.DataFrame, position: float) -> pd.DataFrame:
     return points[(points["position"] - position).abs() < 1e-6]
 
 
-# Curves of Figures 1 and 4, a panel a model and a line an outcome: file, title, curve, unit.
+# Curves of Figures 1 and 4, one panel per model and one line per outcome: file, title, curve, unit.
 _OUTCOMES = (
     ("gain_share", "How early the information comes", "gain_share", "share of the final gain"),
     ("gain", "Information gained about the gold answer", "gain", "cumulative gain G (nats)"),

@@ -41,7 +41,7 @@ class Sampler:
 
 
 class Attention:
-    """`fastsia.ops.reference.prefix_attention`; planned once a step, at its first layer."""
+    """`fastsia.ops.reference.prefix_attention`; planned once per step, at its first layer."""
 
     def __init__(self) -> None:
         import flashinfer

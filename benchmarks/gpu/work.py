@@ -118,7 +118,7 @@ def given(prompts: np.ndarray, trajectories: np.ndarray, shape: Shape) -> Work:
 
 
 def prepare(model: Model, shape: Shape, folder: Path, seed: int = 0) -> Work:
-    """The work of a model; its draws are made once a folder, by transformers' `generate`."""
+    """The work of a model; its draws are made once per folder, by transformers' `generate`."""
     name = hashlib.blake2b(repr((model_fingerprint(model.module), model.device, shape, seed)).encode(), digest_size=8)
     path = folder / f"{model.name}-{name.hexdigest()}.npz"
     prompts = make_prompts(model, shape.num_problems, shape.prompt_tokens, seed)

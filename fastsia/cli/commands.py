@@ -241,7 +241,7 @@ def plan(
         ["checkpoints", f"{found.num_checkpoints:,}"],
         ["tokens of trajectories", f"{found.trajectory_tokens:,}"],
         ["tokens of rollouts", f"{found.generated_tokens:,}"],
-        ["computed tokens for them", f"{found.computed_tokens:,}"],
+        ["tokens computed for rollouts", f"{found.computed_tokens:,}"],
         ["time on this machine", tqdm.format_interval(found.seconds)],
         ["weights", f"{found.weight_bytes / 2**20:,.0f} MiB"],
         ["KV blocks in use", f"{found.kv_bytes / 2**20:,.0f} MiB"],

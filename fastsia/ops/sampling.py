@@ -1,4 +1,4 @@
-"""Fused sampling on the GPU: temperature, exact top-p, any number of draws a row, token entropy, in one launch.
+"""Fused sampling on the GPU: temperature, exact top-p, any number of draws per row, token entropy, in one launch.
 
 A row is cut into tiles of 256 logits. The one pass over the logits leaves each tile's maximum and sums; programs
 share a row, and the last one to arrive finishes it from those sums alone:

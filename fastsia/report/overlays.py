@@ -69,7 +69,7 @@ COMPARED = (
 
 
 def draw_comparison(runs: Mapping[str, ReportData], directory: Path | str | None = None) -> list[Drawing]:
-    """Figures of several runs, one colour a run: entropy, gain, gain share, AUC and rho; token entropy against answer
+    """Figures of several runs, one colour per run: entropy, gain, gain share, AUC and rho; token entropy against answer
     entropy where two runs have token entropies.
 
     Args:
@@ -168,7 +168,7 @@ def draw_outcomes(name: str, title: str, curve: str, unit: str, runs: Mapping[st
 
     figure = _panels({label: shorten(label, 36) for label in parts}, unit, fill)
     numbers = [part.assign(run=label) for label, panel in parts.items() for part in panel.values()]
-    caption = f"One panel a model, with its training stage. {_BANDS}"
+    caption = f"One panel per model, with its training stage. {_BANDS}"
     if is_share:
         caption += " A group whose final gain is indistinguishable from 0 is not drawn."
     return Drawing(name, title, caption, figure, pd.concat(numbers, ignore_index=True))
@@ -199,7 +199,7 @@ def _panels(
 
 
 def _plot_runs(axes: Axes, parts: Mapping[str, pd.DataFrame], runs: Sequence[str]) -> None:
-    """A curve a run; its place in `runs` decides colour and line, which are the same in every figure."""
+    """One curve per run; its place in `runs` decides colour and line, which are the same in every figure."""
     looks = [(color, line) for line in ("-", (0, (5, 2)), (0, (1, 1.5))) for color in CYCLE]
     for label, part in parts.items():
         color, line = looks[runs.index(label) % len(looks)]

@@ -89,7 +89,7 @@ def differences(runs: Mapping[str, pd.DataFrame], *, num_resamples: int = 2000, 
         seed: Of the resamples.
 
     Returns:
-        One row a pair of runs, each later one minus each earlier one, and quantity: run, minus, quantity, difference,
+        One row per pair of runs, each later one minus each earlier one, and quantity: run, minus, quantity, difference,
         low, high, num_problems, paired.
     """
     rows = [
