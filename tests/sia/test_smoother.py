@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations, pairwise
+
+import numpy as np
+import pytest
+from scipy.special import gammaln
+
+from fastsia.sia.smoother import HAZARDS, PRIOR_COUNT, Stretches, smooth
+from fastsia.sia.table import encode
+from tests.sia.simulate import constant, draw, filtered, frame, late, moving
+from tests.sia.test_identities import true_rho
+
+
+def test_all_cuts_are_averaged_as_by_trying_every_one() -> None:
+    rng = np.random.default_rng(0)
+    counts = rng.integers(0, 5, (2, 5, 3))
+    counts[1, 3:] = 0
+    counts[:, :, 2][1] = 0
+    lengths, widths = np.array([5, 3]), np.array([3, 2])
+    stretches = Stretches.of(counts, lengths, widths)
+    for i, (length, width) in enumerate(zip(lengths, widths, strict=True)):
+        weights: dict[tuple[int, int], float] = {}
+        total = 0.0
+        for size in range(length):
+            for cuts in combinations(range(1, length), size):
+                parts = list(pairwise((0, *cuts, length)))
+                likelihood = 0.1**size * 0.9 ** (length - 1 - size)
+                for a, b in parts:
+                    own = counts[i, a:b, :width].sum(axis=0)
+                    likelihood *= np.exp(
+                        gammaln(PRIOR_COUNT * width)
+                        - gammaln(PRIOR_COUNT * width + own.sum())
+                        + (gammaln(own + PRIOR_COUNT) - gammaln(PRIOR_COUNT)).sum()
+                    )
+                total += likelihood
+                for part in parts:
+                    weights[part] = weights.get(part, 0.0) + likelihood
+        assert stretches.backward(0.1)[i, 0] == pytest.approx(np.log(total))
+        posterior = stretches.posterior(0.1)[i]
+        for (a, b), weight in weights.items():
+            assert posterior[a, b - 1] == pytest.approx(weight / total)
+        assert posterior.sum() == pytest.approx(sum(weights.values()) / total)
+
+
+def test_moments_are_those_of_the_posterior() -> None:
+    """One checkpoint: a Dirichlet posterior, drawn from."""
+    rng = np.random.default_rng(1)
+    table = encode(frame(rng.integers(0, 3, (1, 1, 12))))
+    found = smooth(table, 0.5)
+    counts = np.bincount(table.local_answers().code, minlength=int(table.num_answers[0]))
+    p = rng.dirichlet(counts + PRIOR_COUNT, size=200_000)
+    entropy = -(p * np.log(np.maximum(p, 1e-300))).sum(axis=1)
+    assert found.entropy[0] == pytest.approx(entropy.mean(), abs=0.002)
+    assert found.entropy_sd[0] == pytest.approx(entropy.std(), rel=0.02)
+    assert found.probabilities == pytest.approx(p.mean(axis=0), abs=0.002)
+    assert found.hazard in HAZARDS
+
+
+@pytest.mark.parametrize("number", [10, 20])
+@pytest.mark.parametrize("p", [(0.7, 0.1, 0.1, 0.1), (0.1, 0.9), (0.05, 0.45, 0.5)])
+def test_the_gate_leaves_out_what_does_not_move(p: tuple[float, ...], number: int) -> None:
+    table = encode(frame(draw(constant(400, np.array(p), 16), number, np.random.default_rng(2))))
+    found = smooth(table, 0.5).rho(slice(None), table.trajectory_offsets)
+    assert np.isfinite(found).mean() <= 0.03
+
+
+@pytest.mark.parametrize(
+    ("scenario", "most"),
+    [
+        (lambda rng: moving(64, 16, rng), 0.08),
+        (lambda rng: moving(64, 16, rng, final_share=0.6), 0.14),
+        (lambda rng: filtered(64, 16, rng), 0.07),
+        (lambda rng: late(64, 16, rng), 0.14),
+    ],
+    ids=["lock-in", "partial lock-in", "martingale", "late"],
+)
+def test_the_mean_alignment_is_near_the_true_one(
+    scenario: Callable[[np.random.Generator], np.ndarray], most: float
+) -> None:
+    """Root mean square error of the mean over 64 trajectories at N = 20, six sets."""
+    errors = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        probabilities = scenario(rng)
+        table = encode(frame(draw(probabilities, 20, rng), null=4))
+        found = smooth(table, 0.5).rho(slice(None), table.trajectory_offsets)
+        errors.append(np.nanmean(found) - np.nanmean(true_rho(probabilities, 1 / 40)))
+    assert np.sqrt(np.mean(np.square(errors))) < most
+
+
+def test_lengths_of_all_kinds_are_smoothed_apart() -> None:
+    """A trajectory has the same estimates alone and beside others, at the same hazard."""
+    rng = np.random.default_rng(3)
+    rollouts = frame(draw(moving(6, 9, rng), 8, rng), null=4, lengths=np.array([1, 2, 3, 9, 5, 9]))
+    found = smooth(encode(rollouts), 0.5)
+    table = encode(rollouts)
+    for i in range(6):
+        alone = smooth(encode(rollouts[rollouts["problem_id"] == f"p{i}"]), 0.5)
+        rows = slice(int(table.trajectory_offsets[i]), int(table.trajectory_offsets[i + 1]))
+        if alone.hazard == found.hazard:
+            assert alone.entropy == pytest.approx(found.entropy[rows])
+            assert alone.surprisal == pytest.approx(found.surprisal[rows])
+    assert (found.one_stretch[table.first] > 1 - 1e-9).all()
