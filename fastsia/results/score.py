@@ -160,7 +160,7 @@ def _order(stored: pd.DataFrame, table: RolloutTable) -> list[int]:
     return [rows[key] for key in zip(ids.tolist(), table.trajectory.tolist(), strict=True)]
 
 
-def _token_logprobs(stored: pd.DataFrame, order: Sequence[int]) -> TokenLogprobs | None:
+def _token_logprobs(stored: pd.DataFrame, order: list[int]) -> TokenLogprobs | None:
     """The log-probabilities of the trajectories' tokens; None if none are known."""
     given = [stored["logprobs"].iloc[row] for row in order]
     values = np.concatenate(given) if given else np.zeros(0, dtype=np.float32)
@@ -169,7 +169,7 @@ def _token_logprobs(stored: pd.DataFrame, order: Sequence[int]) -> TokenLogprobs
     return TokenLogprobs(values, np.concatenate([[0], np.cumsum([len(own) for own in given])]))
 
 
-def _token_traces(store: Store, stored: pd.DataFrame, order: Sequence[int]) -> TokenTraces | None:
+def _token_traces(store: Store, stored: pd.DataFrame, order: list[int]) -> TokenTraces | None:
     """The token entropies of the trajectories; None if none were recorded.
 
     A server does not return them, and NaN is stored.

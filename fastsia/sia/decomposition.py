@@ -354,11 +354,23 @@ def decompose(
                 p[np.arange(block.width) < number[:, None]],
             ]
         )
-    *found, mode, probabilities = (np.concatenate(parts) for parts in zip(*columns, strict=True))
-    unseen = found[5]
+    entropy, entropy_se, gold_surprisal, surprisal_se, effective, unseen, mode, probabilities = (
+        np.concatenate(parts) for parts in zip(*columns, strict=True)
+    )
     most_unseen = np.maximum.reduceat(unseen, table.trajectory_offsets[:-1])
     withheld = ~departures.known | (cut_share > MOST_LEFT_OUT) | (most_unseen > MOST_LEFT_OUT)
-    return Decomposition(*found, mode.astype(np.int32), cut_share, withheld, probabilities)
+    return Decomposition(
+        entropy=entropy,
+        entropy_se=entropy_se,
+        surprisal=gold_surprisal,
+        surprisal_se=surprisal_se,
+        effective_rollouts=effective,
+        unseen=unseen,
+        mode=mode.astype(np.int32),
+        cut_share=cut_share,
+        withheld=withheld,
+        probabilities=probabilities,
+    )
 
 
 def mix(table: RolloutTable, departures: Departures, segments: np.ndarray, offsets: np.ndarray) -> np.ndarray:
