@@ -139,8 +139,8 @@ def _entropy(data: ReportData, axes: Axes) -> pd.DataFrame | None:
 def _entropy_best(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Uncertainty about the answer, smoothed
 
-    The same entropies estimated by Bayesian change points over each trajectory's checkpoints, without the bias of few
-    rollouts. Bands are 95 % intervals over problems.
+    The same entropies estimated by Bayesian change points over each trajectory's checkpoints, together with the known
+    probabilities of its tokens where they are stored. Bands are 95 % intervals over problems.
     """
     numbers = _curves(data, axes, "entropy_best", "answer entropy H (nats)", ("all", *OUTCOMES))
     axes.set_ylim(bottom=0)

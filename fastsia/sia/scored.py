@@ -18,7 +18,7 @@ from fastsia.sia.decomposition import Decomposition, Departures, check, decompos
 from fastsia.sia.entropy import Checkpoints, ends_correct, gains, measure
 from fastsia.sia.estimate import Resampled
 from fastsia.sia.registry import COLUMNS
-from fastsia.sia.smoother import Smoothed, smooth
+from fastsia.sia.smoother import BAND, Band, Smoothed, smooth, smooth_departures
 from fastsia.sia.table import NULL, RolloutTable
 from fastsia.sia.token_traces import TokenLogprobs, TokenTraces
 
@@ -129,6 +129,15 @@ class Scored:
     def smoothed(self) -> Smoothed:
         """Estimates by Bayesian change points."""
         return smooth(self.table, self.config.smoothing)
+
+    @cached_property
+    def best(self) -> Band:
+        """The best estimate of H with its band: smoothed, with the decomposition where it applies."""
+        if isinstance(self.departures, str) or self.decomposition is None:
+            low, high = (self.smoothed.entropy + sign * BAND * self.smoothed.entropy_sd for sign in (-1, 1))
+            return Band(self.smoothed.entropy, np.maximum(low, 0.0), high)
+        use, config = ~self.decomposition.withheld, self.config
+        return smooth_departures(self.table, self.departures, use, config.smoothing, config.seed)
 
     @cached_property
     def before_answer(self) -> np.ndarray | None:

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.special import gammaln, logsumexp, polygamma, psi
 
 from fastsia.sia.alignment import pearson
-from fastsia.sia.decomposition import Block, blocks, count_departures, surprisal
+from fastsia.sia.decomposition import Block, Departures, blocks, count_departures, entropy_of, surprisal
 from fastsia.sia.table import LocalAnswers, RolloutTable
 
 PRIOR_COUNT = 0.3
@@ -111,6 +111,27 @@ class Stretches:
         """Log-probability of beginning a stretch at each place; at a trajectory's end nothing begins."""
         return np.where(place < self.length[:, None], np.log(hazard), 0.0)
 
+    def draw_cuts(self, hazard: float, number: int, generator: np.random.Generator) -> np.ndarray:
+        """int64 [B, number, C]: draws of the cut into stretches, as the first checkpoint of each one's stretch.
+        Checkpoints behind a trajectory's end are stretches of their own."""
+        batch, longest = self.evidence.shape[:2]
+        backward = self.backward(hazard)
+        place = np.arange(1, longest + 1)
+        tail = np.where(place <= self.length[:, None], backward[:, 1:] + self._enter(hazard, place), -np.inf)
+        begin = np.broadcast_to(np.arange(longest), (batch, number, longest)).copy()
+        here = np.zeros((batch, number), dtype=np.int64)
+        while (alive := here < self.length[:, None]).any():
+            who, draw = np.nonzero(alive)
+            a = here[who, draw]
+            ahead = np.maximum(place - 1 - a[:, None], 0)
+            logits = self.evidence[who, a] + ahead * np.log1p(-hazard) + tail[who]
+            with np.errstate(divide="ignore"):
+                end = np.argmax(logits + generator.gumbel(size=logits.shape), axis=1) + 1
+            covered = (np.arange(longest) >= a[:, None]) & (np.arange(longest) < end[:, None])
+            begin[who, draw] = np.where(covered, a[:, None], begin[who, draw])
+            here[who, draw] = end
+        return begin
+
     def posterior(self, hazard: float) -> np.ndarray:
         """float64 [B, C, C]: the probability that checkpoints a..b are one whole stretch."""
         batch, longest = self.evidence.shape[:2]
@@ -151,6 +172,82 @@ def smooth(
     entropy, deviation, gold, one, mode, probabilities = map(np.concatenate, zip(*columns, strict=True))
     offsets = table.trajectory_offsets
     return Smoothed(entropy, deviation, gold, one, mode.astype(np.int32), probabilities, offsets, hazard)
+
+
+NUM_DRAWS = 100
+"""Draws from the posterior for `smooth_departures`. Chosen by fastsia."""
+
+BAND = 1.96
+"""Posterior standard deviations on either side of H."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """Entropy at every checkpoint with its 95 % credible band, float64 [G], nats."""
+
+    entropy: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def smooth_departures(table: RolloutTable, departures: Departures, use: np.ndarray, alpha: float, seed: int) -> Band:
+    """Smoothing and decomposition together: the D_m of the decomposition are smoothed over a trajectory's segments, and
+    p_m = q_m p_{m+1} + (1 - q_m) D_m. H has no closed form then; `NUM_DRAWS` draws from the posterior stand for it.
+
+    Args:
+        table: The rollouts.
+        departures: Of the same table.
+        use: bool [T], the trajectories that are decomposed; the others are smoothed as by `smooth`.
+        alpha: Additive smoothing of the surprisal, see `smooth`.
+        seed: Of the draws.
+    """
+    owner = table.trajectory_of_checkpoint
+    row = table.checkpoint_of_rollout
+    at = np.where(use[owner[row]], departures.segment, row)
+    log_stay = np.where(use[owner], departures.log_stay, -np.inf)
+    hazard = smooth(table, alpha, at=at).hazard
+    local, every = table.local_answers(), np.ones(table.num_rollouts, dtype=bool)
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    entropy = np.empty((table.num_checkpoints, NUM_DRAWS))
+    for block in blocks(table, local, NUM_DRAWS):
+        stretches = _stretches(table, local, block, at, every)
+        inside = np.arange(stretches.evidence.shape[1]) < stretches.length[:, None]
+        stay = np.zeros(inside.shape)
+        stay[inside] = np.exp(log_stay[block.rows])
+        stay[np.arange(len(stay)), stretches.length - 1] = 0.0  # D of the last checkpoint is its p
+        entropy[block.rows] = np.moveaxis(_draw_entropies(stretches, hazard, stay, generator), 1, 2)[inside]
+    low, high = np.quantile(entropy, (0.025, 0.975), axis=1)
+    return Band(entropy.mean(axis=1), low, high)
+
+
+def _draw_entropies(
+    stretches: Stretches, hazard: float, stay: np.ndarray, generator: np.random.Generator
+) -> np.ndarray:
+    """float64 [B, draws, C]: H (nats) of draws from the posterior, given the probabilities to stay [B, C]."""
+    batch, longest = stretches.evidence.shape[:2]
+    begin = stretches.draw_cuts(hazard, NUM_DRAWS, generator)
+    trajectory = np.arange(batch)[:, None, None]
+    # A stretch's draws are counted from its first checkpoint to its last: where the next one begins.
+    place = np.arange(longest)
+    ends = np.where(begin != np.roll(begin, -1, axis=2), place, longest)
+    ends[:, :, -1] = longest - 1
+    last = np.minimum.accumulate(ends[:, :, ::-1], axis=2)[:, :, ::-1]
+    heads = begin == place
+    who, draw, head = np.nonzero(heads)
+    parameter = stretches.counts[who, head, last[who, draw, head]] + PRIOR_COUNT
+    parameter = np.where(np.arange(parameter.shape[1]) < stretches.width[who, None], parameter, 0.0)
+    p = generator.standard_gamma(parameter)
+    p /= np.maximum(p.sum(axis=1, keepdims=True), 1e-300)
+    number = np.zeros(heads.shape, dtype=np.int64)
+    number[heads] = np.arange(len(who))
+    of = number[trajectory, np.arange(NUM_DRAWS)[:, None], begin]
+    out = np.empty(heads.shape)
+    mixed = p[of[:, :, -1]]
+    for t in range(longest - 1, -1, -1):
+        q = stay[:, t][:, None, None]
+        mixed = q * mixed + (1 - q) * p[of[:, :, t]]
+        out[:, :, t] = entropy_of(mixed, axis=2)
+    return out
 
 
 def _stretches(table: RolloutTable, local: LocalAnswers, block: Block, at: np.ndarray, of: np.ndarray) -> Stretches:

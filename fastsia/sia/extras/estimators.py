@@ -23,11 +23,6 @@ MOST_WITHHELD = 0.2
 """Largest share of trajectories without decomposition at which the decoupled rho is recommended. Chosen by fastsia."""
 
 
-BAND = 1.96
-"""Posterior standard deviations on either side of `entropy_best`, which is the smoothed H: of the estimates that were
-compared it predicts rollouts that it has not seen best (docs/estimators.md)."""
-
-
 def recommended_rho(scored: Scored) -> str:
     """ "decoupled" where the decomposition estimates nearly all p_t almost without noise, else "smoothed"."""
     found = scored.decomposition
@@ -58,9 +53,9 @@ def _of_checkpoints(scored: Scored) -> Mapping[str, Any]:
         "entropy_smoothed": smoothed.entropy,
         "entropy_smoothed_sd": smoothed.entropy_sd,
         "gold_surprisal_smoothed": smoothed.surprisal,
-        "entropy_best": smoothed.entropy,
-        "entropy_best_low": np.maximum(smoothed.entropy - BAND * smoothed.entropy_sd, 0.0),
-        "entropy_best_high": smoothed.entropy + BAND * smoothed.entropy_sd,
+        "entropy_best": scored.best.entropy,
+        "entropy_best_low": scored.best.low,
+        "entropy_best_high": scored.best.high,
     }
     if found is not None:
         columns |= {
@@ -119,7 +114,7 @@ def _undefined(column: str, scored: Scored) -> Iterator[Point]:
 
 def _curves(scored: Scored) -> Iterator[Curve]:
     """Mean of the best estimate of H in each group."""
-    values = scored.smoothed.entropy[scored.at_grid][:, None]
+    values = scored.best.entropy[scored.at_grid][:, None]
     means = group_means(scored.table, values, scored.correct, scored.bootstrap)
     for g, (group, count) in enumerate(zip(GROUPS, means.count.tolist(), strict=True)):
         yield Curve("entropy_best", "relative", group, GRID, means.value[g, 0], means.samples[:, g, 0], count)
