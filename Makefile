@@ -21,7 +21,7 @@ BENCH := $(BIN)/python -m benchmarks
 .PHONY: help setup clean demo check format docs \
 	test test-slow test-order test-arc test-gpu test-lm-eval test-inspect test-polygraph test-vllm coverage \
 	sanitize fuzz soak audit \
-	bench bench-vllm bench-gpu bench-kernels bench-answers bench-stop bench-scheduler bench-memory bench-store bench-report \
+	bench bench-vllm bench-gpu bench-kernels bench-answers bench-stop bench-scheduler bench-memory bench-store bench-report simulate \
 	freeze demo-models wheel wheel-test
 
 help: ## list the targets
@@ -170,6 +170,9 @@ bench-memory: $(STAMP) ## compare the peak memory of 50 and 500 problems
 
 bench-store: $(STAMP) ## time storing, scoring and receiving trajectories on one driver
 	$(BENCH).bench_store
+
+simulate: $(STAMP) ## the estimators of H and rho against known distributions; half an hour on one core
+	$(BENCH).simulations
 
 bench-report: $(STAMP) ## time statistics and report of 1,319 x 16 x 20 rollouts
 	$(BENCH).bench_store --problems 1319 --trajectories 1 --length 300 --workers 0

@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fastsia.report import ShownTable
     from fastsia.results import SIAResult
     from fastsia.results.schema import FinishedProblem
+    from fastsia.sia import Estimate
 
 SECONDS_BEFORE_PROGRESS = 2.0
 SECONDS_BETWEEN_LINES = 15.0  # where standard error is not a terminal
@@ -195,7 +196,7 @@ def _rounded(number: float) -> int:
 def show(result: SIAResult, written: list[str]) -> None:
     """Print the headline numbers with their intervals, then the cost, the warnings and the files written."""
     from fastsia.report import show_readings  # imports matplotlib, which is slow
-    from fastsia.sia import Estimate, outcome_baseline
+    from fastsia.sia import Estimate
     from fastsia.sia.compare import auc_at
 
     summary = result.summary
@@ -219,10 +220,11 @@ def show(result: SIAResult, written: list[str]) -> None:
     numbers({"accuracy": "accuracy", "null_rate": "null rate (rollouts without an answer)"}, percent=True)
     if summary.get("cut_rate") is not None:
         numbers({"cut_rate": "cut rollouts (ended by the token limit)"}, percent=True)
-    numbers({"rho.pearson": "ρ Pearson (the paper's)"})
-    row("2·accuracy − 1 where ρ is defined", Estimate(outcome_baseline(result.trajectories)))
-    numbers(_RHO)
+    for name, found in rho_rows(result):
+        row(name, found)
     numbers({"rho.undefined_fraction": "ρ undefined (share of trajectories)"}, percent=True)
+    if summary["rho"].get("share_moving") is not None:
+        numbers({"rho.share_moving": "distribution probably changes (share of trajectories)"}, percent=True)
     for name, at in (("AUC of -H half way", 0.5), ("AUC of -H at the end", 1.0)):
         if (auc := auc_at(summary, at)) is not None:
             row(name, auc)
@@ -234,11 +236,30 @@ def show(result: SIAResult, written: list[str]) -> None:
     say(*_cost(summary), *(f"Note: {warning}" for warning in summary["warnings"]), *written)
 
 
-_RHO = {
-    "rho.spearman": "ρ Spearman",
-    "rho.cross_fitted": "ρ cross-fitted",
-    "rho.cross_fitted_corrected": "ρ cross-fitted, corrected",
+_RECOMMENDED = {
+    "decoupled": "from two halves, decomposed",
+    "smoothed": "smoothed over checkpoints",
 }
+
+
+def rho_rows(result: SIAResult) -> Iterator[tuple[str, Estimate]]:
+    """The paper's and the recommended mean rho, over all trajectories and by outcome, and what to compare them with."""
+    from fastsia.sia import Estimate, outcome_baseline
+
+    frame, rho = result.trajectories, result.summary["rho"]
+    best = rho.get("recommended")
+    kinds = {"pearson": "ρ, the paper's"} | ({} if best is None else {best: f"ρ, {_RECOMMENDED[best]}"})
+    for key, name in kinds.items():
+        defined = frame["rho" if key == "pearson" else f"rho_{key}"].notna()
+        correct = frame["correct"].astype(bool)
+        yield f"{name} ({defined.sum()})", Estimate.of_summary(result.summary, f"rho.{key}")
+        for group, member in (("correct", defined & correct), ("incorrect", defined & ~correct)):
+            yield f"   ends {group} ({member.sum()})", Estimate.of_summary(result.summary, f"rho.{key}_{group}")
+    baseline = Estimate.of_summary(result.summary, "rho.baseline")
+    yield "2·accuracy − 1 where ρ is defined", baseline if best else Estimate(outcome_baseline(frame))
+    if rho.get("expected_from_noise") is not None:
+        expected = Estimate.of_summary(result.summary, "rho.expected_from_noise")
+        yield "the paper's ρ if the distribution did not change", expected
 
 
 def _cost(summary: Mapping[str, Any]) -> list[str]:

@@ -27,12 +27,21 @@ class AnswerView:
 
 @dataclass(frozen=True)
 class CheckpointView:
-    """One checkpoint of a trajectory; entropy and gold_surprisal in nats."""
+    """One checkpoint of a trajectory.
+
+    Attributes:
+        position: Tokens written.
+        entropy: Plug-in H, nats.
+        gold_surprisal: Nats.
+        answers: Most frequent first.
+        band: The 95 % credible band of H, nats; None where the run has none.
+    """
 
     position: int
     entropy: float
     gold_surprisal: float
     answers: Sequence[AnswerView] = ()
+    band: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,14 @@ class ReportData:
         """Model and task."""
         names = [str(self.summary[key]) for key in ("model", "task") if self.summary.get(key)]
         return " · ".join(names) or "table of rollouts"
+
+
+def bands_of(checkpoints: pd.DataFrame) -> list[tuple[float, float] | None]:
+    """The band of H at each checkpoint of `sia.Analysis.checkpoints`; None in tables of version 0.1.0."""
+    names = ["entropy_best_low", "entropy_best_high"]
+    if not set(names) <= set(checkpoints):
+        return [None] * len(checkpoints)
+    return list(checkpoints[names].itertuples(index=False, name=None))
 
 
 def distinct_answers(

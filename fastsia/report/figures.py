@@ -135,6 +135,18 @@ def _entropy(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     return numbers
 
 
+@figure("entropy_best")
+def _entropy_best(data: ReportData, axes: Axes) -> pd.DataFrame | None:
+    """Uncertainty about the answer, smoothed
+
+    The same entropies estimated by Bayesian change points over each trajectory's checkpoints, together with the known
+    probabilities of its tokens where they are stored. Bands are 95 % intervals over problems.
+    """
+    numbers = _curves(data, axes, "entropy_best", "answer entropy H (nats)", ("all", *OUTCOMES))
+    axes.set_ylim(bottom=0)
+    return numbers
+
+
 @figure("fig1_gain")
 def _gain(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Information gained about the gold answer
@@ -205,12 +217,14 @@ def _alignment(data: ReportData, axes: Axes) -> pd.DataFrame | None:
 
     Dashed lines are the means. Trajectories whose answer settles are near 1 if it is right and near −1 if it is wrong.
     The paper's ρ takes H and s from the same rollouts, so it is biased away from 0 even where the true answer
-    distribution does not change along the trajectory; the cross-fitted ρ takes them from different halves, so it is too
-    close to 0 where it does.
+    distribution does not change along the trajectory. The recommended ρ comes from better estimates of the same
+    rollouts and is undefined where the distribution probably does not change.
     """
+    best = (data.summary.get("rho") or {}).get("recommended")
+    second = ("rho_cross_fitted", "cross-fitted ρ") if best is None else (f"rho_{best}", f"{best} ρ")
     looks: tuple[tuple[str, str, str, Any, float], ...] = (
         ("rho", "the paper's ρ", ORANGE, "stepfilled", 0.45),
-        ("rho_cross_fitted", "cross-fitted ρ", BLUE, "step", 1),
+        (*second, BLUE, "step", 1),
     )
     frame, bins = data.trajectories, np.linspace(-1, 1, 41)
     counts = {}
@@ -233,7 +247,7 @@ def _alignment(data: ReportData, axes: Axes) -> pd.DataFrame | None:
 
 def _share_misaligned(data: ReportData) -> str:
     share = data.summary.get("misalignment")
-    return "" if share is None else f" {100 * share:.0f} % of the trajectories are in the upper left."
+    return "" if share is None else f" By smoothed estimates {100 * share:.0f} % of the trajectories are of this kind."
 
 
 @figure("misalignment", _share_misaligned)
@@ -274,16 +288,19 @@ def _misalignment(data: ReportData, axes: Axes) -> pd.DataFrame | None:
 def _lock_in(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Lock-in of the answer
 
-    The share of trajectories whose most frequent answer does not change again after this point.
+    The share of trajectories whose most likely answer, smoothed over checkpoints, does not change again after this
+    point. Trajectories that end without an answer do not lock in.
     """
-    if "lock_in_relative" not in data.trajectories or data.trajectories.empty:
+    if "lock_in_relative" not in data.trajectories or data.trajectories["lock_in_relative"].isna().all():
         return None
     parts = []
     for group in OUTCOMES:
         part = data.trajectories[data.trajectories["correct"].astype(bool) == (group == "correct")]
         if len(part):
-            x = np.sort(part["lock_in_relative"].to_numpy(np.float64))
-            y = np.arange(1, len(x) + 1) / len(x)
+            x = np.sort(part["lock_in_relative"].dropna().to_numpy(np.float64))
+            if not len(x):
+                continue
+            y = np.arange(1, len(x) + 1) / len(part)
             places = np.append(np.flatnonzero(np.diff(x)), len(x) - 1)
             x, y = np.concatenate([[0], x[places], [1]]), np.concatenate([[0], y[places], [1]])
             label = f"{GROUP_LABEL[group]} ({len(part)})"

@@ -155,10 +155,18 @@ def _inline(drawings: Sequence[Drawing]) -> list[dict[str, Any]]:
 def _numbers(data: ReportData) -> dict[str, Any]:
     """What the cards show: estimates by their keys in the summary, and what they are compared with."""
     keys = ("accuracy", "null_rate", "entropy_first", "entropy_final", "gain", "misalignment")
-    names = ("pearson", "pearson_correct", "pearson_incorrect", "cross_fitted", "cross_fitted_corrected")
+    best = (data.summary.get("rho") or {}).get("recommended")
+    names = [f"{kind}{group}" for kind in ("pearson", best) if kind for group in ("", "_correct", "_incorrect")]
+    names += ["cross_fitted", "undefined_fraction", "share_moving", "expected_from_noise"]
+    rho = {name: Estimate.of_summary(data.summary, f"rho.{name}") for name in names}
     return {
         **{key: Estimate.of_summary(data.summary, key) for key in keys},
-        "rho": {name: Estimate.of_summary(data.summary, f"rho.{name}") for name in (*names, "undefined_fraction")},
+        "rho": rho,
+        "best": best
+        and {
+            name: rho[f"{best}{end}"]
+            for name, end in (("all", ""), ("correct", "_correct"), ("incorrect", "_incorrect"))
+        },
         "auc": auc_at(data.summary, 0.5) or Estimate(None),
         "baseline": outcome_baseline(data.trajectories),
         "published": published_rho(str(data.summary.get("model")), str(data.summary.get("task"))),

@@ -197,6 +197,11 @@
     root.append(svg("text", { x: x(end), y: height - 14, "text-anchor": "end" }, String(end)));
     root.append(svg("text", { x: (left + width) / 2, y: height - 4, "text-anchor": "middle" }, "tokens"));
     root.append(svg("line", { class: "now", x1: x(points[chosen].t), x2: x(points[chosen].t), y1: top, y2: height - bottom }));
+    const banded = points.filter((point) => point.band && point.band[0] !== null);
+    const edge = [...banded.map((p) => [p.t, p.band[1]]), ...banded.map((p) => [p.t, p.band[0]]).reverse()];
+    if (banded.length > 1) {
+      root.append(svg("polygon", { class: "band", points: edge.map(([t, value]) => `${x(t)},${y(Math.min(value, most))}`).join(" ") }));
+    }
     for (const [key, line] of [["s", "s"], ["h", "h"]]) {
       const known = points.filter((point) => point[key] !== null);
       root.append(svg("polyline", { class: line, points: known.map((p) => `${x(p.t)},${y(p[key])}`).join(" ") }));

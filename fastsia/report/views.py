@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from fastsia.report.data import AnswerView, CheckpointView, TrajectoryView, distinct_answers
+from fastsia.report.data import AnswerView, CheckpointView, TrajectoryView, bands_of, distinct_answers
 
 if TYPE_CHECKING:
     from fastsia.results.reader import Store
@@ -35,6 +35,7 @@ def trajectory_views(store: Store, checkpoints: pd.DataFrame) -> Iterator[Trajec
             ids = rollouts["token_ids"].tolist()
             shown = dict(distinct_answers(rollouts["checkpoint"].to_numpy(), rollouts["answer"].tolist()))
             scores = (point[name].tolist() for name in ("checkpoint", "entropy", "gold_surprisal"))
+            bands = bands_of(point)
             yield TrajectoryView(
                 **{name: row[name] for name in ("problem_id", "trajectory", "answer", "correct", "finish_reason")},
                 **{name: problem[name] for name in ("question", "gold", "prompt")},
@@ -49,7 +50,8 @@ def trajectory_views(store: Store, checkpoints: pd.DataFrame) -> Iterator[Trajec
                             AnswerView(answer, count, vocabulary.decode(ids[first]))
                             for answer, count, first in shown.get(position, ())
                         ],
+                        band=band,
                     )
-                    for position, entropy, surprisal in zip(*scores, strict=True)
+                    for position, entropy, surprisal, band in zip(*scores, bands, strict=True)
                 ],
             )

@@ -258,7 +258,7 @@ class Store:
 _KEYS = ("problem_id", "trajectory", "checkpoint", "rollout")
 _READINGS = ("answer_strict", "answer_lenient")
 _ANSWERS = ("answer", *_READINGS)
-_SCORED = (*_KEYS, "finish_reason", "num_tokens", "matched_tokens", *_ANSWERS)
+_SCORED = (*_KEYS, "finish_reason", "num_tokens", "matched_tokens", "logprob", *_ANSWERS)
 _COUNTS = ("finish_reason", "num_tokens", "matched_tokens", "logprob", "seed")
 _ROLLOUT = (*_KEYS, "answer", "gold", *_COUNTS, *_READINGS, "token_ids")
 _PROBLEM = schema.ProblemRow._fields[:9]

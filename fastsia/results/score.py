@@ -16,7 +16,7 @@ from fastsia.config import SIAConfig, as_config
 from fastsia.errors import FastsiaError, counted
 from fastsia.results.reader import Store
 from fastsia.results.reading import Reading
-from fastsia.sia import Analysis, TokenTraces, analyze_table, encode_readings
+from fastsia.sia import Analysis, TokenLogprobs, TokenTraces, analyze_table, encode_readings
 from fastsia.sia.cut import Ends
 from fastsia.sia.table import RolloutTable, encode
 from fastsia.tasks.prompt import reading_options
@@ -58,8 +58,17 @@ def score_store(
     table, readings = _encode(store, config)
     whole = stored[~failed]
     ends = Ends("trajectories", (whole["finish_reason"] == "length").to_numpy(), whole["num_tokens"].to_numpy(np.int64))
-    traces = _token_traces(store, stored, table)
-    found = analyze_table(table, config, readings=readings, traces=traces, ends=ends)
+    order = _order(stored, table)
+    traces, logprobs = _token_traces(store, stored, order), _token_logprobs(stored, order)
+    found = analyze_table(
+        table,
+        config,
+        readings=readings,
+        traces=traces,
+        logprobs=logprobs,
+        ends=ends,
+        num_options=_num_options(store.problems()["choices"]),
+    )
     notes = [*store.repairs(), *warnings, *notes_of_reading(store, config), *found.summary["warnings"]]
     begun, kept = store.num_begun()
     if begun:
@@ -132,14 +141,39 @@ def _encode(store: Store, config: SIAConfig) -> tuple[RolloutTable, dict[str, Ro
     return encode(columns), encode_readings(columns)
 
 
-def _token_traces(store: Store, stored: pd.DataFrame, table: RolloutTable) -> TokenTraces | None:
-    """The token entropies of the trajectories in a table of rollouts; None if none were recorded.
+def read_table(store: Store) -> tuple[RolloutTable, TokenLogprobs | None]:
+    """The rollouts of a stored run as arrays, with the log-probabilities of their trajectories' tokens."""
+    table, _ = _encode(store, stored_config(store))
+    stored = store.trajectories()
+    return table, _token_logprobs(stored, _order(stored, table))
+
+
+def _num_options(choices: pd.Series) -> int | None:
+    """The most options of a problem; None unless all problems have options."""
+    return None if choices.isna().any() else int(choices.map(len).max())
+
+
+def _order(stored: pd.DataFrame, table: RolloutTable) -> list[int]:
+    """The rows of the stored trajectories that a table of rollouts has, in its order."""
+    rows = {key: row for row, key in enumerate(zip(stored["problem_id"], stored["trajectory"], strict=True))}
+    ids = table.problem_ids[table.problem_of_trajectory]
+    return [rows[key] for key in zip(ids.tolist(), table.trajectory.tolist(), strict=True)]
+
+
+def _token_logprobs(stored: pd.DataFrame, order: list[int]) -> TokenLogprobs | None:
+    """The log-probabilities of the trajectories' tokens; None if none are known."""
+    given = [stored["logprobs"].iloc[row] for row in order]
+    values = np.concatenate(given) if given else np.zeros(0, dtype=np.float32)
+    if not np.isfinite(values).any():
+        return None
+    return TokenLogprobs(values, np.concatenate([[0], np.cumsum([len(own) for own in given])]))
+
+
+def _token_traces(store: Store, stored: pd.DataFrame, order: list[int]) -> TokenTraces | None:
+    """The token entropies of the trajectories; None if none were recorded.
 
     A server does not return them, and NaN is stored.
     """
-    rows = {key: row for row, key in enumerate(zip(stored["problem_id"], stored["trajectory"], strict=True))}
-    ids = table.problem_ids[table.problem_of_trajectory]
-    order = [rows[key] for key in zip(ids.tolist(), table.trajectory.tolist(), strict=True)]
     given = stored["token_entropies"].iloc[order]
     recorded = [entropies if np.isfinite(entropies).all() else entropies[:0] for entropies in given]
     lengths = np.array([len(entropies) for entropies in recorded], dtype=np.int64)

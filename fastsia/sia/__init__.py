@@ -8,12 +8,13 @@ from fastsia.sia.notes import uneven_counts
 from fastsia.sia.paper import published_rho, table1, table2, table3
 from fastsia.sia.readings import encode_readings, reading_of
 from fastsia.sia.registry import tables_of_run
-from fastsia.sia.token_traces import TokenTraces
+from fastsia.sia.token_traces import TokenLogprobs, TokenTraces
 
 __all__ = [
     "Analysis",
     "Estimate",
     "Resampled",
+    "TokenLogprobs",
     "TokenTraces",
     "analyze_rollouts",
     "analyze_table",

@@ -27,9 +27,6 @@ MIN_CHECKPOINTS = 3
 MIN_RANGE = 1e-12
 """A series whose range is not above this is constant: its correlation is undefined."""
 
-MIN_RELIABILITY = 0.2
-"""The corrected rho is withheld unless the lower end of both reliabilities' 95 % intervals is at least this."""
-
 _CELLS_AT_ONCE = 60_000
 
 
@@ -39,6 +36,12 @@ def pearson(x: np.ndarray, y: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     NaN where a segment has fewer than `MIN_CHECKPOINTS` entries, holds a NaN, or where x or y is constant on it.
     """
     starts, lengths = offsets[:-1], np.diff(offsets)
+    if not lengths.all():  # reduceat has no empty segments
+        out = np.full((len(lengths), *x.shape[1:]), np.nan)
+        filled = lengths > 0
+        if filled.any():
+            out[filled] = pearson(x, y, np.concatenate([[0], np.cumsum(lengths[filled])]))
+        return out
     x, x_varies = _center(x, starts, lengths)
     y, y_varies = _center(y, starts, lengths)
     covariance = np.add.reduceat(x * y, starts, axis=0)
@@ -112,6 +115,19 @@ class Halves:
         """The same halves with the gold surprisal of another rule, float64 [G, 2 K]."""
         return replace(self, surprisal=np.where(self.count == 0, np.nan, surprisal))
 
+    def at(self, rows: slice | np.ndarray, offsets: np.ndarray) -> Halves:
+        """Some checkpoints only: rows as a slice or bool [G], offsets int64 [T + 1] among those that remain."""
+        return Halves(self.entropy[rows], self.surprisal[rows], self.gold_count[rows], self.count[rows], offsets)
+
+    def hide(self, rows: np.ndarray) -> Halves:
+        """NaN at some checkpoints (bool [G])."""
+        hidden = rows[:, None]
+        return replace(
+            self,
+            entropy=np.where(hidden, np.nan, self.entropy),
+            surprisal=np.where(hidden, np.nan, self.surprisal),
+        )
+
     def reliability_parts(self) -> np.ndarray:
         """float64 [T, 2, 2]: within-trajectory (covariance of halves, variance) sums of H and of s, over all splits.
 
@@ -180,6 +196,24 @@ def halve(table: RolloutTable, alpha: float, num_splits: int, seed: int) -> Halv
     return halves.smoothed(gold_surprisal(gold, total, table.num_answers[owner][:, None], alpha))
 
 
+def noise_rho(table: RolloutTable) -> np.ndarray:
+    """rho_0 of each trajectory at its pooled answers, float64 [T]: what its rho would be if p never moved.
+
+    NaN where no rollout has the gold answer, or where all answers are equally frequent.
+    """
+    local = table.local_answers()
+    owner = np.repeat(table.trajectory_of_checkpoint, table.count)
+    counts = np.bincount(local.offsets[owner] + local.code, minlength=len(local.global_code)).astype(np.float64)
+    p = counts / np.repeat(np.add.reduceat(counts, local.offsets[:-1]), local.number)
+    logs = np.log(p, out=np.zeros_like(p), where=p > 0)
+    entropy = -np.add.reduceat(p * logs, local.offsets[:-1])
+    spread = np.add.reduceat(p * logs**2, local.offsets[:-1]) - entropy**2
+    gold = p[local.offsets[:-1] + local.gold]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = (entropy + np.log(gold)) / np.sqrt(spread * (1 - gold) / gold)
+    return np.where((gold > 0) & (spread > MIN_RANGE) & np.isfinite(found), np.clip(found, -1, 1), np.nan)
+
+
 def _cells(group: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Numbers the distinct (group, answer) pairs in order: cell [R], and where each group's cells begin [G]."""
     key = group * (int(code.max(initial=0)) + 2) + (code.astype(np.int64) - NULL)
@@ -218,16 +252,23 @@ def cross_fitted(halves: Halves) -> tuple[np.ndarray, np.ndarray]:
     return mean, 1 - count / max(halves.rho.shape[1], 1)
 
 
-def attenuation(reliability: np.ndarray) -> np.ndarray:
-    """The factor by which a correlation from N / 2 rollouts is multiplied to estimate it at N rollouts.
+@dataclass(frozen=True)
+class OutcomeTest:
+    """The permutation test among trajectories of one outcome.
 
-    Spearman-Brown takes a reliability r of N / 2 rollouts to 2 r / (1 + r) for N; a correlation scales with the root
-    of both series' reliabilities, so the factor is sqrt(2 / (1 + r_H) * 2 / (1 + r_s)).
-
-    Args:
-        reliability: [..., 2], of H and of s from N / 2 rollouts.
+    Attributes:
+        statistic: Mean cross-fitted rho on the common grid.
+        null_mean: Mean with permuted surprisals.
+        null_bound: Their 95th percentile (correct) or 5th (incorrect).
+        p_value: One-sided: upwards for trajectories that end correct, downwards for the others.
+        num_traces: Trajectories with a defined correlation.
     """
-    return np.prod(np.sqrt(2.0 / (1.0 + reliability)), axis=-1)
+
+    statistic: float
+    null_mean: float
+    null_bound: float
+    p_value: float
+    num_traces: int
 
 
 @dataclass(frozen=True)
@@ -235,43 +276,65 @@ class RepairingTest:
     """Whether H and s of one trajectory move together more than those of different trajectories.
 
     Attributes:
-        statistic: mean cross-fitted rho on the common grid.
-        null_mean, null_high: mean and 95th percentile of the statistic with permuted surprisals.
-        p_value: one-sided.
-        num_traces: trajectories that were permuted.
-        num_permutations: permutations.
+        p_value: Of both outcomes together (Bonferroni): the smaller p-value, doubled where there are two.
+        num_traces: Trajectories of both.
+        num_permutations: Of each.
+        correct: Among trajectories that end correct; None for fewer than two.
+        incorrect: Among the others; None for fewer than two.
     """
 
-    statistic: float
-    null_mean: float
-    null_high: float
     p_value: float
     num_traces: int
     num_permutations: int
+    correct: OutcomeTest | None
+    incorrect: OutcomeTest | None
 
 
 def repairing_test(
-    halves: Halves, rows: np.ndarray, *, num_permutations: int, seed: int, max_traces: int = 2000
+    halves: Halves,
+    rows: np.ndarray,
+    correct: np.ndarray,
+    *,
+    num_permutations: int,
+    seed: int,
+    max_traces: int = 2000,
 ) -> RepairingTest | None:
     """Permutation test: does H go with s of the same trajectory beyond a trend that all trajectories share?
 
-    The surprisals are permuted over the trajectories at equal relative positions. A common trend survives this, so the
-    p-value, (1 + exceeding) / (1 + permutations), is small only where H and s of one trajectory move together beyond
-    it. The test has no power where trajectories end correct about as often as not: their correlations have both signs
-    and cancel. The statistic is the mean correlation in standard errors from the mean of all mismatched pairs:
-    averaging over splits reduces the variance of mismatched correlations more than of matched ones, so the plain mean
-    rejected twice too often.
+    Among trajectories of one outcome the surprisals are permuted over the trajectories at equal relative positions. A
+    common trend survives this, so the p-value, (1 + exceeding) / (1 + permutations), is small only where H and s of one
+    trajectory move together beyond it. Outcomes are tested apart, since correlations have the other sign where
+    trajectories end incorrect and would cancel in a common mean. The statistic is the mean correlation in standard
+    errors from the mean of all mismatched pairs: averaging over splits reduces the variance of mismatched correlations
+    more than of matched ones, so the plain mean rejected twice too often.
 
     Args:
         rows: int64 [T, Q], the checkpoint row of each trajectory at Q common relative positions; one trajectory per
             problem, at most `max_traces` of them (a seeded choice).
+        correct: bool [T], which of them end correct.
 
     Returns:
-        None where fewer than two trajectories have a defined correlation.
+        None where no outcome has two trajectories with a defined correlation.
     """
     generator = np.random.Generator(np.random.Philox(key=seed))
     if len(rows) > max_traces:
-        rows = rows[np.sort(generator.permutation(len(rows))[:max_traces])]
+        chosen = np.sort(generator.permutation(len(rows))[:max_traces])
+        rows, correct = rows[chosen], correct[chosen]
+    right = _repair(halves, rows[correct], num_permutations, generator, 1.0)
+    wrong = _repair(halves, rows[~correct], num_permutations, generator, -1.0)
+    tests = [test for test in (right, wrong) if test is not None]
+    if not tests:
+        return None
+    p_value = min(1.0, len(tests) * min(test.p_value for test in tests))
+    return RepairingTest(p_value, sum(test.num_traces for test in tests), num_permutations, right, wrong)
+
+
+def _repair(
+    halves: Halves, rows: np.ndarray, num_permutations: int, generator: np.random.Generator, sign: float
+) -> OutcomeTest | None:
+    """The test among some trajectories; sign: +1 for correlations above, -1 for those below the mismatched ones."""
+    if len(rows) < 2:
+        return None
     entropy, entropy_defined = _unit(halves.entropy[rows])
     surprisal, surprisal_defined = _unit(halves.other_surprisal[rows])
     alive = entropy_defined.any(axis=1) & surprisal_defined.any(axis=1)
@@ -290,14 +353,13 @@ def repairing_test(
     order = np.array([generator.permutation(number) for _ in range(num_permutations)]).reshape(num_permutations, number)
     own, own_scaled = _studentized(rho[here, here][None], common)
     null, null_scaled = _studentized(rho[here, order], common)
-    exceeding = int((null_scaled >= own_scaled[0] - 1e-12).sum())
-    return RepairingTest(
+    exceeding = int((sign * null_scaled >= sign * own_scaled[0] - 1e-12).sum())
+    return OutcomeTest(
         float(own[0]),
         float(null.mean()),
-        float(np.quantile(null, 0.95)),
+        float(np.quantile(null, 0.95 if sign > 0 else 0.05)),
         (1 + exceeding) / (1 + num_permutations),
         number,
-        num_permutations,
     )
 
 

@@ -20,7 +20,7 @@ from fastsia.sia.readings import encode_readings, with_readings
 from fastsia.sia.registry import CURVES, FACTS, TABLES
 from fastsia.sia.scored import MEAN_CURVES, Scored
 from fastsia.sia.table import RolloutTable, encode
-from fastsia.sia.token_traces import TokenTraces
+from fastsia.sia.token_traces import TokenLogprobs, TokenTraces
 
 NUM_PERMUTATIONS = 1000
 """Permutations of the test that H and s of one trajectory belong together. Chosen by fastsia."""
@@ -72,7 +72,9 @@ def analyze_table(
     *,
     readings: Mapping[str, RolloutTable] | None = None,
     traces: TokenTraces | None = None,
+    logprobs: TokenLogprobs | None = None,
     ends: Ends | None = None,
+    num_options: int | None = None,
 ) -> Analysis:
     """`analyze_rollouts` for a table that is already encoded.
 
@@ -81,16 +83,18 @@ def analyze_table(
         config: See `analyze_rollouts`.
         readings: The same rollouts with the answers of each reading; empty where the readings do not differ.
         traces: Token entropies of the trajectories; without them, statistics of token entropies are left out.
+        logprobs: Log-probabilities of the trajectories' tokens; without them, the decomposition is left out.
         ends: How the trajectories ended, where that is known.
+        num_options: The most options of a problem, where all problems have options.
     """
-    scored = replace(Scored.of(table, config), traces=traces, ends=ends)
+    scored = replace(Scored.of(table, config), traces=traces, logprobs=logprobs, ends=ends, num_options=num_options)
     for name, other in (readings or {}).items():
         scored.readings[name] = scored if _is_same(other, table) else Scored.of(other, config, origin=scored)
     measured = measure_quantities(scored)
     facts = {key: value for make in FACTS for key, value in make(scored).items()}
     made = ((name, entry.make(scored)) for name, entry in TABLES.items() if entry.make is not None)
     return Analysis(
-        summarize(measured, facts) | {"warnings": warnings(scored)},
+        summarize(measured, facts) | {"warnings": warnings(scored, facts)},
         scored.trajectories,
         scored.checkpoints,
         curve_frame([curve for make in CURVES for curve in make(scored)]),
@@ -129,7 +133,8 @@ def _counts(scored: Scored) -> dict[str, Any]:
 def _repairing(scored: Scored) -> dict[str, Any]:
     one_each = scored.at_grid[scored.table.problem_offsets[:-1]]
     seed = scored.config.seed
-    test = repairing_test(scored.halves, one_each, num_permutations=NUM_PERMUTATIONS, seed=seed)
+    correct = scored.correct[scored.table.problem_offsets[:-1]]
+    test = repairing_test(scored.halves, one_each, correct, num_permutations=NUM_PERMUTATIONS, seed=seed)
     return {"repairing_test": None if test is None else asdict(test)}
 
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 
 from fastsia.sia.cut import Ends, cut_notes
+from fastsia.sia.registry import NOTES
 from fastsia.sia.scored import Scored
 
 
-def warnings(scored: Scored) -> list[str]:
-    """What a reader of the numbers must know, one sentence each."""
+def warnings(scored: Scored, facts: Mapping[str, Any]) -> list[str]:
+    """What a reader of the numbers must know, one sentence each.
+
+    Args:
+        scored: The run.
+        facts: Of `registry.FACTS`.
+    """
     table, points, correct = scored.table, scored.points, scored.correct
     found = [] if table.cut is None else cut_notes(Ends("rollouts", table.cut, table.tokens), scored.ends)
     if table.num_errors:
@@ -32,7 +41,7 @@ def warnings(scored: Scored) -> list[str]:
         found.append("Some trajectories have no checkpoint at 0: their gain starts at their first checkpoint.")
     if (uneven := uneven_counts(scored.checkpoints)) is not None:
         found.append(uneven)
-    return found
+    return found + [note for make in NOTES for note in make(scored, facts)]
 
 
 def uneven_counts(checkpoints: pd.DataFrame) -> str | None:

@@ -229,8 +229,7 @@ _SEPARABILITY = (
 )
 _SATURATION = (
     "level: mean of the last fifth, nats. onset: the relative position from which the mean stays within 0.05 nats of "
-    "it; 1 means no plateau. rebound: how far it rises again after its lowest point, nats; sampling noise alone "
-    "produces some hundredths of a nat."
+    "it, if any. rebound: how far it rises again after its lowest point, nats; 0 in expectation where it does not."
 )
 for _place, (_title, _caption) in enumerate(
     (

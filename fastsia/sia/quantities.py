@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fastsia.sia.alignment import MIN_RELIABILITY, attenuation
-from fastsia.sia.bootstrap import interval, standard_error
+from fastsia.sia.bootstrap import standard_error
 from fastsia.sia.entropy import share_null
 from fastsia.sia.estimate import FIELDS, Estimate, Resampled
 from fastsia.sia.registry import QUANTITIES, Point, Quantity, add_quantity
@@ -123,20 +122,13 @@ def _half_reliability(place: int, scored: Scored) -> Iterator[Point]:
     yield Point(_reliability(scored)[place].estimate())
 
 
-def _corrected(scored: Scored) -> Iterator[Point]:
-    """The cross-fitted rho scaled from half the rollouts to all of them; withheld where the halves agree too little."""
-    fitted, reliability = scored.mean(scored.rho["rho_cross_fitted"]), _reliability(scored)
-    lowest, _ = interval(reliability.samples)
-    if np.isnan(fitted.value) or not bool((lowest >= MIN_RELIABILITY).all()):
-        yield Point(Estimate(None))
-        return
-    value = min(1.0, max(-1.0, float(fitted.value) * float(attenuation(reliability.value))))
-    factor = attenuation(np.maximum(reliability.samples, 0.0))
-    yield Point(Resampled(np.array(value), np.clip(fitted.samples * factor, -1, 1), fitted.n).estimate())
-
-
 def _undefined(scored: Scored) -> Iterator[Point]:
     yield Point(scored.mean(np.isnan(scored.rho["rho"])).estimate())
+
+
+def _withdrawn(scored: Scored) -> Iterator[Point]:
+    """Of 0.1.0: Spearman-Brown's factor on a mean correlation. It returned a tenth of what halving had cost."""
+    yield Point(Estimate(None))
 
 
 def _auc(scored: Scored) -> Iterator[Point]:
@@ -156,11 +148,11 @@ add_quantity(Quantity("entropy_mean", column="mean_entropy", key=None, compared=
 add_quantity(Quantity("entropy_final", column="final_entropy", make=at_position("entropy", -1, "all")))
 add_quantity(Quantity("gain", column="gain", make=at_position("gain", -1, "all", "correct", "incorrect")))
 add_quantity(Quantity("rho_pearson", column="rho", make=by_outcome("rho"), key="rho.pearson"))
-add_quantity(Quantity("rho_spearman", column="rho_spearman", key="rho.spearman"))
+add_quantity(Quantity("rho_spearman", column="rho_spearman", make=by_outcome("rho_spearman"), key="rho.spearman"))
 add_quantity(
     Quantity("rho_cross_fitted", "rho_cross_fitted", by_outcome("rho_cross_fitted"), key="rho.cross_fitted"),
 )
-add_quantity(Quantity("rho_cross_fitted_corrected", make=_corrected, key="rho.cross_fitted_corrected"))
+add_quantity(Quantity("rho_cross_fitted_corrected", make=_withdrawn, key="rho.cross_fitted_corrected", compared=False))
 add_quantity(Quantity("undefined_fraction", make=_undefined, key="rho.undefined_fraction", compared=False))
 for _place, _series in enumerate(("entropy", "gold_surprisal")):
     _make = partial(_half_reliability, _place)

@@ -105,6 +105,8 @@ TABLES: dict[str, TableEntry] = {}
 QUANTITIES: dict[str, Quantity] = {}
 FACTS: list[Callable[[Scored], Mapping[str, Any]]] = []
 """Functions that add entries to summary.json that are no estimates; keys have dots between levels."""
+NOTES: list[Callable[[Scored, Mapping[str, Any]], Iterable[str]]] = []
+"""Functions that add warnings, from the scored run and the facts."""
 COLUMNS: dict[Literal["trajectories", "checkpoints"], list[Callable[[Scored], Mapping[str, Any]]]] = {
     "trajectories": [],
     "checkpoints": [],

@@ -14,11 +14,13 @@ from fastsia.sia.alignment import Halves, cross_fitted, halve, pearson, spearman
 from fastsia.sia.bootstrap import Bootstrap
 from fastsia.sia.curves import GRID, GROUPS, AucCurve, GroupMeans, auc_curve, grid_rows, group_means
 from fastsia.sia.cut import Ends
+from fastsia.sia.decomposition import Decomposition, Departures, check, decompose, decomposed_halves, half_difference
 from fastsia.sia.entropy import Checkpoints, ends_correct, gains, measure
 from fastsia.sia.estimate import Resampled
 from fastsia.sia.registry import COLUMNS
+from fastsia.sia.smoother import BAND, Band, Smoothed, smooth, smooth_departures
 from fastsia.sia.table import NULL, RolloutTable
-from fastsia.sia.token_traces import TokenTraces
+from fastsia.sia.token_traces import TokenLogprobs, TokenTraces
 
 MEAN_CURVES: Mapping[str, Callable[[RolloutTable, Checkpoints], np.ndarray]] = {
     "entropy": lambda table, points: points.entropy,
@@ -44,7 +46,9 @@ class Scored:
         readings: The same rollouts scored with the answers of each reading ("strict", "lenient"); empty where the
             readings do not differ.
         traces: Token entropies of the trajectories, None where they are not known.
+        logprobs: Log-probabilities of the trajectories' tokens, None where they are not known.
         ends: How the trajectories ended, None where that is not known.
+        num_options: The most options of a problem where all have options, else None.
         origin: The run that this is a variant of.
     """
 
@@ -54,7 +58,9 @@ class Scored:
     halves: Halves
     readings: dict[str, Scored] = field(default_factory=dict)
     traces: TokenTraces | None = None
+    logprobs: TokenLogprobs | None = None
     ends: Ends | None = None
+    num_options: int | None = None
     origin: Scored | None = None
 
     @classmethod
@@ -82,13 +88,86 @@ class Scored:
         return np.maximum(self.table.checkpoint[self.table.last], 1)
 
     @cached_property
+    def departures(self) -> Departures | str:
+        """Where the rollouts leave their trajectories, or why that cannot be known or used."""
+        if self.config.shuffle_prefix:
+            return "prefixes are shuffled, so rollouts do not continue the trajectory"
+        if self.logprobs is None:
+            return "the log-probabilities of the trajectories' tokens are not known"
+        found = Departures.of(self.table, self.logprobs, self.config)
+        if found is None:
+            return "the table lacks matched_tokens, num_tokens or finish_reason of its rollouts"
+        return check(self.table, found) or found
+
+    @cached_property
+    def decomposition(self) -> Decomposition | None:
+        """Estimates by the decomposition along the trajectories, NaN where they are withheld; None where it does not
+        apply (see `departures`)."""
+        if isinstance(self.departures, str):
+            return None
+        return decompose(self.table, self.departures, self.config.smoothing).hide(self.table)
+
+    @cached_property
+    def decomposed_halves(self) -> Halves | None:
+        """`halves` estimated by the decomposition, NaN where it is withheld."""
+        if isinstance(self.departures, str) or self.decomposition is None:
+            return None
+        config = self.config
+        halves = decomposed_halves(self.table, self.departures, config.smoothing, config.num_splits, config.seed)
+        hidden = self.decomposition.withheld[self.table.trajectory_of_checkpoint]
+        return halves.hide(hidden)
+
+    @cached_property
+    def half_difference(self) -> np.ndarray | None:
+        """float64 [T]: `decomposition.half_difference`; None where the decomposition does not apply."""
+        if isinstance(self.departures, str) or self.decomposition is None:
+            return None
+        found = half_difference(self.table, self.departures, self.config.seed)
+        return np.where(self.decomposition.withheld, np.nan, found)
+
+    @cached_property
+    def smoothed(self) -> Smoothed:
+        """Estimates by Bayesian change points."""
+        return smooth(self.table, self.config.smoothing)
+
+    @cached_property
+    def best(self) -> Band:
+        """The best estimate of H with its band: smoothed, with the decomposition where it applies."""
+        if isinstance(self.departures, str) or self.decomposition is None:
+            low, high = (self.smoothed.entropy + sign * BAND * self.smoothed.entropy_sd for sign in (-1, 1))
+            return Band(self.smoothed.entropy, np.maximum(low, 0.0), high)
+        use, config = ~self.decomposition.withheld, self.config
+        return smooth_departures(self.table, self.departures, use, config.smoothing, config.seed)
+
+    @cached_property
+    def before_answer(self) -> np.ndarray | None:
+        """bool [G], checkpoints before the answer part begins; None where that is not known."""
+        if self.traces is None:
+            return None
+        begins = self.traces.columns()["num_thinking_tokens"]
+        return self.table.checkpoint < begins[self.table.trajectory_of_checkpoint]
+
+    @cached_property
     def rho(self) -> dict[str, np.ndarray]:
-        """The three alignments of each trajectory, float64 [T], by the columns of the trajectories."""
-        series = self.points.entropy, self.points.gold_surprisal, self.table.trajectory_offsets
+        """The paper's alignment and two relatives, float64 [T], by the columns of the trajectories."""
+        return self.plain_rho(slice(None), self.table.trajectory_offsets)
+
+    def plain_rho(self, rows: slice | np.ndarray, offsets: np.ndarray) -> dict[str, np.ndarray]:
+        """`rho` over some checkpoints: rows as a slice or bool [G], offsets int64 [T + 1] among those that remain."""
+        series = self.points.entropy[rows], self.points.gold_surprisal[rows], offsets
         return {
             "rho": pearson(*series),
             "rho_spearman": spearman(*series),
-            "rho_cross_fitted": cross_fitted(self.halves)[0],
+            "rho_cross_fitted": cross_fitted(self.halves.at(rows, offsets))[0],
+        }
+
+    def precise_rho(self, rows: slice | np.ndarray, offsets: np.ndarray) -> dict[str, np.ndarray]:
+        """The alignments from better estimates of p, over some checkpoints as in `plain_rho`; else NaN."""
+        halves = self.decomposed_halves
+        none = np.full(self.table.num_trajectories, np.nan)
+        return {
+            "rho_decoupled": none if halves is None else cross_fitted(halves.at(rows, offsets))[0],
+            "rho_smoothed": self.smoothed.rho(rows, offsets),
         }
 
     @cached_property

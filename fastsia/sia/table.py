@@ -26,6 +26,25 @@ _LARGEST = 1 << 53
 
 
 @dataclass(frozen=True)
+class LocalAnswers:
+    """Answers numbered within their trajectory, by first appearance: 0 (no answer) to V - 1.
+
+    Attributes:
+        code: int64 [R], of each rollout.
+        gold: int64 [T], of the gold answer.
+        number: int64 [T], V.
+        global_code: int32 [sum of V], the code in `RolloutTable.answers`, trajectory after trajectory.
+        offsets: int64 [T + 1]; trajectory i owns global_code[offsets[i]:offsets[i + 1]].
+    """
+
+    code: np.ndarray
+    gold: np.ndarray
+    number: np.ndarray
+    global_code: np.ndarray
+    offsets: np.ndarray
+
+
+@dataclass(frozen=True)
 class RolloutTable:
     """Rollouts in columns, ordered by (problem, trajectory, checkpoint, rollout).
 
@@ -51,6 +70,8 @@ class RolloutTable:
         ride: int64 [R] or None, how many tokens of each rollout agree with its trajectory from the checkpoint on.
         cut: bool [R] or None, whether the token limit ended the rollout.
         tokens: int64 [R] or None, how many tokens each rollout has.
+        settled: bool [R] or None, whether the rollout was stopped because no continuation could change its answer.
+        logprob: float64 [R] or None, nats, of each rollout's text; NaN where it is not known.
         num_errors: rows left out because their rollout failed (finish_reason "error").
         correct_given: whether `correct` came with the table.
     """
@@ -71,6 +92,8 @@ class RolloutTable:
     ride: np.ndarray | None = None
     cut: np.ndarray | None = None
     tokens: np.ndarray | None = None
+    settled: np.ndarray | None = None
+    logprob: np.ndarray | None = None
     num_errors: int = 0
     correct_given: bool = False
 
@@ -127,6 +150,25 @@ class RolloutTable:
             return self.rollout
         return np.arange(self.num_rollouts) - np.repeat(self.checkpoint_offsets[:-1], self.count)
 
+    def local_answers(self) -> LocalAnswers:
+        """Numbers the answers of each trajectory's rollouts, together with no answer and the gold answer."""
+        width, number = len(self.answers) + 1, self.num_trajectories
+        owner = np.repeat(self.trajectory_of_checkpoint, self.count)
+        drawn, gold = (
+            of * width + (code.astype(np.int64) - NULL)
+            for of, code in ((owner, self.code), (np.arange(number), self.gold))
+        )
+        keys = np.concatenate([np.arange(number) * width, drawn, gold])
+        distinct, first, place = np.unique(keys, return_index=True, return_inverse=True)
+        order = np.lexsort((first, distinct // width))  # by first appearance, whatever the codes are
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        place = rank[place]
+        offsets = np.searchsorted(distinct, np.arange(number + 1) * width)
+        global_code = (distinct[order] % width + NULL).astype(np.int32)
+        local = place[number:-number] - offsets[owner], place[-number:] - offsets[:-1]
+        return LocalAnswers(*local, np.diff(offsets), global_code, offsets)
+
     def keep(self, rollouts: np.ndarray) -> RolloutTable:
         """The table of some rollouts only (bool [R]), as if no other had been drawn: V is counted anew.
 
@@ -155,6 +197,8 @@ class RolloutTable:
             ride=None if self.ride is None else self.ride[rollouts],
             cut=None if self.cut is None else self.cut[rollouts],
             tokens=None if self.tokens is None else self.tokens[rollouts],
+            settled=None if self.settled is None else self.settled[rollouts],
+            logprob=None if self.logprob is None else self.logprob[rollouts],
         )
         return replace(table, num_answers=_count_answers(table))
 
@@ -200,6 +244,8 @@ def encode(rollouts: pd.DataFrame) -> RolloutTable:
     matched = next((name for name in MATCHED if name in rollouts.columns), None)
     ride = None if matched is None else _integers(rollouts[matched], matched, frame_row)
     cut = None if finish is None else finish == "length"
+    settled = None if finish is None else finish == "answer"
+    logprob = _numbers(rollouts["logprob"]) if "logprob" in rollouts.columns else None
     tokens = _integers(rollouts["num_tokens"], "num_tokens", frame_row) if "num_tokens" in rollouts.columns else None
 
     keys = (problem, trajectory, checkpoint, rollout)
@@ -211,6 +257,8 @@ def encode(rollouts: pd.DataFrame) -> RolloutTable:
         ride = None if ride is None else ride[order]
         cut = None if cut is None else cut[order]
         tokens = None if tokens is None else tokens[order]
+        settled = None if settled is None else settled[order]
+        logprob = None if logprob is None else logprob[order]
 
     new_trajectory = _changes(problem, trajectory)
     new_checkpoint = new_trajectory | _changes(checkpoint)
@@ -251,6 +299,8 @@ def encode(rollouts: pd.DataFrame) -> RolloutTable:
         ride=ride,
         cut=cut,
         tokens=tokens,
+        settled=settled,
+        logprob=logprob,
         num_errors=num_errors,
         correct_given=correct is not None,
     )

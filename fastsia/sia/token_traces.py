@@ -1,4 +1,4 @@
-"""Token entropies of trajectories: how uncertain the model was about each next token, and which tokens fork."""
+"""Token entropies and log-probabilities of trajectories: how uncertain each next token was, and which tokens fork."""
 
 from __future__ import annotations
 
@@ -54,6 +54,20 @@ class TokenTraces:
             "token_entropy_answer_part": _means(self.entropy, turn, end, end),
             "num_thinking_tokens": turn - begin,
         }
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """Log-probabilities of the trajectories' tokens, in the order of a table of rollouts.
+
+    Attributes:
+        values: Float32 [N], nats, of each token under the distribution that it was sampled from (temperature and top-p
+            applied); NaN where it is not known.
+        offsets: Int64 [T + 1]; trajectory i owns values[offsets[i]:offsets[i + 1]].
+    """
+
+    values: np.ndarray
+    offsets: np.ndarray
 
 
 def _means(values: np.ndarray, begin: np.ndarray, end: np.ndarray, last: np.ndarray) -> np.ndarray:

@@ -54,7 +54,8 @@ def views(
                 words = " ".join(WORDS[i] for i in rng.integers(0, len(WORDS), words_a_rollout))
                 shown.append(AnswerView(answer, count, f" {words}{hostile}. #### {answer}"))
             score = scores.loc[position]
-            checkpoints.append(CheckpointView(position, score["entropy"], score["gold_surprisal"], shown))
+            band = score["entropy_best_low"], score["entropy_best_high"]
+            checkpoints.append(CheckpointView(position, score["entropy"], score["gold_surprisal"], shown, band))
         yield TrajectoryView(
             problem_id=record["problem_id"],
             trajectory=int(record["trajectory"]),

@@ -22,7 +22,11 @@ def view(number: int, text: str) -> TrajectoryView:
         correct=np.bool_(True),  # type: ignore[arg-type]
         tokens=["two", " and two", "\ud800"],
         token_entropies=np.array([0.5, float("nan"), 1.234]),  # type: ignore[arg-type]
-        checkpoints=[CheckpointView(0, 0.25, float("inf"), [AnswerView(None, 3, text), AnswerView("4", 17, text)])],
+        checkpoints=[
+            CheckpointView(
+                0, 0.25, float("inf"), [AnswerView(None, 3, text), AnswerView("4", 17, text)], (0.12345, float("nan"))
+            )
+        ],
     )
 
 
@@ -39,7 +43,8 @@ def test_what_is_packed_comes_out() -> None:
     assert record["tokens"] == ["two", " and two", "?"]  # a lone surrogate cannot be UTF-8
     assert record["entropies"] == [50, 0, 123]
     assert record["forks"] == []
-    assert record["checkpoints"] == [{"t": 0, "h": 0.25, "s": None, "answers": [[None, 3, "so 4"], ["4", 17, "so 4"]]}]
+    answers = [[None, 3, "so 4"], ["4", 17, "so 4"]]
+    assert record["checkpoints"] == [{"t": 0, "h": 0.25, "s": None, "band": [0.1235, None], "answers": answers}]
 
 
 def test_forking_tokens_are_those_above_the_threshold() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from fastsia.sia.token_traces import TokenLogprobs
+
 
 def constant(num_problems: int, probabilities: np.ndarray, num_checkpoints: int) -> np.ndarray:
     """float64 [P, C, A]: the same distribution everywhere."""
@@ -87,3 +89,89 @@ def frame(
     if lengths is not None:
         table = table[c.ravel() < lengths[p.ravel()]].reset_index(drop=True)
     return table
+
+
+class Chain:
+    """A model whose texts are a Markov chain: each token is one of S states or one of A ends, which give the answer.
+
+    Its answer distribution behind every prefix is known exactly, also under a token limit.
+    """
+
+    def __init__(
+        self, num_states: int, num_answers: int, rng: np.random.Generator, *, spread: float = 0.3, end: float = 0.04
+    ) -> None:
+        self.num_states = num_states
+        forward = rng.dirichlet(np.full(num_states, spread), size=num_states)
+        ends = rng.dirichlet(np.full(num_answers, 0.5), size=num_states)
+        leave = rng.uniform(0.2 * end, 1.8 * end, (num_states, 1))
+        self.step = np.concatenate([forward * (1 - leave), ends * leave], axis=1)
+
+    def truth(self, limit: int) -> np.ndarray:
+        """float64 [S, A + 1]: the answers of texts that go on from each state, the last of them none, since the text is
+        longer than `limit`."""
+        stay, ends = self.step[:, : self.num_states], self.step[:, self.num_states :]
+        found = np.zeros_like(ends)
+        for _ in range(limit):
+            found = ends + stay @ found
+        return np.concatenate([found, 1 - found.sum(axis=1, keepdims=True)], axis=1)
+
+    def walk(self, state: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
+        """int64 [n, limit]: the tokens after each state [n]; -1 behind the end."""
+        edges = np.cumsum(self.step, axis=1)
+        edges[:, -1] = 1.0
+        out = np.full((len(state), limit), -1)
+        state, alive = state.copy(), np.arange(len(state))
+        for k in range(limit):
+            token = (rng.random(len(alive))[:, None] >= edges[state[alive]]).sum(axis=1)
+            out[alive, k] = token
+            alive, token = alive[token < self.num_states], token[token < self.num_states]
+            state[alive] = token
+        return out
+
+    def run(
+        self, problems: int, number: int, stride: int, limit: int, rng: np.random.Generator, *, budget: str = "new"
+    ) -> tuple[pd.DataFrame, TokenLogprobs, np.ndarray]:
+        """A table of rollouts (as of a run), the log-probabilities of the trajectories' tokens, and the true
+        distributions float64 [G, A + 1], null last. Answers are "10", "11", ...; gold is "10"."""
+        rows, values, lengths, truths = [], [], [], []
+        known = {left: self.truth(left) for left in range(1, limit + 1)}
+        while len(lengths) < problems:
+            start = int(rng.integers(self.num_states))
+            text = self.walk(np.array([start]), limit, rng)[0]
+            body = text[(text >= 0) & (text < self.num_states)]
+            states = np.concatenate([[start], body])
+            points = sorted({*range(0, len(body), stride), len(body)})
+            points = [t for t in points if budget == "new" or t < limit]
+            values.append(np.log(self.step[states[:-1], body]))
+            lengths.append(len(body))
+            for t in points:
+                left = limit if budget == "new" else limit - t
+                tokens = self.walk(np.full(number, states[t]), left, rng)
+                count = (tokens >= 0).sum(axis=1)
+                final = tokens[np.arange(number), count - 1]
+                rest = np.full(left, -2)
+                rest[: len(body) - t] = body[t:][:left]
+                matched = np.cumprod(tokens == rest, axis=1).sum(axis=1)
+                truths.append(known[left][states[t]])
+                ended = final >= self.num_states
+                before = np.concatenate([np.full((number, 1), states[t]), tokens[:, :-1]], axis=1)
+                logs = np.log(self.step[np.clip(before, 0, self.num_states - 1), np.maximum(tokens, 0)])
+                rows.append(
+                    pd.DataFrame(
+                        {
+                            "problem_id": f"p{len(lengths) - 1}",
+                            "trajectory": 0,
+                            "checkpoint": t,
+                            "rollout": np.arange(number),
+                            "answer": np.where(ended, (10 + final - self.num_states).astype(str), None),
+                            "gold": "10",
+                            "finish_reason": np.where(ended, "eos", "length"),
+                            "num_tokens": count,
+                            "matched_tokens": matched,
+                            "logprob": np.where(tokens >= 0, logs, 0.0).sum(axis=1),
+                        }
+                    )
+                )
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        logprobs = TokenLogprobs(np.concatenate(values).astype(np.float32), offsets)
+        return pd.concat(rows, ignore_index=True), logprobs, np.array(truths)

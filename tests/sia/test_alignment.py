@@ -8,7 +8,6 @@ from scipy import stats
 
 from fastsia.config import SIAConfig
 from fastsia.sia.alignment import (
-    attenuation,
     cross_fitted,
     halve,
     pearson,
@@ -18,7 +17,7 @@ from fastsia.sia.alignment import (
     split_halves,
 )
 from fastsia.sia.curves import grid_rows
-from fastsia.sia.entropy import gold_surprisal, measure
+from fastsia.sia.entropy import ends_correct, gold_surprisal, measure
 from fastsia.sia.scored import Scored
 from fastsia.sia.table import NULL, encode
 from tests.sia.simulate import constant, draw, frame, moving
@@ -155,25 +154,14 @@ def test_cross_fitted_is_the_expectation_of_independent_halves() -> None:
     assert np.nanmean(fitted) > 0.2
 
 
-def test_correction_brings_back_what_halving_cost() -> None:
-    """Spearman-Brown's factor takes the halves' rho to that of H and s from two independent samples of N."""
-    rng = np.random.default_rng(5)
-    probabilities = moving(2000, 11, rng, share_correct=1.0)
-    scored = Scored.of(encode(frame(draw(probabilities, 20, rng), null=4)), SIAConfig())
-    parts = scored.halves.reliability_parts().sum(axis=0)
-    corrected = np.nanmean(cross_fitted(scored.halves)[0]) * attenuation(parts[:, 0] / parts[:, 1])
-    other = Scored.of(encode(frame(draw(probabilities, 20, rng), null=4)), SIAConfig(num_splits=1))
-    independent = pearson(scored.points.entropy, other.points.gold_surprisal, scored.table.trajectory_offsets)
-    assert corrected == pytest.approx(np.nanmean(independent), abs=0.03)
-
-
-def p_values(probabilities_of: object, runs: int) -> np.ndarray:
+def p_values(probabilities_of: object, runs: int, number: int = 12) -> np.ndarray:
     found = []
     for seed in range(runs):
         rng = np.random.default_rng(seed)
-        table = encode(frame(draw(probabilities_of(rng), 12, rng)))  # type: ignore[operator]
+        table = encode(frame(draw(probabilities_of(rng), number, rng)))  # type: ignore[operator]
         halves = halve(table, 0.5, 4, seed=seed)
-        test = repairing_test(halves, grid_rows(table), num_permutations=99, seed=seed)
+        correct = ends_correct(table, measure(table, 0.5))
+        test = repairing_test(halves, grid_rows(table), correct, num_permutations=99, seed=seed)
         assert test is not None
         found.append(test.p_value)
     return np.array(found)
@@ -182,8 +170,8 @@ def p_values(probabilities_of: object, runs: int) -> np.ndarray:
 def test_repairing_rejects_at_its_level_under_the_null() -> None:
     """Constant distributions, another in each trace: the same-sample rho would reject always."""
     p = p_values(lambda rng: rng.dirichlet(np.full(4, 2.0), size=48)[:, None].repeat(9, axis=1), runs=300)
-    assert (p <= 0.05).mean() == pytest.approx(0.05, abs=0.03)
-    assert (p <= 0.5).mean() == pytest.approx(0.5, abs=0.08)
+    assert (p <= 0.05).mean() <= 0.07
+    assert 0.3 < (p <= 0.5).mean() < 0.55  # doubling the smaller of two makes it a little too careful
 
 
 def test_repairing_does_not_reject_a_trend_that_all_traces_share() -> None:
@@ -193,10 +181,13 @@ def test_repairing_does_not_reject_a_trend_that_all_traces_share() -> None:
 
 
 def test_repairing_finds_traces_that_move_at_their_own_pace() -> None:
-    p = p_values(lambda rng: moving(48, 9, rng, share_correct=1.0), runs=20)
-    assert (p <= 0.05).all()
+    """Also where half of them end incorrect, whose correlations have the other sign."""
+    for share in (1.0, 0.5):
+        p = p_values(lambda rng, share=share: moving(64, 16, rng, share_correct=share), runs=20, number=20)
+        assert (p <= 0.05).mean() >= 0.95
 
 
 def test_repairing_needs_two_traces() -> None:
     table = encode(frame(np.array([[[0, 1, 0, 1], [0, 0, 1, 1], [1, 1, 1, 0]]])))
-    assert repairing_test(halve(table, 0.5, 2, 0), grid_rows(table), num_permutations=9, seed=0) is None
+    one = np.array([True])
+    assert repairing_test(halve(table, 0.5, 2, 0), grid_rows(table), one, num_permutations=9, seed=0) is None

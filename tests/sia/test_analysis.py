@@ -9,7 +9,7 @@ import pytest
 from fastsia.config import SIAConfig
 from fastsia.errors import FastsiaError
 from fastsia.sia import analyze_rollouts
-from tests.sia.simulate import constant, draw, frame, moving
+from tests.sia.simulate import draw, frame, moving
 
 QUICK = SIAConfig(num_bootstrap=200, num_splits=4)
 
@@ -24,9 +24,16 @@ def test_summary_has_what_others_rely_on() -> None:
     summary = analyze_rollouts(simulated(), config=QUICK).summary
     for key in ("num_problems", "accuracy", "null_rate", "rho", "auc", "ci"):
         assert key in summary
-    for key in ("pearson", "spearman", "cross_fitted", "cross_fitted_corrected", "undefined_fraction"):
+    of_all = "pearson spearman cross_fitted cross_fitted_corrected undefined_fraction decoupled smoothed baseline"
+    by_outcome = [
+        f"{key}_{group}"
+        for key in ("pearson", "spearman", "cross_fitted", "decoupled", "smoothed")
+        for group in ("correct", "incorrect")
+    ]
+    for key in [*of_all.split(), *by_outcome, "expected_from_noise", "share_moving"]:
         assert key in summary["rho"]
         assert key in summary["ci"]["rho"]
+    assert summary["rho"]["recommended"] == "smoothed"
     assert {"position", "auc", "num_correct", "num_incorrect"} <= set(summary["auc"][0])
     assert len(summary["ci"]["auc"]) == len(summary["auc"]) == 21
     assert summary["num_problems"] == 12
@@ -129,18 +136,6 @@ def test_undefined_traces_are_excluded_and_counted() -> None:
     assert with_flat.trajectories["rho"].isna().sum() == 2
 
 
-def test_correction_is_withheld_where_halves_do_not_agree() -> None:
-    """Constant distributions: the halves share nothing, so there is nothing to correct by."""
-    rng = np.random.default_rng(1)
-    rollouts = frame(draw(constant(40, np.array([0.7, 0.1, 0.1, 0.1]), 8), 20, rng))
-    rho = analyze_rollouts(rollouts, config=QUICK).summary["rho"]
-    assert rho["cross_fitted_corrected"] is None
-    assert rho["pearson"] > 0.8
-    moved = frame(draw(moving(40, 12, rng, share_correct=1.0), 20, rng), null=4)
-    rho = analyze_rollouts(moved, config=QUICK).summary["rho"]
-    assert rho["cross_fitted_corrected"] > rho["cross_fitted"] > 0
-
-
 def test_row_order_changes_nothing_but_ties() -> None:
     """Rows come from files and databases in any order; problems are then met in another order too."""
     rollouts = simulated()
@@ -213,3 +208,27 @@ def test_without_resamples_there_are_no_intervals() -> None:
 def test_empty_table_is_refused() -> None:
     with pytest.raises(FastsiaError, match="empty"):
         analyze_rollouts(simulated().iloc[:0])
+
+
+def test_rollouts_without_an_answer_are_shown_three_ways() -> None:
+    rollouts = simulated(seed=3)
+    assert rollouts["answer"].isna().any()
+    table = analyze_rollouts(rollouts, config=QUICK).tables["sensitivity"].set_index(["factor", "value"])
+    apart = rollouts["answer"].where(rollouts["answer"].notna(), [f"none {i}" for i in range(len(rollouts))])
+    spelled = analyze_rollouts(rollouts.assign(answer=apart), config=QUICK).checkpoints["entropy"]
+    once = analyze_rollouts(rollouts, config=QUICK).checkpoints
+    null = once["null_rate"] * once["num_rollouts"]
+    expected = once["entropy"] + once["null_rate"] * np.log(null.where(null > 0, 1))
+    np.testing.assert_allclose(spelled, expected)
+    found = {value: table.loc[("no answer", value), "rho_pearson"] for value in ("left out", "each its own")}
+    without = analyze_rollouts(rollouts[rollouts["answer"].notna()], config=QUICK).summary["rho"]["pearson"]
+    assert found["left out"] == pytest.approx(without)
+    assert len({*found.values(), table.loc[("as run", ""), "rho_pearson"]}) == 3
+
+
+def test_the_mean_gain_a_step_has_a_standard_error() -> None:
+    found = analyze_rollouts(simulated(problems=40), config=QUICK)
+    steps = found.trajectories["num_checkpoints"] - 1
+    each = found.trajectories["gain"] / steps
+    assert found.summary["mean_step_gain"] == pytest.approx(each.mean())
+    assert found.summary["mean_step_gain_se"] == pytest.approx(each.std() / np.sqrt(40), rel=0.2)

@@ -172,11 +172,18 @@ def of_nothing(p: tuple[float, ...], problems: int = 1000) -> pd.DataFrame:
     return analyze_rollouts(rollouts, config=SIAConfig(num_bootstrap=0, num_splits=1)).trajectories
 
 
-@pytest.mark.parametrize(("p", "share"), [((0.1, 0.9), 0.4), ((0.3, 0.5, 0.2), 0.26), ((0.7, 0.3), 0.0)])
-def test_noise_alone_makes_confident_and_wrong_trajectories(p: tuple[float, ...], share: float) -> None:
-    assert of_nothing(p)["misaligned"].mean() == pytest.approx(share, abs=0.05)
+@pytest.mark.parametrize("p", [(0.1, 0.9), (0.3, 0.5, 0.2), (0.7, 0.3)])
+def test_noise_alone_makes_no_confident_and_wrong_trajectories(p: tuple[float, ...]) -> None:
+    """With plug-in H and s it makes 40 %, 26 % and none."""
+    assert of_nothing(p)["misaligned"].mean() <= 0.02
 
 
-def test_noise_alone_keeps_close_answers_from_locking_in() -> None:
-    assert of_nothing((0.05, 0.45, 0.5))["lock_in_relative"].mean() > 0.7
-    assert of_nothing((0.7, 0.1, 0.1, 0.1))["lock_in_relative"].mean() < 0.1
+def test_close_answers_that_do_not_move_are_locked_in_from_the_start() -> None:
+    """The most frequent answer of single checkpoints changes by noise until .9 of the trajectory."""
+    assert of_nothing((0.05, 0.45, 0.5))["lock_in_relative"].mean() < 0.25
+    assert of_nothing((0.7, 0.1, 0.1, 0.1))["lock_in_relative"].mean() < 0.01
+
+
+def test_what_noise_gives_is_expected_from_the_pooled_answers() -> None:
+    for p, rho_0 in (((0.7, 0.1, 0.1, 0.1), 1.0), ((0.3, 0.5, 0.2), -0.313)):
+        assert of_nothing(p, 200)["rho_expected_from_noise"].mean() == pytest.approx(rho_0, abs=0.04)

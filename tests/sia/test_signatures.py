@@ -7,22 +7,28 @@ import pandas as pd
 import pytest
 
 from fastsia.answers.distribution import answer_entropy
+from fastsia.config import SIAConfig
+from fastsia.sia import analyze_rollouts
 from fastsia.sia.curves import GRID
-from fastsia.sia.entropy import measure
+from fastsia.sia.entropy import Checkpoints, measure
 from fastsia.sia.extras.signatures import (
+    carried_rows,
     change_points,
     fano_bound,
     largest_rise,
     lock_in,
     misaligned,
     pooled,
+    rebound,
     saturation,
 )
+from fastsia.sia.scored import Scored
+from fastsia.sia.smoother import smooth
 from fastsia.sia.table import RolloutTable, encode
-from tests.sia.simulate import draw, frame, moving
+from tests.sia.simulate import constant, draw, frame, moving
 
 
-def traced(*checkpoints: str) -> tuple[RolloutTable, object]:
+def traced(*checkpoints: str) -> tuple[RolloutTable, Checkpoints]:
     """One trace from its answers, a digit a rollout, 0 gold."""
     table = encode(frame(np.array([[[int(digit) for digit in text] for text in checkpoints]])))
     return table, measure(table, 0.5)
@@ -30,20 +36,35 @@ def traced(*checkpoints: str) -> tuple[RolloutTable, object]:
 
 def test_lock_in_is_where_the_mode_stops_changing() -> None:
     table, points = traced("1110", "0001", "1110", "0001", "0000")
-    assert table.checkpoint[lock_in(table, points)].tolist() == [60]
+    assert table.checkpoint[lock_in(table, points.mode)].tolist() == [60]
     table, points = traced("1110", "0001", "1110")
-    assert table.checkpoint[lock_in(table, points)].tolist() == [40]
+    assert table.checkpoint[lock_in(table, points.mode)].tolist() == [40]
     table, points = traced("0001", "0011", "0000")
-    assert table.checkpoint[lock_in(table, points)].tolist() == [0]
+    assert table.checkpoint[lock_in(table, points.mode)].tolist() == [0]
 
 
-def test_rises_and_misalignment() -> None:
+def test_what_ends_without_an_answer_does_not_lock_in() -> None:
+    table = encode(frame(np.array([[[0, 0, 1]] + [[1, 1, 1]] * 4]), null=1))
+    assert lock_in(table, measure(table, 0.5).mode).tolist() == [-1]
+    found = analyze_rollouts(frame(np.full((3, 4, 6), 1), null=1), config=SIAConfig(num_bootstrap=0, num_splits=1))
+    assert found.trajectories["lock_in"].isna().all()
+    assert found.summary["lock_in"] is None
+
+
+def test_rises() -> None:
     table, points = traced("0123", "0011", "0111", "1111")
     assert largest_rise(table, points)[0] == 0.0
-    assert misaligned(table, points).tolist() == [True]
     table, points = traced("0001", "0011", "0000")
     assert largest_rise(table, points)[0] == pytest.approx(np.log(2) - answer_entropy(list("0001")))
-    assert misaligned(table, points).tolist() == [False]
+
+
+def test_confident_and_wrong_is_read_from_smoothed_curves() -> None:
+    table, _ = traced("0123" * 5, "0112" * 5, "1111" * 5, "1111" * 5)
+    assert misaligned(table, smooth(table, 0.5)).tolist() == [True]
+    table, _ = traced("0123" * 5, "0112" * 5, "0000" * 5, "0000" * 5)
+    assert misaligned(table, smooth(table, 0.5)).tolist() == [False]
+    table, _ = traced("0011", "0111", "0111")  # too little to say that it moves
+    assert misaligned(table, smooth(table, 0.5)).tolist() == [False]
 
 
 def test_first_checkpoints_do_not_rise_from_the_trace_before() -> None:
@@ -59,8 +80,28 @@ def test_saturation_by_hand() -> None:
     found = saturation(np.stack([curve, np.linspace(1, 0, len(GRID))]))
     assert found.level[0] == pytest.approx(0.3)
     assert found.onset[0] == pytest.approx(GRID[13])
-    assert found.rebound[0] == pytest.approx(0.2)
-    assert found.rebound[1] == pytest.approx(0.0)
+    assert np.isnan(found.onset[1]), "only the last point is at its level"
+
+
+def test_rebound_is_free_of_the_minimum_of_noise() -> None:
+    """Where nothing moves its mean is 0; where H falls and rises by as much, it is that."""
+    found = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        table = encode(frame(draw(constant(64, np.array([0.4, 0.3, 0.2, 0.1]), 8), 20, rng)))
+        found.append(float(rebound(Scored.of(table, SIAConfig(num_bootstrap=0, num_splits=4))).value))
+    assert abs(np.mean(found)) < 3 * np.std(found) / np.sqrt(len(found))
+    sure, unsure = np.array([0.94, 0.02, 0.02, 0.02]), np.full(4, 0.25)
+    curve = np.stack([unsure, sure, sure, unsure])[None].repeat(64, axis=0)
+    table = encode(frame(draw(curve, 20, np.random.default_rng(0))))
+    risen = rebound(Scored.of(table, SIAConfig(num_bootstrap=50, num_splits=4)))
+    assert risen.value == pytest.approx(1.1, abs=0.15)
+    assert (risen.samples > 0.8).all()
+
+
+def test_carried_rows_repeat_the_last_one() -> None:
+    table = encode(frame(np.zeros((2, 4, 2), dtype=np.int64), lengths=np.array([4, 2])))
+    assert carried_rows(table).tolist() == [[0, 1, 2, 3, 3], [4, 5, 5, 5, 5]]
 
 
 def test_fano() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from fastsia.sia.curves import stride
 from fastsia.sia.entropy import gold_surprisal, share_null
 from fastsia.sia.registry import FACTS
 from fastsia.sia.scored import Scored
-from fastsia.sia.table import RolloutTable
+from fastsia.sia.table import NULL, RolloutTable
 
 SMOOTHINGS = (0.1, 0.5, 1.0)
 """Values of alpha that the sensitivity table scores beside the run's own. Chosen by fastsia."""
@@ -31,6 +31,22 @@ def coarser_stride(table: RolloutTable, factor: int) -> RolloutTable:
     chosen = place % factor == 0
     chosen[table.last] = True
     return table.keep(np.repeat(chosen, table.count))
+
+
+def null_ways(table: RolloutTable) -> Iterator[tuple[str, RolloutTable]]:
+    """Other ways to treat rollouts without an answer, which otherwise are one class: (name, table).
+
+    Checkpoints at which no rollout has an answer have H = 0 as the run has it. Without these rollouts there is no such
+    checkpoint; with each as its own answer, H is largest there. Nothing where all rollouts, or none, have an answer.
+    """
+    null = table.code == NULL
+    if not null.any() or null.all():
+        return
+    yield "left out", table.keep(~null)
+    code = table.code.copy()
+    code[null] = len(table.answers) + np.arange(null.sum())
+    apart = np.concatenate([table.answers, np.full(null.sum(), None, dtype=object)])
+    yield "each its own", replace(table, code=code, answers=apart)  # V and so the surprisal stay
 
 
 def coarse(table: RolloutTable) -> RolloutTable:
@@ -73,6 +89,7 @@ def sensitivity(scored: Scored) -> pd.DataFrame:
             part = coarser_stride(table, factor)
             rows.append(_row("stride", name, Scored.of(part, config, origin=scored)))
     rows += [_row("answer_reading", name, other) for name, other in scored.readings.items()]
+    rows += [_row("no answer", name, Scored.of(part, config, origin=scored)) for name, part in null_ways(table)]
     return pd.DataFrame(rows)
 
 

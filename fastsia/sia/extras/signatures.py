@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 
 from fastsia.answers.distribution import summarize
-from fastsia.sia.curves import GRID, GROUPS, Curve, group_means
+from fastsia.sia.bootstrap import Bootstrap, standard_error
+from fastsia.sia.curves import GRID, GROUPS, Curve, group_means, token_rows
 from fastsia.sia.entropy import Checkpoints
 from fastsia.sia.estimate import Resampled
 from fastsia.sia.quantities import mean_of
 from fastsia.sia.registry import COLUMNS, CURVES, FACTS, Point, Quantity, add_quantity
 from fastsia.sia.scored import Scored
+from fastsia.sia.smoother import MOVES, Smoothed
 from fastsia.sia.table import NULL, RolloutTable
 
 PLATEAU_BAND = 0.05
@@ -27,12 +29,13 @@ RISE_TOLERANCES = (0.0, 0.05, 0.1, 0.2, 0.5)
 """Largest rises of H (nats) between checkpoints at which a trajectory still counts as monotone. Chosen by fastsia."""
 
 
-def lock_in(table: RolloutTable, points: Checkpoints) -> np.ndarray:
-    """int64 [T]: row of the first checkpoint from which the mode never changes again (the last one at the latest)."""
-    owner = table.trajectory_of_checkpoint
-    differs = points.mode != points.mode[table.last][owner]
-    rows = np.where(differs, np.arange(table.num_checkpoints), -1)
-    return np.maximum(np.maximum.reduceat(rows, table.trajectory_offsets[:-1]) + 1, table.first)
+def lock_in(table: RolloutTable, mode: np.ndarray) -> np.ndarray:
+    """int64 [T]: row of the first checkpoint from which the mode (int [G], codes) never changes again, the last one at
+    the latest; -1 where the last mode is no answer."""
+    final = mode[table.last]
+    rows = np.where(mode != final[table.trajectory_of_checkpoint], np.arange(table.num_checkpoints), -1)
+    first = np.maximum(np.maximum.reduceat(rows, table.trajectory_offsets[:-1]) + 1, table.first)
+    return np.where(final == NULL, -1, first)
 
 
 def largest_rise(table: RolloutTable, points: Checkpoints) -> np.ndarray:
@@ -43,15 +46,12 @@ def largest_rise(table: RolloutTable, points: Checkpoints) -> np.ndarray:
     return np.maximum(np.maximum.reduceat(rise, table.trajectory_offsets[:-1]), 0.0)
 
 
-def misaligned(table: RolloutTable, points: Checkpoints) -> np.ndarray:
-    """bool [T]: H is lower and s higher at the last checkpoint than at the first.
-
-    Both ends are estimates: where the true answer distribution does not change and gold is rare, up to 40 % of
-    the trajectories count.
-    """
-    more_certain = points.entropy[table.last] < points.entropy[table.first]
-    further_off = points.gold_surprisal[table.last] > points.gold_surprisal[table.first]
-    return more_certain & further_off
+def misaligned(table: RolloutTable, smoothed: Smoothed) -> np.ndarray:
+    """bool [T]: smoothed H is lower and smoothed s higher at the last checkpoint than at the first, and the answer
+    distribution probably changes. By plug-in H and s noise alone misaligns up to 40 % of the trajectories."""
+    more_certain = smoothed.entropy[table.last] < smoothed.entropy[table.first]
+    further_off = smoothed.surprisal[table.last] > smoothed.surprisal[table.first]
+    return more_certain & further_off & (smoothed.moves > MOVES)
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,11 @@ class Saturation:
 
     Attributes:
         level: Mean of its last fifth, nats.
-        onset: First q from which it stays within `PLATEAU_BAND` of that level; 1: no plateau.
-        rebound: Largest value after the minimum, minus the minimum, nats; noise alone makes it positive.
+        onset: First q from which it stays within `PLATEAU_BAND` of that level; NaN where only the last point does.
     """
 
     level: np.ndarray
     onset: np.ndarray
-    rebound: np.ndarray
 
 
 def saturation(curves: np.ndarray) -> Saturation:
@@ -74,12 +72,43 @@ def saturation(curves: np.ndarray) -> Saturation:
     level = curves[..., GRID >= 0.8 - 1e-9].mean(axis=-1)
     outside = np.abs(curves - level[..., None]) > PLATEAU_BAND
     last_outside = np.where(outside, np.arange(len(GRID)), -1).max(axis=-1)
-    onset = np.where(np.isnan(level), np.nan, GRID[np.minimum(last_outside + 1, len(GRID) - 1)])
-    lowest = np.argmin(np.where(np.isnan(curves), np.inf, curves), axis=-1)
-    after = np.arange(len(GRID)) >= lowest[..., None]
-    minimum = np.take_along_axis(curves, lowest[..., None], axis=-1)[..., 0]
-    rebound = np.where(after, curves, -np.inf).max(axis=-1) - minimum
-    return Saturation(level, onset, rebound)
+    none = np.isnan(level) | (last_outside >= len(GRID) - 2)
+    return Saturation(level, np.where(none, np.nan, GRID[np.minimum(last_outside + 1, len(GRID) - 1)]))
+
+
+def rebound(scored: Scored) -> Resampled:
+    """By how much mean H rises again after its lowest point, nats; 0 in expectation where it does not.
+
+    The lowest position is sought in the mean curve of one half of the rollouts and read in that of the other: last
+    value minus value there, averaged over splits and directions. The minimum of a noisy curve would be too low. The
+    curves are over tokens written, trajectories carried forward after their end.
+    """
+    halves = scored.halves.entropy[carried_rows(scored.table)]
+    number, positions, columns = halves.shape
+    sums = np.add.reduceat(np.nan_to_num(halves).reshape(number, -1), scored.table.problem_offsets[:-1], axis=0)
+    count = np.diff(scored.table.problem_offsets)[:, None].astype(np.float64)
+
+    def of_curves(curves: np.ndarray) -> np.ndarray:
+        curves = curves.reshape(*curves.shape[:-1], positions, columns)
+        lowest = curves.argmin(axis=-2)[..., np.arange(columns) ^ 1]
+        there = np.take_along_axis(curves, lowest[..., None, :], axis=-2)[..., 0, :]
+        return (curves[..., -1, :] - there).mean(axis=-1)
+
+    value = of_curves(sums.sum(axis=0) / count.sum())
+    samples = np.concatenate(
+        [of_curves(Bootstrap(part).ratio(sums, count)) for part in np.array_split(scored.bootstrap.weights, 20)]
+    )
+    return Resampled(value, samples, number)
+
+
+def carried_rows(table: RolloutTable) -> np.ndarray:
+    """int64 [T, K]: each trajectory's row at positions on the stride's grid and at the largest last checkpoint; after
+    its end, its last one."""
+    positions = np.append(token_rows(table)[0], int(table.checkpoint[table.last].max()))
+    span = int(positions[-1]) + 1
+    key = table.trajectory_of_checkpoint * span + table.checkpoint
+    wanted = np.arange(table.num_trajectories)[:, None] * span + positions
+    return np.maximum(np.searchsorted(key, wanted, side="right") - 1, table.first[:, None])
 
 
 def fano_bound(entropy: np.ndarray, num_answers: int) -> np.ndarray:
@@ -264,15 +293,16 @@ def _pooled(table: RolloutTable, ride: np.ndarray, alpha: float, begin: int, end
 
 def _of_trajectories(scored: Scored) -> Mapping[str, Any]:
     table, points = scored.table, scored.points
-    locked = table.checkpoint[lock_in(table, points)]
+    locked = lock_in(table, scored.smoothed.mode)
+    position = np.where(locked < 0, np.nan, table.checkpoint[locked])
     changes = change_points(table)
     change = pd.array(np.where(changes.largest >= 0, table.checkpoint[changes.largest], 0), dtype="Int64")
     change[changes.largest < 0] = pd.NA
     return {
-        "lock_in": locked,
-        "lock_in_relative": locked / scored.length,
+        "lock_in": pd.array(position, dtype="Int64"),
+        "lock_in_relative": position / scored.length,
         "largest_rise": largest_rise(table, points),
-        "misaligned": misaligned(table, points),
+        "misaligned": misaligned(table, scored.smoothed),
         "num_change_points": changes.count,
         "change_point": change,
     }
@@ -285,12 +315,26 @@ def _of_checkpoints(scored: Scored) -> Mapping[str, Any]:
     return {"entropy_pooled": found.entropy, "num_pooled": found.count, "pooled_cut_share": found.cut}
 
 
+def _num_answers(scored: Scored) -> int:
+    """|A| of the Fano bound: the options with no answer, or the largest V, which grows with the number of rollouts."""
+    return int(scored.table.num_answers.max()) if scored.num_options is None else scored.num_options + 1
+
+
+def _mean_gain(scored: Scored) -> Resampled:
+    """The gain per step between checkpoints, of trajectories with more than one."""
+    steps = scored.trajectories["num_checkpoints"].to_numpy() - 1
+    gain = scored.trajectories["gain"].to_numpy(np.float64)
+    return scored.mean(np.divide(gain, steps, out=np.full(len(gain), np.nan), where=steps > 0))
+
+
 def _facts(scored: Scored) -> dict[str, Any]:
     frame = scored.trajectories
     count, place = frame["num_change_points"].to_numpy(), frame["change_point"]
     relative = (place.to_numpy(np.float64, na_value=np.nan) / scored.length)[place.notna().to_numpy()]
+    error = float(standard_error(_mean_gain(scored).samples))
     found: dict[str, Any] = {
-        "fano_num_answers": int(scored.table.num_answers.max()),
+        "mean_step_gain_se": error if np.isfinite(error) else None,
+        "fano_num_answers": _num_answers(scored),
         "change_points": {
             "mean_number": float(count.mean()),
             "share_without": float((count == 0).mean()),
@@ -311,7 +355,7 @@ def _facts(scored: Scored) -> dict[str, Any]:
 
 def _curves(scored: Scored) -> Iterator[Curve]:
     """The would-be Fano bound, and the mean pooled entropy of each group."""
-    entropy, num_answers = scored.mean_curve("entropy"), int(scored.table.num_answers.max())
+    entropy, num_answers = scored.mean_curve("entropy"), _num_answers(scored)
     bound, bounds = fano_bound(entropy.value, num_answers), fano_bound(entropy.samples, num_answers)
     yield Curve("fano_bound", "relative", "all", GRID, bound, bounds, entropy.n)
     if "entropy_pooled" in scored.checkpoints:
@@ -325,6 +369,14 @@ def _saturation(part: str, scored: Scored) -> Iterator[Point]:
     curve = scored.mean_curve("entropy")
     found, resampled = saturation(curve.value), saturation(curve.samples)
     yield Point(Resampled(getattr(found, part), getattr(resampled, part), curve.n).estimate())
+
+
+def _rebound(scored: Scored) -> Iterator[Point]:
+    yield Point(rebound(scored).estimate())
+
+
+def _step_gain(scored: Scored) -> Iterator[Point]:
+    yield Point(_mean_gain(scored).estimate())
 
 
 def _mean_of(column: str, scored: Scored) -> Iterator[Point]:
@@ -341,10 +393,12 @@ COLUMNS["trajectories"].append(_of_trajectories)
 COLUMNS["checkpoints"].append(_of_checkpoints)
 CURVES.append(_curves)
 FACTS.append(_facts)
-for _part in ("level", "onset", "rebound"):
+for _part in ("level", "onset"):
     add_quantity(
         Quantity(f"saturation_{_part}", make=partial(_saturation, _part), key=f"saturation.{_part}", compared=False)
     )
+add_quantity(Quantity("saturation_rebound", make=_rebound, key="saturation.rebound", compared=False))
+add_quantity(Quantity("mean_step_gain", make=_step_gain, compared=False))
 for _name, _column in (("misalignment", "misaligned"), ("lock_in", "lock_in_relative")):
     add_quantity(Quantity(_name, make=partial(_mean_of, _column), compared=False))
 add_quantity(Quantity("monotone", make=_monotone, item=("tolerance", "share"), compared=False))

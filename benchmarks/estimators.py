@@ -1,0 +1,88 @@
+"""Which estimate of p_t predicts rollouts that it has not seen? Log loss on stored runs with many rollouts.
+
+    python benchmarks/estimators.py RUN [RUN ...] [--numbers 5,10,20]
+
+Estimates are made from the first n rollouts of every checkpoint and scored on the second half of all of them: minus
+the mean ln p of their answers, nats. Answers of all rollouts are the classes of every estimate. One table per run, and
+one JSON line at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fastsia.results.reader import Store
+from fastsia.results.score import read_table, stored_config
+from fastsia.sia.decomposition import Departures, decompose, mix
+from fastsia.sia.smoother import smooth
+from fastsia.sia.table import RolloutTable
+
+ALPHA = 0.5
+"""Additive smoothing of counts, as the default of the surprisal."""
+
+
+def log_losses(table: RolloutTable, departures: Departures | None, number: int) -> dict[str, np.ndarray]:
+    """float64 [T] by estimator: each trajectory's mean log loss (nats) over its checkpoints' held-out rollouts."""
+    slots, row = table.slots(), table.checkpoint_of_rollout
+    seen, held_out = slots < number, slots >= (int(slots.max()) + 1) // 2
+    local, owner = table.local_answers(), table.trajectory_of_checkpoint
+    width = local.number[owner]
+    begin = np.concatenate([[0], np.cumsum(width)])
+
+    def smoothed_counts(at: np.ndarray) -> np.ndarray:
+        counts = np.bincount(begin[at] + local.code, weights=seen, minlength=int(begin[-1]))
+        total = np.repeat(np.add.reduceat(counts, begin[:-1]), width)
+        return (counts + ALPHA) / (total + ALPHA * np.repeat(width, width))
+
+    found = {"plain counts": smoothed_counts(row), "smoother": smooth(table, ALPHA, of=seen).probabilities}
+    if departures is not None:
+        part = decompose(table, departures, ALPHA, of=seen)
+        weight = np.repeat(part.effective_rollouts, width)
+        found["decomposition"] = (part.probabilities * weight + ALPHA) / (weight + ALPHA * np.repeat(width, width))
+        segments = smooth(table, ALPHA, at=departures.segment, of=seen).probabilities
+        found["both"] = mix(table, departures, segments, begin)
+    losses = {}
+    for name, p in found.items():
+        loss = np.where(held_out, -np.log(p[begin[row] + local.code]), 0.0)
+        sums = np.bincount(owner[row], weights=loss, minlength=table.num_trajectories)
+        losses[name] = sums / np.bincount(owner[row], weights=held_out, minlength=table.num_trajectories)
+    return losses
+
+
+def score(path: Path, numbers: list[int]) -> pd.DataFrame:
+    """One row an estimator, one column a number of rollouts: log loss, and its difference from plain counts of the same
+    number with a standard error over problems."""
+    store = Store(path)
+    table, logprobs = read_table(store)
+    departures = None if logprobs is None else Departures.of(table, logprobs, stored_config(store))
+    rows: dict[str, dict[str, Any]] = {}
+    for number in numbers:
+        losses = log_losses(table, departures, number)
+        for name, loss in losses.items():
+            difference = loss - losses["plain counts"]
+            error = difference.std(ddof=1) / np.sqrt(len(difference))
+            rows.setdefault(name, {})[f"N = {number}"] = round(float(loss.mean()), 3)
+            rows[name][f"± {number}"] = f"{difference.mean():+.3f} ({error:.3f})"
+    return pd.DataFrame(rows).T
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--numbers", default="5,10,20")
+    given = parser.parse_args()
+    numbers = [int(number) for number in given.numbers.split(",")]
+    found = {str(path): score(path, numbers) for path in given.runs}
+    for path, frame in found.items():
+        print(path, frame.to_string(), sep="\n")
+    print(json.dumps({path: frame.to_dict("index") for path, frame in found.items()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""The estimators against distributions that are known, larger than in the tests: `make simulate`.
+
+Prints the tables of docs/estimators.md: bias and error of the decomposition, alignment where nothing moves, error of
+the mean rho in four scenarios, power and size of the re-pairing test.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fastsia.config import SIAConfig
+from fastsia.sia.alignment import cross_fitted, pearson, repairing_test
+from fastsia.sia.bootstrap import Bootstrap, interval
+from fastsia.sia.curves import grid_rows
+from fastsia.sia.decomposition import (
+    Departures,
+    blocks,
+    decompose,
+    decomposed_halves,
+    entropy_of,
+    estimate_block,
+    surprisal,
+)
+from fastsia.sia.entropy import ends_correct, measure
+from fastsia.sia.scored import Scored
+from fastsia.sia.smoother import smooth
+from fastsia.sia.table import RolloutTable, encode
+from tests.sia.simulate import Chain, draw, filtered, frame, late, moving
+
+Scenario = Callable[[np.random.Generator], np.ndarray]
+SCENARIOS: dict[str, Scenario] = {
+    "A locks in (.92)": lambda rng: moving(64, 16, rng),
+    "C locks in to .60": lambda rng: moving(64, 16, rng, final_share=0.6),
+    "F observer's beliefs": lambda rng: filtered(64, 16, rng),
+    "D moves at the end": lambda rng: late(64, 16, rng),
+}
+
+
+def by_answer(table: RolloutTable, probabilities: np.ndarray) -> np.ndarray:
+    """float64 [G, 5, ...] from estimates by local answers [G, K, ...]: "10" to "13", then none."""
+    local, owner = table.local_answers(), table.trajectory_of_checkpoint
+    out = np.zeros((len(probabilities), 5, *probabilities.shape[2:]))
+    for g, of in enumerate(owner):
+        for k, code in enumerate(local.global_code[local.offsets[of] : local.offsets[of + 1]]):
+            out[g, 4 if code < 0 else int(table.answers[code]) - 10] = probabilities[g, k]
+    return out
+
+
+def decompositions() -> Iterator[dict[str, Any]]:
+    """Texts of Markov chains; 25 sets of N rollouts give the z of each cell, one set the rest."""
+    sets = 25
+    for spread, limit, budget, number in (
+        (0.3, 120, "total", 20),
+        (0.05, 120, "total", 20),
+        (0.02, 120, "total", 20),
+        (0.02, 120, "total", 5),
+        (0.05, 40, "new", 20),
+    ):
+        rng = np.random.default_rng(0)
+        chain = Chain(12, 4, rng, spread=spread, end=0.05)
+        rollouts, logprobs, truth = chain.run(250, sets * number, 4, limit, rng, budget=budget)
+        table = encode(rollouts)
+        config = SIAConfig(max_tokens=limit, rollout_budget=budget)  # type: ignore[arg-type]
+        departures = Departures.of(table, logprobs, config)
+        assert departures is not None
+        member = np.arange(sets * number)[:, None] // number == np.arange(sets)
+        (local, parts) = table.local_answers(), []
+        for block in blocks(table, local, sets):
+            found = np.zeros((block.rows.stop - block.rows.start, int(local.number.max()), sets))
+            found[:, : block.width] = estimate_block(table, local, departures, block, member)
+            parts.append(found)
+        found = by_answer(table, np.concatenate(parts))
+        mean, error = found.mean(axis=2), found.std(axis=2, ddof=1) / np.sqrt(sets)
+        there = error > 0.003
+        z = ((mean - truth)[there] / error[there]) * np.sqrt((sets - 3) / (sets - 1))
+        one = table.keep(table.slots() < number)
+        departures = Departures.of(one, logprobs, config)
+        assert departures is not None
+        single, plain = decompose(one, departures, 0.5), measure(one, 0.5).entropy
+        entropy = entropy_of(truth)
+        inner = np.delete(np.arange(len(entropy)), table.last)
+        yield {
+            "mean q": np.exp(departures.log_stay[inner]).mean(),
+            "budget": budget,
+            "N": number,
+            "cells": int(there.sum()),
+            "z mean": z.mean(),
+            "z sd": z.std(),
+            "H bias": (single.entropy - entropy).mean(),
+            "plain": (plain - entropy).mean(),
+            "H rmse": np.sqrt(((single.entropy - entropy) ** 2).mean()),
+            "plain rmse": np.sqrt(((plain - entropy) ** 2).mean()),
+            "cover": (np.abs(single.entropy - entropy) <= 1.96 * single.entropy_se).mean(),
+            "N_eff": np.median(single.effective_rollouts[inner]),
+        }
+
+
+def nothing_moves(traces: int = 3000) -> Iterator[dict[str, Any]]:
+    """Chains whose ends have the same probabilities in every state."""
+    for p in ((0.7, 0.1, 0.1, 0.1), (0.1, 0.9)):
+        rng = np.random.default_rng(1)
+        chain = Chain(6, len(p), rng, spread=0.02)
+        stay = chain.step[:, :6] / chain.step[:, :6].sum(axis=1, keepdims=True)
+        chain.step = np.concatenate([stay * 0.93, 0.07 * np.tile(p, (6, 1))], axis=1)
+        rollouts, logprobs, _ = chain.run(traces, 20, 3, 200, rng, budget="total")
+        table = encode(rollouts)
+        departures = Departures.of(table, logprobs, SIAConfig(max_tokens=200, rollout_budget="total"))
+        assert departures is not None
+        rho = cross_fitted(decomposed_halves(table, departures, 0.5, 20, 0))[0]
+        points, smoothed = measure(table, 0.5), smooth(table, 0.5)
+        paper = pearson(points.entropy, points.gold_surprisal, table.trajectory_offsets)
+        found, there = smoothed.rho(slice(None), table.trajectory_offsets), np.isfinite(rho)
+        yield {
+            "p": p,
+            "traces": int(there.sum()),
+            "paper's": np.nanmean(paper),
+            "decoupled": rho[there].mean(),
+            "± SE": rho[there].std() / np.sqrt(there.sum()),
+            "smoothed defined": np.isfinite(found)[there].mean(),
+        }
+
+
+def decoupled_where_it_moves() -> Iterator[dict[str, Any]]:
+    """Chains with likely segments: the decoupled rho of each trajectory against that of its true distributions."""
+    for spread in (0.02, 0.005):
+        rng = np.random.default_rng(2)
+        chain = Chain(12, 4, rng, spread=spread, end=0.05)
+        rollouts, logprobs, truth = chain.run(400, 20, 4, 150, rng, budget="total")
+        table = encode(rollouts)
+        departures = Departures.of(table, logprobs, SIAConfig(max_tokens=150, rollout_budget="total"))
+        assert departures is not None
+        effective = decompose(table, departures, 0.5).effective_rollouts
+        number = table.num_answers[table.trajectory_of_checkpoint]
+        true = pearson(entropy_of(truth), surprisal(truth[:, 0], number, 0.5), table.trajectory_offsets)
+        scored = Scored.of(table, SIAConfig())
+        rho = cross_fitted(decomposed_halves(table, departures, 0.5, 20, 0))[0]
+        there = np.isfinite(true) & np.isfinite(rho)
+        row: dict[str, Any] = {"N_eff": np.median(np.delete(effective, table.last)), "traces": int(there.sum())}
+        found = {"paper's": scored.rho["rho"], "cross-fitted": scored.rho["rho_cross_fitted"], "decoupled": rho}
+        for name, values in found.items():
+            row[f"{name} rmse"] = np.sqrt(np.nanmean((values - true)[there] ** 2))
+            row[f"{name} bias"] = np.nanmean((values - true)[there])
+        yield row
+
+
+def alignments(sets: int = 30) -> Iterator[dict[str, Any]]:
+    """Error of the mean over 64 trajectories, and how often its interval covers the true mean."""
+    for number in (5, 10, 20, 50):
+        for name, scenario in SCENARIOS.items():
+            errors: dict[str, list[float]] = {"paper's": [], "cross-fitted": [], "smoothed": []}
+            covered, truths, undefined = [], [], []
+            for seed in range(sets):
+                rng = np.random.default_rng(seed)
+                p = scenario(rng)
+                table = encode(frame(draw(p, number, rng), null=4))
+                scored = Scored.of(table, SIAConfig(smoothing=number / 40, num_splits=4))
+                offsets = table.trajectory_offsets
+                true = pearson(entropy_of(p.reshape(-1, 5)), surprisal(p[..., 0].ravel(), np.array(5), 0.5), offsets)
+                smoothed = smooth(table, 0.5).rho(slice(None), offsets)
+                truths.append(np.nanmean(true))
+                found = {"paper's": scored.rho["rho"], "cross-fitted": scored.rho["rho_cross_fitted"]}
+                for key, values in (found | {"smoothed": smoothed}).items():
+                    errors[key].append(float(np.nanmean(values) - truths[-1]))
+                draws = Bootstrap.draw(64, 500, seed)
+                samples = draws.ratio(np.nan_to_num(smoothed), np.isfinite(smoothed).astype(float))
+                low, high = interval(samples)
+                covered.append(low <= truths[-1] <= high)
+                undefined.append(np.isnan(smoothed).mean())
+            row = {"N": number, "scenario": name, "true": np.mean(truths)}
+            row |= {key: f"{np.sqrt(np.mean(np.square(e))):.3f} ({np.mean(e):+.3f})" for key, e in errors.items()}
+            yield row | {"covers": np.mean(covered), "undefined": np.mean(undefined)}
+
+
+def repairings(runs: int = 80) -> Iterator[dict[str, Any]]:
+    """Share of runs with p <= .05: 64 trajectories at their own pace, and with one pace for all."""
+    for share in (1.0, 0.8, 0.6, 0.5):
+        row: dict[str, Any] = {"share correct": share}
+        for name, same in (("own pace", False), ("one pace", True)):
+            p_values = []
+            for seed in range(runs):
+                rng = np.random.default_rng(seed)
+                p = moving(64, 16, rng, share_correct=share)
+                if same:  # all of an outcome have one course
+                    right = p[:, -1].argmax(axis=1) == 0
+                    p = np.where(right[:, None, None], p[right].mean(axis=0) if right.any() else 0, p)
+                    wrong = ~right
+                    p[wrong] = p[wrong].mean(axis=0) if wrong.any() else 0
+                table = encode(frame(draw(p, 20, rng), null=4))
+                halves = Scored.of(table, SIAConfig(num_splits=4)).halves
+                correct = ends_correct(table, measure(table, 0.5))
+                test = repairing_test(halves, grid_rows(table), correct, num_permutations=199, seed=seed)
+                p_values.append(1.0 if test is None else test.p_value)
+            row[name] = float((np.array(p_values) <= 0.05).mean())
+        yield row
+
+
+def main() -> None:
+    """Makes the tables named on the command line, or all."""
+    pd.set_option("display.width", 200)
+    makers = (decompositions, nothing_moves, decoupled_where_it_moves, alignments, repairings)
+    for make in [make for make in makers if make.__name__ in sys.argv[1:]] or makers:
+        print(f"\n{make.__name__}: {make.__doc__}")
+        print(pd.DataFrame(list(make())).round(3).to_string(index=False), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,552 @@
+"""The answer distribution along a trajectory, decomposed by where rollouts leave it.
+
+Between checkpoints m and m + 1 a rollout stays on the trajectory's own tokens with a known probability q_m, the product
+of their probabilities, or departs. With D_m the distribution of the answers of those that depart there,
+
+    p_m = q_m p_{m+1} + (1 - q_m) D_m,
+
+exactly. D_m is estimated by the answers of all rollouts that departed in segment m, from whichever checkpoint they were
+drawn; q_m is not estimated at all. So the estimate of p_m is unbiased as long as every segment has a departure, and
+every rollout counts at all checkpoints before its departure. docs/method.md derives variance and limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+from scipy.special import xlogy
+
+from fastsia.config import SIAConfig
+from fastsia.sia.alignment import Halves, split_halves
+from fastsia.sia.table import LocalAnswers, RolloutTable
+from fastsia.sia.token_traces import TokenLogprobs
+
+MOST_LEFT_OUT = 0.05
+"""The largest share of a trajectory's rollouts that were cut, and the largest probability of segments without a
+departure, at which the decomposition is given. Chosen by fastsia."""
+
+SMOOTHING_ROLLOUTS = 20
+"""The surprisal of an estimated distribution p is -ln((p + d) / (1 + V d)) with d = smoothing / this number: the
+smoothing of that many rollouts, whatever the number that was drawn."""
+
+PRIOR_DRAWS = 1.0
+"""Draws that the trajectory's own answers add to each D_m in the standard errors, which would be 0 for a single
+departure. Chosen by simulation (docs/estimators.md)."""
+
+_CELLS_AT_ONCE = 4_000_000
+
+
+@dataclass(frozen=True)
+class Departures:
+    """Where each rollout leaves its trajectory, as rows of checkpoints.
+
+    Attributes:
+        known: bool [T], trajectories whose tokens' log-probabilities are known up to the last checkpoint.
+        log_stay: float64 [G], ln q: of the trajectory's tokens from this checkpoint to the next. 0 at the last
+            checkpoint, and from where on the trajectory's answer is settled.
+        segment: int64 [R], row of the segment in which the rollout departs; the last row where it does not before it.
+        visible: int64 [R], row of the first checkpoint whose token limit let the rollout end where it ended.
+        num_cut: int64 [T], rollouts whose answer another limit might have changed: under `rollout_budget="new"` those
+            that were cut. Under "total" all have the same limit.
+    """
+
+    known: np.ndarray
+    log_stay: np.ndarray
+    segment: np.ndarray
+    visible: np.ndarray
+    num_cut: np.ndarray
+
+    @classmethod
+    def of(cls, table: RolloutTable, logprobs: TokenLogprobs, config: SIAConfig) -> Departures | None:
+        """None where the table does not say how far rollouts match their trajectories and how they ended.
+
+        A rollout that was stopped on the trajectory's own tokens, since no continuation changes its answer, shows that
+        the trajectory's answer is settled there: it and all later rollouts have that answer, wherever they depart.
+        """
+        if table.ride is None or table.settled is None or table.cut is None or table.tokens is None:
+            return None
+        owner, row = table.trajectory_of_checkpoint, table.checkpoint_of_rollout
+        start = table.checkpoint[row]
+        leave = start + table.ride
+        end = table.checkpoint[table.last].copy()
+        on_trunk = table.settled & (table.ride == table.tokens)
+        np.minimum.at(end, owner[row[on_trunk]], leave[on_trunk])
+
+        span = int(max(table.checkpoint.max(), leave.max())) + 2
+        place = owner * span + table.checkpoint
+        segment = np.searchsorted(place, owner[row] * span + leave, side="right") - 1
+        segment = np.where(leave >= end[owner[row]], table.last[owner[row]], segment)
+
+        known, log_stay = _segment_logprobs(table, logprobs, end)
+        visible, num_cut = table.first[owner[row]], np.zeros(table.num_trajectories, dtype=np.int64)
+        if config.rollout_budget == "new":
+            earliest = np.maximum(start + table.tokens - config.max_tokens, 0)
+            visible = np.minimum(np.searchsorted(place, owner[row] * span + earliest, side="left"), row)
+            visible = np.maximum(visible, table.first[owner[row]])
+            visible = np.where(table.cut, np.where(table.code < 0, row + 1, row), visible)
+            num_cut = np.bincount(owner[row], weights=table.cut, minlength=table.num_trajectories).astype(np.int64)
+        return cls(known, log_stay, segment, visible, num_cut)
+
+    def late(self, table: RolloutTable) -> np.ndarray:
+        """bool [R]: rollouts that an earlier checkpoint's limit would have cut, or their own did."""
+        return self.visible > table.first[table.trajectory_of_checkpoint[table.checkpoint_of_rollout]]
+
+
+def _segment_logprobs(table: RolloutTable, logprobs: TokenLogprobs, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`Departures.known` and `log_stay`; end: int64 [T], the position from which on tokens are certain to keep p."""
+    is_known = np.isfinite(logprobs.values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(is_known, logprobs.values, 0.0), dtype=np.float64)])
+    unknown = np.concatenate([[0], np.cumsum(~is_known)])
+    begin, length = logprobs.offsets[:-1], np.diff(logprobs.offsets)
+    last = begin + np.minimum(table.checkpoint[table.last], length)
+    known = (length >= table.checkpoint[table.last]) & (unknown[last] == unknown[begin])
+    owner = table.trajectory_of_checkpoint
+    at = begin[owner] + np.minimum(np.minimum(table.checkpoint, end[owner]), length[owner])
+    log_stay = np.zeros(table.num_checkpoints)
+    log_stay[:-1] = np.diff(sums[at])
+    log_stay[table.last] = 0.0
+    return known, np.minimum(log_stay, 0.0)
+
+
+class Block(NamedTuple):
+    """Some neighbouring trajectories, with K the largest V among them and rows their M checkpoints."""
+
+    trajectories: slice
+    rows: slice
+    rollouts: slice
+    width: int
+
+
+def blocks(table: RolloutTable, local: LocalAnswers, columns: int) -> Iterator[Block]:
+    """Cuts a table so that M K columns numbers fit into memory."""
+    begin = 0
+    lengths = np.diff(table.trajectory_offsets)
+    while begin < table.num_trajectories:
+        widest = np.maximum.accumulate(local.number[begin:])
+        size = np.cumsum(lengths[begin:]) * widest * columns
+        end = begin + max(1, int(np.searchsorted(size, _CELLS_AT_ONCE, side="right")))
+        rows = slice(int(table.trajectory_offsets[begin]), int(table.trajectory_offsets[end]))
+        rollouts = slice(int(table.checkpoint_offsets[rows.start]), int(table.checkpoint_offsets[rows.stop]))
+        yield Block(slice(begin, end), rows, rollouts, int(widest[end - begin - 1]))
+        begin = end
+
+
+@dataclass(frozen=True)
+class _Trunk:
+    """A block of a table for the recursion from the last checkpoint to the first.
+
+    Attributes:
+        log_stay: float64 [M].
+        steps: For each distance from the last checkpoint, the rows (int64) at it, beginning with the last ones.
+        first: int64 [M], the first row of each row's trajectory.
+    """
+
+    log_stay: np.ndarray
+    steps: list[np.ndarray]
+    first: np.ndarray
+
+    @classmethod
+    def of(cls, table: RolloutTable, departures: Departures, block: Block) -> _Trunk:
+        offsets = table.trajectory_offsets[block.trajectories.start : block.trajectories.stop + 1] - block.rows.start
+        lengths = np.diff(offsets)
+        steps = [offsets[1:][lengths > back] - 1 - back for back in range(int(lengths.max()))]
+        return cls(departures.log_stay[block.rows], steps, np.repeat(offsets[:-1], lengths))
+
+
+def count_departures(
+    table: RolloutTable, local: LocalAnswers, segment: np.ndarray, block: Block, member: np.ndarray, of: np.ndarray
+) -> np.ndarray:
+    """Answers of the rollouts by the row of their segment; float64 [M, K, S].
+
+    Args:
+        segment: int64 [R], the row at which each rollout is counted.
+        member: bool [width, S], which slots are in each of S sets of rollouts.
+        of: bool [R], rollouts to count.
+    """
+    kept = np.flatnonzero(of[block.rollouts]) + block.rollouts.start
+    number = block.rows.stop - block.rows.start
+    cell = (segment[kept] - block.rows.start) * block.width + local.code[kept]
+    slot = table.slots()[kept]
+    indicator = sparse.csr_matrix(
+        (np.ones(len(kept), dtype=np.float32), (cell, slot)), shape=(number * block.width, len(member))
+    )
+    counts = indicator @ member.astype(np.float32)
+    return counts.astype(np.float64).reshape(number, block.width, member.shape[1])
+
+
+def estimate_block(
+    table: RolloutTable,
+    local: LocalAnswers,
+    departures: Departures,
+    block: Block,
+    member: np.ndarray,
+    of: np.ndarray | None = None,
+) -> np.ndarray:
+    """The estimated answer distributions from S sets of rollouts; float64 [M, K, S], NaN where no rollout of a set
+    reaches the last checkpoint.
+
+    Under `rollout_budget="new"` rollouts of a later checkpoint t' ran to a later limit than t's, and those of an
+    earlier one to an earlier limit. A rollout that ended between the limits of two checkpoints is therefore counted at
+    the checkpoints whose limit it kept, as a share of those rollouts that could have ended there; the rest of D_m are
+    cut rollouts. This keeps D_m unbiased for each t.
+
+    Args:
+        member: bool [width, S], which slots are in each set.
+        of: bool [R], the rollouts that count; None: all.
+    """
+    of = np.ones(table.num_rollouts, dtype=bool) if of is None else of
+    trunk = _Trunk.of(table, departures, block)
+    late = departures.late(table)
+    early = count_departures(table, local, departures.segment, block, member, of & ~late)
+    number = early.sum(axis=1)
+    here = np.flatnonzero((of & late)[block.rollouts]) + block.rollouts.start
+    if len(here):
+        number += count_departures(table, local, departures.segment, block, member, of & late).sum(axis=1)
+    share = np.divide(early, number[:, None], out=np.zeros_like(early), where=number[:, None] > 0)
+    stay = np.exp(trunk.log_stay)
+    out = np.empty_like(early)
+    last = trunk.steps[0]
+    out[last] = np.where(number[last][:, None] > 0, share[last], np.nan)
+    for rows in trunk.steps[1:]:
+        q = stay[rows][:, None, None]
+        out[rows] = np.where(number[rows][:, None] > 0, q * out[rows + 1] + (1 - q) * share[rows], out[rows + 1])
+    if len(here):
+        _add_late(out, table, local, departures, block, member, trunk, here, of)
+        out[:, 0] += np.maximum(1 - out.sum(axis=1), 0)
+    return out
+
+
+def _add_late(
+    out: np.ndarray,
+    table: RolloutTable,
+    local: LocalAnswers,
+    departures: Departures,
+    block: Block,
+    member: np.ndarray,
+    trunk: _Trunk,
+    late: np.ndarray,
+    of: np.ndarray,
+) -> None:
+    """Adds the rollouts `late` (int64, rows of the table) to the checkpoints whose limit they kept."""
+    begin = block.rows.start
+    row = table.checkpoint_of_rollout
+    segment, visible = departures.segment[late] - begin, departures.visible[late] - begin
+    kept = visible <= segment
+    late, segment, visible = late[kept], segment[kept], visible[kept]
+    if not len(late):
+        return
+    # How many rollouts of each set departed in a segment and were drawn at row `visible` or later.
+    pairs, which = np.unique(segment * (len(trunk.first) + 1) + visible, return_inverse=True)
+    of_segment, from_row = pairs // (len(trunk.first) + 1), pairs % (len(trunk.first) + 1)
+    mine = np.flatnonzero(of[block.rollouts]) + block.rollouts.start
+    order = np.argsort(departures.segment[mine], kind="stable")
+    ordered = departures.segment[mine][order] - begin
+    low, high = np.searchsorted(ordered, of_segment, "left"), np.searchsorted(ordered, of_segment, "right")
+    width = high - low
+    pair = np.repeat(np.arange(len(pairs)), width)
+    candidate = mine[order[np.repeat(low, width) + np.arange(len(pair)) - np.repeat(np.cumsum(width) - width, width)]]
+    seen = row[candidate] - begin >= from_row[pair]
+    slots = table.slots()
+    weights = member.astype(np.float32)
+    indicator = sparse.csr_matrix(
+        (np.ones(int(seen.sum()), dtype=np.float32), (pair[seen], slots[candidate[seen]])),
+        shape=(len(pairs), len(member)),
+    )
+    able = np.asarray(indicator @ weights, dtype=np.float64)
+
+    log_reach = np.cumsum(trunk.log_stay) - trunk.log_stay  # of a row from the block's first, up to its trajectory's
+    leaves = -np.expm1(trunk.log_stay)
+    leaves[trunk.steps[0]] = 1.0
+    copies = segment - visible + 1
+    source = np.repeat(np.arange(len(late)), copies)
+    target = visible[source] + np.arange(len(source)) - np.repeat(np.cumsum(copies) - copies, copies)
+    weight = np.exp(log_reach[segment[source]] - log_reach[target]) * leaves[segment[source]]
+    there = member[slots[late]][source] / np.maximum(able[which[source]], 1)
+    np.add.at(out, (target, local.code[late][source]), weight[:, None] * there)
+
+
+def surprisal(p_gold: np.ndarray, num_answers: np.ndarray, alpha: float) -> np.ndarray:
+    """-ln((p + d) / (1 + V d)), nats, with d = alpha / `SMOOTHING_ROLLOUTS`."""
+    share = alpha / SMOOTHING_ROLLOUTS
+    return np.log1p(num_answers * share) - np.log(p_gold + share)
+
+
+def entropy_of(p: np.ndarray, axis: int = 1) -> np.ndarray:
+    """Nats."""
+    return np.maximum(-xlogy(p, p).sum(axis=axis), 0.0)
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """The estimates from all rollouts, [G] each.
+
+    Attributes:
+        entropy: Float64, nats: H of the estimated distribution plus half the sum of Var p / p, which corrects its bias.
+        entropy_se: Float64, nats.
+        surprisal: Float64, nats, of the gold answer.
+        surprisal_se: Float64, nats.
+        effective_rollouts: Float64, how many rollouts from the checkpoint alone would estimate p as well.
+        unseen: Float64, the probability of segments in which no rollout departed; p is taken from behind them.
+        mode: Int32, code of the answer with the largest estimated probability.
+        cut_share: Float64 [T], share of the trajectory's rollouts that the token limit cut.
+        withheld: Bool [T], trajectories whose estimates are not to be used.
+        probabilities: Float64 [sum of C V], the estimated distributions, one row of V answers after another.
+    """
+
+    entropy: np.ndarray
+    entropy_se: np.ndarray
+    surprisal: np.ndarray
+    surprisal_se: np.ndarray
+    effective_rollouts: np.ndarray
+    unseen: np.ndarray
+    mode: np.ndarray
+    cut_share: np.ndarray
+    withheld: np.ndarray
+    probabilities: np.ndarray
+
+    def hide(self, table: RolloutTable) -> Decomposition:
+        """NaN where the estimates are withheld."""
+        hidden = self.withheld[table.trajectory_of_checkpoint]
+        names = ("entropy", "entropy_se", "surprisal", "surprisal_se", "effective_rollouts")
+        return replace(self, **{name: np.where(hidden, np.nan, getattr(self, name)) for name in names})
+
+
+def decompose(
+    table: RolloutTable, departures: Departures, alpha: float, *, of: np.ndarray | None = None
+) -> Decomposition:
+    """Estimates from all rollouts at every checkpoint.
+
+    Args:
+        table: The rollouts.
+        departures: Of the same table.
+        alpha: Additive smoothing of the surprisal (nats), see `surprisal`.
+        of: bool [R], the rollouts that count; None: all. The others still say which answers there are.
+    """
+    of = np.ones(table.num_rollouts, dtype=bool) if of is None else of
+    local = table.local_answers()
+    owner = table.trajectory_of_checkpoint
+    everyone = np.ones((int(table.slots().max()) + 1, 1), dtype=bool)
+    rollouts_of = np.add.reduceat(table.count, table.trajectory_offsets[:-1])
+    cut_share = departures.num_cut / rollouts_of
+    columns: list[list[np.ndarray]] = []
+    for block in blocks(table, local, int(local.number.max())):
+        p = estimate_block(table, local, departures, block, everyone, of)[:, :, 0]
+        counts = count_departures(table, local, departures.segment, block, everyone, of)[:, :, 0]
+        mine = owner[block.rows]
+        number, offset = local.number[mine], local.offsets[mine]
+        variance = _variances(counts, np.arange(block.width) < number[:, None], _Trunk.of(table, departures, block), p)
+        gold = local.gold[mine]
+        here = np.arange(len(p))
+        p_gold = p[here, gold]
+        columns.append(
+            [
+                entropy_of(p) + variance.bias,
+                variance.entropy_se,
+                surprisal(p_gold, number, alpha),
+                np.sqrt(variance.diagonal[here, gold]) / (p_gold + alpha / SMOOTHING_ROLLOUTS),
+                variance.effective,
+                variance.unseen,
+                local.global_code[offset + p.argmax(axis=1)].astype(np.float64),
+                p[np.arange(block.width) < number[:, None]],
+            ]
+        )
+    entropy, entropy_se, gold_surprisal, surprisal_se, effective, unseen, mode, probabilities = (
+        np.concatenate(parts) for parts in zip(*columns, strict=True)
+    )
+    most_unseen = np.maximum.reduceat(unseen, table.trajectory_offsets[:-1])
+    withheld = ~departures.known | (cut_share > MOST_LEFT_OUT) | (most_unseen > MOST_LEFT_OUT)
+    return Decomposition(
+        entropy=entropy,
+        entropy_se=entropy_se,
+        surprisal=gold_surprisal,
+        surprisal_se=surprisal_se,
+        effective_rollouts=effective,
+        unseen=unseen,
+        mode=mode.astype(np.int32),
+        cut_share=cut_share,
+        withheld=withheld,
+        probabilities=probabilities,
+    )
+
+
+def mix(table: RolloutTable, departures: Departures, segments: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """p_m = q_m p_{m+1} + (1 - q_m) D_m for given D_m.
+
+    Args:
+        table: The rollouts.
+        departures: Of the same table.
+        segments: float64, D_m of all checkpoints (at the last one p itself), one row of V answers after another.
+        offsets: int64 [G + 1], where each checkpoint's row begins.
+
+    Returns:
+        float64, p_m in the same places.
+    """
+    out, stay = segments.copy(), np.exp(departures.log_stay)
+    lengths = np.diff(table.trajectory_offsets)
+    for back in range(1, int(lengths.max())):
+        rows = table.last[lengths > back] - back
+        width = offsets[rows + 1] - offsets[rows]
+        at = np.repeat(offsets[rows] - np.cumsum(width) + width, width) + np.arange(width.sum())
+        q = np.repeat(stay[rows], width)
+        out[at] = q * out[at + np.repeat(width, width)] + (1 - q) * segments[at]
+    return out
+
+
+class _Variances(NamedTuple):
+    diagonal: np.ndarray
+    entropy_se: np.ndarray
+    bias: np.ndarray
+    effective: np.ndarray
+    unseen: np.ndarray
+
+
+def _variances(counts: np.ndarray, there: np.ndarray, trunk: _Trunk, p: np.ndarray) -> _Variances:
+    """Sampling variances of a block, from the departures' counts [M, K] and the estimates p [M, K].
+
+    The departures of different segments are independent, so Cov_m = q^2 Cov_{m+1} + (1 - q)^2 Cov(D_m). D_m is drawn
+    towards the trajectory's own answers by `PRIOR_DRAWS` draws, or a lone departure would be without error.
+
+    Args:
+        there: bool [M, K], the answers that the row's trajectory has.
+    """
+    number = counts.sum(axis=1)
+    pooled = np.add.reduceat(counts, np.unique(trunk.first), axis=0)[np.unique(trunk.first, return_inverse=True)[1]]
+    pooled = np.where(there, pooled + 0.5, 0.0)
+    pooled /= pooled.sum(axis=1, keepdims=True)
+    total = number + PRIOR_DRAWS
+    share = (counts + PRIOR_DRAWS * pooled) / total[:, None]
+    diagonal, mixed = np.empty_like(p), np.empty_like(p)
+    squares, unseen = np.empty(len(p)), np.zeros(len(p))
+    stay = np.exp(trunk.log_stay)
+    covariance, previous = np.zeros((0, p.shape[1], p.shape[1])), np.zeros(0, dtype=np.int64)
+    for back, rows in enumerate(trunk.steps):
+        own = share[rows]
+        leave = np.ones(len(rows)) if back == 0 else 1 - stay[rows]
+        scale = leave**2 / total[rows]
+        fresh = -scale[:, None, None] * own[:, :, None] * own[:, None, :]
+        fresh[:, np.arange(p.shape[1]), np.arange(p.shape[1])] += scale[:, None] * own
+        mixed[rows] = leave[:, None] * own
+        if back:
+            alive = np.searchsorted(previous, rows + 1)
+            covariance = fresh + (stay[rows] ** 2)[:, None, None] * covariance[alive]
+            mixed[rows] += stay[rows][:, None] * mixed[rows + 1]
+            unseen[rows] = stay[rows] * unseen[rows + 1] + np.where(number[rows] > 0, 0.0, leave)
+        else:
+            covariance = fresh
+        previous = rows
+        diagonal[rows] = np.einsum("maa->ma", covariance)
+        logs = np.log(mixed[rows], out=np.zeros_like(own), where=mixed[rows] > 0)
+        squares[rows] = np.einsum("ma,mab,mb->m", logs, covariance, logs)
+    ratio = np.divide(diagonal, mixed, out=np.zeros_like(p), where=(p > 0) & (mixed > 0))
+    effective = (mixed * (1 - mixed)).sum(axis=1) / diagonal.sum(axis=1) - PRIOR_DRAWS
+    return _Variances(diagonal, np.sqrt(np.maximum(squares, 0.0)), ratio.sum(axis=1) / 2, effective, unseen)
+
+
+def decomposed_halves(table: RolloutTable, departures: Departures, alpha: float, num_splits: int, seed: int) -> Halves:
+    """`alignment.halve` with both halves estimated by the decomposition; the same splits.
+
+    A rollout index is in one half at every checkpoint, so the halves share no draw.
+    """
+    local, owner = table.local_answers(), table.trajectory_of_checkpoint
+    member = split_halves(int(table.slots().max()) + 1, num_splits, seed)
+    entropy = np.empty((table.num_checkpoints, member.shape[1]))
+    gold = np.empty_like(entropy)
+    for block in blocks(table, local, member.shape[1]):
+        p = estimate_block(table, local, departures, block, member)
+        of = owner[block.rows]
+        entropy[block.rows] = entropy_of(p)
+        p_gold = p[np.arange(len(p)), local.gold[of]]
+        gold[block.rows] = surprisal(p_gold, local.number[of][:, None], alpha)
+    count = np.broadcast_to(member.sum(axis=0, dtype=np.int32), entropy.shape)
+    return Halves(entropy, gold, count, count, table.trajectory_offsets)
+
+
+def half_difference(table: RolloutTable, departures: Departures, seed: int) -> np.ndarray:
+    """float64 [T]: the share of each trajectory's last answer among one half of every checkpoint's own rollouts, minus
+    its estimate by the decomposition from the other half, averaged over all checkpoints but the last; NaN with one.
+
+    The expectation is 0 if tokens' probabilities, departures and answers are right. The halves share no draw.
+    """
+    local, owner = table.local_answers(), table.trajectory_of_checkpoint
+    member = split_halves(int(table.slots().max()) + 1, 1, seed)
+    row, every = table.checkpoint_of_rollout, np.ones(table.num_rollouts, dtype=bool)
+    parts = []
+    for block in blocks(table, local, 2):
+        p = estimate_block(table, local, departures, block, member)
+        plain = count_departures(table, local, row, block, member, every)
+        with np.errstate(invalid="ignore"):
+            plain /= plain.sum(axis=1, keepdims=True)
+        offsets = table.trajectory_offsets[block.trajectories.start : block.trajectories.stop + 1] - block.rows.start
+        answer = p.mean(axis=2)[offsets[1:] - 1].argmax(axis=1)[owner[block.rows] - block.trajectories.start]
+        here = np.arange(len(p))
+        # Both directions, each of independent halves.
+        difference = (plain[here, answer] - p[here, answer][:, ::-1]).mean(axis=1)
+        difference[offsets[1:] - 1] = 0.0
+        parts.append(np.add.reduceat(difference, offsets[:-1]) / np.maximum(np.diff(offsets) - 1, 1))
+    found = np.concatenate(parts)
+    return np.where(np.diff(table.trajectory_offsets) > 1, found, np.nan)
+
+
+LEAF_TOLERANCE = 1e-3
+"""By how much the probabilities of distinct rollouts may exceed 1: they are sums of float32 numbers."""
+
+STAY_SIGMAS, STAY_SHARE = 6.0, 0.02
+"""Rollouts that stay on the trajectory may differ from what its probabilities say by this many standard deviations, or
+by this share of all that could have departed. Both are exceeded only by probabilities of another distribution."""
+
+
+def check(table: RolloutTable, departures: Departures) -> str | None:
+    """Why the stored probabilities cannot be those of the sampling distribution; None where nothing says so."""
+    heaviest = float(leaf_sums(table).max(initial=0.0))
+    if heaviest > 1 + LEAF_TOLERANCE:
+        return (
+            "the stored probabilities are not those of the sampling distribution: distinct rollouts of one checkpoint "
+            f"sum to {heaviest:.3f}"
+        )
+    difference, deviation, chances = stay_difference(table, departures)
+    if abs(difference) > max(STAY_SIGMAS * deviation, STAY_SHARE * chances):
+        return (
+            "the stored probabilities are not those of the sampling distribution: rollouts stayed on the trajectory "
+            f"{difference:+,.0f} times more often than they say, {abs(difference) / max(deviation, 1e-12):.0f} "
+            "standard deviations"
+        )
+    return None
+
+
+def leaf_sums(table: RolloutTable) -> np.ndarray:
+    """float64 [G]: the summed probabilities of each checkpoint's distinct rollouts, at most 1 for the sampler's own.
+
+    Rollouts of one length, matched tokens, answer and log-probability (to 0.001 nats) count as one text, which makes
+    the sum too small rather than too large. Zeros where probabilities are not known.
+    """
+    if table.logprob is None or table.tokens is None or not np.isfinite(table.logprob).any():
+        return np.zeros(table.num_checkpoints)
+    row, logprob = table.checkpoint_of_rollout, np.where(np.isfinite(table.logprob), table.logprob, -np.inf)
+    ride = np.zeros_like(row) if table.ride is None else table.ride
+    order = np.lexsort((logprob, table.code, ride, table.tokens, row))
+    keys = np.stack([row, table.tokens, ride, table.code])[:, order]
+    value = logprob[order]
+    fresh = np.ones(len(order), dtype=bool)
+    with np.errstate(invalid="ignore"):
+        fresh[1:] = (keys[:, 1:] != keys[:, :-1]).any(axis=0) | (np.diff(value) > 1e-3)
+    return np.bincount(row[order], weights=np.where(fresh, np.exp(value), 0.0), minlength=table.num_checkpoints)
+
+
+def stay_difference(table: RolloutTable, departures: Departures) -> tuple[float, float, float]:
+    """(difference, deviation, chances): over all segments, how many rollouts stayed to the next checkpoint minus how
+    many the tokens' probabilities expect; its standard deviation; and how many could have stayed or left."""
+    owner, row = table.trajectory_of_checkpoint, table.checkpoint_of_rollout
+    # Rollouts under way at a row: drawn at or before it, departed at or after it.
+    change = np.bincount(row, minlength=table.num_checkpoints + 1).astype(np.float64)
+    change[1:] -= np.bincount(departures.segment, minlength=table.num_checkpoints)
+    alive = np.cumsum(change)[:-1]
+    left = np.bincount(departures.segment, minlength=table.num_checkpoints)
+    stay = np.exp(departures.log_stay)
+    uncertain = departures.known[owner] & (departures.log_stay < 0)
+    difference = (alive - left - alive * stay)[uncertain].sum()
+    deviation = np.sqrt((alive * stay * (1 - stay))[uncertain].sum())
+    return float(difference), float(deviation), float((alive * np.minimum(stay, 1 - stay))[uncertain].sum())

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fastsia.config import RolloutBudget, SIAConfig
+from fastsia.sia import TokenLogprobs, analyze_table
+from fastsia.sia.alignment import cross_fitted
+from fastsia.sia.decomposition import (
+    Departures,
+    blocks,
+    decompose,
+    decomposed_halves,
+    entropy_of,
+    estimate_block,
+    leaf_sums,
+    surprisal,
+)
+from fastsia.sia.table import RolloutTable, encode
+from tests.sia.simulate import Chain
+
+NULL_PLACE = 4
+
+
+def in_order(table: RolloutTable, probabilities: np.ndarray) -> np.ndarray:
+    """float64 [G, 5, ...] from estimates by local answers [G, K, ...]: "10" to "13", then none."""
+    local, owner = table.local_answers(), table.trajectory_of_checkpoint
+    out = np.zeros((len(probabilities), 5, *probabilities.shape[2:]))
+    for g, of in enumerate(owner):
+        for k, code in enumerate(local.global_code[local.offsets[of] : local.offsets[of + 1]]):
+            out[g, NULL_PLACE if code < 0 else int(table.answers[code]) - 10] = probabilities[g, k]
+    return out
+
+
+def estimates(table: RolloutTable, departures: Departures, member: np.ndarray) -> np.ndarray:
+    local = table.local_answers()
+    (block,) = blocks(table, local, 1)
+    return in_order(table, estimate_block(table, local, departures, block, member))
+
+
+@pytest.mark.parametrize(("budget", "limit", "cut"), [("total", 120, 0.0), ("new", 18, 0.2)])
+def test_it_is_unbiased_and_its_error_is_that_of_independent_sets(
+    budget: RolloutBudget, limit: int, cut: float
+) -> None:
+    """25 sets of 8 rollouts against the chain's own distribution; with limits that cut many rollouts, and so with
+    rollouts that only later checkpoints could have drawn to their end."""
+    rng = np.random.default_rng(0)
+    sets, each = 25, 8
+    rollouts, logprobs, truth = Chain(10, 4, rng, spread=0.04, end=0.06).run(
+        200, sets * each, 4, limit, rng, budget=budget
+    )
+    table = encode(rollouts)
+    assert (table.code < 0).mean() >= cut
+    departures = Departures.of(table, logprobs, SIAConfig(max_tokens=limit, rollout_budget=budget))
+    assert departures is not None
+    member = np.arange(sets * each)[:, None] // each == np.arange(sets)
+    found = estimates(table, departures, member)
+    mean, error = found.mean(axis=2), found.std(axis=2, ddof=1) / np.sqrt(sets)
+    there = error > 0.005
+    z = ((mean - truth)[there] / error[there]) * np.sqrt((sets - 3) / (sets - 1))  # Student's t has a larger spread
+    assert there.sum() > 3000
+    assert abs(z.mean()) < 0.05
+    assert z.std() == pytest.approx(1, abs=0.08)
+    plain = encode(rollouts[rollouts["rollout"] < each])
+    counts = pd.Series(plain.code).groupby(plain.checkpoint_of_rollout).apply(lambda code: (code < 0).mean())
+    assert found[:, NULL_PLACE].std(axis=1).mean() <= np.sqrt(counts * (1 - counts) / each).mean() + 0.02
+
+
+def test_bands_cover_and_the_bias_of_entropy_is_small() -> None:
+    rng = np.random.default_rng(1)
+    rollouts, logprobs, truth = Chain(12, 4, rng, spread=0.03, end=0.05).run(150, 10, 3, 120, rng, budget="total")
+    table = encode(rollouts)
+    departures = Departures.of(table, logprobs, SIAConfig(max_tokens=120, rollout_budget="total"))
+    assert departures is not None
+    found = decompose(table, departures, 0.5)
+    kept = ~found.withheld[table.trajectory_of_checkpoint]
+    assert kept.mean() > 0.6
+    error = (found.entropy - entropy_of(truth))[kept]
+    assert (np.abs(error) <= 1.96 * found.entropy_se[kept]).mean() > 0.86
+    plain = analyze_table(table, SIAConfig(num_bootstrap=0)).checkpoints["entropy"].to_numpy()[kept]
+    naive = plain - entropy_of(truth)[kept]
+    assert abs(error.mean()) < abs(naive.mean()) / 3
+    assert np.sqrt((error**2).mean()) < np.sqrt((naive**2).mean())
+    assert np.median(found.effective_rollouts[kept]) > 10
+
+
+def two_checkpoints(**columns: list[object]) -> pd.DataFrame:
+    """A trajectory of 4 tokens, checkpoints 0 and 4, two rollouts each; by default both of the first depart."""
+    table = {
+        "problem_id": "p",
+        "trajectory": 0,
+        "checkpoint": [0, 0, 4, 4],
+        "rollout": [0, 1, 0, 1],
+        "answer": ["1", "2", "1", "1"],
+        "gold": "1",
+        "finish_reason": "eos",
+        "num_tokens": [6, 6, 2, 2],
+        "matched_tokens": [1, 2, 0, 0],
+    }
+    return pd.DataFrame(table | columns)
+
+
+def found_for(frame: pd.DataFrame, probability: float = 0.5, **settings: object) -> np.ndarray:
+    """The estimate of p("1") at both checkpoints; each token of the trajectory has probability ** (1 / 4)."""
+    table = encode(frame)
+    logprobs = TokenLogprobs(np.full(4, np.log(probability) / 4, dtype=np.float32), np.array([0, 4]))
+    departures = Departures.of(table, logprobs, SIAConfig(**settings))  # type: ignore[arg-type]
+    assert departures is not None
+    local = table.local_answers()
+    (block,) = blocks(table, local, 1)
+    return estimate_block(table, local, departures, block, np.ones((2, 1), dtype=bool))[:, local.gold[0], 0]
+
+
+def test_it_mixes_those_that_stay_and_those_that_depart() -> None:
+    assert found_for(two_checkpoints()).tolist() == pytest.approx([0.5 * 1 + 0.5 * 0.5, 1])
+    # A rollout that stays to the end is one more draw there, and none of the departures.
+    stays = two_checkpoints(answer=["2", "2", "1", "1"], matched_tokens=[4, 2, 0, 0])
+    assert found_for(stays).tolist() == pytest.approx([0.5 * 2 / 3, 2 / 3])
+    # Nobody departs: what is behind the segment stands for it.
+    nobody = two_checkpoints(matched_tokens=[4, 4, 0, 0])
+    assert found_for(nobody).tolist() == pytest.approx([0.75, 0.75])
+
+
+def test_a_trajectory_whose_answer_is_settled_has_that_answer_from_there() -> None:
+    """A rollout that ended on the trajectory's own tokens says that they settle the answer; what departs behind them
+    has it too, and is no draw of those that depart before."""
+    settled = two_checkpoints(
+        answer=["1", "2", "1", "1"],
+        matched_tokens=[2, 1, 0, 0],
+        num_tokens=[2, 6, 0, 0],
+        finish_reason=["answer", "eos", "answer", "answer"],
+    )
+    stay = 0.5 ** (2 / 4)
+    assert found_for(settled).tolist() == pytest.approx([stay, 1])
+
+
+def test_a_later_limit_counts_only_where_it_could_be_kept() -> None:
+    """At most 6 new tokens. A rollout from 4 that ended at position 9 would have been cut if drawn from 0."""
+    late = two_checkpoints(matched_tokens=[1, 4, 0, 0], num_tokens=[6, 6, 5, 2], answer=["2", "1", "1", "1"])
+    # At 4: all three that reach it have "1"; those of layer 4 are one of two drawn there, the others two of three.
+    assert found_for(late, max_tokens=6, rollout_budget="new").tolist() == pytest.approx([0.5 * 2 / 3, 2 / 3 + 1 / 2])
+    assert found_for(late, max_tokens=12, rollout_budget="total").tolist() == pytest.approx([0.5, 1])
+
+
+def test_halves_share_no_draw_and_nothing_moving_gives_no_alignment() -> None:
+    """All states have the same ends, so p never moves while segments are likely and riders many."""
+    rng = np.random.default_rng(2)
+    chain = Chain(6, 4, rng, spread=0.05, end=0.08)
+    stay = chain.step[:, :6] / chain.step[:, :6].sum(axis=1, keepdims=True)
+    chain.step = np.concatenate([stay * 0.9, np.full((6, 1), 0.1) * [0.7, 0.1, 0.1, 0.1]], axis=1)
+    rollouts, logprobs, _ = chain.run(400, 20, 3, 200, rng, budget="total")
+    table = encode(rollouts)
+    config = SIAConfig(max_tokens=200, rollout_budget="total")
+    departures = Departures.of(table, logprobs, config)
+    assert departures is not None
+    rho = cross_fitted(decomposed_halves(table, departures, 0.5, 4, 0))[0]
+    rho = rho[np.isfinite(rho)]
+    assert len(rho) > 100
+    assert abs(rho.mean()) < 3 * rho.std() / np.sqrt(len(rho))
+
+
+@pytest.fixture(scope="module")
+def run() -> tuple[RolloutTable, TokenLogprobs, SIAConfig]:
+    rng = np.random.default_rng(3)
+    rollouts, logprobs, _ = Chain(10, 4, rng, spread=0.05, end=0.1).run(60, 8, 4, 100, rng)
+    config = SIAConfig(max_tokens=100, rollout_budget="new", num_bootstrap=20, num_splits=2)
+    return encode(rollouts), logprobs, config
+
+
+def test_it_is_in_the_analysis(run: tuple[RolloutTable, TokenLogprobs, SIAConfig]) -> None:
+    table, logprobs, config = run
+    found = analyze_table(table, config, logprobs=logprobs)
+    assert found.summary["decomposition"]["applies"]
+    assert found.summary["decomposition"]["median_effective_rollouts"] >= 8
+    names = ["entropy_decomposed", "entropy_decomposed_se", "gold_surprisal_decomposed", "effective_rollouts"]
+    assert found.checkpoints[names].notna().any().all()
+    assert found.summary["rho"]["recommended"] == "smoothed"  # 8 rollouts are far from 100
+    assert found.summary["rho"]["decoupled"] is not None
+
+
+def test_it_says_why_it_does_not_apply(run: tuple[RolloutTable, TokenLogprobs, SIAConfig]) -> None:
+    table, logprobs, config = run
+
+    def reason(*given: object, **settings: object) -> str:
+        found = analyze_table(*given, **settings).summary["decomposition"]  # type: ignore[arg-type]
+        assert not found["applies"]
+        return str(found["reason"])
+
+    assert "log-probabilities" in reason(table, config)
+    assert "matched_tokens" in reason(replace(table, ride=None), config, logprobs=logprobs)
+    assert "shuffled" in reason(table, replace(config, shuffle_prefix=True), logprobs=logprobs)
+    hotter = replace(logprobs, values=logprobs.values / 2)
+    assert "stayed on the trajectory" in reason(table, config, logprobs=hotter)
+    assert table.logprob is not None
+    summing = replace(table, logprob=table.logprob / 3)
+    assert "sum to" in reason(summing, config, logprobs=logprobs)
+    assert leaf_sums(table).max() <= 1 + 1e-6
+
+
+def test_unknown_probabilities_and_many_cut_rollouts_withhold_a_trajectory(
+    run: tuple[RolloutTable, TokenLogprobs, SIAConfig],
+) -> None:
+    table, logprobs, config = run
+    assert table.cut is not None
+    values = logprobs.values.copy()
+    long = np.flatnonzero(np.diff(logprobs.offsets) > 2)
+    values[logprobs.offsets[long[0]] + 1] = np.nan
+    cut = table.cut.copy()
+    rows = (
+        table.checkpoint_offsets[table.trajectory_offsets[long[1]]],
+        table.checkpoint_offsets[table.trajectory_offsets[long[1] + 1]],
+    )
+    cut[rows[0] : rows[1]] = True
+    departures = Departures.of(replace(table, cut=cut), TokenLogprobs(values, logprobs.offsets), config)
+    assert departures is not None
+    found = decompose(replace(table, cut=cut), departures, 0.5)
+    assert found.withheld[long[:2]].all()
+    hidden = found.hide(table)
+    assert np.isnan(hidden.entropy[table.trajectory_of_checkpoint == long[0]]).all()
+
+
+def test_surprisal_is_that_of_twenty_rollouts_smoothed() -> None:
+    assert surprisal(np.array(5 / 20), np.array(4), 0.5) == pytest.approx(-np.log(5.5 / (20 + 2)))
