@@ -20,6 +20,7 @@ from fastsia.engine.forcing import Forced, ForcedScore, check_forced, force
 from fastsia.engine.loop import Run
 from fastsia.engine.memory import default_num_blocks
 from fastsia.engine.model_runner import ModelRunner
+from fastsia.engine.products import own_weights
 from fastsia.engine.profile import StepProfile
 from fastsia.engine.sequence import Counters, Request, Rollout, Trajectory
 from fastsia.engine.step import Bookkeeping
@@ -130,7 +131,7 @@ class Engine:
     ) -> Engine:
         """Load a Hub id, a folder, a GGUF file, or "demo:sft"; `settings` as in the constructor.
 
-        dtype None is float32 on a CPU and bfloat16 on a GPU. Only safetensors and GGUF weights are read, and only
+        dtype None is bfloat16 on a GPU; on a CPU float32 or bfloat16, see `load_model`. Only safetensors and GGUF weights are read, and only
         complete ones: see `load_model`. peft: a LoRA adapter's folder or Hub id, merged into the weights.
         """
         model, tokenizer = load_model(
@@ -141,6 +142,7 @@ class Engine:
             revision=revision,
             peft=peft,
         )
+        own_weights(model)
         return cls(model, tokenizer, **settings)
 
     @property
@@ -166,6 +168,7 @@ class Engine:
             **origin_of(self.model).describe(),
             "kernels": self.ops.name,
             "compile": self.runner.compile,
+            "products": "plain" if self.runner.products is None else "packed",
             "head": "fused" if self.runner.fused_head else "model",
             "max_num_seqs": self.max_num_seqs,
             "num_kv_blocks": self.num_kv_blocks,
