@@ -51,7 +51,7 @@ class Products:
         groups: linear layers that read one tensor, in the order of their calls, from `called_together`.
 
     Attributes:
-        sizes: the numbers of rows that products are computed in.
+        sizes: the numbers of rows that most products are computed in; wide ones have fewer.
         exact: whether a row's bits do not depend on the rows beside it, as checked on each shape of weights.
         profile: records the products, or None.
     """
@@ -82,10 +82,15 @@ class Products:
 
     def _check(self) -> None:
         """Choose the sizes by one product of each shape."""
-        shapes = {tuple(group.packed.shape): group for group in self._groups}
-        agreeing = packed.agreeing_sizes([(group.packed, group.bias) for group in shapes.values()])
-        self.sizes = agreeing or packed.SIZES[:1]
-        self.exact = bool(agreeing)
+        sizes: dict[tuple[int, ...], tuple[int, ...]] = {}
+        with torch.no_grad():
+            for group in self._groups:
+                shape = tuple(group.packed.shape)
+                if shape not in sizes:
+                    sizes[shape] = packed.agreeing_sizes(group.packed, group.bias)
+                group.sizes = sizes[shape] or packed.SIZES[:1]
+        self.exact = all(sizes.values())
+        self.sizes = max((group.sizes for group in self._groups), key=len, default=packed.SIZES)
 
     def rounded(self, rows: int) -> int:
         """The number of rows to pad a batch of `rows` to."""
@@ -130,10 +135,12 @@ class _Group:
     Attributes:
         packed: the packed weights of the layers, one below another.
         bias: their biases, zeros for a layer that has none; None where no layer has one.
+        sizes: the numbers of rows that it is computed in.
     """
 
     packed: Tensor
     bias: Tensor | None
+    sizes: tuple[int, ...] = packed.SIZES
 
     def __init__(self, layers: Sequence[nn.Linear], products: Products, freed: set[int]) -> None:
         self.layers = layers
@@ -224,7 +231,7 @@ class _Group:
         profile = self._products.profile
         with torch.no_grad(), nullcontext() if profile is None else profile.span("products"):
             rows = input.flatten(0, -2)
-            out = packed.product(rows, self.packed, self.bias, self._products.sizes)
+            out = packed.product(rows, self.packed, self.bias, self.sizes)
         self._input = input
         self._outputs = list(out.view(*input.shape[:-1], -1).split(self._widths, dim=-1))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -12,6 +11,7 @@ SIZES = (16, 32, 64, 128, 256, 512)
 """The numbers of rows that products are computed in. oneDNN compiles a kernel for each, so they are few."""
 # The fixed cost of a product, in rows: reading the weights takes about as long as multiplying them by so many rows.
 _OVERHEAD = 32
+_MOST_OUTPUTS = 1 << 24
 
 
 def is_available(dtype: torch.dtype) -> bool:
@@ -49,7 +49,7 @@ def product(x: Tensor, packed: Tensor, bias: Tensor | None, sizes: tuple[int, ..
     Args:
         x: [rows, in]. Padded to sums of `sizes`; without a copy where it is one already.
         packed: from `pack`.
-        sizes: those that `agreeing_sizes` found.
+        sizes: those that `agreeing_sizes` found for this weight.
     """
     rows, parts = len(x), cover(len(x), sizes)
     if sum(parts) > rows:
@@ -59,26 +59,27 @@ def product(x: Tensor, packed: Tensor, bias: Tensor | None, sizes: tuple[int, ..
     return (pieces[0] if len(pieces) == 1 else torch.cat(pieces))[:rows]
 
 
-def agreeing_sizes(products: Sequence[tuple[Tensor, Tensor | None]], sizes: tuple[int, ...] = SIZES) -> tuple[int, ...]:
-    """The sizes in which every product (packed weight, bias) gives a row the bits that it has in the first size.
+def agreeing_sizes(packed: Tensor, bias: Tensor | None, sizes: tuple[int, ...] = SIZES) -> tuple[int, ...]:
+    """The sizes in which a product gives a row the bits that it has in the first size.
 
     Each size computes the same rows, at other places and in other company. Empty where not even the first size agrees
-    with itself.
+    with itself. A wide product, such as a head's, gets fewer sizes, since each must be tried.
     """
     agreeing: tuple[int, ...] = ()
     for size in sizes:
-        if not all(_agrees(packed, bias, sizes[0], size) for packed, bias in products):
-            if not agreeing:
-                break
-            continue
-        agreeing += (size,)
+        if agreeing and size * packed.shape[0] > _MOST_OUTPUTS:
+            break
+        if _agrees(packed, bias, sizes[0], size):
+            agreeing += (size,)
+        elif not agreeing:
+            break
     return agreeing
 
 
 def _agrees(packed: Tensor, bias: Tensor | None, few: int, many: int) -> bool:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn((few, packed.shape[1]), generator=generator).to(packed.dtype)
-    order = torch.randperm(many, generator=generator)
+    order = torch.randperm(many, generator=generator) % few
     alone = product(x, packed, bias, (few,))
-    crowd = product(x.repeat(many // few, 1)[order], packed, bias, (many,))
-    return torch.equal(crowd, alone.repeat(many // few, 1)[order])
+    crowd = product(x[order], packed, bias, (many,))
+    return all(torch.equal(row, alone[i]) for row, i in zip(crowd, order.tolist(), strict=True))
