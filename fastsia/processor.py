@@ -44,9 +44,10 @@ def describe() -> dict[str, Any]:
     import torch
 
     found = {"torch": torch.__version__}
-    for name, pattern in (("onednn", r"MKL-DNN v([\d.]+)|oneDNN v([\d.]+)"), ("mkl", r"Math Kernel Library Version (\S+)")):
+    patterns = {"onednn": r"(?:MKL-DNN|oneDNN) v([\d.]+)", "mkl": r"Math Kernel Library Version (\S+)"}
+    for name, pattern in patterns.items():
         if (match := re.search(pattern, torch.__config__.show())) is not None:
-            found[name] = next(filter(None, match.groups()))
+            found[name] = match[1]
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA")
     return {
         "name": _cpuinfo()[0],

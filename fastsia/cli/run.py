@@ -44,7 +44,7 @@ def run(
     names = names_in("--tasks", tasks)
     quiet_transformers()
     from fastsia.backends import open_executor
-    from fastsia.evaluation import evaluate
+    from fastsia.evaluation import evaluate, keep_dtype
     from fastsia.models.resolve import resolve_model
     from fastsia.tasks import load_task
 
@@ -53,6 +53,8 @@ def run(
     folders = task_folders(output_path, [task.name for task in loaded_tasks])
     trackers = [Tracker(name, **output[f"{name}_args"]) for name in TRACKERS if f"{name}_args" in output]
     executor, backend = execution.pop("executor", None), execution.pop("backend", None)
+    if executor != "ray" and backend in (None, "native", "hf"):
+        options = keep_dtype(options, folders)
     generator = open_executor(executor, ref, backend, options, **execution)
     print(f"fastsia: {_how(generator.describe())}.", file=sys.stderr)
     for task, folder in zip(loaded_tasks, folders, strict=True):
@@ -124,6 +126,8 @@ def task_folders(output: Path | None, names: list[str]) -> list[Path | None]:
 def _how(facts: Mapping[str, Any]) -> str:
     """Where and how a backend computes, as it describes itself, in a line."""
     parts = [str(facts[name]) for name in ("device", "dtype") if facts.get(name)]
+    if facts.get("dtype_reason"):
+        parts[-1] += f" ({facts['dtype_reason']})"
     parts += [f"{facts[name]} {name.removeprefix('num_')}" for name in ("num_workers", "num_threads") if name in facts]
     if "max_num_seqs" in facts:
         parts.append(f"up to {facts['max_num_seqs']} sequences per step")

@@ -118,6 +118,11 @@ class ModelRunner:
         """The path in use: "on", "graphs" or "off"."""
         return "on" if self._compiled is not None else "graphs" if self.graphs is not None else "off"
 
+    @property
+    def products_name(self) -> str:
+        """"exact" where a row's bits do not depend on the rows beside it, "packed" where that failed, "plain"."""
+        return "plain" if self.products is None else "exact" if self.products.exact else "packed"
+
     @part("model")
     def forward(self, batch: Batch) -> Tensor:
         """Final hidden states of the batch's rows, [n, hidden_size]; their keys and values are stored on the way."""

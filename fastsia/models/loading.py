@@ -62,18 +62,18 @@ class Origin:
     Attributes:
         peft: the adapter that was merged into it, by the name that was given.
         quantization: the quantisation of its file before loading, such as "gguf Q4_K_M".
-        dtype: why its weights have the dtype that they have, a clause; None where it was asked for.
+        dtype_reason: why its weights have the dtype that they have, a clause; None where it was asked for.
         notes: warnings for readers of its numbers, one sentence each.
     """
 
     peft: str | None = None
     quantization: str | None = None
-    dtype: str | None = None
+    dtype_reason: str | None = None
     notes: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """The known facts, ready for JSON."""
-        return {key: value for key in ("peft", "quantization") if (value := getattr(self, key)) is not None}
+        return {key: value for key in ("peft", "quantization", "dtype_reason") if (value := getattr(self, key)) is not None}
 
 
 def origin_of(model: Any) -> Origin:
@@ -179,7 +179,7 @@ def load_model(
     loaded._fastsia_origin = Origin(
         peft=None if peft is None else os.fspath(peft),
         quantization=None if facts is None else f"gguf {facts.quantization}",
-        dtype=reason,
+        dtype_reason=reason,
         notes=tuple(notes),
     )
     return loaded.eval(), tokenizer
