@@ -120,7 +120,7 @@ class ModelRunner:
 
     @property
     def products_name(self) -> str:
-        """"exact" where a row's bits do not depend on the rows beside it, "packed" where that failed, "plain"."""
+        """ "exact" where a row's bits do not depend on the rows beside it, "packed" where that failed, "plain"."""
         return "plain" if self.products is None else "exact" if self.products.exact else "packed"
 
     @part("model")
@@ -179,7 +179,7 @@ class ModelRunner:
         self.warnings.append(f"{what}: {reason[:300]}.")
 
     def check_weights(self) -> None:
-        """Before a run, see the weights as they are now: pack changed ones anew, drop CUDA graphs if weights have moved.
+        """Before a run, see the weights as they are: pack changed ones anew, drop CUDA graphs if weights have moved.
 
         Graphs read weights at the addresses of their capture.
         """

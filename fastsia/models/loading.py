@@ -73,7 +73,9 @@ class Origin:
 
     def describe(self) -> dict[str, Any]:
         """The known facts, ready for JSON."""
-        return {key: value for key in ("peft", "quantization", "dtype_reason") if (value := getattr(self, key)) is not None}
+        return {
+            key: value for key in ("peft", "quantization", "dtype_reason") if (value := getattr(self, key)) is not None
+        }
 
 
 def origin_of(model: Any) -> Origin:

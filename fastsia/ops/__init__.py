@@ -41,7 +41,9 @@ def select(device: torch.device | str, kernels: str = "auto", dtype: torch.dtype
         raise FastsiaError(f'kernels must be "auto", "triton", "native" or "reference", got {kernels!r}.')
     fits = device.type == "cpu" and dtype in cpu.DTYPES
     if kernels == "native" and not (fits and cpu.is_available()):
-        raise FastsiaError(f'kernels="native" needs the C++ core, a CPU and float32 or bfloat16, got {device.type} and {dtype}.')
+        raise FastsiaError(
+            f'kernels="native" needs the C++ core, a CPU and float32 or bfloat16, got {device.type} and {dtype}.'
+        )
     if kernels == "native" or (kernels == "auto" and fits and cpu.is_available()):
         return Ops("native", cpu.sample, cpu.prefix_attention, cpu.store_kv, reference.copy_blocks)
     if kernels == "reference" or (kernels == "auto" and device.type != "cuda"):

@@ -11,7 +11,6 @@ from torch import Tensor
 from fastsia.core import extension
 from fastsia.ops.reference import AttentionMetadata, DrawSpec, Samples
 
-
 DTYPES = (torch.float32, torch.bfloat16)
 """The dtypes of tensors that the core reads and writes; it computes in float32."""
 
@@ -55,7 +54,7 @@ def prefix_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """`reference.prefix_attention` for float32 and bfloat16 on the CPU; reads the paged cache in place, a row at a time.
+    """`reference.prefix_attention` for float32 and bfloat16 on the CPU; reads the paged cache in place, row by row.
 
     The cache is one that `store_kv` of this module wrote. A row whose scores are NaN or infinite gets NaN. A row sums
     over its keys in the order of their positions: its bits do not depend on other rows, nor on how many of its keys

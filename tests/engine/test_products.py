@@ -1,11 +1,10 @@
-"""Packed products of a model: one for layers that read one tensor, the same draws in any company, weights as they are.
-"""
+"""Packed products of a model: fused layers, the same draws in any company, and weights that stay what they are."""
 
 from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +68,10 @@ def _run(model: Any, requests: list[Request], **settings: Any) -> dict[Any, Any]
     for trajectory in engine(model, **settings).run(requests):
         rollouts = trajectory.rollouts
         assert rollouts is not None
-        found[trajectory.request.key] = (
+        found[trajectory.key] = (
             trajectory.token_ids.tolist(),
             trajectory.logprobs.tolist(),
-            trajectory.entropies.tolist(),
+            trajectory.token_entropies.tolist(),
             [rollouts.row(i) for i in range(len(rollouts))],
         )
     return found
@@ -124,7 +123,7 @@ def test_draws_of_real_models_are_the_same_bits_in_any_company(name: str, dtype:
     for share, rows, order in (("trajectory", 512, 1), ("trajectory", 3, -1), ("none", 40, 1)):
         loaded.max_num_seqs = rows
         found = {
-            t.request.key: (t.token_ids.tolist(), t.logprobs.tolist(), [t.rollouts.row(i) for i in range(len(t.rollouts))])
+            t.key: (t.token_ids.tolist(), t.logprobs.tolist(), [t.rollouts.row(i) for i in range(len(t.rollouts))])
             for t in loaded.run(_requests(prompts, sampling, share)[::order])
             if t.rollouts is not None
         }
@@ -193,10 +192,10 @@ def test_unchanged_weights_are_not_packed_again(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.fixture(params=["qwen2", "qwen2-window"], ids=["tied head", "head of its own"])
-def saved(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path, PreTrainedModel]]:
+def saved(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, PreTrainedModel]:
     model = tiny_model(request.param)
     model.save_pretrained(tmp_path / "model")
-    yield tmp_path / "model", model
+    return tmp_path / "model", model
 
 
 def test_packed_weights_take_the_place_of_a_loaded_models(saved: tuple[Path, PreTrainedModel], tmp_path: Path) -> None:
@@ -204,7 +203,12 @@ def test_packed_weights_take_the_place_of_a_loaded_models(saved: tuple[Path, Pre
     loaded = Engine.from_pretrained(path, device="cpu", num_kv_blocks=600)
     assert draws(loaded) == draws(engine(model))
     names = {name for name, value in loaded.model.named_parameters() if value.untyped_storage().nbytes() < 8}
-    assert {name.rpartition(".")[0].rpartition(".")[2] for name in names} >= {"q_proj", "o_proj", "up_proj", "down_proj"}
+    assert {name.rpartition(".")[0].rpartition(".")[2] for name in names} >= {
+        "q_proj",
+        "o_proj",
+        "up_proj",
+        "down_proj",
+    }
     assert model_fingerprint(loaded.model) == model_fingerprint(model)
     state, expected = loaded.model.state_dict(), model.state_dict()
     assert state.keys() == expected.keys()

@@ -29,7 +29,9 @@ def test_equals_torchs_product(dtype: torch.dtype, rows: int, with_bias: bool) -
     bias = torch.randn(72).to(dtype) if with_bias else None
     ours = packed.product(x, packed.pack(weight), bias, packed.SIZES)
     exact = torch.nn.functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
-    torch.testing.assert_close(ours.double(), exact, **({"atol": 1e-4} if dtype == torch.float32 else {"atol": 0.1}), rtol=1e-2)
+    torch.testing.assert_close(
+        ours.double(), exact, **({"atol": 1e-4} if dtype == torch.float32 else {"atol": 0.1}), rtol=1e-2
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -55,7 +57,9 @@ def test_sizes_that_disagree_are_not_used(monkeypatch: pytest.MonkeyPatch) -> No
     """Kernels chosen by the number of rows may add in other orders: such a size must be found and left out."""
     original = packed.product
 
-    def rounding(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, sizes: tuple[int, ...]) -> torch.Tensor:
+    def rounding(
+        x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, sizes: tuple[int, ...]
+    ) -> torch.Tensor:
         found = original(x, weight, bias, sizes)
         return found + 1e-6 if sizes[0] in (64, 512) else found
 
