@@ -502,7 +502,7 @@ class ModelOptions:
     """Device of the model: cpu, cuda, cuda:1, ..."""
     dtype: Any = _weights(
         None,
-        unset="bfloat16 on a GPU; float32 on a CPU, but bfloat16 for 16-bit weights where it multiplies that",
+        unset="bfloat16 on a GPU; on a CPU float32, and bfloat16 for weights of 16 bits where it multiplies them",
         backends=("native", "hf", "vllm"),
     )
     """Data type of the weights; auto: as they are stored."""

@@ -46,7 +46,8 @@ class Engine:
         model: any decoder of transformers with the attention interface (Llama, Qwen2, Gemma2, Olmo3, ...).
         tokenizer: its tokenizer, or None.
         max_num_seqs: sequences decoded per step. With packed products (the default on a CPU) the draws do not depend
-            on it; elsewhere rounding can change a draw in bfloat16. None takes 512, and on a CPU as many as it computes in about half a second, from 64 on.
+            on it; elsewhere rounding can change a draw in bfloat16. None takes 512, and on a CPU as many as it computes
+            in about half a second, from 64 on.
         num_kv_blocks: size of the KV pool in blocks; None takes up to half of the available memory on a CPU and what
             `gpu_memory_utilization` leaves on a GPU.
         block_size: tokens per KV block.
