@@ -324,9 +324,10 @@ class ModelRunner:
         for self.fused_head in (True, False):
             error = self._difference(self.logits(hidden), theirs)
             if error <= 1:
-                if compile == "off" and self.ops.name == "native":
+                self._speed_up(compile, batch, hidden)
+                if self.compile == "off" and self.ops.name == "native":
                     self._pack(groups, batch, theirs)
-                return self._speed_up(compile, batch, hidden)
+                return
         found = non_finite(self.model.named_parameters())
         if found is not None:
             raise FastsiaError(f"{type(self.model).__name__}: {found}.")
