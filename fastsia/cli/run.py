@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from fastsia.engine.profile import StepProfile
 
 Model = Annotated[str, option('Hub id, folder, .gguf file, or "demo:sft".', "--model")]
+
+
+# Seconds from which the time of loading is said.
+_SLOW_LOADING = 5.0
 
 
 class Terminated(BaseException):
@@ -55,8 +60,11 @@ def run(
     executor, backend = execution.pop("executor", None), execution.pop("backend", None)
     if executor != "ray" and backend in (None, "native", "hf"):
         options = keep_dtype(options, folders)
+    begin = time.monotonic()
     generator = open_executor(executor, ref, backend, options, **execution)
-    print(f"fastsia: {_how(generator.describe())}.", file=sys.stderr)
+    seconds = time.monotonic() - begin
+    loading = f"; loaded in {seconds:.0f} s" if seconds > _SLOW_LOADING else ""
+    print(f"fastsia: {_how(generator.describe())}{loading}.", file=sys.stderr)
     for task, folder in zip(loaded_tasks, folders, strict=True):
         with watched(task.name, folder) as shown, _profiling(generator, output.get("profile", False)) as recorded:
             result = evaluate(generator, task, config=config, output=folder, callbacks=[shown, *trackers])
