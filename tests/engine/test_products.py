@@ -79,12 +79,12 @@ def _run(model: Any, requests: list[Request], **settings: Any) -> dict[Any, Any]
 
 def _requests(prompts: list[tuple[int, ...]], sampling: SamplingParams, share: str = "trajectory") -> list[Request]:
     return [
-        Request(key, prompt, sampling, num_rollouts=3, seed=key, stride=4, share=share)  # type: ignore[arg-type]
+        Request(key, prompt, sampling, num_rollouts=2, seed=key, stride=5, share=share)  # type: ignore[arg-type]
         for key, prompt in enumerate(prompts)
     ]
 
 
-PROMPTS = [tuple(range(5, 5 + n)) for n in (1, 3, 17, 33, 40, 64)]
+PROMPTS = [tuple(range(5, 5 + n)) for n in (1, 17, 40)]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -93,18 +93,15 @@ def test_draws_are_the_same_bits_in_any_company(family: str, dtype: torch.dtype)
     """Batch sizes, order, window, prefill chunks, preemption, sharing and threads move no bit of any probability."""
     model = copy.deepcopy(tiny_model(family)).to(dtype)
     expected = _run(model, _requests(PROMPTS, SAMPLING))
-    assert sum(len(found[0]) for found in expected.values()) > 30
+    assert sum(len(found[0]) for found in expected.values()) > 20
     for settings in (
-        {"max_num_seqs": 1},
-        {"max_num_seqs": 7, "max_num_batched_tokens": 5},
-        {"max_concurrent_trajectories": 1},
-        {"num_kv_blocks": 16},
-        {"num_threads": 3},
+        {"max_num_seqs": 3, "max_num_batched_tokens": 7},
+        {"max_concurrent_trajectories": 1, "num_threads": 3},
+        {"num_kv_blocks": 10},
     ):
         assert _run(model, _requests(PROMPTS, SAMPLING), **settings) == expected, settings
     assert _run(model, _requests(PROMPTS, SAMPLING)[::-1]) == expected, "in the other order"
-    for share in ("checkpoint", "none"):
-        assert _run(model, _requests(PROMPTS, SAMPLING, share)) == expected, share
+    assert _run(model, _requests(PROMPTS, SAMPLING, "none")) == expected, "without sharing"
 
 
 @pytest.mark.skipif(MODELS is None, reason="FASTSIA_MODELS names no folder with models")
