@@ -5,15 +5,19 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "bfloat16.h"
+
 namespace fastsia {
 
 // Queries, cache and what each row sees. The tables are those of fastsia/ops/reference.py. A block is laid out head by
-// head, and its keys dimension by dimension, so that a sum over dimensions runs over many keys side by side.
+// head, and its keys dimension by dimension, so that a sum over dimensions runs over many keys side by side. T is float
+// or BFloat16; sums are float in either case.
+template <typename T>
 struct AttentionInput {
-  const float* q;                           // [num_rows, num_heads, head_dim], heads apart by the strides
-  std::size_t q_row_stride, q_head_stride;  // in floats; a head is contiguous
-  const float* k_cache;                     // [num_blocks, num_kv_heads, head_dim, block_size]
-  const float* v_cache;                     // [num_blocks, num_kv_heads, block_size, head_dim]
+  const T* q;                               // [num_rows, num_heads, head_dim], heads apart by the strides
+  std::size_t q_row_stride, q_head_stride;  // in elements; a head is contiguous
+  const T* k_cache;                         // [num_blocks, num_kv_heads, head_dim, block_size]
+  const T* v_cache;                         // [num_blocks, num_kv_heads, block_size, head_dim]
   std::size_t num_rows, num_heads, num_kv_heads, head_dim, block_size;
   const std::int32_t* prefix_tables;  // [num_prefixes, prefix_width]
   std::size_t num_prefixes, prefix_width;
@@ -31,23 +35,28 @@ constexpr std::size_t kMaxHeadDim = 512;
 
 // Whether every table entry that a length reaches exists and names a block below num_blocks, and the rows of cu_rows
 // rise from 0 to num_rows.
-bool reaches_only_blocks(const AttentionInput& in, std::size_t num_blocks);
+template <typename T>
+bool reaches_only_blocks(const AttentionInput<T>& in, std::size_t num_blocks);
 
 // Writes [num_rows, num_heads, head_dim]. Rows are split among `num_threads` threads (at least 1). The caller has
-// checked that every table entry that a length reaches is a block of the cache.
-void prefix_attention(const AttentionInput& in, int num_threads, float* out);
+// checked that every table entry that a length reaches is a block of the cache. A row sums over its keys in the order
+// of their positions, wherever they are stored, so its bits do not depend on other rows or on what the prefix is.
+template <typename T>
+void prefix_attention(const AttentionInput<T>& in, int num_threads, T* out);
 
 // New keys and values and where they go.
+template <typename T>
 struct StoreInput {
-  const float* k;                           // [num_rows, num_kv_heads, head_dim], heads apart by the strides
-  std::size_t k_row_stride, k_head_stride;  // in floats; a head is contiguous
-  const float* v;
+  const T* k;                               // [num_rows, num_kv_heads, head_dim], heads apart by the strides
+  std::size_t k_row_stride, k_head_stride;  // in elements; a head is contiguous
+  const T* v;
   std::size_t v_row_stride, v_head_stride;
   const std::int64_t* slots;  // [num_rows]: block * block_size + token; below 0 skips
   std::size_t num_rows, num_kv_heads, head_dim, block_size;
 };
 
 // Writes them into the caches of AttentionInput. The caller has checked that the slots are inside.
-void store_kv(const StoreInput& in, float* k_cache, float* v_cache);
+template <typename T>
+void store_kv(const StoreInput<T>& in, T* k_cache, T* v_cache);
 
 }  // namespace fastsia

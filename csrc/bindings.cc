@@ -10,9 +10,11 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "activation.h"
 #include "attention.h"
 #include "extract_batch.h"
 #include "sampling.h"
@@ -181,28 +183,42 @@ py::array_t<bool> feed(fastsia::AnswerStream& stream, const Array<std::int32_t>&
 template <typename T>
 using Contiguous = py::array_t<T, py::array::c_style>;
 
-using Strided = py::array_t<float, 0>;
+template <typename T>
+using Strided = py::array_t<T, 0>;
 
-// Steps between rows and between heads of [rows, heads, head_dim], in floats.
+// Elements as the core takes them: numpy has no bfloat16, so its bits come as uint16.
+inline const float* elements(const float* x) { return x; }
+inline float* elements(float* x) { return x; }
+inline const fastsia::BFloat16* elements(const std::uint16_t* x) {
+  return reinterpret_cast<const fastsia::BFloat16*>(x);
+}
+inline fastsia::BFloat16* elements(std::uint16_t* x) { return reinterpret_cast<fastsia::BFloat16*>(x); }
+
+template <typename T>
+using Element = std::conditional_t<std::is_same_v<T, float>, float, fastsia::BFloat16>;
+
+// Steps between rows and between heads of [rows, heads, head_dim], in elements.
 struct Steps {
-  explicit Steps(const Strided& array) {
+  template <typename T>
+  explicit Steps(const Strided<T>& array) {
     const auto of = [&](int axis) {
-      require(array.strides(axis) >= 0 && array.strides(axis) % py::ssize_t{sizeof(float)} == 0, "a stride is odd");
-      return static_cast<std::size_t>(array.strides(axis)) / sizeof(float);
+      require(array.strides(axis) >= 0 && array.strides(axis) % py::ssize_t{sizeof(T)} == 0, "a stride is odd");
+      return static_cast<std::size_t>(array.strides(axis)) / sizeof(T);
     };
     require(array.ndim() == 3, "3 dimensions are needed: rows, heads, head_dim");
-    require(array.shape(2) == 1 || array.strides(2) == py::ssize_t{sizeof(float)}, "a head must be contiguous");
+    require(array.shape(2) == 1 || array.strides(2) == py::ssize_t{sizeof(T)}, "a head must be contiguous");
     row = of(0), head = of(1);
   }
   std::size_t row, head;
 };
 
 // The caches are read in place, so nothing here is cast or copied: another dtype or layout is refused by pybind11.
-void attend(const Strided& q, const Contiguous<float>& k_cache, const Contiguous<float>& v_cache,
+template <typename T>
+void attend(const Strided<T>& q, const Contiguous<T>& k_cache, const Contiguous<T>& v_cache,
             const Contiguous<std::int32_t>& prefix_tables, const Contiguous<std::int32_t>& cu_rows,
             const Contiguous<std::int32_t>& prefix_lens, const Contiguous<std::int32_t>& suffix_tables,
             const Contiguous<std::int32_t>& suffix_lens, float scale, std::int64_t sliding_window, float softcap,
-            int num_threads, Contiguous<float>& out) {
+            int num_threads, Contiguous<T>& out) {
   const Steps steps(q);
   require(k_cache.ndim() == 4 && v_cache.ndim() == 4, "a cache has 4 dimensions");
   require(prefix_tables.ndim() == 2 && suffix_tables.ndim() == 2, "block tables have 2 dimensions");
@@ -214,34 +230,35 @@ void attend(const Strided& q, const Contiguous<float>& k_cache, const Contiguous
   require(size(cu_rows, 0) == size(prefix_tables, 0) + 1 && size(prefix_lens, 0) == rows &&
               size(suffix_lens, 0) == rows && size(suffix_tables, 0) == rows,
           "the metadata does not fit the rows");
-  const fastsia::AttentionInput in{q.data(),
-                                   steps.row,
-                                   steps.head,
-                                   k_cache.data(),
-                                   v_cache.data(),
-                                   rows,
-                                   size(q, 1),
-                                   size(k_cache, 2),
-                                   size(q, 2),
-                                   block_size,
-                                   prefix_tables.data(),
-                                   size(prefix_tables, 0),
-                                   size(prefix_tables, 1),
-                                   cu_rows.data(),
-                                   prefix_lens.data(),
-                                   suffix_tables.data(),
-                                   size(suffix_tables, 1),
-                                   suffix_lens.data(),
-                                   scale,
-                                   sliding_window,
-                                   softcap};
+  const fastsia::AttentionInput<Element<T>> in{elements(q.data()),
+                                               steps.row,
+                                               steps.head,
+                                               elements(k_cache.data()),
+                                               elements(v_cache.data()),
+                                               rows,
+                                               size(q, 1),
+                                               size(k_cache, 2),
+                                               size(q, 2),
+                                               block_size,
+                                               prefix_tables.data(),
+                                               size(prefix_tables, 0),
+                                               size(prefix_tables, 1),
+                                               cu_rows.data(),
+                                               prefix_lens.data(),
+                                               suffix_tables.data(),
+                                               size(suffix_tables, 1),
+                                               suffix_lens.data(),
+                                               scale,
+                                               sliding_window,
+                                               softcap};
   require(fastsia::reaches_only_blocks(in, num_blocks), "a length reaches past its table, or a table past the cache");
-  float* to = out.mutable_data();
+  Element<T>* to = elements(out.mutable_data());
   py::gil_scoped_release release;
   fastsia::prefix_attention(in, num_threads, to);
 }
 
-void store(const Strided& k, const Strided& v, Contiguous<float>& k_cache, Contiguous<float>& v_cache,
+template <typename T>
+void store(const Strided<T>& k, const Strided<T>& v, Contiguous<T>& k_cache, Contiguous<T>& v_cache,
            const Contiguous<std::int64_t>& slots) {
   const Steps k_steps(k), v_steps(v);
   const auto size = [](const py::array& array, int axis) { return static_cast<std::size_t>(array.shape(axis)); };
@@ -252,13 +269,15 @@ void store(const Strided& k, const Strided& v, Contiguous<float>& k_cache, Conti
           "k, caches and slots do not fit together");
   const std::int64_t end = k_cache.shape(0) * k_cache.shape(1);
   for (py::ssize_t i = 0; i < slots.size(); ++i) require(slots.data()[i] < end, "a slot lies past the cache");
-  const fastsia::StoreInput in{k.data(),     k_steps.row, k_steps.head, v.data(),   v_steps.row,     v_steps.head,
-                               slots.data(), size(k, 0),  size(k, 1),   size(k, 2), size(k_cache, 1)};
-  fastsia::store_kv(in, k_cache.mutable_data(), v_cache.mutable_data());
+  const fastsia::StoreInput<Element<T>> in{elements(k.data()), k_steps.row,  k_steps.head,    elements(v.data()),
+                                           v_steps.row,        v_steps.head, slots.data(),    size(k, 0),
+                                           size(k, 1),         size(k, 2),   size(k_cache, 1)};
+  fastsia::store_kv(in, elements(k_cache.mutable_data()), elements(v_cache.mutable_data()));
 }
 
 // logits are read in place; the small arrays may be cast. Returns (tokens, logprobs, entropy or None, bad).
-py::tuple sample(const Contiguous<float>& logits, const Array<std::int64_t>& draw_row, const Array<std::int64_t>& seeds,
+template <typename T>
+py::tuple sample(const Contiguous<T>& logits, const Array<std::int64_t>& draw_row, const Array<std::int64_t>& seeds,
                  const Array<std::int32_t>& counters, const Array<float>& temperature, const Array<float>& top_p,
                  bool want_entropy, int num_threads) {
   require(logits.ndim() == 2 && logits.shape(1) >= 1, "logits have 2 dimensions");
@@ -271,15 +290,15 @@ py::tuple sample(const Contiguous<float>& logits, const Array<std::int64_t>& dra
   py::array_t<std::int64_t> tokens(num_draws);
   py::array_t<float> logprobs(num_draws), entropy(want_entropy ? num_rows : 0);
   py::array_t<bool> bad(num_rows);
-  const fastsia::SampleInput in{logits.data(),
-                                static_cast<std::size_t>(num_rows),
-                                static_cast<std::size_t>(logits.shape(1)),
-                                draw_row.data(),
-                                seeds.data(),
-                                counters.data(),
-                                static_cast<std::size_t>(num_draws),
-                                temperature.data(),
-                                top_p.data()};
+  const fastsia::SampleInput<Element<T>> in{elements(logits.data()),
+                                            static_cast<std::size_t>(num_rows),
+                                            static_cast<std::size_t>(logits.shape(1)),
+                                            draw_row.data(),
+                                            seeds.data(),
+                                            counters.data(),
+                                            static_cast<std::size_t>(num_draws),
+                                            temperature.data(),
+                                            top_p.data()};
   const fastsia::SampleOutput out{tokens.mutable_data(), logprobs.mutable_data(),
                                   want_entropy ? entropy.mutable_data() : nullptr, bad.mutable_data()};
   {
@@ -287,6 +306,36 @@ py::tuple sample(const Contiguous<float>& logits, const Array<std::int64_t>& dra
     fastsia::sample(in, num_threads, out);
   }
   return py::make_tuple(tokens, logprobs, want_entropy ? py::object(entropy) : py::none(), bad);
+}
+
+template <typename T>
+void activate(const std::string& function, const Strided<T>& x, int num_threads, Contiguous<T>& out) {
+  require(function == "silu" || function == "gelu_tanh", "the function must be silu or gelu_tanh");
+  require(x.ndim() == 2 && out.ndim() == 2 && out.shape(0) == x.shape(0) && out.shape(1) == x.shape(1),
+          "x and out have 2 dimensions and the same shape");
+  require(x.shape(1) <= 1 || x.strides(1) == py::ssize_t{sizeof(T)}, "a row must be contiguous");
+  require(x.strides(0) >= 0 && x.strides(0) % py::ssize_t{sizeof(T)} == 0, "a stride is odd");
+  const auto rows = static_cast<std::size_t>(x.shape(0)), width = static_cast<std::size_t>(x.shape(1));
+  const std::size_t stride = static_cast<std::size_t>(x.strides(0)) / sizeof(T);
+  const auto* from = elements(x.data());
+  auto* to = elements(out.mutable_data());
+  py::gil_scoped_release release;
+  fastsia::activate(function == "silu" ? fastsia::Activation::kSilu : fastsia::Activation::kGeluTanh, from, rows, width,
+                    stride, num_threads, to);
+}
+
+// The ops on elements of one type; which of them runs follows from the arrays, since nothing is converted.
+template <typename T>
+void bind_ops(py::module_& m) {
+  m.def("activate", &activate<T>, "function"_a, "x"_a.noconvert(), "num_threads"_a, "out"_a.noconvert());
+  m.def("prefix_attention", &attend<T>, "q"_a.noconvert(), "k_cache"_a.noconvert(), "v_cache"_a.noconvert(),
+        "prefix_tables"_a.noconvert(), "cu_rows"_a.noconvert(), "prefix_lens"_a.noconvert(),
+        "suffix_tables"_a.noconvert(), "suffix_lens"_a.noconvert(), "scale"_a, "sliding_window"_a, "softcap"_a,
+        "num_threads"_a, "out"_a.noconvert());
+  m.def("store_kv", &store<T>, "k"_a.noconvert(), "v"_a.noconvert(), "k_cache"_a.noconvert(), "v_cache"_a.noconvert(),
+        "slots"_a.noconvert());
+  m.def("sample", &sample<T>, "logits"_a.noconvert(), "draw_row"_a, "seeds"_a, "counters"_a, "temperature"_a, "top_p"_a,
+        "want_entropy"_a, "num_threads"_a);
 }
 
 }  // namespace
@@ -314,13 +363,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("extract_texts", &extract_texts, "blob"_a, "offsets"_a, "specs"_a, "spec_of_text"_a, "is_cut"_a);
   m.def("extract_rollouts", &extract_rollouts, "vocabulary"_a, "prefix_ids"_a, "prefix_lens"_a, "token_ids"_a,
         "offsets"_a, "spec"_a, "is_cut"_a, "num_threads"_a);
-  m.def("prefix_attention", &attend, "q"_a.noconvert(), "k_cache"_a.noconvert(), "v_cache"_a.noconvert(),
-        "prefix_tables"_a.noconvert(), "cu_rows"_a.noconvert(), "prefix_lens"_a.noconvert(),
-        "suffix_tables"_a.noconvert(), "suffix_lens"_a.noconvert(), "scale"_a, "sliding_window"_a, "softcap"_a,
-        "num_threads"_a, "out"_a.noconvert());
-  m.def("store_kv", &store, "k"_a.noconvert(), "v"_a.noconvert(), "k_cache"_a.noconvert(), "v_cache"_a.noconvert(),
-        "slots"_a.noconvert());
-  m.def("sample", &sample, "logits"_a.noconvert(), "draw_row"_a, "seeds"_a, "counters"_a, "temperature"_a, "top_p"_a,
-        "want_entropy"_a, "num_threads"_a);
+  bind_ops<float>(m);
+  bind_ops<std::uint16_t>(m);
   bind_step(m);
 }

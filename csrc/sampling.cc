@@ -13,6 +13,17 @@ namespace {
 
 constexpr std::size_t kLanes = 16;
 
+// One row of logits as floats: read in place, or widened into `buffer`.
+const float* as_floats(const float* x, std::size_t, std::vector<float>*) { return x; }
+FASTSIA_WIDE void widen(const BFloat16* x, std::size_t n, float* out) {
+  for (std::size_t i = 0; i < n; ++i) out[i] = to_float(x[i]);
+}
+const float* as_floats(const BFloat16* x, std::size_t n, std::vector<float>* buffer) {
+  buffer->resize(n);
+  widen(x, n, buffer->data());
+  return buffer->data();
+}
+
 // The largest logit; NaN where any is NaN.
 FASTSIA_WIDE float largest(const float* x, std::size_t n) {
   float top[kLanes], poison[kLanes];
@@ -168,7 +179,8 @@ double uniform(std::int64_t seed, const std::int32_t counter[4]) {
   return (static_cast<double>(c[0] >> 5) * 67108864.0 + static_cast<double>(c[1] >> 6)) / 9007199254740992.0;
 }
 
-void sample(const SampleInput& in, int num_threads, const SampleOutput& out) {
+template <typename T>
+void sample(const SampleInput<T>& in, int num_threads, const SampleOutput& out) {
   // Draws by row, as a counting sort.
   std::vector<std::size_t> begin(in.num_rows + 1, 0), order(in.num_draws);
   for (std::size_t m = 0; m < in.num_draws; ++m) ++begin[static_cast<std::size_t>(in.draw_row[m]) + 1];
@@ -178,9 +190,9 @@ void sample(const SampleInput& in, int num_threads, const SampleOutput& out) {
 
   const auto rows = [&](std::size_t first, std::size_t last) {
     Nucleus nucleus;
-    std::vector<float> plain(out.entropy ? in.vocab : 0);
+    std::vector<float> plain(out.entropy ? in.vocab : 0), wide;
     for (std::size_t row = first; row < last; ++row) {
-      const float* x = in.logits + row * in.vocab;
+      const float* x = as_floats(in.logits + row * in.vocab, in.vocab, &wide);
       const float top = largest(x, in.vocab);
       out.bad[row] = !std::isfinite(top);
       if (out.bad[row]) {
@@ -206,5 +218,8 @@ void sample(const SampleInput& in, int num_threads, const SampleOutput& out) {
   const bool is_small = in.num_rows * in.vocab + 64 * in.num_draws < (std::size_t{1} << 17);
   parallel_for(in.num_rows, is_small || num_threads < 1 ? 1 : static_cast<std::size_t>(num_threads), rows);
 }
+
+template void sample(const SampleInput<float>&, int, const SampleOutput&);
+template void sample(const SampleInput<BFloat16>&, int, const SampleOutput&);
 
 }  // namespace fastsia

@@ -5,10 +5,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "bfloat16.h"
+
 namespace fastsia {
 
+// T is float or BFloat16.
+template <typename T>
 struct SampleInput {
-  const float* logits;  // [num_rows, vocab]
+  const T* logits;  // [num_rows, vocab]
   std::size_t num_rows, vocab;
   const std::int64_t* draw_row;  // [num_draws], in any order
   const std::int64_t* seeds;     // [num_draws]
@@ -29,6 +33,7 @@ struct SampleOutput {
 double uniform(std::int64_t seed, const std::int32_t counter[4]);
 
 // The caller has checked that draw_row lies in [0, num_rows).
-void sample(const SampleInput& in, int num_threads, const SampleOutput& out);
+template <typename T>
+void sample(const SampleInput<T>& in, int num_threads, const SampleOutput& out);
 
 }  // namespace fastsia

@@ -1,13 +1,16 @@
 """The compiled core (csrc/bindings.cc). `fastsia.answers` is what to call; it checks what it hands over."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastsia.engine.step import Selection
 from fastsia.engine.tables import TrajectoryTree
+
+# float32, or the bits of bfloat16 as uint16.
+_Number = TypeVar("_Number", np.float32, np.uint16)
 
 class Vocabulary:
     def __init__(
@@ -60,7 +63,7 @@ def extract_rollouts(
     num_threads: int,
 ) -> tuple[list[str | None], list[str | None]]: ...
 def sample(
-    logits: NDArray[np.float32],
+    logits: NDArray[_Number],
     draw_row: NDArray[np.int64],
     seeds: NDArray[np.int64],
     counters: NDArray[np.int32],
@@ -70,9 +73,9 @@ def sample(
     num_threads: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32] | None, NDArray[np.bool_]]: ...
 def prefix_attention(
-    q: NDArray[np.float32],
-    k_cache: NDArray[np.float32],
-    v_cache: NDArray[np.float32],
+    q: NDArray[_Number],
+    k_cache: NDArray[_Number],
+    v_cache: NDArray[_Number],
     prefix_tables: NDArray[np.int32],
     cu_rows: NDArray[np.int32],
     prefix_lens: NDArray[np.int32],
@@ -82,13 +85,14 @@ def prefix_attention(
     sliding_window: int,
     softcap: float,
     num_threads: int,
-    out: NDArray[np.float32],
+    out: NDArray[_Number],
 ) -> None: ...
+def activate(function: str, x: NDArray[_Number], num_threads: int, out: NDArray[_Number]) -> None: ...
 def store_kv(
-    k: NDArray[np.float32],
-    v: NDArray[np.float32],
-    k_cache: NDArray[np.float32],
-    v_cache: NDArray[np.float32],
+    k: NDArray[_Number],
+    v: NDArray[_Number],
+    k_cache: NDArray[_Number],
+    v_cache: NDArray[_Number],
     slots: NDArray[np.int64],
 ) -> None: ...
 

@@ -500,7 +500,11 @@ class ModelOptions:
 
     device: Any = _weights(None, unset="CUDA where there is one")
     """Device of the model: cpu, cuda, cuda:1, ..."""
-    dtype: Any = _weights(None, unset="float32 on a CPU, bfloat16 on a GPU", backends=("native", "hf", "vllm"))
+    dtype: Any = _weights(
+        None,
+        unset="bfloat16 on a GPU; on a CPU float32, and bfloat16 for weights of 16 bits where it multiplies them",
+        backends=("native", "hf", "vllm"),
+    )
     """Data type of the weights; auto: as they are stored."""
     revision: str | None = _weights(None, backends=BACKENDS)
     """Revision of the model on the Hub."""

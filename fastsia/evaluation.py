@@ -29,7 +29,7 @@ from fastsia.engine.seeding import request_seed
 from fastsia.engine.sequence import Counters, Drawn, Request, Rollouts, Trajectory
 from fastsia.errors import FastsiaError, counted
 from fastsia.models.registry import known_model, model_label
-from fastsia.models.resolve import resolve_model
+from fastsia.models.resolve import ModelRef, resolve_model
 from fastsia.results import SIAResult, forget_partial_costs, score, stored_config
 from fastsia.results.manifest import costs_of, is_count
 from fastsia.results.reader import Store
@@ -95,6 +95,8 @@ def evaluate(
     task = load_task(dataset, limit=limit, **task_options)
     if output is not None:
         check_output(output, _known_identity(task, settings, reading))
+    if executor in (None, "local") and backend in (None, "native", "hf") and isinstance(model, ModelRef):
+        load_options = keep_dtype(load_options, [output])
     loaded = open_executor(
         executor, model, backend, load_options, num_workers=num_workers, worker_timeout=worker_timeout
     )
@@ -216,6 +218,19 @@ def _resolve(
         day = _date_of_run(output) or date_of_prompts(task, backend.tokenizer, settings)
         settings = dataclasses.replace(settings, template_date=day)
     return settings
+
+
+def keep_dtype(load_options: Mapping[str, Any], outputs: Iterable[str | os.PathLike[str] | None]) -> dict[str, Any]:
+    """Loading options with the dtype of the first run in these folders, unless another is asked for.
+
+    The default depends on the processor; a run goes on in the dtype that it began with, on any machine.
+    """
+    options = dict(load_options)
+    for output in outputs:
+        if output is not None and options.get("dtype") is None:
+            with suppress(FastsiaError):  # no run yet, or a damaged one, which the writer reports
+                options["dtype"] = Store(Path(output) / DATABASE).identity()["model"].get("dtype")
+    return options
 
 
 def _date_of_run(output: str | os.PathLike[str] | None) -> str | None:

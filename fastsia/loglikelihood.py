@@ -74,6 +74,8 @@ def score_answers(
     kept = read_forced(path)
     if scorer is None and load_options.get("peft") is None:  # the run's own model, with its adapter
         load_options["peft"] = identity["model"].get("peft")
+    if scorer is None and load_options.get("dtype") is None:
+        load_options["dtype"] = identity["model"].get("dtype")
     model = open_backend(identity["model"]["name"] if scorer is None else scorer, "native", load_options)
     if not isinstance(model, NativeBackend) or model.tokenizer is None or model.vocabulary is None:
         raise FastsiaError(f"answers are scored by the native backend with a tokenizer, got {model.name}.")

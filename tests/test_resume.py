@@ -21,7 +21,7 @@ import fastsia
 from fastsia.callbacks import Callback, Progress
 from fastsia.results import schema
 from fastsia.results.reader import Store
-from tests.tiny import NUM_PROBLEMS
+from tests.tiny import NUM_PROBLEMS, tiny_model
 
 # One trajectory in flight: then a row's company in a batch, and with it a logit's last bits, is the same in any run.
 SETTINGS = {
@@ -297,6 +297,24 @@ def test_a_run_extended_by_its_limit_equals_a_whole_one(
     for limit in (5, 11, None):
         fastsia.evaluate(str(model), str(questions), limit=limit, output=tmp_path, **settings)
     assert_equal(tables(tmp_path), whole)
+
+
+def test_a_run_goes_on_in_the_dtype_that_it_began_with(
+    tmp_path: Path, questions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default dtype depends on the processor; a run that another machine continues must not change it."""
+    model, tokenizer = tiny_model()
+    for part in (model.bfloat16(), tokenizer):
+        part.save_pretrained(tmp_path / "model")
+    monkeypatch.setattr("fastsia.models.loading._BFLOAT16_FROM", 0)
+    settings = {"output": tmp_path / "run", "num_rollouts": 2, "stride": 8, "max_tokens": 8}
+    for native, limit in ((True, 1), (False, 2)):
+        monkeypatch.setattr("fastsia.processor.multiplies_bfloat16", lambda native=native: native)
+        result = fastsia.evaluate(str(tmp_path / "model"), str(questions), limit=limit, **settings)
+        assert result.summary["machine"]["dtype"] == "bfloat16"
+        assert result.summary["machine"]["processor"]["libraries"]["torch"]
+    with pytest.raises(fastsia.FastsiaError, match="dtype"):
+        fastsia.evaluate(str(tmp_path / "model"), str(questions), limit=3, dtype="float32", **settings)
 
 
 def test_costs_after_a_repair(model: Path, questions: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.engine.forecast import Left
+from fastsia.engine.products import values_of
 from fastsia.engine.sequence import Counters, Drawn, Request, Trajectory
 from fastsia.errors import FastsiaError
 from fastsia.models.loading import context_length, eos_ids, load_description, origin_of
@@ -159,7 +160,7 @@ def model_fingerprint(model: Any) -> str:
     with torch.no_grad():
         for name, value in model.named_parameters():
             digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-            flat = value.detach().reshape(-1)
+            flat = values_of(value).reshape(-1)
             count = min(_SAMPLED_VALUES, flat.numel())
             index = torch.linspace(0, max(flat.numel() - 1, 0), count, dtype=torch.float64, device=flat.device).long()
             digest.update(flat[index].float().cpu().numpy().tobytes())

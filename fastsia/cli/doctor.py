@@ -8,7 +8,7 @@ import platform
 import shutil
 import warnings
 
-from fastsia import __version__
+from fastsia import __version__, processor
 
 _REQUIRED = ("torch", "transformers", "triton", "safetensors", "numpy", "scipy", "pandas", "pyarrow", "matplotlib")
 # Optional packages: what does not work without them, and what they add if "Missing" should name them.
@@ -51,6 +51,11 @@ def doctor() -> None:
         memory = "" if free is None else f", {free / 2**30:.1f} GiB of memory available"
         lines.append(("device", f"cpu, {num_cores()} cores{memory}"))
         lines.append(("threads", f"{threads} ({why}); each model is measured as it is loaded"))
+        facts = processor.describe()
+        libraries = ", ".join(f"{name} {version}" for name, version in facts["libraries"].items())
+        lines.append(("processor", f"{facts['name']}; {' '.join(facts['flags']) or 'unknown flags'}; {libraries}"))
+        native = processor.multiplies_bfloat16()
+        lines.append(("bfloat16", "multiplied by the processor" if native else "not multiplied by the processor: slow"))
     lines.append(("kernels", select(device).name))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from fastsia.engine.profile import StepProfile
 
 Model = Annotated[str, option('Hub id, folder, .gguf file, or "demo:sft".', "--model")]
+
+
+# Seconds from which the time of loading is said.
+_SLOW_LOADING = 5.0
 
 
 class Terminated(BaseException):
@@ -44,7 +49,7 @@ def run(
     names = names_in("--tasks", tasks)
     quiet_transformers()
     from fastsia.backends import open_executor
-    from fastsia.evaluation import evaluate
+    from fastsia.evaluation import evaluate, keep_dtype
     from fastsia.models.resolve import resolve_model
     from fastsia.tasks import load_task
 
@@ -53,8 +58,13 @@ def run(
     folders = task_folders(output_path, [task.name for task in loaded_tasks])
     trackers = [Tracker(name, **output[f"{name}_args"]) for name in TRACKERS if f"{name}_args" in output]
     executor, backend = execution.pop("executor", None), execution.pop("backend", None)
+    if executor != "ray" and backend in (None, "native", "hf"):
+        options = keep_dtype(options, folders)
+    begin = time.monotonic()
     generator = open_executor(executor, ref, backend, options, **execution)
-    print(f"fastsia: {_how(generator.describe())}.", file=sys.stderr)
+    seconds = time.monotonic() - begin
+    loading = f"; loaded in {seconds:.0f} s" if seconds > _SLOW_LOADING else ""
+    print(f"fastsia: {_how(generator.describe())}{loading}.", file=sys.stderr)
     for task, folder in zip(loaded_tasks, folders, strict=True):
         with watched(task.name, folder) as shown, _profiling(generator, output.get("profile", False)) as recorded:
             result = evaluate(generator, task, config=config, output=folder, callbacks=[shown, *trackers])
@@ -124,6 +134,8 @@ def task_folders(output: Path | None, names: list[str]) -> list[Path | None]:
 def _how(facts: Mapping[str, Any]) -> str:
     """Where and how a backend computes, as it describes itself, in a line."""
     parts = [str(facts[name]) for name in ("device", "dtype") if facts.get(name)]
+    if facts.get("dtype_reason"):
+        parts[-1] += f" ({facts['dtype_reason']})"
     parts += [f"{facts[name]} {name.removeprefix('num_')}" for name in ("num_workers", "num_threads") if name in facts]
     if "max_num_seqs" in facts:
         parts.append(f"up to {facts['max_num_seqs']} sequences per step")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fastsia import renamed
+from fastsia import processor, renamed
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import MAX_COUNT, EngineOptions, SamplingParams, Share, integer, integer_from, integers
 from fastsia.engine.block_manager import BlockManager, OutOfBlocksError
@@ -20,6 +20,7 @@ from fastsia.engine.forcing import Forced, ForcedScore, check_forced, force
 from fastsia.engine.loop import Run
 from fastsia.engine.memory import default_num_blocks
 from fastsia.engine.model_runner import ModelRunner
+from fastsia.engine.products import own_weights
 from fastsia.engine.profile import StepProfile
 from fastsia.engine.sequence import Counters, Request, Rollout, Trajectory
 from fastsia.engine.step import Bookkeeping
@@ -44,8 +45,9 @@ class Engine:
     Args:
         model: any decoder of transformers with the attention interface (Llama, Qwen2, Gemma2, Olmo3, ...).
         tokenizer: its tokenizer, or None.
-        max_num_seqs: sequences decoded per step. In float32 the draws do not depend on it; in bfloat16 rounding can
-            change a draw. None takes 512, and on a CPU as many as it computes in about half a second, from 64 on.
+        max_num_seqs: sequences decoded per step. With packed products (the default on a CPU) the draws do not depend
+            on it; elsewhere rounding can change a draw in bfloat16. None takes 512, and on a CPU as many as it computes
+            in about half a second, from 64 on.
         num_kv_blocks: size of the KV pool in blocks; None takes up to half of the available memory on a CPU and what
             `gpu_memory_utilization` leaves on a GPU.
         block_size: tokens per KV block.
@@ -130,8 +132,9 @@ class Engine:
     ) -> Engine:
         """Load a Hub id, a folder, a GGUF file, or "demo:sft"; `settings` as in the constructor.
 
-        dtype None is float32 on a CPU and bfloat16 on a GPU. Only safetensors and GGUF weights are read, and only
-        complete ones: see `load_model`. peft: a LoRA adapter's folder or Hub id, merged into the weights.
+        dtype None is bfloat16 on a GPU; on a CPU float32 or bfloat16, see `load_model`. Only safetensors and GGUF
+        weights are read, and only complete ones. peft: a LoRA adapter's folder or Hub id, merged into the weights.
+        The packed products take the place of the weights; `model.state_dict()` unpacks them.
         """
         model, tokenizer = load_model(
             name_or_path,
@@ -141,6 +144,7 @@ class Engine:
             revision=revision,
             peft=peft,
         )
+        own_weights(model)
         return cls(model, tokenizer, **settings)
 
     @property
@@ -166,21 +170,26 @@ class Engine:
             **origin_of(self.model).describe(),
             "kernels": self.ops.name,
             "compile": self.runner.compile,
+            "products": self.runner.products_name,
             "head": "fused" if self.runner.fused_head else "model",
             "max_num_seqs": self.max_num_seqs,
             "num_kv_blocks": self.num_kv_blocks,
             "kv_pool_bytes": self.num_kv_blocks * self.runner.bytes_per_block(self.model, self.block_size),
             "block_size": self.block_size,
             "max_concurrent_trajectories": self.max_concurrent_trajectories,
-            **({"num_threads": self.num_threads} if self.runner.device.type == "cpu" else {}),
+            **(
+                {"num_threads": self.num_threads, "processor": processor.describe()}
+                if self.runner.device.type == "cpu"
+                else {}
+            ),
         }
 
     def run(self, requests: Iterable[Request], watch: Callable[[Run], None] | None = None) -> Iterator[Trajectory]:
         """Draw and roll out trajectories, as they finish; at most `max_concurrent_trajectories` requests are taken
         ahead.
 
-        In float32 a trajectory depends on its request alone, not on other requests or on any size set here; in bfloat16
-        rounding can change a draw.
+        A trajectory depends on its request alone, not on other requests or on any size set here; in bfloat16 without
+        packed products rounding can change a draw.
 
         Args:
             watch: called after every step; `Run.take_drawn` has what was drawn of the requests in flight.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
@@ -16,13 +17,14 @@ from fastsia.engine.attention import AttentionContext, fastsia_attention
 from fastsia.engine.compiled import compile_function, mark_dynamic
 from fastsia.engine.graphs import Call, CaptureError, CudaPool, Graphs, row_buckets
 from fastsia.engine.inputs import BatchShape, Inputs, stage
+from fastsia.engine.products import Products, called_together
 from fastsia.engine.profile import StepProfile, part
 from fastsia.engine.staging import HostStaging, Staging, tensors_in
 from fastsia.engine.step import Batch, batch_of_one_trunk
 from fastsia.engine.tables import Table
 from fastsia.errors import FastsiaError, one_line
 from fastsia.models.weights import non_finite
-from fastsia.ops import Ops
+from fastsia.ops import Ops, packed
 from fastsia.ops.attend import using
 from fastsia.ops.reference import DrawSpec
 
@@ -40,6 +42,7 @@ class ModelRunner:
         fused_head: logits are the head's product (and Gemma2's softcap); False where a model changes its logits
             further (Granite scales them): then the model's own forward computes them from the hidden states.
         num_out_of_memory: how often device memory did not suffice and less was tried.
+        products: the packed products, with the C++ core's ops on a CPU; None elsewhere and under torch.compile.
         profile: records the parts of each step, or None.
         hidden_slots: the slots of kept hidden states.
     """
@@ -77,6 +80,7 @@ class ModelRunner:
         self.num_out_of_memory = 0
         self.warnings: list[str] = []
         self.graphs: Graphs | None = None
+        self.products: Products | None = None
         self._most_rows = row_buckets(max_num_seqs)[-1]
         self.staging = (HostStaging if self.device.type == "cpu" else Staging)(self.device)
         self._weights = self._addresses()
@@ -114,6 +118,11 @@ class ModelRunner:
         """The path in use: "on", "graphs" or "off"."""
         return "on" if self._compiled is not None else "graphs" if self.graphs is not None else "off"
 
+    @property
+    def products_name(self) -> str:
+        """ "exact" where a row's bits do not depend on the rows beside it, "packed" where that failed, "plain"."""
+        return "plain" if self.products is None else "exact" if self.products.exact else "packed"
+
     @part("model")
     def forward(self, batch: Batch) -> Tensor:
         """Final hidden states of the batch's rows, [n, hidden_size]; their keys and values are stored on the way."""
@@ -128,15 +137,26 @@ class ModelRunner:
                 padded = shape._replace(trunks=shape.trunks + 1)
                 inputs = self._inputs(batch, BatchShape(*(max(size, 2) for size in padded)))
                 return self._run(self._compiled, inputs)[: shape.rows]
-        return self._run(self._decode, self._inputs(batch, shape), max_rows=batch.max_rows)
+        rows = shape.rows
+        if self.products is not None and self.products.rounded(rows) > rows:
+            shape = shape._replace(rows=self.products.rounded(rows), trunks=shape.trunks + 1)
+        return self._run(self._decode, self._inputs(batch, shape), max_rows=batch.max_rows)[:rows]
 
     def _inputs(self, batch: Batch, shape: BatchShape) -> Inputs:
         memory = stage(batch, shape, self.staging)
         return Inputs(*tensors_in(memory.to(self.device, non_blocking=True), shape.fields))
 
     def _run(self, decode: Callable[..., Tensor], inputs: Inputs, **bound: int) -> Tensor:
-        with torch.inference_mode(), fastsia_attention(self.model), using(self.ops):
+        with self._inference(), fastsia_attention(self.model), using(self.ops):
             return decode(self.kv_cache, *inputs, **bound)
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        products = self.products
+        if products is not None:
+            products.profile = self.profile
+        with torch.inference_mode(), nullcontext() if products is None else products.in_use():
+            yield
 
     def use_graphs(self, new_pool: Callable[[], Callable[[Call], Call]] = CudaPool) -> None:
         """Replay batches of up to `max_num_seqs` rows from CUDA graphs from now on."""
@@ -159,7 +179,12 @@ class ModelRunner:
         self.warnings.append(f"{what}: {reason[:300]}.")
 
     def check_weights(self) -> None:
-        """Drop CUDA graphs before a run if weights have moved: graphs read them at the addresses of their capture."""
+        """Before a run, see the weights as they are: pack changed ones anew, drop CUDA graphs if weights have moved.
+
+        Graphs read weights at the addresses of their capture.
+        """
+        if self.products is not None:
+            self.products.refresh()
         if self.graphs is not None:
             weights = self._addresses()
             if weights != self._weights:
@@ -172,9 +197,14 @@ class ModelRunner:
     @part("head")
     def logits(self, hidden: Tensor) -> Tensor:
         """[r, hidden_size] -> [r, vocab_size]."""
-        with torch.inference_mode():
+        with self._inference():
             if not self.fused_head:
                 return self._own_head(hidden)
+            if self.products is not None and self._softcap is not None:
+                logits: Tensor = self.model.get_output_embeddings()(hidden)
+                for row in logits:  # over all rows at once, a value's bits would depend on its place
+                    row.div_(self._softcap).tanh_().mul_(self._softcap)
+                return logits
             # One row would be compiled as a case of its own.
             project = self._project if self._compiled_project is None or len(hidden) < 2 else self._compiled_project
             return project(hidden)
@@ -284,7 +314,8 @@ class ModelRunner:
         tokens = np.arange(min(3, self.kv_cache.shape[2] * block_size), dtype=np.int64) % self.vocab_size
         blocks = np.arange(-(-len(tokens) // block_size), dtype=np.int32)
         batch = batch_of_one_trunk(tokens, blocks, block_size, np.arange(1, len(tokens) + 1))
-        hidden = self.forward(batch)
+        with called_together(self.model) as groups:
+            hidden = self.forward(batch)
         training = self.model.training
         self.model.eval()
         with torch.inference_mode():
@@ -293,7 +324,10 @@ class ModelRunner:
         for self.fused_head in (True, False):
             error = self._difference(self.logits(hidden), theirs)
             if error <= 1:
-                return self._speed_up(compile, batch, hidden)
+                self._speed_up(compile, batch, hidden)
+                if self.compile == "off" and self.ops.name == "native":
+                    self._pack(groups, batch, theirs)
+                return
         found = non_finite(self.model.named_parameters())
         if found is not None:
             raise FastsiaError(f"{type(self.model).__name__}: {found}.")
@@ -306,6 +340,22 @@ class ModelRunner:
             f"{type(self.model).__name__} gives other logits through fastsia's attention than through its own forward"
             f" (a difference {error:.3g} times the tolerated one); this architecture is not supported."
         )
+
+    def _pack(self, groups: list[list[nn.Linear]], batch: Batch, expected: Tensor) -> None:
+        """Use packed products if they work here and give the expected logits."""
+        if not packed.is_available(self.dtype):
+            return
+        try:
+            self.products = Products(self.model, groups)
+            if self._difference(self.logits(self.forward(batch)), expected) <= 1:
+                return
+            failure: Exception = FastsiaError("its results differ")
+        except RuntimeError as error:
+            failure = error
+        if self.products is not None:
+            self.products.give_back()
+        self.products = None
+        self._warn("packed products are not used", failure)
 
     def _difference(self, ours: Tensor, theirs: Tensor) -> float:
         """Return the largest difference as a multiple of the tolerated rounding."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from fastsia import processor
 from fastsia.errors import FastsiaError, one_line
 from fastsia.models import adapter, gguf
 from fastsia.models.resolve import ModelRef, hub_has, resolve_model
@@ -21,6 +22,8 @@ from fastsia.models.weights import check_finite, check_keys, in_report, quiet_lo
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _DTYPE_ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16", "float": "float32"}
 _HUB_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# Below this number of parameters a step's time is not in its products, and bfloat16 would only cost accuracy.
+_BFLOAT16_FROM = 50_000_000
 # A subfolder that no repository has: with it transformers does not merge an adapter by itself where peft is installed.
 _NO_ADAPTER = {"subfolder": "no-adapter"}
 
@@ -59,16 +62,20 @@ class Origin:
     Attributes:
         peft: the adapter that was merged into it, by the name that was given.
         quantization: the quantisation of its file before loading, such as "gguf Q4_K_M".
+        dtype_reason: why its weights have the dtype that they have, a clause; None where it was asked for.
         notes: warnings for readers of its numbers, one sentence each.
     """
 
     peft: str | None = None
     quantization: str | None = None
+    dtype_reason: str | None = None
     notes: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """The known facts, ready for JSON."""
-        return {key: value for key in ("peft", "quantization") if (value := getattr(self, key)) is not None}
+        return {
+            key: value for key in ("peft", "quantization", "dtype_reason") if (value := getattr(self, key)) is not None
+        }
 
 
 def origin_of(model: Any) -> Origin:
@@ -94,8 +101,8 @@ def load_model(
     Args:
         model: a name, a path, or a `ModelRef`.
         device: None selects CUDA if it is available.
-        dtype: None is float32 on the CPU and bfloat16 on an accelerator, whatever the file stores; "auto" is the
-            stored dtype.
+        dtype: None is bfloat16 on an accelerator. On a CPU it is float32, but bfloat16 where the weights are stored in
+            16 bits, are at least 50 million, and the processor multiplies bfloat16. "auto" is the stored dtype.
         trust_remote_code: run the repository's own code.
         revision: of a Hub model.
         peft: folder or Hub id of a LoRA adapter to merge into the weights.
@@ -108,8 +115,9 @@ def load_model(
             not have, or one that is not finite; its folder has an adapter that `peft` does not name.
     """
     target = resolve_device(device)
-    weights_dtype = resolve_dtype(dtype, target)
     ref = resolve_model(model)
+    chooses = dtype is None and target.type == "cpu" and ref.gguf_file is None
+    weights_dtype = resolve_dtype("auto" if chooses else dtype, target)
     common = _common_arguments(ref, trust_remote_code, revision)
     if peft is not None:
         adapter.resolve_adapter(peft)  # before anything large is read
@@ -164,7 +172,8 @@ def load_model(
     if facts is not None:
         gguf.forget_file(loaded, facts)
         loaded.config._name_or_path = ref.source
-    loaded = loaded.to(target)
+    chosen, reason = _default_dtype(loaded) if chooses else (loaded.dtype, None)
+    loaded = loaded.to(target, chosen)
     tokenizer = _load_tokenizer(ref.repository, common)
     if peft is not None:
         loaded = adapter.merge_adapter(loaded, peft)
@@ -172,9 +181,23 @@ def load_model(
     loaded._fastsia_origin = Origin(
         peft=None if peft is None else os.fspath(peft),
         quantization=None if facts is None else f"gguf {facts.quantization}",
+        dtype_reason=reason,
         notes=tuple(notes),
     )
     return loaded.eval(), tokenizer
+
+
+def _default_dtype(model: Any) -> tuple[torch.dtype, str]:
+    """The dtype to run a model on a CPU in, by the dtype that it is stored in; and the reason, a clause."""
+    stored = model.dtype
+    name, native = str(stored).removeprefix("torch."), processor.multiplies_bfloat16()
+    if stored.itemsize > 2:
+        return torch.float32, f"stored in {name}" + ("; --dtype bfloat16 is faster on this processor" if native else "")
+    if not native:
+        return torch.float32, f"stored in {name}, which this processor does not multiply"
+    if model.num_parameters() < _BFLOAT16_FROM:
+        return torch.float32, f"stored in {name}; below {_BFLOAT16_FROM // 10**6} million parameters float32 is used"
+    return torch.bfloat16, f"stored in {name}, and this processor multiplies bfloat16"
 
 
 @dataclass(frozen=True)

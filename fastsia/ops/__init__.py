@@ -31,17 +31,19 @@ class Ops:
 def select(device: torch.device | str, kernels: str = "auto", dtype: torch.dtype = torch.float32) -> Ops:
     """The ops for a device and the model's dtype.
 
-    "auto" takes Triton on CUDA; on a CPU "native" (sampling and attention in the C++ core, float32 only) where that is
-    built, else the reference. "triton" off CUDA runs under Triton's interpreter, which has to be on
+    "auto" takes Triton on CUDA; on a CPU "native" (sampling and attention in the C++ core, float32 and bfloat16) where
+    that is built, else the reference. "triton" off CUDA runs under Triton's interpreter, which has to be on
     (TRITON_INTERPRET=1) when Python starts. A bundle's Triton ops share counters between launches, so it serves one
     stream at a time.
     """
     device = torch.device(device)
     if kernels not in ("auto", "triton", "native", "reference"):
         raise FastsiaError(f'kernels must be "auto", "triton", "native" or "reference", got {kernels!r}.')
-    fits = device.type == "cpu" and dtype == torch.float32
+    fits = device.type == "cpu" and dtype in cpu.DTYPES
     if kernels == "native" and not (fits and cpu.is_available()):
-        raise FastsiaError(f'kernels="native" needs the C++ core, a CPU and float32, got {device.type} and {dtype}.')
+        raise FastsiaError(
+            f'kernels="native" needs the C++ core, a CPU and float32 or bfloat16, got {device.type} and {dtype}.'
+        )
     if kernels == "native" or (kernels == "auto" and fits and cpu.is_available()):
         return Ops("native", cpu.sample, cpu.prefix_attention, cpu.store_kv, reference.copy_blocks)
     if kernels == "reference" or (kernels == "auto" and device.type != "cuda"):

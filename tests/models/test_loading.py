@@ -17,9 +17,9 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from fastsia import FastsiaError
-from fastsia.models.loading import load_model, resolve_device, resolve_dtype
+from fastsia.models.loading import load_model, origin_of, resolve_device, resolve_dtype
 from fastsia.models.resolve import demo_models, resolve_model
-from tests.tiny import save_tiny
+from tests.tiny import save_tiny, tiny_model
 
 
 @pytest.fixture
@@ -209,6 +209,66 @@ def test_offline_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(FastsiaError, match="not in the local cache"):
         load_model("nobody/nothing", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("stored", "native", "smallest", "expected", "reason"),
+    [
+        ("float32", True, 0, "float32", "stored in float32; --dtype bfloat16 is faster on this processor"),
+        ("float32", False, 0, "float32", "stored in float32"),
+        ("bfloat16", True, 0, "bfloat16", "stored in bfloat16, and this processor multiplies bfloat16"),
+        ("float16", True, 0, "bfloat16", "stored in float16, and this processor multiplies bfloat16"),
+        ("bfloat16", True, 50_000_000, "float32", "stored in bfloat16; below 50 million parameters float32 is used"),
+        ("bfloat16", False, 0, "float32", "stored in bfloat16, which this processor does not multiply"),
+    ],
+)
+def test_the_dtype_on_a_cpu_follows_the_stored_one_and_the_processor(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stored: str,
+    native: bool,
+    smallest: int,
+    expected: str,
+    reason: str,
+) -> None:
+    model, tokenizer = tiny_model()
+    model.to(getattr(torch, stored)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    monkeypatch.setattr("fastsia.processor.multiplies_bfloat16", lambda: native)
+    monkeypatch.setattr("fastsia.models.loading._BFLOAT16_FROM", smallest)
+    loaded, _ = load_model(tmp_path, device="cpu")
+    assert {value.dtype for value in loaded.parameters()} == {getattr(torch, expected)}
+    assert origin_of(loaded).describe() == {"dtype_reason": reason}
+    as_stored, _ = load_model(tmp_path, device="cpu", dtype="auto")
+    assert as_stored.dtype == getattr(torch, stored)
+    asked, _ = load_model(tmp_path, device="cpu", dtype="float32")
+    assert (asked.dtype, origin_of(asked).describe()) == (torch.float32, {})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_loading_holds_no_weight_twice(tmp_path: Path) -> None:
+    """From float32 to bfloat16: half of the file, not the converted weights beside the packed ones."""
+    sizes = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 10, "vocab_size": 64}
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 8}
+    Qwen2ForCausalLM(Qwen2Config(**sizes, **heads)).save_pretrained(tmp_path / "large")
+    save_tiny(tmp_path / "tiny")
+    script = (
+        "import sys\n"
+        "from benchmarks.bench_load import Peak\n"
+        "from fastsia import Engine\n"
+        "Engine.from_pretrained(sys.argv[1], device='cpu', dtype='bfloat16')\n"
+        "peak = Peak()\n"
+        "peak.start()\n"
+        "engine = Engine.from_pretrained(sys.argv[2], device='cpu', dtype='bfloat16')\n"
+        "print(engine.describe()['products'], peak.stop())\n"
+    )
+    folders = [str(tmp_path / name) for name in ("tiny", "large")]
+    done = subprocess.run([sys.executable, "-c", script, *folders], capture_output=True, text=True, check=True)
+    products, peak = done.stdout.split()
+    size = (tmp_path / "large" / "model.safetensors").stat().st_size
+    assert size > 100 << 20
+    assert products == "exact"
+    assert int(peak) < 0.8 * size, f"{int(peak) / size:.2f} times the file"
 
 
 def test_devices_and_dtypes() -> None:

@@ -253,12 +253,13 @@ def test_a_batch_without_trunk_tokens_is_attended() -> None:
     assert expected.isfinite().all()
 
 
-def test_it_is_chosen_for_float32_on_a_cpu_and_nowhere_else() -> None:
+def test_it_is_chosen_for_float32_and_bfloat16_on_a_cpu_and_nowhere_else() -> None:
     assert select("cpu").name == "native"
+    assert select("cpu", dtype=torch.bfloat16).name == "native"
     assert select("cpu", dtype=torch.float64).name == "reference"
     assert select("cpu", "reference").name == "reference"
     with pytest.raises(FastsiaError, match="float32"):
-        select("cpu", "native", torch.bfloat16)
+        select("cpu", "native", torch.float16)
 
 
 @pytest.mark.parametrize(("block_size", "num_kv_heads", "head_dim"), [(16, 2, 32), (4, 3, 20)])
@@ -336,3 +337,82 @@ def test_a_softcap_does_not_hide_an_infinite_score() -> None:
     out = attend(q, k_cache, v_cache, meta, 0.2, None, 5.0)
     assert out[3].isnan().any()
     assert out[4:].isfinite().all()
+
+
+@pytest.mark.parametrize(("window", "softcap"), [(None, None), (7, 2.0)])
+@pytest.mark.parametrize(("heads", "num_kv_heads", "head_dim"), [(4, 2, 32), (4, 4, 64), (7, 1, 128), (6, 2, 20)])
+@pytest.mark.parametrize("block_size", [4, 16])
+def test_bfloat16_attention_is_float32s_on_the_same_values(
+    block_size: int, heads: int, num_kv_heads: int, head_dim: int, window: int | None, softcap: float | None
+) -> None:
+    """Widening is exact, so the sums are float32's (in an order of their own); only the result is rounded."""
+    torch.manual_seed(0)
+    k_cache, v_cache, meta = batch(block_size, num_kv_heads, head_dim)
+    q = torch.randn(len(meta.prefix_lens), 2 * heads, head_dim)[:, :heads]  # rows apart, as a fused product gives them
+    narrow = [tensor.bfloat16() for tensor in (q, k_cache, v_cache)]
+    caches = torch.zeros(2, *k_cache.shape, dtype=torch.bfloat16)
+    cpu.store_kv(narrow[1].flatten(0, 1), narrow[2].flatten(0, 1), *caches, torch.arange(300 * block_size))
+    ours = cpu.prefix_attention(narrow[0][:, :heads], *caches, meta, 0.2, window, softcap)
+    wide = attend(narrow[0].float(), narrow[1].float(), narrow[2].float(), meta, 0.2, window, softcap)
+    torch.testing.assert_close(ours.float(), wide, atol=1e-6, rtol=2**-8)
+    assert (ours == wide.bfloat16()).float().mean() > 0.999
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_is_the_same_wherever_its_keys_are_stored(dtype: torch.dtype) -> None:
+    """A token is computed on the trunk, in a branch or in a prefill: each must sum over its keys in one order."""
+    torch.manual_seed(0)
+    length, block_size = 61, 16
+    k, v = torch.randn(2, length, 2, 32).to(dtype)
+    q, found = torch.randn(1, 4, 32).to(dtype), []
+    for split in (0, 1, 15, 16, 17, 40, 60, 61):
+        caches = torch.zeros(2, 8, block_size, 2, 32, dtype=dtype)
+        for begin, end, block in ((0, split, 0), (split, length, 4)):
+            if begin < end:
+                slots = torch.arange(end - begin) + block * block_size
+                cpu.store_kv(k[begin:end], v[begin:end], *caches, slots)
+        meta = AttentionMetadata(
+            prefix_tables=torch.arange(4, dtype=torch.int32)[None],
+            cu_rows=torch.tensor([0, 1], dtype=torch.int32),
+            prefix_lens=torch.tensor([split], dtype=torch.int32),
+            suffix_tables=torch.arange(4, 8, dtype=torch.int32)[None],
+            suffix_lens=torch.tensor([length - split], dtype=torch.int32),
+            max_prefix_len=split,
+            max_suffix_len=length - split,
+            max_rows=1,
+        )
+        found.append(cpu.prefix_attention(q, *caches, meta, 0.2))
+    assert all(torch.equal(other, found[0]) for other in found)
+
+
+def test_bfloat16_draws_are_float32s_of_the_same_logits() -> None:
+    torch.manual_seed(0)
+    logits = (torch.randn(12, 3001) * 4).bfloat16()
+    logits[3, 7] = torch.nan
+    rows, seeds, counters = draws(12, 2000)
+    spec = DrawSpec(rows, seeds, counters, torch.full((12,), 0.7), torch.full((12,), 0.95))
+    for ours, expected in zip(cpu.sample(logits, spec), cpu.sample(logits.float(), spec), strict=True):
+        torch.testing.assert_close(ours, expected, atol=0, rtol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("function", ["silu", "gelu_tanh"])
+def test_activations_are_torchs_and_the_same_at_any_place(function: str, dtype: torch.dtype) -> None:
+    """torch's own give the last values of a thread's part other bits."""
+    torch.manual_seed(0)
+    x = (torch.randn(33, 2 * 203) * 6).to(dtype)
+    x[0, :7] = torch.tensor([0.0, -0.0, 90.0, -90.0, 3e38, -3e38, -torch.inf])
+    half = x[:, :203]
+    expected = (
+        torch.nn.functional.silu(half.double())
+        if function == "silu"
+        else torch.nn.functional.gelu(half.double(), approximate="tanh")
+    )
+    ours = cpu.activate(function, half)
+    finite = expected.isfinite()
+    tolerance = {"atol": 1e-6, "rtol": 2e-6} if dtype == torch.float32 else {"atol": 1e-5, "rtol": 5e-3}
+    torch.testing.assert_close(ours.double()[finite], expected[finite], **tolerance)
+    values = half[torch.isfinite(half)]
+    for shift in (0, 1, 5):
+        shifted = cpu.activate(function, values[shift:][None])[0]
+        assert torch.equal(shifted, cpu.activate(function, values[None])[0][shift:])

@@ -1,0 +1,63 @@
+#include "activation.h"
+
+#include "parallel.h"
+
+namespace fastsia {
+namespace {
+
+// x / (1 + e^-x), without an overflow on either side.
+FASTSIA_INLINE float silu(float x, float gate) {
+  const float e = exp_nonpositive(gate < 0 ? gate : -gate);
+  return x * (gate < 0 ? e : 1.0f) / (1.0f + e);
+}
+
+// 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) = x sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)).
+FASTSIA_INLINE float gelu_tanh(float x) { return silu(x, 1.5957691216057308f * (x + 0.044715f * x * x * x)); }
+
+constexpr std::size_t kBlock = 64;
+
+// Whole blocks only, so that every element goes through the same vector code; the last block is padded.
+template <Activation kFunction, typename T>
+FASTSIA_INLINE void activate_row(const T* x, std::size_t width, T* out) {
+  for (std::size_t begin = 0; begin < width; begin += kBlock) {
+    const std::size_t count = width - begin < kBlock ? width - begin : kBlock;
+    float block[kBlock] = {};
+    for (std::size_t i = 0; i < count; ++i) block[i] = to_float(x[begin + i]);
+    for (std::size_t i = 0; i < kBlock; ++i)
+      block[i] = kFunction == Activation::kSilu ? silu(block[i], block[i]) : gelu_tanh(block[i]);
+    for (std::size_t i = 0; i < count; ++i) out[begin + i] = round_to<T>(block[i]);
+  }
+}
+
+FASTSIA_WIDE void silu_row(const float* x, std::size_t width, float* out) {
+  activate_row<Activation::kSilu>(x, width, out);
+}
+FASTSIA_WIDE void silu_row(const BFloat16* x, std::size_t width, BFloat16* out) {
+  activate_row<Activation::kSilu>(x, width, out);
+}
+FASTSIA_WIDE void gelu_tanh_row(const float* x, std::size_t width, float* out) {
+  activate_row<Activation::kGeluTanh>(x, width, out);
+}
+FASTSIA_WIDE void gelu_tanh_row(const BFloat16* x, std::size_t width, BFloat16* out) {
+  activate_row<Activation::kGeluTanh>(x, width, out);
+}
+
+}  // namespace
+
+template <typename T>
+void activate(Activation function, const T* x, std::size_t num_rows, std::size_t width, std::size_t row_stride,
+              int num_threads, T* out) {
+  const bool is_small = num_rows * width < (std::size_t{1} << 17) || num_threads < 1;
+  parallel_for(num_rows, is_small ? 1 : static_cast<std::size_t>(num_threads), [&](std::size_t begin, std::size_t end) {
+    for (std::size_t row = begin; row < end; ++row) {
+      const T* from = x + row * row_stride;
+      T* to = out + row * width;
+      function == Activation::kSilu ? silu_row(from, width, to) : gelu_tanh_row(from, width, to);
+    }
+  });
+}
+
+template void activate(Activation, const float*, std::size_t, std::size_t, std::size_t, int, float*);
+template void activate(Activation, const BFloat16*, std::size_t, std::size_t, std::size_t, int, BFloat16*);
+
+}  // namespace fastsia

@@ -1,0 +1,310 @@
+"""The matrix products of a decoder on a CPU: weights packed once, and one product for layers that read one input.
+
+A linear layer of transformers is asked for its output as before. The first of those that read one tensor (q, k and v;
+gate and up) computes the product of all, and the others take their part of it. Packed products, activation functions
+and rotary tables give a row the same bits whatever other rows are computed with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from fastsia.engine.profile import StepProfile
+from fastsia.ops import cpu, packed
+
+_OWNED = "_fastsia_owns_weights"
+_ACTIVATIONS = {"SiLU": "silu", "SiLUActivation": "silu", "GELUTanh": "gelu_tanh", "PytorchGELUTanh": "gelu_tanh"}
+# Parts of the modules' names that compute exponentials and the like, element by element.
+_ELEMENTWISE = re.compile(r"(activations|activation)$")
+_ROTARY = re.compile(r"Rotary.*Embedding")
+# Rows of a rotary table computed at once: few enough that torch does not split them between threads.
+_ROTARY_ROWS = 64
+_SAMPLED = 512
+_VALUES = "_fastsia_values"
+
+
+def own_weights(model: PreTrainedModel) -> None:
+    """Let products take the place of the model's weights in memory; of a model that nobody else has."""
+    setattr(model, _OWNED, True)
+
+
+def values_of(parameter: Tensor) -> Tensor:
+    """A parameter's values, also where only its packed copy has them."""
+    is_freed = parameter.dim() == 2 and parameter.stride() == (0, 0)
+    unpacked: Callable[[], Tensor] | None = getattr(parameter, _VALUES, None) if is_freed else None
+    return parameter.detach() if unpacked is None else unpacked()
+
+
+class Products:
+    """The packed products of one model; its layers use them inside `in_use`.
+
+    Args:
+        model: on a CPU.
+        groups: linear layers that read one tensor, in the order of their calls, from `called_together`.
+
+    Attributes:
+        sizes: the numbers of rows that most products are computed in; wide ones have fewer.
+        exact: whether a row's bits do not depend on the rows beside it, as checked on each shape of weights.
+        profile: records the products, or None.
+    """
+
+    def __init__(self, model: PreTrainedModel, groups: Sequence[Sequence[nn.Linear]]) -> None:
+        self.profile: StepProfile | None = None
+        self._owned = bool(getattr(model, _OWNED, False))
+        uses: dict[int, int] = {}
+        for module in model.modules():
+            for parameter in module.parameters(recurse=False):
+                uses[id(parameter)] = uses.get(id(parameter), 0) + 1
+        together = {id(layer) for group in groups for layer in group}
+        linears = (module for module in model.modules() if type(module) is nn.Linear)
+        self._groups: list[_Group] = []
+        self._forwards: list[tuple[nn.Module, Callable[..., Any]]] = []
+        try:
+            for group in [*groups, *([layer] for layer in linears if id(layer) not in together)]:
+                freed = {id(layer) for layer in group if self._owned and uses[id(layer.weight)] == 1}
+                self._groups.append(_Group(group, self, freed))
+            self._forwards += [pair for group in self._groups for pair in group.forwards()] + _elementwise(model)
+            self._check()
+        except BaseException:
+            self._owned = False
+            self.give_back()
+            raise
+        if self._owned:
+            self._install()
+
+    def _check(self) -> None:
+        """Choose the sizes by one product of each shape."""
+        sizes: dict[tuple[int, ...], tuple[int, ...]] = {}
+        with torch.no_grad():
+            for group in self._groups:
+                shape = tuple(group.packed.shape)
+                if shape not in sizes:
+                    sizes[shape] = packed.agreeing_sizes(group.packed, group.bias)
+                group.sizes = sizes[shape] or packed.SIZES[:1]
+        self.exact = all(sizes.values())
+        self.sizes = max((group.sizes for group in self._groups), key=len, default=packed.SIZES)
+
+    def rounded(self, rows: int) -> int:
+        """The number of rows to pad a batch of `rows` to."""
+        return sum(packed.cover(rows, self.sizes))
+
+    def refresh(self) -> None:
+        """Pack weights anew that have changed since."""
+        for group in self._groups:
+            if group.is_stale():
+                group.pack()
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Let the model compute its products here inside the block, and as before after it."""
+        if self._owned:
+            yield
+            return
+        self._install()
+        try:
+            yield
+        finally:
+            for module, _ in self._forwards:
+                del module.__dict__["forward"]
+
+    def give_back(self) -> None:
+        """Restore the model as it was."""
+        for group in self._groups:
+            group.unpack()
+        if self._owned:
+            for module, _ in self._forwards:
+                del module.__dict__["forward"]
+            self._owned = False
+
+    def _install(self) -> None:
+        for module, forward in self._forwards:
+            module.__dict__["forward"] = forward  # nn.Module's own setattr takes a microsecond for each
+
+
+class _Group:
+    """Layers that read one tensor, and their product.
+
+    Attributes:
+        packed: the packed weights of the layers, one below another.
+        bias: their biases, zeros for a layer that has none; None where no layer has one.
+        sizes: the numbers of rows that it is computed in.
+    """
+
+    packed: Tensor
+    bias: Tensor | None
+    sizes: tuple[int, ...] = packed.SIZES
+
+    def __init__(self, layers: Sequence[nn.Linear], products: Products, freed: set[int]) -> None:
+        self.layers = layers
+        self._products = products
+        self._freed = [id(layer) in freed for layer in layers]
+        self._widths = [layer.out_features for layer in layers]
+        self._input: Tensor | None = None
+        self._outputs: list[Tensor | None] = []
+        self._stamp: list[Any] = []
+        self.pack()
+        for i, layer in enumerate(layers):
+            if self._freed[i]:
+                layer.register_state_dict_post_hook(self._fill(i))
+                layer.register_load_state_dict_pre_hook(lambda *_: self.unpack())
+
+    def pack(self) -> None:
+        """Pack the layers' weights as they are now, and free those that only this model has."""
+        with torch.no_grad():
+            self.unpack()
+            weights = [layer.weight.detach() for layer in self.layers]
+            self.packed = packed.pack(torch.cat(weights) if len(weights) > 1 else weights[0])
+            biases = [layer.bias for layer in self.layers]
+            self.bias = None
+            if any(bias is not None for bias in biases):
+                zeros = (weight.new_zeros(len(weight)) for weight in weights)
+                self.bias = torch.cat([zero if own is None else own for zero, own in zip(zeros, biases, strict=True)])
+            del weights
+        for i, layer in enumerate(self.layers):
+            if self._freed[i]:
+                # Of the same shape, without memory; whoever reads it meets NaN.
+                layer.weight.data = layer.weight.new_full((), torch.nan).expand(layer.weight.shape)
+                setattr(layer.weight, _VALUES, partial(self._dense, i))
+        self._stamp = self._stamps()
+
+    def unpack(self) -> None:
+        """Give freed weights their values again."""
+        for i, layer in enumerate(self.layers):
+            if self._freed[i] and self._stamp and layer.weight.stride() == (0, 0):
+                layer.weight.data = self._dense(i)
+
+    def is_stale(self) -> bool:
+        """Whether a parameter has been written to or replaced."""
+        return self._stamp != self._stamps()
+
+    def _stamps(self) -> list[Any]:
+        """What changes with a parameter: its memory, its version, and some of its values.
+
+        Writing through `parameter.data` changes no version.
+        """
+        found: list[Any] = []
+        for layer in self.layers:
+            for parameter in layer.parameters(recurse=False):
+                values = parameter.detach().flatten() if parameter.stride() != (0, 0) else parameter.detach()[:0, 0]
+                step = max(values.numel() // _SAMPLED, 1)
+                found.append((id(parameter), parameter.data_ptr(), parameter._version, values[::step].tolist()))
+        return found
+
+    def _dense(self, i: int) -> Tensor:
+        begin = sum(self._widths[:i])
+        return self.packed.to_dense()[begin : begin + self._widths[i]].clone()
+
+    def _fill(self, i: int) -> Callable[..., None]:
+        def fill(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+            key = f"{prefix}weight"
+            if key in state and state[key].stride() == (0, 0):
+                state[key] = self._dense(i)
+
+        return fill
+
+    def forwards(self) -> list[tuple[nn.Module, Callable[..., Tensor]]]:
+        """Each layer's `forward` on the packed weights."""
+
+        def part(i: int) -> Callable[[Tensor], Tensor]:
+            def forward(input: Tensor) -> Tensor:
+                if self._input is not input or self._outputs[i] is None:
+                    self._compute(input)
+                output, self._outputs[i] = self._outputs[i], None
+                if i == len(self.layers) - 1:
+                    self._input, self._outputs = None, []
+                assert output is not None
+                return output
+
+            return forward
+
+        return [(layer, part(i)) for i, layer in enumerate(self.layers)]
+
+    def _compute(self, input: Tensor) -> None:
+        profile = self._products.profile
+        with torch.no_grad(), nullcontext() if profile is None else profile.span("products"):
+            rows = input.flatten(0, -2)
+            out = packed.product(rows, self.packed, self.bias, self.sizes)
+        self._input = input
+        self._outputs = list(out.view(*input.shape[:-1], -1).split(self._widths, dim=-1))
+
+
+@contextmanager
+def called_together(model: nn.Module) -> Iterator[list[list[nn.Linear]]]:
+    """Record which linear layers of one parent read the same tensor, one after another, in a forward pass inside."""
+    groups: list[list[nn.Linear]] = []
+    seen: set[int] = set()
+    last: list[Any] = [None, None]
+    parents = {id(child): module for module in model.modules() for child in module.children()}
+
+    def record(layer: nn.Module, args: tuple[Any, ...]) -> None:
+        if not isinstance(layer, nn.Linear) or id(layer) in seen or not args:
+            return
+        seen.add(id(layer))
+        if last[0] is args[0] and last[1] is parents[id(layer)]:
+            groups[-1].append(layer)
+        else:
+            groups.append([layer])
+        last[:] = args[0], parents[id(layer)]  # keeps the tensor, so that no other gets its id
+
+    hooks = [
+        module.register_forward_pre_hook(record)
+        for module in model.modules()
+        if type(module) is nn.Linear and "forward" not in module.__dict__
+    ]
+    try:
+        yield groups
+    finally:
+        last[:] = None, None
+        for hook in hooks:
+            hook.remove()
+
+
+def _elementwise(model: nn.Module) -> list[tuple[nn.Module, Callable[..., Any]]]:
+    """`forward`s of activation functions and rotary tables that give a value the same bits at any place."""
+    found: list[tuple[nn.Module, Callable[..., Any]]] = []
+    for module in model.modules():
+        name = type(module).__name__
+        if next(module.children(), None) is not None or "forward" in module.__dict__:
+            continue
+        if name in _ACTIVATIONS:
+            found.append((module, _activation(_ACTIVATIONS[name])))
+        elif _ROTARY.search(name):
+            found.append((module, _in_pieces(module.forward)))
+        elif _ELEMENTWISE.search(type(module).__module__):
+            found.append((module, _row_by_row(module.forward)))
+    return found
+
+
+def _activation(function: str) -> Callable[[Tensor], Tensor]:
+    def forward(input: Tensor) -> Tensor:
+        return cpu.activate(function, input if input.stride(-1) == 1 else input.contiguous())
+
+    return forward
+
+
+def _row_by_row(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def by_row(input: Tensor) -> Tensor:
+        rows = input.flatten(0, -2)
+        return torch.stack([forward(row) for row in rows]).view(input.shape) if len(rows) else forward(input)
+
+    return by_row
+
+
+def _in_pieces(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def by_pieces(x: Tensor, position_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
+        pieces = [forward(x, piece, *args, **kwargs) for piece in position_ids.split(_ROTARY_ROWS, dim=1)]
+        if len(pieces) == 1:
+            return pieces[0]
+        if isinstance(pieces[0], Tensor):
+            return torch.cat(pieces, dim=1)
+        return tuple(torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True))
+
+    return by_pieces
