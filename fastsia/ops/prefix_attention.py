@@ -387,6 +387,7 @@ class PrefixAttention:
         scale: float,
         sliding_window: int | None = None,
         softcap: float | None = None,
+        *,
         want_lse: bool = False,
     ) -> tuple[Launch, Tensor, Tensor]:
         """The launch that `prefix_attention` makes, and the tensors it fills."""

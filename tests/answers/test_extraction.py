@@ -242,7 +242,7 @@ def test_canonical_gold() -> None:
     ("call", "message"),
     [
         (lambda v: extract_answers(["5"], "roman"), "answer_format must be one of"),
-        (lambda v: extract_answers(["5"], answer_reading="loose"), "answer_reading must be one of"),
+        (lambda v: extract_answers(["5"], answer_reading="loose"), "answer_reading must be"),
         (lambda v: extract_answers("5"), "texts must be a sequence"),
         (lambda v: extract_answers(["5", None]), r"texts\[1\] must be a text, got None"),
         (lambda v: extract_answers(["5"], "choice", options="rock"), "options must be a sequence of texts"),
