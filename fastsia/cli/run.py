@@ -54,9 +54,11 @@ def run(
     trackers = [Tracker(name, **output[f"{name}_args"]) for name in TRACKERS if f"{name}_args" in output]
     executor, backend = execution.pop("executor", None), execution.pop("backend", None)
     generator = open_executor(executor, ref, backend, options, **execution)
-    print(f"fastsia: {_how(generator.describe())}.", file=sys.stderr)
     for task, folder in zip(loaded_tasks, folders, strict=True):
-        with watched(task.name, folder) as shown, _profiling(generator, output.get("profile", False)) as recorded:
+        with (
+            watched(task.name, folder, _how(generator.describe())) as shown,
+            _profiling(generator, output.get("profile", False)) as recorded,
+        ):
             result = evaluate(generator, task, config=config, output=folder, callbacks=[shown, *trackers])
         written = []
         if folder is not None:
@@ -70,9 +72,9 @@ def run(
 
 
 @contextmanager
-def watched(name: str, folder: Path | None) -> Iterator[Shown]:
-    """Show the progress of a run; after Ctrl-C or SIGTERM, say what is kept."""
-    shown = Shown(name)
+def watched(name: str, folder: Path | None, how: str = "") -> Iterator[Shown]:
+    """Show the progress of a run, and how it computes; after Ctrl-C or SIGTERM, say what is kept."""
+    shown = Shown(name, how)
     try:
         with shown:
             yield shown
