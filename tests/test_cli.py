@@ -538,7 +538,7 @@ def progress(done: int, seconds: float, **more: Any) -> Progress:
 def test_progress_is_lines_off_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = [0.0]
     monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
-    with Shown("task") as shown:
+    with Shown("task", "cpu, 1 threads") as shown:
         shown.run_started({}, progress(0, 0.0))
         for second in range(1, 100):
             clock[0] = float(second)
@@ -546,6 +546,7 @@ def test_progress_is_lines_off_a_terminal(monkeypatch: pytest.MonkeyPatch, capsy
             shown.progressed(progress(second // 10, float(second), **more))
     lines = capsys.readouterr().err.splitlines()
     assert 4 <= len(lines) <= 8, "a line every 15 seconds"
+    assert lines.pop(0) == "fastsia: cpu, 1 threads."
     first = "task: 1/20 problems, 30 of about 612 rollouts, 1,500 tokens, 100/s, 01:25 left"
     assert lines[0] == first, lines[0]
     clock[0] = 0.0
@@ -567,6 +568,7 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("COLUMNS", "200")
     with Shown("task[bold]\x1b[2J") as shown:
         shown.run_started({}, Progress(2, 4, 2, 0, 0, 0.0))
+        assert not screen.getvalue()
         clock[0] = 3.0
         shown.progressed(Progress(2, 4, 2, 51, 5, 3.0, rollouts=7, expected_rollouts=10.0, seconds_left=60.0))
         assert "task[bold]" in screen.getvalue()

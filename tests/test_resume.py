@@ -376,3 +376,24 @@ def test_fifty_random_kills_lose_nothing(model: Path, questions: Path, tmp_path:
             _, err = process.communicate(timeout=300)
             assert process.returncode == 0, err
             assert_equal(tables(folder), whole)
+
+
+@pytest.mark.slow
+def test_random_kills_in_the_middle_of_problems(model: Path, questions: Path, few: Path, tmp_path: Path) -> None:
+    """Killed while it loads, draws, stores and writes its results, until it ends by itself."""
+    rng, folder = random.Random(1), tmp_path / "run"
+    drawn = []
+    for _ in range(20):
+        process = start(model, questions, folder, SLOW | {"limit": FEW})
+        try:
+            _, err = process.communicate(timeout=rng.uniform(3.0, 14.0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate(timeout=60)
+            drawn.append(len(finished(folder)) or begun(folder)[1])
+        else:
+            assert process.returncode == 0, err
+            break
+    fastsia.evaluate(str(model), str(questions), limit=FEW, output=folder, **SLOW)
+    assert drawn, "it was killed at least once"
+    assert_equal(tables(folder), tables(few))

@@ -114,10 +114,14 @@ class Shown(Callback):
     """A run's progress on standard error: a bar, or lines where that is not a terminal.
 
     A thread moves the clock while a step computes. `last` is the last progress that was reported.
+
+    Args:
+        name: of the task.
+        how: where and how the run computes; said before its progress.
     """
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, how: str = "") -> None:
+        self._name, self._how = name, how
         self._bar: Any = None
         self._at = 0.0
         self._showing = threading.Lock()
@@ -157,6 +161,9 @@ class Shown(Callback):
         """Show the last progress; the time left falls while nothing is reported."""
         assert self.last is not None
         with self._showing:
+            if self._how and self._bar.format_dict["elapsed"] >= SECONDS_BEFORE_PROGRESS:
+                self._bar.write(f"fastsia: {printable(self._how)}.", file=sys.stderr)
+                self._how = ""
             waited = self._bar.format_dict["elapsed"] - self._at
             self._bar.set_description_str(f"{printable(self._name)}: {status(self.last, waited)}", refresh=False)
             self._bar.update(share_done(self.last) - self._bar.n)

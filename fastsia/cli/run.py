@@ -64,9 +64,11 @@ def run(
     generator = open_executor(executor, ref, backend, options, **execution)
     seconds = time.monotonic() - begin
     loading = f"; loaded in {seconds:.0f} s" if seconds > _SLOW_LOADING else ""
-    print(f"fastsia: {_how(generator.describe())}{loading}.", file=sys.stderr)
     for task, folder in zip(loaded_tasks, folders, strict=True):
-        with watched(task.name, folder) as shown, _profiling(generator, output.get("profile", False)) as recorded:
+        with (
+            watched(task.name, folder, _how(generator.describe()) + loading) as shown,
+            _profiling(generator, output.get("profile", False)) as recorded,
+        ):
             result = evaluate(generator, task, config=config, output=folder, callbacks=[shown, *trackers])
         written = []
         if folder is not None:
@@ -80,9 +82,9 @@ def run(
 
 
 @contextmanager
-def watched(name: str, folder: Path | None) -> Iterator[Shown]:
-    """Show the progress of a run; after Ctrl-C or SIGTERM, say what is kept."""
-    shown = Shown(name)
+def watched(name: str, folder: Path | None, how: str = "") -> Iterator[Shown]:
+    """Show the progress of a run, and how it computes; after Ctrl-C or SIGTERM, say what is kept."""
+    shown = Shown(name, how)
     try:
         with shown:
             yield shown
