@@ -2,6 +2,7 @@
 
 from fastsia.sia.analysis import Analysis, analyze_rollouts, analyze_table
 from fastsia.sia.compare import differences, outcome_baseline, shuffled_table, side_by_side, tabulate
+from fastsia.sia.decomposition import at_tokens
 from fastsia.sia.estimate import Estimate, Resampled, spread
 from fastsia.sia.extras.forced import forced_table
 from fastsia.sia.notes import uneven_counts
@@ -18,6 +19,7 @@ __all__ = [
     "TokenTraces",
     "analyze_rollouts",
     "analyze_table",
+    "at_tokens",
     "differences",
     "encode_readings",
     "forced_table",

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 from scipy.special import xlogy
 
@@ -394,6 +395,67 @@ def mix(table: RolloutTable, departures: Departures, segments: np.ndarray, offse
         q = np.repeat(stay[rows], width)
         out[at] = q * out[at + np.repeat(width, width)] + (1 - q) * segments[at]
     return out
+
+
+def at_tokens(table: RolloutTable, logprobs: TokenLogprobs, config: SIAConfig) -> pd.DataFrame | None:
+    """The decomposition at every token between a trajectory's first and last checkpoint, without a further rollout.
+
+    Between checkpoints m and m + 1, p_t = Q p_{m+1} + (1 - Q) D with Q the probability of the tokens from t to t_{m+1}
+    and D the answers of the rollouts that depart from t on. No estimate is corrected for the bias of entropy here.
+
+    Args:
+        table: The rollouts.
+        logprobs: Log-probabilities of the trajectories' tokens.
+        config: max_tokens, rollout_budget and smoothing are read.
+
+    Returns:
+        One row per position of the trajectories that are not withheld: problem_id, trajectory, position, entropy and
+        gold_surprisal (nats), and departures, how many rollouts D consists of. None where the table does not say where
+        rollouts depart.
+    """
+    departures = Departures.of(table, logprobs, config)
+    if departures is None or table.ride is None:
+        return None
+    whole = decompose(table, departures, config.smoothing)
+    local, row = table.local_answers(), table.checkpoint_of_rollout
+    width = local.number[table.trajectory_of_checkpoint]
+    begin = np.concatenate([[0], np.cumsum(width)])
+    leave = table.checkpoint[row] + table.ride
+    order = np.argsort(departures.segment, kind="stable")
+    first_of = np.searchsorted(departures.segment[order], np.arange(table.num_checkpoints + 1))
+    frames = []
+    for i in np.flatnonzero(~whole.withheld):
+        rows = np.arange(table.first[i], table.last[i] + 1)
+        values = logprobs.values[logprobs.offsets[i] : logprobs.offsets[i + 1]].astype(np.float64)
+        parts, number = [], []
+        for m in rows[:-1]:
+            start, stop = int(table.checkpoint[m]), int(table.checkpoint[m + 1])
+            mine = order[first_of[m] : first_of[m + 1]]
+            there = np.zeros((stop - start, local.number[i]))
+            np.add.at(there, (leave[mine] - start, local.code[mine]), 1.0)
+            there = np.cumsum(there[::-1], axis=0)[::-1]
+            total = there.sum(axis=1)
+            left = np.cumsum(values[start:stop][::-1])[::-1]
+            stay = np.exp(left) if departures.log_stay[m] < 0 else np.ones_like(left)
+            after = whole.probabilities[begin[m + 1] : begin[m + 2]]
+            share = np.divide(there, total[:, None], out=np.tile(after, (len(total), 1)), where=total[:, None] > 0)
+            parts.append(stay[:, None] * after + (1 - stay[:, None]) * share)
+            number.append(total)
+        parts.append(whole.probabilities[begin[rows[-1]] : begin[rows[-1] + 1]][None])
+        p = np.concatenate(parts)
+        frames.append(
+            pd.DataFrame(
+                {
+                    "problem_id": table.problem_ids[table.problem_of_trajectory[i]],
+                    "trajectory": table.trajectory[i],
+                    "position": np.arange(table.checkpoint[rows[0]], table.checkpoint[rows[-1]] + 1),
+                    "entropy": entropy_of(p),
+                    "gold_surprisal": surprisal(p[:, local.gold[i]], np.array(local.number[i]), config.smoothing),
+                    "departures": np.append(np.concatenate([*number, np.zeros(0)]), np.nan),
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True) if frames else None
 
 
 class _Variances(NamedTuple):

@@ -79,13 +79,20 @@ def test_degenerate_runs_draw_what_they_can() -> None:
                 inline_svg(drawing)
 
 
-def test_a_run_without_a_cross_fitted_rho_draws_the_other(data: ReportData) -> None:
-    """As with 3 rollouts a checkpoint; the mean of nothing would be a warning on the terminal."""
-    without = replace(data, trajectories=data.trajectories.assign(rho_cross_fitted=np.nan))
+def test_a_run_without_a_recommended_rho_draws_the_other(data: ReportData) -> None:
+    """As where nothing changes; the mean of nothing would be a warning on the terminal."""
+    column = f"rho_{data.summary['rho']['recommended']}"
+    without = replace(data, trajectories=data.trajectories.assign(**{column: np.nan}))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         drawn = {drawing.name: drawing for drawing in draw(without)}
-    assert drawn["rho_histogram"].numbers["rho_cross_fitted"].sum() == 0 < drawn["rho_histogram"].numbers["rho"].sum()
+    assert drawn["rho_histogram"].numbers[column].sum() == 0 < drawn["rho_histogram"].numbers["rho"].sum()
+
+
+def test_a_run_of_an_older_version_has_a_cross_fitted_rho_beside_the_papers(data: ReportData) -> None:
+    older = replace(data, summary=data.summary | {"rho": {"pearson": 0.5}})
+    drawn = {drawing.name: drawing for drawing in draw(older)}
+    assert "rho_cross_fitted" in drawn["rho_histogram"].numbers
 
 
 def test_labels_are_text_not_mathematics(data: ReportData, tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ class Chain:
         self, num_states: int, num_answers: int, rng: np.random.Generator, *, spread: float = 0.3, end: float = 0.04
     ) -> None:
         self.num_states = num_states
+        self.texts: list[np.ndarray] = []
         forward = rng.dirichlet(np.full(num_states, spread), size=num_states)
         ends = rng.dirichlet(np.full(num_answers, 0.5), size=num_states)
         leave = rng.uniform(0.2 * end, 1.8 * end, (num_states, 1))
@@ -132,7 +133,9 @@ class Chain:
         self, problems: int, number: int, stride: int, limit: int, rng: np.random.Generator, *, budget: str = "new"
     ) -> tuple[pd.DataFrame, TokenLogprobs, np.ndarray]:
         """A table of rollouts (as of a run), the log-probabilities of the trajectories' tokens, and the true
-        distributions float64 [G, A + 1], null last. Answers are "10", "11", ...; gold is "10"."""
+        distributions float64 [G, A + 1], null last. Answers are "10", "11", ...; gold is "10". `texts` has the states
+        of each trajectory, the one before its first token included."""
+        self.texts = []
         rows, values, lengths, truths = [], [], [], []
         known = {left: self.truth(left) for left in range(1, limit + 1)}
         while len(lengths) < problems:
@@ -140,6 +143,7 @@ class Chain:
             text = self.walk(np.array([start]), limit, rng)[0]
             body = text[(text >= 0) & (text < self.num_states)]
             states = np.concatenate([[start], body])
+            self.texts.append(states)
             points = sorted({*range(0, len(body), stride), len(body)})
             points = [t for t in points if budget == "new" or t < limit]
             values.append(np.log(self.step[states[:-1], body]))

@@ -11,6 +11,7 @@ from fastsia.sia import TokenLogprobs, analyze_table
 from fastsia.sia.alignment import cross_fitted
 from fastsia.sia.decomposition import (
     Departures,
+    at_tokens,
     blocks,
     decompose,
     decomposed_halves,
@@ -220,6 +221,39 @@ def test_unknown_probabilities_and_many_cut_rollouts_withhold_a_trajectory(
     assert found.withheld[long[:2]].all()
     hidden = found.hide(table)
     assert np.isnan(hidden.entropy[table.trajectory_of_checkpoint == long[0]]).all()
+
+
+def test_every_token_has_an_estimate_and_checkpoints_have_the_same() -> None:
+    rng = np.random.default_rng(4)
+    chain = Chain(8, 3, rng, spread=0.05, end=0.05)
+    rollouts, logprobs, _ = chain.run(40, 60, 6, 120, rng, budget="total")
+    table, config = encode(rollouts), SIAConfig(max_tokens=120, rollout_budget="total")
+    found = at_tokens(table, logprobs, config)
+    departures = Departures.of(table, logprobs, config)
+    assert found is not None
+    assert departures is not None
+    assert len(found) == (table.checkpoint[table.last] + 1).sum()
+    whole = decompose(table, departures, 0.5)
+    points = found.merge(
+        pd.DataFrame(
+            {
+                "problem_id": table.problem_ids[table.trajectory_of_checkpoint],
+                "position": table.checkpoint,
+                "surprisal": whole.surprisal,
+            }
+        )
+    )
+    assert points["gold_surprisal"].to_numpy() == pytest.approx(points["surprisal"].to_numpy())
+    true = np.concatenate([[chain.truth(120 - t)[state, 0] for t, state in enumerate(text)] for text in chain.texts])
+    share = 0.5 / 20
+    number = table.num_answers[found["problem_id"].str[1:].astype(int)]
+    p_gold = np.exp(-found["gold_surprisal"]) * (1 + number * share) - share
+    between = (found["position"] % 6 != 0).to_numpy()
+    error = pd.Series((p_gold - true)[between]).groupby(found["problem_id"].to_numpy()[between]).mean()
+    assert between.sum() > 200
+    assert abs(error.mean()) < 3 * error.std() / np.sqrt(len(error))
+    assert np.abs((p_gold - true)[between]).mean() < 0.08
+    assert at_tokens(replace(table, ride=None), logprobs, config) is None
 
 
 def test_surprisal_is_that_of_twenty_rollouts_smoothed() -> None:

@@ -73,7 +73,7 @@ def sensitivity(scored: Scored) -> pd.DataFrame:
     rules: list[tuple[str, float | None, Callable[[np.ndarray, np.ndarray], np.ndarray]]] = [
         (f"alpha = {alpha:g}", alpha, _additive(classes, alpha)) for alpha in SMOOTHINGS if alpha != config.smoothing
     ]
-    rules.append(("no smoothing; a gold count of 0 is taken as 0.5", None, _floor))
+    rules.append(("none (0 counts as ½)", None, _floor))
     for name, alpha, rule in rules:
         halves = scored.halves.smoothed(rule(scored.halves.gold_count.T, scored.halves.count.T).T)
         surprisal = rule(points.gold_count, points.count)
