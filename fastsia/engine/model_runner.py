@@ -121,8 +121,13 @@ class ModelRunner:
 
     @property
     def products_name(self) -> str:
-        """ "exact" where a row's bits do not depend on the rows beside it, "packed" where that failed, "plain"."""
-        return "plain" if self.products is None else "exact" if self.products.exact else "packed"
+        """How products are computed.
+
+        "exact" (packed, and a row's bits do not depend on the rows beside it), "packed", "fused" or "plain".
+        """
+        if self.products is None:
+            return "plain"
+        return "exact" if self.products.exact else "packed" if self.products.sizes else "fused"
 
     @part("model")
     def forward(self, batch: Batch) -> Tensor:
