@@ -76,7 +76,7 @@ class Products:
         try:
             if pack:
                 together = {id(layer) for group in groups for layer in group}
-                linears = (module for module in model.modules() if type(module) is nn.Linear)
+                linears = (module for module in model.modules() if _is_plain(module))
                 for group in [*groups, *([layer] for layer in linears if id(layer) not in together)]:
                     freed = {id(layer) for layer in group if self._owned and uses[id(layer.weight)] == 1}
                     self._groups.append(_Group(group, self, freed))
@@ -107,7 +107,7 @@ class Products:
         others = (
             module
             for module in model.modules()
-            if type(module) is not nn.Linear and not isinstance(module, nn.Embedding)
+            if not _is_plain(module) and not isinstance(module, nn.Embedding)
             if any(parameter.dim() > 1 for parameter in module.parameters(recurse=False))
         )
         self.exact = all(sizes.values()) and next(others, None) is None
@@ -305,17 +305,18 @@ def called_together(model: nn.Module) -> Iterator[list[list[nn.Linear]]]:
             groups.append([layer])
         last[:] = args[0], parents[id(layer)]  # keeps the tensor, so that no other gets its id
 
-    hooks = [
-        module.register_forward_pre_hook(record)
-        for module in model.modules()
-        if type(module) is nn.Linear and "forward" not in module.__dict__
-    ]
+    hooks = [module.register_forward_pre_hook(record) for module in model.modules() if _is_plain(module)]
     try:
         yield groups
     finally:
         last[:] = None, None
         for hook in hooks:
             hook.remove()
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a module is torch's linear layer with nobody else's `forward`."""
+    return type(module) is nn.Linear and "forward" not in module.__dict__
 
 
 def _elementwise(model: nn.Module) -> list[tuple[nn.Module, Callable[..., Any]]]:
