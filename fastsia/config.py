@@ -518,7 +518,7 @@ class ModelOptions:
 class EngineOptions:
     """Sizes and kernels of the engine.
 
-    In float32 the draws do not depend on them; in bfloat16 rounding can change a draw.
+    The draws do not depend on them where products are exact (docs/exactness.md); elsewhere rounding can change a draw.
     """
 
     max_num_seqs: Positive | None = _engine(

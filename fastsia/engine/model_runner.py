@@ -17,7 +17,7 @@ from fastsia.engine.attention import AttentionContext, fastsia_attention
 from fastsia.engine.compiled import compile_function, mark_dynamic
 from fastsia.engine.graphs import Call, CaptureError, CudaPool, Graphs, row_buckets
 from fastsia.engine.inputs import BatchShape, Inputs, stage
-from fastsia.engine.products import Products, called_together
+from fastsia.engine.products import Products, called_together, owns_weights
 from fastsia.engine.profile import StepProfile, part
 from fastsia.engine.staging import HostStaging, Staging, tensors_in
 from fastsia.engine.step import Batch, batch_of_one_trunk
@@ -42,7 +42,8 @@ class ModelRunner:
         fused_head: logits are the head's product (and Gemma2's softcap); False where a model changes its logits
             further (Granite scales them): then the model's own forward computes them from the hidden states.
         num_out_of_memory: how often device memory did not suffice and less was tried.
-        products: the packed products, with the C++ core's ops on a CPU; None elsewhere and under torch.compile.
+        products: packed products, with the C++ core's ops on a CPU; fused ones in a loaded model under torch.compile
+            and on a GPU; None elsewhere.
         profile: records the parts of each step, or None.
         hidden_slots: the slots of kept hidden states.
     """
@@ -120,8 +121,13 @@ class ModelRunner:
 
     @property
     def products_name(self) -> str:
-        """ "exact" where a row's bits do not depend on the rows beside it, "packed" where that failed, "plain"."""
-        return "plain" if self.products is None else "exact" if self.products.exact else "packed"
+        """How products are computed.
+
+        "exact" (packed, and a row's bits do not depend on the rows beside it), "packed", "fused" or "plain".
+        """
+        if self.products is None:
+            return "plain"
+        return "exact" if self.products.exact else "packed" if self.products.sizes else "fused"
 
     @part("model")
     def forward(self, batch: Batch) -> Tensor:
@@ -200,7 +206,7 @@ class ModelRunner:
         with self._inference():
             if not self.fused_head:
                 return self._own_head(hidden)
-            if self.products is not None and self._softcap is not None:
+            if self.products is not None and self.products.sizes and self._softcap is not None:
                 logits: Tensor = self.model.get_output_embeddings()(hidden)
                 for row in logits:  # over all rows at once, a value's bits would depend on its place
                     row.div_(self._softcap).tanh_().mul_(self._softcap)
@@ -324,9 +330,11 @@ class ModelRunner:
         for self.fused_head in (True, False):
             error = self._difference(self.logits(hidden), theirs)
             if error <= 1:
+                if owns_weights(self.model) and (compile != "off" or self.ops.name == "triton"):
+                    self._use_products(groups, batch, theirs, pack=False)
                 self._speed_up(compile, batch, hidden)
-                if self.compile == "off" and self.ops.name == "native":
-                    self._pack(groups, batch, theirs)
+                if self.compile == "off" and self.ops.name == "native" and packed.is_available(self.dtype):
+                    self._use_products(groups, batch, theirs, pack=True)
                 return
         found = non_finite(self.model.named_parameters())
         if found is not None:
@@ -341,21 +349,23 @@ class ModelRunner:
             f" (a difference {error:.3g} times the tolerated one); this architecture is not supported."
         )
 
-    def _pack(self, groups: list[list[nn.Linear]], batch: Batch, expected: Tensor) -> None:
-        """Use packed products if they work here and give the expected logits."""
-        if not packed.is_available(self.dtype):
-            return
+    def _use_products(self, groups: list[list[nn.Linear]], batch: Batch, expected: Tensor, *, pack: bool) -> None:
+        """Use packed or fused products if they work here and give the expected logits."""
+        if self.products is not None:
+            self.products.give_back()
+            self.products = None
         try:
-            self.products = Products(self.model, groups)
+            self.products = Products(self.model, groups, pack=pack)
             if self._difference(self.logits(self.forward(batch)), expected) <= 1:
+                self._weights = self._addresses()
                 return
-            failure: Exception = FastsiaError("its results differ")
+            failure: Exception = FastsiaError("their results differ")
         except RuntimeError as error:
             failure = error
         if self.products is not None:
             self.products.give_back()
         self.products = None
-        self._warn("packed products are not used", failure)
+        self._warn(f"{'packed' if pack else 'fused'} products are not used", failure)
 
     def _difference(self, ours: Tensor, theirs: Tensor) -> float:
         """Return the largest difference as a multiple of the tolerated rounding."""

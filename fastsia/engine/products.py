@@ -43,36 +43,50 @@ def values_of(parameter: Tensor) -> Tensor:
     return parameter.detach() if unpacked is None else unpacked()
 
 
+def owns_weights(model: PreTrainedModel) -> bool:
+    """Whether `own_weights` was called."""
+    return bool(getattr(model, _OWNED, False))
+
+
 class Products:
-    """The packed products of one model; its layers use them inside `in_use`.
+    """The products of one model; its layers use them inside `in_use`.
 
     Args:
-        model: on a CPU.
         groups: linear layers that read one tensor, in the order of their calls, from `called_together`.
+        pack: pack the weights of every linear layer, on a CPU. Else only fuse groups, as one matrix of which their
+            weights become views, on any device; the model's weights must be owned.
 
     Attributes:
-        sizes: the numbers of rows that most products are computed in; wide ones have fewer.
+        sizes: the numbers of rows that most packed products are computed in; wide ones have fewer.
         exact: whether a row's bits do not depend on the rows beside it, as checked on each shape of weights.
         profile: records the products, or None.
     """
 
-    def __init__(self, model: PreTrainedModel, groups: Sequence[Sequence[nn.Linear]]) -> None:
+    def __init__(self, model: PreTrainedModel, groups: Sequence[Sequence[nn.Linear]], *, pack: bool = True) -> None:
         self.profile: StepProfile | None = None
-        self._owned = bool(getattr(model, _OWNED, False))
+        self.exact = False
+        self.sizes: tuple[int, ...] = packed.SIZES if pack else ()
+        self._owned = owns_weights(model)
+        self._groups: list[_Group] = []
+        self._forwards: list[tuple[nn.Module, Callable[..., Any]]] = []
         uses: dict[int, int] = {}
         for module in model.modules():
             for parameter in module.parameters(recurse=False):
                 uses[id(parameter)] = uses.get(id(parameter), 0) + 1
-        together = {id(layer) for group in groups for layer in group}
-        linears = (module for module in model.modules() if type(module) is nn.Linear)
-        self._groups: list[_Group] = []
-        self._forwards: list[tuple[nn.Module, Callable[..., Any]]] = []
         try:
-            for group in [*groups, *([layer] for layer in linears if id(layer) not in together)]:
-                freed = {id(layer) for layer in group if self._owned and uses[id(layer.weight)] == 1}
-                self._groups.append(_Group(group, self, freed))
-            self._forwards += [pair for group in self._groups for pair in group.forwards()] + _elementwise(model)
-            self._check()
+            if pack:
+                together = {id(layer) for group in groups for layer in group}
+                linears = (module for module in model.modules() if _is_plain(module))
+                for group in [*groups, *([layer] for layer in linears if id(layer) not in together)]:
+                    freed = {id(layer) for layer in group if self._owned and uses[id(layer.weight)] == 1}
+                    self._groups.append(_Group(group, self, freed))
+                self._forwards += _elementwise(model)
+                self._check(model)
+            else:
+                for group in groups:
+                    if len(group) > 1 and all(uses[id(value)] == 1 for layer in group for value in layer.parameters()):
+                        self._groups.append(_Fused(group, self, set()))
+            self._forwards += [pair for group in self._groups for pair in group.forwards()]
         except BaseException:
             self._owned = False
             self.give_back()
@@ -80,7 +94,7 @@ class Products:
         if self._owned:
             self._install()
 
-    def _check(self) -> None:
+    def _check(self, model: PreTrainedModel) -> None:
         """Choose the sizes by one product of each shape."""
         sizes: dict[tuple[int, ...], tuple[int, ...]] = {}
         with torch.no_grad():
@@ -89,12 +103,19 @@ class Products:
                 if shape not in sizes:
                     sizes[shape] = packed.agreeing_sizes(group.packed, group.bias)
                 group.sizes = sizes[shape] or packed.SIZES[:1]
-        self.exact = all(sizes.values())
+        # Products of other layers (experts in one tensor, GPT-2's) are not packed.
+        others = (
+            module
+            for module in model.modules()
+            if not _is_plain(module) and not isinstance(module, nn.Embedding)
+            if any(parameter.dim() > 1 for parameter in module.parameters(recurse=False))
+        )
+        self.exact = all(sizes.values()) and next(others, None) is None
         self.sizes = max((group.sizes for group in self._groups), key=len, default=packed.SIZES)
 
     def rounded(self, rows: int) -> int:
         """The number of rows to pad a batch of `rows` to."""
-        return sum(packed.cover(rows, self.sizes))
+        return sum(packed.cover(rows, self.sizes)) if self.sizes else rows
 
     def refresh(self) -> None:
         """Pack weights anew that have changed since."""
@@ -236,6 +257,36 @@ class _Group:
         self._outputs = list(out.view(*input.shape[:-1], -1).split(self._widths, dim=-1))
 
 
+class _Fused(_Group):
+    """Layers whose weights and biases are views of one matrix and one vector, so that updates in place are seen."""
+
+    def pack(self) -> None:
+        """Copy the layers' weights into one matrix."""
+        with torch.no_grad():
+            self.packed = torch.cat([layer.weight for layer in self.layers])
+            biases = [layer.bias for layer in self.layers]
+            self.bias = None
+            if any(bias is not None for bias in biases):
+                self.bias = self.packed.new_zeros(len(self.packed))
+            begin = 0
+            for layer, bias in zip(self.layers, biases, strict=True):
+                end = begin + layer.out_features
+                layer.weight.data = self.packed[begin:end]
+                if bias is not None and self.bias is not None:
+                    self.bias[begin:end] = bias
+                    bias.data = self.bias[begin:end]
+                begin = end
+        self._stamp = self._stamps()
+
+    def _stamps(self) -> list[Any]:
+        return [(id(value), value.data_ptr()) for layer in self.layers for value in layer.parameters(recurse=False)]
+
+    def _compute(self, input: Tensor) -> None:
+        self._input = input
+        out = nn.functional.linear(input, self.packed, self.bias)
+        self._outputs = list(out.split(self._widths, dim=-1))
+
+
 @contextmanager
 def called_together(model: nn.Module) -> Iterator[list[list[nn.Linear]]]:
     """Record which linear layers of one parent read the same tensor, one after another, in a forward pass inside."""
@@ -254,17 +305,18 @@ def called_together(model: nn.Module) -> Iterator[list[list[nn.Linear]]]:
             groups.append([layer])
         last[:] = args[0], parents[id(layer)]  # keeps the tensor, so that no other gets its id
 
-    hooks = [
-        module.register_forward_pre_hook(record)
-        for module in model.modules()
-        if type(module) is nn.Linear and "forward" not in module.__dict__
-    ]
+    hooks = [module.register_forward_pre_hook(record) for module in model.modules() if _is_plain(module)]
     try:
         yield groups
     finally:
         last[:] = None, None
         for hook in hooks:
             hook.remove()
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a module is torch's linear layer with nobody else's `forward`."""
+    return type(module) is nn.Linear and "forward" not in module.__dict__
 
 
 def _elementwise(model: nn.Module) -> list[tuple[nn.Module, Callable[..., Any]]]:

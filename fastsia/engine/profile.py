@@ -43,7 +43,8 @@ class Span(NamedTuple):
 
 
 class StepProfile:
-    """The recorded spans. Parts exclude one another: "model" is the forward pass without attention and KV cache.
+    """The recorded spans. Parts exclude one another: "model" is the forward pass without attention and KV cache, and
+    without its "products" where these are packed (the head's are counted there too).
 
     On a GPU every part waits for the device, so that its time is its own; that makes the run slower.
     """

@@ -7,11 +7,14 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from fastsia import processor
+
 SIZES = (16, 32, 64, 128, 256, 512)
 """The numbers of rows that products are computed in. oneDNN compiles a kernel for each, so they are few."""
 # The fixed cost of a product, in rows: reading the weights takes about as long as multiplying them by so many rows.
 _OVERHEAD = 32
-_MOST_OUTPUTS = 1 << 24
+# Outputs of a product that is tried as an engine is made; emulated bfloat16 is about ten times as slow.
+_MOST_OUTPUTS, _MOST_EMULATED_OUTPUTS = 1 << 26, 1 << 23
 
 
 def is_available(dtype: torch.dtype) -> bool:
@@ -65,9 +68,11 @@ def agreeing_sizes(packed: Tensor, bias: Tensor | None, sizes: tuple[int, ...] =
     Each size computes the same rows, at other places and in other company. Empty where not even the first size agrees
     with itself. A wide product, such as a head's, gets fewer sizes, since each must be tried.
     """
+    emulated = packed.dtype == torch.bfloat16 and not processor.multiplies_bfloat16()
+    most = _MOST_EMULATED_OUTPUTS if emulated else _MOST_OUTPUTS
     agreeing: tuple[int, ...] = ()
     for size in sizes:
-        if agreeing and size * packed.shape[0] > _MOST_OUTPUTS:
+        if agreeing and size * packed.shape[0] > most:
             break
         if _agrees(packed, bias, sizes[0], size):
             agreeing += (size,)

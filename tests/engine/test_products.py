@@ -59,6 +59,12 @@ def test_other_paths_have_plain_products(settings: dict[str, str]) -> None:
     assert engine(tiny_model("llama"), **settings).describe()["products"] == "plain"
 
 
+def test_other_weights_than_linear_layers_are_not_called_exact() -> None:
+    model = copy.deepcopy(tiny_model("llama"))
+    model.model.norm.experts = torch.nn.Parameter(torch.zeros(2, 3, 4))
+    assert engine(model).describe()["products"] == "packed"
+
+
 # --- exactness ---------------------------------------------------------------------------------------------------
 
 
@@ -213,6 +219,30 @@ def test_packed_weights_take_the_place_of_a_loaded_models(saved: tuple[Path, Pre
     loaded.model.save_pretrained(tmp_path / "again")
     again = Engine.from_pretrained(tmp_path / "again", device="cpu", num_kv_blocks=600)
     assert draws(again) == draws(loaded)
+
+
+def test_a_loaded_model_under_torch_compile_has_fused_products(
+    saved: tuple[Path, PreTrainedModel], tmp_path: Path
+) -> None:
+    """The path of a GPU: one matrix, of which the weights are views, so that updates in place are seen."""
+    path, model = saved
+    loaded = Engine.from_pretrained(path, device="cpu", num_kv_blocks=600, compile="on")
+    assert loaded.runner.warnings == []
+    assert (loaded.describe()["compile"], loaded.describe()["products"]) == ("on", "fused")
+    assert [len(group.layers) for group in products(loaded)._groups] == [3, 2] * 3
+    attention = loaded.model.model.layers[1].self_attn
+    assert attention.q_proj.weight.untyped_storage().data_ptr() == attention.v_proj.weight.untyped_storage().data_ptr()
+    tokens = [rollout.token_ids for rollouts in draws(loaded).values() for rollout in rollouts]
+    assert tokens == [rollout.token_ids for rollouts in draws(engine(model)).values() for rollout in rollouts]
+    loaded.model.save_pretrained(tmp_path / "again")
+    assert draws(Engine.from_pretrained(tmp_path / "again", device="cpu", num_kv_blocks=600)) == draws(engine(model))
+    before = draws(loaded)
+    with torch.no_grad():
+        attention.k_proj.weight.mul_(-1)
+    in_place = draws(loaded)
+    assert in_place != before
+    attention.k_proj.weight = torch.nn.Parameter(-attention.k_proj.weight.detach())
+    assert draws(loaded) == before, "replaced"
 
 
 def test_a_loaded_model_still_generates(saved: tuple[Path, PreTrainedModel]) -> None:
