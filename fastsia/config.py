@@ -518,7 +518,7 @@ class ModelOptions:
 class EngineOptions:
     """Sizes and kernels of the engine.
 
-    In float32 the draws do not depend on them; in bfloat16 rounding can change a draw.
+    The draws do not depend on them, up to rounding at the edge of a draw (docs/engine.md, Exactness).
     """
 
     max_num_seqs: Positive | None = _engine(
@@ -532,7 +532,7 @@ class EngineOptions:
     """Maximum tokens in one step of prefill."""
     max_concurrent_trajectories: Positive = _engine(64)
     """Trajectories under way at once."""
-    num_kv_blocks: Positive | None = _engine(None, unset="half of the available memory, on a GPU all that is free")
+    num_kv_blocks: Positive | None = _engine(None, unset="half of the available memory, on a GPU what gpu_memory_utilization leaves")
     """Blocks of the KV cache."""
     block_size: Positive = _engine(16)
     """Tokens per block of the KV cache."""

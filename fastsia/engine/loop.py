@@ -266,8 +266,8 @@ class Run:
     def _compute(self) -> tuple[Selection, Batch | None, Tensor | None]:
         """Compute the next tokens' final hidden states; where memory runs out, half as many, again and again.
 
-        Only blocks have been allocated before a failure, and they stay with their sequences. In float32 the
-        draws do not depend on which tokens share a step.
+        Only blocks have been allocated before a failure, and they stay with their sequences. The draws do not depend
+        on which tokens share a step, up to rounding at the edge of a draw (docs/engine.md, Exactness).
         """
         while True:
             selection = self._scheduler.select()

@@ -218,7 +218,7 @@ def _alignment(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     Dashed lines are the means. Trajectories whose answer settles are near 1 if it is right and near −1 if it is wrong.
     The paper's ρ takes H and s from the same rollouts, so it is biased away from 0 even where the true answer
     distribution does not change along the trajectory. The recommended ρ comes from better estimates of the same
-    rollouts and is undefined where the distribution probably does not change.
+    rollouts; the change-point one is undefined where the distribution probably does not change.
     """
     best = (data.summary.get("rho") or {}).get("recommended")
     second = ("rho_cross_fitted", "cross-fitted ρ") if best is None else (f"rho_{best}", f"{best} ρ")
@@ -247,15 +247,17 @@ def _alignment(data: ReportData, axes: Axes) -> pd.DataFrame | None:
 
 def _share_misaligned(data: ReportData) -> str:
     share = data.summary.get("misalignment")
-    return "" if share is None else f" By smoothed estimates {100 * share:.0f} % of the trajectories are of this kind."
+    return "" if share is None else f" Of all trajectories {100 * share:.0f} % are misaligned."
 
 
 @figure("misalignment", _share_misaligned)
 def _misalignment(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Misaligned trajectories
 
-    One mark per trajectory. Left of 0 its entropy has fallen; above 0 the gold answer has become less likely. In the
-    upper left they are misaligned: H lower and s higher at the end than at the start. Marks near the axes may be noise.
+    One mark per trajectory, by the plug-in estimates. Left of 0 its entropy has fallen; above 0 the gold answer has
+    become less likely. Misaligned trajectories are in the upper left, but marks there may be noise: counted are those
+    that have a lower H and a higher s at the end by the change-point estimates, and whose answer distribution probably
+    changes.
     """
     frame = data.trajectories
     ends = {f"{end}_{of}" for end in ("first", "final") for of in ("entropy", "gold_surprisal")}
@@ -430,8 +432,9 @@ def _null_rate(data: ReportData, axes: Axes) -> pd.DataFrame | None:
 def _fano(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Entropy as a bound on the error
 
-    (H − ln 2) / ln |A| on mean entropies, with |A| the largest number of answers of any trajectory. It bounds the error
-    only if the model's answers are calibrated: where the error is below the line, they are not.
+    (H − ln 2) / ln |A| on mean entropies, with |A| the number of options and null, or where problems have no options the
+    largest number of answers of any trajectory. It bounds the error only if the model's answers are calibrated: where
+    the error is below the line, they are not.
     """
     bound, error = (select(data.curves, name, group="all") for name in ("fano_bound", "majority_error"))
     if bound.empty or error.empty:
