@@ -460,14 +460,15 @@ def test_old_options_are_accepted_with_one_line(
 ) -> None:
     assert command("run", "--model", model, "--tasks", questions, "--limit", 1, old, value, *SMALL) == 0
     assert capsys.readouterr().err.splitlines() == [
-        f"fastsia: {old[2:].replace('-', '_')} is now called {new[2:]}; the old name goes in the next release."
+        f"fastsia: {old[2:].replace('-', '_')} is now called {new[2:]}; "
+        "the old name will be removed in the next release."
     ]
 
 
 def test_the_old_command_is_accepted_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("force", tmp_path) == 2
     assert capsys.readouterr().err.splitlines() == [
-        "fastsia: force is now called loglikelihood; the old name goes in the next release.",
+        "fastsia: force is now called loglikelihood; the old name will be removed in the next release.",
         f"fastsia: error: results folder {str(tmp_path)!r} contains no run (run.sqlite).",
     ]
 

@@ -67,7 +67,7 @@ class Spec:
         return max([size, *(len(option) + 64 for option in self.options or ())])
 
     @property
-    def has_long_options(self) -> bool:
+    def options_have_sentences(self) -> bool:
         """Whether the text of an option contains the end of a sentence."""
         return any(_SENTENCE_END.search(option) for option in self.options or ())
 

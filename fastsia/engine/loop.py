@@ -378,7 +378,7 @@ class Run:
             job.chain[slot] = self.tree.append_chain(job.token_ids, job.logprobs, job.number)
 
     def _shuffle(self, slot: int, job: Job) -> None:
-        """Give every checkpoint its own trunk: the prompt, then the checkpoint's prefix in a seeded order."""
+        """Give every checkpoint its own trunk: the prompt, then the trajectory's tokens before it in a seeded order."""
         trunks, states = self.tree.trunks, self.tree.rollouts
         prompt_len = int(trunks.prompt_len[slot])
         prompt = trunks.tokens[slot, :prompt_len].copy()

@@ -51,7 +51,11 @@ _COLUMNS = (
     ("ρ", "rho", "the paper's alignment of H and s: near 1 or −1 by outcome where the answer settles"),
     ("ρ cross-fitted", "rho_cross_fitted", "H and s from different halves of the rollouts: too close to 0"),
     ("token H", "token_entropy", "mean entropy of the next token along the reasoning, nats"),
-    ("locked in", "lock_in_relative", "relative position from which the most likely answer, by the change-point estimate, stays the same"),
+    (
+        "locked in",
+        "lock_in_relative",
+        "relative position from which the most likely answer, by the change-point estimate, stays the same",
+    ),
 )
 
 
