@@ -96,7 +96,8 @@ def test_a_run_writes_its_folder_and_prints_its_table(
     folder = tmp_path / "run"
     assert command("run", "--model", model, "--tasks", questions, "--limit", 4, "-o", folder, *SMALL) == 0
     out = capsys.readouterr().out
-    shown = (": 4 problems", "accuracy", "null rate", "the paper's", "ends incorrect", "undefined", "rollout tokens")
+    shown = (": 4 problems", "accuracy", "null rate", "the paper's", "recommended ρ (change-point)", "ends incorrect")
+    shown += ("undefined", "rollout tokens")
     for text in (*shown, "report.html"):
         assert text in out
     names = {path.name for path in folder.iterdir()}

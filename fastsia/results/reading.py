@@ -87,8 +87,8 @@ class Reading:
     def read(self, of: DrawnProblem, vocabulary: Vocabulary) -> list[ScoredTrajectory]:
         """Read the answers of a problem's trajectories and of all their rollouts.
 
-        A rollout's text is that of the trajectory's tokens before it and of its own, or only of its own if the prefix was
-        shuffled.
+        A rollout's text is that of the trajectory's tokens before it and its own tokens, or only of its own where the
+        prefix was shuffled.
         """
         return [self._read(number, drawn, of, vocabulary) for number, drawn in of.trajectories]
 
