@@ -58,8 +58,8 @@ class Smoothed:
         return 1 - self.one_stretch[self.offsets[1:] - 1]
 
     def rho(self, rows: slice | np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        """float64 [T]: correlation of the estimated H and s over some checkpoints (see `alignment.Halves.at`), NaN where
-        the probability that the distribution moves among them is at most `MOVES`."""
+        """float64 [T]: correlation of the estimated H and s over some checkpoints (see `alignment.Halves.at`), NaN
+        where the probability that the distribution moves among them is at most `MOVES`."""
         found = pearson(self.entropy[rows], self.surprisal[rows], offsets)
         last = np.maximum(offsets[1:] - 1, 0)
         one = self.one_stretch[rows]
