@@ -635,7 +635,7 @@ def as_config(config: SIAConfig | Mapping[str, Any] | None, changes: Mapping[str
     if config is None or isinstance(config, Mapping):
         return SIAConfig(**accept(config or {}) | dict(changes or {}))
     if not isinstance(config, SIAConfig):
-        raise FastsiaError(f"config must be a SIAConfig, got {type(config).__name__}.")
+        raise FastsiaError(f"config must be a SIAConfig or a mapping, got {type(config).__name__}.")
     return dataclasses.replace(config, **(changes or {}))
 
 

@@ -91,7 +91,7 @@ class RayBackend:
         if not isinstance(model, (str, os.PathLike, ModelRef)):
             raise FastsiaError(f"executor='ray' needs a model's name or path, got {type(model).__name__}.")
         if name == "openai":
-            raise FastsiaError("executor='ray' is not supported with backend='openai'.")
+            raise FastsiaError("executor='ray' needs backend='native', 'hf' or 'vllm', got backend='openai'.")
         asked = {"num_workers": num_workers, "worker_timeout": worker_timeout}
         self.worker_timeout = chosen(ExecutionOptions, asked).worker_timeout
         self._bound = chosen(EngineOptions, options).max_concurrent_trajectories + _AHEAD

@@ -256,8 +256,8 @@ def _misalignment(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Misaligned trajectories
 
     One mark per trajectory, by the plug-in estimates. Left of 0 its entropy has fallen; above 0 the gold answer has
-    become less likely. In the upper left are misaligned trajectories, and others by noise: as misaligned count those with
-    a lower H and a higher s at the end by the change-point estimates, whose answer distribution probably changes.
+    become less likely. In the upper left are misaligned trajectories, and others by noise: as misaligned count those
+    with a lower H and a higher s at the end by the change-point estimates, whose answer distribution probably changes.
     """
     frame = data.trajectories
     ends = {f"{end}_{of}" for end in ("first", "final") for of in ("entropy", "gold_surprisal")}

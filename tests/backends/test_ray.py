@@ -271,5 +271,7 @@ def test_mistakes_are_named() -> None:
             open_executor(executor, "demo:sft", **options)  # type: ignore[arg-type]
     with pytest.raises(FastsiaError, match="needs a model's name or path, got tuple"):
         open_executor("ray", shared_model())
-    with pytest.raises(FastsiaError, match="executor='ray' is not supported with backend='openai'"):
+    with pytest.raises(
+        FastsiaError, match="executor='ray' needs backend='native', 'hf' or 'vllm', got backend='openai'"
+    ):
         open_executor("ray", "demo:sft", "openai")
