@@ -1,7 +1,7 @@
 """The estimators against distributions that are known, larger than in the tests: `make simulate`.
 
 Prints the tables of docs/estimators.md: bias and error of the decomposition, alignment where nothing moves, error of
-the mean rho in four scenarios, power and size of the re-pairing test.
+the mean rho in four scenarios, power and size of the permutation test.
 """
 
 from __future__ import annotations

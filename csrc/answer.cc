@@ -233,7 +233,7 @@ Window window_of(Text& text, const Occurrence& occurrence, const Spec& spec) {
     end = begin + newline;
     is_closed = true;
   }
-  if (spec.has_long_options) return {begin, end, is_closed};
+  if (spec.options_have_sentences) return {begin, end, is_closed};
   std::size_t start = begin;
   while (occurrence.marker == kHash && start < end && !is_blank(text.at(start))) ++start;
   const std::size_t sentence = sentence_end(text, start, end);
@@ -363,13 +363,13 @@ Thought after_think(std::string_view text, const Spec& spec) {
 void Spec::set_options(const std::vector<std::string>& texts) {
   options = make_options(texts);
   window = kWindow;
-  has_long_options = false;
+  options_have_sentences = false;
   for (const std::string& option : texts) {
     window = std::max(window, option.size() + 64);
     const Text text{std::string_view(option)};
     for (std::size_t i = 0; i < option.size(); ++i) {
       if (option[i] != '.' && option[i] != '?') continue;
-      has_long_options |= is_blank(text.at(skip_at_most(text, i + 1, "*_\"')]", 4)));
+      options_have_sentences |= is_blank(text.at(skip_at_most(text, i + 1, "*_\"')]", 4)));
     }
   }
 }

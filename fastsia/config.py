@@ -138,6 +138,8 @@ def allowed(annotation: Any) -> str:
         return f"{', '.join(words)} or {last}"
     if type(None) in parts:
         return "true, false or null" if bool in parts else allowed(parts[0])
+    if get_origin(annotation) is Mapping:
+        return "a mapping of names to values"
     return "true or false" if annotation is bool else "a text"
 
 
@@ -408,7 +410,8 @@ class SIAConfig:
     max_tokens: Positive = _sampling(600, aliases=("--max_gen_toks",))
     """Maximum new tokens per trajectory and per rollout."""
     rollout_budget: RolloutBudget = _sampling("new")
-    """Whether max_tokens limits the new tokens of a rollout or its prefix and new tokens together (total)."""
+    """Whether max_tokens limits the new tokens of a rollout, or the trajectory's tokens before it and its new tokens
+    together (total)."""
     seed: Seed = _sampling(0, compared=False)
     """Seed of the run; every draw follows from it and from the problem's id."""
     share: Share = _sampling("trajectory", changes="nothing", compared=False)
@@ -425,7 +428,7 @@ class SIAConfig:
     stop_at_answer: bool = _sampling(True, compared=False)
     """End a rollout once no continuation can change its answer."""
     shuffle_prefix: bool = _sampling(False, compared=False)
-    """The ablation: permute the prefix tokens of each checkpoint before its rollouts are drawn."""
+    """The ablation: permute the trajectory's tokens before each checkpoint, then draw its rollouts."""
     num_fewshot: NaturalCount = _prompt(0, aliases=("-f",))
     """Solved examples before the question."""
     apply_chat_template: bool | None = _prompt(None, unset="where the model is made for one", compared=False)
@@ -491,7 +494,7 @@ class ExecutionOptions:
     num_workers: Positive | None = _ray(None, unset="one per GPU, else one per machine")
     """Ray: number of engines."""
     worker_timeout: Seconds = _ray(3600.0)
-    """Ray: seconds without an answer after which a worker is replaced."""
+    """Ray: seconds without a response after which a worker is replaced."""
 
 
 @checked
@@ -532,7 +535,9 @@ class EngineOptions:
     """Maximum tokens in one step of prefill."""
     max_concurrent_trajectories: Positive = _engine(64)
     """Trajectories under way at once."""
-    num_kv_blocks: Positive | None = _engine(None, unset="half of the available memory, on a GPU all that is free")
+    num_kv_blocks: Positive | None = _engine(
+        None, unset="half of the available memory, on a GPU what gpu_memory_utilization leaves"
+    )
     """Blocks of the KV cache."""
     block_size: Positive = _engine(16)
     """Tokens per block of the KV cache."""
@@ -543,7 +548,7 @@ class EngineOptions:
     compile: Literal["auto", "on", "graphs", "off"] = _engine("auto")
     """torch.compile and CUDA graphs (on), only CUDA graphs (graphs) or neither (off); auto: on for CUDA, else off."""
     num_threads: Positive | None = _engine(None, unset="OMP_NUM_THREADS where it is set, else as many as are fastest")
-    """Threads of a CPU. Which number is fastest is measured on a product of the model's weights."""
+    """CPU threads. The fastest number is found by timing a product of the model's largest matrix."""
 
 
 @checked
@@ -563,7 +568,7 @@ class ServerOptions:
     max_retries: Natural = _server(8)
     """Further tries of a failed call."""
     timeout: Seconds = _server(600.0)
-    """Seconds without an answer before a call has failed."""
+    """Seconds without a response before a call has failed."""
 
 
 @checked
@@ -630,7 +635,7 @@ def as_config(config: SIAConfig | Mapping[str, Any] | None, changes: Mapping[str
     if config is None or isinstance(config, Mapping):
         return SIAConfig(**accept(config or {}) | dict(changes or {}))
     if not isinstance(config, SIAConfig):
-        raise FastsiaError(f"config must be a SIAConfig, got {type(config).__name__}.")
+        raise FastsiaError(f"config must be a SIAConfig or a mapping, got {type(config).__name__}.")
     return dataclasses.replace(config, **(changes or {}))
 
 

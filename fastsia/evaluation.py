@@ -34,7 +34,7 @@ from fastsia.results import SIAResult, forget_partial_costs, score, stored_confi
 from fastsia.results.manifest import costs_of, is_count
 from fastsia.results.reader import Store
 from fastsia.results.reading import AnswerReader, Reading, renew
-from fastsia.results.schema import DATABASE, DrawnProblem, FinishedProblem, Part, asked
+from fastsia.results.schema import DATABASE, DrawnProblem, FinishedProblem, Part, asked_checksum
 from fastsia.results.writer import StoreWriter, check_output
 from fastsia.tasks import Prompt, Task, build_prompt, load_task
 from fastsia.tasks.prompt import date_of_prompts, prompt_options, reading_options, unread_settings
@@ -74,9 +74,9 @@ def evaluate(
         callbacks: called when the run starts, after each finished problem, and at the end.
         answer_reader: a function from a text to its answer or None, which replaces the rules of the answer format. It
             disables `stop_at_answer`; its name and the hash of its source are stored with the run.
-        **overrides: single fields of `SIAConfig`, backend options (`fastsia.backends.BACKEND_OPTIONS`: device, dtype,
-            peft, max_num_seqs, base_url, ...), and options of `load_task` (data_dir, answer_format, columns,
-            answer_base).
+        **overrides: single fields of `SIAConfig`, backend options (the fields of `fastsia.config.BACKEND_OWNERS`:
+            device, dtype, peft, max_num_seqs, base_url, ...), and options of `load_task` (data_dir, answer_format,
+            columns, answer_base).
 
     Returns:
         The results over every problem in the folder. It draws no figures; `SIAResult.report` does.
@@ -121,7 +121,7 @@ def evaluate(
             position: task.problems[position].gold
             for position in sorted(writer.done)
             if position < len(task.problems)
-            and not writer.check_problem(position, task.problems[position], *prompts[position].asked())
+            and not writer.check_problem(position, task.problems[position], *prompts[position].compared())
         }
         warnings += _renew(writer, reading, vocabulary, identity, golds)
         for note in warnings:
@@ -297,7 +297,7 @@ class _Prepared:
     stop: tuple[str, ...]
     cut: int
 
-    def asked(self) -> tuple[list[int], str]:
+    def compared(self) -> tuple[list[int], str]:
         """The part that a resumed run compares."""
         return self.token_ids.tolist(), self.text
 
@@ -406,14 +406,17 @@ def _resumed(requests: Iterable[Request], writer: StoreWriter, task: Task) -> It
     """The requests with what earlier runs have drawn of them."""
     for request in requests:
         position, number = cast(tuple[int, int], request.key)
-        drawn = writer.drawn(position, number, asked(task.problems[position], request.prompt_ids, request.seed))
+        drawn = writer.drawn(
+            position, number, asked_checksum(task.problems[position], request.prompt_ids, request.seed)
+        )
         yield request if drawn is None else dataclasses.replace(request, drawn=drawn)
 
 
 class _Watch:
-    """Called after every step of the engine: has what was drawn stored and the progress reported, each in its time.
+    """Called after every step of the engine: stores new draws every `save_interval` seconds and reports the progress
+    every second.
 
-    As a context, it has everything stored that is drawn when the run is interrupted.
+    As a context, it stores on an exception what was drawn since.
 
     Args:
         recorder: stores what was drawn; None stores finished problems only.
@@ -461,7 +464,7 @@ class _Watch:
     def _part(self, key: Any, drawn: Drawn, of: Request | Trajectory, is_whole: bool = False) -> Part:
         position, number = key
         problem = self._task.problems[position]
-        seen = asked(problem, [int(token) for token in of.prompt_ids], of.seed)
+        seen = asked_checksum(problem, [int(token) for token in of.prompt_ids], of.seed)
         return Part(position, problem.id, number, seen, drawn, is_whole)
 
 

@@ -43,7 +43,7 @@ def describe() -> dict[str, Any]:
     """Processor, flags, libraries and threads, ready for JSON. Equal values give a bfloat16 run equal bits."""
     import torch
 
-    found = {"torch": torch.__version__}
+    found: dict[str, Any] = {"torch": str(torch.__version__)}
     patterns = {"onednn": r"(?:MKL-DNN|oneDNN) v([\d.]+)", "mkl": r"Math Kernel Library Version (\S+)"}
     for name, pattern in patterns.items():
         if (match := re.search(pattern, torch.__config__.show())) is not None:

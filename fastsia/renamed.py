@@ -47,7 +47,12 @@ def accept(values: Mapping[str, Any], names: Mapping[str, str] = SETTINGS, *, st
 
 def warn(old: str, new: str, *, stacklevel: int = 3) -> None:
     """Warn that `old` is now called `new`."""
-    warnings.warn(f"{old} is now called {new}; the old name goes in the next release.", DeprecationWarning, stacklevel)
+    warnings.warn(sentence(old, new), DeprecationWarning, stacklevel)
+
+
+def sentence(old: str, new: str) -> str:
+    """What users of an old name are told."""
+    return f"{old} is now called {new}; the old name will be removed in the next release."
 
 
 def renamed(**names: str) -> Callable[[_T], _T]:

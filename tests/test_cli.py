@@ -96,7 +96,8 @@ def test_a_run_writes_its_folder_and_prints_its_table(
     folder = tmp_path / "run"
     assert command("run", "--model", model, "--tasks", questions, "--limit", 4, "-o", folder, *SMALL) == 0
     out = capsys.readouterr().out
-    shown = (": 4 problems", "accuracy", "null rate", "the paper's", "ends incorrect", "undefined", "rollout tokens")
+    shown = (": 4 problems", "accuracy", "null rate", "the paper's", "recommended ρ (change-point)", "ends incorrect")
+    shown += ("undefined", "rollout tokens")
     for text in (*shown, "report.html"):
         assert text in out
     names = {path.name for path in folder.iterdir()}
@@ -460,14 +461,15 @@ def test_old_options_are_accepted_with_one_line(
 ) -> None:
     assert command("run", "--model", model, "--tasks", questions, "--limit", 1, old, value, *SMALL) == 0
     assert capsys.readouterr().err.splitlines() == [
-        f"fastsia: {old[2:].replace('-', '_')} is now called {new[2:]}; the old name goes in the next release."
+        f"fastsia: {old[2:].replace('-', '_')} is now called {new[2:]}; "
+        "the old name will be removed in the next release."
     ]
 
 
 def test_the_old_command_is_accepted_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("force", tmp_path) == 2
     assert capsys.readouterr().err.splitlines() == [
-        "fastsia: force is now called loglikelihood; the old name goes in the next release.",
+        "fastsia: force is now called loglikelihood; the old name will be removed in the next release.",
         f"fastsia: error: results folder {str(tmp_path)!r} contains no run (run.sqlite).",
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
@@ -18,9 +19,11 @@ from fastsia.config import (
     MAY_DIFFER,
     READING_FIELDS,
     SETTINGS,
+    DataOptions,
     Problem,
     SamplingParams,
     SIAConfig,
+    VLLMOptions,
     allowed,
     checked,
     declared,
@@ -259,3 +262,11 @@ def test_a_field_that_is_left_out_is_named() -> None:
 def test_optional_booleans_may_be_null() -> None:
     assert allowed(bool | None) == "true, false or null"
     assert allowed(bool) == "true or false"
+
+
+@pytest.mark.parametrize("name", [name for name, setting in SETTINGS.items() if setting.type is Mapping])
+def test_a_mapping_is_not_called_a_text(name: str) -> None:
+    owner = next(owner for owner in (DataOptions, VLLMOptions) if name in fields_of(owner))
+    with pytest.raises(FastsiaError, match=f"^{name} must be a mapping of names to values, got 'question'"):
+        owner(**{name: "question"})
+    owner(**{name: {"question": "problem"}})

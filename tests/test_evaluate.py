@@ -484,7 +484,7 @@ def test_only_what_can_help_is_advised(words: int, settings: dict[str, Any], adv
     [
         ({"num_rollout": 3}, r"evaluate has no setting 'num_rollout'; did you mean num_rollouts\?"),
         ({"config": {"sed": 3}}, r"SIAConfig has no field 'sed'; did you mean seed\?"),
-        ({"config": 3}, "config must be a SIAConfig"),
+        ({"config": 3}, "config must be a SIAConfig or a mapping, got int"),
         ({"stride": 0}, "stride must be an integer >= 1, got 0"),
         ({"num_rollouts": 0}, "num_rollouts must be an integer >= 1"),
         ({"top_p": 0.0}, r"top_p must be in \(0, 1\]"),

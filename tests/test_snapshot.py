@@ -151,7 +151,7 @@ def test_an_output_folder_is_checked_before_the_model_is_loaded(
         fastsia.evaluate("demo:sft", [Problem("p", "?", "1")], output=tmp_path / "run", config=CONFIG)
     with closing(sqlite3.connect(tmp_path / "run" / "run.sqlite")) as connection, connection:
         connection.execute("UPDATE meta SET value = 99 WHERE key = 'schema_version'")
-    with pytest.raises(FastsiaError, match="has schema version 99, this fastsia reads and writes"):
+    with pytest.raises(FastsiaError, match="has schema version 99; this fastsia reads versions 1 to"):
         fastsia.evaluate("demo:sft", "demo", output=tmp_path / "run", config=CONFIG)
     with pytest.raises(FastsiaError, match="the model is loaded"):
         fastsia.evaluate("demo:sft", "demo", output=tmp_path / "new" / "run")

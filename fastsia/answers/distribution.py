@@ -83,7 +83,7 @@ def answer_entropy(answers: Iterable[Hashable | None], estimator: Estimator = "p
     """
     names = {"plugin": "entropy", "miller_madow": "entropy_miller_madow", "chao_shen": "entropy_chao_shen"}
     if estimator not in names:
-        raise FastsiaError(f"estimator must be one of {tuple(names)}, got {estimator!r}.")
+        raise FastsiaError(f"estimator must be one of {', '.join(names)}, got {estimator!r}.")
     interned: dict[Hashable, int] = {}
     codes = [NULL_CODE if answer is None else interned.setdefault(answer, len(interned)) for answer in answers]
     if not codes:

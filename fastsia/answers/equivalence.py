@@ -61,7 +61,7 @@ def classes(answers: Sequence[str], gold: str, *, method: Equivalence, verify: V
         FastsiaError: for an unknown method, or if the package is missing.
     """
     if method not in get_args(Equivalence):
-        raise FastsiaError(f"equivalence must be one of {get_args(Equivalence)}, got {method!r}.")
+        raise FastsiaError(f"equivalence must be one of {', '.join(get_args(Equivalence))}, got {method!r}.")
     distinct = sorted({*answers, gold})
     if method == "spelling":
         return Classes({answer: answer for answer in distinct})

@@ -128,7 +128,8 @@ def extract_rollouts(
     if len(lens) != len(rows) - 1:
         raise FastsiaError(f"prefix_lens must have one entry for each of the {len(rows) - 1} rows, got {len(lens)}.")
     if len(lens) and (lens.min() < 0 or lens.max() > len(prefix)):
-        raise FastsiaError(f"prefix_lens must be between 0 and {len(prefix)}, the number of prefix_ids.")
+        wrong = int(lens[(lens < 0) | (lens > len(prefix))][0])
+        raise FastsiaError(f"prefix_lens must be from 0 to {len(prefix)}, the number of prefix_ids, got {wrong}.")
     if num_threads is not None and num_threads < 1:
         raise FastsiaError(f"num_threads must be at least 1, got {num_threads}.")
     is_cut = _flags(False if cut is None else cut, len(rows) - 1, "cut", "rows")
@@ -166,7 +167,9 @@ def _flags(values: object, count: int, name: str, what: str) -> NDArray[np.bool_
     """Broadcast one truth value, or check that there is one for each text or row."""
     flags = np.asarray(values)
     if flags.dtype != np.bool_ and flags.size:
-        raise FastsiaError(f"{name} must be true or false, or one such value for each of the {count} {what}.")
+        raise FastsiaError(
+            f"{name} must be true or false, or one such value for each of the {count} {what}, got {values!r:.60}."
+        )
     if flags.ndim == 0:
         return np.full(count, bool(flags))
     if flags.shape != (count,):

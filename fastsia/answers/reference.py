@@ -302,7 +302,7 @@ def _window(text: bytes, occurrence: _Occurrence, spec: Spec) -> tuple[int, int,
     limit = begin + spec.window(WINDOW)
     line_end = text.find(b"\n", begin, limit)
     end, is_closed = (line_end, True) if line_end >= 0 else (min(limit, len(text)), limit <= len(text))
-    if spec.has_long_options:
+    if spec.options_have_sentences:
         return begin, end, is_closed
     start = begin
     if occurrence.marker is Marker.HASH and (token := _TOKEN.match(text, begin, end)) is not None:

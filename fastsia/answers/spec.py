@@ -52,7 +52,7 @@ class Spec:
             FastsiaError: for an unknown format, or options that are not texts.
         """
         if answer_format not in ANSWER_FORMATS:
-            raise FastsiaError(f"answer_format must be one of {ANSWER_FORMATS}, got {answer_format!r}.")
+            raise FastsiaError(f"answer_format must be one of {', '.join(ANSWER_FORMATS)}, got {answer_format!r}.")
         tags = KNOWN_TAGS if think_tags is None else (check_tags(think_tags), *KNOWN_TAGS)
         encoded = tuple((encode(a, "think_tags[0]"), encode(b, "think_tags[1]")) for a, b in tags)
         texts = None
@@ -67,7 +67,7 @@ class Spec:
         return max([size, *(len(option) + 64 for option in self.options or ())])
 
     @property
-    def has_long_options(self) -> bool:
+    def options_have_sentences(self) -> bool:
         """Whether the text of an option contains the end of a sentence."""
         return any(_SENTENCE_END.search(option) for option in self.options or ())
 

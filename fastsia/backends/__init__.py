@@ -67,7 +67,12 @@ def open_backend(model: Any, name: str | None = None, options: dict[str, Any] | 
             raise FastsiaError(f"backend is {name!r}, but the model is a loaded backend {loaded.name!r}.")
         return loaded
     name = name or "native"
-    _refuse({key: value for key, value in options.items() if key not in _ACCEPTED[name]}, f"the {name} backend")
+    for option in options:
+        if option not in _ACCEPTED[name]:
+            owners = [repr(owner) for owner, accepted in _ACCEPTED.items() if option in accepted]
+            if not owners:
+                raise FastsiaError(f"no backend has an option {option!r}{did_you_mean(option, _ACCEPTED[name])}")
+            raise FastsiaError(f"{option} applies to backend={' or '.join(owners)} only, got backend={name!r}.")
     if isinstance(model, (str, os.PathLike, ModelRef)):
         return _open_named(resolve_model(model), name, options)
     if name in ("openai", "vllm"):

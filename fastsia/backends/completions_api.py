@@ -1,4 +1,4 @@
-"""The completions protocol: request bodies, and strict reading of answers. No network access."""
+"""The completions protocol: request bodies, and strict reading of responses. No network access."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def body(
 
 @dataclass(frozen=True)
 class Choice:
-    """One continuation in a server's answer.
+    """One continuation in a server's response.
 
     Attributes:
         text: the continuation as text.
@@ -120,15 +120,15 @@ class Choice:
     stop_text: str | None
 
 
-def read_choices(answer: Any, n: int) -> list[Choice]:
+def read_choices(response: Any, n: int) -> list[Choice]:
     """The n choices, by index.
 
     Raises:
-        Unsound: the answer does not contain n complete continuations.
+        Unsound: the response does not contain n complete continuations.
     """
-    choices = answer.get("choices") if isinstance(answer, dict) else None
+    choices = response.get("choices") if isinstance(response, dict) else None
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
-        raise Unsound("an answer without choices")
+        raise Unsound("a response without choices")
     if len(choices) != n:
         raise Unsound(f"{len(choices)} choices where {n} were asked for")
     # A single choice may lack its index.
@@ -138,9 +138,9 @@ def read_choices(answer: Any, n: int) -> list[Choice]:
     return [_read_choice(choice) for _, choice in sorted(zip(indices, choices, strict=True), key=lambda pair: pair[0])]
 
 
-def num_prompt_tokens(answer: Any) -> int | None:
+def num_prompt_tokens(response: Any) -> int | None:
     """The number of prompt tokens that the server reports; None if it reports none."""
-    usage = answer.get("usage") if isinstance(answer, dict) else None
+    usage = response.get("usage") if isinstance(response, dict) else None
     count = usage.get("prompt_tokens") if isinstance(usage, dict) else None
     return count if isinstance(count, int) else None
 

@@ -42,7 +42,7 @@ class Unanswered(FastsiaError):
 
 
 class Unsound(Exception):
-    """The answer does not contain what was requested; the call is tried again."""
+    """The response does not contain what was requested; the call is tried again."""
 
 
 class _TransientError(Exception):
@@ -111,12 +111,12 @@ class Client:
         *,
         max_retries: int | None = None,
     ) -> T:
-        """POST `body`, or GET without one, and read the JSON answer.
+        """POST `body`, or GET without one, and read the JSON response.
 
         Args:
             path: below the server's URL.
             body: sent as JSON; None makes the call a GET.
-            read: turns the decoded answer into the result; may raise `Unsound`.
+            read: turns the decoded response into the result; may raise `Unsound`.
             name: the call's name in error messages.
             max_retries: None is the client's.
 
@@ -143,22 +143,23 @@ class Client:
     async def _once(self, path: str, body: dict[str, Any] | None, read: Callable[[Any], T], name: str) -> T:
         try:
             async with self._free:
-                answer = await self._http.request("GET" if body is None else "POST", path, json=body)
+                response = await self._http.request("GET" if body is None else "POST", path, json=body)
         except httpx.TimeoutException as error:
-            raise _TransientError(f"no answer in time ({type(error).__name__})", Unanswered) from error
+            raise _TransientError(f"no response in time ({type(error).__name__})", Unanswered) from error
         except (httpx.TransportError, httpx.DecodingError) as error:
             raise _TransientError(self._quote(str(error)) or type(error).__name__, Unanswered) from error
-        status = answer.status_code
+        status = response.status_code
         if status in _TRANSIENT:
-            raise _TransientError(f"HTTP {status}, {self._quote(answer.text)}", after=_asked_to_wait(answer))
+            raise _TransientError(f"HTTP {status}, {self._quote(response.text)}", after=_asked_to_wait(response))
         if status in (401, 403):
-            raise Denied(f"the server at {self.base_url} denies access: HTTP {status}, {self._quote(answer.text)}.")
+            raise Denied(f"the server at {self.base_url} denies access: HTTP {status}, {self._quote(response.text)}.")
         if status != 200:
-            raise Refused(f"{name}: the server at {self.base_url} refuses: HTTP {status}, {self._quote(answer.text)}.")
+            text = self._quote(response.text)
+            raise Refused(f"{name}: the server at {self.base_url} refuses: HTTP {status}, {text}.")
         try:
-            return read(json.loads(answer.content))
+            return read(json.loads(response.content))
         except (ValueError, RecursionError) as error:  # invalid JSON or UTF-8; too many nested brackets
-            raise _TransientError(f"malformed JSON ({self._quote(answer.text)})") from error
+            raise _TransientError(f"malformed JSON ({self._quote(response.text)})") from error
         except Unsound as error:
             raise _TransientError(str(error)) from error
 
@@ -179,8 +180,8 @@ def _wait(state: RetryCallState) -> float:
     return max(_backoff(state), min(asked, _LONGEST_WAIT_SECONDS))
 
 
-def _asked_to_wait(answer: httpx.Response) -> float:
+def _asked_to_wait(response: httpx.Response) -> float:
     try:
-        return max(float(answer.headers.get("Retry-After", 0)), 0.0)
+        return max(float(response.headers.get("Retry-After", 0)), 0.0)
     except ValueError:  # a date; the back-off is used instead
         return 0.0

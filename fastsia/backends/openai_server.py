@@ -179,8 +179,8 @@ class OpenAIServerBackend(DescribedModel):
     async def _listed(self, client: Client) -> list[str]:
         """The model names that the server lists; may be none. Shortens `context_length` to the server's limit."""
 
-        def read(answer: Any) -> list[dict[str, Any]]:
-            data = answer.get("data") if isinstance(answer, dict) else None
+        def read(response: Any) -> list[dict[str, Any]]:
+            data = response.get("data") if isinstance(response, dict) else None
             return [entry for entry in data or () if isinstance(entry, dict)] if isinstance(data, list) else []
 
         try:
@@ -203,11 +203,11 @@ class OpenAIServerBackend(DescribedModel):
             prompt = ids if dialect.token_ids else self._texts.of(ids)[0]
             question = body(dialect, served, prompt, sampling, n=1, max_tokens=1, seed=None, eos=self.eos_token_ids)
 
-            def read(answer: Any) -> int | None:
-                (choice,) = read_choices(answer, 1)
+            def read(response: Any) -> int | None:
+                (choice,) = read_choices(response, 1)
                 self._observed.gives_token_ids = choice.token_ids is not None
                 self._observed.gives_logprobs = choice.logprobs is not None
-                return num_prompt_tokens(answer)
+                return num_prompt_tokens(response)
 
             try:
                 count = await client.call("completions", question, read, "a first completion")
@@ -251,11 +251,11 @@ class OpenAIServerBackend(DescribedModel):
     async def _most_choices(self, client: Client, start: Continuation) -> int:
         """Choices that one call returns: all of a checkpoint, or 1 if the server does not support this n."""
 
-        def read(answer: Any) -> int:
+        def read(response: Any) -> int:
             try:
-                return len(read_choices(answer, start.count))
+                return len(read_choices(response, start.count))
             except Unsound:
-                return len(read_choices(answer, 1))
+                return len(read_choices(response, 1))
 
         question, _ = self._question(start, 0, start.count, max_tokens=1)
         try:

@@ -44,7 +44,7 @@ LOAD_TIMEOUT = 3600.0
 
 # Requests of a worker beyond those its engine has in flight, so that the engine always has a next one.
 _AHEAD = 16
-# Calls in flight at a worker: it starts the second while the answer to the first is sent.
+# Calls in flight at a worker: it starts the second while the response to the first is sent.
 _CALLS = 2
 # Seconds after which a worker answers with what it has drawn, though no trajectory is finished.
 _ANSWER_SECONDS = 10.0
@@ -69,8 +69,8 @@ class RayBackend:
         worker_timeout: seconds; None is the default of `ExecutionOptions`.
 
     Attributes:
-        worker_timeout: seconds without an answer after which a worker is replaced.
-        counters: totals over all workers as of their last answers; the work of a lost worker after its last answer is
+        worker_timeout: seconds without a response after which a worker is replaced.
+        counters: totals over all workers as of their last responses; what a lost worker did after its last response is
             not known.
 
     Raises:
@@ -91,7 +91,7 @@ class RayBackend:
         if not isinstance(model, (str, os.PathLike, ModelRef)):
             raise FastsiaError(f"executor='ray' needs a model's name or path, got {type(model).__name__}.")
         if name == "openai":
-            raise FastsiaError("executor='ray' is not supported with backend='openai'.")
+            raise FastsiaError("executor='ray' needs backend='native', 'hf' or 'vllm', got backend='openai'.")
         asked = {"num_workers": num_workers, "worker_timeout": worker_timeout}
         self.worker_timeout = chosen(ExecutionOptions, asked).worker_timeout
         self._bound = chosen(EngineOptions, options).max_concurrent_trajectories + _AHEAD
@@ -212,7 +212,7 @@ class RayBackend:
                 given = []
 
     def _poll(self) -> list[Trajectory]:
-        """Wait for an answer or a time-out, then take all answers that have arrived."""
+        """Wait for a response or a time-out, then take all responses that have arrived."""
         waiting = {worker.calls[0]: worker for worker in self._workers if worker.calls}
         patience = min(worker.since + self._limit(worker) for worker in waiting.values()) - time.monotonic()
         ready = self._wait(list(waiting), num_returns=1, timeout=max(patience, 0.0))
@@ -221,7 +221,7 @@ class RayBackend:
         finished = [trajectory for call in ready if (trajectory := self._take(waiting[call])) is not None]
         for worker in list(self._workers):
             if worker.calls and time.monotonic() - worker.since >= self._limit(worker):
-                self._lose(worker, f"no answer for {self._limit(worker):g} s")
+                self._lose(worker, f"no response for {self._limit(worker):g} s")
         return finished
 
     def _wait(self, calls: list[Any], **limits: Any) -> list[Any]:
@@ -235,13 +235,13 @@ class RayBackend:
         return self.worker_timeout if worker.is_up else LOAD_TIMEOUT
 
     def _take(self, worker: _Worker) -> Trajectory | None:
-        """A worker's oldest answer, which has arrived: a trajectory, or None after loading, a part or a loss."""
+        """A worker's oldest response, which has arrived: a trajectory, or None after loading, a part or a loss."""
         from ray.exceptions import RayError, RayTaskError
 
         call = worker.calls.popleft()
         worker.since = time.monotonic()
         try:
-            answer = self._ray.get(call)
+            response = self._ray.get(call)
         except RayTaskError as error:
             if isinstance(error.cause, FastsiaError):
                 raise error.cause from None
@@ -250,18 +250,18 @@ class RayBackend:
         except RayError as error:
             self._lose(worker, _first_line(error))
             return None
-        if isinstance(answer, _Facts):
-            self._admit(worker, answer)
+        if isinstance(response, _Facts):
+            self._admit(worker, response)
             return None
-        _add_difference(self.counters, worker.counters, answer.counters)
-        worker.counters, worker.warnings = answer.counters, answer.warnings
-        self._drawn.add(answer.parts)
-        if answer.trajectory is None:
+        _add_difference(self.counters, worker.counters, response.counters)
+        worker.counters, worker.warnings = response.counters, response.warnings
+        self._drawn.add(response.parts)
+        if response.trajectory is None:
             return None
         worker.failures = 0
-        del worker.requests[answer.trajectory.key]
-        self._tries.pop(answer.trajectory.key, None)
-        found: Trajectory = answer.trajectory
+        del worker.requests[response.trajectory.key]
+        self._tries.pop(response.trajectory.key, None)
+        found: Trajectory = response.trajectory
         return found
 
     def _admit(self, worker: _Worker, facts: _Facts) -> None:
@@ -369,7 +369,7 @@ class _Worker:
         calls: calls in flight, the oldest first; loading is one.
         since: time at which the oldest call became the oldest.
         requests: unfinished requests by key.
-        counters: totals as of its last answer.
+        counters: totals as of its last response.
         warnings: of its backend.
         failures: losses since it last finished a trajectory.
     """
@@ -449,7 +449,7 @@ def worker_shares(ray: Any, num_workers: int | None, options: Mapping[str, Any])
 
 
 def _add_difference(total: Counters, before: Counters, after: Counters) -> None:
-    """Add what a worker counted between two answers; the peak is the largest of all workers."""
+    """Add what a worker counted between two responses; the peak is the largest of all workers."""
     for name, value in vars(after).items():
         if name == "peak_kv_blocks":
             total.peak_kv_blocks = max(total.peak_kv_blocks, value)
@@ -482,7 +482,7 @@ class _Facts:
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _Response:
     """A finished trajectory, or None if there is none yet, and what was drawn of others, by the keys of requests."""
 
     trajectory: Trajectory | None
@@ -518,7 +518,7 @@ class _Actor:
             process=os.getpid(),
         )
 
-    def draw(self, requests: list[Request]) -> _Answer:
+    def draw(self, requests: list[Request]) -> _Response:
         """Accept further requests, and run until one more trajectory is finished, or for some seconds."""
         self._given.extend(requests)
         end = time.monotonic() + _ANSWER_SECONDS
@@ -536,7 +536,7 @@ class _Actor:
                 break
         trajectory = self._finished.popleft() if self._finished else None
         drawn = [] if self._watched is None else [(request.key, part) for request, part in self._watched.take_drawn()]
-        return _Answer(trajectory, drawn, self._backend.counters, tuple(self._backend.warnings))
+        return _Response(trajectory, drawn, self._backend.counters, tuple(self._backend.warnings))
 
     def _steps(self) -> Iterator[list[Trajectory]]:
         if isinstance(self._backend, NativeBackend):

@@ -28,7 +28,7 @@ def current_name(name: str) -> str:
     name = name.replace("-", "_")
     new = (renamed.SETTINGS | renamed.COMMANDS).get(name, name)
     if new != name:
-        print(f"fastsia: {name} is now called {new}; the old name goes in the next release.", file=sys.stderr)
+        print(f"fastsia: {renamed.sentence(name, new)}", file=sys.stderr)
     return new
 
 

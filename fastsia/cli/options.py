@@ -33,7 +33,7 @@ class OutputOptions:
     trackio_args: Mapping[str, Any] | None = setting(None, group=OUTPUT)
     """Follow the run in trackio: arguments of its init."""
     profile: bool = setting(False, group=OUTPUT)
-    """Measure the parts of each step: a table, and trace.json for ui.perfetto.dev."""
+    """Measure the parts of each step: their shares in one line, and the steps in trace.json for ui.perfetto.dev."""
 
 
 OPTIONS: Mapping[str, Setting] = {**SETTINGS, **declared(OutputOptions)}

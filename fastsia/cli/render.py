@@ -243,25 +243,20 @@ def show(result: SIAResult, written: list[str]) -> None:
     say(*_cost(summary), *(f"Note: {warning}" for warning in summary["warnings"]), *written)
 
 
-_RECOMMENDED = {
-    "decoupled": "from two halves, decomposed",
-    "smoothed": "smoothed over checkpoints",
-}
-
-
 def rho_rows(result: SIAResult) -> Iterator[tuple[str, Estimate]]:
     """The paper's and the recommended mean rho, over all trajectories and by outcome, and what to compare them with."""
+    from fastsia.report import recommended_name  # imports matplotlib, which is slow
     from fastsia.sia import Estimate, outcome_baseline
 
     frame, rho = result.trajectories, result.summary["rho"]
     best = rho.get("recommended")
-    kinds = {"pearson": "ρ, the paper's"} | ({} if best is None else {best: f"ρ, {_RECOMMENDED[best]}"})
+    kinds = {"pearson": "ρ, the paper's"} | ({} if best is None else {best: recommended_name(best)})
     for key, name in kinds.items():
         defined = frame["rho" if key == "pearson" else f"rho_{key}"].notna()
         correct = frame["correct"].astype(bool)
-        yield f"{name} ({defined.sum()})", Estimate.of_summary(result.summary, f"rho.{key}")
+        yield f"{name}: {counted(int(defined.sum()), 'trajectory')}", Estimate.of_summary(result.summary, f"rho.{key}")
         for group, member in (("correct", defined & correct), ("incorrect", defined & ~correct)):
-            yield f"   ends {group} ({member.sum()})", Estimate.of_summary(result.summary, f"rho.{key}_{group}")
+            yield f"   ends {group}: {member.sum()}", Estimate.of_summary(result.summary, f"rho.{key}_{group}")
     baseline = Estimate.of_summary(result.summary, "rho.baseline")
     yield "2·accuracy − 1 where ρ is defined", baseline if best else Estimate(outcome_baseline(frame))
     if rho.get("expected_from_noise") is not None:

@@ -45,9 +45,9 @@ class Engine:
     Args:
         model: any decoder of transformers with the attention interface (Llama, Qwen2, Gemma2, Olmo3, ...).
         tokenizer: its tokenizer, or None.
-        max_num_seqs: sequences decoded per step. With packed products (the default on a CPU) the draws do not depend
-            on it; elsewhere rounding can change a draw in bfloat16. None takes 512, and on a CPU as many as it computes
-            in about half a second, from 64 on.
+        max_num_seqs: sequences decoded per step. The draws do not depend on it, up to rounding at the edge of a draw
+            (docs/engine.md, Exactness). None takes 512, and on a CPU as many as it computes in about half a second,
+            from 64 on.
         num_kv_blocks: size of the KV pool in blocks; None takes up to half of the available memory on a CPU and what
             `gpu_memory_utilization` leaves on a GPU.
         block_size: tokens per KV block.
@@ -188,8 +188,8 @@ class Engine:
         """Draw and roll out trajectories, as they finish; at most `max_concurrent_trajectories` requests are taken
         ahead.
 
-        A trajectory depends on its request alone, not on other requests or on any size set here; in bfloat16 without
-        packed products rounding can change a draw.
+        A trajectory depends on its request alone, not on other requests or on any size set here, up to rounding at the
+        edge of a draw (docs/engine.md, Exactness).
 
         Args:
             watch: called after every step; `Run.take_drawn` has what was drawn of the requests in flight.

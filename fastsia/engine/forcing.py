@@ -137,7 +137,7 @@ def check_forced(
     ids = [*prompt_ids, *trajectory_ids, *(i for one in forced for i in (*one.read_ids, *one.scored_ids))]
     wrong = next((i for i in ids if not 0 <= i < vocab_size), None)
     if wrong is not None:
-        raise FastsiaError(f"token id {wrong} is outside the model's vocabulary of {vocab_size}.")
+        raise FastsiaError(f"token id {wrong} is outside the model's vocabulary (0 to {vocab_size - 1}).")
 
 
 def _score(

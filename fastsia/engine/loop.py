@@ -266,8 +266,8 @@ class Run:
     def _compute(self) -> tuple[Selection, Batch | None, Tensor | None]:
         """Compute the next tokens' final hidden states; where memory runs out, half as many, again and again.
 
-        Only blocks have been allocated before a failure, and they stay with their sequences. In float32 the
-        draws do not depend on which tokens share a step.
+        Only blocks have been allocated before a failure, and they stay with their sequences. The draws do not depend
+        on which tokens share a step, up to rounding at the edge of a draw (docs/engine.md, Exactness).
         """
         while True:
             selection = self._scheduler.select()
@@ -378,7 +378,7 @@ class Run:
             job.chain[slot] = self.tree.append_chain(job.token_ids, job.logprobs, job.number)
 
     def _shuffle(self, slot: int, job: Job) -> None:
-        """Give every checkpoint its own trunk: the prompt, then the checkpoint's prefix in a seeded order."""
+        """Give every checkpoint its own trunk: the prompt, then the trajectory's tokens before it in a seeded order."""
         trunks, states = self.tree.trunks, self.tree.rollouts
         prompt_len = int(trunks.prompt_len[slot])
         prompt = trunks.tokens[slot, :prompt_len].copy()

@@ -161,10 +161,11 @@ class _Group:
 
     packed: Tensor
     bias: Tensor | None
-    sizes: tuple[int, ...] = packed.SIZES
+    sizes: tuple[int, ...]
 
     def __init__(self, layers: Sequence[nn.Linear], products: Products, freed: set[int]) -> None:
         self.layers = layers
+        self.sizes = packed.SIZES
         self._products = products
         self._freed = [id(layer) in freed for layer in layers]
         self._widths = [layer.out_features for layer in layers]

@@ -172,7 +172,10 @@ def load_model(
     if facts is not None:
         gguf.forget_file(loaded, facts)
         loaded.config._name_or_path = ref.source
-    chosen, reason = _default_dtype(loaded) if chooses else (loaded.dtype, None)
+    reason: str | None = None
+    chosen = loaded.dtype
+    if chooses:
+        chosen, reason = _default_dtype(loaded)
     loaded = loaded.to(target, chosen)
     tokenizer = _load_tokenizer(ref.repository, common)
     if peft is not None:

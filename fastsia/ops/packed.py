@@ -37,7 +37,7 @@ def cover(rows: int, sizes: tuple[int, ...] = SIZES) -> tuple[int, ...]:
     largest = max(sizes)
     if rows > 2 * largest:
         return (largest, *cover(rows - largest, sizes))
-    candidates = [(size, *(cover(rows - size, sizes) if rows > size else ())) for size in sizes]
+    candidates: list[tuple[int, ...]] = [(size, *(cover(rows - size, sizes) if rows > size else ())) for size in sizes]
     return tuple(sorted(min(candidates, key=lambda parts: sum(parts) + _OVERHEAD * len(parts)), reverse=True))
 
 

@@ -5,7 +5,7 @@ from fastsia.report.drawing import Drawing
 from fastsia.report.figures import FIGURES, draw_figures, figure
 from fastsia.report.html import write_comparison, write_report
 from fastsia.report.overlays import Overlay, draw_comparison, draw_families, draw_outcomes, draw_overlay
-from fastsia.report.tables import ShownTable, show_readings, show_table
+from fastsia.report.tables import ShownTable, recommended_name, show_readings, show_table
 
 __all__ = [
     "FIGURES",
@@ -23,6 +23,7 @@ __all__ = [
     "draw_outcomes",
     "draw_overlay",
     "figure",
+    "recommended_name",
     "show_readings",
     "show_table",
     "write_comparison",

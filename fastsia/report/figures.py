@@ -39,6 +39,7 @@ from fastsia.report.style import (
     plot_rho,
     select,
 )
+from fastsia.report.tables import recommended_name
 from fastsia.sia import spread
 from fastsia.sia.registry import Described
 
@@ -137,10 +138,10 @@ def _entropy(data: ReportData, axes: Axes) -> pd.DataFrame | None:
 
 @figure("entropy_best")
 def _entropy_best(data: ReportData, axes: Axes) -> pd.DataFrame | None:
-    """Uncertainty about the answer, smoothed
+    """Uncertainty about the answer, best estimate
 
-    The same entropies estimated by Bayesian change points over each trajectory's checkpoints, together with the known
-    probabilities of its tokens where they are stored. Bands are 95 % intervals over problems.
+    The change-point estimates of the same entropies, with the known probabilities of each trajectory's tokens where
+    they are stored. Bands are 95 % intervals over problems.
     """
     numbers = _curves(data, axes, "entropy_best", "answer entropy H (nats)", ("all", *OUTCOMES))
     axes.set_ylim(bottom=0)
@@ -215,13 +216,13 @@ def _auc_tokens(data: ReportData, axes: Axes) -> pd.DataFrame | None:
 def _alignment(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Alignment, trajectory by trajectory
 
-    Dashed lines are the means. Trajectories whose answer settles are near 1 if it is right and near −1 if it is wrong.
+    Dashed lines are the means. Trajectories that settle are near 1 if they end correct and near −1 if not.
     The paper's ρ takes H and s from the same rollouts, so it is biased away from 0 even where the true answer
     distribution does not change along the trajectory. The recommended ρ comes from better estimates of the same
-    rollouts and is undefined where the distribution probably does not change.
+    rollouts; the change-point one is undefined where the distribution probably does not change.
     """
     best = (data.summary.get("rho") or {}).get("recommended")
-    second = ("rho_cross_fitted", "cross-fitted ρ") if best is None else (f"rho_{best}", f"{best} ρ")
+    second = ("rho_cross_fitted", "cross-fitted ρ") if best is None else (f"rho_{best}", recommended_name(best))
     looks: tuple[tuple[str, str, str, Any, float], ...] = (
         ("rho", "the paper's ρ", ORANGE, "stepfilled", 0.45),
         (*second, BLUE, "step", 1),
@@ -247,15 +248,16 @@ def _alignment(data: ReportData, axes: Axes) -> pd.DataFrame | None:
 
 def _share_misaligned(data: ReportData) -> str:
     share = data.summary.get("misalignment")
-    return "" if share is None else f" By smoothed estimates {100 * share:.0f} % of the trajectories are of this kind."
+    return "" if share is None else f" Of all trajectories {100 * share:.0f} % are misaligned."
 
 
 @figure("misalignment", _share_misaligned)
 def _misalignment(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Misaligned trajectories
 
-    One mark per trajectory. Left of 0 its entropy has fallen; above 0 the gold answer has become less likely. In the
-    upper left they are misaligned: H lower and s higher at the end than at the start. Marks near the axes may be noise.
+    One mark per trajectory, by the plug-in estimates. Left of 0 its entropy has fallen; above 0 the gold answer has
+    become less likely. In the upper left are misaligned trajectories, and others by noise: as misaligned count those
+    with a lower H and a higher s at the end by the change-point estimates, whose answer distribution probably changes.
     """
     frame = data.trajectories
     ends = {f"{end}_{of}" for end in ("first", "final") for of in ("entropy", "gold_surprisal")}
@@ -288,7 +290,7 @@ def _misalignment(data: ReportData, axes: Axes) -> pd.DataFrame | None:
 def _lock_in(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Lock-in of the answer
 
-    The share of trajectories whose most likely answer, smoothed over checkpoints, does not change again after this
+    The share of trajectories whose most likely answer, by the change-point estimate, does not change again after this
     point. Trajectories that end without an answer do not lock in.
     """
     if "lock_in_relative" not in data.trajectories or data.trajectories["lock_in_relative"].isna().all():
@@ -430,8 +432,9 @@ def _null_rate(data: ReportData, axes: Axes) -> pd.DataFrame | None:
 def _fano(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Entropy as a bound on the error
 
-    (H − ln 2) / ln |A| on mean entropies, with |A| the largest number of answers of any trajectory. It bounds the error
-    only if the model's answers are calibrated: where the error is below the line, they are not.
+    (H − ln 2) / ln |A| on mean entropies, with |A| the number of options and null, or where problems have no options
+    the largest number of answers of any trajectory. It bounds the error only if the model's answers are calibrated:
+    where the error is below the line, they are not.
     """
     bound, error = (select(data.curves, name, group="all") for name in ("fano_bound", "majority_error"))
     if bound.empty or error.empty:

@@ -29,6 +29,7 @@ from fastsia.report.tables import (
     format_number,
     format_percent,
     format_percents,
+    recommended_name,
     show_readings,
     show_tables,
 )
@@ -48,10 +49,14 @@ _COLUMNS = (
     ("H end", "final_entropy", "answer entropy at the end, nats"),
     ("s start", "first_gold_surprisal", "gold surprisal before any reasoning, nats"),
     ("s end", "final_gold_surprisal", "gold surprisal at the end, nats"),
-    ("ρ", "rho", "the paper's alignment of H and s: near 1 or −1 by outcome where the answer settles"),
+    ("ρ", "rho", "the paper's alignment of H and s: near 1 or −1 by outcome where the trajectory settles"),
     ("ρ cross-fitted", "rho_cross_fitted", "H and s from different halves of the rollouts: too close to 0"),
     ("token H", "token_entropy", "mean entropy of the next token along the reasoning, nats"),
-    ("locked in", "lock_in_relative", "relative position from which the most frequent answer stays the same"),
+    (
+        "locked in",
+        "lock_in_relative",
+        "relative position from which the most likely answer, by the change-point estimate, stays the same",
+    ),
 )
 
 
@@ -163,7 +168,8 @@ def _numbers(data: ReportData) -> dict[str, Any]:
         **{key: Estimate.of_summary(data.summary, key) for key in keys},
         "rho": rho,
         "best": best
-        and {
+        and {"name": recommended_name(best)}
+        | {
             name: rho[f"{best}{end}"]
             for name, end in (("all", ""), ("correct", "_correct"), ("incorrect", "_incorrect"))
         },

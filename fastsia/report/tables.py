@@ -123,10 +123,26 @@ def _spell_column(frame: pd.DataFrame, column: str, bounds: set[str], digits: in
     return cells
 
 
+_KINDS = {
+    "pearson": "the paper's",
+    "cross fitted": "cross-fitted",
+    "decoupled": "decoupled",
+    "smoothed": "change-point",
+}
+"""The kinds of ρ by their keys, for reading."""
+
+
+def recommended_name(kind: str) -> str:
+    """The name of the ρ that a summary recommends, from its key there ("decoupled" or "smoothed")."""
+    return f"recommended ρ ({_KINDS[kind]})"
+
+
 def _spell_name(name: str) -> str:
     """A column's name for reading."""
     spelled = name.removeprefix("num_").removesuffix("_fraction").replace("_", " ").replace("rho", "ρ")
-    return spelled.replace("ρ pearson", "ρ, the paper's").replace("ρ cross fitted", "ρ, cross-fitted")
+    for key, kind in _KINDS.items():
+        spelled = spelled.replace(f"ρ {key}", f"ρ, {kind}")
+    return spelled
 
 
 def defined(value: Any) -> bool:

@@ -191,7 +191,7 @@ class Store:
         return int(self._one("SELECT count(*) FROM rollouts WHERE finish_reason = 'answer'")[0])
 
     def null_rates(self) -> dict[str, float | None]:
-        """Share of the rollouts without an answer, by each reading of an unclosed thinking block."""
+        """Share of the rollouts without an answer, in the strict and in the lenient reading."""
         rates = self._one(
             "SELECT avg(answer_strict IS NULL), avg(answer_lenient IS NULL) FROM rollouts "
             "WHERE finish_reason != 'error'"

@@ -84,19 +84,20 @@ class Reading:
 
         return group
 
-    def read(self, asked: DrawnProblem, vocabulary: Vocabulary) -> list[ScoredTrajectory]:
+    def read(self, of: DrawnProblem, vocabulary: Vocabulary) -> list[ScoredTrajectory]:
         """Read the answers of a problem's trajectories and of all their rollouts.
 
-        A rollout's text is prefix and continuation, or only the continuation if the prefix was shuffled.
+        A rollout's text is that of the trajectory's tokens before it and its own tokens, or only of its own where the
+        prefix was shuffled.
         """
-        return [self._read(number, drawn, asked, vocabulary) for number, drawn in asked.trajectories]
+        return [self._read(number, drawn, of, vocabulary) for number, drawn in of.trajectories]
 
-    def _read(self, number: int, drawn: Trajectory, asked: DrawnProblem, vocabulary: Vocabulary) -> ScoredTrajectory:
+    def _read(self, number: int, drawn: Trajectory, of: DrawnProblem, vocabulary: Vocabulary) -> ScoredTrajectory:
         text = vocabulary.decode(drawn.token_ids)
         if drawn.rollouts is None:
             return ScoredTrajectory(number, drawn, text, None, None, None, False)
         read = self._by_reader if self.is_own else self._by_rules
-        strict, lenient = read(drawn, text, asked, vocabulary)
+        strict, lenient = read(drawn, text, of, vocabulary)
         own = (strict.pop(), lenient.pop())
         chosen = 0 if self.config.answer_reading == "strict" else 1
         return ScoredTrajectory(
@@ -106,11 +107,11 @@ class Reading:
             answer=own[chosen],
             answer_strict=own[0],
             answer_lenient=own[1],
-            correct=own[chosen] == asked.problem.gold,
+            correct=own[chosen] == of.problem.gold,
             rollout_answers=((strict, lenient)[chosen], strict, lenient),
         )
 
-    def _by_reader(self, drawn: Trajectory, text: str, asked: DrawnProblem, vocabulary: Vocabulary) -> Readings:
+    def _by_reader(self, drawn: Trajectory, text: str, of: DrawnProblem, vocabulary: Vocabulary) -> Readings:
         """As `_by_rules`. Texts that the token limit ended have no answer in the strict reading."""
         rollouts = drawn.rollouts
         assert rollouts is not None
@@ -123,12 +124,12 @@ class Reading:
                 ids = np.concatenate([drawn.token_ids[: rollouts.checkpoint[r]], ids])
             whole = vocabulary.decode(ids)
             if whole not in known:
-                known[whole] = _spelled(read, whole, asked)
+                known[whole] = _spelled(read, whole, of)
             lenient.append(known[whole])
-        lenient.append(_spelled(read, text, asked))
+        lenient.append(_spelled(read, text, of))
         return [None if cut else answer for cut, answer in zip(_cut(drawn), lenient, strict=True)], lenient
 
-    def _by_rules(self, drawn: Trajectory, text: str, asked: DrawnProblem, vocabulary: Vocabulary) -> Readings:
+    def _by_rules(self, drawn: Trajectory, text: str, of: DrawnProblem, vocabulary: Vocabulary) -> Readings:
         """(strict, lenient) answers of the rollouts and, last, of the trajectory."""
         rollouts = drawn.rollouts
         assert rollouts is not None
@@ -144,8 +145,8 @@ class Reading:
                 lens,
                 tokens,
                 ends,
-                asked.answer_format,
-                options=asked.problem.choices,
+                of.answer_format,
+                options=of.problem.choices,
                 starts_in_think=in_think,
                 cut=ended,
                 **reading_options(self.config),
@@ -154,10 +155,8 @@ class Reading:
         if not self.config.shuffle_prefix:
             # The trajectory is one more sequence: all of it is prefix, nothing is drawn.
             lens = np.concatenate([rollouts.checkpoint, whole]).astype(np.int32)
-            return extract(lens, ids, np.append(offsets, offsets[-1]), asked.starts_in_think, cut)
-        spec = Spec.of(
-            asked.answer_format, asked.problem.choices, asked.starts_in_think, **reading_options(self.config)
-        )
+            return extract(lens, ids, np.append(offsets, offsets[-1]), of.starts_in_think, cut)
+        spec = Spec.of(of.answer_format, of.problem.choices, of.starts_in_think, **reading_options(self.config))
         inside = _rows_in_think(drawn, text, vocabulary, spec)
         strict: list[str | None] = []
         lenient: list[str | None] = []
@@ -168,7 +167,7 @@ class Reading:
                 one, other = extract(lens, ids[ends[0] : ends[-1]], ends - ends[0], bool(inside[begin]), cut[begin:end])
                 strict, lenient = strict + one, lenient + other
         nothing = np.zeros(0, dtype=np.int32)
-        one, other = extract(whole, nothing, np.zeros(2, dtype=np.int64), asked.starts_in_think, cut[-1:])
+        one, other = extract(whole, nothing, np.zeros(2, dtype=np.int64), of.starts_in_think, cut[-1:])
         return strict + one, lenient + other
 
 
@@ -229,9 +228,9 @@ def _regex_reader(pattern: str) -> AnswerReader:
     return read
 
 
-def _spelled(read: AnswerReader, text: str, asked: DrawnProblem) -> str | None:
+def _spelled(read: AnswerReader, text: str, of: DrawnProblem) -> str | None:
     """The answer that a reader finds, stripped. Values of the format are spelled as gold answers are."""
-    problem = asked.problem
+    problem = of.problem
     try:
         found = read(text)
     except Exception as error:
@@ -241,7 +240,7 @@ def _spelled(read: AnswerReader, text: str, asked: DrawnProblem) -> str | None:
     if found is not None and not is_text(found):
         raise FastsiaError(f"answer_reader must return a text or None, got {found!r:.60} for problem {problem.id!r}.")
     answer = (found or "").strip()
-    return canonical_gold(answer, asked.answer_format, problem.choices) or answer if answer else None
+    return canonical_gold(answer, of.answer_format, problem.choices) or answer if answer else None
 
 
 def _name_of(reader: AnswerReader) -> str:

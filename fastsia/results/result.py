@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from fastsia.report import ReportData, TrajectoryView
 
 FORCED = "forced.parquet"
-"""The file of a run's folder with the log-probabilities of its answers (`fastsia.forced`). If it is there, the results
-have a table `forced_answers` that compares them with the sampled answers."""
+"""The file of a run's folder with the log-probabilities of its answers (`fastsia.loglikelihood`). If it is there,
+the results have a table `forced_answers` that compares them with the sampled answers."""
 
 SHUFFLED = "shuffled"
 """The folder inside a run's folder with the same run with shuffled prefixes. If it is there, the results have a table

@@ -103,7 +103,7 @@ class PartRow(NamedTuple):
 
     Attributes:
         number: 0, 1, ... within the trajectory.
-        asked: the checksum of what was asked, see `asked`.
+        asked: the checksum of what was asked, see `asked_checksum`.
         num_ended: rollouts that ended.
         checksum: over the other fields.
     """
@@ -210,7 +210,7 @@ class Part:
     """What was drawn of one trajectory of an unfinished problem: since the part before, or all of it.
 
     Attributes:
-        asked: see `asked`.
+        asked: see `asked_checksum`.
         is_whole: it replaces the parts before.
     """
 
@@ -352,7 +352,7 @@ def check_version(path: Path, version: Any) -> None:
     """Refuse a database of an unknown schema version. A version that is no integer is damage, not another version."""
     if version not in range(1, SCHEMA_VERSION + 1):
         error = OtherVersionError if isinstance(version, int) else FastsiaError
-        raise error(f"{path} has schema version {version}, this fastsia reads and writes {SCHEMA_VERSION}.")
+        raise error(f"{path} has schema version {version}; this fastsia reads versions 1 to {SCHEMA_VERSION}.")
 
 
 def show_current_names(connection: sqlite3.Connection) -> None:
@@ -472,7 +472,8 @@ def pack_ids(token_ids: np.ndarray) -> bytes:
     """
     ids = np.ascontiguousarray(token_ids, dtype="<i4")
     if ids.size and (ids.min() < 0 or ids.max() >= 1 << 24):
-        raise FastsiaError(f"token id {int(ids.max())} cannot be stored: ids go from 0 to {(1 << 24) - 1}.")
+        wrong = ids[(ids < 0) | (ids >= 1 << 24)]
+        raise FastsiaError(f"token id {int(wrong[0])} cannot be stored: ids go from 0 to {(1 << 24) - 1}.")
     return ids.view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
 
 
@@ -521,7 +522,7 @@ def matched_tokens(
     return matched
 
 
-def asked(problem: Problem, prompt_ids: Sequence[int], seed: int) -> int:
+def asked_checksum(problem: Problem, prompt_ids: Sequence[int], seed: int) -> int:
     """The checksum of what a trajectory's draws depend on beside the run's settings."""
     return checksum([problem.id, problem.question, choices_text(problem), list(prompt_ids), seed])
 

@@ -184,7 +184,7 @@ class StoreWriter:
         Returns:
             Whether its gold answer is the stored one. The draws do not depend on it; see `reread`.
         """
-        *stored, gold, asked = self._connection.execute(
+        *stored, gold, before_prompt = self._connection.execute(
             "SELECT problem_id, question, choices, gold, prompt FROM problems WHERE position = ?", (position,)
         ).fetchone()
         now = (problem.id, problem.question, schema.choices_text(problem))
@@ -200,7 +200,7 @@ class StoreWriter:
         if before_ids is not None and not np.array_equal(schema.unpack_ids(before_ids[0]), np.array(prompt_ids)):
             raise FastsiaError(
                 f"{self.directory} holds a run with another prompt (first seen at problem {problem.id!r}): "
-                f"{_first_difference(asked, prompt)}; use another output folder."
+                f"{_first_difference(before_prompt, prompt)}; use another output folder."
             )
         return bool(gold == problem.gold)
 
@@ -334,7 +334,7 @@ class StoreWriter:
         """What was drawn of a trajectory of an unfinished problem.
 
         Args:
-            asked: see `schema.asked`.
+            asked: see `schema.asked_checksum`.
 
         Raises:
             FastsiaError: something else was asked.

@@ -111,7 +111,7 @@ class Halves:
         """float64 [T, 2 K]: H from one half against s from the other, each split in both directions."""
         return pearson(self.entropy, self.other_surprisal, self.offsets)
 
-    def smoothed(self, surprisal: np.ndarray) -> Halves:
+    def with_surprisal(self, surprisal: np.ndarray) -> Halves:
         """The same halves with the gold surprisal of another rule, float64 [G, 2 K]."""
         return replace(self, surprisal=np.where(self.count == 0, np.nan, surprisal))
 
@@ -193,7 +193,7 @@ def halve(table: RolloutTable, alpha: float, num_splits: int, seed: int) -> Halv
         filled = np.maximum(size, 1)
         entropy[begin:end] = np.where(size == 0, np.nan, np.maximum(log_count[filled] - sums / filled, 0.0))
     halves = Halves(entropy, entropy, gold, total, table.trajectory_offsets)
-    return halves.smoothed(gold_surprisal(gold, total, table.num_answers[owner][:, None], alpha))
+    return halves.with_surprisal(gold_surprisal(gold, total, table.num_answers[owner][:, None], alpha))
 
 
 def noise_rho(table: RolloutTable) -> np.ndarray:

@@ -127,7 +127,7 @@ def _undefined(scored: Scored) -> Iterator[Point]:
 
 
 def _withdrawn(scored: Scored) -> Iterator[Point]:
-    """Of 0.1.0: Spearman-Brown's factor on a mean correlation. It returned a tenth of what halving had cost."""
+    """Always null: it keeps the key rho.cross_fitted_corrected, which fastsia 0.1.0 wrote."""
     yield Point(Estimate(None))
 
 

@@ -132,7 +132,7 @@ class Scored:
 
     @cached_property
     def best(self) -> Band:
-        """The best estimate of H with its band: smoothed, with the decomposition where it applies."""
+        """The best estimate of H with its band: the change-point one, with the decomposition where it applies."""
         if isinstance(self.departures, str) or self.decomposition is None:
             low, high = (self.smoothed.entropy + sign * BAND * self.smoothed.entropy_sd for sign in (-1, 1))
             return Band(self.smoothed.entropy, np.maximum(low, 0.0), high)

@@ -1,4 +1,4 @@
-"""Answer distributions smoothed over a trajectory's checkpoints by Bayesian change points. Works for every table.
+"""Change-point estimates: answer distributions averaged over all cuts of a trajectory into stretches of one.
 
 Neighbouring checkpoints that share one distribution are one stretch. A new stretch begins at each checkpoint but the
 first with probability h; a stretch's distribution has a Dirichlet prior of `PRIOR_COUNT` draws an answer. All cuts into
@@ -25,7 +25,7 @@ HAZARDS = (0.02, 0.05, 0.1, 0.2, 0.4)
 """Probabilities of a new stretch at a checkpoint, of which a table takes one. Chosen by fastsia."""
 
 MOVES = 0.5
-"""A trajectory has a smoothed rho where the probability that it moves at all is above this. Chosen by fastsia."""
+"""A trajectory has a change-point rho where the probability that it moves at all is above this. Chosen by fastsia."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class Smoothed:
         return 1 - self.one_stretch[self.offsets[1:] - 1]
 
     def rho(self, rows: slice | np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        """float64 [T]: correlation of smoothed H and s over some checkpoints (see `alignment.Halves.at`), NaN where the
-        probability that the distribution moves among them is at most `MOVES`."""
+        """float64 [T]: correlation of the estimated H and s over some checkpoints (see `alignment.Halves.at`), NaN
+        where the probability that the distribution moves among them is at most `MOVES`."""
         found = pearson(self.entropy[rows], self.surprisal[rows], offsets)
         last = np.maximum(offsets[1:] - 1, 0)
         one = self.one_stretch[rows]
@@ -152,7 +152,7 @@ class Stretches:
 def smooth(
     table: RolloutTable, alpha: float, *, at: np.ndarray | None = None, of: np.ndarray | None = None
 ) -> Smoothed:
-    """Smooths every trajectory of a table.
+    """The change-point estimates of every trajectory of a table.
 
     Args:
         table: The rollouts.
@@ -191,13 +191,13 @@ class Band:
 
 
 def smooth_departures(table: RolloutTable, departures: Departures, use: np.ndarray, alpha: float, seed: int) -> Band:
-    """Smoothing and decomposition together: the D_m of the decomposition are smoothed over a trajectory's segments, and
+    """Change points and decomposition together: the change-point estimates of a trajectory's D_m, and
     p_m = q_m p_{m+1} + (1 - q_m) D_m. H has no closed form then; `NUM_DRAWS` draws from the posterior stand for it.
 
     Args:
         table: The rollouts.
         departures: Of the same table.
-        use: bool [T], the trajectories that are decomposed; the others are smoothed as by `smooth`.
+        use: bool [T], the trajectories that are decomposed; the others are estimated as by `smooth`.
         alpha: Additive smoothing of the surprisal, see `smooth`.
         seed: Of the draws.
     """

@@ -410,7 +410,10 @@ def test_a_redirect_is_not_followed(folder: str, monkeypatch: pytest.MonkeyPatch
         ({"base_url": "http://localhost/v1", "api_key_env": "NOT_SET_AT_ALL"}, "'NOT_SET_AT_ALL' is not set"),
         ({"base_url": "http://localhost/v1", "num_concurrent": 0}, "num_concurrent must be an integer >= 1"),
         ({"base_url": "http://localhost/v1", "timeout": 0}, "timeout must be a number of seconds > 0"),
-        ({"base_url": "http://localhost/v1", "dtype": "float32"}, "dtype does not apply to the openai backend"),
+        (
+            {"base_url": "http://localhost/v1", "dtype": "float32"},
+            "dtype applies to backend='native' or 'hf' or 'vllm' only, got backend='openai'",
+        ),
         ({"base_url": "http://127.0.0.1:9/v1"}, "the list of models: the server at http://127.0.0.1:9/v1 failed 3"),
     ],
 )
@@ -421,8 +424,10 @@ def test_what_cannot_work_is_said_at_once(folder: str, options: dict[str, Any], 
 
 
 def test_other_backends_take_no_server(folder: str) -> None:
-    with pytest.raises(FastsiaError, match="base_url does not apply to the native backend"):
+    with pytest.raises(FastsiaError, match="base_url applies to backend='openai' only, got backend='native'"):
         open_backend(folder, "native", {"base_url": "http://localhost/v1"})
+    with pytest.raises(FastsiaError, match="no backend has an option 'max_seqs'; did you mean 'max_num_seqs'"):
+        open_backend(folder, "native", {"max_seqs": 3})
     with pytest.raises(FastsiaError, match="openai backend needs a model's name or path, got tuple"):
         open_backend(shared_model(), "openai", {"base_url": "http://localhost/v1"})
 

@@ -150,7 +150,7 @@ def test_a_worker_that_hangs_is_given_up(
             os.kill(stopped[0], signal.SIGKILL)
     assert_equal(tables(tmp_path), whole)
     assert backend.describe()["num_lost_workers"] == 1, "of the last run"
-    assert any("no answer for 2 s" in text for text in backend.warnings)
+    assert any("no response for 2 s" in text for text in backend.warnings)
 
 
 def test_an_interrupted_driver_leaves_nothing_under_way(backend: RayBackend) -> None:
@@ -271,5 +271,7 @@ def test_mistakes_are_named() -> None:
             open_executor(executor, "demo:sft", **options)  # type: ignore[arg-type]
     with pytest.raises(FastsiaError, match="needs a model's name or path, got tuple"):
         open_executor("ray", shared_model())
-    with pytest.raises(FastsiaError, match="executor='ray' is not supported with backend='openai'"):
+    with pytest.raises(
+        FastsiaError, match="executor='ray' needs backend='native', 'hf' or 'vllm', got backend='openai'"
+    ):
         open_executor("ray", "demo:sft", "openai")

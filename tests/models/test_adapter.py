@@ -201,7 +201,7 @@ def test_names_that_are_no_adapter(base: Path, tmp_path: Path, monkeypatch: pyte
         load_model(base, device="cpu", peft="nobody/adapter")
     with pytest.raises(FastsiaError, match="peft does not apply to a model that is already loaded"):
         open_backend(load_model(base, device="cpu"), "native", {"peft": "x"})
-    with pytest.raises(FastsiaError, match="peft does not apply to the openai backend"):
+    with pytest.raises(FastsiaError, match="peft applies to backend='native' or 'hf' only, got backend='openai'"):
         open_backend(str(base), "openai", {"peft": "x", "base_url": "http://127.0.0.1:1"})
 
 

@@ -80,6 +80,7 @@ def test_rho_stands_beside_what_accuracy_alone_gives(tmp_path: Path, data: Repor
     correct, incorrect = (format_number(value, 2) for value in by_outcome)
     assert f"{correct} where they end correct, {incorrect} where not" in page
     assert "too close to 0 where it does" in " ".join(page.split())
+    assert "<h3>recommended ρ (change-point)</h3>" in page
     named = replace(data, summary={**data.summary, "model": "demo:base"})
     assert "<th>training stage</th><td>Base</td>" in write_report(tmp_path, named).read_text()
     assert "training stage" not in page
@@ -108,7 +109,7 @@ def test_comparison(tmp_path: Path, data: ReportData) -> None:
 def test_a_table_to_read_has_its_intervals_in_brackets() -> None:
     frame = pd.DataFrame(
         {
-            "quantity": ["rho_pearson", "rho_cross_fitted"],
+            "quantity": ["rho_pearson", "rho_smoothed"],
             "num_problems": [8.0, None],
             "rho": [0.5, None],
             "rho_low": [0.25, None],
@@ -124,7 +125,7 @@ def test_a_table_to_read_has_its_intervals_in_brackets() -> None:
     assert show_table("runs", pd.DataFrame({"x": [1.0, 0.5]})).rows == [("1.000",), ("0.500",)]
     assert table.rows == [
         ("ρ, the paper's", "8", "0.500 [0.250, −0.125]", "1.500 [1.000, 2.000]"),
-        ("ρ, cross-fitted", "–", "–", "2.500"),
+        ("ρ, change-point", "–", "–", "2.500"),
     ]
 
 

@@ -75,7 +75,7 @@ def sensitivity(scored: Scored) -> pd.DataFrame:
     ]
     rules.append(("none (0 counts as ½)", None, _floor))
     for name, alpha, rule in rules:
-        halves = scored.halves.smoothed(rule(scored.halves.gold_count.T, scored.halves.count.T).T)
+        halves = scored.halves.with_surprisal(rule(scored.halves.gold_count.T, scored.halves.count.T).T)
         surprisal = rule(points.gold_count, points.count)
         changed = replace(scored, points=points.with_surprisal(surprisal), halves=halves, origin=scored)
         rows.append(_row("smoothing", name, changed) | {"alpha": alpha})

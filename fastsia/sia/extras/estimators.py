@@ -1,4 +1,4 @@
-"""Better estimates of p from the same rollouts: by the decomposition along the trajectory and by smoothing."""
+"""Better estimates of p from the same rollouts: by the decomposition along the trajectory and by change points."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastsia.sia.scored import Scored
 from fastsia.sia.smoother import MOVES
 
 MIN_EFFECTIVE = 100
-"""Median effective rollouts a checkpoint from which on the decoupled rho is recommended, and the smoothed one below.
+"""Median effective rollouts a checkpoint from which on the decoupled rho is recommended; below, the change-point one.
 Halves of fewer are too noisy (docs/estimators.md)."""
 
 MOST_WITHHELD = 0.2

@@ -47,8 +47,8 @@ def largest_rise(table: RolloutTable, points: Checkpoints) -> np.ndarray:
 
 
 def misaligned(table: RolloutTable, smoothed: Smoothed) -> np.ndarray:
-    """bool [T]: smoothed H is lower and smoothed s higher at the last checkpoint than at the first, and the answer
-    distribution probably changes. By plug-in H and s noise alone misaligns up to 40 % of the trajectories."""
+    """bool [T]: by the change-point estimates H is lower and s higher at the last checkpoint than at the first, and the
+    answer distribution probably changes. By plug-in H and s noise alone misaligns up to 40 % of the trajectories."""
     more_certain = smoothed.entropy[table.last] < smoothed.entropy[table.first]
     further_off = smoothed.surprisal[table.last] > smoothed.surprisal[table.first]
     return more_certain & further_off & (smoothed.moves > MOVES)
