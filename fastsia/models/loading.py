@@ -172,10 +172,7 @@ def load_model(
     if facts is not None:
         gguf.forget_file(loaded, facts)
         loaded.config._name_or_path = ref.source
-    reason: str | None = None
-    chosen = loaded.dtype
-    if chooses:
-        chosen, reason = _default_dtype(loaded)
+    chosen, why = _default_dtype(loaded) if chooses else (loaded.dtype, "")
     loaded = loaded.to(target, chosen)
     tokenizer = _load_tokenizer(ref.repository, common)
     if peft is not None:
@@ -184,7 +181,7 @@ def load_model(
     loaded._fastsia_origin = Origin(
         peft=None if peft is None else os.fspath(peft),
         quantization=None if facts is None else f"gguf {facts.quantization}",
-        dtype_reason=reason,
+        dtype_reason=why or None,
         notes=tuple(notes),
     )
     return loaded.eval(), tokenizer

@@ -31,6 +31,10 @@ def _works(dtype: torch.dtype) -> bool:
         return False
 
 
+def _cost(sizes: tuple[int, ...]) -> int:
+    return sum(sizes) + _OVERHEAD * len(sizes)
+
+
 @cache
 def cover(rows: int, sizes: tuple[int, ...] = SIZES) -> tuple[int, ...]:
     """The cheapest sizes, largest first, whose sum is at least `rows`."""
@@ -38,7 +42,7 @@ def cover(rows: int, sizes: tuple[int, ...] = SIZES) -> tuple[int, ...]:
     if rows > 2 * largest:
         return (largest, *cover(rows - largest, sizes))
     candidates: list[tuple[int, ...]] = [(size, *(cover(rows - size, sizes) if rows > size else ())) for size in sizes]
-    return tuple(sorted(min(candidates, key=lambda parts: sum(parts) + _OVERHEAD * len(parts)), reverse=True))
+    return tuple(sorted(min(candidates, key=_cost), reverse=True))
 
 
 def pack(weight: Tensor) -> Tensor:
