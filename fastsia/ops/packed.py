@@ -41,8 +41,9 @@ def cover(rows: int, sizes: tuple[int, ...] = SIZES) -> tuple[int, ...]:
     largest = max(sizes)
     if rows > 2 * largest:
         return (largest, *cover(rows - largest, sizes))
-    candidates: list[tuple[int, ...]] = [(size, *(cover(rows - size, sizes) if rows > size else ())) for size in sizes]
-    return tuple(sorted(min(candidates, key=_cost), reverse=True))
+    candidates = [(size, *(cover(rows - size, sizes) if rows > size else ())) for size in sizes]
+    cheapest: tuple[int, ...] = min(candidates, key=_cost)
+    return tuple(sorted(cheapest, reverse=True))
 
 
 def pack(weight: Tensor) -> Tensor:
