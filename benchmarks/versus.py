@@ -1,19 +1,25 @@
-"""fastsia against transformers' `generate` (--peer hf) or vLLM (--peer vllm), on the same trajectories and one machine.
+"""fastsia against other ways to do the same work: the same trajectories, one process or one server each, one machine.
 
-The engine draws the trajectories once, which also warms it up; the peer rolls out every checkpoint of them. The answers
-of both are compared at every checkpoint by a permutation test, and the exit code is 1 where they disagree. Prints a
-table with median seconds, and one JSON line.
+The engine draws the trajectories once, which also warms it up; every peer rolls out every checkpoint of them. Runs take
+turns. The answers of each peer are compared with the engine's at every checkpoint by a permutation test, and the exit
+code is 1 where they disagree. Prints a table with median seconds, and one JSON line.
 
     python -m benchmarks.versus --problems 64 --temperature 0.7 --top_p 0.95
-    python -m benchmarks.versus --peer vllm --threads_bind nobind
+    python -m benchmarks.versus --model PATH --task svamp --data_dir DIR --problems 4 --num_rollouts 10 --stride 40 \\
+        --max_tokens 200 --peers hf:float32 hf:bfloat16 vllm:bfloat16 fastsia:bfloat16 unshared
 
-fastsia is timed as a whole `evaluate` on a loaded engine: trajectories, rollouts, answers, database, statistics. So is
-`generate`, which draws trajectories of its own as well, so that it pays for them. Of vLLM only `LLM.generate` is timed,
-on a loaded and warmed-up engine (docs/benchmarks.md has its settings).
+A peer is NAME or NAME:DTYPE, by default in --dtype. `hf` is transformers' `generate`, one call per checkpoint; `vllm`
+needs an environment (docs/benchmarks.md); `openai` is a server of the completions protocol at --base_url, such as
+llama.cpp's, whose dtype is its own; `fastsia` is the engine in another dtype, `unshared` the engine with share="none".
+Ratios are to the first peer.
 
---repeats is of fastsia, --peer_repeats of the peer. --threads is of each of the two. --block_size, --kv_gib,
+The engine is timed as a whole `evaluate`, loaded: trajectories, rollouts, answers, database, statistics. So are `hf`
+and `openai`, which draw trajectories of their own as well, so that they pay for them. Of vLLM only `LLM.generate` is
+timed, on a loaded and warmed-up engine.
+
+--repeats is of the engine, --peer_repeats of each peer. --threads is of each of them. --block_size, --kv_gib,
 --max_num_seqs and --enforce_eager are vLLM's; --threads_bind is its VLLM_CPU_OMP_THREADS_BIND, by default one core per
-thread ("auto" leaves a core to its scheduler, "nobind" the threads to the operating system).
+thread.
 """
 
 from __future__ import annotations
@@ -24,8 +30,8 @@ import signal
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import replace
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -37,22 +43,41 @@ from benchmarks.agreement import LEVEL, disagreement
 from benchmarks.frame import WORK, emit, parse, show
 from benchmarks.vllm_process import VLLM, vllm_python
 from fastsia import Engine, FastsiaError, Request, SIAResult, evaluate
+from fastsia.backends import open_backend
+from fastsia.backends.base import Backend
 from fastsia.backends.continuations import DrawnSequence, PendingRequest
-from fastsia.backends.hf_generate import HFGenerateBackend
 from fastsia.backends.native import NativeBackend
 from fastsia.engine.sequence import FinishReason, Trajectory
 from fastsia.models.resolve import resolve_model
 
 SETTINGS = ("temperature", "top_p", "stride", "num_rollouts", "max_tokens", "share", "seed")
-COMMON = {"peer": ("hf", "vllm"), "model": "demo:sft", "task": "demo", "data_dir": str, "problems": 64}
+COMMON = {"peers": ["hf"], "model": "demo:sft", "task": "demo", "data_dir": str, "problems": 64, "base_url": str}
 MACHINE = {"device": str, "dtype": "float32", "threads": torch.get_num_threads(), "repeats": 3, "peer_repeats": 1}
-OF_VLLM = {"max_num_seqs": 512, "block_size": 32, "kv_gib": 2, "threads_bind": str}
-OPTIONS = COMMON | MACHINE | OF_VLLM | {"enforce_eager": False}
-NAMES = {"hf": "generate", "vllm": "vLLM"}
+OF_VLLM = {"max_num_seqs": 512, "block_size": 32, "kv_gib": 2, "threads_bind": str, "enforce_eager": False}
+PEERS = ("hf", "vllm", "openai", "fastsia", "unshared")
 
 # Seconds, rollout tokens, computed tokens (None where unknown), and the result of one run.
 Timed = tuple[float, int, int | None, SIAResult]
-Peer = tuple[Callable[[], Timed], Callable[[], AbstractContextManager[None]], dict[str, Any]]
+
+
+@dataclass
+class Peer:
+    """Another way to do the work.
+
+    Attributes:
+        name, dtype: as asked.
+        run: does the whole work once.
+        halted: stops its processes while others are timed.
+        check: a run whose rollouts start from the recorded trajectories; None if `run` is one.
+        facts: further entries of its row.
+    """
+
+    name: str
+    dtype: str
+    run: Callable[[], Timed]
+    halted: Callable[[], AbstractContextManager[None]] = nullcontext
+    check: Callable[[], Timed] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 class Recording(NativeBackend):
@@ -62,12 +87,14 @@ class Recording(NativeBackend):
         drawn: trajectories to return instead: another engine's rollouts are read and scored like our own.
     """
 
+    can_be_watched = False
+
     def __init__(self, engine: Engine, drawn: dict[Any, Trajectory] | None = None) -> None:
         super().__init__(engine)
         self.requests: dict[Any, Request] = {}
         self.drawn = drawn or {}
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Trajectory]:
+    def generate(self, requests: Iterable[Request], watch: Any = None) -> Iterator[Trajectory]:
         self.requests = {request.key: request for request in requests}
         self.drawn = self.drawn or {one.key: one for one in super().generate(self.requests.values())}
         yield from (self.drawn[key] for key in self.requests)
@@ -81,22 +108,26 @@ class Recording(NativeBackend):
         return {key: PendingRequest(self.given(key), self.eos_token_ids, self.vocabulary) for key in sorted(self.drawn)}
 
 
-class NaiveOnGiven(HFGenerateBackend):
-    """Draws a trajectory per request and discards it, then rolls out the given one."""
+class OnGiven:
+    """A backend that draws a trajectory per request and discards it, then rolls out the recorded one."""
 
-    def __init__(self, recording: Recording) -> None:
-        super().__init__(recording.model, recording.tokenizer)
-        self._recording = recording
+    can_be_watched = False
+
+    def __init__(self, backend: Backend, recording: Recording) -> None:
+        self._backend, self._recording = backend, recording
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Trajectory]:
-        for request in requests:
-            (own,) = super().generate([replace(request, num_rollouts=0)])
-            (trajectory,) = super().generate([self._recording.given(request.key)])
-            yield replace(trajectory, finish_reason=own.finish_reason)
+        asked = list(requests)
+        own = {one.key: one for one in self._backend.generate(replace(request, num_rollouts=0) for request in asked)}
+        for one in self._backend.generate(self._recording.given(request.key) for request in asked):
+            yield replace(one, finish_reason=own[one.key].finish_reason)
 
 
 def main() -> int:
-    options = parse(__doc__, *SETTINGS, **OPTIONS)
+    options = parse(__doc__, *SETTINGS, **COMMON, **MACHINE, **OF_VLLM)
     # Without this, a terminated run would leave vLLM's processes behind, possibly halted.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -108,57 +139,80 @@ def main() -> int:
 
 def compare(options: argparse.Namespace) -> int:
     torch.set_num_threads(options.threads)
+    asked = [(name, dtype or options.dtype) for name, _, dtype in (peer.partition(":") for peer in options.peers)]
+    for name, _ in asked:
+        if name not in PEERS:
+            raise FastsiaError(f"--peers must be of {', '.join(PEERS)}, got {name!r}.")
     settings = {name: getattr(options, name) for name in (*SETTINGS, "data_dir")}
-    engine = Engine.from_pretrained(options.model, device=options.device, dtype=options.dtype)
+    engine = load(options, options.dtype)
     recording = Recording(engine)
 
     def run(model: Any, **changes: Any) -> Timed:
-        result = evaluate(model, options.task, limit=options.problems, **settings, **changes)
+        result = evaluate(model, options.task, limit=options.problems, **settings | changes)
         summary = result.summary
         return summary["seconds"], summary["generated_tokens"], summary["row_steps"], result
 
     ours = run(recording)[-1]
-    name = NAMES[options.peer]
-    times: dict[str, list[Timed]] = {name: [], "fastsia, every rollout to its end": [], "fastsia": []}
-    with open_peer(recording, run, options) as (run_peer, halted, facts):
-        for i in range(max(options.repeats, options.peer_repeats)):
-            if i < options.repeats:
-                with halted():
-                    times["fastsia"].append(run(engine))
-                    times["fastsia, every rollout to its end"].append(run(engine, stop_at_answer=False))
-            if i < options.peer_repeats:
-                times[name].append(run_peer())
+    times: dict[str, list[Timed]] = {}
+    agreements: dict[str, dict[str, Any]] = {}
+    with ExitStack() as stack:
+        peers = [stack.enter_context(open_peer(name, dtype, recording, run, options)) for name, dtype in asked]
 
-    found = disagreement(answer_counts(ours, times[name][0][-1]), options.seed)
-    agrees = found["p_value"] > LEVEL
-    slowest = statistics.median(seconds for seconds, *_ in times[name])
-    rows = [row_of(which, runs, slowest) for which, runs in times.items()]
+        def timed(peer: Peer | None, work: Callable[[], Timed]) -> Timed:
+            with ExitStack() as halting:
+                for other in peers:
+                    if other is not peer:
+                        halting.enter_context(other.halted())
+                return work()
+
+        for i in range(max(options.repeats, options.peer_repeats)):
+            for peer in peers:
+                if i < options.peer_repeats:
+                    times.setdefault(f"{peer.name} {peer.dtype}", []).append(timed(peer, peer.run))
+            if i < options.repeats:
+                for name, stops in (("", True), (", every rollout to its end", False)):
+                    one = timed(None, lambda stops=stops: run(engine, stop_at_answer=stops))
+                    times.setdefault(f"fastsia {options.dtype}{name}", []).append(one)
+        for peer in peers:
+            which = f"{peer.name} {peer.dtype}"
+            theirs = times[which][0] if peer.check is None else timed(peer, peer.check)
+            found = disagreement(answer_counts(ours, theirs[-1]), options.seed)
+            agreements[which] = found | {"level": LEVEL, "agrees": found["p_value"] > LEVEL}
+
+    first = statistics.median(seconds for seconds, *_ in next(iter(times.values())))
+    facts = {f"{peer.name} {peer.dtype}": peer.facts for peer in peers}
+    rows = [row_of(which, runs, first) | facts.get(which, {}) for which, runs in times.items()]
     machine = engine.describe()
+    hidden = ("all_seconds", "vllm_settings")
     show(
-        [{name: value for name, value in row.items() if name != "all_seconds"} for row in rows],
+        [{name: value for name, value in row.items() if name not in hidden} for row in rows],
         {"seconds": ".2f", "tokens_per_s": ",.0f", "mean_entropy": ".4f", "ratio": ".1f", "merged": ".2f"},
         title=f"{options.model} on {options.task}: {len(recording.drawn)} trajectories, N = {options.num_rollouts}, "
-        f"temperature {options.temperature}, top-p {options.top_p}, {machine['device']} {machine['dtype']}, "
-        f"{options.threads} threads",
+        f"temperature {options.temperature}, top-p {options.top_p}, {machine['device']}, {options.threads} threads",
     )
-    print(
-        f"Answers {'agree' if agrees else 'DISAGREE'}: permutation test over all checkpoints, p = "
-        f"{found['p_value']:.4f} (level {LEVEL}); mean total variation {found['mean_tv']:.4f}, "
-        f"{found['mean_tv_expected']:.4f} expected of two samples of one distribution."
-    )
-    asked = {name: value for name, value in vars(options).items() if name not in ("data_dir", "device", "dtype")}
-    row = {"benchmark": f"versus_{options.peer}", **asked, "stride": ours.summary["config"]["stride"]}
+    for which, found in agreements.items():
+        print(
+            f"{which}: answers {'agree' if found['agrees'] else 'DISAGREE'}: permutation test over all checkpoints, "
+            f"p = {found['p_value']:.4f} (level {LEVEL}); mean total variation {found['mean_tv']:.4f}, "
+            f"{found['mean_tv_expected']:.4f} expected of two samples of one distribution."
+        )
+    kept = {name: value for name, value in vars(options).items() if name not in ("data_dir", "device", "dtype")}
+    row = {"benchmark": "versus", **kept, "stride": ours.summary["config"]["stride"]}
     row |= {"fingerprint": recording.fingerprint(), "machine": machine, "rows": rows}
-    emit(row | {"agreement": found | {"level": LEVEL, "agrees": agrees}, **facts})
-    return 0 if agrees else 1
+    emit(row | {"agreement": agreements})
+    return 0 if all(found["agrees"] for found in agreements.values()) else 1
 
 
-def row_of(name: str, runs: list[Timed], slowest: float) -> dict[str, Any]:
+def load(options: argparse.Namespace, dtype: str) -> Engine:
+    return Engine.from_pretrained(options.model, device=options.device, dtype=dtype, num_threads=options.threads)
+
+
+def row_of(name: str, runs: list[Timed], first: float) -> dict[str, Any]:
     _, tokens, computed, result = runs[0]
     seconds = statistics.median(seconds for seconds, *_ in runs)
     return {
         "name": name,
-        "timed": "rollouts" if name == NAMES["vllm"] else "the whole evaluation",
+        "timed": "rollouts" if name.startswith("vllm") else "the whole evaluation",
         "seconds": round(seconds, 4),
         "all_seconds": [round(seconds, 4) for seconds, *_ in runs],
         "rollout_tokens": tokens,
@@ -166,7 +220,7 @@ def row_of(name: str, runs: list[Timed], slowest: float) -> dict[str, Any]:
         "merged": computed and round(tokens / computed, 3),
         "tokens_per_s": round(tokens / seconds, 1),
         "mean_entropy": float(result.checkpoints["entropy"].mean()),
-        "ratio": round(slowest / seconds, 2),
+        "ratio": round(first / seconds, 2),
     }
 
 
@@ -183,10 +237,30 @@ def answer_counts(one: SIAResult, other: SIAResult) -> list[np.ndarray]:
 
 
 @contextmanager
-def open_peer(recording: Recording, run: Callable[..., Timed], options: argparse.Namespace) -> Iterator[Peer]:
-    if options.peer == "hf":
-        yield lambda: run(NaiveOnGiven(recording), backend="hf"), nullcontext, {}
+def open_peer(
+    name: str, dtype: str, recording: Recording, run: Callable[..., Timed], options: argparse.Namespace
+) -> Iterator[Peer]:
+    if name == "vllm":
+        with open_vllm(dtype, recording, run, options) as peer:
+            yield peer
         return
+    if name == "openai":
+        server: Any = OnGiven(open_backend(options.model, "openai", {"base_url": options.base_url}), recording)
+        yield Peer(name, "server", lambda: run(server))
+        return
+    engine = recording.engine if dtype == options.dtype else load(options, dtype)
+    backend: Any = OnGiven(open_backend(engine, "hf" if name == "hf" else "native"), recording)
+    if name == "hf":
+        yield Peer(name, dtype, lambda: run(backend))
+        return
+    changes = {"share": "none"} if name == "unshared" else {}
+    yield Peer(name, dtype, lambda: run(engine, **changes), check=lambda: run(backend, **changes))
+
+
+@contextmanager
+def open_vllm(
+    dtype: str, recording: Recording, run: Callable[..., Timed], options: argparse.Namespace
+) -> Iterator[Peer]:
     if vllm_python() is None:
         raise FastsiaError("no environment with vLLM: run `make bench-vllm`, or name one in FASTSIA_VLLM.")
 
@@ -195,22 +269,25 @@ def open_peer(recording: Recording, run: Callable[..., Timed], options: argparse
         scored = run(Recording(recording.engine, with_rollouts(recording, result)))[-1]
         return result["seconds"], sum(map(len, result["token_ids"])), None, scored
 
-    with closing(start(recording, options)) as vllm:
-        settings = engine_settings(options) | process_settings(options) | {"versions": vllm.versions}
-        yield run_peer, vllm.halted, {"vllm_settings": settings}
+    vllm = start(recording, dtype, options)
+    try:
+        settings = engine_settings(dtype, options) | process_settings(options) | {"versions": vllm.versions}
+        yield Peer("vllm", dtype, run_peer, vllm.halted, facts={"vllm_settings": settings})
+    finally:
+        vllm.close()
 
 
 # --- vLLM ------------------------------------------------------------------------------------------------------------
 
 
-def start(recording: Recording, options: argparse.Namespace) -> VLLM:
+def start(recording: Recording, dtype: str, options: argparse.Namespace) -> VLLM:
     """Start vLLM on the prompts of every checkpoint, in order of trajectories."""
     stops = {request.sampling.stop for request in recording.requests.values()}
     if len(stops) > 1:
         raise FastsiaError("the problems have different stop texts; the comparison needs the same for all.")
     prompts = [start.prefix for pending in recording.pending().values() for start in pending.starts()]
     work = {name: getattr(options, name) for name in ("num_rollouts", "temperature", "top_p", "max_tokens")}
-    work |= {"model": resolve_model(options.model).source, "engine": engine_settings(options)}
+    work |= {"model": resolve_model(options.model).source, "engine": engine_settings(dtype, options)}
     work |= {"stop": list(stops.pop()), "eos_token_ids": list(recording.eos_token_ids)}
     work |= {"prompts": prompts, "num_warmup": min(8, len(prompts))}
     python = vllm_python()
@@ -219,10 +296,10 @@ def start(recording: Recording, options: argparse.Namespace) -> VLLM:
     return VLLM(python, work, process_settings(options), log=WORK / "vllm.log")
 
 
-def engine_settings(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("dtype", "seed", "max_num_seqs", "block_size", "enforce_eager")
+def engine_settings(dtype: str, options: argparse.Namespace) -> dict[str, Any]:
+    names = ("seed", "max_num_seqs", "block_size", "enforce_eager")
     given = {name: getattr(options, name) for name in names}
-    return given | {"enable_prefix_caching": True, "generation_config": "vllm"}
+    return given | {"dtype": dtype, "enable_prefix_caching": True, "generation_config": "vllm"}
 
 
 def process_settings(options: argparse.Namespace) -> dict[str, str]:
