@@ -143,11 +143,13 @@ audit: $(STAMP) ## list advisories about the dependencies and check their licenc
 
 ##@ Benchmarks
 
-bench: $(STAMP) ## compare with transformers' generate
-	$(BENCH).versus
+VERSUS = $(BENCH).versus $(MODEL:%=--model %) $(TASK:%=--task %) $(PROBLEMS:%=--problems %) $(DATA_DIR:%=--data_dir %)
+
+bench: $(STAMP) ## compare with transformers' generate (MODEL=, TASK=, PROBLEMS=, DATA_DIR=, PEERS=, ARGS=)
+	$(VERSUS) $(if $(PEERS),--peers $(PEERS)) $(ARGS)
 
 bench-vllm: $(VLLM)/.fastsia-installed ## compare with vLLM on the CPU
-	FASTSIA_VLLM=$(abspath $(VLLM)) $(BENCH).versus --peer vllm --peer_repeats 3
+	FASTSIA_VLLM=$(abspath $(VLLM)) $(VERSUS) --peers $(or $(PEERS),vllm) --peer_repeats 3 $(ARGS)
 
 bench-gpu: $(STAMP) ## run the missing rows of the GPU suite (MODEL=, PEER=, DEVICE=cpu, OUTPUT=, BUDGET_S=)
 	$(BENCH).gpu $(MODEL:%=--model %) $(PEER:%=--peer %) $(DEVICE:%=--device %) \

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastsia import processor
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 _PACKAGES = ("torch", "triton", "transformers", "flashinfer-python", "vllm", "numpy")
 
@@ -32,7 +34,8 @@ def provenance() -> dict[str, Any]:
     return {
         "commit": _git("rev-parse", "--short=12", "HEAD"),
         "modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "cpu": _cpu_name(),
+        "cpu": processor.name(),
+        "cpu_flags": processor.flags(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cuda": torch.version.cuda,
@@ -81,11 +84,3 @@ def _git(*arguments: str) -> str | None:
         done = subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True)
         return done.stdout.strip()
     return None
-
-
-def _cpu_name() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

@@ -33,6 +33,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,8 @@ def compare(options: argparse.Namespace) -> int:
         if name not in PEERS:
             raise FastsiaError(f"--peers must be of {', '.join(PEERS)}, got {name!r}.")
     settings = {name: getattr(options, name) for name in (*SETTINGS, "data_dir")}
+    named = Path(os.environ.get("FASTSIA_MODELS", "")) / options.model
+    options.model = str(named) if named.is_dir() else options.model
     engine = load(options, options.dtype)
     recording = Recording(engine)
 

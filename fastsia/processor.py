@@ -28,6 +28,11 @@ def _cpuinfo() -> tuple[str, frozenset[str]]:
     return name[1].strip() if name else fallback, frozenset(flags[1].split() if flags else ())
 
 
+def name() -> str:
+    """The processor's name as the operating system says it."""
+    return _cpuinfo()[0]
+
+
 def flags() -> list[str]:
     """The processor's instruction sets that matter for products, as Linux names them; empty where it does not say."""
     return [flag for flag in _FLAGS if flag in _cpuinfo()[1]]
@@ -50,7 +55,7 @@ def describe() -> dict[str, Any]:
             found[name] = match[1]
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA")
     return {
-        "name": _cpuinfo()[0],
+        "name": name(),
         "flags": flags(),
         **({"max_cpu_isa": limit} if limit else {}),
         "threads": torch.get_num_threads(),
