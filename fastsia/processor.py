@@ -50,9 +50,9 @@ def describe() -> dict[str, Any]:
 
     found: dict[str, Any] = {"torch": str(torch.__version__)}
     patterns = {"onednn": r"(?:MKL-DNN|oneDNN) v([\d.]+)", "mkl": r"Math Kernel Library Version (\S+)"}
-    for name, pattern in patterns.items():
+    for library, pattern in patterns.items():
         if (match := re.search(pattern, torch.__config__.show())) is not None:
-            found[name] = match[1]
+            found[library] = match[1]
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA")
     return {
         "name": name(),
