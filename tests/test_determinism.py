@@ -6,8 +6,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 import fastsia
+from fastsia.ops import packed
 from tests.tiny import PROBLEMS, tiny_model
 
 SETTINGS: dict[str, Any] = {
@@ -29,13 +31,17 @@ WAYS: dict[str, dict[str, Any]] = {
     "nothing shared": {"share": "none"},
     "reference kernels": {"kernels": "reference"},
 }
+# These compute with other code: log-probabilities agree within 1e-4, and draws in float32.
+OTHER_CODE = ("small blocks", "reference kernels")
 KEYS = ["problem_id", "trajectory", "checkpoint", "rollout"]
 EXACT = [*KEYS, "answer", "finish_reason", "num_tokens", "matched_tokens", "seed"]
 
 
 def run(problems: list[fastsia.Problem], **changes: Any) -> fastsia.SIAResult:
     engine = {name: changes.pop(name) for name in list(changes) if name not in ("share", "config")}
-    return fastsia.evaluate(fastsia.Engine(*tiny_model(), **engine), problems, **(SETTINGS | changes))
+    model, tokenizer = tiny_model()
+    model.to(getattr(torch, engine.pop("dtype", "float32")))
+    return fastsia.evaluate(fastsia.Engine(model, tokenizer, **engine), problems, **(SETTINGS | changes))
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +49,19 @@ def usual() -> fastsia.SIAResult:
     return run(PROBLEMS[:6])
 
 
+@pytest.fixture(scope="module")
+def usual_in_bfloat16() -> fastsia.SIAResult:
+    return run(PROBLEMS[:6], dtype="bfloat16")
+
+
 def assert_same(found: fastsia.SIAResult, usual: fastsia.SIAResult) -> None:
-    """Token ids, answers, counts and answer entropies are equal; log-probabilities agree within 1e-4."""
+    """Token ids, answers, counts and answer entropies are equal; log-probabilities too where both are exact."""
     mine, other = (result.rollouts.sort_values(KEYS).reset_index(drop=True) for result in (found, usual))
     pd.testing.assert_frame_equal(mine[EXACT], other[EXACT])
     assert [ids.tolist() for ids in mine["token_ids"]] == [ids.tolist() for ids in other["token_ids"]]
-    pd.testing.assert_series_equal(mine["logprob"], other["logprob"], atol=1e-4, rtol=0)
+    machines = [result.summary["machine"] for result in (found, usual)]
+    is_exact = all((m["products"], m["block_size"]) == ("exact", machines[0]["block_size"]) for m in machines)
+    pd.testing.assert_series_equal(mine["logprob"], other["logprob"], atol=0 if is_exact else 1e-4, rtol=0)
     ordered = [result.checkpoints.sort_values(KEYS[:3]).reset_index(drop=True) for result in (found, usual)]
     for column in ("entropy", "gold_surprisal", "null_rate", "mode"):
         assert ordered[0][column].tolist() == ordered[1][column].tolist(), column
@@ -57,6 +70,14 @@ def assert_same(found: fastsia.SIAResult, usual: fastsia.SIAResult) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_how_it_is_computed_changes_no_rollout(way: str, usual: fastsia.SIAResult) -> None:
     assert_same(run(PROBLEMS[:6], **WAYS[way]), usual)
+
+
+@pytest.mark.skipif(not packed.is_available(torch.bfloat16), reason="this torch packs no bfloat16 weights")
+@pytest.mark.parametrize("way", [way for way in WAYS if way not in OTHER_CODE])
+def test_how_it_is_computed_changes_no_rollout_in_bfloat16(way: str, usual_in_bfloat16: fastsia.SIAResult) -> None:
+    if usual_in_bfloat16.summary["machine"]["products"] != "exact":
+        pytest.skip("the C++ core is not built")
+    assert_same(run(PROBLEMS[:6], dtype="bfloat16", **WAYS[way]), usual_in_bfloat16)
 
 
 def test_the_order_of_problems_changes_no_rollout(usual: fastsia.SIAResult) -> None:
