@@ -581,12 +581,12 @@ def test_a_full_disk_is_said_and_what_was_stored_stays(tmp_path: Path, vocabular
             writer.add(finished(position, num_rollouts=20))
 
     with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
-        refused = pytest.raises(FastsiaError, match=r"cannot be written .*finished before are kept")
+        refused = pytest.raises(FastsiaError, match=r"cannot be written .*finished before is kept")
         with files_up_to(200_000), refused as failure:
             fill(writer)
     written = len(writer.done)
     assert written > 3
-    assert f"the {written} problems" in str(failure.value)
+    assert f"finished before is kept ({written} problems)" in str(failure.value)
     with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
         assert writer.notes == []
         assert writer.done == set(range(written))
