@@ -50,7 +50,8 @@ class Departures:
         log_stay: float64 [G], ln q: of the trajectory's tokens from this checkpoint to the next. 0 at the last
             checkpoint, and from where on the trajectory's answer is settled.
         segment: int64 [R], row of the segment in which the rollout departs; the last row where it does not before it.
-        visible: int64 [R], row of the first checkpoint whose token limit let the rollout end where it ended.
+        visible: int64 [R], row of the first checkpoint whose token limit let the rollout end where it ended; that after
+            its own row where its own limit cut it.
         num_cut: int64 [T], rollouts whose answer another limit might have changed: under `rollout_budget="new"` those
             that were cut. Under "total" all have the same limit.
     """
@@ -192,8 +193,8 @@ def estimate_block(
 
     Under `rollout_budget="new"` rollouts of a later checkpoint t' ran to a later limit than t's, and those of an
     earlier one to an earlier limit. A rollout that ended between the limits of two checkpoints is therefore counted at
-    the checkpoints whose limit it kept, as a share of those rollouts that could have ended there; the rest of D_m are
-    cut rollouts. This keeps D_m unbiased for each t.
+    the checkpoints whose limit it kept, as a share of those that had not ended before and could have ended there
+    (Kaplan and Meier's product over the limits); the rest of D_m are cut rollouts.
 
     Args:
         member: bool [width, S], which slots are in each set.
@@ -216,7 +217,7 @@ def estimate_block(
         q = stay[rows][:, None, None]
         out[rows] = np.where(number[rows][:, None] > 0, q * out[rows + 1] + (1 - q) * share[rows], out[rows + 1])
     if len(here):
-        _add_late(out, table, local, departures, block, member, trunk, here, of)
+        _add_late(out, table, local, departures, block, member, trunk, here, of, number, share.sum(axis=1))
         out[:, 0] += np.maximum(1 - out.sum(axis=1), 0)
     return out
 
@@ -231,18 +232,25 @@ def _add_late(
     trunk: _Trunk,
     late: np.ndarray,
     of: np.ndarray,
+    number: np.ndarray,
+    ended: np.ndarray,
 ) -> None:
-    """Adds the rollouts `late` (int64, rows of the table) to the checkpoints whose limit they kept."""
-    begin = block.rows.start
+    """Adds the rollouts `late` (int64, rows of the table) to the checkpoints whose limit they kept.
+
+    Args:
+        number: float64 [M, S], departures of each set in each segment.
+        ended: float64 [M, S], the share of them that kept every limit.
+    """
+    begin, slots = block.rows.start, table.slots()
     row = table.checkpoint_of_rollout
     segment, visible = departures.segment[late] - begin, departures.visible[late] - begin
-    kept = visible <= segment
+    kept = departures.visible[late] <= row[late]  # the others were cut, and end nowhere
     late, segment, visible = late[kept], segment[kept], visible[kept]
     if not len(late):
         return
-    # How many rollouts of each set departed in a segment and were drawn at row `visible` or later.
-    pairs, which = np.unique(segment * (len(trunk.first) + 1) + visible, return_inverse=True)
-    of_segment, from_row = pairs // (len(trunk.first) + 1), pairs % (len(trunk.first) + 1)
+    rows = len(trunk.first)
+    pairs, which = np.unique(segment * rows + visible, return_inverse=True)
+    of_segment, limit_of = pairs // rows, pairs % rows
     mine = np.flatnonzero(of[block.rollouts]) + block.rollouts.start
     order = np.argsort(departures.segment[mine], kind="stable")
     ordered = departures.segment[mine][order] - begin
@@ -250,24 +258,32 @@ def _add_late(
     width = high - low
     pair = np.repeat(np.arange(len(pairs)), width)
     candidate = mine[order[np.repeat(low, width) + np.arange(len(pair)) - np.repeat(np.cumsum(width) - width, width)]]
-    seen = row[candidate] - begin >= from_row[pair]
-    slots = table.slots()
-    weights = member.astype(np.float32)
-    indicator = sparse.csr_matrix(
-        (np.ones(int(seen.sum()), dtype=np.float32), (pair[seen], slots[candidate[seen]])),
-        shape=(len(pairs), len(member)),
-    )
-    able = np.asarray(indicator @ weights, dtype=np.float64)
+    limit = limit_of[pair] + begin
+    at_risk = (row[candidate] >= limit) & (departures.visible[candidate] >= limit)
 
-    log_reach = np.cumsum(trunk.log_stay) - trunk.log_stay  # of a row from the block's first, up to its trajectory's
-    leaves = -np.expm1(trunk.log_stay)
-    leaves[trunk.steps[0]] = 1.0
+    def count(pair: np.ndarray, rollout: np.ndarray) -> np.ndarray:
+        """float64 [pairs, S]: members of each set."""
+        shape = (len(pairs), len(member))
+        ones = np.ones(len(pair), dtype=np.float32)
+        return np.asarray(sparse.csr_matrix((ones, (pair, slots[rollout])), shape=shape) @ member.astype(np.float64))
+
+    risk, ending = count(pair[at_risk], candidate[at_risk]), count(which, late)
+    hazard = np.divide(ending, risk, out=np.zeros_like(risk), where=risk > 0)
+    before = 1 - ended[of_segment]  # the share that no earlier limit let end
+    for k in np.flatnonzero(of_segment[1:] == of_segment[:-1]):
+        before[k + 1] = before[k] * (1 - hazard[k])
+    each = np.divide(before, risk, out=np.zeros_like(risk), where=risk > 0)
+
+    log_stay = np.where(number > 0, trunk.log_stay[:, None], 0.0)  # p is taken from behind an empty segment
+    reach = np.cumsum(log_stay, axis=0) - log_stay
+    leave = -np.expm1(log_stay)
+    leave[trunk.steps[0]] = 1.0
     copies = segment - visible + 1
     source = np.repeat(np.arange(len(late)), copies)
     target = visible[source] + np.arange(len(source)) - np.repeat(np.cumsum(copies) - copies, copies)
-    weight = np.exp(log_reach[segment[source]] - log_reach[target]) * leaves[segment[source]]
-    there = member[slots[late]][source] / np.maximum(able[which[source]], 1)
-    np.add.at(out, (target, local.code[late][source]), weight[:, None] * there)
+    weight = np.exp(reach[segment[source]] - reach[target]) * leave[segment[source]]
+    there = member[slots[late]][source] * each[which[source]]
+    np.add.at(out, (target, local.code[late][source]), weight * there)
 
 
 def surprisal(p_gold: np.ndarray, num_answers: np.ndarray, alpha: float) -> np.ndarray:

@@ -63,8 +63,10 @@ def test_it_is_unbiased_and_its_error_is_that_of_independent_sets(
     there = error > 0.005
     z = ((mean - truth)[there] / error[there]) * np.sqrt((sets - 3) / (sets - 1))  # Student's t has a larger spread
     assert there.sum() > 3000
-    assert abs(z.mean()) < 0.05
+    assert abs(z.mean()) < 0.08  # of few rollouts: low shares come with low errors
     assert z.std() == pytest.approx(1, abs=0.08)
+    assert np.abs((mean - truth).mean(axis=0)).max() < 0.004
+    assert found.sum(axis=1) == pytest.approx(1)
     plain = encode(rollouts[rollouts["rollout"] < each])
     counts = pd.Series(plain.code).groupby(plain.checkpoint_of_rollout).apply(lambda code: (code < 0).mean())
     assert found[:, NULL_PLACE].std(axis=1).mean() <= np.sqrt(counts * (1 - counts) / each).mean() + 0.02
@@ -141,8 +143,9 @@ def test_a_trajectory_whose_answer_is_settled_has_that_answer_from_there() -> No
 def test_a_later_limit_counts_only_where_it_could_be_kept() -> None:
     """At most 6 new tokens. A rollout from 4 that ended at position 9 would have been cut if drawn from 0."""
     late = two_checkpoints(matched_tokens=[1, 4, 0, 0], num_tokens=[6, 6, 5, 2], answer=["2", "1", "1", "1"])
-    # At 4: all three that reach it have "1"; those of layer 4 are one of two drawn there, the others two of three.
-    assert found_for(late, max_tokens=6, rollout_budget="new").tolist() == pytest.approx([0.5 * 2 / 3, 2 / 3 + 1 / 2])
+    # Three reach 4. Of the two whose limit does not matter one has ended by then, and so has a third of all; the rest
+    # ends by the later limit, as both of those do that could.
+    assert found_for(late, max_tokens=6, rollout_budget="new").tolist() == pytest.approx([0.5 * 2 / 3, 1])
     assert found_for(late, max_tokens=12, rollout_budget="total").tolist() == pytest.approx([0.5, 1])
 
 
