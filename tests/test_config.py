@@ -266,7 +266,7 @@ def test_optional_booleans_may_be_null() -> None:
 
 @pytest.mark.parametrize("name", [name for name, setting in SETTINGS.items() if setting.type is Mapping])
 def test_a_mapping_is_not_called_a_text(name: str) -> None:
-    owner = next(owner for owner in (DataOptions, VLLMOptions) if name in fields_of(owner))
+    owner: Any = next(owner for owner in (DataOptions, VLLMOptions) if name in fields_of(owner))
     with pytest.raises(FastsiaError, match=f"^{name} must be a mapping of names to values, got 'question'"):
         owner(**{name: "question"})
     owner(**{name: {"question": "problem"}})
