@@ -172,8 +172,13 @@ def load_model(
     if facts is not None:
         gguf.forget_file(loaded, facts)
         loaded.config._name_or_path = ref.source
-    chosen, why = _default_dtype(loaded) if chooses else (loaded.dtype, "")
-    loaded = loaded.to(target, chosen)
+    loaded = loaded.to(target)
+    why = None
+    if chooses:
+        chosen, why = _default_dtype(loaded)
+        for parameter in loaded.parameters():  # not buffers: rotary frequencies stay float32
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(chosen)
     tokenizer = _load_tokenizer(ref.repository, common)
     if peft is not None:
         loaded = adapter.merge_adapter(loaded, peft)
@@ -181,7 +186,7 @@ def load_model(
     loaded._fastsia_origin = Origin(
         peft=None if peft is None else os.fspath(peft),
         quantization=None if facts is None else f"gguf {facts.quantization}",
-        dtype_reason=why or None,
+        dtype_reason=why,
         notes=tuple(notes),
     )
     return loaded.eval(), tokenizer

@@ -238,6 +238,7 @@ def test_the_dtype_on_a_cpu_follows_the_stored_one_and_the_processor(
     monkeypatch.setattr("fastsia.models.loading._BFLOAT16_FROM", smallest)
     loaded, _ = load_model(tmp_path, device="cpu")
     assert {value.dtype for value in loaded.parameters()} == {getattr(torch, expected)}
+    assert {value.dtype for value in loaded.buffers()} == {torch.float32}, "rotary frequencies keep their precision"
     assert origin_of(loaded).describe() == {"dtype_reason": reason}
     as_stored, _ = load_model(tmp_path, device="cpu", dtype="auto")
     assert as_stored.dtype == getattr(torch, stored)
