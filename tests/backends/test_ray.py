@@ -25,6 +25,7 @@ from fastsia.backends.ray import RayBackend
 from fastsia.callbacks import Callback, Progress
 from fastsia.config import SamplingParams
 from fastsia.engine.sequence import Request
+from fastsia.results.reader import Store
 from fastsia.results.schema import FinishedProblem
 from tests.test_resume import SETTINGS, assert_equal, finished, tables
 from tests.tiny import NUM_PROBLEMS, save_tiny, shared_model
@@ -219,8 +220,9 @@ def test_an_ended_and_a_killed_driver_resume(
         assert len(done) < NUM_PROBLEMS
         assert ("problems are finished and kept" in said) == (how == signal.SIGTERM)
         assert "Traceback" not in said
+    num_begun, _ = Store(folder / "run.sqlite").num_begun()
     result = fastsia.evaluate(str(model), str(questions), output=folder, **SMALL)
-    assert result.summary["num_computed_problems"] == NUM_PROBLEMS - len(done)
+    assert result.summary["num_computed_problems"] == NUM_PROBLEMS - len(done) - num_begun
     assert_equal(tables(folder), whole)
 
 
