@@ -148,9 +148,9 @@ def decoupled_where_it_moves() -> Iterator[dict[str, Any]]:
         yield row
 
 
-def alignments(sets: int = 30) -> Iterator[dict[str, Any]]:
+def alignments(sets: int = 20) -> Iterator[dict[str, Any]]:
     """Error of the mean over 64 trajectories, and how often its interval covers the true mean."""
-    for number in (5, 10, 20, 50):
+    for number in (5, 20, 50):
         for name, scenario in SCENARIOS.items():
             errors: dict[str, list[float]] = {"paper's": [], "cross-fitted": [], "smoothed": []}
             covered, truths, undefined = [], [], []
@@ -176,7 +176,7 @@ def alignments(sets: int = 30) -> Iterator[dict[str, Any]]:
             yield row | {"covers": np.mean(covered), "undefined": np.mean(undefined)}
 
 
-def repairings(runs: int = 80) -> Iterator[dict[str, Any]]:
+def repairings(runs: int = 60) -> Iterator[dict[str, Any]]:
     """Share of runs with p <= .05: 64 trajectories at their own pace, and with one pace for all."""
     for share in (1.0, 0.8, 0.6, 0.5):
         row: dict[str, Any] = {"share correct": share}

@@ -28,7 +28,8 @@ Folder = Annotated[Path, typer.Argument(help="A results folder, finished or not.
 # More runs make more pairs than fit a terminal.
 _MOST_RUNS_IN_PAIRS = 4
 # Columns that fit a terminal.
-_RUNS = ("run", "num_problems", "accuracy", "null_rate", "rho_.*", "undefined_fraction", "auc_50", "entropy_final")
+_RHO = "rho_(pearson|cross_fitted|smoothed)"
+_RUNS = ("run", "num_problems", "accuracy", "null_rate", _RHO, "undefined_fraction", "auc_50", "entropy_final")
 _LEVELS = ("run", "token_entropy", "answer_entropy_mean", "forking_share_fixed")
 
 

@@ -85,7 +85,13 @@ class Stretches:
 
     @classmethod
     def of(cls, counts: np.ndarray, length: np.ndarray, width: np.ndarray) -> Stretches:
-        """counts: int64 [B, C, K] at each checkpoint."""
+        """Sums the counts of every stretch.
+
+        Args:
+            counts: int64 [B, C, K] at each checkpoint.
+            length: int64 [B].
+            width: int64 [B].
+        """
         cumulative = np.concatenate([np.zeros_like(counts[:, :1]), np.cumsum(counts, axis=1)], axis=1)
         inside = cumulative[:, None, 1:] - cumulative[:, :-1, None]
         upper = np.triu(np.ones(inside.shape[1:3], dtype=bool))
