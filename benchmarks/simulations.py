@@ -125,11 +125,30 @@ def nothing_moves(traces: int = 3000) -> Iterator[dict[str, Any]]:
         }
 
 
+def deciding(stay: float) -> Chain:
+    """Texts that decide on an answer: from states 0 to 3 they pass, with probability 0.15 a token, to one of four pairs
+    of states that give their own answer with probability 0.94. Else the next state of the same group follows with
+    probability `stay`."""
+    chain = Chain(12, 4, np.random.default_rng(0))
+    chain.step[:] = 0.0
+    for state in range(12):
+        group = np.arange(4) if state < 4 else 2 * (state // 2) + np.arange(2)
+        forward = group[(state + 1 - group[0]) % len(group)]
+        leave = 0.15 if state < 4 else 0.08
+        chain.step[state, group] += (1 - leave) * (1 - stay) / len(group)
+        chain.step[state, forward] += (1 - leave) * stay
+        if state < 4:
+            chain.step[state, 4:12] += leave * np.repeat([0.4, 0.3, 0.2, 0.1], 2) / 2
+        else:
+            chain.step[state, 12:16] += leave * np.where(np.arange(4) == (state - 4) // 2, 0.94, 0.02)
+    return chain
+
+
 def decoupled_where_it_moves() -> Iterator[dict[str, Any]]:
-    """Chains with likely segments: the decoupled rho of each trajectory against that of its true distributions."""
-    for spread in (0.02, 0.005):
-        rng = np.random.default_rng(2)
-        chain = Chain(12, 4, rng, spread=spread, end=0.05)
+    """Chains that decide, with likely segments: the decoupled rho of each trajectory whose H moves by more
+    than 0.2 nats against that of its distributions."""
+    for stay in (0.5, 0.9, 0.99):
+        rng, chain = np.random.default_rng(2), deciding(stay)
         rollouts, logprobs, truth = chain.run(400, 20, 4, 150, rng, budget="total")
         table = encode(rollouts)
         departures = Departures.of(table, logprobs, SIAConfig(max_tokens=150, rollout_budget="total"))
@@ -139,7 +158,10 @@ def decoupled_where_it_moves() -> Iterator[dict[str, Any]]:
         true = pearson(entropy_of(truth), surprisal(truth[:, 0], number, 0.5), table.trajectory_offsets)
         scored = Scored.of(table, SIAConfig())
         rho = cross_fitted(decomposed_halves(table, departures, 0.5, 20, 0))[0]
-        there = np.isfinite(true) & np.isfinite(rho)
+        starts = table.trajectory_offsets[:-1]
+        entropy = entropy_of(truth)
+        moves = np.maximum.reduceat(entropy, starts) - np.minimum.reduceat(entropy, starts) > 0.2
+        there = moves & np.isfinite(true) & np.isfinite(rho)
         row: dict[str, Any] = {"N_eff": np.median(np.delete(effective, table.last)), "traces": int(there.sum())}
         found = {"paper's": scored.rho["rho"], "cross-fitted": scored.rho["rho_cross_fitted"], "decoupled": rho}
         for name, values in found.items():

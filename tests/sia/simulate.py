@@ -159,7 +159,8 @@ class Chain:
                 truths.append(known[left][states[t]])
                 ended = final >= self.num_states
                 before = np.concatenate([np.full((number, 1), states[t]), tokens[:, :-1]], axis=1)
-                logs = np.log(self.step[np.clip(before, 0, self.num_states - 1), np.maximum(tokens, 0)])
+                chance = self.step[np.clip(before, 0, self.num_states - 1), np.maximum(tokens, 0)]
+                logs = np.log(np.where(tokens >= 0, chance, 1.0))
                 rows.append(
                     pd.DataFrame(
                         {
@@ -172,7 +173,7 @@ class Chain:
                             "finish_reason": np.where(ended, "eos", "length"),
                             "num_tokens": count,
                             "matched_tokens": matched,
-                            "logprob": np.where(tokens >= 0, logs, 0.0).sum(axis=1),
+                            "logprob": logs.sum(axis=1),
                         }
                     )
                 )
