@@ -134,7 +134,8 @@ class Engine:
 
         dtype None is bfloat16 on a GPU; on a CPU float32 or bfloat16, see `load_model`. Only safetensors and GGUF
         weights are read, and only complete ones. peft: a LoRA adapter's folder or Hub id, merged into the weights.
-        The packed products take the place of the weights; `model.state_dict()` unpacks them.
+        The packed products take the place of the weights; `model.state_dict()` unpacks them, and a forward
+        pass with gradients gives the model its weights back.
         """
         model, tokenizer = load_model(
             name_or_path,
@@ -144,8 +145,8 @@ class Engine:
             revision=revision,
             peft=peft,
         )
-        own_weights(model)
-        return cls(model, tokenizer, **settings)
+        with own_weights(model):
+            return cls(model, tokenizer, **settings)
 
     @property
     def _limits(self) -> dict[str, int]:

@@ -352,7 +352,7 @@ class ModelRunner:
     def _use_products(self, groups: list[list[nn.Linear]], batch: Batch, expected: Tensor, *, pack: bool) -> None:
         """Use packed or fused products if they work here and give the expected logits."""
         if self.products is not None:
-            self.products.give_back()
+            self.products.release()
             self.products = None
         try:
             self.products = Products(self.model, groups, pack=pack)
@@ -363,7 +363,7 @@ class ModelRunner:
         except RuntimeError as error:
             failure = error
         if self.products is not None:
-            self.products.give_back()
+            self.products.release()
         self.products = None
         self._warn(f"{'packed' if pack else 'fused'} products are not used", failure)
 

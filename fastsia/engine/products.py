@@ -7,9 +7,11 @@ and rotary tables give a row the same bits whatever other rows are computed with
 
 from __future__ import annotations
 
+import copy
+import ctypes
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -29,11 +31,18 @@ _ROTARY = re.compile(r"Rotary.*Embedding")
 _ROTARY_ROWS = 64
 _SAMPLED = 512
 _VALUES = "_fastsia_values"
+# Products after whose packing freed memory is given back; each time all of the allocator's memory is walked through.
+_TRIM_EVERY = 16
 
 
-def own_weights(model: PreTrainedModel) -> None:
-    """Let products take the place of the model's weights in memory; of a model that nobody else has."""
+@contextmanager
+def own_weights(model: PreTrainedModel) -> Iterator[None]:
+    """Let the products of an engine that is made inside the block take the place of the model's weights in memory."""
     setattr(model, _OWNED, True)
+    try:
+        yield
+    finally:
+        delattr(model, _OWNED)
 
 
 def values_of(parameter: Tensor) -> Tensor:
@@ -44,7 +53,7 @@ def values_of(parameter: Tensor) -> Tensor:
 
 
 def owns_weights(model: PreTrainedModel) -> bool:
-    """Whether `own_weights` was called."""
+    """Whether products may take the place of the model's weights."""
     return bool(getattr(model, _OWNED, False))
 
 
@@ -60,13 +69,15 @@ class Products:
         sizes: the numbers of rows that most packed products are computed in; wide ones have fewer.
         exact: whether a row's bits do not depend on the rows beside it, as checked on each shape of weights.
         profile: records the products, or None.
+        owned: whether the products stand in the place of the model's weights; until `release`.
     """
 
     def __init__(self, model: PreTrainedModel, groups: Sequence[Sequence[nn.Linear]], *, pack: bool = True) -> None:
         self.profile: StepProfile | None = None
+        self._model = model
         self.exact = False
         self.sizes: tuple[int, ...] = packed.SIZES if pack else ()
-        self._owned = owns_weights(model)
+        self.owned = owns_weights(model)
         self._groups: list[_Group] = []
         self._forwards: list[tuple[nn.Module, Callable[..., Any]]] = []
         uses: dict[int, int] = {}
@@ -78,8 +89,11 @@ class Products:
                 together = {id(layer) for group in groups for layer in group}
                 linears = (module for module in model.modules() if _is_plain(module))
                 for group in [*groups, *([layer] for layer in linears if id(layer) not in together)]:
-                    freed = {id(layer) for layer in group if self._owned and uses[id(layer.weight)] == 1}
+                    freed = {id(layer) for layer in group if self.owned and uses[id(layer.weight)] == 1}
                     self._groups.append(_Group(group, self, freed))
+                    if len(self._groups) % _TRIM_EVERY == 0:
+                        _trim()
+                _trim()
                 self._forwards += _elementwise(model)
                 self._check(model)
             else:
@@ -88,11 +102,12 @@ class Products:
                         self._groups.append(_Fused(group, self, set()))
             self._forwards += [pair for group in self._groups for pair in group.forwards()]
         except BaseException:
-            self._owned = False
-            self.give_back()
+            self.owned = False
+            self.release()
             raise
-        if self._owned:
+        if self.owned:
             self._install()
+            model.__dict__["__deepcopy__"] = self._copy
 
     def _check(self, model: PreTrainedModel) -> None:
         """Choose the sizes by one product of each shape."""
@@ -126,7 +141,7 @@ class Products:
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Let the model compute its products here inside the block, and as before after it."""
-        if self._owned:
+        if self.owned:
             yield
             return
         self._install()
@@ -136,14 +151,22 @@ class Products:
             for module, _ in self._forwards:
                 del module.__dict__["forward"]
 
-    def give_back(self) -> None:
-        """Restore the model as it was."""
+    def release(self) -> None:
+        """Give the model its weights and its own `forward`s back, for good: it is used with gradients.
+
+        The packed weights go on as a copy, as of a caller's model.
+        """
         for group in self._groups:
-            group.unpack()
-        if self._owned:
+            group.release()
+        if self.owned:
             for module, _ in self._forwards:
                 del module.__dict__["forward"]
-            self._owned = False
+            self._model.__dict__.pop("__deepcopy__", None)
+            self.owned = False
+
+    def _copy(self, memo: dict[int, Any]) -> PreTrainedModel:
+        self.release()
+        return copy.deepcopy(self._model, memo)
 
     def _install(self) -> None:
         for module, forward in self._forwards:
@@ -203,6 +226,11 @@ class _Group:
             if self._freed[i] and self._stamp and layer.weight.stride() == (0, 0):
                 layer.weight.data = self._dense(i)
 
+    def release(self) -> None:
+        """Give freed weights their values again, and free none from now on."""
+        self.unpack()
+        self._freed = [False] * len(self.layers)
+
     def is_stale(self) -> bool:
         """Whether a parameter has been written to or replaced."""
         return self._stamp != self._stamps()
@@ -237,6 +265,9 @@ class _Group:
 
         def part(i: int) -> Callable[[Tensor], Tensor]:
             def forward(input: Tensor) -> Tensor:
+                if torch.is_grad_enabled() and self._products.owned:
+                    self._products.release()
+                    return self.layers[i](input)  # type: ignore[no-any-return]
                 if self._input is not input or self._outputs[i] is None:
                     self._compute(input)
                 output, self._outputs[i] = self._outputs[i], None
@@ -313,6 +344,15 @@ def called_together(model: nn.Module) -> Iterator[list[list[nn.Linear]]]:
         last[:] = None, None
         for hook in hooks:
             hook.remove()
+
+
+def _trim() -> None:
+    """Give freed memory back to the system.
+
+    Loading allocates weights in threads, each with its own arena of malloc, in which packed weights find no room.
+    """
+    with suppress(OSError, AttributeError):  # glibc only
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _is_plain(module: nn.Module) -> bool:

@@ -253,6 +253,14 @@ def test_a_loaded_model_still_generates(saved: tuple[Path, PreTrainedModel]) -> 
         torch.testing.assert_close(loaded.model(ids).logits, model(ids).logits, atol=1e-4, rtol=1e-4)
 
 
+def test_a_copy_of_a_loaded_model_has_its_weights(saved: tuple[Path, PreTrainedModel]) -> None:
+    path, model = saved
+    loaded = Engine.from_pretrained(path, device="cpu", num_kv_blocks=600)
+    copied = copy.deepcopy(loaded.model)
+    assert all(torch.equal(value, model.get_parameter(name)) for name, value in copied.named_parameters())
+    assert draws(loaded) == draws(engine(copied)) == draws(engine(model))
+
+
 def test_weights_loaded_into_a_packed_model_are_seen(saved: tuple[Path, PreTrainedModel]) -> None:
     path, model = saved
     loaded = Engine.from_pretrained(path, device="cpu", num_kv_blocks=600)
@@ -262,3 +270,22 @@ def test_weights_loaded_into_a_packed_model_are_seen(saved: tuple[Path, PreTrain
             value.mul_(-1)
     loaded.model.load_state_dict(other.state_dict())
     assert draws(loaded) == draws(engine(other)) != draws(engine(model))
+
+
+@pytest.mark.parametrize("compile", ["off", "on"])
+def test_a_loaded_model_can_be_trained(tmp_path: Path, compile: str) -> None:
+    """With gradients the model has its own weights again; the engine sees every update."""
+    reference = copy.deepcopy(tiny_model("qwen2"))
+    reference.save_pretrained(tmp_path)
+    loaded = Engine.from_pretrained(tmp_path, device="cpu", num_kv_blocks=600, compile=compile)
+    draws(loaded)
+    for model in (loaded.model, reference):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(2):
+            model(torch.tensor([[5, 6, 7]])).logits.square().sum().backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+    for name, value in reference.named_parameters():
+        torch.testing.assert_close(loaded.model.get_parameter(name), value, atol=1e-5, rtol=1e-4)
+    assert draws(loaded) == draws(engine(copy.deepcopy(loaded.model), compile=compile))
