@@ -32,7 +32,7 @@ _ROTARY_ROWS = 64
 _SAMPLED = 512
 _VALUES = "_fastsia_values"
 # Products after whose packing freed memory is given back; each time all of the allocator's memory is walked through.
-_TRIM_EVERY = 16
+_TRIM_EVERY = 4
 
 
 @contextmanager
