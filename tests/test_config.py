@@ -222,7 +222,7 @@ def test_every_setting_says_what_it_is() -> None:
         assert found.changes in ("draws", "reading", "statistics", "nothing")
     assert len(SETTINGS) == len(fields_of(SIAConfig, *BACKEND_OWNERS)) + 9
     assert READING_FIELDS == ("answer_reading", "equivalence", "answer_regex")
-    assert (*READING_FIELDS, "share") == MAY_DIFFER
+    assert (*READING_FIELDS, "share", "save_interval") == MAY_DIFFER
 
 
 @pytest.mark.parametrize("function", [Engine, Engine.from_pretrained, OpenAIServerBackend])

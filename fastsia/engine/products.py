@@ -267,7 +267,7 @@ class _Group:
             def forward(input: Tensor) -> Tensor:
                 if torch.is_grad_enabled() and self._products.owned:
                     self._products.release()
-                    return self.layers[i](input)  # type: ignore[no-any-return]
+                    return self.layers[i](input)
                 if self._input is not input or self._outputs[i] is None:
                     self._compute(input)
                 output, self._outputs[i] = self._outputs[i], None

@@ -52,8 +52,11 @@ def _attend(
 ):
     """Online softmax of M queries over keys begin:end of a block table; query m sees oldest[m] <= key < newest[m].
 
-    cache: (k_head, v_head, stride_block, stride_token). Gives the normalised output [M, HEAD_PAD] and the natural
-    log-sum-exp [M] (-inf and 0 where nothing is seen).
+    Args:
+        cache: (k_head, v_head, stride_block, stride_token).
+
+    Returns:
+        The normalised output [M, HEAD_PAD] and the natural log-sum-exp [M]; 0 and -inf where nothing is seen.
     """
     k_head, v_head, stride_block, stride_token = cache
     dims = tl.arange(0, HEAD_PAD)
