@@ -404,7 +404,7 @@ class SIAConfig:
     num_rollouts: PositiveCount = _sampling(20)
     """N, rollouts drawn at each checkpoint."""
     stride: Positive | None = _sampling(None, unset="the task's own: 20, for the demo task 4")
-    """s, tokens between checkpoints."""
+    """Tokens between checkpoints."""
     num_trajectories: PositiveCount = _sampling(1, compared=False)
     """Reasoning trajectories per problem."""
     max_tokens: Positive = _sampling(600, aliases=("--max_gen_toks",))
@@ -505,7 +505,7 @@ class ModelOptions:
     """Device of the model: cpu, cuda, cuda:1, ..."""
     dtype: Any = _weights(
         None,
-        unset="bfloat16 on a GPU; on a CPU float32, and bfloat16 for weights of 16 bits where it multiplies them",
+        unset="bfloat16 on a GPU; on a CPU float32, or bfloat16 for large 16-bit weights if the processor multiplies it",
         backends=("native", "hf", "vllm"),
     )
     """Data type of the weights; auto: as they are stored."""
@@ -532,11 +532,11 @@ class EngineOptions:
     )
     """Maximum sequences in one decode step."""
     max_num_batched_tokens: Positive = _engine(1024)
-    """Maximum tokens in one step of prefill."""
+    """Maximum tokens of prompts and recomputed tokens per step, besides one for each decoded sequence."""
     max_concurrent_trajectories: Positive = _engine(64)
     """Trajectories under way at once."""
     num_kv_blocks: Positive | None = _engine(
-        None, unset="half of the available memory, on a GPU what gpu_memory_utilization leaves"
+        None, unset="up to half of the available memory, on a GPU what gpu_memory_utilization leaves"
     )
     """Blocks of the KV cache."""
     block_size: Positive = _engine(16)

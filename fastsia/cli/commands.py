@@ -222,7 +222,12 @@ def plan(
     model: Model,
     tasks: Annotated[str, option("A name, a file or hub:OWNER/NAME[:CONFIG[:SPLIT]].", "--tasks")],
     output_path: Annotated[
-        Path | None, option("Folder of the later run; `run` then says how far this was off.", "--output_path", "-o")
+        Path | None,
+        option(
+            "Folder that the run will use: the forecast is stored there, and `run` says how far it was off.",
+            "--output_path",
+            "-o",
+        ),
     ] = None,
     **given: Any,
 ) -> None:
@@ -283,7 +288,7 @@ def loglikelihood(
     written = result.report(directory)
     print_table(show_table("forced_answers", result.tables["forced_answers"]))
     say(
-        f"{len(scored):,} checkpoints, {scored['num_tokens'].mean():.1f} computed tokens each after its prefix, "
+        f"{len(scored):,} checkpoints, {scored['num_tokens'].mean():.1f} tokens computed after the prefix of each, "
         f"{seconds:.1f} s.",
         f"Report:  {written}",
     )

@@ -47,7 +47,7 @@ class Engine:
         tokenizer: its tokenizer, or None.
         max_num_seqs: sequences decoded per step. The draws do not depend on it, up to rounding at the edge of a draw
             (docs/engine.md, Exactness). None takes 512, and on a CPU as many as it computes in about half a second,
-            from 64 on.
+            but at least 64.
         num_kv_blocks: size of the KV pool in blocks; None takes up to half of the available memory on a CPU and what
             `gpu_memory_utilization` leaves on a GPU.
         block_size: tokens per KV block.
@@ -186,8 +186,8 @@ class Engine:
         }
 
     def run(self, requests: Iterable[Request], watch: Callable[[Run], None] | None = None) -> Iterator[Trajectory]:
-        """Draw and roll out trajectories, as they finish; at most `max_concurrent_trajectories` requests are taken
-        ahead.
+        """Draw trajectories and their rollouts, and yield each trajectory when it finishes; at most
+        `max_concurrent_trajectories` requests are taken ahead.
 
         A trajectory depends on its request alone, not on other requests or on any size set here, up to rounding at the
         edge of a draw (docs/engine.md, Exactness).
@@ -202,7 +202,7 @@ class Engine:
     def steps(
         self, requests: Iterable[Request], watch: Callable[[Run], None] | None = None
     ) -> Generator[list[Trajectory], None, None]:
-        """As `run`, the trajectories that each step finished, mostly none."""
+        """Like `run`, but yield after every step the list of trajectories that it finished, usually empty."""
         return self._start(iter(requests), None, watch)
 
     def rollout(

@@ -256,8 +256,8 @@ def _misalignment(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Misaligned trajectories
 
     One mark per trajectory, by the plug-in estimates. Left of 0 its entropy has fallen; above 0 the gold answer has
-    become less likely. In the upper left are misaligned trajectories, and others by noise: as misaligned count those
-    with a lower H and a higher s at the end by the change-point estimates, whose answer distribution probably changes.
+    become less likely. In the upper left are misaligned trajectories, and others by noise: only those count with a
+    lower H and a higher s at the end by the change-point estimates, whose answer distribution probably changes.
     """
     frame = data.trajectories
     ends = {f"{end}_{of}" for end in ("first", "final") for of in ("entropy", "gold_surprisal")}
@@ -320,7 +320,8 @@ def _cost_of_signal(data: ReportData) -> str:
     if not drawn or not written or not number:
         return " Tokens of the rollouts are not counted."
     times = drawn / (written * number)
-    return f" Tokens of the rollouts are not counted: this run drew {drawn:,}, {times:.0f} times the trajectories' own."
+    cost = f"{drawn:,} tokens ({times:.0f} times those of the trajectories)"
+    return f" Tokens of the rollouts are not counted: this run drew {cost}."
 
 
 @figure("early_stop", _cost_of_signal)

@@ -178,7 +178,7 @@ def renew(
     identity: Mapping[str, Any],
     golds: Mapping[int, str] | None = None,
 ) -> Reread:
-    """Read stored texts again: all of them if they were read in another way, else those with corrected gold answers.
+    """Read stored texts again: with golds and an unchanged reading only those of corrected golds, else all.
 
     Args:
         writer: of the run's folder.

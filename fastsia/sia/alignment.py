@@ -306,7 +306,7 @@ def repairing_test(
     trajectory move together beyond it. Outcomes are tested apart, since correlations have the other sign where
     trajectories end incorrect and would cancel in a common mean. The statistic is the mean correlation in standard
     errors from the mean of all mismatched pairs: averaging over splits reduces the variance of mismatched correlations
-    more than of matched ones, so the plain mean rejected twice too often.
+    more than of matched ones, so the plain mean rejected twice as often as its level.
 
     Args:
         rows: int64 [T, Q], the checkpoint row of each trajectory at Q common relative positions; one trajectory per

@@ -99,8 +99,8 @@ def coarse_ablation(scored: Scored) -> pd.DataFrame:
 
     Would a cheaper run have given the same result? “as run” is this run; “coarse” scores the same rollouts as if only
     half of them had been drawn, at every second checkpoint. Nothing is drawn anew. If ρ hardly changes, the finding
-    does not depend on the resolution. Where the distribution moves, expect both ρ closer to 0, the cross-fitted one
-    most, since it splits even fewer rollouts.
+    does not depend on the resolution. Where the distribution changes, expect each trajectory's ρ closer to 0, the
+    cross-fitted one most, since it splits even fewer rollouts; the mean of both signs can move either way.
     """
     part = Scored.of(coarse(scored.table), scored.config, origin=scored)
     return pd.DataFrame([_row("estimate", "as run", scored), _row("estimate", "coarse", part)])
