@@ -127,7 +127,7 @@ class ModelRunner:
         """
         if self.products is None:
             return "plain"
-        return "exact" if self.products.exact else "packed" if self.products.sizes else "fused"
+        return "exact" if self.products.exact else "packed" if self.products.is_packed else "fused"
 
     @part("model")
     def forward(self, batch: Batch) -> Tensor:
@@ -206,7 +206,7 @@ class ModelRunner:
         with self._inference():
             if not self.fused_head:
                 return self._own_head(hidden)
-            if self.products is not None and self.products.sizes and self._softcap is not None:
+            if self.products is not None and self.products.is_packed and self._softcap is not None:
                 logits: Tensor = self.model.get_output_embeddings()(hidden)
                 for row in logits:  # over all rows at once, a value's bits would depend on its place
                     row.div_(self._softcap).tanh_().mul_(self._softcap)

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from fastsia.engine.profile import StepProfile
 from fastsia.ops import cpu, packed
+from fastsia.ops.packed import Sizes
 
 _OWNED = "_fastsia_owns_weights"
 _ACTIVATIONS = {"SiLU": "silu", "SiLUActivation": "silu", "GELUTanh": "gelu_tanh", "PytorchGELUTanh": "gelu_tanh"}
@@ -66,7 +67,7 @@ class Products:
             weights become views, on any device; the model's weights must be owned.
 
     Attributes:
-        sizes: the numbers of rows that most packed products are computed in; wide ones have fewer.
+        is_packed: the argument `pack`.
         exact: whether a row's bits do not depend on the rows beside it, as checked on each shape of weights.
         profile: records the products, or None.
         owned: whether the products stand in the place of the model's weights; until `release`.
@@ -76,7 +77,7 @@ class Products:
         self.profile: StepProfile | None = None
         self._model = model
         self.exact = False
-        self.sizes: tuple[int, ...] = packed.SIZES if pack else ()
+        self.is_packed = pack
         self.owned = owns_weights(model)
         self._groups: list[_Group] = []
         self._forwards: list[tuple[nn.Module, Callable[..., Any]]] = []
@@ -110,14 +111,14 @@ class Products:
             model.__dict__["__deepcopy__"] = self._copy
 
     def _check(self, model: PreTrainedModel) -> None:
-        """Choose the sizes by one product of each shape."""
-        sizes: dict[tuple[int, ...], tuple[int, ...]] = {}
+        """Try one product of each shape."""
+        sizes: dict[tuple[int, ...], Sizes] = {}
         with torch.no_grad():
             for group in self._groups:
                 shape = tuple(group.packed.shape)
                 if shape not in sizes:
-                    sizes[shape] = packed.agreeing_sizes(group.packed, group.bias)
-                group.sizes = sizes[shape] or packed.SIZES[:1]
+                    sizes[shape] = Sizes(group.packed, group.bias)
+                group.sizes = sizes[shape]
         # Products of other layers (experts in one tensor, GPT-2's) are not packed.
         others = (
             module
@@ -125,12 +126,11 @@ class Products:
             if not _is_plain(module) and not isinstance(module, nn.Embedding)
             if any(parameter.dim() > 1 for parameter in module.parameters(recurse=False))
         )
-        self.exact = all(sizes.values()) and next(others, None) is None
-        self.sizes = max((group.sizes for group in self._groups), key=len, default=packed.SIZES)
+        self.exact = all(one.exact for one in sizes.values()) and next(others, None) is None
 
     def rounded(self, rows: int) -> int:
         """The number of rows to pad a batch of `rows` to."""
-        return sum(packed.cover(rows, self.sizes)) if self.sizes else rows
+        return packed.rounded(rows) if self.is_packed else rows
 
     def refresh(self) -> None:
         """Pack weights anew that have changed since."""
@@ -179,16 +179,15 @@ class _Group:
     Attributes:
         packed: the packed weights of the layers, one below another.
         bias: their biases, zeros for a layer that has none; None where no layer has one.
-        sizes: the numbers of rows that it is computed in.
+        sizes: the numbers of rows that products of its shape are computed in.
     """
 
     packed: Tensor
     bias: Tensor | None
-    sizes: tuple[int, ...]
+    sizes: Sizes
 
     def __init__(self, layers: Sequence[nn.Linear], products: Products, freed: set[int]) -> None:
         self.layers = layers
-        self.sizes = packed.SIZES
         self._products = products
         self._freed = [id(layer) in freed for layer in layers]
         self._widths = [layer.out_features for layer in layers]
@@ -284,7 +283,7 @@ class _Group:
         profile = self._products.profile
         with torch.no_grad(), nullcontext() if profile is None else profile.span("products"):
             rows = input.flatten(0, -2)
-            out = packed.product(rows, self.packed, self.bias, self.sizes)
+            out = packed.product(rows, self.packed, self.bias, self.sizes.parts(len(rows), self.packed, self.bias))
         self._input = input
         self._outputs = list(out.view(*input.shape[:-1], -1).split(self._widths, dim=-1))
 

@@ -7,14 +7,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from fastsia import processor
-
-SIZES = (16, 32, 64, 128, 256, 512)
-"""The numbers of rows that products are computed in. oneDNN compiles a kernel for each, so they are few."""
-# The fixed cost of a product, in rows: reading the weights takes about as long as multiplying them by so many rows.
-_OVERHEAD = 32
-# Outputs of a product that is tried as an engine is made; emulated bfloat16 is about ten times as slow.
-_MOST_OUTPUTS, _MOST_EMULATED_OUTPUTS = 1 << 26, 1 << 23
+STEP = 16
+"""Products are computed in multiples of so many rows."""
+# The most rows of a product, and of one with many outputs, a head's, whose results take much memory.
+_MOST, _MOST_OF_WIDE, _WIDE = 512, 256, 1 << 15
 
 
 def is_available(dtype: torch.dtype) -> bool:
@@ -26,24 +22,14 @@ def is_available(dtype: torch.dtype) -> bool:
 def _works(dtype: torch.dtype) -> bool:
     weight = torch.eye(32, dtype=dtype)
     try:
-        return torch.equal(product(weight, pack(weight), None, SIZES), weight)
+        return torch.equal(product(weight, pack(weight), None, (32,)), weight)
     except (AttributeError, RuntimeError):  # the operators are torch's own and may change
         return False
 
 
-def _cost(sizes: tuple[int, ...]) -> int:
-    return sum(sizes) + _OVERHEAD * len(sizes)
-
-
-@cache
-def cover(rows: int, sizes: tuple[int, ...] = SIZES) -> tuple[int, ...]:
-    """The cheapest sizes, largest first, whose sum is at least `rows`."""
-    largest = max(sizes)
-    if rows > 2 * largest:
-        return (largest, *cover(rows - largest, sizes))
-    candidates = [(size, *(cover(rows - size, sizes) if rows > size else ())) for size in sizes]
-    cheapest: tuple[int, ...] = min(candidates, key=_cost)
-    return tuple(sorted(cheapest, reverse=True))
+def rounded(rows: int) -> int:
+    """The multiple of `STEP` that a batch of `rows` is padded to."""
+    return -(-rows // STEP) * STEP
 
 
 def pack(weight: Tensor) -> Tensor:
@@ -51,15 +37,15 @@ def pack(weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), 64)
 
 
-def product(x: Tensor, packed: Tensor, bias: Tensor | None, sizes: tuple[int, ...]) -> Tensor:
+def product(x: Tensor, packed: Tensor, bias: Tensor | None, parts: tuple[int, ...]) -> Tensor:
     """x @ weight.T + bias, [rows, out].
 
     Args:
-        x: [rows, in]. Padded to sums of `sizes`; without a copy where it is one already.
+        x: [rows, in]; padded to `sum(parts)`, without a copy where it has as many rows.
         packed: from `pack`.
-        sizes: those that `agreeing_sizes` found for this weight.
+        parts: numbers of rows, computed one after the other; from `Sizes.parts`.
     """
-    rows, parts = len(x), cover(len(x), sizes)
+    rows = len(x)
     if sum(parts) > rows:
         x = torch.nn.functional.pad(x, (0, 0, 0, sum(parts) - rows))
     linear = torch.ops.mkldnn._linear_pointwise
@@ -67,29 +53,45 @@ def product(x: Tensor, packed: Tensor, bias: Tensor | None, sizes: tuple[int, ..
     return (pieces[0] if len(pieces) == 1 else torch.cat(pieces))[:rows]
 
 
-def agreeing_sizes(packed: Tensor, bias: Tensor | None, sizes: tuple[int, ...] = SIZES) -> tuple[int, ...]:
-    """The sizes in which a product gives a row the bits that it has in the first size.
+class Sizes:
+    """The numbers of rows in which a product gives a row the bits that it has among `STEP` rows.
 
-    Each size computes the same rows, at other places and in other company. Empty where not even the first size agrees
-    with itself. A wide product, such as a head's, gets fewer sizes, since each must be tried.
+    A size is tried before its first use: the same rows at other places, in other company. One that gives other bits is
+    not used.
+
+    Args:
+        packed, bias: a product; those of the same shape share an object.
+
+    Attributes:
+        exact: whether `STEP` rows agree with themselves in another order; if not, every size is used.
     """
-    emulated = packed.dtype == torch.bfloat16 and not processor.multiplies_bfloat16()
-    most = _MOST_EMULATED_OUTPUTS if emulated else _MOST_OUTPUTS
-    agreeing: tuple[int, ...] = ()
-    for size in sizes:
-        if agreeing and size * packed.shape[0] > most:
-            break
-        if _agrees(packed, bias, sizes[0], size):
-            agreeing += (size,)
-        elif not agreeing:
-            break
-    return agreeing
+
+    def __init__(self, packed: Tensor, bias: Tensor | None) -> None:
+        self._most = _MOST_OF_WIDE if packed.shape[0] > _WIDE else _MOST
+        self._agreeing = {STEP: True}
+        self.exact = _agrees(packed, bias, STEP)
+
+    def parts(self, rows: int, packed: Tensor, bias: Tensor | None) -> tuple[int, ...]:
+        """The sizes to compute `rows` of a product in, largest first."""
+        left, parts = rounded(rows), []
+        while left:
+            size = min(left, self._most)
+            while self.exact and not self._can_use(size, packed, bias):
+                size -= STEP
+            parts.append(size)
+            left -= size
+        return tuple(parts)
+
+    def _can_use(self, size: int, packed: Tensor, bias: Tensor | None) -> bool:
+        if size not in self._agreeing:
+            self._agreeing[size] = _agrees(packed, bias, size)
+        return self._agreeing[size]
 
 
-def _agrees(packed: Tensor, bias: Tensor | None, few: int, many: int) -> bool:
+def _agrees(packed: Tensor, bias: Tensor | None, many: int) -> bool:
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn((few, packed.shape[1]), generator=generator).to(packed.dtype)
-    order = torch.randperm(many, generator=generator) % few
-    alone = product(x, packed, bias, (few,))
+    x = torch.randn((STEP, packed.shape[1]), generator=generator).to(packed.dtype)
+    order = torch.randperm(many, generator=generator) % STEP
+    alone = product(x, packed, bias, (STEP,))
     crowd = product(x[order], packed, bias, (many,))
     return all(torch.equal(row, alone[i]) for row, i in zip(crowd, order.tolist(), strict=True))

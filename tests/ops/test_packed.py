@@ -11,13 +11,13 @@ DTYPES = [torch.float32, torch.bfloat16]
 pytestmark = pytest.mark.skipif(not packed.is_available(torch.float32), reason="this torch packs no weights")
 
 
-@pytest.mark.parametrize("rows", [1, 15, 16, 17, 100, 511, 1300, 5000])
-def test_sizes_cover_the_rows_with_little_padding(rows: int) -> None:
-    parts = packed.cover(rows)
-    assert set(parts) <= set(packed.SIZES)
-    assert rows <= sum(parts) <= max(1.9 * rows, 16)
-    assert packed.cover(rows, (16,)) == (16,) * -(-rows // 16)
-    assert packed.cover(sum(parts)) == parts, "a padded batch must need no further padding"
+@pytest.mark.parametrize(
+    ("rows", "expected"), [(1, (16,)), (16, (16,)), (17, (32,)), (500, (512,)), (1300, (512, 512, 288))]
+)
+def test_rows_are_padded_to_a_multiple_of_16(rows: int, expected: tuple[int, ...]) -> None:
+    weight = packed.pack(torch.randn(32, 32))
+    assert packed.Sizes(weight, None).parts(rows, weight, None) == expected
+    assert packed.rounded(rows) == sum(expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -27,7 +27,7 @@ def test_equals_torchs_product(dtype: torch.dtype, rows: int, with_bias: bool) -
     torch.manual_seed(0)
     x, weight = torch.randn(rows, 48).to(dtype), torch.randn(72, 48).to(dtype)
     bias = torch.randn(72).to(dtype) if with_bias else None
-    ours = packed.product(x, packed.pack(weight), bias, packed.SIZES)
+    ours = packed.product(x, packed.pack(weight), bias, (packed.rounded(rows),))
     exact = torch.nn.functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
     torch.testing.assert_close(
         ours.double(), exact, **({"atol": 1e-4} if dtype == torch.float32 else {"atol": 0.1}), rtol=1e-2
@@ -45,12 +45,13 @@ def test_a_packed_weight_is_the_weight(dtype: torch.dtype) -> None:
 def test_a_row_has_the_same_bits_at_any_place_and_in_any_company(dtype: torch.dtype, outputs: int, inputs: int) -> None:
     torch.manual_seed(0)
     weight = packed.pack(torch.randn(outputs, inputs).to(dtype))
-    sizes = packed.agreeing_sizes(weight, None)
-    assert sizes, "no size agrees with itself"
+    sizes = packed.Sizes(weight, None)
+    assert sizes.exact
     x = torch.randn(700, inputs).to(dtype)
-    together = packed.product(x, weight, None, sizes)
+    together = packed.product(x, weight, None, sizes.parts(700, weight, None))
     for begin, end in ((0, 1), (0, 700), (13, 40), (100, 612), (600, 700), (699, 700)):
-        assert torch.equal(packed.product(x[begin:end], weight, None, sizes), together[begin:end])
+        part = packed.product(x[begin:end], weight, None, sizes.parts(end - begin, weight, None))
+        assert torch.equal(part, together[begin:end])
 
 
 def test_sizes_that_disagree_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,18 +59,33 @@ def test_sizes_that_disagree_are_not_used(monkeypatch: pytest.MonkeyPatch) -> No
     original = packed.product
 
     def rounding(
-        x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, sizes: tuple[int, ...]
+        x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, parts: tuple[int, ...]
     ) -> torch.Tensor:
-        found = original(x, weight, bias, sizes)
-        return found + 1e-6 if sizes[0] in (64, 512) else found
+        found = original(x, weight, bias, parts)
+        return found + 1e-6 if parts[0] in (64, 512) else found
 
     weight = packed.pack(torch.randn(32, 32))
     monkeypatch.setattr(packed, "product", rounding)
-    assert packed.agreeing_sizes(weight, None) == (16, 32, 128, 256)
+    sizes = packed.Sizes(weight, None)
+    assert sizes.exact
+    assert sizes.parts(64, weight, None) == (48, 16)
+    assert sizes.parts(80, weight, None) == (80,)
+    assert sizes.parts(600, weight, None) == (496, 112)
     monkeypatch.setattr(packed, "product", lambda x, *_: original(x, *_) + torch.arange(len(x))[:, None])
-    assert packed.agreeing_sizes(weight, None) == ()
+    assert not packed.Sizes(weight, None).exact
 
 
-def test_a_wide_product_has_fewer_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "_MOST_OUTPUTS", 40 * 32)
-    assert packed.agreeing_sizes(packed.pack(torch.randn(40, 32)), None) == (16, 32)
+def test_each_size_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, tried = packed.pack(torch.randn(32, 32)), []
+    original = packed._agrees
+    monkeypatch.setattr(packed, "_agrees", lambda *args: tried.append(args[2]) or original(*args))
+    sizes = packed.Sizes(weight, None)
+    for rows in (5, 40, 33, 48, 16):
+        sizes.parts(rows, weight, None)
+    assert tried == [16, 48]
+
+
+def test_a_wide_product_has_fewer_rows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "_WIDE", 39)
+    weight = packed.pack(torch.randn(40, 32))
+    assert packed.Sizes(weight, None).parts(520, weight, None) == (256, 256, 16)
