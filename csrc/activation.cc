@@ -1,5 +1,6 @@
 #include "activation.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "parallel.h"
@@ -14,8 +15,12 @@ FASTSIA_INLINE float silu(float x, float gate) {
   return x * exp_nonpositive(low) / (1.0f + exp_nonpositive(-size));
 }
 
-// 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) = x sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)).
-FASTSIA_INLINE float gelu_tanh(float x) { return silu(x, 1.5957691216057308f * (x + 0.044715f * x * x * x)); }
+// 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) = x sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)). From 12 on the
+// sigmoid is 0 or 1, and the cube could overflow.
+FASTSIA_INLINE float gelu_tanh(float x) {
+  const float c = std::max(-12.0f, std::min(x, 12.0f));
+  return silu(x, 1.5957691216057308f * (c + 0.044715f * c * c * c));
+}
 
 constexpr std::size_t kBlock = 64;
 
