@@ -118,7 +118,8 @@ def _store_rows(
 ):
     """Write a part's results: straight out where it is the only one, else to scratch (only what has seen a key).
 
-    into: (out, out_lse, partial, partial_lse, num_rows, stride_out).
+    Args:
+        into: (out, out_lse, partial, partial_lse, num_rows, stride_out).
     """
     out, out_lse, partial, partial_lse, num_rows, stride_out = into
     dims = tl.arange(0, HEAD_PAD)
