@@ -77,7 +77,7 @@ def test_all_of_it_is_in_the_report_and_side_by_side(folder: Path, run: SIAResul
     page = run.report(tmp_path / "page.html").read_text(encoding="utf-8")
     for title in ("Token level and answer level", "Early stopping, simulated", "Failure prediction"):
         assert title in page
-    assert re.search(r"\d times the trajectories", page)
+    assert re.search(r"\d times those of the trajectories", page)
     evaluate("demo:base", "demo", limit=10, output=tmp_path / "base", max_tokens=60, **SMALL)
     found = compare([folder, tmp_path / "base"])
     assert found.token_level is not None

@@ -130,7 +130,7 @@ def test_what_the_rollouts_cost_is_said_beside_what_stopping_saves(data: ReportD
     assert "Tokens of the rollouts are not counted." in figure.caption
     costs = {"generated_tokens": 60_000, "mean_trajectory_tokens": 100.0, "num_trajectories": 20}
     (figure,) = (each for each in draw(replace(data, summary={**data.summary, **costs})) if each.name == "early_stop")
-    assert "this run drew 60,000, 30 times the trajectories' own" in figure.caption
+    assert "this run drew 60,000 tokens (30 times those of the trajectories)" in figure.caption
 
 
 def test_token_level_is_drawn_where_two_runs_have_it(data: ReportData, tmp_path: Path) -> None:
