@@ -56,7 +56,12 @@ def test_every_kind_of_model_opens() -> None:
     ("kind", "name", "options", "sentence"),
     [
         ("pair", "natve", {}, r"backend must be one of native, hf, openai, vllm, got 'natve'; did you mean native\?"),
-        ("pair", "hf", {"max_num_seqs": 3}, "max_num_seqs does not apply to the hf backend"),
+        (
+            "pair",
+            "hf",
+            {"max_num_seqs": 3},
+            "max_num_seqs applies to backend='native' or 'vllm' only, got backend='hf'",
+        ),
         ("pair", "native", {"dtype": "float32"}, "dtype does not apply to a model that is already loaded"),
         (
             "engine",
