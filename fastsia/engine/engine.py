@@ -272,14 +272,14 @@ class Engine:
         *,
         continuing: np.ndarray | None = None,
     ) -> list[ForcedScore]:
-        """Log-probabilities of given tokens behind prefixes of a trajectory (teacher forcing), in order.
+        """Log-probabilities of given tokens after prefixes of a trajectory (teacher forcing), in order.
 
-        The trajectory is computed once. Tokens behind it cost one row for each token read; equal tokens at the same
-        position are computed once.
+        The trajectory is computed once. Each given token costs one row of a forward pass; equal tokens after equal
+        tokens at the same position are computed once.
 
         Args:
-            continuing: bool [vocabulary], tokens of which none may follow; the probability of that is
-                `ForcedScore.end`.
+            continuing: bool [vocabulary], the tokens that would continue the answer; `ForcedScore.end` is the
+                log-probability that the next token is none of them.
         """
         prompt, trajectory = integers("prompt_ids", prompt_ids), integers("trajectory_ids", trajectory_ids)
         check_forced(prompt, trajectory, forced, continuing, self.runner.vocab_size, self.context_length)
@@ -324,7 +324,7 @@ class Engine:
         self._check_idle()
         try:
             self._running = True
-            self.runner.reset()  # an interrupt may have cut short the last run's
+            self.runner.reset()  # the reset after the last run may have been interrupted
             self.runner.check_weights()
             run = Run(
                 self.runner,

@@ -5,7 +5,7 @@ true answer distribution p does not change, rho is near
 
     rho_0 = (H - s) / sqrt((sum_a p_a ln^2 p_a - H^2) (1 - p_gold) / p_gold),
 
-to first order in 1 / N independent of N (delta method). The cross-fitted rho takes H from one half of the rollouts and
+to leading order (delta method); it does not depend on N. The cross-fitted rho takes H from one half of the rollouts and
 s from the other, and is 0 there. Where p changes, halves are noisier than the whole and the cross-fitted rho is closer
 to 0 than the true one; the paper's is nearer to it in the scenarios of change that were simulated (docs/method.md).
 """
@@ -159,7 +159,7 @@ def split_halves(width: int, num_splits: int, seed: int) -> np.ndarray:
 def halve(table: RolloutTable, alpha: float, num_splits: int, seed: int) -> Halves:
     """Splits the rollouts by index, the same way at every checkpoint, and measures both halves.
 
-    V of the surprisal is the whole trajectory's in both halves.
+    Both halves smooth the surprisal with the number of distinct answers of the whole trajectory.
     """
     slots = table.slots()
     widest = int(slots.max()) + 1
@@ -258,8 +258,8 @@ class OutcomeTest:
 
     Attributes:
         statistic: Mean cross-fitted rho on the common grid.
-        null_mean: Mean with permuted surprisals.
-        null_bound: Their 95th percentile (correct) or 5th (incorrect).
+        null_mean: Mean of the statistic over the permutations of the surprisals.
+        null_bound: 95th (correct) or 5th (incorrect) percentile of the statistic over the permutations.
         p_value: One-sided: upwards for trajectories that end correct, downwards for the others.
         num_traces: Trajectories with a defined correlation.
     """
@@ -272,7 +272,7 @@ class OutcomeTest:
 
 
 @dataclass(frozen=True)
-class RepairingTest:
+class PermutationTest:
     """Whether H and s of one trajectory move together more than those of different trajectories.
 
     Attributes:
@@ -290,7 +290,7 @@ class RepairingTest:
     incorrect: OutcomeTest | None
 
 
-def repairing_test(
+def permutation_test(
     halves: Halves,
     rows: np.ndarray,
     correct: np.ndarray,
@@ -298,7 +298,7 @@ def repairing_test(
     num_permutations: int,
     seed: int,
     max_traces: int = 2000,
-) -> RepairingTest | None:
+) -> PermutationTest | None:
     """Permutation test: does H go with s of the same trajectory beyond a trend that all trajectories share?
 
     Among trajectories of one outcome the surprisals are permuted over the trajectories at equal relative positions. A
@@ -320,16 +320,16 @@ def repairing_test(
     if len(rows) > max_traces:
         chosen = np.sort(generator.permutation(len(rows))[:max_traces])
         rows, correct = rows[chosen], correct[chosen]
-    right = _repair(halves, rows[correct], num_permutations, generator, 1.0)
-    wrong = _repair(halves, rows[~correct], num_permutations, generator, -1.0)
+    right = _permute(halves, rows[correct], num_permutations, generator, 1.0)
+    wrong = _permute(halves, rows[~correct], num_permutations, generator, -1.0)
     tests = [test for test in (right, wrong) if test is not None]
     if not tests:
         return None
     p_value = min(1.0, len(tests) * min(test.p_value for test in tests))
-    return RepairingTest(p_value, sum(test.num_traces for test in tests), num_permutations, right, wrong)
+    return PermutationTest(p_value, sum(test.num_traces for test in tests), num_permutations, right, wrong)
 
 
-def _repair(
+def _permute(
     halves: Halves, rows: np.ndarray, num_permutations: int, generator: np.random.Generator, sign: float
 ) -> OutcomeTest | None:
     """The test among some trajectories; sign: +1 for correlations above, -1 for those below the mismatched ones."""

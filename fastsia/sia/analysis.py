@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from fastsia.config import SIAConfig
-from fastsia.sia.alignment import repairing_test
+from fastsia.sia.alignment import permutation_test
 from fastsia.sia.curves import GRID, GROUPS, AucCurve, Curve, auc_curve, curve_frame, token_rows
 from fastsia.sia.cut import Ends
 from fastsia.sia.estimate import Resampled
@@ -130,11 +130,11 @@ def _counts(scored: Scored) -> dict[str, Any]:
     }
 
 
-def _repairing(scored: Scored) -> dict[str, Any]:
+def _permutation(scored: Scored) -> dict[str, Any]:
     one_each = scored.at_grid[scored.table.problem_offsets[:-1]]
     seed = scored.config.seed
     correct = scored.correct[scored.table.problem_offsets[:-1]]
-    test = repairing_test(scored.halves, one_each, correct, num_permutations=NUM_PERMUTATIONS, seed=seed)
+    test = permutation_test(scored.halves, one_each, correct, num_permutations=NUM_PERMUTATIONS, seed=seed)
     return {"repairing_test": None if test is None else asdict(test)}
 
 
@@ -174,5 +174,5 @@ def _finite(x: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(x), x, np.nan)
 
 
-FACTS[:0] = [_counts, _repairing]
+FACTS[:0] = [_counts, _permutation]
 CURVES[:0] = [_mean_curves, _token_curves]

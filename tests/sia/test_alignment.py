@@ -11,8 +11,8 @@ from fastsia.sia.alignment import (
     cross_fitted,
     halve,
     pearson,
+    permutation_test,
     ranks,
-    repairing_test,
     spearman,
     split_halves,
 )
@@ -161,33 +161,33 @@ def p_values(probabilities_of: object, runs: int, number: int = 12) -> np.ndarra
         table = encode(frame(draw(probabilities_of(rng), number, rng)))  # type: ignore[operator]
         halves = halve(table, 0.5, 4, seed=seed)
         correct = ends_correct(table, measure(table, 0.5))
-        test = repairing_test(halves, grid_rows(table), correct, num_permutations=99, seed=seed)
+        test = permutation_test(halves, grid_rows(table), correct, num_permutations=99, seed=seed)
         assert test is not None
         found.append(test.p_value)
     return np.array(found)
 
 
-def test_repairing_rejects_at_its_level_under_the_null() -> None:
+def test_permutation_rejects_at_its_level_under_the_null() -> None:
     """Constant distributions, another in each trace: the same-sample rho would reject always."""
     p = p_values(lambda rng: rng.dirichlet(np.full(4, 2.0), size=48)[:, None].repeat(9, axis=1), runs=300)
     assert (p <= 0.05).mean() <= 0.07
     assert 0.3 < (p <= 0.5).mean() < 0.55  # doubling the smaller of two makes it a little too careful
 
 
-def test_repairing_does_not_reject_a_trend_that_all_traces_share() -> None:
+def test_permutation_does_not_reject_a_trend_that_all_traces_share() -> None:
     common = np.linspace(0, 1, 9)[:, None] * np.array([0.5, -0.2, -0.2, -0.1]) + np.array([0.4, 0.25, 0.25, 0.1])
     p = p_values(lambda rng: np.broadcast_to(common, (48, 9, 4)), runs=100)
     assert (p <= 0.05).mean() < 0.13
 
 
-def test_repairing_finds_traces_that_move_at_their_own_pace() -> None:
+def test_permutation_finds_traces_that_move_at_their_own_pace() -> None:
     """Also where half of them end incorrect, whose correlations have the other sign."""
     for share in (1.0, 0.5):
         p = p_values(lambda rng, share=share: moving(64, 16, rng, share_correct=share), runs=20, number=20)
         assert (p <= 0.05).mean() >= 0.95
 
 
-def test_repairing_needs_two_traces() -> None:
+def test_permutation_needs_two_traces() -> None:
     table = encode(frame(np.array([[[0, 1, 0, 1], [0, 0, 1, 1], [1, 1, 1, 0]]])))
     one = np.array([True])
-    assert repairing_test(halve(table, 0.5, 2, 0), grid_rows(table), one, num_permutations=9, seed=0) is None
+    assert permutation_test(halve(table, 0.5, 2, 0), grid_rows(table), one, num_permutations=9, seed=0) is None
