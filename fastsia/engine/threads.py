@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-# Rows of the product that is timed, and the seconds that one number of threads is timed for.
+# Rows of the product that is timed, how often, and the seconds after which each number of threads is timed no more.
 _ROWS = 128
-_SECONDS = 0.02
+_LEAST_ROUNDS, _MOST_ROUNDS, _SECONDS = 3, 50, 0.15
 # Fewer threads are preferred if they take at most this much longer: others on the machine can use the rest.
 _TOLERANCE = 1.05
 # Sequences per step, and the seconds that it may take.
@@ -62,7 +62,7 @@ def choose_threads(weight: Tensor | None, asked: int | None = None) -> tuple[int
     most = min(num_cores(), torch.get_num_threads())
     if most == 1 or weight is None:
         return most, "the number of cores"
-    seconds = _measure(tuple(weight.shape), weight.dtype, most)
+    seconds = _measure(tuple(weight.shape), weight.dtype, _counts(most))
     best = min(seconds.values())
     chosen = min(count for count, taken in seconds.items() if taken <= _TOLERANCE * best)
     shown = ", ".join(f"{1e3 * taken:.2f} ms with {count}" for count, taken in seconds.items())
@@ -88,29 +88,38 @@ def default_num_seqs(model: PreTrainedModel, weight: Tensor | None, num_threads:
     if weight is None:
         return _MOST_SEQS
     size = sum(value.numel() for value in model.parameters())
-    seconds = _seconds(tuple(weight.shape), weight.dtype, num_threads) / _ROWS * size / weight.numel()
+    product = _measure(tuple(weight.shape), weight.dtype, (num_threads,))[num_threads]
+    seconds = product / _ROWS * size / weight.numel()
     return int(2 ** math.floor(math.log2(min(max(_STEP_SECONDS / seconds, _LEAST_SEQS), _MOST_SEQS))))
 
 
-def _measure(shape: tuple[int, ...], dtype: torch.dtype, most: int) -> dict[int, float]:
-    """The seconds of a product by the number of threads."""
-    counts = [*range(1, min(most, 8) + 1), *(n for n in (12, 16, 24, 32, 48, 64, 96, 128) if 8 < n < most)]
-    return {count: _seconds(shape, dtype, count) for count in [*counts, *[most] * (most > 8)]}
+def _counts(most: int) -> tuple[int, ...]:
+    """The numbers of threads to try."""
+    larger = [count for count in (12, 16, 24, 32, 48, 64, 96, 128) if 8 < count < most]
+    return (*range(1, min(most, 8) + 1), *larger, *[most] * (most > 8))
 
 
 @cache
-def _seconds(shape: tuple[int, ...], dtype: torch.dtype, num_threads: int) -> float:
-    """The median seconds of a product of `_ROWS` rows: the best would not show that another process is at work."""
+def _measure(shape: tuple[int, ...], dtype: torch.dtype, counts: tuple[int, ...]) -> dict[int, float]:
+    """The median seconds of a product of `_ROWS` rows by the number of threads.
+
+    The counts take turns, so that other work on the machine slows all of them down alike. The best time would not show
+    that another process is at work.
+    """
     weight, rows = torch.zeros(shape, dtype=dtype), torch.zeros((_ROWS, shape[1]), dtype=dtype)
-    taken: list[float] = []
-    with torch.inference_mode(), using_threads(num_threads):
-        torch.nn.functional.linear(rows, weight)
-        end = time.perf_counter() + _SECONDS
-        while len(taken) < 3 or time.perf_counter() < end:
-            began = time.perf_counter()
-            torch.nn.functional.linear(rows, weight)
-            taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
+    taken: dict[int, list[float]] = {count: [] for count in counts}
+    end = time.perf_counter() + _SECONDS * len(counts)
+    rounds = 0
+    with torch.inference_mode():
+        while rounds < _LEAST_ROUNDS or (rounds < _MOST_ROUNDS and time.perf_counter() < end):
+            for count in counts:
+                with using_threads(count):
+                    torch.nn.functional.linear(rows, weight)  # starts the threads
+                    began = time.perf_counter()
+                    torch.nn.functional.linear(rows, weight)
+                    taken[count].append(time.perf_counter() - began)
+            rounds += 1
+    return {count: statistics.median(values) for count, values in taken.items()}
 
 
 @contextmanager

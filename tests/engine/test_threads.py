@@ -44,7 +44,7 @@ def test_the_fewest_threads_that_are_about_as_fast(
 
 def test_the_measurement_leaves_torch_as_it_was() -> None:
     before = torch.get_num_threads()
-    found = threads._measure((48, 32), torch.float32, 2)
+    found = threads._measure((48, 32), torch.float32, (1, 2))
     assert list(found) == [1, 2]
     assert all(taken > 0 for taken in found.values())
     assert torch.get_num_threads() == before
@@ -61,12 +61,12 @@ def test_a_step_of_a_slow_model_has_fewer_sequences(monkeypatch: pytest.MonkeyPa
     matrices = sum(value.numel() for value in model.parameters()) / weight.numel()
 
     def chosen(rows_per_second: float) -> int:
-        monkeypatch.setattr(threads, "_seconds", lambda *_: 128 / rows_per_second / matrices)
+        monkeypatch.setattr(threads, "_measure", lambda *_: {1: 128 / rows_per_second / matrices})
         return default_num_seqs(model, weight, 1)
 
     assert [chosen(rate) for rate in (10, 300, 600, 1e6)] == [64, 128, 256, 512]
-    monkeypatch.setattr(threads, "_seconds", lambda *_: 128 / 300 / matrices)
-    assert Engine(model, None).max_num_seqs == 128
+    monkeypatch.setattr(threads, "_measure", lambda *_: {1: 128 / 300 / matrices})
+    assert Engine(model, None, num_threads=1).max_num_seqs == 128
     assert Engine(model, None, max_num_seqs=7).max_num_seqs == 7
     assert default_num_seqs(model, None, 1) == 512
 
