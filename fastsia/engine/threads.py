@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 import os
-import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,10 +100,10 @@ def _counts(most: int) -> tuple[int, ...]:
 
 @cache
 def _measure(shape: tuple[int, ...], dtype: torch.dtype, counts: tuple[int, ...]) -> dict[int, float]:
-    """The median seconds of a product of `_ROWS` rows by the number of threads.
+    """The lower quartile of the seconds of a product of `_ROWS` rows, by the number of threads.
 
-    The counts take turns, so that other work on the machine slows all of them down alike. The best time would not show
-    that another process is at work.
+    The counts take turns, so that other work on the machine slows all of them down alike. The quartile does not see a
+    moment of other work, as the median would, but sees a process that goes on working, as the best time would not.
     """
     weight, rows = torch.zeros(shape, dtype=dtype), torch.zeros((_ROWS, shape[1]), dtype=dtype)
     taken: dict[int, list[float]] = {count: [] for count in counts}
@@ -119,7 +118,7 @@ def _measure(shape: tuple[int, ...], dtype: torch.dtype, counts: tuple[int, ...]
                     torch.nn.functional.linear(rows, weight)
                     taken[count].append(time.perf_counter() - began)
             rounds += 1
-    return {count: statistics.median(values) for count, values in taken.items()}
+    return {count: sorted(values)[len(values) // 4] for count, values in taken.items()}
 
 
 @contextmanager
