@@ -48,9 +48,10 @@ def product(x: Tensor, packed: Tensor, bias: Tensor | None, parts: tuple[int, ..
     rows = len(x)
     if sum(parts) > rows:
         x = torch.nn.functional.pad(x, (0, 0, 0, sum(parts) - rows))
-    linear = torch.ops.mkldnn._linear_pointwise
-    pieces = [linear(piece, packed, bias, "none", [], "") for piece in x.contiguous().split(parts)]
-    return (pieces[0] if len(pieces) == 1 else torch.cat(pieces))[:rows]
+    linear = torch.ops.mkldnn._linear_pointwise.default
+    pieces = x.contiguous().split(parts) if len(parts) > 1 else (x.contiguous(),)
+    out = [linear(piece, packed, bias, "none", [], "") for piece in pieces]
+    return (out[0] if len(out) == 1 else torch.cat(out))[:rows]
 
 
 class Sizes:
