@@ -13,8 +13,11 @@ NATIVE := $(wildcard csrc/*.cc csrc/*.h)
 CXX_FILES := $(NATIVE) $(wildcard csrc/fuzz/*.cc)
 DEMO_LIMIT ?= 64
 
-# One thread per test process, since there is one process per core.
-PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q
+# One thread per test process, since there is one process per core. Compiled files are kept whatever the environment
+# says: the tests start many processes.
+PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q
+# Tests stay in their order, so that those of a module share what it has made; an idle process takes from the other.
+PARALLEL := -n $(JOBS) --dist worksteal
 BENCH := $(BIN)/python -m benchmarks
 
 .DEFAULT_GOAL := help
@@ -70,7 +73,7 @@ clean: ## remove build outputs and .venv
 ##@ Tests
 
 test: $(STAMP) ## run the test suite
-	$(PYTEST) -n $(JOBS)
+	$(PYTEST) $(PARALLEL)
 
 test-slow: $(STAMP) ## run the tests that take minutes
 	$(PYTEST) -m 'slow and not gpu'
@@ -79,7 +82,7 @@ test-gpu: $(STAMP) ## run the tests that need a CUDA device
 	$(PYTEST) -m gpu
 
 test-order: $(STAMP) ## run the test suite three times in random order
-	for seed in 1 2 3; do $(PYTEST) -n $(JOBS) --random-order --random-order-seed=$$seed || exit 1; done
+	for seed in 1 2 3; do $(PYTEST) $(PARALLEL) --random-order --random-order-seed=$$seed || exit 1; done
 
 test-arc: $(STAMP) ## read every option of ARC in 40 phrasings; counts per letter and phrasing
 	$(PYTEST) -m slow -s tests/answers/test_choice.py -k every_option_of_arc
@@ -124,7 +127,7 @@ test-vllm: $(VLLM)/.fastsia-installed ## test `vllm serve` and vLLM in process o
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -q -m slow tests/backends/test_vllm.py
 
 coverage: $(STAMP) ## measure the share of the lines of fastsia/ that the test suite runs
-	$(PYTEST) -n $(JOBS) --cov --cov-report=term
+	$(PYTEST) $(PARALLEL) --cov --cov-report=term
 
 sanitize: $(STAMP) ## run the C++ core's tests under AddressSanitizer and UBSan
 	csrc/sanitize.sh

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 import pytest
 
-from tests.tiny import NUM_PROBLEMS, save_tiny
+from tests.programs import warm_server
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One server of warm programs for all processes of a session: the first of them opens it."""
+    opened = contextlib.ExitStack()
+    opened.enter_context(warm_server())
+    config.add_cleanup(opened.close)
 
 
 @pytest.fixture(scope="session")
@@ -23,12 +31,16 @@ def shared_data() -> Path:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a saved tiny model."""
+    from tests.tiny import save_tiny  # imports torch; the process that starts the workers need not wait for it
+
     return save_tiny(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data file with `NUM_PROBLEMS` questions."""
+    from tests.tiny import NUM_PROBLEMS
+
     path = tmp_path_factory.mktemp("data") / "sums.jsonl"
     path.write_text("".join(f'{{"question": "{i} + 1?", "answer": "{i % 10}"}}\n' for i in range(NUM_PROBLEMS)))
     return path

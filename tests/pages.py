@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import doctest
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from .programs import ROOT, run_shell
+
 DOCS = ROOT / "docs"
 
 
@@ -24,24 +22,6 @@ def blocks(page: str) -> list[tuple[str, str]]:
 def programs(page: str, language: str) -> list[str]:
     """The blocks of a page of the documentation that are marked as a language."""
     return [text for marked, text in blocks(page) if marked == language]
-
-
-def offline(**more: Any) -> dict[str, str]:
-    """An environment in which nothing is fetched, and one thread is used."""
-    return {
-        **os.environ,
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        **{name: str(value) for name, value in more.items()},
-    }
-
-
-def run_shell(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """A page's commands, with the programs of the running environment."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return subprocess.run(["bash", "-euc", text], cwd=folder, env=offline(PATH=path), capture_output=True, text=True)
 
 
 def follow(page: str, folder: Path) -> None:

@@ -30,6 +30,7 @@ from fastsia.cli.run import say_interrupted, task_folders
 from fastsia.config import SETTINGS
 from fastsia.results.reader import Store
 from tests.engine.damage import DAMAGES, damaged
+from tests.programs import run_python
 from tests.tiny import save_tiny
 
 SMALL = ["--num_rollouts", "3", "--stride", "6", "--max_tokens", "12", "--num_bootstrap", "20", "--num_splits", "2"]
@@ -491,16 +492,14 @@ def test_a_reader_that_stops_is_no_error(model: str, questions: Path, tmp_path: 
     for parts in (arguments, ["ls"]):
         read, write = os.pipe()
         os.close(read)
-        ended = subprocess.run(
-            [sys.executable, "-m", "fastsia", *parts], stdout=write, stderr=subprocess.PIPE, text=True
-        )
+        ended = run_python("-m", "fastsia", *parts, stdout=write)
         os.close(write)
         assert (ended.returncode, ended.stderr) == (141, "")
     assert len(fastsia.load(tmp_path / "run").trajectories) == 2
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
-def test_streams_that_the_shell_closed(closed: str, model: str, questions: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("closed", [(1,), (2,), (1, 2)])
+def test_streams_that_the_shell_closed(closed: tuple[int, ...], model: str, questions: Path, tmp_path: Path) -> None:
     """A file that is opened next would get the number of the closed stream, and be written to."""
     arguments = [
         "run",
@@ -515,8 +514,7 @@ def test_streams_that_the_shell_closed(closed: str, model: str, questions: Path,
         *SMALL,
     ]
     for parts in (arguments, ["ls"], ["doctor"]):
-        line = " ".join(map(shlex.quote, [sys.executable, "-m", "fastsia", *parts]))
-        ended = subprocess.run(f"{line} {closed}", shell=True, capture_output=True, text=True)
+        ended = run_python("-m", "fastsia", *parts, closed=closed)
         assert (ended.returncode, ended.stderr) == (0, "")
     assert len(fastsia.load(tmp_path / "run").trajectories) == 2
     assert Store(tmp_path / "run" / "run.sqlite").num_problems() == 2
@@ -531,6 +529,8 @@ def test_as_a_program(model: str, questions: Path, tmp_path: Path) -> None:
     bad = subprocess.run([*base, "run", "--model", model, "--tasks", "nope"], capture_output=True, text=True)
     assert bad.returncode == 2
     assert bad.stderr.startswith("fastsia: error: Unknown task 'nope'")
+    line = f"{shlex.join([*base, 'ls'])} >&- 2>&-"
+    assert subprocess.run(line, shell=True, capture_output=True, text=True, check=True).stderr == ""
 
 
 def progress(done: int, seconds: float, **more: Any) -> Progress:

@@ -18,7 +18,8 @@ from nbclient import NotebookClient
 from transformers import AutoModelForCausalLM
 
 import fastsia
-from tests.pages import DOCS, ROOT, blocks, follow, offline, programs, run_shell
+from tests.pages import DOCS, ROOT, blocks, follow, programs
+from tests.programs import offline, run_python, run_shell
 
 PAGES = sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
 # Pages of other tools are tested in the environments of these tools; two pages have tests of their own below.
@@ -106,13 +107,8 @@ def test_the_rl_loop_trains_the_demo_model(tmp_path: Path) -> None:
     assert len(program.splitlines()) < 70
     script = tmp_path / "rl.py"
     script.write_text(program, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "trained"), "2", "3", "3"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=tmp_path,
-    )
+    done = run_python(script, tmp_path / "trained", 2, 3, 3, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert re.findall(r"step (\d): reward 0?[01]?\.\d{3}", done.stdout) == ["1", "2"], done.stdout
     trained = AutoModelForCausalLM.from_pretrained(tmp_path / "trained")
     before = fastsia.Engine.from_pretrained("demo:sft").model
@@ -124,10 +120,8 @@ def test_the_exports_are_made_and_read(tmp_path: Path) -> None:
     (commands,), (program,) = programs("exports.md", "sh"), programs("exports.md", "python")
     made = run_shell(commands, tmp_path)
     assert made.returncode == 0, made.stderr
-    places = offline(HF_DATASETS_CACHE=tmp_path / "cache")
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path, env=places
-    )
+    done = run_python("-c", program, folder=tmp_path, HF_DATASETS_CACHE=tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
     assert re.search(r"^\d\.\d+ \d\.\d+$", done.stdout, re.MULTILINE)
 
 

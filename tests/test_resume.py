@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import fastsia
 from fastsia.callbacks import Callback, Progress
 from fastsia.results import schema
 from fastsia.results.reader import Store
+from tests.programs import Running, run_python, start_python
 from tests.tiny import NUM_PROBLEMS, tiny_model
 
 # One trajectory in flight: then a row's company in a batch, and with it a logit's last bits, is the same in any run.
@@ -76,16 +75,10 @@ def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
                     assert mine[column] == pytest.approx(value, abs=1e-4)
 
 
-def start(model: Path, questions: Path, folder: Path, settings: dict[str, Any] = SETTINGS) -> subprocess.Popen[str]:
+def start(model: Path, questions: Path, folder: Path, settings: dict[str, Any] = SETTINGS) -> Running:
     options = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
     arguments = ["run", "--model", str(model), "--tasks", str(questions), "-o", str(folder), "--no_report", *options]
-    return subprocess.Popen(
-        [sys.executable, "-m", "fastsia", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    return start_python("-m", "fastsia", *arguments)
 
 
 def finished(folder: Path) -> set[int]:
@@ -99,7 +92,7 @@ def finished(folder: Path) -> set[int]:
             return set()  # not yet any table
 
 
-def stop_at(process: subprocess.Popen[str], folder: Path, done: int, how: signal.Signals) -> str:
+def stop_at(process: Running, folder: Path, done: int, how: signal.Signals) -> str:
     """Signal the run as soon as `done` problems are finished; its standard error."""
     while len(finished(folder)) < done:
         assert process.poll() is None, process.communicate()[1]
@@ -245,8 +238,7 @@ def test_a_report_while_the_run_goes_on(model: Path, questions: Path, tmp_path: 
     while not finished(folder):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
-    report = [sys.executable, "-m", "fastsia", "report", str(folder)]
-    shown = subprocess.run(report, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    shown = run_python("-m", "fastsia", "report", folder)
     assert shown.returncode == 0, shown.stderr
     assert (folder / "report.html").is_file()
     loaded = fastsia.load(folder).summary["num_problems"]

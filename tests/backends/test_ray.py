@@ -6,8 +6,6 @@ import contextlib
 import os
 import re
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +25,7 @@ from fastsia.config import SamplingParams
 from fastsia.engine.sequence import Request
 from fastsia.results.reader import Store
 from fastsia.results.schema import FinishedProblem
+from tests.programs import start_python
 from tests.test_resume import SETTINGS, assert_equal, finished, tables
 from tests.tiny import NUM_PROBLEMS, save_tiny, shared_model
 
@@ -201,13 +200,9 @@ def test_an_ended_and_a_killed_driver_resume(
     command = ["run", "--model", str(model), "--tasks", str(questions), "-o", str(folder), "--no_report", *options]
     done: set[int] = set()
     for how, code in ((signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "fastsia", *command, "--executor", "ray", "--num_workers", "2"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            # A session of its own, not the cluster of another test.
-            env=os.environ | {"OMP_NUM_THREADS": "1", "RAY_TMPDIR": str(short_path)},
+        # A session of its own, not the cluster of another test.
+        process = start_python(
+            "-m", "fastsia", *command, "--executor", "ray", "--num_workers", "2", RAY_TMPDIR=short_path
         )
         while len(finished(folder)) < len(done) + 4:
             assert process.poll() is None, process.communicate()[1]

@@ -22,6 +22,7 @@ from benchmarks.gpu.rows import Row
 from benchmarks.gpu.work import TOY, Work, generate, prepare
 from benchmarks.machine import provenance
 from tests.benchmarks.schema import validate
+from tests.programs import warm_python
 
 QWEN = "qwen2.5-3b"
 
@@ -205,12 +206,16 @@ def test_rows_come_in_order_of_worth_and_once() -> None:
     assert [row.key for row in rows.plan(["llama-3.2-3b"], ["naive"])] == ["peer/llama-3.2-3b/naive"]
 
 
-def test_rows_are_measured_once_and_fail_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_are_measured_once_and_fail_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A row in a process of its own, one that fails, one that does not end; then nothing is left to do but the last."""
     output = tmp_path / "rows.jsonl"
     options = runner.Options(output, "cpu", toy=True, row_seconds=240)
     good, bad = Row("peer", QWEN, "naive"), Row("peer", str(tmp_path / "nothing"), "naive")
-    assert runner.run([good, bad], options) == 0
+    with monkeypatch.context() as warmly:
+        warmly.setattr("sys.executable", str(warm_python()))
+        assert runner.run([good, bad], options) == 0
     slow = Row("peer", QWEN, "fastsia")
     assert runner.run([good, bad, slow], dataclasses.replace(options, row_seconds=0.5)) == 0
     found = results.read(output)

@@ -20,6 +20,7 @@ import torch
 import fastsia
 from fastsia.engine.profile import StepProfile
 from tests.faults.disks import small_disk
+from tests.programs import Running, run_python, start_python
 from tests.test_resume import SETTINGS, assert_equal, finished, start, stop_at, tables
 from tests.tiny import NUM_PROBLEMS
 
@@ -32,7 +33,7 @@ def whole(model: Path, questions: Path, tmp_path_factory: pytest.TempPathFactory
     return folder
 
 
-def complaint(process: subprocess.Popen[str]) -> str:
+def complaint(process: Running) -> str:
     """What a run says that must fail: one sentence with exit code 2."""
     err = process.communicate(timeout=120)[1]
     assert process.returncode == 2, err
@@ -186,7 +187,7 @@ def test_a_flipped_bit_is_said_by_readers(whole: Path, tmp_path: Path) -> None:
         ["report", str(path.parent)],
         ["export", str(path.parent), "--to", "datasets", "-o", str(tmp_path)],
     ):
-        done = subprocess.run([sys.executable, "-m", "fastsia", *command], capture_output=True, text=True)
+        done = run_python("-m", "fastsia", *command)
         assert done.returncode == 2, done.stderr
         assert "run.sqlite is damaged (the rows of problem" in done.stderr
         assert "do not match their checksum); the same `fastsia run` command repairs it." in done.stderr
@@ -273,13 +274,7 @@ def test_a_second_signal_while_a_problem_is_written(
     """A large problem is being stored when both signals come: it is stored whole, and the process ends as always."""
     options = [text for name, value in SETTINGS.items() for text in (f"--{name}", str(value))]
     arguments = ["run", "--model", model, "--tasks", questions, "-o", tmp_path / "run", "--no_report", *options]
-    ended = subprocess.run(
-        [sys.executable, "-c", IMPATIENT, str(int(how)), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    ended = run_python("-c", IMPATIENT, int(how), *arguments)
     assert ended.returncode == code, ended.stderr
     assert len(finished(tmp_path / "run")) >= 2
     fastsia.evaluate(str(model), str(questions), output=tmp_path / "run", **SETTINGS)
@@ -326,15 +321,7 @@ def test_a_report_on_a_full_disk(whole: Path, tmp_path: Path) -> None:
     used = sum(path.stat().st_size // 4096 * 4 + 8 for path in whole.rglob("*"))
     with small_disk(tmp_path / "small", used + 200) as disk:
         shutil.copytree(whole, disk / "run")
-        sentence = complaint(
-            subprocess.Popen(
-                [sys.executable, "-m", "fastsia", "report", str(disk / "run")],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-            )
-        )
+        sentence = complaint(start_python("-m", "fastsia", "report", disk / "run"))
         assert "figures" in sentence
         assert "cannot be written: No space left on device" in sentence
         figures = [*(disk / "run" / "figures").iterdir()]

@@ -25,7 +25,8 @@ from inspect_ai.tool import tool
 from fastsia import FastsiaError, answer_entropy, extract_answers
 from fastsia.integrations.inspect_provider import FastsiaAPI
 
-from ..pages import offline, programs, run_shell
+from ..pages import programs
+from ..programs import offline, run_shell
 from .demo import WEIGHTS, problems, script
 
 COUNT = 8

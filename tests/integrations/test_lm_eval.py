@@ -31,7 +31,8 @@ from fastsia import Engine, FastsiaError, answer_entropy, evaluate, extract_answ
 from fastsia.integrations.lm_eval import FastsiaLM
 from tests.tiny import tiny_model
 
-from ..pages import offline, programs, run_shell
+from ..pages import programs
+from ..programs import offline, run_shell
 from .demo import WEIGHTS, problems
 
 COUNT = 16
