@@ -119,6 +119,15 @@ def start_python(
     )
 
 
+def begin_python(*arguments: object, **settings: Any) -> tuple[Running, str]:
+    """As `start_python`, until it has written the first line of its output, which is given too."""
+    read, write = os.pipe()
+    process = start_python(*arguments, stdout=write, **settings)
+    os.close(write)
+    with open(read) as output:
+        return process, output.readline()
+
+
 def run_python(*arguments: object, **settings: Any) -> subprocess.CompletedProcess[str]:
     """As `start_python`, to its end."""
     process = start_python(*arguments, **settings)

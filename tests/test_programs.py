@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import warm
-from tests.programs import Program, offline, run_python, run_shell, start_python
+from tests.programs import Program, begin_python, offline, run_python, run_shell
 
 pytestmark = pytest.mark.skipif(warm.ADDRESS not in os.environ, reason="there are no warm programs on this system")
 
@@ -22,17 +22,13 @@ print(sys.argv, os.getcwd(), os.environ.get("RAY_TMPDIR"), "transformers" in sys
 print(sys.stdin.read(), file=sys.stderr)
 sys.exit(7)
 """
-WAITS = "import time; print('waits', flush=True); time.sleep(600)"
 
 
-def started(text: str) -> Program:
-    """A warm program that has written its first line."""
-    read, write = os.pipe()
-    process = start_python("-c", text, stdout=write)
-    os.close(write)
-    with open(read) as file:
-        assert file.readline()
+def waiting() -> Program:
+    """A warm program that has begun, and does not end."""
+    process, line = begin_python("-c", "import time; print('waits', flush=True); time.sleep(600)")
     assert isinstance(process, Program)
+    assert line == "waits\n"
     return process
 
 
@@ -62,7 +58,7 @@ def test_what_happens_at_the_end() -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_signals_are_real(how: signal.Signals) -> None:
-    process = started(WAITS)
+    process = waiting()
     with pytest.raises(subprocess.TimeoutExpired):
         process.communicate(timeout=0.01)
     assert process.poll() is None
@@ -74,7 +70,7 @@ def test_signals_are_real(how: signal.Signals) -> None:
 
 
 def test_a_program_ends_with_whoever_asked_for_it() -> None:
-    process = started(WAITS)
+    process = waiting()
     handle = os.pidfd_open(process.pid)
     assert not select.select([handle], [], [], 0)[0]
     process.close()

@@ -11,7 +11,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import textwrap
 import threading
 import time
@@ -34,6 +33,7 @@ from fastsia.results.reader import Store
 from fastsia.results.schema import FinishedProblem, Part, ScoredTrajectory, matched_tokens, pack_ids, unpack_ids
 from fastsia.results.writer import StoreWriter
 from tests.faults.disks import small_disk
+from tests.programs import begin_python
 from tests.tiny import tiny_tokenizer
 
 IDENTITY: dict[str, Any] = {
@@ -308,10 +308,9 @@ def test_a_second_writer_is_told_that_the_folder_is_locked(tmp_path: Path, vocab
         time.sleep(60)
         """
     )
-    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    other, line = begin_python("-c", code)
     try:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "open\n"
+        assert line == "open\n"
         with pytest.raises(FastsiaError, match=f"locked: process {other.pid} is writing"):
             StoreWriter(tmp_path, IDENTITY, vocabulary)
     finally:

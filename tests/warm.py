@@ -30,9 +30,12 @@ ADDRESS = "WARM_SERVER"
 MODULES = ("fastsia.cli", "fastsia.demo", "fastsia.evaluation", "fastsia.comparison", "fastsia.report")
 EARLY = re.compile(
     "ACCELERATE|ATEN|COVERAGE|CUDA|DNNL|FASTSIA|GOMP|HF_(?!DATASETS)|HUGGINGFACE|KMP|LANG|LC_|LD_|MALLOC|MKL|MPL|NUMEXPR"
-    "|OMP|ONEDNN|OPENBLAS|PYTHON|PYTORCH|TOKENIZERS|TORCH|TRANSFORMERS|TRITON|XDG"
+    "|OMP|ONEDNN|OPENBLAS|PYTHON|PYTORCH|TOKENIZERS|TORCH(?!INDUCTOR_CACHE)|TRANSFORMERS|TRITON|XDG"
 )
-"""How variables begin that may be read while `MODULES` are imported. They do not import `datasets`."""
+"""How variables begin that may be read while `MODULES` are imported.
+
+They do not import `datasets`; torch sets and reads its inductor's cache folder when it compiles.
+"""
 
 
 class Command(NamedTuple):
@@ -97,7 +100,8 @@ class Server:
         self._selector.register(sys.stdin, selectors.EVENT_READ, self._end)
         self._children: set[_Child] = set()
         self._given = dict(os.environ)
-        self._added: dict[str, str] | None = None
+        self._added: dict[str, str] = {}
+        self._has_imported = False
 
     def serve(self) -> Command:
         """Returns in the process of each program, with its command, and never in the server."""
@@ -111,14 +115,14 @@ class Server:
         connection, _ = self._listener.accept()
         message, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 3)
         command = Command(**json.loads(message))
-        if early(command.environment) != early(self._given) or not self._import():
+        if not self._is_warm_for(command.environment):
             connection.sendall(b"0")
             connection.close()
         else:
             pid = os.fork()
             if pid == 0:
                 self._leave(connection)
-                _settle(command, descriptors, self._added or {})
+                _settle(command, descriptors, self._added)
                 return command
             child = _Child(pid, connection)
             self._children.add(child)
@@ -129,15 +133,23 @@ class Server:
             os.close(descriptor)
         return None
 
-    def _import(self) -> bool:
-        """Import `MODULES` at the first call; whether a fork has all threads that the imports have started: none."""
-        if self._added is None:
-            # As the command line does before it imports them: the streams of programs are files and pipes.
-            os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-            for name in MODULES:
-                importlib.import_module(name)
-            self._added = {name: value for name, value in os.environ.items() if name not in self._given}
-        return len(os.listdir("/proc/self/task")) == 1
+    def _is_warm_for(self, environment: dict[str, str]) -> bool:
+        """Whether imports in that environment give what they gave here, and have started no thread, which a fork lacks.
+
+        Variables that the imports set themselves may have the same value, or be absent.
+        """
+        if not self._has_imported:
+            self._import()
+        is_alike = self._added | early(environment) == self._added | early(self._given)
+        return is_alike and len(os.listdir("/proc/self/task")) == 1
+
+    def _import(self) -> None:
+        # As the command line does before it imports them: the streams of programs are files and pipes.
+        os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+        for name in MODULES:
+            importlib.import_module(name)
+        self._added = {name: value for name, value in os.environ.items() if name not in self._given}
+        self._has_imported = True
 
     def _leave(self, connection: socket.socket) -> None:
         """In a new process: close what is the server's."""
