@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from itertools import pairwise
+from collections.abc import Iterator
+from itertools import pairwise, product
 
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from torch import Tensor
 
 from fastsia.errors import FastsiaError
@@ -145,10 +147,19 @@ POISONS = {
 }
 
 
-@pytest.mark.parametrize("poison", POISONS.values(), ids=POISONS.keys())
-@pytest.mark.parametrize("sliding_window", [None, 9])
-@pytest.mark.parametrize("suffixes", [True, False], ids=["decode", "prefill"])
-@pytest.mark.parametrize("softcap", [None, 3.0])
+def poisoned() -> Iterator[ParameterSet]:
+    """All combinations. The slow interpreter gets half of them: every poison meets every pair of the other settings."""
+    for i, combination in enumerate(product(POISONS, (True, False), (None, 9), (None, 3.0))):
+        poison, suffixes, sliding_window, softcap = combination
+        is_odd = (i // 8 + i // 4 + i // 2 + i) % 2
+        yield pytest.param(
+            *(suffixes, sliding_window, softcap, POISONS[poison]),
+            id=f"{poison}-{'decode' if suffixes else 'prefill'}-{sliding_window}-{softcap}",
+            marks=[pytest.mark.gpu] * is_odd,
+        )
+
+
+@pytest.mark.parametrize(("suffixes", "sliding_window", "softcap", "poison"), poisoned())
 def test_a_bad_token_fails_the_rows_that_see_it_and_no_other(
     suffixes: bool, sliding_window: int | None, softcap: float | None, poison: tuple[float, float]
 ) -> None:
