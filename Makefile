@@ -54,7 +54,7 @@ demo: $(STAMP) ## evaluate the shipped model on the demo task (a few minutes, no
 check: $(STAMP) ## run ruff, mypy, clang-format and import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	MYPY_NUM_WORKERS=$(JOBS) $(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 	$(BIN)/lint-imports
 

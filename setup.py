@@ -3,7 +3,7 @@
 import sys
 from glob import glob
 
-from pybind11.setup_helpers import Pybind11Extension, build_ext
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
 from setuptools import setup
 
 threads = [] if sys.platform == "darwin" else ["-pthread"]
@@ -18,4 +18,5 @@ core = Pybind11Extension(
     optional=True,  # without a compiler the package installs and runs on answers/reference.py
 )
 
+ParallelCompile().install()  # a compiler per core
 setup(ext_modules=[core], cmdclass={"build_ext": build_ext})
