@@ -37,6 +37,9 @@ EARLY = re.compile(
 They do not import `datasets`; torch sets and reads its inductor's cache folder when it compiles.
 """
 
+SURVIVOR = "jemalloc_bg_thd"
+"""The name of the one thread that imports may start: that of Arrow's allocator, which starts it anew after a fork."""
+
 
 class Command(NamedTuple):
     """What follows `python` on a command line, and where it runs. Of the standard streams, the numbers of open ones."""
@@ -71,6 +74,15 @@ def ask(command: Command, descriptors: list[int]) -> tuple[socket.socket, int] |
         return connection, pid
     connection.close()
     return None
+
+
+def _threads() -> set[str]:
+    """The names of this process's threads, "python" for its first."""
+    own = str(os.getpid())
+    return {
+        "python" if number == own else Path(f"/proc/self/task/{number}/comm").read_text().strip()
+        for number in os.listdir("/proc/self/task")
+    }
 
 
 def early(environment: dict[str, str]) -> dict[str, str]:
@@ -141,7 +153,7 @@ class Server:
         if not self._has_imported:
             self._import()
         is_alike = self._added | early(environment) == self._added | early(self._given)
-        return is_alike and len(os.listdir("/proc/self/task")) == 1
+        return is_alike and _threads() <= {"python", SURVIVOR}
 
     def _import(self) -> None:
         # As the command line does before it imports them: the streams of programs are files and pipes.
@@ -189,10 +201,15 @@ def _settle(command: Command, descriptors: list[int], added: dict[str, str]) -> 
         if number in places:
             os.dup2(places[number], number)
             os.close(places[number])
+            errors = "backslashreplace" if name == "stderr" else None
+            stream = open(number, "r" if name == "stdin" else "w", errors=errors, closefd=False)
+            if name == "stderr":
+                stream.reconfigure(line_buffering=True)
         else:  # as Python has it when the shell closed the stream
             os.close(number)
-            setattr(sys, name, None)
-            setattr(sys, f"__{name}__", None)
+            stream = None
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(command.folder)
     os.environ.clear()
