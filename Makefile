@@ -13,9 +13,11 @@ NATIVE := $(wildcard csrc/*.cc csrc/*.h)
 CXX_FILES := $(NATIVE) $(wildcard csrc/fuzz/*.cc)
 DEMO_LIMIT ?= 64
 
-# One thread per test process, since there is one process per core. Compiled files are kept whatever the environment
-# says: the tests start many processes.
-PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q
+# Compiled files are kept whatever the environment says: the tests start many processes. pip would compile all modules
+# of all packages, and few are used.
+export PYTHONDONTWRITEBYTECODE =
+# One thread per test process, since there is one process per core.
+PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q
 # Tests stay in their order, so that those of a module share what it has made; an idle process takes from the other.
 PARALLEL := -n $(JOBS) --dist worksteal
 BENCH := $(BIN)/python -m benchmarks
@@ -41,7 +43,7 @@ $(BIN)/pip:
 		echo "$(PYTHON) -m venv failed. On Debian and Ubuntu: apt install python3-venv python3-dev g++"; exit 1; }
 
 $(INSTALLED): pyproject.toml setup.py constraints.txt | $(BIN)/pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]' --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev,docs]' --constraint constraints.txt
 	@touch $@
 
 $(STAMP): $(INSTALLED) $(NATIVE) fastsia/answers/tables.txt
