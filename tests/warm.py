@@ -23,7 +23,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ADDRESS = "WARM_SERVER"
 """The variable with the address of the server's socket."""
@@ -39,6 +39,13 @@ They do not import `datasets`; torch sets and reads its inductor's cache folder 
 
 SURVIVOR = "jemalloc_bg_thd"
 """The name of the one thread that imports may start: that of Arrow's allocator, which starts it anew after a fork."""
+
+STREAMS: dict[str, dict[str, Any]] = {
+    "stdin": {"mode": "r"},
+    "stdout": {"mode": "w"},
+    "stderr": {"mode": "w", "buffering": 1, "errors": "backslashreplace"},
+}
+"""How Python opens its standard streams where they are files or pipes."""
 
 
 class Command(NamedTuple):
@@ -197,14 +204,11 @@ class Server:
 def _settle(command: Command, descriptors: list[int], added: dict[str, str]) -> None:
     """Give this process a program's streams, signals, folder and environment."""
     places = dict(zip(command.streams, descriptors, strict=True))
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
+    for number, (name, options) in enumerate(STREAMS.items()):
         if number in places:
             os.dup2(places[number], number)
             os.close(places[number])
-            errors = "backslashreplace" if name == "stderr" else None
-            stream = open(number, "r" if name == "stdin" else "w", errors=errors, closefd=False)
-            if name == "stderr":
-                stream.reconfigure(line_buffering=True)
+            stream = os.fdopen(number, closefd=False, **options)
         else:  # as Python has it when the shell closed the stream
             os.close(number)
             stream = None
