@@ -41,7 +41,8 @@ def products(module: PreTrainedModel) -> Iterator[Tensor]:
             continue
         weight, last = layer.weight.detach(), fused[-1] if fused else None
         if last is not None and (
-            weight.untyped_storage().data_ptr() != last.untyped_storage().data_ptr()
+            weight.shape[1] != last.shape[1]
+            or weight.untyped_storage().data_ptr() != last.untyped_storage().data_ptr()
             or weight.storage_offset() != last.storage_offset() + last.numel()
         ):
             yield _whole(fused)

@@ -31,7 +31,14 @@ class CaptureError(FastsiaError):
 
     @property
     def is_temporary(self) -> bool:
-        return isinstance(self.__cause__, torch.OutOfMemoryError)
+        return _lacks_memory(self.__cause__)
+
+
+def _lacks_memory(error: BaseException | None) -> bool:
+    """Whether an error is a lack of memory, or came of one: a capture that lacks memory may fail again at its end."""
+    while error is not None and not isinstance(error, torch.OutOfMemoryError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def row_buckets(largest: int) -> list[int]:
@@ -61,7 +68,9 @@ class CudaPool:
         graph = torch.cuda.CUDAGraph()
         # Work of other threads on the device is not captured and does not disturb the capture.
         options: dict[str, Any] = {"pool": self._pool, "capture_error_mode": "thread_local"}
-        with current(self._device), torch.cuda.graph(graph, stream=self._stream, **options):
+        # torch stays on the capture's stream where its end fails; the stream of before is current again in any case.
+        back = torch.cuda.stream(torch.cuda.current_stream(self._device))
+        with current(self._device), back, torch.cuda.graph(graph, stream=self._stream, **options):
             call()
         replay: Call = graph.replay
         return replay
@@ -152,7 +161,7 @@ class Graphs:
             call()  # compiles kernels and allocates workspaces and counters, which a capture must not
             replay = self._pool(call)
         except Exception as error:  # Triton's errors, for one, have no base but this
-            if isinstance(error, torch.OutOfMemoryError):
+            if _lacks_memory(error):
                 # A capture that fails costs two steps: where memory stays short, they become rare.
                 self._pause = self._longest_pause = min(2 * self._longest_pause + 1, _LONGEST_PAUSE)
             raise CaptureError(f"{shape.rows} rows: {str(error).partition('. ')[0]}") from error

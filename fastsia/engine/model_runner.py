@@ -370,7 +370,7 @@ class ModelRunner:
             hidden = self.forward(batch)
         training = self.model.training
         self.model.eval()
-        with torch.inference_mode():
+        with current(self.device), torch.inference_mode():
             theirs = self.model(input_ids=self.staging.put(tokens)[0][None], use_cache=False).logits[0].float()
         self.model.train(training)
         for self.fused_head in (True, False):

@@ -24,7 +24,7 @@ from fastsia.ops.launch import Arrivals, Launch
 from fastsia.ops.reference import AttentionMetadata
 
 # Programs that give a large GPU something to do everywhere (132 processors): with fewer, contexts are cut into parts of
-# this many tokens, of more where that would be more than so many parts.
+# 256 tokens, of more where that would be more than so many parts, or where other programs fill the GPU.
 _ENOUGH_PROGRAMS = 264
 _PART_TOKENS, _MANY_PARTS, _LONG_PART_TOKENS = 256, 16, 1024
 # Prefixes that a launch is compiled for: every number would be a compilation in the middle of a run.
@@ -416,8 +416,9 @@ class PrefixAttention:
         num_prefixes = len(meta.cu_rows) - 1
         # At most this many tiles hold n rows of that many prefixes, however they fall.
         tiles = min(n, num_prefixes if meta.max_rows <= rows else n // rows + num_prefixes)
-        prefix_parts = _parts(meta.max_prefix_len, tiles * num_kv_heads)
-        suffix_parts = _parts(meta.max_suffix_len, n * num_kv_heads)
+        suffix_programs = n * num_kv_heads if meta.max_suffix_len > 0 else 0
+        suffix_parts = _parts(meta.max_suffix_len, suffix_programs)
+        prefix_parts = _parts(meta.max_prefix_len, tiles * num_kv_heads, others=suffix_programs)
         if prefix_parts + suffix_parts == 0:
             prefix_parts = 1
         parts = prefix_parts + suffix_parts
@@ -520,11 +521,14 @@ def _tile_shape(group: int, head_pad: int, itemsize: int, decode: bool) -> tuple
     return max(tallest, triton.next_power_of_2(group)), block_n, 4, num_stages
 
 
-def _parts(max_len: int, programs: int) -> int:
+def _parts(max_len: int, programs: int, others: int = 0) -> int:
+    """Into how many parts contexts are cut, each read by a program more; every part of a row is written and merged."""
     if max_len == 0 or programs >= _ENOUGH_PROGRAMS:
         return min(max_len, 1)
-    many = max(_MANY_PARTS, triton.cdiv(max_len, _LONG_PART_TOKENS))
-    return min(triton.cdiv(max_len, _PART_TOKENS), many)
+    long_parts = triton.cdiv(max_len, _LONG_PART_TOKENS)
+    if programs + others >= _ENOUGH_PROGRAMS:
+        return long_parts
+    return min(triton.cdiv(max_len, _PART_TOKENS), max(_MANY_PARTS, long_parts))
 
 
 def _part_tokens(max_len: int, parts: int, block_n: int) -> int:

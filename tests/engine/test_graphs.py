@@ -168,15 +168,30 @@ class TritonError(Exception):
     """Triton's errors (a kernel that needs more shared memory than there is) have no other base."""
 
 
-@pytest.mark.parametrize("error", [RuntimeError("bad"), TritonError("bad"), torch.OutOfMemoryError("bad. Tried")])
-def test_what_cannot_be_captured_says_so(error: Exception) -> None:
+def failed_end() -> RuntimeError:
+    """Of a capture inside which memory did not suffice."""
+    error = RuntimeError("bad")
+    error.__context__ = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "is_temporary"),
+    [
+        (RuntimeError("bad"), False),
+        (TritonError("bad"), False),
+        (torch.OutOfMemoryError("bad. Tried"), True),
+        (failed_end(), True),
+    ],
+)
+def test_what_cannot_be_captured_says_so(error: Exception, is_temporary: bool) -> None:
     class Pool(FailingPool):
         pass
 
     Pool.error = error
     with pytest.raises(CaptureError, match=r"^8 rows: bad$") as raised:
         Reading(pool=Pool).graphs(batch_of(np.random.default_rng(3), [4], 1, 1))
-    assert raised.value.is_temporary == isinstance(error, torch.OutOfMemoryError)
+    assert raised.value.is_temporary == is_temporary
 
 
 class ShortPool(FakePool):

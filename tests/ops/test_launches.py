@@ -51,6 +51,13 @@ def test_contexts_are_cut_where_programs_are_few(rows: int, tokens: int, parts: 
         assert arguments["suffix_part_tokens"] == 256, "where a part begins does not depend on the longest context"
 
 
+@pytest.mark.parametrize(("tokens", "suffix", "parts"), [(900, 600, 1), (4000, 600, 4), (900, 0, 4), (4000, 0, 16)])
+def test_trunks_are_cut_less_where_suffixes_fill_the_gpu(tokens: int, suffix: int, parts: int) -> None:
+    """Each part of a trunk is written and read again for every row of it."""
+    arguments = ahead_of_time.attention("qwen2.5-3b", torch.bfloat16, 400, 4, tokens, suffix).arguments
+    assert arguments["prefix_parts"] == parts
+
+
 def test_rows_of_logits_start_where_loads_are_wide() -> None:
     logits = empty_rows(3, 100_278, torch.bfloat16, torch.device("cpu"))
     assert logits.shape == (3, 100_278)
@@ -111,28 +118,50 @@ def test_kernels_run_on_the_device_of_their_tensors(cuda: FakeCuda) -> None:
 
 
 def test_a_capture_on_a_second_device_has_its_stream(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's default capture stream is on the first device that ever captured."""
-    given: dict[str, Any] = {}
+    """torch's default capture stream is on the first device that ever captured.
+
+    And torch stays on the capture's stream where the end of a capture fails.
+    """
+    current = ["default"]
 
     @contextmanager
-    def graph(captured: Any, **options: Any) -> Iterator[None]:
-        given.update(options)
-        cuda.used.append(("capture", cuda.current))
+    def stream(entered: str) -> Iterator[None]:
+        before, current[0] = current[0], entered
+        try:
+            yield
+        finally:
+            current[0] = before
+
+    @contextmanager
+    def graph(captured: SimpleNamespace, *, stream: str, **options: Any) -> Iterator[None]:
+        before, current[0] = current[0], stream
+        cuda.used.append((f"capture on {stream}", cuda.current))
         yield
+        captured.end()
+        current[0] = before
+
+    def end() -> None:
+        if len(cuda.used) > 2:
+            raise RuntimeError("it was invalidated")
 
     monkeypatch.setattr(torch.cuda, "graph", graph)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=cuda.call("replay")))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=cuda.call("replay"), end=end))
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"a stream of {device}")
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current[0])
+    monkeypatch.setattr(torch.cuda, "stream", stream)
     graphs._capture_stream.cache_clear()
     try:
-        replay = graphs.CudaPool(SECOND)(cuda.call("step"))
+        pool = graphs.CudaPool(SECOND)
     finally:
         graphs._capture_stream.cache_clear()
-    assert cuda.used == [("capture", 1), ("step", 1)]
-    assert given["stream"] == "a stream of cuda:1"
+    replay = pool(cuda.call("step"))
+    assert cuda.used == [("capture on a stream of cuda:1", 1), ("step", 1)]
     replay()
     assert cuda.used[-1][0] == "replay"
+    with pytest.raises(RuntimeError, match="invalidated"):
+        pool(cuda.call("step"))
+    assert current == ["default"]
 
 
 def test_the_host_waits_for_an_event_of_the_staged_device(monkeypatch: pytest.MonkeyPatch) -> None:
