@@ -509,8 +509,9 @@ def prefix_attention(
 def _tile_shape(group: int, head_pad: int, itemsize: int, decode: bool) -> tuple[int, int, int, int]:
     """(queries per prefix tile, keys per step, warps, pipeline stages): the same for all batches of a model.
 
-    Decoding streams suffixes: small steps, so that three or four programs fit a processor and hide one another's
-    latency. Prefill computes: taller steps. With three stages two steps' keys are on their way while one is computed.
+    Decoding streams suffixes: small steps, so that two or three programs fit a processor and hide one another's
+    latency. Prefill computes: taller steps. With three stages the next step's keys and values are on their way while
+    one is computed.
     """
     if itemsize == 4:
         tallest, block_n, num_stages = 16, 16, 2
