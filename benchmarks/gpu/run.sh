@@ -17,7 +17,7 @@ RESULTS=${RESULTS:-benchmarks/results/gpu.jsonl}
 TESTS_S=${TESTS_S:-270}
 PART=${1:-all}
 [ $# -gt 0 ] && shift
-mkdir -p "$OUT"
+mkdir -p "$OUT" "$(dirname "$RESULTS")"
 [ -e "$OUT/gpu.jsonl" ] || cp "$RESULTS" "$OUT/gpu.jsonl" 2>/dev/null
 
 # The extension is optional, so a failed build exits with 0, and may leave one that was built from other sources.
