@@ -36,7 +36,15 @@ from fastsia.results.reading import AnswerReader, Reading, renew
 from fastsia.results.schema import DATABASE
 from fastsia.results.score import forget_partial_costs, plain, score_store, stored_config
 from fastsia.results.writer import Reread, StoreWriter, with_defaults
-from fastsia.sia import Analysis, analyze_rollouts, forced_table, reading_of, shuffled_table, tables_of_run
+from fastsia.sia import (
+    Analysis,
+    analyze_rollouts,
+    forced_stop_table,
+    forced_table,
+    reading_of,
+    shuffled_table,
+    tables_of_run,
+)
 from fastsia.sia.table import require_single, storable
 from fastsia.tasks.records import read_records
 
@@ -45,7 +53,7 @@ if TYPE_CHECKING:
 
 FORCED = "forced.parquet"
 """The file of a run's folder with the log-probabilities of its answers (`fastsia.loglikelihood`). If it is there,
-the results have a table `forced_answers` that compares them with the sampled answers."""
+the results have a table `forced_answers` that compares them with the sampled answers, and `forced_stop`."""
 
 SHUFFLED = "shuffled"
 """The folder inside a run's folder with the same run with shuffled prefixes. If it is there, the results have a table
@@ -466,8 +474,8 @@ def _add_companions(result: SIAResult, store: Store) -> None:
         result.tables["shuffled_prefix"] = plain(found)
     forced = read_forced(store.path.parent)
     if forced is not None:
-        found = forced_table(forced, result.checkpoints, result.trajectories, **settings)
-        result.tables["forced_answers"] = plain(found)
+        for name, make in (("forced_answers", forced_table), ("forced_stop", forced_stop_table)):
+            result.tables[name] = plain(make(forced, result.checkpoints, result.trajectories, **settings))
 
 
 def _shuffled(result: SIAResult, store: Store) -> SIAResult | None:

@@ -162,6 +162,8 @@ def _token_curves(scored: Scored) -> Iterator[Curve]:
     mean = Resampled.ratio(sums, np.add.reduceat((rows >= 0).astype(np.float64), starts, axis=0), bootstrap)
     yield Curve("entropy", "tokens", "all", positions, mean.value, mean.samples, mean.n)
     yield _auc(scored.auc, "relative")
+    change = scored.auc_change
+    yield Curve("auc_change", "relative", "all", GRID, change.value, change.samples, change.n)
     yield _auc(auc_curve(table, scored.points, scored.correct, positions, rows, bootstrap), "tokens")
 
 
