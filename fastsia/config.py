@@ -409,8 +409,8 @@ class SIAConfig:
     stride: Positive | None = _sampling(None, unset="the task's own: 20, for the demo task 4")
     """Tokens between checkpoints."""
     checkpoints: Text | None = _sampling(None, unset="every N tokens, N the stride")
-    """Where trajectories are cut: stride:N, at the end of each sentence, line or step, of each sentence before the answer
-    (thinking), or at the token positions in FILE. 0 and the end are always checkpoints."""
+    """Where trajectories are cut: every N tokens (stride:N), at the end of each sentence, line or step, of each
+    sentence before the answer (thinking), or at the token positions in FILE. 0 and the end are always checkpoints."""
     max_checkpoints: AtLeastTwo | None = _sampling(None, unset="no limit")
     """Most checkpoints of a trajectory. Where there are more, they are thinned evenly; the first and the last stay."""
     trajectories: Text | None = _sampling(None, unset="the model draws them")
@@ -478,7 +478,7 @@ class SIAConfig:
             raise FastsiaError(f"stride={self.stride} and checkpoints={self.checkpoints!r} exclude each other.")
         if self.trajectories is not None and self.num_trajectories != 1:
             raise FastsiaError(
-                f"num_trajectories={self.num_trajectories} does not apply to given trajectories: all of a problem count."
+                f"num_trajectories={self.num_trajectories} does not apply to given trajectories: all of them count."
             )
 
 

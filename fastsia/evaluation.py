@@ -78,9 +78,9 @@ def evaluate(
         callbacks: called when the run starts, after each finished problem, and at the end.
         answer_reader: a function from a text to its answer or None, which replaces the rules of the answer format. It
             disables `stop_at_answer`; its name and the hash of its source are stored with the run.
-        checkpoints: where trajectories are cut: a text as of the field of `SIAConfig`, or a function `(text, offsets) ->
-            positions`, of which offsets[t] is the number of characters that the first t tokens have written. The name of
-            a function and the hash of its source are stored with the run.
+        checkpoints: where trajectories are cut: a text as in the field of `SIAConfig`, or a function
+            `(text, offsets) -> positions`, where offsets[t] is the number of characters that the first t tokens have
+            written. The name of a function and the hash of its source are stored with the run.
         trajectories: trajectories to roll out from instead of drawn ones: a file, a DataFrame or an iterable of records
             with problem_id (or id) and text or token_ids, or "gold"; see `fastsia.tasks.given.read_trajectories`. Their
             problems only are evaluated. Their finish_reason is "given", and the summary has `off_policy`.
@@ -387,9 +387,7 @@ class _Prepared:
         return self.token_ids.tolist(), self.text
 
 
-def _prompts(
-    task: Task, config: SIAConfig, backend: Backend, given: _Given, vocabulary: Vocabulary
-) -> list[_Prepared]:
+def _prompts(task: Task, config: SIAConfig, backend: Backend, given: _Given, vocabulary: Vocabulary) -> list[_Prepared]:
     """Every problem's prompt and given trajectories. A prompt without room for the new tokens is refused, or cut from
     the left."""
     prepared = []
@@ -436,8 +434,8 @@ def _fit(
         if given is not None:
             needs = (
                 f"problem {problem.id!r}: its prompt of {counted(len(ids), 'token')}, the given trajectory of "
-                f"{trajectory} and rollouts (max_tokens={config.max_tokens}) need {len(ids) + drawn} positions, but the "
-                f"model's context is {context}"
+                f"{trajectory} and rollouts (max_tokens={config.max_tokens}) need {len(ids) + drawn} positions, but "
+                f"the model's context is {context}"
             )
         bos = getattr(backend.tokenizer, "bos_token_id", None)
         head = ids[:1] if bos is not None and ids[0] == bos else ()

@@ -38,22 +38,25 @@ _LABEL = re.compile(
 _CONTINUES = set("+-=*/<>,;:)]}%&|·×÷≤≥≈^")
 
 _NEVER_LAST = {
-    *("mr", "mrs", "ms", "mx", "dr", "prof", "st", "mt", "gen", "sen", "rep", "gov", "capt", "lt", "sgt", "rev", "hon"),
-    *("e.g", "i.e", "eg", "ie", "vs", "cf", "viz", "approx", "ca", "resp", "incl", "fig", "figs", "eq", "eqs", "eqn"),
-    *("sec", "ch", "vol", "pp", "thm", "lem", "prop", "def", "ex", "w.l.o.g", "s.t", "w.r.t"),
+    *("approx", "ca", "capt", "cf", "ch", "def", "dr", "e.g", "eg", "eq", "eqn", "eqs", "ex", "fig", "figs"),
+    *("gen", "gov", "hon", "i.e", "ie", "incl", "lem", "lt", "mr", "mrs", "ms", "mt", "mx", "pp", "prof"),
+    *("prop", "rep", "resp", "rev", "s.t", "sec", "sen", "sgt", "st", "thm", "viz", "vol", "vs", "w.l.o.g"),
+    *("w.r.t",),
 }
 """Abbreviations that a further word follows."""
 _SOMETIMES_LAST = {
-    *("etc", "inc", "ltd", "co", "corp", "jr", "sr", "u.s", "u.k", "u.s.a", "e.u", "u.n", "d.c", "ph.d", "m.d", "b.a"),
-    *("a.m", "p.m", "a.d", "b.c", "jan", "feb", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec"),
-    *("tue", "tues", "thu", "thur", "thurs", "al", "dept", "univ", "hr", "hrs", "ft", "lb", "lbs", "oz", "sq", "yr", "yrs"),
+    *("a.d", "a.m", "al", "apr", "aug", "b.a", "b.c", "co", "corp", "d.c", "dec", "dept", "e.u", "etc"),
+    *("feb", "ft", "hr", "hrs", "inc", "jan", "jr", "jul", "jun", "lb", "lbs", "ltd", "m.d", "nov", "oct"),
+    *("oz", "p.m", "ph.d", "sep", "sept", "sq", "sr", "thu", "thur", "thurs", "tue", "tues", "u.k", "u.n"),
+    *("u.s", "u.s.a", "univ", "yr", "yrs"),
 }
 """Abbreviations that end a sentence where a word of `_BEGINNINGS` follows."""
 _BEGINNINGS = {
-    *("a", "after", "all", "also", "an", "and", "as", "at", "because", "before", "but", "by", "each", "finally", "first"),
-    *("for", "from", "given", "he", "hence", "her", "his", "how", "however", "i", "if", "in", "it", "its", "let", "now"),
-    *("next", "on", "one", "or", "our", "she", "since", "so", "substituting", "that", "the", "their", "then", "there"),
-    *("therefore", "these", "they", "this", "thus", "to", "we", "what", "when", "where", "which", "while", "with", "you"),
+    *("a", "after", "all", "also", "an", "and", "as", "at", "because", "before", "but", "by", "each"),
+    *("finally", "first", "for", "from", "given", "he", "hence", "her", "his", "how", "however", "i", "if"),
+    *("in", "it", "its", "let", "next", "now", "on", "one", "or", "our", "she", "since", "so"),
+    *("substituting", "that", "the", "their", "then", "there", "therefore", "these", "they", "this", "thus"),
+    *("to", "we", "what", "when", "where", "which", "while", "with", "you"),
 }
 
 

@@ -18,8 +18,8 @@ from fastsia.config import integer
 from fastsia.errors import FastsiaError, one_line
 
 CheckpointFunction = Callable[[str, list[int]], Iterable[int]]
-"""From a trajectory's text and the offsets of its T tokens, T + 1 numbers of which the t-th counts the characters of the
-first t tokens, to the positions of its checkpoints in tokens."""
+"""From a trajectory's text and offsets to the positions of its checkpoints, in tokens. There are T + 1 offsets: offsets[t]
+is the number of characters that the first t tokens have written."""
 
 THINKING = "thinking"
 BOUNDARIES: Mapping[str, Callable[[str], list[int]]] = {

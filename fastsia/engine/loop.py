@@ -571,8 +571,8 @@ def _names(checkpoint: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 
 def checkpoints_of(request: Request, token_ids: np.ndarray, vocabulary: Vocabulary | None) -> np.ndarray:
-    """Return the checkpoints of a trajectory: those requested, else those of the request's placement, else 0, s, 2s, ...
-    and T; int32, ascending, distinct."""
+    """Return the checkpoints of a trajectory, int32, ascending, distinct: those requested, else those of the request's
+    placement, else 0, s, 2s, ... and T."""
     if request.checkpoints is not None:
         return np.array(sorted(set(request.checkpoints)), dtype=np.int32)
     return (request.placement or Placement(request.stride)).positions(token_ids, vocabulary)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastsia.config import AnswerFormat, Problem, is_text
 from fastsia.tasks.hub import HubData
 from fastsia.tasks.records import Record, is_blank
@@ -22,7 +24,7 @@ def to_problem(record: Record, answer_format: AnswerFormat) -> Problem:
     in_solution = is_blank(record.fields.get("answer")) and _BOX in str(record.fields.get("solution"))
     gold = record.text("solution") if in_solution else record.text_or_number("answer")
     key = "id" if is_blank(record.fields.get("unique_id")) else "unique_id"
-    solution = record.fields.get("solution")
+    solution: Any = record.fields.get("solution")
     return Problem(
         record.identifier(key),
         record.text("problem"),

@@ -104,8 +104,8 @@ def read_trajectories(source: Any, task: Task) -> GivenTrajectories:
     """Read given trajectories.
 
     Args:
-        source: a file in one of `FORMATS`, a DataFrame, an iterable of records, or "gold". A record has `problem_id` (or
-            `id`) and `text` or `token_ids`; several records of a problem are several trajectories of it.
+        source: a file in one of `FORMATS`, a DataFrame, an iterable of records, or "gold". A record has `problem_id`
+            (or `id`) and `text` or `token_ids`; several records of a problem are several trajectories of it.
         task: its problems. Records of problems that its `limit` left out are ignored.
 
     Raises:
@@ -146,7 +146,9 @@ def _solutions(task: Task) -> GivenTrajectories:
     return GivenTrajectories(GOLD, rows, are_solutions=True)
 
 
-def with_answer(given: GivenTrajectory, task: Task, problem: Problem, prompt: str, starts_in_think: bool) -> GivenTrajectory:
+def with_answer(
+    given: GivenTrajectory, task: Task, problem: Problem, prompt: str, starts_in_think: bool
+) -> GivenTrajectory:
     """A solution as a response to a prompt: with the line of its answer, behind the think block that the prompt opened,
     and with a space before it where a plain prompt ends with "Answer:"."""
     if not given.is_solution:
@@ -263,7 +265,9 @@ def _records(source: Any, setting: str) -> Iterator[Record]:
         path = Path(source)
         if not path.is_file():
             siblings = [p.name for p in path.parent.iterdir() if p.is_file()] if path.parent.is_dir() else []
-            raise FastsiaError(f"{setting} {str(source)!r} is not a file{did_you_mean(path.name, siblings, otherwise='.')}")
+            raise FastsiaError(
+                f"{setting} {str(source)!r} is not a file{did_you_mean(path.name, siblings, otherwise='.')}"
+            )
         if format_of(path) in (".csv", ".tsv"):
             raise FastsiaError(f"{setting} {path} must be JSON lines, JSON or parquet; a table of texts has no lists.")
         return read_records(path)
@@ -319,5 +323,7 @@ def _named(name: str, content: Any) -> str:
 
 def _difference(text: str | None, decoded: str) -> str:
     text = text or ""
-    place = next((i for i, (a, b) in enumerate(zip(text, decoded, strict=False)) if a != b), min(len(text), len(decoded)))
+    place = next(
+        (i for i, (a, b) in enumerate(zip(text, decoded, strict=False)) if a != b), min(len(text), len(decoded))
+    )
     return f"character {place}: {text[place : place + 20]!r} becomes {decoded[place : place + 20]!r}"

@@ -31,6 +31,8 @@ def _unchecked(scored: Scored) -> str | None:
     """Why the tests do not hold for this table; None where they do."""
     if scored.ends is None:
         return "it is not known whether trajectories and rollouts come from one distribution"
+    if scored.off_policy:
+        return "the trajectories were given, not drawn from the model"
     if scored.config.shuffle_prefix:
         return "prefixes are shuffled"
     if scored.table.cut is not None and scored.table.cut.mean() >= MOST_CUT:
