@@ -18,8 +18,8 @@ from fastsia.config import integer
 from fastsia.errors import FastsiaError, one_line
 
 CheckpointFunction = Callable[[str, list[int]], Iterable[int]]
-"""From a trajectory's text and offsets to the positions of its checkpoints, in tokens. There are T + 1 offsets: offsets[t]
-is the number of characters that the first t tokens have written."""
+"""From a trajectory's text and offsets to the positions of its checkpoints, in tokens. offsets[t], 0 <= t <= T, is the
+number of characters that the first t tokens have written."""
 
 THINKING = "thinking"
 BOUNDARIES: Mapping[str, Callable[[str], list[int]]] = {
@@ -66,19 +66,24 @@ class Placement:
                 positions.
         """
         ids = np.asarray(token_ids, dtype=np.int64).reshape(-1)
-        found = self._inner(ids, vocabulary)
-        last = len(ids)
-        if self.spec is not None and vocabulary is not None and (self.before_answer or self.boundary == THINKING):
-            answer = answer_token(vocabulary, ids, self.spec)
-            answer = last if answer is None else answer
-            found = np.append(found[found < answer], answer)
-            last = answer if self.before_answer else last
-        found = np.unique(np.concatenate([[0], found, [last]])).astype(np.int32)
+        answer = self._answer(ids, vocabulary)
+        last = answer if self.before_answer else len(ids)
+        found = self._inner(ids, vocabulary, last, answer)
+        found = np.unique(np.concatenate([[0], found[found < last], [last]])).astype(np.int32)
         if self.most is None or len(found) <= self.most:
             return found
         return found[np.linspace(0, len(found) - 1, self.most).round().astype(int)]
 
-    def _inner(self, ids: np.ndarray, vocabulary: Vocabulary | None) -> np.ndarray:
+    def _answer(self, ids: np.ndarray, vocabulary: Vocabulary | None) -> int:
+        """The first token of the answer part, T where there is none or where it does not matter."""
+        matters = self.before_answer or self.boundary == THINKING
+        if not matters or self.spec is None or vocabulary is None:
+            return len(ids)
+        found = answer_token(vocabulary, ids, self.spec)
+        return len(ids) if found is None else found
+
+    def _inner(self, ids: np.ndarray, vocabulary: Vocabulary | None, last: int, answer: int) -> np.ndarray:
+        """The checkpoints between 0 and the last one; some may lie behind it."""
         if self.given is not None:
             beyond = next((position for position in self.given if position > len(ids)), None)
             if beyond is not None:
@@ -91,8 +96,10 @@ class Placement:
         text, offsets = token_offsets(vocabulary, ids)
         if self.function is not None:
             return _checked(self.function, text, offsets)
-        ends = BOUNDARIES[self.boundary or ""](text)
-        return np.searchsorted(offsets, ends)
+        until = answer if self.boundary == THINKING else last
+        text = text[: offsets[until]].rstrip()  # white space before the last checkpoint is no part of its own
+        ends = [end for end in BOUNDARIES[self.boundary or ""](text) if end < len(text)]
+        return np.append(np.searchsorted(offsets, ends), until)
 
 
 def token_offsets(vocabulary: Vocabulary, token_ids: Sequence[int] | np.ndarray) -> tuple[str, list[int]]:

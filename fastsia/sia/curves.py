@@ -34,7 +34,8 @@ def grid_rows(table: RolloutTable) -> np.ndarray:
 def stride(table: RolloutTable) -> int | None:
     """The most frequent gap between the first two checkpoints of the trajectories that have three.
 
-    None without any, and where checkpoints other than first and last ones are not at its multiples.
+    None without any, and where checkpoints do not follow it: others than first and last ones are not at its multiples,
+    or most of those trajectories end with a larger gap.
     """
     long_enough = np.diff(table.trajectory_offsets) >= 3
     if not long_enough.any():
@@ -44,7 +45,9 @@ def stride(table: RolloutTable) -> int | None:
     step = int(gaps[np.argmax(counts)])
     inner = np.ones(table.num_checkpoints, dtype=bool)
     inner[table.first] = inner[table.last] = False
-    return step if (table.checkpoint[inner] % step == 0).all() else None
+    last = table.last[long_enough]
+    ends = np.median(table.checkpoint[last] - table.checkpoint[last - 1]) <= step
+    return step if ends and (table.checkpoint[inner] % step == 0).all() else None
 
 
 def token_rows(table: RolloutTable) -> tuple[np.ndarray, np.ndarray]:

@@ -70,8 +70,6 @@ class GivenTrajectory:
         if any(i in eos for i in ids):
             place = next(t for t, i in enumerate(ids) if i in eos)
             raise FastsiaError(f"{self.where}: token {place} of {len(ids)} is an end-of-sequence token.")
-        if not ids:
-            raise FastsiaError(f"{self.where}: the trajectory has no tokens.")
         if self.token_ids is not None and self.text and (decoded := vocabulary.decode(ids)) != self.text:
             raise FastsiaError(
                 f"{self.where}: token_ids decode to another text than the given one "
