@@ -35,7 +35,7 @@ def stride(table: RolloutTable) -> int | None:
     """The most frequent gap between the first two checkpoints of the trajectories that have three.
 
     None without any, and where checkpoints do not follow it: others than first and last ones are not at its multiples,
-    or most of those trajectories end with a larger gap.
+    or most of those trajectories end with more than twice its gap.
     """
     long_enough = np.diff(table.trajectory_offsets) >= 3
     if not long_enough.any():
@@ -46,7 +46,7 @@ def stride(table: RolloutTable) -> int | None:
     inner = np.ones(table.num_checkpoints, dtype=bool)
     inner[table.first] = inner[table.last] = False
     last = table.last[long_enough]
-    ends = np.median(table.checkpoint[last] - table.checkpoint[last - 1]) <= step
+    ends = np.median(table.checkpoint[last] - table.checkpoint[last - 1]) <= 2 * step
     return step if ends and (table.checkpoint[inner] % step == 0).all() else None
 
 

@@ -35,6 +35,8 @@ def test_a_right_run_passes(run: tuple[RolloutTable, TokenLogprobs]) -> None:
     invariants, warnings = checked(*run)
     assert invariants["not_checked"] is None
     assert set(invariants["checks"]) == {"leaf_sum", "gain", "carried_entropy", "decomposition"}
+    by_text = checked(*run, replace(CONFIG, checkpoints="sentence"))[0]["checks"]
+    assert set(by_text) == {"leaf_sum", "gain", "decomposition"}
     assert warnings == []
 
 
