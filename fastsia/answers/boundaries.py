@@ -24,7 +24,8 @@ _MONEY = re.compile(r"\$\d[\d,]*(?:\.\d+)?(?:[.,;:!?)]*\s+[A-Za-z]{2}|[.,;:!?)]*
 """`$3.50 and $` is an amount and no mathematics."""
 
 _CLOSERS = "\"'”’»)\\]*_"
-_END = re.compile(rf"(?P<mark>\.{{2,}}|…+|[.!?]+)[{_CLOSERS}]*(?=\s|\Z)|[。！？｡．]+[」』”’）】》]*")
+# Possessive, and only from the first mark of several, so that the time is linear.
+_END = re.compile(rf"(?<![.!?…])(?P<mark>\.{{2,}}+|…++|[.!?]++)[{_CLOSERS}]*+(?=\s|\Z)|[。！？｡．]++[」』”’）】》]*+")
 _CJK_QUOTES = re.compile("[「『」』]")
 _EMPTY_LINE = re.compile(r"\n[ \t]*\n\Z")
 _NEXT = re.compile(r"\s*(.?)", re.DOTALL)
@@ -35,7 +36,7 @@ _ANSWER_LINE = re.compile(r"[ \t]*####")
 _LABEL = re.compile(
     r"[ \t>]*(?:[-*+•]\s+)?[*_(]*(?:(?:Step|Case|Part|Question|Problem)\s+)?(?:\d{1,3}|[A-Za-z]|[ivxIVX]+)\.[*_]*\Z"
 )
-_CONTINUES = set("+-=*/<>,;:)]}%&|·×÷≤≥≈^")
+_CONTINUES = set(".!?+-=*/<>,;:)]}%&|·×÷≤≥≈^")
 
 _NEVER_LAST = {
     *("approx", "ca", "capt", "cf", "ch", "def", "dr", "e.g", "eg", "eq", "eqn", "eqs", "ex", "fig", "figs"),
@@ -167,8 +168,8 @@ def _full_stop_ends(text: str, stop: int, following: int, is_break: bool) -> boo
         following: the position of the next word.
         is_break: whether a line break comes before it.
     """
-    line = text.rfind("\n", 0, stop) + 1
-    if stop - line < 60 and _LABEL.match(text[line : stop + 1]):
+    line = max(text.rfind("\n", max(stop - 60, 0), stop) + 1, stop - 60, 0)
+    if (line == 0 or text[line - 1] == "\n") and _LABEL.match(text[line : stop + 1]):
         return False
     found = _WORD.search(text, max(line, stop - 40), stop)
     word = "" if found is None else found[0].lower().lstrip(".-")
