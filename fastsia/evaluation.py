@@ -331,7 +331,9 @@ class _Given:
             trajectories=None if self.trajectories is None else self.trajectories.name,
         )
 
-    def encoded(self, task: Task, problem: Problem, prompt: Prompt, backend: Backend) -> tuple[np.ndarray, ...] | None:
+    def encoded(
+        self, task: Task, problem: Problem, prompt: Prompt, backend: Backend, vocabulary: Vocabulary
+    ) -> tuple[np.ndarray, ...] | None:
         """The token ids of a problem's given trajectories, int32; None where trajectories are drawn."""
         if self.trajectories is None:
             return None
@@ -339,8 +341,7 @@ class _Given:
             with_answer(row, task, problem, prompt.text, prompt.starts_in_think)
             for row in self.trajectories.rows[problem.id]
         )
-        vocabulary, eos = backend.vocabulary, backend.eos_token_ids
-        assert vocabulary is not None
+        eos = backend.eos_token_ids
         return tuple(np.array(row.encode(backend.tokenizer, vocabulary, eos), dtype=np.int32) for row in rows)
 
 
@@ -393,7 +394,7 @@ def _prompts(task: Task, config: SIAConfig, backend: Backend, given: _Given, voc
     prepared = []
     for problem in task.problems:
         prompt = build_prompt(task, problem, backend.tokenizer, **prompt_options(config))
-        found = _fit(prompt, problem, given.encoded(task, problem, prompt, backend), config, backend)
+        found = _fit(prompt, problem, given.encoded(task, problem, prompt, backend, vocabulary), config, backend)
         _check_placing(given.placing, task, problem, found, config, vocabulary)
         prepared.append(found)
     return prepared
