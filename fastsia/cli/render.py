@@ -236,6 +236,8 @@ def show(result: SIAResult, written: list[str]) -> None:
         if (auc := auc_at(summary, at)) is not None:
             row(name, auc)
     numbers({"entropy_first": "H at the start, nats", "entropy_final": "H at the end, nats"})
+    if summary.get("off_policy"):
+        numbers({"gain": "information gain, nats"})
     console().print(table)
     readings = show_readings(summary)
     if readings is not None:
@@ -257,8 +259,9 @@ def rho_rows(result: SIAResult) -> Iterator[tuple[str, Estimate]]:
         yield f"{name}: {counted(int(defined.sum()), 'trajectory')}", Estimate.of_summary(result.summary, f"rho.{key}")
         for group, member in (("correct", defined & correct), ("incorrect", defined & ~correct)):
             yield f"   ends {group}: {member.sum()}", Estimate.of_summary(result.summary, f"rho.{key}_{group}")
-    baseline = Estimate.of_summary(result.summary, "rho.baseline")
-    yield "2·accuracy − 1 where ρ is defined", baseline if best else Estimate(outcome_baseline(frame))
+    if not result.summary.get("off_policy"):
+        baseline = Estimate.of_summary(result.summary, "rho.baseline")
+        yield "2·accuracy − 1 where ρ is defined", baseline if best else Estimate(outcome_baseline(frame))
     if rho.get("expected_from_noise") is not None:
         expected = Estimate.of_summary(result.summary, "rho.expected_from_noise")
         yield "the paper's ρ if the distribution did not change", expected

@@ -28,7 +28,7 @@ from fastsia.models.weights import non_finite
 from fastsia.ops import Ops, packed
 from fastsia.ops.attend import using
 from fastsia.ops.launch import current, empty_rows
-from fastsia.ops.reference import DrawSpec
+from fastsia.ops.reference import DrawSpec, score
 
 _T = TypeVar("_T")
 
@@ -291,6 +291,15 @@ class ModelRunner:
             drawn = [array for array in samples[:3] if array is not None]
             tokens, logprobs, *entropy = self.staging.fetch(*drawn)
         return tokens, logprobs, entropy[0] if entropy else np.full(len(logits), np.nan, dtype=np.float32)
+
+    def score(
+        self, hidden: Tensor, token_ids: np.ndarray, temperature: float, top_p: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`ops.reference.score` from hidden states [R, hidden_size]: logprobs and entropies, float32 [R]."""
+        with torch.inference_mode():
+            tokens = torch.from_numpy(token_ids.astype(np.int64)).to(self.device)
+            logprobs, entropy = score(self.logits(hidden), tokens, temperature, top_p)
+            return logprobs.cpu().numpy(), entropy.cpu().numpy()
 
     def release_memory(self) -> None:
         """Free memory that torch caches: its pieces may be too small for the next allocation."""

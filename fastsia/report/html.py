@@ -162,6 +162,7 @@ def _numbers(data: ReportData) -> dict[str, Any]:
     keys = ("accuracy", "null_rate", "entropy_first", "entropy_final", "gain", "misalignment")
     best = (data.summary.get("rho") or {}).get("recommended")
     names = [f"{kind}{group}" for kind in ("pearson", best) if kind for group in ("", "_correct", "_incorrect")]
+    given = bool(data.summary.get("off_policy"))
     names += ["cross_fitted", "undefined_fraction", "share_moving", "expected_from_noise"]
     rho = {name: Estimate.of_summary(data.summary, f"rho.{name}") for name in names}
     return {
@@ -174,8 +175,8 @@ def _numbers(data: ReportData) -> dict[str, Any]:
             for name, end in (("all", ""), ("correct", "_correct"), ("incorrect", "_incorrect"))
         },
         "auc": auc_at(data.summary, 0.5) or Estimate(None),
-        "baseline": outcome_baseline(data.trajectories),
-        "published": published_rho(str(data.summary.get("model")), str(data.summary.get("task"))),
+        "baseline": None if given else outcome_baseline(data.trajectories),
+        "published": None if given else published_rho(str(data.summary.get("model")), str(data.summary.get("task"))),
     }
 
 

@@ -117,7 +117,7 @@
     verdict.replaceChildren(
       element("strong", view.correct ? "yes" : "no", view.correct ? "ends correct" : "ends incorrect"),
       `: answer ${view.answer === null ? "none" : view.answer}, gold ${view.gold}. ` +
-        `${view.tokens.length} tokens${view.finish === "length" ? ", cut at the length limit" : ""}.`
+        `${view.tokens.length} tokens${{ length: ", cut at the length limit", given: ", given and not drawn by the model" }[view.finish] || ""}.`
     );
     $("question").querySelector(".text").textContent = view.question;
     $("prompt").querySelector(".text").textContent = view.prompt;

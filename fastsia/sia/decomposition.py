@@ -40,6 +40,9 @@ departure. Chosen by simulation (docs/estimators.md)."""
 
 _CELLS_AT_ONCE = 4_000_000
 
+_IMPOSSIBLE = -750.0
+"""Log-probability in place of -inf, which sums could not be subtracted from: exp of it is 0."""
+
 
 @dataclass(frozen=True)
 class Departures:
@@ -126,8 +129,9 @@ def log_prefixes(
 
 def _segment_logprobs(table: RolloutTable, logprobs: TokenLogprobs, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`Departures.known` and `log_stay`; end: int64 [T], the position from which on tokens are certain to keep p."""
-    is_known = np.isfinite(logprobs.values)
-    sums = np.concatenate([[0.0], np.cumsum(np.where(is_known, logprobs.values, 0.0), dtype=np.float64)])
+    is_known = ~np.isnan(logprobs.values)
+    values = np.maximum(np.where(is_known, logprobs.values, 0.0), _IMPOSSIBLE, dtype=np.float64)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
     unknown = np.concatenate([[0], np.cumsum(~is_known)])
     begin, length = logprobs.offsets[:-1], np.diff(logprobs.offsets)
     last = begin + np.minimum(table.checkpoint[table.last], length)

@@ -52,6 +52,7 @@ class Scored:
         ends: How the trajectories ended, None where that is not known.
         num_options: The most options of a problem where all have options, else None.
         origin: The run that this is a variant of.
+        off_policy: Whether the trajectories were given and not drawn from the model that drew the rollouts.
     """
 
     table: RolloutTable
@@ -64,6 +65,7 @@ class Scored:
     ends: Ends | None = None
     num_options: int | None = None
     origin: Scored | None = None
+    off_policy: bool = False
 
     @classmethod
     def of(cls, table: RolloutTable, config: SIAConfig, *, origin: Scored | None = None) -> Scored:

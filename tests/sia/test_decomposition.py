@@ -261,3 +261,26 @@ def test_every_token_has_an_estimate_and_checkpoints_have_the_same() -> None:
 
 def test_surprisal_is_that_of_twenty_rollouts_smoothed() -> None:
     assert surprisal(np.array(5 / 20), np.array(4), 0.5) == pytest.approx(-np.log(5.5 / (20 + 2)))
+
+
+def test_a_token_that_cannot_be_drawn_separates_what_comes_before_it() -> None:
+    """Given trajectories contain tokens outside of the nucleus, of log-probability -inf; no rollout stays on those."""
+    rng = np.random.default_rng(1)
+    rollouts, logprobs, _ = Chain(10, 4, rng, spread=0.04, end=0.06).run(20, 10, 4, 100, rng, budget="total")
+    table = encode(rollouts)
+    values = logprobs.values.copy()
+    first = logprobs.offsets[0]
+    values[first + 4] = -np.inf
+    config = SIAConfig(max_tokens=100, rollout_budget="total")
+    departures = Departures.of(table, replace(logprobs, values=values), config)
+    assert departures is not None
+    assert departures.known.all()
+    segment = int(np.flatnonzero(table.checkpoint[: table.trajectory_offsets[1]] <= 4)[-1])
+    assert np.exp(departures.log_stay[segment]) == 0.0
+    assert np.isfinite(departures.log_stay).all()
+    found = decompose(table, departures, 0.5)
+    assert np.isfinite(found.entropy).all()
+    values[first + 4] = np.nan
+    unknown = Departures.of(table, replace(logprobs, values=values), config)
+    assert unknown is not None
+    assert unknown.known.tolist() == [False, *[True] * (table.num_trajectories - 1)]

@@ -102,8 +102,8 @@ def _if_known(column: str, scored: Scored) -> Iterator[Point]:
 
 
 def _baseline(column: str, scored: Scored) -> Iterator[Point]:
-    """2 P(ends correct) - 1 among the trajectories that have a rho."""
-    if column in scored.trajectories:
+    """2 P(ends correct) - 1 among the trajectories that have a rho; it says what to expect along a model's own text."""
+    if column in scored.trajectories and not scored.off_policy:
         defined = scored.trajectories[column].notna().to_numpy()
         yield Point(scored.mean(np.where(defined, 2.0 * scored.correct - 1, np.nan)).estimate())
 
