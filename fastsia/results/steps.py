@@ -54,8 +54,8 @@ def read_steps(store: Store, steps: pd.DataFrame) -> pd.DataFrame:
         raise FastsiaError(f"{store.path} is a run with shuffled prefixes: its rollouts do not replace steps.")
     vocabulary = store.vocabulary()
     wanted: dict[Any, list[int]] = {}
-    for place, key in enumerate(zip(steps["problem_id"], steps["trajectory"], strict=True)):
-        wanted.setdefault(key, []).append(place)
+    for place, owner in enumerate(zip(steps["problem_id"], steps["trajectory"], strict=True)):
+        wanted.setdefault(owner, []).append(place)
     trajectories: dict[Any, Any] = {
         each: row
         for row in store.trajectories().to_dict("records")
