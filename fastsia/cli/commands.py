@@ -294,6 +294,27 @@ def loglikelihood(
     )
 
 
+def steps(
+    directory: Folder,
+    problem: Annotated[str | None, option("Only steps of this problem.", "--problem")] = None,
+    most: Annotated[int, typer.Option("--most", min=1, help="At most so many steps.")] = 10,
+) -> None:
+    """The steps that changed the answers most, with their texts and what rollouts wrote in their place."""
+    from fastsia.results import load
+    from fastsia.results.steps import tell_step
+
+    result = load(directory)
+    found = result.steps(problem, most)
+    for step in found.to_dict("records"):
+        say(*tell_step(step), "")
+    facts = result.summary["steps"]
+    say(
+        f"{facts['decisive']:,} of {facts['number']:,} steps of the run are decisive (q at most {facts['level']}): of "
+        "such steps about one in twenty is a false alarm. Importance is how many answers differ between rollouts with "
+        "the step and those that share less than half of its words."
+    )
+
+
 @takes("smoothing", "num_bootstrap", "num_splits", "seed", "answer_reading")
 def analyze(
     table: Annotated[Path, typer.Argument(help="Rollouts as .parquet, .csv or .jsonl, one record each.")],

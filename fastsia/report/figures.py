@@ -370,6 +370,37 @@ def _cost_of_signal(data: ReportData) -> str:
     return f" Tokens of the rollouts are not counted: this run drew {cost}."
 
 
+@figure("steps")
+def _steps(data: ReportData, axes: Axes) -> pd.DataFrame | None:
+    """Which steps changed the answers
+
+    One mark per step between two checkpoints: how many of the answers it changes, less what chance alone gives, by
+    where it begins. Decisive steps are those of the table below; of them about one in twenty is a false alarm.
+    """
+    if "step_q_value" not in data.checkpoints or data.checkpoints["step_q_value"].isna().all():
+        return None
+    names = ["problem_id", "trajectory", "checkpoint", "relative_position", "step_gold_change", "step_q_value"]
+    frame = data.checkpoints[data.checkpoints["step_q_value"].notna()]
+    numbers = frame[names].assign(excess=frame["step_total_variation"] - frame["step_by_chance"])
+    decisive = numbers["step_q_value"] <= 0.05
+    towards = numbers["step_gold_change"] > 0
+    away = numbers["step_gold_change"] < 0
+    looks = (
+        (~decisive, RULE, "not decisive"),
+        (decisive & ~towards & ~away, PURPLE, "decisive, gold as before"),
+        (decisive & towards, BLUE, "decisive, gold more likely"),
+        (decisive & away, VERMILLION, "decisive, gold less likely"),
+    )
+    for member, color, label in looks:
+        part = numbers[member]
+        if len(part):
+            axes.scatter(part["relative_position"], part["excess"], s=12, color=color, alpha=0.7, lw=0, label=label)
+    mark_zero(axes)
+    label_axes(axes, "share of answers changed, above chance")
+    legend_below(axes, 4)
+    return numbers
+
+
 @figure("early_stop", _cost_of_signal)
 def _early_stop(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Early stopping: tokens saved against accuracy

@@ -131,11 +131,19 @@
     history.replaceState(null, "", `#t${row[0]}`);
   };
 
+  // The step that a token belongs to, where it changed the answers.
+  const DECISIVE = 0.05;
+  const isDecisive = (point) => point !== undefined && point.step && point.step[2] <= DECISIVE;
+  const percent = (share) => `${Math.round(100 * share)} %`;
+  const tellStep = ([changed, chance, q]) =>
+    `the step from here changes ${percent(changed)} of the answers (${percent(chance)} by chance, q ${q < 0.001 ? "< 0.001" : `= ${show(q, 3)}`})`;
+
   const level = (hundredths) => LEVELS.filter((edge) => hundredths >= 100 * edge).length;
 
   const drawLegend = () => {
     const legend = $("legend");
     legend.replaceChildren();
+    if (view.checkpoints.some(isDecisive)) legend.append(element("span", "decisive", "step that changed the answers"), " ");
     if (!view.entropies) return;
     legend.append("token entropy, nats: ");
     LEVELS.forEach((edge, i) => legend.append(element("span", `e${i + 1}`, `≥ ${edge}`), " "));
@@ -149,20 +157,23 @@
     const body = document.createDocumentFragment();
     const marks = new Map(view.checkpoints.map((point, k) => [point.t, k]));
     const forks = new Set(view.forks);
+    let step; // the checkpoint at which the step of the present token began
     for (let t = 0; t <= view.tokens.length; t++) {
       if (marks.has(t)) {
         const k = marks.get(t);
+        step = view.checkpoints[k];
         const mark = element("button", "mark", String(t));
         mark.type = "button";
         mark.dataset.checkpoint = k;
         mark.title = `checkpoint at token ${t}: H = ${show(view.checkpoints[k].h, 2)}, s = ${show(view.checkpoints[k].s, 2)}`;
+        if (step.step) mark.title += `; ${tellStep(step.step)}`;
         mark.addEventListener("click", () => choose(k));
         body.append(mark);
       }
       if (t === view.tokens.length) break;
       const entropy = view.entropies ? view.entropies[t] : 0;
       const fork = forks.has(t);
-      const token = element("span", `token e${level(entropy)}${fork ? " fork" : ""}`, view.tokens[t]);
+      const token = element("span", `token e${level(entropy)}${fork ? " fork" : ""}${isDecisive(step) ? " decisive" : ""}`, view.tokens[t]);
       if (view.entropies) token.title = `token ${t + 1}: ${show(entropy / 100, 2)} nats${fork ? ", forking" : ""}`;
       body.append(token);
     }
@@ -235,6 +246,7 @@
     $("at").textContent = point.answers.length
       ? `After ${point.t} tokens: ${total} rollouts, H = ${show(point.h, 2)}, s = ${show(point.s, 2)} nats`
       : `After ${point.t} tokens: H = ${show(point.h, 2)}, s = ${show(point.s, 2)} nats`;
+    if (point.step) $("at").textContent += `; ${tellStep(point.step)}`;
     const bars = point.answers.map(([answer, count], i) => {
       const kind = answer === null ? " null" : answer === view.gold ? " gold" : "";
       const bar = element("button", `answer${kind}`);

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from fastsia.report.data import AnswerView, CheckpointView, TrajectoryView, bands_of, distinct_answers
+from fastsia.report.data import AnswerView, CheckpointView, TrajectoryView, bands_of, distinct_answers, steps_of
 
 if TYPE_CHECKING:
     from fastsia.results.reader import Store
@@ -51,7 +51,8 @@ def trajectory_views(store: Store, checkpoints: pd.DataFrame) -> Iterator[Trajec
                             for answer, count, first in shown.get(position, ())
                         ],
                         band=band,
+                        step=step,
                     )
-                    for position, entropy, surprisal, band in zip(*scores, bands, strict=True)
+                    for position, entropy, surprisal, band, step in zip(*scores, bands, steps_of(point), strict=True)
                 ],
             )

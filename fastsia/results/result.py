@@ -18,7 +18,7 @@ import pandas as pd
 
 from fastsia import __version__, renamed
 from fastsia.config import AnswerReading, Equivalence, SIAConfig, as_config
-from fastsia.errors import FastsiaError, one_line
+from fastsia.errors import FastsiaError, did_you_mean, one_line
 from fastsia.files import flatten, refuse_links, write_json, write_parquet
 from fastsia.models.registry import model_label
 from fastsia.results.manifest import (
@@ -45,6 +45,7 @@ from fastsia.sia import (
     shuffled_table,
     tables_of_run,
 )
+from fastsia.sia.extras.steps import choose_steps
 from fastsia.sia.table import require_single, storable
 from fastsia.tasks.records import read_records
 
@@ -147,6 +148,35 @@ class SIAResult:
         refuse_links(target, ("report.html", "figures"))
         self._spare_source(target / "figures")
         return write_report(target, data, draw_figures(data, target / "figures"))
+
+    def steps(self, problem_id: str | None = None, most: int | None = None) -> pd.DataFrame:
+        """The steps between checkpoints, the most decisive first, with their texts and what rollouts wrote instead.
+
+        Args:
+            problem_id: Of this problem only; None: of all.
+            most: At most so many rows; None: all. Each row costs a look at its trajectory's rollouts.
+
+        Returns:
+            The columns of `checkpoints` for steps (step_...), and those of `results.steps.read_steps` where the run's
+            database is at hand.
+
+        Raises:
+            FastsiaError: There is no such problem, no step, or the prefixes are shuffled.
+        """
+        from fastsia.results.steps import read_steps
+
+        checkpoints = self.checkpoints
+        if problem_id is not None:
+            checkpoints = checkpoints[checkpoints["problem_id"] == problem_id]
+            if checkpoints.empty:
+                known = self.checkpoints["problem_id"].unique().tolist()
+                raise FastsiaError(
+                    f"The run has no problem {problem_id!r}{did_you_mean(problem_id, known, otherwise='.')}"
+                )
+        found = choose_steps(checkpoints, len(checkpoints) if most is None else most)
+        if found.empty:
+            raise FastsiaError("There is no step: that takes two checkpoints of one trajectory, not shuffled.")
+        return found.reset_index(drop=True) if self._store is None else read_steps(self._store, found)
 
     def to_lm_eval(self, directory: str | os.PathLike[str]) -> Path:
         """Write results_DATE.json and samples_TASK_DATE.jsonl, as lm-evaluation-harness does; the results file."""
