@@ -604,8 +604,8 @@ LEAF_TOLERANCE = 1e-3
 
 SAME_TEXT = 0.3
 """Nats. Rollouts that agree in everything else that is stored count as one text where their log-probabilities differ by
-at most this. In half precision one text gets other log-probabilities in other batches; counted twice, it would prove
-what is not so. Two texts taken for one only make limits wider, and cost nothing measurable (docs/estimators.md)."""
+at most this. In half precision one text may get other log-probabilities in other batches; counted twice, it would prove
+what is not so. Two texts taken for one only make limits wider, by little (docs/estimators.md)."""
 
 STAY_SIGMAS, STAY_SHARE = 6.0, 0.02
 """Rollouts that stay on the trajectory may differ from what its probabilities say by this many standard deviations, or

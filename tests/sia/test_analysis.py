@@ -52,7 +52,7 @@ def test_frames_have_what_others_rely_on() -> None:
     assert {"entropy", "gain", "gain_share", "entropy_drop", "auc", "fano_bound"} <= set(found.curves["curve"])
     assert {
         *("sensitivity", "coarse_ablation", "early_stop", "early_stop_held_out"),
-        *("failure_detection", "calibration", "reliability"),
+        *("failure_detection", "calibration", "reliability", "steps"),
     } == set(found.tables)
 
 

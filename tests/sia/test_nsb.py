@@ -48,16 +48,18 @@ def test_it_is_the_posterior_mean(draws: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("counts", "classes", "published"),
+    ("counts", "classes", "published", "error"),
     [
-        ([7, 3, 5, 8, 9, 1, 3, 3, 1, 0, 2, 5, 2, 11, 4, 23, 5, 0, 8, 0], 20, 2.623634344888532),
-        ([12, 4, 12, 4, 5, 3, 1, 5, 1, 2, 2, 2, 2, 11, 3, 4, 12, 12, 1, 2], 100, 2.840012048914245),
+        ([7, 3, 5, 8, 9, 1, 3, 3, 1, 0, 2, 5, 2, 11, 4, 23, 5, 0, 8, 0], 20, 2.623634344888532, 1e-8),
+        ([12, 4, 12, 4, 5, 3, 1, 5, 1, 2, 2, 2, 2, 11, 3, 4, 12, 12, 1, 2], 100, 2.840012048914245, 1e-8),
+        ([4, 12, 4, 5, 3, 1, 5, 1, 2, 2, 2, 2, 11, 3, 4, 12, 12, 1, 2], 100, 2.8060922529931225, 1e-5),
     ],
 )
-def test_it_is_what_ndd_publishes(counts: list[int], classes: int, published: float) -> None:
-    """The examples on the package index of ndd 1.4.2 and 1.6.1, the reference implementation in Python."""
+def test_it_is_what_ndd_publishes(counts: list[int], classes: int, published: float, error: float) -> None:
+    """The examples on the package index of ndd 1.4.2, 1.6.1 and its last version. The last one differs by 5e-6;
+    direct integration gives our number."""
     times = np.bincount(counts)[None, 1:].astype(np.float64)
-    assert posterior_mean(times, classes)[0] == pytest.approx(published, abs=1e-8)
+    assert posterior_mean(times, classes)[0] == pytest.approx(published, abs=error)
 
 
 def test_it_is_less_biased_than_plug_in_and_within_its_range() -> None:
