@@ -5,6 +5,8 @@ import pytest
 
 import fastsia
 from fastsia.errors import FastsiaError
+from fastsia.results import forks
+from fastsia.results.forks import tell_fork
 from fastsia.results.steps import SAME_WORDS, overlap, tell_step
 
 FEW = fastsia.SIAConfig(num_bootstrap=2, num_splits=2)
@@ -58,6 +60,39 @@ def test_texts_are_those_of_the_tokens(result: fastsia.SIAResult) -> None:
         assert step["num_different"] == number
         assert number <= step["step_num_replaced"]
     assert steps["num_different"].sum() > 0
+
+
+def test_forks_are_counted_one_by_one(result: fastsia.SIAResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every alternative that a rollout wrote, against the tokens."""
+    monkeypatch.setattr(forks, "FEWEST", 1)
+    found = result.forks()
+    assert result._store is not None
+    vocabulary = result._store.vocabulary()
+    ids = result.trajectories.set_index(["problem_id", "trajectory"])["token_ids"]
+    expected = {}
+    for key, part in result.rollouts.groupby(["problem_id", "trajectory", "checkpoint"]):
+        own = list(ids[key[:2]])[key[2] :]
+        texts = [list(tokens) for tokens in part["token_ids"]]
+        for offset in range(len(own)):
+            passed = [k for k, text in enumerate(texts) if text[:offset] == own[:offset] and len(text) > offset]
+            kept = [k for k in passed if texts[k][offset] == own[offset]]
+            for token in {texts[k][offset] for k in passed} - {own[offset]}:
+                number = sum(texts[k][offset] == token for k in passed)
+                if kept:
+                    expected[(*key, key[2] + offset, vocabulary.decode([token]))] = (len(kept), number)
+    names = ["problem_id", "trajectory", "checkpoint", "position", "alternative"]
+    rows = found[[*names, "num_kept", "num_alternative"]].itertuples(index=False, name=None)
+    assert {row[:5]: row[5:] for row in rows} == expected
+    assert len(expected) >= 3
+    assert found["q_value"].is_monotonic_increasing
+    for fork in found.head(3).to_dict("records"):
+        lines = tell_fork(fork)
+        assert len(lines) == 3
+        assert not any("nan" in line for line in lines)
+    with pytest.raises(FastsiaError, match=r"has no problem 'nothing'"):
+        result.forks("nothing")
+    with pytest.raises(FastsiaError, match="need a run's tokens"):
+        fastsia.analyze(result.rollouts, config=FEW).forks()
 
 
 def test_a_step_in_lines(result: fastsia.SIAResult) -> None:

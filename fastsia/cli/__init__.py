@@ -43,7 +43,7 @@ app = typer.Typer(
 )
 for command in (
     *(run.run, commands.ls, commands.report, commands.export, commands.compare, commands.reproduce, commands.plan),
-    *(commands.loglikelihood, commands.steps, commands.analyze, doctor.doctor),
+    *(commands.loglikelihood, commands.steps, commands.forks, commands.analyze, doctor.doctor),
 ):
     app.command(cls=Grouped)(command)
 

@@ -294,6 +294,25 @@ def loglikelihood(
     )
 
 
+def forks(
+    directory: Folder,
+    problem: Annotated[str | None, option("Only tokens of this problem.", "--problem")] = None,
+    most: Annotated[int, typer.Option("--most", min=1, help="At most so many alternatives.")] = 10,
+) -> None:
+    """The tokens at which another choice of the model led to other answers, from the rollouts that made it."""
+    from fastsia.results import load
+    from fastsia.results.forks import FEWEST, tell_fork
+
+    found = load(directory).forks(problem)
+    for fork in found.head(most).to_dict("records"):
+        say(*tell_fork(fork), "")
+    certain = int((found["q_value"] <= 0.05).sum())
+    say(
+        f"{len(found):,} alternatives were written by at least {FEWEST} rollouts; {certain:,} lead to other answers "
+        "(q at most 0.05: about one in twenty of these is a false alarm)."
+    )
+
+
 def steps(
     directory: Folder,
     problem: Annotated[str | None, option("Only steps of this problem.", "--problem")] = None,

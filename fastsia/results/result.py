@@ -165,18 +165,32 @@ class SIAResult:
         """
         from fastsia.results.steps import read_steps
 
+        self._check_problem(problem_id)
         checkpoints = self.checkpoints
         if problem_id is not None:
             checkpoints = checkpoints[checkpoints["problem_id"] == problem_id]
-            if checkpoints.empty:
-                known = self.checkpoints["problem_id"].unique().tolist()
-                raise FastsiaError(
-                    f"The run has no problem {problem_id!r}{did_you_mean(problem_id, known, otherwise='.')}"
-                )
         found = choose_steps(checkpoints, len(checkpoints) if most is None else most)
         if found.empty:
             raise FastsiaError("There is no step: that takes two checkpoints of one trajectory, not shuffled.")
         return found.reset_index(drop=True) if self._store is None else read_steps(self._store, found)
+
+    def forks(self, problem_id: str | None = None) -> pd.DataFrame:
+        """Tokens in whose place rollouts wrote another one, and what became of the answers: `results.forks.read_forks`.
+
+        Raises:
+            FastsiaError: There is no such problem, the prefixes are shuffled, or there is no database of the run.
+        """
+        from fastsia.results.forks import read_forks
+
+        if self._store is None:
+            raise FastsiaError(f"Forking tokens need a run's tokens, which only {DATABASE} has.")
+        self._check_problem(problem_id)
+        return read_forks(self._store, problem_id)
+
+    def _check_problem(self, problem_id: str | None) -> None:
+        known = self.checkpoints["problem_id"].unique().tolist()
+        if problem_id is not None and problem_id not in known:
+            raise FastsiaError(f"The run has no problem {problem_id!r}{did_you_mean(problem_id, known, otherwise='.')}")
 
     def to_lm_eval(self, directory: str | os.PathLike[str]) -> Path:
         """Write results_DATE.json and samples_TASK_DATE.jsonl, as lm-evaluation-harness does; the results file."""

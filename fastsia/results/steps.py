@@ -83,7 +83,7 @@ def tell_step(step: Mapping[Any, Any]) -> list[str]:
     lines = [
         f"{where}, tokens {step['checkpoint']} to {step['step_end']:.0f}: the most frequent answer {answer}",
         f"  changes {100 * step['step_total_variation']:.0f} % of the answers ({100 * step['step_by_chance']:.0f} % by "
-        f"chance, q = {_small(step['step_q_value'])}); gold "
+        f"chance, q = {spell_p(step['step_q_value'])}); gold "
         f"{100 * change:+.0f} points [{100 * low:.0f}, {100 * high:.0f}]",
     ]
     if not isinstance(step.get("text"), str):
@@ -94,12 +94,13 @@ def tell_step(step: Mapping[Any, Any]) -> list[str]:
             f"  instead: {_quoted(step['replacement'])}",
             f"  of {step['num_different']} rollouts with something else there {100 * step['different_gold']:.0f} % are "
             f"right; importance {step['different_importance']:.2f} ({step['different_by_chance']:.2f} by chance, "
-            f"p = {_small(step['different_p_value'])})",
+            f"p = {spell_p(step['different_p_value'])})",
         ]
     return lines
 
 
-def _small(p_value: float) -> str:
+def spell_p(p_value: float) -> str:
+    """A p- or q-value for reading."""
     return f"{p_value:.3f}" if p_value >= 0.001 else f"{p_value:.0e}"
 
 
