@@ -35,8 +35,8 @@ def read_forks(store: Store, problem_id: str | None = None) -> pd.DataFrame:
         One row per trajectory, token and alternative, the most certain difference first: problem_id, trajectory,
         checkpoint, position (of the token), token and alternative (texts), num_kept and num_alternative, kept_answer
         and alternative_answer (the most frequent; None: no answer), total_variation (between their answers) with
-        by_chance, p_value, q_value (Benjamini and Hochberg over the rows), gold_change (share of the gold answer with the
-        alternative minus that without) with _low and _high.
+        by_chance, p_value and q_value (Benjamini and Hochberg over the rows), gold_change (share of the gold answer
+        with the alternative minus that without) with _low and _high.
 
     Raises:
         FastsiaError: The run's prefixes are shuffled.
