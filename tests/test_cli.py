@@ -97,7 +97,7 @@ def test_a_run_writes_its_folder_and_prints_its_table(
     folder = tmp_path / "run"
     assert command("run", "--model", model, "--tasks", questions, "--limit", 4, "-o", folder, *SMALL) == 0
     out = capsys.readouterr().out
-    shown = (": 4 problems", "accuracy", "null rate", "the paper's", "recommended ρ (change-point)", "ends incorrect")
+    shown = (": 4 problems", "accuracy", "no answer", "the paper's", "recommended ρ (change-point)", "ends incorrect")
     shown += ("undefined", "rollout tokens")
     for text in (*shown, "report.html"):
         assert text in out
@@ -300,7 +300,7 @@ def test_compare_prints_a_table_and_writes_a_page(
     capsys.readouterr()
     assert command("compare", *folders, "-o", tmp_path / "out") == 0
     out = capsys.readouterr().out
-    for text in ("Runs", "cross-fitted", "Token level", "Differences between runs", "comparison.html"):
+    for text in ("Runs", "accuracy", "ρ undefined", "Token level", "Differences between runs", "comparison.html"):
         assert text in out
     assert (tmp_path / "out" / "comparison.html").is_file()
     assert set(pd.read_parquet(tmp_path / "out" / "tables" / "runs.parquet")["run"]) == {"a", "b"}

@@ -31,6 +31,7 @@ from fastsia.report.tables import (
     format_percents,
     recommended_name,
     show_readings,
+    show_runs,
     show_tables,
 )
 from fastsia.sia import Estimate
@@ -105,7 +106,10 @@ def write_comparison(
     context = {
         "title": " against ".join(runs) if len(runs) <= 3 else f"{len(runs)} runs",
         "figures": _inline(draw_comparison(runs) if drawings is None else drawings),
-        "tables": show_tables(tables),
+        "tables": [
+            *([show_runs(tables["runs"])] if "runs" in tables else []),
+            *show_tables({name: table for name, table in tables.items() if name != "runs"}),
+        ],
         "notes": notes,
     }
     return _write(path, "comparison.html", "comparison.html", context)
