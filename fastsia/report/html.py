@@ -40,6 +40,8 @@ from fastsia.sia.paper import published_rho
 
 MAX_BYTES = 28_000_000
 """Largest size of the packed trajectories, so that the file with figures and tables stays under 30 MB."""
+BYTES_EACH = 42_000
+"""Size of a packed trajectory on average, so that a page of 100 stays under 5 MB."""
 
 _COLUMNS = (
     ("problem", "problem_id", "the problem's id"),
@@ -70,7 +72,8 @@ def write_report(path: Path | str, data: ReportData, drawings: Sequence[Drawing]
         drawings: The result of `draw_figures`; None: they are drawn now.
     """
     forking = (data.summary.get("forking_threshold") or {}).get("run")
-    pieces = list(pack(data.views, len(data.trajectories), MAX_BYTES, forking))
+    size = min(MAX_BYTES, BYTES_EACH * len(data.trajectories))
+    pieces = list(pack(data.views, len(data.trajectories), size, forking))
     drawings = draw(data) if drawings is None else drawings
     context = {
         "title": data.title,
@@ -81,6 +84,7 @@ def write_report(path: Path | str, data: ReportData, drawings: Sequence[Drawing]
         "index": _index(data, pieces, forking),
         "pieces": [Markup(piece.data) for piece in pieces],
         "shortened": sum(piece.shortened for piece in pieces),
+        "one_each": sum(not piece.every for piece in pieces),
         "settings": _settings(data.summary),
         "num_trajectories": len(data.trajectories),
     }
