@@ -97,8 +97,14 @@ class ReportData:
     @property
     def title(self) -> str:
         """Model and task."""
-        names = [str(self.summary[key]) for key in ("model", "task") if self.summary.get(key)]
-        return " · ".join(names) or "table of rollouts"
+        return title_of(self.summary)
+
+
+def title_of(summary: Mapping[str, Any]) -> str:
+    """Model and task of a run; of a path only its last part."""
+    names = [str(summary[key]) for key in ("model", "task") if summary.get(key)]
+    short = [name.rstrip("/").rpartition("/")[2] if name.startswith(("/", ".", "~")) else name for name in names]
+    return " · ".join(short) or "table of rollouts"
 
 
 def bands_of(checkpoints: pd.DataFrame) -> list[tuple[float, float] | None]:

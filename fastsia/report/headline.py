@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from fastsia.report.data import title_of
 from fastsia.report.tables import (
     ShownTable,
     format_interval,
@@ -58,12 +59,6 @@ class Row:
         return [name, spell(self.value), interval, "" if self.n is None else f"{self.n:,}"]
 
 
-def title(summary: Mapping[str, Any]) -> str:
-    """Model and task."""
-    names = [str(summary[key]) for key in ("model", "task") if summary.get(key)]
-    return " · ".join(names) or "table of rollouts"
-
-
 def headline(summary: Mapping[str, Any], trajectories: pd.DataFrame) -> list[Row]:
     """The headline numbers, in reading order."""
     return list(_rows(summary, trajectories))
@@ -107,7 +102,7 @@ def headline_table(summary: Mapping[str, Any], trajectories: pd.DataFrame) -> Sh
     """The headline numbers as a table to read."""
     rows = [row.cells() for row in headline(summary, trajectories)]
     problems = summary["num_problems"]
-    name = f"{title(summary)}: {problems:,} {'problem' if problems == 1 else 'problems'}"
+    name = f"{title_of(summary)}: {problems:,} {'problem' if problems == 1 else 'problems'}"
     return ShownTable(name, CAPTION, COLUMNS, rows)
 
 
