@@ -31,6 +31,7 @@ from fastsia.engine.sequence import Counters, Drawn, Request, Rollouts, Trajecto
 from fastsia.errors import FastsiaError, counted
 from fastsia.models.registry import known_model, model_label
 from fastsia.models.resolve import ModelRef, resolve_model
+from fastsia.provenance import provenance
 from fastsia.results import SIAResult, forget_partial_costs, score, stored_config
 from fastsia.results.manifest import costs_of, is_count
 from fastsia.results.reader import Store
@@ -158,6 +159,7 @@ def evaluate(
         "num_cut_prompts": sum(prompt.cut > 0 for prompt in prompts),
         "counters": _counted(counters_before, loaded.counters),
         "machine": loaded.describe(),
+        "provenance": provenance(),
     }
     costs, notes = costs_of(directory)
     with Store(directory / DATABASE).snapshot() as store:

@@ -8,11 +8,11 @@ import logging
 import os
 import signal
 import sys
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from fastsia import renamed
+from fastsia import __version__, renamed
 from fastsia.cli import commands, doctor, run
 from fastsia.cli.options import Grouped
 from fastsia.cli.render import Plain, printable
@@ -35,17 +35,40 @@ def current_name(name: str) -> str:
 app = typer.Typer(
     name="fastsia",
     help="How a language model's uncertainty about the answer moves while it reasons.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"token_normalize_func": current_name},
 )
 for command in (
-    *(run.run, commands.ls, commands.report, commands.export, commands.compare, commands.reproduce, commands.plan),
+    *(
+        run.run,
+        commands.ls,
+        commands.show,
+        commands.report,
+        commands.export,
+        commands.compare,
+        commands.reproduce,
+        commands.plan,
+    ),
     *(commands.loglikelihood, commands.steps, commands.forks, commands.analyze, doctor.doctor),
 ):
     app.command(cls=Grouped)(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fastsia {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> NoReturn:
@@ -89,7 +112,7 @@ def _terminate(*_: Any) -> NoReturn:
 def _run(arguments: list[str]) -> int:
     """The exit code of `fastsia ARGUMENTS`."""
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(arguments or ["--help"], standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except FastsiaError as error:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from fastsia.cli.options import NATIVE, names_in, option, pairs_in, takes
-from fastsia.cli.render import Shown, console, print_table, progress_bar, say, show
+from fastsia.cli.render import Shown, console, print_table, progress_bar, say
+from fastsia.cli.render import show as print_result
 from fastsia.cli.run import Model, quiet_transformers, watched
 from fastsia.config import READING_FIELDS, DataOptions, SIAConfig
 from fastsia.errors import FastsiaError
@@ -27,9 +27,8 @@ Folder = Annotated[Path, typer.Argument(help="A results folder, finished or not.
 
 # More runs make more pairs than fit a terminal.
 _MOST_RUNS_IN_PAIRS = 4
-# Columns that fit a terminal.
-_RHO = "rho_(pearson|cross_fitted|smoothed)"
-_RUNS = ("run", "num_problems", "accuracy", "null_rate", _RHO, "undefined_fraction", "auc_50", "entropy_final")
+# Runs side by side that fit a terminal of 80 columns.
+_RUNS_ACROSS = 3
 _LEVELS = ("run", "token_entropy", "answer_entropy_mean", "forking_share_fixed")
 
 
@@ -50,21 +49,32 @@ def ls() -> None:
             model.hub_id,
             model.model_type,
             model.stage,
-            "chat template" if model.chat_template else "plain text",
-            "in the package, no download" if model.is_demo else "gated on the Hub" if model.gated else "",
+            "chat" if model.chat_template else "plain",
+            "in the package" if model.is_demo else "gated on the Hub" if model.gated else "",
         )
         for model in MODELS
         if not model.is_demo or model.hub_id in shipped
     ]
     title = "Models, or any decoder of transformers (Hub id or folder)"
-    _list(title, ("model", "architecture", "stage", "asked by", ""), rows)
+    _list(title, ("model", "architecture", "stage", "prompt", ""), rows)
 
 
 def _list(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    table = Table(*columns, title=escape(title), title_justify="left")
+    say(title)
+    table = Table()
+    for name in columns:
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*row)
     console().print(table)
+
+
+@takes("table")
+def show(directory: Folder, **printed: str) -> None:
+    """Print a run's numbers again; nothing is drawn or written, and no model is needed."""
+    from fastsia.results import load
+
+    print_result(load(directory), [], printed.get("table", "text"))
 
 
 @takes(*READING_FIELDS, unset="as in the run")
@@ -84,7 +94,7 @@ def report(
 
     read = _read_again(directory, wanted) if wanted or (directory / DATABASE).is_file() else []
     result = load(directory)
-    show(result, [*read, f"Report:  {result.report(output_path or directory)}"])
+    print_result(result, [*read, f"Report:  {result.report(output_path or directory)}"])
 
 
 def _read_again(directory: Path, wanted: Mapping[str, Any]) -> list[str]:
@@ -122,14 +132,15 @@ def compare(
 ) -> None:
     """Several runs in one table, with the differences in rho on the problems that they share; needs no model."""
     from fastsia.comparison import compare as side_by_side
-    from fastsia.report import show_table
+    from fastsia.report import show_runs, show_table
 
     found = side_by_side(directories)
-    print_table(show_table("runs", found.table.filter(regex=_columns(*_RUNS)), digits=2))
+    for begin in range(0, len(found.table), _RUNS_ACROSS):
+        print_table(show_runs(found.table.iloc[begin : begin + _RUNS_ACROSS], only_headline=True))
     if found.token_level is not None:
         rows = found.token_level[found.token_level["group"] == "all"].filter(regex=_columns(*_LEVELS))
         print_table(replace(show_table("token_level", rows), caption=""))  # it explains more columns than these
-    quantities = ["rho_pearson", "rho_cross_fitted", "token_entropy", "entropy_mean"]
+    quantities = ["accuracy", "rho_pearson", "rho_cross_fitted", "token_entropy", "entropy_mean"]
     rows = found.differences[found.differences["quantity"].isin(quantities)]
     first = next(iter(found.runs))
     all_pairs = len(found.runs) <= _MOST_RUNS_IN_PAIRS
@@ -352,4 +363,4 @@ def analyze(
     written = []
     if output_path is not None:
         written = [f"Results: {result.save(output_path)}", f"Report:  {result.report(output_path)}"]
-    show(result, written)
+    print_result(result, written)

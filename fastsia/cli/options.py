@@ -6,7 +6,7 @@ import functools
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
@@ -22,12 +22,17 @@ GROUPS = (
 """Headings of the help, the most used first."""
 
 
+TableForm = Literal["text", "markdown", "json"]
+
+
 @checked
 class OutputOptions:
     """What `fastsia run` does besides drawing and scoring."""
 
     report: bool = setting(True, group=OUTPUT)
     """Draw figures and report.html."""
+    table: TableForm = setting("text", group=OUTPUT)
+    """How the numbers are printed: as a table to read, as Markdown, or as JSON (nothing else on standard output)."""
     wandb_args: Mapping[str, Any] | None = setting(None, group=OUTPUT)
     """Follow the run in wandb: arguments of its init, as project=p."""
     trackio_args: Mapping[str, Any] | None = setting(None, group=OUTPUT)

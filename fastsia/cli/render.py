@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
+import textwrap
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from fastsia.report import ShownTable
     from fastsia.results import SIAResult
     from fastsia.results.schema import FinishedProblem
-    from fastsia.sia import Estimate
 
 SECONDS_BEFORE_PROGRESS = 2.0
 SECONDS_BETWEEN_LINES = 15.0  # where standard error is not a terminal
@@ -53,17 +54,22 @@ def console() -> Console:
 
 
 def say(*lines: str) -> None:
-    """Print lines as they are, without markup."""
-    for text in lines:
-        console().print(printable(text), markup=False, highlight=False, soft_wrap=True)
+    """Print lines without markup; on a terminal wrapped between words, and never within a path."""
+    width = console().width if sys.stdout.isatty() else 0
+    for text in map(printable, lines):
+        whole = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False) if width else text
+        console().print(whole, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_table(shown: ShownTable, *below: str) -> None:
-    """Print a table with each interval under its value, then its caption and more lines."""
+    """Print a table with each interval under its value, then its caption and more lines.
+
+    Cells are folded, never cut.
+    """
     cells = [[plain(escape(cell)) for cell in row] for row in shown.lines()]
     table = Table(show_lines=any("\n" in cell for row in cells for cell in row))
     for name in shown.columns:
-        table.add_column(plain(escape(name)))
+        table.add_column(plain(escape(name)), overflow="fold")
     for row in cells:
         table.add_row(*row)
     say(shown.title)
@@ -117,7 +123,7 @@ class Shown(Callback):
 
     Args:
         name: of the task.
-        how: where and how the run computes; said before its progress.
+        how: where and how the run computes; said as it starts.
     """
 
     def __init__(self, name: str, how: str = "") -> None:
@@ -140,6 +146,9 @@ class Shown(Callback):
             self._bar.close()
 
     def run_started(self, run: Mapping[str, Any], progress: Progress) -> None:
+        already = f", {progress.resumed:,} of them stored already" if progress.resumed else ""
+        parts = [f"{self._name}: {counted(progress.total, 'problem')}{already}", *filter(None, [self._how])]
+        print(f"fastsia: {printable('; '.join(parts))}.", file=sys.stderr)
         shown = "{desc} {bar} {elapsed}" if sys.stderr.isatty() else "{desc}"
         self._bar = progress_bar(self._name, total=1.0, miniters=0, bar_format=shown)
         self.progressed(progress)
@@ -161,9 +170,6 @@ class Shown(Callback):
         """Show the last progress; the time left falls while nothing is reported."""
         assert self.last is not None
         with self._showing:
-            if self._how and self._bar.format_dict["elapsed"] >= SECONDS_BEFORE_PROGRESS:
-                self._bar.write(f"fastsia: {printable(self._how)}.", file=sys.stderr)
-                self._how = ""
             waited = self._bar.format_dict["elapsed"] - self._at
             self._bar.set_description_str(f"{printable(self._name)}: {status(self.last, waited)}", refresh=False)
             self._bar.update(share_done(self.last) - self._bar.n)
@@ -200,71 +206,28 @@ def _rounded(number: float) -> int:
 # --- the table of a run ----------------------------------------------------------------------------------------
 
 
-def show(result: SIAResult, written: list[str]) -> None:
-    """Print the headline numbers with their intervals, then the cost, the warnings and the files written."""
-    from fastsia.report import show_readings  # imports matplotlib, which is slow
-    from fastsia.sia import Estimate
-    from fastsia.sia.compare import auc_at
+def show(result: SIAResult, written: list[str], form: str = "text") -> None:
+    """Print the headline numbers with their intervals, then the cost, the warnings and the files written.
+
+    Args:
+        result: the run.
+        written: lines about what was written.
+        form: "text", "markdown", or "json": one object and nothing else on standard output.
+    """
+    from fastsia.report import as_markdown, headline_object, headline_table, show_readings  # matplotlib is slow
 
     summary = result.summary
-    names = [str(summary[key]) for key in ("model", "task") if summary.get(key)]
-    # Not the table's own title, which would wrap at the table's width.
-    say(f"{' · '.join(names) or 'table of rollouts'}: {counted(summary['num_problems'], 'problem')}")
-    table = Table()
-    table.add_column("")
-    table.add_column("value", justify="right")
-    table.add_column("95 % interval")
-
-    def row(name: str, found: Estimate, percent: bool = False) -> None:
-        spell = (lambda x: f"{100 * x:.1f} %") if percent else (lambda x: f"{x:.3f}")
-        shown, bounds = "undefined" if found.value is None else spell(found.value), found.bounds
-        table.add_row(name, shown, "" if bounds is None else f"{spell(bounds[0])} to {spell(bounds[1])}")
-
-    def numbers(rows: Mapping[str, str], percent: bool = False) -> None:
-        for key, name in rows.items():
-            row(name, Estimate.of_summary(summary, key), percent)
-
-    numbers({"accuracy": "accuracy", "null_rate": "null rate (rollouts without an answer)"}, percent=True)
-    if summary.get("cut_rate") is not None:
-        numbers({"cut_rate": "cut rollouts (ended by the token limit)"}, percent=True)
-    for name, found in rho_rows(result):
-        row(name, found)
-    numbers({"rho.undefined_fraction": "ρ undefined (share of trajectories)"}, percent=True)
-    if summary["rho"].get("share_moving") is not None:
-        numbers({"rho.share_moving": "distribution probably changes (share of trajectories)"}, percent=True)
-    for name, at in (("AUC of -H half way", 0.5), ("AUC of -H at the end", 1.0)):
-        if (auc := auc_at(summary, at)) is not None:
-            row(name, auc)
-    numbers({"entropy_first": "H at the start, nats", "entropy_final": "H at the end, nats"})
-    if summary.get("off_policy"):
-        numbers({"gain": "information gain, nats"})
-    console().print(table)
-    readings = show_readings(summary)
-    if readings is not None:
-        print_table(readings)
+    if form == "json":
+        print(json.dumps(headline_object(summary, result.trajectories), ensure_ascii=False, indent=1))
+        print(*map(printable, written), sep="\n", end="\n" * bool(written), file=sys.stderr)
+        return
+    tables = [headline_table(summary, result.trajectories), *filter(None, [show_readings(summary)])]
+    if form == "markdown":
+        print(*(plain(as_markdown(table)) for table in tables), sep="\n\n", end="\n\n")
+    else:
+        for table in tables:
+            print_table(table)
     say(*_cost(summary), *(f"Note: {warning}" for warning in summary["warnings"]), *written)
-
-
-def rho_rows(result: SIAResult) -> Iterator[tuple[str, Estimate]]:
-    """The paper's and the recommended mean rho, over all trajectories and by outcome, and what to compare them with."""
-    from fastsia.report import recommended_name  # imports matplotlib, which is slow
-    from fastsia.sia import Estimate, outcome_baseline
-
-    frame, rho = result.trajectories, result.summary["rho"]
-    best = rho.get("recommended")
-    kinds = {"pearson": "ρ, the paper's"} | ({} if best is None else {best: recommended_name(best)})
-    for key, name in kinds.items():
-        defined = frame["rho" if key == "pearson" else f"rho_{key}"].notna()
-        correct = frame["correct"].astype(bool)
-        yield f"{name}: {counted(int(defined.sum()), 'trajectory')}", Estimate.of_summary(result.summary, f"rho.{key}")
-        for group, member in (("correct", defined & correct), ("incorrect", defined & ~correct)):
-            yield f"   ends {group}: {member.sum()}", Estimate.of_summary(result.summary, f"rho.{key}_{group}")
-    if not result.summary.get("off_policy"):
-        baseline = Estimate.of_summary(result.summary, "rho.baseline")
-        yield "2·accuracy − 1 where ρ is defined", baseline if best else Estimate(outcome_baseline(frame))
-    if rho.get("expected_from_noise") is not None:
-        expected = Estimate.of_summary(result.summary, "rho.expected_from_noise")
-        yield "the paper's ρ if the distribution did not change", expected
 
 
 def _cost(summary: Mapping[str, Any]) -> list[str]:

@@ -78,7 +78,7 @@ def run(
             written += _against_plan(folder, result.summary)
         if recorded is not None:
             written += _profile_lines(recorded, folder)
-        show(result, written)
+        show(result, written, output.get("table", "text"))
 
 
 @contextmanager

@@ -3,9 +3,16 @@
 from fastsia.report.data import AnswerView, CheckpointView, ReportData, TrajectoryView, distinct_answers
 from fastsia.report.drawing import Drawing
 from fastsia.report.figures import FIGURES, draw_figures, figure
+from fastsia.report.headline import (
+    as_html,
+    as_markdown,
+    headline,
+    headline_object,
+    headline_table,
+)
 from fastsia.report.html import write_comparison, write_report
 from fastsia.report.overlays import Overlay, draw_comparison, draw_families, draw_outcomes, draw_overlay
-from fastsia.report.tables import ShownTable, recommended_name, show_readings, show_table
+from fastsia.report.tables import ShownTable, recommended_name, show_readings, show_runs, show_table
 
 __all__ = [
     "FIGURES",
@@ -16,6 +23,8 @@ __all__ = [
     "ReportData",
     "ShownTable",
     "TrajectoryView",
+    "as_html",
+    "as_markdown",
     "distinct_answers",
     "draw_comparison",
     "draw_families",
@@ -23,8 +32,12 @@ __all__ = [
     "draw_outcomes",
     "draw_overlay",
     "figure",
+    "headline",
+    "headline_object",
+    "headline_table",
     "recommended_name",
     "show_readings",
+    "show_runs",
     "show_table",
     "write_comparison",
     "write_report",

@@ -19,11 +19,15 @@ class AnswerView:
         answer: None: no answer.
         count: Rollouts with this answer.
         text: Text of one of them.
+        others: Texts of the others.
+        place: Where in `text` its answer was read, [begin, end) in UTF-16 units; negative in the prefix. None: unknown.
     """
 
     answer: str | None
     count: int
     text: str = ""
+    others: Sequence[str] = ()
+    place: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class TrajectoryView:
     Attributes:
         tokens: Text of each token.
         token_entropies: Entropy of the model before each token, nats; None where not recorded.
+        place: The tokens in which the answer was read, [begin, end); None: unknown.
     """
 
     problem_id: str
@@ -68,6 +73,7 @@ class TrajectoryView:
     token_entropies: Sequence[float] | None = None
     finish_reason: str = ""
     checkpoints: Sequence[CheckpointView] = ()
+    place: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,8 +101,14 @@ class ReportData:
     @property
     def title(self) -> str:
         """Model and task."""
-        names = [str(self.summary[key]) for key in ("model", "task") if self.summary.get(key)]
-        return " · ".join(names) or "table of rollouts"
+        return title_of(self.summary)
+
+
+def title_of(summary: Mapping[str, Any]) -> str:
+    """Model and task of a run; of a path only its last part."""
+    names = [str(summary[key]) for key in ("model", "task") if summary.get(key)]
+    short = [name.rstrip("/").rpartition("/")[2] if name.startswith(("/", ".", "~")) else name for name in names]
+    return " · ".join(short) or "table of rollouts"
 
 
 def bands_of(checkpoints: pd.DataFrame) -> list[tuple[float, float] | None]:
@@ -119,6 +131,14 @@ def steps_of(checkpoints: pd.DataFrame) -> list[tuple[float, float, float] | Non
 def distinct_answers(
     checkpoints: np.ndarray, answers: Sequence[str | None]
 ) -> Iterator[tuple[int, list[tuple[str | None, int, int]]]]:
+    """As `answer_rows`, with the number of the rows and the first of them."""
+    for checkpoint, ranked in answer_rows(checkpoints, answers):
+        yield checkpoint, [(answer, len(rows), rows[0]) for answer, rows in ranked]
+
+
+def answer_rows(
+    checkpoints: np.ndarray, answers: Sequence[str | None]
+) -> Iterator[tuple[int, list[tuple[str | None, list[int]]]]]:
     """The distinct answers at each checkpoint of one trajectory, most frequent first.
 
     Args:
@@ -126,13 +146,11 @@ def distinct_answers(
         answers: [R].
 
     Yields:
-        (checkpoint, [(answer, count, row), ...]) in order of checkpoints; row is the first rollout with the answer,
-        whose text is shown.
+        (checkpoint, [(answer, rows), ...]) in order of checkpoints; rows are those of the rollouts with the answer.
     """
     found: dict[int, dict[str | None, list[int]]] = {}
     for row, (checkpoint, given) in enumerate(zip(checkpoints.tolist(), answers, strict=True)):
         answer = given if isinstance(given, str) else None  # a frame may hold None as NaN
-        found.setdefault(checkpoint, {}).setdefault(answer, [0, row])[0] += 1
+        found.setdefault(checkpoint, {}).setdefault(answer, []).append(row)
     for checkpoint in sorted(found):
-        ranked = sorted(found[checkpoint].items(), key=lambda item: (-item[1][0], item[1][1]))
-        yield checkpoint, [(answer, count, row) for answer, (count, row) in ranked]
+        yield checkpoint, sorted(found[checkpoint].items(), key=lambda item: (-len(item[1]), item[1][0]))

@@ -10,10 +10,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fastsia.report.data import TrajectoryView
+from fastsia.report.data import AnswerView, TrajectoryView
+from fastsia.report.prose import render
 
-TEXT_LIMITS: tuple[int | None, ...] = (None, 800, 200, 0)
-"""Limits of a rollout's text (characters), tried in turn until the pieces fit."""
+LEVELS: tuple[tuple[bool, int | None], ...] = ((True, None), (False, None), (False, 800), (False, 200), (False, 0))
+"""Whether all rollouts are kept or one per answer, and the limit of a rollout's text (characters): tried in turn until
+the pieces fit."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,14 @@ class Piece:
         question: Of the problem.
         data: Base64 text.
         shortened: Whether rollout texts were shortened to fit.
+        every: Whether the texts of all rollouts are kept, not of one per answer.
     """
 
     key: tuple[str, int]
     question: str
     data: str
     shortened: bool
+    every: bool
 
 
 def pack(
@@ -39,7 +43,7 @@ def pack(
     """Packs views one by one; together they stay within about `max_bytes` of base64.
 
     A view may use the unused shares of the views before it, and a tenth of the whole beyond its own share; if it needs
-    more, its rollout texts are shortened.
+    more, one rollout per answer is kept, then their texts are shortened.
 
     Args:
         views: The trajectories.
@@ -50,12 +54,12 @@ def pack(
     used = 0
     for index, view in enumerate(views):
         allowed = 0.1 * max_bytes + 0.9 * max_bytes * (index + 1) / max(expected, index + 1) - used
-        for limit in TEXT_LIMITS:
-            data = _squeeze(_record(view, limit, forking))
+        for every, limit in LEVELS:
+            data = _squeeze(_record(view, every, limit, forking))
             if len(data) <= allowed:
                 break
         used += len(data)
-        yield Piece((view.problem_id, view.trajectory), view.question, data, limit is not None)
+        yield Piece((view.problem_id, view.trajectory), view.question, data, limit is not None, every)
 
 
 def _squeeze(record: dict[str, Any]) -> str:
@@ -63,7 +67,7 @@ def _squeeze(record: dict[str, Any]) -> str:
     return base64.b64encode(zlib.compress(text.encode("utf-8", "replace"), 6)).decode("ascii")
 
 
-def _record(view: TrajectoryView, limit: int | None, forking: float | None) -> dict[str, Any]:
+def _record(view: TrajectoryView, every: bool, limit: int | None, forking: float | None) -> dict[str, Any]:
     """What report.js reads; entropies in hundredths of a nat to save room."""
     entropies, forks = None, []
     if view.token_entropies is not None and any(map(math.isfinite, view.token_entropies)):
@@ -79,6 +83,9 @@ def _record(view: TrajectoryView, limit: int | None, forking: float | None) -> d
         "prompt": view.prompt,
         "finish": view.finish_reason,
         "tokens": list(view.tokens),
+        "place": view.place,
+        "prose": render("".join(view.tokens)) if limit is None else None,
+        "asked": render(view.question) if limit is None else None,
         "entropies": entropies,
         "forks": forks,
         "checkpoints": [
@@ -88,11 +95,17 @@ def _record(view: TrajectoryView, limit: int | None, forking: float | None) -> d
                 "s": _round(point.gold_surprisal),
                 "band": None if point.band is None else [_round(end) for end in point.band],
                 "step": None if point.step is None else [_round(each) for each in point.step],
-                "answers": [[each.answer, int(each.count), _shorten(each.text, limit)] for each in point.answers],
+                "answers": [_answer(each, every, limit) for each in point.answers],
             }
             for point in view.checkpoints
         ],
     }
+
+
+def _answer(given: AnswerView, every: bool, limit: int | None) -> list[Any]:
+    """Answer, count, text, where the answer was read in it, texts of the other rollouts."""
+    place = given.place if limit is None else None
+    return [given.answer, int(given.count), _shorten(given.text, limit), place, list(given.others) if every else []]
 
 
 def _round(value: float) -> float | None:

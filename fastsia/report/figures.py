@@ -116,7 +116,7 @@ def _curves(
     if from_zero:
         axes.set_ylim(bottom=0)
     label_axes(axes, ylabel)
-    axes.legend()
+    legend_below(axes)
     return select(data.curves, curve)
 
 
@@ -262,34 +262,37 @@ def _auc_tokens(data: ReportData, axes: Axes) -> pd.DataFrame | None:
 def _alignment(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Alignment, trajectory by trajectory
 
-    Dashed lines are the means. Trajectories that settle are near 1 if they end correct and near −1 if not.
-    The paper's ρ takes H and s from the same rollouts, so it is biased away from 0 even where the true answer
-    distribution does not change along the trajectory. The recommended ρ comes from better estimates of the same
-    rollouts; the change-point one is undefined where the distribution probably does not change.
+    Bars: the paper's ρ, of trajectories that end correct and that end incorrect, one on the other. Line: the
+    recommended ρ of all (where there is none, the cross-fitted). Dashed: the means of the two outcomes. Trajectories
+    that settle are near 1 if they end correct and near −1 if not, so the mean over both mostly says how many end
+    correct.
     """
     best = (data.summary.get("rho") or {}).get("recommended")
-    second = ("rho_cross_fitted", "cross-fitted ρ") if best is None else (f"rho_{best}", recommended_name(best))
-    looks: tuple[tuple[str, str, str, Any, float], ...] = (
-        ("rho", "the paper's ρ", ORANGE, "stepfilled", 0.45),
-        (*second, BLUE, "step", 1),
+    other, label = (
+        ("rho_cross_fitted", "cross-fitted ρ, all")
+        if best is None
+        else (f"rho_{best}", f"{recommended_name(best)}, all")
     )
     frame, bins = data.trajectories, np.linspace(-1, 1, 41)
-    counts = {}
-    for column, label, color, kind, alpha in looks:
-        if column in frame:
-            value = frame[column].dropna().to_numpy(np.float64)
-            axes.hist(value, bins.tolist(), color=color, alpha=alpha, histtype=kind, label=label, linewidth=1.8)
-            if len(value):
-                axes.axvline(float(value.mean()), color=color, linewidth=1.4, linestyle=(0, (4, 2)))
-            counts[column] = np.histogram(value, bins)[0]
-    if not any(count.any() for count in counts.values()):
+    correct = frame["correct"].fillna(False).astype(bool)
+    groups = {group: frame["rho"][correct == (group == "correct")].dropna() for group in OUTCOMES}
+    values = {group: value.to_numpy(np.float64) for group, value in groups.items()}
+    second = frame[other].dropna().to_numpy(np.float64) if other in frame else np.zeros(0)
+    if not sum(map(len, values.values())) + len(second):
         return None
+    names = [f"{GROUP_LABEL[group]} ({len(value)})" for group, value in values.items()]
+    colors = [GROUP_COLOR[group] for group in values]
+    axes.hist(list(values.values()), bins.tolist(), color=colors, alpha=0.6, stacked=True, label=names)
+    axes.hist(second, bins.tolist(), color=INK, histtype="step", linewidth=1.2, label=f"{label} ({len(second)})")
+    for group, value in values.items():
+        if len(value):
+            axes.axvline(float(value.mean()), color=GROUP_COLOR[group], linewidth=1.4, linestyle=(0, (4, 2)))
     axes.set_xlim(-1, 1)
     axes.set_xlabel("alignment ρ of H and s within a trajectory")
     axes.set_ylabel("trajectories")
-    axes.set_ylim(top=1.3 * axes.get_ylim()[1])
-    axes.legend(loc="upper left", ncols=2)
-    return pd.DataFrame({"from": bins[:-1], "to": bins[1:], **counts})
+    legend_below(axes)
+    counts = {f"rho_{group}": np.histogram(value, bins)[0] for group, value in values.items()}
+    return pd.DataFrame({"from": bins[:-1], "to": bins[1:], **counts, other: np.histogram(second, bins)[0]})
 
 
 def _share_misaligned(data: ReportData) -> str:
@@ -328,7 +331,7 @@ def _misalignment(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     axes.annotate("misaligned", (0.02, 0.98), **place)
     axes.set_xlabel("change of H over the reasoning (nats)")
     axes.set_ylabel("change of gold surprisal s (nats)")
-    axes.legend(loc="lower right")
+    legend_below(axes)
     return numbers
 
 
@@ -356,7 +359,7 @@ def _lock_in(data: ReportData, axes: Axes) -> pd.DataFrame | None:
             parts.append(pd.DataFrame({"group": group, "position": x, "share": y}))
     axes.set_ylim(0, 1.02)
     label_axes(axes, "share of trajectories locked in")
-    axes.legend()
+    legend_below(axes)
     return pd.concat(parts, ignore_index=True)
 
 
@@ -520,7 +523,7 @@ def _estimators(data: ReportData, axes: Axes) -> pd.DataFrame | None:
         return None
     axes.set_ylim(bottom=0)
     label_axes(axes, "mean entropy (nats)")
-    axes.legend()
+    legend_below(axes)
     return pd.concat(drawn, ignore_index=True)
 
 
@@ -545,13 +548,13 @@ def _fano(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     where the error is below the line, they are not.
     """
     bound, error = (select(data.curves, name, group="all") for name in ("fano_bound", "majority_error"))
-    if bound.empty or error.empty:
-        return None
+    if bound.empty or error.empty or not (bound["value"] > 0).any():
+        return None  # a bound of 0 says nothing
     plot(axes, error, VERMILLION, "majority-vote error")
     plot(axes, bound, BLUE, "would-be Fano bound", (0, (5, 2)))
     axes.set_ylim(0, 1)
     label_axes(axes, "error rate")
-    axes.legend()
+    legend_below(axes)
     return pd.concat([error, bound], ignore_index=True)
 
 
@@ -563,7 +566,7 @@ def _sensitivity(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     A conclusion that one of these reverses is no finding about the model.
     """
     frame = data.tables.get("sensitivity")
-    if frame is None or len(frame) < 2:
+    if frame is None or len(frame) < 2 or not frame[["rho_pearson", "rho_cross_fitted"]].notna().any(axis=None):
         return None
     labels = [f"{row.factor} {row.value}".strip() for row in frame.itertuples()]
     plot_rho(axes, frame, labels, max(2.6, 0.9 + 0.27 * len(frame)))

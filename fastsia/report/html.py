@@ -31,6 +31,7 @@ from fastsia.report.tables import (
     format_percents,
     recommended_name,
     show_readings,
+    show_runs,
     show_tables,
 )
 from fastsia.sia import Estimate
@@ -39,6 +40,10 @@ from fastsia.sia.paper import published_rho
 
 MAX_BYTES = 28_000_000
 """Largest size of the packed trajectories, so that the file with figures and tables stays under 30 MB."""
+MOST_ROWS = 2000
+"""Rows of a figure's data that the page offers for download; its .parquet has all."""
+BYTES_EACH = 42_000
+"""Size of a packed trajectory on average, so that a page of 100 stays under 5 MB."""
 
 _COLUMNS = (
     ("problem", "problem_id", "the problem's id"),
@@ -69,7 +74,8 @@ def write_report(path: Path | str, data: ReportData, drawings: Sequence[Drawing]
         drawings: The result of `draw_figures`; None: they are drawn now.
     """
     forking = (data.summary.get("forking_threshold") or {}).get("run")
-    pieces = list(pack(data.views, len(data.trajectories), MAX_BYTES, forking))
+    size = min(MAX_BYTES, BYTES_EACH * len(data.trajectories))
+    pieces = list(pack(data.views, len(data.trajectories), size, forking))
     drawings = draw(data) if drawings is None else drawings
     context = {
         "title": data.title,
@@ -80,6 +86,7 @@ def write_report(path: Path | str, data: ReportData, drawings: Sequence[Drawing]
         "index": _index(data, pieces, forking),
         "pieces": [Markup(piece.data) for piece in pieces],
         "shortened": sum(piece.shortened for piece in pieces),
+        "one_each": sum(not piece.every for piece in pieces),
         "settings": _settings(data.summary),
         "num_trajectories": len(data.trajectories),
     }
@@ -105,7 +112,10 @@ def write_comparison(
     context = {
         "title": " against ".join(runs) if len(runs) <= 3 else f"{len(runs)} runs",
         "figures": _inline(draw_comparison(runs) if drawings is None else drawings),
-        "tables": show_tables(tables),
+        "tables": [
+            *([show_runs(tables["runs"])] if "runs" in tables else []),
+            *show_tables({name: table for name, table in tables.items() if name != "runs"}),
+        ],
         "notes": notes,
     }
     return _write(path, "comparison.html", "comparison.html", context)
@@ -116,14 +126,15 @@ def _write(path: Path | str, name: str, template: str, context: Mapping[str, Any
     if path.suffix.lower() not in (".html", ".htm"):
         path = path / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    style, script = _asset("report.css"), _asset("report.js")
+    style, script, figures = (_asset(name) for name in ("report.css", "report.js", "figures.js"))
     policy = (
-        f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
+        f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}' '{_digest(figures)}'; "
         "base-uri 'none'; form-action 'none'"
     )
     page = _environment().get_template(template)
+    parts = {"style": Markup(style), "script": Markup(script), "figures_script": Markup(figures)}
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", errors="replace") as file:
-        file.writelines(page.generate(**context, style=Markup(style), script=Markup(script), policy=policy))
+        file.writelines(page.generate(**context, **parts, policy=policy))
     return path
 
 
@@ -152,31 +163,57 @@ def _environment() -> jinja2.Environment:
 
 def _inline(drawings: Sequence[Drawing]) -> list[dict[str, Any]]:
     return [
-        {"name": each.name, "title": each.title, "caption": each.caption, "svg": Markup(inline_svg(each))}
+        {
+            "name": each.name,
+            "title": each.title,
+            "caption": each.caption,
+            "svg": Markup(inline_svg(each)),
+            "numbers": _script_text(each.numbers.head(MOST_ROWS).to_csv(index=False, float_format="%.6g")),
+        }
         for each in drawings
     ]
 
 
 def _numbers(data: ReportData) -> dict[str, Any]:
     """What the cards show: estimates by their keys in the summary, and what they are compared with."""
-    keys = ("accuracy", "null_rate", "entropy_first", "entropy_final", "gain", "misalignment")
+    keys = ("accuracy", "null_rate", "cut_rate", "entropy_first", "entropy_final", "gain", "misalignment")
     best = (data.summary.get("rho") or {}).get("recommended")
-    names = [f"{kind}{group}" for kind in ("pearson", best) if kind for group in ("", "_correct", "_incorrect")]
-    given = bool(data.summary.get("off_policy"))
-    names += ["cross_fitted", "undefined_fraction", "share_moving", "expected_from_noise"]
-    rho = {name: Estimate.of_summary(data.summary, f"rho.{name}") for name in names}
+    others = ("cross_fitted", "undefined_fraction", "share_moving", "expected_from_noise")
     return {
         **{key: Estimate.of_summary(data.summary, key) for key in keys},
-        "rho": rho,
-        "best": best
-        and {"name": recommended_name(best)}
-        | {
-            name: rho[f"{best}{end}"]
-            for name, end in (("all", ""), ("correct", "_correct"), ("incorrect", "_incorrect"))
-        },
+        "rho": {name: Estimate.of_summary(data.summary, f"rho.{name}") for name in others},
+        "alignments": [_alignment(data, key) for key in ("pearson", best) if key],
         "auc": auc_at(data.summary, 0.5) or Estimate(None),
-        "baseline": None if given else outcome_baseline(data.trajectories),
-        "published": None if given else published_rho(str(data.summary.get("model")), str(data.summary.get("task"))),
+        "published": None
+        if data.summary.get("off_policy")
+        else published_rho(str(data.summary.get("model")), str(data.summary.get("task"))),
+    }
+
+
+def _alignment(data: ReportData, key: str) -> dict[str, Any]:
+    """A mean rho, by outcome, with what accuracy alone would give, and the number of trajectories behind each."""
+    frame = data.trajectories
+    correct = frame["correct"].fillna(False).astype(bool)
+    defined = frame["rho" if key == "pearson" else f"rho_{key}"].notna()
+
+    def part(name: str, found: Estimate, n: int, look: str) -> dict[str, Any]:
+        return {"name": name, "value": found.value, "bounds": found.bounds, "n": f"n = {n:,}", "look": look}
+
+    parts = [
+        part(f"ends {group}", Estimate.of_summary(data.summary, f"rho.{key}_{group}"), int(member.sum()), group)
+        for group, member in (("correct", defined & correct), ("incorrect", defined & ~correct))
+    ]
+    if key == "pearson" and not data.summary.get("off_policy"):
+        baseline = Estimate.of_summary(data.summary, "rho.baseline")
+        if baseline.value is None:
+            baseline = Estimate(outcome_baseline(frame))
+        parts.append(part("2·accuracy − 1", baseline, int(defined.sum()), "baseline"))
+    return {
+        "key": key,
+        "name": "ρ, the paper's" if key == "pearson" else recommended_name(key),
+        "all": Estimate.of_summary(data.summary, f"rho.{key}"),
+        "n": int(defined.sum()),
+        "parts": parts,
     }
 
 
@@ -193,7 +230,7 @@ def _index(data: ReportData, pieces: Sequence[Piece], forking: float | None) -> 
         row: list[Any] = [place]
         for _, column, _ in shown:
             if column is None:
-                row.append(" ".join(pieces[place].question.split())[:160] if place >= 0 else "")
+                row.append(_beginning(pieces[place].question) if place >= 0 else "")
             elif column == "problem_id":
                 row.append(f"{key[0]} · {key[1]}" if several else key[0])
             else:
@@ -201,9 +238,20 @@ def _index(data: ReportData, pieces: Sequence[Piece], forking: float | None) -> 
         row.append(bool(record.get("misaligned", False)))
         rows.append(row)
     index = {"columns": [[name, hint] for name, _, hint in shown], "rows": rows, "forking": _plain(forking)}
-    text = json.dumps(index, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _script_text(index)
+
+
+def _script_text(value: Any) -> Markup:
+    """A value as JSON inside a script element."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     # A "<" would let a text close the element; JSON reads the escape as the same character.
     return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+
+
+def _beginning(text: str, most: int = 160) -> str:
+    """The beginning of a text on one line, cut between words."""
+    whole = " ".join(text.split())
+    return whole if len(whole) <= most else f"{whole[:most].rpartition(' ')[0] or whole[:most]} …"
 
 
 def _plain(value: Any) -> Any:
@@ -220,14 +268,11 @@ def _plain(value: Any) -> Any:
 
 
 def _settings(summary: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Heading, then names and values: of what was run, and of its settings."""
-    names = {"row_steps": "computed tokens"}
+    """Heading, then names and values: of where the run comes from, its counts, and its settings."""
+    names = {"row_steps": "computed tokens", "num_rollouts": "rollouts in all"}
     facts = [
-        (names.get(key, key.replace("_", " ")), _spell(summary[key]))
+        (names.get(key, key.removeprefix("num_").replace("_", " ")), _spell(summary[key]))
         for key in (
-            "model",
-            "task",
-            "version",
             "num_problems",
             "num_trajectories",
             "num_checkpoints",
@@ -242,12 +287,33 @@ def _settings(summary: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str
         )
         if summary.get(key) is not None
     ]
-    known = known_model(str(summary.get("model")))
-    if known is not None:
-        facts.insert(1, ("training stage", known.stage))
     config = summary.get("config")
     settings = [(key, _spell(value)) for key, value in config.items()] if isinstance(config, Mapping) else []
-    return [(heading, rows) for heading, rows in (("This run", facts), ("Settings", settings)) if rows]
+    parts = (("Where it comes from", _provenance(summary)), ("Counts", facts), ("Settings", settings))
+    return [(heading, rows) for heading, rows in parts if rows]
+
+
+def _provenance(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Model, task, date, command, versions, device and dtype of a run, as far as they are known."""
+    known = known_model(str(summary.get("model")))
+    origin, machine = summary.get("provenance") or {}, summary.get("machine") or {}
+    versions = {"fastsia": summary.get("version"), **(origin.get("versions") or {})}
+    processor = machine.get("processor") or {}
+    found = {
+        "model": summary.get("model"),
+        "training stage": None if known is None else known.stage,
+        "task": summary.get("task"),
+        "finished": origin.get("date"),
+        "command": origin.get("command"),
+        "backend": summary.get("backend"),
+        "device": machine.get("device"),
+        "dtype": machine.get("dtype"),
+        "processor": processor.get("name"),
+        "platform": origin.get("platform"),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
+        "commit of fastsia": origin.get("commit"),
+    }
+    return [(name, _spell(value)) for name, value in found.items() if value]
 
 
 def _spell(value: Any) -> str:

@@ -107,10 +107,7 @@ def draw_overlay(look: Overlay, runs: Mapping[str, ReportData]) -> Drawing | Non
         label_axes(axes, look.unit, look.axis)
         if look.curve == "entropy":
             axes.set_ylim(bottom=0)
-        if len(parts) <= _FEW:
-            axes.legend()
-        else:
-            legend_below(axes, len(parts))
+        legend_below(axes, len(parts))
     return Drawing(look.name, look.title, _BANDS if len(parts) <= _FEW else _NO_BANDS, figure, _labelled(parts))
 
 

@@ -3,7 +3,7 @@
 (() => {
   const $ = (id) => document.getElementById(id);
   const index = JSON.parse($("index").textContent);
-  const PAGE = 200;
+  const PAGE = 25;
   const LAST = index.columns.length + 1; // the misaligned flag of a row
   const state = { rows: index.rows, limit: PAGE, column: -1, descending: false, open: -1 };
   const LEVELS = [0.05, 0.3, 0.8, 1.5, 2.5]; // nats of token entropy at which the colour deepens
@@ -54,13 +54,29 @@
     return state.descending ? -order : order;
   };
 
+  // The texts of every trajectory, unpacked when they are first searched.
+  const texts = new Map();
+  let unpacking = null;
+  const unpack = async () => {
+    for (const row of index.rows) {
+      if (row[0] < 0 || texts.has(row[0])) continue;
+      const one = await read(row[0]);
+      const drawn = one.checkpoints.flatMap((point) => point.answers.flatMap((answer) => [answer[2] || "", ...answer[4]]));
+      texts.set(row[0], [one.question, one.tokens.join(""), ...drawn].join("\n").toLowerCase());
+    }
+    update();
+  };
+
   const update = () => {
     const wanted = $("search").value.trim().toLowerCase();
+    const deep = $("deep").checked && wanted;
+    if (deep) unpacking = unpacking || unpack();
     const outcome = $("outcome").value;
     state.rows = index.rows.filter((row) => {
       if (outcome === "correct" && row[3] !== true) return false;
       if (outcome === "incorrect" && row[3] !== false) return false;
       if (outcome === "misaligned" && !row[LAST]) return false;
+      if (deep && (texts.get(row[0]) || "").includes(wanted)) return true;
       return !wanted || `${row[1]}\n${row[2]}`.toLowerCase().includes(wanted);
     });
     if (state.column >= 0) {
@@ -119,15 +135,17 @@
       `: answer ${view.answer === null ? "none" : view.answer}, gold ${view.gold}. ` +
         `${view.tokens.length} tokens${{ length: ", cut at the length limit", given: ", given and not drawn by the model" }[view.finish] || ""}.`
     );
-    $("question").querySelector(".text").textContent = view.question;
+    $("question").querySelector(".text").replaceChildren(...(view.asked ? [build(view.asked)] : [view.question]));
     $("prompt").querySelector(".text").textContent = view.prompt;
     $("prompt").hidden = !view.prompt;
     drawLegend();
     drawText();
+    $("rendered").hidden = !view.prose;
+    $("prose").replaceChildren(...(view.prose ? [build(view.prose)] : []));
+    showProse($("rendered").getAttribute("aria-pressed") === "true");
     if (!$("viewer").open) $("viewer").showModal();
-    choose(view.checkpoints.length - 1);
+    choose(mostChanged(view.checkpoints));
     $("viewer").querySelector(".reading").scrollTop = 0;
-    $("text").scrollTop = 0;
     history.replaceState(null, "", `#t${row[0]}`);
   };
 
@@ -138,12 +156,53 @@
   const tellStep = ([changed, chance, q]) =>
     `the step from here changes ${percent(changed)} of the answers (${percent(chance)} by chance, q ${q < 0.001 ? "< 0.001" : `= ${show(q, 3)}`})`;
 
+  // Trees of harmless elements, made by fastsia.report.prose from the texts' Markdown and LaTeX.
+  const HTML = new Set(("p ul ol li strong em s code pre blockquote hr br div h1 h2 h3 h4 h5 h6 table thead tbody tr th td").split(" "));
+  const MATH = new Set(("math mrow mi mn mo mtext mspace mfrac msqrt mroot msub msup msubsup munder mover munderover " +
+    "mtable mtr mtd menclose mstyle mpadded mphantom").split(" "));
+  const build = (tree) => {
+    if (typeof tree === "string") return document.createTextNode(tree);
+    const block = tree[0] === "math-block";
+    const name = block ? "math" : tree[0];
+    if (!HTML.has(name) && !MATH.has(name)) return document.createTextNode("");
+    const made = MATH.has(name)
+      ? document.createElementNS("http://www.w3.org/1998/Math/MathML", name)
+      : document.createElement(name);
+    if (block) made.setAttribute("display", "block");
+    if (name === "menclose") made.setAttribute("class", "boxed");
+    made.append(...tree.slice(1).map(build));
+    return made;
+  };
+  const showProse = (wanted) => {
+    $("rendered").setAttribute("aria-pressed", String(wanted));
+    $("prose").hidden = !wanted || !view.prose;
+  };
+
+  // The checkpoint before which most of the answers changed; the last if they never do.
+  const mostChanged = (points) => {
+    let best = points.length - 1;
+    let most = 0;
+    const shares = points.map((point) => {
+      const total = point.answers.reduce((sum, answer) => sum + answer[1], 0) || 1;
+      return new Map(point.answers.map((answer) => [answer[0], answer[1] / total]));
+    });
+    for (let k = 1; k < points.length; k++) {
+      let moved = 0;
+      for (const name of new Set([...shares[k].keys(), ...shares[k - 1].keys()])) {
+        moved += Math.abs((shares[k].get(name) || 0) - (shares[k - 1].get(name) || 0)) / 2;
+      }
+      if (moved > most + 1e-9) [best, most] = [k, moved];
+    }
+    return best;
+  };
+
   const level = (hundredths) => LEVELS.filter((edge) => hundredths >= 100 * edge).length;
 
   const drawLegend = () => {
     const legend = $("legend");
     legend.replaceChildren();
     if (view.checkpoints.some(isDecisive)) legend.append(element("span", "decisive", "step that changed the answers"), " ");
+    if (view.place) legend.append(element("span", "read", "answer read here"), " ");
     if (!view.entropies) return;
     legend.append("token entropy, nats: ");
     LEVELS.forEach((edge, i) => legend.append(element("span", `e${i + 1}`, `≥ ${edge}`), " "));
@@ -162,9 +221,10 @@
       if (marks.has(t)) {
         const k = marks.get(t);
         step = view.checkpoints[k];
-        const mark = element("button", "mark", String(t));
+        const mark = element("button", "mark", "•");
         mark.type = "button";
         mark.dataset.checkpoint = k;
+        mark.setAttribute("aria-label", `checkpoint at token ${t}`);
         mark.title = `checkpoint at token ${t}: H = ${show(view.checkpoints[k].h, 2)}, s = ${show(view.checkpoints[k].s, 2)}`;
         if (step.step) mark.title += `; ${tellStep(step.step)}`;
         mark.addEventListener("click", () => choose(k));
@@ -174,6 +234,7 @@
       const entropy = view.entropies ? view.entropies[t] : 0;
       const fork = forks.has(t);
       const token = element("span", `token e${level(entropy)}${fork ? " fork" : ""}${isDecisive(step) ? " decisive" : ""}`, view.tokens[t]);
+      if (view.place && t >= view.place[0] && t < view.place[1]) token.classList.add("read");
       if (view.entropies) token.title = `token ${t + 1}: ${show(entropy / 100, 2)} nats${fork ? ", forking" : ""}`;
       body.append(token);
     }
@@ -240,6 +301,8 @@
     for (const mark of text.querySelectorAll(".mark")) mark.classList.toggle("here", Number(mark.dataset.checkpoint) === k);
     text.querySelectorAll(".token").forEach((token, t) => token.classList.toggle("after", t >= point.t));
     const here = text.querySelector(".mark.here");
+    $("earlier").disabled = k === 0;
+    $("later").disabled = k + 1 === view.checkpoints.length;
     if (here) text.scrollTop += here.getBoundingClientRect().top - text.getBoundingClientRect().top - text.clientHeight / 2;
     drawChart(k);
     const total = point.answers.reduce((sum, answer) => sum + answer[1], 0);
@@ -266,23 +329,51 @@
     chooseAnswer(0);
   };
 
-  const chooseAnswer = (i) => {
+  const chooseAnswer = (i, sample = 0) => {
     const point = view.checkpoints[view.chosen];
     const answer = point.answers[i];
     [...$("bars").children].forEach((bar, place) => bar.classList.toggle("chosen", place === i));
-    $("sample-title").textContent = answer ? `A rollout that ends with ${answer[0] === null ? "no answer" : answer[0]}` : "";
+    $("other").hidden = true;
+    $("sample-title").textContent = "";
     if (!answer) return $("sample").replaceChildren();
-    const prefix = view.tokens.slice(Math.max(0, point.t - 40), point.t).join("");
-    const lead = point.t > 40 ? "… " : "";
+    const texts = [answer[2], ...answer[4]];
+    const read = answer[0] === null ? "no answer read" : `answer read: ${answer[0]}`;
+    $("sample-title").textContent = texts.length > 1 ? `Rollout ${sample + 1} of ${answer[1]}, ${read}` : `A rollout, ${read}`;
+    $("other").hidden = texts.length < 2;
+    $("other").textContent = "next rollout ▸";
+    $("other").onclick = () => chooseAnswer(i, (sample + 1) % texts.length);
+    const text = texts[sample];
+    const place = sample === 0 ? answer[3] : null;
+    // The prefix is shown from a little before the place that the answer was read from.
+    let first = Math.max(0, point.t - 40);
+    let behind = view.tokens.slice(first, point.t).join("").length;
+    while (place && first > 0 && -place[0] + 20 > behind) behind += view.tokens[--first].length;
+    const prefix = view.tokens.slice(first, point.t).join("");
+    const marked = (given, from, className) => {
+      if (!place || place[1] <= from || place[0] >= from + given.length) return [element("span", className, given)];
+      const [begin, end] = [Math.max(0, place[0] - from), Math.min(given.length, place[1] - from)];
+      return [
+        element("span", className, given.slice(0, begin)),
+        element("span", `${className} read`, given.slice(begin, end)),
+        element("span", className, given.slice(end)),
+      ];
+    };
     $("sample").replaceChildren(
-      element("span", "prefix", lead + prefix),
-      answer[2] ? element("span", "", answer[2]) : element("span", "prefix", answer[2] === null ? " (text not kept)" : " (it ends here)")
+      element("span", "prefix", first > 0 ? "… " : ""),
+      ...marked(prefix, -prefix.length, "prefix"),
+      ...(text ? marked(text, 0, "") : [element("span", "prefix", text === null ? " (text not kept)" : " (it ends here)")])
     );
+    const seen = $("sample").querySelector(".read");
+    if (seen) seen.scrollIntoView({ block: "nearest" });
   };
 
   const close = () => $("viewer").close();
 
   $("search").addEventListener("input", update);
+  $("deep").addEventListener("change", update);
+  $("rendered").addEventListener("click", () => showProse($("prose").hidden));
+  $("earlier").addEventListener("click", () => choose(view.chosen - 1));
+  $("later").addEventListener("click", () => choose(view.chosen + 1));
   $("outcome").addEventListener("change", update);
   $("more").addEventListener("click", () => {
     state.limit += PAGE;

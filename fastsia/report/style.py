@@ -152,8 +152,15 @@ def label_axes(axes: Axes, ylabel: str, axis: str = "relative") -> None:
     axes.set_ylabel(ylabel)
 
 
-def legend_below(axes: Axes, number: int, columns: int = 2) -> None:
-    """Puts the legend under the axes and enlarges the figure by its rows."""
+def legend_below(axes: Axes, number: int | None = None, columns: int = 2) -> None:
+    """Puts the legend under the axes, where it covers no data, and enlarges the figure by its rows.
+
+    Args:
+        axes: Of the figure.
+        number: Entries of the legend; None: they are counted.
+        columns: Of the legend.
+    """
+    number = len(axes.get_legend_handles_labels()[0]) if number is None else number
     axes.figure.set_size_inches(4.2, 2.95 + 0.2 * -(-number // columns))  # type: ignore[union-attr]
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, fontsize=7)
 

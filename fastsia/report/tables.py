@@ -80,7 +80,7 @@ def show_readings(summary: Mapping[str, Any]) -> ShownTable | None:
         "strict: a text that the token limit cut has an answer only where it had stated one completely, and a <think> "
         "block that never closes has none. lenient: both are read like any text. H: mean over all checkpoints, nats."
     )
-    return ShownTable("The two readings", caption, ["reading", "accuracy", "null rate", "H", "ρ, the paper's"], rows)
+    return ShownTable("The two readings", caption, ["reading", "accuracy", "no answer", "H", "ρ, the paper's"], rows)
 
 
 def format_percent(value: Any) -> str:
@@ -124,6 +124,31 @@ def _spell_column(frame: pd.DataFrame, column: str, bounds: set[str], digits: in
     return cells
 
 
+_HEADLINE = (
+    *("model", "task", "num_problems", "accuracy"),
+    *(f"rho_{key}{end}" for key in ("pearson", "decoupled", "smoothed") for end in ("", "_correct", "_incorrect")),
+    *("rho_cross_fitted", "undefined_fraction", "auc_50", "entropy_first", "entropy_final", "null_rate"),
+)
+"""Columns of the table of runs that are read first."""
+
+
+def show_runs(frame: pd.DataFrame, *, only_headline: bool = False) -> ShownTable:
+    """The table of runs with a column for each run, what is read first above.
+
+    Args:
+        frame: The result of `sia.tabulate`.
+        only_headline: Leave out the other quantities, and those that no run has.
+    """
+    known = [name for name in _HEADLINE if name in frame and (not only_headline or frame[name].notna().any())]
+    if only_headline:
+        known = [name for name in known if name not in ("model", "task")]
+    bounds = [f"{name}_{end}" for name in known for end in ("low", "high") if f"{name}_{end}" in frame]
+    others = [] if only_headline else [name for name in frame if name not in ("run", *known, *bounds)]
+    shown = show_table("runs", frame[["run", *known, *bounds, *others]], digits=2)
+    rows: list[list[str]] = [[name, *(row[k + 1] for row in shown.rows)] for k, name in enumerate(shown.columns[1:])]
+    return ShownTable(shown.title, "One column per run.", ["", *(str(row[0]) for row in shown.rows)], rows)
+
+
 _KINDS = {
     "pearson": "the paper's",
     "cross fitted": "cross-fitted",
@@ -133,6 +158,23 @@ _KINDS = {
 """The kinds of ρ by their keys, for reading."""
 
 
+_NAMES = {
+    "null_rate": "no answer",
+    "cut_rate": "cut by the token limit",
+    "undefined_fraction": "ρ undefined",
+    "entropy_first": "H at the start",
+    "entropy_mean": "mean H",
+    "entropy_final": "H at the end",
+    **{f"auc_{place}": f"AUC of −H at {place} %" for place in (25, 50, 75)},
+    **{
+        f"rho_{key}_{group}": f"  ends {group}"
+        for key in ("pearson", "decoupled", "smoothed")
+        for group in ("correct", "incorrect")
+    },
+}
+"""Quantities that have one name everywhere they are shown."""
+
+
 def recommended_name(kind: str) -> str:
     """The name of the ρ that a summary recommends, from its key there ("decoupled" or "smoothed")."""
     return f"recommended ρ ({_KINDS[kind]})"
@@ -140,6 +182,8 @@ def recommended_name(kind: str) -> str:
 
 def _spell_name(name: str) -> str:
     """A column's name for reading."""
+    if name in _NAMES:
+        return _NAMES[name]
     spelled = name.removeprefix("num_").removesuffix("_fraction").replace("_", " ").replace("rho", "ρ")
     for key, kind in _KINDS.items():
         spelled = spelled.replace(f"ρ {key}", f"ρ, {kind}")

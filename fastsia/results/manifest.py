@@ -92,6 +92,7 @@ _COSTS: dict[str, Callable[[Any], bool]] = {
     "row_steps": is_count,
     "counters": _are_counters,
     "machine": lambda value: isinstance(value, Mapping),
+    "provenance": lambda value: isinstance(value, Mapping),
 }
 
 

@@ -213,6 +213,7 @@ def _summary(
         **{name: run.get(name) for name in ("seconds", "num_computed_problems", "num_cut_prompts")},
         "counters": dict(counters),
         "machine": run.get("machine"),
+        "provenance": run.get("provenance"),
         "config": dataclasses.asdict(config),
         "version": __version__,
     }

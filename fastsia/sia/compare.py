@@ -42,6 +42,10 @@ def tabulate(summaries: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
         for name, quantity in QUANTITIES.items():
             if quantity.compared and quantity.key is not None:
                 row |= Estimate.of_summary(summary, quantity.key or name).columns(name)
+        for name in ("pearson", "decoupled", "smoothed"):
+            for group in ("correct", "incorrect"):
+                found = Estimate.of_summary(summary, f"rho.{name}_{group}")
+                row |= {} if found.value is None else found.columns(f"rho_{name}_{group}")
         row["undefined_fraction"] = Estimate.of_summary(summary, "rho.undefined_fraction").value
         for position in AUC_AT:
             if (auc := auc_at(summary, position)) is not None:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from fastsia.config import SIAConfig
 from fastsia.report import AnswerView, CheckpointView, ReportData, TrajectoryView, distinct_answers
+from fastsia.report.spans import units
 from fastsia.sia import Analysis, TokenTraces, analyze_table
 from fastsia.sia.table import encode
 from tests.sia.simulate import draw, frame, moving
@@ -52,7 +53,9 @@ def views(
             shown = []
             for answer, count, _ in answers:
                 words = " ".join(WORDS[i] for i in rng.integers(0, len(WORDS), words_a_rollout))
-                shown.append(AnswerView(answer, count, f" {words}{hostile}. #### {answer}"))
+                text = f" {words}{hostile}. #### {answer}"
+                place = (units(text) - units(str(answer)), units(text))
+                shown.append(AnswerView(answer, count, text, place=place))
             score = scores.loc[position]
             band = score["entropy_best_low"], score["entropy_best_high"]
             checkpoints.append(CheckpointView(position, score["entropy"], score["gold_surprisal"], shown, band))

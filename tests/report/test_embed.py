@@ -48,10 +48,21 @@ def test_what_is_packed_comes_out() -> None:
     assert record["tokens"] == ["two", " and two", "?"]  # a lone surrogate cannot be UTF-8
     assert record["entropies"] == [50, 0, 123]
     assert record["forks"] == []
-    answers = [[None, 3, "so 4"], ["4", 17, "so 4"]]
+    answers = [[None, 3, "so 4", None, []], ["4", 17, "so 4", None, []]]
     (point,) = record["checkpoints"]
     assert point.pop("step") == [0.5, 0.25, 0.0123]
     assert point == {"t": 0, "h": 0.25, "s": None, "band": [0.1235, None], "answers": answers}
+
+
+def test_all_rollouts_are_kept_until_the_page_grows_too_large() -> None:
+    """Their texts and the place of the answer, then one text per answer, whole."""
+    noise = "".join(np.random.default_rng(0).choice(list("abcdefghijklmnop"), 5000))
+    given = AnswerView("4", 2, "so #### 4", [noise], (8, 9))
+    one = replace(view(1, ""), checkpoints=[CheckpointView(0, 0.0, 0.0, [given])])
+    for size, others in ((100_000, [noise]), (3_000, [])):
+        (piece,) = pack([one], 1, size)
+        assert (piece.every, piece.shortened) == (bool(others), False)
+        assert unpack(piece.data)["checkpoints"][0]["answers"] == [["4", 2, "so #### 4", [8, 9], others]]
 
 
 def test_forking_tokens_are_those_above_the_threshold() -> None:

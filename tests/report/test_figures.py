@@ -86,13 +86,28 @@ def test_a_run_without_a_recommended_rho_draws_the_other(data: ReportData) -> No
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         drawn = {drawing.name: drawing for drawing in draw(without)}
-    assert drawn["rho_histogram"].numbers[column].sum() == 0 < drawn["rho_histogram"].numbers["rho"].sum()
+    assert drawn["rho_histogram"].numbers[column].sum() == 0 < drawn["rho_histogram"].numbers["rho_correct"].sum()
 
 
 def test_a_run_of_an_older_version_has_a_cross_fitted_rho_beside_the_papers(data: ReportData) -> None:
     older = replace(data, summary=data.summary | {"rho": {"pearson": 0.5}})
     drawn = {drawing.name: drawing for drawing in draw(older)}
     assert "rho_cross_fitted" in drawn["rho_histogram"].numbers
+
+
+def test_no_figure_is_empty_and_no_legend_lies_on_data(data: ReportData) -> None:
+    """A Fano bound of 0 from end to end was drawn, and what rho depends on without a rho."""
+    curves = data.curves.assign(value=data.curves["value"].where(data.curves["curve"] != "fano_bound", 0.0))
+    sensitivity = data.tables["sensitivity"].assign(rho_pearson=np.nan, rho_cross_fitted=np.nan)
+    without = replace(data, curves=curves, tables={**data.tables, "sensitivity": sensitivity})
+    drawn = {drawing.name: drawing.figure for drawing in draw(without)}
+    assert not {"fano", "sensitivity"} & set(drawn)
+    for figure in drawn.values():
+        axes = figure.axes[0]
+        if (legend := axes.get_legend()) is not None:
+            figure.draw_without_rendering()
+            overlap = legend.get_window_extent().y1 - axes.get_window_extent().y0
+            assert overlap <= 1 or legend.get_window_extent().y0 >= axes.get_window_extent().y1 - 1
 
 
 def test_labels_are_text_not_mathematics(data: ReportData, tmp_path: Path) -> None:

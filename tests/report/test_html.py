@@ -38,11 +38,13 @@ def test_policy_allows_exactly_the_pages_own_style_and_script(tmp_path: Path) ->
     allowed = policy[1].replace("&#39;", "'")
     assert "default-src 'none'" in allowed
     assert "unsafe" not in allowed
-    for kind, pattern in (("style-src", r"<style>(.*?)</style>"), ("script-src", r"<script>(.*?)</script>")):
+    for kind, pattern, count in (("style", r"<style>(.*?)</style>", 1), ("script", r"<script>(.*?)</script>", 2)):
         inline = re.findall(pattern, page, flags=re.S)
-        assert len(inline) == 1
-        digest = base64.b64encode(hashlib.sha256(inline[0].encode()).digest()).decode()
-        assert f"{kind} 'sha256-{digest}'" in allowed
+        assert len(inline) == count
+        given = re.search(f"{kind}-src ([^;]+)", allowed)
+        assert given is not None
+        digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in inline]
+        assert set(given[1].split()) == {f"'sha256-{digest}'" for digest in digests}
     assert not re.findall(r'\s(?:src|href)="(?!#)', page)
 
 
@@ -54,7 +56,7 @@ def test_hostile_text_is_escaped_wherever_it_comes_from(tmp_path: Path) -> None:
     page = write_report(tmp_path, found, []).read_text()
     assert HOSTILE not in page
     assert "<img" not in page
-    assert len(re.findall(r"<script[ >]", page)) == 2 + len(found.trajectories)
+    assert len(re.findall(r"<script[ >]", page)) == 3 + len(found.trajectories)
     index = re.search(r'<script type="application/json" id="index">(.*?)</script>', page, flags=re.S)
     assert index is not None
     rows = json.loads(index[1])["rows"]
@@ -75,15 +77,26 @@ def test_rho_stands_beside_what_accuracy_alone_gives(tmp_path: Path, data: Repor
     page = write_report(tmp_path, data).read_text()
     settled = data.trajectories[data.trajectories["rho"].notna()]
     baseline = 2 * settled["correct"].mean() - 1
-    assert f"2·accuracy − 1 among the trajectories that have a ρ: {format_number(baseline, 2)}." in page
+    assert f"<th>2·accuracy − 1</th><td>{format_number(baseline, 2)}</td>" in page
     by_outcome = [settled.loc[settled["correct"] == correct, "rho"].mean() for correct in (True, False)]
-    correct, incorrect = (format_number(value, 2) for value in by_outcome)
-    assert f"{correct} where they end correct, {incorrect} where not" in page
+    for name, value, member in zip(("correct", "incorrect"), by_outcome, (True, False), strict=True):
+        assert f"<th>ends {name}</th><td>{format_number(value, 2)}</td>" in page
+        assert f'<td class="n">n = {int((settled["correct"] == member).sum())}</td>' in page
     assert "too close to 0 where it does" in " ".join(page.split())
     assert "<h3>recommended ρ (change-point)</h3>" in page
     named = replace(data, summary={**data.summary, "model": "demo:base"})
     assert "<th>training stage</th><td>Base</td>" in write_report(tmp_path, named).read_text()
     assert "training stage" not in page
+
+
+def test_where_a_run_comes_from_is_on_the_page(tmp_path: Path, data: ReportData) -> None:
+    """Date, command, versions, device, dtype and commit, as far as the run has stored them."""
+    origin = {"date": "2026-01-02T03:04:05+00:00", "command": "fastsia run -o <x>", "versions": {"torch": "2.9"}}
+    machine = {"device": "cpu", "dtype": "float32", "processor": {"name": "Xeon"}}
+    page = write_report(tmp_path, replace(data, summary={**data.summary, "provenance": origin, "machine": machine}), [])
+    for name, value in (("finished", origin["date"]), ("command", "fastsia run -o &lt;x&gt;"), ("dtype", "float32")):
+        assert f"<th>{name}</th><td>{value}</td>" in page.read_text()
+    assert "torch 2.9" in page.read_text()
 
 
 def test_a_summary_of_an_older_run_still_makes_a_report(tmp_path: Path, data: ReportData) -> None:
