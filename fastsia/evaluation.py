@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from fastsia.engine.sequence import Counters, Drawn, Request, Rollouts, Trajecto
 from fastsia.errors import FastsiaError, counted
 from fastsia.models.registry import known_model, model_label
 from fastsia.models.resolve import ModelRef, resolve_model
+from fastsia.overrides import Overrides
 from fastsia.provenance import provenance
 from fastsia.results import SIAResult, forget_partial_costs, score, stored_config
 from fastsia.results.manifest import costs_of, is_count
@@ -56,7 +57,7 @@ def evaluate(
     worker_timeout: float | None = None,
     callbacks: Sequence[Callback] = (),
     answer_reader: AnswerReader | None = None,
-    **overrides: Any,
+    **overrides: Unpack[Overrides],
 ) -> SIAResult:
     """Draw trajectories, roll out at every checkpoint, and score how informative the prefixes are.
 
