@@ -1,13 +1,18 @@
-"""The tables of options in cli.md, made from the declared settings. `python docs/_settings.py` writes them."""
+"""The tables of options in cli.md and the types of evaluate's keyword arguments (fastsia/overrides.py), made from the
+declared settings. `python docs/_settings.py` writes both."""
 
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from fastsia.cli.options import GROUPS, OPTIONS
-from fastsia.config import Setting
+from fastsia.config import BACKEND_OWNERS, DataOptions, Setting, SIAConfig
 
+TYPES = Path(__file__).parent.parent / "fastsia" / "overrides.py"
 PAGE = Path(__file__).parent / "cli.md"
 BEGIN, END = "<!-- settings -->\n", "<!-- end of settings -->\n"
 
@@ -45,5 +50,51 @@ def updated(page: str) -> str:
     return f"{before}{BEGIN}\n{tables()}\n{END}{rest.partition(END)[2]}"
 
 
+OWN = ("limit", "checkpoints", "trajectories")
+"""Settings that are parameters of `evaluate`."""
+
+
+def types() -> str:
+    """The module `fastsia.overrides`."""
+    fields: dict[str, str] = {}
+    for owner in (SIAConfig, DataOptions, *BACKEND_OWNERS):
+        # These are arguments of their own.
+        hints = get_type_hints(owner, include_extras=True)
+        fields |= {name: _spelled(hint) for name, hint in hints.items() if name not in OWN}
+    lines = [
+        '"""Types of the keyword arguments of `evaluate`, from the settings. `python docs/_settings.py` writes them."""',
+        "",
+        "from __future__ import annotations",
+        "",
+        "from collections.abc import Mapping",
+        "from pathlib import Path",
+        "from typing import Any, Literal, TypedDict",
+        "",
+        "",
+        "class Overrides(TypedDict, total=False):",
+        '    """Settings by name, each with the values that its declaration in `fastsia.config` allows."""',
+        "",
+        *(f"    {name}: {spelled}" for name, spelled in fields.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _spelled(hint: Any) -> str:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _spelled(arguments[0])
+    if origin in (Union, UnionType):
+        return " | ".join(map(_spelled, arguments))
+    if origin is Literal:
+        return "Literal[" + ", ".join(f'"{word}"' for word in arguments) + "]"
+    if origin is tuple and arguments[-1] is not ...:
+        return f"tuple[{', '.join(map(_spelled, arguments))}]"
+    if origin is Mapping:
+        return f"Mapping[{', '.join(map(_spelled, arguments))}]"
+    named = {NoneType: "None", Any: "Any", Path: "Path"}
+    return named.get(hint) or hint.__name__
+
+
 if __name__ == "__main__":
+    TYPES.write_text(types(), encoding="utf-8")
     PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

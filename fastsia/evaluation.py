@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from fastsia.engine.sequence import Counters, Drawn, Request, Rollouts, Trajecto
 from fastsia.errors import FastsiaError, counted
 from fastsia.models.registry import known_model, model_label
 from fastsia.models.resolve import ModelRef, resolve_model
+from fastsia.overrides import Overrides
 from fastsia.provenance import provenance
 from fastsia.results import SIAResult, forget_partial_costs, score, stored_config
 from fastsia.results.manifest import costs_of, is_count
@@ -60,7 +61,7 @@ def evaluate(
     answer_reader: AnswerReader | None = None,
     checkpoints: str | os.PathLike[str] | CheckpointFunction | None = None,
     trajectories: Any = None,
-    **overrides: Any,
+    **overrides: Unpack[Overrides],
 ) -> SIAResult:
     """Draw trajectories, roll out at every checkpoint, and score how informative the prefixes are.
 
@@ -97,10 +98,11 @@ def evaluate(
     """
     if output is not None and not os.fspath(output):
         raise FastsiaError("output must be a folder's name, got ''.")
+    named: dict[str, Any] = {**overrides}
     for name, value in (("checkpoints", checkpoints), ("trajectories", trajectories)):
         if isinstance(value, (str, os.PathLike)):
-            overrides[name] = os.fspath(value)
-    settings, load_options, task_options = split_settings(config, overrides)
+            named[name] = os.fspath(value)
+    settings, load_options, task_options = split_settings(config, named)
     if isinstance(model, (str, os.PathLike)):
         model = resolve_model(model)
     reading = Reading(settings, answer_reader)

@@ -444,6 +444,7 @@ def test_the_tables_of_the_page_are_those_of_the_settings() -> None:
     spec.loader.exec_module(module)
     page = module.PAGE.read_text(encoding="utf-8")
     assert page == module.updated(page)
+    assert module.TYPES.read_text(encoding="utf-8") == module.types(), "of evaluate's keyword arguments"
 
 
 @pytest.mark.parametrize(

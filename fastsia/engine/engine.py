@@ -85,7 +85,7 @@ class Engine:
                 "Engine.from_pretrained loads one by its name."
             )
         self.model = model
-        self.tokenizer = tokenizer
+        self.tokenizer: Any = tokenizer  # transformers types its results as unions of all that they may be
         self.vocabulary = Vocabulary.from_tokenizer(tokenizer) if tokenizer is not None else None
         self.counters = Counters()
         chosen = EngineOptions(

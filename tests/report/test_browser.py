@@ -183,6 +183,7 @@ def test_nothing_sticks_out_sideways(tab: Page, report: Path, width: int) -> Non
     tab.evaluate("document.querySelector('#list tbody tr').click()")
     tab.wait("document.getElementById('viewer').open")
     assert tab.evaluate("document.getElementById('viewer').scrollWidth") <= width
+    assert tab.evaluate("document.getElementById('text').clientHeight") > 60, "the reasoning is seen"
 
 
 @pytest.mark.parametrize("width", [390, 1280])
