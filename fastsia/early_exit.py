@@ -24,8 +24,9 @@ class ExitRule:
     """When to stop writing.
 
     Attributes:
-        threshold: Nats; a text stops where the entropy of the rollouts' answers is at most this, and most of them have
-            an answer. The table `early_stop_held_out` of a stored run says which threshold loses little.
+        threshold: Nats; a text stops where the entropy of the rollouts' answers is at most this and more than half of
+            them give one answer. The table `early_stop_held_out` of a stored run with as many rollouts and the same
+            stride says which threshold loses little.
         num_rollouts: Rollouts at each check.
         stride: Tokens between checks; none is made before the first of them.
         probe: Text that is put behind the prefix before its rollouts, such as "\\nThe answer is": they then need few

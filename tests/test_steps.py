@@ -70,8 +70,10 @@ def test_forks_are_counted_one_by_one(result: fastsia.SIAResult, monkeypatch: py
     vocabulary = result._store.vocabulary()
     ids = result.trajectories.set_index(["problem_id", "trajectory"])["token_ids"]
     expected = {}
+    points = result.checkpoints.groupby(["problem_id", "trajectory"])["checkpoint"].apply(list)
     for key, part in result.rollouts.groupby(["problem_id", "trajectory", "checkpoint"]):
-        own = list(ids[key[:2]])[key[2] :]
+        later = [t for t in points[key[:2]] if t > key[2]]
+        own = list(ids[key[:2]])[key[2] : min(later, default=None)]
         texts = [list(tokens) for tokens in part["token_ids"]]
         for offset in range(len(own)):
             passed = [k for k, text in enumerate(texts) if text[:offset] == own[:offset] and len(text) > offset]
@@ -83,7 +85,7 @@ def test_forks_are_counted_one_by_one(result: fastsia.SIAResult, monkeypatch: py
     names = ["problem_id", "trajectory", "checkpoint", "position", "alternative"]
     rows = found[[*names, "num_kept", "num_alternative"]].itertuples(index=False, name=None)
     assert {row[:5]: row[5:] for row in rows} == expected
-    assert len(expected) >= 3
+    assert len(expected) >= 2
     assert found["q_value"].is_monotonic_increasing
     for fork in found.head(3).to_dict("records"):
         lines = tell_fork(fork)

@@ -320,7 +320,7 @@ def forks(
     certain = int((found["q_value"] <= 0.05).sum())
     say(
         f"{len(found):,} alternatives were written by at least {FEWEST} rollouts; {certain:,} lead to other answers "
-        "(q at most 0.05: about one in twenty of these is a false alarm)."
+        "(q at most 0.05; rows share rollouts, so this is a guide)."
     )
 
 
@@ -340,8 +340,8 @@ def steps(
     facts = result.summary["steps"]
     say(
         f"{facts['decisive']:,} of {facts['number']:,} steps of the run are decisive (q at most {facts['level']}): of "
-        "such steps about one in twenty is a false alarm. Importance is how many answers differ between rollouts with "
-        "the step and those that share less than half of its words."
+        "such steps at most about one in twenty is a false alarm. Importance is how many answers differ between "
+        "rollouts with the step and those that share less than half of its words."
     )
 
 

@@ -378,7 +378,7 @@ def _steps(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Which steps changed the answers
 
     One mark per step between two checkpoints: how many of the answers it changes, less what chance alone gives, by
-    where it begins. Decisive steps are those of the table below; of them about one in twenty is a false alarm.
+    where it begins. Decisive steps have a q value of at most 0.05; at most about one in twenty is a false alarm.
     """
     if "step_q_value" not in data.checkpoints or data.checkpoints["step_q_value"].isna().all():
         return None

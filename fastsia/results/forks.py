@@ -24,8 +24,8 @@ def read_forks(store: Store, problem_id: str | None = None) -> pd.DataFrame:
     """Finds the tokens of trajectories in whose place at least `FEWEST` rollouts wrote one other token.
 
     The rollouts that come by a token are those of the checkpoint before it that have matched the trajectory up to it.
-    Some keep the token, others write an alternative: two independent samples of what follows from either, so the
-    permutation test of their answers is exact.
+    Some keep the token, others write an alternative: two independent samples of what follows from either, so each
+    permutation test of their answers is exact. Rows of one checkpoint share rollouts, so q-values are a guide.
 
     Args:
         store: The run.
@@ -49,7 +49,8 @@ def read_forks(store: Store, problem_id: str | None = None) -> pd.DataFrame:
     }
     rows: list[dict[str, Any]] = []
     for chunk in store.rollouts():
-        for key, rollouts in chunk.groupby(["problem_id", "trajectory"], sort=False):
+        drawn = chunk[chunk["finish_reason"] != "error"]
+        for key, rollouts in drawn.groupby(["problem_id", "trajectory"], sort=False):
             if problem_id is None or key[0] == problem_id:
                 rows += _forks_of(trajectories[key], rollouts, vocabulary)
     found = pd.DataFrame(rows, columns=_COLUMNS)
@@ -68,15 +69,16 @@ _COLUMNS = [
 def _forks_of(trajectory: Any, rollouts: pd.DataFrame, vocabulary: Vocabulary) -> Iterator[dict[str, Any]]:
     own, gold = trajectory["token_ids"], trajectory["gold"]
     starts = rollouts["checkpoint"].to_numpy(np.int64)
-    for checkpoint in np.unique(starts).tolist():
+    checkpoints = np.unique(starts).tolist()
+    for checkpoint, end in zip(checkpoints, [*checkpoints[1:], len(own)], strict=True):
         part = rollouts[starts == checkpoint]
         matched = part["matched_tokens"].to_numpy(np.int64)
         ids = part["token_ids"].tolist()
         answers = part["answer"].where(part["answer"].notna(), None).tolist()
         alternatives: dict[tuple[int, int], list[int]] = {}
         for row, number in enumerate(matched.tolist()):
-            # Others ended on the trajectory's own tokens, or passed its end.
-            if number < len(ids[row]) and checkpoint + number < len(own):
+            # Others ended on the trajectory's own tokens. Behind the next checkpoint its own rollouts say more.
+            if number < len(ids[row]) and checkpoint + number < end:
                 alternatives.setdefault((number, int(ids[row][number])), []).append(row)
         for (offset, token), rows in sorted(alternatives.items()):
             kept = np.flatnonzero(matched > offset).tolist()

@@ -61,10 +61,12 @@ def read_steps(store: Store, steps: pd.DataFrame) -> pd.DataFrame:
         for row in store.trajectories().to_dict("records")
         if (each := (row["problem_id"], row["trajectory"])) in wanted
     }
+    # A failed rollout has no answer and replaces nothing.
     alone = store.identity()["config"].get("rollout_budget") == "new"
     found: list[dict[str, Any]] = [{} for _ in range(len(steps))]
     for chunk in store.rollouts():
-        for key, rollouts in chunk.groupby(["problem_id", "trajectory"], sort=False):
+        drawn = chunk[chunk["finish_reason"] != "error"]
+        for key, rollouts in drawn.groupby(["problem_id", "trajectory"], sort=False):
             for place in wanted.get(key, ()):
                 step = steps.iloc[place]
                 span = int(step["checkpoint"]), int(step["step_end"])

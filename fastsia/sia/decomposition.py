@@ -58,6 +58,7 @@ class Departures:
         num_cut: int64 [T], rollouts whose answer another limit might have changed: under `rollout_budget="new"` those
             that were cut. Under "total" all have the same limit.
         settled: bool [T], trajectories whose own tokens settle their answer before or at the last checkpoint.
+        end: int64 [T], the position from which on the answer is settled, at most that of the last checkpoint.
     """
 
     known: np.ndarray
@@ -66,6 +67,7 @@ class Departures:
     visible: np.ndarray
     num_cut: np.ndarray
     settled: np.ndarray
+    end: np.ndarray
 
     @classmethod
     def of(cls, table: RolloutTable, logprobs: TokenLogprobs, config: SIAConfig) -> Departures | None:
@@ -98,7 +100,7 @@ class Departures:
             visible = np.maximum(visible, table.first[owner[row]])
             visible = np.where(table.cut, np.where(table.code < 0, row + 1, row), visible)
             num_cut = np.bincount(owner[row], weights=table.cut, minlength=table.num_trajectories).astype(np.int64)
-        return cls(known, log_stay, segment, visible, num_cut, settled)
+        return cls(known, log_stay, segment, visible, num_cut, settled, end)
 
     def late(self, table: RolloutTable) -> np.ndarray:
         """bool [R]: rollouts that an earlier checkpoint's limit would have cut, or their own did."""
@@ -481,8 +483,10 @@ def at_tokens(table: RolloutTable, logprobs: TokenLogprobs, config: SIAConfig) -
             np.add.at(there, (leave[mine] - start, local.code[mine]), 1.0)
             there = np.cumsum(there[::-1], axis=0)[::-1]
             total = there.sum(axis=1)
-            left = np.cumsum(values[start:stop][::-1])[::-1]
-            stay = np.exp(left) if departures.log_stay[m] < 0 else np.ones_like(left)
+            # From where the answer is settled on, the tokens keep p whatever their probability.
+            settled_at = min(max(int(departures.end[i]), start), stop)
+            left = np.concatenate([np.cumsum(values[start:settled_at][::-1])[::-1], np.zeros(stop - settled_at)])
+            stay = np.exp(left)
             after = whole.probabilities[begin[m + 1] : begin[m + 2]]
             share = np.divide(there, total[:, None], out=np.tile(after, (len(total), 1)), where=total[:, None] > 0)
             parts.append(stay[:, None] * after + (1 - stay[:, None]) * share)

@@ -192,13 +192,14 @@ def choose_steps(checkpoints: pd.DataFrame, most: int = MOST_SHOWN) -> pd.DataFr
 def steps_table(scored: Scored) -> pd.DataFrame | None:
     """Steps that changed the answers.
 
-    A step is what the trajectory writes between two checkpoints. “total variation” is the share of the rollouts whose
-    answer it changes: of the answers before against those after it. “by chance” is what it is on average if nothing
-    changes. A step is decisive at a “q value” of at most 0.05: of such steps about one in twenty is a false alarm
-    (Benjamini and Hochberg, over all steps of the run; exact permutation tests). “gold change” is the change of the
-    gold answer's share, with its 95 % interval. “importance” is the total variation between the answers after the step
-    and those of rollouts that wrote something else in its place, “replaced gold” how many of these are right, and
-    “probability” how likely the model writes just this step. `fastsia steps` prints the texts.
+    A step is what the trajectory writes between two checkpoints. “total variation” is the least share of the answers
+    that must change from those before to those after it; “by chance” is what it is on average if nothing changes. A
+    step is decisive at a “q value” of at most 0.05: of such steps at most about one in twenty is a false alarm, on
+    average over runs (Benjamini and Hochberg, over all steps of the run; exact permutation tests). “gold change” is
+    the change of the gold answer's share; its 95 % interval holds for a step chosen beforehand. “importance” is the
+    total variation between the answers after the step and those of rollouts that wrote something else in its place,
+    “replaced gold” how many of these are right, and “probability” how likely the model writes just this step.
+    `fastsia steps` prints the texts.
 
     Returns:
         Up to `MOST_SHOWN` rows of `choose_steps`: problem_id, trajectory, step_begin, step_end (tokens),
