@@ -13,7 +13,6 @@ from fastsia.sia.cut import Ends, cut_notes
 from fastsia.sia.registry import NOTES
 from fastsia.sia.scored import Scored
 
-
 FEW_OF_AN_OUTCOME = 5
 """Trajectories of an outcome below which the AUC is said to be rough."""
 
@@ -45,8 +44,8 @@ def warnings(scored: Scored, facts: Mapping[str, Any]) -> list[str]:
     most = int(np.diff(np.append(table.first, table.num_checkpoints)).max(initial=0))
     if most < 3:
         found.append(
-            f"No trajectory has more than {counted(most, 'checkpoint')}, so every ρ is undefined: it takes 3. A smaller "
-            "stride gives more."
+            f"No trajectory has more than {counted(most, 'checkpoint')}, so every ρ is undefined: it takes 3. "
+            "A smaller stride gives more."
         )
     share = float((points.null_count.sum()) / max(points.count.sum(), 1))
     if share > 0.5:
