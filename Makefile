@@ -8,7 +8,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Touched when .venv, and then the extension, are up to date with the files they depend on.
 INSTALLED := $(VENV)/.fastsia-installed
+# Touched when .venv has what a user needs, without the tools of a developer.
+USABLE := $(VENV)/.fastsia-usable
 STAMP := $(VENV)/.fastsia-built
+# A path, which type checkers read, and which is found from the folder that contains the clone too.
+EDITABLE := --config-settings editable_mode=compat
 NATIVE := $(wildcard csrc/*.cc csrc/*.h)
 CXX_FILES := $(NATIVE) $(wildcard csrc/fuzz/*.cc)
 DEMO_LIMIT ?= 64
@@ -44,14 +48,19 @@ $(BIN)/pip:
 
 $(INSTALLED): pyproject.toml setup.py constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --upgrade pip  # resolves in a third of the time that Python 3.11's own takes
-	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev,docs]' --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --no-compile $(EDITABLE) --editable '.[dev,docs]' --constraint constraints.txt
+	@touch $@
+
+$(USABLE): pyproject.toml setup.py constraints.txt $(NATIVE) fastsia/answers/tables.txt | $(BIN)/pip
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --no-compile $(EDITABLE) --editable . --constraint constraints.txt
 	@touch $@
 
 $(STAMP): $(INSTALLED) $(NATIVE) fastsia/answers/tables.txt
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@
 
-demo: $(STAMP) ## evaluate the shipped model on the demo task (a few minutes, no download)
+demo: $(if $(wildcard $(INSTALLED)),$(STAMP),$(USABLE)) ## evaluate the shipped model on the demo task (a few minutes, no download)
 	$(BIN)/fastsia run --model demo:sft --tasks demo --limit $(DEMO_LIMIT) -o runs/demo
 
 check: $(STAMP) ## run ruff, mypy, clang-format and import-linter

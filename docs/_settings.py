@@ -62,7 +62,7 @@ def types() -> str:
         hints = get_type_hints(owner, include_extras=True)
         fields |= {name: _spelled(hint) for name, hint in hints.items() if name not in OWN}
     lines = [
-        '"""Types of the keyword arguments of `evaluate`, made from the settings by `python docs/_settings.py`."""',
+        '"""Types of the keyword arguments of `evaluate`, from the settings; `python docs/_settings.py` writes it."""',
         "",
         "from __future__ import annotations",
         "",

@@ -1,4 +1,4 @@
-"""Types of the keyword arguments of `evaluate`, made from the settings by `python docs/_settings.py`."""
+"""Types of the keyword arguments of `evaluate`, from the settings; `python docs/_settings.py` writes it."""
 
 from __future__ import annotations
 

@@ -299,3 +299,26 @@ def test_a_table_without_correct_says_how_it_was_decided() -> None:
     said = "most frequent answer at its last checkpoint is the gold answer"
     assert any(said in warning for warning in analyze(table).summary["warnings"])
     assert not any(said in warning for warning in analyze(table.assign(correct=True)).summary["warnings"])
+
+
+def test_a_result_shows_and_plots_itself(run: SIAResult) -> None:
+    """In a notebook: the table of numbers, a figure, one trajectory with the texts of its rollouts."""
+    page = run._repr_html_()
+    assert "<td>accuracy</td>" in page
+    assert "<td>– ends correct</td>" in page
+    assert len(repr(run)) < 150
+    assert run.plot("entropy").axes[0].get_ylabel() == "answer entropy H (nats)"
+    with pytest.raises(FastsiaError, match="no figure 'entrop'; did you mean entropy"):
+        run.plot("entrop")
+    first = run.trajectories.iloc[0]
+    one = run.trajectory(first["problem_id"])
+    assert repr(one).startswith(f"<TrajectoryResult: {first['problem_id']!r} (0), ends ")
+    assert len(one.plot().axes[0].lines[0].get_xdata()) == len(one.checkpoints) > 1
+    assert one.rollouts["checkpoint"].nunique() == len(one.checkpoints)
+    ids = one.rollouts["token_ids"].iloc[0]
+    assert run._store is not None
+    assert one.rollouts["text"].iloc[0] == run._store.vocabulary().decode(ids)
+    with pytest.raises(FastsiaError, match="has no trajectory 7; it has 0"):
+        run.trajectory(first["problem_id"], 7)
+    with pytest.raises(FastsiaError, match="the run has no problem 'nothing'"):
+        run.texts("nothing")

@@ -2,7 +2,7 @@
 
 from fastsia.report.data import AnswerView, CheckpointView, ReportData, TrajectoryView, distinct_answers
 from fastsia.report.drawing import Drawing
-from fastsia.report.figures import FIGURES, draw_figures, figure
+from fastsia.report.figures import FIGURES, draw_figures, draw_one, draw_trajectory, figure
 from fastsia.report.headline import (
     as_html,
     as_markdown,
@@ -29,8 +29,10 @@ __all__ = [
     "draw_comparison",
     "draw_families",
     "draw_figures",
+    "draw_one",
     "draw_outcomes",
     "draw_overlay",
+    "draw_trajectory",
     "figure",
     "headline",
     "headline_object",

@@ -91,14 +91,43 @@ def draw_figures(data: ReportData, directory: Path | str) -> list[Drawing]:
 
 def draw(data: ReportData) -> list[Drawing]:
     """Every figure that the run has numbers for, in reading order."""
-    drawings = []
-    for entry in FIGURES.values():
-        with mpl.rc_context(STYLE):
-            figure = Figure()
-            numbers = entry.make(data, figure.subplots())
-        if numbers is not None:
-            drawings.append(Drawing(entry.name, entry.title, entry.caption + entry.note(data), figure, numbers))
-    return drawings
+    drawings = (draw_one(entry, data) for entry in FIGURES.values())
+    return [drawing for drawing in drawings if drawing is not None]
+
+
+def draw_one(entry: FigureEntry, data: ReportData) -> Drawing | None:
+    """One figure; None where the run has no numbers for it."""
+    with mpl.rc_context(STYLE):
+        figure = Figure()
+        numbers = entry.make(data, figure.subplots())
+    if numbers is None:
+        return None
+    return Drawing(entry.name, entry.title, entry.caption + entry.note(data), figure, numbers)
+
+
+def draw_trajectory(checkpoints: pd.DataFrame, title: str = "") -> Figure:
+    """H with its band and s along one trajectory.
+
+    Args:
+        checkpoints: Rows of `sia.Analysis.checkpoints` of one trajectory.
+        title: Of the figure.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure()
+        axes = figure.subplots()
+        x = checkpoints["checkpoint"].to_numpy(np.float64)
+        if "entropy_best_low" in checkpoints:
+            low, high = (checkpoints[f"entropy_best_{end}"].to_numpy(np.float64) for end in ("low", "high"))
+            axes.fill_between(x, low, high, color=BLUE, alpha=0.16, linewidth=0)
+        axes.plot(x, checkpoints["entropy"], "o-", color=BLUE, markersize=3, label="H, answer entropy")
+        dashed: Any = (0, (5, 2))
+        surprisal = checkpoints["gold_surprisal"]
+        axes.plot(x, surprisal, "s", color=VERMILLION, markersize=3, linestyle=dashed, label="s, gold surprisal")
+        axes.set_ylim(bottom=0)
+        label_axes(axes, "nats", "tokens")
+        axes.set_title(title)
+        legend_below(axes)
+    return figure
 
 
 def _curves(

@@ -18,7 +18,7 @@ import pandas as pd
 
 from fastsia import __version__, renamed
 from fastsia.config import AnswerReading, Equivalence, SIAConfig, as_config
-from fastsia.errors import FastsiaError, did_you_mean, one_line
+from fastsia.errors import FastsiaError, counted, did_you_mean, one_line
 from fastsia.files import flatten, refuse_links, write_json, write_parquet
 from fastsia.models.registry import model_label
 from fastsia.results.manifest import (
@@ -50,7 +50,10 @@ from fastsia.sia.table import require_single, storable
 from fastsia.tasks.records import read_records
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from fastsia.report import ReportData, TrajectoryView
+    from fastsia.results.trajectory import TrajectoryResult
 
 FORCED = "forced.parquet"
 """The file of a run's folder with the log-probabilities of its answers (`fastsia.loglikelihood`). If it is there,
@@ -95,7 +98,48 @@ class SIAResult:
             f"{name} {'undefined' if value is None else format(value, '.3f')}"
             for name, value in (("accuracy", self.summary["accuracy"]), ("rho", self.summary["rho"]["pearson"]))
         )
-        return f"<SIAResult: {what}, {self.summary['num_problems']} problems, {numbers}>"
+        return f"<SIAResult: {what}, {counted(self.summary['num_problems'], 'problem')}, {numbers}>"
+
+    def _repr_html_(self) -> str:
+        """The headline numbers as a table, as notebooks show a result."""
+        from fastsia.report import as_html, headline_table
+
+        return as_html(headline_table(self.summary, self.trajectories))
+
+    def plot(self, figure: str = "entropy") -> Figure:
+        """One figure of the report, as a matplotlib figure (a notebook shows it).
+
+        Args:
+            figure: A name of `fastsia.report.FIGURES`, with or without its "fig3_": "entropy", "rho_histogram",
+                "early_stop", ...
+
+        Raises:
+            FastsiaError: There is no such figure, or the run has no numbers for it.
+        """
+        from fastsia.report import FIGURES, draw_one
+
+        names = {name.partition("_")[2] if name.startswith("fig") else name: name for name in FIGURES}
+        wanted = names.get(figure, figure)
+        if wanted not in FIGURES:
+            raise FastsiaError(f"there is no figure {figure!r}{did_you_mean(figure, [*names])}")
+        drawing = draw_one(FIGURES[wanted], self.report_data())
+        if drawing is None:
+            raise FastsiaError(f"this run has no numbers for the figure {figure!r}.")
+        return drawing.figure
+
+    def trajectory(self, problem_id: str, trajectory: int = 0) -> TrajectoryResult:
+        """One trajectory: its row, its checkpoints, its rollouts with their texts, and `plot()`.
+
+        Args:
+            problem_id: As in `trajectories`.
+            trajectory: Number of the trajectory of this problem.
+
+        Raises:
+            FastsiaError: There is no such trajectory.
+        """
+        from fastsia.results.trajectory import TrajectoryResult
+
+        return TrajectoryResult.of(self, problem_id, trajectory)
 
     @cached_property
     def rollouts(self) -> pd.DataFrame:
@@ -241,6 +285,29 @@ class SIAResult:
         if self._store is not None:
             tables["problems"] = self._store.problems()
         return [write_parquet(path / f"{name}.parquet", table) for name, table in tables.items()]
+
+    def texts(self, problem_id: str | None = None) -> pd.DataFrame:
+        """The rollouts with the column `text`, decoded from their tokens.
+
+        Args:
+            problem_id: Of this problem only; None: of all, which may be large.
+
+        Raises:
+            FastsiaError: The result has no database, or no such problem.
+        """
+        if self._store is None:
+            raise FastsiaError(f"texts of rollouts need a run's tokens, which only {DATABASE} has.")
+        known = self.trajectories["problem_id"]
+        if problem_id is not None and not (known == problem_id).any():
+            raise FastsiaError(
+                f"the run has no problem {problem_id!r}{did_you_mean(problem_id, known.tolist(), otherwise='.')}"
+            )
+        with self._store.snapshot() as store:
+            vocabulary, parts = store.vocabulary(), []
+            for chunk in store.rollouts():
+                part = chunk if problem_id is None else chunk[chunk["problem_id"] == problem_id]
+                parts.append(part.assign(text=[vocabulary.decode(ids) for ids in part["token_ids"]]))
+        return pd.concat(parts, ignore_index=True)
 
     def _chunks(self) -> Iterator[pd.DataFrame]:
         if self._store is not None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from fastsia.errors import counted
 from fastsia.sia.cut import Ends, cut_notes
 from fastsia.sia.registry import NOTES
 from fastsia.sia.scored import Scored
+
+FEW_OF_AN_OUTCOME = 5
+"""Trajectories of an outcome below which the AUC is said to be rough."""
 
 
 def warnings(scored: Scored, facts: Mapping[str, Any]) -> list[str]:
@@ -38,6 +43,22 @@ def warnings(scored: Scored, facts: Mapping[str, Any]) -> list[str]:
         )
     if correct.all() or not correct.any():
         found.append(f"Every trajectory ends {'correct' if correct.all() else 'incorrect'}: the AUC is undefined.")
+    elif (fewest := min(int(correct.sum()), int((~correct).sum()))) < FEW_OF_AN_OUTCOME:
+        which = "correct" if correct.sum() <= (~correct).sum() else "incorrect"
+        found.append(f"The AUC rests on {counted(fewest, 'trajectory')} that end {which}; it is rough.")
+    most = int(np.diff(np.append(table.first, table.num_checkpoints)).max(initial=0))
+    if most < 3:
+        found.append(
+            f"No trajectory has more than {counted(most, 'checkpoint')}, so every ρ is undefined: it takes 3. "
+            "A smaller stride gives more."
+        )
+    share = float((points.null_count.sum()) / max(points.count.sum(), 1))
+    if share > 0.5:
+        found.append(
+            f"{100 * share:.0f} % of the rollouts have no readable answer: perhaps the model is not made for this "
+            "prompt, or answers in another form. Read a few in the report; system_instruction, num_fewshot and "
+            "answer_regex change prompt and reading."
+        )
     if table.num_problems < 30:
         found.append(f"Intervals over so few problems ({table.num_problems}) are rough; 64 or more are better.")
     if (points.count < 2).any():

@@ -235,3 +235,12 @@ def test_the_mean_gain_a_step_has_a_standard_error() -> None:
     each = found.trajectories["gain"] / steps
     assert found.summary["mean_step_gain"] == pytest.approx(each.mean())
     assert found.summary["mean_step_gain_se"] == pytest.approx(each.std() / np.sqrt(40), rel=0.2)
+
+
+def test_what_rests_on_few_is_said() -> None:
+    """An AUC from one correct trajectory of twelve, and a ρ from two checkpoints, were printed without a word."""
+    answers = np.ones((12, 2, 4), dtype=int)
+    answers[0] = 0
+    said = " ".join(analyze_rollouts(frame(answers, null=1), config=QUICK).summary["warnings"])
+    for text in ("rests on 1 trajectory that end correct", "more than 2 checkpoints", "92 % of the rollouts have no"):
+        assert text in said
