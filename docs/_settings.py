@@ -50,13 +50,17 @@ def updated(page: str) -> str:
     return f"{before}{BEGIN}\n{tables()}\n{END}{rest.partition(END)[2]}"
 
 
+OWN = ("limit", "checkpoints", "trajectories")
+"""Settings that are parameters of `evaluate`."""
+
+
 def types() -> str:
     """The module `fastsia.overrides`."""
     fields: dict[str, str] = {}
     for owner in (SIAConfig, DataOptions, *BACKEND_OWNERS):
-        # `limit` is an argument of its own.
+        # These are arguments of their own.
         hints = get_type_hints(owner, include_extras=True)
-        fields |= {name: _spelled(hint) for name, hint in hints.items() if name != "limit"}
+        fields |= {name: _spelled(hint) for name, hint in hints.items() if name not in OWN}
     lines = [
         '"""Types of the keyword arguments of `evaluate`, from the settings; `python docs/_settings.py` writes it."""',
         "",

@@ -17,10 +17,11 @@ from fastsia.models.registry import known_model
 from fastsia.results import SIAResult, load, write_tables
 from fastsia.results.schema import DATABASE
 from fastsia.sia import differences, side_by_side, tabulate
+from fastsia.sia.compare import entropy_performance, temperature_sweep
 
 _COMPARED = tuple(setting.name for setting in SETTINGS.values() if setting.compared)
 _DEFAULTS = SIAConfig()
-_TABLES = ("runs", "differences", "token_level")
+_TABLES = ("runs", "differences", "temperature_sweep", "entropy_performance", "token_level")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class Comparison:
         differences: One row per pair of runs and quantity, as `sia.differences`.
         token_level: Token and answer level, one row per run and group; None unless two runs have token entropies.
         notes: Warnings, one sentence each.
+        temperature_sweep: The runs by temperature, as `sia.compare.temperature_sweep`; None unless runs of one model
+            and task differ in it and in no other setting.
+        entropy_performance: Accuracy against entropy, as `sia.compare.entropy_performance`; None with fewer than 3 runs
+            or without problems that all have.
     """
 
     runs: dict[str, SIAResult]
@@ -40,6 +45,8 @@ class Comparison:
     differences: pd.DataFrame
     token_level: pd.DataFrame | None
     notes: list[str]
+    temperature_sweep: pd.DataFrame | None = None
+    entropy_performance: pd.DataFrame | None = None
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes comparison.html, figures/ and tables/ into a folder, or the page alone to a .html path.
@@ -52,8 +59,9 @@ class Comparison:
         target = Path(path)
         data = {label: result.report_data() for label, result in self.runs.items()}
         tables = {"runs": self.table, "differences": self.differences}
-        if self.token_level is not None:
-            tables["token_level"] = self.token_level
+        for name in ("temperature_sweep", "entropy_performance", "token_level"):
+            if (table := getattr(self, name)) is not None:
+                tables[name] = table
         if target.suffix.lower() in (".html", ".htm"):
             return write_comparison(target, data, tables, notes=self.notes)
         if any((target / name).exists() for name in (DATABASE, "rollouts.parquet")):
@@ -83,12 +91,16 @@ def compare(directories: Sequence[str | os.PathLike[str]]) -> Comparison:
     runs = dict(zip(labels(places, [result.summary for result in results]), results, strict=True))
     config = results[0].summary.get("config") or {}
     levels = {label: result.tables["token_level"] for label, result in runs.items() if "token_level" in result.tables}
+    frames = _frames(runs)
+    drawing = {"num_resamples": config.get("num_bootstrap", 2000), "seed": config.get("seed", 0)}
     return Comparison(
         runs,
         tabulate({label: result.summary for label, result in runs.items()}),
-        differences(_frames(runs), num_resamples=config.get("num_bootstrap", 2000), seed=config.get("seed", 0)),
+        differences(frames, **drawing),
         side_by_side(levels) if len(levels) > 1 else None,
         _notes(runs),
+        temperature_sweep(frames, _temperatures(runs), **drawing) if _is_sweep(runs) else None,
+        entropy_performance(frames, **drawing),
     )
 
 
@@ -146,6 +158,20 @@ def _notes(runs: dict[str, SIAResult]) -> list[str]:
             "`fastsia report DIR` reads the older ones again."
         )
     return notes
+
+
+def _temperatures(runs: dict[str, SIAResult]) -> dict[str, float]:
+    return {label: float(_setting(result, "temperature")) for label, result in runs.items()}
+
+
+def _is_sweep(runs: dict[str, SIAResult]) -> bool:
+    """Whether the runs are of one model and task and agree in all compared settings but the temperature."""
+    others = [field for field in _COMPARED if field != "temperature"]
+    kinds = set()
+    for result in runs.values():
+        settings = (_spelled(_setting(result, field)) for field in others)
+        kinds.add((result.summary.get("model"), result.summary.get("task"), *settings))
+    return len(kinds) == 1
 
 
 def _setting(result: SIAResult, field: str) -> Any:

@@ -119,6 +119,7 @@ def _as_number(value: Any) -> Any:
 # The text of an annotation words its range in error messages.
 Positive = Annotated[int, BeforeValidator(_as_integer), Field(ge=1, le=MAX_INTEGER), "an integer >= 1"]
 Natural = Annotated[int, BeforeValidator(_as_integer), Field(ge=0, le=MAX_INTEGER), "an integer >= 0"]
+AtLeastTwo = Annotated[int, BeforeValidator(_as_integer), Field(ge=2, le=MAX_COUNT), "an integer >= 2"]
 PositiveCount = Annotated[int, BeforeValidator(_as_integer), Field(ge=1, le=MAX_COUNT), "an integer >= 1"]
 NaturalCount = Annotated[int, BeforeValidator(_as_integer), Field(ge=0, le=MAX_COUNT), "an integer >= 0"]
 Seed = Annotated[int, BeforeValidator(_as_integer), Field(ge=0, lt=2**63), "an integer in [0, 2^63)"]
@@ -243,6 +244,7 @@ class Problem:
         gold: the correct answer in the canonical form that extraction returns ("1234", "B").
         choices: the texts of the options in order, named A, B, ...; None where there are no options.
         answer_format: how answers are read; None uses the task's own format.
+        solution: a worked solution without the answer's line, for `trajectories="gold"`; it is not stored.
     """
 
     id: Text
@@ -250,6 +252,7 @@ class Problem:
     gold: Text
     choices: Choices = None
     answer_format: AnswerFormat | None = None
+    solution: Text | None = None
 
 
 @checked
@@ -405,6 +408,14 @@ class SIAConfig:
     """N, rollouts drawn at each checkpoint."""
     stride: Positive | None = _sampling(None, unset="the task's own: 20, for the demo task 4")
     """Tokens between checkpoints."""
+    checkpoints: Text | None = _sampling(None, unset="every N tokens, N the stride")
+    """Where trajectories are cut: every N tokens (stride:N), at the end of each sentence, line or step, of each
+    sentence before the answer (thinking), or at the token positions in FILE. 0 and the end are always checkpoints."""
+    max_checkpoints: AtLeastTwo | None = _sampling(None, unset="no limit")
+    """Most checkpoints of a trajectory. Where there are more, they are thinned evenly; the first and the last stay."""
+    trajectories: Text | None = _sampling(None, unset="the model draws them")
+    """Trajectories to roll out from instead of drawn ones: FILE with problem_id and text or token_ids, or gold for the
+    data set's own solutions."""
     num_trajectories: PositiveCount = _sampling(1, compared=False)
     """Reasoning trajectories per problem."""
     max_tokens: Positive = _sampling(600, aliases=("--max_gen_toks",))
@@ -463,6 +474,12 @@ class SIAConfig:
             and "enable_thinking" in json.loads(arguments)
         ):
             raise FastsiaError("enable_thinking is given twice: by itself and among chat_template_args.")
+        if self.checkpoints is not None and self.stride is not None:
+            raise FastsiaError(f"stride={self.stride} and checkpoints={self.checkpoints!r} exclude each other.")
+        if self.trajectories is not None and self.num_trajectories != 1:
+            raise FastsiaError(
+                f"num_trajectories={self.num_trajectories} does not apply to given trajectories: all of them count."
+            )
 
 
 @checked

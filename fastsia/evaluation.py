@@ -18,6 +18,7 @@ from typing import Any, Unpack, cast
 
 import numpy as np
 
+from fastsia.answers.placement import CheckpointFunction
 from fastsia.answers.spec import Spec
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.backends import open_executor
@@ -35,10 +36,11 @@ from fastsia.provenance import provenance
 from fastsia.results import SIAResult, forget_partial_costs, score, stored_config
 from fastsia.results.manifest import costs_of, is_count
 from fastsia.results.reader import Store
-from fastsia.results.reading import AnswerReader, Reading, renew
+from fastsia.results.reading import AnswerReader, Reading, name_of, renew
 from fastsia.results.schema import DATABASE, DrawnProblem, FinishedProblem, Part, asked_checksum
 from fastsia.results.writer import StoreWriter, check_output
 from fastsia.tasks import Prompt, Task, build_prompt, load_task
+from fastsia.tasks.given import GivenTrajectories, Placing, read_placing, read_trajectories, with_answer
 from fastsia.tasks.prompt import date_of_prompts, prompt_options, reading_options, unread_settings
 
 logger = logging.getLogger("fastsia")
@@ -57,6 +59,8 @@ def evaluate(
     worker_timeout: float | None = None,
     callbacks: Sequence[Callback] = (),
     answer_reader: AnswerReader | None = None,
+    checkpoints: str | os.PathLike[str] | CheckpointFunction | None = None,
+    trajectories: Any = None,
     **overrides: Unpack[Overrides],
 ) -> SIAResult:
     """Draw trajectories, roll out at every checkpoint, and score how informative the prefixes are.
@@ -76,6 +80,12 @@ def evaluate(
         callbacks: called when the run starts, after each finished problem, and at the end.
         answer_reader: a function from a text to its answer or None, which replaces the rules of the answer format. It
             disables `stop_at_answer`; its name and the hash of its source are stored with the run.
+        checkpoints: where trajectories are cut: a text as in the field of `SIAConfig`, or a function
+            `(text, offsets) -> positions`, where offsets[t] is the number of characters that the first t tokens have
+            written. The name of a function and the hash of its source are stored with the run.
+        trajectories: trajectories to roll out from instead of drawn ones: a file, a DataFrame or an iterable of records
+            with problem_id (or id) and text or token_ids, or "gold"; see `fastsia.tasks.given.read_trajectories`. Their
+            problems only are evaluated. Their finish_reason is "given", and the summary has `off_policy`.
         **overrides: single fields of `SIAConfig`, backend options (the fields of `fastsia.config.BACKEND_OWNERS`:
             device, dtype, peft, max_num_seqs, base_url, ...), and options of `load_task` (data_dir, answer_format,
             columns, answer_base).
@@ -88,13 +98,19 @@ def evaluate(
     """
     if output is not None and not os.fspath(output):
         raise FastsiaError("output must be a folder's name, got ''.")
-    settings, load_options, task_options = split_settings(config, overrides)
+    named: dict[str, Any] = {**overrides}
+    for name, value in (("checkpoints", checkpoints), ("trajectories", trajectories)):
+        if isinstance(value, (str, os.PathLike)):
+            named[name] = os.fspath(value)
+    settings, load_options, task_options = split_settings(config, named)
     if isinstance(model, (str, os.PathLike)):
         model = resolve_model(model)
     reading = Reading(settings, answer_reader)
     if reading.grouping is not None:
         reading.grouping(["1"], "1", "boxed")  # raises now, not after the draws, if a package is missing
     task = load_task(dataset, limit=limit, **task_options)
+    given = _Given.read(settings, task, checkpoints, trajectories)
+    task, settings = given.of(task), given.named(settings)
     if output is not None:
         check_output(output, _known_identity(task, settings, reading))
     if executor in (None, "local") and backend in (None, "native", "hf") and isinstance(model, ModelRef):
@@ -106,7 +122,7 @@ def evaluate(
     settings = _resolve(settings, task, loaded, answer_reader, output)
     reading = Reading(settings, answer_reader)
     vocabulary = _vocabulary(loaded, settings)
-    prompts = _prompts(task, settings, loaded)
+    prompts = _prompts(task, settings, loaded, given, vocabulary)
     identity = _identity(loaded, task, settings)
     warnings = list(getattr(loaded, "notes", ()))
     sampling = note_on_sampling(getattr(loaded, "recommended", {}), settings.temperature, settings.top_p)
@@ -132,7 +148,7 @@ def evaluate(
         reporter = _Reporter(callbacks, loaded, writer, len(task.problems))
         for callback in callbacks:
             callback.run_started(identity, reporter.progress())
-        _draw(loaded, task, settings, reading, prompts, vocabulary, writer, reporter)
+        _draw(loaded, task, settings, reading, prompts, vocabulary, writer, reporter, given.placing)
         if reading.grouping is not None:
             writer.group(reading.grouping)
         warnings += reporter.warnings()
@@ -212,7 +228,7 @@ def _resolve(
             template = template and known.chat_template
     settings = dataclasses.replace(
         config,
-        stride=config.stride or task.stride,
+        stride=None if config.checkpoints is not None else config.stride or task.stride,
         apply_chat_template=template,
         # Only the rules of the answer format can tell that an answer is complete.
         stop_at_answer=config.stop_at_answer and not Reading(config, answer_reader).is_own,
@@ -271,10 +287,66 @@ def _identity(backend: Backend, task: Task, config: SIAConfig) -> dict[str, Any]
 
 def _known_identity(task: Task, config: SIAConfig, reading: Reading) -> dict[str, Any]:
     """What the identity will be as far as it does not depend on the model."""
-    settings = dataclasses.replace(config, stride=config.stride or task.stride)
+    stride = None if config.checkpoints is not None else config.stride or task.stride
+    settings = dataclasses.replace(config, stride=stride)
     known = {name: value for name, value in dataclasses.asdict(settings).items() if value is not None}
     known["stop_at_answer"] = config.stop_at_answer and not reading.is_own
     return {"task": task.name, "config": known}
+
+
+# --- what is given ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What the caller gives besides settings: where checkpoints are, and trajectories."""
+
+    placing: Placing
+    trajectories: GivenTrajectories | None
+
+    @classmethod
+    def read(cls, config: SIAConfig, task: Task, checkpoints: Any = None, trajectories: Any = None) -> _Given:
+        """Read the files that the settings name, or what stands in their place."""
+        checkpoints = config.checkpoints if config.checkpoints is not None else checkpoints
+        trajectories = config.trajectories if config.trajectories is not None else trajectories
+        if checkpoints is not None and config.stride is not None:
+            raise FastsiaError(f"stride={config.stride} and checkpoints exclude each other.")
+        if trajectories is not None and config.num_trajectories != 1:
+            raise FastsiaError(f"num_trajectories={config.num_trajectories} does not apply to given trajectories.")
+        found = None if trajectories is None else read_trajectories(trajectories, task)
+        if found is not None:
+            task = found.of(task)
+        stride = config.stride or task.stride
+        placing = read_placing(checkpoints, task, stride=stride, most=config.max_checkpoints, name_of=name_of)
+        if found is not None and found.are_solutions:
+            placing = dataclasses.replace(placing, base=dataclasses.replace(placing.base, before_answer=True))
+        return cls(placing, found)
+
+    def of(self, task: Task) -> Task:
+        """The task with the problems that are evaluated."""
+        return task if self.trajectories is None else self.trajectories.of(task)
+
+    def named(self, config: SIAConfig) -> SIAConfig:
+        """The settings as they are stored: files and functions by their name and a digest."""
+        return dataclasses.replace(
+            config,
+            checkpoints=self.placing.name,
+            stride=config.stride if self.placing.name is not None else self.placing.base.stride,
+            trajectories=None if self.trajectories is None else self.trajectories.name,
+        )
+
+    def encoded(
+        self, task: Task, problem: Problem, prompt: Prompt, backend: Backend, vocabulary: Vocabulary
+    ) -> tuple[np.ndarray, ...] | None:
+        """The token ids of a problem's given trajectories, int32; None where trajectories are drawn."""
+        if self.trajectories is None:
+            return None
+        rows = (
+            with_answer(row, task, problem, prompt.text, prompt.starts_in_think)
+            for row in self.trajectories.rows[problem.id]
+        )
+        eos = backend.eos_token_ids
+        return tuple(np.array(row.encode(backend.tokenizer, vocabulary, eos), dtype=np.int32) for row in rows)
 
 
 # --- prompts ---------------------------------------------------------------------------------------------------
@@ -291,6 +363,7 @@ class _Prepared:
         expects_think: whether the response may contain a think block.
         stop: texts that end a response.
         cut: number of tokens cut from its left.
+        given: int32 token ids of each given trajectory; None where trajectories are drawn.
     """
 
     token_ids: np.ndarray
@@ -299,25 +372,62 @@ class _Prepared:
     expects_think: bool
     stop: tuple[str, ...]
     cut: int
+    given: tuple[np.ndarray, ...] | None = None
+
+    def num_trajectories(self, config: SIAConfig) -> int:
+        return config.num_trajectories if self.given is None else len(self.given)
+
+    def spec(self, task: Task, problem: Problem, config: SIAConfig) -> Spec:
+        """How a response to it is read."""
+        return Spec.of(
+            task.format_of(problem),
+            problem.choices,
+            self.starts_in_think,
+            expects_think=self.expects_think,
+            **reading_options(config),
+        )
 
     def compared(self) -> tuple[list[int], str]:
         """The part that a resumed run compares."""
         return self.token_ids.tolist(), self.text
 
 
-def _prompts(task: Task, config: SIAConfig, backend: Backend) -> list[_Prepared]:
-    """Every problem's prompt. A prompt without room for the new tokens is refused, or cut from the left."""
-    rollout = config.max_tokens if config.rollout_budget == "new" else 0
-    drawn = config.max_tokens + rollout
+def _prompts(task: Task, config: SIAConfig, backend: Backend, given: _Given, vocabulary: Vocabulary) -> list[_Prepared]:
+    """Every problem's prompt and given trajectories. A prompt without room for the new tokens is refused, or cut from
+    the left."""
     prepared = []
     for problem in task.problems:
         prompt = build_prompt(task, problem, backend.tokenizer, **prompt_options(config))
-        prepared.append(_fit(prompt, problem, drawn, config, backend))
+        found = _fit(prompt, problem, given.encoded(task, problem, prompt, backend, vocabulary), config, backend)
+        _check_placing(given.placing, task, problem, found, config, vocabulary)
+        prepared.append(found)
     return prepared
 
 
-def _fit(prompt: Prompt, problem: Problem, drawn: int, config: SIAConfig, backend: Backend) -> _Prepared:
+def _check_placing(
+    placing: Placing, task: Task, problem: Problem, prompt: _Prepared, config: SIAConfig, vocabulary: Vocabulary
+) -> None:
+    """Refuse checkpoints that cannot be placed, as far as that is known before trajectories are drawn."""
+    if placing.name is None:
+        return
+    for number in range(prompt.num_trajectories(config)):
+        placement = placing.of(problem.id, number)
+        if prompt.given is not None:
+            placement = dataclasses.replace(placement, spec=prompt.spec(task, problem, config))
+            placement.positions(prompt.given[number], vocabulary)
+        elif placement.given and placement.given[-1] > config.max_tokens:
+            raise FastsiaError(
+                f"{placement.where}: position {placement.given[-1]} is beyond max_tokens={config.max_tokens}."
+            )
+
+
+def _fit(
+    prompt: Prompt, problem: Problem, given: tuple[np.ndarray, ...] | None, config: SIAConfig, backend: Backend
+) -> _Prepared:
     ids, cut = prompt.token_ids, 0
+    trajectory = config.max_tokens if given is None else max(map(len, given))
+    whole = max(trajectory, config.max_tokens)
+    drawn = trajectory + config.max_tokens if config.rollout_budget == "new" else whole
     context = backend.context_length
     if context is not None and len(ids) + drawn > context:
         room = context - drawn
@@ -326,11 +436,18 @@ def _fit(prompt: Prompt, problem: Problem, drawn: int, config: SIAConfig, backen
             f" the trajectory{' and for each rollout' if config.rollout_budget == 'new' else ''} need"
             f" {len(ids) + drawn} positions, but the model's context is {context}"
         )
+        if given is not None:
+            needs = (
+                f"problem {problem.id!r}: its prompt of {counted(len(ids), 'token')}, the given trajectory of "
+                f"{trajectory} and rollouts (max_tokens={config.max_tokens}) need {len(ids) + drawn} positions, but "
+                f"the model's context is {context}"
+            )
         bos = getattr(backend.tokenizer, "bos_token_id", None)
         head = ids[:1] if bos is not None and ids[0] == bos else ()
         can_cut = room > len(head)
         if not config.truncate_prompt or not can_cut:
-            ways = ["lower max_tokens"] * (len(ids) + drawn // config.max_tokens <= context)
+            fixed = len(ids) + (0 if given is None else trajectory)
+            ways = ["lower max_tokens"] * (fixed + drawn // config.max_tokens <= context)
             ways += ["set truncate_prompt"] * can_cut
             both = "lower max_tokens" + " and set truncate_prompt" * (not config.truncate_prompt)
             raise FastsiaError(f"{needs}; {', or '.join(ways) or both}.")
@@ -343,6 +460,7 @@ def _fit(prompt: Prompt, problem: Problem, drawn: int, config: SIAConfig, backen
         _expects_think(prompt, config, backend),
         prompt.stop,
         cut,
+        given,
     )
 
 
@@ -373,6 +491,7 @@ def _draw(
     vocabulary: Vocabulary,
     writer: StoreWriter,
     reporter: _Reporter,
+    placing: Placing,
 ) -> None:
     """Draw every unfinished problem's trajectories and rollouts; commit each problem when its last trajectory ends.
 
@@ -386,12 +505,13 @@ def _draw(
 
     pending = [position for position in range(len(task.problems)) if position not in writer.done]
     is_watched = getattr(backend, "can_be_watched", False)
-    requests = _requests(task, pending, prompts, config)
+    requests = _requests(task, pending, prompts, config, placing)
+    counts = {position: prompts[position].num_trajectories(config) for position in pending}
     if is_watched:
         requests = _resumed(requests, writer, task)
     waiting: dict[int, list[tuple[int, Trajectory]]] = {}
     with _Recorder(record, reporter.finished, writer.keep) as recorder:
-        watch = _Watch(task, config, recorder if writer.is_durable else None, reporter, len(pending))
+        watch = _Watch(task, config, recorder if writer.is_durable else None, reporter, sum(counts.values()))
         generated = cast(Any, backend).generate(requests, watch) if is_watched else backend.generate(requests)
         with closing(_closable(generated)) as drawn, watch:
             for trajectory in drawn:
@@ -399,7 +519,7 @@ def _draw(
                 parts = waiting.setdefault(position, [])
                 parts.append((number, trajectory))
                 watch.num_finished += 1
-                if len(parts) == config.num_trajectories:
+                if len(parts) == counts[position]:
                     recorder.add(position, sorted(waiting.pop(position), key=lambda part: part[0]))
                 elif is_watched:
                     watch.keep_whole(trajectory)
@@ -423,18 +543,18 @@ class _Watch:
 
     Args:
         recorder: stores what was drawn; None stores finished problems only.
-        num_problems: to be drawn.
+        num_requests: to be drawn.
 
     Attributes:
         num_finished: requests that are finished.
     """
 
     def __init__(
-        self, task: Task, config: SIAConfig, recorder: _Recorder | None, reporter: _Reporter, num_problems: int
+        self, task: Task, config: SIAConfig, recorder: _Recorder | None, reporter: _Reporter, num_requests: int
     ) -> None:
         self._task, self._recorder, self._reporter = task, recorder, reporter
         self._save_interval = config.save_interval
-        self._num_requests, self.num_finished = num_problems * config.num_trajectories, 0
+        self._num_requests, self.num_finished = num_requests, 0
         self._run: Running | None = None
         self._kept = self._reported = time.monotonic()
 
@@ -633,34 +753,33 @@ def _closable(trajectories: Iterator[Trajectory]) -> Generator[Trajectory, None,
 
 def make_requests(backend: Backend, task: Task, config: SIAConfig) -> tuple[SIAConfig, Iterator[Request]]:
     """(settings with all defaults filled in, all requests of the evaluation in order)."""
-    settings = _resolve(config, task, backend)
-    return settings, _requests(task, range(len(task.problems)), _prompts(task, settings, backend), settings)
+    given = _Given.read(config, task)
+    task = given.of(task)
+    settings = _resolve(given.named(config), task, backend)
+    prompts = _prompts(task, settings, backend, given, _vocabulary(backend, settings))
+    return settings, _requests(task, range(len(task.problems)), prompts, settings, given.placing)
 
 
 def _requests(
-    task: Task, positions: Iterable[int], prompts: Sequence[_Prepared], config: SIAConfig
+    task: Task, positions: Iterable[int], prompts: Sequence[_Prepared], config: SIAConfig, placing: Placing
 ) -> Iterator[Request]:
-    assert config.stride is not None
     for position in positions:
         problem, prompt = task.problems[position], prompts[position]
-        stop = None
+        spec = prompt.spec(task, problem, config)
         # The stop machine reads a prefix as it was drawn; with a permuted prefix it would have seen another text.
-        if config.stop_at_answer and not config.shuffle_prefix:
-            stop = Spec.of(
-                task.format_of(problem),
-                problem.choices,
-                prompt.starts_in_think,
-                expects_think=prompt.expects_think,
-                **reading_options(config),
-            )
-        for trajectory in range(config.num_trajectories):
+        stop = spec if config.stop_at_answer and not config.shuffle_prefix else None
+        for trajectory in range(prompt.num_trajectories(config)):
+            given = None if prompt.given is None else tuple(prompt.given[trajectory].tolist())
             yield Request(
                 key=(position, trajectory),
                 prompt_ids=tuple(prompt.token_ids.tolist()),
                 sampling=SamplingParams(config.temperature, config.top_p, config.max_tokens, prompt.stop),
                 num_rollouts=config.num_rollouts,
                 seed=request_seed(config.seed, problem.id, trajectory),
-                stride=config.stride,
+                stride=placing.base.stride,
+                placement=dataclasses.replace(placing.of(problem.id, trajectory), spec=spec),
+                trajectory_ids=given,
+                score_given=given is not None,
                 rollout_budget=config.rollout_budget,
                 share=config.share,
                 shuffle_prefix=config.shuffle_prefix,

@@ -14,6 +14,7 @@ class Overrides(TypedDict, total=False):
     top_p: float
     num_rollouts: int
     stride: int | None
+    max_checkpoints: int | None
     num_trajectories: int
     max_tokens: int
     rollout_budget: Literal["new", "total"]

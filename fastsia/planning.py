@@ -24,6 +24,7 @@ from fastsia.files import write_json
 from fastsia.results import SIAResult
 from fastsia.sia import analyze_rollouts
 from fastsia.tasks import Task, load_task
+from fastsia.tasks.given import read_trajectories
 
 PLAN = "plan.json"
 _PROBLEMS = 32
@@ -95,18 +96,23 @@ def forecast(
         raise FastsiaError(f"a forecast needs the native backend, got {backend.name}.")
     engine = backend.engine
     started = time.perf_counter()
+    if settings.trajectories is not None:
+        task = read_trajectories(settings.trajectories, task).of(task)
+    asked = {name: getattr(settings, name) for name in ("checkpoints", "trajectories", "stride")}
     settings, requests = make_requests(backend, task, settings)
+    settings = dataclasses.replace(settings, **asked)  # files by their path, which `evaluate` reads
     every = list(requests)
     # Warm up: imports and first memory pages would distort the pilot.
     evaluate(backend, task.head(1), config=settings)
-    few = dataclasses.replace(task, problems=tuple(_spread(task.problems, _PROBLEMS)))
+    problems = tuple(_spread(task.problems, _PROBLEMS))
+    few = dataclasses.replace(task, problems=problems, limit=len(problems))
     peak, engine.counters.peak_kv_blocks = engine.counters.peak_kv_blocks, 0
     with engine.profile() as profile:
         began = time.perf_counter()
         pilot = evaluate(backend, few, config=settings)
         whole = time.perf_counter() - began
     counters, lengths = pilot.summary["counters"], pilot.trajectories["num_tokens"]
-    num_pilot = len(few) * settings.num_trajectories
+    num_pilot = len(lengths)
     scale = len(every) / num_pilot
     drawn, generated = (scale * counters[name] for name in ("trajectory_tokens", "generated_tokens"))
     rows = scale * (counters["row_steps"] or 0)  # None where every rollout ends with its first token

@@ -77,6 +77,23 @@ def test_settings_that_differ_are_said(tmp_path: Path) -> None:
     ]
 
 
+def test_runs_that_differ_in_temperature_only_are_a_sweep(tmp_path: Path) -> None:
+    folders = []
+    for k, temperature in enumerate((1.0, 0.3, 0.7)):
+        config = SIAConfig(num_bootstrap=50, num_splits=2, temperature=temperature)
+        folders.append(saved(tmp_path / str(k), seed=k, config=config, task="made-up", model="m"))
+    found = compare(folders)
+    assert found.temperature_sweep is not None
+    assert found.temperature_sweep["temperature"].tolist() == [0.3, 0.7, 1.0]
+    assert found.entropy_performance is not None
+    assert found.entropy_performance["num_runs"].tolist() == [3]
+    page = found.save(tmp_path / "out").read_text(encoding="utf-8")
+    assert "Temperature sweep" in page
+    assert (tmp_path / "out" / "tables" / "entropy_performance.parquet").exists()
+    other = saved(tmp_path / "other", task="made-up", model="another", config=QUICK)
+    assert compare([folders[0], other]).temperature_sweep is None
+
+
 def test_what_cannot_be_compared_is_one_sentence(tmp_path: Path) -> None:
     one = saved(tmp_path / "a")
     with pytest.raises(FastsiaError, match="two or more results folders, got 1"):

@@ -575,7 +575,8 @@ def test_the_report_is_drawn_from_what_is_stored(tmp_path: Path, result: SIAResu
 def test_saved_tables_are_exactly_the_results_tables(tmp_path: Path) -> None:
     """A table of an earlier save must not be read back as one of this result."""
     result = small(PROBLEMS[:2], output=tmp_path)
-    kept = {"sensitivity", "coarse_ablation", "token_level", "early_stop", "failure_detection"}
+    kept = {"sensitivity", "coarse_ablation", "token_level", "early_stop", "failure_detection", "explored"}
+    kept |= {"calibration", "reliability", "steps"}
     assert {path.stem for path in (tmp_path / "tables").iterdir()} == kept | {"estimates"}
     numbers = {name: [1.5, None] for name in ("original", "shuffled", "difference")}
     result.tables["shuffled_prefix"] = pd.DataFrame({"quantity": ["a", None], **numbers})
@@ -657,3 +658,117 @@ def test_a_problem_that_comes_as_the_wait_ends_is_recorded() -> None:
     recorder._waiting = Late()
     recorder._run()
     assert recorded == [0]
+
+
+# --- given trajectories and checkpoints ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def again(result: SIAResult) -> SIAResult:
+    """The trajectories of `result`, given."""
+    given = result.trajectories[["problem_id", "text", "token_ids"]]
+    return small(trajectories=given.assign(text=None))
+
+
+def test_given_trajectories_are_scored_as_drawn_ones_are(result: SIAResult, again: SIAResult) -> None:
+    """The same prefixes, so the same rollouts; and the model's own probabilities of the given tokens."""
+    assert (again.trajectories["finish_reason"] == "given").all()
+    for name in ("problem_id", "checkpoint", "rollout", "answer", "num_tokens", "matched_tokens"):
+        assert again.rollouts[name].tolist() == result.rollouts[name].tolist()
+    for name in ("logprobs", "token_entropies"):
+        drawn, given = (np.concatenate(run.trajectories[name].tolist()) for run in (result, again))
+        np.testing.assert_allclose(given, drawn, atol=1e-5)
+    np.testing.assert_allclose(
+        again.checkpoints["entropy_decomposed"], result.checkpoints["entropy_decomposed"], atol=1e-4
+    )
+    assert again.summary["off_policy"]
+    assert not result.summary["off_policy"]
+    assert again.summary["rho"].get("baseline") is None
+
+
+def test_the_naive_backend_scores_given_trajectories_alike(again: SIAResult) -> None:
+    given = again.trajectories[["problem_id", "token_ids"]].head(2)
+    naive = small(trajectories=given, backend="hf", num_rollouts=1, checkpoints="stride:18", stride=None)
+    for name in ("logprobs", "token_entropies"):
+        np.testing.assert_allclose(
+            np.concatenate(naive.trajectories[name].tolist()),
+            np.concatenate(again.trajectories[name].tolist()[:2]),
+            atol=1e-4,
+        )
+
+
+def test_problems_may_have_unequal_numbers_of_given_trajectories(tmp_path: Path) -> None:
+    rows = [
+        {"problem_id": "p3", "text": "1 2 3\n"},
+        {"problem_id": "p1", "text": "7#"},
+        {"problem_id": "p3", "text": "4"},
+    ]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {"checkpoints": "line", "stride": None, "num_rollouts": 2, "output": tmp_path / "run"}
+    found = small(trajectories=tmp_path / "mine.jsonl", **options)
+    frame = found.trajectories
+    keys = list(zip(frame["problem_id"], frame["trajectory"], frame["text"], strict=True))
+    assert keys == [("p1", 0, "7#"), ("p3", 0, "1 2 3\n"), ("p3", 1, "4")]
+    assert found.summary["config"]["trajectories"].startswith("mine.jsonl sha256:")
+    resumed = small(trajectories=tmp_path / "mine.jsonl", **options)
+    assert resumed.summary["num_computed_problems"] == 2
+    assert load(tmp_path / "run").summary["off_policy"]
+    (tmp_path / "mine.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    with pytest.raises(FastsiaError, match=r"config\.trajectories was \"mine\.jsonl sha256:"):
+        small(trajectories=tmp_path / "mine.jsonl", **options)
+
+
+def middle(text: str, offsets: list[int]) -> list[int]:
+    return [len(offsets) // 2]
+
+
+def test_a_function_places_checkpoints() -> None:
+    found = small(PROBLEMS[:2], checkpoints=middle, stride=None, num_rollouts=1)
+    lengths = found.trajectories["num_tokens"].tolist()
+    wanted = [sorted({0, (length + 1) // 2, length}) for length in lengths]
+    assert found.checkpoints.groupby("problem_id")["checkpoint"].apply(list).tolist() == wanted
+    assert found.summary["config"]["checkpoints"].startswith("tests.test_evaluate.middle sha256:")
+
+
+def test_checkpoints_before_the_answer_of_a_solution() -> None:
+    problems = [Problem("a", "What is it?", "12", solution="5+7.\n\nIt is 12.")]
+    found = small(problems, trajectories="gold", checkpoints="step", stride=None, num_rollouts=1)
+    text = found.trajectories["text"].iloc[0]
+    assert text == " 5+7.\n\nIt is 12.\n#### 12"
+    assert found.trajectories["correct"].all()
+    assert found.checkpoints["checkpoint"].tolist() == [0, text.index("It"), text.index("####")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"checkpoints": "line"}, "stride=6 and checkpoints='line' exclude each other."),
+        ({"checkpoints": middle}, "stride=6 and checkpoints exclude each other."),
+        ({"trajectories": [{"id": "p1", "text": "1"}], "num_trajectories": 2}, "num_trajectories=2 does not apply"),
+        ({"trajectories": [{"id": "p1", "token_ids": [999]}]}, "trajectories, row 1: token id 999 is outside"),
+        ({"trajectories": [{"id": "p1", "text": "1" * 600}]}, "the given trajectory of 600 and rollouts"),
+        ({"max_checkpoints": 1}, "max_checkpoints must be an integer >= 2, got 1."),
+    ],
+)
+def test_wrong_things_given(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(FastsiaError) as error:
+        small(**changes)
+    assert sentence in str(error.value)
+
+
+def test_given_checkpoints_must_lie_inside_of_the_trajectory(result: SIAResult, tmp_path: Path) -> None:
+    longest = result.trajectories.sort_values("num_tokens").iloc[-1]
+    problems = [problem for problem in PROBLEMS if problem.id == longest["problem_id"]]
+    end, path = int(longest["num_tokens"]), tmp_path / "cuts.jsonl"
+    options: dict[str, Any] = {"checkpoints": path, "stride": None, "num_rollouts": 1}
+
+    def cut(*positions: int) -> SIAResult:
+        path.write_text(json.dumps({"id": problems[0].id, "checkpoints": positions}))
+        return small(problems, **options)
+
+    assert cut(1, 3).checkpoints["checkpoint"].tolist() == [0, 1, 3, end]
+    with pytest.raises(FastsiaError, match=r"cuts\.jsonl, row 1: position 19 is beyond max_tokens=18\.$"):
+        cut(19)
+    options["trajectories"] = [{"id": problems[0].id, "text": "12"}]
+    with pytest.raises(FastsiaError, match=r"row 1: position 19 is beyond the trajectory's 2 tokens\.$"):
+        cut(19)

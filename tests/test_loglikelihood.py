@@ -77,6 +77,7 @@ def test_they_are_kept_beside_the_run_and_set_beside_its_rollouts(demo: tuple[Pa
     stored = pd.read_parquet(folder / "forced.parquet")
     assert stored["scorer"].value_counts().to_dict() == {"demo:sft": len(base), "demo:base": len(base)}
     assert (stored["gold_logprob"] <= 0).all()
+    assert set(load(folder).tables["forced_stop"]["scorer"]) == {"demo:sft", "demo:base"}
     table = load(folder).tables["forced_answers"]
     assert set(table["scorer"]) == {"demo:sft", "demo:base"}
     assert set(table["quantity"]) >= {"alignment", "auc_reduction", "entropy_with_rollouts"}

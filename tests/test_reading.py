@@ -493,7 +493,7 @@ def test_the_source_of_a_reader_is_known_by_its_hash() -> None:
     assert one != other
     namespace: dict[str, Any] = {}
     exec("def same(text): return text[:1]\ndef another(text): return text[:2]", namespace)
-    names = [reading._name_of(namespace[name]).rpartition("sha256:") for name in ("same", "another")]
+    names = [reading.name_of(namespace[name]).rpartition("sha256:") for name in ("same", "another")]
     assert names[0][2] != names[1][2], "without a source, by what it does"
 
 

@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--toy", action="store_true", help="small shapes; always so on the CPU")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/gpu-DATE.jsonl")
     parser.add_argument("--budget_s", type=float, help="start no row when this many seconds are over")
-    parser.add_argument("--row_s", type=float, default=540.0, help="the limit of one row")
+    parser.add_argument("--row_s", type=float, default=240.0, help="the limit of one row")
     parser.add_argument("--retry", action="store_true", help="run failed rows again")
     parser.add_argument("--list", action="store_true", help="print the rows in order and stop")
     parser.add_argument("--measure", help=argparse.SUPPRESS)

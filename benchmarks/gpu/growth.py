@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu.models import Model
-from benchmarks.gpu.peers import open_engine, timed
+from benchmarks.gpu.peers import described, open_engine, timed
 from benchmarks.gpu.work import Shape, draw_trajectories, given, make_prompts
 
 # axis: (field of Shape, values on a GPU, toy values).
@@ -39,7 +39,7 @@ def measure(model: Model, shape: Shape, axis: str, toy: bool) -> dict[str, Any]:
     return {
         "axis": axis,
         "held": dataclasses.asdict(shapes[0]),
-        "engine": engine.describe(),
+        "engine": described(engine),
         "points": [{"value": value, **point} for value, point in zip(values, points, strict=True)],
         "slope": slope(list(values), seconds),
         "slope_last3": slope(list(values)[-3:], seconds[-3:]),

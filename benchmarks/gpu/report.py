@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def render(rows: Rows) -> str:
     """All tables, and what did not run."""
-    parts = [_machine(rows), _peers(rows), _steady(rows), _growth(rows), _kernels(rows), _missing(rows)]
+    parts = [_machine(rows), _peers(rows), _steady(rows), _growth(rows), _kernels(rows), _warned(rows), _missing(rows)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -122,6 +122,7 @@ def _steady(rows: Rows) -> str:
                 *cells,
                 f"{one['decode']['computed_tokens_per_s']:,.0f}",
                 f"{100 * one['fraction_of_floor']:.0f} %",
+                f"{100 * one['fraction_of_own_floor']:.0f} %",
                 f"{one['work']['computed_tokens_per_s']:,.0f}",
                 f"{one['work']['tokens_per_s']:,.0f}",
                 f"{(one['memory']['weight_bytes'] + one['memory']['kv_used_bytes']) / 1e9:.1f}",
@@ -137,6 +138,7 @@ def _steady(rows: Rows) -> str:
         "rows",
         "row-steps/s",
         "of the floor",
+        "with its own products",
         "work: row-steps/s",
         "work: tokens/s",
         "GB in use",
@@ -192,6 +194,16 @@ def _kernels(rows: Rows) -> str:
     ]
     head = ["kernel", "path", "shape", "µs", "floor µs", "× floor"]
     return "### Kernels\n\n" + table(head, lines) if lines else ""
+
+
+def _warned(rows: Rows) -> str:
+    """Rows whose engine did without something, and would be faster with it."""
+    lines = []
+    for row in rows:
+        result = row["result"] or {}
+        engine = result.get("engine") or result.get("details", {}).get("engine") or {}
+        lines += [[row["key"], warning] for warning in engine.get("warnings", ())]
+    return "### Ran without\n\n" + table(["row", "warning"], lines) if lines else ""
 
 
 def _missing(rows: Rows) -> str:

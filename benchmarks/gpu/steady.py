@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.floors import Costs, Rates, measured_rates
+from benchmarks.gpu.floors import Costs, Rates, measured_rates, product_seconds
 from benchmarks.gpu.memory import free_memory, memory
 from benchmarks.gpu.models import Model
-from benchmarks.gpu.peers import open_engine, timed
+from benchmarks.gpu.peers import described, open_engine, timed
 from benchmarks.gpu.work import Shape, draw_trajectories, given, make_prompts
 from fastsia.engine.engine import Engine
 from fastsia.engine.sequence import Request
@@ -33,10 +33,10 @@ class Steady:
     def num_trunks(self) -> int:
         return -(-self.rows // self.rows_per_trunk)
 
-    def floor_seconds(self, costs: Costs, rates: Rates) -> float:
+    def floor_seconds(self, costs: Costs, rates: Rates, products: float | None = None) -> float:
         """Of all decode steps: the first token is drawn from the trunk and costs no row."""
         shared = self.num_trunks * self.prefix
-        return sum(costs.step_seconds(self.rows, shared, self.rows * i, rates) for i in range(1, self.suffix))
+        return sum(costs.step_seconds(self.rows, shared, self.rows * i, rates, products) for i in range(1, self.suffix))
 
 
 FULL_SUFFIX, TOY_SUFFIX = 600, 12
@@ -56,16 +56,20 @@ def measure(model: Model, shape: Shape, rows: int, toy: bool) -> dict[str, Any]:
     parts = _parts(engine, model, steady, shape)
     work = _work(engine, model, shape)
     floor = steady.floor_seconds(costs, machine)
+    products = product_seconds(model.module, rows)
     per_block = engine.runner.bytes_per_block(model.module, engine.block_size)
     return {
         **dataclasses.asdict(steady),
-        "engine": engine.describe(),
+        "engine": described(engine),
         "rates": dataclasses.asdict(machine),
         "costs": dataclasses.asdict(costs),
         "floor_seconds": floor,
         "floor_computed_tokens_per_s": steady.rows * (steady.suffix - 1) / floor,
         "decode": decode,
         "fraction_of_floor": floor / decode["seconds"],
+        # The same with the products at the rate that the machine's library reaches on them alone, at these rows.
+        "product_ms_per_step": 1e3 * products,
+        "fraction_of_own_floor": steady.floor_seconds(costs, machine, products) / decode["seconds"],
         "parts_ms_per_step": parts,
         "work": work,
         "memory": memory(model.device)
@@ -133,5 +137,6 @@ def _parts(engine: Engine, model: Model, steady: Steady, shape: Shape) -> dict[s
 def _work(engine: Engine, model: Model, shape: Shape) -> dict[str, Any]:
     """SIA work with all sharing; its first steps and its last are not full."""
     prompts = make_prompts(model, shape.num_problems, shape.prompt_tokens, seed=2)
-    trajectories = draw_trajectories(engine, prompts, shape.trajectory_tokens, shape)
-    return rates(engine, given(prompts, trajectories, shape).requests("trajectory", 0), model.device)
+    work = given(prompts, draw_trajectories(engine, prompts, shape.trajectory_tokens, shape), shape)
+    rates(engine, work.requests("trajectory", 0), model.device)  # compiles and captures
+    return rates(engine, work.requests("trajectory", 1), model.device)

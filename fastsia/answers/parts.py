@@ -21,12 +21,18 @@ def answer_token(vocabulary: Vocabulary, token_ids: ArrayLike, spec: Spec) -> in
         spec: how the completion is read.
     """
     ids = np.asarray(token_ids, dtype=np.int64).reshape(-1)
-    pieces = [_piece(vocabulary, token_id, is_first=i == 0) for i, token_id in enumerate(ids.tolist())]
+    pieces = token_pieces(vocabulary, ids)
     begin = answer_begin(b"".join(pieces), spec)
     if begin is None:
         return None
     ends = np.cumsum([len(piece) for piece in pieces])
     return int(np.searchsorted(ends, begin, side="right"))
+
+
+def token_pieces(vocabulary: Vocabulary, token_ids: ArrayLike) -> list[bytes]:
+    """The bytes of each token in the text, b"" for special tokens and unknown ids."""
+    ids = np.asarray(token_ids, dtype=np.int64).reshape(-1).tolist()
+    return [_piece(vocabulary, token_id, is_first=i == 0) for i, token_id in enumerate(ids)]
 
 
 def _piece(vocabulary: Vocabulary, token_id: int, *, is_first: bool) -> bytes:

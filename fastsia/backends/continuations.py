@@ -143,6 +143,17 @@ class PendingRequest:
         self._token_entropies = np.array(known, dtype=np.float32)
         self._finish_reason = drawn.reason.name.lower()
 
+    @property
+    def to_score(self) -> tuple[list[int], np.ndarray] | None:
+        """(prompt, int32 tokens of the given trajectory) where their log-probabilities are asked for."""
+        if self.start is not None or not self._request.score_given or len(self._token_ids) == 0:
+            return None
+        return list(self._request.prompt_ids), self._token_ids
+
+    def take_scores(self, logprobs: np.ndarray, token_entropies: np.ndarray) -> None:
+        """Set log-probabilities and entropies of a given trajectory, float32 [T], nats."""
+        self._logprobs, self._token_entropies = logprobs, token_entropies
+
     def starts(self) -> list[Continuation]:
         """The rollouts to draw at each checkpoint; none if the trajectory failed or the budget leaves no tokens."""
         if self._has_failed:
@@ -194,7 +205,7 @@ class PendingRequest:
 
     @property
     def _checkpoints(self) -> np.ndarray:
-        return checkpoints_of(self._request, len(self._token_ids))
+        return checkpoints_of(self._request, self._token_ids, self._vocabulary)
 
     def _budget(self, checkpoint: int) -> int:
         """Most new tokens of a rollout."""

@@ -26,10 +26,12 @@ from transformers import (
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.backends.base import LocalModel, model_name
 from fastsia.backends.continuations import Continuation, DrawnSequence, PendingRequest
+from fastsia.config import SamplingParams
 from fastsia.engine.sequence import Counters, Request, Trajectory
 from fastsia.errors import FastsiaError
 from fastsia.models.loading import context_length, eos_ids, load_model, origin_of
 from fastsia.models.resolve import ModelRef, resolve_model
+from fastsia.ops.reference import score
 
 
 class HFGenerateBackend(LocalModel):
@@ -74,6 +76,8 @@ class HFGenerateBackend(LocalModel):
             pending = PendingRequest(request, self.eos_token_ids, self.vocabulary)
             if pending.start is not None:
                 self._draw_trajectory(pending, pending.start)
+            if pending.to_score is not None:
+                pending.take_scores(*self._score(*pending.to_score, request.sampling))
             parts = [self._rollouts(start) for start in pending.starts()]
             self.counters.generated_tokens += sum(len(sequence.token_ids) for part in parts for sequence in part)
             yield pending.finish(parts)
@@ -84,6 +88,17 @@ class HFGenerateBackend(LocalModel):
         self.counters.prefill_tokens += len(start.prefix)
         self.counters.trajectory_tokens += max(len(trajectory.token_ids) - 1, 0)
         pending.take(trajectory, entropies.values)
+
+    def _score(
+        self, prompt: list[int], token_ids: np.ndarray, sampling: SamplingParams
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Log-probabilities of given tokens under the sampling distribution, and the entropies there."""
+        tokens = torch.tensor([*prompt, *token_ids.tolist()], device=next(self.model.parameters()).device)
+        with torch.inference_mode():
+            logits = self.model(tokens[None]).logits[0, len(prompt) - 1 : -1]
+            logprobs, entropies = score(logits, tokens[len(prompt) :], sampling.temperature, sampling.top_p)
+        self.counters.prefill_tokens += len(tokens)
+        return logprobs.cpu().numpy(), entropies.cpu().numpy()
 
     def _rollouts(self, start: Continuation) -> list[DrawnSequence]:
         drawn = self._generate(start, [])

@@ -51,7 +51,7 @@ for command in (
         commands.reproduce,
         commands.plan,
     ),
-    *(commands.loglikelihood, commands.analyze, doctor.doctor),
+    *(commands.loglikelihood, commands.steps, commands.forks, commands.analyze, doctor.doctor),
 ):
     app.command(cls=Grouped)(command)
 

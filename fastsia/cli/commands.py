@@ -305,6 +305,46 @@ def loglikelihood(
     )
 
 
+def forks(
+    directory: Folder,
+    problem: Annotated[str | None, option("Only tokens of this problem.", "--problem")] = None,
+    most: Annotated[int, typer.Option("--most", min=1, help="At most so many alternatives.")] = 10,
+) -> None:
+    """The tokens at which another choice of the model led to other answers, from the rollouts that made it."""
+    from fastsia.results import load
+    from fastsia.results.forks import FEWEST, tell_fork
+
+    found = load(directory).forks(problem)
+    for fork in found.head(most).to_dict("records"):
+        say(*tell_fork(fork), "")
+    certain = int((found["q_value"] <= 0.05).sum())
+    say(
+        f"{len(found):,} alternatives were written by at least {FEWEST} rollouts; {certain:,} lead to other answers "
+        "(q at most 0.05; rows share rollouts, so this is a guide)."
+    )
+
+
+def steps(
+    directory: Folder,
+    problem: Annotated[str | None, option("Only steps of this problem.", "--problem")] = None,
+    most: Annotated[int, typer.Option("--most", min=1, help="At most so many steps.")] = 10,
+) -> None:
+    """The steps that changed the answers most, with their texts and what rollouts wrote in their place."""
+    from fastsia.results import load
+    from fastsia.results.steps import tell_step
+
+    result = load(directory)
+    found = result.steps(problem, most)
+    for step in found.to_dict("records"):
+        say(*tell_step(step), "")
+    facts = result.summary["steps"]
+    say(
+        f"{facts['decisive']:,} of {facts['number']:,} steps of the run are decisive (q at most {facts['level']}): of "
+        "such steps at most about one in twenty is a false alarm. Importance is how many answers differ between "
+        "rollouts with the step and those that share less than half of its words."
+    )
+
+
 @takes("smoothing", "num_bootstrap", "num_splits", "seed", "answer_reading")
 def analyze(
     table: Annotated[Path, typer.Argument(help="Rollouts as .parquet, .csv or .jsonl, one record each.")],

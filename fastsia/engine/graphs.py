@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,13 +14,31 @@ from fastsia.engine.inputs import BatchShape, Inputs, stage
 from fastsia.engine.staging import Staging, size_of, tensors_in
 from fastsia.engine.step import Batch
 from fastsia.errors import FastsiaError
+from fastsia.ops.launch import current
 
 _FEWEST = 8
+# Steps without a capture after several that have run out of memory.
+_LONGEST_PAUSE = 1023
 Call = Callable[[], None]
 
 
 class CaptureError(FastsiaError):
-    """A graph could not be captured; only the step to be captured has run."""
+    """A graph could not be captured; only the step to be captured has run.
+
+    Attributes:
+        is_temporary: device memory did not suffice. The other graphs hold, and this one is tried again later.
+    """
+
+    @property
+    def is_temporary(self) -> bool:
+        return _lacks_memory(self.__cause__)
+
+
+def _lacks_memory(error: BaseException | None) -> bool:
+    """Whether an error is a lack of memory, or came of one: a capture that lacks memory may fail again at its end."""
+    while error is not None and not isinstance(error, torch.OutOfMemoryError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def row_buckets(largest: int) -> list[int]:
@@ -38,17 +58,28 @@ def row_buckets(largest: int) -> list[int]:
 class CudaPool:
     """Captures calls into memory that all its graphs share, as they run one after another."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._pool = torch.cuda.graph_pool_handle()
+        self._stream = _capture_stream(device)
 
     def __call__(self, call: Call) -> Call:
         """The captured call, which has not run."""
         graph = torch.cuda.CUDAGraph()
         # Work of other threads on the device is not captured and does not disturb the capture.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        options: dict[str, Any] = {"pool": self._pool, "capture_error_mode": "thread_local"}
+        # torch stays on the capture's stream where its end fails; the stream of before is current again in any case.
+        back = torch.cuda.stream(torch.cuda.current_stream(self._device))
+        with current(self._device), back, torch.cuda.graph(graph, stream=self._stream, **options):
             call()
         replay: Call = graph.replay
         return replay
+
+
+@cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """torch's own capture stream belongs to the first device that captured, and cuBLAS has a workspace per stream."""
+    return torch.cuda.Stream(device)
 
 
 class Graphs:
@@ -68,7 +99,7 @@ class Graphs:
         staging: Staging,
         hidden: Tensor,
         block_size: int,
-        new_pool: Callable[[], Callable[[Call], Call]] = CudaPool,
+        new_pool: Callable[[], Callable[[Call], Call]],
     ) -> None:
         """Make an empty set of graphs.
 
@@ -78,6 +109,7 @@ class Graphs:
             new_pool: Makes a `CudaPool`.
         """
         self.num_captures = 0
+        self._pause = self._longest_pause = 0
         self._forward = forward
         self._staging = staging
         self._hidden = hidden
@@ -87,8 +119,8 @@ class Graphs:
         width = -(-1024 // block_size)
         self._bound(BatchShape(len(hidden), 128, width, width))
 
-    def __call__(self, batch: Batch) -> Tensor:
-        """Hidden states [rows of the batch, hidden_size].
+    def __call__(self, batch: Batch) -> Tensor | None:
+        """Hidden states [rows of the batch, hidden_size]; None while captures pause for want of memory.
 
         Raises CaptureError: this batch's graph cannot be captured.
         """
@@ -98,6 +130,9 @@ class Graphs:
             grown = (max(bound, 1 << (size - 1).bit_length()) for size, bound in zip(wanted, self._bounds, strict=True))
             self._bound(BatchShape(*grown)._replace(rows=len(self._hidden)))
         shape = self._bounds._replace(rows=self._buckets[bisect_left(self._buckets, own.rows)])
+        if shape.rows not in self._replays and self._pause:
+            self._pause -= 1
+            return None
         memory = stage(batch, shape, self._staging)
         self._buffer[: len(memory)].copy_(memory, non_blocking=True)
         if shape.rows not in self._replays:
@@ -112,8 +147,9 @@ class Graphs:
 
     def _bound(self, bounds: BatchShape) -> None:
         self.drop()
-        self._bounds = bounds
+        # Before the bounds, which without their buffer would let the next batch write past the old one.
         self._buffer = torch.empty(size_of(bounds.fields), dtype=torch.uint8, device=self._hidden.device)
+        self._bounds = bounds
 
     def _capture(self, shape: BatchShape) -> Call:
         inputs = Inputs(*tensors_in(self._buffer, shape.fields))
@@ -124,7 +160,11 @@ class Graphs:
         try:
             call()  # compiles kernels and allocates workspaces and counters, which a capture must not
             replay = self._pool(call)
-        except (RuntimeError, FastsiaError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        except Exception as error:  # Triton's errors, for one, have no base but this
+            if _lacks_memory(error):
+                # A capture that fails costs two steps: where memory stays short, they become rare.
+                self._pause = self._longest_pause = min(2 * self._longest_pause + 1, _LONGEST_PAUSE)
             raise CaptureError(f"{shape.rows} rows: {str(error).partition('. ')[0]}") from error
+        self._longest_pause = 0
         self.num_captures += 1
         return replay

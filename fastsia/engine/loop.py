@@ -7,7 +7,7 @@ are verified against it (`engine/verify.py`), and those that diverge go on as br
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from time import perf_counter
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastsia.answers.placement import Placement
 from fastsia.answers.spec import Spec
 from fastsia.answers.stream import AnswerStream
 from fastsia.answers.vocabulary import Vocabulary
@@ -181,6 +182,9 @@ class Run:
             job.token_ids, job.finish_reason = np.array(given, dtype=np.int32), "given"
             job.logprobs = job.entropies = np.full(len(given), np.nan, dtype=np.float32)
             self._fix(slot, job)
+            if self._forecast is not None:
+                length = np.array([len(given)])
+                self._forecast.trajectories.add(np.zeros_like(length), length + 1, np.array([True]))
 
     def _go_on(self, slot: int, job: Job, drawn: Drawn) -> None:
         """Let a request go on from what an earlier run has drawn."""
@@ -345,7 +349,7 @@ class Run:
     def _fix(self, slot: int, job: Job) -> None:
         """Create the checkpoints and rollouts of a complete trajectory, and the trunks that these need."""
         trunks, states, request = self.tree.trunks, self.tree.rollouts, job.request
-        job.checkpoints = checkpoints_of(request, len(job.token_ids))
+        job.checkpoints = checkpoints_of(request, job.token_ids, self._vocabulary)
         trunks.fixed[slot] = True
         trunks.length[slot] = trunks.prompt_len[slot] + len(job.token_ids)
         trunks.computed[slot] = min(trunks.computed[slot], trunks.length[slot])
@@ -446,7 +450,8 @@ class Run:
         return [(job.request, part) for job in self._jobs.values() if (part := self._take(job)) is not None]
 
     def _take(self, job: Job) -> Drawn | None:
-        if not self._is_whole:
+        # A given trajectory without its log-probabilities has nothing that a later run would need.
+        if not self._is_whole or (job.has_to_score and np.isnan(job.logprobs).any()):
             return None
         trunks, states = self.tree.trunks, self.tree.rollouts
         token_ids, logprobs, entropies = job.token_ids, job.logprobs, job.entropies
@@ -495,7 +500,7 @@ class Run:
         lost += (self.tree.branches.length - self.tree.branches.computed - 1)[branches].sum()
         now = InFlight(
             len(jobs),
-            request.stride,
+            _mean_stride(jobs),
             request.num_rollouts,
             request.sampling.max_tokens,
             (trunks.length - trunks.prompt_len)[writing],
@@ -551,16 +556,26 @@ class Run:
             self._on_rollouts(self._jobs[int(number)].request, named)
 
 
+def _mean_stride(jobs: Sequence[Job]) -> int:
+    """Tokens between checkpoints of requests with one setting: measured on the trajectories that are complete."""
+    request = jobs[0].request
+    if request.placement is None or request.placement.is_regular:
+        return request.stride
+    gaps = [len(job.token_ids) / max(len(job.checkpoints) - 1, 1) for job in jobs if len(job.checkpoints)]
+    return max(round(float(np.mean(gaps))), 1) if gaps else request.stride
+
+
 def _names(checkpoint: np.ndarray, index: np.ndarray) -> np.ndarray:
     """int64: one number for each rollout of a trajectory, in their order."""
     return (checkpoint.astype(np.int64) << 32) | index
 
 
-def checkpoints_of(request: Request, num_tokens: int) -> np.ndarray:
-    """Return the checkpoints of T tokens: those requested, else 0, s, 2s, ... and T; int32, ascending, distinct."""
+def checkpoints_of(request: Request, token_ids: np.ndarray, vocabulary: Vocabulary | None) -> np.ndarray:
+    """Return the checkpoints of a trajectory, int32, ascending, distinct: those requested, else those of the request's
+    placement, else 0, s, 2s, ... and T."""
     if request.checkpoints is not None:
         return np.array(sorted(set(request.checkpoints)), dtype=np.int32)
-    return np.unique(np.append(np.arange(0, num_tokens, request.stride), num_tokens)).astype(np.int32)
+    return (request.placement or Placement(request.stride)).positions(token_ids, vocabulary)
 
 
 def check_request(request: Request, context_length: int | None, vocab_size: int, blocks: BlockManager) -> None:

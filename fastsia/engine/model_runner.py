@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +27,10 @@ from fastsia.errors import FastsiaError, one_line
 from fastsia.models.weights import non_finite
 from fastsia.ops import Ops, packed
 from fastsia.ops.attend import using
-from fastsia.ops.reference import DrawSpec
+from fastsia.ops.launch import current, empty_rows
+from fastsia.ops.reference import DrawSpec, score
+
+_T = TypeVar("_T")
 
 
 class ModelRunner:
@@ -161,13 +165,15 @@ class ModelRunner:
         products = self.products
         if products is not None:
             products.profile = self.profile
-        with torch.inference_mode(), nullcontext() if products is None else products.in_use():
+        in_use = nullcontext() if products is None else products.in_use()
+        with current(self.device), torch.inference_mode(), in_use:
             yield
 
-    def use_graphs(self, new_pool: Callable[[], Callable[[Call], Call]] = CudaPool) -> None:
+    def use_graphs(self, new_pool: Callable[[], Callable[[Call], Call]] | None = None) -> None:
         """Replay batches of up to `max_num_seqs` rows from CUDA graphs from now on."""
         forward = partial(self._run, self._compiled or self._decode)
         hidden = torch.empty((self._most_rows, self.hidden_size), dtype=self.dtype, device=self.device)
+        new_pool = new_pool or partial(CudaPool, self.device)
         self.graphs = Graphs(forward, self.staging, hidden, self.kv_cache.shape[3], new_pool)
 
     def _replay(self, batch: Batch) -> Tensor | None:
@@ -175,9 +181,15 @@ class ModelRunner:
         try:
             return self.graphs(batch)
         except CaptureError as error:
-            self._warn("CUDA graphs are not used", error)
-        self.graphs = None
-        self._give_back()
+            is_temporary = error.is_temporary
+            if not is_temporary:
+                self._warn("CUDA graphs are not used", error)
+        # Outside of the handler, where the exception would keep the failed tensors alive.
+        if is_temporary:
+            self.release_memory()
+        else:
+            self.graphs = None
+            self._give_back()
         return None
 
     def _warn(self, what: str, error: Exception) -> None:
@@ -187,7 +199,7 @@ class ModelRunner:
     def check_weights(self) -> None:
         """Before a run, see the weights as they are: pack changed ones anew, drop CUDA graphs if weights have moved.
 
-        Graphs read weights at the addresses of their capture.
+        Graphs read weights and buffers (a rotary embedding's frequencies) at the addresses of their capture.
         """
         if self.products is not None:
             self.products.refresh()
@@ -198,7 +210,7 @@ class ModelRunner:
             self._weights = weights
 
     def _addresses(self) -> list[int]:
-        return [parameter.data_ptr() for parameter in self.model.parameters()]
+        return [tensor.data_ptr() for tensor in (*self.model.parameters(), *self.model.buffers())]
 
     @part("head")
     def logits(self, hidden: Tensor) -> Tensor:
@@ -211,9 +223,21 @@ class ModelRunner:
                 for row in logits:  # over all rows at once, a value's bits would depend on its place
                     row.div_(self._softcap).tanh_().mul_(self._softcap)
                 return logits
+            if self._pads_logits:
+                head = self.model.get_output_embeddings()
+                aligned = empty_rows(len(hidden), self.vocab_size, hidden.dtype, hidden.device)
+                torch.mm(hidden, head.weight.t(), out=aligned)
+                return aligned if head.bias is None else aligned.add_(head.bias)
             # One row would be compiled as a case of its own.
             project = self._project if self._compiled_project is None or len(hidden) < 2 else self._compiled_project
             return project(hidden)
+
+    @property
+    def _pads_logits(self) -> bool:
+        """Whether rows of logits need a wider stride, for the sampling kernel to read several values in a load."""
+        head = self.model.get_output_embeddings()
+        is_plain = type(head) is nn.Linear and "forward" not in head.__dict__
+        return self.ops.name == "triton" and self.vocab_size % 16 != 0 and is_plain and self._softcap is None
 
     def _own_head(self, hidden: Tensor) -> Tensor:
         """The logits of the model's own forward, its decoder replaced by hidden states that are already computed."""
@@ -268,6 +292,15 @@ class ModelRunner:
             tokens, logprobs, *entropy = self.staging.fetch(*drawn)
         return tokens, logprobs, entropy[0] if entropy else np.full(len(logits), np.nan, dtype=np.float32)
 
+    def score(
+        self, hidden: Tensor, token_ids: np.ndarray, temperature: float, top_p: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`ops.reference.score` from hidden states [R, hidden_size]: logprobs and entropies, float32 [R]."""
+        with torch.inference_mode():
+            tokens = torch.from_numpy(token_ids.astype(np.int64)).to(self.device)
+            logprobs, entropy = score(self.logits(hidden), tokens, temperature, top_p)
+            return logprobs.cpu().numpy(), entropy.cpu().numpy()
+
     def release_memory(self) -> None:
         """Free memory that torch caches: its pieces may be too small for the next allocation."""
         self.num_out_of_memory += 1
@@ -277,10 +310,31 @@ class ModelRunner:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def _retried(self, allocate: Callable[[], _T]) -> _T:
+        """Return what an allocation gives; where memory does not suffice, try once more without what torch caches.
+
+        Raises:
+            FastsiaError: memory does not suffice then either.
+        """
+        try:
+            return allocate()
+        except torch.OutOfMemoryError:
+            pass  # outside of the handler, which keeps what the failed call had allocated
+        self.release_memory()
+        try:
+            return allocate()
+        except torch.OutOfMemoryError as error:
+            short = str(error).partition(". ")[0]
+            raise FastsiaError(
+                f"device memory does not suffice for a step's results ({short}); lower num_kv_blocks."
+            ) from error
+
     def copy_blocks(self, src: np.ndarray, dst: np.ndarray) -> None:
+        """Copy KV blocks `src` to `dst`, int64 [m]."""
         if len(src):
+            pairs = self._retried(lambda: self.staging.put(src, dst))
             with torch.inference_mode():
-                self.ops.copy_blocks(self.kv_cache, *self.staging.put(src, dst))
+                self.ops.copy_blocks(self.kv_cache, *pairs)
 
     # --- final hidden states of trunks, kept until they are verified ---------------------------------------------
 
@@ -288,11 +342,12 @@ class ModelRunner:
         """Store hidden states [k, hidden_size]; return their slots, int32 [k]."""
         rows = self.hidden_slots.allocate(len(hidden))
         if self.hidden_slots.capacity > len(self._hidden):
-            larger = self._hidden.new_empty((self.hidden_slots.capacity, self.hidden_size))
+            larger = self._retried(lambda: self._hidden.new_empty((self.hidden_slots.capacity, self.hidden_size)))
             larger[: len(self._hidden)] = self._hidden
             self._hidden = larger
+        (places,) = self._retried(lambda: self.staging.put(rows.astype(np.int64)))
         with torch.inference_mode():
-            self._hidden.index_copy_(0, self.staging.put(rows.astype(np.int64))[0], hidden)
+            self._hidden.index_copy_(0, places, hidden)
         return rows
 
     def hidden(self, rows: np.ndarray) -> Tensor:
@@ -302,7 +357,7 @@ class ModelRunner:
     @part("head")
     def take(self, tensor: Tensor, rows: np.ndarray) -> Tensor:
         """Rows of a tensor on the device by int64 numbers on the host."""
-        return tensor.index_select(0, self.staging.put(rows)[0])
+        return self._retried(lambda: tensor.index_select(0, self.staging.put(rows)[0]))
 
     def drop_hidden(self, rows: np.ndarray) -> None:
         self.hidden_slots.free(rows)
@@ -324,7 +379,7 @@ class ModelRunner:
             hidden = self.forward(batch)
         training = self.model.training
         self.model.eval()
-        with torch.inference_mode():
+        with current(self.device), torch.inference_mode():
             theirs = self.model(input_ids=self.staging.put(tokens)[0][None], use_cache=False).logits[0].float()
         self.model.train(training)
         for self.fused_head in (True, False):

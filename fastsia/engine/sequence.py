@@ -8,6 +8,7 @@ from enum import IntEnum
 
 import numpy as np
 
+from fastsia.answers.placement import Placement
 from fastsia.answers.spec import Spec
 from fastsia.config import RolloutBudget, SamplingParams, Share
 from fastsia.renamed import renamed
@@ -163,7 +164,8 @@ class Request:
     Attributes:
         key: the caller's name for the request, returned with the result.
         seed: 64 bits; all draws follow from it (see `ops.reference.uniforms`).
-        checkpoints: positions in the trajectory; None means every `stride` tokens and the end.
+        checkpoints: positions in the trajectory; None means those of `placement`, or every `stride` tokens and the end.
+        score_given: compute log-probabilities and entropies of the tokens of `trajectory_ids`.
         shuffle_prefix: roll out from a seeded permutation of y_1..y_t instead of y_1..y_t.
         drawn: what an earlier run has drawn of this request; only the rest is drawn.
     """
@@ -176,6 +178,8 @@ class Request:
     stride: int = 20
     trajectory_ids: tuple[int, ...] | None = None
     checkpoints: tuple[int, ...] | None = None
+    placement: Placement | None = None
+    score_given: bool = False
     rollout_budget: RolloutBudget = "new"
     share: Share = "trajectory"
     shuffle_prefix: bool = False
@@ -227,7 +231,7 @@ class Trajectory:
         token_ids: int32 [T], without EOS and without any part of a stop text.
         logprobs, token_entropies: float32 [T], nats: each token's log-probability under the sampling distribution, and
             the entropy of the model's next-token distribution there (untruncated, temperature 1). NaN where the
-            trajectory was given, not drawn.
+            trajectory was given and `score_given` is false; -inf is the log-probability of a token that top-p cuts off.
         rollouts: None where the trajectory failed (`finish_reason == "error"`).
     """
 

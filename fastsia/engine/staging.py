@@ -57,6 +57,7 @@ class Staging:
         self._device = device
         self._memory = self._allocate(size)
         self._used = 0
+        self._arrived = torch.cuda.Event() if device.type == "cuda" else None
         self.waits = 0
 
     def reserve(self, size: int) -> Tensor:
@@ -90,8 +91,10 @@ class Staging:
         return [part.view(dtype) for part, dtype in zip(parts, dtypes, strict=True)]
 
     def _wait(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.current_stream(self._device).synchronize()
+        if self._arrived is not None:
+            # Waiting for the stream itself would count as an unwanted wait in `torch.cuda.set_sync_debug_mode`.
+            self._arrived.record(torch.cuda.current_stream(self._device))
+            self._arrived.synchronize()
         self._used = 0
         self.waits += 1
 

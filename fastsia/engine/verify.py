@@ -25,6 +25,8 @@ from fastsia.ops.reference import DrawSpec
 _WINDOW = 16
 # Logits of one round, which bounds its memory.
 _MAX_LOGITS = 1 << 26
+# Logits of one round of scoring; the reference that scores is in float64.
+_MAX_SCORED_LOGITS = 1 << 23
 _NEVER = np.iinfo(np.int32).max
 
 
@@ -63,6 +65,12 @@ class Job:
     trunks_left: int = 1
     num_taken: int = 0
     is_end_taken: bool = False
+
+    @property
+    def has_to_score(self) -> bool:
+        """Whether the log-probabilities of its given tokens are asked for; a shuffled prefix has none."""
+        request = self.request
+        return self.finish_reason == "given" and request.score_given and not request.shuffle_prefix
 
 
 @dataclass(frozen=True)
@@ -155,6 +163,8 @@ class Verifier:
 
     def _verify(self, slots: np.ndarray) -> list[np.ndarray]:
         states = self._tree.rollouts
+        for slot in slots.tolist():
+            self._score_given(slot)
         trunks = self._describe(slots)
         found = self._match(trunks)
         states.length[found.rollouts] = found.end - found.start
@@ -166,6 +176,19 @@ class Verifier:
         self._tree.trunks.verified[slots] = True
         self.drop_hidden(slots)
         return [*self._branch(trunks, found), *self._replay(found.rollouts), ended]
+
+    def _score_given(self, slot: int) -> None:
+        """Log-probabilities and entropies of the tokens of a given trajectory, from the kept hidden states."""
+        trunks = self._tree.trunks
+        job, settings = self._jobs[int(trunks.job[slot])], (float(trunks.temperature[slot]), float(trunks.top_p[slot]))
+        if not job.has_to_score:
+            return
+        job.logprobs, job.entropies = np.empty((2, len(job.token_ids)), dtype=np.float32)
+        step = max(_MAX_SCORED_LOGITS // self._runner.vocab_size, 1)
+        for begin in range(0, len(job.token_ids), step):
+            here = slice(begin, begin + step)
+            hidden = self._runner.hidden(trunks.hidden[slot, : len(job.token_ids)][here])
+            job.logprobs[here], job.entropies[here] = self._runner.score(hidden, job.token_ids[here], *settings)
 
     def _describe(self, slots: np.ndarray) -> _Trunks:
         trunks = self._tree.trunks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,23 @@ import torch
 from torch import Tensor
 
 from fastsia.errors import FastsiaError
+
+
+def current(device: torch.device) -> AbstractContextManager[None]:
+    """Make a CUDA device the current one inside the block.
+
+    Triton launches, and CUDA graphs capture, on the current device and its stream, wherever their tensors are; torch's
+    own operators follow the tensors.
+    """
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def empty_rows(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """An uninitialised [rows, columns] whose rows start on multiples of 16 values.
+
+    Triton narrows its loads to single values where the stride of rows is no such multiple.
+    """
+    return torch.empty(rows, -(-columns // 16) * 16, dtype=dtype, device=device)[:, :columns]
 
 
 @dataclass(frozen=True)
@@ -22,7 +40,10 @@ class Launch:
     num_stages: int
 
     def run(self) -> None:
-        self.kernel[self.grid](**self.arguments, num_warps=self.num_warps, num_stages=self.num_stages)
+        """Launch on the device of the arguments."""
+        device = next(value.device for value in self.arguments.values() if isinstance(value, Tensor))
+        with current(device):
+            self.kernel[self.grid](**self.arguments, num_warps=self.num_warps, num_stages=self.num_stages)
 
 
 class Arrivals:
@@ -39,8 +60,9 @@ class Arrivals:
         """At least `size` counters. Inside a CUDA graph they must exist already: launch once with as many before."""
         last = self._counters[-1] if self._counters else None
         if last is None or len(last) < size or last.device != device:
-            if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-                raise FastsiaError(f"launch once with {size} counters before a CUDA graph of it is captured.")
+            with current(device):
+                if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+                    raise FastsiaError(f"launch once with {size} counters before a CUDA graph of it is captured.")
             last = torch.zeros(1 << (size - 1).bit_length(), dtype=torch.int32, device=device)
             self._counters.append(last)
         return last

@@ -23,9 +23,12 @@ from fastsia.errors import FastsiaError
 from fastsia.ops.launch import Arrivals, Launch
 from fastsia.ops.reference import AttentionMetadata
 
-# Programs that give a large GPU something to do everywhere (132 processors): with fewer, long contexts are cut.
+# Programs that give a large GPU something to do everywhere (132 processors): with fewer, contexts are cut into parts of
+# 256 tokens, of more where that would be more than so many parts, or where other programs fill the GPU.
 _ENOUGH_PROGRAMS = 264
-_PART_TOKENS = 1024
+_PART_TOKENS, _MANY_PARTS, _LONG_PART_TOKENS = 256, 16, 1024
+# Prefixes that a launch is compiled for: every number would be a compilation in the middle of a run.
+_PREFIX_BUCKETS = (8, 128, 1024)
 _LOG2E = 1.4426950408889634
 _LN2 = tl.constexpr(0.6931471805599453)
 _TWO_LOG2E = tl.constexpr(2.8853900817779268)
@@ -63,12 +66,16 @@ def _attend(
     top = tl.full([M], float("-inf"), tl.float32)
     total = tl.zeros([M], tl.float32)
     acc = tl.zeros([M, HEAD_PAD], tl.float32)
+    # Each step looks up the blocks of the next one. If it looked up its own, the addresses of its keys would depend on
+    # a load of the same step; Triton then splits its stages between the two and waits for keys as soon as they are
+    # asked for.
+    keys = begin + tl.arange(0, BLOCK_N)
+    block = tl.load(table + keys // BLOCK_SIZE, mask=keys < end, other=0)
     for start in tl.range(begin, end, BLOCK_N):
         start = tl.multiple_of(start, BLOCK_N)
         keys = start + tl.arange(0, BLOCK_N)
         live = keys < end
-        block = tl.load(table + keys // BLOCK_SIZE, mask=live, other=0).to(tl.int64)
-        at = block * stride_block + (keys % BLOCK_SIZE) * stride_token
+        at = block.to(tl.int64) * stride_block + (keys % BLOCK_SIZE) * stride_token
         if HEAD_DIM == HEAD_PAD:
             k = tl.load(k_head + at[None, :] + dims[:, None])
             v = tl.load(v_head + at[:, None] + dims[None, :], mask=live[:, None], other=0.0)
@@ -76,6 +83,8 @@ def _attend(
             inside = dims < HEAD_DIM
             k = tl.load(k_head + at[None, :] + dims[:, None], mask=inside[:, None], other=0.0)
             v = tl.load(v_head + at[:, None] + dims[None, :], mask=live[:, None] & inside[None, :], other=0.0)
+        following = keys + BLOCK_N
+        block = tl.load(table + following // BLOCK_SIZE, mask=following < end, other=0)
         score = tl.dot(query, k, input_precision=PRECISION)
         # Before the cap, which would hide an infinite score.
         score = tl.where(tl.abs(score) < float("inf"), score, float("nan"))
@@ -401,14 +410,15 @@ class PrefixAttention:
         group = num_heads // num_kv_heads
         head_pad = max(16, triton.next_power_of_2(head_dim))
         block_m, block_n, num_warps, num_stages = _tile_shape(
-            group, head_pad, meta.max_rows, q.element_size(), meta.max_suffix_len > 0
+            group, head_pad, q.element_size(), meta.max_suffix_len > 0
         )
         rows = block_m // group
         num_prefixes = len(meta.cu_rows) - 1
         # At most this many tiles hold n rows of that many prefixes, however they fall.
         tiles = min(n, num_prefixes if meta.max_rows <= rows else n // rows + num_prefixes)
-        prefix_parts = _parts(meta.max_prefix_len, tiles * num_kv_heads)
-        suffix_parts = _parts(meta.max_suffix_len, n * num_kv_heads)
+        suffix_programs = n * num_kv_heads if meta.max_suffix_len > 0 else 0
+        suffix_parts = _parts(meta.max_suffix_len, suffix_programs)
+        prefix_parts = _parts(meta.max_prefix_len, tiles * num_kv_heads, others=suffix_programs)
         if prefix_parts + suffix_parts == 0:
             prefix_parts = 1
         parts = prefix_parts + suffix_parts
@@ -450,7 +460,9 @@ class PrefixAttention:
             "stride_head": k_cache.stride(2),
             "stride_prefix_table": meta.prefix_tables.stride(0),
             "stride_suffix_table": meta.suffix_tables.stride(0),
-            "PREFIXES": triton.next_power_of_2(num_prefixes),
+            "PREFIXES": next(
+                (size for size in _PREFIX_BUCKETS if size >= num_prefixes), triton.next_power_of_2(num_prefixes)
+            ),
             "ROWS": rows,
             "ROWS_PAD": triton.next_power_of_2(rows),
             "BLOCK_M": block_m,
@@ -494,26 +506,30 @@ def prefix_attention(
     return PrefixAttention()(q, k_cache, v_cache, meta, scale, sliding_window, softcap)
 
 
-def _tile_shape(group: int, head_pad: int, max_rows: int, itemsize: int, decode: bool) -> tuple[int, int, int, int]:
-    """(queries per prefix tile, keys per step, warps, pipeline stages).
+def _tile_shape(group: int, head_pad: int, itemsize: int, decode: bool) -> tuple[int, int, int, int]:
+    """(queries per prefix tile, keys per step, warps, pipeline stages): the same for all batches of a model.
 
-    Decoding streams suffixes: small steps, so that three or four programs fit a processor and hide one another's
-    latency. Prefill computes: taller steps. The third stage loads a step's block table ahead of its keys.
+    Decoding streams suffixes: small steps, so that two or three programs fit a processor and hide one another's
+    latency. Prefill computes: taller steps. With three stages the next step's keys and values are on their way while
+    one is computed.
     """
-    fitting = triton.next_power_of_2(max_rows * group)
     if itemsize == 4:
         tallest, block_n, num_stages = 16, 16, 2
     elif head_pad > 128:
         tallest, block_n, num_stages = 32, 32, 3
     else:
         tallest, block_n, num_stages = 64, 32 if decode and head_pad > 64 else 64, 3
-    return max(16, triton.next_power_of_2(group), min(tallest, fitting)), block_n, 4, num_stages
+    return max(tallest, triton.next_power_of_2(group)), block_n, 4, num_stages
 
 
-def _parts(max_len: int, programs: int) -> int:
-    if max_len == 0:
-        return 0
-    return 1 if programs >= _ENOUGH_PROGRAMS else triton.cdiv(max_len, _PART_TOKENS)
+def _parts(max_len: int, programs: int, others: int = 0) -> int:
+    """Into how many parts contexts are cut, each read by a program more; every part of a row is written and merged."""
+    if max_len == 0 or programs >= _ENOUGH_PROGRAMS:
+        return min(max_len, 1)
+    long_parts = triton.cdiv(max_len, _LONG_PART_TOKENS)
+    if programs + others >= _ENOUGH_PROGRAMS:
+        return long_parts
+    return min(triton.cdiv(max_len, _PART_TOKENS), max(_MANY_PARTS, long_parts))
 
 
 def _part_tokens(max_len: int, parts: int, block_n: int) -> int:

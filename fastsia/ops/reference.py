@@ -130,6 +130,40 @@ def sample(logits: Tensor, spec: DrawSpec[Tensor]) -> Samples:
     return Samples(tokens, logprobs, entropy, bad)
 
 
+def score(logits: Tensor, tokens: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
+    """Log-probability of given tokens under the distribution that `sample` draws from, and the entropy of every row.
+
+    Args:
+        logits: [R, V], as in `sample`.
+        tokens: int64 [R], one token a row.
+        temperature, top_p: as in `DrawSpec`, of all rows.
+
+    Returns:
+        logprobs: float32 [R], nats; -inf where the nucleus does not have the token, NaN on a bad row.
+        entropy: float32 [R], nats, of softmax(logits); NaN on a bad row.
+    """
+    logprobs = torch.empty(len(tokens), dtype=torch.float32, device=logits.device)
+    entropy = torch.empty_like(logprobs)
+    rows_per_chunk = max(_CHUNK_ELEMENTS // logits.shape[1], 1)
+    for begin in range(0, len(tokens), rows_per_chunk):
+        rows = slice(begin, begin + rows_per_chunk)
+        chunk = logits[rows] if logits.dtype == torch.float64 else logits[rows].float()
+        top = chunk.amax(dim=1, keepdim=True)
+        bad = ~torch.isfinite(top[:, 0])
+        shifted = torch.where(bad[:, None], torch.zeros_like(chunk), chunk - top)
+        settings = shifted.new_full((2, len(shifted)), 0.0, dtype=torch.float64)
+        settings[0], settings[1] = temperature, top_p
+        ids, mass = _nucleus(_probabilities(shifted, settings[0]), settings[1])
+        if ids is None:
+            own = mass.gather(1, tokens[rows, None])[:, 0]
+        else:
+            own = torch.where(ids == tokens[rows, None], mass, 0.0).sum(dim=1)
+        found = (own / mass.sum(dim=1)).log()
+        logprobs[rows] = torch.where(bad, torch.nan, found).float()
+        entropy[rows] = torch.where(bad, torch.nan, _entropy(shifted)).float()
+    return logprobs, entropy
+
+
 def _entropy(shifted: Tensor) -> Tensor:
     """Entropy in nats of softmax over the last axis, given logits whose maximum is 0."""
     weights = shifted.exp()
@@ -138,15 +172,19 @@ def _entropy(shifted: Tensor) -> Tensor:
     return total.log() - (weights * shifted.clamp(min=-1e4)).sum(dim=1) / total
 
 
-def _draw(shifted: Tensor, rows: Tensor, u: Tensor, temperature: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor]:
+def _probabilities(shifted: Tensor, temperature: Tensor) -> Tensor:
+    """softmax(logits / temperature), float64, given logits whose maximum is 0."""
     greedy = temperature <= 0
     scaled = shifted.double() / torch.where(greedy, 1.0, temperature.double())[:, None]
     if greedy.any():
         first = torch.full_like(scaled, -torch.inf).scatter_(1, shifted.argmax(dim=1, keepdim=True), 0.0)
         scaled = torch.where(greedy[:, None], first, scaled)
     weights = scaled.exp()
-    probs = weights / weights.sum(dim=1, keepdim=True)
-    ids, mass = _nucleus(probs, top_p)
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def _draw(shifted: Tensor, rows: Tensor, u: Tensor, temperature: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor]:
+    ids, mass = _nucleus(_probabilities(shifted, temperature), top_p)
     cumulative = mass.cumsum(dim=1)
     target = u * cumulative[rows, -1]
     slot = _first_greater(cumulative, rows, target)

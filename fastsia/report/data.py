@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +40,8 @@ class CheckpointView:
         gold_surprisal: Nats.
         answers: Most frequent first.
         band: The 95 % credible band of H, nats; None where the run has none.
+        step: Of the step that begins here: the share of answers that it changes, that share by chance, and its q-value;
+            None where none begins.
     """
 
     position: int
@@ -46,6 +49,7 @@ class CheckpointView:
     gold_surprisal: float
     answers: Sequence[AnswerView] = ()
     band: tuple[float, float] | None = None
+    step: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,15 @@ def bands_of(checkpoints: pd.DataFrame) -> list[tuple[float, float] | None]:
     if not set(names) <= set(checkpoints):
         return [None] * len(checkpoints)
     return list(checkpoints[names].itertuples(index=False, name=None))
+
+
+def steps_of(checkpoints: pd.DataFrame) -> list[tuple[float, float, float] | None]:
+    """`CheckpointView.step` at each checkpoint of `sia.Analysis.checkpoints`."""
+    names = ["step_total_variation", "step_by_chance", "step_q_value"]
+    if not set(names) <= set(checkpoints):
+        return [None] * len(checkpoints)
+    rows = checkpoints[names].itertuples(index=False, name=None)
+    return [None if any(map(math.isnan, row)) else row for row in rows]
 
 
 def distinct_answers(

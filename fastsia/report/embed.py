@@ -94,6 +94,7 @@ def _record(view: TrajectoryView, every: bool, limit: int | None, forking: float
                 "h": _round(point.entropy),
                 "s": _round(point.gold_surprisal),
                 "band": None if point.band is None else [_round(end) for end in point.band],
+                "step": None if point.step is None else [_round(each) for each in point.step],
                 "answers": [_answer(each, every, limit) for each in point.answers],
             }
             for point in view.checkpoints

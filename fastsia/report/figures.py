@@ -177,6 +177,35 @@ def _entropy_best(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     return numbers
 
 
+@figure("explored")
+def _explored(data: ReportData, axes: Axes) -> pd.DataFrame | None:
+    """What the drawn texts prove about the entropy
+
+    Between the shaded limits lies the mean answer entropy, whatever the texts that were not drawn would answer (answers
+    that were never given count as one): the distinct texts have known probabilities. Dashed, right axis: the
+    probability of all texts that were drawn. No statistics are involved.
+    """
+    parts = [select(data.curves, name) for name in ("entropy_at_least", "entropy_at_most", "explored_mass")]
+    low, high, explored = parts
+    if low.empty or low["value"].isna().all():
+        return None
+    x = low["position"].to_numpy(np.float64)
+    least, most = (part["value"].to_numpy(np.float64) for part in (low, high))
+    axes.fill_between(x, least, most, color=BLUE, alpha=0.25, linewidth=0, label="proven limits of H")
+    best = select(data.curves, "entropy_best", group="all")
+    if len(best):
+        plot(axes, best, BLUE, "best estimate", band=False)
+    axes.set_ylim(bottom=0)
+    label_axes(axes, "answer entropy H (nats)")
+    share = axes.twinx()
+    share.plot(x, explored["value"].to_numpy(np.float64), color=ORANGE, linewidth=1.2, linestyle=(0, (4, 2)))
+    share.set_ylim(0, 1)
+    share.set_ylabel("explored mass (dashed)")
+    share.grid(False)
+    axes.legend()
+    return pd.concat(parts, ignore_index=True)
+
+
 @figure("fig1_gain")
 def _gain(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Information gained about the gold answer
@@ -217,6 +246,23 @@ def _auc(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     plot(axes, curve, BLUE, "AUC")
     mark_chance(axes)
     label_axes(axes, "AUC of −H for “ends correct”")
+    return curve
+
+
+@figure("auc_change")
+def _auc_change(data: ReportData, axes: Axes) -> pd.DataFrame | None:
+    """What the reasoning adds to telling correct from incorrect
+
+    The AUC of −H minus its value before the reasoning, on the same trajectories. Before the first token H can only
+    reflect how hard the question is; where the band contains 0, the reasoning so far tells no more than the question
+    did. Band: 95 % over problems, paired.
+    """
+    curve = select(data.curves, "auc_change")
+    if curve.empty:
+        return None
+    plot(axes, curve, BLUE, "change of AUC")
+    mark_zero(axes)
+    label_axes(axes, "AUC(q) − AUC(0)")
     return curve
 
 
@@ -356,6 +402,37 @@ def _cost_of_signal(data: ReportData) -> str:
     return f" Tokens of the rollouts are not counted: this run drew {cost}."
 
 
+@figure("steps")
+def _steps(data: ReportData, axes: Axes) -> pd.DataFrame | None:
+    """Which steps changed the answers
+
+    One mark per step between two checkpoints: how many of the answers it changes, less what chance alone gives, by
+    where it begins. Decisive steps have a q value of at most 0.05; at most about one in twenty is a false alarm.
+    """
+    if "step_q_value" not in data.checkpoints or data.checkpoints["step_q_value"].isna().all():
+        return None
+    names = ["problem_id", "trajectory", "checkpoint", "relative_position", "step_gold_change", "step_q_value"]
+    frame = data.checkpoints[data.checkpoints["step_q_value"].notna()]
+    numbers = frame[names].assign(excess=frame["step_total_variation"] - frame["step_by_chance"])
+    decisive = numbers["step_q_value"] <= 0.05
+    towards = numbers["step_gold_change"] > 0
+    away = numbers["step_gold_change"] < 0
+    looks = (
+        (~decisive, RULE, "not decisive"),
+        (decisive & ~towards & ~away, PURPLE, "decisive, gold as before"),
+        (decisive & towards, BLUE, "decisive, gold more likely"),
+        (decisive & away, VERMILLION, "decisive, gold less likely"),
+    )
+    for member, color, label in looks:
+        part = numbers[member]
+        if len(part):
+            axes.scatter(part["relative_position"], part["excess"], s=12, color=color, alpha=0.7, lw=0, label=label)
+    mark_zero(axes)
+    label_axes(axes, "share of answers changed, above chance")
+    legend_below(axes, 4)
+    return numbers
+
+
 @figure("early_stop", _cost_of_signal)
 def _early_stop(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Early stopping: tokens saved against accuracy
@@ -373,6 +450,8 @@ def _early_stop(data: ReportData, axes: Axes) -> pd.DataFrame | None:
         ("entropy", "H ≤ τ", None, BLUE, "o", "-"),
         ("mode", "same mode over k", None, VERMILLION, "s", dashed),
     ]
+    if (frame["rule"] == "token_entropy").any():
+        looks.append(("token_entropy", "token entropy ≤ τ", None, ORANGE, "v", (0, (6, 2, 1, 2))))
     lengths = sorted(frame.loc[frame["rule"] == "plateau", "checkpoints"].dropna().unique())
     lines = ("-", dashed, (0, (1, 1.5)))
     looks += [
@@ -422,6 +501,33 @@ def _failure(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     return frame
 
 
+@figure("reliability")
+def _reliability(data: ReportData, axes: Axes) -> pd.DataFrame | None:
+    """Reliability of the most frequent answer
+
+    Trajectories in ten bins by the share of their rollouts that give the most frequent answer, at the start, half-way
+    and at the end. On the dotted diagonal an answer is right as often as it is given; below it the rollouts agree more
+    than they should. Marks grow with the number of trajectories; bars are 95 % over problems.
+    """
+    frame = data.tables.get("reliability")
+    if frame is None or frame.empty:
+        return None
+    mark_diagonal(axes)
+    looks = ((0.0, "start", ORANGE, "o"), (0.5, "half-way", GREEN, "^"), (1.0, "end", BLUE, "s"))
+    for position, label, color, marker in looks:
+        rows = frame[frame["position"] == position]
+        x, (value, low, high) = rows["confidence"].to_numpy(np.float64), spread(rows, "accuracy")
+        share = rows["num_trajectories"].to_numpy(np.float64) / max(rows["num_trajectories"].sum(), 1)
+        axes.vlines(x, low, high, color=color, linewidth=1, alpha=0.5)
+        axes.scatter(x, value, s=12 + 120 * share, color=color, marker=marker, label=label, alpha=0.8, linewidths=0)
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlabel("share of the most frequent answer")
+    axes.set_ylabel("share of trajectories for which it is right")
+    axes.legend(loc="upper left")
+    return frame
+
+
 @figure("entropy_estimators")
 def _estimators(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Bias of H from few rollouts
@@ -433,6 +539,7 @@ def _estimators(data: ReportData, axes: Axes) -> pd.DataFrame | None:
         ("entropy", "plug-in (the paper's)", INK, "-"),
         ("entropy_miller_madow", "Miller–Madow", ORANGE, (0, (5, 2))),
         ("entropy_chao_shen", "Chao–Shen", GREEN, (0, (1, 1.5))),
+        ("entropy_nsb", "NSB", BLUE, (0, (3, 1.5))),
         ("entropy_pooled", "plug-in, with earlier matching rollouts", PURPLE, (0, (6, 2, 1, 2))),
     )
     drawn = []

@@ -78,8 +78,9 @@ def _rows(summary: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[Row]:
         yield Row.of(name, found(f"rho.{key}"), int(defined.sum()))
         for group, member in (("correct", defined & correct), ("incorrect", defined & ~correct)):
             yield Row.of(f"ends {group}", found(f"rho.{key}_{group}"), int(member.sum()), part=True)
-    baseline = found("rho.baseline") if best else Estimate(outcome_baseline(frame))
-    yield Row.of("2·accuracy − 1 where ρ is defined", baseline, int(frame["rho"].notna().sum()))
+    if not summary.get("off_policy"):
+        baseline = found("rho.baseline") if best else Estimate(outcome_baseline(frame))
+        yield Row.of("2·accuracy − 1 where ρ is defined", baseline, int(frame["rho"].notna().sum()))
     if (summary.get("rho") or {}).get("expected_from_noise") is not None:
         yield Row.of("the paper's ρ from noise alone", found("rho.expected_from_noise"))
     yield Row.of("ρ undefined", found("rho.undefined_fraction"), scored, percent=True)
@@ -89,6 +90,8 @@ def _rows(summary: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[Row]:
         yield Row.of(AUC_HALF_WAY, auc, auc.n)
     yield Row.of("H at the start, nats", found("entropy_first"), scored)
     yield Row.of("H at the end, nats", found("entropy_final"), scored)
+    if summary.get("off_policy"):
+        yield Row.of("information gain, nats", found("gain"), scored)
     yield Row.of("no answer", found("null_rate"), rollouts, percent=True)
     if summary.get("cut_rate") is not None:
         yield Row.of("cut by the token limit", found("cut_rate"), rollouts, percent=True)

@@ -184,7 +184,9 @@ def _numbers(data: ReportData) -> dict[str, Any]:
         "rho": {name: Estimate.of_summary(data.summary, f"rho.{name}") for name in others},
         "alignments": [_alignment(data, key) for key in ("pearson", best) if key],
         "auc": auc_at(data.summary, 0.5) or Estimate(None),
-        "published": published_rho(str(data.summary.get("model")), str(data.summary.get("task"))),
+        "published": None
+        if data.summary.get("off_policy")
+        else published_rho(str(data.summary.get("model")), str(data.summary.get("task"))),
     }
 
 
@@ -201,7 +203,7 @@ def _alignment(data: ReportData, key: str) -> dict[str, Any]:
         part(f"ends {group}", Estimate.of_summary(data.summary, f"rho.{key}_{group}"), int(member.sum()), group)
         for group, member in (("correct", defined & correct), ("incorrect", defined & ~correct))
     ]
-    if key == "pearson":
+    if key == "pearson" and not data.summary.get("off_policy"):
         baseline = Estimate.of_summary(data.summary, "rho.baseline")
         if baseline.value is None:
             baseline = Estimate(outcome_baseline(frame))

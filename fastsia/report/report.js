@@ -133,7 +133,7 @@
     verdict.replaceChildren(
       element("strong", view.correct ? "yes" : "no", view.correct ? "ends correct" : "ends incorrect"),
       `: answer ${view.answer === null ? "none" : view.answer}, gold ${view.gold}. ` +
-        `${view.tokens.length} tokens${view.finish === "length" ? ", cut at the length limit" : ""}.`
+        `${view.tokens.length} tokens${{ length: ", cut at the length limit", given: ", given and not drawn by the model" }[view.finish] || ""}.`
     );
     $("question").querySelector(".text").replaceChildren(...(view.asked ? [build(view.asked)] : [view.question]));
     $("prompt").querySelector(".text").textContent = view.prompt;
@@ -148,6 +148,13 @@
     $("viewer").querySelector(".reading").scrollTop = 0;
     history.replaceState(null, "", `#t${row[0]}`);
   };
+
+  // The step that a token belongs to, where it changed the answers.
+  const DECISIVE = 0.05;
+  const isDecisive = (point) => point !== undefined && point.step && point.step[2] <= DECISIVE;
+  const percent = (share) => `${Math.round(100 * share)} %`;
+  const tellStep = ([changed, chance, q]) =>
+    `the step from here changes ${percent(changed)} of the answers (${percent(chance)} by chance, q ${q < 0.001 ? "< 0.001" : `= ${show(q, 3)}`})`;
 
   // Trees of harmless elements, made by fastsia.report.prose from the texts' Markdown and LaTeX.
   const HTML = new Set(("p ul ol li strong em s code pre blockquote hr br div h1 h2 h3 h4 h5 h6 table thead tbody tr th td").split(" "));
@@ -194,6 +201,7 @@
   const drawLegend = () => {
     const legend = $("legend");
     legend.replaceChildren();
+    if (view.checkpoints.some(isDecisive)) legend.append(element("span", "decisive", "step that changed the answers"), " ");
     if (view.place) legend.append(element("span", "read", "answer read here"), " ");
     if (!view.entropies) return;
     legend.append("token entropy, nats: ");
@@ -208,21 +216,24 @@
     const body = document.createDocumentFragment();
     const marks = new Map(view.checkpoints.map((point, k) => [point.t, k]));
     const forks = new Set(view.forks);
+    let step; // the checkpoint at which the step of the present token began
     for (let t = 0; t <= view.tokens.length; t++) {
       if (marks.has(t)) {
         const k = marks.get(t);
+        step = view.checkpoints[k];
         const mark = element("button", "mark", "•");
         mark.type = "button";
         mark.dataset.checkpoint = k;
         mark.setAttribute("aria-label", `checkpoint at token ${t}`);
         mark.title = `checkpoint at token ${t}: H = ${show(view.checkpoints[k].h, 2)}, s = ${show(view.checkpoints[k].s, 2)}`;
+        if (step.step) mark.title += `; ${tellStep(step.step)}`;
         mark.addEventListener("click", () => choose(k));
         body.append(mark);
       }
       if (t === view.tokens.length) break;
       const entropy = view.entropies ? view.entropies[t] : 0;
       const fork = forks.has(t);
-      const token = element("span", `token e${level(entropy)}${fork ? " fork" : ""}`, view.tokens[t]);
+      const token = element("span", `token e${level(entropy)}${fork ? " fork" : ""}${isDecisive(step) ? " decisive" : ""}`, view.tokens[t]);
       if (view.place && t >= view.place[0] && t < view.place[1]) token.classList.add("read");
       if (view.entropies) token.title = `token ${t + 1}: ${show(entropy / 100, 2)} nats${fork ? ", forking" : ""}`;
       body.append(token);
@@ -298,6 +309,7 @@
     $("at").textContent = point.answers.length
       ? `After ${point.t} tokens: ${total} rollouts, H = ${show(point.h, 2)}, s = ${show(point.s, 2)} nats`
       : `After ${point.t} tokens: H = ${show(point.h, 2)}, s = ${show(point.s, 2)} nats`;
+    if (point.step) $("at").textContent += `; ${tellStep(point.step)}`;
     const bars = point.answers.map(([answer, count], i) => {
       const kind = answer === null ? " null" : answer === view.gold ? " gold" : "";
       const bar = element("button", `answer${kind}`);

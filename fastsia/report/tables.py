@@ -113,7 +113,8 @@ def _spell_column(frame: pd.DataFrame, column: str, bounds: set[str], digits: in
     low, high = ("low", "high") if column == "difference" and "low" in bounds else (f"{column}_low", f"{column}_high")
     bounded = low in bounds and high in bounds
     broken = bounded or any(isinstance(x, float) and defined(x) and x % 1 for x in frame[column])
-    tokens = frame["rule"] == "length" if column == "threshold" else np.zeros(len(frame), dtype=bool)
+    in_tokens = column == "threshold" and "rule" in frame
+    tokens = frame["rule"] == "length" if in_tokens else np.zeros(len(frame), dtype=bool)
     cells: list[str] = []
     for place, (value, whole) in enumerate(zip(frame[column], tokens, strict=True)):
         decimals = broken and defined(value) and not whole

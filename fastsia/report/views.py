@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from fastsia.report.data import AnswerView, CheckpointView, TrajectoryView, answer_rows, bands_of
+from fastsia.report.data import AnswerView, CheckpointView, TrajectoryView, answer_rows, bands_of, steps_of
 from fastsia.report.spans import AnswerPlaces, units
 
 if TYPE_CHECKING:
@@ -61,8 +61,9 @@ def trajectory_views(store: Store, checkpoints: pd.DataFrame) -> Iterator[Trajec
                             for answer, rows in shown.get(position, ())
                         ],
                         band=band,
+                        step=step,
                     )
-                    for position, entropy, surprisal, band in zip(*scores, bands, strict=True)
+                    for position, entropy, surprisal, band, step in zip(*scores, bands, steps_of(point), strict=True)
                 ],
             )
 

@@ -65,7 +65,7 @@ class Reading:
             "answer_reading": self.config.answer_reading,
             "equivalence": self.config.equivalence,
             "answer_regex": self.config.answer_regex,
-            "answer_reader": None if self.reader is None else _name_of(self.reader),
+            "answer_reader": None if self.reader is None else name_of(self.reader),
         }
 
     @property
@@ -243,11 +243,11 @@ def _spelled(read: AnswerReader, text: str, of: DrawnProblem) -> str | None:
     return canonical_gold(answer, of.answer_format, problem.choices) or answer if answer else None
 
 
-def _name_of(reader: AnswerReader) -> str:
+def name_of(function: Callable[..., Any]) -> str:
     """A function's name and the hash of its source, or of its byte code if there is no source."""
-    while isinstance(reader, functools.partial):
-        reader = reader.func
-    function = reader if inspect.isroutine(reader) else type(reader)
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = function if inspect.isroutine(function) else type(function)
     name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', function)}".strip(".")
     try:
         source = inspect.getsource(function).encode("utf-8", "replace")

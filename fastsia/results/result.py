@@ -36,7 +36,16 @@ from fastsia.results.reading import AnswerReader, Reading, renew
 from fastsia.results.schema import DATABASE
 from fastsia.results.score import forget_partial_costs, plain, score_store, stored_config
 from fastsia.results.writer import Reread, StoreWriter, with_defaults
-from fastsia.sia import Analysis, analyze_rollouts, forced_table, reading_of, shuffled_table, tables_of_run
+from fastsia.sia import (
+    Analysis,
+    analyze_rollouts,
+    forced_stop_table,
+    forced_table,
+    reading_of,
+    shuffled_table,
+    tables_of_run,
+)
+from fastsia.sia.extras.steps import choose_steps
 from fastsia.sia.table import require_single, storable
 from fastsia.tasks.records import read_records
 
@@ -48,7 +57,7 @@ if TYPE_CHECKING:
 
 FORCED = "forced.parquet"
 """The file of a run's folder with the log-probabilities of its answers (`fastsia.loglikelihood`). If it is there,
-the results have a table `forced_answers` that compares them with the sampled answers."""
+the results have a table `forced_answers` that compares them with the sampled answers, and `forced_stop`."""
 
 SHUFFLED = "shuffled"
 """The folder inside a run's folder with the same run with shuffled prefixes. If it is there, the results have a table
@@ -183,6 +192,49 @@ class SIAResult:
         refuse_links(target, ("report.html", "figures"))
         self._spare_source(target / "figures")
         return write_report(target, data, draw_figures(data, target / "figures"))
+
+    def steps(self, problem_id: str | None = None, most: int | None = None) -> pd.DataFrame:
+        """The steps between checkpoints, the most decisive first, with their texts and what rollouts wrote instead.
+
+        Args:
+            problem_id: Of this problem only; None: of all.
+            most: At most so many rows; None: all. Each row costs a look at its trajectory's rollouts.
+
+        Returns:
+            The columns of `checkpoints` for steps (step_...), and those of `results.steps.read_steps` where the run's
+            database is at hand.
+
+        Raises:
+            FastsiaError: There is no such problem, no step, or the prefixes are shuffled.
+        """
+        from fastsia.results.steps import read_steps
+
+        self._check_problem(problem_id)
+        checkpoints = self.checkpoints
+        if problem_id is not None:
+            checkpoints = checkpoints[checkpoints["problem_id"] == problem_id]
+        found = choose_steps(checkpoints, len(checkpoints) if most is None else most)
+        if found.empty:
+            raise FastsiaError("There is no step: that takes two checkpoints of one trajectory, not shuffled.")
+        return found.reset_index(drop=True) if self._store is None else read_steps(self._store, found)
+
+    def forks(self, problem_id: str | None = None) -> pd.DataFrame:
+        """Tokens in whose place rollouts wrote another one, and what became of the answers: `results.forks.read_forks`.
+
+        Raises:
+            FastsiaError: There is no such problem, the prefixes are shuffled, or there is no database of the run.
+        """
+        from fastsia.results.forks import read_forks
+
+        if self._store is None:
+            raise FastsiaError(f"Forking tokens need a run's tokens, which only {DATABASE} has.")
+        self._check_problem(problem_id)
+        return read_forks(self._store, problem_id)
+
+    def _check_problem(self, problem_id: str | None) -> None:
+        known = self.checkpoints["problem_id"].unique().tolist()
+        if problem_id is not None and problem_id not in known:
+            raise FastsiaError(f"The run has no problem {problem_id!r}{did_you_mean(problem_id, known, otherwise='.')}")
 
     def to_lm_eval(self, directory: str | os.PathLike[str]) -> Path:
         """Write results_DATE.json and samples_TASK_DATE.jsonl, as lm-evaluation-harness does; the results file."""
@@ -533,8 +585,8 @@ def _add_companions(result: SIAResult, store: Store) -> None:
         result.tables["shuffled_prefix"] = plain(found)
     forced = read_forced(store.path.parent)
     if forced is not None:
-        found = forced_table(forced, result.checkpoints, result.trajectories, **settings)
-        result.tables["forced_answers"] = plain(found)
+        for name, make in (("forced_answers", forced_table), ("forced_stop", forced_stop_table)):
+            result.tables[name] = plain(make(forced, result.checkpoints, result.trajectories, **settings))
 
 
 def _shuffled(result: SIAResult, store: Store) -> SIAResult | None:

@@ -68,6 +68,7 @@ def score_store(
         logprobs=logprobs,
         ends=ends,
         num_options=_num_options(store.problems()["choices"]),
+        off_policy=bool((whole["finish_reason"] == "given").any()),
     )
     notes = [*store.repairs(), *warnings, *notes_of_reading(store, config), *found.summary["warnings"]]
     begun, kept = store.num_begun()
@@ -164,7 +165,7 @@ def _token_logprobs(stored: pd.DataFrame, order: list[int]) -> TokenLogprobs | N
     """The log-probabilities of the trajectories' tokens; None if none are known."""
     given = [stored["logprobs"].iloc[row] for row in order]
     values = np.concatenate(given) if given else np.zeros(0, dtype=np.float32)
-    if not np.isfinite(values).any():
+    if np.isnan(values).all():
         return None
     return TokenLogprobs(values, np.concatenate([[0], np.cumsum([len(own) for own in given])]))
 

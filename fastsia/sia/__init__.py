@@ -5,6 +5,8 @@ from fastsia.sia.compare import differences, outcome_baseline, shuffled_table, s
 from fastsia.sia.decomposition import at_tokens
 from fastsia.sia.estimate import Estimate, Resampled, spread
 from fastsia.sia.extras.forced import forced_table
+from fastsia.sia.extras.forced_stop import forced_stop_table
+from fastsia.sia.leaves import distinct_texts
 from fastsia.sia.notes import uneven_counts
 from fastsia.sia.paper import published_rho, table1, table2, table3
 from fastsia.sia.readings import encode_readings, reading_of
@@ -21,7 +23,9 @@ __all__ = [
     "analyze_table",
     "at_tokens",
     "differences",
+    "distinct_texts",
     "encode_readings",
+    "forced_stop_table",
     "forced_table",
     "outcome_baseline",
     "published_rho",

@@ -75,6 +75,7 @@ def analyze_table(
     logprobs: TokenLogprobs | None = None,
     ends: Ends | None = None,
     num_options: int | None = None,
+    off_policy: bool = False,
 ) -> Analysis:
     """`analyze_rollouts` for a table that is already encoded.
 
@@ -86,8 +87,16 @@ def analyze_table(
         logprobs: Log-probabilities of the trajectories' tokens; without them, the decomposition is left out.
         ends: How the trajectories ended, where that is known.
         num_options: The most options of a problem, where all problems have options.
+        off_policy: Whether the trajectories were given and not drawn from the model that drew the rollouts.
     """
-    scored = replace(Scored.of(table, config), traces=traces, logprobs=logprobs, ends=ends, num_options=num_options)
+    scored = replace(
+        Scored.of(table, config),
+        traces=traces,
+        logprobs=logprobs,
+        ends=ends,
+        num_options=num_options,
+        off_policy=off_policy,
+    )
     for name, other in (readings or {}).items():
         scored.readings[name] = scored if _is_same(other, table) else Scored.of(other, config, origin=scored)
     measured = measure_quantities(scored)
@@ -123,6 +132,7 @@ def _counts(scored: Scored) -> dict[str, Any]:
         "num_failed_rollouts": table.num_errors,
         "num_left_out_checkpoints": int(table.num_left_out.sum()),
         "num_cut_rollouts": None if table.cut is None else int(table.cut.sum()),
+        "off_policy": scored.off_policy,
         "cut_rate": None if table.cut is None else float(table.cut.mean()),
         "rho.undefined_halves_fraction": scored.mean(scored.trajectories["undefined_halves"].to_numpy())
         .estimate()
@@ -162,6 +172,8 @@ def _token_curves(scored: Scored) -> Iterator[Curve]:
     mean = Resampled.ratio(sums, np.add.reduceat((rows >= 0).astype(np.float64), starts, axis=0), bootstrap)
     yield Curve("entropy", "tokens", "all", positions, mean.value, mean.samples, mean.n)
     yield _auc(scored.auc, "relative")
+    change = scored.auc_change
+    yield Curve("auc_change", "relative", "all", GRID, change.value, change.samples, change.n)
     yield _auc(auc_curve(table, scored.points, scored.correct, positions, rows, bootstrap), "tokens")
 
 

@@ -17,6 +17,12 @@ from fastsia.sia.registry import QUANTITIES, TABLES
 AUC_AT = (0.25, 0.5, 0.75)
 """Relative positions of the AUC in the table of runs."""
 
+SWEPT = ("accuracy", "token_entropy", "entropy_mean", "entropy_final", "gain")
+"""Quantities of the temperature sweep."""
+
+ENTROPIES = ("token_entropy", "entropy_mean")
+"""Quantities on which accuracy is regressed."""
+
 
 @registry.table("runs", columns="run model task num_problems", place=10, of_run=False, from_run=False)
 def tabulate(summaries: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
@@ -136,6 +142,111 @@ def _mean(frame: pd.DataFrame, ids: pd.Index, draws: Bootstrap, column: str) -> 
     """Mean of a column over the trajectories of some problems, where it is defined."""
     values, problem = frame[column].astype(np.float64).to_numpy(), ids.get_indexer(pd.Index(frame["problem_id"]))
     return Resampled.ratio(*problem_sums(values, problem, len(ids)), draws)
+
+
+@registry.table(
+    "temperature_sweep",
+    columns="temperature run num_problems accuracy entropy_mean entropy_final gain",
+    place=22,
+    of_run=False,
+    from_run=False,
+)
+def temperature_sweep(
+    runs: Mapping[str, pd.DataFrame], temperatures: Mapping[str, float], *, num_resamples: int = 2000, seed: int = 0
+) -> pd.DataFrame | None:
+    """Temperature sweep.
+
+    The runs in the order of their temperature, each on its own problems, with 95 % intervals over problems. The same
+    temperature draws trajectories and rollouts.
+
+    Args:
+        runs: Trajectories of each run, by label.
+        temperatures: Of each run, by label.
+        num_resamples: Bootstrap resamples.
+        seed: Of the resamples.
+
+    Returns:
+        One row per run: temperature, run, num_problems, and the means of `SWEPT` that the run has with _low and _high.
+        None where all temperatures are the same.
+    """
+    if len(set(temperatures.values())) < 2:
+        return None
+    rows = []
+    for label in sorted(runs, key=lambda label: temperatures[label]):
+        ids = pd.Index(runs[label]["problem_id"].unique())
+        draws = Bootstrap.draw(len(ids), num_resamples, seed)
+        row: dict[str, Any] = {"temperature": temperatures[label], "run": label, "num_problems": len(ids)}
+        for name in SWEPT:
+            column = str(QUANTITIES[name].column)
+            if column in runs[label]:
+                row |= _mean(runs[label], ids, draws, column).estimate().columns(name)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+@registry.table(
+    "entropy_performance",
+    columns="quantity num_runs num_problems a b r_squared",
+    place=24,
+    of_run=False,
+    from_run=False,
+)
+def entropy_performance(
+    runs: Mapping[str, pd.DataFrame], *, num_resamples: int = 2000, seed: int = 0
+) -> pd.DataFrame | None:
+    """Accuracy against entropy.
+
+    Least squares of R = −a e^H + b over the runs, R the accuracy and H the mean token entropy or answer entropy, on the
+    problems that all runs have. Along one training run in which entropy is spent for reward, a > 0 and the fit is
+    close (Cui et al. 2025); −a + b is then the accuracy that is left at H = 0. Runs that are no such series give a
+    line too: look at “r squared” and at the number of runs. Intervals resample the problems.
+
+    Args:
+        runs: Trajectories of each run, by label.
+        num_resamples: Bootstrap resamples.
+        seed: Of the resamples.
+
+    Returns:
+        One row per quantity of `ENTROPIES` that all runs have: quantity, num_runs, num_problems, a, b and r_squared
+        with _low and _high. None with fewer than 3 runs or 2 shared problems.
+    """
+    shared = [pd.Index(frame["problem_id"].unique()) for frame in runs.values()]
+    ids = shared[0]
+    for other in shared[1:]:
+        ids = ids.intersection(other, sort=False)
+    if len(runs) < 3 or len(ids) < 2:
+        return None
+    draws = Bootstrap.draw(len(ids), num_resamples, seed)
+
+    def means(column: str) -> Resampled:
+        """Of each run, [runs]."""
+        each = [_mean(frame, ids, draws, column) for frame in runs.values()]
+        return Resampled(np.stack([x.value for x in each]), np.stack([x.samples for x in each], axis=1))
+
+    accuracy, rows = means("correct"), []
+    for name in ENTROPIES:
+        column = str(QUANTITIES[name].column)
+        if all(column in frame for frame in runs.values()):
+            entropy = means(column)
+            value = _line(np.exp(entropy.value[None]), accuracy.value[None])[0]
+            fit = Resampled(value, _line(np.exp(entropy.samples), accuracy.samples))
+            row: dict[str, Any] = {"quantity": name, "num_runs": len(runs), "num_problems": len(ids)}
+            for k, part in enumerate(("a", "b", "r_squared")):
+                row |= fit[k].estimate().columns(part)
+            rows.append(row)
+    return pd.DataFrame(rows) if rows else None
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Least squares y = -a x + b over the last axis: float64 [..., 3], a, b and the share of variance explained; NaN
+    where x does not vary."""
+    dx, dy = x - x.mean(axis=-1, keepdims=True), y - y.mean(axis=-1, keepdims=True)
+    varies = np.ptp(x, axis=-1) > 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = np.where(varies, (dx * dy).sum(axis=-1) / (dx**2).sum(axis=-1), np.nan)
+        explained = slope * (dx * dy).sum(axis=-1) / (dy**2).sum(axis=-1)
+    explained = np.where(np.ptp(y, axis=-1) > 0, explained, np.nan)
+    return np.stack([-slope, y.mean(axis=-1) - slope * x.mean(axis=-1), explained], axis=-1)
 
 
 @registry.table(

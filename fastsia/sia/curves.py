@@ -32,26 +32,54 @@ def grid_rows(table: RolloutTable) -> np.ndarray:
 
 
 def stride(table: RolloutTable) -> int | None:
-    """The most frequent gap between the first two checkpoints of the trajectories that have three; None without any."""
+    """The most frequent gap between the first two checkpoints of the trajectories that have three.
+
+    None without any, and where checkpoints do not follow it: others than first and last ones are not at its multiples,
+    or most of those trajectories end with more than twice its gap.
+    """
     long_enough = np.diff(table.trajectory_offsets) >= 3
     if not long_enough.any():
         return None
     first = table.first[long_enough]
     gaps, counts = np.unique(table.checkpoint[first + 1] - table.checkpoint[first], return_counts=True)
-    return int(gaps[np.argmax(counts)])
+    step = int(gaps[np.argmax(counts)])
+    inner = np.ones(table.num_checkpoints, dtype=bool)
+    inner[table.first] = inner[table.last] = False
+    last = table.last[long_enough]
+    ends = np.median(table.checkpoint[last] - table.checkpoint[last - 1]) <= 2 * step
+    return step if ends and (table.checkpoint[inner] % step == 0).all() else None
 
 
 def token_rows(table: RolloutTable) -> tuple[np.ndarray, np.ndarray]:
     """Absolute positions on the stride's grid (int64 [K]) and each trajectory's checkpoint row there (int64
-    [T, K], -1 where it has ended)."""
+    [T, K], -1 where it has ended).
+
+    Checkpoints without a common stride have a grid of the median gap between them; a trajectory is read at its last
+    checkpoint at or before a position.
+    """
     step = stride(table)
     if step is None:
-        return np.zeros(0, dtype=np.int64), np.zeros((table.num_trajectories, 0), dtype=np.int64)
+        return _irregular_rows(table)
     on_grid = np.flatnonzero(table.checkpoint % step == 0)
     positions, column = np.unique(table.checkpoint[on_grid], return_inverse=True)
     rows = np.full((table.num_trajectories, len(positions)), -1, dtype=np.int64)
     rows[table.trajectory_of_checkpoint[on_grid], column] = on_grid
     return positions, rows
+
+
+def _irregular_rows(table: RolloutTable) -> tuple[np.ndarray, np.ndarray]:
+    """`token_rows` of checkpoints without a common stride."""
+    if not (np.diff(table.trajectory_offsets) >= 3).any():
+        return np.zeros(0, dtype=np.int64), np.zeros((table.num_trajectories, 0), dtype=np.int64)
+    gaps = np.delete(np.diff(table.checkpoint), table.last[:-1])
+    positions = np.arange(0, int(table.checkpoint[table.last].max()) + 1, max(int(np.median(gaps)), 1))
+    span = int(table.checkpoint.max()) + 1
+    key = table.trajectory_of_checkpoint * span + table.checkpoint
+    wanted = np.arange(table.num_trajectories)[:, None] * span + positions
+    rows = np.maximum(np.searchsorted(key, wanted, side="right") - 1, table.first[:, None])
+    reach = positions <= table.checkpoint[table.last][:, None]
+    begun = positions >= table.checkpoint[table.first][:, None]
+    return positions, np.where(reach & begun, rows, -1)
 
 
 @dataclass(frozen=True)

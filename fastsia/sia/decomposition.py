@@ -40,6 +40,9 @@ departure. Chosen by simulation (docs/estimators.md)."""
 
 _CELLS_AT_ONCE = 4_000_000
 
+_IMPOSSIBLE = -750.0
+"""Log-probability in place of -inf, which sums could not be subtracted from: exp of it is 0."""
+
 
 @dataclass(frozen=True)
 class Departures:
@@ -54,6 +57,8 @@ class Departures:
             its own row where its own limit cut it.
         num_cut: int64 [T], rollouts whose answer another limit might have changed: under `rollout_budget="new"` those
             that were cut. Under "total" all have the same limit.
+        settled: bool [T], trajectories whose own tokens settle their answer before or at the last checkpoint.
+        end: int64 [T], the position from which on the answer is settled, at most that of the last checkpoint.
     """
 
     known: np.ndarray
@@ -61,6 +66,8 @@ class Departures:
     segment: np.ndarray
     visible: np.ndarray
     num_cut: np.ndarray
+    settled: np.ndarray
+    end: np.ndarray
 
     @classmethod
     def of(cls, table: RolloutTable, logprobs: TokenLogprobs, config: SIAConfig) -> Departures | None:
@@ -77,6 +84,8 @@ class Departures:
         end = table.checkpoint[table.last].copy()
         on_trunk = table.settled & (table.ride == table.tokens)
         np.minimum.at(end, owner[row[on_trunk]], leave[on_trunk])
+        settled = np.zeros(table.num_trajectories, dtype=bool)
+        settled[owner[row[on_trunk & (leave <= table.checkpoint[table.last][owner[row]])]]] = True
 
         span = int(max(table.checkpoint.max(), leave.max())) + 2
         place = owner * span + table.checkpoint
@@ -91,17 +100,40 @@ class Departures:
             visible = np.maximum(visible, table.first[owner[row]])
             visible = np.where(table.cut, np.where(table.code < 0, row + 1, row), visible)
             num_cut = np.bincount(owner[row], weights=table.cut, minlength=table.num_trajectories).astype(np.int64)
-        return cls(known, log_stay, segment, visible, num_cut)
+        return cls(known, log_stay, segment, visible, num_cut, settled, end)
 
     def late(self, table: RolloutTable) -> np.ndarray:
         """bool [R]: rollouts that an earlier checkpoint's limit would have cut, or their own did."""
         return self.visible > table.first[table.trajectory_of_checkpoint[table.checkpoint_of_rollout]]
 
 
+def log_prefixes(
+    table: RolloutTable, logprobs: TokenLogprobs, position: np.ndarray, owner: np.ndarray | None = None
+) -> np.ndarray:
+    """Log-probabilities of trajectories' tokens up to positions, nats; only differences within a trajectory matter.
+
+    Unknown ones count as 0, as do positions behind the last token.
+
+    Args:
+        table: The rollouts.
+        logprobs: Of the same trajectories.
+        position: int64 [n].
+        owner: int64 [n], the trajectory of each; None: the positions are those of the checkpoints.
+
+    Returns:
+        float64 [n].
+    """
+    owner, known = table.trajectory_of_checkpoint if owner is None else owner, np.isfinite(logprobs.values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(known, logprobs.values, 0.0), dtype=np.float64)])
+    begin, end = logprobs.offsets[owner], logprobs.offsets[owner + 1]
+    return sums[np.minimum(begin + position, end)]
+
+
 def _segment_logprobs(table: RolloutTable, logprobs: TokenLogprobs, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`Departures.known` and `log_stay`; end: int64 [T], the position from which on tokens are certain to keep p."""
-    is_known = np.isfinite(logprobs.values)
-    sums = np.concatenate([[0.0], np.cumsum(np.where(is_known, logprobs.values, 0.0), dtype=np.float64)])
+    is_known = ~np.isnan(logprobs.values)
+    values = np.maximum(np.where(is_known, logprobs.values, 0.0), _IMPOSSIBLE, dtype=np.float64)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
     unknown = np.concatenate([[0], np.cumsum(~is_known)])
     begin, length = logprobs.offsets[:-1], np.diff(logprobs.offsets)
     last = begin + np.minimum(table.checkpoint[table.last], length)
@@ -138,7 +170,7 @@ def blocks(table: RolloutTable, local: LocalAnswers, columns: int) -> Iterator[B
 
 
 @dataclass(frozen=True)
-class _Trunk:
+class Trunk:
     """A block of a table for the recursion from the last checkpoint to the first.
 
     Attributes:
@@ -152,7 +184,7 @@ class _Trunk:
     first: np.ndarray
 
     @classmethod
-    def of(cls, table: RolloutTable, departures: Departures, block: Block) -> _Trunk:
+    def of(cls, table: RolloutTable, departures: Departures, block: Block) -> Trunk:
         offsets = table.trajectory_offsets[block.trajectories.start : block.trajectories.stop + 1] - block.rows.start
         lengths = np.diff(offsets)
         steps = [offsets[1:][lengths > back] - 1 - back for back in range(int(lengths.max()))]
@@ -201,7 +233,7 @@ def estimate_block(
         of: bool [R], the rollouts that count; None: all.
     """
     of = np.ones(table.num_rollouts, dtype=bool) if of is None else of
-    trunk = _Trunk.of(table, departures, block)
+    trunk = Trunk.of(table, departures, block)
     late = departures.late(table)
     early = count_departures(table, local, departures.segment, block, member, of & ~late)
     number = early.sum(axis=1)
@@ -229,7 +261,7 @@ def _add_late(
     departures: Departures,
     block: Block,
     member: np.ndarray,
-    trunk: _Trunk,
+    trunk: Trunk,
     late: np.ndarray,
     of: np.ndarray,
     number: np.ndarray,
@@ -355,7 +387,7 @@ def decompose(
         counts = count_departures(table, local, departures.segment, block, everyone, of)[:, :, 0]
         mine = owner[block.rows]
         number, offset = local.number[mine], local.offsets[mine]
-        variance = _variances(counts, np.arange(block.width) < number[:, None], _Trunk.of(table, departures, block), p)
+        variance = _variances(counts, np.arange(block.width) < number[:, None], Trunk.of(table, departures, block), p)
         gold = local.gold[mine]
         here = np.arange(len(p))
         p_gold = p[here, gold]
@@ -451,8 +483,10 @@ def at_tokens(table: RolloutTable, logprobs: TokenLogprobs, config: SIAConfig) -
             np.add.at(there, (leave[mine] - start, local.code[mine]), 1.0)
             there = np.cumsum(there[::-1], axis=0)[::-1]
             total = there.sum(axis=1)
-            left = np.cumsum(values[start:stop][::-1])[::-1]
-            stay = np.exp(left) if departures.log_stay[m] < 0 else np.ones_like(left)
+            # From where the answer is settled on, the tokens keep p whatever their probability.
+            settled_at = min(max(int(departures.end[i]), start), stop)
+            left = np.concatenate([np.cumsum(values[start:settled_at][::-1])[::-1], np.zeros(stop - settled_at)])
+            stay = np.exp(left)
             after = whole.probabilities[begin[m + 1] : begin[m + 2]]
             share = np.divide(there, total[:, None], out=np.tile(after, (len(total), 1)), where=total[:, None] > 0)
             parts.append(stay[:, None] * after + (1 - stay[:, None]) * share)
@@ -482,7 +516,7 @@ class _Variances(NamedTuple):
     unseen: np.ndarray
 
 
-def _variances(counts: np.ndarray, there: np.ndarray, trunk: _Trunk, p: np.ndarray) -> _Variances:
+def _variances(counts: np.ndarray, there: np.ndarray, trunk: Trunk, p: np.ndarray) -> _Variances:
     """Sampling variances of a block, from the departures' counts [M, K] and the estimates p [M, K].
 
     The departures of different segments are independent, so Cov_m = q^2 Cov_{m+1} + (1 - q)^2 Cov(D_m). D_m is drawn
@@ -572,6 +606,11 @@ def half_difference(table: RolloutTable, departures: Departures, seed: int) -> n
 LEAF_TOLERANCE = 1e-3
 """By how much the probabilities of distinct rollouts may exceed 1: they are sums of float32 numbers."""
 
+SAME_TEXT = 0.3
+"""Nats. Rollouts that agree in everything else that is stored count as one text where their log-probabilities differ by
+at most this. In half precision one text may get other log-probabilities in other batches; counted twice, it would prove
+what is not so. Two texts taken for one only make limits wider, by little (docs/estimators.md)."""
+
 STAY_SIGMAS, STAY_SHARE = 6.0, 0.02
 """Rollouts that stay on the trajectory may differ from what its probabilities say by this many standard deviations, or
 by this share of all that could have departed. Both are exceeded only by probabilities of another distribution."""
@@ -598,7 +637,7 @@ def check(table: RolloutTable, departures: Departures) -> str | None:
 def leaf_sums(table: RolloutTable) -> np.ndarray:
     """float64 [G]: the summed probabilities of each checkpoint's distinct rollouts, at most 1 for the sampler's own.
 
-    Rollouts of one length, matched tokens, answer and log-probability (to 0.001 nats) count as one text, which makes
+    Rollouts of one length, matched tokens, answer and log-probability (to `SAME_TEXT`) count as one text, which makes
     the sum too small rather than too large. Zeros where probabilities are not known.
     """
     if table.logprob is None or table.tokens is None or not np.isfinite(table.logprob).any():
@@ -610,7 +649,7 @@ def leaf_sums(table: RolloutTable) -> np.ndarray:
     value = logprob[order]
     fresh = np.ones(len(order), dtype=bool)
     with np.errstate(invalid="ignore"):
-        fresh[1:] = (keys[:, 1:] != keys[:, :-1]).any(axis=0) | (np.diff(value) > 1e-3)
+        fresh[1:] = (keys[:, 1:] != keys[:, :-1]).any(axis=0) | (np.diff(value) > SAME_TEXT)
     return np.bincount(row[order], weights=np.where(fresh, np.exp(value), 0.0), minlength=table.num_checkpoints)
 
 

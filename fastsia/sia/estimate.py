@@ -89,7 +89,7 @@ class Resampled:
 
     @classmethod
     def mean(cls, values: np.ndarray, problem: np.ndarray, bootstrap: Bootstrap) -> Resampled:
-        """Mean of the values [T] that are not NaN. problem: int [T], the problem (0..P-1) of each value."""
+        """Means of the values [T, ...] that are not NaN. problem: int [T], the problem (0..P-1) of each value."""
         return cls.ratio(*problem_sums(values, problem, bootstrap.weights.shape[1]), bootstrap)
 
     def __getitem__(self, place: Any) -> Resampled:
@@ -122,16 +122,18 @@ class Resampled:
 
 
 def problem_sums(values: np.ndarray, problem: np.ndarray, num_problems: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of the values [T] that are not NaN, and how many there are; float64 [P] each.
+    """Sums of the values [T, ...] that are not NaN, and how many there are; float64 [P, ...] each.
 
     Args:
-        values: Float64 [T].
+        values: Float64 [T, ...].
         problem: Int [T], the problem of each value; values of problem -1 are left out.
         num_problems: P.
     """
-    kept = (problem >= 0) & ~np.isnan(values)
-    above = np.bincount(problem[kept], weights=values[kept], minlength=num_problems)
-    return above, np.bincount(problem[kept], minlength=num_problems).astype(np.float64)
+    there = (problem >= 0).reshape(-1, *[1] * (values.ndim - 1)) & ~np.isnan(values)
+    above, count = np.zeros((num_problems, *values.shape[1:])), np.zeros((num_problems, *values.shape[1:]))
+    np.add.at(above, problem, np.where(there, values, 0.0))  # problem -1 adds 0 to the last
+    np.add.at(count, problem, there.astype(np.float64))
+    return above, count
 
 
 def spread(frame: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -26,6 +26,11 @@ def warnings(scored: Scored, facts: Mapping[str, Any]) -> list[str]:
     """
     table, points, correct = scored.table, scored.points, scored.correct
     found = [] if table.cut is None else cut_notes(Ends("rollouts", table.cut, table.tokens), scored.ends)
+    if scored.off_policy:
+        found.append(
+            "The trajectories were given, not drawn from this model (off-policy): what must hold along a model's own "
+            "text is not checked, and a mean gain above 0 is possible."
+        )
     if table.num_errors:
         found.append(f"Failed rollouts, left out: {table.num_errors:,}.")
     if left_out := int(table.num_left_out.sum()):

@@ -64,18 +64,29 @@ def summarize(measured: Measured, facts: Mapping[str, Any]) -> dict[str, Any]:
                 _put(intervals, key, estimate.bounds)
             else:
                 item = dict(zip(quantity.item, (point.position, estimate.value), strict=True))
-                values.setdefault(key, []).append(item | dict(point.facts))
-                intervals.setdefault(key, []).append(estimate.bounds)
+                _append(values, key, item | dict(point.facts))
+                _append(intervals, key, estimate.bounds)
     for key, value in facts.items():
         _put(values, key, value)
     return values | {"ci": intervals}
 
 
-def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+def _innermost(tree: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """The innermost mapping of a dotted key, made where it is missing, and the key in it."""
     *above, last = key.split(".")
     for part in above:
         tree = tree.setdefault(part, {})
-    tree[last] = value
+    return tree, last
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    inner, last = _innermost(tree, key)
+    inner[last] = value
+
+
+def _append(tree: dict[str, Any], key: str, value: Any) -> None:
+    inner, last = _innermost(tree, key)
+    inner.setdefault(last, []).append(value)
 
 
 def mean_of(column: str, scored: Scored) -> Resampled:
@@ -141,6 +152,13 @@ def _auc(scored: Scored) -> Iterator[Point]:
         yield Point(estimate, position=round(float(auc.positions[k]), 4), facts=facts)
 
 
+def _auc_change(scored: Scored) -> Iterator[Point]:
+    """AUC at each relative position minus that at the first, paired: what the reasoning adds to the question."""
+    change = scored.auc_change
+    for k, estimate in enumerate(change.estimates()):
+        yield Point(estimate, position=round(float(scored.auc.positions[k]), 4))
+
+
 add_quantity(Quantity("accuracy", column="correct"))
 add_quantity(Quantity("null_rate", make=_null_rate))
 add_quantity(Quantity("entropy_first", make=at_position("entropy", 0, "all")))
@@ -160,3 +178,4 @@ for _place, _series in enumerate(("entropy", "gold_surprisal")):
         Quantity(f"reliability_{_series}", make=_make, key=f"rho.reliability.{_series}", compared=False, inline=True)
     )
 add_quantity(Quantity("auc", make=_auc, compared=False, item=("position", "auc")))
+add_quantity(Quantity("auc_change", make=_auc_change, compared=False, item=("position", "auc_change")))

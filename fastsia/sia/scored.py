@@ -17,6 +17,8 @@ from fastsia.sia.cut import Ends
 from fastsia.sia.decomposition import Decomposition, Departures, check, decompose, decomposed_halves, half_difference
 from fastsia.sia.entropy import Checkpoints, ends_correct, gains, measure
 from fastsia.sia.estimate import Resampled
+from fastsia.sia.leaves import Leaves, explore
+from fastsia.sia.nsb import nsb_entropy
 from fastsia.sia.registry import COLUMNS
 from fastsia.sia.smoother import BAND, Band, Smoothed, smooth, smooth_departures
 from fastsia.sia.table import NULL, RolloutTable
@@ -50,6 +52,7 @@ class Scored:
         ends: How the trajectories ended, None where that is not known.
         num_options: The most options of a problem where all have options, else None.
         origin: The run that this is a variant of.
+        off_policy: Whether the trajectories were given and not drawn from the model that drew the rollouts.
     """
 
     table: RolloutTable
@@ -62,6 +65,7 @@ class Scored:
     ends: Ends | None = None
     num_options: int | None = None
     origin: Scored | None = None
+    off_policy: bool = False
 
     @classmethod
     def of(cls, table: RolloutTable, config: SIAConfig, *, origin: Scored | None = None) -> Scored:
@@ -124,6 +128,18 @@ class Scored:
             return None
         found = half_difference(self.table, self.departures, self.config.seed)
         return np.where(self.decomposition.withheld, np.nan, found)
+
+    @cached_property
+    def leaves(self) -> Leaves | str:
+        """What the distinct texts prove about p, or why that cannot be known."""
+        if isinstance(self.departures, str) or self.logprobs is None:
+            return str(self.departures)
+        return explore(self.table, self.departures, self.logprobs, self.config, self.num_options)
+
+    @cached_property
+    def entropy_nsb(self) -> np.ndarray:
+        """float64 [G], nats: the NSB estimate of H."""
+        return nsb_entropy(self.table)
 
     @cached_property
     def smoothed(self) -> Smoothed:
@@ -199,6 +215,13 @@ class Scored:
         return auc_curve(self.table, self.points, self.correct, GRID, self.at_grid, self.bootstrap)
 
     @cached_property
+    def auc_change(self) -> Resampled:
+        """`auc` minus its value at the first position, on the same trajectories and resamples."""
+        auc = self.auc
+        whole = Resampled(auc.value, auc.samples, auc.num_correct + auc.num_incorrect)
+        return whole - whole[:1]
+
+    @cached_property
     def trajectories(self) -> pd.DataFrame:
         """One row per trajectory: the method's columns, then those that are registered."""
         table, points = self.table, self.points
@@ -253,7 +276,7 @@ class Scored:
         return frame.assign(**{name: x for add in COLUMNS["checkpoints"] for name, x in add(self).items()})
 
     def mean(self, values: np.ndarray) -> Resampled:
-        """Mean over trajectories of the values [T] that are not NaN."""
+        """Means over trajectories of the values [T, ...] that are not NaN."""
         return Resampled.mean(np.asarray(values, dtype=np.float64), self.table.problem_of_trajectory, self.bootstrap)
 
 

@@ -62,7 +62,7 @@ class TokenLogprobs:
 
     Attributes:
         values: Float32 [N], nats, of each token under the distribution that it was sampled from (temperature and top-p
-            applied); NaN where it is not known.
+            applied); -inf where top-p cuts a given token off, NaN where it is not known.
         offsets: Int64 [T + 1]; trajectory i owns values[offsets[i]:offsets[i + 1]].
     """
 

@@ -125,6 +125,18 @@ def load_task(
             file and row).
     """
     limit = check_limit(limit)
+    task = _load(dataset, data_dir, limit, answer_format, columns, answer_base)
+    return task if limit is None else replace(task, limit=limit)
+
+
+def _load(
+    dataset: str | os.PathLike[str] | Task | Sequence[Problem] | Any,
+    data_dir: str | os.PathLike[str] | None,
+    limit: int | None,
+    answer_format: AnswerFormat | None,
+    columns: Columns | None,
+    answer_base: int | None,
+) -> Task:
     check_format(answer_format)
     columns = _check_columns(columns, dataset)
     answer_base = _check_base(answer_base, dataset)

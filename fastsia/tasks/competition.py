@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastsia.config import AnswerFormat, Problem
+from typing import Any
+
+from fastsia.config import AnswerFormat, Problem, is_text
 from fastsia.tasks.hub import HubData
 from fastsia.tasks.records import Record, is_blank
 from fastsia.tasks.task import gold_answer
@@ -22,4 +24,10 @@ def to_problem(record: Record, answer_format: AnswerFormat) -> Problem:
     in_solution = is_blank(record.fields.get("answer")) and _BOX in str(record.fields.get("solution"))
     gold = record.text("solution") if in_solution else record.text_or_number("answer")
     key = "id" if is_blank(record.fields.get("unique_id")) else "unique_id"
-    return Problem(record.identifier(key), record.text("problem"), gold_answer(gold, answer_format, None, record.where))
+    solution: Any = record.fields.get("solution")
+    return Problem(
+        record.identifier(key),
+        record.text("problem"),
+        gold_answer(gold, answer_format, None, record.where),
+        solution=solution.strip() if is_text(solution) and solution.strip() else None,
+    )

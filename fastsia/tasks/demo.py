@@ -501,7 +501,9 @@ def evaluation_examples(limit: int = NUM_PROBLEMS) -> tuple[Example, ...]:
 def problems(limit: int = NUM_PROBLEMS) -> list[Problem]:
     """Return the first `limit` problems of the demo task, with ids "demo-0000" to "demo-1999"."""
     return [
-        Problem(id=f"demo-{index:04d}", question=example.question, gold=example.gold)
+        Problem(
+            f"demo-{index:04d}", example.question, example.gold, solution=example.solution.rpartition("\n")[0] or None
+        )
         for index, example in enumerate(evaluation_examples(limit))
     ]
 

@@ -36,6 +36,7 @@ class Task:
         stride: tokens between checkpoints, unless the configuration sets it.
         instruction: text of the prompt besides the question; None is that of the answer format, "" none.
         exemplars: few-shot examples, used from the first on; None are those of the answer format.
+        limit: the number of problems that was asked for, where the task may have more; else None.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Task:
     stride: int = DEFAULT_STRIDE
     instruction: str | None = None
     exemplars: tuple[Exemplar, ...] | None = None
+    limit: int | None = None
 
     def __len__(self) -> int:
         return len(self.problems)
@@ -54,8 +56,8 @@ class Task:
 
     def head(self, limit: int | None) -> Task:
         """Return the task with its first `limit` problems (None: all of them)."""
-        check_limit(limit)
-        return replace(self, problems=self.problems[:limit])
+        limit = check_limit(limit)
+        return self if limit is None else replace(self, problems=self.problems[:limit], limit=limit)
 
 
 def check_limit(limit: int | None) -> int | None:

@@ -139,7 +139,7 @@ def test_a_worker_that_hangs_is_given_up(
     stopped: list[int] = []
 
     def stop() -> None:
-        monkeypatch.setattr(backend, "worker_timeout", 2.0)
+        monkeypatch.setattr(backend, "worker_timeout", 6.0)
         stopped.append(processes(backend)[0])
         os.kill(stopped[0], signal.SIGSTOP)
 
@@ -150,7 +150,7 @@ def test_a_worker_that_hangs_is_given_up(
             os.kill(stopped[0], signal.SIGKILL)
     assert_equal(tables(tmp_path), whole)
     assert backend.describe()["num_lost_workers"] == 1, "of the last run"
-    assert any("no response for 2 s" in text for text in backend.warnings)
+    assert any("no response for 6 s" in text for text in backend.warnings)
 
 
 def test_an_interrupted_driver_leaves_nothing_under_way(backend: RayBackend) -> None:

@@ -75,6 +75,8 @@ class Steady(TypedDict):
     suffix: Any
     rates: Any
     fraction_of_floor: Seconds
+    fraction_of_own_floor: Seconds
+    product_ms_per_step: Seconds
     decode: Run
     work: Run
     parts_ms_per_step: dict[str, float]

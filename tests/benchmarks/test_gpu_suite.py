@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from benchmarks.gpu import growth, peers, report, results, rows, runner, scoring, steady, work
+from benchmarks.gpu import growth, kernels, peers, report, results, rows, runner, scoring, steady, work
 from benchmarks.gpu.__main__ import one
 from benchmarks.gpu.flashinfer_ops import page_table
-from benchmarks.gpu.floors import H200, Costs
+from benchmarks.gpu.floors import H200, Costs, products
 from benchmarks.gpu.models import ARCHITECTURES, Model, architecture, load
 from benchmarks.gpu.rows import Row
 from benchmarks.gpu.work import TOY, Work, generate, prepare
@@ -187,6 +189,40 @@ def test_page_tables_of_flashinfer_hold_the_blocks_that_rows_see() -> None:
     assert last.tolist() == [1, 16, 16]
 
 
+def test_an_engine_without_its_core_is_not_measured(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build that failed exits with 0, and the bookkeeping in numpy is slower."""
+    monkeypatch.setattr(peers, "extension", lambda: None)
+    with pytest.raises(RuntimeError, match=r"the C\+\+ core is not built"):
+        peers.open_engine(model)
+
+
+def test_products_of_fused_layers_are_one_product() -> None:
+    """A floor of the parts would be one of more, smaller products than a step computes."""
+    one = torch.randn(6, 4)
+    layers = [nn.Linear(4, 4, bias=False), nn.Linear(4, 2, bias=False), nn.Linear(4, 2, bias=False)]
+    layers[0].weight.data, layers[1].weight.data = one[:4], one[4:]
+    found = list(products(nn.Sequential(*layers)))
+    assert [tuple(weight.shape) for weight in found] == [(6, 4), (2, 4)]
+    assert torch.equal(found[0], one)
+
+
+def test_kernel_cases_are_kept_when_time_is_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The process that started this one ends it at the limit; what was measured has to be read before."""
+    given = {}
+
+    def run(command: list[str], **options: Any) -> None:
+        given.update(options)
+        raise subprocess.TimeoutExpired(command, options["timeout"])
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(kernels, "ROWS", tmp_path / "rows.jsonl")
+    kernels.ROWS.write_text('{"benchmark": "sampling", "path": "fastsia-triton", "us": {"p50": 1.0}}\n')
+    found = kernels.measure("bench_sampling", "cuda", 240.0)
+    assert given["timeout"] == 195.0
+    assert found["cut"]
+    assert len(found["cases"]) == 1
+
+
 # --- rows ------------------------------------------------------------------------------------------------------
 
 
@@ -256,9 +292,13 @@ def test_a_budget_ends_between_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     options = runner.Options(tmp_path / "rows.jsonl", "cpu", True, budget_seconds=450)
     # The third runs into the budget and is not recorded; the next call starts with it.
     assert runner.run(planned, options) == 2
-    assert limits == [350, 250, 150]
+    assert limits == [240, 240, 150]
     assert [row["key"] for row in results.read(options.output)] == [planned[0].key, planned[1].key]
-    assert runner.run(planned, dataclasses.replace(options, budget_seconds=130)) == 2
+    # There it is the first: it has all the time that a call can give, so no further call tries it.
+    assert runner.run(planned, dataclasses.replace(options, budget_seconds=130)) == 1
+    assert results.read(options.output)[-1] == results.read(options.output)[2]
+    assert results.read(options.output)[2]["status"] == "timeout"
+    assert runner.run(planned, options) == 0
 
 
 # --- the report ------------------------------------------------------------------------------------------------
@@ -279,7 +319,7 @@ def test_the_report_gives_no_ratio_to_wrong_draws(tmp_path: Path, capsys: pytest
     lines = [
         line("peer", "naive", peer_result(300.0)),
         line("peer", "continuous", peer_result(9.0, agrees=False)),
-        line("peer", "fastsia", peer_result(2.0)),
+        line("peer", "fastsia", peer_result(2.0) | {"details": {"engine": {"warnings": ["no graphs."]}}}),
         line("growth", "N", grown, key=f"growth/{QWEN}/N"),
         line("peer", "vllm", None, status="skipped", reason="vLLM is not installed"),
     ]
@@ -292,6 +332,7 @@ def test_the_report_gives_no_ratio_to_wrong_draws(tmp_path: Path, capsys: pytest
     assert f"Weights: {QWEN} random, 0.300 nats per token." in text
     assert "under 1: yes" in text
     assert report.TOY in text
+    assert f"| peer/{QWEN}/fastsia | no graphs. |" in text
     assert "vLLM is not installed" in text
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"gpu_peers.png", "gpu_growth.png"}
     assert report.main([str(tmp_path / "none.jsonl")]) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -42,6 +43,17 @@ def test_checkpoints_draw_apart_and_seeds_move_every_draw(engine: Engine) -> Non
     for checkpoint, rollouts in again.items():
         assert [r.token_ids for r in rollouts] == [r.token_ids for r in drawn[checkpoint]]
     assert engine.rollout(PROMPT, 6, SAMPLING, seed=5) != engine.rollout(PROMPT, 6, SAMPLING, seed=4)
+
+
+def test_rows_of_an_odd_vocabulary_are_padded_for_the_sampling_kernel() -> None:
+    """97 tokens: rows one behind the other would start on every byte, and be read a value at a time."""
+    runner = Engine(tiny_model("llama"), kernels="reference", num_kv_blocks=20).runner
+    hidden = torch.randn(5, runner.hidden_size, generator=torch.Generator().manual_seed(0))
+    plain = runner.logits(hidden)
+    runner.ops = dataclasses.replace(runner.ops, name="triton")
+    padded = runner.logits(hidden)
+    assert (plain.stride(), padded.stride()) == ((97, 1), (112, 1))
+    torch.testing.assert_close(padded, plain)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63 - 1, 2**64 - 1, 0xFFFFFFFF])

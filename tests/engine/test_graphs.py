@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -163,14 +164,79 @@ def test_results_outlive_the_next_step() -> None:
     np.testing.assert_array_equal(hidden[:, 0], first.token_ids)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("bad"), torch.OutOfMemoryError("CUDA out of memory. Tried")])
-def test_what_cannot_be_captured_says_so(error: Exception) -> None:
+class TritonError(Exception):
+    """Triton's errors (a kernel that needs more shared memory than there is) have no other base."""
+
+
+def failed_end() -> RuntimeError:
+    """Of a capture inside which memory did not suffice."""
+    error = RuntimeError("bad")
+    error.__context__ = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "is_temporary"),
+    [
+        (RuntimeError("bad"), False),
+        (TritonError("bad"), False),
+        (torch.OutOfMemoryError("bad. Tried"), True),
+        (failed_end(), True),
+    ],
+)
+def test_what_cannot_be_captured_says_so(error: Exception, is_temporary: bool) -> None:
     class Pool(FailingPool):
         pass
 
     Pool.error = error
-    with pytest.raises(CaptureError, match=r"^8 rows: (bad|CUDA out of memory)$"):
+    with pytest.raises(CaptureError, match=r"^8 rows: bad$") as raised:
         Reading(pool=Pool).graphs(batch_of(np.random.default_rng(3), [4], 1, 1))
+    assert raised.value.is_temporary == is_temporary
+
+
+class ShortPool(FakePool):
+    """A device that has no memory for the first `failures` captures."""
+
+    failures = 0
+
+    def __call__(self, call: Callable[[], None]) -> Callable[[], None]:
+        if type(self).failures:
+            type(self).failures -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return call
+
+
+def test_captures_are_tried_again_ever_more_rarely() -> None:
+    rng, reading = np.random.default_rng(4), Reading(pool=ShortPool)
+    small, large = batch_of(rng, [4], 1, 1), batch_of(rng, [40], 1, 1)
+    reading.run(small)
+    ShortPool.failures = 3
+    tried = []
+    for step in range(20):
+        try:
+            if reading.graphs(large) is not None:
+                break
+        except CaptureError:
+            tried.append(step)
+            reading.run(small)  # what has been captured is still there
+    assert tried == [0, 2, 6]
+    assert step == 14
+    assert (reading.pools, reading.graphs.num_captures) == (1, 2)
+
+
+def test_bounds_stay_where_the_buffer_for_larger_ones_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the bounds raised and the old buffer, the next batch would be written past its end."""
+    rng, reading = np.random.default_rng(5), Reading()
+    batch, plain = batch_of(rng, [4], 1, 200), torch.empty
+
+    def refuse(*_: Any, **__: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(torch, "empty", refuse)
+    with pytest.raises(torch.OutOfMemoryError):
+        reading.graphs(batch)
+    monkeypatch.setattr(torch, "empty", plain)
+    reading.run(batch)
 
 
 # --- on engines ------------------------------------------------------------------------------------------------------
@@ -241,6 +307,23 @@ def test_without_captures_a_run_goes_on_and_says_so() -> None:
     }
 
 
+def test_one_lack_of_memory_does_not_end_the_graphs() -> None:
+    """What fails to be captured runs plain; the draws are the same, and later steps are captured."""
+    expected = draw(Engine(tiny_model("gemma2"), num_kv_blocks=300, block_size=4))
+    ShortPool.failures = 2
+    engine = on_graphs(tiny_model("gemma2"), pool=ShortPool)
+    found = draw(engine)
+    assert ShortPool.failures == 0
+    assert engine.describe()["compile"] == "graphs"
+    assert engine.runner.warnings == []
+    assert engine.counters.out_of_memory == 2
+    assert engine.runner.graphs is not None
+    assert engine.runner.graphs.num_captures > 0
+    assert {c: [r.token_ids for r in rs] for c, rs in found.items()} == {
+        c: [r.token_ids for r in rs] for c, rs in expected.items()
+    }
+
+
 def test_moved_weights_are_captured_anew() -> None:
     """An update in place is seen by a graph; a weight that lies elsewhere would be read where it no longer is."""
     torch.manual_seed(0)
@@ -259,6 +342,8 @@ def test_moved_weights_are_captured_anew() -> None:
     assert step() == 1
     model.model.norm.weight.data = model.model.norm.weight.data.clone()
     assert [step(), step()] == [2, 2]
+    model.model.rotary_emb.inv_freq = model.model.rotary_emb.inv_freq.clone()
+    assert [step(), step()] == [3, 3]
 
 
 def test_a_step_waits_for_the_device_once() -> None:
@@ -276,6 +361,22 @@ def test_a_step_waits_for_the_device_once() -> None:
     draw(engine)
     assert draws > engine.counters.steps / 2
     assert engine.runner.staging.waits - before == draws
+
+
+def test_an_engine_computes_on_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model's own kernels, and graphs, go to the current device, which may be another."""
+    runner = on_graphs(tiny_model("llama")).runner
+    entered: list[torch.device] = []
+
+    @contextmanager
+    def device(wanted: torch.device) -> Iterator[None]:
+        entered.append(wanted)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    runner.device = torch.device("cuda:1")
+    with runner._inference():
+        assert entered == [torch.device("cuda:1")]
 
 
 # --- on CUDA ---------------------------------------------------------------------------------------------------------
@@ -299,7 +400,7 @@ def test_on_a_gpu_graphs_give_the_plain_rollouts(family: str) -> None:
 
 @pytest.mark.gpu
 def test_on_a_gpu_a_step_waits_nowhere_else() -> None:
-    """torch raises at every synchronisation but the one stream wait of `Staging.fetch`."""
+    """torch raises at every synchronisation but a wait for an event, which `Staging.fetch` does once."""
     model = copy.deepcopy(tiny_model("gemma2")).to("cuda")
     engine = Engine(model, num_kv_blocks=300, block_size=16, compile="graphs")
     draw(engine)
@@ -308,6 +409,20 @@ def test_on_a_gpu_a_step_waits_nowhere_else() -> None:
         draw(engine)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are not two CUDA devices")
+def test_on_a_second_gpu_the_draws_are_those_of_the_first() -> None:
+    """The first one stays the current device, and has captured before."""
+    found = []
+    for device in ("cuda:0", "cuda:1"):
+        model = copy.deepcopy(tiny_model("gemma2")).to(device)
+        engine = Engine(model, num_kv_blocks=300, block_size=16, compile="graphs")
+        found.append(draw(engine))
+        assert engine.runner.warnings == []
+    assert torch.cuda.current_device() == 0
+    assert found[0] == found[1]
 
 
 @pytest.mark.gpu

@@ -139,7 +139,7 @@ def test_a_sampled_trajectory_and_its_rollouts_equal_those_computed_alone(family
     tokens = expected.token_ids[:-1] if expected.finish_reason == "eos" else expected.token_ids
     assert trajectory.token_ids.tolist() == tokens
     assert trajectory.finish_reason == expected.finish_reason
-    assert trajectory.checkpoints.tolist() == checkpoints_of(drawn, len(tokens)).tolist()
+    assert trajectory.checkpoints.tolist() == checkpoints_of(drawn, trajectory.token_ids, None).tolist()
     comparison = Comparison()
     for (checkpoint, index), rollout in rows_of(trajectory).items():
         prefix = PROMPT + tokens[:checkpoint]

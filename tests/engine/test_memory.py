@@ -67,6 +67,47 @@ def test_an_engine_that_ran_out_is_usable_and_keeps_nothing() -> None:
     assert draw(engine) == draw(Engine(model, tokenizer))
 
 
+@pytest.mark.parametrize("where", ["take", "keep_hidden", "copy_blocks", "hidden"])
+def test_small_pieces_are_asked_for_twice(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a step's forward pass its rows are drawn from, kept and forked: there is no going back from there.
+
+    An allocation that fails is tried again once torch has given back what it caches.
+    """
+    model, tokenizer = tiny_model()
+    expected = draw(Engine(model, tokenizer, compile="off"))
+    engine = Engine(model, tokenizer, compile="off")
+    runner, refused = engine.runner, []
+    plain_call, plain_put = getattr(runner, where), runner.staging.put
+
+    def put(*arrays: Any) -> list[torch.Tensor]:
+        if not refused:
+            refused.append(where)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return plain_put(*arrays)
+
+    def call(*arguments: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(runner.staging, "put", put)
+            return plain_call(*arguments)
+
+    monkeypatch.setattr(runner, where, call)
+    assert draw(engine) == expected
+    assert refused == [where]
+    assert engine.counters.out_of_memory == 1
+
+
+def test_where_small_pieces_do_not_fit_either_a_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = tiny_model()
+    engine = Engine(model, tokenizer)
+
+    def refuse(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(engine.runner.staging, "put", refuse)
+    with pytest.raises(FastsiaError, match=r"results \(CUDA out of memory\); lower num_kv_blocks\.$"):
+        draw(engine)
+
+
 def test_a_run_records_it() -> None:
     model, tokenizer = tiny_model()
     settings: dict[str, Any] = {"num_rollouts": 4, "stride": 6, "max_tokens": 12, "num_bootstrap": 20, "num_splits": 2}

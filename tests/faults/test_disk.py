@@ -112,7 +112,7 @@ def test_a_disk_that_fills_while_tables_are_written(model: Path, questions: Path
     shutil.copytree(whole, tmp_path / "run")
     for path in (tmp_path / "run").glob("*.parquet"):
         path.unlink()
-    with small_disk(tmp_path / "small", database // 1024 + 120) as disk:
+    with small_disk(tmp_path / "small", database // 1024 + 190) as disk:
         shutil.copytree(tmp_path / "run", disk / "run")
         sentence = complaint(start(model, questions, disk / "run"))
         assert "cannot be written" in sentence

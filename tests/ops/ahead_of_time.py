@@ -2,8 +2,10 @@
 
     python -m tests.ops.ahead_of_time 90
 
-prints one JSON line a launch: registers a thread, stack bytes a thread (a spill needs one), shared memory a program.
-The launches come from the ops' own `plan` functions on meta tensors, so what is compiled is what would run.
+prints one JSON line a launch: registers a thread, stack bytes a thread (a spill needs one), shared memory a program,
+how many programs a processor holds at once, and how far loads run ahead in its loops. `--table` writes these rows to
+docs/kernels.md instead. The launches come from the ops' own `plan` functions on meta tensors, so what is compiled is
+what would run.
 """
 
 from __future__ import annotations
@@ -26,11 +28,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from fastsia.ops.kv_cache import plan_copy_blocks, plan_store_kv
-from fastsia.ops.launch import Launch
+from fastsia.ops.launch import Launch, empty_rows
 from fastsia.ops.prefix_attention import PrefixAttention
 from fastsia.ops.reference import AttentionMetadata, DrawSpec
 from fastsia.ops.sampling import Sampler
 
+PAGE = Path(__file__).parents[2] / "docs" / "kernels.md"
+BEGIN, END = "<!-- resources -->\n\n", "\n<!-- /resources -->"
 TYPES = {
     torch.float32: "fp32",
     torch.bfloat16: "bf16",
@@ -53,7 +57,7 @@ def meta(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
 
 
 def sampling(rows: int, vocab: int, draws: int, dtype: torch.dtype) -> Launch:
-    logits, floats = meta(rows, vocab, dtype=dtype), meta(rows, dtype=torch.float32)
+    logits, floats = empty_rows(rows, vocab, dtype, torch.device("meta")), meta(rows, dtype=torch.float32)
     seeds = meta(draws, dtype=torch.int64)
     spec = DrawSpec(meta(draws, dtype=torch.int64), seeds, meta(draws, 4), floats, floats)
     return Sampler().plan(logits, spec)[0]
@@ -73,6 +77,7 @@ def launches() -> Iterator[tuple[str, Launch]]:
     bf16, f32 = torch.bfloat16, torch.float32
     yield "sampling bf16 V=151936", sampling(512, 151_936, 512, bf16)
     yield "sampling bf16 V=256000, draws sorted beforehand", sampling(512, 256_000, 50_000, bf16)
+    yield "sampling bf16 V=100278, padded rows", sampling(512, 100_278, 512, bf16)
     yield "sampling f32 V=151936", sampling(512, 151_936, 512, f32)
     for model in HEADS:
         yield f"attention bf16 {model} decode", attention(model, bf16, 512, 4, 900, 600)
@@ -120,8 +125,36 @@ def resources(cubin: bytes) -> dict[str, int]:
     return {name: int(value) for name, value in re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", shown.stdout)}
 
 
-def main(capability: int) -> None:
-    warnings.simplefilter("ignore")
+def loops(ttgir: str) -> dict[str, list[int]]:
+    """Whether loads run ahead of their use, in Triton's last representation before machine code.
+
+    Returns:
+        waits: for each wait inside a loop, the asynchronous copies that may still be under way after it; 0 means that
+            it waits for the last one asked for. buffers: the copies of each tile that a loop is given in shared memory.
+    """
+    waits, blocks = [], []
+    for line in ttgir.splitlines():
+        opened = line.count("{") - line.count("}")
+        if opened < 0:
+            blocks.pop()
+        elif opened > 0:
+            blocks.append("scf.for" in line or "scf.while" in line)
+        found = re.search(r"async_wait.*num = (\d+)", line)
+        if found and any(blocks):
+            waits.append(int(found[1]))
+    buffers = re.findall(r"local_alloc : \(\) -> !ttg\.memdesc<(\d+)x\d+x\d+x", ttgir)
+    return {"waits": sorted(waits), "buffers": sorted(map(int, buffers))}
+
+
+def programs(capability: int, warps: int, registers: int, shared: int) -> int:
+    """Programs that a processor holds at once (CUDA C++ Programming Guide, compute capabilities)."""
+    by_registers = 65536 // (32 * warps * -(-registers // 8) * 8)
+    by_memory = {80: 164, 90: 228}[capability] * 1024 // (shared + 1024)
+    return min(32, 64 // warps, by_registers, by_memory)
+
+
+def measured(capability: int) -> Iterator[dict[str, Any]]:
+    """A row for each launch."""
     for name, launch in launches():
         begin = time.perf_counter()
         compiled = compile_launch(launch, capability)
@@ -134,10 +167,36 @@ def main(capability: int) -> None:
             "registers": used["REG"],
             "stack": used["STACK"] + used["LOCAL"],
             "shared": compiled.metadata.shared,
+            "programs": programs(capability, launch.num_warps, used["REG"], compiled.metadata.shared),
+            **loops(compiled.asm["ttgir"]),
+            # Copies of 16 bytes a thread; narrow ones are as many instructions for a fraction of the bytes.
+            "wide_copies": compiled.asm["ptx"].count("cp.async.cg.shared.global"),
             "seconds": round(time.perf_counter() - begin, 1),
         }
-        print(json.dumps(row), flush=True)
+        yield row
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown, between the marks of docs/kernels.md."""
+    head = ["launch", "warps", "registers", "stack", "shared memory", "programs a processor", "copies under way"]
+    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    for row in rows:
+        ahead = ", ".join(map(str, sorted(set(row["waits"])))) or "–"
+        numbers = (row["warps"], row["registers"], row["stack"], row["shared"], row["programs"])
+        lines.append([row["launch"], *(f"{number:,}" for number in numbers), ahead])
+    text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return f"{BEGIN}sm_{rows[0]['sm']}, triton {triton.__version__}:\n\n{text}\n{END}"
+
+
+def main(capability: int, into_docs: bool) -> None:
+    warnings.simplefilter("ignore")
+    if not into_docs:
+        for row in measured(capability):
+            print(json.dumps(row), flush=True)
+        return
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    PAGE.write_text(before + table(list(measured(capability))) + rest.partition(END)[2], encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), "--table" in sys.argv)

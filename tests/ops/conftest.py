@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 
-KERNEL_TESTS = ["sampling", "prefix_attention", "kv_cache", "engine", "interpreter", "ahead_of_time"]
+KERNEL_TESTS = ["sampling", "prefix_attention", "kv_cache", "engine", "interpreter", "ahead_of_time", "launches"]
 
 collect_ignore = [] if importlib.util.find_spec("triton") else [f"test_{name}.py" for name in KERNEL_TESTS]

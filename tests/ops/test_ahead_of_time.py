@@ -1,4 +1,7 @@
-"""Every kernel, as production launches it, compiles for sm_80 and sm_90 and fits them; no GPU is needed for that."""
+"""Every kernel, as production launches it, compiles for sm_80 and sm_90, fits them, and loads ahead of its use.
+
+No GPU is needed for that.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import triton
 
+from tests.ops import ahead_of_time
 from tests.ops.device import INTERPRETED
 
 # Shared memory that one program can have, bytes (CUDA C++ Programming Guide, compute capabilities).
@@ -37,10 +42,23 @@ def test_every_kernel_compiles_and_fits() -> None:
         out, errors = process.communicate()
         assert process.returncode == 0, errors[-4000:]
         rows += [json.loads(line) for line in out.splitlines()]
-    print(f"\n{'launch':52} {'sm':>3} {'warps':>5} {'registers':>9} {'stack':>5} {'shared':>7}")
+    print(f"\n{'launch':52} {'sm':>3} {'warps':>5} {'registers':>9} {'stack':>5} {'shared':>7} waits, buffers")
     for row in rows:
-        print("{launch:52} {sm:3} {warps:5} {registers:9} {stack:5} {shared:7}".format(**row))
-    assert len(rows) >= 2 * 14
+        print("{launch:52} {sm:3} {warps:5} {registers:9} {stack:5} {shared:7} {waits} {buffers}".format(**row))
+    assert len(rows) >= 2 * 15
     for row in rows:
         assert row["shared"] <= SHARED_LIMIT[row["sm"]], row
         assert row["sm"] != 90 or row["stack"] == 0, f"spills: {row}"
+        # float32 is for comparisons: it has two stages, in which a wait is for the last copy.
+        if row["launch"].startswith(("attention bf16", "sampling bf16")):
+            # A wait for the last copy asked for would leave a program idle for as long as memory takes to answer.
+            assert row["waits"], row
+            assert min(row["waits"]) > 0, row
+            assert row["wide_copies"] > 0, f"narrow loads: {row}"
+        if row["launch"].startswith("attention bf16"):
+            assert len(row["buffers"]) == 4, f"keys and values of a trunk and of a suffix: {row}"
+            assert min(row["buffers"]) >= 2, row
+    page = ahead_of_time.PAGE.read_text(encoding="utf-8")
+    if f"triton {triton.__version__}:" in page:
+        own = [row for row in rows if row["sm"] == 90]
+        assert ahead_of_time.table(own) in page, "run: python -m tests.ops.ahead_of_time 90 --table"

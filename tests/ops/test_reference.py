@@ -83,6 +83,27 @@ def test_draws_follow_from_the_definition(vocab: int) -> None:
     assert not found.bad.any()
 
 
+@pytest.mark.parametrize("vocab", [2, 129, 1000])
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.7, 0.9), (1.0, 1.0), (0.0, 0.5), (1.3, 1e-6)])
+def test_given_tokens_have_the_probability_with_which_they_would_be_drawn(
+    vocab: int, temperature: float, top_p: float
+) -> None:
+    """-inf outside of the nucleus; bad rows are NaN and spoil no other."""
+    logits = rows_of(vocab)
+    logits[4, 0] = torch.nan
+    tokens = torch.arange(12) % vocab
+    logprobs, entropy = reference.score(logits, tokens, temperature, top_p)
+    spec = DrawSpec(*draws(12, 1), torch.full((12,), temperature), torch.full((12,), top_p))
+    torch.testing.assert_close(entropy, reference.sample(logits, spec).entropy, equal_nan=True)
+    for row in range(12):
+        if row == 4:
+            assert logprobs[row].isnan()
+            continue
+        probs = definition.nucleus(logits[row], temperature, top_p)
+        expected = float((probs[tokens[row]] / probs.sum()).log())
+        assert float(logprobs[row]) == pytest.approx(expected, abs=1e-6)
+
+
 def test_narrower_logits_are_drawn_from_as_they_are() -> None:
     """Their values, in a wider type: a sum in bfloat16 would be another distribution."""
     rows, seeds, counters = draws(12, 20)

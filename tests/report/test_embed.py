@@ -24,7 +24,12 @@ def view(number: int, text: str) -> TrajectoryView:
         token_entropies=np.array([0.5, float("nan"), 1.234]),  # type: ignore[arg-type]
         checkpoints=[
             CheckpointView(
-                0, 0.25, float("inf"), [AnswerView(None, 3, text), AnswerView("4", 17, text)], (0.12345, float("nan"))
+                0,
+                0.25,
+                float("inf"),
+                [AnswerView(None, 3, text), AnswerView("4", 17, text)],
+                (0.12345, float("nan")),
+                (0.5, 0.25, 0.01234),
             )
         ],
     )
@@ -44,7 +49,9 @@ def test_what_is_packed_comes_out() -> None:
     assert record["entropies"] == [50, 0, 123]
     assert record["forks"] == []
     answers = [[None, 3, "so 4", None, []], ["4", 17, "so 4", None, []]]
-    assert record["checkpoints"] == [{"t": 0, "h": 0.25, "s": None, "band": [0.1235, None], "answers": answers}]
+    (point,) = record["checkpoints"]
+    assert point.pop("step") == [0.5, 0.25, 0.0123]
+    assert point == {"t": 0, "h": 0.25, "s": None, "band": [0.1235, None], "answers": answers}
 
 
 def test_all_rollouts_are_kept_until_the_page_grows_too_large() -> None:

@@ -102,6 +102,7 @@ class Chain:
     ) -> None:
         self.num_states = num_states
         self.texts: list[np.ndarray] = []
+        self.drawn: list[np.ndarray] = []
         forward = rng.dirichlet(np.full(num_states, spread), size=num_states)
         ends = rng.dirichlet(np.full(num_answers, 0.5), size=num_states)
         leave = rng.uniform(0.2 * end, 1.8 * end, (num_states, 1))
@@ -134,8 +135,9 @@ class Chain:
     ) -> tuple[pd.DataFrame, TokenLogprobs, np.ndarray]:
         """A table of rollouts (as of a run), the log-probabilities of the trajectories' tokens, and the true
         distributions float64 [G, A + 1], null last. Answers are "10", "11", ...; gold is "10". `texts` has the states
-        of each trajectory, the one before its first token included."""
-        self.texts = []
+        of each trajectory, the one before its first token included; `drawn` the tokens of each checkpoint's rollouts,
+        int64 [number, left], -1 behind the end."""
+        self.texts, self.drawn = [], []
         rows, values, lengths, truths = [], [], [], []
         known = {left: self.truth(left) for left in range(1, limit + 1)}
         while len(lengths) < problems:
@@ -151,6 +153,7 @@ class Chain:
             for t in points:
                 left = limit if budget == "new" else limit - t
                 tokens = self.walk(np.full(number, states[t]), left, rng)
+                self.drawn.append(tokens)
                 count = (tokens >= 0).sum(axis=1)
                 final = tokens[np.arange(number), count - 1]
                 rest = np.full(left, -2)

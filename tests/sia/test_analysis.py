@@ -50,7 +50,10 @@ def test_frames_have_what_others_rely_on() -> None:
     } <= set(found.checkpoints.columns)
     assert {"curve", "axis", "group", "position", "value", "low", "high", "se", "count"} == set(found.curves.columns)
     assert {"entropy", "gain", "gain_share", "entropy_drop", "auc", "fano_bound"} <= set(found.curves["curve"])
-    assert {"sensitivity", "coarse_ablation", "early_stop", "failure_detection"} == set(found.tables)
+    assert {
+        *("sensitivity", "coarse_ablation", "early_stop", "early_stop_held_out"),
+        *("failure_detection", "calibration", "reliability", "steps"),
+    } == set(found.tables)
 
 
 def test_json_holds_no_nan() -> None:

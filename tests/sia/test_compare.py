@@ -16,6 +16,7 @@ from fastsia.sia import (
     table3,
     tabulate,
 )
+from fastsia.sia.compare import entropy_performance, temperature_sweep
 from fastsia.sia.paper import TABLE1, TABLE2, TABLE3
 from tests.sia.simulate import constant, draw, frame, moving
 
@@ -124,3 +125,37 @@ def test_our_tables_stand_beside_the_published_ones() -> None:
     assert third.loc[1, "difference"] == coarse.loc[1, "rho_pearson"] - 0.635
     assert third.loc[1, "change"] == coarse.loc[1, "rho_pearson"] - coarse.loc[0, "rho_pearson"]
     assert third["num_rollouts"].tolist()[:2] == [10, 5]
+
+
+def test_accuracy_against_entropy_is_the_line_that_was_put_in() -> None:
+    """Exact on a line, with resamples; a is 0 where accuracy does not depend on entropy."""
+    rng = np.random.default_rng(0)
+    ids = [f"p{i}" for i in range(50)]
+    level = rng.normal(0, 0.01, 50)
+    runs = {}
+    for k, entropy in enumerate((0.2, 0.5, 0.9, 1.3)):
+        accuracy = 0.9 - 0.15 * np.exp(entropy)
+        own = pd.DataFrame({"problem_id": ids, "mean_entropy": entropy + level, "correct": accuracy})
+        own["mean_entropy"] += entropy - own["mean_entropy"].mean()
+        runs[str(k)] = own
+    found = entropy_performance(runs, num_resamples=200)
+    assert found is not None
+    row = found.set_index("quantity").loc["entropy_mean"]
+    assert row[["a", "b", "r_squared"]].tolist() == pytest.approx([0.15, 0.9, 1])
+    assert row["a_low"] < 0.15 < row["a_high"]
+    assert row[["num_runs", "num_problems"]].tolist() == [4, 50]
+    assert found["quantity"].tolist() == ["entropy_mean"]  # without token entropies
+    assert entropy_performance(dict(list(runs.items())[:2])) is None
+    apart = runs | {"3": runs["3"].assign(problem_id="x")}
+    assert entropy_performance(apart) is None
+
+
+def test_a_temperature_sweep_is_in_the_order_of_temperature() -> None:
+    runs = {name: analysis(seed).trajectories for seed, name in enumerate("abc")}
+    temperatures = {"a": 1.0, "b": 0.3, "c": 0.7}
+    found = temperature_sweep(runs, temperatures, num_resamples=100)
+    assert found is not None
+    assert found["run"].tolist() == ["b", "c", "a"]
+    assert found["accuracy"].tolist() == pytest.approx([runs[name]["correct"].mean() for name in "bca"])
+    assert (found["gain_low"] <= found["gain_high"]).all()
+    assert temperature_sweep(runs, dict.fromkeys("abc", 0.7)) is None

@@ -110,3 +110,19 @@ def test_group_means_resample_problems_not_trajectories() -> None:
     np.testing.assert_allclose(means.samples[:, 0, 0, 0], draws.weights @ per_problem.mean(axis=1) / 6)
     np.testing.assert_allclose(means.samples[:, 1, 0, 0], draws.weights @ per_problem[:, 0] / 6)
     assert means.count.tolist() == [12, 6, 6]
+
+
+def test_checkpoints_of_any_spacing_are_read_at_the_last_one_before_a_position() -> None:
+    """Sentence ends have no common stride: the first gap's multiples would hold nearly none of them."""
+    positions = [[0, 7, 19, 31], [0, 5, 26]]
+    rows = [("p", i, t, k, "1", "1") for i, at in enumerate(positions) for t in at for k in range(2)]
+    columns = ["problem_id", "trajectory", "checkpoint", "rollout", "answer", "gold"]
+    table = encode(pd.DataFrame(rows, columns=columns))
+    assert stride(table) is None
+    grid, found = token_rows(table)
+    assert grid.tolist() == [0, 12, 24]  # the median gap
+    assert found.tolist() == [[0, 1, 2], [4, 5, 5]]
+    shorter = pd.DataFrame([row for row in rows if row[2] not in (19, 31)], columns=columns)
+    grid, found = token_rows(encode(shorter))
+    assert grid.tolist() == [0, 7, 14, 21]
+    assert found.tolist() == [[0, 1, -1, -1], [2, 3, 3, 3]]  # the first trajectory has ended at 7

@@ -259,5 +259,49 @@ def test_every_token_has_an_estimate_and_checkpoints_have_the_same() -> None:
     assert at_tokens(replace(table, ride=None), logprobs, config) is None
 
 
+def test_at_every_token_a_settled_answer_stays() -> None:
+    """Four tokens of probability ½, of which two settle the answer: p(gold) is ¼, ½, 1, 1, 1."""
+    leaving = [(0, "11")] * 4 + [(1, "11")] * 2
+    rows = [(0, matched, 9, answer, "eos") for matched, answer in leaving]
+    rows += [(0, 2, 2, "10", "answer")] * 2 + [(4, 0, 0, "10", "answer")] * 8
+    columns = ["checkpoint", "matched_tokens", "num_tokens", "answer", "finish_reason"]
+    frame = pd.DataFrame(rows, columns=columns).assign(problem_id="p0", trajectory=0, gold="10")
+    frame["rollout"] = frame.groupby("checkpoint").cumcount()
+    logprobs = TokenLogprobs(np.full(4, np.log(0.5)), np.array([0, 4]))
+    config = SIAConfig(max_tokens=20, rollout_budget="total")
+    table = encode(frame)
+    departures = Departures.of(table, logprobs, config)
+    found = at_tokens(table, logprobs, config)
+    assert departures is not None
+    assert found is not None
+    p = np.array([0.25, 0.5])
+    settling = -(p * np.log(p) + (1 - p) * np.log(1 - p))
+    assert found["entropy"].tolist() == pytest.approx([*settling, 0, 0, 0])
+    assert decompose(table, departures, 0.5).probabilities[:3].max() == pytest.approx(0.75)
+
+
 def test_surprisal_is_that_of_twenty_rollouts_smoothed() -> None:
     assert surprisal(np.array(5 / 20), np.array(4), 0.5) == pytest.approx(-np.log(5.5 / (20 + 2)))
+
+
+def test_a_token_that_cannot_be_drawn_separates_what_comes_before_it() -> None:
+    """Given trajectories contain tokens outside of the nucleus, of log-probability -inf; no rollout stays on those."""
+    rng = np.random.default_rng(1)
+    rollouts, logprobs, _ = Chain(10, 4, rng, spread=0.04, end=0.06).run(20, 10, 4, 100, rng, budget="total")
+    table = encode(rollouts)
+    values = logprobs.values.copy()
+    first = logprobs.offsets[0]
+    values[first + 4] = -np.inf
+    config = SIAConfig(max_tokens=100, rollout_budget="total")
+    departures = Departures.of(table, replace(logprobs, values=values), config)
+    assert departures is not None
+    assert departures.known.all()
+    segment = int(np.flatnonzero(table.checkpoint[: table.trajectory_offsets[1]] <= 4)[-1])
+    assert np.exp(departures.log_stay[segment]) == 0.0
+    assert np.isfinite(departures.log_stay).all()
+    found = decompose(table, departures, 0.5)
+    assert np.isfinite(found.entropy).all()
+    values[first + 4] = np.nan
+    unknown = Departures.of(table, replace(logprobs, values=values), config)
+    assert unknown is not None
+    assert unknown.known.tolist() == [False, *[True] * (table.num_trajectories - 1)]

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from fastsia.config import SIAConfig
-from fastsia.sia import analyze_rollouts
-from fastsia.sia.extras.early_stop import MODE_LENGTHS, TAUS, early_stop_table
+from fastsia.sia import TokenTraces, analyze_rollouts
+from fastsia.sia.extras.early_stop import (
+    HELD_OUT_LENGTHS,
+    MODE_LENGTHS,
+    NUM_HALVINGS,
+    TAUS,
+    Replay,
+    all_settings,
+    choose,
+    early_stop_table,
+    held_out_table,
+    recent_token_entropy,
+)
 from fastsia.sia.scored import Scored
 from fastsia.sia.table import encode
 from tests.sia.simulate import draw, frame, moving
@@ -108,3 +121,72 @@ def test_curves_are_monotone_and_bounded_and_cover() -> None:
         assert (found[f"{name}_low"] <= found[name] + 1e-12).all()
         assert (found[name] <= found[f"{name}_high"] + 1e-12).all()
     assert (found["saved"].between(0, 1)).all()
+
+
+def test_token_entropy_is_that_of_the_tokens_since_the_checkpoint_before() -> None:
+    table = encode(frame(np.array([[RIGHT] * 3, [SPLIT] * 3]), stride=2))
+    traces = TokenTraces(np.array([1, 3, 0, 0.5], dtype=np.float32), np.array([0, 4, 4]), np.array([-1, -1]))
+    recent = recent_token_entropy(table, traces)
+    assert recent.tolist() == [np.inf, 2, 0.25, np.inf, np.inf, np.inf]
+    scored = replace(Scored.of(table, SIAConfig(num_bootstrap=100, num_splits=1)), traces=traces)
+    found = early_stop_table(scored)
+    assert at(found, "token_entropy", 0.2)["saved"] == 0
+    assert at(found, "token_entropy", 1.0)["stopped"] == 0  # it is low at the last checkpoint only
+
+
+def test_a_setting_is_scored_on_problems_that_it_was_not_chosen_on() -> None:
+    """Nothing moves: every setting that stops loses nothing, so the one that saves most is chosen in either half."""
+    sure = frame(np.array([[RIGHT] * 5] * 8))
+    scored = Scored.of(encode(sure), SIAConfig(num_bootstrap=100, num_splits=1))
+    found = held_out_table(scored)
+    assert found is not None
+    by_rule = found.set_index("rule")
+    assert by_rule.loc["entropy", ["saved", "lost"]].tolist() == [1, 0]
+    assert by_rule.loc["length", ["saved", "lost", "chosen"]].tolist() == [1, 0, "0"]
+    assert by_rule.loc["mode", "chosen"] == "over 2"
+    assert by_rule.loc["never", ["saved", "lost", "chosen"]].tolist() == [0, 0, "never"]
+    assert held_out_table(Scored.of(encode(frame(np.array([[RIGHT] * 5] * 3))), SIAConfig(num_splits=1))) is None
+
+
+def test_held_out_numbers_are_those_of_tables_of_the_halves() -> None:
+    """Chosen by the table of one half of the problems and read from that of the other; all have one length."""
+    rng = np.random.default_rng(0)
+    rollouts = frame(draw(moving(12, 8, rng), 8, rng), null=4)
+    config = SIAConfig(num_bootstrap=20, num_splits=1)
+    found = held_out_table(Scored.of(encode(rollouts), config))
+    assert found is not None
+    by_rule = found.set_index("rule").drop("length")  # its settings are others there
+    generator, scores = np.random.default_rng([config.seed, NUM_HALVINGS]), []
+    for _ in range(NUM_HALVINGS):
+        first = {f"p{k}" for k in generator.permutation(12)[:6]}
+        inside = rollouts["problem_id"].isin(first)
+        tables = [early_stop_table(Scored.of(encode(rollouts[part]), config)) for part in (inside, ~inside)]
+        for chooses, judges in (tables, tables[::-1]):
+            for rule in by_rule.index:
+                allowed = chooses["rule"].isin([rule, "never"]) & (chooses["lost"] <= 0.01 + 1e-9)
+                best = chooses.loc[allowed, "saved"].idxmax()
+                scores.append((rule, judges.loc[best, "saved"], judges.loc[best, "lost"]))
+    expected = pd.DataFrame(scores, columns=["rule", "saved", "lost"]).groupby("rule").mean()
+    for name in ("saved", "lost"):
+        assert by_rule[name].tolist() == pytest.approx(expected.loc[by_rule.index, name].tolist())
+    assert by_rule["saved"].nunique() > 2
+
+
+def test_nothing_of_the_problems_that_are_scored_is_known_to_the_choice() -> None:
+    """A set's choice stays whatever the other problems are, and a problem's own numbers are the same in any run."""
+    rng = np.random.default_rng(1)
+    rollouts = frame(draw(moving(12, 8, rng), 8, rng), null=4, lengths=rng.integers(3, 9, 12))
+    config = SIAConfig(num_bootstrap=20, num_splits=1)
+
+    def replay(part: pd.DataFrame) -> Replay:
+        scored = Scored.of(encode(part), config)
+        table, holds = scored.table, [setting.holds for setting in all_settings(scored, HELD_OUT_LENGTHS)]
+        place = table.checkpoint, table.trajectory_offsets, table.problem_offsets
+        return Replay.of(*place, scored.points.majority_right, holds)
+
+    whole, half = replay(rollouts), np.arange(12) % 2 == 0
+    own = replay(rollouts[rollouts["problem_id"].isin([f"p{k}" for k in np.flatnonzero(half)])])
+    for name in ("saved", "lost", "tokens", "number"):
+        np.testing.assert_array_equal(getattr(whole, name)[half], getattr(own, name))
+    candidates = range(whole.saved.shape[1])
+    assert choose(whole, half[None], candidates) == choose(own, np.ones((1, 6), dtype=bool), candidates)

@@ -35,6 +35,8 @@ def test_a_right_run_passes(run: tuple[RolloutTable, TokenLogprobs]) -> None:
     invariants, warnings = checked(*run)
     assert invariants["not_checked"] is None
     assert set(invariants["checks"]) == {"leaf_sum", "gain", "carried_entropy", "decomposition"}
+    by_text = checked(*run, replace(CONFIG, checkpoints="sentence"))[0]["checks"]
+    assert set(by_text) == {"leaf_sum", "gain", "decomposition"}
     assert warnings == []
 
 
@@ -87,3 +89,15 @@ def test_it_says_why_nothing_was_checked(run: tuple[RolloutTable, TokenLogprobs]
     cut = np.arange(table.num_rollouts) % 50 == 0
     assert "cut 2.0 %" in checked(replace(table, cut=cut), logprobs)[0]["not_checked"]
     assert "shuffled" in checked(table, logprobs, replace(CONFIG, shuffle_prefix=True))[0]["not_checked"]
+
+
+def test_given_trajectories_are_said_to_be_so_and_not_tested(run: tuple[RolloutTable, TokenLogprobs]) -> None:
+    table, logprobs = run
+    ends = Ends("trajectories", np.zeros(table.num_trajectories, dtype=bool))
+    found = analyze_table(table, CONFIG, logprobs=logprobs, ends=ends, off_policy=True)
+    assert found.summary["off_policy"]
+    assert found.summary["invariants"]["not_checked"] == "the trajectories were given, not drawn from the model"
+    assert set(found.summary["invariants"]["checks"]) == {"leaf_sum"}
+    assert any("off-policy" in note for note in found.summary["warnings"])
+    assert "rho_baseline" not in set(found.estimates["quantity"])
+    assert found.checkpoints["entropy_decomposed"].notna().any()  # it holds along any text

@@ -128,6 +128,8 @@ def test_without_anyone_who_stays_the_departures_are_the_rollouts() -> None:
         segment=table.last[table.trajectory_of_checkpoint][table.checkpoint_of_rollout],
         visible=np.zeros(table.num_rollouts, dtype=np.int64),
         num_cut=np.zeros(30, dtype=np.int64),
+        settled=np.zeros(30, dtype=bool),
+        end=table.checkpoint[table.last],
     )
     found = smooth_departures(table, departures, np.zeros(30, dtype=bool), 0.5, 0)
     smoothed = smooth(table, 0.5)

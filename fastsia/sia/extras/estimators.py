@@ -50,6 +50,7 @@ def _of_trajectories(scored: Scored) -> Mapping[str, Any]:
 def _of_checkpoints(scored: Scored) -> Mapping[str, Any]:
     smoothed, found = scored.smoothed, scored.decomposition
     columns = {
+        "entropy_nsb": scored.entropy_nsb,
         "entropy_smoothed": smoothed.entropy,
         "entropy_smoothed_sd": smoothed.entropy_sd,
         "gold_surprisal_smoothed": smoothed.surprisal,
@@ -101,8 +102,8 @@ def _if_known(column: str, scored: Scored) -> Iterator[Point]:
 
 
 def _baseline(column: str, scored: Scored) -> Iterator[Point]:
-    """2 P(ends correct) - 1 among the trajectories that have a rho."""
-    if column in scored.trajectories:
+    """2 P(ends correct) - 1 among the trajectories that have a rho; it says what to expect along a model's own text."""
+    if column in scored.trajectories and not scored.off_policy:
         defined = scored.trajectories[column].notna().to_numpy()
         yield Point(scored.mean(np.where(defined, 2.0 * scored.correct - 1, np.nan)).estimate())
 
@@ -113,11 +114,13 @@ def _undefined(column: str, scored: Scored) -> Iterator[Point]:
 
 
 def _curves(scored: Scored) -> Iterator[Curve]:
-    """Mean of the best estimate of H in each group."""
-    values = scored.best.entropy[scored.at_grid][:, None]
+    """Means of two estimates of H in each group."""
+    estimates = {"entropy_best": scored.best.entropy, "entropy_nsb": scored.entropy_nsb}
+    values = np.stack([entropy[scored.at_grid] for entropy in estimates.values()], axis=1)
     means = group_means(scored.table, values, scored.correct, scored.bootstrap)
     for g, (group, count) in enumerate(zip(GROUPS, means.count.tolist(), strict=True)):
-        yield Curve("entropy_best", "relative", group, GRID, means.value[g, 0], means.samples[:, g, 0], count)
+        for k, name in enumerate(estimates):
+            yield Curve(name, "relative", group, GRID, means.value[g, k], means.samples[:, g, k], count)
 
 
 CURVES.append(_curves)
