@@ -87,7 +87,8 @@ def test_a_run_names_its_adapter(
     save_adapter(Path(model), tmp_path / "adapter")
     arguments = ["run", "--model", model, "--tasks", questions, "--limit", 2, *SMALL, "--no_report"]
     assert command(*arguments, "-o", tmp_path / "run", "--peft", tmp_path / "adapter") == 0
-    assert f"{model} + {tmp_path / 'adapter'}" in capsys.readouterr().out.replace("\n", "")
+    assert "tiny + adapter · sums: 2 problems" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["model"] == f"{model} + {tmp_path / 'adapter'}"
     assert "model.peft was" in complaint(capsys, *arguments, "-o", tmp_path / "run")
     assert "does not exist" in complaint(capsys, *arguments, "--peft", tmp_path / "absent")
 

@@ -202,7 +202,7 @@ def _explored(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     share.set_ylim(0, 1)
     share.set_ylabel("explored mass (dashed)")
     share.grid(False)
-    axes.legend()
+    legend_below(axes)
     return pd.concat(parts, ignore_index=True)
 
 
@@ -524,7 +524,7 @@ def _reliability(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("share of the most frequent answer")
     axes.set_ylabel("share of trajectories for which it is right")
-    axes.legend(loc="upper left")
+    legend_below(axes)
     return frame
 
 
