@@ -129,6 +129,9 @@ def evaluate(
     warnings += [] if sampling is None else [sampling]
     warnings += ["temperature is 0: every rollout is the same, entropies are degenerate."] * (settings.temperature == 0)
     warnings += unread_settings(task, loaded.tokenizer, settings)
+    known = known_model(loaded.model_name)
+    if known is not None and known.is_demo and task.name != "demo":
+        warnings.append(f"{loaded.model_name} has learnt only the task demo and is hardly ever right on others.")
 
     temporary = tempfile.TemporaryDirectory(prefix="fastsia-") if output is None else None
     directory = Path(temporary.name if temporary is not None else os.fspath(output or ""))

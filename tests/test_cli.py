@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import pytest
 from typer.testing import CliRunner
 
 import fastsia
-from fastsia import cli
+from fastsia import cli, provenance
 from fastsia.callbacks import Callback, Progress
 from fastsia.cli import _run
 from fastsia.cli.options import GROUPS
@@ -86,7 +87,8 @@ def test_a_run_names_its_adapter(
     save_adapter(Path(model), tmp_path / "adapter")
     arguments = ["run", "--model", model, "--tasks", questions, "--limit", 2, *SMALL, "--no_report"]
     assert command(*arguments, "-o", tmp_path / "run", "--peft", tmp_path / "adapter") == 0
-    assert f"{model} + {tmp_path / 'adapter'}" in capsys.readouterr().out.replace("\n", "")
+    assert "tiny + adapter · sums: 2 problems" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["model"] == f"{model} + {tmp_path / 'adapter'}"
     assert "model.peft was" in complaint(capsys, *arguments, "-o", tmp_path / "run")
     assert "does not exist" in complaint(capsys, *arguments, "--peft", tmp_path / "absent")
 
@@ -109,11 +111,29 @@ def test_a_run_writes_its_folder_and_prints_its_table(
     assert summary["task"] == "sums"
     assert (summary["num_problems"], summary["config"]["num_rollouts"]) == (4, 3)
     assert len(fastsia.load(folder).trajectories) == 4
+    assert summary["provenance"]["date"] <= datetime.now(UTC).isoformat()
+    assert summary["provenance"]["command"] is None, "pytest is no command of fastsia"
+
+    drawn = (folder / "report.html").stat().st_mtime_ns
+    assert command("show", folder) == 0
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("│", "┏", "┃", "└"))]
+    assert table == [line for line in out.splitlines() if line.startswith(("│", "┏", "┃", "└"))]
+    assert max(map(len, table)) <= 80
+    assert command("show", folder, "--table", "json") == 0
+    found = json.loads(capsys.readouterr().out)
+    rows = {(row["name"], row["group"]): row for row in found["rows"]}
+    assert rows["accuracy", None]["value"] == summary["accuracy"]
+    assert rows["ρ, the paper's", "ends incorrect"]["n"] == rows["ρ, the paper's", None]["n"]
+    assert command("show", folder, "--table", "markdown") == 0
+    assert "| ↳ ends incorrect | " in capsys.readouterr().out
+    assert (folder / "report.html").stat().st_mtime_ns == drawn
 
     assert (
         command("run", "--model", model, "--tasks", questions, "--limit", 6, "-o", folder, "--no-report", *SMALL) == 0
     )
-    assert "6 problems" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "6 problems" in out
+    assert "fastsia: sums: 6 problems, 4 of them stored already; cpu, float32" in err
     assert json.loads((folder / "summary.json").read_text())["num_computed_problems"] == 6
     arguments = ["run", "--model", model, "--tasks", questions, "--limit", 6, "-o", folder, "--no_report", *SMALL]
     assert command(*arguments, "--share", "none") == 0, "a setting that changes nothing"
@@ -300,8 +320,10 @@ def test_compare_prints_a_table_and_writes_a_page(
     capsys.readouterr()
     assert command("compare", *folders, "-o", tmp_path / "out") == 0
     out = capsys.readouterr().out
-    for text in ("Runs", "accuracy", "ρ undefined", "Token level", "Differences between runs", "comparison.html"):
+    assert max(len(line) for line in out.splitlines() if line.startswith(("│", "┏", "┃", "└"))) <= 80
+    for text in ("Runs", "│ accuracy", "ρ undefined", "Token level", "Differences between runs", "comparison.html"):
         assert text in out
+    assert out.count("accuracy") == 2, "of each run, and the difference"
     assert (tmp_path / "out" / "comparison.html").is_file()
     assert set(pd.read_parquet(tmp_path / "out" / "tables" / "runs.parquet")["run"]) == {"a", "b"}
 
@@ -397,6 +419,21 @@ def test_what_an_interruption_left_is_said(
     assert said[:2] == ["Interrupted: no problem was finished yet."] * 2
     assert said[2].startswith("Interrupted: 3 of 4 problems are finished and kept in "), "stored counts, not told of"
     assert said[2].endswith("; the same command continues from there.")
+
+
+def test_a_bare_call_is_help_and_there_is_a_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command() == 0
+    out, err = capsys.readouterr()
+    assert "Commands:\n  run " in out
+    assert not err
+    assert command("--version") == 0
+    assert capsys.readouterr().out == f"fastsia {fastsia.__version__}\n"
+
+
+def test_the_command_of_a_run_is_kept_without_secrets() -> None:
+    argv = ["/bin/fastsia", "run", "--tasks", "a b", "--wandb_args", "key=x", "--trackio-args=key=y"]
+    assert provenance._command(argv) == "fastsia run --tasks 'a b' --wandb_args ... --trackio-args=..."
+    assert provenance._command(["/work/fastsia/__main__.py", "ls"]) == "fastsia ls"
 
 
 def test_ls_and_doctor_and_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -631,7 +668,7 @@ def test_a_full_disk_is_one_sentence_whoever_wrote(
 
 AT_THE_END = """
 import atexit, sys
-from fastsia import cli
+from fastsia import cli, provenance
 def ending():
     print("ending", flush=True)
     sys.stdin.read()
@@ -641,7 +678,7 @@ cli.main()
 """
 WHILE_IT_COMPLAINS = """
 import os, sys
-from fastsia import cli
+from fastsia import cli, provenance
 how = int(sys.argv.pop())
 cli._complain = lambda sentence: os.kill(os.getpid(), how)
 sys.argv = ["fastsia", "report", "/nowhere"]

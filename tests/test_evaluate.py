@@ -772,3 +772,9 @@ def test_given_checkpoints_must_lie_inside_of_the_trajectory(result: SIAResult, 
     options["trajectories"] = [{"id": problems[0].id, "text": "12"}]
     with pytest.raises(FastsiaError, match=r"row 1: position 19 is beyond the trajectory's 2 tokens\.$"):
         cut(19)
+
+
+def test_a_demo_model_on_other_questions_is_said_to_know_only_its_own_task() -> None:
+    """A stranger's first own questions came out 0 % right without a word."""
+    found = evaluate("demo:sft", PROBLEMS[:1], num_rollouts=1, stride=64, max_tokens=8, num_bootstrap=2, num_splits=1)
+    assert any("has learnt only the task demo" in warning for warning in found.summary["warnings"])

@@ -104,10 +104,14 @@ class ReportData:
         return title_of(self.summary)
 
 
+def _last_part(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2] if name.startswith(("/", ".", "~")) else name
+
+
 def title_of(summary: Mapping[str, Any]) -> str:
     """Model and task of a run; of a path only its last part."""
     names = [str(summary[key]) for key in ("model", "task") if summary.get(key)]
-    short = [name.rstrip("/").rpartition("/")[2] if name.startswith(("/", ".", "~")) else name for name in names]
+    short = [" + ".join(map(_last_part, name.split(" + "))) for name in names]  # a model and its adapter
     return " · ".join(short) or "table of rollouts"
 
 

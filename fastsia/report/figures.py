@@ -202,7 +202,7 @@ def _explored(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     share.set_ylim(0, 1)
     share.set_ylabel("explored mass (dashed)")
     share.grid(False)
-    axes.legend()
+    legend_below(axes)
     return pd.concat(parts, ignore_index=True)
 
 
@@ -309,9 +309,10 @@ def _alignment(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     second = frame[other].dropna().to_numpy(np.float64) if other in frame else np.zeros(0)
     if not sum(map(len, values.values())) + len(second):
         return None
-    names = [f"{GROUP_LABEL[group]} ({len(value)})" for group, value in values.items()]
-    colors = [GROUP_COLOR[group] for group in values]
-    axes.hist(list(values.values()), bins.tolist(), color=colors, alpha=0.6, stacked=True, label=names)
+    if some := {group: value for group, value in values.items() if len(value)}:
+        names = [f"{GROUP_LABEL[group]} ({len(value)})" for group, value in some.items()]
+        colors = [GROUP_COLOR[group] for group in some]
+        axes.hist(list(some.values()), bins.tolist(), color=colors, alpha=0.6, stacked=True, label=names)
     axes.hist(second, bins.tolist(), color=INK, histtype="step", linewidth=1.2, label=f"{label} ({len(second)})")
     for group, value in values.items():
         if len(value):
@@ -351,6 +352,8 @@ def _misalignment(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     shown = numbers if len(numbers) <= 1500 else numbers.sample(1500, random_state=0)
     for group, marker, width in (("correct", "o", 0.0), ("incorrect", "x", 0.9)):
         part = shown[shown["correct"] == (group == "correct")]
+        if part.empty:
+            continue
         x, y = part["entropy_change"].to_numpy(), part["surprisal_change"].to_numpy()
         look: Any = {"s": 14, "c": GROUP_COLOR[group], "marker": marker, "alpha": 0.6, "linewidths": width}
         axes.scatter(x, y, label=GROUP_LABEL[group], **look)
@@ -428,7 +431,7 @@ def _steps(data: ReportData, axes: Axes) -> pd.DataFrame | None:
         if len(part):
             axes.scatter(part["relative_position"], part["excess"], s=12, color=color, alpha=0.7, lw=0, label=label)
     mark_zero(axes)
-    label_axes(axes, "share of answers changed, above chance")
+    label_axes(axes, "answers changed, above chance")
     legend_below(axes, 4)
     return numbers
 
@@ -444,6 +447,8 @@ def _early_stop(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     frame = data.tables.get("early_stop")
     if frame is None or frame["saved"].isna().all():
         return None
+    if data.summary.get("accuracy") == 0 and not frame["lost"].fillna(0).any():
+        return None  # nothing was right, so nothing can be lost
     dashed: Any = (0, (5, 2))
     looks: list[tuple[str, str, int | None, str, str, Any]] = [
         ("length", "fixed length (control)", None, RULE, "d", (0, (2, 2))),
@@ -523,8 +528,8 @@ def _reliability(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     axes.set_xlim(0, 1.02)
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("share of the most frequent answer")
-    axes.set_ylabel("share of trajectories for which it is right")
-    axes.legend(loc="upper left")
+    axes.set_ylabel("share for which it is right")
+    legend_below(axes)
     return frame
 
 

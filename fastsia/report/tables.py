@@ -167,7 +167,7 @@ _NAMES = {
     "entropy_final": "H at the end",
     **{f"auc_{place}": f"AUC of −H at {place} %" for place in (25, 50, 75)},
     **{
-        f"rho_{key}_{group}": f"  ends {group}"
+        f"rho_{key}_{group}": f"\u00a0\u00a0ends {group}"
         for key in ("pearson", "decoupled", "smoothed")
         for group in ("correct", "incorrect")
     },
