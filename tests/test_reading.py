@@ -103,7 +103,7 @@ def test_the_report_shows_both_readings_where_they_differ(tmp_path: Path, capsys
     result = small(PROBLEMS)
     show(result, [])
     out = capsys.readouterr().out
-    assert re.search(r"cut rollouts \(ended by the token limit\) +│ +\d", out)
+    assert re.search(r"cut by the token limit +│ +\d", out)
     assert "strict (this run's)" in out
     assert "The two readings" in result.report(tmp_path / "page.html").read_text(encoding="utf-8")
     table = result.rollouts.drop(columns=["answer_strict", "answer_lenient", "finish_reason"])
@@ -111,7 +111,7 @@ def test_the_report_shows_both_readings_where_they_differ(tmp_path: Path, capsys
     assert plain.summary["cut_rate"] is None
     show(plain, [])
     out = capsys.readouterr().out
-    assert "cut rollouts" not in out
+    assert "│ cut by the token limit" not in out
     assert "The two readings" not in out
 
 
