@@ -67,12 +67,17 @@ def token_rows(table: RolloutTable) -> tuple[np.ndarray, np.ndarray]:
     return positions, rows
 
 
+MOST_POSITIONS = 2_000
+"""The most positions of a grid for checkpoints without a common stride: a table may name positions far apart."""
+
+
 def _irregular_rows(table: RolloutTable) -> tuple[np.ndarray, np.ndarray]:
     """`token_rows` of checkpoints without a common stride."""
     if not (np.diff(table.trajectory_offsets) >= 3).any():
         return np.zeros(0, dtype=np.int64), np.zeros((table.num_trajectories, 0), dtype=np.int64)
     gaps = np.delete(np.diff(table.checkpoint), table.last[:-1])
-    positions = np.arange(0, int(table.checkpoint[table.last].max()) + 1, max(int(np.median(gaps)), 1))
+    end = int(table.checkpoint[table.last].max())
+    positions = np.arange(0, end + 1, max(int(np.median(gaps)), -(-end // MOST_POSITIONS), 1))
     span = int(table.checkpoint.max()) + 1
     key = table.trajectory_of_checkpoint * span + table.checkpoint
     wanted = np.arange(table.num_trajectories)[:, None] * span + positions

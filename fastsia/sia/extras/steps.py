@@ -11,9 +11,10 @@ from scipy.special import ndtri
 from scipy.stats import false_discovery_control
 
 from fastsia.sia import registry
-from fastsia.sia.decomposition import blocks, count_departures
+from fastsia.sia.decomposition import Block, blocks
 from fastsia.sia.registry import COLUMNS, FACTS
 from fastsia.sia.scored import Scored
+from fastsia.sia.table import LocalAnswers
 from fastsia.sia.two_samples import compare_counts, total_variation
 
 LEVEL = 0.05
@@ -85,6 +86,14 @@ def _replacing(scored: Scored) -> np.ndarray | None:
     return leaves & (departures.segment == row) if scored.config.rollout_budget == "new" else leaves
 
 
+def _counts(local: LocalAnswers, row: np.ndarray, block: Block, of: np.ndarray) -> np.ndarray:
+    """Answers of a block's rollouts by the row at which each counts, int64 [M, K]; of: bool [R], which count."""
+    kept = np.flatnonzero(of[block.rollouts]) + block.rollouts.start
+    number = block.rows.stop - block.rows.start
+    cell = (row[kept] - block.rows.start) * block.width + local.code[kept]
+    return np.bincount(cell, minlength=number * block.width).reshape(number, block.width)
+
+
 def step_columns(scored: Scored) -> Mapping[str, Any]:
     """The columns of the step that begins at each checkpoint, [G]; NaN at a trajectory's last.
 
@@ -98,7 +107,7 @@ def step_columns(scored: Scored) -> Mapping[str, Any]:
         return {}
     local, owner = table.local_answers(), table.trajectory_of_checkpoint
     own, departures, replacing = table.checkpoint_of_rollout, scored.departures, _replacing(scored)
-    everyone, one = np.ones(table.num_rollouts, dtype=bool), np.ones((int(table.slots().max()) + 1, 1), dtype=bool)
+    everyone = np.ones(table.num_rollouts, dtype=bool)
     names = ["total_variation", "by_chance", "p_value", "kl"]
     if replacing is not None:
         names += ["importance", "importance_by_chance", "importance_p_value", "num_replaced", "replaced_gold"]
@@ -106,7 +115,7 @@ def step_columns(scored: Scored) -> Mapping[str, Any]:
     for block in blocks(table, local, 1):
         begins = np.setdiff1d(np.arange(block.rows.start, block.rows.stop), table.last)
         place = begins - block.rows.start
-        counts = count_departures(table, local, own, block, one, everyone)[:, :, 0].astype(np.int64)
+        counts = _counts(local, own, block, everyone)
         before, after = counts[place], counts[place + 1]
         found["total_variation"][begins] = total_variation(before, after)
         found["p_value"][begins], found["by_chance"][begins] = compare_counts(before, after, config.seed)
@@ -119,7 +128,7 @@ def step_columns(scored: Scored) -> Mapping[str, Any]:
         found["kl"][begins] = np.where(possible, smooth[1] * ratio, 0.0).sum(axis=1)
         if replacing is None or isinstance(departures, str):
             continue
-        left = count_departures(table, local, departures.segment, block, one, replacing)[:, :, 0].astype(np.int64)
+        left = _counts(local, departures.segment, block, replacing)
         instead = left[place]
         size = instead.sum(axis=1)
         found["num_replaced"][begins] = size
