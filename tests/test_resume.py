@@ -33,7 +33,7 @@ SETTINGS = {
     "num_splits": 2,
 }
 # Two sequences per step: a problem takes seconds, and what is drawn of it is stored several times.
-SLOW = SETTINGS | {"max_num_seqs": 2, "num_rollouts": 24, "save_interval": 0.1}
+SLOW = SETTINGS | {"max_num_seqs": 2, "num_rollouts": 24, "save_interval": 0.02}
 FEW = 3
 # Columns of floats that come from logits, packed or not.
 FLOATS = {"logprobs", "token_entropies", "logprob"}
@@ -203,7 +203,7 @@ def test_a_damaged_part_is_drawn_again(
     path = stopped / "run.sqlite"
     with contextlib.closing(sqlite3.connect(path)) as connection:
         parts = schema.select_parts(connection)
-    assert len(parts) > 1
+    assert len(parts) > 2
     data = bytearray(path.read_bytes())
     at = data.index(parts[-1].rollout_token_ids[-600:])
     data[at + 300] ^= 4
@@ -215,8 +215,7 @@ def test_a_damaged_part_is_drawn_again(
     fastsia.evaluate(str(model), str(questions), limit=FEW, output=stopped, **SLOW)
     assert "run.sqlite.damaged-1" in caplog.text
     assert_equal(tables(stopped), tables(few))
-    # On a fast machine the first part may hold next to nothing.
-    assert costs(stopped) < costs(few) or len(parts) == 2
+    assert costs(stopped) < costs(few)
 
 
 def test_a_problem_that_was_begun_may_not_change(stopped: Path, model: Path, tmp_path: Path) -> None:

@@ -313,14 +313,15 @@ def forks(
     """The tokens at which another choice of the model led to other answers, from the rollouts that made it."""
     from fastsia.results import load
     from fastsia.results.forks import FEWEST, tell_fork
+    from fastsia.sia.extras.steps import LEVEL
 
     found = load(directory).forks(problem)
     for fork in found.head(most).to_dict("records"):
         say(*tell_fork(fork), "")
-    certain = int((found["q_value"] <= 0.05).sum())
+    certain = int((found["q_value"] <= LEVEL).sum())
     say(
         f"{len(found):,} alternatives were written by at least {FEWEST} rollouts; {certain:,} lead to other answers "
-        "(q at most 0.05; rows share rollouts, so this is a guide)."
+        f"(q at most {LEVEL}; rows share rollouts, so this is a guide)."
     )
 
 

@@ -41,6 +41,7 @@ from fastsia.report.style import (
 )
 from fastsia.report.tables import recommended_name
 from fastsia.sia import spread
+from fastsia.sia.extras.steps import LEVEL
 from fastsia.sia.registry import Described
 
 Make = Callable[[ReportData, Axes], pd.DataFrame | None]
@@ -149,6 +150,19 @@ def _curves(
     return select(data.curves, curve)
 
 
+def _one_curve(
+    data: ReportData, axes: Axes, curve: str, label: str, ylabel: str, mark: Callable[[Axes], None]
+) -> pd.DataFrame | None:
+    """One curve over relative position with a reference line."""
+    numbers = select(data.curves, curve)
+    if numbers.empty:
+        return None
+    plot(axes, numbers, BLUE, label)
+    mark(axes)
+    label_axes(axes, ylabel)
+    return numbers
+
+
 @figure("fig3_entropy")
 def _entropy(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Uncertainty about the answer
@@ -240,13 +254,7 @@ def _auc(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     The probability that of two trajectories, one that will end correct and one that will end incorrect, the former has
     the lower answer entropy at this point. ½ is chance, 1 is perfect. Band: 95 % over problems.
     """
-    curve = select(data.curves, "auc")
-    if curve.empty:
-        return None
-    plot(axes, curve, BLUE, "AUC")
-    mark_chance(axes)
-    label_axes(axes, "AUC of −H for “ends correct”")
-    return curve
+    return _one_curve(data, axes, "auc", "AUC", "AUC of −H for “ends correct”", mark_chance)
 
 
 @figure("auc_change")
@@ -257,13 +265,7 @@ def _auc_change(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     reflect how hard the question is; where the band contains 0, the reasoning so far tells no more than the question
     did. Band: 95 % over problems, paired.
     """
-    curve = select(data.curves, "auc_change")
-    if curve.empty:
-        return None
-    plot(axes, curve, BLUE, "change of AUC")
-    mark_zero(axes)
-    label_axes(axes, "AUC(q) − AUC(0)")
-    return curve
+    return _one_curve(data, axes, "auc_change", "change of AUC", "AUC(q) − AUC(0)", mark_zero)
 
 
 @figure("fig2_auc_tokens")
@@ -417,7 +419,7 @@ def _steps(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     names = ["problem_id", "trajectory", "checkpoint", "relative_position", "step_gold_change", "step_q_value"]
     frame = data.checkpoints[data.checkpoints["step_q_value"].notna()]
     numbers = frame[names].assign(excess=frame["step_total_variation"] - frame["step_by_chance"])
-    decisive = numbers["step_q_value"] <= 0.05
+    decisive = numbers["step_q_value"] <= LEVEL
     towards = numbers["step_gold_change"] > 0
     away = numbers["step_gold_change"] < 0
     looks = (

@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.errors import FastsiaError
 from fastsia.results.reader import Store
-from fastsia.results.steps import spell_p
+from fastsia.results.steps import continued, spell_answer, spell_p
 from fastsia.sia.extras.steps import discoveries, newcombe
 from fastsia.sia.two_samples import compare_counts, total_variation
 
@@ -28,7 +27,7 @@ def read_forks(store: Store, problem_id: str | None = None) -> pd.DataFrame:
     permutation test of their answers is exact. Rows of one checkpoint share rollouts, so q-values are a guide.
 
     Args:
-        store: The run.
+        store: A snapshot of the run.
         problem_id: Of this problem only; None: of all.
 
     Returns:
@@ -41,18 +40,11 @@ def read_forks(store: Store, problem_id: str | None = None) -> pd.DataFrame:
     Raises:
         FastsiaError: The run's prefixes are shuffled.
     """
-    if store.identity()["config"].get("shuffle_prefix"):
-        raise FastsiaError(f"{store.path} is a run with shuffled prefixes: its rollouts do not fork from trajectories.")
     vocabulary = store.vocabulary()
-    trajectories: dict[Any, Any] = {
-        (row["problem_id"], row["trajectory"]): row for row in store.trajectories().to_dict("records")
-    }
     rows: list[dict[str, Any]] = []
-    for chunk in store.rollouts():
-        drawn = chunk[chunk["finish_reason"] != "error"]
-        for key, rollouts in drawn.groupby(["problem_id", "trajectory"], sort=False):
-            if problem_id is None or key[0] == problem_id:
-                rows += _forks_of(trajectories[key], rollouts, vocabulary)
+    for trajectory, rollouts in continued(store):
+        if problem_id in (None, trajectory["problem_id"]):
+            rows += _forks_of(trajectory, rollouts, vocabulary)
     found = pd.DataFrame(rows, columns=_COLUMNS)
     found.insert(_COLUMNS.index("p_value") + 1, "q_value", discoveries(found["p_value"].to_numpy(np.float64)))
     order = ["q_value", "total_variation"]
@@ -114,7 +106,7 @@ def _forks_of(trajectory: Any, rollouts: pd.DataFrame, vocabulary: Vocabulary) -
 def tell_fork(fork: Mapping[Any, Any]) -> list[str]:
     """A row of `read_forks` as lines to read."""
     kept, other = (repr(fork[name]) for name in ("token", "alternative"))
-    answers = [f"“{fork[name]}”" if isinstance(fork[name], str) else "no answer" for name in _ANSWERS]
+    answers = [spell_answer(fork[f"{name}_answer"]) for name in ("kept", "alternative")]
     change, low, high = (100 * fork[f"gold_change{end}"] for end in ("", "_low", "_high"))
     return [
         f"{fork['problem_id']}, trajectory {fork['trajectory']}, token {fork['position']}: {other} in place of {kept}",
@@ -123,6 +115,3 @@ def tell_fork(fork: Mapping[Any, Any]) -> list[str]:
         f"  answers differ by {100 * fork['total_variation']:.0f} % ({100 * fork['by_chance']:.0f} % by chance, q = "
         f"{spell_p(fork['q_value'])}); gold {change:+.0f} points [{low:.0f}, {high:.0f}]",
     ]
-
-
-_ANSWERS = ("kept_answer", "alternative_answer")

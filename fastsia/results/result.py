@@ -139,6 +139,7 @@ class SIAResult:
         """
         from fastsia.results.trajectory import TrajectoryResult
 
+        self._check_problem(problem_id)
         return TrajectoryResult.of(self, problem_id, trajectory)
 
     @cached_property
@@ -216,7 +217,10 @@ class SIAResult:
         found = choose_steps(checkpoints, len(checkpoints) if most is None else most)
         if found.empty:
             raise FastsiaError("There is no step: that takes two checkpoints of one trajectory, not shuffled.")
-        return found.reset_index(drop=True) if self._store is None else read_steps(self._store, found)
+        if self._store is None:
+            return found.reset_index(drop=True)
+        with self._store.snapshot() as store:
+            return read_steps(store, found)
 
     def forks(self, problem_id: str | None = None) -> pd.DataFrame:
         """Tokens in whose place rollouts wrote another one, and what became of the answers: `results.forks.read_forks`.
@@ -229,12 +233,13 @@ class SIAResult:
         if self._store is None:
             raise FastsiaError(f"Forking tokens need a run's tokens, which only {DATABASE} has.")
         self._check_problem(problem_id)
-        return read_forks(self._store, problem_id)
+        with self._store.snapshot() as store:
+            return read_forks(store, problem_id)
 
     def _check_problem(self, problem_id: str | None) -> None:
-        known = self.checkpoints["problem_id"].unique().tolist()
+        known = self.trajectories["problem_id"].unique().tolist()
         if problem_id is not None and problem_id not in known:
-            raise FastsiaError(f"The run has no problem {problem_id!r}{did_you_mean(problem_id, known, otherwise='.')}")
+            raise FastsiaError(f"the run has no problem {problem_id!r}{did_you_mean(problem_id, known, otherwise='.')}")
 
     def to_lm_eval(self, directory: str | os.PathLike[str]) -> Path:
         """Write results_DATE.json and samples_TASK_DATE.jsonl, as lm-evaluation-harness does; the results file."""
@@ -297,11 +302,7 @@ class SIAResult:
         """
         if self._store is None:
             raise FastsiaError(f"texts of rollouts need a run's tokens, which only {DATABASE} has.")
-        known = self.trajectories["problem_id"]
-        if problem_id is not None and not (known == problem_id).any():
-            raise FastsiaError(
-                f"the run has no problem {problem_id!r}{did_you_mean(problem_id, known.tolist(), otherwise='.')}"
-            )
+        self._check_problem(problem_id)
         with self._store.snapshot() as store:
             vocabulary, parts = store.vocabulary(), []
             for chunk in store.rollouts():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,26 @@ def overlap(one: str, other: str) -> float:
     return (first & second).total() / whole if whole else 1.0
 
 
+def continued(store: Store) -> Iterator[tuple[dict[Any, Any], pd.DataFrame]]:
+    """Each trajectory of a run, as a row of `Store.trajectories`, with its rollouts that did not fail.
+
+    Args:
+        store: A snapshot of the run.
+
+    Raises:
+        FastsiaError: The run's prefixes are shuffled, so that no rollout continues its trajectory.
+    """
+    if store.identity()["config"].get("shuffle_prefix"):
+        raise FastsiaError(f"{store.path} is a run with shuffled prefixes: its rollouts do not continue trajectories.")
+    trajectories: dict[Any, Any] = {
+        (row["problem_id"], row["trajectory"]): row for row in store.trajectories().to_dict("records")
+    }
+    for chunk in store.rollouts():
+        drawn = chunk[chunk["finish_reason"] != "error"]
+        for key, rollouts in drawn.groupby(["problem_id", "trajectory"], sort=False):
+            yield trajectories[key], rollouts
+
+
 def read_steps(store: Store, steps: pd.DataFrame) -> pd.DataFrame:
     """Adds texts to steps, and the comparison with those rollouts whose replacement differs in meaning.
 
@@ -37,7 +57,7 @@ def read_steps(store: Store, steps: pd.DataFrame) -> pd.DataFrame:
     has, from where the step begins, or fewer if it ends before.
 
     Args:
-        store: The run.
+        store: A snapshot of the run.
         steps: Rows of `SIAResult.checkpoints` with a step.
 
     Returns:
@@ -50,27 +70,17 @@ def read_steps(store: Store, steps: pd.DataFrame) -> pd.DataFrame:
     Raises:
         FastsiaError: The run's prefixes are shuffled, so that no rollout continues its trajectory.
     """
-    if store.identity()["config"].get("shuffle_prefix"):
-        raise FastsiaError(f"{store.path} is a run with shuffled prefixes: its rollouts do not replace steps.")
     vocabulary = store.vocabulary()
     wanted: dict[Any, list[int]] = {}
     for place, owner in enumerate(zip(steps["problem_id"], steps["trajectory"], strict=True)):
         wanted.setdefault(owner, []).append(place)
-    trajectories: dict[Any, Any] = {
-        each: row
-        for row in store.trajectories().to_dict("records")
-        if (each := (row["problem_id"], row["trajectory"])) in wanted
-    }
-    # A failed rollout has no answer and replaces nothing.
     alone = store.identity()["config"].get("rollout_budget") == "new"
     found: list[dict[str, Any]] = [{} for _ in range(len(steps))]
-    for chunk in store.rollouts():
-        drawn = chunk[chunk["finish_reason"] != "error"]
-        for key, rollouts in drawn.groupby(["problem_id", "trajectory"], sort=False):
-            for place in wanted.get(key, ()):
-                step = steps.iloc[place]
-                span = int(step["checkpoint"]), int(step["step_end"])
-                found[place] = _read_step(span, trajectories[key], rollouts, vocabulary, alone)
+    for trajectory, rollouts in continued(store):
+        for place in wanted.get((trajectory["problem_id"], trajectory["trajectory"]), ()):
+            step = steps.iloc[place]
+            span = int(step["checkpoint"]), int(step["step_end"])
+            found[place] = _read_step(span, trajectory, rollouts, vocabulary, alone)
     return pd.concat([steps.reset_index(drop=True), pd.DataFrame(found)], axis=1)
 
 
@@ -99,6 +109,11 @@ def tell_step(step: Mapping[Any, Any]) -> list[str]:
             f"p = {spell_p(step['different_p_value'])})",
         ]
     return lines
+
+
+def spell_answer(answer: object) -> str:
+    """An answer for reading."""
+    return f"“{answer}”" if isinstance(answer, str) else "no answer"
 
 
 def spell_p(p_value: float) -> str:

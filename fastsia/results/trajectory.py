@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from fastsia.errors import FastsiaError, did_you_mean
+from fastsia.errors import FastsiaError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,12 +31,9 @@ class TrajectoryResult:
 
     @classmethod
     def of(cls, result: SIAResult, problem_id: str, trajectory: int) -> TrajectoryResult:
-        """As `SIAResult.trajectory`."""
+        """As `SIAResult.trajectory`, of a problem that the run has."""
         frame = result.trajectories
         mine = frame[frame["problem_id"] == problem_id]
-        if mine.empty:
-            known = frame["problem_id"].tolist()
-            raise FastsiaError(f"the run has no problem {problem_id!r}{did_you_mean(problem_id, known, otherwise='.')}")
         one = mine[mine["trajectory"] == trajectory]
         if one.empty:
             numbers = ", ".join(map(str, sorted(mine["trajectory"])))

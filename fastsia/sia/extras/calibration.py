@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 
 from fastsia.sia import registry
-from fastsia.sia.curves import GRID
 from fastsia.sia.estimate import Resampled
-from fastsia.sia.extras.failure import POSITIONS
+from fastsia.sia.extras.failure import PLACES, POSITIONS
 from fastsia.sia.registry import COLUMNS, Point, Quantity, add_quantity
 from fastsia.sia.scored import Scored
 from fastsia.sia.table import NULL
@@ -47,8 +46,7 @@ class _Binned:
     """Sums over the trajectories of each problem in bins of confidence, at `POSITIONS`."""
 
     def __init__(self, scored: Scored, confidence: np.ndarray, right: np.ndarray) -> None:
-        at = np.array([int(np.argmin(np.abs(GRID - q))) for q in POSITIONS])
-        rows = scored.at_grid[:, at]
+        rows = scored.at_grid[:, PLACES]
         self.scored, self.confidence, self.right = scored, confidence[rows], right[rows]
         there = ~np.isnan(self.confidence)
         place = np.clip((np.nan_to_num(self.confidence) * NUM_BINS).astype(np.int64), 0, NUM_BINS - 1)

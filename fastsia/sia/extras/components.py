@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 
 from fastsia.sia import registry
-from fastsia.sia.curves import GRID
 from fastsia.sia.estimate import Resampled
-from fastsia.sia.extras.failure import POSITIONS
+from fastsia.sia.extras.failure import PLACES, POSITIONS
 from fastsia.sia.scored import Scored
 
 COMPONENTS = ("problem", "trajectory", "rollout")
@@ -61,8 +60,7 @@ def components_table(scored: Scored) -> pd.DataFrame | None:
     usable = (trajectories >= 2) & np.logical_and.reduceat(enough, table.problem_offsets[:-1])
     if usable.sum() < 2:
         return None
-    at = np.array([int(np.argmin(np.abs(GRID - q))) for q in POSITIONS])
-    rows = scored.at_grid[usable[table.problem_of_trajectory]][:, at]
+    rows = scored.at_grid[usable[table.problem_of_trajectory]][:, PLACES]
     share = scored.points.gold_count[rows] / scored.points.count[rows]
     starts = np.concatenate([[0], np.cumsum(trajectories[usable])[:-1]])
 

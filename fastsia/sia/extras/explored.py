@@ -12,7 +12,7 @@ import pandas as pd
 from fastsia.sia import registry
 from fastsia.sia.curves import GRID, Curve
 from fastsia.sia.estimate import Resampled
-from fastsia.sia.extras.failure import POSITIONS
+from fastsia.sia.extras.failure import PLACES, POSITIONS
 from fastsia.sia.registry import COLUMNS, CURVES, FACTS, Point, Quantity, add_quantity
 from fastsia.sia.scored import Scored
 
@@ -58,11 +58,10 @@ def explored_table(scored: Scored) -> pd.DataFrame | None:
     columns = _of_checkpoints(scored)
     if not columns:
         return None
-    at = np.array([int(np.argmin(np.abs(GRID - q))) for q in POSITIONS])
     found: dict[str, Any] = {"position": np.array(POSITIONS)}
     known = ~np.isnan(columns["explored_mass"])
     for name in ("explored_mass", "entropy_at_least", "entropy_at_most", "mode_is_certain"):
-        mean = _means(scored, np.where(known, columns[name], np.nan))[at]
+        mean = _means(scored, np.where(known, columns[name], np.nan))[PLACES]
         found |= {"num_trajectories": mean.n} | mean.columns(name)
     return pd.DataFrame(found)
 

@@ -14,6 +14,9 @@ from fastsia.sia.table import NULL, RolloutTable
 POSITIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Relative positions at which the signals are compared."""
 
+PLACES = np.array([int(np.argmin(np.abs(GRID - q))) for q in POSITIONS])
+"""Where `POSITIONS` are in `GRID`."""
+
 
 def answer_margin(table: RolloutTable) -> np.ndarray:
     """float64 [G]: share of the most frequent answer minus that of the second; 1 where all rollouts agree. Null is a
@@ -49,9 +52,8 @@ def failure_table(scored: Scored) -> pd.DataFrame:
     """
     table, correct = scored.table, scored.correct
     positions = np.array(POSITIONS)
-    at = np.array([int(np.argmin(np.abs(GRID - q))) for q in POSITIONS])
-    rows = scored.at_grid[:, at]
-    entropy = Resampled(scored.auc.value, scored.auc.samples)[at]
+    rows = scored.at_grid[:, PLACES]
+    entropy = Resampled(scored.auc.value, scored.auc.samples)[PLACES]
 
     def auc(score: np.ndarray, at_positions: np.ndarray) -> Resampled:
         found = score_auc(table, score, correct, at_positions, scored.bootstrap)
@@ -63,8 +65,8 @@ def failure_table(scored: Scored) -> pd.DataFrame:
     certainty["margin"] = answer_margin(table)[rows]
     found = {
         "position": positions,
-        "num_correct": scored.auc.num_correct[at],
-        "num_incorrect": scored.auc.num_incorrect[at],
+        "num_correct": scored.auc.num_correct[PLACES],
+        "num_incorrect": scored.auc.num_incorrect[PLACES],
         **entropy.columns("auc_entropy"),
     }
     differences: dict[str, np.ndarray] = {}
