@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from pathlib import Path
 
@@ -16,6 +17,11 @@ def pytest_configure(config: pytest.Config) -> None:
     opened = contextlib.ExitStack()
     opened.enter_context(warm_server())
     config.add_cleanup(opened.close)
+
+
+def pytest_collection_finish() -> None:
+    """What all tests have imported stays: a full garbage collection need not visit it again and again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

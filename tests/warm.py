@@ -10,6 +10,8 @@ environment differs in one of these is refused, and must be started as usual (`t
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import json
 import os
@@ -19,6 +21,7 @@ import selectors
 import signal
 import socket
 import sys
+import threading
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -168,6 +171,7 @@ class Server:
         for name in MODULES:
             importlib.import_module(name)
         self._added = {name: value for name, value in os.environ.items() if name not in self._given}
+        gc.freeze()  # a collection in a program would visit, and so copy, every page of what was imported
         self._has_imported = True
 
     def _leave(self, connection: socket.socket) -> None:
@@ -236,6 +240,41 @@ def run(command: Command) -> None:
         runpy.run_path(kind, run_name="__main__")
 
 
-if __name__ == "__main__":
+def end(code: int) -> None:
+    """End this process as Python does, except that it does not take apart what was imported: a second or more.
+
+    Returns if an output stream cannot be written: Python says so, in its own way.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads
+    atexit._run_exitfuncs()
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    except (OSError, ValueError):
+        return
+    os._exit(code)
+
+
+def main(listener: socket.socket) -> None:
+    """The server; and, in each process that it forks, a program from its start to its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the programs and for who started the server
-    run(Server(socket.socket(fileno=int(sys.argv[1]))).serve())
+    command = Server(listener).serve()
+    try:
+        run(command)
+    except SystemExit as asked:
+        if asked.code is not None and not isinstance(asked.code, int):
+            raise  # a text, which Python writes
+        end((asked.code or 0) & 0xFF)
+        raise
+    except KeyboardInterrupt:
+        raise  # Python ends by a signal
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        end(1)
+        sys.exit(1)
+    end(0)
+
+
+if __name__ == "__main__":
+    main(socket.socket(fileno=int(sys.argv[1])))

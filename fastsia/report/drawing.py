@@ -33,6 +33,14 @@ class Drawing:
     figure: Figure
     numbers: pd.DataFrame
 
+    def __post_init__(self) -> None:
+        """Places what is in the figure once, which else every `savefig` would do twice."""
+        layout = self.figure.get_layout_engine()
+        if layout is not None:
+            with mpl.rc_context(STYLE):
+                layout.execute(self.figure)
+            self.figure.set_layout_engine("none")
+
     def svg(self) -> str:
         """The figure as SVG, text kept as text."""
         buffer = io.StringIO()

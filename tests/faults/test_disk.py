@@ -249,7 +249,7 @@ from fastsia.results import schema
 insert, calls, how = schema.insert, [], int(sys.argv[1])
 def slowly(rows):
     for row in rows:
-        time.sleep(0.05)
+        time.sleep(0.02)
         yield row
 def signals():
     for _ in range(2):
