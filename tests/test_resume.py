@@ -75,10 +75,14 @@ def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
                     assert mine[column] == pytest.approx(value, abs=1e-4)
 
 
-def start(model: Path, questions: Path, folder: Path, settings: dict[str, Any] = SETTINGS) -> Running:
+def run_arguments(model: Path, questions: Path, folder: Path, settings: dict[str, Any] = SETTINGS) -> list[str]:
+    """What follows `fastsia` on the command line of a run."""
     options = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
-    arguments = ["run", "--model", str(model), "--tasks", str(questions), "-o", str(folder), "--no_report", *options]
-    return start_python("-m", "fastsia", *arguments)
+    return ["run", "--model", str(model), "--tasks", str(questions), "-o", str(folder), "--no_report", *options]
+
+
+def start(model: Path, questions: Path, folder: Path, settings: dict[str, Any] = SETTINGS) -> Running:
+    return start_python("-m", "fastsia", *run_arguments(model, questions, folder, settings))
 
 
 def finished(folder: Path) -> set[int]:

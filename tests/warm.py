@@ -243,7 +243,7 @@ def run(command: Command) -> None:
 def end(code: int) -> None:
     """End this process as Python does, except that it does not take apart what was imported: a second or more.
 
-    Returns if an output stream cannot be written: Python says so, in its own way.
+    Returns if an output stream cannot be written, which Python then says in its own way.
     """
     threading._shutdown()  # type: ignore[attr-defined]  # waits for threads
     atexit._run_exitfuncs()
@@ -252,8 +252,9 @@ def end(code: int) -> None:
             if stream is not None:
                 stream.flush()
     except (OSError, ValueError):
-        return
-    os._exit(code)
+        gc.unfreeze()
+    else:
+        os._exit(code)
 
 
 def main(listener: socket.socket) -> None:
@@ -263,11 +264,12 @@ def main(listener: socket.socket) -> None:
     try:
         run(command)
     except SystemExit as asked:
-        if asked.code is not None and not isinstance(asked.code, int):
-            raise  # a text, which Python writes
-        end((asked.code or 0) & 0xFF)
-        raise
+        if asked.code is None or isinstance(asked.code, int):
+            end((asked.code or 0) & 0xFF)
+        gc.unfreeze()
+        raise  # with a text, which Python writes
     except KeyboardInterrupt:
+        gc.unfreeze()
         raise  # Python ends by a signal
     except BaseException:
         sys.excepthook(*sys.exc_info())

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from fastsia.files import replacing, write_parquet
 from fastsia.report.style import BLUE, GREEN, INK, ORANGE, PURPLE, RULE, SKY, STYLE, VERMILLION
 
+_PLACED = {**STYLE, "figure.constrained_layout.use": False}
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -34,24 +36,25 @@ class Drawing:
     numbers: pd.DataFrame
 
     def __post_init__(self) -> None:
-        """Places what is in the figure once, which else every `savefig` would do twice."""
+        """Places the parts of the figure once. Each `savefig` would do it again, and draw the figure twice."""
         layout = self.figure.get_layout_engine()
         if layout is not None:
             with mpl.rc_context(STYLE):
                 layout.execute(self.figure)
-            self.figure.set_layout_engine("none")
+            with mpl.rc_context(_PLACED):
+                self.figure.set_layout_engine(None)  # "none" is an engine too, for which `savefig` draws twice
 
     def svg(self) -> str:
         """The figure as SVG, text kept as text."""
         buffer = io.StringIO()
-        with mpl.rc_context({**STYLE, "svg.hashsalt": self.name}):
+        with mpl.rc_context({**_PLACED, "svg.hashsalt": self.name}):
             self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "fastsia"})
         return buffer.getvalue()
 
     def save(self, directory: Path) -> None:
         """Writes name.png, name.svg and name.parquet."""
         directory.mkdir(parents=True, exist_ok=True)
-        with mpl.rc_context({**STYLE, "svg.fonttype": "path", "svg.hashsalt": self.name}):
+        with mpl.rc_context({**_PLACED, "svg.fonttype": "path", "svg.hashsalt": self.name}):
             with replacing(directory / f"{self.name}.png") as file:
                 self.figure.savefig(file, format="png", dpi=200, facecolor="white")
             with replacing(directory / f"{self.name}.svg") as file:

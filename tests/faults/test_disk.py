@@ -21,7 +21,7 @@ import fastsia
 from fastsia.engine.profile import StepProfile
 from tests.faults.disks import small_disk
 from tests.programs import Running, run_python, start_python
-from tests.test_resume import SETTINGS, assert_equal, finished, start, stop_at, tables
+from tests.test_resume import SETTINGS, assert_equal, finished, run_arguments, start, stop_at, tables
 from tests.tiny import NUM_PROBLEMS
 
 
@@ -78,6 +78,16 @@ def test_a_full_disk_does_not_set_a_good_database_aside(
     assert_equal(tables(tmp_path / "run"), tables(whole))
 
 
+# sqlite waits 5 seconds for a lock, each time.
+HASTY = """
+import functools, sqlite3, sys
+sqlite3.connect = functools.partial(sqlite3.connect, timeout=0.2)
+from fastsia import cli
+sys.argv[0] = "fastsia"
+cli.main()
+"""
+
+
 @pytest.mark.parametrize("how", ["EXCLUSIVE", "IMMEDIATE"])
 def test_a_database_that_another_program_holds(
     how: str, model: Path, questions: Path, whole: Path, tmp_path: Path
@@ -97,9 +107,8 @@ def test_a_database_that_another_program_holds(
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        assert "run.sqlite cannot be written (database is locked)" in complaint(
-            start(model, questions, tmp_path / "run")
-        )
+        process = start_python("-c", HASTY, *run_arguments(model, questions, tmp_path / "run"))
+        assert "run.sqlite cannot be written (database is locked)" in complaint(process)
     finally:
         holder.communicate("")
     assert not list((tmp_path / "run").glob("*damaged*"))
@@ -124,8 +133,6 @@ def test_a_disk_that_fills_while_tables_are_written(model: Path, questions: Path
 def test_a_file_that_may_grow_no_further(model: Path, questions: Path, whole: Path, tmp_path: Path) -> None:
     """The kernel refuses a write (RLIMIT_FSIZE), as a quota does; it is the whole program that meets it."""
     size = (whole / "run.sqlite").stat().st_size // 2
-    options = [text for name, value in SETTINGS.items() for text in (f"--{name}", str(value))]
-    arguments = ["run", "--model", str(model), "--tasks", str(questions), "-o", str(tmp_path), "--no_report", *options]
 
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -134,7 +141,7 @@ def test_a_file_that_may_grow_no_further(model: Path, questions: Path, whole: Pa
     # A coverage run would have the program write a file of its own at its end, which meets the limit too.
     plain = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "fastsia", *arguments],
+        [sys.executable, "-m", "fastsia", *run_arguments(model, questions, tmp_path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -272,9 +279,7 @@ def test_a_second_signal_while_a_problem_is_written(
     how: signal.Signals, code: int, model: Path, questions: Path, whole: Path, tmp_path: Path
 ) -> None:
     """A large problem is being stored when both signals come: it is stored whole, and the process ends as always."""
-    options = [text for name, value in SETTINGS.items() for text in (f"--{name}", str(value))]
-    arguments = ["run", "--model", model, "--tasks", questions, "-o", tmp_path / "run", "--no_report", *options]
-    ended = run_python("-c", IMPATIENT, int(how), *arguments)
+    ended = run_python("-c", IMPATIENT, int(how), *run_arguments(model, questions, tmp_path / "run"))
     assert ended.returncode == code, ended.stderr
     assert len(finished(tmp_path / "run")) >= 2
     fastsia.evaluate(str(model), str(questions), output=tmp_path / "run", **SETTINGS)
