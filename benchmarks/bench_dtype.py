@@ -21,7 +21,6 @@ from benchmarks.frame import emit, parse, show
 from fastsia import Engine, SamplingParams
 from fastsia.engine.sequence import Request
 
-
 KEYS = ["problem_id", "trajectory", "checkpoint"]
 
 

@@ -18,7 +18,7 @@ from fastsia.config import MAX_COUNT, EngineOptions, SamplingParams, Share, inte
 from fastsia.engine.block_manager import BlockManager, OutOfBlocksError
 from fastsia.engine.forcing import Forced, ForcedScore, check_forced, force
 from fastsia.engine.loop import Run
-from fastsia.engine.memory import default_num_blocks
+from fastsia.engine.memory import KEPT_POSITIONS, default_num_blocks
 from fastsia.engine.model_runner import ModelRunner
 from fastsia.engine.products import own_weights
 from fastsia.engine.profile import StepProfile
@@ -125,6 +125,7 @@ class Engine:
                 compile=how,
                 max_num_seqs=self.max_num_seqs,
                 quantization=chosen.quantization,
+                most_kept=self.max_concurrent_trajectories * KEPT_POSITIONS,
             )
         self._running = False
 

@@ -41,6 +41,7 @@ class ModelRunner:
             torch.compile and, on CUDA, into CUDA graphs; "graphs" only into those. A path that fails is not used, and
             `warnings` says so.
         quantization: "none", or "fp8" for products in 8 bits where the device has them, else `warnings` says so.
+        most_kept: hidden states of trunks that the device keeps; with more of them the host keeps all. None: no bound.
 
     Attributes:
         kv_cache: [num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim] in the model's dtype.
@@ -62,6 +63,7 @@ class ModelRunner:
         compile: str = "off",
         max_num_seqs: int = 512,
         quantization: str = "none",
+        most_kept: int | None = None,
     ) -> None:
         self.model = model
         self.ops = ops
@@ -83,6 +85,7 @@ class ModelRunner:
             ) from error
         self._hidden = torch.empty((256, self.hidden_size), dtype=self.dtype, device=self.device)
         self.hidden_slots = Table(256)
+        self._most_kept = most_kept
         self.fused_head = True
         self.num_out_of_memory = 0
         self.warnings: list[str] = []
@@ -346,10 +349,16 @@ class ModelRunner:
     def keep_hidden(self, hidden: Tensor) -> np.ndarray:
         """Store hidden states [k, hidden_size]; return their slots, int32 [k]."""
         rows = self.hidden_slots.allocate(len(hidden))
-        if self.hidden_slots.capacity > len(self._hidden):
-            larger = self._retried(lambda: self._hidden.new_empty((self.hidden_slots.capacity, self.hidden_size)))
+        capacity = self.hidden_slots.capacity
+        if capacity > len(self._hidden):
+            device = "cpu" if self._most_kept is not None and capacity > self._most_kept else self._hidden.device
+            shape = (capacity, self.hidden_size)
+            larger = self._retried(lambda: torch.empty(shape, dtype=self.dtype, device=device))
             larger[: len(self._hidden)] = self._hidden
             self._hidden = larger
+        if self._hidden.device != self.device:
+            self._hidden[torch.from_numpy(rows.astype(np.int64))] = hidden.to(self._hidden.device)
+            return rows
         (places,) = self._retried(lambda: self.staging.put(rows.astype(np.int64)))
         with torch.inference_mode():
             self._hidden.index_copy_(0, places, hidden)
@@ -357,6 +366,9 @@ class ModelRunner:
 
     def hidden(self, rows: np.ndarray) -> Tensor:
         """Return kept hidden states [len(rows), hidden_size]."""
+        if self._hidden.device != self.device:
+            kept = self._hidden[torch.from_numpy(rows.astype(np.int64))]
+            return self._retried(lambda: kept.to(self.device))
         return self.take(self._hidden, rows.astype(np.int64))
 
     @part("head")
@@ -369,6 +381,8 @@ class ModelRunner:
 
     def reset(self) -> None:
         """Drop every kept hidden state, for example after an interrupted run."""
+        if self._hidden.device != self.device:
+            self._hidden = torch.empty((256, self.hidden_size), dtype=self.dtype, device=self.device)
         self.hidden_slots = Table(len(self._hidden))
 
     def _check(self, compile: str, quantization: str) -> None:
