@@ -6,7 +6,7 @@
 
 Everything is paired with float32: the tokens of the trajectories are forced, so that each token's log-probability and
 entropy are compared; and rollouts are drawn with the run's own numbers, so that one differs only where a probability
-moved across its number. "noise" draws in float32 with other numbers: the sampling noise of H at this number of rollouts.
+moved across its number. "noise" draws in float32 with other numbers: the sampling noise of H at this N.
 """
 
 from __future__ import annotations

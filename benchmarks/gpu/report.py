@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def render(rows: Rows) -> str:
     """All tables, and what did not run."""
-    tables = (_machine, _tests, _kernels, _engine, _steady, _peers, _growth, _warned, _missing)
+    tables = (_machine, _tests, _kernels, _engine, _steady, _peers, _warned, _missing)
     parts = [make(rows) for make in tables]
     return "\n\n".join(part for part in parts if part)
 
@@ -151,31 +151,6 @@ def _steady(rows: Rows) -> str:
     )
 
 
-def _growth(rows: Rows) -> str:
-    lines = [
-        [
-            Path(row["model"]).name,
-            one["axis"],
-            ", ".join(f"{p['value']}: {p['seconds']:.2f}" for p in one["points"]),
-            f"{one['slope']:.2f}",
-            f"{one['slope_last3']:.2f}",
-            f"{one['slope_computed_tokens']:.2f}",
-            verdict(one),
-        ]
-        for row in ok(rows, "growth")
-        for one in [row["result"]]
-    ]
-    head = ["model", "size", "seconds at each", "slope", "of the last three", "of row-steps", "wanted"]
-    return "### Growth\n\nSlopes of the logarithms.\n\n" + table(head, lines) if lines else ""
-
-
-def verdict(one: dict[str, Any]) -> str:
-    """Linear in problems (once they fill the steps) and less than linear in N: what is asked of the engine."""
-    if one["axis"] == "problems":
-        return f"about 1: {'yes' if abs(one['slope_last3'] - 1) <= 0.15 else 'no'}"
-    return f"under 1: {'yes' if one['slope'] < 1 else 'no'}" if one["axis"] == "N" else "–"
-
-
 def _tests(rows: Rows) -> str:
     lines = []
     for row in ok(rows, "tests"):
@@ -209,8 +184,8 @@ def _engine(rows: Rows) -> str:
         kernels = [[kernel["name"], f"{kernel['calls']:.0f}", f"{kernel['ms']:.3f}"] for kernel in one["kernels"]]
         parts.append(
             f"### A step of {one['rows']} rows, {Path(row['model']).name}\n\n{one['ms_per_step']:.2f} ms, of which"
-            f" {one['kernel_ms_per_step']:.2f} in kernels; made in {one['make_seconds']:.0f} s, {one['captures']} graphs"
-            f" captured.\n\n" + table(["kernel", "calls", "ms"], kernels)
+            f" {one['kernel_ms_per_step']:.2f} in kernels; made in {one['make_seconds']:.0f} s, with"
+            f" {one['captures']} graphs.\n\n" + table(["kernel", "calls", "ms"], kernels)
         )
     return "\n\n".join(parts)
 

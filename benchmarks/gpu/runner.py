@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu import checks, growth, kernels, peers, steady
+from benchmarks.gpu import checks, kernels, peers, steady
 from benchmarks.gpu.ledger import Ledger
 from benchmarks.gpu.models import ARCHITECTURES, load
 from benchmarks.gpu.work import FULL, TOY, prepare
 from benchmarks.machine import REPOSITORY
 
 WORK = REPOSITORY / "benchmarks" / ".work" / "gpu"
-KINDS = ("tests", "kernels", "engine", "steady", "peer", "growth")
+KINDS = ("tests", "kernels", "engine", "steady", "peer")
 _ROWS, _TOY_ROWS = (512, 1024, 256), (8, 16, 4)
 # A model with a key head for each query head; one whose trajectories are long.
 _HEADS, _LONG = "deepseek-llm-7b", "r1-distill-qwen-7b"
@@ -87,7 +87,7 @@ def plan(models: Sequence[str] = (), chosen_peers: Sequence[str] = (), *, toy: b
     rows += [*of("kernels", second, "products"), Row("tests", None, "engine"), *of("kernels", first, "kv")]
     for model in others:
         rows += of("peer", model, *_FIRST[1:], *_SHARING) + of("steady", model, *steps[:2])
-    rows += of("growth", first, *growth.AXES) + of("peer", first, *peers.PEERS)
+    rows += of("peer", first, *peers.PEERS)
     for model in named:
         rows += (
             of("steady", model, steps[2]) + of("kernels", model, "attention", "sampling") + of("peer", model, "naive")
@@ -110,8 +110,6 @@ def measure(row: Row, options: Options, limit_s: float) -> dict[str, Any]:
         return head | steady.profile(model, shape, int(row.name), toy)
     if row.kind == "steady":
         return head | steady.measure(model, shape, row.name, toy)
-    if row.kind == "growth":
-        return head | growth.measure(model, shape, row.name, toy)
     if (reason := peers.PEERS[row.name].missing(model)) is not None:
         raise CannotRunError(reason)
     work = prepare(model, shape, WORK)

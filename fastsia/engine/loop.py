@@ -158,7 +158,7 @@ class Run:
         if twin is not None and self.tree.trunks.computed[twin] < len(request.prompt_ids):
             return False  # the same prompt is being computed: wait and share it
         known = len(request.trajectory_ids or ()) if request.drawn is None else len(request.drawn.token_ids)
-        # Trunks in flight still grow: a new one that took their blocks would lose its own to them, and be computed again.
+        # Trunks in flight still grow: a new one that took their blocks would lose its own to them.
         trunks, size = self.tree.trunks, self.tree.blocks.block_size
         slots = trunks.slots()
         writing = slots[~trunks.fixed[slots]]

@@ -24,8 +24,8 @@ _CPU_KV_BYTES = 1 << 30
 # Fixed reserve for memory that cannot be predicted: kernels, cuBLAS workspaces, CUDA graphs, fragmentation, and the
 # logits of a verification.
 _REST_BYTES = 1 << 30
-# Positions of a trajectory in flight whose final hidden states the device keeps until it is verified. Where trajectories
-# are longer on average, the host keeps all of them.
+# Positions of a trajectory in flight whose final hidden states the device keeps until it is verified. Where there are
+# more of them on average, the host keeps all.
 KEPT_POSITIONS = 1024
 
 

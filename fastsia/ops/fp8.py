@@ -27,7 +27,8 @@ def unsupported(device: torch.device, dtype: torch.dtype) -> str | None:
         return f"torch {torch.__version__} has no scaled product"
     capability = torch.cuda.get_device_capability(device)
     if capability < _CAPABILITY:
-        return f"they need compute capability 9.0, {torch.cuda.get_device_name(device)} has {'%d.%d' % capability}"
+        has = "{}.{}".format(*capability)
+        return f"they need compute capability 9.0, {torch.cuda.get_device_name(device)} has {has}"
     return None if dtype == torch.bfloat16 else f"they need a model in bfloat16, got {dtype}"
 
 

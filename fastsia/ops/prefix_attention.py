@@ -279,7 +279,7 @@ def prefix_attention_kernel(
     # A row has as many parts as its own context fills; without suffixes it has one of its prefix in any case.
     LEAST: tl.constexpr = 0 if MERGED else 1
     dims = tl.arange(0, HEAD_PAD)
-    if TRUNKS:
+    if TRUNKS:  # noqa: SIM102  a condition of two kinds would compile both
         if program < prefix_programs:
             tile = program // prefix_parts
             part = program % prefix_parts
@@ -348,7 +348,7 @@ def prefix_attention_kernel(
                                     _merge_row(
                                         row0 + slot, head, own, into, NUM_HEADS, GROUP, HEADS, HEAD_DIM, HEAD_PAD, LSE
                                     )
-    if SUFFIXES:
+    if SUFFIXES:  # noqa: SIM102
         if program >= prefix_programs:
             row = (program - prefix_programs) // suffix_parts
             part = (program - prefix_programs) % suffix_parts

@@ -16,7 +16,7 @@ _strict = with_config(ConfigDict(strict=True))
 @_strict
 class Row(TypedDict):
     key: str
-    kind: Literal["tests", "kernels", "case", "engine", "steady", "peer", "growth"]
+    kind: Literal["tests", "kernels", "case", "engine", "steady", "peer"]
     model: str | None
     name: str
     device: Literal["cuda", "cpu"]
@@ -84,23 +84,6 @@ class Steady(TypedDict):
 
 
 @_strict
-class Point(TypedDict):
-    value: Any
-    seconds: Any
-    generated_tokens: Any
-    computed_tokens: Any
-
-
-@_strict
-class Growth(TypedDict):
-    axis: Any
-    points: Annotated[list[Point], Field(min_length=2)]
-    slope: float
-    slope_last3: Any
-    slope_computed_tokens: Any
-
-
-@_strict
 class Case(TypedDict):
     us: dict[str, float]
     floor_us: Seconds
@@ -136,7 +119,6 @@ _ROW = TypeAdapter(Row)
 _RESULTS: Mapping[str, TypeAdapter[Any]] = {
     "peer": TypeAdapter(Peer),
     "steady": TypeAdapter(Steady),
-    "growth": TypeAdapter(Growth),
     "kernels": TypeAdapter(Kernels),
     "case": TypeAdapter(Case),
     "engine": TypeAdapter(Engine),

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.gpu import checks, growth, peers, report, runner, scoring, steady, work
+from benchmarks.gpu import checks, peers, report, runner, scoring, steady, work
 from benchmarks.gpu.__main__ import one
 from benchmarks.gpu.floors import H200, Costs, products, shapes
 from benchmarks.gpu.ledger import Ledger
@@ -183,15 +183,6 @@ def test_suffixes_are_cut_to_what_the_pool_holds(model: Model) -> None:
     assert fitting.suffix == (int(0.95 * 40) - 2) // 8 * 16
 
 
-def test_growth_has_a_slope(model: Model) -> None:
-    found = growth.measure(model, TOY, "N", toy=True)
-    line("growth", "N", {"weights": "random", "head_entropy": 0.3, **found})
-    assert [point["value"] for point in found["points"]] == [2, 4, 8]
-    # Rollouts that are on one path cost once.
-    assert 0 < found["slope_computed_tokens"] < 1
-    assert growth.slope([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2.0)
-
-
 def test_an_engine_without_its_core_is_not_measured(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """A build that failed exits with 0, and the bookkeeping in numpy is slower."""
     monkeypatch.setattr(peers, "extension", lambda: None)
@@ -253,7 +244,7 @@ def test_rows_come_in_order_of_worth_and_once() -> None:
     ]
     assert len(planned) == len(set(planned))
     at = planned.index
-    assert at("peer/deepseek-llm-7b/fastsia") < at("peer/gemma-2-2b/fastsia") < at("growth/qwen2.5-3b/N")
+    assert at("peer/deepseek-llm-7b/fastsia") < at("peer/gemma-2-2b/fastsia")
     assert {key.split("/")[1] for key in planned if key.startswith("steady")} == set(ARCHITECTURES)
     assert [row.key for row in runner.plan(["llama-3.2-3b"], ["naive"])] == ["peer/llama-3.2-3b/naive"]
 
@@ -394,8 +385,6 @@ def peer_result(seconds: float, agrees: bool = True) -> dict[str, Any]:
 
 
 def test_the_report_gives_no_ratio_to_wrong_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    points = [{"value": n, "seconds": s, "generated_tokens": 1, "computed_tokens": 1} for n, s in ((5, 1.0), (10, 1.5))]
-    grown = {"axis": "N", "points": points, "slope": 0.58, "slope_last3": 0.58, "slope_computed_tokens": 0.5}
     case = {"us": {"p50": 12.0}, "floor_us": 10.0, "times_floor": 1.2}
     tests = {"counts": {"passed": 3, "failed": 1}, "exit": 2, "cut": True, "output": "FAILED tests/ops/test_x.py\n"}
     engine = {
@@ -406,7 +395,6 @@ def test_the_report_gives_no_ratio_to_wrong_draws(tmp_path: Path, capsys: pytest
         line("peer", "naive", peer_result(300.0)),
         line("peer", "continuous", peer_result(9.0, agrees=False)),
         line("peer", "fastsia", peer_result(2.0) | {"details": {"engine": {"warnings": ["no graphs."]}}}),
-        line("growth", "N", grown, key=f"growth/{QWEN}/N"),
         line("case", "fastsia 512 rows", case, key=f"kernels/{QWEN}/attention/fastsia 512 rows"),
         line("tests", "ops", tests, model=None),
         line("engine", "512", engine),
@@ -419,7 +407,6 @@ def test_the_report_gives_no_ratio_to_wrong_draws(tmp_path: Path, capsys: pytest
     assert f"| {QWEN} | fastsia | 2.00 | 50 | – | 150.0 | – | agree |" in text
     assert f"| {QWEN} | continuous | 9.00 | 11 | – | – | – | DISAGREE |" in text
     assert f"Weights: {QWEN} random, 0.300 nats per token." in text
-    assert "under 1: yes" in text
     assert report.TOY in text
     assert f"| peer/{QWEN}/fastsia | no graphs. |" in text
     assert "vLLM is not installed" in text

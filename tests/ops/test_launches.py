@@ -35,8 +35,7 @@ def test_batches_of_all_sizes_need_few_compilations() -> None:
                 if isinstance(value := launch.arguments[p.name], int) and not (p.is_constexpr or p.do_not_specialize)
             ]
             variants.add(str((fixed, integers, launch.num_warps, launch.num_stages)))
-    # Up to 8 and up to 128 trunks, short or long: decode, of long ones in two launches, and a prefill whose contexts are
-    # cut or not.
+    # Up to 8 and up to 128 trunks, short or long: decode, of long ones in two launches, and prefill, cut or not.
     assert len(variants) <= 14
 
 
