@@ -170,8 +170,8 @@ bench-gpu: $(STAMP) ## run the missing rows of the GPU suite (MODEL=, PEER=, DEV
 	$(BENCH).gpu $(MODEL:%=--model %) $(PEER:%=--peer %) $(DEVICE:%=--device %) \
 		$(OUTPUT:%=--output %) $(BUDGET_S:%=--budget_s %)
 
-bench-kernels: $(STAMP) ## compare the Triton kernels with their floors and other libraries (needs a GPU)
-	$(BIN)/python -m pytest -q benchmarks/bench_sampling.py benchmarks/bench_prefix_attention.py benchmarks/bench_kv.py
+bench-kernels: $(STAMP) ## compare the Triton kernels and a model's products with their floors (DEVICE=, MODEL=)
+	$(BENCH).gpu --kind kernels $(MODEL:%=--model %) $(DEVICE:%=--device %)
 
 bench-answers: $(STAMP) ## time the C++ core's reading of answers
 	$(BENCH).bench_answers

@@ -1,12 +1,12 @@
-"""By how much H and rho move with the dtype: the trajectories of a float32 run rolled out again in another one.
+"""By how much H and rho move with the dtype or with fp8 products: the trajectories of a float32 run, again.
 
     fastsia run --model DIR --tasks svamp --data_dir DATA --limit 4 --num_rollouts 10 --stride 40 --max_tokens 200 \
         --dtype float32 -o RUN
-    python -m benchmarks.bench_dtype --model DIR --run RUN --dtype bfloat16
-    python -m benchmarks.bench_dtype --model DIR --run RUN --dtype float32 --seed 1
+    python -m benchmarks.bench_dtype --model DIR --run RUN --against bfloat16 fp8 noise
 
-Seed 0 draws with the run's own numbers, so that a rollout differs only where a probability moved across its number.
-Another seed in float32 shows the sampling noise of H at this number of rollouts.
+Everything is paired with float32: the tokens of the trajectories are forced, so that each token's log-probability and
+entropy are compared; and rollouts are drawn with the run's own numbers, so that one differs only where a probability
+moved across its number. "noise" draws in float32 with other numbers: the sampling noise of H at this N.
 """
 
 from __future__ import annotations
@@ -21,9 +21,18 @@ from benchmarks.frame import emit, parse, show
 from fastsia import Engine, SamplingParams
 from fastsia.engine.sequence import Request
 
+KEYS = ["problem_id", "trajectory", "checkpoint"]
 
-def roll_out(engine: Engine, trajectories: pd.DataFrame, config: dict[str, Any], seed: int) -> pd.DataFrame:
-    """Roll the trajectories of a run out again: a table for `fastsia.analyze`, with each rollout's tokens."""
+
+def roll_out(
+    engine: Engine, trajectories: pd.DataFrame, config: dict[str, Any], seed: int
+) -> tuple[pd.DataFrame, dict[Any, np.ndarray]]:
+    """Roll the trajectories of a run out again.
+
+    Returns:
+        A table for `fastsia.analyze` with each rollout's tokens; and for each problem [2, tokens], the
+        log-probabilities and entropies of its trajectory's tokens.
+    """
     sampling = SamplingParams(config["temperature"], config["top_p"], max_tokens=config["max_tokens"])
     requests = [
         Request(
@@ -35,13 +44,15 @@ def roll_out(engine: Engine, trajectories: pd.DataFrame, config: dict[str, Any],
             stride=config["stride"],
             trajectory_ids=tuple(int(token) for token in row["token_ids"]),
             rollout_budget=config["rollout_budget"],
+            score_given=True,
         )
         for row in trajectories.to_dict("records")
     ]
     gold = dict(zip(trajectories["problem_id"], trajectories["gold"], strict=True))
-    rows = []
+    rows, forced = [], {}
     for drawn in engine.run(requests):
         assert drawn.rollouts is not None
+        forced[drawn.key] = np.stack([drawn.logprobs, drawn.token_entropies])
         for i in range(len(drawn.rollouts)):
             checkpoint, tokens = int(drawn.rollouts.checkpoint[i]), drawn.rollouts.row(i).token_ids
             text = engine.tokenizer.decode([*drawn.token_ids[:checkpoint].tolist(), *tokens], skip_special_tokens=True)  # type: ignore[union-attr]
@@ -49,31 +60,47 @@ def roll_out(engine: Engine, trajectories: pd.DataFrame, config: dict[str, Any],
     table = pd.DataFrame(rows, columns=["problem_id", "trajectory", "checkpoint", "rollout", "text", "tokens"])
     table["answer"] = fastsia.extract_answers(table["text"].tolist(), config.get("answer_format") or "number")
     table["gold"] = table["problem_id"].map(gold)
-    return table
+    return table, forced
 
 
 def main() -> None:
-    options = parse(__doc__, model=str, run=str, dtype="bfloat16", seed=0)
+    options = parse(__doc__, model=str, run=str, against=["bfloat16"])
     run = fastsia.load(options.run)
     trajectories, config = run.trajectories, run.summary["config"]
     trajectories = trajectories[(trajectories["finish_reason"] != "error") & (trajectories["trajectory"] == 0)]
-    keys = ["problem_id", "trajectory", "checkpoint"]
-    engines = [("float32", 0), (options.dtype, options.seed)]
-    tables = []
-    for dtype, seed in engines:
-        engine = Engine.from_pretrained(options.model, device="cpu", dtype=dtype)
-        tables.append(roll_out(engine, trajectories, config, seed).sort_values([*keys, "rollout"], ignore_index=True))
-        del engine
+    drawn = [_drawn(options.model, name, trajectories, config) for name in ("float32", *options.against)]
+    rows = [
+        {"model": options.model, "against": name, "trajectories": len(trajectories), **_compared(drawn[0], other)}
+        for name, other in zip(options.against, drawn[1:], strict=True)
+    ]
+    show([{"quantity": name, **{row["against"]: row[name] for row in rows}} for name in list(rows[0])[3:]])
+    for row in rows:
+        emit({"benchmark": "dtype", **row})
+
+
+def _drawn(model: str, name: str, trajectories: pd.DataFrame, config: dict[str, Any]) -> Any:
+    dtype = "float32" if name in ("fp8", "noise") else name
+    quantization = "fp8" if name == "fp8" else "none"
+    engine = Engine.from_pretrained(model, device="cpu", dtype=dtype, quantization=quantization)
+    table, forced = roll_out(engine, trajectories, config, int(name == "noise"))
+    return table.sort_values([*KEYS, "rollout"], ignore_index=True), forced
+
+
+def _compared(ours: Any, theirs: Any) -> dict[str, Any]:
+    """What moved from the first to the second."""
+    tables = ours[0], theirs[0]
     same = np.mean([a == b for a, b in zip(tables[0]["tokens"], tables[1]["tokens"], strict=True)])
     results = [fastsia.analyze(table.drop(columns=["text", "tokens"])) for table in tables]
-    entropy = [result.checkpoints.set_index(keys)["entropy"] for result in results]
-    rho = [result.trajectories.set_index(keys[:2])["rho"] for result in results]
+    entropy = [result.checkpoints.set_index(KEYS)["entropy"] for result in results]
+    rho = [result.trajectories.set_index(KEYS[:2])["rho"] for result in results]
     moved, rho_moved = entropy[1] - entropy[0], (rho[1] - rho[0]).dropna()
-    row = {
-        "model": options.model,
-        "dtype": options.dtype,
-        "seed": options.seed,
-        "trajectories": len(trajectories),
+    tokens = np.concatenate([theirs[1][key] - forced for key, forced in ours[1].items()], axis=1)
+    return {
+        "tokens": tokens.shape[1],
+        "mean_logprob_moved": float(tokens[0].mean()),
+        "mean_abs_logprob_moved": float(np.abs(tokens[0]).mean()),
+        "mean_token_entropy_moved": float(tokens[1].mean()),
+        "mean_abs_token_entropy_moved": float(np.abs(tokens[1]).mean()),
         "checkpoints": len(moved),
         "rollouts": len(tables[0]),
         "same_rollouts": float(same),
@@ -83,11 +110,10 @@ def main() -> None:
         "mean_abs_H_moved": float(moved.abs().mean()),
         "max_abs_H_moved": float(moved.abs().max()),
         "rho": float(rho[0].mean()),
+        "trajectories_with_rho": len(rho_moved),
         "mean_rho_moved": float(rho_moved.mean()),
         "mean_abs_rho_moved": float(rho_moved.abs().mean()),
     }
-    show([{"quantity": name, "value": value} for name, value in row.items()])
-    emit({"benchmark": "dtype", **row})
 
 
 if __name__ == "__main__":

@@ -60,13 +60,15 @@ def show(rows: Sequence[Mapping[str, Any]], formats: Mapping[str, str] | None = 
     Console(width=160).print(table)
 
 
-def emit(row: Mapping[str, Any], path: Path = ROWS) -> None:
-    """Print a row with its provenance as one JSON line, and append it to a file."""
+def emit(row: Mapping[str, Any], path: Path | None = ROWS) -> str:
+    """Print a row with its provenance as one JSON line, append it to a file, and return it."""
     line = json.dumps({**row, **provenance()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(line + "\n")
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(line + "\n")
     print(line, flush=True)
+    return line
 
 
 def _cell(value: Any, spec: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import os
 import platform
@@ -21,7 +22,7 @@ import torch
 from fastsia import processor
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-_PACKAGES = ("torch", "triton", "transformers", "flashinfer-python", "vllm", "numpy")
+_PACKAGES = ("torch", "triton", "transformers", "vllm", "numpy")
 
 
 @cache
@@ -32,7 +33,7 @@ def provenance() -> dict[str, Any]:
         with suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     return {
-        "commit": _git("rev-parse", "--short=12", "HEAD"),
+        "commit": _git("rev-parse", "--short=12", "HEAD") or os.environ.get("COMMIT"),
         "modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "cpu": processor.name(),
         "cpu_flags": processor.flags(),
@@ -69,6 +70,21 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
 def peak_rss() -> int:
     """Peak resident bytes of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def memory(device: str) -> dict[str, int]:
+    """Peak bytes: of torch's allocator on a GPU (the whole KV pool is included), else of the resident process."""
+    if device == "cuda":
+        return {"peak_bytes": torch.cuda.max_memory_allocated(), "reserved_bytes": torch.cuda.max_memory_reserved()}
+    return {"peak_bytes": peak_rss()}
+
+
+def free_memory(device: str) -> None:
+    """Return unreferenced memory to the driver, and count peaks anew."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 @cache

@@ -564,6 +564,8 @@ class EngineOptions:
     """Triton kernels, the C++ core (native) or plain PyTorch (reference); auto: Triton on CUDA, else the C++ core."""
     compile: Literal["auto", "on", "graphs", "off"] = _engine("auto")
     """torch.compile and CUDA graphs (on), only CUDA graphs (graphs) or neither (off); auto: on for CUDA, else off."""
+    quantization: Literal["none", "fp8"] = _engine("none", changes="draws")
+    """Products of the layers in 8 bits (fp8; on CUDA from compute capability 9.0, emulated on a CPU) or as they are."""
     num_threads: Positive | None = _engine(None, unset="OMP_NUM_THREADS where it is set, else as many as are fastest")
     """CPU threads. The fastest number is found by timing a product of the model's largest matrix."""
 

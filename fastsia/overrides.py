@@ -54,6 +54,7 @@ class Overrides(TypedDict, total=False):
     gpu_memory_utilization: float
     kernels: Literal["auto", "triton", "native", "reference"]
     compile: Literal["auto", "on", "graphs", "off"]
+    quantization: Literal["none", "fp8"]
     num_threads: int | None
     base_url: str | None
     api_key_env: str | None

@@ -14,7 +14,7 @@ import torch
 from benchmarks.gpu import runner
 from benchmarks.gpu.models import DoesNotFitError
 from benchmarks.gpu.peers import PEERS
-from benchmarks.gpu.rows import KINDS, CannotRunError, Row, measure, plan
+from benchmarks.gpu.runner import KINDS, CannotRunError, Options, Row, measure, plan
 from benchmarks.machine import REPOSITORY
 
 
@@ -25,33 +25,36 @@ def main() -> int:
     parser.add_argument("--kind", action="append", default=[], choices=KINDS)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--toy", action="store_true", help="small shapes; always so on the CPU")
-    parser.add_argument("--output", type=Path, help="default: benchmarks/results/gpu-DATE.jsonl")
+    parser.add_argument(
+        "--output", type=Path, nargs="+", help="files alike; default: benchmarks/results/gpu-DATE.jsonl"
+    )
     parser.add_argument("--budget_s", type=float, help="start no row when this many seconds are over")
     parser.add_argument("--row_s", type=float, default=240.0, help="the limit of one row")
-    parser.add_argument("--retry", action="store_true", help="run failed rows again")
+    parser.add_argument("--retry", action="store_true", help="run failed rows again, and those out of time")
     parser.add_argument("--list", action="store_true", help="print the rows in order and stop")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    toy = options.toy or options.device == "cpu"
-    if options.measure:
-        one(Row(*json.loads(options.measure)), options.device, toy, options.row_s, options.result)
+    given = parser.parse_args()
+    toy = given.toy or given.device == "cpu"
+    kept = REPOSITORY / "benchmarks" / ("results" if given.device == "cuda" else ".work")
+    outputs = given.output or [kept / f"gpu-{datetime.date.today().isoformat()}.jsonl"]
+    options = Options(outputs, given.device, toy, given.row_s, given.budget_s, given.retry)
+    if given.measure:
+        one(Row(*json.loads(given.measure)), options, given.result)
         return 0
-    rows = [row for row in plan(options.model, options.peer, toy=toy) if row.kind in (options.kind or KINDS)]
-    if options.list:
+    rows = [row for row in plan(given.model, given.peer, toy=toy) if row.kind in (given.kind or KINDS)]
+    if given.list:
         print("\n".join(row.key for row in rows))
         return 0
-    kept = REPOSITORY / "benchmarks" / ("results" if options.device == "cuda" else ".work")
-    output = options.output or kept / f"gpu-{datetime.date.today().isoformat()}.jsonl"
-    left = runner.run(rows, runner.Options(output, options.device, toy, options.row_s, options.budget_s, options.retry))
-    print(f"{output}: {left} rows left" if left else f"{output}: all rows are there", flush=True)
+    left = runner.run(rows, options)
+    print(f"{outputs[0]}: {left} rows left" if left else f"{outputs[0]}: all rows are there", flush=True)
     return 0
 
 
-def one(row: Row, device: str, toy: bool, limit_s: float, result: Path) -> None:
+def one(row: Row, options: Options, result: Path) -> None:
     """Measure one row in this process and write what came of it."""
     try:
-        found = {"status": "ok", "reason": None, "result": measure(row, device, toy, runner.WORK, limit_s)}
+        found = {"status": "ok", "reason": None, "result": measure(row, options, options.row_seconds)}
     except (CannotRunError, DoesNotFitError) as error:
         found = {"status": "skipped", "reason": str(error), "result": None}
     except Exception as error:

@@ -12,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from benchmarks.gpu.models import skeleton
 from benchmarks.machine import bandwidth, seconds
+from fastsia.engine.model_runner import kv_shape
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,19 @@ def _whole(parts: list[Tensor]) -> Tensor:
     """The matrix that lies where its parts lie, one behind another."""
     rows = sum(len(part) for part in parts)
     return parts[0].as_strided((rows, parts[0].shape[1]), parts[0].stride())
+
+
+def shapes(config: PretrainedConfig) -> dict[str, tuple[int, int]]:
+    """(in, out) of the matrices of a layer, those of one input as one, and of the head."""
+    kv_heads, head_dim = kv_shape(config)
+    queries, size, middle = config.num_attention_heads * head_dim, config.hidden_size, config.intermediate_size
+    return {
+        "q|k|v": (size, queries + 2 * kv_heads * head_dim),
+        "o": (queries, size),
+        "gate|up": (size, 2 * middle),
+        "down": (middle, size),
+        "head": (size, config.vocab_size),
+    }
 
 
 def product_seconds(module: PreTrainedModel, rows: int) -> float:
@@ -105,8 +119,8 @@ class Costs:
         module = skeleton(config)
         looked_up = 0 if config.tie_word_embeddings else module.get_input_embeddings().weight.numel()
         weights = sum(p.numel() for p in module.parameters()) - looked_up
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        kv_bytes = config.num_hidden_layers * 2 * config.num_key_value_heads * head_dim * itemsize
+        kv_heads, head_dim = kv_shape(config)
+        kv_bytes = config.num_hidden_layers * 2 * kv_heads * head_dim * itemsize
         return cls(weights, kv_bytes, config.vocab_size, itemsize)
 
     def step_seconds(

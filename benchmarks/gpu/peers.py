@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,12 +15,10 @@ import torch
 import transformers
 from transformers import GenerationConfig
 
-from benchmarks.gpu.memory import free_memory, memory
 from benchmarks.gpu.models import Model
 from benchmarks.gpu.scoring import check
 from benchmarks.gpu.work import Work, generate
-from benchmarks.machine import synchronize
-from benchmarks.vllm_process import VLLM, vllm_python
+from benchmarks.machine import free_memory, memory, synchronize
 from fastsia.config import Share
 from fastsia.core import extension
 from fastsia.engine.engine import Engine
@@ -70,8 +65,6 @@ def measure(name: str, model: Model, work: Work) -> dict[str, Any]:
     """Let a peer roll out its part, check what it drew, and give its time and what the whole work would take."""
     peer = PEERS[name]
     free_memory(model.device)
-    if model.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
     begin = time.perf_counter()
     with peer.open(model, peer.part(work)) as roll_out:
         warmup = time.perf_counter() - begin
@@ -236,63 +229,6 @@ def _batching(model: Model, work: Work, settings: dict[str, Any], length: int) -
         free_memory(model.device)
 
 
-# --- vLLM ------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _vllm(model: Model, work: Work) -> Iterator[RollOut]:
-    """`LLM.generate` in a process of its own, on the same weights, with prefix caching and the seed on the engine."""
-    shape, cuda = work.shape, model.device == "cuda"
-    python = vllm_python()
-    assert python is not None
-    longest = shape.prompt_tokens + shape.trajectory_tokens + shape.rollout_tokens
-    engine = {
-        "dtype": str(model.module.dtype).removeprefix("torch."),
-        "seed": 1,
-        "skip_tokenizer_init": True,
-        "generation_config": "vllm",
-        "max_model_len": longest,
-        "max_num_seqs": 1024 if cuda else 64,
-        "enable_prefix_caching": True,
-        "block_size": 16 if cuda else 32,
-        "enforce_eager": not cuda,
-        **({"gpu_memory_utilization": 0.9} if cuda else {}),
-    }
-    with tempfile.TemporaryDirectory(prefix="fastsia-vllm-") as folder:
-        path = Path(folder)
-        if model.weights == "random":
-            model.module.save_pretrained(path / "model")
-        if cuda:
-            model.module.to("cpu")
-            free_memory("cuda")
-        task = {
-            "model": str(path / "model") if model.weights == "random" else model.weights,
-            "engine": engine,
-            "num_rollouts": shape.num_rollouts,
-            "temperature": shape.temperature,
-            "top_p": shape.top_p,
-            "max_tokens": shape.rollout_tokens,
-            "stop": [],
-            "eos_token_ids": [],
-            "prompts": work.prefixes(),
-            "num_warmup": len(work.checkpoints),
-        }
-        environment = {} if cuda else {"VLLM_CPU_KVCACHE_SPACE": "1"}
-        try:
-            with closing(VLLM(python, task, environment)) as vllm:
-
-                def roll_out(seed: int) -> Outcome:
-                    done = vllm.run()
-                    tokens = np.array(done["token_ids"], dtype=np.int32)
-                    shaped = tokens.reshape(len(work.prompts), len(work.checkpoints), shape.num_rollouts, -1)
-                    return Outcome(shaped, done["seconds"], {"settings": engine, "versions": vllm.versions})
-
-                yield roll_out
-        finally:
-            if cuda:
-                model.module.to("cuda")
-
-
 # --- the engine of this package --------------------------------------------------------------------------------
 
 
@@ -317,13 +253,9 @@ def described(engine: Engine) -> dict[str, Any]:
 
 @contextmanager
 def _fastsia(
-    model: Model, work: Work, share: Share = "trajectory", compile: str = "auto", flashinfer: bool = False
+    model: Model, work: Work, share: Share = "trajectory", compile: str = "auto", **settings: Any
 ) -> Iterator[RollOut]:
-    engine = open_engine(model, compile)
-    if flashinfer:
-        from benchmarks.gpu.flashinfer_ops import flashinfer_ops
-
-        engine.ops = engine.runner.ops = flashinfer_ops(work.shape.top_p)
+    engine = open_engine(model, compile, **settings)
 
     def roll_out(seed: int) -> Outcome:
         done, seconds, counters = timed(engine, work.requests(share, seed), model.device)
@@ -365,27 +297,19 @@ def _without_cuda(model: Model) -> str | None:
     return None if model.device == "cuda" else "it needs CUDA"
 
 
-def _without_vllm(model: Model) -> str | None:
-    return "vLLM is not installed, and FASTSIA_VLLM names no environment that has it" if vllm_python() is None else None
-
-
-def _without_flashinfer(model: Model) -> str | None:
-    installed = importlib.util.find_spec("flashinfer") is not None
-    return _without_cuda(model) if installed else "FlashInfer is not installed"
-
-
 PEERS: dict[str, Peer] = {
     "naive": Peer(_generate, _some_checkpoints, note="4 checkpoints of one problem, scaled to the whole work"),
     "static": Peer(_static, _some_checkpoints, note="4 checkpoints of one problem, scaled to the whole work"),
     "continuous": Peer(_continuous),
-    "vllm": Peer(_vllm, missing=_without_vllm),
-    "flashinfer": Peer(
-        partial(_fastsia, compile="off", flashinfer=True), missing=_without_flashinfer, note="its kernels in our engine"
-    ),
     "fastsia": Peer(_fastsia),
     "fastsia-checkpoint": Peer(partial(_fastsia, share="checkpoint")),
     "fastsia-none": Peer(partial(_fastsia, share="none")),
     "fastsia-eager": Peer(partial(_fastsia, compile="off")),
+    "fastsia-fp8": Peer(
+        partial(_fastsia, quantization="fp8"),
+        missing=_without_cuda,
+        note="draws from another distribution, by rounding",
+    ),
     "fastsia-graphs": Peer(partial(_fastsia, compile="graphs"), missing=_without_cuda),
     "fastsia-compiled": Peer(partial(_fastsia, compile="on")),
 }

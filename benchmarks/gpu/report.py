@@ -1,6 +1,6 @@
-"""`python -m benchmarks.gpu.report FILE...`: the tables (Markdown) and figures of measured rows.
+"""`python -m benchmarks.gpu.report FILE...`: the tables of measured rows, in Markdown.
 
-A ratio is printed only between peers whose draws agree. Rows of the CPU are toys: they are drawn, and say so.
+A ratio is printed only between peers whose draws agree. Rows of the CPU are toys: they are shown, and say so.
 """
 
 from __future__ import annotations
@@ -11,11 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import numpy as np
-
-from benchmarks.gpu import results
-from benchmarks.gpu.growth import AXES
+from benchmarks.gpu.ledger import Ledger
 
 Rows = Sequence[dict[str, Any]]
 TOY = "Toy sizes on a CPU: these show that the suite runs, and measure nothing."
@@ -24,22 +20,19 @@ TOY = "Toy sizes on a CPU: these show that the suite runs, and measure nothing."
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.report", description=__doc__)
     parser.add_argument("files", type=Path, nargs="+")
-    parser.add_argument("--figures", type=Path, help="folder for the figures")
     options = parser.parse_args(arguments)
-    rows = [row for file in options.files for row in results.read(file)]
+    rows = [row for file in options.files for row in Ledger([file]).rows()]
     if not rows:
         print(f"no rows in {', '.join(map(str, options.files))}", file=sys.stderr)
         return 1
     print(render(rows))
-    if options.figures:
-        for path in draw(rows, options.figures):
-            print(f"\nwrote {path}", file=sys.stderr)
     return 0
 
 
 def render(rows: Rows) -> str:
     """All tables, and what did not run."""
-    parts = [_machine(rows), _peers(rows), _steady(rows), _growth(rows), _kernels(rows), _warned(rows), _missing(rows)]
+    tables = (_machine, _tests, _kernels, _engine, _steady, _peers, _warned, _missing)
+    parts = [make(rows) for make in tables]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -120,11 +113,14 @@ def _steady(rows: Rows) -> str:
         lines.append(
             [
                 *cells,
+                str(one["prefix"]),
                 f"{one['decode']['computed_tokens_per_s']:,.0f}",
                 f"{100 * one['fraction_of_floor']:.0f} %",
                 f"{100 * one['fraction_of_own_floor']:.0f} %",
-                f"{one['work']['computed_tokens_per_s']:,.0f}",
-                f"{one['work']['tokens_per_s']:,.0f}",
+                *(
+                    f"{one['work'][name]:,.0f}" if one["work"] else "–"
+                    for name in ("computed_tokens_per_s", "tokens_per_s")
+                ),
                 f"{(one['memory']['weight_bytes'] + one['memory']['kv_used_bytes']) / 1e9:.1f}",
                 f"{one['memory']['peak_bytes'] / 1e9:.1f}",
             ]
@@ -136,6 +132,7 @@ def _steady(rows: Rows) -> str:
     head = [
         "model",
         "rows",
+        "trunk",
         "row-steps/s",
         "of the floor",
         "with its own products",
@@ -154,46 +151,43 @@ def _steady(rows: Rows) -> str:
     )
 
 
-def _growth(rows: Rows) -> str:
-    lines = [
-        [
-            Path(row["model"]).name,
-            one["axis"],
-            ", ".join(f"{p['value']}: {p['seconds']:.2f}" for p in one["points"]),
-            f"{one['slope']:.2f}",
-            f"{one['slope_last3']:.2f}",
-            f"{one['slope_computed_tokens']:.2f}",
-            verdict(one),
-        ]
-        for row in ok(rows, "growth")
-        for one in [row["result"]]
-    ]
-    head = ["model", "size", "seconds at each", "slope", "of the last three", "of row-steps", "wanted"]
-    return "### Growth\n\nSlopes of the logarithms.\n\n" + table(head, lines) if lines else ""
-
-
-def verdict(one: dict[str, Any]) -> str:
-    """Linear in problems (once they fill the steps) and less than linear in N: what is asked of the engine."""
-    if one["axis"] == "problems":
-        return f"about 1: {'yes' if abs(one['slope_last3'] - 1) <= 0.15 else 'no'}"
-    return f"under 1: {'yes' if one['slope'] < 1 else 'no'}" if one["axis"] == "N" else "–"
+def _tests(rows: Rows) -> str:
+    lines = []
+    for row in ok(rows, "tests"):
+        one = row["result"]
+        counts = ", ".join(f"{number} {what}" for what, number in one["counts"].items())
+        failed = [line for line in one["output"].splitlines() if line.startswith(("FAILED", "ERROR"))]
+        lines.append([row["name"], counts + (", cut" if one["cut"] else ""), "; ".join(failed)])
+    return "### Tests\n\n" + table(["part", "tests", "failed"], lines) if lines else ""
 
 
 def _kernels(rows: Rows) -> str:
     lines = [
         [
-            case["benchmark"],
-            case["path"],
-            ", ".join(str(value) for value in case["shape"].values()),
-            f"{case['us']['p50']:,.1f}",
-            f"{case['floor_us']:,.1f}",
-            f"{case['times_floor']:.2f}",
+            row["key"].split("/")[-2],
+            Path(row["model"]).name,
+            row["name"],
+            f"{row['result']['us']['p50']:,.1f}",
+            f"{row['result']['floor_us']:,.1f}",
+            f"{row['result']['times_floor']:.2f}",
         ]
-        for row in ok(rows, "kernels")
-        for case in row["result"]["cases"]
+        for row in ok(rows, "case")
     ]
-    head = ["kernel", "path", "shape", "µs", "floor µs", "× floor"]
-    return "### Kernels\n\n" + table(head, lines) if lines else ""
+    head = ["kernel", "model", "case", "µs", "floor µs", "× floor"]
+    return "### Kernels and products\n\n" + table(head, lines) if lines else ""
+
+
+def _engine(rows: Rows) -> str:
+    parts = []
+    for row in ok(rows, "engine"):
+        one = row["result"]
+        kernels = [[kernel["name"], f"{kernel['calls']:.0f}", f"{kernel['ms']:.3f}"] for kernel in one["kernels"]]
+        parts.append(
+            f"### A step of {one['rows']} rows, {Path(row['model']).name}\n\n{one['ms_per_step']:.2f} ms, of which"
+            f" {one['kernel_ms_per_step']:.2f} in kernels; made in {one['make_seconds']:.0f} s, with"
+            f" {one['captures']} graphs.\n\n" + table(["kernel", "calls", "ms"], kernels)
+        )
+    return "\n\n".join(parts)
 
 
 def _warned(rows: Rows) -> str:
@@ -209,72 +203,6 @@ def _warned(rows: Rows) -> str:
 def _missing(rows: Rows) -> str:
     lines = [[row["key"], row["status"], row["reason"] or ""] for row in rows if row["status"] != "ok"]
     return "### Did not run\n\n" + table(["row", "status", "why"], lines) if lines else ""
-
-
-# --- figures ---------------------------------------------------------------------------------------------------
-
-
-def draw(rows: Rows, folder: Path) -> list[Path]:
-    """peers.png and growth.png, where there are rows for them."""
-    matplotlib.use("Agg")
-    folder.mkdir(parents=True, exist_ok=True)
-    return [path for path in (_draw_peers(rows, folder), _draw_growth(rows, folder)) if path]
-
-
-def _draw_peers(rows: Rows, folder: Path) -> Path | None:
-    """Tokens per second of every peer whose draws agree."""
-    import matplotlib.pyplot as plt
-
-    peers = [row for row in ok(rows, "peer") if row["result"]["agreement"]["agrees"]]
-    models = list(dict.fromkeys(row["model"] for row in peers))
-    if not models:
-        return None
-    count = [sum(row["model"] == model for row in peers) for model in models]
-    figure, axes = plt.subplots(
-        len(models), 1, figsize=(7, 0.6 + 0.32 * sum(count) + 0.5 * len(models)), height_ratios=count, squeeze=False
-    )
-    for model, axis in zip(models, axes[:, 0], strict=True):
-        own = sorted((row for row in peers if row["model"] == model), key=lambda row: row["result"]["tokens_per_s"])
-        names, rates = [row["name"] for row in own], [row["result"]["tokens_per_s"] for row in own]
-        colours = ["tab:blue" if name.startswith("fastsia") else "tab:gray" for name in names]
-        bars = axis.barh(names, rates, color=colours)
-        axis.bar_label(bars, [f"{rate:,.0f}" for rate in rates], padding=3, fontsize=8)
-        axis.set_title(Path(model).name, loc="left", fontsize=9)
-        axis.margins(x=0.15)
-    axes[-1, 0].set_xlabel("rollout tokens per second")
-    return _save(figure, rows, folder / "gpu_peers.png")
-
-
-def _draw_growth(rows: Rows, folder: Path) -> Path | None:
-    """Seconds over each size, both logarithmic, with the fitted line."""
-    import matplotlib.pyplot as plt
-
-    grown = {row["result"]["axis"]: row["result"] for row in ok(rows, "growth")}
-    if not grown:
-        return None
-    figure, axes = plt.subplots(1, len(grown), figsize=(3.2 * len(grown), 3), squeeze=False)
-    for name, axis in zip((name for name in AXES if name in grown), axes[0], strict=True):
-        one = grown[name]
-        values, seconds = (np.array([p[key] for p in one["points"]], dtype=float) for key in ("value", "seconds"))
-        axis.loglog(values, seconds, "o")
-        middle = np.exp(np.log(seconds).mean() - one["slope"] * np.log(values).mean())
-        axis.loglog(values, middle * values ** one["slope"], "-", label=f"slope {one['slope']:.2f}")
-        axis.set_xticks(values, [f"{value:g}" for value in values])
-        axis.set_yticks(seconds, [f"{value:.2g}" for value in seconds])
-        axis.minorticks_off()
-        axis.set_xlabel(name)
-        axis.legend(fontsize=8)
-    axes[0, 0].set_ylabel("seconds")
-    return _save(figure, rows, folder / "gpu_growth.png")
-
-
-def _save(figure: Any, rows: Rows, path: Path) -> Path:
-    if any(row["toy"] for row in rows):
-        figure.suptitle(TOY, fontsize=8, color="tab:red")
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
-    matplotlib.pyplot.close(figure)
-    return path
 
 
 if __name__ == "__main__":

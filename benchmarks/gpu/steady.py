@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import time
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from benchmarks.gpu.floors import Costs, Rates, measured_rates, product_seconds
-from benchmarks.gpu.memory import free_memory, memory
 from benchmarks.gpu.models import Model
 from benchmarks.gpu.peers import described, open_engine, timed
 from benchmarks.gpu.work import Shape, draw_trajectories, given, make_prompts
+from benchmarks.machine import free_memory, memory, synchronize
 from fastsia.engine.engine import Engine
 from fastsia.engine.sequence import Request
 
@@ -41,20 +43,26 @@ class Steady:
 
 FULL_SUFFIX, TOY_SUFFIX = 600, 12
 ROWS_PER_TRUNK = 128
+# Of a reasoning model: rows, tokens of a trunk, of a suffix.
+LONG, TOY_LONG = (512, 6144, 1000), (8, 60, 12)
+_PROFILED_STEPS, _PROFILED_ROWS = 5, 30
 
 
-def measure(model: Model, shape: Shape, rows: int, toy: bool) -> dict[str, Any]:
-    """Decode steps alone and their parts, then SIA work with sharing, with `rows` rows per step."""
+def measure(model: Model, shape: Shape, name: str, toy: bool) -> dict[str, Any]:
+    """Decode steps alone and their parts, then SIA work with sharing, with `name` rows per step.
+
+    Of "long", decode steps alone, on long trunks.
+    """
+    long = (TOY_LONG if toy else LONG) if name == "long" else None
+    rows, prefix, suffix = long or (int(name), shape.prompt_tokens, TOY_SUFFIX if toy else FULL_SUFFIX)
     machine = measured_rates(model.device, model.module.dtype)
     costs = Costs.of(model.module.config, model.module.dtype.itemsize)
     free_memory(model.device)  # the engine's pool takes most of what is free
-    if model.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
     engine = open_engine(model, max_num_seqs=rows)
-    steady = fitting(engine, rows, shape.prompt_tokens, TOY_SUFFIX if toy else FULL_SUFFIX)
+    steady = fitting(engine, rows, prefix, suffix)
     decode = _decode(engine, model, steady, shape)
     parts = _parts(engine, model, steady, shape)
-    work = _work(engine, model, shape)
+    work = None if long else _work(engine, model, shape)
     floor = steady.floor_seconds(costs, machine)
     products = product_seconds(model.module, rows)
     per_block = engine.runner.bytes_per_block(model.module, engine.block_size)
@@ -78,6 +86,45 @@ def measure(model: Model, shape: Shape, rows: int, toy: bool) -> dict[str, Any]:
             "kv_pool_bytes": engine.num_kv_blocks * per_block,
             "kv_used_bytes": engine.counters.peak_kv_blocks * per_block,
         },
+    }
+
+
+def profile(model: Model, shape: Shape, rows: int, toy: bool) -> dict[str, Any]:
+    """How an engine computes, what making it took, and which kernels the device runs in a step, by torch's profiler."""
+    free_memory(model.device)
+    begin = time.perf_counter()
+    engine = open_engine(model, max_num_seqs=rows)
+    made = time.perf_counter() - begin
+    requests = _requests(model, fitting(engine, rows, shape.prompt_tokens, 20 if toy else 60), shape)
+    rates(engine, requests, model.device)  # compiles and captures
+    captures = engine.runner.graphs.num_captures if engine.runner.graphs is not None else 0
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if model.device == "cuda":
+        activities = [torch.profiler.ProfilerActivity.CUDA]
+    with closing(engine.steps(requests)) as steps:
+        for _ in range(10):
+            next(steps)
+        synchronize(model.device)
+        with torch.profiler.profile(activities=activities) as found:
+            begin = time.perf_counter()
+            for _ in range(_PROFILED_STEPS):
+                next(steps)
+            synchronize(model.device)
+            took = time.perf_counter() - begin
+    own = "self_device_time_total" if model.device == "cuda" else "self_cpu_time_total"
+    events = sorted(found.key_averages(), key=lambda event: -float(getattr(event, own)))
+    per_step = 1 / (1e3 * _PROFILED_STEPS)
+    return {
+        "engine": described(engine),
+        "rows": rows,
+        "make_seconds": made,
+        "captures": captures,
+        "ms_per_step": 1e3 * took / _PROFILED_STEPS,
+        "kernel_ms_per_step": per_step * sum(getattr(event, own) for event in events),
+        "kernels": [
+            {"name": event.key[:120], "calls": event.count / _PROFILED_STEPS, "ms": per_step * getattr(event, own)}
+            for event in events[:_PROFILED_ROWS]
+        ],
     }
 
 

@@ -18,7 +18,7 @@ from fastsia.config import MAX_COUNT, EngineOptions, SamplingParams, Share, inte
 from fastsia.engine.block_manager import BlockManager, OutOfBlocksError
 from fastsia.engine.forcing import Forced, ForcedScore, check_forced, force
 from fastsia.engine.loop import Run
-from fastsia.engine.memory import default_num_blocks
+from fastsia.engine.memory import KEPT_POSITIONS, default_num_blocks
 from fastsia.engine.model_runner import ModelRunner
 from fastsia.engine.products import own_weights
 from fastsia.engine.profile import StepProfile
@@ -57,6 +57,8 @@ class Engine:
         compile: "on" puts steps of up to `max_num_seqs` rows through torch.compile and, on CUDA, into CUDA graphs;
             "graphs" only into those; "off" runs the model as it is. "auto" is "on" on CUDA and "off" on a CPU.
         gpu_memory_utilization: share of the GPU's memory for weights, KV pool and steps together.
+        quantization: "fp8" computes the layers' products in 8 bits, which changes the distribution that is drawn from;
+            emulated on a CPU (docs/exactness.md). "none" is the model as it is.
         num_threads: threads of a CPU while this engine computes; None measures which number is fastest, unless
             OMP_NUM_THREADS says it.
 
@@ -77,6 +79,7 @@ class Engine:
         kernels: Literal["auto", "triton", "native", "reference"] = "auto",
         compile: Literal["auto", "on", "graphs", "off"] = "auto",
         gpu_memory_utilization: float = 0.9,
+        quantization: Literal["none", "fp8"] = "none",
         num_threads: int | None = None,
     ) -> None:
         if not isinstance(model, torch.nn.Module):
@@ -97,6 +100,7 @@ class Engine:
             gpu_memory_utilization=gpu_memory_utilization,
             kernels=kernels,
             compile=compile,
+            quantization=quantization,
             num_threads=num_threads,
         )
         self.block_size, self.max_num_batched_tokens = chosen.block_size, chosen.max_num_batched_tokens
@@ -114,7 +118,14 @@ class Engine:
         )
         with using_threads(self.num_threads):
             self.runner = ModelRunner(
-                model, self.ops, self.num_kv_blocks, self.block_size, compile=how, max_num_seqs=self.max_num_seqs
+                model,
+                self.ops,
+                self.num_kv_blocks,
+                self.block_size,
+                compile=how,
+                max_num_seqs=self.max_num_seqs,
+                quantization=chosen.quantization,
+                most_kept=self.max_concurrent_trajectories * KEPT_POSITIONS,
             )
         self._running = False
 
@@ -165,10 +176,13 @@ class Engine:
 
     def describe(self) -> dict[str, Any]:
         """Return where and how this engine computes."""
+        origin = origin_of(self.model).describe()
+        if self.runner.products is not None and self.runner.products.in_fp8:
+            origin["quantization"] = ", ".join(filter(None, [origin.get("quantization"), "fp8 products"]))
         return {
             "device": str(self.runner.device),
             "dtype": str(self.runner.dtype).removeprefix("torch."),
-            **origin_of(self.model).describe(),
+            **origin,
             "kernels": self.ops.name,
             "compile": self.runner.compile,
             "products": self.runner.products_name,

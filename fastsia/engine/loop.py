@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
@@ -97,6 +97,7 @@ class Run:
         self.tree = TrajectoryTree(blocks)
         self._jobs: dict[int, Job] = {}
         self._num_admitted = 0
+        self._lengths = _Lengths()
         self._num_trunks = 0
         self._waiting: deque[Request] = deque()
         self._exhausted = False
@@ -157,9 +158,17 @@ class Run:
         if twin is not None and self.tree.trunks.computed[twin] < len(request.prompt_ids):
             return False  # the same prompt is being computed: wait and share it
         known = len(request.trajectory_ids or ()) if request.drawn is None else len(request.drawn.token_ids)
-        tokens = len(request.prompt_ids) + known
-        # One more block for each trunk in flight, so that a new one does not take the blocks that those need next.
-        return self.tree.blocks.num_free >= self.tree.blocks.blocks_for(tokens) + len(self.tree.trunks) + 1
+        # Trunks in flight still grow: a new one that took their blocks would lose its own to them.
+        trunks, size = self.tree.trunks, self.tree.blocks.block_size
+        slots = trunks.slots()
+        writing = slots[~trunks.fixed[slots]]
+        final = np.minimum(trunks.prompt_len[writing] + self._lengths.expected(request), trunks.max_length[writing])
+        growth = int(np.maximum(-(-final // size) - trunks.num_blocks[writing], 0).sum())
+        ends = request.trajectory_ids is not None or (request.drawn is not None and request.drawn.finish_reason != "")
+        tokens = len(request.prompt_ids) + (known if ends else max(known, self._lengths.expected(request)))
+        needed = self.tree.blocks.blocks_for(tokens) + growth
+        # One more block for each trunk, for its rollouts.
+        return self.tree.blocks.num_free >= needed + len(trunks) + 1
 
     def _start(self, request: Request) -> None:
         trunks = self.tree.trunks
@@ -331,6 +340,7 @@ class Run:
                 assert texts is not None
                 drawn = drawn[: texts.tokens_before(drawn)]
             job.token_ids, job.finish_reason = drawn, FINISH_REASONS[reason]
+            self._lengths.add(len(drawn))
             job.logprobs = trunks.logprobs[slot, : len(drawn)].copy()
             job.entropies = trunks.entropies[slot, : len(drawn)].copy()
             if reason == FinishReason.ERROR:
@@ -554,6 +564,23 @@ class Run:
             done = self._collect(rollouts[states.job[rollouts] == number])
             named = [(int(done.checkpoint[r]), int(done.index[r]), done.row(r)) for r in range(len(done))]
             self._on_rollouts(self._jobs[int(number)].request, named)
+
+
+@dataclass
+class _Lengths:
+    """Lengths of the trajectories that a run has drawn."""
+
+    count: int = 0
+    total: int = 0
+
+    def add(self, length: int) -> None:
+        self.count += 1
+        self.total += length
+
+    def expected(self, request: Request) -> int:
+        """Tokens that a trajectory comes to have: the mean so far, and half of what it may have as one of them."""
+        most = request.sampling.max_tokens
+        return min(-(-(self.total + most // 2) // (self.count + 1)), most)
 
 
 def _mean_stride(jobs: Sequence[Job]) -> int:

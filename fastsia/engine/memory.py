@@ -16,13 +16,17 @@ from fastsia.models.loading import context_length
 # used last are used again first, so this bounds what a run can come to use.
 _CPU_SHARE = 0.5
 _LEAST_BLOCKS = 64
+# Parts that attention cuts the trunks of many rows into (`ops/prefix_attention.py`, which needs Triton): of so many
+# tokens, and at most so many. A model whose config names no context length has a short one.
+_PART_TOKENS, _MOST_PREFIX_PARTS, _SHORT = 1024, 16, 4096
 # Where the available memory is not known.
 _CPU_KV_BYTES = 1 << 30
 # Fixed reserve for memory that cannot be predicted: kernels, cuBLAS workspaces, CUDA graphs, fragmentation, and the
 # logits of a verification.
 _REST_BYTES = 1 << 30
-# Positions of a trajectory whose final hidden states are kept until it is verified.
-_KEPT_POSITIONS = 1024
+# Positions of a trajectory in flight whose final hidden states the device keeps until it is verified. Where there are
+# more of them on average, the host keeps all.
+KEPT_POSITIONS = 1024
 
 
 def default_num_blocks(
@@ -123,7 +127,9 @@ def step_bytes(
     # Residual, norms and their float32; queries and keys before and after RoPE, values, output; gate, up, product.
     row = itemsize * (4 * config.hidden_size + 3 * queries + 3 * keys + 3 * config.intermediate_size)
     # float32: a norm's input and square; attention's parts over prefix and suffix with their log-sum-exps.
-    row += 4 * (2 * config.hidden_size + 2 * (queries + heads))
+    longest = getattr(config, "max_position_embeddings", None) or _SHORT
+    parts = 1 + min(-(-longest // _PART_TOKENS), _MOST_PREFIX_PARTS)
+    row += 4 * (2 * config.hidden_size + parts * (queries + heads))
     logits = 4 * itemsize * vocab_size * max_num_seqs
-    hidden = 2 * itemsize * config.hidden_size * max_concurrent_trajectories * _KEPT_POSITIONS
+    hidden = 2 * itemsize * config.hidden_size * max_concurrent_trajectories * KEPT_POSITIONS
     return int(row * (2 * max_num_seqs + max_num_batched_tokens) + logits + hidden + _REST_BYTES)

@@ -25,7 +25,7 @@ from fastsia.engine.step import Batch, batch_of_one_trunk
 from fastsia.engine.tables import Table
 from fastsia.errors import FastsiaError, one_line
 from fastsia.models.weights import non_finite
-from fastsia.ops import Ops, packed
+from fastsia.ops import Ops, fp8, packed
 from fastsia.ops.attend import using
 from fastsia.ops.launch import current, empty_rows
 from fastsia.ops.reference import DrawSpec, score
@@ -40,6 +40,8 @@ class ModelRunner:
         compile: "off" runs the model as it is. "on" puts batches of up to `max_num_seqs` rows, padded, through
             torch.compile and, on CUDA, into CUDA graphs; "graphs" only into those. A path that fails is not used, and
             `warnings` says so.
+        quantization: "none", or "fp8" for products in 8 bits where the device has them, else `warnings` says so.
+        most_kept: hidden states of trunks that the device keeps; with more of them the host keeps all. None: no bound.
 
     Attributes:
         kv_cache: [num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim] in the model's dtype.
@@ -47,7 +49,7 @@ class ModelRunner:
             further (Granite scales them): then the model's own forward computes them from the hidden states.
         num_out_of_memory: how often device memory did not suffice and less was tried.
         products: packed products, with the C++ core's ops on a CPU; fused ones in a loaded model under torch.compile
-            and on a GPU; None elsewhere.
+            and on a GPU; in fp8 where that is asked for; None elsewhere.
         profile: records the parts of each step, or None.
         hidden_slots: the slots of kept hidden states.
     """
@@ -60,6 +62,8 @@ class ModelRunner:
         block_size: int,
         compile: str = "off",
         max_num_seqs: int = 512,
+        quantization: str = "none",
+        most_kept: int | None = None,
     ) -> None:
         self.model = model
         self.ops = ops
@@ -81,6 +85,7 @@ class ModelRunner:
             ) from error
         self._hidden = torch.empty((256, self.hidden_size), dtype=self.dtype, device=self.device)
         self.hidden_slots = Table(256)
+        self._most_kept = most_kept
         self.fused_head = True
         self.num_out_of_memory = 0
         self.warnings: list[str] = []
@@ -109,7 +114,7 @@ class ModelRunner:
         self._decode, self._project = decode, project
         self._compiled: Callable[..., Tensor] | None = None
         self._compiled_project: Callable[..., Tensor] | None = None
-        self._check(compile)
+        self._check(compile, quantization)
 
     @staticmethod
     def bytes_per_block(model: PreTrainedModel, block_size: int) -> int:
@@ -127,10 +132,13 @@ class ModelRunner:
     def products_name(self) -> str:
         """How products are computed.
 
-        "exact" (packed, and a row's bits do not depend on the rows beside it), "packed", "fused" or "plain".
+        "exact" (packed, and a row's bits do not depend on the rows beside it), "packed", "fused", "fp8", "fp8 emulated"
+        or "plain".
         """
         if self.products is None:
             return "plain"
+        if self.products.in_fp8:
+            return "fp8" if self.device.type == "cuda" else "fp8 emulated"
         return "exact" if self.products.exact else "packed" if self.products.is_packed else "fused"
 
     @part("model")
@@ -341,10 +349,16 @@ class ModelRunner:
     def keep_hidden(self, hidden: Tensor) -> np.ndarray:
         """Store hidden states [k, hidden_size]; return their slots, int32 [k]."""
         rows = self.hidden_slots.allocate(len(hidden))
-        if self.hidden_slots.capacity > len(self._hidden):
-            larger = self._retried(lambda: self._hidden.new_empty((self.hidden_slots.capacity, self.hidden_size)))
+        capacity = self.hidden_slots.capacity
+        if capacity > len(self._hidden):
+            device = "cpu" if self._most_kept is not None and capacity > self._most_kept else self._hidden.device
+            shape = (capacity, self.hidden_size)
+            larger = self._retried(lambda: torch.empty(shape, dtype=self.dtype, device=device))
             larger[: len(self._hidden)] = self._hidden
             self._hidden = larger
+        if self._hidden.device != self.device:
+            self._hidden[torch.from_numpy(rows.astype(np.int64))] = hidden.to(self._hidden.device)
+            return rows
         (places,) = self._retried(lambda: self.staging.put(rows.astype(np.int64)))
         with torch.inference_mode():
             self._hidden.index_copy_(0, places, hidden)
@@ -352,6 +366,9 @@ class ModelRunner:
 
     def hidden(self, rows: np.ndarray) -> Tensor:
         """Return kept hidden states [len(rows), hidden_size]."""
+        if self._hidden.device != self.device:
+            kept = self._hidden[torch.from_numpy(rows.astype(np.int64))]
+            return self._retried(lambda: kept.to(self.device))
         return self.take(self._hidden, rows.astype(np.int64))
 
     @part("head")
@@ -364,9 +381,11 @@ class ModelRunner:
 
     def reset(self) -> None:
         """Drop every kept hidden state, for example after an interrupted run."""
+        if self._hidden.device != self.device:
+            self._hidden = torch.empty((256, self.hidden_size), dtype=self.dtype, device=self.device)
         self.hidden_slots = Table(len(self._hidden))
 
-    def _check(self, compile: str) -> None:
+    def _check(self, compile: str, quantization: str) -> None:
         """Compare the logits of this path with those of the model's own forward on a few tokens.
 
         Some models scale their logits (Granite) or post-process them; there the model's own forward is the head.
@@ -385,6 +404,9 @@ class ModelRunner:
         for self.fused_head in (True, False):
             error = self._difference(self.logits(hidden), theirs)
             if error <= 1:
+                if quantization == "fp8" and self._use_fp8(groups):
+                    self._speed_up(compile, batch, self.forward(batch))
+                    return
                 if owns_weights(self.model) and (compile != "off" or self.ops.name == "triton"):
                     self._use_products(groups, batch, theirs, pack=False)
                 self._speed_up(compile, batch, hidden)
@@ -403,6 +425,18 @@ class ModelRunner:
             f"{type(self.model).__name__} gives other logits through fastsia's attention than through its own forward"
             f" (a difference {error:.3g} times the tolerated one); this architecture is not supported."
         )
+
+    def _use_fp8(self, groups: list[list[nn.Linear]]) -> bool:
+        """Compute products in fp8 from now on; return False, with a warning, where that is not supported."""
+        reason = fp8.unsupported(self.device, self.dtype)
+        if reason is None:
+            try:
+                self.products = Products(self.model, groups, in_fp8=True)
+                return True
+            except RuntimeError as error:
+                reason = one_line(error)
+        self._warn("fp8 products are not used", FastsiaError(reason))
+        return False
 
     def _use_products(self, groups: list[list[nn.Linear]], batch: Batch, expected: Tensor, *, pack: bool) -> None:
         """Use packed or fused products if they work here and give the expected logits."""
@@ -424,7 +458,8 @@ class ModelRunner:
 
     def _difference(self, ours: Tensor, theirs: Tensor) -> float:
         """Return the largest difference as a multiple of the tolerated rounding."""
-        limit = 1e-3 if self.dtype in (torch.float32, torch.float64) else 0.15
+        in_fp8 = self.products is not None and self.products.in_fp8
+        limit = 1e-3 if self.dtype in (torch.float32, torch.float64) and not in_fp8 else 0.15
         theirs = theirs.float()
         return (ours.float() - theirs).abs().max().item() / (limit * max(theirs.abs().max().item(), 1.0))
 

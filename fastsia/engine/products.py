@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from fastsia.engine.profile import StepProfile
-from fastsia.ops import cpu, packed
+from fastsia.ops import cpu, fp8, packed
 from fastsia.ops.packed import Sizes
 
 _OWNED = "_fastsia_owns_weights"
@@ -65,20 +65,25 @@ class Products:
         groups: linear layers that read one tensor, in the order of their calls, from `called_together`.
         pack: pack the weights of every linear layer, on a CPU. Else only fuse groups, as one matrix of which their
             weights become views, on any device; the model's weights must be owned.
+        in_fp8: instead of either, compute the groups in fp8 (`ops/fp8.py`); the weights stay as they are.
 
     Attributes:
         is_packed: the argument `pack`.
+        in_fp8: the argument.
         exact: whether a row's bits do not depend on the rows beside it, as checked on each shape of weights.
         profile: records the products, or None.
         owned: whether the products stand in the place of the model's weights; until `release`.
     """
 
-    def __init__(self, model: PreTrainedModel, groups: Sequence[Sequence[nn.Linear]], *, pack: bool = True) -> None:
+    def __init__(
+        self, model: PreTrainedModel, groups: Sequence[Sequence[nn.Linear]], *, pack: bool = True, in_fp8: bool = False
+    ) -> None:
         self.profile: StepProfile | None = None
         self._model = model
         self.exact = False
-        self.is_packed = pack
-        self.owned = owns_weights(model)
+        self.is_packed = pack and not in_fp8
+        self.in_fp8 = in_fp8
+        self.owned = owns_weights(model) and not in_fp8
         self._groups: list[_Group] = []
         self._forwards: list[tuple[nn.Module, Callable[..., Any]]] = []
         uses: dict[int, int] = {}
@@ -86,7 +91,11 @@ class Products:
             for parameter in module.parameters(recurse=False):
                 uses[id(parameter)] = uses.get(id(parameter), 0) + 1
         try:
-            if pack:
+            if in_fp8:
+                for group in groups:
+                    if all(fp8.fits(layer.weight) for layer in group):
+                        self._groups.append(_Fp8(group, self, set()))
+            elif pack:
                 together = {id(layer) for group in groups for layer in group}
                 linears = (module for module in model.modules() if _is_plain(module))
                 for group in [*groups, *([layer] for layer in linears if id(layer) not in together)]:
@@ -316,6 +325,45 @@ class _Fused(_Group):
         self._input = input
         out = nn.functional.linear(input, self.packed, self.bias)
         self._outputs = list(out.split(self._widths, dim=-1))
+
+
+class _Fp8(_Group):
+    """Layers computed in fp8, or on a CPU as if: their weights stay, and a rounded copy is multiplied."""
+
+    def pack(self) -> None:
+        """Round the layers' weights as they are now; into the same memory, which CUDA graphs read."""
+        with torch.no_grad():
+            weight = torch.cat([layer.weight.detach() for layer in self.layers])
+            scale = weight.new_ones(1, dtype=torch.float32)
+            if weight.is_cuda:
+                weight, scale = fp8.quantise(weight)
+            else:
+                weight = fp8.rounded(weight)
+            bias = None
+            if any(layer.bias is not None for layer in self.layers):
+                bias = torch.cat(
+                    [
+                        layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias.detach()
+                        for layer in self.layers
+                    ]
+                )
+            if self._stamp:
+                self.packed.copy_(weight)
+                self._scale.copy_(scale)
+                if bias is not None and self.bias is not None:
+                    self.bias.copy_(bias)
+            else:
+                self.packed, self._scale, self.bias = weight, scale, bias
+        self._stamp = self._stamps()
+
+    def _compute(self, input: Tensor) -> None:
+        rows = input.flatten(0, -2)
+        if rows.is_cuda:
+            out = fp8.product(rows, self.packed, self._scale, self.bias)
+        else:
+            out = nn.functional.linear(fp8.rounded(rows), self.packed, self.bias)
+        self._input = input
+        self._outputs = list(out.view(*input.shape[:-1], -1).split(self._widths, dim=-1))
 
 
 @contextmanager

@@ -1,10 +1,11 @@
-"""Attention of packed rows over a shared prefix and their own suffixes, in one launch.
+"""Attention of packed rows over a shared prefix and their own suffixes, in one launch, or two where prefixes are long.
 
 Two kinds of programs, one kv head each. A *prefix* program takes a tile of one prefix's rows, (rows x GQA group)
 queries high, and reads the prefix once for all of them; a *suffix* program takes one row and reads the row's own
 blocks. A row's partial results (one per part) meet in scratch: whichever program brings a row's last one merges them in
 the order of the parts, so the sum does not depend on who came last. Where a row has one part only (prefill) it is
-written straight out. Long contexts are cut into several parts where there are too few programs to fill a GPU.
+written straight out. Long contexts are cut into several parts where there are too few programs to fill a GPU. Each row
+waits for the parts that its own context fills, so that bounds may be far above the lengths of a batch.
 
 All metadata are device tensors: a program finds its tile from `cu_rows` itself, so that no list of tiles has to be
 built or kept, and programs past the last tile exit. Softmax runs in base 2; the log-sum-exp that leaves is natural.
@@ -27,6 +28,12 @@ from fastsia.ops.reference import AttentionMetadata
 # 256 tokens, of more where that would be more than so many parts, or where other programs fill the GPU.
 _ENOUGH_PROGRAMS = 264
 _PART_TOKENS, _MANY_PARTS, _LONG_PART_TOKENS = 256, 16, 1024
+_STEPS = 64
+# Bounds the memory of parts; see `engine/memory.py`.
+MOST_PREFIX_PARTS = 16
+# Prefixes from this length on are read by a launch of their own, in tiles of twice as many queries: under a few hundred
+# rows they cost more operations than bytes.
+_LONG_PREFIX_TOKENS = 2048
 # Prefixes that a launch is compiled for: every number would be a compilation in the middle of a run.
 _PREFIX_BUCKETS = (8, 128, 1024)
 _LOG2E = 1.4426950408889634
@@ -146,6 +153,12 @@ def _store_rows(
 
 
 @triton.jit
+def _parts_of(length, part_tokens, least):
+    """Parts that a context of `length` tokens is read in."""
+    return tl.maximum((length + part_tokens - 1) // part_tokens, least)
+
+
+@triton.jit
 def _merge_row(
     row,
     head,
@@ -237,6 +250,8 @@ def prefix_attention_kernel(
     stride_head,
     stride_prefix_table,
     stride_suffix_table,
+    TRUNKS: tl.constexpr,
+    SUFFIXES: tl.constexpr,
     PREFIXES: tl.constexpr,
     ROWS: tl.constexpr,
     ROWS_PAD: tl.constexpr,
@@ -250,124 +265,147 @@ def prefix_attention_kernel(
     HEAD_PAD: tl.constexpr,
     SOFTCAP: tl.constexpr,
     PRECISION: tl.constexpr,
+    MERGED: tl.constexpr,
     DIRECT: tl.constexpr,
     LSE: tl.constexpr,
 ):
+    """TRUNKS, SUFFIXES: which programs this launch has. MERGED: whether rows have parts of suffixes, here or in the
+    launch after it."""
     NUM_HEADS: tl.constexpr = NUM_KV_HEADS * GROUP
     program = tl.program_id(0)
     head = tl.program_id(1)
     cache = (k_cache + head * stride_head, v_cache + head * stride_head, stride_block, stride_token)
     into = (out, out_lse, partial, partial_lse, num_rows, stride_out)
-    parts = prefix_parts + suffix_parts
+    # A row has as many parts as its own context fills; without suffixes it has one of its prefix in any case.
+    LEAST: tl.constexpr = 0 if MERGED else 1
     dims = tl.arange(0, HEAD_PAD)
-    if program < prefix_programs:
-        tile = program // prefix_parts
-        part = program % prefix_parts
-        prefixes = tl.arange(0, PREFIXES)
-        firsts = tl.load(cu_rows + prefixes, mask=prefixes < num_prefixes, other=0)
-        lasts = tl.load(cu_rows + prefixes + 1, mask=prefixes < num_prefixes, other=0)
-        tile_ends = tl.cumsum((lasts - firsts + ROWS - 1) // ROWS, 0)
-        prefix = tl.sum(((tile_ends <= tile) & (prefixes < num_prefixes)).to(tl.int32))
-        if prefix < num_prefixes:
-            row0 = tl.load(cu_rows + prefix) + (tile - tl.max(tl.where(tile_ends <= tile, tile_ends, 0))) * ROWS
-            height = tl.minimum(tl.load(cu_rows + prefix + 1) - row0, ROWS)
-            lane = tl.arange(0, BLOCK_M)
-            live = lane // GROUP < height
-            rows = row0 + lane // GROUP
-            heads = head * GROUP + lane % GROUP
-            newest = tl.load(prefix_lens + rows, mask=live, other=0)
-            oldest = tl.maximum(newest + tl.load(suffix_lens + rows, mask=live, other=0) - window, 0)
-            # A lane past the tile sees nothing and must not widen the range.
-            first_key = tl.min(tl.where(live, oldest, 0x7FFFFFFF))
-            begin = tl.maximum(part * prefix_part_tokens, first_key // BLOCK_N * BLOCK_N)
-            end = tl.minimum((part + 1) * prefix_part_tokens, tl.max(newest))
-            at = rows.to(tl.int64) * stride_q_row + heads * stride_q_head
+    if TRUNKS:  # noqa: SIM102  a condition of two kinds would compile both
+        if program < prefix_programs:
+            tile = program // prefix_parts
+            part = program % prefix_parts
+            prefixes = tl.arange(0, PREFIXES)
+            firsts = tl.load(cu_rows + prefixes, mask=prefixes < num_prefixes, other=0)
+            lasts = tl.load(cu_rows + prefixes + 1, mask=prefixes < num_prefixes, other=0)
+            tile_ends = tl.cumsum((lasts - firsts + ROWS - 1) // ROWS, 0)
+            prefix = tl.sum(((tile_ends <= tile) & (prefixes < num_prefixes)).to(tl.int32))
+            if prefix < num_prefixes:
+                row0 = tl.load(cu_rows + prefix) + (tile - tl.max(tl.where(tile_ends <= tile, tile_ends, 0))) * ROWS
+                height = tl.minimum(tl.load(cu_rows + prefix + 1) - row0, ROWS)
+                lane = tl.arange(0, BLOCK_M)
+                rows = row0 + lane // GROUP
+                heads = head * GROUP + lane % GROUP
+                newest = tl.load(prefix_lens + rows, mask=lane // GROUP < height, other=0)
+                live = (lane // GROUP < height) & (part < _parts_of(newest, prefix_part_tokens, LEAST))
+                if tl.max(live.to(tl.int32)) > 0:
+                    oldest = tl.maximum(newest + tl.load(suffix_lens + rows, mask=live, other=0) - window, 0)
+                    # A lane past the tile sees nothing and must not widen the range.
+                    first_key = tl.min(tl.where(live, oldest, 0x7FFFFFFF))
+                    begin = tl.maximum(part * prefix_part_tokens, first_key // BLOCK_N * BLOCK_N)
+                    end = tl.minimum((part + 1) * prefix_part_tokens, tl.max(newest))
+                    at = rows.to(tl.int64) * stride_q_row + heads * stride_q_head
+                    inside = live[:, None] & (dims < HEAD_DIM)[None, :]
+                    query = tl.load(q + at[:, None] + dims[None, :], mask=inside, other=0.0)
+                    values, lse = _attend(
+                        query,
+                        cache,
+                        prefix_tables + prefix.to(tl.int64) * stride_prefix_table,
+                        oldest,
+                        newest,
+                        begin,
+                        end,
+                        scale,
+                        softcap,
+                        BLOCK_M,
+                        BLOCK_N,
+                        BLOCK_SIZE,
+                        HEAD_DIM,
+                        HEAD_PAD,
+                        SOFTCAP,
+                        PRECISION,
+                    )
+                    _store_rows(values, lse, rows, heads, live, part, into, NUM_HEADS, HEAD_DIM, HEAD_PAD, DIRECT, LSE)
+                    if not DIRECT:
+                        tl.debug_barrier()
+                        slots = tl.arange(0, ROWS_PAD)
+                        inner = slots < height
+                        parts = _parts_of(
+                            tl.load(prefix_lens + row0 + slots, mask=inner, other=0), prefix_part_tokens, LEAST
+                        )
+                        mine = inner & (part < parts)
+                        if MERGED:
+                            length = tl.load(suffix_lens + row0 + slots, mask=inner, other=0)
+                            parts += _parts_of(length, suffix_part_tokens, 1)
+                        counter = arrivals + (row0 + slots) * NUM_KV_HEADS + head
+                        arrived = tl.atomic_add(counter, 1, mask=mine, sem="acq_rel")
+                        tl.debug_barrier()
+                        complete = ((arrived == parts - 1) & mine).to(tl.int32)
+                        if tl.max(complete) > 0:
+                            tl.store(counter, 0, mask=complete > 0)
+                            for slot in range(0, height):
+                                here = tl.where(slots == slot, complete, 0)
+                                if tl.max(here) > 0:
+                                    own = tl.sum(here * parts)
+                                    _merge_row(
+                                        row0 + slot, head, own, into, NUM_HEADS, GROUP, HEADS, HEAD_DIM, HEAD_PAD, LSE
+                                    )
+    if SUFFIXES:  # noqa: SIM102
+        if program >= prefix_programs:
+            row = (program - prefix_programs) // suffix_parts
+            part = (program - prefix_programs) % suffix_parts
+            lane = tl.arange(0, HEADS)
+            heads = head * GROUP + lane
+            live = lane < GROUP
+            rows = row + tl.zeros([HEADS], tl.int32)
             inside = live[:, None] & (dims < HEAD_DIM)[None, :]
-            query = tl.load(q + at[:, None] + dims[None, :], mask=inside, other=0.0)
-            values, lse = _attend(
-                query,
-                cache,
-                prefix_tables + prefix.to(tl.int64) * stride_prefix_table,
-                oldest,
-                newest,
-                begin,
-                end,
-                scale,
-                softcap,
-                BLOCK_M,
-                BLOCK_N,
-                BLOCK_SIZE,
-                HEAD_DIM,
-                HEAD_PAD,
-                SOFTCAP,
-                PRECISION,
-            )
-            _store_rows(values, lse, rows, heads, live, part, into, NUM_HEADS, HEAD_DIM, HEAD_PAD, DIRECT, LSE)
-            if not DIRECT:
-                tl.debug_barrier()
-                slots = tl.arange(0, ROWS_PAD)
-                mine = slots < height
-                counter = arrivals + (row0 + slots) * NUM_KV_HEADS + head
-                arrived = tl.atomic_add(counter, 1, mask=mine, sem="acq_rel")
-                tl.debug_barrier()
-                complete = ((arrived == parts - 1) & mine).to(tl.int32)
-                if tl.max(complete) > 0:
-                    tl.store(counter, 0, mask=complete > 0)
-                    for slot in range(0, height):
-                        if tl.max(tl.where(slots == slot, complete, 0)) > 0:
-                            _merge_row(row0 + slot, head, parts, into, NUM_HEADS, GROUP, HEADS, HEAD_DIM, HEAD_PAD, LSE)
-    else:
-        row = (program - prefix_programs) // suffix_parts
-        part = (program - prefix_programs) % suffix_parts
-        lane = tl.arange(0, HEADS)
-        heads = head * GROUP + lane
-        live = lane < GROUP
-        rows = row + tl.zeros([HEADS], tl.int32)
-        inside = live[:, None] & (dims < HEAD_DIM)[None, :]
-        if row >= tl.load(cu_rows + num_prefixes):
-            # A padding row: no prefix program counts it, so nothing waits for it.
-            at = rows.to(tl.int64) * stride_out + heads * HEAD_DIM
-            nothing = tl.zeros([HEADS, HEAD_PAD], tl.float32).to(out.dtype.element_ty)
-            tl.store(out + at[:, None] + dims[None, :], nothing, mask=inside)
-            if LSE:
-                tl.store(out_lse + rows * NUM_HEADS + heads, float("-inf") + tl.zeros([HEADS], tl.float32), mask=live)
-        else:
-            length = tl.load(suffix_lens + row)
-            newest = length + tl.zeros([HEADS], tl.int32)
-            oldest = tl.maximum(newest - window, 0)
-            begin = tl.maximum(part * suffix_part_tokens, tl.maximum(length - window, 0) // BLOCK_N * BLOCK_N)
-            end = tl.minimum((part + 1) * suffix_part_tokens, length)
-            at = rows.to(tl.int64) * stride_q_row + heads * stride_q_head
-            query = tl.load(q + at[:, None] + dims[None, :], mask=inside, other=0.0)
-            values, lse = _attend(
-                query,
-                cache,
-                suffix_tables + row.to(tl.int64) * stride_suffix_table,
-                oldest,
-                newest,
-                begin,
-                end,
-                scale,
-                softcap,
-                HEADS,
-                BLOCK_N,
-                BLOCK_SIZE,
-                HEAD_DIM,
-                HEAD_PAD,
-                SOFTCAP,
-                PRECISION,
-            )
-            _store_rows(
-                values, lse, rows, heads, live, prefix_parts + part, into, NUM_HEADS, HEAD_DIM, HEAD_PAD, DIRECT, LSE
-            )
-            if not DIRECT:
-                tl.debug_barrier()
-                counter = arrivals + row * NUM_KV_HEADS + head
-                arrived = tl.atomic_add(counter, 1, sem="acq_rel")
-                tl.debug_barrier()
-                if arrived == parts - 1:
-                    tl.store(counter, 0)
-                    _merge_row(row, head, parts, into, NUM_HEADS, GROUP, HEADS, HEAD_DIM, HEAD_PAD, LSE)
+            if row >= tl.load(cu_rows + num_prefixes):
+                # A padding row: no prefix program counts it, so nothing waits for it.
+                at = rows.to(tl.int64) * stride_out + heads * HEAD_DIM
+                nothing = tl.zeros([HEADS, HEAD_PAD], tl.float32).to(out.dtype.element_ty)
+                tl.store(out + at[:, None] + dims[None, :], nothing, mask=inside)
+                if LSE:
+                    none = float("-inf") + tl.zeros([HEADS], tl.float32)
+                    tl.store(out_lse + rows * NUM_HEADS + heads, none, mask=live)
+            else:
+                length = tl.load(suffix_lens + row)
+                own = _parts_of(length, suffix_part_tokens, 1)
+                if part < own:
+                    before = _parts_of(tl.load(prefix_lens + row), prefix_part_tokens, 0)
+                    newest = length + tl.zeros([HEADS], tl.int32)
+                    oldest = tl.maximum(newest - window, 0)
+                    begin = tl.maximum(part * suffix_part_tokens, tl.maximum(length - window, 0) // BLOCK_N * BLOCK_N)
+                    end = tl.minimum((part + 1) * suffix_part_tokens, length)
+                    at = rows.to(tl.int64) * stride_q_row + heads * stride_q_head
+                    query = tl.load(q + at[:, None] + dims[None, :], mask=inside, other=0.0)
+                    values, lse = _attend(
+                        query,
+                        cache,
+                        suffix_tables + row.to(tl.int64) * stride_suffix_table,
+                        oldest,
+                        newest,
+                        begin,
+                        end,
+                        scale,
+                        softcap,
+                        HEADS,
+                        BLOCK_N,
+                        BLOCK_SIZE,
+                        HEAD_DIM,
+                        HEAD_PAD,
+                        SOFTCAP,
+                        PRECISION,
+                    )
+                    _store_rows(
+                        values, lse, rows, heads, live, before + part, into, NUM_HEADS, HEAD_DIM, HEAD_PAD, DIRECT, LSE
+                    )
+                    if not DIRECT:
+                        parts = before + own
+                        tl.debug_barrier()
+                        counter = arrivals + row * NUM_KV_HEADS + head
+                        arrived = tl.atomic_add(counter, 1, sem="acq_rel")
+                        tl.debug_barrier()
+                        if arrived == parts - 1:
+                            tl.store(counter, 0)
+                            _merge_row(row, head, parts, into, NUM_HEADS, GROUP, HEADS, HEAD_DIM, HEAD_PAD, LSE)
 
 
 class PrefixAttention:
@@ -386,8 +424,8 @@ class PrefixAttention:
 
     def with_lse(self, *args: Any, want_lse: bool = True, **options: Any) -> tuple[Tensor, Tensor]:
         """`prefix_attention` and, where wanted, the natural log-sum-exp, float32 [n, num_heads]."""
-        launch, out, lse = self.plan(*args, **{**options, "want_lse": want_lse})
-        if len(out) > 0:
+        launches, out, lse = self.plan(*args, **{**options, "want_lse": want_lse})
+        for launch in launches if len(out) > 0 else ():
             launch.run()
         return out, lse
 
@@ -402,23 +440,26 @@ class PrefixAttention:
         softcap: float | None = None,
         *,
         want_lse: bool = False,
-    ) -> tuple[Launch, Tensor, Tensor]:
-        """The launch that `prefix_attention` makes, and the tensors it fills."""
+    ) -> tuple[list[Launch], Tensor, Tensor]:
+        """The launches that `prefix_attention` makes, two where its prefixes are long, and the tensors they fill."""
         n, num_heads, head_dim = q.shape
         _, block_size, num_kv_heads, _ = k_cache.shape
         _check(q, k_cache, v_cache)
         group = num_heads // num_kv_heads
         head_pad = max(16, triton.next_power_of_2(head_dim))
-        block_m, block_n, num_warps, num_stages = _tile_shape(
-            group, head_pad, q.element_size(), meta.max_suffix_len > 0
+        has_suffixes, is_long = meta.max_suffix_len > 0, meta.max_prefix_len >= _LONG_PREFIX_TOKENS
+        block_m, block_n, num_warps, num_stages = tile = _tile_shape(
+            group, head_pad, q.element_size(), has_suffixes and not is_long, tall=is_long
         )
         rows = block_m // group
         num_prefixes = len(meta.cu_rows) - 1
         # At most this many tiles hold n rows of that many prefixes, however they fall.
         tiles = min(n, num_prefixes if meta.max_rows <= rows else n // rows + num_prefixes)
-        suffix_programs = n * num_kv_heads if meta.max_suffix_len > 0 else 0
+        suffix_programs = n * num_kv_heads if has_suffixes else 0
         suffix_parts = _parts(meta.max_suffix_len, suffix_programs)
-        prefix_parts = _parts(meta.max_prefix_len, tiles * num_kv_heads, others=suffix_programs)
+        # A graph's number of prefixes is a bound far above what a step has: count the tiles that there must be.
+        prefix_parts = _parts(meta.max_prefix_len, triton.cdiv(n, rows) * num_kv_heads, others=suffix_programs)
+        prefix_parts = min(prefix_parts, MOST_PREFIX_PARTS)
         if prefix_parts + suffix_parts == 0:
             prefix_parts = 1
         parts = prefix_parts + suffix_parts
@@ -448,10 +489,10 @@ class PrefixAttention:
             "num_rows": n,
             "num_prefixes": num_prefixes,
             "prefix_parts": prefix_parts,
-            "prefix_part_tokens": _part_tokens(meta.max_prefix_len, prefix_parts, block_n),
+            "prefix_part_tokens": _part_tokens(meta.max_prefix_len, prefix_parts),
             "prefix_programs": tiles * prefix_parts,
             "suffix_parts": suffix_parts,
-            "suffix_part_tokens": _part_tokens(meta.max_suffix_len, suffix_parts, block_n),
+            "suffix_part_tokens": _part_tokens(meta.max_suffix_len, suffix_parts),
             "stride_q_row": q.stride(0),
             "stride_q_head": q.stride(1),
             "stride_out": num_heads * head_dim,
@@ -460,6 +501,8 @@ class PrefixAttention:
             "stride_head": k_cache.stride(2),
             "stride_prefix_table": meta.prefix_tables.stride(0),
             "stride_suffix_table": meta.suffix_tables.stride(0),
+            "TRUNKS": True,
+            "SUFFIXES": has_suffixes,
             "PREFIXES": next(
                 (size for size in _PREFIX_BUCKETS if size >= num_prefixes), triton.next_power_of_2(num_prefixes)
             ),
@@ -475,11 +518,28 @@ class PrefixAttention:
             "HEAD_PAD": head_pad,
             "SOFTCAP": softcap is not None,
             "PRECISION": "ieee" if q.dtype == torch.float32 else "tf32",
+            "MERGED": has_suffixes,
             "DIRECT": direct,
             "LSE": want_lse,
         }
-        grid = (tiles * prefix_parts + n * suffix_parts, num_kv_heads)
-        return Launch(prefix_attention_kernel, grid, arguments, num_warps, num_stages), out, lse
+        if not (is_long and has_suffixes):
+            grid = (tiles * prefix_parts + n * suffix_parts, num_kv_heads)
+            return [Launch(prefix_attention_kernel, grid, arguments, *tile[2:])], out, lse
+        _, block_n, *shape = _tile_shape(group, head_pad, q.element_size(), decode=True)
+        suffixes = {"TRUNKS": False, "BLOCK_N": block_n, "prefix_programs": 0}
+        return (
+            [
+                Launch(
+                    prefix_attention_kernel,
+                    (tiles * prefix_parts, num_kv_heads),
+                    arguments | {"SUFFIXES": False},
+                    *(num_warps, num_stages),
+                ),
+                Launch(prefix_attention_kernel, (n * suffix_parts, num_kv_heads), arguments | suffixes, *shape),
+            ],
+            out,
+            lse,
+        )
 
 
 def prefix_attention(
@@ -506,20 +566,24 @@ def prefix_attention(
     return PrefixAttention()(q, k_cache, v_cache, meta, scale, sliding_window, softcap)
 
 
-def _tile_shape(group: int, head_pad: int, itemsize: int, decode: bool) -> tuple[int, int, int, int]:
+def _tile_shape(
+    group: int, head_pad: int, itemsize: int, decode: bool, tall: bool = False
+) -> tuple[int, int, int, int]:
     """(queries per prefix tile, keys per step, warps, pipeline stages): the same for all batches of a model.
 
     Decoding streams suffixes: small steps, so that two or three programs fit a processor and hide one another's
-    latency. Prefill computes: taller steps. With three stages the next step's keys and values are on their way while
-    one is computed.
+    latency. Prefill computes: taller steps. So do long prefixes under many rows, and a tile twice as tall reads them
+    half as often. With three stages the next step's keys and values are on their way while one is computed.
     """
+    num_warps = 4
     if itemsize == 4:
-        tallest, block_n, num_stages = 16, 16, 2
+        tallest, block_n, num_stages = 32 if tall else 16, 16, 2
     elif head_pad > 128:
-        tallest, block_n, num_stages = 32, 32, 3
+        tallest, block_n, num_stages = 64 if tall else 32, 32, 3
     else:
-        tallest, block_n, num_stages = 64, 32 if decode and head_pad > 64 else 64, 3
-    return max(tallest, triton.next_power_of_2(group)), block_n, 4, num_stages
+        tallest, block_n, num_stages = 128 if tall else 64, 32 if decode and head_pad > 64 else 64, 3
+        num_warps = 8 if tall else 4
+    return max(tallest, triton.next_power_of_2(group)), block_n, num_warps, num_stages
 
 
 def _parts(max_len: int, programs: int, others: int = 0) -> int:
@@ -532,8 +596,9 @@ def _parts(max_len: int, programs: int, others: int = 0) -> int:
     return min(triton.cdiv(max_len, _PART_TOKENS), max(_MANY_PARTS, long_parts))
 
 
-def _part_tokens(max_len: int, parts: int, block_n: int) -> int:
-    return triton.cdiv(triton.cdiv(max_len, max(parts, 1)), block_n) * block_n
+def _part_tokens(max_len: int, parts: int) -> int:
+    """Tokens of a part, a multiple of every number of keys per step."""
+    return max(triton.cdiv(triton.cdiv(max_len, max(parts, 1)), _STEPS) * _STEPS, _STEPS)
 
 
 def _check(q: Tensor, k_cache: Tensor, v_cache: Tensor) -> None:

@@ -16,7 +16,7 @@ _strict = with_config(ConfigDict(strict=True))
 @_strict
 class Row(TypedDict):
     key: str
-    kind: Literal["peer", "steady", "growth", "kernels"]
+    kind: Literal["tests", "kernels", "case", "engine", "steady", "peer"]
     model: str | None
     name: str
     device: Literal["cuda", "cpu"]
@@ -78,48 +78,51 @@ class Steady(TypedDict):
     fraction_of_own_floor: Seconds
     product_ms_per_step: Seconds
     decode: Run
-    work: Run
+    work: Run | None
     parts_ms_per_step: dict[str, float]
     memory: dict[str, int]
 
 
 @_strict
-class Point(TypedDict):
-    value: Any
-    seconds: Any
-    generated_tokens: Any
-    computed_tokens: Any
-
-
-@_strict
-class Growth(TypedDict):
-    axis: Any
-    points: Annotated[list[Point], Field(min_length=2)]
-    slope: float
-    slope_last3: Any
-    slope_computed_tokens: Any
-
-
-@_strict
 class Case(TypedDict):
-    benchmark: Any
-    path: Any
-    us: Any
+    us: dict[str, float]
+    floor_us: Seconds
+    times_floor: Seconds
 
 
 @_strict
 class Kernels(TypedDict):
-    cases: list[Case]
-    failures: Any
-    cut: Any
+    cases: int
+    failures: list[str]
+
+
+@_strict
+class Engine(TypedDict):
+    engine: dict[str, Any]
+    rows: int
+    make_seconds: Seconds
+    captures: int
+    ms_per_step: Seconds
+    kernel_ms_per_step: float
+    kernels: Annotated[list[dict[str, Any]], Field(min_length=1)]
+
+
+@_strict
+class Tests(TypedDict):
+    counts: dict[str, int]
+    exit: int
+    cut: bool
+    output: str
 
 
 _ROW = TypeAdapter(Row)
 _RESULTS: Mapping[str, TypeAdapter[Any]] = {
     "peer": TypeAdapter(Peer),
     "steady": TypeAdapter(Steady),
-    "growth": TypeAdapter(Growth),
     "kernels": TypeAdapter(Kernels),
+    "case": TypeAdapter(Case),
+    "engine": TypeAdapter(Engine),
+    "tests": TypeAdapter(Tests),
 }
 
 

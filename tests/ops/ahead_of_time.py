@@ -63,7 +63,7 @@ def sampling(rows: int, vocab: int, draws: int, dtype: torch.dtype) -> Launch:
     return Sampler().plan(logits, spec)[0]
 
 
-def attention(model: str, dtype: torch.dtype, rows: int, trunks: int, prefix: int, suffix: int) -> Launch:
+def attention(model: str, dtype: torch.dtype, rows: int, trunks: int, prefix: int, suffix: int) -> list[Launch]:
     num_heads, num_kv_heads, head_dim, softcap, window = HEADS[model]
     tables = meta(trunks, 64), meta(trunks + 1), meta(rows), meta(rows, 64), meta(rows)
     metadata = AttentionMetadata(*tables, prefix, suffix, max_rows=-(-rows // trunks))
@@ -80,10 +80,14 @@ def launches() -> Iterator[tuple[str, Launch]]:
     yield "sampling bf16 V=100278, padded rows", sampling(512, 100_278, 512, bf16)
     yield "sampling f32 V=151936", sampling(512, 151_936, 512, f32)
     for model in HEADS:
-        yield f"attention bf16 {model} decode", attention(model, bf16, 512, 4, 900, 600)
+        yield f"attention bf16 {model} decode", attention(model, bf16, 512, 4, 900, 600)[0]
     for model in ("qwen2.5-3b", "gemma-2-2b"):
-        yield f"attention bf16 {model} prefill", attention(model, bf16, 1024, 4, 300, 0)
-    yield "attention f32 qwen2.5-3b decode", attention("qwen2.5-3b", f32, 512, 4, 900, 600)
+        yield f"attention bf16 {model} prefill", attention(model, bf16, 1024, 4, 300, 0)[0]
+    for model in ("qwen2.5-3b", "gemma-2-2b", "deepseek-7b"):
+        trunks, suffixes = attention(model, bf16, 512, 4, 6000, 1000)
+        yield f"attention bf16 {model} long trunks", trunks
+    yield "attention bf16 deepseek-7b suffixes of long trunks", suffixes
+    yield "attention f32 qwen2.5-3b decode", attention("qwen2.5-3b", f32, 512, 4, 900, 600)[0]
     for model in ("qwen2.5-3b", "deepseek-7b"):
         _, num_kv_heads, head_dim, *_ = HEADS[model]
         cache = meta(36, 2, 4096, 16, num_kv_heads, head_dim, dtype=bf16)

@@ -45,7 +45,7 @@ def test_every_kernel_compiles_and_fits() -> None:
     print(f"\n{'launch':52} {'sm':>3} {'warps':>5} {'registers':>9} {'stack':>5} {'shared':>7} waits, buffers")
     for row in rows:
         print("{launch:52} {sm:3} {warps:5} {registers:9} {stack:5} {shared:7} {waits} {buffers}".format(**row))
-    assert len(rows) >= 2 * 15
+    assert len(rows) >= 2 * 19
     for row in rows:
         assert row["shared"] <= SHARED_LIMIT[row["sm"]], row
         assert row["sm"] != 90 or row["stack"] == 0, f"spills: {row}"
@@ -56,7 +56,8 @@ def test_every_kernel_compiles_and_fits() -> None:
             assert min(row["waits"]) > 0, row
             assert row["wide_copies"] > 0, f"narrow loads: {row}"
         if row["launch"].startswith("attention bf16"):
-            assert len(row["buffers"]) == 4, f"keys and values of a trunk and of a suffix: {row}"
+            is_one_kind = "prefill" in row["launch"] or "long" in row["launch"]
+            assert len(row["buffers"]) == (2 if is_one_kind else 4), f"keys and values of trunks, of suffixes: {row}"
             assert min(row["buffers"]) >= 2, row
     page = ahead_of_time.PAGE.read_text(encoding="utf-8")
     if f"triton {triton.__version__}:" in page:

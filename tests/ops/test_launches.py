@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from fastsia.engine import graphs
+from fastsia.engine import graphs, memory
 from fastsia.engine.staging import Staging
 from fastsia.errors import FastsiaError
 from fastsia.ops.launch import Arrivals, Launch, empty_rows
@@ -26,16 +26,17 @@ def test_batches_of_all_sizes_need_few_compilations() -> None:
         rows = int(rng.integers(1, 1500))
         trunks = int(rng.integers(1, min(rows, 120) + 1))
         suffix = int(rng.integers(1, 2000)) * bool(rng.random() < 0.5)
-        launch = ahead_of_time.attention("qwen2.5-3b", torch.bfloat16, rows, trunks, int(rng.integers(1, 4000)), suffix)
-        fixed = [launch.arguments[p.name] for p in launch.kernel.params if p.is_constexpr]
-        integers = [
-            (value == 1, value % 16 == 0)
-            for p in launch.kernel.params
-            if isinstance(value := launch.arguments[p.name], int) and not (p.is_constexpr or p.do_not_specialize)
-        ]
-        variants.add(str((fixed, integers, launch.num_warps, launch.num_stages)))
-    # Decode and prefill, up to 8 and up to 128 trunks, and a prefill whose contexts are cut or not.
-    assert len(variants) <= 6
+        prefix = int(rng.integers(1, 4000))
+        for launch in ahead_of_time.attention("qwen2.5-3b", torch.bfloat16, rows, trunks, prefix, suffix):
+            fixed = [launch.arguments[p.name] for p in launch.kernel.params if p.is_constexpr]
+            integers = [
+                (value == 1, value % 16 == 0)
+                for p in launch.kernel.params
+                if isinstance(value := launch.arguments[p.name], int) and not (p.is_constexpr or p.do_not_specialize)
+            ]
+            variants.add(str((fixed, integers, launch.num_warps, launch.num_stages)))
+    # Up to 8 and up to 128 trunks, short or long: decode, of long ones in two launches, and prefill, cut or not.
+    assert len(variants) <= 14
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def test_batches_of_all_sizes_need_few_compilations() -> None:
 )
 def test_contexts_are_cut_where_programs_are_few(rows: int, tokens: int, parts: int) -> None:
     """Two kv heads; one program a row and head leaves most of a GPU idle while it walks through a whole suffix."""
-    arguments = ahead_of_time.attention("qwen2.5-3b", torch.bfloat16, rows, 1, 100, tokens).arguments
+    arguments = ahead_of_time.attention("qwen2.5-3b", torch.bfloat16, rows, 1, 100, tokens)[0].arguments
     assert arguments["suffix_parts"] == parts
     assert arguments["suffix_part_tokens"] * parts >= tokens
     if 1 < parts <= 16 and tokens <= 4096:
@@ -54,8 +55,38 @@ def test_contexts_are_cut_where_programs_are_few(rows: int, tokens: int, parts: 
 @pytest.mark.parametrize(("tokens", "suffix", "parts"), [(900, 600, 1), (4000, 600, 4), (900, 0, 4), (4000, 0, 16)])
 def test_trunks_are_cut_less_where_suffixes_fill_the_gpu(tokens: int, suffix: int, parts: int) -> None:
     """Each part of a trunk is written and read again for every row of it."""
-    arguments = ahead_of_time.attention("qwen2.5-3b", torch.bfloat16, 400, 4, tokens, suffix).arguments
+    arguments = ahead_of_time.attention("qwen2.5-3b", torch.bfloat16, 400, 4, tokens, suffix)[0].arguments
     assert arguments["prefix_parts"] == parts
+
+
+@pytest.mark.parametrize(("rows", "bound", "part_tokens"), [(512, 1024, 1024), (512, 8192, 1024), (64, 1024, 256)])
+def test_replays_cut_trunks_by_the_tiles_that_there_must_be(rows: int, bound: int, part_tokens: int) -> None:
+    """A graph is captured for 128 trunks and more; if each had a tile, no trunk would ever be cut."""
+    trunks, *rest = ahead_of_time.attention("qwen2.5-3b", torch.bfloat16, rows, 129, bound, 1024)
+    assert trunks.arguments["prefix_part_tokens"] == part_tokens
+    assert trunks.arguments["prefix_parts"] == bound // part_tokens
+    assert len(rest) == (bound >= 2048)
+
+
+def test_the_memory_of_parts_is_the_planned_one() -> None:
+    """`engine/memory.py` cannot import the kernel, which needs Triton."""
+    for rows, length in ((512, 40_000), (1024, 16_384), (2048, 100_000), (1024, 3000)):
+        for suffix in (0, 1000):
+            launch = ahead_of_time.attention("qwen2.5-3b", torch.bfloat16, rows, 4, length, suffix)[0]
+            most = min(-(-length // memory._PART_TOKENS), memory._MOST_PREFIX_PARTS)
+            assert launch.arguments["prefix_parts"] <= most + (suffix == 0)
+            assert launch.arguments["suffix_parts"] == (suffix > 0)
+
+
+@pytest.mark.parametrize("model", ["qwen2.5-3b", "deepseek-7b", "llama-3.2-3b"])
+def test_long_trunks_are_read_in_tiles_of_128_queries(model: str) -> None:
+    trunks, suffixes = ahead_of_time.attention(model, torch.bfloat16, 512, 4, 16_000, 1000)
+    assert (trunks.arguments["BLOCK_M"], trunks.num_warps) == (128, 8)
+    assert (suffixes.arguments["HEADS"], suffixes.num_warps) == (16, 4)
+    assert trunks.arguments["prefix_parts"] == 16
+    # One program a processor; those of the tiles that there are fill a GPU of 132 several times over.
+    tiles = 4 * -(-128 // trunks.arguments["ROWS"])
+    assert tiles * 16 * trunks.grid[1] > 3 * 132
 
 
 def test_rows_of_logits_start_where_loads_are_wide() -> None:

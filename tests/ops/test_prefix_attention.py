@@ -219,6 +219,37 @@ def test_long_contexts_are_cut_into_parts() -> None:
         assert_close(case.run(sliding_window), concatenated(case, sliding_window))
 
 
+@pytest.mark.parametrize(("sliding_window", "softcap"), [(None, None), (61, 3.0)])
+@pytest.mark.parametrize("heads", [(8, 2), (2, 2)], ids=str)
+def test_long_trunks_are_read_by_a_launch_of_their_own(
+    heads: tuple[int, int], sliding_window: int | None, softcap: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In taller tiles and several parts; rows without any of the trunk, without suffixes, and padding among them."""
+    monkeypatch.setattr(prefix_attention, "_LONG_PREFIX_TOKENS", 100)
+    monkeypatch.setattr(prefix_attention, "_PART_TOKENS", 64)
+    prefix = [200, 130, 5, 0, 64, 65, 199, 128, 200, 1]
+    suffix = [0, 40, 20, 33, 1, 16, 70, 9, 0, 5]
+    case = build((7, 1, 2), heads, 32, prefix, suffix, padding=2)
+    launches = prefix_attention.PrefixAttention().plan(case.q, case.k_cache, case.v_cache, case.meta, SCALE)[0]
+    assert [(one.arguments["TRUNKS"], one.arguments["SUFFIXES"]) for one in launches] == [(True, False), (False, True)]
+    assert launches[0].arguments["BLOCK_M"] == 32
+    expected = concatenated(case, sliding_window, softcap)
+    for bounds in ((200, 70), (700, 300)):  # a graph's bounds are those of the longest batch so far
+        case.meta = dataclasses.replace(case.meta, max_prefix_len=bounds[0], max_suffix_len=bounds[1])
+        got = case.run(sliding_window, softcap)
+        assert_close((got[0][:10], got[1][:10]), (expected[0][:10], expected[1][:10]))
+        assert not got[0][10:].any()
+
+
+def test_a_long_prompt_is_read_in_tall_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefix_attention, "_LONG_PREFIX_TOKENS", 100)
+    lens = [*range(90, 127), *range(1, 6)]
+    case = build((37, 5), (4, 2), 32, lens, [0] * len(lens))
+    for bound in (126, 400):
+        case.meta = dataclasses.replace(case.meta, max_prefix_len=bound)
+        assert_close(case.run(), concatenated(case))
+
+
 @pytest.mark.parametrize("block_size", [1, 8, 32])
 def test_block_sizes(block_size: int) -> None:
     case = build((3, 2), block_size=block_size, longest=(40, 20))
