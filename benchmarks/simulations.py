@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from fastsia.config import SIAConfig
-from fastsia.sia.alignment import cross_fitted, pearson, repairing_test
+from fastsia.sia.alignment import cross_fitted, pearson, permutation_test
 from fastsia.sia.bootstrap import Bootstrap, interval
 from fastsia.sia.curves import grid_rows
 from fastsia.sia.decomposition import (
@@ -215,7 +215,7 @@ def repairings(runs: int = 60) -> Iterator[dict[str, Any]]:
                 table = encode(frame(draw(p, 20, rng), null=4))
                 halves = Scored.of(table, SIAConfig(num_splits=4)).halves
                 correct = ends_correct(table, measure(table, 0.5))
-                test = repairing_test(halves, grid_rows(table), correct, num_permutations=199, seed=seed)
+                test = permutation_test(halves, grid_rows(table), correct, num_permutations=199, seed=seed)
                 p_values.append(1.0 if test is None else test.p_value)
             row[name] = float((np.array(p_values) <= 0.05).mean())
         yield row

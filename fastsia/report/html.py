@@ -194,7 +194,8 @@ def _alignment(data: ReportData, key: str) -> dict[str, Any]:
     """A mean rho, by outcome, with what accuracy alone would give, and the number of trajectories behind each."""
     frame = data.trajectories
     correct = frame["correct"].fillna(False).astype(bool)
-    defined = frame["rho" if key == "pearson" else f"rho_{key}"].notna()
+    rho = frame["rho" if key == "pearson" else f"rho_{key}"]
+    defined = rho.notna()
 
     def part(name: str, found: Estimate, n: int, look: str) -> dict[str, Any]:
         return {"name": name, "value": found.value, "bounds": found.bounds, "n": f"n = {n:,}", "look": look}
@@ -203,10 +204,10 @@ def _alignment(data: ReportData, key: str) -> dict[str, Any]:
         part(f"ends {group}", Estimate.of_summary(data.summary, f"rho.{key}_{group}"), int(member.sum()), group)
         for group, member in (("correct", defined & correct), ("incorrect", defined & ~correct))
     ]
-    if key == "pearson" and not data.summary.get("off_policy"):
-        baseline = Estimate.of_summary(data.summary, "rho.baseline")
+    if not data.summary.get("off_policy"):
+        baseline = Estimate.of_summary(data.summary, "rho.baseline" if key == "pearson" else f"rho.baseline_{key}")
         if baseline.value is None:
-            baseline = Estimate(outcome_baseline(frame))
+            baseline = Estimate(outcome_baseline(frame.assign(rho=rho)))
         parts.append(part("2·accuracy − 1", baseline, int(defined.sum()), "baseline"))
     return {
         "key": key,

@@ -219,6 +219,8 @@ def estimate_block(
     block: Block,
     member: np.ndarray,
     of: np.ndarray | None = None,
+    *,
+    unbiased: bool = False,
 ) -> np.ndarray:
     """The estimated answer distributions from S sets of rollouts; float64 [M, K, S], NaN where no rollout of a set
     reaches the last checkpoint.
@@ -231,6 +233,9 @@ def estimate_block(
     Args:
         member: bool [width, S], which slots are in each set.
         of: bool [R], the rollouts that count; None: all.
+        unbiased: Unbiased also where segments may have no departure, for tests rather than for use: those of k rollouts
+            that have one count 1 / (1 - q^k) times, the others nothing, so that the shares of the answers need not sum
+            to 1. That of no answer is not to be used.
     """
     of = np.ones(table.num_rollouts, dtype=bool) if of is None else of
     trunk = Trunk.of(table, departures, block)
@@ -241,17 +246,48 @@ def estimate_block(
     if len(here):
         number += count_departures(table, local, departures.segment, block, member, of & late).sum(axis=1)
     share = np.divide(early, number[:, None], out=np.zeros_like(early), where=number[:, None] > 0)
+    leave = np.broadcast_to(-np.expm1(trunk.log_stay)[:, None], number.shape)
+    if unbiased:
+        drawn = count_departures(table, local, table.checkpoint_of_rollout, block, member, of).sum(axis=1)
+        under_way = np.cumsum(drawn, axis=0) - np.cumsum(number, axis=0) + number
+        any_leaves = -np.expm1(under_way * trunk.log_stay[:, None])
+        leave = np.divide(leave, any_leaves, out=np.zeros_like(number), where=any_leaves > 0)
+        known = np.ones_like(number, dtype=bool)
+    else:
+        elsewhere = _elsewhere(early, trunk)
+        known = (number > 0) | (elsewhere.sum(axis=1) > 0)
+        share = np.where(number[:, None] > 0, share, elsewhere)
     stay = np.exp(trunk.log_stay)
     out = np.empty_like(early)
     last = trunk.steps[0]
     out[last] = np.where(number[last][:, None] > 0, share[last], np.nan)
     for rows in trunk.steps[1:]:
-        q = stay[rows][:, None, None]
-        out[rows] = np.where(number[rows][:, None] > 0, q * out[rows + 1] + (1 - q) * share[rows], out[rows + 1])
+        mixed = stay[rows][:, None, None] * out[rows + 1] + leave[rows][:, None] * share[rows]
+        out[rows] = np.where(known[rows][:, None], mixed, out[rows + 1])
     if len(here):
-        _add_late(out, table, local, departures, block, member, trunk, here, of, number, share.sum(axis=1))
+        _add_late(out, table, local, departures, block, member, trunk, here, of, known, leave, share.sum(axis=1))
         out[:, 0] += np.maximum(1 - out.sum(axis=1), 0)
     return out
+
+
+def _elsewhere(counts: np.ndarray, trunk: Trunk) -> np.ndarray:
+    """The answers of all departures of a trajectory before its last checkpoint, as shares; zeros where there is none.
+
+    They stand for a segment in which nobody departed. p behind the segment would be too near the trajectory's own
+    answer, which those that depart have less often.
+
+    Args:
+        counts: float64 [M, K, S], departures by segment.
+
+    Returns:
+        float64 [M, K, S].
+    """
+    begins, of = np.unique(trunk.first, return_inverse=True)
+    departed = counts.copy()
+    departed[trunk.steps[0]] = 0.0
+    pooled = np.add.reduceat(departed, begins, axis=0)
+    total = pooled.sum(axis=1, keepdims=True)
+    return np.divide(pooled, total, out=np.zeros_like(pooled), where=total > 0)[of]
 
 
 def _add_late(
@@ -264,13 +300,15 @@ def _add_late(
     trunk: Trunk,
     late: np.ndarray,
     of: np.ndarray,
-    number: np.ndarray,
+    known: np.ndarray,
+    leave: np.ndarray,
     ended: np.ndarray,
 ) -> None:
     """Adds the rollouts `late` (int64, rows of the table) to the checkpoints whose limit they kept.
 
     Args:
-        number: float64 [M, S], departures of each set in each segment.
+        known: bool [M, S], segments whose D_m is estimated; p is taken from behind the others.
+        leave: float64 [M, S], the weight of each D_m.
         ended: float64 [M, S], the share of them that kept every limit.
     """
     begin, slots = block.rows.start, table.slots()
@@ -306,9 +344,9 @@ def _add_late(
         before[k + 1] = before[k] * (1 - hazard[k])
     each = np.divide(before, risk, out=np.zeros_like(risk), where=risk > 0)
 
-    log_stay = np.where(number > 0, trunk.log_stay[:, None], 0.0)  # p is taken from behind an empty segment
+    log_stay = np.where(known, trunk.log_stay[:, None], 0.0)
     reach = np.cumsum(log_stay, axis=0) - log_stay
-    leave = -np.expm1(log_stay)
+    leave = np.where(known, leave, 0.0)
     leave[trunk.steps[0]] = 1.0
     copies = segment - visible + 1
     source = np.repeat(np.arange(len(late)), copies)
@@ -476,6 +514,9 @@ def at_tokens(table: RolloutTable, logprobs: TokenLogprobs, config: SIAConfig) -
         rows = np.arange(table.first[i], table.last[i] + 1)
         values = logprobs.values[logprobs.offsets[i] : logprobs.offsets[i + 1]].astype(np.float64)
         parts, number = [], []
+        elsewhere = np.bincount(
+            local.code[order[first_of[rows[0]] : first_of[rows[-1]]]], minlength=local.number[i]
+        ).astype(np.float64)
         for m in rows[:-1]:
             start, stop = int(table.checkpoint[m]), int(table.checkpoint[m + 1])
             mine = order[first_of[m] : first_of[m + 1]]
@@ -488,7 +529,8 @@ def at_tokens(table: RolloutTable, logprobs: TokenLogprobs, config: SIAConfig) -
             left = np.concatenate([np.cumsum(values[start:settled_at][::-1])[::-1], np.zeros(stop - settled_at)])
             stay = np.exp(left)
             after = whole.probabilities[begin[m + 1] : begin[m + 2]]
-            share = np.divide(there, total[:, None], out=np.tile(after, (len(total), 1)), where=total[:, None] > 0)
+            nobody = elsewhere / elsewhere.sum() if elsewhere.any() else after
+            share = np.divide(there, total[:, None], out=np.tile(nobody, (len(total), 1)), where=total[:, None] > 0)
             parts.append(stay[:, None] * after + (1 - stay[:, None]) * share)
             number.append(total)
         parts.append(whole.probabilities[begin[rows[-1]] : begin[rows[-1] + 1]][None])
@@ -578,25 +620,26 @@ def decomposed_halves(table: RolloutTable, departures: Departures, alpha: float,
 
 
 def half_difference(table: RolloutTable, departures: Departures, seed: int) -> np.ndarray:
-    """float64 [T]: the share of each trajectory's last answer among one half of every checkpoint's own rollouts, minus
-    its estimate by the decomposition from the other half, averaged over all checkpoints but the last; NaN with one.
+    """float64 [T]: the share of the gold answer among one half of every checkpoint's own rollouts, minus its estimate
+    by the decomposition from the other half, averaged over all checkpoints but the last; NaN with one.
 
-    The expectation is 0 if tokens' probabilities, departures and answers are right. The halves share no draw.
+    The expectation is 0 at any number of rollouts if tokens' probabilities, departures and answers are right: the
+    halves share no draw, the answer is not chosen by the draws, and segments without a departure are weighed for
+    (`estimate_block`, unbiased).
     """
     local, owner = table.local_answers(), table.trajectory_of_checkpoint
     member = split_halves(int(table.slots().max()) + 1, 1, seed)
     row, every = table.checkpoint_of_rollout, np.ones(table.num_rollouts, dtype=bool)
     parts = []
     for block in blocks(table, local, 2):
-        p = estimate_block(table, local, departures, block, member)
+        p = estimate_block(table, local, departures, block, member, unbiased=True)
         plain = count_departures(table, local, row, block, member, every)
         with np.errstate(invalid="ignore"):
             plain /= plain.sum(axis=1, keepdims=True)
         offsets = table.trajectory_offsets[block.trajectories.start : block.trajectories.stop + 1] - block.rows.start
-        answer = p.mean(axis=2)[offsets[1:] - 1].argmax(axis=1)[owner[block.rows] - block.trajectories.start]
-        here = np.arange(len(p))
+        here, gold = np.arange(len(p)), local.gold[owner[block.rows]]
         # Both directions, each of independent halves.
-        difference = (plain[here, answer] - p[here, answer][:, ::-1]).mean(axis=1)
+        difference = (plain[here, gold] - p[here, gold][:, ::-1]).mean(axis=1)
         difference[offsets[1:] - 1] = 0.0
         parts.append(np.add.reduceat(difference, offsets[:-1]) / np.maximum(np.diff(offsets) - 1, 1))
     found = np.concatenate(parts)

@@ -14,7 +14,15 @@ from fastsia.sia.alignment import Halves, cross_fitted, halve, pearson, spearman
 from fastsia.sia.bootstrap import Bootstrap
 from fastsia.sia.curves import GRID, GROUPS, AucCurve, GroupMeans, auc_curve, grid_rows, group_means
 from fastsia.sia.cut import Ends
-from fastsia.sia.decomposition import Decomposition, Departures, check, decompose, decomposed_halves, half_difference
+from fastsia.sia.decomposition import (
+    MOST_LEFT_OUT,
+    Decomposition,
+    Departures,
+    check,
+    decompose,
+    decomposed_halves,
+    half_difference,
+)
 from fastsia.sia.entropy import Checkpoints, ends_correct, gains, measure
 from fastsia.sia.estimate import Resampled
 from fastsia.sia.leaves import Leaves, explore
@@ -123,11 +131,13 @@ class Scored:
 
     @cached_property
     def half_difference(self) -> np.ndarray | None:
-        """float64 [T]: `decomposition.half_difference`; None where the decomposition does not apply."""
+        """float64 [T]: `decomposition.half_difference`; None where the decomposition does not apply. Whether it is
+        withheld for segments without a departure does not matter: those trajectories would be chosen by the draws."""
         if isinstance(self.departures, str) or self.decomposition is None:
             return None
         found = half_difference(self.table, self.departures, self.config.seed)
-        return np.where(self.decomposition.withheld, np.nan, found)
+        usable = self.departures.known & (self.decomposition.cut_share <= MOST_LEFT_OUT)
+        return np.where(usable, found, np.nan)
 
     @cached_property
     def leaves(self) -> Leaves | str:

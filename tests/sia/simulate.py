@@ -91,6 +91,47 @@ def frame(
     return table
 
 
+def departing(
+    stay: np.ndarray, answers: np.ndarray, number: int, rng: np.random.Generator, *, stride: int = 4
+) -> tuple[pd.DataFrame, TokenLogprobs, np.ndarray]:
+    """A table of rollouts that stay on their trajectory through segment m with probability stay [P, C - 1], or depart
+    at its first token and have an answer of answers [P, C, A] (at the last checkpoint: all of them), as of a run under
+    `rollout_budget="total"`; the log-probabilities of the trajectories' tokens; and the true distributions
+    float64 [P C, A]. Answer 0 is gold, "10"."""
+    problems, checkpoints, _ = answers.shape
+    truth = answers.copy()
+    for m in reversed(range(checkpoints - 1)):
+        truth[:, m] = stay[:, m, None] * truth[:, m + 1] + (1 - stay[:, m, None]) * answers[:, m]
+    frames = []
+    for c in range(checkpoints):
+        stays = rng.random((problems, number, checkpoints - 1 - c)) < stay[:, None, c:]
+        segment = c + np.cumprod(stays, axis=2).sum(axis=2)
+        edges = np.cumsum(answers[np.arange(problems)[:, None], segment], axis=2)[..., :-1]
+        answer = (rng.random((problems, number, 1)) >= edges).sum(axis=2)
+        frames.append(
+            pd.DataFrame(
+                {
+                    "problem_id": np.repeat([f"p{i}" for i in range(problems)], number),
+                    "trajectory": 0,
+                    "checkpoint": c * stride,
+                    "rollout": np.tile(np.arange(number), problems),
+                    "answer": (10 + answer.ravel()).astype(str),
+                    "gold": "10",
+                    "finish_reason": "eos",
+                    "num_tokens": stride * (checkpoints + 1 - c),
+                    "matched_tokens": stride * (segment - c).ravel(),
+                }
+            )
+        )
+    each = np.repeat(np.log(stay) / stride, stride, axis=1)
+    offsets = np.arange(problems + 1) * each.shape[1]
+    return (
+        pd.concat(frames, ignore_index=True),
+        TokenLogprobs(each.ravel(), offsets),
+        truth.reshape(problems * checkpoints, -1),
+    )
+
+
 class Chain:
     """A model whose texts are a Markov chain: each token is one of S states or one of A ends, which give the answer.
 

@@ -17,11 +17,12 @@ from fastsia.sia.decomposition import (
     decomposed_halves,
     entropy_of,
     estimate_block,
+    half_difference,
     leaf_sums,
     surprisal,
 )
 from fastsia.sia.table import RolloutTable, encode
-from tests.sia.simulate import Chain
+from tests.sia.simulate import Chain, departing
 
 NULL_PLACE = 4
 
@@ -125,6 +126,31 @@ def test_it_mixes_those_that_stay_and_those_that_depart() -> None:
     # Nobody departs: what is behind the segment stands for it.
     nobody = two_checkpoints(matched_tokens=[4, 4, 0, 0])
     assert found_for(nobody).tolist() == pytest.approx([0.75, 0.75])
+
+
+def test_where_nobody_departs_the_other_departures_stand_for_those_that_would() -> None:
+    """Two answers among those that depart, another at the end. p taken from behind the empty segment would be 1."""
+    frame = two_checkpoints(checkpoint=[0, 0, 2, 2], answer=["2", "2", "1", "1"], matched_tokens=[1, 1, 2, 2])
+    last = two_checkpoints(answer=["1", "1", "1", "1"]).iloc[2:]
+    stay = 0.5 ** (2 / 4)
+    found = found_for(pd.concat([frame, last], ignore_index=True))
+    assert found.tolist() == pytest.approx([stay**2, stay, 1])
+
+
+def test_rare_departures_do_not_alarm_the_comparison_with_plain_rollouts() -> None:
+    """Halves of 3 rollouts, of which hardly any departs from likely segments. With p taken from behind segments without
+    a departure the difference is -.07, 40 standard errors."""
+    rng = np.random.default_rng(0)
+    answers = np.tile([0.1, 0.9], (400, 10, 1))
+    answers[:, -1] = [0.9, 0.1]
+    rollouts, logprobs, _ = departing(np.full((400, 9), 0.95), answers, 6, rng)
+    table = encode(rollouts)
+    departures = Departures.of(table, logprobs, SIAConfig(rollout_budget="total"))
+    assert departures is not None
+    difference = half_difference(table, departures, 0)
+    error = difference.std() / 20
+    assert error < 0.006
+    assert abs(difference.mean()) < 3 * error
 
 
 def test_a_trajectory_whose_answer_is_settled_has_that_answer_from_there() -> None:

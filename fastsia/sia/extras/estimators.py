@@ -133,6 +133,11 @@ for _name in ("decoupled", "smoothed"):
     add_quantity(
         Quantity(f"undefined_{_name}", make=partial(_undefined, _column), key=f"rho.undefined_{_name}", compared=False)
     )
+    add_quantity(
+        Quantity(
+            f"rho_baseline_{_name}", make=partial(_baseline, _column), key=f"rho.baseline_{_name}", compared=False
+        )
+    )
 add_quantity(Quantity("rho_baseline", make=partial(_baseline, "rho"), key="rho.baseline", compared=False))
 add_quantity(
     Quantity("rho_expected_from_noise", "rho_expected_from_noise", key="rho.expected_from_noise", compared=False)

@@ -86,8 +86,9 @@ def _rises(scored: Scored) -> dict[str, float]:
 
 
 def _decomposition_differs(scored: Scored) -> dict[str, float] | None:
-    """One chi-square over outcomes: the share of the trajectory's last answer by plain counts of one half of the
-    rollouts minus its estimate by the decomposition of the other half, averaged over all but the last checkpoint."""
+    """One chi-square over outcomes: the share of the gold answer by plain counts of one half of the rollouts minus its
+    estimate by the decomposition of the other half, averaged over all but the last checkpoint. Outcome and answer are
+    the texts', not chosen by rollouts."""
     difference = scored.half_difference
     if difference is None:
         return None
