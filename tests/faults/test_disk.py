@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import shutil
 import signal
 import sqlite3
@@ -130,24 +129,23 @@ def test_a_disk_that_fills_while_tables_are_written(model: Path, questions: Path
         assert fastsia.load(disk / "run").summary["num_problems"] == NUM_PROBLEMS
 
 
+# The limit goes before the end: a coverage run has the program write a file of its own there.
+LIMITED = """
+import atexit, resource, signal, sys
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), most))
+atexit.register(resource.setrlimit, resource.RLIMIT_FSIZE, (most, most))
+from fastsia import cli
+sys.argv[0] = "fastsia"
+cli.main()
+"""
+
+
 def test_a_file_that_may_grow_no_further(model: Path, questions: Path, whole: Path, tmp_path: Path) -> None:
     """The kernel refuses a write (RLIMIT_FSIZE), as a quota does; it is the whole program that meets it."""
     size = (whole / "run.sqlite").stat().st_size // 2
-
-    def limit() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-    # A coverage run would have the program write a file of its own at its end, which meets the limit too.
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fastsia", *run_arguments(model, questions, tmp_path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=limit,
-        env=plain | {"OMP_NUM_THREADS": "1"},
-    )
+    process = start_python("-c", LIMITED, size, *run_arguments(model, questions, tmp_path))
     assert "cannot be written" in complaint(process)
     assert 0 < len(tables(tmp_path)["problems"]) < NUM_PROBLEMS
     fastsia.evaluate(str(model), str(questions), output=tmp_path, **SETTINGS)
