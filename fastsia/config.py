@@ -91,7 +91,7 @@ def integers(field: str, values: Any) -> tuple[int, ...]:
 
 def is_text(value: Any) -> bool:
     """Whether a value is a string that UTF-8 can encode: one without unpaired surrogates."""
-    return isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
+    return isinstance(value, str) and (value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value))
 
 
 def _spelled(value: Any) -> str:

@@ -17,6 +17,7 @@ def pytest_configure(config: pytest.Config) -> None:
     opened = contextlib.ExitStack()
     opened.enter_context(warm_server())
     config.add_cleanup(opened.close)
+    config.add_cleanup(gc.unfreeze)
 
 
 def pytest_collection_finish() -> None:

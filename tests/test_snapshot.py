@@ -26,7 +26,7 @@ from tests.tiny import tiny_tokenizer
 
 CONFIG = dataclasses.asdict(SIAConfig(num_bootstrap=0, num_splits=1, num_rollouts=2))
 RUN: dict[str, Any] = IDENTITY | {"config": CONFIG}
-NUM_READS = 80
+NUM_READS = 60
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def written(folder: Path, vocabulary: Vocabulary, reads: list[int]) -> Iterator[
 
     def write(writer: StoreWriter) -> None:
         while not stop.is_set():
-            if len(writer.done) < len(reads) // 3 + 5:
+            if len(writer.done) < len(reads) // 2 + 5:
                 writer.add(finished(len(writer.done) * 7919 % 100_003, num_rollouts=2))
                 writer.group(to_first)
             stop.wait(0.001)
@@ -75,7 +75,7 @@ def test_reads_beside_a_fast_writer_never_fail(tmp_path: Path, vocabulary: Vocab
             assert set(result.rollouts["problem_id"]) == ids, "of the problems that were scored"
             assert len(result.rollouts) == result.summary["num_rollouts"]
             assert {view.problem_id for view in result.report_data().views} == ids
-            if read % 8 == 0:
+            if read % 6 == 0:
                 result.save(tmp_path / "run")
                 result.save(tmp_path / f"copy{read}")
                 for name in ("problems", "rollouts"):

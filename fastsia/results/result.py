@@ -353,7 +353,8 @@ def load(directory: str | os.PathLike[str]) -> SIAResult:
     if not (path / DATABASE).exists():
         return _analyze_again(path) if manifest is None else _read_exports(path, manifest, None)
     with Store(path / DATABASE).snapshot() as store:
-        if manifest is not None and manifest.database == store.digest:
+        # The digest is of before the snapshot: a problem that was added in between is not in the exports.
+        if manifest is not None and manifest.database == store.digest == database_digest(store.path):
             with suppress(FastsiaError):  # a file was changed since: what it says is in the database
                 return _read_exports(path, manifest, store)
         store.check()
