@@ -260,7 +260,7 @@ def test_kills_between_10_and_90_percent_lose_nothing(
 ) -> None:
     """SIGKILL, Ctrl-C and SIGTERM in one run; each start does only what is missing."""
     folder = tmp_path / "run"
-    signals = {2: signal.SIGKILL, 6: signal.SIGINT, 9: signal.SIGTERM, 13: signal.SIGKILL}
+    signals = {3: signal.SIGKILL, 9: signal.SIGINT, 14: signal.SIGTERM, 20: signal.SIGKILL}
     before: set[int] = set()
     for done, how in signals.items():
         process = start(model, questions, folder)

@@ -14,7 +14,7 @@ from fastsia import Problem
 
 EOS = "<eos>"
 PROBLEMS = [Problem(f"p{i}", f"What is {i} modulo 10?", str(i % 10)) for i in range(12)]
-NUM_PROBLEMS = 16
+NUM_PROBLEMS = 24
 """Number of problems in the data file of whole runs (`questions` in conftest.py)."""
 
 
