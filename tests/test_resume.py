@@ -238,7 +238,7 @@ def test_a_problem_that_was_begun_may_not_change(stopped: Path, model: Path, tmp
 def test_a_report_while_the_run_goes_on(model: Path, questions: Path, tmp_path: Path) -> None:
     """`fastsia report` and `load` show what is finished so far; the run does not notice."""
     folder = tmp_path / "run"
-    process = start(model, questions, folder, SLOW | {"max_num_seqs": 1})
+    process = start(model, questions, folder, SLOW | {"max_num_seqs": 1, "num_rollouts": 8})
     while not finished(folder):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)

@@ -35,17 +35,9 @@ class Drawing:
     figure: Figure
     numbers: pd.DataFrame
 
-    def __post_init__(self) -> None:
-        """Places the parts of the figure once. Each `savefig` would do it again, and draw the figure twice."""
-        layout = self.figure.get_layout_engine()
-        if layout is not None:
-            with mpl.rc_context(STYLE):
-                layout.execute(self.figure)
-            with mpl.rc_context(_PLACED):
-                self.figure.set_layout_engine(None)  # "none" is an engine too, for which `savefig` draws twice
-
     def svg(self) -> str:
         """The figure as SVG, text kept as text."""
+        self._place()
         buffer = io.StringIO()
         with mpl.rc_context({**_PLACED, "svg.hashsalt": self.name}):
             self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "fastsia"})
@@ -53,6 +45,7 @@ class Drawing:
 
     def save(self, directory: Path) -> None:
         """Writes name.png, name.svg and name.parquet."""
+        self._place()
         directory.mkdir(parents=True, exist_ok=True)
         with mpl.rc_context({**_PLACED, "svg.fonttype": "path", "svg.hashsalt": self.name}):
             with replacing(directory / f"{self.name}.png") as file:
@@ -60,6 +53,15 @@ class Drawing:
             with replacing(directory / f"{self.name}.svg") as file:
                 self.figure.savefig(file, format="svg", metadata={"Date": None, "Creator": "fastsia"})
         write_parquet(directory / f"{self.name}.parquet", self.numbers)
+
+    def _place(self) -> None:
+        """Place the parts of the figure once. Else each `savefig` would do so, and draw the figure twice."""
+        layout = self.figure.get_layout_engine()
+        if layout is not None:
+            with mpl.rc_context(STYLE):
+                layout.execute(self.figure)
+            with mpl.rc_context(_PLACED):
+                self.figure.set_layout_engine(None)  # "none" is an engine too
 
 
 _COLOR_CLASS = {

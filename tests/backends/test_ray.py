@@ -199,10 +199,10 @@ def test_an_ended_and_a_killed_driver_resume(
     options = [text for name, value in SMALL.items() for text in (f"--{name}", str(value))]
     command = ["run", "--model", str(model), "--tasks", str(questions), "-o", str(folder), "--no_report", *options]
     done: set[int] = set()
-    for how, code in ((signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)):
+    for how, code, num_workers in ((signal.SIGTERM, 143, 1), (signal.SIGKILL, -signal.SIGKILL, 2)):
         # A session of its own, not the cluster of another test.
         process = start_python(
-            "-m", "fastsia", *command, "--executor", "ray", "--num_workers", "2", RAY_TMPDIR=short_path
+            "-m", "fastsia", *command, "--executor", "ray", "--num_workers", num_workers, RAY_TMPDIR=short_path
         )
         while len(finished(folder)) < len(done) + 4:
             assert process.poll() is None, process.communicate()[1]
