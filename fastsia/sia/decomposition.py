@@ -38,6 +38,9 @@ PRIOR_DRAWS = 1.0
 """Draws that the trajectory's own answers add to each D_m in the standard errors, which would be 0 for a single
 departure. Chosen by simulation (docs/estimators.md)."""
 
+NULL_PLACE = 0
+"""The local code of "no answer" (`LocalAnswers`)."""
+
 _CELLS_AT_ONCE = 4_000_000
 
 _IMPOSSIBLE = -750.0
@@ -266,7 +269,7 @@ def estimate_block(
         out[rows] = np.where(known[rows][:, None], mixed, out[rows + 1])
     if len(here):
         _add_late(out, table, local, departures, block, member, trunk, here, of, known, leave, share.sum(axis=1))
-        out[:, 0] += np.maximum(1 - out.sum(axis=1), 0)
+        out[:, NULL_PLACE] += np.maximum(1 - out.sum(axis=1), 0)
     return out
 
 
@@ -620,28 +623,34 @@ def decomposed_halves(table: RolloutTable, departures: Departures, alpha: float,
 
 
 def half_difference(table: RolloutTable, departures: Departures, seed: int) -> np.ndarray:
-    """float64 [T]: the share of the gold answer among one half of every checkpoint's own rollouts, minus its estimate
-    by the decomposition from the other half, averaged over all checkpoints but the last; NaN with one.
+    """float64 [T]: the share of one answer among one half of every checkpoint's own rollouts, minus its estimate by the
+    decomposition from the other half, averaged over all checkpoints but the last; NaN with one.
 
     The expectation is 0 at any number of rollouts if tokens' probabilities, departures and answers are right: the
-    halves share no draw, the answer is not chosen by the draws, and segments without a departure are weighed for
-    (`estimate_block`, unbiased).
+    halves share no draw, segments without a departure are weighed for (`estimate_block`, unbiased), and the answer, the
+    most frequent one at the last checkpoint, is chosen by some of its rollouts that count nowhere else. Trajectories
+    for which that is no answer, and those with fewer than 4 rollouts, are NaN too.
     """
-    local, owner = table.local_answers(), table.trajectory_of_checkpoint
+    local, owner, row = table.local_answers(), table.trajectory_of_checkpoint, table.checkpoint_of_rollout
     member = split_halves(int(table.slots().max()) + 1, 1, seed)
-    row, every = table.checkpoint_of_rollout, np.ones(table.num_rollouts, dtype=bool)
+    choosing = (member & (np.cumsum(member, axis=0) <= member.sum(axis=0) // 2)).any(axis=1)
+    chooses = choosing[table.slots()] & (row == table.last[owner[row]])
+    everyone = np.ones((len(member), 1), dtype=bool)
     parts = []
     for block in blocks(table, local, 2):
-        p = estimate_block(table, local, departures, block, member, unbiased=True)
-        plain = count_departures(table, local, row, block, member, every)
+        p = estimate_block(table, local, departures, block, member, ~chooses, unbiased=True)
+        plain = count_departures(table, local, row, block, member, ~chooses)
         with np.errstate(invalid="ignore"):
             plain /= plain.sum(axis=1, keepdims=True)
         offsets = table.trajectory_offsets[block.trajectories.start : block.trajectories.stop + 1] - block.rows.start
-        here, gold = np.arange(len(p)), local.gold[owner[block.rows]]
+        votes = count_departures(table, local, row, block, everyone, chooses)[offsets[1:] - 1, :, 0]
+        answer = votes.argmax(axis=1)
+        here, chosen = np.arange(len(p)), answer[owner[block.rows] - block.trajectories.start]
         # Both directions, each of independent halves.
-        difference = (plain[here, gold] - p[here, gold][:, ::-1]).mean(axis=1)
+        difference = (plain[here, chosen] - p[here, chosen][:, ::-1]).mean(axis=1)
         difference[offsets[1:] - 1] = 0.0
-        parts.append(np.add.reduceat(difference, offsets[:-1]) / np.maximum(np.diff(offsets) - 1, 1))
+        mean = np.add.reduceat(difference, offsets[:-1]) / np.maximum(np.diff(offsets) - 1, 1)
+        parts.append(np.where((answer == NULL_PLACE) | ~votes.any(axis=1), np.nan, mean))
     found = np.concatenate(parts)
     return np.where(np.diff(table.trajectory_offsets) > 1, found, np.nan)
 
