@@ -553,6 +553,36 @@ def at_tokens(table: RolloutTable, logprobs: TokenLogprobs, config: SIAConfig) -
     return pd.concat(frames, ignore_index=True) if frames else None
 
 
+def _towards_pooled(counts: np.ndarray, there: np.ndarray, trunk: Trunk) -> tuple[np.ndarray, np.ndarray]:
+    """Each D_m drawn towards its trajectory's own answers by `PRIOR_DRAWS` draws: shares [M, K, S], and draws [M, S].
+
+    Args:
+        counts: float64 [M, K, S], the departures' answers.
+        there: bool [M, K], the answers that the row's trajectory has.
+        trunk: Of the same block.
+    """
+    begins, of = np.unique(trunk.first, return_inverse=True)
+    pooled = np.where(there[:, :, None], np.add.reduceat(counts, begins, axis=0)[of] + 0.5, 0.0)
+    pooled /= pooled.sum(axis=1, keepdims=True)
+    total = counts.sum(axis=1) + PRIOR_DRAWS
+    return (counts + PRIOR_DRAWS * pooled) / total[:, None], total
+
+
+def _spread(counts: np.ndarray, there: np.ndarray, trunk: Trunk) -> tuple[np.ndarray, np.ndarray]:
+    """p_m from D_m drawn towards the trajectory's answers, and Var p_m of each answer; float64 [M, K, S].
+
+    Arguments as of `_towards_pooled`.
+    """
+    p, total = _towards_pooled(counts, there, trunk)
+    variance = p * (1 - p) / total[:, None]
+    stay = np.exp(trunk.log_stay)
+    for rows in trunk.steps[1:]:
+        q = stay[rows][:, None, None]
+        variance[rows] = q**2 * variance[rows + 1] + (1 - q) ** 2 * variance[rows]
+        p[rows] = q * p[rows + 1] + (1 - q) * p[rows]
+    return p, variance
+
+
 class _Variances(NamedTuple):
     diagonal: np.ndarray
     entropy_se: np.ndarray
@@ -571,11 +601,8 @@ def _variances(counts: np.ndarray, there: np.ndarray, trunk: Trunk, p: np.ndarra
         there: bool [M, K], the answers that the row's trajectory has.
     """
     number = counts.sum(axis=1)
-    pooled = np.add.reduceat(counts, np.unique(trunk.first), axis=0)[np.unique(trunk.first, return_inverse=True)[1]]
-    pooled = np.where(there, pooled + 0.5, 0.0)
-    pooled /= pooled.sum(axis=1, keepdims=True)
-    total = number + PRIOR_DRAWS
-    share = (counts + PRIOR_DRAWS * pooled) / total[:, None]
+    drawn, totals = _towards_pooled(counts[:, :, None], there, trunk)
+    share, total = drawn[:, :, 0], totals[:, 0]
     diagonal, mixed = np.empty_like(p), np.empty_like(p)
     squares, unseen = np.empty(len(p)), np.zeros(len(p))
     stay = np.exp(trunk.log_stay)
@@ -606,18 +633,27 @@ def _variances(counts: np.ndarray, there: np.ndarray, trunk: Trunk, p: np.ndarra
 def decomposed_halves(table: RolloutTable, departures: Departures, alpha: float, num_splits: int, seed: int) -> Halves:
     """`alignment.halve` with both halves estimated by the decomposition; the same splits.
 
-    A rollout index is in one half at every checkpoint, so the halves share no draw.
+    A rollout index is in one half at every checkpoint, so the halves share no draw. What curvature adds to H and s, to
+    second order minus half the sum of Var p / p and half of Var p / (p + d)^2 of the gold answer, is taken off: it
+    differs between checkpoints as their errors do, and would correlate H with s where nothing moves.
     """
     local, owner = table.local_answers(), table.trajectory_of_checkpoint
     member = split_halves(int(table.slots().max()) + 1, num_splits, seed)
+    every, share = np.ones(table.num_rollouts, dtype=bool), alpha / SMOOTHING_ROLLOUTS
     entropy = np.empty((table.num_checkpoints, member.shape[1]))
     gold = np.empty_like(entropy)
-    for block in blocks(table, local, member.shape[1]):
+    for block in blocks(table, local, 3 * member.shape[1]):
         p = estimate_block(table, local, departures, block, member)
         of = owner[block.rows]
-        entropy[block.rows] = entropy_of(p)
-        p_gold = p[np.arange(len(p)), local.gold[of]]
-        gold[block.rows] = surprisal(p_gold, local.number[of][:, None], alpha)
+        here, mine = np.arange(len(p)), local.gold[of]
+        there = np.arange(block.width) < local.number[of][:, None]
+        counts = count_departures(table, local, departures.segment, block, member, every)
+        mixed, variance = _spread(counts, there, Trunk.of(table, departures, block))
+        gold_error = variance[here, mine] / (mixed[here, mine] + share) ** 2
+        ratio = np.divide(variance, mixed, out=variance, where=(p > 0) & (mixed > 0))
+        ratio[p <= 0] = 0.0
+        entropy[block.rows] = entropy_of(p) + ratio.sum(axis=1) / 2
+        gold[block.rows] = surprisal(p[here, mine], local.number[of][:, None], alpha) - gold_error / 2
     count = np.broadcast_to(member.sum(axis=0, dtype=np.int32), entropy.shape)
     return Halves(entropy, gold, count, count, table.trajectory_offsets)
 

@@ -192,6 +192,18 @@ def test_halves_share_no_draw_and_nothing_moving_gives_no_alignment() -> None:
     assert abs(rho.mean()) < 3 * rho.std() / np.sqrt(len(rho))
 
 
+def test_errors_that_differ_between_checkpoints_make_little_alignment() -> None:
+    """Many answers, and segments that are likely up to the middle and unlikely behind it, so that curvature changes H
+    and s by different amounts. Uncorrected halves have a mean rho of -.31 here, where nothing moves."""
+    stay = np.tile(np.repeat([0.95, 1e-6], [5, 6]), (150, 1))
+    rollouts, logprobs, _ = departing(stay, np.full((150, 12, 50), 0.02), 20, np.random.default_rng(0))
+    table = encode(rollouts)
+    departures = Departures.of(table, logprobs, SIAConfig(rollout_budget="total"))
+    assert departures is not None
+    rho = cross_fitted(decomposed_halves(table, departures, 0.5, 4, 0))[0]
+    assert abs(np.nanmean(rho)) < 0.15
+
+
 @pytest.fixture(scope="module")
 def run() -> tuple[RolloutTable, TokenLogprobs, SIAConfig]:
     rng = np.random.default_rng(3)
