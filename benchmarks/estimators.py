@@ -3,8 +3,9 @@
     python benchmarks/estimators.py RUN [RUN ...] [--numbers 5,10,20]
 
 Estimates are made from the first n rollouts of every checkpoint and scored on the second half of all of them: minus
-the mean ln p of their answers, nats. Answers of all rollouts are the classes of every estimate. One table per run, and
-one JSON line at the end.
+the mean ln p of their answers, nats. The classes of every estimate are the answers of all rollouts of the trajectory,
+those that are scored among them, and every estimate adds the same number of draws for each. One table per run, and one
+JSON line at the end.
 """
 
 from __future__ import annotations
@@ -20,11 +21,8 @@ import pandas as pd
 from fastsia.results.reader import Store
 from fastsia.results.score import read_table, stored_config
 from fastsia.sia.decomposition import Departures, decompose, mix
-from fastsia.sia.smoother import smooth
+from fastsia.sia.smoother import PRIOR_COUNT, smooth
 from fastsia.sia.table import RolloutTable
-
-ALPHA = 0.5
-"""Additive smoothing of counts, as the default of the surprisal."""
 
 
 def log_losses(table: RolloutTable, departures: Departures | None, number: int) -> dict[str, np.ndarray]:
@@ -38,14 +36,16 @@ def log_losses(table: RolloutTable, departures: Departures | None, number: int) 
     def smoothed_counts(at: np.ndarray) -> np.ndarray:
         counts = np.bincount(begin[at] + local.code, weights=seen, minlength=int(begin[-1]))
         total = np.repeat(np.add.reduceat(counts, begin[:-1]), width)
-        return (counts + ALPHA) / (total + ALPHA * np.repeat(width, width))
+        return (counts + PRIOR_COUNT) / (total + PRIOR_COUNT * np.repeat(width, width))
 
-    found = {"plain counts": smoothed_counts(row), "smoother": smooth(table, ALPHA, of=seen).probabilities}
+    alpha = 0.5  # of the surprisal, which is not used
+    found = {"plain counts": smoothed_counts(row), "smoother": smooth(table, alpha, of=seen).probabilities}
     if departures is not None:
-        part = decompose(table, departures, ALPHA, of=seen)
+        part = decompose(table, departures, alpha, of=seen)
         weight = np.repeat(part.effective_rollouts, width)
-        found["decomposition"] = (part.probabilities * weight + ALPHA) / (weight + ALPHA * np.repeat(width, width))
-        segments = smooth(table, ALPHA, at=departures.segment, of=seen).probabilities
+        added = PRIOR_COUNT * np.repeat(width, width)
+        found["decomposition"] = (part.probabilities * weight + PRIOR_COUNT) / (weight + added)
+        segments = smooth(table, alpha, at=departures.segment, of=seen).probabilities
         found["both"] = mix(table, departures, segments, begin)
     losses = {}
     for name, p in found.items():

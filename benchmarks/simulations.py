@@ -30,7 +30,7 @@ from fastsia.sia.entropy import ends_correct, measure
 from fastsia.sia.scored import Scored
 from fastsia.sia.smoother import smooth
 from fastsia.sia.table import RolloutTable, encode
-from tests.sia.simulate import Chain, draw, filtered, frame, late, moving
+from tests.sia.simulate import Chain, departing, draw, filtered, frame, late, moving
 
 Scenario = Callable[[np.random.Generator], np.ndarray]
 SCENARIOS: dict[str, Scenario] = {
@@ -101,28 +101,42 @@ def decompositions() -> Iterator[dict[str, Any]]:
 
 
 def nothing_moves(traces: int = 3000) -> Iterator[dict[str, Any]]:
-    """Chains whose ends have the same probabilities in every state."""
-    for p in ((0.7, 0.1, 0.1, 0.1), (0.1, 0.9)):
-        rng = np.random.default_rng(1)
-        chain = Chain(6, len(p), rng, spread=0.02)
-        stay = chain.step[:, :6] / chain.step[:, :6].sum(axis=1, keepdims=True)
-        chain.step = np.concatenate([stay * 0.93, 0.07 * np.tile(p, (6, 1))], axis=1)
-        rollouts, logprobs, _ = chain.run(traces, 20, 3, 200, rng, budget="total")
-        table = encode(rollouts)
-        departures = Departures.of(table, logprobs, SIAConfig(max_tokens=200, rollout_budget="total"))
-        assert departures is not None
-        rho = cross_fitted(decomposed_halves(table, departures, 0.5, 20, 0))[0]
-        points, smoothed = measure(table, 0.5), smooth(table, 0.5)
-        paper = pearson(points.entropy, points.gold_surprisal, table.trajectory_offsets)
-        found, there = smoothed.rho(slice(None), table.trajectory_offsets), np.isfinite(rho)
-        yield {
-            "p": p,
-            "traces": int(there.sum()),
-            "paper's": np.nanmean(paper),
-            "decoupled": rho[there].mean(),
-            "± SE": rho[there].std() / np.sqrt(there.sum()),
-            "smoothed defined": np.isfinite(found)[there].mean(),
-        }
+    """One distribution everywhere; segments of any probability, or .95 up to the middle and 0 behind (uneven)."""
+    checkpoints = 12
+    uneven = np.tile(np.repeat([0.95, 1e-6], [5, 6]), (traces, 1))
+    for name, p in (
+        ("gold .7 of 4", [0.7, 0.1, 0.1, 0.1]),
+        ("gold .1 of 2", [0.1, 0.9]),
+        ("gold .3 of 20", [0.3] + [0.7 / 19] * 19),
+        ("all .02 of 50", [0.02] * 50),
+    ):
+        for segments in ("any", "uneven"):
+            rng = np.random.default_rng(1)
+            stay = uneven if segments == "uneven" else np.clip(rng.beta(2.8, 1.2, uneven.shape), 1e-6, 0.999)
+            parts: dict[str, list[np.ndarray]] = {"paper's": [], "decoupled": [], "smoothed": []}
+            for part in np.array_split(stay, traces // 500):  # all at once need much memory
+                answers = np.broadcast_to(p, (len(part), checkpoints, len(p)))
+                rollouts, logprobs, _ = departing(part, answers, 20, rng)
+                table = encode(rollouts)
+                departures = Departures.of(table, logprobs, SIAConfig(rollout_budget="total"))
+                assert departures is not None
+                use = ~decompose(table, departures, 0.5).withheld
+                points, offsets = measure(table, 0.5), table.trajectory_offsets
+                found = cross_fitted(decomposed_halves(table, departures, 0.5, 20, 0))[0]
+                parts["decoupled"].append(np.where(use, found, np.nan))
+                parts["paper's"].append(pearson(points.entropy, points.gold_surprisal, offsets))
+                parts["smoothed"].append(smooth(table, 0.5).rho(slice(None), offsets))
+            rho = {key: np.concatenate(values) for key, values in parts.items()}
+            there = np.isfinite(rho["decoupled"])
+            yield {
+                "p": name,
+                "segments": segments,
+                "traces": int(there.sum()),
+                "paper's": np.nanmean(rho["paper's"]),
+                "decoupled": rho["decoupled"][there].mean(),
+                "± SE": rho["decoupled"][there].std() / np.sqrt(there.sum()),
+                "smoothed defined": np.isfinite(rho["smoothed"]).mean(),
+            }
 
 
 def deciding(stay: float) -> Chain:
@@ -147,9 +161,9 @@ def deciding(stay: float) -> Chain:
 def decoupled_where_it_moves() -> Iterator[dict[str, Any]]:
     """Chains that decide, with likely segments: the decoupled rho of each trajectory whose H moves by more
     than 0.2 nats against that of its distributions."""
-    for stay in (0.5, 0.9, 0.99):
+    for stay, stride in ((0.5, 4), (0.9, 4), (0.99, 4), (0.99, 1)):
         rng, chain = np.random.default_rng(2), deciding(stay)
-        rollouts, logprobs, truth = chain.run(400, 20, 4, 150, rng, budget="total")
+        rollouts, logprobs, truth = chain.run(200, 20, stride, 150, rng, budget="total")
         table = encode(rollouts)
         departures = Departures.of(table, logprobs, SIAConfig(max_tokens=150, rollout_budget="total"))
         assert departures is not None
@@ -162,7 +176,11 @@ def decoupled_where_it_moves() -> Iterator[dict[str, Any]]:
         entropy = entropy_of(truth)
         moves = np.maximum.reduceat(entropy, starts) - np.minimum.reduceat(entropy, starts) > 0.2
         there = moves & np.isfinite(true) & np.isfinite(rho)
-        row: dict[str, Any] = {"N_eff": np.median(np.delete(effective, table.last)), "traces": int(there.sum())}
+        row: dict[str, Any] = {
+            "stride": stride,
+            "N_eff": np.median(np.delete(effective, table.last)),
+            "traces": int(there.sum()),
+        }
         found = {"paper's": scored.rho["rho"], "cross-fitted": scored.rho["rho_cross_fitted"], "decoupled": rho}
         for name, values in found.items():
             row[f"{name} rmse"] = np.sqrt(np.nanmean((values - true)[there] ** 2))

@@ -38,6 +38,9 @@ PRIOR_DRAWS = 1.0
 """Draws that the trajectory's own answers add to each D_m in the standard errors, which would be 0 for a single
 departure. Chosen by simulation (docs/estimators.md)."""
 
+NULL_PLACE = 0
+"""The local code of "no answer" (`LocalAnswers`)."""
+
 _CELLS_AT_ONCE = 4_000_000
 
 _IMPOSSIBLE = -750.0
@@ -266,7 +269,7 @@ def estimate_block(
         out[rows] = np.where(known[rows][:, None], mixed, out[rows + 1])
     if len(here):
         _add_late(out, table, local, departures, block, member, trunk, here, of, known, leave, share.sum(axis=1))
-        out[:, 0] += np.maximum(1 - out.sum(axis=1), 0)
+        out[:, NULL_PLACE] += np.maximum(1 - out.sum(axis=1), 0)
     return out
 
 
@@ -550,6 +553,36 @@ def at_tokens(table: RolloutTable, logprobs: TokenLogprobs, config: SIAConfig) -
     return pd.concat(frames, ignore_index=True) if frames else None
 
 
+def _towards_pooled(counts: np.ndarray, there: np.ndarray, trunk: Trunk) -> tuple[np.ndarray, np.ndarray]:
+    """Each D_m drawn towards its trajectory's own answers by `PRIOR_DRAWS` draws: shares [M, K, S], and draws [M, S].
+
+    Args:
+        counts: float64 [M, K, S], the departures' answers.
+        there: bool [M, K], the answers that the row's trajectory has.
+        trunk: Of the same block.
+    """
+    begins, of = np.unique(trunk.first, return_inverse=True)
+    pooled = np.where(there[:, :, None], np.add.reduceat(counts, begins, axis=0)[of] + 0.5, 0.0)
+    pooled /= pooled.sum(axis=1, keepdims=True)
+    total = counts.sum(axis=1) + PRIOR_DRAWS
+    return (counts + PRIOR_DRAWS * pooled) / total[:, None], total
+
+
+def _spread(counts: np.ndarray, there: np.ndarray, trunk: Trunk) -> tuple[np.ndarray, np.ndarray]:
+    """p_m from D_m drawn towards the trajectory's answers, and Var p_m of each answer; float64 [M, K, S].
+
+    Arguments as of `_towards_pooled`.
+    """
+    p, total = _towards_pooled(counts, there, trunk)
+    variance = p * (1 - p) / total[:, None]
+    stay = np.exp(trunk.log_stay)
+    for rows in trunk.steps[1:]:
+        q = stay[rows][:, None, None]
+        variance[rows] = q**2 * variance[rows + 1] + (1 - q) ** 2 * variance[rows]
+        p[rows] = q * p[rows + 1] + (1 - q) * p[rows]
+    return p, variance
+
+
 class _Variances(NamedTuple):
     diagonal: np.ndarray
     entropy_se: np.ndarray
@@ -568,11 +601,8 @@ def _variances(counts: np.ndarray, there: np.ndarray, trunk: Trunk, p: np.ndarra
         there: bool [M, K], the answers that the row's trajectory has.
     """
     number = counts.sum(axis=1)
-    pooled = np.add.reduceat(counts, np.unique(trunk.first), axis=0)[np.unique(trunk.first, return_inverse=True)[1]]
-    pooled = np.where(there, pooled + 0.5, 0.0)
-    pooled /= pooled.sum(axis=1, keepdims=True)
-    total = number + PRIOR_DRAWS
-    share = (counts + PRIOR_DRAWS * pooled) / total[:, None]
+    drawn, totals = _towards_pooled(counts[:, :, None], there, trunk)
+    share, total = drawn[:, :, 0], totals[:, 0]
     diagonal, mixed = np.empty_like(p), np.empty_like(p)
     squares, unseen = np.empty(len(p)), np.zeros(len(p))
     stay = np.exp(trunk.log_stay)
@@ -603,45 +633,60 @@ def _variances(counts: np.ndarray, there: np.ndarray, trunk: Trunk, p: np.ndarra
 def decomposed_halves(table: RolloutTable, departures: Departures, alpha: float, num_splits: int, seed: int) -> Halves:
     """`alignment.halve` with both halves estimated by the decomposition; the same splits.
 
-    A rollout index is in one half at every checkpoint, so the halves share no draw.
+    A rollout index is in one half at every checkpoint, so the halves share no draw. What curvature adds to H and s, to
+    second order minus half the sum of Var p / p and half of Var p / (p + d)^2 of the gold answer, is taken off: it
+    differs between checkpoints as their errors do, and would correlate H with s where nothing moves.
     """
     local, owner = table.local_answers(), table.trajectory_of_checkpoint
     member = split_halves(int(table.slots().max()) + 1, num_splits, seed)
+    every, share = np.ones(table.num_rollouts, dtype=bool), alpha / SMOOTHING_ROLLOUTS
     entropy = np.empty((table.num_checkpoints, member.shape[1]))
     gold = np.empty_like(entropy)
-    for block in blocks(table, local, member.shape[1]):
+    for block in blocks(table, local, 3 * member.shape[1]):
         p = estimate_block(table, local, departures, block, member)
         of = owner[block.rows]
-        entropy[block.rows] = entropy_of(p)
-        p_gold = p[np.arange(len(p)), local.gold[of]]
-        gold[block.rows] = surprisal(p_gold, local.number[of][:, None], alpha)
+        here, mine = np.arange(len(p)), local.gold[of]
+        there = np.arange(block.width) < local.number[of][:, None]
+        counts = count_departures(table, local, departures.segment, block, member, every)
+        mixed, variance = _spread(counts, there, Trunk.of(table, departures, block))
+        gold_error = variance[here, mine] / (mixed[here, mine] + share) ** 2
+        ratio = np.divide(variance, mixed, out=variance, where=(p > 0) & (mixed > 0))
+        ratio[p <= 0] = 0.0
+        entropy[block.rows] = entropy_of(p) + ratio.sum(axis=1) / 2
+        gold[block.rows] = surprisal(p[here, mine], local.number[of][:, None], alpha) - gold_error / 2
     count = np.broadcast_to(member.sum(axis=0, dtype=np.int32), entropy.shape)
     return Halves(entropy, gold, count, count, table.trajectory_offsets)
 
 
 def half_difference(table: RolloutTable, departures: Departures, seed: int) -> np.ndarray:
-    """float64 [T]: the share of the gold answer among one half of every checkpoint's own rollouts, minus its estimate
-    by the decomposition from the other half, averaged over all checkpoints but the last; NaN with one.
+    """float64 [T]: the share of one answer among one half of every checkpoint's own rollouts, minus its estimate by the
+    decomposition from the other half, averaged over all checkpoints but the last; NaN with one.
 
     The expectation is 0 at any number of rollouts if tokens' probabilities, departures and answers are right: the
-    halves share no draw, the answer is not chosen by the draws, and segments without a departure are weighed for
-    (`estimate_block`, unbiased).
+    halves share no draw, segments without a departure are weighed for (`estimate_block`, unbiased), and the answer, the
+    most frequent one at the last checkpoint, is chosen by some of its rollouts that count nowhere else. Trajectories
+    for which that is no answer, and those with fewer than 4 rollouts, are NaN too.
     """
-    local, owner = table.local_answers(), table.trajectory_of_checkpoint
+    local, owner, row = table.local_answers(), table.trajectory_of_checkpoint, table.checkpoint_of_rollout
     member = split_halves(int(table.slots().max()) + 1, 1, seed)
-    row, every = table.checkpoint_of_rollout, np.ones(table.num_rollouts, dtype=bool)
+    choosing = (member & (np.cumsum(member, axis=0) <= member.sum(axis=0) // 2)).any(axis=1)
+    chooses = choosing[table.slots()] & (row == table.last[owner[row]])
+    everyone = np.ones((len(member), 1), dtype=bool)
     parts = []
     for block in blocks(table, local, 2):
-        p = estimate_block(table, local, departures, block, member, unbiased=True)
-        plain = count_departures(table, local, row, block, member, every)
+        p = estimate_block(table, local, departures, block, member, ~chooses, unbiased=True)
+        plain = count_departures(table, local, row, block, member, ~chooses)
         with np.errstate(invalid="ignore"):
             plain /= plain.sum(axis=1, keepdims=True)
         offsets = table.trajectory_offsets[block.trajectories.start : block.trajectories.stop + 1] - block.rows.start
-        here, gold = np.arange(len(p)), local.gold[owner[block.rows]]
+        votes = count_departures(table, local, row, block, everyone, chooses)[offsets[1:] - 1, :, 0]
+        answer = votes.argmax(axis=1)
+        here, chosen = np.arange(len(p)), answer[owner[block.rows] - block.trajectories.start]
         # Both directions, each of independent halves.
-        difference = (plain[here, gold] - p[here, gold][:, ::-1]).mean(axis=1)
+        difference = (plain[here, chosen] - p[here, chosen][:, ::-1]).mean(axis=1)
         difference[offsets[1:] - 1] = 0.0
-        parts.append(np.add.reduceat(difference, offsets[:-1]) / np.maximum(np.diff(offsets) - 1, 1))
+        mean = np.add.reduceat(difference, offsets[:-1]) / np.maximum(np.diff(offsets) - 1, 1)
+        parts.append(np.where((answer == NULL_PLACE) | ~votes.any(axis=1), np.nan, mean))
     found = np.concatenate(parts)
     return np.where(np.diff(table.trajectory_offsets) > 1, found, np.nan)
 

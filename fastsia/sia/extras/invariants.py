@@ -86,9 +86,8 @@ def _rises(scored: Scored) -> dict[str, float]:
 
 
 def _decomposition_differs(scored: Scored) -> dict[str, float] | None:
-    """One chi-square over outcomes: the share of the gold answer by plain counts of one half of the rollouts minus its
-    estimate by the decomposition of the other half, averaged over all but the last checkpoint. Outcome and answer are
-    the texts', not chosen by rollouts."""
+    """One chi-square over outcomes: the share of each trajectory's last answer by plain counts of one half of the
+    rollouts minus its estimate by the decomposition of the other half (`decomposition.half_difference`)."""
     difference = scored.half_difference
     if difference is None:
         return None
