@@ -115,7 +115,7 @@ def step_bytes(
     max_num_batched_tokens: int,
     max_concurrent_trajectories: int,
 ) -> int:
-    """Return an upper bound, in bytes, of the memory of steps beside weights and pool. Not confirmed on a GPU yet.
+    """Return an upper bound, in bytes, of the memory of steps beside weights and pool.
 
     It counts one layer's tensors for the rows of the largest step and again for the largest CUDA graph; the logits of
     the rows that draw, with the copies of a softcap; and the hidden states kept for verification, twice while their
