@@ -101,7 +101,7 @@ R1_7B: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("gigabytes", "trajectories"), [(80, 40), (141, 90)])
+@pytest.mark.parametrize(("gigabytes", "trajectories"), [(80, 50), (141, 105)])
 def test_a_7b_model_has_room_for_trajectories_of_16k(
     gigabytes: int, trajectories: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
