@@ -26,5 +26,7 @@ newer=$(find csrc/*.cc csrc/*.h fastsia/answers/tables.txt -newer "$core" | head
 [ -z "$newer" ] || { echo "$core is older than $newer"; exit 1; }
 
 "$PYTHON" -m benchmarks.gpu --output "${outputs[@]}" --device "$DEVICE" --budget_s "${BUDGET_S:-430}" "$@"
+status=$?
 "$PYTHON" -m benchmarks.gpu.report "$OUT/gpu.jsonl" | tee "$OUT/gpu.md"
 tar czf "$OUT/logs.tgz" -C benchmarks/.work/gpu logs 2>/dev/null
+exit "$status"

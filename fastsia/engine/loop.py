@@ -578,9 +578,9 @@ class _Lengths:
         self.total += length
 
     def expected(self, request: Request) -> int:
-        """Tokens that a trajectory comes to have: the mean so far, and half of what it may have as one of them."""
+        """Tokens that a trajectory comes to have: the mean so far, with one of the greatest length among them."""
         most = request.sampling.max_tokens
-        return min(-(-(self.total + most // 2) // (self.count + 1)), most)
+        return min(-(-(self.total + most) // (self.count + 1)), most)
 
 
 def _mean_stride(jobs: Sequence[Job]) -> int:

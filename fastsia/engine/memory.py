@@ -17,8 +17,8 @@ from fastsia.models.loading import context_length
 _CPU_SHARE = 0.5
 _LEAST_BLOCKS = 64
 # Parts that attention cuts the trunks of many rows into (`ops/prefix_attention.py`, which needs Triton): of so many
-# tokens, and at most so many. A model whose config names no context length has a short one.
-_PART_TOKENS, _MOST_PREFIX_PARTS, _SHORT = 1024, 16, 4096
+# tokens at least, and at most so many. A model whose config names no context length has a short one.
+_PART_TOKENS, _MOST_PREFIX_PARTS, _SHORT = 256, 16, 4096
 # Where the available memory is not known.
 _CPU_KV_BYTES = 1 << 30
 # Fixed reserve for memory that cannot be predicted: kernels, cuBLAS workspaces, CUDA graphs, fragmentation, and the
@@ -115,7 +115,7 @@ def step_bytes(
     max_num_batched_tokens: int,
     max_concurrent_trajectories: int,
 ) -> int:
-    """Return an upper bound, in bytes, of the memory of steps beside weights and pool. Not confirmed on a GPU yet.
+    """Return an upper bound, in bytes, of the memory of steps beside weights and pool.
 
     It counts one layer's tensors for the rows of the largest step and again for the largest CUDA graph; the logits of
     the rows that draw, with the copies of a softcap; and the hidden states kept for verification, twice while their

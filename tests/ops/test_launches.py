@@ -74,7 +74,7 @@ def test_the_memory_of_parts_is_the_planned_one() -> None:
         for suffix in (0, 1000):
             launch = ahead_of_time.attention("qwen2.5-3b", torch.bfloat16, rows, 4, length, suffix)[0]
             most = min(-(-length // memory._PART_TOKENS), memory._MOST_PREFIX_PARTS)
-            assert launch.arguments["prefix_parts"] <= most + (suffix == 0)
+            assert launch.arguments["prefix_parts"] <= most
             assert launch.arguments["suffix_parts"] == (suffix > 0)
 
 
