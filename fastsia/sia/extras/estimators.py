@@ -134,9 +134,7 @@ for _name in ("decoupled", "smoothed"):
         Quantity(f"undefined_{_name}", make=partial(_undefined, _column), key=f"rho.undefined_{_name}", compared=False)
     )
     add_quantity(
-        Quantity(
-            f"rho_baseline_{_name}", make=partial(_baseline, _column), key=f"rho.baseline_{_name}", compared=False
-        )
+        Quantity(f"rho_baseline_{_name}", make=partial(_baseline, _column), key=f"rho.baseline_{_name}", compared=False)
     )
 add_quantity(Quantity("rho_baseline", make=partial(_baseline, "rho"), key="rho.baseline", compared=False))
 add_quantity(
