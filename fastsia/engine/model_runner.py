@@ -21,7 +21,7 @@ from fastsia.engine.graphs import Call, CaptureError, CudaPool, Graphs, row_buck
 from fastsia.engine.inputs import BatchShape, Inputs, stage
 from fastsia.engine.products import Products, called_together, owns_weights
 from fastsia.engine.profile import StepProfile, part
-from fastsia.engine.rotary import Rotary
+from fastsia.engine.rotary import Deferred, Rotary
 from fastsia.engine.row_counts import PROBE, agreeing, probe
 from fastsia.engine.staging import HostStaging, Staging, tensors_in
 from fastsia.engine.step import Batch, batch_of_one_trunk
@@ -109,8 +109,8 @@ class ModelRunner:
         self._weights = self._addresses()
         decoder, head, softcap = model.base_model, model.get_output_embeddings(), self._softcap
         self.rotary: Rotary | None = None
-        self._rotary = Rotary(model)
-        deferred = self._rotary.deferred
+        self._deferred: Deferred = []
+        deferred = self._deferred
 
         # Free functions: torch.compile takes them with what they name, and a graph with what it is given.
         def decode(kv_cache: Tensor, *inputs: Tensor, max_rows: int | None = None) -> Tensor:
@@ -501,14 +501,17 @@ class ModelRunner:
 
     def _use_rotary(self, batch: Batch, expected: Tensor) -> None:
         """Leave rotary embeddings to the attention operator if that works here and gives the expected logits."""
-        self.rotary = self._rotary if self._rotary.num_layers else None
+        rotary = Rotary(self.model, self._deferred)
+        if rotary.num_layers == 0:
+            return
+        self.rotary, failure = rotary, Exception("their results differ")
         try:
-            if self.rotary is None or self._difference(self.logits(self.forward(batch)), expected) <= 1:
+            if self._difference(self.logits(self.forward(batch)), expected) <= 1:
                 return
-            self._warn("rotary embeddings are not fused", FastsiaError("their results differ"))
         except RuntimeError as error:
-            self._warn("rotary embeddings are not fused", error)
+            failure = error
         self.rotary = None
+        self._warn("rotary embeddings are not fused", failure)
 
     def _use_products(self, groups: list[list[nn.Linear]], batch: Batch, expected: Tensor, *, pack: bool) -> None:
         """Use packed or fused products if they work here and give the expected logits."""

@@ -28,15 +28,17 @@ Deferred = list[tuple[Tensor, Tensor, Tensor, Tensor]]
 class Rotary:
     """The attention layers of a model that rotate as Llama does; inside `in_use` they leave it to `attention`.
 
+    Args:
+        deferred: Gets what the layer under way leaves to `attention`.
+
     Attributes:
-        deferred: what the layer under way has left to `attention`.
         num_layers: how many such layers there are.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.deferred: Deferred = []
+    def __init__(self, model: nn.Module, deferred: Deferred) -> None:
+        self._deferred = deferred
         self._forwards: list[tuple[nn.Module, Callable[..., Any]]] = []
-        deferred, changed = self.deferred, {}
+        changed: dict[FunctionType, FunctionType | None] = {}
 
         def defer(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
             deferred.append((q, k, cos, sin))
@@ -46,13 +48,12 @@ class Rotary:
             forward = type(module).forward
             if not isinstance(forward, FunctionType) or "forward" in module.__dict__:
                 continue
-            if forward not in changed and _NAME in forward.__code__.co_names:
-                own = None
-                if _is_plain(forward.__globals__.get(_NAME)):
-                    own = self._in_scope(forward, defer)
-                changed[forward] = own
-            if changed.get(forward) is not None:
-                self._forwards.append((module, MethodType(changed[forward], module)))
+            if forward not in changed:
+                rotates = _NAME in forward.__code__.co_names and _is_plain(forward.__globals__.get(_NAME))
+                changed[forward] = self._in_scope(forward, defer) if rotates else None
+            own = changed[forward]
+            if own is not None:
+                self._forwards.append((module, MethodType(own, module)))
         self.num_layers = len(self._forwards)
 
     def _in_scope(self, forward: FunctionType, defer: Callable[..., Any]) -> FunctionType:
@@ -69,7 +70,7 @@ class Rotary:
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Let the layers defer their rotation inside the block."""
-        self.deferred.clear()  # an error may have left something
+        self._deferred.clear()  # an error may have left something
         for module, forward in self._forwards:
             module.__dict__["forward"] = forward
         try:

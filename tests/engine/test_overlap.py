@@ -84,7 +84,7 @@ def test_a_run_without_overlap_has_one_step_in_flight() -> None:
 
 def test_a_sequence_in_flight_keeps_its_blocks() -> None:
     """In a pool that runs out, blocks are taken only when nothing is in flight, from whoever is youngest then."""
-    blocks = BlockManager(24, 3)
+    blocks = BlockManager(14, 3)
     device = Device(blocks)
     steps = run(device, blocks, rows=3)
     tree, dropped = steps.tree, []
@@ -97,7 +97,7 @@ def test_a_sequence_in_flight_keeps_its_blocks() -> None:
     tree.drop_blocks = drop
     finished = [trajectory for step in steps.steps() for trajectory in step]
     check(finished, REQUESTS)
-    assert steps._counters.preemptions > 10
+    assert steps._counters.preemptions > 0
     assert sum(dropped) == 0
     assert any(a == b == "launch" for (a, _), (b, _) in zip(device.log, device.log[1:], strict=False))
 
