@@ -192,13 +192,12 @@ def test_nothing_on_its_way_is_overwritten() -> None:
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_the_rollouts_are_the_same_bit_for_bit(dtype: torch.dtype) -> None:
-    """Where a row's bits do not depend on the rows beside it, that is on the C++ core's products."""
+def test_the_rollouts_are_the_same_bit_for_bit() -> None:
+    """In bfloat16, where a row's bits do not depend on the rows beside it: on the C++ core's products."""
     model, tokenizer = demo_like()
     found = []
     for overlap in ("off", "on"):
-        engine = Engine(model.to(dtype), tokenizer, max_num_seqs=8, num_kv_blocks=900, block_size=4, overlap=overlap)
+        engine = Engine(model.bfloat16(), tokenizer, max_num_seqs=8, num_kv_blocks=900, block_size=4, overlap=overlap)
         if engine.describe()["products"] != "exact":
             pytest.skip("products are not exact here")
         assert engine.describe()["overlap"] == overlap
@@ -222,7 +221,6 @@ def test_the_rollouts_are_the_same_bit_for_bit(dtype: torch.dtype) -> None:
         engine.runner.begin_draw = begin  # type: ignore[method-assign]
         found.append({t.key: (t.token_ids.tolist(), t.rollouts) for t in engine.run(requests)})
         assert (max(landed) > 0) == (overlap == "on")
-    model.float()
     for key, (tokens, rollouts) in found[0].items():
         assert found[1][key][0] == tokens
         for name, values in vars(rollouts).items():
