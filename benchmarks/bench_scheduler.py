@@ -33,7 +33,7 @@ def replaying(runner: Any, drawn: list[Any]) -> Any:
         vocab_size=runner.vocab_size,
         num_out_of_memory=0,
         take=lambda hidden, rows: rows,
-        draw=lambda *_, **__: next(draws),
+        begin_draw=lambda *_: lambda: next(draws),
         keep_hidden=lambda hidden: np.arange(len(hidden)),
     )
 
@@ -44,13 +44,18 @@ def main() -> None:
     config = SIAConfig(temperature=options.temperature, top_p=1.0, max_tokens=300, stop_at_answer=False)
     requests = list(make_requests(NativeBackend(engine), load_task("demo", limit=options.problems), config)[1])
     runner: Any = engine.runner
-    draw, drawn = runner.draw, []
+    begin_draw, drawn = runner.begin_draw, []
 
-    def record(*inputs: Any, **settings: Any) -> Any:
-        drawn.append(draw(*inputs, **settings))
-        return drawn[-1]
+    def record(*inputs: Any) -> Any:
+        waiting = begin_draw(*inputs)
 
-    runner.draw = record
+        def wait() -> Any:
+            drawn.append(waiting())
+            return drawn[-1]
+
+        return wait
+
+    runner.begin_draw = record
     rows = []
     for name in ("beside the model", "without a model"):
         with engine.profile() as profile:

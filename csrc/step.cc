@@ -39,11 +39,11 @@ std::vector<Candidate> candidates(const Trunks& trunks, const Branches& branches
   for (std::size_t i = 0; i < by_order.size(); ++i) {
     const std::int32_t t = by_order[i], urgency = static_cast<std::int32_t>(3 * i);
     if (trunks.computed[t] == trunks.length[t]) of_branches[static_cast<std::size_t>(t)] = urgency;
-    if (trunks.computed[t] < trunks.length[t] && (!trunks.verified[t] || trunks.pending[t] > 0))
+    if (trunks.computed[t] < trunks.length[t] && !trunks.in_flight[t] && (!trunks.verified[t] || trunks.pending[t] > 0))
       found.push_back({t, urgency, true});
   }
   for (std::size_t b = 0; b < branches.capacity; ++b) {
-    if (!branches.free.live[b]) continue;
+    if (!branches.free.live[b] || branches.in_flight[b]) continue;
     const std::int32_t urgency = of_branches[static_cast<std::size_t>(branches.trunk[b])];
     if (urgency >= 0)
       found.push_back({static_cast<std::int32_t>(b), urgency + 1 + (branches.num_blocks[b] == 0), false});

@@ -53,6 +53,7 @@ struct FreeSlots {
   COLUMN(std::int32_t, high_water)          \
   COLUMN(const bool, fixed)                 \
   COLUMN(const bool, verified)              \
+  COLUMN(const bool, in_flight)             \
   COLUMN(std::int32_t, num_blocks)          \
   COLUMN(std::int32_t, pending)             \
   COLUMN(const std::int64_t, seed)          \
@@ -75,6 +76,7 @@ struct FreeSlots {
   COLUMN(std::int32_t, length)               \
   COLUMN(std::int32_t, computed)             \
   COLUMN(std::int32_t, high_water)           \
+  COLUMN(const bool, in_flight)              \
   COLUMN(std::int32_t, node)                 \
   COLUMN(std::int32_t, token)                \
   COLUMN(std::int32_t, num_blocks)           \

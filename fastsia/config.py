@@ -543,7 +543,7 @@ class EngineOptions:
 
     max_num_seqs: Positive | None = _engine(
         None,
-        unset="512, on a CPU as many as it computes in half a second, 64 at least",
+        unset="512, on a GPU 1,024 where memory allows, on a CPU as many as it computes in half a second, 64 at least",
         aliases=("--batch_size", "-b"),
         backends=("native", "vllm"),
     )
@@ -566,6 +566,10 @@ class EngineOptions:
     """torch.compile and CUDA graphs (on), only CUDA graphs (graphs) or neither (off); auto: on for CUDA, else off."""
     quantization: Literal["none", "fp8"] = _engine("none", changes="draws")
     """Products of the layers in 8 bits (fp8; on CUDA from compute capability 9.0, emulated on a CPU) or as they are."""
+    deterministic: bool = _engine(False)
+    """Rollouts that depend on no batch size or order on a GPU either, bit for bit. Small steps are slower."""
+    overlap: Literal["auto", "on", "off"] = _engine("auto")
+    """Launch a second step before the first is read, while there are sequences for two; auto: on for CUDA, else off."""
     num_threads: Positive | None = _engine(None, unset="OMP_NUM_THREADS where it is set, else as many as are fastest")
     """CPU threads. The fastest number is found by timing a product of the model's largest matrix."""
 

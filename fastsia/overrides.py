@@ -55,6 +55,8 @@ class Overrides(TypedDict, total=False):
     kernels: Literal["auto", "triton", "native", "reference"]
     compile: Literal["auto", "on", "graphs", "off"]
     quantization: Literal["none", "fp8"]
+    deterministic: bool
+    overlap: Literal["auto", "on", "off"]
     num_threads: int | None
     base_url: str | None
     api_key_env: str | None

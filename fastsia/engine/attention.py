@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
 from fastsia.engine.inputs import Inputs
+from fastsia.engine.rotary import Deferred, taken
 from fastsia.ops.attend import attend, attend_operator
 
 # transformers treats some names specially (flash, sdpa, flex_attention, "/", "paged|"), but not this one.
@@ -23,11 +24,13 @@ class AttentionContext(NamedTuple):
     Attributes:
         kv_cache: [num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim].
         max_rows: the most rows of one trunk.
+        deferred: see `Rotary`.
     """
 
     kv_cache: Tensor
     inputs: Inputs
     max_rows: int
+    deferred: Deferred
 
 
 def attention(
@@ -45,16 +48,17 @@ def attention(
 ) -> tuple[Tensor, None]:
     """Store the new keys and values, then attend over trunk and suffix.
 
-    query [1, num_heads, n, head_dim], key and value [1, num_kv_heads, n, head_dim], rotary embedding and norms
-    applied. Returns ([1, n, num_heads, head_dim], None).
+    query [1, num_heads, n, head_dim], key and value [1, num_kv_heads, n, head_dim], norms applied, and the rotary
+    embedding unless it is deferred. Returns ([1, n, num_heads, head_dim], None).
     """
     if fastsia_context is None:
         raise RuntimeError('the attention "fastsia" only works in a forward pass that fastsia\'s engine makes')
     q, k, v = (new[0].transpose(0, 1) for new in (query, key, value))
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    kv_cache, inputs, max_rows = fastsia_context
+    kv_cache, inputs, max_rows, deferred = fastsia_context
+    cos, sin = taken(deferred, query, key)
     run = attend_operator if torch.compiler.is_compiling() else attend
-    out = run(q, k, v, kv_cache, module.layer_idx, *inputs[2:], max_rows, scale, sliding_window, softcap)
+    out = run(q, k, v, kv_cache, module.layer_idx, *inputs[2:], max_rows, scale, sliding_window, softcap, cos, sin)
     return out[None], None
 
 

@@ -18,7 +18,7 @@ from fastsia.config import MAX_COUNT, EngineOptions, SamplingParams, Share, inte
 from fastsia.engine.block_manager import BlockManager, OutOfBlocksError
 from fastsia.engine.forcing import Forced, ForcedScore, check_forced, force
 from fastsia.engine.loop import Run
-from fastsia.engine.memory import KEPT_POSITIONS, default_num_blocks
+from fastsia.engine.memory import KEPT_POSITIONS, default_num_blocks, gpu_num_seqs
 from fastsia.engine.model_runner import ModelRunner
 from fastsia.engine.products import own_weights
 from fastsia.engine.profile import StepProfile
@@ -46,8 +46,8 @@ class Engine:
         model: any decoder of transformers with the attention interface (Llama, Qwen2, Gemma2, Olmo3, ...).
         tokenizer: its tokenizer, or None.
         max_num_seqs: sequences decoded per step. The draws do not depend on it, up to rounding at the edge of a draw
-            (docs/engine.md, Exactness). None takes 512, and on a CPU as many as it computes in about half a second,
-            but at least 64.
+            (docs/engine.md, Exactness). None takes 1,024 on a GPU whose memory has 512 tokens of KV for each, else
+            512, and on a CPU as many as it computes in about half a second, but at least 64.
         num_kv_blocks: size of the KV pool in blocks; None takes up to half of the available memory on a CPU and what
             `gpu_memory_utilization` leaves on a GPU.
         block_size: tokens per KV block.
@@ -56,6 +56,11 @@ class Engine:
         kernels: "auto" (Triton on CUDA, the C++ core on a CPU), "triton", "native" or "reference" (plain PyTorch).
         compile: "on" puts steps of up to `max_num_seqs` rows through torch.compile and, on CUDA, into CUDA graphs;
             "graphs" only into those; "off" runs the model as it is. "auto" is "on" on CUDA and "off" on a CPU.
+        deterministic: rollouts depend on no size or order set here, bit for bit, on a GPU too (docs/engine.md,
+            Exactness). Steps run only in row counts that agree, so small ones are slower.
+        overlap: "on" launches a second step, of other sequences, before the first is read, so that the device does not
+            wait for the host; only while there are sequences for two full steps. "auto" is "on" on CUDA and "off" on a
+            CPU. The draws do not depend on it.
         gpu_memory_utilization: share of the GPU's memory for weights, KV pool and steps together.
         quantization: "fp8" computes the layers' products in 8 bits, which changes the distribution that is drawn from;
             emulated on a CPU (docs/exactness.md). "none" is the model as it is.
@@ -78,6 +83,8 @@ class Engine:
         max_num_batched_tokens: int = 1024,
         kernels: Literal["auto", "triton", "native", "reference"] = "auto",
         compile: Literal["auto", "on", "graphs", "off"] = "auto",
+        deterministic: bool = False,
+        overlap: Literal["auto", "on", "off"] = "auto",
         gpu_memory_utilization: float = 0.9,
         quantization: Literal["none", "fp8"] = "none",
         num_threads: int | None = None,
@@ -101,6 +108,8 @@ class Engine:
             kernels=kernels,
             compile=compile,
             quantization=quantization,
+            deterministic=deterministic,
+            overlap=overlap,
             num_threads=num_threads,
         )
         self.block_size, self.max_num_batched_tokens = chosen.block_size, chosen.max_num_batched_tokens
@@ -111,11 +120,18 @@ class Engine:
             weight = largest_matrix(model)
             self.num_threads = choose_threads(weight, chosen.num_threads)[0]
             self.max_num_seqs = chosen.max_num_seqs or default_num_seqs(model, weight, self.num_threads)
-        self.ops = select(device, chosen.kernels, dtype)
+        self._overlap = chosen.overlap == "on" or (chosen.overlap == "auto" and device.type == "cuda")
+        self.ops = select(device, chosen.kernels, dtype, deterministic=chosen.deterministic)
         how = _resolve_compile(chosen.compile, device)
-        self.num_kv_blocks = chosen.num_kv_blocks or default_num_blocks(
-            model, device, self.block_size, chosen.gpu_memory_utilization, **self._limits
-        )
+
+        def num_blocks(max_num_seqs: int) -> int:
+            limits = {**self._limits, "max_num_seqs": max_num_seqs}
+            share = chosen.gpu_memory_utilization
+            return chosen.num_kv_blocks or default_num_blocks(model, device, self.block_size, share, **limits)
+
+        if device.type == "cuda" and chosen.max_num_seqs is None:
+            self.max_num_seqs = gpu_num_seqs(num_blocks, self.block_size)
+        self.num_kv_blocks = num_blocks(self.max_num_seqs)
         with using_threads(self.num_threads):
             self.runner = ModelRunner(
                 model,
@@ -126,7 +142,13 @@ class Engine:
                 max_num_seqs=self.max_num_seqs,
                 quantization=chosen.quantization,
                 most_kept=self.max_concurrent_trajectories * KEPT_POSITIONS,
+                max_num_batched_tokens=self.max_num_batched_tokens,
+                deterministic=chosen.deterministic,
             )
+        if self.runner.sizes is not None and self.max_num_seqs + self.max_num_batched_tokens > self.runner.sizes[-1]:
+            # No step may have more rows than the largest row count that agrees.
+            self.max_num_batched_tokens = min(self.max_num_batched_tokens, self.runner.sizes[-1] // 2)
+            self.max_num_seqs = min(self.max_num_seqs, self.runner.sizes[-1] - self.max_num_batched_tokens)
         self._running = False
 
     @classmethod
@@ -186,6 +208,9 @@ class Engine:
             "kernels": self.ops.name,
             "compile": self.runner.compile,
             "products": self.runner.products_name,
+            "deterministic": self.runner.is_deterministic,
+            "rotary": "fused" if self.runner.rotary is not None else "model",
+            "overlap": "on" if self._overlap else "off",
             "head": "fused" if self.runner.fused_head else "model",
             "max_num_seqs": self.max_num_seqs,
             "num_kv_blocks": self.num_kv_blocks,
@@ -353,6 +378,7 @@ class Engine:
                 watch=watch,
                 profile=self.runner.profile,
                 bookkeeping=Bookkeeping if self.ops.name == "reference" else None,
+                overlap=self._overlap,
             )
             with using_threads(self.num_threads):
                 yield from run.steps()

@@ -100,6 +100,7 @@ class Graphs:
         hidden: Tensor,
         block_size: int,
         new_pool: Callable[[], Callable[[Call], Call]],
+        buckets: list[int] | None = None,
     ) -> None:
         """Make an empty set of graphs.
 
@@ -107,6 +108,7 @@ class Graphs:
             forward: From inputs to hidden states.
             hidden: [rows of the largest bucket, hidden_size], where the graphs leave their result.
             new_pool: Makes a `CudaPool`.
+            buckets: Row counts, ascending; None takes `row_buckets`.
         """
         self.num_captures = 0
         self._pause = self._longest_pause = 0
@@ -114,7 +116,7 @@ class Graphs:
         self._staging = staging
         self._hidden = hidden
         self._new_pool = new_pool
-        self._buckets = row_buckets(len(hidden))
+        self._buckets = buckets or row_buckets(len(hidden))
         # More trunks than trajectories are in flight by default, and 1,024 tokens: most runs stay within these bounds.
         width = -(-1024 // block_size)
         self._bound(BatchShape(len(hidden), 128, width, width))

@@ -46,6 +46,19 @@ from fastsia.engine.verify import Job, Verifier
 from fastsia.errors import FastsiaError
 
 
+@dataclass(frozen=True)
+class _Flight:
+    """A step that has been launched: the device has been given its work, and its results have not been read.
+
+    Attributes:
+        drawn: Waits for the draws: tokens, log-probabilities and entropies. None where nothing is drawn.
+    """
+
+    selection: Selection
+    draws: Draws
+    drawn: Callable[[], tuple[np.ndarray, np.ndarray, np.ndarray]] | None
+
+
 class Run:
     """Admits requests, runs steps until none is left, and yields finished trajectories.
 
@@ -59,6 +72,7 @@ class Run:
         watch: called with this run after every step; see `take_drawn` and `left`.
         profile: records every step.
         bookkeeping: the implementation of the host's part of a step; None: the C++ core where it is built, else numpy.
+        overlap: keep two steps in flight while there are sequences for two full ones.
     """
 
     def __init__(
@@ -78,6 +92,7 @@ class Run:
         watch: Callable[[Run], None] | None = None,
         profile: StepProfile | None = None,
         bookkeeping: type[Bookkeeping] | None = None,
+        overlap: bool = False,
     ) -> None:
         self._runner = runner
         self._requests = requests
@@ -89,6 +104,8 @@ class Run:
         self._on_rollouts = on_rollouts
         self._watch = watch
         self._is_whole = True
+        self._overlap = overlap
+        self._flights: deque[_Flight] = deque()
         self._forecast = Forecast() if watch is not None else None
         self._before = replace(counters)
         self._max_num_seqs = max_num_seqs
@@ -249,7 +266,13 @@ class Run:
     # --- a step ------------------------------------------------------------------------------------------------
 
     def step(self) -> None:
-        """Compute one batch, draw from it, verify the trunks that it completed, and finish what has ended."""
+        """Launch a batch, read what was drawn from the oldest one in flight, verify the trunks that it completed, and
+        finish what has ended.
+
+        With `overlap` a second batch, of other sequences, is launched before the first one is read: the device computes
+        one while the host does the bookkeeping of the other. All work of the device is in one stream, so keys and
+        values are written before any later batch reads or overwrites them.
+        """
         with self._span(STEP):
             self._step()
 
@@ -257,17 +280,19 @@ class Run:
         return nullcontext() if self._profile is None else self._profile.span(name)
 
     def _step(self) -> None:
-        selection, batch, hidden = self._compute()
+        while len(self._flights) < (2 if self._overlap and self._scheduler.fills_two else 1) and self._launch():
+            pass
+        flight = self._flights[0] if self._flights else None
+        drawn = flight.drawn() if flight is not None and flight.drawn is not None else None
         with Uninterrupted():
             self._is_whole = False
-            if batch is not None and hidden is not None:
-                self._count(selection)
-                if self._profile is not None:
-                    self._profile.count(len(batch.token_ids))
-                self._keep_hidden(batch, hidden)
-                self._draw(self._bookkeeping.draws(selection, batch), hidden)
+            if flight is not None:
+                self._flights.popleft()
+                self._mark_in_flight(flight.selection, False)
+                if drawn is not None:
+                    self._land(flight.draws, *drawn)
             with self._span(VERIFY):
-                self._report(self._verifier.verify())
+                self._report(self._verifier.verify(wait=not self._flights))
             self._end_trunks()
             self._is_whole = True
         self._counters.preemptions += self._scheduler.preemptions
@@ -276,6 +301,29 @@ class Run:
         self._runner.num_out_of_memory = 0
         self._counters.peak_kv_blocks = max(self._counters.peak_kv_blocks, self.tree.blocks.peak_used)
 
+    def _launch(self) -> bool:
+        """Give the device a batch and its draws; return False where there is nothing to compute now."""
+        selection, batch, hidden = self._compute()
+        if batch is None or hidden is None:
+            return False
+        with Uninterrupted():
+            self._is_whole = False
+            self._count(selection)
+            if self._profile is not None:
+                self._profile.count(len(batch.token_ids))
+            self._keep_hidden(batch, hidden)
+            draws, drawn = self._bookkeeping.draws(selection, batch), None
+            if len(draws.hidden_row):
+                drawn = self._runner.begin_draw(self._runner.take(hidden, draws.hidden_row), draws.spec)
+            self._mark_in_flight(selection, True)
+            self._flights.append(_Flight(selection, draws, drawn))
+            self._is_whole = True
+        return True
+
+    def _mark_in_flight(self, selection: Selection, is_in_flight: bool) -> None:
+        self.tree.trunks.in_flight[selection.trunks] = is_in_flight
+        self.tree.branches.in_flight[selection.branches] = is_in_flight
+
     def _compute(self) -> tuple[Selection, Batch | None, Tensor | None]:
         """Compute the next tokens' final hidden states; where memory runs out, half as many, again and again.
 
@@ -283,7 +331,7 @@ class Run:
         on which tokens share a step, up to rounding at the edge of a draw (docs/engine.md, Exactness).
         """
         while True:
-            selection = self._scheduler.select()
+            selection = self._scheduler.select(is_second=bool(self._flights))
             if len(selection.trunks) + len(selection.branches) == 0:
                 return selection, None, None
             batch = self._bookkeeping.batch(selection)
@@ -292,6 +340,9 @@ class Run:
             except torch.OutOfMemoryError as error:
                 short = str(error).partition(". ")[0]
             self._runner.release_memory()
+            if self._flights:
+                self._overlap = False  # one step at a time may fit
+                return selection, None, None
             if not self._scheduler.halve(selection.num_tokens):
                 raise FastsiaError(f"device memory does not suffice for a single row ({short}); lower num_kv_blocks.")
 
@@ -312,12 +363,9 @@ class Run:
         trunks.hidden[batch.hidden_trunk, batch.hidden_position] = kept
         np.maximum.at(trunks.num_hidden, batch.hidden_trunk, batch.hidden_position + 1)
 
-    def _draw(self, draws: Draws, hidden: Tensor) -> None:
-        """Make all draws of the step in one call; append to the trunks and split the branches by them."""
-        if len(draws.hidden_row) == 0:
-            return
+    def _land(self, draws: Draws, tokens: np.ndarray, logprobs: np.ndarray, entropy: np.ndarray) -> None:
+        """Append to the trunks and split the branches by what a step has drawn."""
         num_trunks = len(draws.trunk)
-        tokens, logprobs, entropy = self._runner.draw(self._runner.take(hidden, draws.hidden_row), draws.spec)
         if num_trunks:
             self._append(draws.trunk, tokens[:num_trunks], logprobs[:num_trunks], entropy[:num_trunks])
         if len(draws.branch):
@@ -418,7 +466,7 @@ class Run:
         """Free trunks without unfinished rollouts, and complete jobs without trunks."""
         trunks = self.tree.trunks
         slots = trunks.slots()
-        slots = slots[trunks.verified[slots] & (trunks.pending[slots] == 0)]
+        slots = slots[trunks.verified[slots] & (trunks.pending[slots] == 0) & ~trunks.in_flight[slots]]
         for slot in slots.tolist():
             job = self._jobs[int(trunks.job[slot])]
             if self._prompts.get(job.request.prompt_ids) == slot:
@@ -507,7 +555,7 @@ class Run:
         writing = slots[~trunks.fixed[slots]]
         is_verified = trunks.verified[states.trunk[going]]
         lost = (trunks.length - trunks.computed)[slots[trunks.pending[slots] > 0]].sum()
-        lost += (self.tree.branches.length - self.tree.branches.computed - 1)[branches].sum()
+        lost += (self.tree.branches.length - self.tree.branches.computed - 1)[branches].clip(min=0).sum()
         now = InFlight(
             len(jobs),
             _mean_stride(jobs),

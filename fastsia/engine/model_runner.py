@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -20,6 +21,8 @@ from fastsia.engine.graphs import Call, CaptureError, CudaPool, Graphs, row_buck
 from fastsia.engine.inputs import BatchShape, Inputs, stage
 from fastsia.engine.products import Products, called_together, owns_weights
 from fastsia.engine.profile import StepProfile, part
+from fastsia.engine.rotary import Deferred, Rotary
+from fastsia.engine.row_counts import PROBE, agreeing, probe
 from fastsia.engine.staging import HostStaging, Staging, tensors_in
 from fastsia.engine.step import Batch, batch_of_one_trunk
 from fastsia.engine.tables import Table
@@ -31,6 +34,7 @@ from fastsia.ops.launch import current, empty_rows
 from fastsia.ops.reference import DrawSpec, score
 
 _T = TypeVar("_T")
+_Drawn = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class ModelRunner:
@@ -42,6 +46,8 @@ class ModelRunner:
             `warnings` says so.
         quantization: "none", or "fp8" for products in 8 bits where the device has them, else `warnings` says so.
         most_kept: hidden states of trunks that the device keeps; with more of them the host keeps all. None: no bound.
+        deterministic: run in the row counts of `sizes` only; they are looked for up to `max_num_seqs` +
+            `max_num_batched_tokens` rows.
 
     Attributes:
         kv_cache: [num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim] in the model's dtype.
@@ -50,6 +56,9 @@ class ModelRunner:
         num_out_of_memory: how often device memory did not suffice and less was tried.
         products: packed products, with the C++ core's ops on a CPU; fused ones in a loaded model under torch.compile
             and on a GPU; in fp8 where that is asked for; None elsewhere.
+        sizes: row counts in which a row's bits do not depend on the others, ascending; None where steps run in others
+            too, or where products are exact in any. head_sizes: the same of the head.
+        rotary: the layers whose rotary embedding is a part of the attention operator, or None.
         profile: records the parts of each step, or None.
         hidden_slots: the slots of kept hidden states.
     """
@@ -64,6 +73,8 @@ class ModelRunner:
         max_num_seqs: int = 512,
         quantization: str = "none",
         most_kept: int | None = None,
+        max_num_batched_tokens: int = 1024,
+        deterministic: bool = False,
     ) -> None:
         self.model = model
         self.ops = ops
@@ -91,10 +102,15 @@ class ModelRunner:
         self.warnings: list[str] = []
         self.graphs: Graphs | None = None
         self.products: Products | None = None
-        self._most_rows = row_buckets(max_num_seqs)[-1]
+        self._most_rows = row_buckets(max_num_seqs + (max_num_batched_tokens if deterministic else 0))[-1]
+        self.sizes: list[int] | None = None
+        self.head_sizes: list[int] | None = None
         self.staging = (HostStaging if self.device.type == "cpu" else Staging)(self.device)
         self._weights = self._addresses()
         decoder, head, softcap = model.base_model, model.get_output_embeddings(), self._softcap
+        self.rotary: Rotary | None = None
+        self._deferred: Deferred = []
+        deferred = self._deferred
 
         # Free functions: torch.compile takes them with what they name, and a graph with what it is given.
         def decode(kv_cache: Tensor, *inputs: Tensor, max_rows: int | None = None) -> Tensor:
@@ -103,7 +119,7 @@ class ModelRunner:
                 input_ids=read.token_ids[None],
                 position_ids=read.positions[None],
                 use_cache=False,
-                fastsia_context=AttentionContext(kv_cache, read, max_rows or len(read.token_ids)),
+                fastsia_context=AttentionContext(kv_cache, read, max_rows or len(read.token_ids), deferred),
             )
             return output.last_hidden_state[0]
 
@@ -114,7 +130,7 @@ class ModelRunner:
         self._decode, self._project = decode, project
         self._compiled: Callable[..., Tensor] | None = None
         self._compiled_project: Callable[..., Tensor] | None = None
-        self._check(compile, quantization)
+        self._check(compile, quantization, row_buckets(max_num_seqs) if deterministic else None)
 
     @staticmethod
     def bytes_per_block(model: PreTrainedModel, block_size: int) -> int:
@@ -141,31 +157,43 @@ class ModelRunner:
             return "fp8" if self.device.type == "cuda" else "fp8 emulated"
         return "exact" if self.products.exact else "packed" if self.products.is_packed else "fused"
 
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether a row's bits depend on no other row."""
+        return self.products_name == "exact" or self.sizes is not None
+
     @part("model")
     def forward(self, batch: Batch) -> Tensor:
         """Final hidden states of the batch's rows, [n, hidden_size]; their keys and values are stored on the way."""
         shape = BatchShape.of(batch)
-        if shape.rows <= self._most_rows:
+        rows = shape.rows
+        padded = shape._replace(rows=self._rounded(rows), trunks=shape.trunks + 1)  # one more trunk for the padding
+        if rows <= self._most_rows:
             if self.graphs is not None:
                 hidden = self._replay(batch)
                 if hidden is not None:
                     return hidden
             if self._compiled is not None:
-                # One more trunk for the padding; torch.compile would make sizes of 0 and 1 cases of their own.
-                padded = shape._replace(trunks=shape.trunks + 1)
+                # torch.compile would make sizes of 0 and 1 cases of their own.
                 inputs = self._inputs(batch, BatchShape(*(max(size, 2) for size in padded)))
-                return self._run(self._compiled, inputs)[: shape.rows]
-        rows = shape.rows
-        if self.products is not None and self.products.rounded(rows) > rows:
-            shape = shape._replace(rows=self.products.rounded(rows), trunks=shape.trunks + 1)
+                return self._run(self._compiled, inputs)[:rows]
+        if padded.rows > rows:
+            shape = padded
         return self._run(self._decode, self._inputs(batch, shape), max_rows=batch.max_rows)[:rows]
+
+    def _rounded(self, rows: int) -> int:
+        """The number of rows that a batch is padded to."""
+        if self.sizes is not None and rows <= self.sizes[-1]:
+            return self.sizes[bisect_left(self.sizes, rows)]
+        return rows if self.products is None else self.products.rounded(rows)
 
     def _inputs(self, batch: Batch, shape: BatchShape) -> Inputs:
         memory = stage(batch, shape, self.staging)
         return Inputs(*tensors_in(memory.to(self.device, non_blocking=True), shape.fields))
 
     def _run(self, decode: Callable[..., Tensor], inputs: Inputs, **bound: int) -> Tensor:
-        with self._inference(), fastsia_attention(self.model), using(self.ops):
+        rotary = nullcontext() if self.rotary is None else self.rotary.in_use()
+        with self._inference(), fastsia_attention(self.model), using(self.ops), rotary:
             return decode(self.kv_cache, *inputs, **bound)
 
     @contextmanager
@@ -182,7 +210,7 @@ class ModelRunner:
         forward = partial(self._run, self._compiled or self._decode)
         hidden = torch.empty((self._most_rows, self.hidden_size), dtype=self.dtype, device=self.device)
         new_pool = new_pool or partial(CudaPool, self.device)
-        self.graphs = Graphs(forward, self.staging, hidden, self.kv_cache.shape[3], new_pool)
+        self.graphs = Graphs(forward, self.staging, hidden, self.kv_cache.shape[3], new_pool, self.sizes)
 
     def _replay(self, batch: Batch) -> Tensor | None:
         assert self.graphs is not None
@@ -223,6 +251,16 @@ class ModelRunner:
     @part("head")
     def logits(self, hidden: Tensor) -> Tensor:
         """[r, hidden_size] -> [r, vocab_size]."""
+        sizes = self.head_sizes
+        if sizes is None:
+            return self._logits(hidden)
+        padded = (
+            nn.functional.pad(piece, (0, 0, 0, sizes[bisect_left(sizes, len(piece))] - len(piece)))
+            for piece in hidden.split(sizes[-1])
+        )
+        return torch.cat([self._logits(piece) for piece in padded])[: len(hidden)]
+
+    def _logits(self, hidden: Tensor) -> Tensor:
         with self._inference():
             if not self.fused_head:
                 return self._own_head(hidden)
@@ -265,17 +303,18 @@ class ModelRunner:
         Returns:
             tokens [M], logprobs [M] and entropy [R] (NaN unless wanted).
         """
+        return self.begin_draw(hidden, spec)()
+
+    def begin_draw(self, hidden: Tensor, spec: DrawSpec[np.ndarray]) -> Callable[[], _Drawn]:
+        """Give the device the draws of `draw`; the returned call waits for them."""
         try:
-            return self._draw(hidden, spec)
+            return self._begin_draw(hidden, spec)
         except torch.OutOfMemoryError:
             if len(hidden) == 1:
                 raise
         # Outside of the handler, where the exception would keep the failed tensors alive.
         self.release_memory()
-        half = len(hidden) // 2
-        tokens = np.empty(len(spec.row), dtype=np.int64)
-        logprobs = np.empty(len(spec.row), dtype=np.float32)
-        entropies = []
+        half, parts = len(hidden) // 2, []
         for rows in (slice(0, half), slice(half, len(hidden))):
             mine = (spec.row >= rows.start) & (spec.row < rows.stop)
             part_spec = DrawSpec(
@@ -286,19 +325,33 @@ class ModelRunner:
                 top_p=spec.top_p[rows],
                 want_entropy=spec.want_entropy,
             )
-            tokens[mine], logprobs[mine], entropy = self.draw(hidden[rows], part_spec)
-            entropies.append(entropy)
-        return tokens, logprobs, np.concatenate(entropies)
+            parts.append((mine, self.begin_draw(hidden[rows], part_spec)))
 
-    def _draw(self, hidden: Tensor, spec: DrawSpec[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        def drawn() -> _Drawn:
+            tokens = np.empty(len(spec.row), dtype=np.int64)
+            logprobs = np.empty(len(spec.row), dtype=np.float32)
+            entropies = []
+            for mine, of_part in parts:
+                tokens[mine], logprobs[mine], entropy = of_part()
+                entropies.append(entropy)
+            return tokens, logprobs, np.concatenate(entropies)
+
+        return drawn
+
+    def _begin_draw(self, hidden: Tensor, spec: DrawSpec[np.ndarray]) -> Callable[[], _Drawn]:
         logits = self.logits(hidden)
         row, seeds, counters, temperature, top_p = self.staging.put(*spec[:-1])
         on_device = DrawSpec(row, seeds, counters, temperature, top_p, spec.want_entropy)
         with torch.inference_mode():
             samples = self.ops.sample(logits, on_device)
-            drawn = [array for array in samples[:3] if array is not None]
-            tokens, logprobs, *entropy = self.staging.fetch(*drawn)
-        return tokens, logprobs, entropy[0] if entropy else np.full(len(logits), np.nan, dtype=np.float32)
+            fetched = self.staging.begin_fetch(*(array for array in samples[:3] if array is not None))
+        num_rows = len(logits)
+
+        def drawn() -> _Drawn:
+            tokens, logprobs, *entropy = fetched()
+            return tokens, logprobs, entropy[0] if entropy else np.full(num_rows, np.nan, dtype=np.float32)
+
+        return drawn
 
     def score(
         self, hidden: Tensor, token_ids: np.ndarray, temperature: float, top_p: float
@@ -385,7 +438,7 @@ class ModelRunner:
             self._hidden = torch.empty((256, self.hidden_size), dtype=self.dtype, device=self.device)
         self.hidden_slots = Table(len(self._hidden))
 
-    def _check(self, compile: str, quantization: str) -> None:
+    def _check(self, compile: str, quantization: str, head_sizes: list[int] | None) -> None:
         """Compare the logits of this path with those of the model's own forward on a few tokens.
 
         Some models scale their logits (Granite) or post-process them; there the model's own forward is the head.
@@ -404,14 +457,22 @@ class ModelRunner:
         for self.fused_head in (True, False):
             error = self._difference(self.logits(hidden), theirs)
             if error <= 1:
-                if quantization == "fp8" and self._use_fp8(groups):
-                    self._speed_up(compile, batch, self.forward(batch))
-                    return
-                if owns_weights(self.model) and (compile != "off" or self.ops.name == "triton"):
+                if compile != "off" and self.ops.name != "native":
+                    self._use_rotary(batch, theirs)
+                in_fp8 = quantization == "fp8" and self._use_fp8(groups)
+                if in_fp8:
+                    hidden = self.forward(batch)
+                elif owns_weights(self.model) and (compile != "off" or self.ops.name == "triton"):
                     self._use_products(groups, batch, theirs, pack=False)
-                self._speed_up(compile, batch, hidden)
-                if self.compile == "off" and self.ops.name == "native" and packed.is_available(self.dtype):
+                if compile == "on":
+                    self._try_compile(batch, hidden)
+                is_packable = self.ops.name == "native" and packed.is_available(self.dtype)
+                if self.compile == "off" and is_packable and not in_fp8:
                     self._use_products(groups, batch, theirs, pack=True)
+                if head_sizes is not None and not self.is_deterministic:
+                    self._find_sizes(head_sizes)
+                if compile != "off" and self.device.type == "cuda":
+                    self._try_graphs(batch, hidden)
                 return
         found = non_finite(self.model.named_parameters())
         if found is not None:
@@ -438,6 +499,20 @@ class ModelRunner:
         self._warn("fp8 products are not used", FastsiaError(reason))
         return False
 
+    def _use_rotary(self, batch: Batch, expected: Tensor) -> None:
+        """Leave rotary embeddings to the attention operator if that works here and gives the expected logits."""
+        rotary = Rotary(self.model, self._deferred)
+        if rotary.num_layers == 0:
+            return
+        self.rotary, failure = rotary, Exception("their results differ")
+        try:
+            if self._difference(self.logits(self.forward(batch)), expected) <= 1:
+                return
+        except RuntimeError as error:
+            failure = error
+        self.rotary = None
+        self._warn("rotary embeddings are not fused", failure)
+
     def _use_products(self, groups: list[list[nn.Linear]], batch: Batch, expected: Tensor, *, pack: bool) -> None:
         """Use packed or fused products if they work here and give the expected logits."""
         if self.products is not None:
@@ -463,19 +538,34 @@ class ModelRunner:
         theirs = theirs.float()
         return (ours.float() - theirs).abs().max().item() / (limit * max(theirs.abs().max().item(), 1.0))
 
-    def _speed_up(self, compile: str, batch: Batch, expected: Tensor) -> None:
-        """Use the requested fast path as far as it works here and agrees with the plain one."""
-        if compile == "on":
-            try:
-                self._compile(batch, expected)
-            except Exception as error:  # a compiler may raise anything; the plain path remains
-                self._warn("torch.compile is not used", error)
-        if compile != "off" and self.device.type == "cuda":
-            self.use_graphs()
-            hidden = self._replay(batch)
-            if hidden is not None and not self._difference(hidden, expected) <= 1:
-                self.graphs = None
-                self._warn("CUDA graphs are not used", FastsiaError("their hidden states differ"))
+    def _find_sizes(self, head_sizes: list[int]) -> None:
+        """Find the row counts of steps and of the head in which a row's bits do not depend on the others."""
+        num_blocks, block_size = self.kv_cache.shape[2:4]
+        sizes = agreeing(
+            row_buckets(self._most_rows),
+            lambda rows: self.forward(probe(rows, num_blocks, block_size, self.vocab_size)),
+        )
+        hidden = self.forward(probe(PROBE, num_blocks, block_size, self.vocab_size))
+        of_head = agreeing(head_sizes, lambda rows: self.logits(hidden.repeat(rows // PROBE, 1)))
+        if sizes and of_head:
+            self.sizes, self.head_sizes, self._most_rows = sizes, of_head, sizes[-1]
+        else:
+            self._warn("rollouts depend on batch sizes", FastsiaError("a row's bits depend on its place in a product"))
+
+    def _try_compile(self, batch: Batch, expected: Tensor) -> None:
+        """Use torch.compile if it works here and agrees with the plain path."""
+        try:
+            self._compile(batch, expected)
+        except Exception as error:  # a compiler may raise anything; the plain path remains
+            self._warn("torch.compile is not used", error)
+
+    def _try_graphs(self, batch: Batch, expected: Tensor) -> None:
+        """Use CUDA graphs if they work here and agree with the plain path."""
+        self.use_graphs()
+        hidden = self._replay(batch)
+        if hidden is not None and not self._difference(hidden, expected) <= 1:
+            self.graphs = None
+            self._warn("CUDA graphs are not used", FastsiaError("their hidden states differ"))
 
     def _compile(self, batch: Batch, expected: Tensor) -> None:
         decode = compile_function(self._decode)

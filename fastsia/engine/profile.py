@@ -21,7 +21,9 @@ from fastsia.files import replacing
 from fastsia.ops import Ops
 
 STEP, VERIFY = "step", "verification"
-_PARTS = {"prefix_attention": "attention", "store_kv": "kv cache", "copy_blocks": "kv cache", "sample": "sampling"}
+_PARTS = {"prefix_attention": "attention", "sample": "sampling"} | dict.fromkeys(
+    ("store_kv", "rotate_and_store", "copy_blocks"), "kv cache"
+)
 """Part of a step by op."""
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -75,8 +77,8 @@ class StepProfile:
             self.spans.append(Span(name, begin, whole, whole - inner, rows))
 
     def count(self, rows: int) -> None:
-        """Set the rows of the step under way."""
-        self._rows = rows
+        """Count rows of the step under way."""
+        self._rows += rows
 
     def timed(self, ops: Ops) -> Ops:
         """Return the ops with a span around each call."""

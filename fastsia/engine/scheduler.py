@@ -37,15 +37,28 @@ class Scheduler:
         self._max_num_batched_tokens = max(1, min(self._max_num_batched_tokens, num_tokens) // 2)
         return before != (self._max_num_seqs, self._max_num_batched_tokens)
 
-    def select(self) -> Selection:
+    @property
+    def fills_two(self) -> bool:
+        """Whether there are sequences for two full steps."""
+        return len(self._tree.branches) >= 2 * self._max_num_seqs
+
+    def select(self, *, is_second: bool = False) -> Selection:
         """Select the next step's tokens and allocate their blocks; empty only when nothing is left to compute.
 
         The oldest candidate always runs: where its blocks are not free, the youngest sequences lose theirs.
+
+        Args:
+            is_second: another step is in flight. Then nobody loses blocks, and the selection is empty where the oldest
+                candidate lacks some: it may be younger than a sequence in flight, and the two would take each other's
+                blocks in turn.
         """
         while True:
             found = self._bookkeeping.select(self._max_num_seqs, self._max_num_batched_tokens)
             if isinstance(found, Selection):
                 return found
+            if is_second:
+                none = np.zeros(0, dtype=np.int32)
+                return Selection(none, none, none, none)
             self._preempt(found)
 
     def _preempt(self, short: Shortage) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -43,11 +45,26 @@ def _padded(field: Field) -> int:
     return -(-math.prod(field[1]) * field[0].itemsize // _ALIGNMENT) * _ALIGNMENT
 
 
-class Staging:
-    """Host memory (pinned where the device is CUDA) from which arrays are copied to the device, in order.
+@dataclass
+class _Guard:
+    """An event behind the copies of all bytes up to `end`, and the results that the last of them brings."""
 
-    Each byte is written once between two waits, so that no copy under way is overwritten. `fetch` waits in any case;
-    everything staged before it has then arrived.
+    end: int
+    event: torch.cuda.Event | None
+    memory: Tensor
+    arrived: np.ndarray | None = None
+
+    def wait(self) -> None:
+        if self.event is not None:
+            self.event.synchronize()
+        self.arrived = self.memory.numpy().copy()
+
+
+class Staging:
+    """Host memory (pinned where the device is CUDA) from which arrays are copied to the device, and back, in order.
+
+    It is a ring. An event is recorded behind each copy to the host, and a byte is written again only after an event
+    that was recorded behind its copy. So the host waits for results, and else only where the ring is full.
 
     Attributes:
         waits: how often the host has waited for the device.
@@ -56,19 +73,24 @@ class Staging:
     def __init__(self, device: torch.device, size: int = 1 << 22) -> None:
         self._device = device
         self._memory = self._allocate(size)
-        self._used = 0
-        self._arrived = torch.cuda.Event() if device.type == "cuda" else None
+        self._guards: deque[_Guard] = deque()
+        # Bytes since the beginning, those left out at the ring's end included: given out, and free again.
+        self._given = self._free = 0
         self.waits = 0
 
     def reserve(self, size: int) -> Tensor:
         """Return memory to write to, uint8 [size or a few more]."""
         size = -(-size // _ALIGNMENT) * _ALIGNMENT
-        if self._used + size > len(self._memory):
-            self._wait()
-            if size > len(self._memory):
-                self._memory = self._allocate(1 << (size - 1).bit_length())
-        self._used += size
-        return self._memory[self._used - size : self._used]
+        if size > len(self._memory):
+            self._wait(self._given)
+            self._memory = self._allocate(1 << (size - 1).bit_length())
+            self._given = self._free = 0
+        at = self._given % len(self._memory)
+        if at + size > len(self._memory):
+            self._given, at = self._given + len(self._memory) - at, 0
+        self._wait(self._given + size - len(self._memory))
+        self._given += size
+        return self._memory[at : at + size]
 
     def put(self, *arrays: np.ndarray) -> list[Tensor]:
         """The arrays (int32, int64, float32) on the device, by one copy."""
@@ -80,23 +102,50 @@ class Staging:
 
     def fetch(self, *tensors: Tensor) -> list[np.ndarray]:
         """One-dimensional tensors (of 4- or 8-byte numbers) on the host, by one copy; waits for it."""
-        packed = torch.cat([tensor.view(torch.int32) for tensor in tensors])
-        size = 4 * len(packed)
-        memory = self.reserve(size)[:size]
-        memory.view(torch.int32).copy_(packed, non_blocking=True)
-        self._wait()
-        dtypes = [np.dtype(str(tensor.dtype).removeprefix("torch.")) for tensor in tensors]
-        sizes = [len(tensor) * dtype.itemsize for tensor, dtype in zip(tensors, dtypes, strict=True)]
-        parts = np.split(memory.numpy().copy(), np.cumsum(sizes)[:-1])
-        return [part.view(dtype) for part, dtype in zip(parts, dtypes, strict=True)]
+        return self.begin_fetch(*tensors)()
 
-    def _wait(self) -> None:
-        if self._arrived is not None:
-            # Waiting for the stream itself would count as an unwanted wait in `torch.cuda.set_sync_debug_mode`.
-            self._arrived.record(torch.cuda.current_stream(self._device))
-            self._arrived.synchronize()
-        self._used = 0
+    def begin_fetch(self, *tensors: Tensor) -> Callable[[], list[np.ndarray]]:
+        """Begin the copy of `fetch`; the returned call waits for it."""
+        packed = torch.cat([tensor.view(torch.int32) for tensor in tensors])
+        memory = self.reserve(4 * len(packed))[: 4 * len(packed)]
+        memory.view(torch.int32).copy_(packed, non_blocking=True)
+        guard = self._guard(memory)
+        dtypes = [np.dtype(str(tensor.dtype).removeprefix("torch.")) for tensor in tensors]
+        ends = np.cumsum([len(tensor) * dtype.itemsize for tensor, dtype in zip(tensors, dtypes, strict=True)])
+
+        def fetched() -> list[np.ndarray]:
+            if guard.arrived is None:
+                self._wait(guard.end)
+            assert guard.arrived is not None
+            parts = np.split(guard.arrived, ends[:-1])
+            return [part.view(dtype) for part, dtype in zip(parts, dtypes, strict=True)]
+
+        return fetched
+
+    def _guard(self, memory: Tensor) -> _Guard:
+        self._guards.append(_Guard(self._given, self._record(), memory))
+        return self._guards[-1]
+
+    def _wait(self, end: int) -> None:
+        """Wait until what was given out before byte `end` has been copied."""
+        if self._free >= end:
+            return
+        if not self._guards or self._guards[-1].end < end:
+            self._guard(self._memory[:0])
+        while self._free < end:
+            guard = self._guards.popleft()
+            guard.wait()
+            self._free = guard.end
         self.waits += 1
+
+    def _record(self) -> torch.cuda.Event | None:
+        """An event behind all that the device has been given; None where copies are done when they return."""
+        if self._device.type != "cuda":
+            return None
+        # Waiting for the stream itself would count as an unwanted wait in `torch.cuda.set_sync_debug_mode`.
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(self._device))
+        return event
 
     def _allocate(self, size: int) -> Tensor:
         return torch.empty(size, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
@@ -108,6 +157,7 @@ class HostStaging(Staging):
     def put(self, *arrays: np.ndarray) -> list[Tensor]:
         return [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
 
-    def fetch(self, *tensors: Tensor) -> list[np.ndarray]:
-        self._wait()
-        return [tensor.numpy() for tensor in tensors]
+    def begin_fetch(self, *tensors: Tensor) -> Callable[[], list[np.ndarray]]:
+        self._given = self._free = 0
+        self.waits += 1
+        return lambda: [tensor.numpy() for tensor in tensors]

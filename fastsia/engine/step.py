@@ -264,13 +264,19 @@ class Bookkeeping:
     # --- before the model ----------------------------------------------------------------------------------------
 
     def select(self, max_num_seqs: int, max_num_batched_tokens: int) -> Selection | Shortage:
-        """Select the next tokens, oldest trajectories first, and allocate their blocks; empty when nothing is left."""
+        """Select the next tokens, oldest trajectories first, and allocate their blocks; empty when nothing is left.
+
+        Sequences in flight are left out: what follows their tokens is not known yet.
+        """
         trunks, branches = self._tree.trunks, self._tree.branches
         trunk = trunks.slots()
         trunk = trunk[
-            (trunks.computed[trunk] < trunks.length[trunk]) & (~trunks.verified[trunk] | (trunks.pending[trunk] > 0))
+            (trunks.computed[trunk] < trunks.length[trunk])
+            & ~trunks.in_flight[trunk]
+            & (~trunks.verified[trunk] | (trunks.pending[trunk] > 0))
         ]
         branch = branches.slots()
+        branch = branch[~branches.in_flight[branch]]
         owner = branches.trunk[branch]
         branch = branch[trunks.computed[owner] == trunks.length[owner]]
         count = np.concatenate(

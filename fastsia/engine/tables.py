@@ -149,6 +149,7 @@ class Trunks(Table):
         max_length: the length at which generation ends.
         computed: tokens whose keys and values are in the pool.
         high_water: the largest `computed` so far; tokens below it count as recomputed.
+        in_flight: a step that computes its tokens has been launched and has not landed (see `Run.step`).
         fixed: no token will be added.
         verified: its rollouts have been verified against its tokens (see `Verifier`).
         num_blocks: entries of `blocks` in use.
@@ -170,6 +171,7 @@ class Trunks(Table):
     max_length = column(np.int32)
     computed = column(np.int32)
     high_water = column(np.int32)
+    in_flight = column(np.bool_)
     fixed = column(np.bool_)
     verified = column(np.bool_)
     num_blocks = column(np.int32)
@@ -200,6 +202,7 @@ class Branches(Table):
         length: known suffix tokens; the keys and values of the last one are not computed yet.
         computed: suffix tokens in the pool (length - 1, or 0 after a preemption).
         high_water: the largest `computed` so far; tokens below it count as recomputed.
+        in_flight: see `Trunks`.
         node, token: the last token.
         num_blocks: entries of `blocks` in use.
         stop_state: the state of the stop-text automaton after the last token.
@@ -211,6 +214,7 @@ class Branches(Table):
     length = column(np.int32)
     computed = column(np.int32)
     high_water = column(np.int32)
+    in_flight = column(np.bool_)
     node = column(np.int32, NO_NODE)
     token = column(np.int32)
     num_blocks = column(np.int32)

@@ -7,7 +7,7 @@ already computed for the trunk. While its draws equal the trajectory's tokens th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -30,6 +30,8 @@ _MAX_SCORED_LOGITS = 1 << 23
 _NEVER = np.iinfo(np.int32).max
 
 
+# Yields while draws are under way; returns the rollouts that ended.
+_Verification = Generator[None, None, list[np.ndarray]]
 _no_ints, _no_floats = partial(np.zeros, 0, np.int32), partial(np.zeros, 0, np.float32)
 
 
@@ -139,19 +141,35 @@ class Verifier:
         self._stream = stream
         self._jobs = jobs
         self._counters = counters
+        self._under_way: list[tuple[np.ndarray, _Verification]] = []
 
-    def verify(self) -> np.ndarray:
-        """Verify every fixed trunk whose final hidden states are all kept; return the rollouts that ended."""
+    def verify(self, *, wait: bool = True) -> np.ndarray:
+        """Verify every fixed trunk whose final hidden states are all kept; return the rollouts that ended.
+
+        Args:
+            wait: Verify them to the end. Else each gets on by one window, whose draws are read in the next call: the
+                device makes them behind the steps in flight meanwhile.
+        """
         trunks = self._tree.trunks
         slots = trunks.slots()
         slots = slots[trunks.fixed[slots] & ~trunks.verified[slots]]
         slots = slots[trunks.num_hidden[slots] > trunks.length[slots] - trunks.prompt_len[slots]]
+        for known, _ in self._under_way:
+            slots = np.setdiff1d(slots, known)
         budget = max(_MAX_LOGITS // self._runner.vocab_size, 1)
-        ended = [np.zeros(0, dtype=np.int32)]
         while len(slots):
             count = max(int(np.searchsorted(np.cumsum(trunks.num_hidden[slots]), budget, side="right")), 1)
-            ended += self._verify(slots[:count])
+            self._under_way.append((slots[:count], self._verify(slots[:count])))
             slots = slots[count:]
+        ended, under_way, self._under_way = [np.zeros(0, dtype=np.int32)], self._under_way, []
+        for known, verification in under_way:
+            try:
+                next(verification)
+                while wait:
+                    next(verification)
+                self._under_way.append((known, verification))
+            except StopIteration as end:
+                ended += end.value
         return np.concatenate(ended)
 
     def drop_hidden(self, slots: np.ndarray) -> None:
@@ -161,12 +179,13 @@ class Verifier:
         self._runner.drop_hidden(trunks.hidden[slots][np.arange(trunks.hidden.shape[1]) < kept[:, None]])
         trunks.num_hidden[slots] = HIDDEN_DROPPED
 
-    def _verify(self, slots: np.ndarray) -> list[np.ndarray]:
+    def _verify(self, slots: np.ndarray) -> _Verification:
+        """Verify trunks; nothing but log-probabilities of their own tokens changes before the end."""
         states = self._tree.rollouts
         for slot in slots.tolist():
             self._score_given(slot)
         trunks = self._describe(slots)
-        found = self._match(trunks)
+        found = yield from self._match(trunks)
         states.length[found.rollouts] = found.end - found.start
         states.node[found.rollouts] = trunks.chain[found.trunk, found.end.clip(max=trunks.chain.shape[1] - 1)]
         stays = ~found.diverged
@@ -212,7 +231,7 @@ class Verifier:
                 settled[i] = _NEVER if at is None else at
         return _Trunks(slots, num_tokens, settled, expected, chain, stop_state)
 
-    def _match(self, of: _Trunks) -> _Verified:
+    def _match(self, of: _Trunks) -> Generator[None, None, _Verified]:
         """Draw every rollout's tokens at the trunk's positions, a window at a time, until it diverges or ends."""
         trunks, states, runner = self._tree.trunks, self._tree.rollouts, self._runner
         width = of.expected.shape[1]
@@ -236,6 +255,7 @@ class Verifier:
             if num < len(tokens):
                 diverged[i], diverged_token[i], diverged_logprob[i] = True, tokens[num], logprobs[num]
         alive = np.flatnonzero(~diverged & (at < bound))
+        num_matched = num_diverged = 0
         while len(alive):
             until = np.minimum(
                 np.minimum(at[alive] + window[trunk[alive]], bound[alive]), of.num_tokens[trunk[alive]] + 1
@@ -256,7 +276,9 @@ class Verifier:
                 top_p=trunks.top_p[slot],
                 want_entropy=False,
             )
-            tokens, logprobs, _ = runner.draw(runner.hidden(trunks.hidden[slot, places % width]), spec)
+            drawn = runner.begin_draw(runner.hidden(trunks.hidden[slot, places % width]), spec)
+            yield
+            tokens, logprobs, _ = drawn()
             differs = tokens != of.expected[trunk[pair], position]
             # The index of each rollout's first differing draw; len(pair) where all of its draws match.
             last = np.minimum.reduceat(np.where(differs, np.arange(len(pair)), len(pair)), first)
@@ -265,11 +287,13 @@ class Verifier:
             diverged[gone], diverged_token[gone], diverged_logprob[gone] = True, tokens[draw], logprobs[draw]
             matched = np.arange(len(pair)) < np.repeat(np.where(diverges, last, first + counts), counts)
             self._tree.nodes.logprob[of.chain[trunk[pair[matched]], position[matched] + 1]] = logprobs[matched]
-            self._counters.matched_tokens += int(matched.sum())
-            self._counters.generated_tokens += int(matched.sum() + (tokens[draw] >= 0).sum())
+            num_matched += int(matched.sum())
+            num_diverged += int((tokens[draw] >= 0).sum())
             at[alive] = until
             at[gone] = position[draw]
             alive = alive[~diverges & (until < bound[alive])]
+        self._counters.matched_tokens += num_matched
+        self._counters.generated_tokens += num_matched + num_diverged
         return _Verified(rollouts, trunk, start, at, diverged, diverged_token, diverged_logprob)
 
     def _branch(self, of: _Trunks, found: _Verified) -> list[np.ndarray]:

@@ -41,8 +41,12 @@ def attend(
     scale: float,
     sliding_window: int | None,
     softcap: float | None,
+    cos: Tensor | None = None,
+    sin: Tensor | None = None,
 ) -> Tensor:
     """`store_kv`, then `prefix_attention`, of one layer: [n, num_heads, head_dim].
+
+    With cos and sin [n, head_dim], q and k are not rotated yet, and `rotate_and_store` takes the place of `store_kv`.
 
     The widths of the tables bound the largest prefix and suffix. A step is then described by its shapes alone, and a
     captured step can be replayed for every other of the same shapes.
@@ -53,7 +57,10 @@ def attend(
     """
     ops = _ops.get()
     k_cache, v_cache = kv_cache[layer]
-    ops.store_kv(k, v, k_cache, v_cache, slots)
+    if cos is None or sin is None:
+        ops.store_kv(k, v, k_cache, v_cache, slots)
+    else:
+        q = ops.rotate_and_store(q, k, v, cos, sin, k_cache, v_cache, slots)
     block_size = kv_cache.shape[3]
     meta = AttentionMetadata(
         prefix_tables,
@@ -74,7 +81,7 @@ attend_operator = torch.library.custom_op(
     mutates_args=("kv_cache",),
     schema="(Tensor q, Tensor k, Tensor v, Tensor(a!) kv_cache, int layer, Tensor slots, Tensor prefix_tables, "
     "Tensor cu_rows, Tensor prefix_lens, Tensor suffix_tables, Tensor suffix_lens, SymInt max_rows, float scale, "
-    "int? sliding_window, float? softcap) -> Tensor",
+    "int? sliding_window, float? softcap, Tensor? cos=None, Tensor? sin=None) -> Tensor",
 )
 
 

@@ -413,10 +413,16 @@ class PrefixAttention:
 
     One of these serves one stream at a time. Inside a CUDA graph its counters must exist already: run once with as
     many rows before the capture.
+
+    Args:
+        fixed_parts: Cut every context after each `_LONG_PART_TOKENS` tokens and nowhere else, and read it in steps of
+            one size, so that a row's bits depend on its own context only. Else launches of few programs cut contexts
+            finer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, fixed_parts: bool = False) -> None:
         self.arrivals = Arrivals()
+        self._fixed_parts = fixed_parts
 
     def __call__(self, *args: Any, **options: Any) -> Tensor:
         """See `prefix_attention`."""
@@ -447,9 +453,10 @@ class PrefixAttention:
         _check(q, k_cache, v_cache)
         group = num_heads // num_kv_heads
         head_pad = max(16, triton.next_power_of_2(head_dim))
-        has_suffixes, is_long = meta.max_suffix_len > 0, meta.max_prefix_len >= _LONG_PREFIX_TOKENS
+        has_suffixes = meta.max_suffix_len > 0
+        is_long = meta.max_prefix_len >= _LONG_PREFIX_TOKENS and not self._fixed_parts
         block_m, block_n, num_warps, num_stages = tile = _tile_shape(
-            group, head_pad, q.element_size(), has_suffixes and not is_long, tall=is_long
+            group, head_pad, q.element_size(), self._fixed_parts or (has_suffixes and not is_long), tall=is_long
         )
         rows = block_m // group
         num_prefixes = len(meta.cu_rows) - 1
@@ -460,6 +467,12 @@ class PrefixAttention:
         # A graph's number of prefixes is a bound far above what a step has: count the tiles that there must be.
         prefix_parts = _parts(meta.max_prefix_len, triton.cdiv(n, rows) * num_kv_heads, others=suffix_programs)
         prefix_parts = min(prefix_parts, MOST_PREFIX_PARTS)
+        prefix_part_tokens = _part_tokens(meta.max_prefix_len, prefix_parts)
+        suffix_part_tokens = _part_tokens(meta.max_suffix_len, suffix_parts)
+        if self._fixed_parts:
+            prefix_part_tokens = suffix_part_tokens = _LONG_PART_TOKENS
+            prefix_parts = triton.cdiv(meta.max_prefix_len, _LONG_PART_TOKENS)
+            suffix_parts = triton.cdiv(meta.max_suffix_len, _LONG_PART_TOKENS)
         if prefix_parts + suffix_parts == 0:
             prefix_parts = 1
         parts = prefix_parts + suffix_parts
@@ -489,10 +502,10 @@ class PrefixAttention:
             "num_rows": n,
             "num_prefixes": num_prefixes,
             "prefix_parts": prefix_parts,
-            "prefix_part_tokens": _part_tokens(meta.max_prefix_len, prefix_parts),
+            "prefix_part_tokens": prefix_part_tokens,
             "prefix_programs": tiles * prefix_parts,
             "suffix_parts": suffix_parts,
-            "suffix_part_tokens": _part_tokens(meta.max_suffix_len, suffix_parts),
+            "suffix_part_tokens": suffix_part_tokens,
             "stride_q_row": q.stride(0),
             "stride_q_head": q.stride(1),
             "stride_out": num_heads * head_dim,

@@ -6,6 +6,7 @@ The layouts are the kernels' own: rows of new tokens packed one after another, k
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
@@ -412,6 +413,33 @@ def store_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tens
         k, v = k.masked_fill(bad, torch.nan), v.masked_fill(bad, 0)
     k_cache.view(-1, *k_cache.shape[2:]).index_copy_(0, slots, k.to(k_cache.dtype))
     v_cache.view(-1, *v_cache.shape[2:]).index_copy_(0, slots, v)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of x [n, heads, head_dim] by cos and sin [n, head_dim]; dimension i turns with i + head_dim / 2.
+
+    In float32, rounded once at the end. RoFormer (Su et al. 2021), in the layout of transformers' Llama.
+    """
+    low, high = x.float().chunk(2, dim=-1)
+    turned = torch.cat([-high, low], dim=-1)
+    return (x.float() * cos.float()[:, None] + turned * sin.float()[:, None]).to(x.dtype)
+
+
+def rotate_and_store(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slots: Tensor,
+    *,
+    store: Callable[..., None] = store_kv,
+) -> Tensor:
+    """`store_kv` of the rotated keys; returns the rotated queries."""
+    store(rotate(k, cos, sin), v, k_cache, v_cache, slots)
+    return rotate(q, cos, sin)
 
 
 def copy_blocks(kv_cache: Tensor, src: Tensor, dst: Tensor) -> None:

@@ -349,14 +349,14 @@ def test_moved_weights_are_captured_anew() -> None:
 def test_a_step_waits_for_the_device_once() -> None:
     engine = on_graphs(tiny_model("llama"))
     draws = 0
-    plain = engine.runner.draw
+    plain = engine.runner.begin_draw
 
     def counted(*arguments: Any, **named: Any) -> Any:
         nonlocal draws
         draws += 1
         return plain(*arguments, **named)
 
-    engine.runner.draw = counted  # type: ignore[method-assign]
+    engine.runner.begin_draw = counted  # type: ignore[method-assign]
     before = engine.runner.staging.waits
     draw(engine)
     assert draws > engine.counters.steps / 2

@@ -12,7 +12,7 @@ from transformers import AutoConfig
 
 import fastsia
 from fastsia import Engine, FastsiaError, SamplingParams
-from fastsia.engine.memory import default_num_blocks, step_bytes
+from fastsia.engine.memory import default_num_blocks, gpu_num_seqs, step_bytes
 from tests.tiny import PROBLEMS, shared_model, tiny_model
 
 PROMPT, TRAJECTORY = list(range(20, 60)), [3, 4, 5, 6, 7, 8]
@@ -106,6 +106,21 @@ def test_where_small_pieces_do_not_fit_either_a_sentence_says_so(monkeypatch: py
     monkeypatch.setattr(engine.runner.staging, "put", refuse)
     with pytest.raises(FastsiaError, match=r"results \(CUDA out of memory\); lower num_kv_blocks\.$"):
         draw(engine)
+
+
+@pytest.mark.parametrize(("blocks", "rows"), [(32_768, 1024), (32_767, 512), (None, 512)])
+def test_steps_of_a_gpu_are_large_where_its_pool_allows(blocks: int | None, rows: int) -> None:
+    """512 tokens of KV for each of 1,024 sequences, beside steps of 1,024 rows."""
+    asked = []
+
+    def pool(max_num_seqs: int) -> int:
+        asked.append(max_num_seqs)
+        if blocks is None:
+            raise FastsiaError("only 0 MiB are spare")
+        return blocks
+
+    assert gpu_num_seqs(pool, 16) == rows
+    assert asked == [1024]
 
 
 def test_a_run_records_it() -> None:

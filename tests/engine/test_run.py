@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import zlib
+from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -31,20 +33,34 @@ def logits_after(context: tuple[int, ...]) -> np.ndarray:
 
 
 class HashModel:
-    """`ModelRunner`'s interface, its KV cache holding token ids: each row's context is read through the tables."""
+    """`ModelRunner`'s interface, its KV cache holding token ids: each row's context is read through the tables.
+
+    As a device does, it works later than it is told to, in order: `queue` holds what it has not done yet, and a wait
+    for draws is served up to these.
+    """
 
     vocab_size = VOCAB
 
     def __init__(self, num_blocks: int, block_size: int, memory: int) -> None:
         self.memory = memory  # rows
         self.num_out_of_memory = 0
+        self.queue: deque[Callable[[], None]] = deque()
         self.cache = np.full((num_blocks, block_size), -1, dtype=np.int64)
         self.kept = np.zeros((256, VOCAB), dtype=np.float32)
         self.rows = Table(256)
 
+    def later(self, work: Callable[[], Any]) -> list[Any]:
+        """Where the result of the work will be."""
+        results: list[Any] = []
+        self.queue.append(lambda: results.append(work()))
+        return results
+
     def forward(self, batch: Batch) -> Any:
         if len(batch.token_ids) > self.memory:
             raise torch.OutOfMemoryError("CUDA out of memory.")
+        return self.later(lambda: self.compute(batch))
+
+    def compute(self, batch: Batch) -> np.ndarray:
         self.cache.reshape(-1)[batch.slots] = batch.token_ids
         assert len(set(batch.slots.tolist())) == len(batch.slots), "two rows write one slot"
         trunk = np.repeat(np.arange(len(batch.cu_rows) - 1), np.diff(batch.cu_rows))
@@ -61,8 +77,19 @@ class HashModel:
     def release_memory(self) -> None:
         self.num_out_of_memory += 1
 
-    def take(self, hidden: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        return hidden[rows]
+    def take(self, hidden: list[Any], rows: np.ndarray) -> Any:
+        taken = self.later(lambda: hidden[0][rows])
+        return taken, len(rows)
+
+    def begin_draw(self, hidden: Any, spec: DrawSpec[np.ndarray]) -> Any:
+        results = self.later(lambda: self.draw(hidden[0][0], spec))
+
+        def drawn() -> Any:
+            while not results:
+                self.queue.popleft()()
+            return results[0]
+
+        return drawn
 
     def draw(self, hidden: np.ndarray, spec: DrawSpec[np.ndarray]) -> Any:
         logits, *arrays = (torch.from_numpy(np.ascontiguousarray(array)) for array in (hidden, *spec[:-1]))
@@ -71,17 +98,20 @@ class HashModel:
         return samples.tokens.numpy(), samples.logprobs.numpy(), samples.entropy.numpy()
 
     def copy_blocks(self, src: np.ndarray, dst: np.ndarray) -> None:
-        self.cache[dst] = self.cache[src]
+        self.later(lambda: self.cache.__setitem__(dst, self.cache[src]))
 
-    def keep_hidden(self, hidden: np.ndarray) -> np.ndarray:
-        rows = self.rows.allocate(len(hidden))
-        if self.rows.capacity > len(self.kept):
-            self.kept = np.concatenate([self.kept, np.zeros((self.rows.capacity - len(self.kept), VOCAB), np.float32)])
-        self.kept[rows] = hidden
+    def keep_hidden(self, hidden: Any) -> np.ndarray:
+        rows = self.rows.allocate(hidden[1])
+        self.later(lambda: self.keep(rows, hidden[0][0]))
         return rows
 
-    def hidden(self, rows: np.ndarray) -> np.ndarray:
-        return self.kept[rows]
+    def keep(self, rows: np.ndarray, hidden: np.ndarray) -> None:
+        if rows.max() >= len(self.kept):
+            self.kept = np.concatenate([self.kept, np.zeros((rows.max(), VOCAB), np.float32)])
+        self.kept[rows] = hidden
+
+    def hidden(self, rows: np.ndarray) -> Any:
+        return self.later(lambda: self.kept[rows]), len(rows)
 
     def drop_hidden(self, rows: np.ndarray) -> None:
         self.rows.free(rows)
@@ -143,6 +173,7 @@ REQUESTS = st.builds(
     max_concurrent_trajectories=st.integers(1, 4),
     memory=st.sampled_from([2, 7, 1000]),
     core=st.booleans(),
+    overlap=st.booleans(),
 )
 def test_any_mix_of_requests_gives_what_each_gives_alone(
     requests: list[Request],
@@ -152,11 +183,14 @@ def test_any_mix_of_requests_gives_what_each_gives_alone(
     max_concurrent_trajectories: int,
     memory: int,
     core: bool,
+    overlap: bool,
 ) -> None:
     """Through preemption, lack of memory, chunks, forks and shared prompts; the tables are sound after every step."""
     requests = [replace(request, key=i) for i, request in enumerate(requests)]
     model, blocks = HashModel(num_blocks, 3, memory), BlockManager(num_blocks, 3)
-    run = start(model, blocks, requests, max_num_seqs, max_num_batched_tokens, max_concurrent_trajectories, core)
+    run = start(
+        model, blocks, requests, max_num_seqs, max_num_batched_tokens, max_concurrent_trajectories, core, overlap
+    )
     finished = []
     for step, trajectories in enumerate(run.steps()):
         assert step < 20_000, "two holders take each other's blocks in turn"
@@ -174,6 +208,7 @@ def test_any_mix_of_requests_gives_what_each_gives_alone(
     max_num_batched_tokens=st.sampled_from([1, 5, 64]),
     max_concurrent_trajectories=st.integers(1, 4),
     core=st.booleans(),
+    overlap=st.booleans(),
     taken=st.lists(st.integers(0, 12), min_size=1, max_size=4),
     another_share=st.booleans(),
 )
@@ -184,6 +219,7 @@ def test_what_an_interrupted_run_has_drawn_is_not_drawn_again(
     max_num_batched_tokens: int,
     max_concurrent_trajectories: int,
     core: bool,
+    overlap: bool,
     taken: list[int],
     another_share: bool,
 ) -> None:
@@ -196,7 +232,9 @@ def test_what_an_interrupted_run_has_drawn_is_not_drawn_again(
         left = [replace(r, drawn=Drawn.join(parts[r.key]) if r.key in parts else None) for r in requests]
         left = [request for request in left if request.key not in done]
         model, blocks = HashModel(num_blocks, 3, 1000), BlockManager(num_blocks, 3)
-        run = start(model, blocks, left, max_num_seqs, max_num_batched_tokens, max_concurrent_trajectories, core)
+        run = start(
+            model, blocks, left, max_num_seqs, max_num_batched_tokens, max_concurrent_trajectories, core, overlap
+        )
         for step, trajectories in enumerate(run.steps()):
             run.tree.check_integrity()
             finished += trajectories
@@ -220,6 +258,7 @@ def start(
     max_num_batched_tokens: int,
     max_concurrent_trajectories: int,
     core: bool,
+    overlap: bool = False,
 ) -> Run:
     return Run(
         model,  # type: ignore[arg-type]
@@ -233,6 +272,7 @@ def start(
         context_length=None,
         vocabulary=None,
         bookkeeping=None if core else Bookkeeping,
+        overlap=overlap,
     )
 
 

@@ -144,6 +144,7 @@ def run_over(
         context_length=None,
         vocabulary=None,
         bookkeeping=BothBookkeeping,
+        overlap=True,
     )
 
 
@@ -152,14 +153,14 @@ def test_bad_logits(bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """A draw of nothing ends its rollouts, in the core as in the reference."""
     sampling = SamplingParams(1.5, 1.0, max_tokens=9, eos_token_id=EOS)
     model = HashModel(60, 3, 1000)
-    forward = model.forward
+    compute = model.compute
 
-    def forward_badly(batch: Any) -> Any:
-        hidden = forward(batch)
+    def compute_badly(batch: Any) -> Any:
+        hidden = compute(batch)
         hidden[batch.branch_last[::3]] = bad
         return hidden
 
-    monkeypatch.setattr(model, "forward", forward_badly)
+    monkeypatch.setattr(model, "compute", compute_badly)
     request = Request(0, (1, 2), sampling, 12, 3, stride=2, trajectory_ids=(1, 2, 3, 4))
     (trajectory,) = run_over([request], 60, 64, 64, 1, model)
     assert trajectory.rollouts is not None

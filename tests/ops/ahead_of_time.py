@@ -27,7 +27,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastsia.ops.kv_cache import plan_copy_blocks, plan_store_kv
+from fastsia.ops.kv_cache import plan_copy_blocks, plan_rotate_and_store, plan_store_kv
 from fastsia.ops.launch import Launch, empty_rows
 from fastsia.ops.prefix_attention import PrefixAttention
 from fastsia.ops.reference import AttentionMetadata, DrawSpec
@@ -94,6 +94,10 @@ def launches() -> Iterator[tuple[str, Launch]]:
         k = meta(num_kv_heads, 512, head_dim, dtype=bf16).transpose(0, 1)
         slots = meta(512, dtype=torch.int64)
         yield f"store_kv bf16 {model}", plan_store_kv(k, k, cache[0, 0], cache[0, 1], slots)
+        q = meta(HEADS[model][0], 512, head_dim, dtype=bf16).transpose(0, 1)
+        cos = meta(512, head_dim, dtype=bf16)
+        rotation = plan_rotate_and_store(q, k, k, cos, cos, cache[0, 0], cache[0, 1], slots)
+        yield f"rotate_and_store bf16 {model}", rotation[0]
         yield f"copy_blocks bf16 {model}", plan_copy_blocks(cache, slots, slots)
 
 

@@ -45,7 +45,7 @@ def test_every_kernel_compiles_and_fits() -> None:
     print(f"\n{'launch':52} {'sm':>3} {'warps':>5} {'registers':>9} {'stack':>5} {'shared':>7} waits, buffers")
     for row in rows:
         print("{launch:52} {sm:3} {warps:5} {registers:9} {stack:5} {shared:7} {waits} {buffers}".format(**row))
-    assert len(rows) >= 2 * 19
+    assert len(rows) >= 2 * 21
     for row in rows:
         assert row["shared"] <= SHARED_LIMIT[row["sm"]], row
         assert row["sm"] != 90 or row["stack"] == 0, f"spills: {row}"

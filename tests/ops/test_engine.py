@@ -8,6 +8,7 @@ import pytest
 
 from fastsia import Engine
 from fastsia.config import SamplingParams
+from fastsia.engine.rotary import Rotary
 from tests.engine.models import tiny_model
 from tests.engine.test_graphs import FakePool
 from tests.ops.device import DEVICE, KERNEL_MARKS
@@ -18,7 +19,7 @@ pytestmark = KERNEL_MARKS
 def test_rollouts_are_the_reference_ones() -> None:
     """Grouped heads, a softcap and sliding windows; forks, copied blocks and two checkpoints in one tree.
 
-    Also through padded steps with bounds for lengths, as CUDA graphs have them.
+    Also through padded steps with bounds for lengths and a deferred rotary embedding, as CUDA graphs have them.
     """
     model = copy.deepcopy(tiny_model("gemma2")).to(DEVICE)
     sampling = SamplingParams(temperature=0.9, top_p=0.9, max_tokens=4, eos_token_id=())
@@ -28,6 +29,8 @@ def test_rollouts_are_the_reference_ones() -> None:
         engine = Engine(model, kernels=kernels, compile="off", block_size=4, num_kv_blocks=200)
         assert engine.describe()["kernels"] == kernels
         if "padded" in name:
+            engine.runner.rotary = Rotary(model, engine.runner._deferred)
+            assert engine.runner.rotary.num_layers == 3
             engine.runner.use_graphs(FakePool)
             assert engine.runner.graphs is not None
             # Two parts of each context, and more trunks than are used. The engine's own bounds take a minute here.

@@ -112,6 +112,37 @@ def test_decode(shape: tuple, sliding_window: int | None, softcap: float | None)
         assert_close(got, reference.prefix_attention_with_lse(*arguments))
 
 
+def test_with_fixed_parts_a_row_has_the_same_bits_in_any_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone, in another order, beside longer contexts, without suffixes, under bounds; by default it has not."""
+    sizes = {
+        "_LONG_PART_TOKENS": 32,
+        "_PART_TOKENS": 16,
+        "_STEPS": 16,
+        "_ENOUGH_PROGRAMS": 4,
+        "_LONG_PREFIX_TOKENS": 99,
+    }
+    for name, value in sizes.items():
+        monkeypatch.setattr(prefix_attention, name, value)
+    case = build((5,), (4, 2), 32, [70, 33, 32, 5, 0], [0, 40, 1, 33, 35])
+    ops = {fixed: prefix_attention.PrefixAttention(fixed_parts=fixed) for fixed in (True, False)}
+
+    def rows(at: list[int], bounds: tuple[int, int] | None = None, *, fixed: bool = True) -> Tensor:
+        meta, chosen = case.meta, torch.tensor(at, device=DEVICE)
+        prefix, suffix = meta.prefix_lens[chosen], meta.suffix_lens[chosen]
+        longest = bounds or (int(prefix.max()), int(suffix.max()))
+        cu_rows = torch.tensor([0, len(at)], dtype=torch.int32, device=DEVICE)
+        tables = meta.suffix_tables[chosen]
+        part = AttentionMetadata(meta.prefix_tables, cu_rows, prefix, tables, suffix, *longest, len(at))
+        return ops[fixed](case.q[chosen], case.k_cache, case.v_cache, part, SCALE)
+
+    everything = rows(list(range(5)))
+    torch.testing.assert_close(everything.double().cpu(), concatenated(case)[0].cpu(), atol=2e-5, rtol=2e-5)
+    for at in ([0], [1], [2], [3], [4, 3, 2, 1, 0], [4, 1]):
+        assert torch.equal(rows(at), everything[at])
+    assert torch.equal(rows([1, 3], (100, 64)), everything[[1, 3]])
+    assert not torch.equal(rows([1, 1, 1], fixed=False)[:1], rows([1], fixed=False)), "parts depend on the load there"
+
+
 @pytest.mark.parametrize("sliding_window", [None, 9])
 def test_prefill(sliding_window: int | None) -> None:
     rows = (21, 2, 35)
