@@ -140,7 +140,7 @@ class _Drawing:
         self._model, self._store, self._alternatives = model, store, alternatives
         self._config, self._num_rollouts, self._progress = config, num_rollouts, progress
         self._task, self._fingerprint = str(identity["task"]), str(identity["model"]["fingerprint"])
-        self._problems = {row["problem_id"]: row for row in store.problems().to_dict("records")}
+        self._problems: dict[Any, Any] = {row["problem_id"]: row for row in store.problems().to_dict("records")}
         self._planned: list[Request] = []
         self._tokens: dict[Any, dict[tuple[int, int], int]] = {}  # by request: the token of a position's slot
         self._parts: dict[Any, list[Rollouts]] = {}
@@ -279,7 +279,7 @@ class _Drawing:
                 token = self._tokens[key][position, index % NUM_SLOTS]
                 rows.append((position, token, index // NUM_SLOTS, one.finish_reason, np.array(one.token_ids)))
         if rows:
-            self._done += self._alternatives.add(*key, rows)
+            self._done += self._alternatives.add(key[0], key[1], rows)
 
     def _tell(self) -> None:
         if self._progress is not None:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -58,10 +58,7 @@ class Viewing:
         with self._store.snapshot() as store:
             asked = store.problems().set_index("problem_id")["question"].to_dict()
         data = self._result.report_data()
-        self._keys = [
-            (str(row.problem_id), int(row.trajectory))
-            for row in data.trajectories[["problem_id", "trajectory"]].itertuples()
-        ]
+        self._keys = [_key(row) for row in data.trajectories[["problem_id", "trajectory"]].to_dict("records")]
         questions = {key: (place, asked[key[0]]) for place, key in enumerate(self._keys)}
         return served_report(data, draw(data), questions)
 
@@ -90,13 +87,16 @@ class Viewing:
     def _texts(self) -> Iterator[tuple[tuple[str, int], str]]:
         with self._store.snapshot() as store:
             asked = store.problems().set_index("problem_id")["question"].to_dict()
-            for row in store.trajectories()[["problem_id", "trajectory", "text"]].itertuples():
-                key = (str(row.problem_id), int(row.trajectory))
-                yield key, f"{asked[key[0]]}\n{row.text}"
+            for row in store.trajectories()[["problem_id", "trajectory", "text"]].to_dict("records"):
+                yield _key(row), f"{asked[row['problem_id']]}\n{row['text']}"
             vocabulary = store.vocabulary()
             for chunk in store.rollouts():
-                for row in chunk[["problem_id", "trajectory", "token_ids"]].itertuples():
-                    yield (str(row.problem_id), int(row.trajectory)), vocabulary.decode(row.token_ids)
+                for row in chunk[["problem_id", "trajectory", "token_ids"]].to_dict("records"):
+                    yield _key(row), vocabulary.decode(row["token_ids"])
+
+
+def _key(row: Mapping[Any, Any]) -> tuple[str, int]:
+    return str(row["problem_id"]), int(row["trajectory"])
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -65,7 +65,7 @@ def trajectory_views(
                 tokens=tokens,
                 token_entropies=row["token_entropies"].tolist(),
                 place=own,
-                alternatives=behind.get((str(key[0]), int(key[1])), {}),
+                alternatives=behind.get((str(row["problem_id"]), int(row["trajectory"])), {}),
                 checkpoints=[
                     CheckpointView(
                         position=position,

@@ -82,7 +82,7 @@ class AnswersBehind:
     answers: Sequence[str | None]
 
 
-def checksum_of(trajectory: Mapping[str, Any], fingerprint: str) -> int:
+def checksum_of(trajectory: Mapping[Any, Any], fingerprint: str) -> int:
     """Identifies a trajectory and the weights that draw behind it: what is stored of another is not used."""
     ids = np.concatenate([trajectory["prompt_token_ids"], [-1], trajectory["token_ids"]]).astype("<i4")
     return zlib.crc32(fingerprint.encode(), zlib.crc32(ids.tobytes()))
@@ -203,7 +203,7 @@ def answers_behind(store: Store, problem_id: str | None = None) -> Iterator[Answ
     if (store.reading() or {}).get("answer_reader"):
         return  # `fastsia.forking` draws nothing for such a run
     fingerprint, vocabulary, same = identity["model"]["fingerprint"], store.vocabulary(), store.same_answers()
-    problems = {row["problem_id"]: row for row in store.problems().to_dict("records")}
+    problems: dict[Any, Any] = {row["problem_id"]: row for row in store.problems().to_dict("records")}
     for row in store.trajectories().to_dict("records"):
         key = (str(row["problem_id"]), int(row["trajectory"]))
         if problem_id not in (None, key[0]) or row["finish_reason"] == "error":
