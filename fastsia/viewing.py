@@ -106,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        if self.headers.get("Host", "").rpartition(":")[0] not in (HOST, "localhost"):
+        if self.headers.get("Host", "").partition(":")[0] not in (HOST, "localhost"):
             self._answer(403, "text/plain", "This page is for this machine only.")  # another site's name for it
             return
         asked = urlsplit(self.path)
