@@ -1,8 +1,10 @@
-"""Hooks of `mkdocs build`: the pages of the repository's root, notebooks as pages, and tags in docstrings as text."""
+"""Hooks of `mkdocs build`: the pages of the repository's root, notebooks and the gallery's reports as pages, and tags
+in docstrings as text."""
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,14 @@ from mkdocs.structure.pages import Page
 from nbconvert import MarkdownExporter
 
 DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS))
+import _gallery  # noqa: E402
+
 ROOT_PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")  # mkdocs makes a README the home page
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
-    """Add the pages of the repository's root, and every notebook as a page beside itself."""
+    """Add the pages of the repository's root, every notebook as a page beside itself, and the gallery's reports."""
     for name in ROOT_PAGES:
         text = (DOCS.parent / name).read_text(encoding="utf-8")
         files.append(File.generated(config, name, content=text.replace("](docs/", "](")))
@@ -26,6 +31,8 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
         files.append(File.generated(config, f"{notebook.stem}.md", content=text))
         for name, content in resources["outputs"].items():
             files.append(File.generated(config, name, content=content))
+    for name, page in _gallery.reports().items():
+        files.append(File.generated(config, f"gallery/{name}.html", content=page))
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:

@@ -460,14 +460,14 @@ def _fit(
         np.array(ids, dtype=np.int32),
         prompt.text,
         prompt.starts_in_think,
-        _expects_think(prompt, config, backend),
+        expects_think(prompt, config, backend),
         prompt.stop,
         cut,
         given,
     )
 
 
-def _expects_think(prompt: Prompt, config: SIAConfig, backend: Backend) -> bool:
+def expects_think(prompt: Prompt, config: SIAConfig, backend: Backend) -> bool:
     """Whether a think block may follow: the model or the prompt has think marks, and the prompt has not closed one."""
     assert backend.vocabulary is not None
     known = config.think_tags is not None or backend.vocabulary.has_think_marks or prompt.mentions_think

@@ -20,7 +20,7 @@ from fastsia.backends import open_backend
 from fastsia.backends.base import Backend
 from fastsia.callbacks import Callback
 from fastsia.config import SIAConfig, split_settings
-from fastsia.errors import FastsiaError, did_you_mean
+from fastsia.errors import FastsiaError
 from fastsia.evaluation import evaluate
 from fastsia.files import refuse_links, write_parquet
 from fastsia.models.registry import ALIGNED, PAPER_MODELS, STAGES, known_model
@@ -189,7 +189,7 @@ def plan(
             that would share a folder; a folder with a run of other settings.
     """
     if target not in TARGETS:
-        raise FastsiaError(f"{target!r} cannot be reproduced{did_you_mean(target, TARGETS)}")
+        raise FastsiaError(f"{target!r} cannot be reproduced: it must be one of {', '.join(TARGETS)}.")
     settings, options, data = split_settings(config, overrides)
     refs = {_model_name(name): resolve_model(name) for name in models or TARGETS[target][0]}
     names = list(dict.fromkeys(tasks or TARGETS[target][1]))

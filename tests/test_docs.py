@@ -153,6 +153,15 @@ def test_the_site_builds_without_a_warning_and_needs_no_network(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     pages = {page.relative_to(site).as_posix(): page.read_text(encoding="utf-8") for page in site.rglob("*.html")}
     assert {"index.html", "notebook.html", "CHANGELOG.html", "howto/rl.html"} <= pages.keys()
+    packed = {file.name.removesuffix(".tar.xz"): file for file in (DOCS / "gallery").iterdir()}
+    assert packed
+    for name, file in packed.items():
+        assert file.stat().st_size <= 1_000_000
+        shown = pages[f"gallery/{name}.html"]
+        assert f'href="gallery/{name}.html"' in pages["gallery.html"]
+        assert 'id="piece-0"' in shown, "its trajectories can be read"
+        assert 100_000 < len(shown) < 5_000_000
+        assert not re.search("/work|/tmp|/home|/root", shown), "no path of the machine that drew it"
     for name, page in pages.items():
         assert not re.findall(r'<(?:script|img)[^>]* src="?(?:https?:)?//|<link[^>]*stylesheet[^>]*//', page), name
     reference = "".join(page for name, page in pages.items() if name.startswith("api/"))

@@ -97,7 +97,11 @@ def test_families() -> None:
 @pytest.mark.parametrize(
     ("target", "arguments", "sentence"),
     [
-        ("tabel1", {}, "'tabel1' cannot be reproduced; did you mean table1"),
+        (
+            "tabel1",
+            {},
+            "'tabel1' cannot be reproduced: it must be one of table1, table2, table3, fig1",
+        ),
         ("table1", {"models": ["demo:stf"]}, "'demo:stf' is not a demo model"),
         ("table1", {"models": ["no/such/folder"]}, "no such folder, and not a Hub id"),
         ("table1", {"tasks": ["gsm8j"]}, "did you mean gsm8k"),

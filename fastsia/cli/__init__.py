@@ -46,6 +46,7 @@ for command in (
         commands.ls,
         commands.show,
         commands.report,
+        commands.view,
         commands.export,
         commands.compare,
         commands.reproduce,

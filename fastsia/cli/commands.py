@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,8 @@ from fastsia.config import READING_FIELDS, DataOptions, SIAConfig
 from fastsia.errors import FastsiaError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from fastsia.report import ShownTable
     from fastsia.reproduce import Job, ReproductionPlan
 
@@ -107,6 +110,22 @@ def _read_again(directory: Path, wanted: Mapping[str, Any]) -> list[str]:
             raise
         return [f"Note: the stored texts were not read again: {error}"]  # a run is under way, or a folder is read-only
     return [] if found is None else [f"Read again: {found}"]
+
+
+def view(
+    directory: Folder,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Of 127.0.0.1. 0 takes a free one.")] = 8642,
+) -> None:
+    """Serve a run's report on this machine, each trajectory when it is opened: for runs too large for one file.
+
+    Nothing is written. Reload the page to see what a running run has finished since. Ctrl-C ends it.
+    """
+    from fastsia.viewing import Server
+
+    with Server(directory, port) as server:
+        say(f"{directory}: {server.url}  (Ctrl-C ends)")
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
 
 
 def export(
@@ -305,23 +324,85 @@ def loglikelihood(
     )
 
 
+@takes("num_rollouts", *NATIVE, unset="as in the run")
 def forks(
     directory: Folder,
     problem: Annotated[str | None, option("Only tokens of this problem.", "--problem")] = None,
-    most: Annotated[int, typer.Option("--most", min=1, help="At most so many alternatives.")] = 10,
+    most: Annotated[int, typer.Option("--most", min=1, help="Print at most so many alternatives or positions.")] = 10,
+    fork_top: Annotated[
+        int | None,
+        typer.Option(
+            "--fork_top",
+            min=1,
+            max=15,
+            metavar="K",
+            help="Draw rollouts behind the K most probable alternatives at forking tokens, with the run's model.",
+        ),
+    ] = None,
+    fork_positions: Annotated[
+        int, typer.Option("--fork_positions", min=1, help="With --fork_top: at most so many tokens per trajectory.")
+    ] = 3,
+    **given: Any,
 ) -> None:
-    """The tokens at which another choice of the model led to other answers, from the rollouts that made it."""
+    """The tokens at which another choice of the model led to other answers.
+
+    From the run's own rollouts, those that chose otherwise. With --fork_top from new ones behind each likely token,
+    which are stored beside the run and count in none of its numbers.
+    """
     from fastsia.results import load
+
+    if fork_top is None and given:
+        raise FastsiaError(f"--{next(iter(given))} applies with --fork_top only.")
+    if fork_top is not None:
+        _draw_alternatives(directory, fork_top, problem_id=problem, positions=fork_positions, **given)
+    result = load(directory)
+    if fork_top is None:
+        _tell_forks(result.forks(problem), most)
+    if "alternatives" in result.tables:
+        _tell_alternatives(result.tables["alternatives"], problem, most)
+    elif fork_top is not None:
+        say("No token is uncertain enough to fork.")
+
+
+def _draw_alternatives(directory: Path, fork_top: int, **given: Any) -> None:
+    quiet_transformers()
+    from fastsia.forking import draw_alternatives
+
+    with progress_bar("alternatives", unit="rollouts") as bar:
+
+        def tell(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        draw_alternatives(directory, fork_top, progress=tell, **given)
+
+
+def _tell_forks(found: pd.DataFrame, most: int) -> None:
     from fastsia.results.forks import FEWEST, tell_fork
     from fastsia.sia.extras.steps import LEVEL
 
-    found = load(directory).forks(problem)
     for fork in found.head(most).to_dict("records"):
         say(*tell_fork(fork), "")
     certain = int((found["q_value"] <= LEVEL).sum())
     say(
         f"{len(found):,} alternatives were written by at least {FEWEST} rollouts; {certain:,} lead to other answers "
         f"(q at most {LEVEL}; rows share rollouts, so this is a guide)."
+    )
+
+
+def _tell_alternatives(table: pd.DataFrame, problem: str | None, most: int) -> None:
+    from fastsia.results.alternatives import tell_alternatives
+    from fastsia.sia.extras.steps import LEVEL
+
+    shown = table if problem is None else table[table["problem_id"] == problem]
+    for lines in islice(tell_alternatives(shown), most):
+        say(*lines, "")
+    others = table[~table["is_own"].astype(bool)]
+    certain = int((others["q_value"] <= LEVEL).sum())
+    say(
+        f"Drawn behind {len(others):,} alternatives and the {len(table) - len(others):,} tokens in whose place they "
+        f"stand: {int(table['num_rollouts'].sum()):,} rollouts, which count in no other number. {certain:,} "
+        f"alternatives lead to other answers than the trajectory's own token (q at most {LEVEL})."
     )
 
 

@@ -16,7 +16,7 @@ from fastsia import processor, renamed
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import MAX_COUNT, EngineOptions, SamplingParams, Share, integer, integer_from, integers
 from fastsia.engine.block_manager import BlockManager, OutOfBlocksError
-from fastsia.engine.forcing import Forced, ForcedScore, check_forced, force
+from fastsia.engine.forcing import Forced, ForcedScore, NextTokens, check_forced, force, next_tokens
 from fastsia.engine.loop import Run
 from fastsia.engine.memory import KEPT_POSITIONS, default_num_blocks, gpu_num_seqs
 from fastsia.engine.model_runner import ModelRunner
@@ -322,27 +322,74 @@ class Engine:
         """
         prompt, trajectory = integers("prompt_ids", prompt_ids), integers("trajectory_ids", trajectory_ids)
         check_forced(prompt, trajectory, forced, continuing, self.runner.vocab_size, self.context_length)
+        with self._forcing() as blocks:
+            scores, num_trunk_rows, num_rows = force(
+                self.runner,
+                blocks,
+                prompt,
+                trajectory,
+                forced,
+                rows_at_once=self.max_num_batched_tokens,
+                continuing=continuing,
+            )
+        self.counters.prefill_tokens += num_trunk_rows
+        self.counters.forced_tokens += num_rows
+        return scores
+
+    def next_tokens(
+        self,
+        prompt_ids: Sequence[int],
+        trajectory_ids: Sequence[int],
+        positions: Sequence[int],
+        most: int,
+        sampling: SamplingParams | None = None,
+    ) -> NextTokens:
+        """The most probable tokens at positions of a trajectory, with their log-probabilities under `sampling`.
+
+        The trajectory is computed once, up to the last position.
+
+        Args:
+            positions: of tokens of the trajectory; at least one.
+            most: tokens per position, at most the vocabulary's size.
+
+        Raises:
+            FastsiaError: a position is outside the trajectory, or the trajectory does not fit.
+        """
+        prompt, trajectory = integers("prompt_ids", prompt_ids), integers("trajectory_ids", trajectory_ids)
+        most = integer_from(1, "most", most, self.runner.vocab_size)
+        at = integers("positions", positions)
+        if not at or min(at) < 0 or max(at) >= len(trajectory):
+            raise FastsiaError(f"positions must be at least one of 0 to {len(trajectory) - 1}, got {list(at)}.")
+        forced = [Forced(position, (), trajectory[position : position + 1]) for position in at]
+        check_forced(prompt, trajectory, forced, None, self.runner.vocab_size, self.context_length)
+        how = sampling or SamplingParams()
+        with self._forcing() as blocks:
+            found, num_rows = next_tokens(
+                self.runner,
+                blocks,
+                prompt,
+                trajectory,
+                at,
+                most,
+                how.temperature,
+                how.top_p,
+                rows_at_once=self.max_num_batched_tokens,
+            )
+        self.counters.prefill_tokens += num_rows
+        return found
+
+    @contextmanager
+    def _forcing(self) -> Iterator[BlockManager]:
+        """Blocks for a trunk that is computed outside of a run."""
         self._check_idle()
-        blocks = BlockManager(self.num_kv_blocks, self.block_size)
         self.runner.check_weights()
         try:
             with using_threads(self.num_threads):
-                scores, num_trunk_rows, num_rows = force(
-                    self.runner,
-                    blocks,
-                    prompt,
-                    trajectory,
-                    forced,
-                    rows_at_once=self.max_num_batched_tokens,
-                    continuing=continuing,
-                )
+                yield BlockManager(self.num_kv_blocks, self.block_size)
         except OutOfBlocksError as error:
             raise FastsiaError(
                 f"the KV pool is too small for this trajectory: {error}; raise num_kv_blocks."
             ) from error
-        self.counters.prefill_tokens += num_trunk_rows
-        self.counters.forced_tokens += num_rows
-        return scores
 
     @contextmanager
     def profile(self) -> Iterator[StepProfile]:

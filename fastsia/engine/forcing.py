@@ -1,4 +1,4 @@
-"""Teacher forcing: the probability of given tokens behind a trajectory's prefixes, from one computed trunk."""
+"""Teacher forcing: the probability of given tokens after prefixes of a trajectory, and the most probable ones."""
 
 from __future__ import annotations
 
@@ -43,6 +43,60 @@ class ForcedScore:
     logprobs: np.ndarray
     end: float
     is_greedy: bool
+
+
+@dataclass(frozen=True)
+class NextTokens:
+    """The tokens that may stand at P positions of a trajectory, under the distribution that rollouts are drawn from.
+
+    Attributes:
+        token_ids: int64 [P, k], the most probable first.
+        logprobs: float32 [P, k], nats; -inf where top-p cuts the token off.
+        own_logprobs: float32 [P], of the trajectory's own token there.
+    """
+
+    token_ids: np.ndarray
+    logprobs: np.ndarray
+    own_logprobs: np.ndarray
+
+
+def next_tokens(
+    runner: ModelRunner,
+    blocks: BlockManager,
+    prompt_ids: Sequence[int],
+    trajectory_ids: Sequence[int],
+    positions: Sequence[int],
+    most: int,
+    temperature: float,
+    top_p: float,
+    *,
+    rows_at_once: int,
+) -> tuple[NextTokens, int]:
+    """Return the `most` most probable tokens at each position, and the transformer rows that were computed.
+
+    Raises:
+        OutOfBlocksError: the pool cannot hold the trunk.
+    """
+    at = np.asarray(positions, dtype=np.int64)
+    trunk = np.array([*prompt_ids, *trajectory_ids][: len(prompt_ids) + int(at.max())], dtype=np.int64)
+    held = blocks.allocate(blocks.blocks_for(len(trunk)))
+    try:
+        hidden = _compute_trunk(runner, trunk, held, blocks.block_size, rows_at_once)
+    finally:
+        blocks.release(held)
+    rows = hidden[torch.from_numpy(len(prompt_ids) + at - 1).to(hidden.device)]
+    own = np.array([trajectory_ids[position] for position in at.tolist()], dtype=np.int64)
+    token_ids = np.empty((len(at), most), dtype=np.int64)
+    logprobs, own_logprobs = np.empty((len(at), most), dtype=np.float32), np.empty(len(at), dtype=np.float32)
+    each = max(_LOGIT_ROWS // (most + 1), 1)
+    for begin in range(0, len(at), each):
+        here = slice(begin, begin + each)
+        token_ids[here] = runner.logits(rows[here]).topk(most, dim=1).indices.cpu().numpy()
+        asked = np.concatenate([token_ids[here], own[here, None]], axis=1)
+        scored, _ = runner.score(rows[here].repeat_interleave(most + 1, dim=0), asked.ravel(), temperature, top_p)
+        table = scored.reshape(asked.shape)
+        logprobs[here], own_logprobs[here] = table[:, :most], table[:, most]
+    return NextTokens(token_ids, logprobs, own_logprobs), len(trunk)
 
 
 def force(

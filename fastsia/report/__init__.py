@@ -1,6 +1,13 @@
 """Presentation of results: figures, tables as text and the self-contained report."""
 
-from fastsia.report.data import AnswerView, CheckpointView, ReportData, TrajectoryView, distinct_answers
+from fastsia.report.data import (
+    AlternativeView,
+    AnswerView,
+    CheckpointView,
+    ReportData,
+    TrajectoryView,
+    distinct_answers,
+)
 from fastsia.report.drawing import Drawing
 from fastsia.report.figures import FIGURES, draw_figures, draw_one, draw_trajectory, figure
 from fastsia.report.headline import (
@@ -16,6 +23,7 @@ from fastsia.report.tables import ShownTable, recommended_name, show_readings, s
 
 __all__ = [
     "FIGURES",
+    "AlternativeView",
     "AnswerView",
     "CheckpointView",
     "Drawing",

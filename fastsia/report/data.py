@@ -53,6 +53,25 @@ class CheckpointView:
 
 
 @dataclass(frozen=True)
+class AlternativeView:
+    """A token that rollouts were drawn behind, at a position of a trajectory.
+
+    Attributes:
+        text: The token.
+        probability: Of the token there.
+        is_own: Whether the trajectory has it.
+        q_value: Of the test that the answers behind it are those behind the own token; None of the own token.
+        answers: The answers behind it (None: no answer) and how many rollouts gave them, most frequent first.
+    """
+
+    text: str
+    probability: float
+    is_own: bool
+    q_value: float | None
+    answers: Sequence[tuple[str | None, int]]
+
+
+@dataclass(frozen=True)
 class TrajectoryView:
     """One trajectory with its texts.
 
@@ -60,6 +79,7 @@ class TrajectoryView:
         tokens: Text of each token.
         token_entropies: Entropy of the model before each token, nats; None where not recorded.
         place: The tokens in which the answer was read, [begin, end); None: unknown.
+        alternatives: By position, the tokens that rollouts were drawn behind, the trajectory's own first.
     """
 
     problem_id: str
@@ -74,6 +94,7 @@ class TrajectoryView:
     finish_reason: str = ""
     checkpoints: Sequence[CheckpointView] = ()
     place: tuple[int, int] | None = None
+    alternatives: Mapping[int, Sequence[AlternativeView]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

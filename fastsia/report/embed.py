@@ -62,6 +62,11 @@ def pack(
         yield Piece((view.problem_id, view.trajectory), view.question, data, limit is not None, every)
 
 
+def record_text(view: TrajectoryView, forking: float | None = None) -> str:
+    """One trajectory whole, as the JSON that the page reads. forking: as in `pack`."""
+    return json.dumps(_record(view, True, None, forking), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
 def _squeeze(record: dict[str, Any]) -> str:
     text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return base64.b64encode(zlib.compress(text.encode("utf-8", "replace"), 6)).decode("ascii")
@@ -88,6 +93,16 @@ def _record(view: TrajectoryView, every: bool, limit: int | None, forking: float
         "asked": render(view.question) if limit is None else None,
         "entropies": entropies,
         "forks": forks,
+        "alternatives": [
+            [
+                int(position),
+                [
+                    [each.text, _round(each.probability), each.is_own, _maybe(each.q_value), [*each.answers]]
+                    for each in tokens
+                ],
+            ]
+            for position, tokens in sorted(view.alternatives.items())
+        ],
         "checkpoints": [
             {
                 "t": int(point.position),
@@ -110,6 +125,10 @@ def _answer(given: AnswerView, every: bool, limit: int | None) -> list[Any]:
 
 def _round(value: float) -> float | None:
     return round(float(value), 4) if math.isfinite(value) else None
+
+
+def _maybe(value: float | None) -> float | None:
+    return None if value is None else _round(value)
 
 
 def _shorten(text: str, limit: int | None) -> str | None:

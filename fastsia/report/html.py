@@ -6,7 +6,8 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -73,24 +74,53 @@ def write_report(path: Path | str, data: ReportData, drawings: Sequence[Drawing]
         data: The run.
         drawings: The result of `draw_figures`; None: they are drawn now.
     """
-    forking = (data.summary.get("forking_threshold") or {}).get("run")
+    forking = forking_of(data.summary)
     size = min(MAX_BYTES, BYTES_EACH * len(data.trajectories))
     pieces = list(pack(data.views, len(data.trajectories), size, forking))
-    drawings = draw(data) if drawings is None else drawings
-    context = {
+    questions = {piece.key: (place, piece.question) for place, piece in enumerate(pieces)}
+    context = _context(data, draw(data) if drawings is None else drawings, questions) | {
+        "pieces": [Markup(piece.data) for piece in pieces],
+        "shortened": sum(piece.shortened for piece in pieces),
+        "one_each": sum(not piece.every for piece in pieces),
+    }
+    return _write(path, "report.html", "report.html", context)
+
+
+def served_report(data: ReportData, drawings: Sequence[Drawing], questions: Questions) -> str:
+    """The report as a page that asks its server for each trajectory (trajectory/PLACE) and for texts (search?q=TEXT).
+
+    Args:
+        data: The run; its views are not read.
+        drawings: The result of `draw`.
+        questions: See `Questions`.
+    """
+    return "".join(_generate("report.html", _context(data, drawings, questions, served=True), connect="'self'"))
+
+
+Questions = Mapping[tuple[str, int], tuple[int, str]]
+"""By problem id and trajectory, the number by which a page asks for the trajectory, and its question."""
+
+
+def forking_of(summary: Mapping[str, Any]) -> float | None:
+    """The token entropy above which a token of the run is a forking token, nats."""
+    found: float | None = (summary.get("forking_threshold") or {}).get("run")
+    return found
+
+
+def _context(
+    data: ReportData, drawings: Sequence[Drawing], questions: Questions, served: bool = False
+) -> dict[str, Any]:
+    return {
         "title": data.title,
         "summary": data.summary,
         "numbers": _numbers(data),
         "figures": _inline(drawings),
         "tables": [*filter(None, [show_readings(data.summary)]), *show_tables(data.tables)],
-        "index": _index(data, pieces, forking),
-        "pieces": [Markup(piece.data) for piece in pieces],
-        "shortened": sum(piece.shortened for piece in pieces),
-        "one_each": sum(not piece.every for piece in pieces),
+        "index": _index(data, questions, served),
+        "readable": bool(questions),
         "settings": _settings(data.summary),
         "num_trajectories": len(data.trajectories),
     }
-    return _write(path, "report.html", "report.html", context)
 
 
 def write_comparison(
@@ -109,7 +139,7 @@ def write_comparison(
         drawings: The result of `draw_comparison`; None: they are drawn now.
         notes: Warnings, one sentence each.
     """
-    context = {
+    context = _side_by_side(runs) | {
         "title": " against ".join(runs) if len(runs) <= 3 else f"{len(runs)} runs",
         "figures": _inline(draw_comparison(runs) if drawings is None else drawings),
         "tables": [
@@ -121,21 +151,72 @@ def write_comparison(
     return _write(path, "comparison.html", "comparison.html", context)
 
 
+def _side_by_side(runs: Mapping[str, ReportData]) -> dict[str, Any]:
+    """The trajectories that several runs of one task have, for the page to show side by side."""
+    tasks = {data.summary.get("task") for data in runs.values()}
+    counts = Counter(key for data in runs.values() for key in _keys(data))
+    first = [key for key in dict.fromkeys(key for data in runs.values() for key in _keys(data)) if counts[key] > 1]
+    if len(tasks) > 1 or not first:
+        return {}
+    kept = set(first[: MAX_BYTES // (BYTES_EACH * len(runs))])
+    pieces: list[Piece] = []
+    found: dict[tuple[str, int], list[Any]] = {}
+    for number, data in enumerate(runs.values()):
+        outcomes = data.trajectories.set_index(["problem_id", "trajectory"])[["correct", "final_entropy"]]
+        mine = (view for view in data.views if (view.problem_id, view.trajectory) in kept)
+        for piece in pack(mine, len(kept), BYTES_EACH * len(kept)):
+            correct, entropy = outcomes.loc[piece.key]
+            row = found.setdefault(piece.key, [piece.question, *[None] * len(runs)])
+            row[number + 1] = [len(pieces), bool(correct), _plain(float(entropy))]
+            pieces.append(piece)
+    several = any(trajectory for _, trajectory in found)
+    rows = [
+        {
+            "name": f"{key[0]} · {key[1]}" if several else key[0],
+            "question": _beginning(found[key][0]),
+            "runs": found[key][1:],
+        }
+        for key in first
+        if key in found
+    ]
+    if not rows:
+        return {}
+    return {
+        "labels": list(runs),
+        "pairs": _script_text({"labels": list(runs), "rows": rows}),
+        "pieces": [Markup(piece.data) for piece in pieces],
+        "left_out": len(first) - len(kept),
+    }
+
+
+def _keys(data: ReportData) -> Iterator[tuple[str, int]]:
+    """Problem id and trajectory of each trajectory."""
+    for problem_id, trajectory in zip(data.trajectories["problem_id"], data.trajectories["trajectory"], strict=True):
+        yield str(problem_id), int(trajectory)
+
+
 def _write(path: Path | str, name: str, template: str, context: Mapping[str, Any]) -> Path:
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
         path = path / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    style, script, figures = (_asset(name) for name in ("report.css", "report.js", "figures.js"))
-    policy = (
-        f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}' '{_digest(figures)}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    page = _environment().get_template(template)
-    parts = {"style": Markup(style), "script": Markup(script), "figures_script": Markup(figures)}
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", errors="replace") as file:
-        file.writelines(page.generate(**context, **parts, policy=policy))
+        file.writelines(_generate(template, context))
     return path
+
+
+def _generate(template: str, context: Mapping[str, Any], connect: str = "") -> Iterator[str]:
+    """A page, part by part. connect: where its scripts may connect to."""
+    style = _asset("report.css")
+    own = ["report"] if template == "report.html" else ["pair"] if context.get("pairs") else []
+    scripts = [_asset(f"{name}.js") for name in ("shared", "figures", *own)]
+    allowed = " ".join(f"'{_digest(script)}'" for script in scripts)
+    policy = (
+        f"default-src 'none'; style-src '{_digest(style)}'; script-src {allowed}; "
+        f"{f'connect-src {connect}; ' if connect else ''}base-uri 'none'; form-action 'none'"
+    )
+    parts = {"style": Markup(style), "scripts": list(map(Markup, scripts))}
+    return _environment().get_template(template).generate(**context, **parts, policy=policy)
 
 
 def _asset(name: str) -> str:
@@ -218,27 +299,27 @@ def _alignment(data: ReportData, key: str) -> dict[str, Any]:
     }
 
 
-def _index(data: ReportData, pieces: Sequence[Piece], forking: float | None) -> Markup:
-    """The table of trajectories as JSON, escaped for a script element. forking: nats."""
-    places = {piece.key: place for place, piece in enumerate(pieces)}
+def _index(data: ReportData, questions: Questions, served: bool) -> Markup:
+    """The table of trajectories as JSON, escaped for a script element."""
     frame = data.trajectories
     shown = [column for column in _COLUMNS if column[1] != "token_entropy" or "token_entropy" in frame]
     several = bool(len(frame)) and bool((frame["trajectory"] != 0).any())
     rows = []
     for record in frame.to_dict("records"):
         key = (str(record["problem_id"]), int(record["trajectory"]))
-        place = places.get(key, -1)
+        place, question = questions.get(key, (-1, ""))
         row: list[Any] = [place]
         for _, column, _ in shown:
             if column is None:
-                row.append(_beginning(pieces[place].question) if place >= 0 else "")
+                row.append(_beginning(question))
             elif column == "problem_id":
                 row.append(f"{key[0]} · {key[1]}" if several else key[0])
             else:
                 row.append(_plain(record.get(column)))
         row.append(bool(record.get("misaligned", False)))
         rows.append(row)
-    index = {"columns": [[name, hint] for name, _, hint in shown], "rows": rows, "forking": _plain(forking)}
+    columns, forking = [[name, hint] for name, _, hint in shown], _plain(forking_of(data.summary))
+    index = {"columns": columns, "rows": rows, "forking": forking, "served": served}
     return _script_text(index)
 
 

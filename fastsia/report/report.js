@@ -8,14 +8,7 @@
   const state = { rows: index.rows, limit: PAGE, column: -1, descending: false, open: -1 };
   const LEVELS = [0.05, 0.3, 0.8, 1.5, 2.5]; // nats of token entropy at which the colour deepens
 
-  const element = (name, className, text) => {
-    const made = document.createElement(name);
-    if (className) made.className = className;
-    if (text !== undefined) made.textContent = text;
-    return made;
-  };
-  const show = (value, digits) =>
-    value === null || value === undefined ? "–" : value.toFixed(digits).replace("-", "−");
+  const { element, show, unpack: inflate, drawBar, chart } = fastsia;
 
   // ---- table ----
   const cell = (value, column) => {
@@ -67,16 +60,32 @@
     update();
   };
 
+  // The trajectories in whose texts a server has found what is searched.
+  const found = { text: "", places: new Set(), timer: 0 };
+  const ask = (text) => {
+    if (text === found.text) return;
+    Object.assign(found, { text, places: new Set() });
+    clearTimeout(found.timer);
+    found.timer = setTimeout(async () => {
+      const places = await (await fetch(`search?q=${encodeURIComponent(text)}`)).json();
+      if (text !== found.text) return; // another text is searched by now
+      found.places = new Set(places);
+      update();
+    }, 250);
+  };
+  const isIn = (place, wanted) => (index.served ? found.places.has(place) : (texts.get(place) || "").includes(wanted));
+
   const update = () => {
     const wanted = $("search").value.trim().toLowerCase();
     const deep = $("deep").checked && wanted;
-    if (deep) unpacking = unpacking || unpack();
+    if (deep && index.served) ask(wanted);
+    else if (deep) unpacking = unpacking || unpack();
     const outcome = $("outcome").value;
     state.rows = index.rows.filter((row) => {
       if (outcome === "correct" && row[3] !== true) return false;
       if (outcome === "incorrect" && row[3] !== false) return false;
       if (outcome === "misaligned" && !row[LAST]) return false;
-      if (deep && (texts.get(row[0]) || "").includes(wanted)) return true;
+      if (deep && isIn(row[0], wanted)) return true;
       return !wanted || `${row[1]}\n${row[2]}`.toLowerCase().includes(wanted);
     });
     if (state.column >= 0) {
@@ -94,11 +103,11 @@
       const line = element("tr", row[0] >= 0 ? "open" : "");
       for (let column = 0; column < index.columns.length; column++) line.append(cell(row[column + 1], column));
       if (row[0] >= 0) {
-        line.tabIndex = 0;
+        const name = element("button", "name", row[1]);
+        name.type = "button";
+        name.setAttribute("aria-label", `read ${row[1]}`);
+        line.cells[0].replaceChildren(name);
         line.addEventListener("click", () => open(place));
-        line.addEventListener("keydown", (event) => {
-          if (event.key === "Enter") open(place);
-        });
       }
       body.append(line);
     });
@@ -107,12 +116,24 @@
     $("shown").textContent = `${state.rows.length} of ${index.rows.length}`;
   };
 
+  // Arrow keys go from one trajectory of the table to the next.
+  $("list").tBodies[0].addEventListener("keydown", (event) => {
+    const names = [...$("list").tBodies[0].querySelectorAll("button.name")];
+    const at = names.indexOf(event.target);
+    const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: names.length - 1 }[event.key];
+    if (at < 0 || to === undefined || !names[to]) return;
+    names[to].focus();
+    event.preventDefault();
+  });
+
   // ---- viewer ----
   const read = async (piece) => {
-    const packed = atob($(`piece-${piece}`).textContent);
-    const bytes = Uint8Array.from(packed, (character) => character.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-    return JSON.parse(await new Response(stream).text());
+    if (index.served) {
+      const answer = await fetch(`trajectory/${piece}`);
+      if (!answer.ok) throw new Error(await answer.text());
+      return answer.json();
+    }
+    return inflate($(`piece-${piece}`).textContent);
   };
 
   let view = null;
@@ -124,7 +145,9 @@
     try {
       view = await read(row[0]);
     } catch (error) {
-      $("verdict").textContent = "This browser cannot open the packed trajectory (it needs DecompressionStream).";
+      $("verdict").textContent = index.served
+        ? `The trajectory cannot be read: ${error.message}`
+        : "This browser cannot open the packed trajectory (it needs DecompressionStream).";
       if (!$("viewer").open) $("viewer").showModal();
       return;
     }
@@ -203,6 +226,7 @@
     legend.replaceChildren();
     if (view.checkpoints.some(isDecisive)) legend.append(element("span", "decisive", "step that changed the answers"), " ");
     if (view.place) legend.append(element("span", "read", "answer read here"), " ");
+    if (view.alternatives.length) legend.append(element("span", "", "◇ other tokens tried"), " ");
     if (!view.entropies) return;
     legend.append("token entropy, nats: ");
     LEVELS.forEach((edge, i) => legend.append(element("span", `e${i + 1}`, `≥ ${edge}`), " "));
@@ -216,6 +240,7 @@
     const body = document.createDocumentFragment();
     const marks = new Map(view.checkpoints.map((point, k) => [point.t, k]));
     const forks = new Set(view.forks);
+    const forced = new Map(view.alternatives);
     let step; // the checkpoint at which the step of the present token began
     for (let t = 0; t <= view.tokens.length; t++) {
       if (marks.has(t)) {
@@ -231,6 +256,15 @@
         body.append(mark);
       }
       if (t === view.tokens.length) break;
+      if (forced.has(t)) {
+        const mark = element("button", "mark forced", "◇");
+        mark.type = "button";
+        mark.dataset.position = t;
+        mark.setAttribute("aria-label", `alternatives to token ${t + 1}`);
+        mark.title = `rollouts behind ${forced.get(t).length} tokens that may stand here`;
+        mark.addEventListener("click", () => chooseToken(t));
+        body.append(mark);
+      }
       const entropy = view.entropies ? view.entropies[t] : 0;
       const fork = forks.has(t);
       const token = element("span", `token e${level(entropy)}${fork ? " fork" : ""}${isDecisive(step) ? " decisive" : ""}`, view.tokens[t]);
@@ -241,56 +275,20 @@
     $("text").replaceChildren(body);
   };
 
-  const svg = (name, attributes, text) => {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    if (text !== undefined) made.textContent = text;
-    return made;
-  };
+  const drawChart = (chosen) =>
+    $("chart").replaceChildren(chart(view, chosen, Math.max(320, Math.min(900, $("chart").clientWidth || 600)), choose));
 
-  const drawChart = (chosen) => {
-    const points = view.checkpoints;
-    const width = Math.max(320, Math.min(900, $("chart").clientWidth || 600));
-    const [height, left, right, top, bottom] = [190, 34, 10, 10, 30];
-    const end = Math.max(1, points[points.length - 1].t);
-    const most = Math.max(0.7, ...points.map((point) => Math.max(point.h ?? 0, point.s ?? 0)));
-    const x = (t) => left + ((width - left - right) * t) / end;
-    const y = (value) => height - bottom - ((height - top - bottom) * value) / most;
-    const root = svg("svg", {
-      viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "answer entropy and gold surprisal by token",
-    });
-    const step = [0.2, 0.5, 1, 2, 5].find((each) => most / each <= 4) || 10;
-    for (let value = 0; value <= most; value += step) {
-      root.append(svg("line", { class: "axis", x1: left, x2: width - right, y1: y(value), y2: y(value) }));
-      root.append(svg("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, String(Math.round(10 * value) / 10)));
+  // One mark of the text is in the order of the tab key: the chosen one. A focus on a mark follows it.
+  const markHere = (kind, value) => {
+    const marks = [...$("text").querySelectorAll(".mark")];
+    const focused = marks.includes(document.activeElement);
+    for (const mark of marks) {
+      const here = mark.dataset[kind] === String(value);
+      mark.classList.toggle("here", here);
+      mark.setAttribute("aria-pressed", String(here));
+      mark.tabIndex = here ? 0 : -1;
+      if (here && focused) mark.focus();
     }
-    root.append(svg("text", { x: 2, y: height - 4 }, "nats"));
-    root.append(svg("text", { x: left, y: height - 4 - 10, "text-anchor": "middle" }, "0"));
-    root.append(svg("text", { x: x(end), y: height - 14, "text-anchor": "end" }, String(end)));
-    root.append(svg("text", { x: (left + width) / 2, y: height - 4, "text-anchor": "middle" }, "tokens"));
-    root.append(svg("line", { class: "now", x1: x(points[chosen].t), x2: x(points[chosen].t), y1: top, y2: height - bottom }));
-    const banded = points.filter((point) => point.band && point.band[0] !== null);
-    const edge = [...banded.map((p) => [p.t, p.band[1]]), ...banded.map((p) => [p.t, p.band[0]]).reverse()];
-    if (banded.length > 1) {
-      root.append(svg("polygon", { class: "band", points: edge.map(([t, value]) => `${x(t)},${y(Math.min(value, most))}`).join(" ") }));
-    }
-    for (const [key, line] of [["s", "s"], ["h", "h"]]) {
-      const known = points.filter((point) => point[key] !== null);
-      root.append(svg("polyline", { class: line, points: known.map((p) => `${x(p.t)},${y(p[key])}`).join(" ") }));
-      points.forEach((point, k) => {
-        if (point[key] === null) return;
-        root.append(svg("circle", { class: `${line}d`, cx: x(point.t), cy: y(point[key]), r: k === chosen ? 5 : 2.8 }));
-      });
-    }
-    points.forEach((point, k) => {
-      const before = k ? (x(points[k - 1].t) + x(point.t)) / 2 : left - 12;
-      const after = k + 1 < points.length ? (x(point.t) + x(points[k + 1].t)) / 2 : width;
-      const hit = svg("rect", { class: "hit", x: before, y: 0, width: Math.max(1, after - before), height });
-      hit.append(svg("title", {}, `token ${point.t}: H = ${show(point.h, 2)}, s = ${show(point.s, 2)}`));
-      hit.addEventListener("click", () => choose(k));
-      root.append(hit);
-    });
-    $("chart").replaceChildren(root);
   };
 
   const choose = (k) => {
@@ -298,7 +296,7 @@
     view.chosen = k;
     const point = view.checkpoints[k];
     const text = $("text");
-    for (const mark of text.querySelectorAll(".mark")) mark.classList.toggle("here", Number(mark.dataset.checkpoint) === k);
+    markHere("checkpoint", k);
     text.querySelectorAll(".token").forEach((token, t) => token.classList.toggle("after", t >= point.t));
     const here = text.querySelector(".mark.here");
     $("earlier").disabled = k === 0;
@@ -311,28 +309,45 @@
       : `After ${point.t} tokens: H = ${show(point.h, 2)}, s = ${show(point.s, 2)} nats`;
     if (point.step) $("at").textContent += `; ${tellStep(point.step)}`;
     const bars = point.answers.map(([answer, count], i) => {
-      const kind = answer === null ? " null" : answer === view.gold ? " gold" : "";
-      const bar = element("button", `answer${kind}`);
+      const bar = drawBar("button", answer, count, total, view.gold);
       bar.type = "button";
-      const name = element("span", answer === null ? "name none" : "name", answer === null ? "no answer" : answer);
-      if (answer === view.gold) name.append(" ✓");
-      name.title = answer === null ? "no answer could be read" : answer;
-      const track = element("span", "track");
-      const fill = element("div", "fill");
-      fill.style.width = `${(100 * count) / total}%`;
-      track.append(fill);
-      bar.append(name, track, element("span", "count", String(count)));
       bar.addEventListener("click", () => chooseAnswer(i));
       return bar;
     });
+    const focused = $("bars").contains(document.activeElement);
     $("bars").replaceChildren(...bars);
+    if (focused && bars.length) bars[0].focus();
     chooseAnswer(0);
+  };
+
+  // The answers behind each token that rollouts were drawn behind, at one position.
+  const chooseToken = (t) => {
+    const tokens = view.alternatives.find(([position]) => position === t)[1];
+    markHere("position", t);
+    $("text").querySelectorAll(".token").forEach((token, place) => token.classList.toggle("after", place > t));
+    $("at").textContent = `Token ${t + 1}: the answers behind each token that may stand here`;
+    const groups = tokens.map(([text, probability, own, q, answers]) => {
+      const group = element("div", "behind");
+      const total = answers.reduce((sum, answer) => sum + answer[1], 0);
+      const head = element("p", "token-head");
+      head.append(element("code", "", JSON.stringify(text)), ` p = ${show(probability, 2)}, ${total} rollouts`);
+      head.append(own ? ", the trajectory's own" : q === null ? "" : `, other answers than its own: q ${q < 0.001 ? "< 0.001" : `= ${show(q, 3)}`}`);
+      group.append(head, ...answers.slice(0, 6).map(([answer, count]) => drawBar("div", answer, count, total, view.gold)));
+      return group;
+    });
+    $("bars").replaceChildren(...groups);
+    $("sample-title").textContent = "";
+    $("other").hidden = true;
+    $("sample").replaceChildren();
   };
 
   const chooseAnswer = (i, sample = 0) => {
     const point = view.checkpoints[view.chosen];
     const answer = point.answers[i];
-    [...$("bars").children].forEach((bar, place) => bar.classList.toggle("chosen", place === i));
+    [...$("bars").children].forEach((bar, place) => {
+      bar.classList.toggle("chosen", place === i);
+      bar.setAttribute("aria-pressed", String(place === i));
+    });
     $("other").hidden = true;
     $("sample-title").textContent = "";
     if (!answer) return $("sample").replaceChildren();
@@ -367,6 +382,13 @@
     if (seen) seen.scrollIntoView({ block: "nearest" });
   };
 
+  // The next position whose alternatives were drawn, after the one that is shown; then the first again.
+  const stepAlternative = () => {
+    const marks = [...$("text").querySelectorAll(".mark.forced")];
+    const at = marks.findIndex((mark) => mark.classList.contains("here"));
+    if (marks.length) marks[(at + 1) % marks.length].click();
+  };
+
   const close = () => $("viewer").close();
 
   $("search").addEventListener("input", update);
@@ -383,9 +405,20 @@
   $("previous").addEventListener("click", () => open(state.open - 1));
   $("next").addEventListener("click", () => open(state.open + 1));
   $("viewer").addEventListener("close", () => history.replaceState(null, "", "#trajectories"));
-  $("viewer").addEventListener("keydown", (event) => {
+  // On the document: when what has the focus is drawn anew, keys are no longer the dialog's.
+  document.addEventListener("keydown", (event) => {
+    if (!$("viewer").open || !view) return;
+    if (event.ctrlKey || event.altKey || event.metaKey) return;
+    const bars = [...$("bars").querySelectorAll("button")];
+    const bar = bars.indexOf(document.activeElement);
     if (event.key === "ArrowRight") choose(view.chosen + 1);
     else if (event.key === "ArrowLeft") choose(view.chosen - 1);
+    else if (event.key === "n") open(state.open + 1);
+    else if (event.key === "p") open(state.open - 1);
+    else if (event.key === "r" && !$("other").hidden) $("other").click();
+    else if (event.key === "a") stepAlternative();
+    else if (bar >= 0 && event.key === "ArrowDown") (bars[bar + 1] || bars[bar]).focus();
+    else if (bar >= 0 && event.key === "ArrowUp") (bars[bar - 1] || bars[bar]).focus();
     else return;
     event.preventDefault();
   });

@@ -9,20 +9,36 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from fastsia.report.data import AnswerView, CheckpointView, TrajectoryView, answer_rows, bands_of, steps_of
+from fastsia.report.data import (
+    AlternativeView,
+    AnswerView,
+    CheckpointView,
+    TrajectoryView,
+    answer_rows,
+    bands_of,
+    steps_of,
+)
 from fastsia.report.spans import AnswerPlaces, units
 
 if TYPE_CHECKING:
     from fastsia.results.reader import Store
 
 
-def trajectory_views(store: Store, checkpoints: pd.DataFrame) -> Iterator[TrajectoryView]:
+Alternatives = Mapping[tuple[str, int], Mapping[int, Sequence[AlternativeView]]]
+"""By problem id and trajectory, `TrajectoryView.alternatives`."""
+
+
+def trajectory_views(
+    store: Store, checkpoints: pd.DataFrame, alternatives: Alternatives | None = None
+) -> Iterator[TrajectoryView]:
     """Every trajectory with scored rollouts, with the texts of its rollouts and where their answers were read.
 
     Args:
         store: a snapshot of the run.
         checkpoints: as `SIAResult.checkpoints`.
+        alternatives: of the trajectories that have them.
     """
+    behind = alternatives or {}
     vocabulary = store.vocabulary()
     problems: dict[Any, Any] = {row["problem_id"]: row for row in store.problems().to_dict("records")}
     trajectories: dict[Any, Any] = {
@@ -49,6 +65,7 @@ def trajectory_views(store: Store, checkpoints: pd.DataFrame) -> Iterator[Trajec
                 tokens=tokens,
                 token_entropies=row["token_entropies"].tolist(),
                 place=own,
+                alternatives=behind.get((str(row["problem_id"]), int(row["trajectory"])), {}),
                 checkpoints=[
                     CheckpointView(
                         position=position,

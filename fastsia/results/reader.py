@@ -64,6 +64,20 @@ class Store:
             finally:
                 now._connection = None
 
+    @contextmanager
+    def of_problem(self, problem_id: str) -> Iterator[Store]:
+        """A snapshot in which the run has only this problem, for a read that does not pass the others."""
+        now = copy.copy(self)
+        with self._reading() as connection:
+            found = connection.execute("SELECT position FROM problems WHERE problem_id = ?", (problem_id,)).fetchone()
+            if found is None:
+                raise FastsiaError(f"{self.path} has no problem {problem_id!r}.")
+            now._connection, now._positions, now._grouped = connection, [found[0]], self._groups_in(connection)
+            try:
+                yield now
+            finally:
+                now._connection = None
+
     def identity(self) -> dict[str, Any]:
         """Model, task and config of the run, as it was started. Settings have their current names."""
         with self._reading() as connection:
@@ -123,7 +137,7 @@ class Store:
     def problems(self) -> pd.DataFrame:
         """One row a finished problem, in the dataset's order."""
         with self._reading() as connection:
-            frame = self._shown(read_frame(connection, "problems", _PROBLEM))
+            frame = self._shown(read_frame(connection, "problems", _PROBLEM, self._span()))
             frame["choices"] = _objects([None if text is None else json.loads(text) for text in frame["choices"]])
             frame["starts_in_think"] = frame["starts_in_think"].astype(bool)
         return frame
@@ -172,6 +186,17 @@ class Store:
                 frame["token_ids"] = _objects(np.split(ids, ends)[:-1])
                 _name_by_class(frame, _trajectory_ids(frame), equivalents)
                 yield frame[list(_ROLLOUT)]
+
+    def same_answers(self) -> dict[tuple[str, int], dict[str, str]]:
+        """By (problem id, trajectory), the spelling that stands for each of its answers that equals another one."""
+        with self._reading() as connection:
+            groups, found = self._groups_in(connection), {}
+            for row, problem_id, trajectory in connection.execute(
+                "SELECT id, problem_id, trajectory FROM trajectories"
+            ):
+                if names := schema.names_of(groups, row):
+                    found[problem_id, trajectory] = dict(names)
+        return found
 
     def generated_tokens(self) -> int:
         """Tokens of all stored rollouts."""
@@ -235,16 +260,24 @@ class Store:
         table: str,
         columns: Sequence[str],
         joined: Sequence[str] = ("gold",),
-        between: tuple[int, int] = (0, 1 << 62),
+        between: tuple[int, int] | None = None,
     ) -> pd.DataFrame:
         """Rows of trajectories or rollouts, their problem's position, and the joined columns of their problem."""
-        problems = read_frame(connection, "problems", ("position", *joined))
+        first, last = self._span()
+        problems = read_frame(connection, "problems", ("position", *joined), (first, last))
+        between = between or (first * PER_PROBLEM, last * PER_PROBLEM)
         frame = read_frame(connection, table, columns, between)
         frame["position"] = frame["id"] // PER_PROBLEM
         at = np.searchsorted(problems["position"], frame["position"])
         for name in joined:
             frame[name] = _objects(problems[name].to_numpy(object)[at])
         return self._shown(frame)
+
+    def _span(self) -> tuple[int, int]:
+        """The positions of the problems are from the first of these up to, but not, the second."""
+        if not self._positions:
+            return 0, 1 << 38
+        return self._positions[0], self._positions[-1] + 1
 
     def _shown(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The rows of the problems of a snapshot, or all."""

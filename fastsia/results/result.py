@@ -21,6 +21,7 @@ from fastsia.config import AnswerReading, Equivalence, SIAConfig, as_config
 from fastsia.errors import FastsiaError, counted, did_you_mean, one_line
 from fastsia.files import flatten, refuse_links, write_json, write_parquet
 from fastsia.models.registry import model_label
+from fastsia.results.alternatives import AlternativeStore, alternative_views, read_alternatives
 from fastsia.results.manifest import (
     MANIFEST,
     Manifest,
@@ -50,6 +51,7 @@ from fastsia.sia.table import require_single, storable
 from fastsia.tasks.records import read_records
 
 if TYPE_CHECKING:
+    import xarray
     from matplotlib.figure import Figure
 
     from fastsia.report import ReportData, TrajectoryView
@@ -139,7 +141,7 @@ class SIAResult:
         """
         from fastsia.results.trajectory import TrajectoryResult
 
-        self._check_problem(problem_id)
+        self.check_problem(problem_id)
         return TrajectoryResult.of(self, problem_id, trajectory)
 
     @cached_property
@@ -210,7 +212,7 @@ class SIAResult:
         """
         from fastsia.results.steps import read_steps
 
-        self._check_problem(problem_id)
+        self.check_problem(problem_id)
         checkpoints = self.checkpoints
         if problem_id is not None:
             checkpoints = checkpoints[checkpoints["problem_id"] == problem_id]
@@ -232,11 +234,11 @@ class SIAResult:
 
         if self._store is None:
             raise FastsiaError(f"Forking tokens need a run's tokens, which only {DATABASE} has.")
-        self._check_problem(problem_id)
+        self.check_problem(problem_id)
         with self._store.snapshot() as store:
             return read_forks(store, problem_id)
 
-    def _check_problem(self, problem_id: str | None) -> None:
+    def check_problem(self, problem_id: str | None) -> None:
         known = self.trajectories["problem_id"].unique().tolist()
         if problem_id is not None and problem_id not in known:
             raise FastsiaError(f"the run has no problem {problem_id!r}{did_you_mean(problem_id, known, otherwise='.')}")
@@ -265,6 +267,21 @@ class SIAResult:
         self._write_tables(data)
         write_json(path / "summary.json", self.summary)
         return write_card(path, self.summary, self.report_data().title)
+
+    def to_datatree(self) -> xarray.DataTree:
+        """The numbers as an xarray DataTree, for labelled selection, netCDF and Zarr; needs the package xarray.
+
+        Groups: `checkpoints`, every number of `checkpoints` by trajectory and by the number of the checkpoint, with
+        `position` in tokens, whatever the spacing (NaN behind a trajectory's last checkpoint); `trajectories`, every
+        number of `trajectories`; `curves`, value, low, high, se and count by curve, group, axis and position. There are
+        no dimensions chain and draw: rollouts are counts of answers, not draws of a posterior.
+
+        Raises:
+            FastsiaError: xarray is not installed.
+        """
+        from fastsia.results.datatree import to_datatree
+
+        return to_datatree(self)
 
     def report_data(self) -> ReportData:
         """What reports and figures are drawn from. Its views, the texts to read, can be iterated once."""
@@ -302,7 +319,7 @@ class SIAResult:
         """
         if self._store is None:
             raise FastsiaError(f"texts of rollouts need a run's tokens, which only {DATABASE} has.")
-        self._check_problem(problem_id)
+        self.check_problem(problem_id)
         with self._store.snapshot() as store:
             vocabulary, parts = store.vocabulary(), []
             for chunk in store.rollouts():
@@ -321,7 +338,7 @@ class SIAResult:
 
         if self._store is not None:
             with self._store.snapshot() as store:
-                yield from trajectory_views(store, self.checkpoints)
+                yield from trajectory_views(store, self.checkpoints, alternative_views(store))
 
 
 def write_tables(directory: Path, tables: Mapping[str, pd.DataFrame], own: Sequence[str]) -> list[Path]:
@@ -578,7 +595,7 @@ def read_forced(directory: Path) -> pd.DataFrame | None:
 
 
 def _add_companions(result: SIAResult, store: Store) -> None:
-    """Add the tables that compare a run with its shuffled prefixes and with forced answers, if its folder has them."""
+    """Add the tables of what else is in a run's folder: shuffled prefixes, forced answers, alternatives."""
     config = stored_config(store)
     settings = {"num_resamples": config.num_bootstrap, "seed": config.seed}
     shuffled = _shuffled(result, store)
@@ -589,6 +606,10 @@ def _add_companions(result: SIAResult, store: Store) -> None:
     if forced is not None:
         for name, make in (("forced_answers", forced_table), ("forced_stop", forced_stop_table)):
             result.tables[name] = plain(make(forced, result.checkpoints, result.trajectories, **settings))
+    if AlternativeStore(store.path.parent).exists:
+        drawn = read_alternatives(store)
+        if len(drawn):
+            result.tables["alternatives"] = plain(drawn)
 
 
 def _shuffled(result: SIAResult, store: Store) -> SIAResult | None:

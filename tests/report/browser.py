@@ -73,8 +73,10 @@ class Page:
             self.complaints.append(json.dumps(parameters["args"]))
         return event
 
-    def open(self, path: Path, fragment: str = "") -> None:
-        self.call("Page.navigate", url=path.resolve().as_uri() + fragment)
+    def open(self, page: Path | str, fragment: str = "") -> None:
+        """A file, or an address."""
+        address = page if isinstance(page, str) else page.resolve().as_uri()
+        self.call("Page.navigate", url=address + fragment)
         self.wait("document.readyState === 'complete'")
 
     def evaluate(self, expression: str) -> Any:
@@ -88,6 +90,24 @@ class Page:
         while not self.evaluate(expression):
             assert time.monotonic() < end, f"never true: {expression}"
             time.sleep(0.05)
+
+    def press(self, *keys: str) -> None:
+        """Keys by their names, one after the other: "Tab", "Enter", "ArrowDown", "n", ..."""
+        for key in keys:
+            more = {"text": key} if len(key) == 1 else {"text": "\r"} if key == "Enter" else {}
+            code = {
+                "Tab": 9,
+                "Enter": 13,
+                "Escape": 27,
+                "ArrowLeft": 37,
+                "ArrowUp": 38,
+                "ArrowRight": 39,
+                "ArrowDown": 40,
+            }
+            number = code.get(key, ord(key.upper()[0]))
+            for kind in ("keyDown", "keyUp"):
+                given = more if kind == "keyDown" else {}
+                self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=number, **given)
 
     def resize(self, width: int, height: int) -> None:
         self.call(

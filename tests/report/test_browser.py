@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fastsia.report import AnswerView, CheckpointView, TrajectoryView, write_comparison, write_report
+from fastsia.report import AlternativeView, AnswerView, CheckpointView, TrajectoryView, write_comparison, write_report
 from fastsia.sia import tabulate
 from tests.report.browser import Page, chromium, page
 from tests.report.synthetic import report_data, rollouts
@@ -143,6 +143,84 @@ def test_viewer_opens_where_most_changes_and_shows_every_rollout(tab: Page, tmp_
         assert tab.evaluate("document.querySelectorAll('#prose mfrac, #question msup').length") == 2
 
 
+def test_the_keyboard_reads_all(tab: Page, report: Path) -> None:
+    """From the search field to the rollouts of an answer without a mouse; what has the focus is seen."""
+    tab.resize(1280, 800)
+    tab.open(report)
+    tab.evaluate("document.getElementById('outcome').focus()")
+    heads = tab.evaluate("document.querySelectorAll('#list thead button').length")
+    tab.press("Tab", *["Tab"] * heads)
+    focus = "document.activeElement"
+    assert tab.evaluate(f"{focus}.className") == "name"
+    first = tab.evaluate(f"{focus}.textContent")
+    tab.press("ArrowDown")
+    second = tab.evaluate(f"{focus}.textContent")
+    assert second != first
+    assert tab.evaluate(f"getComputedStyle({focus}).outlineStyle") == "solid"
+    tab.press("Enter")
+    title = "document.getElementById('viewer-title').textContent"
+    tab.wait(f"document.getElementById('viewer').open && {title} === {second!r}")
+    at = tab.evaluate("document.getElementById('at').textContent")
+    tab.press("ArrowLeft")
+    assert tab.evaluate("document.getElementById('at').textContent") != at
+    tab.press("ArrowLeft", *["ArrowLeft"] * 20)
+    assert "After 0 tokens" in tab.evaluate("document.getElementById('at').textContent")
+    in_order = "[...document.querySelectorAll('#text .mark')].filter(mark => mark.tabIndex === 0)"
+    assert tab.evaluate(f"{in_order}.map(mark => mark.getAttribute('aria-pressed')).join()") == "true"
+    tab.evaluate("document.querySelector('#text .mark.here').focus()")
+    tab.press("ArrowRight")
+    assert tab.evaluate(f"{focus}.matches('.mark.here')")  # the focus follows
+    tab.press("ArrowLeft")
+    tab.evaluate("document.querySelector('#bars button').focus()")
+    tab.press("ArrowDown", "Enter")
+    assert tab.evaluate(f"{focus}.getAttribute('aria-pressed')") == "true"
+    assert tab.evaluate("[...document.querySelectorAll('#bars button')].indexOf(document.activeElement)") == 1
+    tab.press("n")
+    tab.wait(f"{title} !== {second!r}")
+    assert tab.evaluate(f"{focus}.matches('#bars button')")  # the focus is not lost
+    tab.press("p")
+    tab.wait(f"{title} === {second!r}")
+    tab.press("Escape")
+    tab.wait("!document.getElementById('viewer').open")
+    unnamed = (
+        "[...document.querySelectorAll('button, [tabindex=\"0\"], [role], input, select')].filter(each => !("
+        "each.getAttribute('aria-label') || each.textContent.trim() || (each.labels && each.labels.length)"
+        ") && !each.hidden).map(each => each.outerHTML)"
+    )
+    assert tab.evaluate(unnamed) == []
+
+
+def test_tokens_whose_alternatives_were_drawn(tab: Page, tmp_path: Path) -> None:
+    """A mark before the token; it and the key `a` show the answers behind each token."""
+    behind = [
+        AlternativeView(" is", 0.6, True, None, [("4", 3), (None, 1)]),
+        AlternativeView(" be", 0.25, False, 0.0001, [("5", 4)]),
+    ]
+    view = TrajectoryView(
+        **{"problem_id": "p0", "trajectory": 0, "question": "2 + 2?", "gold": "4", "answer": "4", "correct": True},
+        tokens=["It", " is", " 4"],
+        checkpoints=[CheckpointView(t, 0.5, 1.0, [AnswerView("4", 2, " 4")]) for t in (0, 3)],
+        alternatives={1: behind},
+    )
+    data = report_data(rollouts(2, 4))
+    frame = data.trajectories.assign(problem_id=["p0", "p1"])
+    tab.open(write_report(tmp_path, replace(data, trajectories=frame, views=[view])), "#t0")
+    tab.wait("document.getElementById('viewer').open")
+    heads = "[...document.querySelectorAll('#bars .token-head')].map(each => each.textContent)"
+    assert tab.evaluate(heads) == []
+    tab.press("a")
+    assert tab.evaluate(heads) == [
+        '" is" p = 0.60, 4 rollouts, the trajectory\'s own',
+        '" be" p = 0.25, 4 rollouts, other answers than its own: q < 0.001',
+    ]
+    assert tab.evaluate("document.querySelectorAll('#bars .answer.gold').length") == 1
+    assert tab.evaluate("document.querySelector('#text .mark.here').textContent") == "◇"
+    tab.press("ArrowLeft")
+    assert tab.evaluate(heads) == []
+    tab.evaluate("document.querySelector('#text .mark.forced').click()")
+    assert len(tab.evaluate(heads)) == 2
+
+
 def test_a_figure_is_enlarged_and_gives_its_data(tab: Page, report: Path) -> None:
     tab.open(report)
     tab.evaluate("document.querySelector('[data-enlarge]').click()")
@@ -197,6 +275,41 @@ def test_a_comparison_opens_without_a_complaint(tab: Page, tmp_path: Path, width
     assert tab.evaluate(first)[:5] == ["model", "task", "problems", "accuracy", "ρ, the paper's"]
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert tab.evaluate("window.hacked === undefined && document.images.length === 0")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_two_runs_of_one_problem_side_by_side(tab: Page, tmp_path: Path, width: int) -> None:
+    runs = {"one": report_data(rollouts(12, 6)), HOSTILE: report_data(rollouts(12, 9, seed=1), hostile=HOSTILE)}
+    tables = {"runs": tabulate({label: data.summary for label, data in runs.items()})}
+    tab.resize(width, 800)
+    tab.open(write_comparison(tmp_path, runs, tables))
+    assert tab.evaluate("document.querySelectorAll('#pairs tbody tr').length") == 12
+    tab.evaluate("document.querySelectorAll('#pairs button.name')[2].focus()")
+    tab.press("Enter")
+    tab.wait("document.getElementById('pair').open && document.querySelectorAll('.pane').length === 2")
+    assert tab.evaluate("document.getElementById('pair-title').textContent") == "p2"
+    lengths = [int(data.trajectories["last_checkpoint"].iloc[2]) for data in runs.values()]
+    tokens = "[...document.querySelectorAll('.pane')].map(pane => pane.querySelectorAll('.token').length)"
+    assert tab.evaluate(tokens) == lengths
+    said = "[...document.querySelectorAll('.pane > .note')].map(each => parseInt(each.textContent.split(' ')[1]))"
+    for share in (50, 0, 100):  # each shows its last checkpoint at or before the share
+        tab.evaluate(f"$ = document.getElementById('along'); $.value = {share}; $.dispatchEvent(new Event('input'))")
+        points = [data.checkpoints[data.checkpoints["problem_id"] == "p2"]["checkpoint"] for data in runs.values()]
+        expected = [
+            max(t for t in own if t <= share / 100 * length) for own, length in zip(points, lengths, strict=True)
+        ]
+        assert tab.evaluate(said) == expected
+    tab.press("n")
+    tab.wait("document.getElementById('pair-title').textContent === 'p3'")
+    assert tab.evaluate("document.getElementById('pair').scrollWidth") <= width
+    assert tab.evaluate("window.hacked === undefined && document.images.length === 0")
+    tab.press("Escape")
+    outcomes = [list(data.trajectories["correct"]) for data in runs.values()]
+    tab.evaluate(
+        "$ = document.getElementById('pair-outcome'); $.value = 'differs'; $.dispatchEvent(new Event('change'))"
+    )
+    differing = sum(bool(a) != bool(b) for a, b in zip(*outcomes, strict=True))
+    assert tab.evaluate("document.querySelectorAll('#pairs tbody tr').length") == differing
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ def test_policy_allows_exactly_the_pages_own_style_and_script(tmp_path: Path) ->
     allowed = policy[1].replace("&#39;", "'")
     assert "default-src 'none'" in allowed
     assert "unsafe" not in allowed
-    for kind, pattern, count in (("style", r"<style>(.*?)</style>", 1), ("script", r"<script>(.*?)</script>", 2)):
+    for kind, pattern, count in (("style", r"<style>(.*?)</style>", 1), ("script", r"<script>(.*?)</script>", 3)):
         inline = re.findall(pattern, page, flags=re.S)
         assert len(inline) == count
         given = re.search(f"{kind}-src ([^;]+)", allowed)
@@ -56,7 +56,7 @@ def test_hostile_text_is_escaped_wherever_it_comes_from(tmp_path: Path) -> None:
     page = write_report(tmp_path, found, []).read_text()
     assert HOSTILE not in page
     assert "<img" not in page
-    assert len(re.findall(r"<script[ >]", page)) == 3 + len(found.trajectories)
+    assert len(re.findall(r"<script[ >]", page)) == 4 + len(found.trajectories)
     index = re.search(r'<script type="application/json" id="index">(.*?)</script>', page, flags=re.S)
     assert index is not None
     rows = json.loads(index[1])["rows"]

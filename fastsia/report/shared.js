@@ -1,0 +1,86 @@
+"use strict";
+// What the pages share: elements, packed trajectories, bars of answers, the chart of one trajectory.
+const fastsia = (() => {
+  const element = (name, className, text) => {
+    const made = document.createElement(name);
+    if (className) made.className = className;
+    if (text !== undefined) made.textContent = text;
+    return made;
+  };
+  const show = (value, digits) =>
+    value === null || value === undefined ? "–" : value.toFixed(digits).replace("-", "−");
+
+  const unpack = async (text) => {
+    const packed = atob(text);
+    const bytes = Uint8Array.from(packed, (character) => character.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    return JSON.parse(await new Response(stream).text());
+  };
+
+  const drawBar = (kind, answer, count, total, gold) => {
+    const bar = element(kind, `answer${answer === null ? " null" : answer === gold ? " gold" : ""}`);
+    const name = element("span", answer === null ? "name none" : "name", answer === null ? "no answer" : answer);
+    if (answer === gold) name.append(" ✓");
+    name.title = answer === null ? "no answer could be read" : answer;
+    const track = element("span", "track");
+    const fill = element("div", "fill");
+    fill.style.width = `${(100 * count) / total}%`;
+    track.append(fill);
+    bar.append(name, track, element("span", "count", String(count)));
+    return bar;
+  };
+
+  const svg = (name, attributes, text) => {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    if (text !== undefined) made.textContent = text;
+    return made;
+  };
+
+  // H and s along a trajectory. choose: called with the number of a checkpoint that is clicked.
+  const chart = (view, chosen, width, choose) => {
+    const points = view.checkpoints;
+    const [height, left, right, top, bottom] = [190, 34, 10, 10, 30];
+    const end = Math.max(1, points[points.length - 1].t);
+    const most = Math.max(0.7, ...points.map((point) => Math.max(point.h ?? 0, point.s ?? 0)));
+    const x = (t) => left + ((width - left - right) * t) / end;
+    const y = (value) => height - bottom - ((height - top - bottom) * value) / most;
+    const root = svg("svg", {
+      viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "answer entropy and gold surprisal by token",
+    });
+    const step = [0.2, 0.5, 1, 2, 5].find((each) => most / each <= 4) || 10;
+    for (let value = 0; value <= most; value += step) {
+      root.append(svg("line", { class: "axis", x1: left, x2: width - right, y1: y(value), y2: y(value) }));
+      root.append(svg("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, String(Math.round(10 * value) / 10)));
+    }
+    root.append(svg("text", { x: 2, y: height - 4 }, "nats"));
+    root.append(svg("text", { x: left, y: height - 4 - 10, "text-anchor": "middle" }, "0"));
+    root.append(svg("text", { x: x(end), y: height - 14, "text-anchor": "end" }, String(end)));
+    root.append(svg("text", { x: (left + width) / 2, y: height - 4, "text-anchor": "middle" }, "tokens"));
+    root.append(svg("line", { class: "now", x1: x(points[chosen].t), x2: x(points[chosen].t), y1: top, y2: height - bottom }));
+    const banded = points.filter((point) => point.band && point.band[0] !== null);
+    const edge = [...banded.map((p) => [p.t, p.band[1]]), ...banded.map((p) => [p.t, p.band[0]]).reverse()];
+    if (banded.length > 1) {
+      root.append(svg("polygon", { class: "band", points: edge.map(([t, value]) => `${x(t)},${y(Math.min(value, most))}`).join(" ") }));
+    }
+    for (const [key, line] of [["s", "s"], ["h", "h"]]) {
+      const known = points.filter((point) => point[key] !== null);
+      root.append(svg("polyline", { class: line, points: known.map((p) => `${x(p.t)},${y(p[key])}`).join(" ") }));
+      points.forEach((point, k) => {
+        if (point[key] === null) return;
+        root.append(svg("circle", { class: `${line}d`, cx: x(point.t), cy: y(point[key]), r: k === chosen ? 5 : 2.8 }));
+      });
+    }
+    points.forEach((point, k) => {
+      const before = k ? (x(points[k - 1].t) + x(point.t)) / 2 : left - 12;
+      const after = k + 1 < points.length ? (x(point.t) + x(points[k + 1].t)) / 2 : width;
+      const hit = svg("rect", { class: "hit", x: before, y: 0, width: Math.max(1, after - before), height });
+      hit.append(svg("title", {}, `token ${point.t}: H = ${show(point.h, 2)}, s = ${show(point.s, 2)}`));
+      hit.addEventListener("click", () => choose(k));
+      root.append(hit);
+    });
+    return root;
+  };
+
+  return { element, show, unpack, drawBar, chart };
+})();
