@@ -1,9 +1,10 @@
 """A process that has imported what fastsia's programs import, and forks for each of them.
 
 Importing torch, transformers and fastsia takes longer than what most programs of the tests do then. A forked program is
-a process like any other, with its own id, folder, environment, streams, signals and exit code. Two things differ: all
-have the same hash seed, and variables that are read while modules are imported were read before. A program whose
-environment differs in one of these is refused, and must be started as usual (`tests.programs` does so).
+a process like any other, with its own id, folder, environment, streams, signals and exit code. Three things differ: all
+have the same hash seed, they end without taking apart what was imported (`end`), and variables that are read while
+modules are imported were read before. A program whose environment differs in one of these is refused, and must be
+started as usual (`tests.programs` does so).
 
 `pytest` starts the server (conftest.py), which imports when it is first asked.
 """

@@ -212,7 +212,8 @@ class Proxy:
         headers = {"Content-Type": "application/json"}
         if key := handler.headers.get("Authorization"):
             headers["Authorization"] = key
-        with httpx.Client(trust_env=False, timeout=60) as client:
+        # `verify` would have each client read all certificates: most of what a call costs here.
+        with httpx.Client(trust_env=False, timeout=60, verify=False) as client:
             answer = client.request(handler.command, self._upstream + handler.path, content=content, headers=headers)
         whole = answer.content
         if fault == "short":
