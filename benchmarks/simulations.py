@@ -77,6 +77,7 @@ def decompositions() -> Iterator[dict[str, Any]]:
         found = by_answer(table, np.concatenate(parts))
         mean, error = found.mean(axis=2), found.std(axis=2, ddof=1) / np.sqrt(sets)
         there = error > 0.003
+        # Student's t with sets - 1 degrees of freedom has the variance (sets - 1) / (sets - 3).
         z = ((mean - truth)[there] / error[there]) * np.sqrt((sets - 3) / (sets - 1))
         one = table.keep(table.slots() < number)
         departures = Departures.of(one, logprobs, config)

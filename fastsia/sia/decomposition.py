@@ -236,9 +236,9 @@ def estimate_block(
     Args:
         member: bool [width, S], which slots are in each set.
         of: bool [R], the rollouts that count; None: all.
-        unbiased: Unbiased also where segments may have no departure, for tests rather than for use: those of k rollouts
-            that have one count 1 / (1 - q^k) times, the others nothing, so that the shares of the answers need not sum
-            to 1. That of no answer is not to be used.
+        unbiased: With one limit for all, unbiased also where segments may have no departure; for tests rather than for
+            use. D of a segment that k rollouts reach counts 1 / (1 - q^k) times, and nothing where none departs, so
+            that shares need not sum to 1. That of no answer is not to be used.
     """
     of = np.ones(table.num_rollouts, dtype=bool) if of is None else of
     trunk = Trunk.of(table, departures, block)

@@ -24,7 +24,8 @@ def test_summary_has_what_others_rely_on() -> None:
     summary = analyze_rollouts(simulated(), config=QUICK).summary
     for key in ("num_problems", "accuracy", "null_rate", "rho", "auc", "ci"):
         assert key in summary
-    of_all = "pearson spearman cross_fitted cross_fitted_corrected undefined_fraction decoupled smoothed baseline"
+    of_all = "pearson spearman cross_fitted cross_fitted_corrected undefined_fraction decoupled smoothed baseline "
+    of_all += "baseline_decoupled baseline_smoothed"
     by_outcome = [
         f"{key}_{group}"
         for key in ("pearson", "spearman", "cross_fitted", "decoupled", "smoothed")
