@@ -161,7 +161,7 @@ _KINDS = {
 _NAMES = {
     "null_rate": "no answer",
     "cut_rate": "cut by the token limit",
-    "undefined_fraction": "ρ undefined",
+    "undefined_fraction": "ρ (the paper's) undefined",
     "entropy_first": "H at the start",
     "entropy_mean": "mean H",
     "entropy_final": "H at the end",
