@@ -1,4 +1,5 @@
-// The host's part of a step over the engine's tables: the Bookkeeping of fastsia/engine/step.py, each function one pass over the tables.
+// The host's part of a step over the engine's tables: the Bookkeeping of fastsia/engine/step.py, each function one pass
+// over the tables.
 // Every function has the results of its namesake there, in the same order.
 #pragma once
 

@@ -412,7 +412,7 @@ class SIAConfig:
     """Where checkpoints are: stride:N (every N tokens), sentence, line or step (their ends), thinking (ends of
     sentences before the answer), or a FILE of token positions. 0 and the end are always checkpoints."""
     max_checkpoints: AtLeastTwo | None = _sampling(None, unset="no limit")
-    """Maximum checkpoints per trajectory. Where there are more, they are thinned evenly; the first and the last stay."""
+    """Maximum checkpoints per trajectory. More are thinned evenly; the first and the last stay."""
     trajectories: Text | None = _sampling(None, unset="the model draws them")
     """Trajectories to roll out from instead of drawn ones: FILE with problem_id and text or token_ids, or gold for the
     data set's own solutions."""
@@ -572,7 +572,7 @@ class EngineOptions:
     overlap: Literal["auto", "on", "off"] = _engine("auto")
     """Launch a second step before the first is read, while there are sequences for two; auto: on for CUDA, else off."""
     num_threads: Positive | None = _engine(None, unset="OMP_NUM_THREADS where it is set, else as many as are fastest")
-    """CPU threads. The fastest number is found by timing a product of the model's largest matrix."""
+    """CPU threads. The fastest number is found by timing a matrix multiplication of the model's largest matrix."""
 
 
 @checked

@@ -38,7 +38,7 @@ def run(
     output_path: Annotated[
         Path | None,
         option(
-            "Results folder, one subfolder per task if there are several; a run in it is resumed. Without it nothing is stored.",
+            "Results folder, with a folder per task if there are several; resumed. Without it nothing is stored.",
             "--output_path",
             "-o",
         ),

@@ -361,8 +361,8 @@ class StoreWriter:
                 yield
             except sqlite3.Error as error:
                 raise FastsiaError(
-                    f"{self.path} cannot be written ({error}); {what} was not stored. Finished problems are "
-                    f"kept ({counted(len(self.done), 'problem')}), and the same command resumes once the cause is removed."
+                    f"{self.path} cannot be written ({error}); {what} was not stored. Finished problems are kept "
+                    f"({counted(len(self.done), 'problem')}), and the same command resumes once the cause is removed."
                 ) from error
 
     def close(self) -> None:

@@ -229,8 +229,8 @@ def estimate_block(
     """The estimated answer distributions from S sets of rollouts; float64 [M, K, S], NaN where no rollout of a set
     reaches the last checkpoint.
 
-    Under `rollout_budget="new"` each checkpoint has its own limit, so rollouts that depart in one segment are censored at
-    different positions. D_m is their Kaplan-Meier estimate; the mass that it leaves is that of cut rollouts
+    Under `rollout_budget="new"` each checkpoint has its own limit, so rollouts that depart in one segment are
+    censored at different positions. D_m is their Kaplan-Meier estimate; the mass that it leaves is that of cut rollouts
     and goes to column 0, no answer.
 
     Args:
