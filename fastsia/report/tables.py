@@ -151,6 +151,7 @@ def show_runs(frame: pd.DataFrame, *, only_headline: bool = False) -> ShownTable
 
 _KINDS = {
     "pearson": "the paper's",
+    "spearman": "Spearman",
     "cross fitted": "cross-fitted",
     "decoupled": "decoupled",
     "smoothed": "change-point",
