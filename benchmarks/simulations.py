@@ -102,7 +102,7 @@ def decompositions() -> Iterator[dict[str, Any]]:
 
 
 def nothing_moves(traces: int = 3000) -> Iterator[dict[str, Any]]:
-    """One distribution everywhere; segments of any probability, or .95 up to the middle and 0 behind (uneven)."""
+    """One distribution everywhere; segments of any probability, or .95 up to the middle and 0 after (uneven)."""
     checkpoints = 12
     uneven = np.tile(np.repeat([0.95, 1e-6], [5, 6]), (traces, 1))
     for name, p in (

@@ -1,4 +1,5 @@
-// The host's part of a step over the engine's tables: the Bookkeeping of fastsia/engine/step.py, one pass per question.
+// The host's part of a step over the engine's tables: the Bookkeeping of fastsia/engine/step.py, each function one pass
+// over the tables.
 // Every function has the results of its namesake there, in the same order.
 #pragma once
 
@@ -161,7 +162,9 @@ Selection select(const Trunks& trunks, const Branches& branches, const Blocks& b
                  std::int64_t max_num_batched_tokens);
 void give_blocks(const Selection& selection, const Trunks& trunks, const Branches& branches, Blocks& blocks);
 
-// A Batch's arrays, [num_rows] but for the tables, cu_rows and the last rows.
+// A Batch (fastsia/engine/step.py) of n rows, G trunks and h kept hidden states. [n]: token_ids, positions, slots,
+// prefix_lens, suffix_lens; prefix_tables [G, P]; cu_rows [G + 1]; suffix_tables [n, S]; trunk_last and branch_last one
+// for each selected trunk and branch; hidden_* [h]. P and S are the most blocks of a prefix and of a suffix.
 struct Layout {
   std::vector<std::int64_t> token_ids, positions, slots, trunk_last, branch_last, hidden_rows, hidden_trunk,
       hidden_position;

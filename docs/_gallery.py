@@ -1,7 +1,7 @@
 """The gallery: reports of stored real runs, drawn when the site is built from small files in docs/gallery/.
 
 `python docs/_gallery.py RUN NAME OLD=NEW ...` packs the folder RUN as docs/gallery/NAME.tar.xz: its database, its
-costs, and the rollouts behind forced tokens if there are any. Each OLD is replaced by NEW where the run says what it
+costs, and the rollouts after forced tokens if there are any. Each OLD is replaced by NEW where the run says what it
 was made with (its model and command), so that no path of the machine is published.
 """
 

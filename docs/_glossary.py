@@ -29,7 +29,7 @@ SHOWN = (
     "decomposition",
     "change-point estimates",
     "moves",
-    "AUC at t",
+    "AUC at a relative position",
     "misaligned",
     "relative position",
     "token entropy",

@@ -409,10 +409,10 @@ class SIAConfig:
     stride: Positive | None = _sampling(None, unset="the task's own: 20, for the demo task 4")
     """Tokens between checkpoints."""
     checkpoints: Text | None = _sampling(None, unset="every N tokens, N the stride")
-    """Where trajectories are cut: every N tokens (stride:N), at the end of each sentence, line or step, of each
-    sentence before the answer (thinking), or at the token positions in FILE. 0 and the end are always checkpoints."""
+    """Where checkpoints are: stride:N (every N tokens), sentence, line or step (their ends), thinking (ends of
+    sentences before the answer), or a FILE of token positions. 0 and the end are always checkpoints."""
     max_checkpoints: AtLeastTwo | None = _sampling(None, unset="no limit")
-    """Most checkpoints of a trajectory. Where there are more, they are thinned evenly; the first and the last stay."""
+    """Maximum checkpoints per trajectory. More are thinned evenly; the first and the last stay."""
     trajectories: Text | None = _sampling(None, unset="the model draws them")
     """Trajectories to roll out from instead of drawn ones: FILE with problem_id and text or token_ids, or gold for the
     data set's own solutions."""
@@ -464,7 +464,8 @@ class SIAConfig:
     num_splits: PositiveCount = _statistics(20)
     """Half-splits of the rollouts that the cross-fitted rho averages."""
     save_interval: Seconds = setting(20.0, group="Engine")
-    """Seconds after which what was drawn of unfinished problems is stored again; a killed run loses no more."""
+    """Seconds after which what was drawn of unfinished problems is stored again. A killed run loses at most this
+    much."""
 
     def __post_init__(self) -> None:
         arguments = self.chat_template_args
@@ -549,7 +550,7 @@ class EngineOptions:
     )
     """Maximum sequences in one decode step."""
     max_num_batched_tokens: Positive = _engine(1024)
-    """Maximum tokens of prompts and recomputed tokens per step, besides one for each decoded sequence."""
+    """Maximum prefill tokens per step (prompts, given trajectories, recomputed tokens); decoded tokens do not count."""
     max_concurrent_trajectories: Positive = _engine(64)
     """Trajectories under way at once."""
     num_kv_blocks: Positive | None = _engine(
@@ -571,7 +572,7 @@ class EngineOptions:
     overlap: Literal["auto", "on", "off"] = _engine("auto")
     """Launch a second step before the first is read, while there are sequences for two; auto: on for CUDA, else off."""
     num_threads: Positive | None = _engine(None, unset="OMP_NUM_THREADS where it is set, else as many as are fastest")
-    """CPU threads. The fastest number is found by timing a product of the model's largest matrix."""
+    """CPU threads. The fastest number is found by timing a matrix multiplication of the model's largest matrix."""
 
 
 @checked

@@ -29,9 +29,9 @@ class ExitRule:
             stride says which threshold loses little.
         num_rollouts: Rollouts at each check.
         stride: Tokens between checks; none is made before the first of them.
-        probe: Text that is put behind the prefix before its rollouts, such as "\\nThe answer is": they then need few
+        probe: Text that is put after the prefix before its rollouts, such as "\\nThe answer is": they then need few
             tokens. None: rollouts go on reasoning to their end, as in an evaluation.
-        max_probe_tokens: Tokens of a rollout behind a probe.
+        max_probe_tokens: Tokens of a rollout after a probe.
     """
 
     threshold: float
@@ -94,7 +94,7 @@ def generate_with_early_exit(
         prompts: Token ids of each prompt.
         rule: When to stop.
         sampling: As for `Engine.rollout`; max_tokens limits a text, and a rollout without a probe.
-        read: Reads answers. Of rollouts behind a probe it gets the probe and what follows.
+        read: Reads answers. Of rollouts after a probe it gets the probe and what follows.
         seed: At least 0. Every draw follows from it and from the prompt's place.
 
     Returns:
@@ -137,7 +137,7 @@ def generate_with_early_exit(
         rows = [done.rollouts.row(r) for r in range(len(done.rollouts))]
         own.rollout_tokens += sum(len(row.token_ids) for row in rows)
         before = own.token_ids if rule.probe is None else probe
-        # What is cut behind a probe has stated its answer at once, or none.
+        # What is cut after a probe has stated its answer at once, or none.
         cut = [row.finish_reason == "length" and rule.probe is None for row in rows]
         answers = read(texts([[*before, *row.token_ids] for row in rows]), cut)
         own.entropy[len(own.token_ids)] = answer_entropy(answers)

@@ -1,4 +1,4 @@
-"""Forking paths: rollouts behind the most probable tokens at forking positions of a stored run."""
+"""Forking paths: rollouts after the most probable tokens at forking positions of a stored run."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def draw_alternatives(
     progress: Callable[[int, int], None] | None = None,
     **load_options: Any,
 ) -> pd.DataFrame:
-    """Draw rollouts behind the trajectory's own token and behind its most probable alternatives, at forking tokens.
+    """Draw rollouts after the trajectory's own token and after its most probable alternatives, at forking tokens.
 
     The rollouts are stored in alternatives.sqlite beside the run and count in none of its other numbers. What is stored
     already is not drawn again: an interrupted call goes on, and a call for more alternatives, positions or rollouts
@@ -121,9 +121,9 @@ def _open(identity: Mapping[str, Any], model: Any, load_options: dict[str, Any])
 
 
 class _Drawing:
-    """What is drawn behind forced tokens, and what of it is stored.
+    """What is drawn after forced tokens, and what of it is stored.
 
-    A rollout behind a token is drawn as one that an earlier run has begun: its first token is known. So the engine
+    A rollout after a token is drawn as one that an earlier run has begun: its first token is known. So the engine
     computes each trajectory once, and rollouts on the same tokens once.
     """
 
@@ -149,7 +149,7 @@ class _Drawing:
         self._run: Run | None = None
 
     def plan(self, row: Mapping[Any, Any], threshold: float, positions: int, most: int) -> None:
-        """Add the rollouts that one trajectory lacks, behind at most `most` alternatives at each of `positions` tokens.
+        """Add the rollouts that one trajectory lacks, after at most `most` alternatives at each of `positions` tokens.
 
         Args:
             row: of `Store.trajectories`.

@@ -321,7 +321,14 @@ def test_compare_prints_a_table_and_writes_a_page(
     assert command("compare", *folders, "-o", tmp_path / "out") == 0
     out = capsys.readouterr().out
     assert max(len(line) for line in out.splitlines() if line.startswith(("│", "┏", "┃", "└"))) <= 80
-    for text in ("Runs", "│ accuracy", "ρ undefined", "Token level", "Differences between runs", "comparison.html"):
+    for text in (
+        "Runs",
+        "│ accuracy",
+        "ρ (the paper's) undefined",
+        "Token level",
+        "Differences between runs",
+        "comparison.html",
+    ):
         assert text in out
     assert out.count("accuracy") == 2, "of each run, and the difference"
     assert (tmp_path / "out" / "comparison.html").is_file()
@@ -564,7 +571,7 @@ def progress(done: int, seconds: float, **more: Any) -> Progress:
 def test_progress_is_lines_off_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = [0.0]
     monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
-    with Shown("task", "cpu, 1 threads") as shown:
+    with Shown("task", "cpu, 1 thread") as shown:
         shown.run_started({}, progress(0, 0.0))
         for second in range(1, 100):
             clock[0] = float(second)
@@ -572,7 +579,7 @@ def test_progress_is_lines_off_a_terminal(monkeypatch: pytest.MonkeyPatch, capsy
             shown.progressed(progress(second // 10, float(second), **more))
     lines = capsys.readouterr().err.splitlines()
     assert 4 <= len(lines) <= 8, "a line every 15 seconds"
-    assert lines.pop(0) == "fastsia: task: 20 problems; cpu, 1 threads."
+    assert lines.pop(0) == "fastsia: task: 20 problems; cpu, 1 thread."
     first = "task: 1/20 problems, 30 of about 612 rollouts, 1,500 tokens, 100/s, 01:25 left"
     assert lines[0] == first, lines[0]
     clock[0] = 0.0

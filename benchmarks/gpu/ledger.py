@@ -93,7 +93,7 @@ def _lines(path: Path) -> list[str]:
 def _append(path: Path, line: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
-        # Behind a line that was cut in two.
+        # After a line that was cut in two.
         file.seek(max(file.tell() - 1, 0))
         torn = file.read(1) not in (b"", b"\n")
         file.write(b"\n" * torn + line.encode() + b"\n")

@@ -1,7 +1,7 @@
 """The models of the suite: published architectures with seeded random weights, or real weights from a folder.
 
 Random weights cost a GPU what trained ones cost it. What they must share with trained ones is how soon rollouts part,
-so the head is made for it: behind each token it favours one successor, and some rivals of it by chance, over noise from
+so the head is made for it: after each token it favours one successor, and some rivals of it by chance, over noise from
 the whole context; and its scale is set so that the mean entropy of a token is about 0.3 nats.
 """
 

@@ -82,7 +82,7 @@ def sentence_ends(text: str) -> list[int]:
 
 
 def line_ends(text: str) -> list[int]:
-    """The positions behind the line breaks of a text that follow a line with text, and its end; not inside of code or
+    """The positions after the line breaks of a text that follow a line with text, and its end; not inside of code or
     mathematics."""
     whole = _spans(text)
     ends = [match.end() for match in re.finditer(r"\n(?:[ \t]*\n)*", text) if not _inside(whole, match.start())]
@@ -186,7 +186,7 @@ def _full_stop_ends(text: str, stop: int, following: int, is_break: bool) -> boo
 
 
 def _open_quotes(text: str) -> tuple[list[int], list[int]]:
-    """Positions of Chinese and Japanese quotation marks, and how many quotes are open behind each."""
+    """Positions of Chinese and Japanese quotation marks, and how many quotes are open after each."""
     places, depths, depth = [], [], 0
     for match in _CJK_QUOTES.finditer(text):
         depth = max(depth + (1 if match[0] in "「『" else -1), 0)
@@ -206,7 +206,7 @@ def _ends_cjk(text: str, match: re.Match[str], quotes: tuple[list[int], list[int
 
 
 def _joined(text: str, ends: Iterable[int], breaks: Iterable[int]) -> list[int]:
-    """Ends of sentences, and of lines that go on behind the last sentence's end."""
+    """Ends of sentences, and of lines that go on after the last sentence's end."""
     found = sorted({*ends, *breaks})
     kept: list[int] = []
     for end in found:

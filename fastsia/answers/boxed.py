@@ -82,7 +82,7 @@ def _expression(content: bytes) -> str | None:
     return text.decode(errors="replace")
 
 
-# Behind other markers -----------------------------------------------------------------------------------------------
+# After other markers -----------------------------------------------------------------------------------------------
 
 _MAX_BACK = 32  # bytes examined before a value
 _OPENING = b" \t([{$\\"

@@ -41,7 +41,7 @@ class Placement:
         given: the positions; where names them in errors.
         most: thin them evenly to at most so many, of which the first and the last stay; None: all.
         spec: how the trajectory is read; it says where the answer part begins.
-        before_answer: leave out what is behind the beginning of the answer part, which then takes the place of T.
+        before_answer: leave out what is after the beginning of the answer part, which then takes the place of T.
     """
 
     stride: int = 20
@@ -83,7 +83,7 @@ class Placement:
         return len(ids) if found is None else found
 
     def _inner(self, ids: np.ndarray, vocabulary: Vocabulary | None, last: int, answer: int) -> np.ndarray:
-        """The checkpoints between 0 and the last one; some may lie behind it."""
+        """The checkpoints between 0 and the last one; some may lie after it."""
         if self.given is not None:
             beyond = next((position for position in self.given if position > len(ids)), None)
             if beyond is not None:

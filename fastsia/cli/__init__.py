@@ -34,7 +34,7 @@ def current_name(name: str) -> str:
 
 app = typer.Typer(
     name="fastsia",
-    help="How a language model's uncertainty about the answer moves while it reasons.",
+    help="Measure how a language model's answer uncertainty changes while it reasons.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -36,7 +36,7 @@ _LEVELS = ("run", "token_entropy", "answer_entropy_mean", "forking_share_fixed")
 
 
 def ls() -> None:
-    """The named tasks and models."""
+    """List the named tasks and models."""
     from fastsia.models.registry import MODELS
     from fastsia.models.resolve import demo_models
     from fastsia.tasks import TASKS
@@ -74,7 +74,7 @@ def _list(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> 
 
 @takes("table")
 def show(directory: Folder, **printed: str) -> None:
-    """Print a run's numbers again; nothing is drawn or written, and no model is needed."""
+    """Print a run's numbers again; no model needed."""
     from fastsia.results import load
 
     print_result(load(directory), [], printed.get("table", "text"))
@@ -88,7 +88,7 @@ def report(
     ] = None,
     **wanted: Any,
 ) -> None:
-    """Draw a run's figures and report again from what is stored; needs no model.
+    """Redraw a run's figures and report; no model needed.
 
     Texts that an older fastsia has read are read again by today's rules. --answer_regex '' goes back to the rules.
     """
@@ -116,7 +116,9 @@ def view(
     directory: Folder,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Of 127.0.0.1. 0 takes a free one.")] = 8642,
 ) -> None:
-    """Serve a run's report on this machine, each trajectory when it is opened: for runs too large for one file.
+    """Serve a run's report on this machine.
+
+    Each trajectory is read when it is opened: for runs too large for one file.
 
     Nothing is written. Reload the page to see what a running run has finished since. Ctrl-C ends it.
     """
@@ -133,7 +135,7 @@ def export(
     to: Annotated[str, option("lm_eval (results and samples files) or datasets (a folder).", "--to")],
     output_path: Annotated[Path, option("Folder to write into.", "--output_path", "-o")],
 ) -> None:
-    """A run as lm-evaluation-harness's files, or as a folder that `datasets` loads; needs no model."""
+    """Export a run for lm-eval or `datasets`; no model needed."""
     from fastsia.results import load
     from fastsia.results.exports import FORMATS
 
@@ -149,7 +151,10 @@ def compare(
         Path | None, option("Folder or .html file of the comparison.", "--output_path", "-o")
     ] = None,
 ) -> None:
-    """Several runs in one table, with the differences in rho on the problems that they share; needs no model."""
+    """Compare runs in one table.
+
+    Has the differences in rho on the problems that they share; needs no model.
+    """
     from fastsia.comparison import compare as side_by_side
     from fastsia.report import show_runs, show_table
 
@@ -188,7 +193,10 @@ def reproduce(
     ] = Path("runs/reproduce"),
     **given: Any,
 ) -> None:
-    """A table or figure of the paper: runs or resumes what is missing, and shows ours beside the published values."""
+    """Reproduce a table or figure of the paper.
+
+    Runs or resumes what is missing, and shows ours beside the published values.
+    """
     quiet_transformers()
     from fastsia import reproduce as paper
     from fastsia.report import show_table
@@ -261,7 +269,10 @@ def plan(
     ] = None,
     **given: Any,
 ) -> None:
-    """Forecast the tokens, seconds and memory of a run from a few of its problems."""
+    """Forecast a run's tokens, seconds and memory.
+
+    Draws a few of its problems.
+    """
     quiet_transformers()
     from tqdm import tqdm
 
@@ -298,7 +309,10 @@ def loglikelihood(
     ] = None,
     **given: Any,
 ) -> None:
-    """The log-likelihood of each answer at every checkpoint of a stored run, by teacher forcing; no rollouts."""
+    """Score each answer by teacher forcing.
+
+    At every checkpoint of a stored run; no rollouts.
+    """
     quiet_transformers()
     from fastsia.loglikelihood import score_answers
     from fastsia.report import show_table
@@ -336,7 +350,7 @@ def forks(
             min=1,
             max=15,
             metavar="K",
-            help="Draw rollouts behind the K most probable alternatives at forking tokens, with the run's model.",
+            help="Draw rollouts after the K most probable alternatives at forking tokens, with the run's model.",
         ),
     ] = None,
     fork_positions: Annotated[
@@ -344,9 +358,9 @@ def forks(
     ] = 3,
     **given: Any,
 ) -> None:
-    """The tokens at which another choice of the model led to other answers.
+    """Find single tokens that changed the answers.
 
-    From the run's own rollouts, those that chose otherwise. With --fork_top from new ones behind each likely token,
+    From the run's own rollouts, those that chose otherwise. With --fork_top from new ones after each likely token,
     which are stored beside the run and count in none of its numbers.
     """
     from fastsia.results import load
@@ -400,7 +414,7 @@ def _tell_alternatives(table: pd.DataFrame, problem: str | None, most: int) -> N
     others = table[~table["is_own"].astype(bool)]
     certain = int((others["q_value"] <= LEVEL).sum())
     say(
-        f"Drawn behind {len(others):,} alternatives and the {len(table) - len(others):,} tokens in whose place they "
+        f"Drawn after {len(others):,} alternatives and the {len(table) - len(others):,} tokens in whose place they "
         f"stand: {int(table['num_rollouts'].sum()):,} rollouts, which count in no other number. {certain:,} "
         f"alternatives lead to other answers than the trajectory's own token (q at most {LEVEL})."
     )
@@ -411,7 +425,10 @@ def steps(
     problem: Annotated[str | None, option("Only steps of this problem.", "--problem")] = None,
     most: Annotated[int, typer.Option("--most", min=1, help="At most so many steps.")] = 10,
 ) -> None:
-    """The steps that changed the answers most, with their texts and what rollouts wrote in their place."""
+    """Show the steps that changed the answers most.
+
+    With their texts and what rollouts wrote in their place.
+    """
     from fastsia.results import load
     from fastsia.results.steps import tell_step
 
@@ -435,7 +452,9 @@ def analyze(
     ] = None,
     **config: Any,
 ) -> None:
-    """Score any table of rollouts: problem_id, trajectory, checkpoint, rollout, answer, gold.
+    """Score any table of rollouts; no model needed.
+
+    Its columns: problem_id, trajectory, checkpoint, rollout, answer, gold.
 
     Without --answer_reading the column `answer` is scored as it is.
     """

@@ -14,7 +14,7 @@ from fastsia.callbacks import TRACKERS, Tracker
 from fastsia.cli.options import OutputOptions, names_in, option, takes
 from fastsia.cli.render import Shown, printable, show
 from fastsia.config import BACKEND_OWNERS, DataOptions, ExecutionOptions, SIAConfig, split
-from fastsia.errors import FastsiaError
+from fastsia.errors import FastsiaError, counted
 
 if TYPE_CHECKING:
     from fastsia.backends.base import Backend
@@ -36,11 +36,16 @@ def run(
     model: Model,
     tasks: Annotated[str, option("Names, files or hub:OWNER/NAME[:CONFIG[:SPLIT]], separated by commas.", "--tasks")],
     output_path: Annotated[
-        Path | None, option("Folder of the results; resumed if it has this run.", "--output_path", "-o")
+        Path | None,
+        option(
+            "Results folder, with a folder per task if there are several; resumed. Without it nothing is stored.",
+            "--output_path",
+            "-o",
+        ),
     ] = None,
     **given: Any,
 ) -> None:
-    """Draw trajectories, roll out at every checkpoint, score, and write the results."""
+    """Sample, roll out, score and report a run."""
     given = {name: value for name, value in given.items() if value != ""}
     own, execution, options, data, output = split(
         given, (SIAConfig,), (ExecutionOptions,), BACKEND_OWNERS, (DataOptions,), (OutputOptions,)
@@ -138,7 +143,7 @@ def _how(facts: Mapping[str, Any]) -> str:
     parts = [str(facts[name]) for name in ("device", "dtype") if facts.get(name)]
     if facts.get("dtype_reason"):
         parts[-1] += f" ({facts['dtype_reason']})"
-    parts += [f"{facts[name]} {name.removeprefix('num_')}" for name in ("num_workers", "num_threads") if name in facts]
+    parts += [counted(facts[f"num_{what}s"], what) for what in ("worker", "thread") if f"num_{what}s" in facts]
     if "max_num_seqs" in facts:
         parts.append(f"up to {facts['max_num_seqs']} sequences per step")
     if "kv_pool_bytes" in facts:

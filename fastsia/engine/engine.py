@@ -52,7 +52,7 @@ class Engine:
             `gpu_memory_utilization` leaves on a GPU.
         block_size: tokens per KV block.
         max_concurrent_trajectories: trajectories in flight.
-        max_num_batched_tokens: further tokens per step, of prompts and other given tokens.
+        max_num_batched_tokens: prefill tokens per step: prompts, given trajectories, recomputed ones.
         kernels: "auto" (Triton on CUDA, the C++ core on a CPU), "triton", "native" or "reference" (plain PyTorch).
         compile: "on" puts steps of up to `max_num_seqs` rows through torch.compile and, on CUDA, into CUDA graphs;
             "graphs" only into those; "off" runs the model as it is. "auto" is "on" on CUDA and "off" on a CPU.

@@ -18,12 +18,12 @@ from fastsia.errors import FastsiaError
 _LOGIT_ROWS = 256
 
 _Path = tuple[int, tuple[int, ...]]
-"""A position and the tokens that are read behind it."""
+"""A position and the tokens that are read after it."""
 
 
 @dataclass(frozen=True)
 class Forced:
-    """Tokens behind the first `position` tokens of a trajectory: some to read, then at least one to score."""
+    """Tokens after the first `position` tokens of a trajectory: some to read, then at least one to score."""
 
     position: int
     read_ids: tuple[int, ...]
@@ -111,7 +111,7 @@ def force(
 ) -> tuple[list[ForcedScore], int, int]:
     """Return the scores of `forced`, in order, the transformer rows of the trunk, and the rows beyond it.
 
-    The trunk (prompt and trajectory, as far as needed) is computed once. A row is computed for each token read behind
+    The trunk (prompt and trajectory, as far as needed) is computed once. A row is computed for each token read after
     it, once for all entries that read the same tokens at the same position, and none where those are the trajectory's
     own next tokens. Rows of many positions share a forward pass of at most about `rows_at_once` rows.
 

@@ -203,16 +203,16 @@ class Run:
         else:
             self._prompts[request.prompt_ids] = slot
         if drawn is not None:
-            self._go_on(slot, job, drawn)
+            self._resume(slot, job, drawn)
         elif given is not None:
             job.token_ids, job.finish_reason = np.array(given, dtype=np.int32), "given"
             job.logprobs = job.entropies = np.full(len(given), np.nan, dtype=np.float32)
-            self._fix(slot, job)
+            self._open_rollouts(slot, job)
             if self._forecast is not None:
                 length = np.array([len(given)])
                 self._forecast.trajectories.add(np.zeros_like(length), length + 1, np.array([True]))
 
-    def _go_on(self, slot: int, job: Job, drawn: Drawn) -> None:
+    def _resume(self, slot: int, job: Job, drawn: Drawn) -> None:
         """Let a request go on from what an earlier run has drawn."""
         trunks, num_tokens = self.tree.trunks, len(drawn.token_ids)
         trunks.high_water[slot] = trunks.length[slot]  # it is computed again
@@ -223,7 +223,7 @@ class Run:
             if job.finish_reason == "error":
                 self._fail(slot, job)
             else:
-                self._fix(slot, job)
+                self._open_rollouts(slot, job)
             return
         trunks.stop_state[slot] = self._rules[trunks.rules[slot]].states_along(drawn.token_ids)[0][-1]
         for name, values in (("logprobs", drawn.logprobs), ("entropies", drawn.token_entropies)):
@@ -394,7 +394,7 @@ class Run:
             if reason == FinishReason.ERROR:
                 self._fail(slot, job)
             else:
-                self._fix(slot, job)
+                self._open_rollouts(slot, job)
 
         if self._forecast is not None:
             length = trunks.length[ends] - trunks.prompt_len[ends]
@@ -404,7 +404,7 @@ class Run:
         job.error = f"logits were NaN or infinite at position {len(job.token_ids)} of the trajectory"
         self.tree.trunks.fixed[slot] = self.tree.trunks.verified[slot] = True
 
-    def _fix(self, slot: int, job: Job) -> None:
+    def _open_rollouts(self, slot: int, job: Job) -> None:
         """Create the checkpoints and rollouts of a complete trajectory, and the trunks that these need."""
         trunks, states, request = self.tree.trunks, self.tree.rollouts, job.request
         job.checkpoints = checkpoints_of(request, job.token_ids, self._vocabulary)
@@ -418,7 +418,7 @@ class Run:
             before = request.drawn.rollouts
             job.ended = before.take(before.finish_reason != UNFINISHED)
             known = before.take(before.finish_reason == UNFINISHED)
-            missing = ~np.isin(_names(checkpoint, index), _names(job.ended.checkpoint, job.ended.index))
+            missing = ~np.isin(_rollout_keys(checkpoint, index), _rollout_keys(job.ended.checkpoint, job.ended.index))
             checkpoint, index = checkpoint[missing], index[missing]
         job.rollouts = states.allocate(len(checkpoint))
         states.job[job.rollouts] = job.number
@@ -429,7 +429,9 @@ class Run:
         states.limit[job.rollouts] = budget if request.rollout_budget == "new" else np.maximum(budget - checkpoint, 0)
         if known is not None:
             job.known = known.token_ids, known.logprobs
-            mine = job.rollouts[np.searchsorted(_names(checkpoint, index), _names(known.checkpoint, known.index))]
+            mine = job.rollouts[
+                np.searchsorted(_rollout_keys(checkpoint, index), _rollout_keys(known.checkpoint, known.index))
+            ]
             states.num_known[mine] = states.num_taken[mine] = np.diff(known.offsets)
             states.known_at[mine] = known.offsets[:-1]
         trunks.pending[slot] = len(job.rollouts)
@@ -501,14 +503,14 @@ class Run:
         )
 
     def take_drawn(self) -> list[tuple[Request, Drawn]]:
-        """What has been drawn since the last call of the requests in flight.
+        """What the requests in flight have drawn since the last call.
 
         `Drawn.join` puts the parts of a request together. Empty if an error has cut a step in two.
         """
         return [(job.request, part) for job in self._jobs.values() if (part := self._take(job)) is not None]
 
     def _take(self, job: Job) -> Drawn | None:
-        # A given trajectory without its log-probabilities has nothing that a later run would need.
+        # Nothing to store yet: a given trajectory is known, and its log-probabilities are not computed.
         if not self._is_whole or (job.has_to_score and np.isnan(job.logprobs).any()):
             return None
         trunks, states = self.tree.trunks, self.tree.rollouts
@@ -640,7 +642,7 @@ def _mean_stride(jobs: Sequence[Job]) -> int:
     return max(round(float(np.mean(gaps))), 1) if gaps else request.stride
 
 
-def _names(checkpoint: np.ndarray, index: np.ndarray) -> np.ndarray:
+def _rollout_keys(checkpoint: np.ndarray, index: np.ndarray) -> np.ndarray:
     """int64: one number for each rollout of a trajectory, in their order."""
     return (checkpoint.astype(np.int64) << 32) | index
 

@@ -14,7 +14,7 @@ class Scheduler:
 
     Args:
         max_num_seqs: sequences per step that decode one token.
-        max_num_batched_tokens: further tokens per step, of prompts, given trajectories and preempted sequences.
+        max_num_batched_tokens: prefill tokens per step: prompts, given trajectories, recomputed ones.
     """
 
     def __init__(

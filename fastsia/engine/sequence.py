@@ -199,7 +199,7 @@ class Counters:
         prefill_tokens: rows for prompts, given trajectories and shuffled prefixes.
         recomputed_tokens: rows computed again after a preemption, or of what an earlier run has drawn.
         matched_tokens: rollout tokens that equal the trajectory's and needed no row of their own.
-        forced_tokens: rows for tokens read behind a prefix by teacher forcing.
+        forced_tokens: rows for tokens read after a prefix by teacher forcing.
         preemptions: how often a sequence lost its blocks.
         out_of_memory: how often a step's rows or logits did not fit into device memory and half were tried.
         peak_kv_blocks: the most KV blocks in use.

@@ -47,7 +47,7 @@ def _padded(field: Field) -> int:
 
 @dataclass
 class _Guard:
-    """An event behind the copies of all bytes up to `end`, and the results that the last of them brings."""
+    """An event after the copies of all bytes up to `end`, and the results that the last of them brings."""
 
     end: int
     event: torch.cuda.Event | None
@@ -63,8 +63,8 @@ class _Guard:
 class Staging:
     """Host memory (pinned where the device is CUDA) from which arrays are copied to the device, and back, in order.
 
-    It is a ring. An event is recorded behind each copy to the host, and a byte is written again only after an event
-    that was recorded behind its copy. So the host waits for results, and else only where the ring is full.
+    It is a ring. An event is recorded after each copy to the host, and a byte is written again only after an event
+    that was recorded after its copy. So the host waits for results, and else only where the ring is full.
 
     Attributes:
         waits: how often the host has waited for the device.
@@ -139,7 +139,7 @@ class Staging:
         self.waits += 1
 
     def _record(self) -> torch.cuda.Event | None:
-        """An event behind all that the device has been given; None where copies are done when they return."""
+        """An event after all that the device has been given; None where copies are done when they return."""
         if self._device.type != "cuda":
             return None
         # Waiting for the stream itself would count as an unwanted wait in `torch.cuda.set_sync_debug_mode`.

@@ -148,7 +148,7 @@ class Verifier:
 
         Args:
             wait: Verify them to the end. Else each gets on by one window, whose draws are read in the next call: the
-                device makes them behind the steps in flight meanwhile.
+                device makes them after the steps in flight meanwhile.
         """
         trunks = self._tree.trunks
         slots = trunks.slots()
@@ -381,7 +381,7 @@ class Verifier:
         return ended
 
     def _start_streams(self, branch: np.ndarray, slots: np.ndarray, position: np.ndarray) -> None:
-        """Start the answer stream of each new branch behind the trajectory's tokens before it."""
+        """Start the answer stream of each new branch after the trajectory's tokens before it."""
         trunks = self._tree.trunks
         if self._stream is None:
             return

@@ -54,14 +54,14 @@ class CheckpointView:
 
 @dataclass(frozen=True)
 class AlternativeView:
-    """A token that rollouts were drawn behind, at a position of a trajectory.
+    """A token that rollouts were drawn after, at a position of a trajectory.
 
     Attributes:
         text: The token.
         probability: Of the token there.
         is_own: Whether the trajectory has it.
-        q_value: Of the test that the answers behind it are those behind the own token; None of the own token.
-        answers: The answers behind it (None: no answer) and how many rollouts gave them, most frequent first.
+        q_value: Of the test that the answers after it are those after the own token; None of the own token.
+        answers: The answers after it (None: no answer) and how many rollouts gave them, most frequent first.
     """
 
     text: str
@@ -79,7 +79,7 @@ class TrajectoryView:
         tokens: Text of each token.
         token_entropies: Entropy of the model before each token, nats; None where not recorded.
         place: The tokens in which the answer was read, [begin, end); None: unknown.
-        alternatives: By position, the tokens that rollouts were drawn behind, the trajectory's own first.
+        alternatives: By position, the tokens that rollouts were drawn after, the trajectory's own first.
     """
 
     problem_id: str

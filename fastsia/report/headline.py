@@ -83,7 +83,7 @@ def _rows(summary: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[Row]:
         yield Row.of("2·accuracy − 1 where ρ is defined", baseline, int(frame["rho"].notna().sum()))
     if (summary.get("rho") or {}).get("expected_from_noise") is not None:
         yield Row.of("the paper's ρ from noise alone", found("rho.expected_from_noise"))
-    yield Row.of("ρ undefined", found("rho.undefined_fraction"), scored, percent=True)
+    yield Row.of("ρ (the paper's) undefined", found("rho.undefined_fraction"), scored, percent=True)
     if (summary.get("rho") or {}).get("share_moving") is not None:
         yield Row.of("answers probably change", found("rho.share_moving"), scored, percent=True)
     if (auc := auc_at(summary, 0.5)) is not None:

@@ -56,7 +56,11 @@ _COLUMNS = (
     ("s start", "first_gold_surprisal", "gold surprisal before any reasoning, nats"),
     ("s end", "final_gold_surprisal", "gold surprisal at the end, nats"),
     ("ρ", "rho", "the paper's alignment of H and s: near 1 or −1 by outcome where the trajectory settles"),
-    ("ρ cross-fitted", "rho_cross_fitted", "H and s from different halves of the rollouts: too close to 0"),
+    (
+        "ρ cross-fitted",
+        "rho_cross_fitted",
+        "H and s from different halves of the rollouts: too close to 0 where p changes",
+    ),
     ("token H", "token_entropy", "mean entropy of the next token along the reasoning, nats"),
     (
         "locked in",
@@ -272,7 +276,7 @@ def _numbers(data: ReportData) -> dict[str, Any]:
 
 
 def _alignment(data: ReportData, key: str) -> dict[str, Any]:
-    """A mean rho, by outcome, with what accuracy alone would give, and the number of trajectories behind each."""
+    """A mean rho, by outcome, with what accuracy alone would give, and the number of trajectories of each."""
     frame = data.trajectories
     correct = frame["correct"].fillna(False).astype(bool)
     rho = frame["rho" if key == "pearson" else f"rho_{key}"]

@@ -151,6 +151,7 @@ def show_runs(frame: pd.DataFrame, *, only_headline: bool = False) -> ShownTable
 
 _KINDS = {
     "pearson": "the paper's",
+    "spearman": "Spearman",
     "cross fitted": "cross-fitted",
     "decoupled": "decoupled",
     "smoothed": "change-point",
@@ -161,7 +162,7 @@ _KINDS = {
 _NAMES = {
     "null_rate": "no answer",
     "cut_rate": "cut by the token limit",
-    "undefined_fraction": "ρ undefined",
+    "undefined_fraction": "ρ (the paper's) undefined",
     "entropy_first": "H at the start",
     "entropy_mean": "mean H",
     "entropy_final": "H at the end",

@@ -1,4 +1,4 @@
-"""Rollouts behind the likely tokens at forking positions: their database beside a run's, and the answers they reach."""
+"""Rollouts after the likely tokens at forking positions: their database beside a run's, and the answers they reach."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from fastsia.results.steps import spell_answer, spell_p
 from fastsia.sia.extras.alternatives import alternatives_table
 
 ALTERNATIVES = "alternatives.sqlite"
-"""The file of a run's folder with rollouts behind tokens that were forced (`fastsia.forking`). If it is there, the
+"""The file of a run's folder with rollouts after tokens that were forced (`fastsia.forking`). If it is there, the
 results have a table `alternatives`. The statistics of the checkpoints do not read it."""
 
 NUM_SLOTS = 16
-"""The most tokens of one position that rollouts are drawn behind, the trajectory's own among them."""
+"""The most tokens of one position that rollouts are drawn after, the trajectory's own among them."""
 
 _SECONDS = 60.0
 """How long a process waits for another that writes."""
@@ -55,7 +55,7 @@ class ForcedToken:
 
     Attributes:
         token: Its id.
-        slot: Its number among the tokens of its position, 0, 1, ...; the draws behind it follow from it.
+        slot: Its number among the tokens of its position, 0, 1, ...; the draws after it follow from it.
         logprob: Nats, under the distribution that rollouts are drawn from.
     """
 
@@ -67,7 +67,7 @@ class ForcedToken:
 
 @dataclass(frozen=True)
 class AnswersBehind:
-    """The answers that rollouts behind a token reached.
+    """The answers that rollouts after a token reached.
 
     Attributes:
         is_own: Whether the trajectory has this token.
@@ -83,13 +83,13 @@ class AnswersBehind:
 
 
 def checksum_of(trajectory: Mapping[Any, Any], fingerprint: str) -> int:
-    """Identifies a trajectory and the weights that draw behind it: what is stored of another is not used."""
+    """Identifies a trajectory and the weights that draw after it: what is stored of another is not used."""
     ids = np.concatenate([trajectory["prompt_token_ids"], [-1], trajectory["token_ids"]]).astype("<i4")
     return zlib.crc32(fingerprint.encode(), zlib.crc32(ids.tobytes()))
 
 
 class AlternativeStore:
-    """The database of one run's rollouts behind forced tokens. Each call is a transaction of its own."""
+    """The database of one run's rollouts after forced tokens. Each call is a transaction of its own."""
 
     def __init__(self, directory: Path) -> None:
         refuse_links(directory, (ALTERNATIVES,))
@@ -142,7 +142,7 @@ class AlternativeStore:
                 if slot >= NUM_SLOTS:
                     raise FastsiaError(
                         f"problem {problem_id!r}, token {position}: {NUM_SLOTS} tokens are stored there, the most that "
-                        f"fit; delete {self.path} to draw behind others."
+                        f"fit; delete {self.path} to draw after others."
                     )
                 if row is None:
                     values = (*key, position, token, slot, logprob, checksum)
@@ -190,7 +190,7 @@ class AlternativeStore:
 
 
 def answers_behind(store: Store, problem_id: str | None = None) -> Iterator[AnswersBehind]:
-    """The answers behind every forced token of a run, read as the run's own, trajectory by trajectory.
+    """The answers after every forced token of a run, read as the run's own, trajectory by trajectory.
 
     Args:
         store: A snapshot of the run.

@@ -56,9 +56,7 @@ def to_datatree(result: SIAResult) -> xarray.DataTree:
 
 
 _ATTRIBUTES = {
-    "checkpoints": {
-        "description": "one value per trajectory and checkpoint; NaN behind a trajectory's last checkpoint"
-    },
+    "checkpoints": {"description": "one value per trajectory and checkpoint; NaN after a trajectory's last checkpoint"},
     "trajectories": {"description": "one value per trajectory"},
     "curves": {"description": "means over trajectories with 95 % intervals over problems"},
 }

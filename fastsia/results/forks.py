@@ -69,7 +69,7 @@ def _forks_of(trajectory: Any, rollouts: pd.DataFrame, vocabulary: Vocabulary) -
         answers = part["answer"].where(part["answer"].notna(), None).tolist()
         alternatives: dict[tuple[int, int], list[int]] = {}
         for row, number in enumerate(matched.tolist()):
-            # Others ended on the trajectory's own tokens. Behind the next checkpoint its own rollouts say more.
+            # Others ended on the trajectory's own tokens. After the next checkpoint its own rollouts say more.
             if number < len(ids[row]) and checkpoint + number < end:
                 alternatives.setdefault((number, int(ids[row][number])), []).append(row)
         for (offset, token), rows in sorted(alternatives.items()):

@@ -272,7 +272,7 @@ class SIAResult:
         """The numbers as an xarray DataTree, for labelled selection, netCDF and Zarr; needs the package xarray.
 
         Groups: `checkpoints`, every number of `checkpoints` by trajectory and by the number of the checkpoint, with
-        `position` in tokens, whatever the spacing (NaN behind a trajectory's last checkpoint); `trajectories`, every
+        `position` in tokens, whatever the spacing (NaN after a trajectory's last checkpoint); `trajectories`, every
         number of `trajectories`; `curves`, value, low, high, se and count by curve, group, axis and position. There are
         no dimensions chain and draw: rollouts are counts of answers, not draws of a posterior.
 

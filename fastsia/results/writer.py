@@ -119,9 +119,9 @@ def check_output(directory: str | os.PathLike[str], identity: Mapping[str, Any])
 class StoreWriter:
     """The one writer of a results folder, which stays locked until `close`.
 
-    Opening resumes: `done` has the positions of finished problems, `begun` those of problems that an earlier run has
-    begun, and `notes` says what was repaired. A database whose
-    answers were read in another way opens all the same: call `reread` before adding problems to it.
+    Opening an existing folder resumes it: `done` has the positions of finished problems in the data set, `begun` those
+    of problems with stored parts, and `notes` says what was repaired. If answers were read with other settings, call
+    `reread` before `add`.
 
     Args:
         directory: the folder; it is created if it does not exist.
@@ -218,7 +218,7 @@ class StoreWriter:
 
         Args:
             read: reads the answers of a problem.
-            identity: its settings of reading become the run's.
+            identity: its whole config replaces the stored one.
             reading: how `read` reads.
             group: finds equal answers; None if only equal spellings are equal.
             golds: corrected gold answers, by position.
@@ -306,13 +306,13 @@ class StoreWriter:
     def add(self, finished: FinishedProblem) -> None:
         """Commit one finished problem, whole or not at all. May be called from any thread."""
         rows = schema.to_rows(finished)
-        with self._storing(f"problem {finished.problem.id!r} was not stored"):
+        with self._storing(f"problem {finished.problem.id!r}"):
             schema.insert(self._connection, rows)
             self.done.add(finished.position)
 
     def keep(self, parts: Sequence[Part]) -> None:
         """Commit what was drawn of unfinished problems, in one transaction. May be called from any thread."""
-        with self._storing("what was drawn last was not stored"):
+        with self._storing("what was drawn last"):
             rows: list[PartRow] = []
             following = dict(self._next_part)
             for part in parts:
@@ -334,10 +334,10 @@ class StoreWriter:
         """What was drawn of a trajectory of an unfinished problem.
 
         Args:
-            asked: see `schema.asked_checksum`.
+            asked: checksum of what was asked (`schema.asked_checksum`).
 
         Raises:
-            FastsiaError: something else was asked.
+            FastsiaError: the stored checksum differs.
         """
         if (position, trajectory) not in self._next_part:
             return None
@@ -352,21 +352,21 @@ class StoreWriter:
         return Drawn.join([schema.to_drawn(row) for row in rows])
 
     @contextmanager
-    def _storing(self, otherwise: str) -> Iterator[None]:
-        """Hold the lock to store something; errors say that it was not stored."""
+    def _storing(self, what: str) -> Iterator[None]:
+        """Hold the lock to store `what`, such as "problem 'x'"; errors say that it was not stored."""
         with self._writing:
             if self._is_closed:
-                raise FastsiaError(f"{self.path} is closed; {otherwise}.")
+                raise FastsiaError(f"{self.path} is closed; {what} was not stored.")
             try:
                 yield
             except sqlite3.Error as error:
                 raise FastsiaError(
-                    f"{self.path} cannot be written ({error}); what was finished before is kept "
+                    f"{self.path} cannot be written ({error}); {what} was not stored. Finished problems are kept "
                     f"({counted(len(self.done), 'problem')}), and the same command resumes once the cause is removed."
                 ) from error
 
     def close(self) -> None:
-        """Merge the log into the database, which makes it one plain file, and unlock the folder.
+        """Fold the write-ahead log into the database file, which makes it one plain file, and unlock the folder.
 
         Waits for an `add` of another thread: sqlite crashes if a connection is closed during a write.
         """

@@ -258,7 +258,7 @@ def shuffled_table(
     """Shuffled prefix (the paper's Table 2).
 
     Does the order of the reasoning matter, or only its words? At each checkpoint the tokens written so far were
-    shuffled behind the unchanged question, and new rollouts were drawn from there. “original” is this run, “shuffled”
+    shuffled after the unchanged question, and new rollouts were drawn from there. “original” is this run, “shuffled”
     that one, “difference” shuffled minus original, all on the problems that both have; “undefined” is the share of
     trajectories without a ρ. Where ρ falls to about 0, shuffled text no longer leads the model towards the right
     answer, so the order mattered. Where ρ stays, the words alone suffice. Where the original ρ is near 0, there was

@@ -53,11 +53,12 @@ class Departures:
 
     Attributes:
         known: bool [T], trajectories whose tokens' log-probabilities are known up to the last checkpoint.
-        log_stay: float64 [G], ln q: of the trajectory's tokens from this checkpoint to the next. 0 at the last
-            checkpoint, and from where on the trajectory's answer is settled.
-        segment: int64 [R], row of the segment in which the rollout departs; the last row where it does not before it.
-        visible: int64 [R], row of the first checkpoint whose token limit let the rollout end where it ended; that after
-            its own row where its own limit cut it.
+        log_stay: float64 [G], ln q: sum of the log-probabilities (nats) of the trajectory's tokens from this checkpoint
+            to the next; 0 at the last checkpoint and after `end`.
+        segment: int64 [R], row of the checkpoint after which the rollout departs; the trajectory's last row if it never
+            does.
+        visible: int64 [R], row of the first checkpoint whose limit (its position + max_tokens) reaches the rollout's
+            end. Its own row if its limit cut it after it had an answer; its own row + 1 if it was cut without one.
         num_cut: int64 [T], rollouts whose answer another limit might have changed: under `rollout_budget="new"` those
             that were cut. Under "total" all have the same limit.
         settled: bool [T], trajectories whose own tokens settle their answer before or at the last checkpoint.
@@ -106,7 +107,7 @@ class Departures:
         return cls(known, log_stay, segment, visible, num_cut, settled, end)
 
     def late(self, table: RolloutTable) -> np.ndarray:
-        """bool [R]: rollouts that an earlier checkpoint's limit would have cut, or their own did."""
+        """bool [R]: rollouts that an earlier checkpoint's limit would have cut, or their own cut before an answer."""
         return self.visible > table.first[table.trajectory_of_checkpoint[table.checkpoint_of_rollout]]
 
 
@@ -115,7 +116,7 @@ def log_prefixes(
 ) -> np.ndarray:
     """Log-probabilities of trajectories' tokens up to positions, nats; only differences within a trajectory matter.
 
-    Unknown ones count as 0, as do positions behind the last token.
+    Unknown ones count as 0, as do positions after the last token.
 
     Args:
         table: The rollouts.
@@ -159,7 +160,7 @@ class Block(NamedTuple):
 
 
 def blocks(table: RolloutTable, local: LocalAnswers, columns: int) -> Iterator[Block]:
-    """Cuts a table so that M K columns numbers fit into memory."""
+    """Yield consecutive trajectories in parts whose M K columns numbers are at most `_CELLS_AT_ONCE`."""
     begin = 0
     lengths = np.diff(table.trajectory_offsets)
     while begin < table.num_trajectories:
@@ -178,7 +179,7 @@ class Trunk:
 
     Attributes:
         log_stay: float64 [M].
-        steps: For each distance from the last checkpoint, the rows (int64) at it, beginning with the last ones.
+        steps: steps[d] is int64, the row d checkpoints before the end of each trajectory that has one.
         first: int64 [M], the first row of each row's trajectory.
     """
 
@@ -201,7 +202,7 @@ def count_departures(
 
     Args:
         segment: int64 [R], the row at which each rollout is counted.
-        member: bool [width, S], which slots are in each of S sets of rollouts.
+        member: bool [N, S], which rollouts are in each of S sets, by their index; N the most rollouts of a checkpoint.
         of: bool [R], rollouts to count.
     """
     kept = np.flatnonzero(of[block.rollouts]) + block.rollouts.start
@@ -228,13 +229,12 @@ def estimate_block(
     """The estimated answer distributions from S sets of rollouts; float64 [M, K, S], NaN where no rollout of a set
     reaches the last checkpoint.
 
-    Under `rollout_budget="new"` rollouts of a later checkpoint t' ran to a later limit than t's, and those of an
-    earlier one to an earlier limit. A rollout that ended between the limits of two checkpoints is therefore counted at
-    the checkpoints whose limit it kept, as a share of those that had not ended before and could have ended there
-    (Kaplan and Meier's product over the limits); the rest of D_m are cut rollouts.
+    Under `rollout_budget="new"` each checkpoint has its own limit, so rollouts that depart in one segment are
+    censored at different positions. D_m is their Kaplan-Meier estimate; the mass that it leaves is that of cut rollouts
+    and goes to column 0, no answer.
 
     Args:
-        member: bool [width, S], which slots are in each set.
+        member: bool [N, S], which rollouts are in each set, by their index; N the most rollouts of a checkpoint.
         of: bool [R], the rollouts that count; None: all.
         unbiased: With one limit for all, unbiased also where segments may have no departure; for tests rather than for
             use. D of a segment that k rollouts reach counts 1 / (1 - q^k) times, and nothing where none departs, so
@@ -276,7 +276,7 @@ def estimate_block(
 def _elsewhere(counts: np.ndarray, trunk: Trunk) -> np.ndarray:
     """The answers of all departures of a trajectory before its last checkpoint, as shares; zeros where there is none.
 
-    They stand for a segment in which nobody departed. p behind the segment would be too near the trajectory's own
+    They stand for a segment in which nobody departed. p after the segment would be too near the trajectory's own
     answer, which those that depart have less often.
 
     Args:
@@ -310,7 +310,7 @@ def _add_late(
     """Adds the rollouts `late` (int64, rows of the table) to the checkpoints whose limit they kept.
 
     Args:
-        known: bool [M, S], segments whose D_m is estimated; p is taken from behind the others.
+        known: bool [M, S], segments whose D_m is estimated; p is taken from after the others.
         leave: float64 [M, S], the weight of each D_m.
         ended: float64 [M, S], the share of them that kept every limit.
     """
@@ -380,7 +380,7 @@ class Decomposition:
         surprisal: Float64, nats, of the gold answer.
         surprisal_se: Float64, nats.
         effective_rollouts: Float64, how many rollouts from the checkpoint alone would estimate p as well.
-        unseen: Float64, the probability of segments in which no rollout departed; p is taken from behind them.
+        unseen: Float64, the probability of segments in which no rollout departed; p is taken from after them.
         mode: Int32, code of the answer with the largest estimated probability.
         cut_share: Float64 [T], share of the trajectory's rollouts that the token limit cut.
         withheld: Bool [T], trajectories whose estimates are not to be used.
@@ -701,7 +701,7 @@ what is not so. Two texts taken for one only make limits wider, by little (docs/
 
 STAY_SIGMAS, STAY_SHARE = 6.0, 0.02
 """Rollouts that stay on the trajectory may differ from what its probabilities say by this many standard deviations, or
-by this share of all that could have departed. Both are exceeded only by probabilities of another distribution."""
+by this share of `chances` (`stay_difference`). Both are exceeded only by probabilities of another distribution."""
 
 
 def check(table: RolloutTable, departures: Departures) -> str | None:
@@ -743,7 +743,8 @@ def leaf_sums(table: RolloutTable) -> np.ndarray:
 
 def stay_difference(table: RolloutTable, departures: Departures) -> tuple[float, float, float]:
     """(difference, deviation, chances): over all segments, how many rollouts stayed to the next checkpoint minus how
-    many the tokens' probabilities expect; its standard deviation; and how many could have stayed or left."""
+    many the tokens' probabilities expect; its standard deviation; and the expected
+    number of the rarer outcome, staying or diverging: the sum of alive min(q, 1 - q)."""
     owner, row = table.trajectory_of_checkpoint, table.checkpoint_of_rollout
     # Rollouts under way at a row: drawn at or before it, departed at or after it.
     change = np.bincount(row, minlength=table.num_checkpoints + 1).astype(np.float64)

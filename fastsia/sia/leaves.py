@@ -1,6 +1,6 @@
 """Distinct texts with their known probabilities: what a set of rollouts proves about p, without statistics.
 
-A rollout's text is a leaf of the tree of all texts, and its probability is known. Behind a checkpoint the distinct
+A rollout's text is a leaf of the tree of all texts, and its probability is known. After a checkpoint the distinct
 texts with answer a have together the probability L_a, so p(a) is at least L_a, and at most L_a + u with u = 1 - sum of
 L the probability of all texts that were not drawn. docs/method.md states the conditions.
 """
@@ -26,8 +26,8 @@ class Texts:
         rollout: int64 [L], one rollout that is this text (row of the table).
         number: int64 [L], how many rollouts are.
         segment: int64 [L], row of the last checkpoint that the text runs through.
-        visible: int64 [L], row of the first checkpoint behind which it is a whole text: token limits may differ.
-        logprob: float64 [L], nats, its probability behind the checkpoint `segment`.
+        visible: int64 [L], row of the first checkpoint after which it is a whole text: token limits may differ.
+        logprob: float64 [L], nats, its probability after the checkpoint `segment`.
     """
 
     rollout: np.ndarray
@@ -41,7 +41,7 @@ def find_texts(table: RolloutTable, departures: Departures, logprobs: TokenLogpr
     """Finds the distinct texts among rollouts whose log-probability is known.
 
     Rollouts that depart at one token, end at one token and have one answer count as one text where their
-    log-probabilities behind the departure differ by at most `SAME_TEXT`: the least probable of them.
+    log-probabilities after the departure differ by at most `SAME_TEXT`: the least probable of them.
 
     Rollouts of trajectories with unknown token probabilities are left out, and those that depart where the trajectory's
     answer is settled already: there, nothing is left to bound.
@@ -66,7 +66,7 @@ def find_texts(table: RolloutTable, departures: Departures, logprobs: TokenLogpr
 
     settled = departures.settled[owner] & (departures.segment == table.last[owner])
     kept = np.flatnonzero(departures.known[owner] & ~settled & np.isfinite(logprob))
-    # Under "new", what a limit cut is a whole text behind its own checkpoint only.
+    # Under "new", what a limit cut is a whole text after its own checkpoint only.
     own_only = cut & (config.rollout_budget == "new")
     segment = np.where(own_only, row, departures.segment)
     visible = np.where(own_only, row, departures.visible)
@@ -92,7 +92,7 @@ class Leaves:
 
     Attributes:
         texts: The distinct texts.
-        explored: Float64, probability of all of them together behind the checkpoint.
+        explored: Float64, probability of all of them together after the checkpoint.
         gold_low: Float64, the least that p(gold) can be; the most is this plus 1 - explored.
         mode: Int32, code of the answer with the largest lower bound.
         mode_is_certain: Bool, whether no other answer can be as probable as that one.
@@ -254,7 +254,7 @@ def distinct_texts(table: RolloutTable, logprobs: TokenLogprobs, config: SIAConf
         One row per text, or None where probabilities are not known or not those of the sampling distribution:
         problem_id, trajectory; departs and ends (positions: the first token that differs from the trajectory's, and the
         text's end); answer, None for none; num_rollouts, how many rollouts are this text; logprob (nats) of the text
-        behind the trajectory's first checkpoint; cut, whether the token limit ended it.
+        after the trajectory's first checkpoint; cut, whether the token limit ended it.
     """
     departures = Departures.of(table, logprobs, config)
     if departures is None or check(table, departures) is not None or table.logprob is None:

@@ -119,7 +119,7 @@ class Stretches:
 
     def draw_cuts(self, hazard: float, number: int, generator: np.random.Generator) -> np.ndarray:
         """int64 [B, number, C]: draws of the cut into stretches, as the first checkpoint of each one's stretch.
-        Checkpoints behind a trajectory's end are stretches of their own."""
+        Checkpoints after a trajectory's end are stretches of their own."""
         batch, longest = self.evidence.shape[:2]
         backward = self.backward(hazard)
         place = np.arange(1, longest + 1)

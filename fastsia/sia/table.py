@@ -50,7 +50,8 @@ class RolloutTable:
 
     The letters of shapes, here and in all of `fastsia.sia`: P problems, T trajectories, G checkpoints over all
     trajectories, R rollouts, A distinct answers; also K half-splits or positions of a curve, Q positions of
-    `curves.GRID` and B bootstrap resamples.
+    `curves.GRID` and B bootstrap resamples. In `decomposition`: V answers of a trajectory, M checkpoints of a block, K
+    the largest V in it, and S sets of rollouts.
 
     Attributes:
         problem_ids: object [P], in order of first appearance.

@@ -147,7 +147,7 @@ def _solutions(task: Task) -> GivenTrajectories:
 def with_answer(
     given: GivenTrajectory, task: Task, problem: Problem, prompt: str, starts_in_think: bool
 ) -> GivenTrajectory:
-    """A solution as a response to a prompt: with the line of its answer, behind the think block that the prompt opened,
+    """A solution as a response to a prompt: with the line of its answer, after the think block that the prompt opened,
     and with a space before it where a plain prompt ends with "Answer:"."""
     if not given.is_solution:
         return given

@@ -13,7 +13,7 @@ FILE = "gsm8k/test.jsonl"
 HUB = HubData("openai/gsm8k", "main")
 MARKER = "####"
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
-"""A calculation for a calculator, behind the text that states it: `9 * 2 = $<<9*2=18>>18`."""
+"""A calculation for a calculator, after the text that states it: `9 * 2 = $<<9*2=18>>18`."""
 
 
 def to_problem(record: Record, answer_format: AnswerFormat) -> Problem:

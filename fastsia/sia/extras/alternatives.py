@@ -1,4 +1,4 @@
-"""Answers behind each likely token of a position: which token of a trajectory could have led elsewhere."""
+"""Answers after each likely token of a position: which token of a trajectory could have led elsewhere."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _COLUMNS = (
 def alternatives_table(drawn: pd.DataFrame) -> pd.DataFrame:
     """After each alternative at a forking token
 
-    Rollouts behind tokens that were put at a position of a trajectory: its own and the most probable others.
+    Rollouts after tokens that were put at a position of a trajectory: its own and the most probable others.
     probability: of the token there, under the run's temperature and top-p. answer, answer share: the most frequent
-    answer behind it. total variation: the least share of answers that differ from those behind the trajectory's own
+    answer after it. total variation: the least share of answers that differ from those after the trajectory's own
     token; by chance: what it is on average if the token makes no difference; p: exact permutation test; q: the same
-    corrected for all alternatives of the run. gold change: share of the gold answer minus that behind the own token.
+    corrected for all alternatives of the run. gold change: share of the gold answer minus that after the own token.
     These rollouts count in no other number.
 
     Args:
@@ -36,7 +36,7 @@ def alternatives_table(drawn: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per position and token, the own one first, then by falling probability; the columns above. NaN: of the
-        own token, and where no rollout stands behind it.
+        own token, and where no rollout stands after it.
     """
     rows: list[dict[str, Any]] = []
     for _, group in drawn.groupby(_KEY, sort=False) if len(drawn) else ():

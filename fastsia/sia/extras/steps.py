@@ -182,7 +182,7 @@ def choose_steps(checkpoints: pd.DataFrame, most: int = MOST_SHOWN) -> pd.DataFr
         most: How many.
 
     Returns:
-        Rows of `checkpoints` with a step, and mode_after, the most frequent answer behind it (None: no answer).
+        Rows of `checkpoints` with a step, and mode_after, the most frequent answer after it (None: no answer).
     """
     if "step_q_value" not in checkpoints:
         return checkpoints.iloc[:0]
