@@ -268,7 +268,7 @@ class _Drawing:
 
     def _keep(self, key: Any, rollouts: Rollouts) -> None:
         """Store rollouts that have ended and are not stored."""
-        rows, known = [], self._stored[key]
+        rows, known = list[tuple[int, int, int, str, np.ndarray]](), self._stored[key]
         for r in range(len(rollouts)):
             position, index = int(rollouts.checkpoint[r]), int(rollouts.index[r])
             if (position, index) in known:

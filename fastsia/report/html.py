@@ -166,10 +166,11 @@ def _side_by_side(runs: Mapping[str, ReportData]) -> dict[str, Any]:
     pieces: list[Piece] = []
     found: dict[tuple[str, int], list[Any]] = {}
     for number, data in enumerate(runs.values()):
-        outcomes = data.trajectories.set_index(["problem_id", "trajectory"])[["correct", "final_entropy"]]
+        ends = zip(data.trajectories["correct"].tolist(), data.trajectories["final_entropy"].tolist(), strict=True)
+        outcomes = dict(zip(_keys(data), ends, strict=True))
         mine = (view for view in data.views if (view.problem_id, view.trajectory) in kept)
         for piece in pack(mine, len(kept), BYTES_EACH * len(kept)):
-            correct, entropy = outcomes.loc[piece.key]
+            correct, entropy = outcomes[piece.key]
             row = found.setdefault(piece.key, [piece.question, *[None] * len(runs)])
             row[number + 1] = [len(pieces), bool(correct), _plain(float(entropy))]
             pieces.append(piece)

@@ -126,7 +126,7 @@ class AlternativeStore:
         Raises:
             FastsiaError: A position has no slot left.
         """
-        key, found = (problem_id, trajectory), []
+        key, found = (problem_id, trajectory), list[ForcedToken]()
         with self._open() as connection:
             stale = connection.execute(
                 "SELECT count(*) FROM tokens WHERE problem_id = ? AND trajectory = ? AND checksum != ?",
@@ -307,7 +307,7 @@ def tell_alternatives(table: pd.DataFrame) -> Iterator[list[str]]:
     """The rows of one position after the other as lines to read, the strongest difference first."""
     keys = ["problem_id", "trajectory", "position"]
     strongest = table.groupby(keys, sort=False)["q_value"].min()
-    for key in strongest.sort_values(kind="stable").index:
+    for key in strongest.sort_values(kind="stable").index.tolist():
         rows = table[(table[keys] == list(key)).all(axis=1)]
         lines = [f"{key[0]}, trajectory {key[1]}, token {key[2]}"]
         for row in rows.to_dict("records"):

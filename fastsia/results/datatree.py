@@ -64,7 +64,7 @@ _ATTRIBUTES = {
 
 def _numbers(frame: pd.DataFrame) -> dict[str, np.ndarray]:
     """The columns of numbers and of yes or no, but the keys, as float64."""
-    kept = [name for name in frame if name not in _KEYS and frame[name].dtype.kind in "biuf"]
+    kept = [name for name in frame.columns if name not in _KEYS and frame[name].dtype.kind in "biuf"]
     return {str(name): frame[name].to_numpy(np.float64) for name in kept}
 
 

@@ -190,7 +190,7 @@ class Store:
     def same_answers(self) -> dict[tuple[str, int], dict[str, str]]:
         """By (problem id, trajectory), the spelling that stands for each of its answers that equals another one."""
         with self._reading() as connection:
-            groups, found = self._groups_in(connection), {}
+            groups, found = self._groups_in(connection), dict[tuple[str, int], dict[str, str]]()
             for row, problem_id, trajectory in connection.execute(
                 "SELECT id, problem_id, trajectory FROM trajectories"
             ):

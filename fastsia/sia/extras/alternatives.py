@@ -39,7 +39,7 @@ def alternatives_table(drawn: pd.DataFrame) -> pd.DataFrame:
         own token, and where no rollout stands after it.
     """
     rows: list[dict[str, Any]] = []
-    for _, group in drawn.groupby(_KEY, sort=False) if len(drawn) else ():
+    for _, group in [] if drawn.empty else list(drawn.groupby(_KEY, sort=False)):
         ordered = group.sort_values(["is_own", "probability"], ascending=False, kind="stable").to_dict("records")
         kept = ordered[0]["answers"] if ordered[0]["is_own"] else []
         rows += [_row(record, [] if record["is_own"] else kept) for record in ordered]
