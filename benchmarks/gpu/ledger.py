@@ -31,9 +31,12 @@ class Ledger:
         self._rows: dict[str, dict[str, Any]] = {}
         self._begun: Counter[str] = Counter()
         held = [_lines(path) for path in self.paths]
-        every = list(dict.fromkeys(line for lines in held for line in lines))
+        # Lines may be equal: a row that began twice.
+        every = list(max(held, key=len, default=[]))
+        for lines in held:
+            every += (Counter(lines) - Counter(every)).elements()
         for path, lines in zip(self.paths, held, strict=True):
-            for line in [line for line in every if line not in set(lines)]:
+            for line in (Counter(every) - Counter(lines)).elements():
                 _append(path, line)
         for line in every:
             self._note(json.loads(line))
