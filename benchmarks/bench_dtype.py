@@ -95,10 +95,12 @@ def _compared(ours: Any, theirs: Any) -> dict[str, Any]:
     rho = [result.trajectories.set_index(KEYS[:2])["rho"] for result in results]
     moved, rho_moved = entropy[1] - entropy[0], (rho[1] - rho[0]).dropna()
     tokens = np.concatenate([theirs[1][key] - forced for key, forced in ours[1].items()], axis=1)
+    inside = tokens[0][np.isfinite(tokens[0])]
     return {
         "tokens": tokens.shape[1],
-        "mean_logprob_moved": float(tokens[0].mean()),
-        "mean_abs_logprob_moved": float(np.abs(tokens[0]).mean()),
+        "left_the_nucleus": 1 - len(inside) / tokens.shape[1],
+        "mean_logprob_moved": float(inside.mean()),
+        "mean_abs_logprob_moved": float(np.abs(inside).mean()),
         "mean_token_entropy_moved": float(tokens[1].mean()),
         "mean_abs_token_entropy_moved": float(np.abs(tokens[1]).mean()),
         "checkpoints": len(moved),

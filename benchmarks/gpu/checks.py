@@ -25,7 +25,15 @@ def measure(name: str, device: str, limit_s: float) -> dict[str, Any]:
     if importlib.util.find_spec("pytest_timeout") is not None:
         options += [f"--timeout={_TEST_SECONDS}", f"--session-timeout={within - 10:.0f}"]
     command = [sys.executable, "-m", "pytest", *options, *PARTS[name]]
-    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # A job in the background inherits that interrupts are ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     try:
         output, cut = process.communicate(timeout=within)[0], False
     except subprocess.TimeoutExpired:  # interrupted, pytest shows what failed and where it is

@@ -31,9 +31,12 @@ class Ledger:
         self._rows: dict[str, dict[str, Any]] = {}
         self._begun: Counter[str] = Counter()
         held = [_lines(path) for path in self.paths]
-        every = list(dict.fromkeys(line for lines in held for line in lines))
+        # Lines may be equal: a row that began twice.
+        every = list(max(held, key=len, default=[]))
+        for lines in held:
+            every += _without(lines, every)
         for path, lines in zip(self.paths, held, strict=True):
-            for line in [line for line in every if line not in set(lines)]:
+            for line in _without(every, lines):
                 _append(path, line)
         for line in every:
             self._note(json.loads(line))
@@ -87,6 +90,17 @@ def _lines(path: Path) -> list[str]:
         except ValueError:  # the process that wrote it was ended
             continue
         found.append(line)
+    return found
+
+
+def _without(lines: list[str], others: list[str]) -> list[str]:
+    """The lines, in order, that others lack; each as often as they lack it."""
+    there, found = Counter(others), []
+    for line in lines:
+        if there[line]:
+            there[line] -= 1
+        else:
+            found.append(line)
     return found
 
 

@@ -269,8 +269,8 @@ def prefix_attention_kernel(
     DIRECT: tl.constexpr,
     LSE: tl.constexpr,
 ):
-    """TRUNKS, SUFFIXES: which programs this launch has. MERGED: whether rows have parts of suffixes, here or in the
-    launch after it."""
+    # TRUNKS and SUFFIXES say which programs this launch has, MERGED whether rows have parts of suffixes, here or in the
+    # launch after it.
     NUM_HEADS: tl.constexpr = NUM_KV_HEADS * GROUP
     program = tl.program_id(0)
     head = tl.program_id(1)
