@@ -330,6 +330,8 @@ class _Fused(_Group):
 class _Fp8(_Group):
     """Layers computed in fp8, or on a CPU as if: their weights stay, and a rounded copy is multiplied."""
 
+    _scale: Tensor  # float32, one per row of the weights on CUDA
+
     def pack(self) -> None:
         """Round the layers' weights as they are now; into the same memory, which CUDA graphs read."""
         with torch.no_grad():

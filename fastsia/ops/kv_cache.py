@@ -99,20 +99,23 @@ def rotate_and_store_kernel(
     tl.store(into + HALF, high.to(out.dtype.element_ty), mask=live)
     slot = tl.load(slots + row)
     if slot >= 0:
-        heads = tl.arange(0, KV_HEADS_PAD)[:, None]
-        live = (heads < NUM_KV_HEADS) & inside
-        at = k + row * stride_k_row + heads * stride_k_head + dims
-        low, high = _rotate(at, live, cos_low, cos_high, sin_low, sin_high, HALF)
-        at = v + row * stride_v_row + heads * stride_v_head + dims
-        first = tl.load(at, mask=live, other=0.0).to(v_cache.dtype.element_ty)
-        second = tl.load(at + HALF, mask=live, other=0.0).to(v_cache.dtype.element_ty)
+        # Names of their own: a block may not give a variable another shape.
+        kv_heads = tl.arange(0, KV_HEADS_PAD)[:, None]
+        kept = (kv_heads < NUM_KV_HEADS) & inside
+        keys = k + row * stride_k_row + kv_heads * stride_k_head + dims
+        key_low, key_high = _rotate(keys, kept, cos_low, cos_high, sin_low, sin_high, HALF)
+        values = v + row * stride_v_row + kv_heads * stride_v_head + dims
+        first = tl.load(values, mask=kept, other=0.0).to(v_cache.dtype.element_ty)
+        second = tl.load(values + HALF, mask=kept, other=0.0).to(v_cache.dtype.element_ty)
         largest = tl.maximum(tl.abs(first.to(tl.float32)), tl.abs(second.to(tl.float32)), tl.PropagateNan.ALL)
         is_bad = tl.max(tl.where(largest < float("inf"), 0, 1), 1)[:, None] > 0
-        into = slot * stride_token + heads * stride_head + dims
-        tl.store(k_cache + into, tl.where(is_bad, float("nan"), low).to(k_cache.dtype.element_ty), mask=live)
-        tl.store(k_cache + into + HALF, tl.where(is_bad, float("nan"), high).to(k_cache.dtype.element_ty), mask=live)
-        tl.store(v_cache + into, tl.where(is_bad, 0.0, first).to(v_cache.dtype.element_ty), mask=live)
-        tl.store(v_cache + into + HALF, tl.where(is_bad, 0.0, second).to(v_cache.dtype.element_ty), mask=live)
+        place = slot * stride_token + kv_heads * stride_head + dims
+        key_low = tl.where(is_bad, float("nan"), key_low)
+        key_high = tl.where(is_bad, float("nan"), key_high)
+        tl.store(k_cache + place, key_low.to(k_cache.dtype.element_ty), mask=kept)
+        tl.store(k_cache + place + HALF, key_high.to(k_cache.dtype.element_ty), mask=kept)
+        tl.store(v_cache + place, tl.where(is_bad, 0.0, first).to(v_cache.dtype.element_ty), mask=kept)
+        tl.store(v_cache + place + HALF, tl.where(is_bad, 0.0, second).to(v_cache.dtype.element_ty), mask=kept)
 
 
 @triton.jit

@@ -48,9 +48,9 @@ def test_every_kernel_compiles_and_fits() -> None:
     assert len(rows) >= 2 * 21
     for row in rows:
         assert row["shared"] <= SHARED_LIMIT[row["sm"]], row
-        few_bytes = 16 if "f32" in row["launch"] else 0  # float32 is for comparisons
-        assert row["sm"] != 90 or row["stack"] <= few_bytes, f"spills: {row}"
-        # float32 is for comparisons: it has two stages, in which a wait is for the last copy.
+        # float32 attention is for comparisons: it may spill a little, and its waits are for the last copy.
+        most = 16 if row["launch"].startswith("attention f32") else 0
+        assert row["sm"] != 90 or row["stack"] <= most, f"spills: {row}"
         if row["launch"].startswith(("attention bf16", "sampling bf16")):
             # A wait for the last copy asked for would leave a program idle for as long as memory takes to answer.
             assert row["waits"], row
