@@ -409,8 +409,8 @@ class SIAConfig:
     num_rollouts: PositiveCount = _sampling(20)
     """N, rollouts drawn at each checkpoint; with target_se or max_total_tokens those of the first round."""
     target_se: StandardError | None = _sampling(None, unset="num_rollouts everywhere")
-    """Standard error to reach, the root of its mean square over the checkpoints: a second round places rollouts where
-    they lower it most per token."""
+    """Error to reach, the root of its mean square over the checkpoints (of H with its estimated bias): a second round
+    places rollouts where they lower it most per token."""
     target_of: TargetOf = _sampling("entropy")
     """What target_se is the error of and max_total_tokens is spent on: H (entropy, in nats) or the probability of the
     gold answer (gold)."""

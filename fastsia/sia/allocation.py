@@ -132,6 +132,8 @@ def _numbers(
 
     def numbers(worth: float) -> np.ndarray:
         """Where a rollout lowers the error by `worth` a token: V / n^2 + 2 B^2 n_1^2 / n^3 = worth c, by bisection."""
+        if not bias.any():
+            return np.clip(np.sqrt(variance / (worth * cost)), first, most)
         low, high = np.full(len(variance), float(first)), np.full(len(variance), float(most))
         for _ in range(40):
             middle = (low + high) / 2

@@ -73,7 +73,7 @@ def test_an_analysis_of_unequal_numbers() -> None:
     assert (precision["fewest_rollouts"], precision["most_rollouts"], precision["bias_bound"]) == (8, 40, 0.0)
     table = encode(rollouts)
     assert 0 < precision["se"] < 0.5
-    assert any("Placed rollouts: the standard error of H" in note for note in summary["warnings"])
+    assert any("Placed rollouts: the standard error and bias of H" in note for note in summary["warnings"])
     assert not any("Unequal numbers" in note for note in summary["warnings"])
     assert (found.checkpoints["num_rollouts"].to_numpy() == table.count).all()
     assert found.tables["sensitivity"]["num_rollouts"].iloc[0] == 8
