@@ -546,9 +546,9 @@ def _draw(
         if rounds is None:
             finish(pending)
             return
-        reporter.begin_round("last round, ")
         undecided = [at for at in pending if any(rounds.counts(at, k) is None for k in range(counts[at]))]
         if len(undecided) < len(pending):
+            reporter.begin_round("last round, ", rounds.num_rollouts)
             finish(sorted(set(pending) - set(undecided)), rounds)
         recorder.settle()
         spent, is_decided = writer.num_tokens(), not undecided
@@ -561,7 +561,7 @@ def _draw(
             recorder.settle()
             is_decided = rounds.decide(spent)
         if undecided:
-            reporter.begin_round("last round, ")
+            reporter.begin_round("last round, ", rounds.num_rollouts)
             finish(undecided, rounds)
 
 
@@ -757,14 +757,14 @@ class _Reporter:
         self._started = time.perf_counter()
         self._logged: set[str] = set()
         self._rollouts_before, self._rollouts_finished = writer.num_rollouts(), 0
-        self._writer, self._round = writer, ""
+        self._writer, self._round, self._expected = writer, "", cast(int | None, None)
         self.run: Running | None = None
         self._left: Left | None = None
         self._left_at = self._started
 
-    def begin_round(self, name: str) -> None:
-        """Count from here: the next run of the engine has what is stored behind it."""
-        self._round, self.run, self._left = name, None, None
+    def begin_round(self, name: str, expected: int | None = None) -> None:
+        """Count from here: the next run of the engine has what is stored behind it. expected: rollouts at its end."""
+        self._round, self._expected, self.run, self._left = name, expected, None, None
         self._rollouts_before, self._rollouts_finished = self._writer.num_rollouts(), 0
 
     def progress(self) -> Progress:
@@ -774,7 +774,11 @@ class _Reporter:
         expected = seconds_left = None
         if left is not None:
             expected = rollouts + left.rollouts
-            seconds_left = None if left.seconds is None else max(left.seconds - (now - self._left_at), 0.0)
+            seconds = left.seconds
+            if self._expected is not None:  # the engine does not know how many each of those to come has
+                seconds = None if seconds is None else seconds * (self._expected - rollouts) / max(left.rollouts, 1.0)
+                expected = float(self._expected)
+            seconds_left = None if seconds is None else max(seconds - (now - self._left_at), 0.0)
         elif self._done > self._resumed:
             seconds_left = (now - self._started) * (self._total - self._done) / (self._done - self._resumed)
         return Progress(

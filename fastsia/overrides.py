@@ -13,6 +13,9 @@ class Overrides(TypedDict, total=False):
     temperature: float
     top_p: float
     num_rollouts: int
+    target_se: float | None
+    target_of: Literal["entropy", "gold"]
+    max_total_tokens: int | None
     stride: int | None
     max_checkpoints: int | None
     num_trajectories: int
@@ -54,9 +57,6 @@ class Overrides(TypedDict, total=False):
     gpu_memory_utilization: float
     kernels: Literal["auto", "triton", "native", "reference"]
     compile: Literal["auto", "on", "graphs", "off"]
-    quantization: Literal["none", "fp8"]
-    deterministic: bool
-    overlap: Literal["auto", "on", "off"]
     num_threads: int | None
     base_url: str | None
     api_key_env: str | None

@@ -76,6 +76,11 @@ class Rounds:
         self._writer.store_rounds(stored)
         return True
 
+    @property
+    def num_rollouts(self) -> int:
+        """Rollouts of all problems that are decided on."""
+        return sum(sum(own) for key, own in self._writer.rounds.items() if key != "first")
+
     def mean_left(self, positions: Sequence[int]) -> int:
         """Rollouts per checkpoint that some problems get beyond the fewest, on average."""
         wanted = {str(position) for position in positions}

@@ -65,7 +65,8 @@ def whole(model: Path, questions: Path, tmp_path_factory: pytest.TempPathFactory
     assert rollouts == sorted(rollouts)
     assert sum(numbers(folder)) * 0.9 < rollouts[-1] <= sum(numbers(folder))
     last = [progress.expected_rollouts for progress in seen.progress if progress.round == "last round, "]
-    assert last[0] == pytest.approx(sum(numbers(folder)), rel=0.4)
+    assert {*last} <= {None, sum(numbers(folder))}
+    assert last[-2] is not None
     return folder
 
 
