@@ -57,6 +57,9 @@ class Overrides(TypedDict, total=False):
     gpu_memory_utilization: float
     kernels: Literal["auto", "triton", "native", "reference"]
     compile: Literal["auto", "on", "graphs", "off"]
+    quantization: Literal["none", "fp8"]
+    deterministic: bool
+    overlap: Literal["auto", "on", "off"]
     num_threads: int | None
     base_url: str | None
     api_key_env: str | None

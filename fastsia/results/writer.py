@@ -120,8 +120,8 @@ class StoreWriter:
     """The one writer of a results folder, which stays locked until `close`.
 
     Opening an existing folder resumes it: `done` has the positions of finished problems in the data set, `begun` those
-    of problems with stored parts, `rounds` how many rollouts checkpoints get (see `schema.rounds_meta`), and `notes` says what was
-    repaired. If answers were read with other settings, call `reread` before `add`.
+    of problems with stored parts, `rounds` how many rollouts checkpoints get (see `schema.rounds_meta`), and `notes`
+    says what was repaired. If answers were read with other settings, call `reread` before `add`.
 
     Args:
         directory: the folder; it is created if it does not exist.
