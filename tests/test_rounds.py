@@ -76,7 +76,7 @@ def test_rollouts_are_placed_and_counted(whole: Path, model: Path, questions: Pa
     assert 6 <= min(found) < max(found)
     result = fastsia.load(whole)
     precision = result.summary["precision"]
-    assert precision["se"] == pytest.approx(0.25, rel=0.35)
+    assert 0.1 < precision["se"] < 0.6, "near the target; 6 answers foretell little"
     assert precision["mean_rollouts"] == pytest.approx(np.mean(found))
     assert (result.checkpoints["num_rollouts"].to_numpy() == found).all()
     equal = {name: value for name, value in SETTINGS.items() if name != "target_se"}
