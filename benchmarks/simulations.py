@@ -15,6 +15,7 @@ import pandas as pd
 
 from fastsia.config import SIAConfig
 from fastsia.sia.alignment import cross_fitted, pearson, permutation_test
+from fastsia.sia.allocation import Pilot, place
 from fastsia.sia.bootstrap import Bootstrap, interval
 from fastsia.sia.curves import grid_rows
 from fastsia.sia.decomposition import (
@@ -240,10 +241,101 @@ def repairings(runs: int = 60) -> Iterator[dict[str, Any]]:
         yield row
 
 
+def placed(sets: int = 400) -> Iterator[dict[str, Any]]:
+    """Numbers of rollouts from a first round of 8: shares of the gold answer against the true ones. z of cells over
+    the sets (sd 1, extremes near 3.5 where there is no bias), largest error of a mean, tokens at its error."""
+    for name, scenario in SCENARIOS.items():
+        p = scenario(np.random.default_rng(0))[:16]
+        cost = np.linspace(60, 6, p.shape[1])
+        truth, variance = p[..., 0], p[..., 0] * (1 - p[..., 0])
+        inner = (truth > 0.05) & (truth < 0.95)
+        target = np.sqrt(variance.mean() / 20)
+        for rule in ("equal", "own rollouts", "placed"):
+            rng, shares, tokens, errors = np.random.default_rng(1), [], [], []
+            for _ in range(sets):
+                hits = rng.random((*truth.shape, 200)) < truth[..., None]
+                spread = hits[..., :8].var(axis=2, ddof=1)
+                number = np.full(truth.shape, 20)
+                if rule == "placed":
+                    number = np.array(place([Pilot(own, cost, 0 * cost) for own in spread], 8, target_se=target))
+                elif rule == "own rollouts":
+                    shape = np.sqrt(spread / cost)
+                    number = np.maximum(np.ceil(shape * (np.sqrt(spread * cost)).mean() / target**2), 8).astype(int)
+                number = np.minimum(number, 200)
+                shares.append(np.where(np.arange(200) < number[..., None], hits, 0).sum(axis=2) / number)
+                tokens.append((number * cost).sum() / (20 * cost.sum() * len(p)))
+                errors.append(((shares[-1] - truth) ** 2).mean())
+            found = np.array(shares)
+            off = (found.mean(axis=0) - truth)[inner]
+            z = off / (found.std(axis=0, ddof=1)[inner] / np.sqrt(sets))
+            yield {
+                "scenario": name,
+                "rule": rule,
+                "z sd": z.std(),
+                "z largest": np.abs(z).max(),
+                "bias largest": np.abs(off).max(),
+                "rmse": np.sqrt(np.mean(errors)),
+                "target": target,
+                "tokens": np.mean(tokens),
+                "tokens at equal error": np.mean(tokens) * np.mean(errors) / (variance.mean() / 20),
+            }
+
+
+def placed_decompositions(sets: int = 25, most: int = 40) -> Iterator[dict[str, Any]]:
+    """The decomposition on rollouts that were placed, first round 6: its bias against the true distributions of Markov
+    chains, as in `decompositions`."""
+    for spread in (0.3, 0.05, 0.02):
+        rng = np.random.default_rng(0)
+        chain = Chain(12, 4, rng, spread=spread, end=0.05)
+        rollouts, logprobs, truth = chain.run(120, sets * most, 4, 120, rng, budget="total")
+        table = encode(rollouts)
+        departures = Departures.of(table, logprobs, SIAConfig(max_tokens=120, rollout_budget="total"))
+        assert departures is not None
+        assert table.tokens is not None
+        assert table.ride is not None
+        local, row, slot = table.local_answers(), table.checkpoint_of_rollout, table.slots()
+        gold, new = table.code == table.gold[table.trajectory_of_checkpoint[row]], table.tokens - table.ride
+        whole, parts = np.ones((sets * most, 1), dtype=bool), []
+        numbers = []
+        for k in range(sets):
+            first = (slot >= k * most) & (slot < k * most + 6)
+            share = np.bincount(row[first], weights=gold[first]) / 6
+            cost = np.maximum(np.bincount(row[first], weights=new[first]) / 6, 1.0)
+            cuts = table.trajectory_offsets[1:-1]
+            variance = share * (1 - share) * 6 / 5
+            parts_of = (np.split(each, cuts) for each in (variance, cost, 0 * cost))
+            made = [Pilot(*own) for own in zip(*parts_of, strict=True)]
+            number = np.minimum(np.concatenate(place(made, 6, target_se=0.08)), most)
+            numbers.append(number)
+            of = (slot >= k * most) & (slot < k * most + number[row])
+            found = []
+            for block in blocks(table, local, 1):
+                out = np.zeros((block.rows.stop - block.rows.start, int(local.number.max()), 1))
+                out[:, : block.width] = estimate_block(table, local, departures, block, whole, of)
+                found.append(out)
+            parts.append(np.concatenate(found))
+        every = by_answer(table, np.concatenate(parts, axis=2))
+        mean, error = every.mean(axis=2), every.std(axis=2, ddof=1) / np.sqrt(sets)
+        there = error > 0.003
+        z = ((mean - truth)[there] / error[there]) * np.sqrt((sets - 3) / (sets - 1))
+        yield {
+            "mean q": np.exp(np.delete(departures.log_stay, table.last)).mean(),
+            "rollouts": np.mean(numbers),
+            "fewest": np.min(numbers),
+            "most": np.max(numbers),
+            "cells": int(there.sum()),
+            "z mean": z.mean(),
+            "z sd": z.std(),
+            "mean error of gold": (mean - truth)[:, 0].mean(),
+        }
+
+
 def main() -> None:
     """Makes the tables named on the command line, or all."""
     pd.set_option("display.width", 200)
-    makers = (decompositions, nothing_moves, decoupled_where_it_moves, alignments, repairings)
+    makers = (
+        decompositions, nothing_moves, decoupled_where_it_moves, alignments, repairings, placed, placed_decompositions,
+    )  # fmt: skip
     for make in [make for make in makers if make.__name__ in sys.argv[1:]] or makers:
         print(f"\n{make.__name__}: {make.__doc__}")
         print(pd.DataFrame(list(make())).round(3).to_string(index=False), flush=True)

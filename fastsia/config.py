@@ -29,6 +29,7 @@ RolloutBudget = Literal["new", "total"]
 AnswerFormat = Literal["number", "choice", "boxed"]
 BackendName = Literal["native", "hf", "openai", "vllm"]
 Executor = Literal["local", "ray"]
+TargetOf = Literal["entropy", "gold"]
 Changes = Literal["draws", "reading", "statistics", "nothing"]
 
 ANSWER_FORMATS: tuple[AnswerFormat, ...] = get_args(AnswerFormat)
@@ -126,6 +127,7 @@ Seed = Annotated[int, BeforeValidator(_as_integer), Field(ge=0, lt=2**63), "an i
 Fraction = Annotated[float, BeforeValidator(_as_number), Field(gt=0, le=1), "in (0, 1]"]
 Temperature = Annotated[float, BeforeValidator(_as_number), Field(ge=0, allow_inf_nan=False), "a finite number >= 0"]
 Smoothing = Annotated[float, BeforeValidator(_as_number), Field(gt=0, allow_inf_nan=False), "a finite number > 0"]
+StandardError = Annotated[float, BeforeValidator(_as_number), Field(gt=0, allow_inf_nan=False), "a finite number > 0"]
 Seconds = Annotated[float, BeforeValidator(_as_number), Field(gt=0), "a number of seconds > 0"]
 
 
@@ -405,7 +407,16 @@ class SIAConfig:
     """Threshold of nucleus sampling (top-p) of trajectories and rollouts: the smallest set of most probable tokens
     whose probabilities add up to it. 1 samples from all tokens; there is no top-k."""
     num_rollouts: PositiveCount = _sampling(20)
-    """N, rollouts drawn at each checkpoint."""
+    """N, rollouts drawn at each checkpoint; with target_se or max_total_tokens those of the first round."""
+    target_se: StandardError | None = _sampling(None, unset="num_rollouts everywhere")
+    """Error to reach, the root of its mean square over the checkpoints (of H with its estimated bias): a second round
+    places rollouts where they lower it most per token."""
+    target_of: TargetOf = _sampling("entropy")
+    """What target_se is the error of and max_total_tokens is spent on: H (entropy, in nats) or the probability of the
+    gold answer (gold)."""
+    max_total_tokens: Positive | None = _sampling(None, unset="no limit")
+    """Tokens to spend on trajectories, and on rollouts from where they diverge: what the first round leaves is placed
+    over all problems in a second one."""
     stride: Positive | None = _sampling(None, unset="the task's own: 20, for the demo task 4")
     """Tokens between checkpoints."""
     checkpoints: Text | None = _sampling(None, unset="every N tokens, N the stride")
@@ -477,10 +488,23 @@ class SIAConfig:
             raise FastsiaError("enable_thinking is given twice: by itself and among chat_template_args.")
         if self.checkpoints is not None and self.stride is not None:
             raise FastsiaError(f"stride={self.stride} and checkpoints={self.checkpoints!r} exclude each other.")
+        if self.places_rollouts:
+            name = "target_se" if self.target_se is not None else "max_total_tokens"
+            if self.num_rollouts < 2:
+                raise FastsiaError(f"{name} needs num_rollouts >= 2 in its first round, got {self.num_rollouts}.")
+            if self.temperature == 0:
+                raise FastsiaError(
+                    f"{name} needs a temperature above 0: at 0 all rollouts of a checkpoint are the same."
+                )
         if self.trajectories is not None and self.num_trajectories != 1:
             raise FastsiaError(
                 f"num_trajectories={self.num_trajectories} does not apply to given trajectories: all of them count."
             )
+
+    @property
+    def places_rollouts(self) -> bool:
+        """Whether a second round of rollouts is placed by what the first one shows."""
+        return self.target_se is not None or self.max_total_tokens is not None
 
 
 @checked

@@ -13,7 +13,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, Unpack, cast
 
 import numpy as np
@@ -39,11 +39,14 @@ from fastsia.results.reader import Store
 from fastsia.results.reading import AnswerReader, Reading, name_of, renew
 from fastsia.results.schema import DATABASE, DrawnProblem, FinishedProblem, Part, asked_checksum
 from fastsia.results.writer import StoreWriter, check_output
+from fastsia.rounds import Rounds
 from fastsia.tasks import Prompt, Task, build_prompt, load_task
 from fastsia.tasks.given import GivenTrajectories, Placing, read_placing, read_trajectories, with_answer
 from fastsia.tasks.prompt import date_of_prompts, prompt_options, reading_options, unread_settings
 
 logger = logging.getLogger("fastsia")
+
+_NO_ROUNDS = "target_se and max_total_tokens need the native backend, which can add rollouts to a trajectory, got {!r}."
 
 
 def evaluate(
@@ -115,9 +118,13 @@ def evaluate(
         check_output(output, _known_identity(task, settings, reading))
     if executor in (None, "local") and backend in (None, "native", "hf") and isinstance(model, ModelRef):
         load_options = keep_dtype(load_options, [output])
+    if settings.places_rollouts and backend not in (None, "native"):
+        raise FastsiaError(_NO_ROUNDS.format(backend))
     loaded = open_executor(
         executor, model, backend, load_options, num_workers=num_workers, worker_timeout=worker_timeout
     )
+    if settings.places_rollouts and not getattr(loaded, "can_be_watched", False):
+        raise FastsiaError(_NO_ROUNDS.format(loaded.name))
     started = time.perf_counter()
     settings = _resolve(settings, task, loaded, answer_reader, output)
     reading = Reading(settings, answer_reader)
@@ -508,24 +515,68 @@ def _draw(
 
     pending = [position for position in range(len(task.problems)) if position not in writer.done]
     is_watched = getattr(backend, "can_be_watched", False)
-    requests = _requests(task, pending, prompts, config, placing)
     counts = {position: prompts[position].num_trajectories(config) for position in pending}
-    if is_watched:
-        requests = _resumed(requests, writer, task)
-    waiting: dict[int, list[tuple[int, Trajectory]]] = {}
+    rounds = Rounds(config, writer) if config.places_rollouts else None
+    keeps = writer.is_durable or rounds is not None
     with _Recorder(record, reporter.finished, writer.keep) as recorder:
-        watch = _Watch(task, config, recorder if writer.is_durable else None, reporter, sum(counts.values()))
-        generated = cast(Any, backend).generate(requests, watch) if is_watched else backend.generate(requests)
-        with closing(_closable(generated)) as drawn, watch:
-            for trajectory in drawn:
-                position, number = cast(tuple[int, int], trajectory.key)
-                parts = waiting.setdefault(position, [])
-                parts.append((number, trajectory))
-                watch.num_finished += 1
-                if len(parts) == counts[position]:
-                    recorder.add(position, sorted(waiting.pop(position), key=lambda part: part[0]))
-                elif is_watched:
-                    watch.keep_whole(trajectory)
+
+        def draw(requests: Iterator[Request], number: int, end: Callable[[int, Parts], None], keep_all: bool) -> None:
+            """Draw requests and call `end` with each problem; `keep_all`: also those of whole problems are kept."""
+            if is_watched:
+                requests = _resumed(requests, writer, task)
+            watch = _Watch(task, config, recorder if keeps else None, reporter, number)
+            waiting: dict[int, list[tuple[int, Trajectory]]] = {}
+            generated = cast(Any, backend).generate(requests, watch) if is_watched else backend.generate(requests)
+            with closing(_closable(generated)) as drawn, watch:
+                for trajectory in drawn:
+                    position, place = cast(tuple[int, int], trajectory.key)
+                    parts = waiting.setdefault(position, [])
+                    parts.append((place, trajectory))
+                    watch.num_finished += 1
+                    if is_watched and (keep_all or len(parts) < counts[position]):
+                        watch.keep_whole(trajectory)
+                    if len(parts) == counts[position]:
+                        end(position, sorted(waiting.pop(position), key=lambda part: part[0]))
+
+        def finish(positions: Sequence[int], plan: Rounds | None = None) -> None:
+            """Draw all that is missing of some problems."""
+            requests = _requests(task, positions, prompts, config, placing, plan)
+            draw(requests, sum(counts[position] for position in positions), recorder.add, False)
+
+        if rounds is None:
+            finish(pending)
+            return
+        undecided = [at for at in pending if any(rounds.counts(at, k) is None for k in range(counts[at]))]
+        if len(undecided) < len(pending):
+            reporter.begin_round("last round, ", rounds.num_rollouts)
+            finish(sorted(set(pending) - set(undecided)), rounds)
+        recorder.settle()
+        spent, is_decided = writer.num_tokens(), not undecided
+        while not is_decided:
+            reporter.begin_round("first round, ")
+            number = rounds.uniform
+            requests = _requests(task, undecided, prompts, dataclasses.replace(config, num_rollouts=number), placing)
+            measure = _measuring(rounds, task, prompts, reading, vocabulary)
+            draw(requests, sum(counts[position] for position in undecided), measure, True)
+            recorder.settle()
+            is_decided = rounds.decide(spent)
+        if undecided:
+            reporter.begin_round("last round, ", rounds.num_rollouts)
+            finish(undecided, rounds)
+
+
+Parts = Sequence[tuple[int, Trajectory]]
+
+
+def _measuring(
+    rounds: Rounds, task: Task, prompts: Sequence[_Prepared], reading: Reading, vocabulary: Vocabulary
+) -> Callable[[int, Parts], None]:
+    """What is done with a problem when a round has drawn it."""
+
+    def measure(position: int, parts: Parts) -> None:
+        rounds.measure(_finish(task, position, prompts[position], parts, reading, vocabulary))
+
+    return measure
 
 
 def _resumed(requests: Iterable[Request], writer: StoreWriter, task: Task) -> Iterator[Request]:
@@ -657,9 +708,20 @@ class _Recorder:
             self._waiting.put((parts,))
             self._report_all()
 
+    def settle(self) -> None:
+        """Wait until all that was added is recorded."""
+        done = Event()
+        self._waiting.put((done,))
+        while not done.wait(_POLL_SECONDS):
+            if not self._thread.is_alive():
+                break
+        self._report_all()
+
     def _run(self) -> None:
         while (problem := self._next()) is not None:
-            if self._error is None:
+            if isinstance(problem[0], Event):
+                problem[0].set()
+            elif self._error is None:
                 try:
                     if len(problem) == 1:
                         self._keep(*problem)
@@ -695,9 +757,15 @@ class _Reporter:
         self._started = time.perf_counter()
         self._logged: set[str] = set()
         self._rollouts_before, self._rollouts_finished = writer.num_rollouts(), 0
+        self._writer, self._round, self._expected = writer, "", cast(int | None, None)
         self.run: Running | None = None
         self._left: Left | None = None
         self._left_at = self._started
+
+    def begin_round(self, name: str, expected: int | None = None) -> None:
+        """Count from here: the next run of the engine has what is stored behind it. expected: rollouts at its end."""
+        self._round, self._expected, self.run, self._left = name, expected, None, None
+        self._rollouts_before, self._rollouts_finished = self._writer.num_rollouts(), 0
 
     def progress(self) -> Progress:
         cost, before, now = self._backend.counters, self._before, time.perf_counter()
@@ -706,7 +774,11 @@ class _Reporter:
         expected = seconds_left = None
         if left is not None:
             expected = rollouts + left.rollouts
-            seconds_left = None if left.seconds is None else max(left.seconds - (now - self._left_at), 0.0)
+            seconds = left.seconds
+            if self._expected is not None:  # the engine does not know how many each of those to come has
+                seconds = None if seconds is None else seconds * (self._expected - rollouts) / max(left.rollouts, 1.0)
+                expected = float(self._expected)
+            seconds_left = None if seconds is None else max(seconds - (now - self._left_at), 0.0)
         elif self._done > self._resumed:
             seconds_left = (now - self._started) * (self._total - self._done) / (self._done - self._resumed)
         return Progress(
@@ -720,6 +792,7 @@ class _Reporter:
             expected,
             seconds_left,
             cost.trajectory_tokens - before.trajectory_tokens,
+            self._round,
         )
 
     def progressed(self, left: Left | None) -> None:
@@ -764,8 +837,15 @@ def make_requests(backend: Backend, task: Task, config: SIAConfig) -> tuple[SIAC
 
 
 def _requests(
-    task: Task, positions: Iterable[int], prompts: Sequence[_Prepared], config: SIAConfig, placing: Placing
+    task: Task,
+    positions: Sequence[int],
+    prompts: Sequence[_Prepared],
+    config: SIAConfig,
+    placing: Placing,
+    rounds: Rounds | None = None,
 ) -> Iterator[Request]:
+    """The requests of some problems; with `rounds`, of all rollouts that are decided on."""
+    number = config.num_rollouts if rounds is None else rounds.mean_left(positions)
     for position in positions:
         problem, prompt = task.problems[position], prompts[position]
         spec = prompt.spec(task, problem, config)
@@ -777,7 +857,8 @@ def _requests(
                 key=(position, trajectory),
                 prompt_ids=tuple(prompt.token_ids.tolist()),
                 sampling=SamplingParams(config.temperature, config.top_p, config.max_tokens, prompt.stop),
-                num_rollouts=config.num_rollouts,
+                num_rollouts=number,
+                allocation=None if rounds is None else rounds.counts(position, trajectory),
                 seed=request_seed(config.seed, problem.id, trajectory),
                 stride=placing.base.stride,
                 placement=dataclasses.replace(placing.of(problem.id, trajectory), spec=spec),

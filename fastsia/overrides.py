@@ -13,6 +13,9 @@ class Overrides(TypedDict, total=False):
     temperature: float
     top_p: float
     num_rollouts: int
+    target_se: float | None
+    target_of: Literal["entropy", "gold"]
+    max_total_tokens: int | None
     stride: int | None
     max_checkpoints: int | None
     num_trajectories: int

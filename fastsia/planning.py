@@ -90,6 +90,10 @@ def forecast(
         FastsiaError: the model does not run in fastsia's own engine.
     """
     settings, load_options, task_options = split_settings(config, overrides)
+    if settings.places_rollouts:
+        raise FastsiaError(
+            "a forecast needs a fixed number of rollouts: target_se and max_total_tokens decide on it while they run."
+        )
     task = load_task(dataset, **task_options)
     backend = open_backend(model, "native", load_options)
     if not isinstance(backend, NativeBackend):

@@ -251,7 +251,7 @@ def test_old_names_are_accepted_for_a_release() -> None:
 
 
 def test_help_has_the_texts_of_the_fields() -> None:
-    assert "    num_rollouts: N, rollouts drawn at each checkpoint." in (SIAConfig.__doc__ or "").splitlines()
+    assert "    stride: Tokens between checkpoints." in (SIAConfig.__doc__ or "").splitlines()
 
 
 def test_a_field_that_is_left_out_is_named() -> None:

@@ -184,7 +184,7 @@ def status(progress: Progress, waited: float = 0.0) -> str:
     from tqdm import tqdm
 
     expected = "" if progress.expected_rollouts is None else f" of about {_rounded(progress.expected_rollouts):,}"
-    parts = [f"{progress.done}/{progress.total} problems", f"{progress.rollouts:,}{expected} rollouts"]
+    parts = [f"{progress.round}{progress.done}/{progress.total} problems", f"{progress.rollouts:,}{expected} rollouts"]
     tokens = progress.generated_tokens + progress.trajectory_tokens
     parts.append(f"{tokens:,} tokens, {tokens / max(progress.seconds, 1e-9):,.0f}/s")
     left = "?" if progress.seconds_left is None else tqdm.format_interval(max(progress.seconds_left - waited, 0))

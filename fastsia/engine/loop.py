@@ -208,9 +208,7 @@ class Run:
             job.token_ids, job.finish_reason = np.array(given, dtype=np.int32), "given"
             job.logprobs = job.entropies = np.full(len(given), np.nan, dtype=np.float32)
             self._open_rollouts(slot, job)
-            if self._forecast is not None:
-                length = np.array([len(given)])
-                self._forecast.trajectories.add(np.zeros_like(length), length + 1, np.array([True]))
+            self._foresee(len(given))
 
     def _resume(self, slot: int, job: Job, drawn: Drawn) -> None:
         """Let a request go on from what an earlier run has drawn."""
@@ -224,11 +222,18 @@ class Run:
                 self._fail(slot, job)
             else:
                 self._open_rollouts(slot, job)
+                self._foresee(num_tokens)
             return
         trunks.stop_state[slot] = self._rules[trunks.rules[slot]].states_along(drawn.token_ids)[0][-1]
         for name, values in (("logprobs", drawn.logprobs), ("entropies", drawn.token_entropies)):
             trunks.widen(name, num_tokens)
             getattr(trunks, name)[slot, :num_tokens] = values
+
+    def _foresee(self, length: int) -> None:
+        """Count a trajectory that was known before in the forecast of those to come."""
+        if self._forecast is not None:
+            known = np.array([length])
+            self._forecast.trajectories.add(np.zeros_like(known), known + 1, np.array([True]))
 
     def _new_trunk(self, job: Job, tokens: np.ndarray, prompt_len: int) -> int:
         trunks, request = self.tree.trunks, job.request
@@ -411,13 +416,13 @@ class Run:
         trunks.fixed[slot] = True
         trunks.length[slot] = trunks.prompt_len[slot] + len(job.token_ids)
         trunks.computed[slot] = min(trunks.computed[slot], trunks.length[slot])
-        checkpoint = np.repeat(job.checkpoints, request.num_rollouts)
-        index = np.tile(np.arange(request.num_rollouts, dtype=np.int32), len(job.checkpoints))
+        checkpoint, index = _asked(request, job.checkpoints)
         known = None
         if request.drawn is not None:
             before = request.drawn.rollouts
             job.ended = before.take(before.finish_reason != UNFINISHED)
-            known = before.take(before.finish_reason == UNFINISHED)
+            asked = np.isin(_rollout_keys(before.checkpoint, before.index), _rollout_keys(checkpoint, index))
+            known = before.take((before.finish_reason == UNFINISHED) & asked)
             missing = ~np.isin(_rollout_keys(checkpoint, index), _rollout_keys(job.ended.checkpoint, job.ended.index))
             checkpoint, index = checkpoint[missing], index[missing]
         job.rollouts = states.allocate(len(checkpoint))
@@ -645,6 +650,15 @@ def _mean_stride(jobs: Sequence[Job]) -> int:
 def _rollout_keys(checkpoint: np.ndarray, index: np.ndarray) -> np.ndarray:
     """int64: one number for each rollout of a trajectory, in their order."""
     return (checkpoint.astype(np.int64) << 32) | index
+
+
+def _asked(request: Request, checkpoints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(checkpoint, index) of the rollouts that a request asks for, int32 each, in order."""
+    each = (request.num_rollouts,) * len(checkpoints) if request.allocation is None else request.allocation
+    if len(each) != len(checkpoints):
+        raise FastsiaError(f"allocation has {len(each)} numbers of rollouts for {len(checkpoints)} checkpoints.")
+    index = np.concatenate([np.zeros(0, np.int32), *(np.arange(count, dtype=np.int32) for count in each)])
+    return np.repeat(checkpoints, each).astype(np.int32), index
 
 
 def checkpoints_of(request: Request, token_ids: np.ndarray, vocabulary: Vocabulary | None) -> np.ndarray:

@@ -168,6 +168,8 @@ class Request:
         score_given: compute log-probabilities and entropies of the tokens of `trajectory_ids`.
         shuffle_prefix: roll out from a seeded permutation of y_1..y_t instead of y_1..y_t.
         drawn: what an earlier run has drawn of this request; only the rest is drawn.
+        allocation: rollouts of each checkpoint, in their order; None means `num_rollouts` of each, which else only the
+            forecast of the time left reads.
     """
 
     key: Hashable
@@ -185,6 +187,7 @@ class Request:
     shuffle_prefix: bool = False
     answer_stop: Spec | None = None
     drawn: Drawn | None = None
+    allocation: tuple[int, ...] | None = None
 
 
 @renamed(row_steps="computed_tokens", rides="matched_tokens")

@@ -34,6 +34,8 @@ HEAD = ("schema_version", "identity", "vocabulary")
 """Keys of `meta` that a database cannot be read without."""
 READING = ("reading", "equivalents", "reading_checksum")
 """Keys of `meta` for how answers were read, and which are equal. If they are damaged, the texts are read again."""
+ROUNDS = "rounds"
+"""Key of `meta` for how many rollouts the checkpoints get, where they are placed in rounds; see `rounds_meta`."""
 REPAIRS = "repairs"
 """Key of `meta` for the notes of damaged databases that were set aside: a JSON list."""
 
@@ -410,6 +412,25 @@ def _plain(values: Any) -> Any:
 def head_checksum(meta: Mapping[str, Any]) -> int:
     """The checksum over what a database cannot be read without, in the format of its own version."""
     return checksum([meta.get(key) for key in HEAD], meta.get("schema_version", SCHEMA_VERSION))
+
+
+# --- rounds of rollouts ----------------------------------------------------------------------------------------
+
+
+def rounds_meta(rounds: Mapping[str, Any]) -> dict[str, Any]:
+    """The value of `meta` for a mapping of "POSITION,TRAJECTORY" to the numbers of rollouts of its checkpoints, and,
+    while others are undecided, of "first" to the number of the first round."""
+    text = json.dumps(rounds, sort_keys=True)
+    return {ROUNDS: json.dumps([text, checksum([text])])}
+
+
+def parse_rounds(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `rounds_meta`; empty where nothing is decided, or the value is damaged."""
+    try:
+        text, stored = json.loads(meta[ROUNDS])
+        return dict(json.loads(text)) if checksum([text]) == stored else {}
+    except (KeyError, ValueError, TypeError, RecursionError):
+        return {}
 
 
 # --- how answers were read -------------------------------------------------------------------------------------

@@ -120,8 +120,8 @@ class StoreWriter:
     """The one writer of a results folder, which stays locked until `close`.
 
     Opening an existing folder resumes it: `done` has the positions of finished problems in the data set, `begun` those
-    of problems with stored parts, and `notes` says what was repaired. If answers were read with other settings, call
-    `reread` before `add`.
+    of problems with stored parts, `rounds` how many rollouts checkpoints get (see `schema.rounds_meta`), and `notes`
+    says what was repaired. If answers were read with other settings, call `reread` before `add`.
 
     Args:
         directory: the folder; it is created if it does not exist.
@@ -168,6 +168,7 @@ class StoreWriter:
             self._next_part = {(position, trajectory): number for position, trajectory, number, _ in found}
             self._last_part = max((row[3] for row in found), default=-1)
             self.begun = {row[0] for row in found}
+            self.rounds = schema.parse_rounds(schema.read_meta(self._connection, "vocabulary"))
         except BaseException:
             self._unlock()
             raise
@@ -303,6 +304,12 @@ class StoreWriter:
             self._connection.execute("BEGIN IMMEDIATE")
             yield
 
+    def store_rounds(self, rounds: Mapping[str, Any]) -> None:
+        """Store how many rollouts the checkpoints get; see `schema.rounds_meta`."""
+        with self._writing, self._changing():
+            schema.write_meta(self._connection, schema.rounds_meta(rounds))
+        self.rounds = dict(rounds)
+
     def add(self, finished: FinishedProblem) -> None:
         """Commit one finished problem, whole or not at all. May be called from any thread."""
         rows = schema.to_rows(finished)
@@ -329,6 +336,12 @@ class StoreWriter:
         sums = "coalesce((SELECT sum(num_rollouts) FROM problems), 0), coalesce((SELECT sum(num_ended) FROM parts), 0)"
         with self._writing:
             return sum(self._connection.execute(f"SELECT {sums}").fetchone())
+
+    def num_tokens(self) -> int:
+        """Tokens of the finished problems: of trajectories, and of rollouts behind where they diverge."""
+        sums = "(SELECT sum(num_tokens) FROM trajectories), (SELECT sum(num_tokens - matched_tokens) FROM rollouts)"
+        with self._writing:
+            return sum(number or 0 for number in self._connection.execute(f"SELECT {sums}").fetchone())
 
     def drawn(self, position: int, trajectory: int, asked: int) -> Drawn | None:
         """What was drawn of a trajectory of an unfinished problem.
@@ -416,6 +429,7 @@ class StoreWriter:
             stored, equivalents = schema.parse_reading(found)
             meta = {key: value for key, value in meta.items() if key not in schema.READING}
             meta |= schema.reading_meta(stored, equivalents) if stored is not None else {schema.READING[0]: None}
+            meta |= schema.rounds_meta(rounds) if (rounds := schema.parse_rounds(found)) else {}
         self.notes.append(repair.replace(self.path, self._repaired, damage, meta, found, salvaged, parts))
 
     def _check_identity(self, meta: Mapping[str, Any], identity: Mapping[str, Any], vocabulary: Vocabulary) -> None:

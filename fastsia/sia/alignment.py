@@ -203,7 +203,8 @@ def noise_rho(table: RolloutTable) -> np.ndarray:
     """
     local = table.local_answers()
     owner = np.repeat(table.trajectory_of_checkpoint, table.count)
-    counts = np.bincount(local.offsets[owner] + local.code, minlength=len(local.global_code)).astype(np.float64)
+    weight = np.repeat(1.0 / table.count, table.count)  # every checkpoint counts alike
+    counts = np.bincount(local.offsets[owner] + local.code, weights=weight, minlength=len(local.global_code))
     p = counts / np.repeat(np.add.reduceat(counts, local.offsets[:-1]), local.number)
     logs = np.log(p, out=np.zeros_like(p), where=p > 0)
     entropy = -np.add.reduceat(p * logs, local.offsets[:-1])

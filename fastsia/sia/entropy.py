@@ -79,8 +79,13 @@ def ends_correct(table: RolloutTable, points: Checkpoints) -> np.ndarray:
     return points.mode[table.last] == table.gold
 
 
-def share_null(table: RolloutTable) -> np.ndarray:
-    """float64 [P, 2]: null rollouts and rollouts of each problem."""
+def share_null(table: RolloutTable, by_checkpoint: bool = False) -> np.ndarray:
+    """float64 [P, 2]: null rollouts and rollouts of each problem.
+
+    Args:
+        by_checkpoint: every checkpoint counts alike, however many rollouts it has.
+    """
     owner = np.repeat(table.problem_of_trajectory[table.trajectory_of_checkpoint], table.count)
-    null = np.bincount(owner, weights=table.code == NULL, minlength=table.num_problems)
-    return np.stack([null, np.bincount(owner, minlength=table.num_problems)], axis=1)
+    weight = np.repeat(table.count.mean() / table.count, table.count) if by_checkpoint else np.ones(table.num_rollouts)
+    null = np.bincount(owner, weights=np.where(table.code == NULL, weight, 0.0), minlength=table.num_problems)
+    return np.stack([null, np.bincount(owner, weights=weight, minlength=table.num_problems)], axis=1)

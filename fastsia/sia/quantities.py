@@ -118,7 +118,7 @@ def at_position(curve: str, place: int, *groups: str) -> Callable[[Scored], Iter
 
 def _null_rate(scored: Scored) -> Iterator[Point]:
     """Share of rollouts without an answer; n counts rollouts."""
-    null = share_null(scored.table)
+    null = share_null(scored.table, scored.is_rarefied)
     yield Point(Resampled.ratio(null[:, 0], null[:, 1], scored.bootstrap).estimate())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -27,6 +27,7 @@ from fastsia.sia.entropy import Checkpoints, ends_correct, gains, measure
 from fastsia.sia.estimate import Resampled
 from fastsia.sia.leaves import Leaves, explore
 from fastsia.sia.nsb import nsb_entropy
+from fastsia.sia.rarefaction import rarefied
 from fastsia.sia.registry import COLUMNS
 from fastsia.sia.smoother import BAND, Band, Smoothed, smooth, smooth_departures
 from fastsia.sia.table import NULL, RolloutTable
@@ -77,10 +78,24 @@ class Scored:
 
     @classmethod
     def of(cls, table: RolloutTable, config: SIAConfig, *, origin: Scored | None = None) -> Scored:
-        """Measures a table."""
-        points = measure(table, config.smoothing)
-        halves = halve(table, config.smoothing, config.num_splits, config.seed)
+        """Measures a table. Where the run has placed its rollouts, H and s are those of as many as the checkpoint with
+        the fewest has, and halves are of its first ones."""
+        points, compared = measure(table, config.smoothing), table
+        if config.places_rollouts and not table.is_even:
+            points = rarefied(table, points, config.smoothing)
+            compared = replace(table.keep(table.slots() < table.count.min()), num_answers=table.num_answers)
+        halves = halve(compared, config.smoothing, config.num_splits, config.seed)
         return cls(table, config, points, halves, origin=origin)
+
+    @property
+    def is_rarefied(self) -> bool:
+        """Whether H and s are those of fewer rollouts than most checkpoints have."""
+        return self.config.places_rollouts and not self.table.is_even
+
+    @property
+    def num_compared(self) -> int:
+        """Rollouts of a checkpoint that H and s are of."""
+        return int(self.table.count.min() if self.is_rarefied else self.table.count.max())
 
     @cached_property
     def bootstrap(self) -> Bootstrap:

@@ -12,9 +12,13 @@ import pandas as pd
 from fastsia.sia import registry
 from fastsia.sia.curves import stride
 from fastsia.sia.entropy import gold_surprisal, share_null
+from fastsia.sia.rarefaction import rarefied_surprisal
 from fastsia.sia.registry import FACTS
 from fastsia.sia.scored import Scored
 from fastsia.sia.table import NULL, RolloutTable
+
+Rule = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""The gold surprisal by gold count, number of rollouts and number of answers."""
 
 SMOOTHINGS = (0.1, 0.5, 1.0)
 """Values of alpha that the sensitivity table scores beside the run's own. Chosen by fastsia."""
@@ -49,9 +53,13 @@ def null_ways(table: RolloutTable) -> Iterator[tuple[str, RolloutTable]]:
     yield "each its own", replace(table, code=code, answers=apart)  # V and so the surprisal stay
 
 
-def coarse(table: RolloutTable) -> RolloutTable:
-    """The paper's ablation (its Table 3) from stored rollouts: half the rollouts at every second checkpoint."""
-    return coarser_stride(fewer_rollouts(table, max(int(table.count.max()) // 2, 1)), 2)
+def coarse(table: RolloutTable, number: int | None = None) -> RolloutTable:
+    """The paper's ablation (its Table 3) from stored rollouts: half of them at every second checkpoint.
+
+    Args:
+        number: of rollouts of a checkpoint; None: the most that one has.
+    """
+    return coarser_stride(fewer_rollouts(table, max((number or int(table.count.max())) // 2, 1)), 2)
 
 
 _COLUMNS = "factor value num_rollouts stride alpha rho_pearson rho_spearman rho_cross_fitted"
@@ -70,16 +78,19 @@ def sensitivity(scored: Scored) -> pd.DataFrame:
     table, points, config = scored.table, scored.points, scored.config
     rows = [_row("as run", "", scored)]
     classes = table.num_answers[table.trajectory_of_checkpoint]
-    rules: list[tuple[str, float | None, Callable[[np.ndarray, np.ndarray], np.ndarray]]] = [
-        (f"alpha = {alpha:g}", alpha, _additive(classes, alpha)) for alpha in SMOOTHINGS if alpha != config.smoothing
+    rules: list[tuple[str, float | None, Rule]] = [
+        (f"alpha = {alpha:g}", alpha, _additive(alpha)) for alpha in SMOOTHINGS if alpha != config.smoothing
     ]
     rules.append(("none (0 counts as ½)", None, _floor))
     for name, alpha, rule in rules:
-        halves = scored.halves.with_surprisal(rule(scored.halves.gold_count.T, scored.halves.count.T).T)
-        surprisal = rule(points.gold_count, points.count)
+        halves = scored.halves.with_surprisal(rule(scored.halves.gold_count.T, scored.halves.count.T, classes).T)
+        if scored.is_rarefied:
+            surprisal = rarefied_surprisal(table, points, rule)
+        else:
+            surprisal = rule(points.gold_count, points.count, classes)
         changed = replace(scored, points=points.with_surprisal(surprisal), halves=halves, origin=scored)
         rows.append(_row("smoothing", name, changed) | {"alpha": alpha})
-    most = int(table.count.max())
+    most = scored.num_compared
     for number in sorted({most // 4, most // 2}, reverse=True):
         if 4 <= number < most:
             part = fewer_rollouts(table, number)
@@ -88,8 +99,11 @@ def sensitivity(scored: Scored) -> pd.DataFrame:
         if int(np.diff(table.trajectory_offsets).max()) > 2 * factor:
             part = coarser_stride(table, factor)
             rows.append(_row("stride", name, Scored.of(part, config, origin=scored)))
+    even = replace(config, target_se=None, max_total_tokens=None)  # the next parts are not rarefied to a single rollout
     rows += [_row("answer_reading", name, other) for name, other in scored.readings.items()]
-    rows += [_row("no answer", name, Scored.of(part, config, origin=scored)) for name, part in null_ways(table)]
+    rows += [
+        _row("no answer", name, Scored.of(part, even, origin=scored)) for name, part in null_ways(_compared(scored))
+    ]
     return pd.DataFrame(rows)
 
 
@@ -102,14 +116,14 @@ def coarse_ablation(scored: Scored) -> pd.DataFrame:
     does not depend on the resolution. Where the distribution changes, expect each trajectory's ρ closer to 0, the
     cross-fitted one most, since it splits even fewer rollouts; the mean of both signs can move either way.
     """
-    part = Scored.of(coarse(scored.table), scored.config, origin=scored)
+    part = Scored.of(coarse(scored.table, scored.num_compared), scored.config, origin=scored)
     return pd.DataFrame([_row("estimate", "as run", scored), _row("estimate", "coarse", part)])
 
 
 def reading_numbers(scored: Scored) -> dict[str, float | None]:
     """Accuracy, null rate, H (nats, mean over trajectories of their means over checkpoints) and mean rho (Pearson) of
     one reading of the answers; None where undefined."""
-    null = share_null(scored.table).sum(axis=0)
+    null = share_null(scored.table, scored.is_rarefied).sum(axis=0)
     rho = scored.rho["rho"]
     defined = rho[~np.isnan(rho)]
     return {
@@ -120,11 +134,16 @@ def reading_numbers(scored: Scored) -> dict[str, float | None]:
     }
 
 
-def _additive(num_answers: np.ndarray, alpha: float) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    return lambda gold, count: gold_surprisal(gold, count, num_answers, alpha)
+def _compared(scored: Scored) -> RolloutTable:
+    """The rollouts of a table with as many at every checkpoint, where the run has placed them."""
+    return fewer_rollouts(scored.table, scored.num_compared) if scored.is_rarefied else scored.table
 
 
-def _floor(gold: np.ndarray, count: np.ndarray) -> np.ndarray:
+def _additive(alpha: float) -> Rule:
+    return lambda gold, count, classes: gold_surprisal(gold, count, classes, alpha)
+
+
+def _floor(gold: np.ndarray, count: np.ndarray, _: np.ndarray) -> np.ndarray:
     """-ln(max(c, 1/2) / N): no smoothing but for a gold answer that was never drawn."""
     return np.log(np.maximum(count, 1)) - np.log(np.maximum(gold, 0.5))
 
@@ -133,7 +152,7 @@ def _row(factor: str, value: str, scored: Scored) -> dict[str, Any]:
     row: dict[str, Any] = {
         "factor": factor,
         "value": value,
-        "num_rollouts": int(scored.table.count.max()),
+        "num_rollouts": scored.num_compared,
         "stride": stride(scored.table),
         "alpha": scored.config.smoothing,
     }
