@@ -39,9 +39,8 @@ def expected(
     return found
 
 
-def rarefied(table: RolloutTable, points: Checkpoints, alpha: float) -> Checkpoints:
-    """The same checkpoints with `entropy` and `gold_surprisal` of as many rollouts as the one with the fewest has."""
-    number = int(table.count.min())
+def rarefied(table: RolloutTable, points: Checkpoints, alpha: float, number: int) -> Checkpoints:
+    """The same checkpoints with `entropy` and `gold_surprisal` of `number` rollouts, at most the fewest of one."""
     if number == int(table.count.max()):
         return points
     row, code = table.checkpoint_of_rollout, table.code.astype(np.int64)
@@ -51,15 +50,18 @@ def rarefied(table: RolloutTable, points: Checkpoints, alpha: float) -> Checkpoi
     share = np.arange(number + 1) / number
     parts = expected(table.count[at], drawn, number, lambda k: -xlogy(share, share))
     entropy = np.maximum(np.bincount(at, weights=parts, minlength=table.num_checkpoints), 0.0)
-    surprisal = rarefied_surprisal(table, points, lambda k, n, v: gold_surprisal(k, n, v, alpha))
+    surprisal = rarefied_surprisal(table, points, number, lambda k, n, v: gold_surprisal(k, n, v, alpha))
     return replace(points, entropy=entropy, gold_surprisal=surprisal)
 
 
 def rarefied_surprisal(
-    table: RolloutTable, points: Checkpoints, rule: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+    table: RolloutTable,
+    points: Checkpoints,
+    number: int,
+    rule: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
 ) -> np.ndarray:
-    """float64 [G], nats: the mean surprisal of the fewest rollouts by a rule of (gold count, number, V)."""
-    number, classes = int(table.count.min()), table.num_answers[table.trajectory_of_checkpoint]
+    """float64 [G], nats: the mean surprisal of `number` rollouts by a rule of (gold count, number, V)."""
+    classes = table.num_answers[table.trajectory_of_checkpoint]
     out = np.empty(table.num_checkpoints)
     for v in np.unique(classes):
         mine = classes == v

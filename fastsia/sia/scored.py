@@ -78,24 +78,25 @@ class Scored:
 
     @classmethod
     def of(cls, table: RolloutTable, config: SIAConfig, *, origin: Scored | None = None) -> Scored:
-        """Measures a table. Where the run has placed its rollouts, H and s are those of as many as the checkpoint with
-        the fewest has, and halves are of its first ones."""
+        """Measures a table. Where the run has placed its rollouts, H and s are those of `num_rollouts`, or of as many
+        as the checkpoint with the fewest has, and halves are of its first ones."""
         points, compared = measure(table, config.smoothing), table
-        if config.places_rollouts and not table.is_even:
-            points = rarefied(table, points, config.smoothing)
-            compared = replace(table.keep(table.slots() < table.count.min()), num_answers=table.num_answers)
+        number = _num_compared(table, config)
+        if number < table.count.max():
+            points = rarefied(table, points, config.smoothing, number)
+            compared = replace(table.keep(table.slots() < number), num_answers=table.num_answers)
         halves = halve(compared, config.smoothing, config.num_splits, config.seed)
         return cls(table, config, points, halves, origin=origin)
 
     @property
     def is_rarefied(self) -> bool:
-        """Whether H and s are those of fewer rollouts than most checkpoints have."""
-        return self.config.places_rollouts and not self.table.is_even
+        """Whether H and s are those of fewer rollouts than some checkpoints have."""
+        return self.num_compared < int(self.table.count.max())
 
     @property
     def num_compared(self) -> int:
         """Rollouts of a checkpoint that H and s are of."""
-        return int(self.table.count.min() if self.is_rarefied else self.table.count.max())
+        return _num_compared(self.table, self.config)
 
     @cached_property
     def bootstrap(self) -> Bootstrap:
@@ -309,3 +310,8 @@ def _texts(table: RolloutTable, codes: np.ndarray) -> np.ndarray:
     """Answers of codes, None for the null class."""
     texts = np.array([*table.answers, None], dtype=object)
     return texts[np.where(codes == NULL, len(table.answers), codes)]
+
+
+def _num_compared(table: RolloutTable, config: SIAConfig) -> int:
+    """Rollouts of a checkpoint that H and s are of: all, but of a run that placed them the same number everywhere."""
+    return min(config.num_rollouts, int(table.count.min())) if config.places_rollouts else int(table.count.max())

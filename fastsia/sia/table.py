@@ -135,11 +135,6 @@ class RolloutTable:
         return np.diff(self.checkpoint_offsets)
 
     @property
-    def is_even(self) -> bool:
-        """Whether all checkpoints have as many rollouts."""
-        return bool((self.count == self.count[:1]).all())
-
-    @property
     def last(self) -> np.ndarray:
         """int64 [T], each trajectory's last checkpoint row."""
         return self.trajectory_offsets[1:] - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -28,7 +29,7 @@ def uneven(rollouts: pd.DataFrame, numbers: np.ndarray) -> pd.DataFrame:
 def test_rarefied_numbers_are_means_over_all_choices() -> None:
     rng = np.random.default_rng(0)
     table = encode(uneven(frame(draw(moving(2, 3, rng), 8, rng), null=4), np.array([8, 5, 3])))
-    found = rarefied(table, measure(table, 0.5), 0.5)
+    found = rarefied(table, measure(table, 0.5), 0.5, int(table.count.min()))
     for g in range(table.num_checkpoints):
         begin, end = table.checkpoint_offsets[g : g + 2]
         owner = table.trajectory_of_checkpoint[g]
@@ -56,6 +57,9 @@ def test_more_rollouts_at_some_checkpoints_are_no_trend() -> None:
     assert found.points.entropy[many].std() < 0.5 * found.points.entropy[~many].std()
     assert abs(found.points.gold_surprisal[many].mean() - found.points.gold_surprisal[~many].mean()) < 0.05
     assert (found.halves.count == 3).all()
+    fewer = Scored.of(table, replace(PLACED, num_rollouts=4))
+    assert fewer.num_compared == 4, "H of other runs with 4"
+    assert fewer.points.entropy[~many].mean() < found.points.entropy[~many].mean() - 0.1
 
 
 def test_an_analysis_of_unequal_numbers() -> None:

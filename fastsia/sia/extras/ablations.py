@@ -85,7 +85,7 @@ def sensitivity(scored: Scored) -> pd.DataFrame:
     for name, alpha, rule in rules:
         halves = scored.halves.with_surprisal(rule(scored.halves.gold_count.T, scored.halves.count.T, classes).T)
         if scored.is_rarefied:
-            surprisal = rarefied_surprisal(table, points, rule)
+            surprisal = rarefied_surprisal(table, points, scored.num_compared, rule)
         else:
             surprisal = rule(points.gold_count, points.count, classes)
         changed = replace(scored, points=points.with_surprisal(surprisal), halves=halves, origin=scored)
