@@ -231,6 +231,8 @@ def show(result: SIAResult, written: list[str], form: str = "text") -> None:
 
 
 def _cost(summary: Mapping[str, Any]) -> list[str]:
+    from fastsia.report import time_spent
+
     if summary.get("generated_tokens") is None:
         return []
     line = f"{summary['generated_tokens']:,} rollout tokens"
@@ -238,8 +240,5 @@ def _cost(summary: Mapping[str, Any]) -> list[str]:
         tokens = counted(summary["row_steps"], "token")
         line += f" from {tokens} computed for rollouts (merge factor {summary['merge_factor']:.1f})"
     if summary.get("seconds") is not None:
-        # Costs that do not cover all problems have no row_steps in the summary, though their counters have.
-        partial = summary.get("row_steps") is None and (summary.get("counters") or {}).get("row_steps") is not None
-        seconds = f"{summary['seconds']:.1f} s"
-        line += f"; {seconds} in runs that ended, those of killed runs are not known" if partial else f", {seconds}"
+        line += f", {time_spent(summary)}"
     return [line + "."]

@@ -16,6 +16,7 @@ from fastsia.report.headline import (
     headline,
     headline_object,
     headline_table,
+    time_spent,
 )
 from fastsia.report.html import write_comparison, write_report
 from fastsia.report.overlays import Overlay, draw_comparison, draw_families, draw_outcomes, draw_overlay
@@ -49,6 +50,7 @@ __all__ = [
     "show_readings",
     "show_runs",
     "show_table",
+    "time_spent",
     "write_comparison",
     "write_report",
 ]

@@ -24,6 +24,7 @@ from fastsia.report.data import ReportData
 from fastsia.report.drawing import Drawing, inline_svg
 from fastsia.report.embed import Piece, pack
 from fastsia.report.figures import draw
+from fastsia.report.headline import time_spent
 from fastsia.report.overlays import draw_comparison
 from fastsia.report.tables import (
     format_interval,
@@ -370,10 +371,11 @@ def _settings(summary: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str
             "num_left_out_checkpoints",
             "generated_tokens",
             "row_steps",
-            "seconds",
         )
         if summary.get(key) is not None
     ]
+    if summary.get("seconds") is not None:
+        facts.append(("time", time_spent(summary)))
     config = summary.get("config")
     settings = [(key, _spell(value)) for key, value in config.items()] if isinstance(config, Mapping) else []
     parts = (("Where it comes from", _provenance(summary)), ("Counts", facts), ("Settings", settings))
