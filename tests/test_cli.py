@@ -355,7 +355,7 @@ def test_reproduce_shows_ours_beside_the_published(
     for name in ("Qwen2.5-3B-it", "DeepSeek-R1-Distilled"):
         assert name in out
     assert err == "fastsia: error: no weights are available for any model of table3; nothing was run.\n"
-    assert "did you mean fig1" in complaint(capsys, "reproduce", "fig11")
+    assert "must be one of table1, table2, table3, fig1, fig2" in complaint(capsys, "reproduce", "fig11")
     assert "--models names no model" in complaint(capsys, "reproduce", "fig1", "--models", ",")
 
 

@@ -33,7 +33,7 @@ def test_a_page_can_be_followed(page: str, tmp_path: Path) -> None:
 
 def test_every_how_to_has_something_to_run() -> None:
     how_tos = [page for page in PAGES if page.startswith("howto/")]
-    assert len(how_tos) == 9
+    assert len(how_tos) == 10
     assert all(programs(page, "python") for page in how_tos)
 
 
