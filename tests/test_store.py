@@ -580,7 +580,7 @@ def test_a_full_disk_is_said_and_what_was_stored_stays(tmp_path: Path, vocabular
             writer.add(finished(position, num_rollouts=20))
 
     with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
-        refused = pytest.raises(FastsiaError, match=r"cannot be written .*finished before is kept")
+        refused = pytest.raises(FastsiaError, match=r"cannot be written .*Finished problems are kept")
         with files_up_to(200_000), refused as failure:
             fill(writer)
     written = len(writer.done)
