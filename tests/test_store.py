@@ -585,7 +585,7 @@ def test_a_full_disk_is_said_and_what_was_stored_stays(tmp_path: Path, vocabular
             fill(writer)
     written = len(writer.done)
     assert written > 3
-    assert f"finished before is kept ({written} problems)" in str(failure.value)
+    assert f"Finished problems are kept ({written} problems)" in str(failure.value)
     with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
         assert writer.notes == []
         assert writer.done == set(range(written))

@@ -50,7 +50,7 @@ def test_a_full_disk_keeps_what_is_stored(model: Path, questions: Path, whole: P
         assert "run.sqlite cannot be written" in sentence
         kept = {row["position"] for row in tables(disk / "run")["problems"]}
         assert 0 < len(kept) < NUM_PROBLEMS
-        assert f"what was finished before is kept ({len(kept)} problem" in sentence
+        assert f"Finished problems are kept ({len(kept)} problem" in sentence
         shutil.copytree(disk / "run", tmp_path / "run")
     process = start(model, questions, tmp_path / "run")
     _, err = process.communicate(timeout=120)
