@@ -48,7 +48,7 @@ class Scheduler:
         The oldest candidate always runs: where its blocks are not free, the youngest sequences lose theirs.
 
         Args:
-            is_second: another step is in flight. Then nobody loses blocks, and the selection is empty where the oldest
+            is_second: another step is in flight. Then no sequence loses blocks, and the selection is empty where the oldest
                 candidate lacks some: it may be younger than a sequence in flight, and the two would take each other's
                 blocks in turn.
         """

@@ -276,7 +276,7 @@ def estimate_block(
 def _elsewhere(counts: np.ndarray, trunk: Trunk) -> np.ndarray:
     """The answers of all departures of a trajectory before its last checkpoint, as shares; zeros where there is none.
 
-    They stand for a segment in which nobody departed. p after the segment would be too near the trajectory's own
+    They stand for a segment in which no rollout departed. p after the segment would be too near the trajectory's own
     answer, which those that depart have less often.
 
     Args:
