@@ -36,7 +36,7 @@ class Population:
     """What a run has stored at each checkpoint, to draw from.
 
     Attributes:
-        cost: float64 [G], mean tokens of a rollout behind where it diverges.
+        cost: float64 [G], mean tokens of a rollout after it diverges.
         truth: of each estimate, float64 [G].
         variance: of each target, float64 [G], of one rollout.
     """

@@ -1,6 +1,6 @@
 // The host's part of a step over the engine's tables: the Bookkeeping of fastsia/engine/step.py, each function one pass
 // over the tables.
-// Every function has the results of its namesake there, in the same order.
+// `lay_out` is `batch` there; every other function returns what its namesake does, in the same order.
 #pragma once
 
 #include <algorithm>

@@ -409,14 +409,14 @@ class SIAConfig:
     num_rollouts: PositiveCount = _sampling(20)
     """N, rollouts drawn at each checkpoint; with target_se or max_total_tokens those of the first round."""
     target_se: StandardError | None = _sampling(None, unset="num_rollouts everywhere")
-    """Error to reach, the root of its mean square over the checkpoints (of H with its estimated bias): a second round
-    places rollouts where they lower it most per token."""
+    """Root mean square error over the checkpoints to reach, estimated bias of H included: a second round adds rollouts
+    where they lower it most per token."""
     target_of: TargetOf = _sampling("entropy")
-    """What target_se is the error of and max_total_tokens is spent on: H (entropy, in nats) or the probability of the
+    """Quantity whose error target_se sets and max_total_tokens lowers: H (entropy, in nats) or the probability of the
     gold answer (gold)."""
     max_total_tokens: Positive | None = _sampling(None, unset="no limit")
-    """Tokens to spend on trajectories, and on rollouts from where they diverge: what the first round leaves is placed
-    over all problems in a second one."""
+    """Tokens to spend on trajectories, and on rollouts after they diverge. A second round spends, over all problems,
+    what the first one leaves."""
     stride: Positive | None = _sampling(None, unset="the task's own: 20, for the demo task 4")
     """Tokens between checkpoints."""
     checkpoints: Text | None = _sampling(None, unset="every N tokens, N the stride")
@@ -467,7 +467,7 @@ class SIAConfig:
     """OPEN,CLOSE: extra opening and closing tags that delimit a think block, besides <think>...</think>. No answer is
     read inside a think block."""
     truncate_prompt: bool = _prompt(False, compared=False)
-    """Cut a prompt that is too long from the left, and count it in the summary, instead of refusing it."""
+    """Truncate a prompt that is too long from the left, and count it in the summary, instead of refusing it."""
     smoothing: Smoothing = _statistics(0.5, compared=True)
     """Alpha of the additive smoothing of the gold surprisal."""
     num_bootstrap: NaturalCount = _statistics(2000)
@@ -475,7 +475,7 @@ class SIAConfig:
     num_splits: PositiveCount = _statistics(20)
     """Half-splits of the rollouts that the cross-fitted rho averages."""
     save_interval: Seconds = setting(20.0, group="Engine")
-    """Seconds after which what was drawn of unfinished problems is stored again. A killed run loses at most this
+    """Seconds between two times that what was drawn of unfinished problems is stored. A killed run loses at most this
     much."""
 
     def __post_init__(self) -> None:
@@ -512,7 +512,7 @@ class DataOptions:
     """Which problems are asked, and how the data is read."""
 
     limit: Positive | None = setting(None, group="Model and task", unset="all", aliases=("-L",))
-    """Only the first problems."""
+    """Only the first N problems."""
     data_dir: str | Path | None = _data(None, unset="they come from the Hub")
     """Folder in which named tasks find their files."""
     answer_format: AnswerFormat | None = _data(None, unset="the task's own")
@@ -529,8 +529,8 @@ class ExecutionOptions:
     """Which backend draws, and in which processes."""
 
     backend: BackendName = setting("native", group="Model and task", changes="draws")
-    """The fork engine (native), transformers' generate (hf), a completions server (openai) or vLLM in this process
-    (vllm)."""
+    """This package's engine (native), transformers' generate (hf), a completions server (openai) or vLLM in this
+    process (vllm)."""
     executor: Executor = _ray("local")
     """This process (local) or the workers of a Ray cluster (ray)."""
     num_workers: Positive | None = _ray(None, unset="one per GPU, else one per machine")
@@ -576,7 +576,7 @@ class EngineOptions:
     max_num_batched_tokens: Positive = _engine(1024)
     """Maximum prefill tokens per step (prompts, given trajectories, recomputed tokens); decoded tokens do not count."""
     max_concurrent_trajectories: Positive = _engine(64)
-    """Trajectories under way at once."""
+    """Maximum trajectories in flight at once."""
     num_kv_blocks: Positive | None = _engine(
         None, unset="up to half of the available memory, on a GPU what gpu_memory_utilization leaves"
     )
@@ -590,11 +590,12 @@ class EngineOptions:
     compile: Literal["auto", "on", "graphs", "off"] = _engine("auto")
     """torch.compile and CUDA graphs (on), only CUDA graphs (graphs) or neither (off); auto: on for CUDA, else off."""
     quantization: Literal["none", "fp8"] = _engine("none", changes="draws")
-    """Products of the layers in 8 bits (fp8; on CUDA from compute capability 9.0, emulated on a CPU) or as they are."""
+    """Matrix products of the layers in 8 bits (fp8) or in the model's dtype (none). fp8 needs compute capability 9.0 on
+    CUDA and is emulated on a CPU."""
     deterministic: bool = _engine(False)
-    """Rollouts that depend on no batch size or order on a GPU either, bit for bit. Small steps are slower."""
+    """Make rollouts on a GPU bit-identical for any batch size and order. Small steps are slower."""
     overlap: Literal["auto", "on", "off"] = _engine("auto")
-    """Launch a second step before the first is read, while there are sequences for two; auto: on for CUDA, else off."""
+    """Launch a second step before the first is read, if there are sequences for two; auto: on for CUDA, else off."""
     num_threads: Positive | None = _engine(None, unset="OMP_NUM_THREADS where it is set, else as many as are fastest")
     """CPU threads. The fastest number is found by timing a matrix multiplication of the model's largest matrix."""
 

@@ -222,7 +222,7 @@ def _resolve(
     answer_reader: AnswerReader | None = None,
     output: str | os.PathLike[str] | None = None,
 ) -> SIAConfig:
-    """Fill in the settings that default to the task's, the model's or today's values.
+    """Fill in the settings that default to values of the task, the model or the current date.
 
     Args:
         output: a run in this folder keeps the date of its prompts.
@@ -763,7 +763,7 @@ class _Reporter:
         self._left_at = self._started
 
     def begin_round(self, name: str, expected: int | None = None) -> None:
-        """Count from here: the next run of the engine has what is stored behind it. expected: rollouts at its end."""
+        """Count from here: what is stored so far precedes the next run of the engine. expected: rollouts at its end."""
         self._round, self._expected, self.run, self._left = name, expected, None, None
         self._rollouts_before, self._rollouts_finished = self._writer.num_rollouts(), 0
 

@@ -90,7 +90,8 @@ def report(
 ) -> None:
     """Redraw a run's figures and report; no model needed.
 
-    Texts that an older fastsia has read are read again by today's rules. --answer_regex '' goes back to the rules.
+    Answers that an older fastsia has read are read again by the installed version's rules. --answer_regex '' goes back
+    to the rules.
     """
     from fastsia.results import load
     from fastsia.results.schema import DATABASE

@@ -223,7 +223,7 @@ class _Group:
             del weights
         for i, layer in enumerate(self.layers):
             if self._freed[i]:
-                # Of the same shape, without memory; whoever reads it meets NaN.
+                # A placeholder of the same shape, without memory; reading it gives NaN.
                 layer.weight.data = layer.weight.new_full((), torch.nan).expand(layer.weight.shape)
                 setattr(layer.weight, _VALUES, partial(self._dense, i))
         self._stamp = self._stamps()
@@ -405,7 +405,7 @@ def _trim() -> None:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether a module is torch's linear layer with nobody else's `forward`."""
+    """Whether a module is torch's linear layer with its own `forward`."""
     return type(module) is nn.Linear and "forward" not in module.__dict__
 
 

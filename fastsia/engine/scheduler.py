@@ -48,9 +48,9 @@ class Scheduler:
         The oldest candidate always runs: where its blocks are not free, the youngest sequences lose theirs.
 
         Args:
-            is_second: another step is in flight. Then nobody loses blocks, and the selection is empty where the oldest
-                candidate lacks some: it may be younger than a sequence in flight, and the two would take each other's
-                blocks in turn.
+            is_second: another step is in flight. Then no sequence is preempted, and the selection is empty where the
+                oldest candidate lacks blocks: it may be younger than a sequence in flight, and the two would preempt
+                each other in turn.
         """
         while True:
             found = self._bookkeeping.select(self._max_num_seqs, self._max_num_batched_tokens)

@@ -57,7 +57,7 @@ def product(x: Tensor, packed: Tensor, bias: Tensor | None, parts: tuple[int, ..
 class Sizes:
     """The numbers of rows in which a product gives a row the bits that it has among `STEP` rows.
 
-    A size is tried before its first use: the same rows at other places, in other company. One that gives other bits is
+    A size is tried before its first use: the same rows at other places, beside other rows. One that gives other bits is
     not used.
 
     Args:

@@ -226,8 +226,8 @@ def _gain(data: ReportData, axes: Axes) -> pd.DataFrame | None:
 
     Fall of the gold answer's surprisal since the start, averaged over trajectories. Above 0 the reasoning so far has
     made the gold answer more likely; below 0, less likely. The sign at the end follows from the outcome, since the
-    answer is written down by then; over all trajectories the mean is at most 0 in expectation. Bands are 95 % over
-    problems.
+    answer is written down by then; over all trajectories the mean is at most 0 in expectation. Bands are 95 %
+    intervals over problems.
     """
     numbers = _curves(data, axes, "gain", "cumulative gain G (nats)")
     mark_zero(axes)
@@ -252,7 +252,8 @@ def _auc(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Telling correct from incorrect early
 
     The probability that of two trajectories, one that will end correct and one that will end incorrect, the former has
-    the lower answer entropy at this point. ½ is chance, 1 is perfect. Band: 95 % over problems.
+    the lower answer entropy at this point. ½ is chance, 1 is perfect. The band is a 95 %
+    interval over problems.
     """
     return _one_curve(data, axes, "auc", "AUC", "AUC of −H for “ends correct”", mark_chance)
 
@@ -263,7 +264,7 @@ def _auc_change(data: ReportData, axes: Axes) -> pd.DataFrame | None:
 
     The AUC of −H minus its value before the reasoning, on the same trajectories. Before the first token H can only
     reflect how hard the question is; where the band contains 0, the reasoning so far tells no more than the question
-    did. Band: 95 % over problems, paired.
+    did. The band is a 95 % interval over problems of the paired difference.
     """
     return _one_curve(data, axes, "auc_change", "change of AUC", "AUC(q) − AUC(0)", mark_zero)
 
@@ -293,7 +294,7 @@ def _auc_tokens(data: ReportData, axes: Axes) -> pd.DataFrame | None:
 def _alignment(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Alignment, trajectory by trajectory
 
-    Bars: the paper's ρ, of trajectories that end correct and that end incorrect, one on the other. Line: the
+    Bars: the paper's ρ, of trajectories that end correct and that end incorrect, stacked. Line: the
     recommended ρ of all (where there is none, the cross-fitted). Dashed: the means of the two outcomes. Trajectories
     that settle are near 1 if they end correct and near −1 if not, so the mean over both mostly says how many end
     correct.

@@ -33,7 +33,7 @@ class Row:
         value: None where undefined.
         low: Lower end of the 95 % interval; None without one.
         high: Upper end.
-        n: How many trajectories or rollouts are behind it; None where that is not known.
+        n: How many trajectories or rollouts it summarizes; None where that is not known.
         percent: Whether it is a share, shown in percent.
         part: Whether it is the number above for some of the trajectories only.
     """

@@ -414,8 +414,8 @@ def reread(
     answer_regex: str | None = None,
     answer_reader: AnswerReader | None = None,
 ) -> Reread | None:
-    """Read the stored texts of a run again, by today's rules or as given, and write its answers, scores and exports
-    anew. No model is needed. If the folder also has the run with shuffled prefixes, that is read the same way.
+    """Read the stored texts of a run again, by the installed version's rules or as given, and write its answers, scores
+    and exports anew. No model is needed. A run with shuffled prefixes in the folder is read the same way.
 
     Args:
         directory: a results folder that `evaluate` made.

@@ -169,7 +169,7 @@ class ProblemRows(NamedTuple):
         return {"trajectories": self.trajectories, "rollouts": self.rollouts, "problems": [self.problem]}
 
     def sealed(self) -> ProblemRows:
-        """The same rows with today's checksum."""
+        """The same rows with the checksum of the installed version."""
         return self._replace(problem=self.problem._replace(checksum=self.checksum()))
 
 

@@ -1,4 +1,4 @@
-"""The one writer of a results folder: one transaction per finished problem. The check of a folder before a run."""
+"""Write a results folder, one transaction per finished problem, and check a folder before a run."""
 
 from __future__ import annotations
 
@@ -119,16 +119,21 @@ def check_output(directory: str | os.PathLike[str], identity: Mapping[str, Any])
 class StoreWriter:
     """The one writer of a results folder, which stays locked until `close`.
 
-    Opening an existing folder resumes it: `done` has the positions of finished problems in the data set, `begun` those
-    of problems with stored parts, `rounds` how many rollouts checkpoints get (see `schema.rounds_meta`), and `notes`
-    says what was repaired. If answers were read with other settings, call `reread` before `add`.
+    Opening an existing folder resumes it. If its answers were read with other settings, call `reread` before `add`.
+    Here and in all of `fastsia.results`, the position of a problem is its index in the data set.
+
+    Attributes:
+        done: positions of finished problems.
+        begun: positions of problems with stored parts.
+        rounds: how many rollouts each checkpoint gets; see `schema.rounds_meta`.
+        stored_reading: how the stored answers were read.
+        notes: what was repaired, a sentence each.
 
     Args:
         directory: the folder; it is created if it does not exist.
         identity: model, task, backend and config of the run.
         vocabulary: the bytes of every token.
-        reading: how the answers that will be added are read, as `Store.reading`. The attribute `stored_reading` is how
-            those in the database were read.
+        reading: how the answers that will be added are read, in the form of `Store.reading`.
         durable: False for a database that is not needed after its process ends; it is not synced to disk.
 
     Raises:
@@ -180,10 +185,13 @@ class StoreWriter:
         self.close()
 
     def check_problem(self, position: int, problem: Problem, prompt_ids: Sequence[int], prompt: str) -> bool:
-        """Refuse to resume if a finished problem or its prompt has changed.
+        """Check that a finished problem and its prompt are the stored ones.
+
+        Raises:
+            FastsiaError: the id, question, choices or prompt has changed.
 
         Returns:
-            Whether its gold answer is the stored one. The draws do not depend on it; see `reread`.
+            Whether the gold answer is the stored one. The draws do not depend on it; see `reread`.
         """
         *stored, gold, before_prompt = self._connection.execute(
             "SELECT problem_id, question, choices, gold, prompt FROM problems WHERE position = ?", (position,)
@@ -338,16 +346,16 @@ class StoreWriter:
             return sum(self._connection.execute(f"SELECT {sums}").fetchone())
 
     def num_tokens(self) -> int:
-        """Tokens of the finished problems: of trajectories, and of rollouts behind where they diverge."""
+        """Tokens of the finished problems: of trajectories, and of rollouts after they diverge."""
         sums = "(SELECT sum(num_tokens) FROM trajectories), (SELECT sum(num_tokens - matched_tokens) FROM rollouts)"
         with self._writing:
             return sum(number or 0 for number in self._connection.execute(f"SELECT {sums}").fetchone())
 
     def drawn(self, position: int, trajectory: int, asked: int) -> Drawn | None:
-        """What was drawn of a trajectory of an unfinished problem.
+        """What was drawn of a trajectory of an unfinished problem; None if nothing is stored.
 
         Args:
-            asked: checksum of what was asked (`schema.asked_checksum`).
+            asked: checksum of the question, the prompt and the seed (`schema.asked_checksum`).
 
         Raises:
             FastsiaError: the stored checksum differs.
@@ -449,7 +457,7 @@ _CAUSES = {"config.stop_at_answer": " (answer_regex and answer_reader switch it 
 
 
 def with_defaults(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """A flat identity, with the defaults of settings that only a later one has, and today's names of settings."""
+    """A flat identity, with current names of settings, and defaults for settings that only a newer one has."""
     before = renamed.current(before, {f"config.{old}": f"config.{new}" for old, new in renamed.SETTINGS.items()})
     defaults = flatten({"config": vars(SIAConfig())})
     return {key: value for key, value in defaults.items() if key in now} | before

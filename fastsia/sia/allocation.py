@@ -38,7 +38,7 @@ class Pilot:
 
     Attributes:
         variance: float64 [C], of one rollout's contribution to the target at each checkpoint, estimated.
-        cost: float64 [C], mean tokens of a rollout behind where it diverges, at least 1; NaN where no rollout has a
+        cost: float64 [C], mean tokens of a rollout after it diverges, at least 1; NaN where no rollout has a
             token left to draw.
         bias: float64 [C], of the target's estimate from the first round, without sign; 0 for shares.
     """
@@ -56,7 +56,7 @@ class Pilot:
         Args:
             answers: of each checkpoint's rollouts, at least one.
             gold: the gold answer.
-            tokens: int [n] by checkpoint, tokens behind where each rollout diverges; empty where none could be drawn.
+            tokens: int [n] by checkpoint, tokens of each rollout after it diverges; empty where none could be drawn.
             target: what the error is of.
         """
         names: dict[str | None, int] = {None: -1, gold: 0}
@@ -160,8 +160,8 @@ def place(
         pilots: of every trajectory.
         first: rollouts of each checkpoint in the first round, which the numbers include.
         target_se: the root mean square standard error to reach.
-        tokens: that the rollouts of all checkpoints may have together behind where they diverge, the first ones
-            included.
+        tokens: maximum sum, over the rollouts of all checkpoints (those of the first round included), of the tokens
+            after they diverge.
 
     Returns:
         int64 [C] for each trajectory.
@@ -219,8 +219,8 @@ def bias_bound(count: np.ndarray, tokens: np.ndarray, most_tokens: int) -> float
 
     Args:
         count: int64 [G], rollouts of each checkpoint.
-        tokens: int64 [R], of the rollouts, behind where they diverge.
-        most_tokens: that a rollout may have.
+        tokens: int64 [R], tokens of each rollout after it diverges.
+        most_tokens: maximum tokens of a rollout.
     """
     first = int(count.min())
     spread = count * most_tokens / max(float(tokens.sum()), 1.0) + 1 / count

@@ -276,7 +276,7 @@ def estimate_block(
 def _elsewhere(counts: np.ndarray, trunk: Trunk) -> np.ndarray:
     """The answers of all departures of a trajectory before its last checkpoint, as shares; zeros where there is none.
 
-    They stand for a segment in which nobody departed. p after the segment would be too near the trajectory's own
+    They stand for a segment in which no rollout departed. p after the segment would be too near the trajectory's own
     answer, which those that depart have less often.
 
     Args:
@@ -554,7 +554,7 @@ def at_tokens(table: RolloutTable, logprobs: TokenLogprobs, config: SIAConfig) -
 
 
 def _towards_pooled(counts: np.ndarray, there: np.ndarray, trunk: Trunk) -> tuple[np.ndarray, np.ndarray]:
-    """Each D_m drawn towards its trajectory's own answers by `PRIOR_DRAWS` draws: shares [M, K, S], and draws [M, S].
+    """Each D_m shrunk towards its trajectory's pooled answers: shares [M, K, S], and draws with the prior's [M, S].
 
     Args:
         counts: float64 [M, K, S], the departures' answers.
@@ -569,7 +569,7 @@ def _towards_pooled(counts: np.ndarray, there: np.ndarray, trunk: Trunk) -> tupl
 
 
 def _spread(counts: np.ndarray, there: np.ndarray, trunk: Trunk) -> tuple[np.ndarray, np.ndarray]:
-    """p_m from D_m drawn towards the trajectory's answers, and Var p_m of each answer; float64 [M, K, S].
+    """p_m from D_m shrunk towards the trajectory's pooled answers, and Var p_m of each answer; float64 [M, K, S].
 
     Arguments as of `_towards_pooled`.
     """
@@ -594,8 +594,9 @@ class _Variances(NamedTuple):
 def _variances(counts: np.ndarray, there: np.ndarray, trunk: Trunk, p: np.ndarray) -> _Variances:
     """Sampling variances of a block, from the departures' counts [M, K] and the estimates p [M, K].
 
-    The departures of different segments are independent, so Cov_m = q^2 Cov_{m+1} + (1 - q)^2 Cov(D_m). D_m is drawn
-    towards the trajectory's own answers by `PRIOR_DRAWS` draws, or a lone departure would be without error.
+    The departures of different segments are independent, so Cov_m = q^2 Cov_{m+1} + (1 - q)^2 Cov(D_m). D_m is
+    shrunk towards the trajectory's pooled answers (counts + 0.5) with the weight of `PRIOR_DRAWS` draws; otherwise the
+    variance of a single departure would be 0.
 
     Args:
         there: bool [M, K], the answers that the row's trajectory has.

@@ -63,12 +63,12 @@ def _notes(scored: Scored, facts: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"Placed rollouts: the {what} at a checkpoint is {facts['precision.se']:.3g}{target}, with "
         f"{fewest} to {most} rollouts, {mean:.1f} on average; placing adds a bias of at most "
-        f"{facts['precision.bias_bound']:.1g} to a checkpoint's shares. H, s and the paper's ρ are those of "
-        f"{scored.num_compared} rollouts everywhere."
+        f"{facts['precision.bias_bound']:.1g} to a checkpoint's shares. H, s and the paper's ρ are computed "
+        f"for {scored.num_compared} rollouts everywhere."
     )
     if config.target_se is not None and facts["precision.se"] > 1.1 * config.target_se:
         yield (
-            f"target_se={config.target_se:g} was not reached: {counted(fewest, 'rollout')} a checkpoint foretold less "
+            f"target_se={config.target_se:g} was not reached: {counted(fewest, 'rollout')} a checkpoint showed less "
             "spread than there is, or max_total_tokens ended the run."
         )
     tokens, most_tokens = facts["precision.tokens"], config.max_total_tokens
