@@ -125,10 +125,9 @@ def view(
     """
     from fastsia.viewing import Server
 
-    with Server(directory, port) as server:
+    with Server(directory, port) as server, suppress(KeyboardInterrupt):
         say(f"{directory}: {server.url}  (Ctrl-C ends)")
-        with suppress(KeyboardInterrupt):
-            server.serve_forever()
+        server.serve_forever()
 
 
 def export(
