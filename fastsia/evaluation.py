@@ -389,13 +389,7 @@ class _Prepared:
 
     def spec(self, task: Task, problem: Problem, config: SIAConfig) -> Spec:
         """How a response to it is read."""
-        return Spec.of(
-            task.format_of(problem),
-            problem.choices,
-            self.starts_in_think,
-            expects_think=self.expects_think,
-            **reading_options(config),
-        )
+        return response_spec(task, problem, self.starts_in_think, self.expects_think, config)
 
     def compared(self) -> tuple[list[int], str]:
         """The part that a resumed run compares."""
@@ -471,6 +465,17 @@ def _fit(
         prompt.stop,
         cut,
         given,
+    )
+
+
+def response_spec(task: Task, problem: Problem, starts_in_think: bool, expects_think: bool, config: SIAConfig) -> Spec:
+    """How a response is read while it is drawn. The booleans: see `_Prepared`."""
+    return Spec.of(
+        task.format_of(problem),
+        problem.choices,
+        starts_in_think,
+        expects_think=expects_think,
+        **reading_options(config),
     )
 
 

@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fastsia.answers.spec import Spec
-from fastsia.backends import open_backend
+from fastsia.backends import open_for_run
 from fastsia.backends.native import NativeBackend
 from fastsia.config import MAX_COUNT, SamplingParams, SIAConfig, integer_from
 from fastsia.engine.loop import Run
 from fastsia.engine.seeding import request_seed
 from fastsia.engine.sequence import UNFINISHED, Drawn, FinishReason, Request, Rollouts
 from fastsia.errors import FastsiaError
-from fastsia.evaluation import expects_think
+from fastsia.evaluation import expects_think, response_spec
+from fastsia.report.html import forking_of
 from fastsia.results import load, stored_config
 from fastsia.results.alternatives import (
     NUM_SLOTS,
     AlternativeStore,
     ForcedToken,
     checksum_of,
-    problem_of,
     read_alternatives,
 )
-from fastsia.results.reader import Store
-from fastsia.results.schema import DATABASE
-from fastsia.tasks import build_prompt, prompt_options, reading_options, stored_task
+from fastsia.results.reader import Store, open_run, problem_of
+from fastsia.results.steps import refuse_shuffled
+from fastsia.tasks import build_prompt, prompt_options, stored_task
 
 LEAST_PROBABILITY = 0.01
 """A token that is less probable than this is no alternative. Chosen by fastsia."""
@@ -74,22 +73,18 @@ def draw_alternatives(
         FastsiaError: no such run or problem; shuffled prefixes; no token entropies; answers that a function read; other
             weights than the run's.
     """
-    path = Path(directory)
-    if not (path / DATABASE).is_file():
-        raise FastsiaError(f"results folder {str(path)!r} contains no run ({DATABASE}).")
+    path, store = Path(directory), open_run(directory)
     most = integer_from(1, "fork_top", most, NUM_SLOTS - 1)
     positions = integer_from(1, "fork_positions", positions, MAX_COUNT)
     result = load(path)
     result.check_problem(problem_id)
-    store = Store(path / DATABASE)
+    refuse_shuffled(store)
     identity, config = store.identity(), stored_config(store)
-    if config.shuffle_prefix:
-        raise FastsiaError(f"{path} is a run with shuffled prefixes: its rollouts do not continue trajectories.")
     if (store.reading() or {}).get("answer_reader"):
         raise FastsiaError(f"the answers of {path} were read by a function, which is not stored.")
     if config.temperature == 0:
         raise FastsiaError("the run was drawn at temperature 0, where no token has an alternative.")
-    threshold = (result.summary.get("forking_threshold") or {}).get("run")
+    threshold = forking_of(result.summary)
     if threshold is None:
         raise FastsiaError(f"{path} has no token entropies, which say where the forking tokens are.")
     num_rollouts = integer_from(1, "num_rollouts", num_rollouts or config.num_rollouts, MAX_COUNT)
@@ -97,27 +92,15 @@ def draw_alternatives(
     trajectories = trajectories[trajectories["finish_reason"] != "error"]
     if problem_id is not None:
         trajectories = trajectories[trajectories["problem_id"] == problem_id]
-    loaded = _open(identity, model, load_options)
+    loaded = open_for_run(identity["model"], model, load_options, "alternatives are drawn")
+    if loaded.fingerprint() != identity["model"]["fingerprint"]:
+        raise FastsiaError(f"{loaded.model_name} is not, or no longer, the model that wrote this run.")
     drawing = _Drawing(loaded, store, AlternativeStore(path), config, identity, num_rollouts, progress)
     for row in trajectories.to_dict("records"):
         drawing.plan(row, threshold, positions, most)
     drawing.draw()
     with store.snapshot() as now:
         return read_alternatives(now, problem_id)
-
-
-def _open(identity: Mapping[str, Any], model: Any, load_options: dict[str, Any]) -> NativeBackend:
-    facts = identity["model"]
-    options = dict(load_options)
-    if model is None:
-        for name in ("peft", "dtype"):
-            options[name] = facts.get(name) if options.get(name) is None else options[name]
-    loaded = open_backend(facts["name"] if model is None else model, "native", options)
-    if not isinstance(loaded, NativeBackend) or loaded.tokenizer is None or loaded.vocabulary is None:
-        raise FastsiaError(f"alternatives are drawn by the native backend with a tokenizer, got {loaded.name}.")
-    if loaded.fingerprint() != facts["fingerprint"]:
-        raise FastsiaError(f"{loaded.model_name} is not, or no longer, the model that wrote this run.")
-    return loaded
 
 
 class _Drawing:
@@ -195,12 +178,8 @@ class _Drawing:
         prompt = build_prompt(task, problem, self._model.tokenizer, **prompt_options(self._config))
         stop = None
         if self._config.stop_at_answer:
-            stop = Spec.of(
-                task.format_of(problem),
-                problem.choices,
-                prompt.starts_in_think,
-                expects_think=expects_think(prompt, self._config, self._model),
-                **reading_options(self._config),
+            stop = response_spec(
+                task, problem, prompt.starts_in_think, expects_think(prompt, self._config, self._model), self._config
             )
         checkpoints = sorted({position for position, _ in missing})
         names = [(position, index) for position in checkpoints for index in range(self._num_rollouts * NUM_SLOTS)]
@@ -246,16 +225,13 @@ class _Drawing:
                 saved = time.monotonic()
 
         try:
-            for trajectory in self._model.engine.run(self._requests(), watch):
+            for trajectory in self._model.engine.run(iter(self._planned), watch):
                 assert trajectory.rollouts is not None
                 rollouts = trajectory.rollouts
                 self._keep(trajectory.key, rollouts.take(np.diff(rollouts.offsets) > 0))
                 del self._parts[trajectory.key]
         finally:
             self._save()
-
-    def _requests(self) -> Iterator[Request]:
-        return iter(self._planned)
 
     def _save(self) -> None:
         """Store the rollouts that have ended in the trajectories in flight."""

@@ -21,7 +21,7 @@ from fastsia.answers.reference import is_thinking
 from fastsia.answers.spec import Spec
 from fastsia.answers.think import closing_mark
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.backends import open_backend
+from fastsia.backends import open_for_run
 from fastsia.backends.native import NativeBackend
 from fastsia.config import Problem, SIAConfig
 from fastsia.engine.forcing import Forced
@@ -30,8 +30,7 @@ from fastsia.files import refuse_links, write_parquet
 from fastsia.models.loading import origin_of
 from fastsia.models.registry import model_label
 from fastsia.results import FORCED, read_forced, stored_config
-from fastsia.results.reader import Store
-from fastsia.results.schema import DATABASE
+from fastsia.results.reader import Store, open_run, problem_of
 from fastsia.tasks import Prompt, Task, build_prompt, prompt_options, reading_options, stored_task
 from fastsia.tasks.options import letters
 from fastsia.tasks.prompt import render_answer
@@ -65,20 +64,11 @@ def score_answers(
     Raises:
         FastsiaError: no such run; the weights of its model have changed (name them as `scorer`).
     """
-    path = Path(directory)
-    if not (path / DATABASE).is_file():
-        raise FastsiaError(f"results folder {str(path)!r} contains no run ({DATABASE}).")
-    store = Store(path / DATABASE)
+    path, store = Path(directory), open_run(directory)
     identity, config = store.identity(), stored_config(store)
     refuse_links(path, (FORCED,))
     kept = read_forced(path)
-    if scorer is None and load_options.get("peft") is None:  # the run's own model, with its adapter
-        load_options["peft"] = identity["model"].get("peft")
-    if scorer is None and load_options.get("dtype") is None:
-        load_options["dtype"] = identity["model"].get("dtype")
-    model = open_backend(identity["model"]["name"] if scorer is None else scorer, "native", load_options)
-    if not isinstance(model, NativeBackend) or model.tokenizer is None or model.vocabulary is None:
-        raise FastsiaError(f"answers are scored by the native backend with a tokenizer, got {model.name}.")
+    model = open_for_run(identity["model"], scorer, load_options, "answers are scored")
     is_own = model.fingerprint() == identity["model"]["fingerprint"]
     if scorer is None and not is_own:
         raise FastsiaError(
@@ -102,18 +92,13 @@ def _score(store: Store, scoring: _Scorer, task_name: str, progress: Callable[[i
     for done, trajectory in enumerate(trajectories.to_dict("records"), start=1):
         mine = drawn.get((trajectory["problem_id"], trajectory["trajectory"]))
         if mine is not None:
-            problem = _problem(problems[trajectory["problem_id"]])
+            problem = problem_of(problems[trajectory["problem_id"]])
             task = stored_task(task_name, [problem])
             answers = [answer for answer in mine["answer"].unique() if answer is not None]
             rows += scoring.score(task, problem, trajectory, np.unique(mine["checkpoint"]), answers)
         if progress is not None:
             progress(done, len(trajectories))
     return pd.DataFrame(rows)
-
-
-def _problem(row: dict[Any, Any]) -> Problem:
-    choices = None if row["choices"] is None else tuple(row["choices"])
-    return Problem(row["problem_id"], row["question"], row["gold"], choices, row["format"])
 
 
 @dataclass(frozen=True)

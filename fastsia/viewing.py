@@ -20,8 +20,7 @@ from fastsia.report.views import trajectory_views
 from fastsia.results import SIAResult, load
 from fastsia.results.alternatives import alternative_views
 from fastsia.results.manifest import database_digest
-from fastsia.results.reader import Store
-from fastsia.results.schema import DATABASE
+from fastsia.results.reader import open_run
 
 HOST = "127.0.0.1"
 
@@ -34,10 +33,7 @@ class Viewing:
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self._path = Path(directory)
-        if not (self._path / DATABASE).is_file():
-            raise FastsiaError(f"results folder {str(self._path)!r} contains no run ({DATABASE}).")
-        self._store = Store(self._path / DATABASE)
+        self._path, self._store = Path(directory), open_run(directory)
         self._lock = threading.Lock()
         self._state: str | None = None
         self._result: SIAResult = load(self._path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fastsia.config import BACKENDS, EXECUTORS, SETTINGS, EngineOptions, fields_of
@@ -11,6 +12,7 @@ from fastsia.models.resolve import ModelRef, resolve_model
 
 if TYPE_CHECKING:
     from fastsia.backends.base import Backend
+    from fastsia.backends.native import NativeBackend
 
 _ACCEPTED = {name: [s.name for s in SETTINGS.values() if name in s.backends] for name in BACKENDS}
 
@@ -113,6 +115,30 @@ def _open_named(ref: ModelRef, name: str, options: dict[str, Any]) -> Backend:
     from fastsia.backends.openai_server import OpenAIServerBackend
 
     return OpenAIServerBackend(ref, **options)
+
+
+def open_for_run(facts: Mapping[str, Any], model: Any, options: Mapping[str, Any], what: str) -> NativeBackend:
+    """Open the native backend, with a tokenizer, for more work on a stored run.
+
+    Args:
+        facts: `model` of the run's identity.
+        model: as in `open_backend`; None opens the run's own, with its adapter and dtype unless `options` name others.
+        options: as in `open_backend`.
+        what: is done, as the error about another backend begins.
+
+    Raises:
+        FastsiaError: as `open_backend`; another backend, or no tokenizer.
+    """
+    from fastsia.backends.native import NativeBackend
+
+    given = dict(options)
+    if model is None:
+        for name in ("peft", "dtype"):
+            given[name] = facts.get(name) if given.get(name) is None else given[name]
+    loaded = open_backend(facts["name"] if model is None else model, "native", given)
+    if not isinstance(loaded, NativeBackend) or loaded.tokenizer is None or loaded.vocabulary is None:
+        raise FastsiaError(f"{what} by the native backend with a tokenizer, got {loaded.name}.")
+    return loaded
 
 
 def _refuse(options: dict[str, Any], subject: str) -> None:

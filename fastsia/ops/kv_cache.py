@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -129,12 +131,9 @@ def copy_blocks_kernel(kv_cache, src, dst, stride_plane, stride_block, block_ele
         tl.store(plane + target * stride_block + at, values, mask=at < block_elements)
 
 
-def plan_store_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> Launch:
-    """The launch that `store_kv` makes."""
-    n, num_kv_heads, head_dim = k.shape
-    _check_store(k, v, k_cache, v_cache)
-    heads_pad, dim_pad = triton.next_power_of_2(num_kv_heads), triton.next_power_of_2(head_dim)
-    arguments = {
+def _to_store(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> dict[str, Any]:
+    """The arguments that both launches that store keys and values have."""
+    return {
         "k": k,
         "v": v,
         "k_cache": k_cache,
@@ -146,7 +145,16 @@ def plan_store_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots:
         "stride_v_head": v.stride(1),
         "stride_token": k_cache.stride(1),
         "stride_head": k_cache.stride(2),
-        "NUM_KV_HEADS": num_kv_heads,
+        "NUM_KV_HEADS": k.shape[1],
+    }
+
+
+def plan_store_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> Launch:
+    """The launch that `store_kv` makes."""
+    n, num_kv_heads, head_dim = k.shape
+    _check_store(k, v, k_cache, v_cache)
+    heads_pad, dim_pad = triton.next_power_of_2(num_kv_heads), triton.next_power_of_2(head_dim)
+    arguments = _to_store(k, v, k_cache, v_cache, slots) | {
         "HEAD_DIM": head_dim,
         "HEADS_PAD": heads_pad,
         "DIM_PAD": dim_pad,
@@ -181,28 +189,16 @@ def plan_rotate_and_store(
         raise FastsiaError("q, cos and sin must have contiguous head dimensions.")
     out = torch.empty((n, num_heads, head_dim), dtype=q.dtype, device=q.device)
     heads_pad, half_pad = triton.next_power_of_2(num_heads), triton.next_power_of_2(half)
-    arguments = {
+    arguments = _to_store(k, v, k_cache, v_cache, slots) | {
         "q": q,
-        "k": k,
-        "v": v,
         "cos": cos,
         "sin": sin,
         "out": out,
-        "k_cache": k_cache,
-        "v_cache": v_cache,
-        "slots": slots,
         "stride_q_row": q.stride(0),
         "stride_q_head": q.stride(1),
-        "stride_k_row": k.stride(0),
-        "stride_k_head": k.stride(1),
-        "stride_v_row": v.stride(0),
-        "stride_v_head": v.stride(1),
         "stride_cos": cos.stride(0),
         "stride_sin": sin.stride(0),
-        "stride_token": k_cache.stride(1),
-        "stride_head": k_cache.stride(2),
         "NUM_HEADS": num_heads,
-        "NUM_KV_HEADS": num_kv_heads,
         "HALF": half,
         "HEADS_PAD": heads_pad,
         "KV_HEADS_PAD": triton.next_power_of_2(num_kv_heads),

@@ -64,12 +64,15 @@ def pack(
 
 def record_text(view: TrajectoryView, forking: float | None = None) -> str:
     """One trajectory whole, as the JSON that the page reads. forking: as in `pack`."""
-    return json.dumps(_record(view, True, None, forking), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _json(_record(view, True, None, forking))
 
 
 def _squeeze(record: dict[str, Any]) -> str:
-    text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return base64.b64encode(zlib.compress(text.encode("utf-8", "replace"), 6)).decode("ascii")
+    return base64.b64encode(zlib.compress(_json(record).encode("utf-8", "replace"), 6)).decode("ascii")
+
+
+def _json(record: dict[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def _record(view: TrajectoryView, every: bool, limit: int | None, forking: float | None) -> dict[str, Any]:
@@ -97,7 +100,7 @@ def _record(view: TrajectoryView, every: bool, limit: int | None, forking: float
             [
                 int(position),
                 [
-                    [each.text, _round(each.probability), each.is_own, _maybe(each.q_value), [*each.answers]]
+                    [each.text, _round(each.probability), each.is_own, _round(each.q_value), [*each.answers]]
                     for each in tokens
                 ],
             ]
@@ -123,12 +126,8 @@ def _answer(given: AnswerView, every: bool, limit: int | None) -> list[Any]:
     return [given.answer, int(given.count), _shorten(given.text, limit), place, list(given.others) if every else []]
 
 
-def _round(value: float) -> float | None:
-    return round(float(value), 4) if math.isfinite(value) else None
-
-
-def _maybe(value: float | None) -> float | None:
-    return None if value is None else _round(value)
+def _round(value: float | None) -> float | None:
+    return round(float(value), 4) if value is not None and math.isfinite(value) else None
 
 
 def _shorten(text: str, limit: int | None) -> str | None:

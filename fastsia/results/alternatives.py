@@ -15,12 +15,11 @@ import numpy as np
 import pandas as pd
 
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.config import Problem
 from fastsia.engine.sequence import FINISH_REASONS, FinishReason, Rollouts, Trajectory
 from fastsia.errors import FastsiaError, one_line
 from fastsia.files import refuse_links
 from fastsia.report.data import AlternativeView
-from fastsia.results.reader import Store
+from fastsia.results.reader import Store, problem_of
 from fastsia.results.reading import Reading
 from fastsia.results.schema import DrawnProblem, pack_ids, unpack_ids
 from fastsia.results.score import stored_config
@@ -252,12 +251,6 @@ def _read(
     drawn = DrawnProblem(0, problem_of(problem), problem["format"], bool(problem["starts_in_think"]), [(0, trajectory)])
     (scored,) = reading.read(drawn, vocabulary)
     return scored.rollout_answers[0]
-
-
-def problem_of(row: Mapping[Any, Any]) -> Problem:
-    """A row of `Store.problems` as a problem."""
-    choices = None if row["choices"] is None else tuple(row["choices"])
-    return Problem(row["problem_id"], row["question"], row["gold"], choices, row["format"])
 
 
 def read_alternatives(store: Store, problem_id: str | None = None) -> pd.DataFrame:

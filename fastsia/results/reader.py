@@ -6,7 +6,7 @@ import copy
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ import pandas as pd
 
 from fastsia import renamed
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.config import AnswerFormat
+from fastsia.config import AnswerFormat, Problem
 from fastsia.errors import FastsiaError, one_line
 from fastsia.results import repair, schema
 from fastsia.results.manifest import database_digest
-from fastsia.results.schema import PER_PROBLEM, Grouped
+from fastsia.results.schema import DATABASE, PER_PROBLEM, Grouped
 
 _IDENTITY = {"model", "task", "backend", "config"}
 
@@ -301,6 +301,24 @@ _UNPACK = {
     "logprobs": schema.unpack_floats,
     "token_entropies": schema.unpack_floats,
 }
+
+
+def open_run(directory: str | os.PathLike[str]) -> Store:
+    """The database of a results folder.
+
+    Raises:
+        FastsiaError: the folder has none.
+    """
+    path = Path(directory) / DATABASE
+    if not path.is_file():
+        raise FastsiaError(f"results folder {str(path.parent)!r} contains no run ({DATABASE}).")
+    return Store(path)
+
+
+def problem_of(row: Mapping[Any, Any]) -> Problem:
+    """A row of `Store.problems` as a problem."""
+    choices = None if row["choices"] is None else tuple(row["choices"])
+    return Problem(row["problem_id"], row["question"], row["gold"], choices, row["format"])
 
 
 def read_frame(

@@ -30,6 +30,12 @@ def overlap(one: str, other: str) -> float:
     return (first & second).total() / whole if whole else 1.0
 
 
+def refuse_shuffled(store: Store) -> None:
+    """Raises FastsiaError if the run's prefixes are shuffled, so that no rollout continues its trajectory."""
+    if store.identity()["config"].get("shuffle_prefix"):
+        raise FastsiaError(f"{store.path} is a run with shuffled prefixes: its rollouts do not continue trajectories.")
+
+
 def continued(store: Store) -> Iterator[tuple[dict[Any, Any], pd.DataFrame]]:
     """Each trajectory of a run, as a row of `Store.trajectories`, with its rollouts that did not fail.
 
@@ -39,8 +45,7 @@ def continued(store: Store) -> Iterator[tuple[dict[Any, Any], pd.DataFrame]]:
     Raises:
         FastsiaError: The run's prefixes are shuffled, so that no rollout continues its trajectory.
     """
-    if store.identity()["config"].get("shuffle_prefix"):
-        raise FastsiaError(f"{store.path} is a run with shuffled prefixes: its rollouts do not continue trajectories.")
+    refuse_shuffled(store)
     trajectories: dict[Any, Any] = {
         (row["problem_id"], row["trajectory"]): row for row in store.trajectories().to_dict("records")
     }
