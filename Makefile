@@ -57,7 +57,8 @@ $(USABLE): pyproject.toml setup.py constraints.txt $(NATIVE) fastsia/answers/tab
 	@touch $@
 
 $(STAMP): $(INSTALLED) $(NATIVE) fastsia/answers/tables.txt
-	$(BIN)/python setup.py --quiet build_ext --inplace
+	FASTSIA_REQUIRE_CORE="$$(command -v c++ || command -v g++ || command -v clang++)" \
+		$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@
 
 demo: $(if $(wildcard $(INSTALLED)),$(STAMP),$(USABLE)) ## evaluate the shipped model on the demo task (a few minutes, no download)

@@ -232,7 +232,7 @@ std::optional<Value> text_at(const Words& t, int i, const Options& own) {
 std::optional<Value> own_text(const Words& t, int i, const Options& own) {
   const bool may_be_article = t.low(i) == "a" && is_word(t.low(i + 1)) && t.low(i + 1).size() > 1;
   if (may_be_article || is_article(t, i)) {
-    const std::optional<Value> behind = text_at(t, i + 1, own);
+    const std::optional<Value> after = text_at(t, i + 1, own);
     if (after) return after;
   }
   return text_at(t, i, own);

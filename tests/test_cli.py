@@ -30,6 +30,7 @@ from fastsia.cli.render import Shown, plain
 from fastsia.cli.run import say_interrupted, task_folders
 from fastsia.config import SETTINGS
 from fastsia.results.reader import Store
+from tests.core import needs_core
 from tests.engine.damage import DAMAGES, damaged
 from tests.programs import run_python
 from tests.tiny import save_tiny
@@ -522,6 +523,7 @@ def test_the_old_command_is_accepted_with_one_line(tmp_path: Path, capsys: pytes
     ]
 
 
+@needs_core
 def test_a_reader_that_stops_is_no_error(model: str, questions: Path, tmp_path: Path) -> None:
     """As `fastsia run ... | true`: the pipe is closed before the table is printed. What was written is kept."""
     arguments = ["run", "--model", model, "--tasks", questions, "--limit", 2, "-o", tmp_path / "run", *SMALL]
@@ -536,6 +538,7 @@ def test_a_reader_that_stops_is_no_error(model: str, questions: Path, tmp_path: 
     assert len(fastsia.load(tmp_path / "run").trajectories) == 2
 
 
+@needs_core
 @pytest.mark.parametrize("closed", [(1,), (2,), (1, 2)])
 def test_streams_that_the_shell_closed(closed: tuple[int, ...], model: str, questions: Path, tmp_path: Path) -> None:
     """A file that is opened next would get the number of the closed stream, and be written to."""

@@ -242,9 +242,9 @@ def _is_joined(t: Words, end: int, words: tuple[bytes, ...], *, is_named: bool) 
 def _own_text(t: Words, i: int, own: _Own) -> _Value | None:
     """The option whose text begins at i. The longest match wins, then the one in the same case, then the first."""
     if _is_article(t, i) or (t.low(i) == b"a" and is_word(t.low(i + 1)) and len(t.low(i + 1)) > 1):
-        behind = _text_at(t, i + 1, own)
-        if behind is not None:
-            return behind
+        after = _text_at(t, i + 1, own)
+        if after is not None:
+            return after
     return _text_at(t, i, own)
 
 

@@ -14,8 +14,8 @@ from fastsia.answers import reference
 from fastsia.answers.choice import whole_choice
 from fastsia.answers.extraction import extract_answers
 from fastsia.answers.spec import Spec
-from fastsia.core import extension
 from tests.answers.test_extraction import read_with_core
+from tests.core import needs_core
 
 COLOURS = ("red", "green", "blue", "yellow")
 MASKS = ("safety goggles", "breathing mask", "rubber gloves", "lead apron")
@@ -1789,13 +1789,13 @@ def check_agreement(num_texts: int, seed: int) -> None:
     assert num_answers > num_texts / 4
 
 
-@pytest.mark.skipif(extension() is None, reason="the C++ core is not built")
+@needs_core
 def test_core_agrees_with_reference() -> None:
     check_agreement(5_000, 1)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(extension() is None, reason="the C++ core is not built")
+@needs_core
 def test_core_agrees_on_200_000_texts() -> None:
     check_agreement(200_000, 2)
 

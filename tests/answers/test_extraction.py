@@ -19,9 +19,9 @@ from fastsia.config import ANSWER_FORMATS, AnswerFormat
 from fastsia.core import extension
 from fastsia.errors import FastsiaError
 from tests.answers import generate
+from tests.core import needs_core
 
 FORMATS: tuple[AnswerFormat, ...] = ANSWER_FORMATS
-needs_core = pytest.mark.skipif(extension() is None, reason="the C++ core is not built")
 
 
 def read_with_core(texts: list[bytes], spec: Spec, cut: bool = False) -> list[tuple[str | None, str | None]]:

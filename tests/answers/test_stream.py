@@ -17,12 +17,11 @@ from fastsia.answers.spec import Spec
 from fastsia.answers.stream import AnswerStream
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import AnswerFormat
-from fastsia.core import extension
 from fastsia.errors import FastsiaError
 from tests.answers import generate
+from tests.core import needs_core
 
 FALLBACKS = (b"", generate.HIGH_BYTES, generate.HIGH_BYTES + b"02468\n .AB")
-needs_core = pytest.mark.skipif(extension() is None, reason="the C++ core is not built")
 
 # Continuations that could change an answer that was settled too early.
 _HOSTILE = (

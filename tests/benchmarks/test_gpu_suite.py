@@ -24,6 +24,7 @@ from benchmarks.gpu.runner import Options, Row
 from benchmarks.gpu.work import TOY, Work, generate, prepare
 from benchmarks.machine import provenance
 from tests.benchmarks.schema import validate
+from tests.core import needs_core
 from tests.programs import warm_python
 
 QWEN = "qwen2.5-3b"
@@ -135,6 +136,7 @@ def test_wrong_draws_are_seen(model: Model, toy_work: Work) -> None:
 # --- who is measured -------------------------------------------------------------------------------------------
 
 
+@needs_core
 def test_every_peer_that_runs_on_a_cpu_agrees(model: Model, toy_work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "_REPEATS", 1)
     measured = {}
@@ -157,6 +159,7 @@ def test_every_peer_that_runs_on_a_cpu_agrees(model: Model, toy_work: Work, monk
     )
 
 
+@needs_core
 def test_steady_state_has_full_steps_and_its_floor(model: Model) -> None:
     found = steady.measure(model, TOY, "8", toy=True)
     line("steady", "8", {"weights": "random", "head_entropy": 0.3, **found})
@@ -165,6 +168,7 @@ def test_steady_state_has_full_steps_and_its_floor(model: Model) -> None:
     assert found["work"]["counters"]["generated_tokens"] == 2 * 4 * 6 * 20
 
 
+@needs_core
 def test_long_trunks_and_the_kernels_of_a_step_are_measured(model: Model) -> None:
     head = {"weights": "random", "head_entropy": 0.3}
     long = steady.measure(model, TOY, "long", toy=True)
@@ -177,6 +181,7 @@ def test_long_trunks_and_the_kernels_of_a_step_are_measured(model: Model) -> Non
     assert found["ms_per_step"] > 0 < found["kernels"][0]["ms"]
 
 
+@needs_core
 def test_suffixes_are_cut_to_what_the_pool_holds(model: Model) -> None:
     engine = peers.open_engine(model, num_kv_blocks=40)
     fitting = steady.fitting(engine, 8, 20, 600)

@@ -16,6 +16,7 @@ import fastsia
 from fastsia import Engine, FastsiaError, SamplingParams
 from fastsia.backends.native import NativeBackend
 from fastsia.engine.forcing import Forced
+from tests.core import needs_core
 from tests.engine.models import FAMILIES, tiny_model
 from tests.engine.naive import Comparison
 from tests.engine.test_graphs import FakePool
@@ -81,6 +82,7 @@ def check_against_plain(family: str, device: str, compile: str) -> None:
         assert error.max() <= 2 * bound.max()
 
 
+@needs_core
 def test_the_compiler_gives_what_the_plain_path_gives() -> None:
     check_against_plain("gemma2", "cpu", "on")
 

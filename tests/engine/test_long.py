@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, Qwen
 from fastsia import Engine, SamplingParams
 from fastsia.engine.memory import KEPT_POSITIONS, default_num_blocks, step_bytes
 from fastsia.engine.sequence import Request
+from tests.core import needs_core
 from tests.engine.models import _COMMON, EOS, VOCAB
 
 PROMPT = tuple(range(20, 40))
@@ -32,6 +33,7 @@ def tokens(rollouts: dict[int, list[Any]]) -> dict[int, list[list[int]]]:
     return {checkpoint: [list(one.token_ids) for one in of] for checkpoint, of in rollouts.items()}
 
 
+@needs_core
 def test_a_trunk_of_thousands_of_tokens_gives_the_same_in_any_blocks_and_pool() -> None:
     """In one chunk and in many, beside rollouts that lose their blocks again and again."""
     trajectory = np.random.default_rng(0).integers(12, VOCAB, LENGTH).tolist()

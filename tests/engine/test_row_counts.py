@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastsia import Engine, SamplingParams
 from fastsia.engine.row_counts import ANCHOR, PROBE, agreeing, probe
+from tests.core import needs_core
 from tests.engine.models import EOS, tiny_model
 from tests.engine.test_graphs import FakePool
 
@@ -71,6 +72,7 @@ def drawn(model: Any, **settings: Any) -> list[Any]:
     return [rollout for rollouts in found.values() for rollout in rollouts]
 
 
+@needs_core
 def test_rollouts_are_equal_across_limits_where_kernels_depend_on_them() -> None:
     model = copy.deepcopy(tiny_model("llama"))
     for layer in model.model.layers:

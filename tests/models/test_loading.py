@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from fastsia import FastsiaError
 from fastsia.models.loading import load_model, origin_of, resolve_device, resolve_dtype
 from fastsia.models.resolve import demo_models, resolve_model
+from tests.core import needs_core
 from tests.tiny import save_tiny, tiny_model
 
 
@@ -246,6 +247,7 @@ def test_the_dtype_on_a_cpu_follows_the_stored_one_and_the_processor(
     assert (asked.dtype, origin_of(asked).describe()) == (torch.float32, {})
 
 
+@needs_core
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_loading_holds_no_weight_twice(tmp_path: Path) -> None:
     """From float32 to bfloat16: half of the file, not the converted weights beside the packed ones."""
