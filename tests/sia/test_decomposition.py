@@ -13,6 +13,7 @@ from fastsia.sia.decomposition import (
     Departures,
     at_tokens,
     blocks,
+    check,
     decompose,
     decomposed_halves,
     entropy_of,
@@ -258,6 +259,21 @@ def test_it_says_why_it_does_not_apply(run: tuple[RolloutTable, TokenLogprobs, S
     summing = replace(table, logprob=table.logprob / 3)
     assert "sum to" in reason(summing, config, logprobs=logprobs)
     assert leaf_sums(table).max() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize(("noise", "is_refused"), [(0.04, False), (0.3, True)])
+def test_distinct_texts_may_sum_to_a_little_more_than_1(noise: float, is_refused: bool) -> None:
+    """As in half precision, where one prefix has other probabilities in other batches."""
+    rows = [(0, k, 1, str(k % 2), np.log(0.5) + noise) for k in range(8)]
+    frame = pd.DataFrame(rows, columns=["checkpoint", "rollout", "num_tokens", "answer", "logprob"])
+    frame = frame.assign(problem_id="p0", trajectory=0, gold="0", finish_reason="eos")
+    frame["matched_tokens"] = frame["rollout"] % 2
+    logprobs = TokenLogprobs(np.log([0.5]), np.array([0, 1]))
+    table, config = encode(frame), SIAConfig(max_tokens=4, num_bootstrap=20, num_splits=2)
+    assert leaf_sums(table).max() == pytest.approx(np.exp(noise))
+    departures = Departures.of(table, logprobs, config)
+    assert departures is not None
+    assert (check(table, departures) is not None) == is_refused
 
 
 def test_unknown_probabilities_and_many_cut_rollouts_withhold_a_trajectory(
