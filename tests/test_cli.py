@@ -140,7 +140,7 @@ def test_a_run_writes_its_folder_and_prints_its_table(
     assert command(*arguments, "--share", "none") == 0, "a setting that changes nothing"
     assert json.loads((folder / "summary.json").read_text())["num_computed_problems"] == 6, "nothing was drawn again"
     text = complaint(capsys, "run", "--model", model, "--tasks", questions, "-o", folder, *SMALL, "--seed", 1)
-    assert "holds another run: config.seed was 0, is now 1." in text
+    assert "contains another run: config.seed was 0, is now 1." in text
 
     (folder / "report.html").unlink()
     assert command("report", folder) == 0
@@ -272,7 +272,7 @@ def test_mistakes_are_one_sentence_with_exit_code_2(
     ("arguments", "sentence"),
     [
         (["report", "DIR/absent"], "does not exist"),
-        (["report", "DIR"], "holds neither run.sqlite nor"),
+        (["report", "DIR"], "contains neither run.sqlite nor"),
         (["analyze", "DIR/absent.csv"], "is not a file"),
         (["analyze", "DIR/t.csv"], "lacks column"),
         (["rum"], "rum"),

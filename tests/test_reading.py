@@ -307,7 +307,7 @@ def test_the_shuffled_run_is_read_the_same_way(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_read_again_is_named(tmp_path: Path, old: Path) -> None:
-    with pytest.raises(FastsiaError, match=r"holds no run \(run\.sqlite\)"):
+    with pytest.raises(FastsiaError, match=r"contains no run \(run\.sqlite\)"):
         reread(tmp_path)
     with pytest.raises(FastsiaError, match="answer_reading must be"):
         reread(old, answer_reading="both")  # type: ignore[arg-type]
@@ -425,13 +425,13 @@ def test_what_a_regex_gives(pattern: str, text: str, answer: str | None) -> None
     """Its named group, its first one, or all of it; one number in the spelling of a gold answer."""
     read = reading._regex_reader(pattern)
     asked = DrawnProblem(0, Problem("p", "?", "1"), "number", False, ())
-    assert reading._spelled(read, text, asked) == answer
+    assert reading._read_one(read, text, asked) == answer
 
 
 def test_a_choice_may_be_read_by_its_text() -> None:
     problem = Problem("p", "?", "B", ("red", "green"))
     asked = DrawnProblem(0, problem, "choice", False, ())
-    assert reading._spelled(lambda text: " green ", "", asked) == "B"
+    assert reading._read_one(lambda text: " green ", "", asked) == "B"
 
 
 def test_a_function_reads_the_answers(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ class PartRow(NamedTuple):
 
     Attributes:
         number: 0, 1, ... within the trajectory.
-        asked: the checksum of what was asked, see `asked_checksum`.
+        asked: the checksum of what was asked, see `request_checksum`.
         num_ended: rollouts that ended.
         checksum: over the other fields.
     """
@@ -161,7 +161,7 @@ class ProblemRows(NamedTuple):
     rollouts: Iterable[RolloutRow]
 
     def checksum(self, version: int = SCHEMA_VERSION) -> int:
-        """What `problem.checksum` should be."""
+        """The correct value of `problem.checksum`."""
         return checksum((self.problem[:-1], self.trajectories, self.rollouts), version)
 
     def by_table(self) -> dict[str, Iterable[Any]]:
@@ -209,10 +209,10 @@ class FinishedProblem:
 
 @dataclass(frozen=True)
 class Part:
-    """What was drawn of one trajectory of an unfinished problem: since the part before, or all of it.
+    """Draws of one trajectory of an unfinished problem: those since the part before, or all.
 
     Attributes:
-        asked: see `asked_checksum`.
+        asked: see `request_checksum`.
         is_whole: it replaces the parts before.
     """
 
@@ -381,8 +381,8 @@ def migrate(connection: sqlite3.Connection) -> None:
                 assert rows is not None, "checked as the database was opened"
                 replace(connection, rows, rows.sealed())
             if "reading" in meta:
-                reading, equivalents = parse_reading(meta)
-                meta |= reading_meta(reading or {}, equivalents) if reading is not None else {}
+                reading, classes = parse_reading(meta)
+                meta |= reading_meta(reading or {}, classes) if reading is not None else {}
         _create_table(connection, "parts")
         meta["schema_version"] = SCHEMA_VERSION
         write_meta(connection, meta | {"checksum": head_checksum(meta)})
@@ -435,7 +435,7 @@ def parse_rounds(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 # --- how answers were read -------------------------------------------------------------------------------------
 
-Grouped = dict[int, Classes]
+ClassesByTrajectory = dict[int, Classes]
 """By the id of a trajectory: its classes of equal answers, without the answers that represent themselves."""
 
 # Databases that do not say how their answers were read are older than every other way of reading.
@@ -448,14 +448,14 @@ _FIRST_READING = {
 }
 
 
-def reading_meta(reading: Mapping[str, Any], equivalents: Grouped) -> dict[str, Any]:
+def reading_meta(reading: Mapping[str, Any], classes: ClassesByTrajectory) -> dict[str, Any]:
     """The values of `meta` for how answers were read and which of them are equal."""
-    grouped = {row: [dict(found.representative), found.num_timeouts] for row, found in sorted(equivalents.items())}
+    grouped = {row: [dict(found.representative), found.num_timeouts] for row, found in sorted(classes.items())}
     values = [json.dumps(reading, sort_keys=True), json.dumps(grouped)]
     return dict(zip(READING, [*values, checksum(values)], strict=True))
 
 
-def parse_reading(meta: Mapping[str, Any]) -> tuple[dict[str, Any] | None, Grouped]:
+def parse_reading(meta: Mapping[str, Any]) -> tuple[dict[str, Any] | None, ClassesByTrajectory]:
     """(how the answers were read, which of them are equal); (None, {}) if that is damaged."""
     try:
         if "reading" not in meta:
@@ -464,22 +464,22 @@ def parse_reading(meta: Mapping[str, Any]) -> tuple[dict[str, Any] | None, Group
         *values, stored = (meta[key] for key in READING)
         if checksum(values, meta["schema_version"]) != stored:
             return None, {}
-        reading, equivalents = map(json.loads, values)
-        grouped = {int(row): Classes(dict(names), int(late)) for row, (names, late) in equivalents.items()}
+        reading, classes = map(json.loads, values)
+        grouped = {int(row): Classes(dict(names), int(late)) for row, (names, late) in classes.items()}
         return renamed.current(reading), grouped
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         return None, {}
 
 
-def unequal(found: Classes) -> Classes:
+def without_identical(found: Classes) -> Classes:
     """Classes without the answers that represent themselves."""
     others = {answer: name for answer, name in found.representative.items() if answer != name}
     return Classes(others, found.num_timeouts)
 
 
-def names_of(equivalents: Grouped, row: int) -> Mapping[str, str]:
+def names_of(classes: ClassesByTrajectory, row: int) -> Mapping[str, str]:
     """The representatives of a trajectory's answers that do not represent themselves."""
-    return equivalents[row].representative if row in equivalents else {}
+    return classes[row].representative if row in classes else {}
 
 
 # --- rows and objects ------------------------------------------------------------------------------------------
@@ -543,7 +543,7 @@ def matched_tokens(
     return matched
 
 
-def asked_checksum(problem: Problem, prompt_ids: Sequence[int], seed: int) -> int:
+def request_checksum(problem: Problem, prompt_ids: Sequence[int], seed: int) -> int:
     """The checksum of what a trajectory's draws depend on beside the run's settings."""
     return checksum([problem.id, problem.question, choices_text(problem), list(prompt_ids), seed])
 

@@ -73,7 +73,7 @@ def outcome_baseline(trajectories: pd.DataFrame) -> float | None:
 
 
 def side_by_side(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Concatenates the same table of several runs; a first column `run` has their labels."""
+    """Concatenate the same table of several runs; a first column `run` has their labels."""
     return pd.concat([table.assign(run=label) for label, table in tables.items()], ignore_index=True)[
         ["run", *next(iter(tables.values())).columns]
     ]
