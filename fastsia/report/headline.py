@@ -126,7 +126,7 @@ def time_spent(summary: Mapping[str, Any]) -> str:
     """The seconds of a run, and that they are not all of them where a process was killed."""
     # Costs that do not cover all problems have no row_steps in the summary, though their counters have.
     partial = summary.get("row_steps") is None and (summary.get("counters") or {}).get("row_steps") is not None
-    return f"{summary['seconds']:.1f} s" + ", killed runs not counted" * partial
+    return f"{summary['seconds']:.1f} s{', killed runs not counted' if partial else ''}"
 
 
 def as_markdown(shown: ShownTable) -> str:
