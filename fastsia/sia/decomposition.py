@@ -120,7 +120,7 @@ def log_prefixes(
 
     Args:
         table: The rollouts.
-        logprobs: Of the same trajectories.
+        logprobs: of these trajectories.
         position: int64 [n].
         owner: int64 [n], the trajectory of each; None: the positions are those of the checkpoints.
 
@@ -442,7 +442,7 @@ def decompose(
 
     Args:
         table: The rollouts.
-        divergences: Of the same table.
+        divergences: those of the table.
         alpha: smoothing of the surprisal, in counts per answer; see `surprisal`.
         included: bool [R], the rollouts that count; None: all. The others still say which answers there are.
     """
@@ -500,7 +500,7 @@ def mix(table: RolloutTable, divergences: Divergences, segments: np.ndarray, off
 
     Args:
         table: The rollouts.
-        divergences: Of the same table.
+        divergences: those of the table.
         segments: float64, D_m of all checkpoints (at the last one p itself), one row of V answers after another.
         offsets: int64 [G + 1], where each checkpoint's row begins.
 

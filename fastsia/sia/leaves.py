@@ -47,8 +47,8 @@ def find_texts(table: RolloutTable, divergences: Divergences, logprobs: TokenLog
     trajectory's answer is decided already: nothing is left to bound there.
 
     Args:
-        table: With matched, tokens and logprob.
-        divergences: Of the same table.
+        table: must have matched, tokens and logprob.
+        divergences: those of the table.
         logprobs: Log-probabilities of the trajectories' tokens.
         config: rollout_budget is read.
     """
@@ -121,7 +121,7 @@ def explore(
 
     Args:
         table: The rollouts.
-        divergences: Of the same table.
+        divergences: those of the table.
         logprobs: Log-probabilities of the trajectories' tokens.
         config: rollout_budget is read.
         num_options: The most options of a problem where all have options: no other answers exist but none.

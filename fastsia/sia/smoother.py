@@ -203,7 +203,7 @@ def smooth_divergences(table: RolloutTable, divergences: Divergences, use: np.nd
 
     Args:
         table: The rollouts.
-        divergences: Of the same table.
+        divergences: those of the table.
         use: bool [T], the trajectories that are decomposed; the others are estimated as by `smooth`.
         alpha: Additive smoothing of the surprisal, see `smooth`.
         seed: Of the draws.
