@@ -334,6 +334,15 @@ def test_compare_prints_a_table_and_writes_a_page(
     assert out.count("accuracy") == 2, "of each run, and the difference"
     assert (tmp_path / "out" / "comparison.html").is_file()
     assert set(pd.read_parquet(tmp_path / "out" / "tables" / "runs.parquet")["run"]) == {"a", "b"}
+    assert command("compare", *folders, "--table", "markdown") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "|  | a | b |" in lines
+    assert sum(line.startswith("| accuracy ") for line in lines) == 1
+    assert any(line.startswith("| cut by the token limit | ") for line in lines)
+    assert command("compare", *folders, "--table", "json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [run["run"] for run in found["runs"]] == ["a", "b"]
+    assert {"minus", "quantity", "paired"} < set(found["differences"][0])
 
 
 def test_reproduce_shows_ours_beside_the_published(

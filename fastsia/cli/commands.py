@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +13,7 @@ import typer
 from rich.table import Table
 
 from fastsia.cli.options import NATIVE, OUTPUT, names_in, option, pairs_in, takes
-from fastsia.cli.render import Shown, console, print_table, progress_bar, say
+from fastsia.cli.render import Shown, console, print_comparison, print_table, progress_bar, say
 from fastsia.cli.render import show as print_result
 from fastsia.cli.run import Model, quiet_transformers, watched
 from fastsia.config import READING_FIELDS, DataOptions, SIAConfig
@@ -29,10 +28,6 @@ if TYPE_CHECKING:
 Folder = Annotated[Path, typer.Argument(help="A results folder, finished or not.")]
 
 # More runs make more pairs than fit a terminal.
-_MOST_RUNS_IN_PAIRS = 4
-# Runs side by side that fit a terminal of 80 columns.
-_RUNS_ACROSS = 3
-_LEVELS = ("run", "token_entropy", "answer_entropy_mean", "forking_share_fixed")
 
 
 def ls() -> None:
@@ -147,39 +142,23 @@ def export(
     say(f"Written: {(result.to_lm_eval if to == 'lm_eval' else result.to_datasets)(output_path)}")
 
 
+@takes("table")
 def compare(
     directories: Annotated[list[Path], typer.Argument(help="Results folders, finished or not.", metavar="DIR DIR...")],
     output_path: Annotated[
         Path | None, option("Folder or .html file of the comparison.", "--output_path", "-o", group=OUTPUT)
     ] = None,
+    **printed: str,
 ) -> None:
     """Compare runs in one table.
 
     Also prints their differences, with intervals, on the problems that they share; no model needed.
     """
     from fastsia.comparison import compare as side_by_side
-    from fastsia.report import show_runs, show_table
 
     found = side_by_side(directories)
-    for begin in range(0, len(found.table), _RUNS_ACROSS):
-        print_table(show_runs(found.table.iloc[begin : begin + _RUNS_ACROSS], only_headline=True))
-    if found.token_level is not None:
-        rows = found.token_level[found.token_level["group"] == "all"].filter(regex=_columns(*_LEVELS))
-        print_table(replace(show_table("token_level", rows), caption=""))  # it explains more columns than these
-    quantities = ["accuracy", "rho_pearson", "rho_cross_fitted", "token_entropy", "entropy_mean"]
-    rows = found.differences[found.differences["quantity"].isin(quantities)]
-    first = next(iter(found.runs))
-    all_pairs = len(found.runs) <= _MOST_RUNS_IN_PAIRS
-    print_table(show_table("differences", rows if all_pairs else rows[rows["minus"] == first]))
-    lines = [f"Note: {note}" for note in found.notes]
-    if not all_pairs:
-        lines.append(f"Note: only differences from {first} are shown; -o DIR writes those of every pair.")
-    say(*lines, *([] if output_path is None else [f"Comparison: {found.save(output_path)}"]))
-
-
-def _columns(*names: str) -> str:
-    """A pattern of these columns and of their intervals'."""
-    return rf"^({'|'.join(names)})(_low|_high)?$"
+    saved = [] if output_path is None else [f"Comparison: {found.save(output_path)}"]
+    print_comparison(found, saved, printed.get("table", "text"))
 
 
 @takes(SIAConfig, "limit", "data_dir", *NATIVE, but=("shuffle_prefix",))

@@ -136,7 +136,7 @@ def as_markdown(shown: ShownTable) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
     # Two blanks at the start of a cell are lost in Markdown; the part of a number is marked by an arrow.
-    rows = [["↳ " + cell[2:] if cell.startswith("  ") else str(cell) for cell in row] for row in shown.rows]
+    rows = [["↳ " + cell[2:] if cell[:2].isspace() else str(cell) for cell in row] for row in shown.rows]
     above = [f"**{shown.title}**", "", line(shown.columns), line(["---"] * len(shown.columns))]
     return "\n".join([*above, *map(line, rows)])
 

@@ -129,7 +129,8 @@ def _format_column(frame: pd.DataFrame, column: str, bounds: set[str], digits: i
 _HEADLINE = (
     *("model", "task", "num_problems", "accuracy"),
     *(f"rho_{key}{end}" for key in ("pearson", "decoupled", "smoothed") for end in ("", "_correct", "_incorrect")),
-    *("rho_cross_fitted", "undefined_fraction", "auc_50", "entropy_first", "entropy_final", "null_rate"),
+    *("rho_cross_fitted", "rho_baseline", "undefined_fraction", "auc_50", "entropy_first", "entropy_final"),
+    *("null_rate", "cut_rate"),
 )
 """Columns of the table of runs that are read first."""
 
@@ -165,6 +166,7 @@ _NAMES = {
     "null_rate": "no answer",
     "cut_rate": "cut by the token limit",
     "undefined_fraction": "ρ (the paper's) undefined",
+    "rho_baseline": "2·accuracy − 1 where ρ is defined",
     "low_edge": "bin from",
     "factor": "changed setting",
     "entropy_first": "H at the start",
