@@ -1,4 +1,4 @@
-"""A run's database, read only: frames of its tables, the texts, and what they were drawn and read with."""
+"""Read access to a run's database: its tables as frames, the texts, and the run's identity and reading."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Store:
 
     @contextmanager
     def snapshot(self) -> Iterator[Store]:
-        """The database in one state, whatever is written meanwhile.
+        """A view of the database that later writes do not change.
 
         Within the block, every read is from one transaction. After it, the store that was given still shows only the
         problems and the classes of equal answers of that state.
@@ -66,7 +66,7 @@ class Store:
 
     @contextmanager
     def of_problem(self, problem_id: str) -> Iterator[Store]:
-        """A snapshot in which the run has only this problem, for a read that does not pass the others."""
+        """A snapshot with this problem only, so that the others are not read."""
         now = copy.copy(self)
         with self._reading() as connection:
             found = connection.execute("SELECT position FROM problems WHERE problem_id = ?", (problem_id,)).fetchone()
@@ -105,7 +105,7 @@ class Store:
             return repair.repairs(schema.read_meta(connection, "vocabulary"))
 
     def num_without_classes(self) -> int:
-        """Trajectories for which it is not stored which of their answers are equal."""
+        """Number of trajectories without stored classes of equal answers."""
         with self._reading() as connection:
             known, ids = self._classes_in(connection), connection.execute("SELECT id FROM trajectories").fetchall()
         return sum(row[0] not in known for row in ids)
@@ -131,11 +131,11 @@ class Store:
             raise FastsiaError(f"{self.path} is damaged ({damage}); the same `fastsia run` command repairs it.")
 
     def num_problems(self) -> int:
-        """How many problems are finished."""
+        """Number of finished problems."""
         return int(self._one("SELECT count(*) FROM problems")[0])
 
     def problems(self) -> pd.DataFrame:
-        """One row a finished problem, in the dataset's order."""
+        """One row per finished problem, in the dataset's order."""
         with self._reading() as connection:
             frame = self._shown(read_frame(connection, "problems", _PROBLEM, self._span()))
             frame["choices"] = _objects([None if text is None else json.loads(text) for text in frame["choices"]])
@@ -399,7 +399,7 @@ def _open_read_only(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Re-raise whatever reading and decoding a damaged or foreign database raises as FastsiaError."""
+    """Re-raise errors of reading and decoding a damaged or foreign database as FastsiaError."""
     try:
         yield
     except FastsiaError:

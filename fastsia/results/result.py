@@ -225,7 +225,7 @@ class SIAResult:
             return read_steps(store, found)
 
     def forks(self, problem_id: str | None = None) -> pd.DataFrame:
-        """Tokens in whose place rollouts wrote another one, and what became of the answers: `results.forks.read_forks`.
+        """Tokens in whose place rollouts wrote another one, with the answers of both: `results.forks.read_forks`.
 
         Raises:
             FastsiaError: There is no such problem, the prefixes are shuffled, or there is no database of the run.

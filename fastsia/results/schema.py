@@ -31,7 +31,7 @@ PER_PROBLEM = 1 << 24
 """The id of a trajectory's or rollout's row is its problem's position times this, plus its number in the problem."""
 
 HEAD = ("schema_version", "identity", "vocabulary")
-"""Keys of `meta` that a database cannot be read without."""
+"""Keys of `meta` that a reader needs."""
 READING = ("reading", "equivalents", "reading_checksum")
 """Keys of `meta` for how answers were read, and which are equal. If they are damaged, the texts are read again."""
 ROUNDS = "rounds"
@@ -98,7 +98,7 @@ class RolloutRow(NamedTuple):
 
 
 class PartRow(NamedTuple):
-    """A row of `parts`: what was drawn of one trajectory of an unfinished problem since its row before.
+    """A row of `parts`: the draws of one trajectory of an unfinished problem since its previous row.
 
     The fields of a `Drawn`, ids and numbers packed by `pack_ids`, reasons as int8. They are kept until the problem is
     finished.
@@ -269,7 +269,7 @@ def select(connection: sqlite3.Connection, table: str, where: str = "", paramete
 
 
 def insert(connection: sqlite3.Connection, rows: ProblemRows) -> None:
-    """Store a problem in one transaction; its parts are not needed any more."""
+    """Store a problem and delete its parts, in one transaction."""
     with connection:
         connection.execute("BEGIN IMMEDIATE")
         for table, values in rows.by_table().items():
@@ -351,7 +351,7 @@ class OtherVersionError(FastsiaError):
 
 
 def check_version(path: Path, version: Any) -> None:
-    """Refuse a database of an unknown schema version. A version that is no integer is damage, not another version."""
+    """Raise OtherVersionError for an unknown schema version. A version that is no integer means damage."""
     if version not in range(1, SCHEMA_VERSION + 1):
         error = OtherVersionError if isinstance(version, int) else FastsiaError
         raise error(f"{path} has schema version {version}; this fastsia reads versions 1 to {SCHEMA_VERSION}.")
@@ -410,7 +410,7 @@ def _plain(values: Any) -> Any:
 
 
 def head_checksum(meta: Mapping[str, Any]) -> int:
-    """The checksum over what a database cannot be read without, in the format of its own version."""
+    """The checksum over the keys that a reader needs, in the format of the database's version."""
     return checksum([meta.get(key) for key in HEAD], meta.get("schema_version", SCHEMA_VERSION))
 
 
@@ -544,7 +544,7 @@ def matched_tokens(
 
 
 def request_checksum(problem: Problem, prompt_ids: Sequence[int], seed: int) -> int:
-    """The checksum of what a trajectory's draws depend on beside the run's settings."""
+    """The checksum of the inputs of a trajectory's draws: question, prompt and seed."""
     return checksum([problem.id, problem.question, choices_text(problem), list(prompt_ids), seed])
 
 
