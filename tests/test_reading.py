@@ -560,7 +560,7 @@ def test_a_resumed_run_groups_what_is_new(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_run_that_was_killed_before_it_grouped_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "classes", by_length)
     with monkeypatch.context() as context:
-        context.setattr(StoreWriter, "group", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        context.setattr(StoreWriter, "store_classes", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             small(output=tmp_path, equivalence="math_verify", **BOXED)
     note = "The answers of 4 trajectories are grouped by their spelling only; `fastsia report"
