@@ -94,6 +94,7 @@ def test_a_run_names_its_adapter(
     assert "does not exist" in complaint(capsys, *arguments, "--peft", tmp_path / "absent")
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_a_run_writes_its_folder_and_prints_its_table(
     model: str, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -564,6 +564,7 @@ def test_tables_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         analyze([{"answer": "1"}])  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_the_report_is_drawn_from_what_is_stored(tmp_path: Path, result: SIAResult) -> None:
     page = result.report(tmp_path / "r")
     assert page == tmp_path / "r" / "report.html"

@@ -17,6 +17,8 @@ from fastsia.reproduce import Reproduction, family, plan, reproduce
 from fastsia.sia.paper import TABLE1, TABLE3
 from tests.tiny import save_tiny
 
+pytestmark = pytest.mark.usefixtures("one_figure")
+
 # Most of its rollouts are cut: the lenient reading has answers all the same.
 QUICK = SIAConfig(
     num_rollouts=8,

@@ -339,7 +339,11 @@ def forks(
     ] = 3,
     num_rollouts: Annotated[
         int | None,
-        option("With --fork_top: rollouts after each token. [default: the run's num_rollouts]", "--num_rollouts"),
+        option(
+            "With --fork_top: rollouts after each token. [default: the run's num_rollouts]",
+            "--num_rollouts",
+            group="Sampling",
+        ),
     ] = None,
     **given: Any,
 ) -> None:
