@@ -45,7 +45,8 @@ def warnings(scored: Scored, facts: Mapping[str, Any]) -> list[str]:
         found.append(f"Every trajectory ends {'correct' if correct.all() else 'incorrect'}: the AUC is undefined.")
     elif (fewest := min(int(correct.sum()), int((~correct).sum()))) < FEW_OF_AN_OUTCOME:
         which = "correct" if correct.sum() <= (~correct).sum() else "incorrect"
-        found.append(f"The AUC rests on {counted(fewest, 'trajectory')} that end {which}; it is rough.")
+        end = "ends" if fewest == 1 else "end"
+        found.append(f"The AUC rests on {counted(fewest, 'trajectory')} that {end} {which}; it is rough.")
     most = int(np.diff(np.append(table.first, table.num_checkpoints)).max(initial=0))
     if most < 3:
         found.append(

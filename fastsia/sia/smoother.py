@@ -37,6 +37,7 @@ class Smoothed:
         entropy_sd: float64 [G], nats, posterior standard deviation of H.
         surprisal: float64 [G], nats, posterior mean over the divisions of the gold answer's surprisal.
         one_stretch: float64 [G], probability that nothing moves from the first checkpoint up to and including this one.
+        num_gold: int64 [G], rollouts that give the gold answer.
         mode: int32 [G], code of the answer with the largest posterior mean.
         probabilities: float64 [sum of C V], posterior means, one row of V answers after another.
         offsets: int64 [T + 1], the checkpoints of each trajectory.
@@ -47,6 +48,7 @@ class Smoothed:
     entropy_sd: np.ndarray
     surprisal: np.ndarray
     one_stretch: np.ndarray
+    num_gold: np.ndarray
     mode: np.ndarray
     probabilities: np.ndarray
     offsets: np.ndarray
@@ -58,13 +60,17 @@ class Smoothed:
         return 1 - self.one_stretch[self.offsets[1:] - 1]
 
     def rho(self, rows: slice | np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        """float64 [T]: correlation of the estimated H and s over some checkpoints (see `alignment.Halves.at`), NaN
-        where the probability that the distribution moves among them is at most `MOVES`."""
+        """float64 [T]: correlation of the estimated H and s over some checkpoints (see `alignment.Halves.at`).
+
+        NaN where the probability that the distribution moves among them is at most `MOVES`, and where no rollout gives
+        the gold answer: s would follow from the prior and the lengths of the stretches alone.
+        """
         found = pearson(self.entropy[rows], self.surprisal[rows], offsets)
         last = np.maximum(offsets[1:] - 1, 0)
         one = self.one_stretch[rows]
         still = one[np.minimum(last, len(one) - 1)] >= 1 - MOVES if len(one) else np.ones(len(found), dtype=bool)
-        return np.where(still, np.nan, found)
+        num_gold = np.diff(np.append(0, np.cumsum(self.num_gold[rows]))[offsets])
+        return np.where(still | (num_gold == 0), np.nan, found)
 
 
 @dataclass(frozen=True)
@@ -175,9 +181,9 @@ def smooth(
     evidence = np.sum([[stretches.backward(h)[:, 0].sum() for h in HAZARDS] for _, stretches in found], axis=0)
     hazard = HAZARDS[int(np.argmax(evidence))]
     columns = (_moments(table, local, chunk, stretches, hazard, alpha) for chunk, stretches in found)
-    entropy, deviation, gold, one, mode, probabilities = map(np.concatenate, zip(*columns, strict=True))
+    entropy, deviation, gold, one, num_gold, mode, probabilities = map(np.concatenate, zip(*columns, strict=True))
     offsets = table.trajectory_offsets
-    return Smoothed(entropy, deviation, gold, one, mode.astype(np.int32), probabilities, offsets, hazard)
+    return Smoothed(entropy, deviation, gold, one, num_gold, mode.astype(np.int32), probabilities, offsets, hazard)
 
 
 NUM_DRAWS = 100
@@ -278,8 +284,8 @@ def _moments(
     total = prior + stretches.counts.sum(axis=-1)
     mean, square = _dirichlet_entropy(stretches.counts, total, there)
     gold = local.gold[chunk.trajectories]
-    p_gold = np.take_along_axis(stretches.counts, gold[:, None, None, None], axis=-1)[..., 0] + PRIOR_COUNT
-    s = surprisal(p_gold / total, width[:, None, None], alpha)
+    num_gold = np.take_along_axis(stretches.counts, gold[:, None, None, None], axis=-1)[..., 0]
+    s = surprisal((num_gold + PRIOR_COUNT) / total, width[:, None, None], alpha)
     entropy = _over_stretches(weight * mean)
     variance = _over_stretches(weight * square) - entropy**2
     p = _over_stretches(weight[..., None] * (stretches.counts + PRIOR_COUNT) / total[..., None])
@@ -289,7 +295,8 @@ def _moments(
     owner = table.trajectory_of_checkpoint[chunk.rows]
     mode = local.global_code[local.offsets[owner] + p.argmax(axis=1)]
     kept = np.arange(chunk.width) < local.number[owner][:, None]
-    columns = (entropy, np.sqrt(np.maximum(variance, 0.0)), _over_stretches(weight * s), one)
+    here = np.diagonal(num_gold, axis1=1, axis2=2)
+    columns = (entropy, np.sqrt(np.maximum(variance, 0.0)), _over_stretches(weight * s), one, here)
     return (*(column[inside] for column in columns), mode, p[kept])
 
 

@@ -46,6 +46,21 @@ def test_all_cuts_are_averaged_as_by_trying_every_one() -> None:
         assert posterior.sum() == pytest.approx(sum(weights.values()) / total)
 
 
+def test_without_a_rollout_that_gives_the_gold_answer_there_is_no_rho() -> None:
+    """H falls in both trajectories; only in the first does a rollout give the gold answer, "10"."""
+    early, late = [1, 2, 3, 4, 5, 6, 7, 8], [1] * 8
+    codes = np.array([[[*early[:7], 0], early, early, late, late, late], [early, early, early, late, late, late]])
+    table = encode(frame(codes))
+    found = smooth(table, 0.5)
+    assert (found.moves > 0.9).all()
+    assert found.num_gold.tolist() == [1] + [0] * 11
+    rho = found.rho(slice(None), table.trajectory_offsets)
+    assert np.isfinite(rho[0])
+    assert np.isnan(rho[1])
+    later = np.arange(12) % 6 > 0
+    assert np.isnan(found.rho(later, np.array([0, 5, 10]))).all(), "counted among the checkpoints that are asked for"
+
+
 def test_moments_are_those_of_the_posterior() -> None:
     """One checkpoint: a Dirichlet posterior, drawn from."""
     rng = np.random.default_rng(1)
