@@ -375,12 +375,13 @@ class Decomposition:
     """The estimates from all rollouts, [G] each.
 
     Attributes:
-        entropy: Float64, nats: H of the estimated distribution plus half the sum of Var p / p, which corrects its bias.
+        entropy: Float64, nats: H of the estimated distribution plus half the sum of Var p / p, which corrects its bias
+            to first order.
         entropy_se: Float64, nats.
         surprisal: Float64, nats, of the gold answer.
         surprisal_se: Float64, nats.
         effective_rollouts: Float64, how many rollouts from the checkpoint alone would estimate p as well.
-        unseen: Float64, the probability of segments in which no rollout departed; p is taken from after them.
+        unseen: Float64, the probability of segments in which no rollout departed; other departures stand for theirs.
         mode: Int32, code of the answer with the largest estimated probability.
         cut_share: Float64 [T], share of the trajectory's rollouts that the token limit cut.
         withheld: Bool [T], trajectories whose estimates are not to be used.
