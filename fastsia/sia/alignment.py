@@ -6,8 +6,9 @@ true answer distribution p does not change, rho is near
     rho_0 = (H - s) / sqrt((sum_a p_a ln^2 p_a - H^2) (1 - p_gold) / p_gold),
 
 to leading order (delta method); it does not depend on N. The cross-fitted rho takes H from one half of the rollouts and
-s from the other, and is 0 there. Where p changes, halves are noisier than the whole and the cross-fitted rho is closer
-to 0 than the true one; the paper's is nearer to it in the scenarios of change that were simulated (docs/method.md).
+s from the other, and has mean 0 there. Where p changes, halves are noisier than the whole and the cross-fitted rho is
+mostly closer to 0 than the true one; the paper's is nearer to it in the scenarios of change that were simulated
+(docs/method.md).
 """
 
 from __future__ import annotations

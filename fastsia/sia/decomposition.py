@@ -6,8 +6,9 @@ of their probabilities, or departs. With D_m the distribution of the answers of 
     p_m = q_m p_{m+1} + (1 - q_m) D_m,
 
 exactly. D_m is estimated by the answers of all rollouts that departed in segment m, from whichever checkpoint they were
-drawn; q_m is not estimated at all. So the estimate of p_m is unbiased as long as every segment has a departure, and
-every rollout counts at all checkpoints before its departure. docs/method.md derives variance and limits.
+drawn; q_m is not estimated at all. So the estimate of p_m is unbiased as long as every segment has a departure and one
+token limit holds for all, and every rollout counts at all checkpoints before its departure. docs/method.md derives
+variance and limits.
 """
 
 from __future__ import annotations
