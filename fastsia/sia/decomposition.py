@@ -638,13 +638,14 @@ def decomposed_halves(table: RolloutTable, departures: Departures, alpha: float,
 
     A rollout index is in one half at every checkpoint, so the halves share no draw. What curvature adds to H and s, to
     second order minus half the sum of Var p / p and half of Var p / (p + d)^2 of the gold answer, is taken off: it
-    differs between checkpoints as their errors do, and would correlate H with s where nothing moves.
+    differs between checkpoints as their errors do, and would correlate H with s where nothing moves. So would the
+    correction itself where all rollouts agree: `Halves.uncorrected` says where H or s is constant without it.
     """
     local, owner = table.local_answers(), table.trajectory_of_checkpoint
     member = split_halves(int(table.slots().max()) + 1, num_splits, seed)
     every, share = np.ones(table.num_rollouts, dtype=bool), alpha / SMOOTHING_ROLLOUTS
     entropy = np.empty((table.num_checkpoints, member.shape[1]))
-    gold = np.empty_like(entropy)
+    gold, plain_entropy, plain_gold = np.empty_like(entropy), np.empty_like(entropy), np.empty_like(entropy)
     for block in blocks(table, local, 3 * member.shape[1]):
         p = estimate_block(table, local, departures, block, member)
         of = owner[block.rows]
@@ -655,10 +656,13 @@ def decomposed_halves(table: RolloutTable, departures: Departures, alpha: float,
         gold_error = variance[here, mine] / (mixed[here, mine] + share) ** 2
         ratio = np.divide(variance, mixed, out=variance, where=(p > 0) & (mixed > 0))
         ratio[p <= 0] = 0.0
-        entropy[block.rows] = entropy_of(p) + ratio.sum(axis=1) / 2
-        gold[block.rows] = surprisal(p[here, mine], local.number[of][:, None], alpha) - gold_error / 2
+        plain_entropy[block.rows] = entropy_of(p)
+        plain_gold[block.rows] = surprisal(p[here, mine], local.number[of][:, None], alpha)
+        entropy[block.rows] = plain_entropy[block.rows] + ratio.sum(axis=1) / 2
+        gold[block.rows] = plain_gold[block.rows] - gold_error / 2
     count = np.broadcast_to(member.sum(axis=0, dtype=np.int32), entropy.shape)
-    return Halves(entropy, gold, count, count, table.trajectory_offsets)
+    plain = Halves(plain_entropy, plain_gold, count, count, table.trajectory_offsets)
+    return replace(plain, entropy=entropy, surprisal=gold, uncorrected=plain)
 
 
 def half_difference(table: RolloutTable, departures: Departures, seed: int) -> np.ndarray:

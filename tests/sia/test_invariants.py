@@ -89,8 +89,8 @@ def test_a_martingale_raises_no_alarm() -> None:
 
 
 def test_a_model_that_is_mostly_right_raises_no_alarm() -> None:
-    """With .95 to be right from the start and certain at the end, most problems gain a little and few lose much. A t-test
-    alarms in a seventh of these runs: where none of the 12 problems ends wrong."""
+    """With .95 to be right from the start and certain at the end, most problems gain a little and few lose much. A
+    t-test alarms in a seventh of these runs: where none of the 12 problems ends wrong."""
     rng = np.random.default_rng(8)
     found = []
     for _ in range(40):
