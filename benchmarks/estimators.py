@@ -20,12 +20,12 @@ import pandas as pd
 
 from fastsia.results.reader import Store
 from fastsia.results.score import read_table, stored_config
-from fastsia.sia.decomposition import Departures, decompose, mix
+from fastsia.sia.decomposition import Divergences, decompose, mix
 from fastsia.sia.smoother import PRIOR_COUNT, smooth
 from fastsia.sia.table import RolloutTable
 
 
-def log_losses(table: RolloutTable, departures: Departures | None, number: int) -> dict[str, np.ndarray]:
+def log_losses(table: RolloutTable, divergences: Divergences | None, number: int) -> dict[str, np.ndarray]:
     """float64 [T] by estimator: each trajectory's mean log loss (nats) over its checkpoints' held-out rollouts."""
     slots, row = table.slots(), table.checkpoint_of_rollout
     seen, held_out = slots < number, slots >= (int(slots.max()) + 1) // 2
@@ -39,14 +39,14 @@ def log_losses(table: RolloutTable, departures: Departures | None, number: int) 
         return (counts + PRIOR_COUNT) / (total + PRIOR_COUNT * np.repeat(width, width))
 
     alpha = 0.5  # of the surprisal, which is not used
-    found = {"plain counts": smoothed_counts(row), "smoother": smooth(table, alpha, of=seen).probabilities}
-    if departures is not None:
-        part = decompose(table, departures, alpha, of=seen)
+    found = {"plain counts": smoothed_counts(row), "smoother": smooth(table, alpha, included=seen).probabilities}
+    if divergences is not None:
+        part = decompose(table, divergences, alpha, included=seen)
         weight = np.repeat(part.effective_rollouts, width)
         added = PRIOR_COUNT * np.repeat(width, width)
         found["decomposition"] = (part.probabilities * weight + PRIOR_COUNT) / (weight + added)
-        segments = smooth(table, alpha, at=departures.segment, of=seen).probabilities
-        found["both"] = mix(table, departures, segments, begin)
+        segments = smooth(table, alpha, at=divergences.segment, included=seen).probabilities
+        found["both"] = mix(table, divergences, segments, begin)
     losses = {}
     for name, p in found.items():
         loss = np.where(held_out, -np.log(p[begin[row] + local.code]), 0.0)
@@ -60,10 +60,10 @@ def score(path: Path, numbers: list[int]) -> pd.DataFrame:
     number with a standard error over problems."""
     store = Store(path)
     table, logprobs = read_table(store)
-    departures = None if logprobs is None else Departures.of(table, logprobs, stored_config(store))
+    divergences = None if logprobs is None else Divergences.of(table, logprobs, stored_config(store))
     rows: dict[str, dict[str, Any]] = {}
     for number in numbers:
-        losses = log_losses(table, departures, number)
+        losses = log_losses(table, divergences, number)
         for name, loss in losses.items():
             difference = loss - losses["plain counts"]
             error = difference.std(ddof=1) / np.sqrt(len(difference))

@@ -43,8 +43,8 @@ class Population:
 
     def __init__(self, table: RolloutTable) -> None:
         assert table.tokens is not None
-        assert table.ride is not None
-        self.table, self.tokens = table, table.tokens - table.ride
+        assert table.matched is not None
+        self.table, self.tokens = table, table.tokens - table.matched
         self.gold = table.gold[table.trajectory_of_checkpoint]
         self.cost = np.bincount(table.checkpoint_of_rollout, weights=self.tokens) / table.count
         row, width = table.checkpoint_of_rollout, len(table.answers) + 1

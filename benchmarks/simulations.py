@@ -19,19 +19,19 @@ from fastsia.sia.allocation import Pilot, place
 from fastsia.sia.bootstrap import Bootstrap, interval
 from fastsia.sia.curves import grid_rows
 from fastsia.sia.decomposition import (
-    Departures,
-    blocks,
+    Divergences,
+    chunks,
     decompose,
     decomposed_halves,
     entropy_of,
-    estimate_block,
+    estimate_chunk,
     surprisal,
 )
 from fastsia.sia.entropy import ends_correct, measure
 from fastsia.sia.scored import Scored
 from fastsia.sia.smoother import smooth
 from fastsia.sia.table import RolloutTable, encode
-from tests.sia.simulate import Chain, departing, draw, filtered, frame, late, moving
+from tests.sia.simulate import Chain, diverging, draw, filtered, frame, late, moving
 
 Scenario = Callable[[np.random.Generator], np.ndarray]
 SCENARIOS: dict[str, Scenario] = {
@@ -67,13 +67,13 @@ def decompositions() -> Iterator[dict[str, Any]]:
         rollouts, logprobs, truth = chain.run(250, sets * number, 4, limit, rng, budget=budget)
         table = encode(rollouts)
         config = SIAConfig(max_tokens=limit, rollout_budget=budget)  # type: ignore[arg-type]
-        departures = Departures.of(table, logprobs, config)
-        assert departures is not None
+        divergences = Divergences.of(table, logprobs, config)
+        assert divergences is not None
         member = np.arange(sets * number)[:, None] // number == np.arange(sets)
         (local, parts) = table.local_answers(), []
-        for block in blocks(table, local, sets):
-            found = np.zeros((block.rows.stop - block.rows.start, int(local.number.max()), sets))
-            found[:, : block.width] = estimate_block(table, local, departures, block, member)
+        for chunk in chunks(table, local, sets):
+            found = np.zeros((chunk.rows.stop - chunk.rows.start, int(local.number.max()), sets))
+            found[:, : chunk.width] = estimate_chunk(table, local, divergences, chunk, member)
             parts.append(found)
         found = by_answer(table, np.concatenate(parts))
         mean, error = found.mean(axis=2), found.std(axis=2, ddof=1) / np.sqrt(sets)
@@ -81,13 +81,13 @@ def decompositions() -> Iterator[dict[str, Any]]:
         # Student's t with sets - 1 degrees of freedom has the variance (sets - 1) / (sets - 3).
         z = ((mean - truth)[there] / error[there]) * np.sqrt((sets - 3) / (sets - 1))
         one = table.keep(table.slots() < number)
-        departures = Departures.of(one, logprobs, config)
-        assert departures is not None
-        single, plain = decompose(one, departures, 0.5), measure(one, 0.5).entropy
+        divergences = Divergences.of(one, logprobs, config)
+        assert divergences is not None
+        single, plain = decompose(one, divergences, 0.5), measure(one, 0.5).entropy
         entropy = entropy_of(truth)
         inner = np.delete(np.arange(len(entropy)), table.last)
         yield {
-            "mean q": np.exp(departures.log_stay[inner]).mean(),
+            "mean q": np.exp(divergences.log_stay[inner]).mean(),
             "budget": budget,
             "N": number,
             "cells": int(there.sum()),
@@ -118,13 +118,13 @@ def nothing_moves(traces: int = 3000) -> Iterator[dict[str, Any]]:
             parts: dict[str, list[np.ndarray]] = {"paper's": [], "decoupled": [], "smoothed": []}
             for part in np.array_split(stay, traces // 500):  # all at once need much memory
                 answers = np.broadcast_to(p, (len(part), checkpoints, len(p)))
-                rollouts, logprobs, _ = departing(part, answers, 20, rng)
+                rollouts, logprobs, _ = diverging(part, answers, 20, rng)
                 table = encode(rollouts)
-                departures = Departures.of(table, logprobs, SIAConfig(rollout_budget="total"))
-                assert departures is not None
-                use = ~decompose(table, departures, 0.5).withheld
+                divergences = Divergences.of(table, logprobs, SIAConfig(rollout_budget="total"))
+                assert divergences is not None
+                use = ~decompose(table, divergences, 0.5).withheld
                 points, offsets = measure(table, 0.5), table.trajectory_offsets
-                found = cross_fitted(decomposed_halves(table, departures, 0.5, 20, 0))[0]
+                found = cross_fitted(decomposed_halves(table, divergences, 0.5, 20, 0))[0]
                 parts["decoupled"].append(np.where(use, found, np.nan))
                 parts["paper's"].append(pearson(points.entropy, points.gold_surprisal, offsets))
                 parts["smoothed"].append(smooth(table, 0.5).rho(slice(None), offsets))
@@ -167,13 +167,13 @@ def decoupled_where_it_moves() -> Iterator[dict[str, Any]]:
         rng, chain = np.random.default_rng(2), deciding(stay)
         rollouts, logprobs, truth = chain.run(200, 20, stride, 150, rng, budget="total")
         table = encode(rollouts)
-        departures = Departures.of(table, logprobs, SIAConfig(max_tokens=150, rollout_budget="total"))
-        assert departures is not None
-        effective = decompose(table, departures, 0.5).effective_rollouts
+        divergences = Divergences.of(table, logprobs, SIAConfig(max_tokens=150, rollout_budget="total"))
+        assert divergences is not None
+        effective = decompose(table, divergences, 0.5).effective_rollouts
         number = table.num_answers[table.trajectory_of_checkpoint]
         true = pearson(entropy_of(truth), surprisal(truth[:, 0], number, 0.5), table.trajectory_offsets)
         scored = Scored.of(table, SIAConfig())
-        rho = cross_fitted(decomposed_halves(table, departures, 0.5, 20, 0))[0]
+        rho = cross_fitted(decomposed_halves(table, divergences, 0.5, 20, 0))[0]
         starts = table.trajectory_offsets[:-1]
         entropy = entropy_of(truth)
         moves = np.maximum.reduceat(entropy, starts) - np.minimum.reduceat(entropy, starts) > 0.2
@@ -289,12 +289,12 @@ def placed_decompositions(sets: int = 25, most: int = 40) -> Iterator[dict[str, 
         chain = Chain(12, 4, rng, spread=spread, end=0.05)
         rollouts, logprobs, truth = chain.run(120, sets * most, 4, 120, rng, budget="total")
         table = encode(rollouts)
-        departures = Departures.of(table, logprobs, SIAConfig(max_tokens=120, rollout_budget="total"))
-        assert departures is not None
+        divergences = Divergences.of(table, logprobs, SIAConfig(max_tokens=120, rollout_budget="total"))
+        assert divergences is not None
         assert table.tokens is not None
-        assert table.ride is not None
+        assert table.matched is not None
         local, row, slot = table.local_answers(), table.checkpoint_of_rollout, table.slots()
-        gold, new = table.code == table.gold[table.trajectory_of_checkpoint[row]], table.tokens - table.ride
+        gold, new = table.code == table.gold[table.trajectory_of_checkpoint[row]], table.tokens - table.matched
         whole, parts = np.ones((sets * most, 1), dtype=bool), []
         numbers = []
         for k in range(sets):
@@ -309,9 +309,9 @@ def placed_decompositions(sets: int = 25, most: int = 40) -> Iterator[dict[str, 
             numbers.append(number)
             of = (slot >= k * most) & (slot < k * most + number[row])
             found = []
-            for block in blocks(table, local, 1):
-                out = np.zeros((block.rows.stop - block.rows.start, int(local.number.max()), 1))
-                out[:, : block.width] = estimate_block(table, local, departures, block, whole, of)
+            for chunk in chunks(table, local, 1):
+                out = np.zeros((chunk.rows.stop - chunk.rows.start, int(local.number.max()), 1))
+                out[:, : chunk.width] = estimate_chunk(table, local, divergences, chunk, whole, of)
                 found.append(out)
             parts.append(np.concatenate(found))
         every = by_answer(table, np.concatenate(parts, axis=2))
@@ -319,7 +319,7 @@ def placed_decompositions(sets: int = 25, most: int = 40) -> Iterator[dict[str, 
         there = error > 0.003
         z = ((mean - truth)[there] / error[there]) * np.sqrt((sets - 3) / (sets - 1))
         yield {
-            "mean q": np.exp(np.delete(departures.log_stay, table.last)).mean(),
+            "mean q": np.exp(np.delete(divergences.log_stay, table.last)).mean(),
             "rollouts": np.mean(numbers),
             "fewest": np.min(numbers),
             "most": np.max(numbers),

@@ -29,7 +29,7 @@ FASTSIA_INLINE void add(Lanes& sum, float q, const BFloat16* k) {
 }
 FASTSIA_INLINE void store(float* at, const Lanes& x) { *reinterpret_cast<Lanes*>(at) = x; }
 
-// A run of a row's keys that lie in one block: token `first` of it and the next `count`.
+// A run of a row's keys within one block: token `first` of it and the next `count`.
 struct Run {
   std::size_t block, first, count;
 };

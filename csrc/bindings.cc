@@ -35,7 +35,7 @@ void require(bool condition, const char* message) {
 void require_offsets(const Array<std::int64_t>& offsets, std::int64_t size) {
   require(offsets.ndim() == 1 && offsets.size() >= 1, "offsets must have one entry more than there are rows");
   const std::int64_t* at = offsets.data();
-  require(at[0] >= 0 && at[offsets.size() - 1] <= size, "offsets must lie inside the data");
+  require(at[0] >= 0 && at[offsets.size() - 1] <= size, "offsets must be within the data");
   for (py::ssize_t i = 1; i < offsets.size(); ++i) require(at[i - 1] <= at[i], "offsets must not fall");
 }
 
@@ -45,7 +45,7 @@ VocabularyPointer make_vocabulary(const py::bytes& blob, const Array<std::int64_
                                   const Array<std::uint8_t>& kinds, const py::bytes& joiner, std::size_t num_stripped,
                                   bool drops_first_spaces) {
   const std::string_view bytes(blob);
-  require(bytes.size() <= UINT32_MAX, "a vocabulary holds at most 4 GiB of text");
+  require(bytes.size() <= UINT32_MAX, "a vocabulary may have at most 4 GiB of text");
   require_offsets(offsets, static_cast<std::int64_t>(bytes.size()));
   require(offsets.size() == kinds.size() + 1, "kinds must have one entry per token");
   return std::make_shared<fastsia::Vocabulary>(bytes, offsets.data(), kinds.data(),
@@ -150,8 +150,8 @@ py::list decode(const fastsia::Vocabulary& vocabulary, const Array<std::int32_t>
 
 // The stream's calls take microseconds and change its slots: they keep the GIL.
 
-py::object settled_at(const fastsia::AnswerStream& stream, int spec, const Array<std::int32_t>& ids) {
-  const std::int64_t length = stream.settled_at(spec, ids.data(), static_cast<std::size_t>(ids.size()));
+py::object decided_at(const fastsia::AnswerStream& stream, int spec, const Array<std::int32_t>& ids) {
+  const std::int64_t length = stream.decided_at(spec, ids.data(), static_cast<std::size_t>(ids.size()));
   return length < 0 ? py::object(py::none()) : py::object(py::int_(length));
 }
 
@@ -161,10 +161,10 @@ py::array_t<bool> start(fastsia::AnswerStream& stream, const Array<std::int32_t>
   for (py::ssize_t i = 0; i < prefix_lens.size(); ++i) {
     require(prefix_lens.data()[i] >= 0 && prefix_lens.data()[i] <= prefix.size(), "prefix_lens must fit the prefix");
   }
-  py::array_t<bool> is_settled(slots.size());
+  py::array_t<bool> is_decided(slots.size());
   stream.start(slots.data(), static_cast<std::size_t>(slots.size()), spec, prefix.data(), prefix_lens.data(),
-               is_settled.mutable_data());
-  return is_settled;
+               is_decided.mutable_data());
+  return is_decided;
 }
 
 void fork_slots(fastsia::AnswerStream& stream, const Array<std::int32_t>& from, const Array<std::int32_t>& to) {
@@ -175,9 +175,9 @@ void fork_slots(fastsia::AnswerStream& stream, const Array<std::int32_t>& from, 
 py::array_t<bool> feed(fastsia::AnswerStream& stream, const Array<std::int32_t>& slots,
                        const Array<std::int32_t>& tokens) {
   require(slots.size() == tokens.size(), "feed needs one token for each slot");
-  py::array_t<bool> is_settled(slots.size());
-  stream.feed(slots.data(), tokens.data(), static_cast<std::size_t>(slots.size()), is_settled.mutable_data());
-  return is_settled;
+  py::array_t<bool> is_decided(slots.size());
+  stream.feed(slots.data(), tokens.data(), static_cast<std::size_t>(slots.size()), is_decided.mutable_data());
+  return is_decided;
 }
 
 template <typename T>
@@ -268,7 +268,7 @@ void store(const Strided<T>& k, const Strided<T>& v, Contiguous<T>& k_cache, Con
               size(slots, 0) == size(k, 0),
           "k, caches and slots do not fit together");
   const std::int64_t end = k_cache.shape(0) * k_cache.shape(1);
-  for (py::ssize_t i = 0; i < slots.size(); ++i) require(slots.data()[i] < end, "a slot lies past the cache");
+  for (py::ssize_t i = 0; i < slots.size(); ++i) require(slots.data()[i] < end, "a slot is past the end of the cache");
   const fastsia::StoreInput<Element<T>> in{elements(k.data()), k_steps.row,  k_steps.head,    elements(v.data()),
                                            v_steps.row,        v_steps.head, slots.data(),    size(k, 0),
                                            size(k, 1),         size(k, 2),   size(k_cache, 1)};
@@ -355,7 +355,7 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init([](const VocabularyPointer& vocabulary) { return fastsia::AnswerStream(vocabulary); }),
            "vocabulary"_a)
       .def("open", &fastsia::AnswerStream::open, "spec"_a)
-      .def("settled_at", &settled_at, "spec"_a, "token_ids"_a)
+      .def("decided_at", &decided_at, "spec"_a, "token_ids"_a)
       .def("start", &start, "slots"_a, "spec"_a, "prefix_ids"_a, "prefix_lens"_a)
       .def("fork", &fork_slots, "src_slots"_a, "dst_slots"_a)
       .def("feed", &feed, "slots"_a, "tokens"_a);

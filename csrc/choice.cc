@@ -24,7 +24,7 @@ const WordSet kFollow("follow");
 const WordSet kArticles("articles");
 const WordSet kKinds("kinds");
 const WordSet kFillers("fillers");
-const WordSet kNoLabelBehind("no_label_behind");
+const WordSet kNoLabelAfter("no_label_after");
 const WordSet kAdverbs("adverbs");
 const WordSet kNegative("negative");
 const WordSet kBeforeNegative("before_negative");
@@ -34,7 +34,7 @@ const WordSet kPositive("positive");
 const WordSet kNouns("nouns");
 const WordSet kAfterVerdict("after_verdict");
 const WordSet kJoinWords("join_words");
-const WordSet kBehindOr("behind_or");
+const WordSet kAfterOr("after_or");
 const WordSet kSoft("soft");
 const WordSet kDoubt("doubt");
 const WordSet kChoose("choose");
@@ -60,7 +60,7 @@ const WordSet kClosers("closers");
 const WordSet kMarks("marks");
 const WordSet kDelimiters("delimiters");
 const WordSet kStops("stops");
-const WordSet kNotBehindText("not_behind_text");
+const WordSet kNotAfterText("not_after_text");
 const WordSet kUnread("unread");
 const WordSet kTrailing("trailing");
 const WordSet kLed("led");
@@ -189,7 +189,7 @@ bool is_joined(const Words& t, int end, const Options::Phrase& phrase, bool is_n
   const std::string_view follower = t.low(end);
   const bool ends_in_number = is_number(phrase.back());
   if (ends_in_number && is_one_of(follower, {"%", kDegree, "^", "="})) return true;
-  if (t.is_adjacent(end) && kNotBehindText.has(t.text(end))) return true;
+  if (t.is_adjacent(end) && kNotAfterText.has(t.text(end))) return true;
   if (is_named || !is_word(follower) || phrase.size() >= 4) return false;
   return !kFollow.has(follower) || (follower == "in" && ends_in_number);
 }
@@ -293,7 +293,7 @@ Joiner skip_joiner(const Words& t, int i) {
     if (joiner == "vs" && t.text(i) == ".") ++i;
   }
   for (int k = 0; k < 3; ++k) {
-    if ((!joiner.empty() && kSoft.has(t.low(i))) || (is_join_word && kBehindOr.has(t.low(i)))) ++i;
+    if ((!joiner.empty() && kSoft.has(t.low(i))) || (is_join_word && kAfterOr.has(t.low(i)))) ++i;
   }
   return {i, joiner, is_join_word};
 }
@@ -410,7 +410,7 @@ std::optional<Value> value_at(const Words& t, int i, const Options& own) {
     if (found) return found;
     const int after = skip_filler(t, i);
     if (after == i) return std::nullopt;
-    with_label = !kNoLabelBehind.has(t.low(i));
+    with_label = !kNoLabelAfter.has(t.low(i));
     i = after;
   }
   return std::nullopt;

@@ -32,7 +32,7 @@ struct SampleOutput {
 // Philox4x32-10: 53 bits of the first two words as a number in [0, 1).
 double uniform(std::int64_t seed, const std::int32_t counter[4]);
 
-// The caller has checked that draw_row lies in [0, num_rows).
+// The caller has checked that draw_row is in [0, num_rows).
 template <typename T>
 void sample(const SampleInput<T>& in, int num_threads, const SampleOutput& out);
 

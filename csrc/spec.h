@@ -21,7 +21,7 @@ struct Spec {
   std::vector<std::pair<std::string, std::string>> think_tags;  // opening and closing marks
   std::string closing_starts;           // the first bytes of the closing marks; AnswerStream::open sets it
   bool stop_texts = true;               // "Question:" ends the text that counts
-  bool expects_think = false;           // a think block may still open: nothing settles before one has closed
+  bool expects_think = false;           // a think block may still open: nothing is decided before one has closed
   std::size_t window = kWindow;         // bytes after a marker that may contain its value
   bool options_have_sentences = false;  // the text of an option contains the end of a sentence
 

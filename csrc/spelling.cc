@@ -635,8 +635,8 @@ class Reader {
       return;
     }
     const Atom atom{token + (is_symbol(text) ? text : "{" + text + "}")};
-    const bool is_behind = token == "_" && !atoms.empty() && atoms.back().text[0] == '^';
-    atoms.insert(atoms.end() - (is_behind ? 1 : 0), atom);
+    const bool follows_superscript = token == "_" && !atoms.empty() && atoms.back().text[0] == '^';
+    atoms.insert(atoms.end() - (follows_superscript ? 1 : 0), atom);
   }
 
   Atom fraction(const std::string& token) {

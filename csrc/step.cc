@@ -305,7 +305,7 @@ struct Group {
   std::size_t begin, end;  // in the order of draws
   std::int32_t node = kNoNode, state = 0, slot = -1;
   Reason reason = kGoesOn;
-  bool is_settled = false;
+  bool is_decided = false;
 };
 
 // Frees branches and their blocks; blocks that no other branch lists become free in ascending order.
@@ -427,7 +427,7 @@ Split split(const Trunks& trunks, Branches& branches, const Rollouts& rollouts, 
     branches.computed[child] = computed;
   }
 
-  // Rollouts go on with their groups' branches, unless their answer is settled or their limit reached.
+  // Rollouts go on with their groups' branches, unless their answer is decided or their limit reached.
   std::vector<std::int32_t> unused;
   for (Group& group : groups) {
     if (group.slot < 0) continue;
@@ -435,7 +435,7 @@ Split split(const Trunks& trunks, Branches& branches, const Rollouts& rollouts, 
     branches.node[b] = group.node;
     branches.token[b] = token;
     branches.stop_state[b] = group.state;
-    if (stream != nullptr && trunks.answer_spec[group.trunk] >= 0) stream->feed(&b, &token, 1, &group.is_settled);
+    if (stream != nullptr && trunks.answer_spec[group.trunk] >= 0) stream->feed(&b, &token, 1, &group.is_decided);
   }
   // Children first: a parent's length is what it was until all have read it.
   for (const std::size_t g : forks) branches.length[groups[g].slot] = branches.length[groups[g].parent] + 1;
@@ -447,7 +447,7 @@ Split split(const Trunks& trunks, Branches& branches, const Rollouts& rollouts, 
     const Group& group = groups[g];
     if (group.slot < 0) continue;
     const std::int32_t r = rollout[i];
-    if (group.is_settled) {
+    if (group.is_decided) {
       finish(r, kAnswer);
     } else if (rollouts.length[r] >= rollouts.limit[r]) {
       finish(r, kLength);

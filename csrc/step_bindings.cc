@@ -61,7 +61,7 @@ BIND_TABLE(Branches, FASTSIA_BRANCH_COLUMNS)
 BIND_TABLE(Rollouts, FASTSIA_ROLLOUT_COLUMNS)
 BIND_TABLE(Nodes, FASTSIA_NODE_COLUMNS)
 
-// An attribute of Python objects by its interned name: making the name anew takes longer than the look-up.
+// An attribute of Python objects by its interned name: making the name again takes longer than the look-up.
 class InternedName {
  public:
   explicit InternedName(const char* name)

@@ -23,12 +23,12 @@ std::size_t longest_closing(const Spec& spec) {
 
 }  // namespace
 
-Settler::Settler(const Spec& spec)
+GrowingText::GrowingText(const Spec& spec)
     : state_(spec.format == Format::kBoxed ? State::kNever  // the last box counts
              : spec.starts_in_think        ? State::kInThink
                                            : State::kOpening) {}
 
-bool Settler::advance(const Spec& spec) {
+bool GrowingText::advance(const Spec& spec) {
   while (state_ == State::kOpening || state_ == State::kInThink) {
     const State before = state_;
     if (state_ == State::kOpening) {
@@ -39,11 +39,11 @@ bool Settler::advance(const Spec& spec) {
     if (state_ == before) break;
   }
   if (state_ == State::kReading) read_on(spec);
-  if (state_ == State::kSettled || state_ == State::kNever) tail_.clear();
-  return state_ == State::kSettled;
+  if (state_ == State::kDecided || state_ == State::kNever) tail_.clear();
+  return state_ == State::kDecided;
 }
 
-void Settler::read_opening(const Spec& spec) {
+void GrowingText::read_opening(const Spec& spec) {
   std::size_t begin = 0;
   while (begin < tail_.size() && is_space(static_cast<unsigned char>(tail_[begin]))) ++begin;
   const std::string_view rest = std::string_view(tail_).substr(begin);
@@ -60,7 +60,7 @@ void Settler::read_opening(const Spec& spec) {
   state_ = has_closed_ || !spec.expects_think ? State::kReading : State::kNever;
 }
 
-void Settler::read_think(const Spec& spec) {
+void GrowingText::read_think(const Spec& spec) {
   Closing closing;
   if (block_ != kNone) {
     const std::string& close = spec.think_tags[block_].second;
@@ -80,7 +80,7 @@ void Settler::read_think(const Spec& spec) {
   }
 }
 
-void Settler::read_on(const Spec& spec) {
+void GrowingText::read_on(const Spec& spec) {
   // After a closed block later marks are text; without one, a closing mark turns the text before it into a block.
   Closing closing;
   std::size_t end = tail_.size();
@@ -111,7 +111,7 @@ void Settler::read_on(const Spec& spec) {
       break;
     }
     if (found.value) {
-      state_ = State::kSettled;
+      state_ = State::kDecided;
       return;
     }
     next_marker_ = occurrence.begin + 1;
@@ -139,7 +139,7 @@ int AnswerStream::open(Spec spec) {
   return static_cast<int>(specs_.size()) - 1;
 }
 
-std::int64_t AnswerStream::settled_at(int spec, const std::int32_t* ids, std::size_t size) const {
+std::int64_t AnswerStream::decided_at(int spec, const std::int32_t* ids, std::size_t size) const {
   Slot slot = fresh(spec);
   for (std::size_t i = 0; i < size; ++i) {
     if (read(slot, ids + i, 1)) return static_cast<std::int64_t>(i) + 1;
@@ -148,7 +148,7 @@ std::int64_t AnswerStream::settled_at(int spec, const std::int32_t* ids, std::si
 }
 
 void AnswerStream::start(const std::int32_t* slots, std::size_t num_slots, int spec, const std::int32_t* prefix,
-                         const std::int32_t* lens, bool* is_settled) {
+                         const std::int32_t* lens, bool* is_decided) {
   std::vector<std::size_t> order(num_slots);
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::stable_sort(order.begin(), order.end(), [lens](std::size_t a, std::size_t b) { return lens[a] < lens[b]; });
@@ -156,7 +156,7 @@ void AnswerStream::start(const std::int32_t* slots, std::size_t num_slots, int s
   std::size_t num_read = 0;
   for (const std::size_t i : order) {
     const std::size_t len = static_cast<std::size_t>(lens[i]);
-    is_settled[i] = read(reader, prefix + num_read, len - num_read);
+    is_decided[i] = read(reader, prefix + num_read, len - num_read);
     num_read = len;
     set(slots[i], reader);
   }
@@ -169,19 +169,19 @@ void AnswerStream::fork(const std::int32_t* from, const std::int32_t* to, std::s
 }
 
 void AnswerStream::feed(const std::int32_t* slots, const std::int32_t* tokens, std::size_t num_slots,
-                        bool* is_settled) {
-  for (std::size_t i = 0; i < num_slots; ++i) is_settled[i] = read(started(slots[i]), tokens + i, 1);
+                        bool* is_decided) {
+  for (std::size_t i = 0; i < num_slots; ++i) is_decided[i] = read(started(slots[i]), tokens + i, 1);
 }
 
 AnswerStream::Slot AnswerStream::fresh(int spec) const {
-  return {spec, Decoder(*vocabulary_), Settler(specs_.at(static_cast<std::size_t>(spec))), false};
+  return {spec, Decoder(*vocabulary_), GrowingText(specs_.at(static_cast<std::size_t>(spec))), false};
 }
 
 bool AnswerStream::read(Slot& slot, const std::int32_t* ids, std::size_t size) const {
-  if (slot.is_settled || size == 0) return slot.is_settled;
-  slot.decoder.append(*vocabulary_, ids, size, slot.settler.tail());
-  slot.is_settled = slot.settler.advance(specs_[static_cast<std::size_t>(slot.spec)]);
-  return slot.is_settled;
+  if (slot.is_decided || size == 0) return slot.is_decided;
+  slot.decoder.append(*vocabulary_, ids, size, slot.text.tail());
+  slot.is_decided = slot.text.advance(specs_[static_cast<std::size_t>(slot.spec)]);
+  return slot.is_decided;
 }
 
 AnswerStream::Slot& AnswerStream::started(std::int32_t slot) {

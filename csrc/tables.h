@@ -35,7 +35,7 @@ class WordSet {
   std::array<std::uint32_t, 256> lengths_{};  // bit n: the set has a word of n bytes with this first byte
 };
 
-// A table of replacements: each later word of a line maps to the first one, in which "_" stands for a blank if the word
+// A table of replacements: each later word of a line maps to the first one, in which "_" means a blank if the word
 // is longer. A line of one word includes a table.
 using Replacements = std::unordered_map<std::string, std::string>;
 

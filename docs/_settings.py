@@ -60,7 +60,7 @@ def types() -> str:
     for owner in (SIAConfig, DataOptions, *BACKEND_OWNERS):
         # These are arguments of their own.
         hints = get_type_hints(owner, include_extras=True)
-        fields |= {name: _spelled(hint) for name, hint in hints.items() if name not in OWN}
+        fields |= {name: _type_text(hint) for name, hint in hints.items() if name not in OWN}
     lines = [
         '"""Types of the keyword arguments of `evaluate`, from the settings; `python docs/_settings.py` writes it."""',
         "",
@@ -79,18 +79,18 @@ def types() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _spelled(hint: Any) -> str:
+def _type_text(hint: Any) -> str:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return _spelled(arguments[0])
+        return _type_text(arguments[0])
     if origin in (Union, UnionType):
-        return " | ".join(map(_spelled, arguments))
+        return " | ".join(map(_type_text, arguments))
     if origin is Literal:
         return "Literal[" + ", ".join(f'"{word}"' for word in arguments) + "]"
     if origin is tuple and arguments[-1] is not ...:
-        return f"tuple[{', '.join(map(_spelled, arguments))}]"
+        return f"tuple[{', '.join(map(_type_text, arguments))}]"
     if origin is Mapping:
-        return f"Mapping[{', '.join(map(_spelled, arguments))}]"
+        return f"Mapping[{', '.join(map(_type_text, arguments))}]"
     named = {NoneType: "None", Any: "Any", Path: "Path"}
     return named.get(hint) or hint.__name__
 

@@ -49,7 +49,7 @@ class Comparison:
     entropy_performance: pd.DataFrame | None = None
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Writes comparison.html, figures/ and tables/ into a folder, or the page alone to a .html path.
+        """Write comparison.html, figures/ and tables/ into a folder, or the page alone to a .html path.
 
         Returns:
             The page.
@@ -146,7 +146,7 @@ def _notes(runs: dict[str, SIAResult]) -> list[str]:
     differing = []
     for field in _COMPARED:
         values = [_setting(result, field) for result in runs.values()]
-        distinct = list(dict.fromkeys(map(_spelled, values)))
+        distinct = list(dict.fromkeys(map(_as_text, values)))
         if len(distinct) > 1:
             differing.append(f"{field} ({', '.join(distinct)})")
     notes = [f"The runs differ in {', '.join(differing)}; H and ρ depend on these settings too."] if differing else []
@@ -169,7 +169,7 @@ def _is_sweep(runs: dict[str, SIAResult]) -> bool:
     others = [field for field in _COMPARED if field != "temperature"]
     kinds = set()
     for result in runs.values():
-        settings = (_spelled(_setting(result, field)) for field in others)
+        settings = (_as_text(_setting(result, field)) for field in others)
         kinds.add((result.summary.get("model"), result.summary.get("task"), *settings))
     return len(kinds) == 1
 
@@ -179,7 +179,7 @@ def _setting(result: SIAResult, field: str) -> Any:
     return (result.summary.get("config") or {}).get(field, getattr(_DEFAULTS, field))
 
 
-def _spelled(value: Any) -> str:
+def _as_text(value: Any) -> str:
     """A setting on one line of at most 60 characters."""
     text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
     text = one_line(text)

@@ -60,9 +60,9 @@ def integer_from(least: int, field: str, value: Any, most: int = MAX_INTEGER) ->
     """
     number = integer(value)
     if number is None or number < least:
-        raise FastsiaError(f"{field} must be an integer >= {least}, got {_spelled(value)}.")
+        raise FastsiaError(f"{field} must be an integer >= {least}, got {_as_text(value)}.")
     if number > most:
-        raise FastsiaError(f"{field} must be an integer <= {most:,}, got {_spelled(value)}.")
+        raise FastsiaError(f"{field} must be an integer <= {most:,}, got {_as_text(value)}.")
     return number
 
 
@@ -95,7 +95,7 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str) and (value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value))
 
 
-def _spelled(value: Any) -> str:
+def _as_text(value: Any) -> str:
     try:
         return f"{value!r:.200}"
     except ValueError:
@@ -184,7 +184,7 @@ def _sentence(cls: type, error: ValidationError) -> str:
     rule = allowed(fields[name])
     if isinstance(most, int) and rule.startswith("an integer"):
         rule = f"an integer <= {most:,}"
-    return f"{name} must be {rule}, got {_spelled(first['input'])}."
+    return f"{name} must be {rule}, got {_as_text(first['input'])}."
 
 
 def _require(condition: bool) -> None:
@@ -337,7 +337,7 @@ _vllm = functools.partial(setting, group="vLLM (--backend vllm)", changes="draws
 _ray = functools.partial(setting, group="Ray (--executor ray)")
 
 
-# What `apply_chat_template` of transformers accepts itself, or fastsia passes to it.
+# Arguments of `apply_chat_template` itself, and those that fastsia passes to it.
 _NOT_OF_A_TEMPLATE = {
     *("conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize", "self"),
     *("continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
@@ -408,15 +408,15 @@ class SIAConfig:
     whose probabilities add up to it. 1 samples from all tokens; there is no top-k."""
     num_rollouts: PositiveCount = _sampling(20)
     """N, rollouts drawn at each checkpoint; with target_se or max_total_tokens those of the first round."""
-    target_se: StandardError | None = _sampling(None, unset="num_rollouts everywhere")
-    """Root mean square error over the checkpoints to reach, estimated bias of H included: a second round adds rollouts
+    target_se: StandardError | None = _sampling(None, unset="num_rollouts at every checkpoint")
+    """Target error: root mean square over the checkpoints, with the estimated bias of H. A second round adds rollouts
     where they lower it most per token."""
     target_of: TargetOf = _sampling("entropy")
     """Quantity whose error target_se sets and max_total_tokens lowers: H (entropy, in nats) or the probability of the
     gold answer (gold)."""
     max_total_tokens: Positive | None = _sampling(None, unset="no limit")
-    """Tokens to spend on trajectories, and on rollouts after they diverge. A second round spends, over all problems,
-    what the first one leaves."""
+    """Budget: tokens of trajectories, and of rollouts after they diverge, over all problems. A second round spends what
+    the first one leaves."""
     stride: Positive | None = _sampling(None, unset="the task's own: 20, for the demo task 4")
     """Tokens between checkpoints."""
     checkpoints: Text | None = _sampling(None, unset="every N tokens, N the stride")
@@ -435,7 +435,7 @@ class SIAConfig:
     """Whether max_tokens limits the new tokens of a rollout, or the trajectory's tokens before it and its new tokens
     together (total)."""
     seed: Seed = _sampling(0, compared=False)
-    """Seed of the run; every draw follows from it and from the problem's id."""
+    """Seed of all draws, together with the problem's id, and of half-splits and resamples."""
     share: Share = _sampling("trajectory", changes="nothing", compared=False)
     """Which rollouts share computation while they are on the same tokens: all of a trajectory, those of a checkpoint,
     or none."""
@@ -445,16 +445,16 @@ class SIAConfig:
     equivalence: Equivalence = _answers("spelling")
     """Which answers are equal: those of one spelling, or those that Math-Verify finds equal (boxed answers only)."""
     answer_regex: Pattern | None = _answers(None, unset="the rules of the format")
-    """Regular expression that reads the answers: the group `answer`, else group 1, else all of its last match. Switches
-    stop_at_answer off, which changes the draws."""
+    """Regular expression that reads the answers: the group `answer`, else group 1, else all of its last match. While
+    drawing it switches stop_at_answer off, which changes the draws."""
     stop_at_answer: bool = _sampling(True, compared=False)
     """End a rollout once no continuation can change its answer."""
     shuffle_prefix: bool = _sampling(False, compared=False)
     """The ablation: permute the trajectory's tokens before each checkpoint, then draw its rollouts."""
     num_fewshot: NaturalCount = _prompt(0, aliases=("-f",))
     """Solved examples before the question."""
-    apply_chat_template: bool | None = _prompt(None, unset="where the model is made for one", compared=False)
-    """Whether the question is asked in the model's chat template."""
+    apply_chat_template: bool | None = _prompt(None, unset="on if the model was trained with one", compared=False)
+    """Whether to ask the question in the model's chat template."""
     system_instruction: Text | None = _prompt(None)
     """System turn before the question; in plain text it comes first."""
     enable_thinking: bool | None = _prompt(None, unset="the template's own")
@@ -475,8 +475,7 @@ class SIAConfig:
     num_splits: PositiveCount = _statistics(20)
     """Half-splits of the rollouts that the cross-fitted rho averages."""
     save_interval: Seconds = setting(20.0, group="Engine")
-    """Seconds between two times that what was drawn of unfinished problems is stored. A killed run loses at most this
-    much."""
+    """Seconds between saves of the draws of unfinished problems. A killed run loses at most this much."""
 
     def __post_init__(self) -> None:
         arguments = self.chat_template_args
@@ -513,8 +512,8 @@ class DataOptions:
 
     limit: Positive | None = setting(None, group="Model and task", unset="all", aliases=("-L",))
     """Only the first N problems."""
-    data_dir: str | Path | None = _data(None, unset="they come from the Hub")
-    """Folder in which named tasks find their files."""
+    data_dir: str | Path | None = _data(None, unset="files from the Hub")
+    """Folder with the files of the named tasks."""
     answer_format: AnswerFormat | None = _data(None, unset="the task's own")
     """Format of the answers."""
     columns: Mapping[str, Any] | None = _data(None)
@@ -543,11 +542,11 @@ class ExecutionOptions:
 class ModelOptions:
     """How the model is loaded."""
 
-    device: Any = _weights(None, unset="CUDA where there is one")
+    device: Any = _weights(None, unset="cuda if available, else cpu")
     """Device of the model: cpu, cuda, cuda:1, ..."""
     dtype: Any = _weights(
         None,
-        unset="bfloat16 on a GPU; on a CPU float32, or bfloat16 for large 16-bit weights if it multiplies bfloat16",
+        unset="bfloat16 on a GPU; on a CPU float32, or bfloat16 for large 16-bit weights if it has the instructions",
         backends=("native", "hf", "vllm"),
     )
     """Data type of the weights; auto: as they are stored."""
@@ -568,7 +567,7 @@ class EngineOptions:
 
     max_num_seqs: Positive | None = _engine(
         None,
-        unset="512, on a GPU 1,024 where memory allows, on a CPU as many as it computes in half a second, 64 at least",
+        unset="512; on a GPU 1,024 if memory allows; on a CPU as many as it computes in half a second, but at least 64",
         aliases=("--batch_size", "-b"),
         backends=("native", "vllm"),
     )
@@ -578,13 +577,13 @@ class EngineOptions:
     max_concurrent_trajectories: Positive = _engine(64)
     """Maximum trajectories in flight at once."""
     num_kv_blocks: Positive | None = _engine(
-        None, unset="up to half of the available memory, on a GPU what gpu_memory_utilization leaves"
+        None, unset="as many as fit in half of the available memory; on a GPU as gpu_memory_utilization allows"
     )
     """Blocks of the KV cache."""
     block_size: Positive = _engine(16)
     """Tokens per block of the KV cache."""
     gpu_memory_utilization: Fraction = _engine(0.9, backends=("native", "vllm"))
-    """Share of a GPU's memory that weights, KV cache and steps may take together."""
+    """Share of a GPU's memory for weights, KV cache and steps together."""
     kernels: Literal["auto", "triton", "native", "reference"] = _engine("auto")
     """Triton kernels, the C++ core (native) or plain PyTorch (reference); auto: Triton on CUDA, else the C++ core."""
     compile: Literal["auto", "on", "graphs", "off"] = _engine("auto")
@@ -596,8 +595,8 @@ class EngineOptions:
     """Make rollouts on a GPU bit-identical for any batch size and order. Small steps are slower."""
     overlap: Literal["auto", "on", "off"] = _engine("auto")
     """Launch a second step before the first is read, if there are sequences for two; auto: on for CUDA, else off."""
-    num_threads: Positive | None = _engine(None, unset="OMP_NUM_THREADS where it is set, else as many as are fastest")
-    """CPU threads. The fastest number is found by timing a matrix multiplication of the model's largest matrix."""
+    num_threads: Positive | None = _engine(None, unset="OMP_NUM_THREADS if set, else the fastest number")
+    """CPU threads. The fastest number is measured with the model's largest matrix."""
 
 
 @checked
@@ -613,11 +612,11 @@ class ServerOptions:
     send_seed: bool = _server(True)
     """Send a seed with every call."""
     num_concurrent: Positive = _server(16)
-    """Calls under way at once."""
+    """Concurrent calls."""
     max_retries: Natural = _server(8)
-    """Further tries of a failed call."""
+    """Retries of a failed call."""
     timeout: Seconds = _server(600.0)
-    """Seconds without a response before a call has failed."""
+    """Seconds without a response after which a call fails."""
 
 
 @checked
@@ -669,8 +668,8 @@ def fields_of(*owners: type, changes: Changes | None = None) -> tuple[str, ...]:
     return tuple(setting.name for setting in found if changes in (None, setting.changes))
 
 
-def chosen(owner: type[T], options: Mapping[str, Any]) -> T:
-    """The settings that a class declares, from options that may belong to other classes too; None is the default."""
+def options_of(owner: type[T], options: Mapping[str, Any]) -> T:
+    """An instance of a class of settings, from options that may belong to other classes too; None is the default."""
     names = fields_of(owner)
     return owner(**{name: value for name, value in options.items() if name in names and value is not None})
 

@@ -29,7 +29,7 @@ class ExitRule:
             stride says which threshold loses little.
         num_rollouts: Rollouts at each check.
         stride: Tokens between checks; none is made before the first of them.
-        probe: Text that is put after the prefix before its rollouts, such as "\\nThe answer is": they then need few
+        probe: Text that is appended to the prefix before its rollouts, such as "\\nThe answer is": they then need few
             tokens. None: rollouts go on reasoning to their end, as in an evaluation.
         max_probe_tokens: Tokens of a rollout after a probe.
     """
@@ -50,7 +50,7 @@ class ExitRule:
 
 @dataclass
 class EarlyExit:
-    """What became of a prompt.
+    """The outcome for one prompt.
 
     Attributes:
         token_ids: The text, up to where it stopped.
@@ -137,7 +137,7 @@ def generate_with_early_exit(
         rows = [done.rollouts.row(r) for r in range(len(done.rollouts))]
         own.rollout_tokens += sum(len(row.token_ids) for row in rows)
         before = own.token_ids if rule.probe is None else probe
-        # What is cut after a probe has stated its answer at once, or none.
+        # A text that was cut after a probe stated its answer at once, or has none.
         cut = [row.finish_reason == "length" and rule.probe is None for row in rows]
         answers = read(texts([[*before, *row.token_ids] for row in rows]), cut)
         own.entropy[len(own.token_ids)] = answer_entropy(answers)

@@ -25,7 +25,7 @@ from fastsia.backends import open_executor
 from fastsia.backends.base import Backend, Running, note_on_sampling
 from fastsia.callbacks import Callback, Progress
 from fastsia.config import Problem, SamplingParams, SIAConfig, split_settings
-from fastsia.engine.forecast import Left
+from fastsia.engine.forecast import Remaining
 from fastsia.engine.seeding import request_seed
 from fastsia.engine.sequence import Counters, Drawn, Request, Rollouts, Trajectory
 from fastsia.errors import FastsiaError, counted
@@ -33,11 +33,11 @@ from fastsia.models.registry import known_model, model_label
 from fastsia.models.resolve import ModelRef, resolve_model
 from fastsia.overrides import Overrides
 from fastsia.provenance import provenance
-from fastsia.results import SIAResult, forget_partial_costs, score, stored_config
+from fastsia.results import SIAResult, drop_partial_costs, score, stored_config
 from fastsia.results.manifest import costs_of, is_count
 from fastsia.results.reader import Store
 from fastsia.results.reading import AnswerReader, Reading, name_of, renew
-from fastsia.results.schema import DATABASE, DrawnProblem, FinishedProblem, Part, asked_checksum
+from fastsia.results.schema import DATABASE, DrawnProblem, FinishedProblem, Part, request_checksum
 from fastsia.results.writer import StoreWriter, check_output
 from fastsia.rounds import Rounds
 from fastsia.tasks import Prompt, Task, build_prompt, load_task
@@ -109,8 +109,8 @@ def evaluate(
     if isinstance(model, (str, os.PathLike)):
         model = resolve_model(model)
     reading = Reading(settings, answer_reader)
-    if reading.grouping is not None:
-        reading.grouping(["1"], "1", "boxed")  # raises now, not after the draws, if a package is missing
+    if reading.find_classes is not None:
+        reading.find_classes(["1"], "1", "boxed")  # raises now, not after the draws, if a package is missing
     task = load_task(dataset, limit=limit, **task_options)
     given = _Given.read(settings, task, checkpoints, trajectories)
     task, settings = given.of(task), given.named(settings)
@@ -131,15 +131,7 @@ def evaluate(
     vocabulary = _vocabulary(loaded, settings)
     prompts = _prompts(task, settings, loaded, given, vocabulary)
     identity = _identity(loaded, task, settings)
-    warnings = list(getattr(loaded, "notes", ()))
-    sampling = note_on_sampling(getattr(loaded, "recommended", {}), settings.temperature, settings.top_p)
-    warnings += [] if sampling is None else [sampling]
-    warnings += ["temperature is 0: every rollout is the same, entropies are degenerate."] * (settings.temperature == 0)
-    warnings += unread_settings(task, loaded.tokenizer, settings)
-    known = known_model(loaded.model_name)
-    if known is not None and known.is_demo and task.name != "demo":
-        warnings.append(f"{loaded.model_name} has learnt only the task demo and is hardly ever right on others.")
-
+    warnings = _warnings(loaded, task, settings)
     temporary = tempfile.TemporaryDirectory(prefix="fastsia-") if output is None else None
     directory = Path(temporary.name if temporary is not None else os.fspath(output or ""))
     counters_before = dataclasses.replace(loaded.counters)
@@ -158,9 +150,9 @@ def evaluate(
         reporter = _Reporter(callbacks, loaded, writer, len(task.problems))
         for callback in callbacks:
             callback.run_started(identity, reporter.progress())
-        _draw(loaded, task, settings, reading, prompts, vocabulary, writer, reporter, given.placing)
-        if reading.grouping is not None:
-            writer.group(reading.grouping)
+        _Drawing(loaded, task, settings, reading, prompts, vocabulary, writer, reporter, given.placing).run()
+        if reading.find_classes is not None:
+            writer.store_classes(reading.find_classes)
         warnings += reporter.warnings()
         computed = len(writer.done - before)
     run = {
@@ -179,12 +171,29 @@ def evaluate(
         result.summary["seconds"] = time.perf_counter() - started
         if output is not None:
             _add_earlier(result.summary, costs if resumed else {}, computed)
-            forget_partial_costs(result.summary, store)
+            drop_partial_costs(result.summary, store)
     if output is not None:
         result.save(directory)
     for callback in callbacks:
         callback.run_finished(result)
     return result
+
+
+def _warnings(backend: Backend, task: Task, config: SIAConfig) -> list[str]:
+    """Warnings about the model and the settings, known before anything is drawn."""
+    found = list(getattr(backend, "notes", ()))
+    sampling = note_on_sampling(getattr(backend, "recommended", {}), config.temperature, config.top_p)
+    if sampling is not None:
+        found.append(sampling)
+    if config.temperature == 0:
+        found.append("temperature is 0: all rollouts of a checkpoint are the same, entropies are 0.")
+    found += unread_settings(task, backend.tokenizer, config)
+    known = known_model(backend.model_name)
+    if known is not None and known.is_demo and task.name != "demo":
+        found.append(
+            f"{backend.model_name} was trained on the demo task only; on other tasks it is almost always wrong."
+        )
+    return found
 
 
 def _renew(
@@ -203,7 +212,9 @@ def _renew(
     if not golds and not needs_reread:
         return []
     found = renew(writer, reading, vocabulary, identity, golds)
-    notes = [f"The stored texts were read again: {found}"] * (needs_reread and bool(writer.done))
+    notes = []
+    if needs_reread and writer.done:
+        notes.append(f"The stored texts were read again: {found}")
     if golds:
         notes.append(
             f"Gold answers corrected in the data since: {len(golds):,}. These problems were scored again, without new "
@@ -252,7 +263,7 @@ def _resolve(
 def keep_dtype(load_options: Mapping[str, Any], outputs: Iterable[str | os.PathLike[str] | None]) -> dict[str, Any]:
     """Loading options with the dtype of the first run in these folders, unless another is asked for.
 
-    The default depends on the processor; a run goes on in the dtype that it began with, on any machine.
+    The default depends on the processor, but a run is resumed in the dtype that it began with, on any machine.
     """
     options = dict(load_options)
     for output in outputs:
@@ -296,7 +307,7 @@ def _identity(backend: Backend, task: Task, config: SIAConfig) -> dict[str, Any]
 
 
 def _known_identity(task: Task, config: SIAConfig, reading: Reading) -> dict[str, Any]:
-    """What the identity will be as far as it does not depend on the model."""
+    """The part of the identity that does not depend on the model."""
     stride = None if config.checkpoints is not None else config.stride or task.stride
     settings = dataclasses.replace(config, stride=stride)
     known = {name: value for name, value in dataclasses.asdict(settings).items() if value is not None}
@@ -304,19 +315,19 @@ def _known_identity(task: Task, config: SIAConfig, reading: Reading) -> dict[str
     return {"task": task.name, "config": known}
 
 
-# --- what is given ---------------------------------------------------------------------------------------------
+# --- given inputs ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Given:
-    """What the caller gives besides settings: where checkpoints are, and trajectories."""
+    """The inputs that are no settings: positions of checkpoints, and given trajectories."""
 
     placing: Placing
     trajectories: GivenTrajectories | None
 
     @classmethod
     def read(cls, config: SIAConfig, task: Task, checkpoints: Any = None, trajectories: Any = None) -> _Given:
-        """Read the files that the settings name, or what stands in their place."""
+        """Read the files that the settings name, or the objects that were passed instead."""
         checkpoints = config.checkpoints if config.checkpoints is not None else checkpoints
         trajectories = config.trajectories if config.trajectories is not None else trajectories
         if checkpoints is not None and config.stride is not None:
@@ -411,7 +422,7 @@ def _prompts(task: Task, config: SIAConfig, backend: Backend, given: _Given, voc
 def _check_placing(
     placing: Placing, task: Task, problem: Problem, prompt: _Prepared, config: SIAConfig, vocabulary: Vocabulary
 ) -> None:
-    """Refuse checkpoints that cannot be placed, as far as that is known before trajectories are drawn."""
+    """Raise FastsiaError for checkpoints that cannot be placed, as far as this is known before drawing."""
     if placing.name is None:
         return
     for number in range(prompt.num_trajectories(config)):
@@ -451,10 +462,16 @@ def _fit(
         can_cut = room > len(head)
         if not config.truncate_prompt or not can_cut:
             fixed = len(ids) + (0 if given is None else trajectory)
-            ways = ["lower max_tokens"] * (fixed + drawn // config.max_tokens <= context)
-            ways += ["set truncate_prompt"] * can_cut
-            both = "lower max_tokens" + " and set truncate_prompt" * (not config.truncate_prompt)
-            raise FastsiaError(f"{needs}; {', or '.join(ways) or both}.")
+            ways = []
+            if fixed + drawn // config.max_tokens <= context:
+                ways.append("lower max_tokens")
+            if can_cut:
+                ways.append("set truncate_prompt")
+            if not ways:
+                ways.append(
+                    "lower max_tokens" if config.truncate_prompt else "lower max_tokens and set truncate_prompt"
+                )
+            raise FastsiaError(f"{needs}; {', or '.join(ways)}.")
         cut = len(ids) - room
         ids = head + ids[cut + len(head) :]
     return _Prepared(
@@ -497,99 +514,140 @@ _REPORT_SECONDS = 1.0
 _POLL_SECONDS = 1.0
 
 
-def _draw(
-    backend: Backend,
-    task: Task,
-    config: SIAConfig,
-    reading: Reading,
-    prompts: Sequence[_Prepared],
-    vocabulary: Vocabulary,
-    writer: StoreWriter,
-    reporter: _Reporter,
-    placing: Placing,
-) -> None:
-    """Draw every unfinished problem's trajectories and rollouts; commit each problem when its last trajectory ends.
+Parts = Sequence[tuple[int, Trajectory]]
+"""A problem's finished trajectories with their numbers."""
 
-    A thread reads the answers and commits, so that drawing waits for neither.
+
+class _Drawing:
+    """Draws the trajectories and rollouts of a run's unfinished problems.
+
+    A problem is read and committed when its last trajectory ends, by a thread, so that drawing waits for neither.
     """
 
-    def record(position: int, parts: Sequence[tuple[int, Trajectory]]) -> FinishedProblem:
-        finished = _finish(task, position, prompts[position], parts, reading, vocabulary)
-        writer.add(finished)
+    def __init__(
+        self,
+        backend: Backend,
+        task: Task,
+        config: SIAConfig,
+        reading: Reading,
+        prompts: Sequence[_Prepared],
+        vocabulary: Vocabulary,
+        writer: StoreWriter,
+        reporter: _Reporter,
+        placing: Placing,
+    ) -> None:
+        self._backend, self._task, self._config = backend, task, config
+        self._reading, self._prompts, self._vocabulary = reading, prompts, vocabulary
+        self._writer, self._reporter, self._placing = writer, reporter, placing
+        self._recorder = _Recorder(reporter.finished)
+        self._can_be_watched = getattr(backend, "can_be_watched", False)
+        self._unfinished = [position for position in range(len(task.problems)) if position not in writer.done]
+        self._num_trajectories = {position: prompts[position].num_trajectories(config) for position in self._unfinished}
+
+    def run(self) -> None:
+        with self._recorder:
+            if self._config.places_rollouts:
+                self._draw_rounds(Rounds(self._config, self._writer))
+            else:
+                self._complete(self._unfinished, None)
+
+    def _draw_rounds(self, rounds: Rounds) -> None:
+        """Draw uniform rounds until every checkpoint's number of rollouts is decided, then complete the problems."""
+        undecided = [
+            position
+            for position in self._unfinished
+            if any(rounds.counts(position, number) is None for number in range(self._num_trajectories[position]))
+        ]
+        if len(undecided) < len(self._unfinished):
+            self._complete(sorted(set(self._unfinished) - set(undecided)), rounds)
+        self._recorder.wait()
+        if not undecided:
+            return
+
+        def measure(position: int, parts: Parts) -> None:
+            rounds.measure(self._read(position, parts))
+
+        spent, is_decided = self._writer.num_tokens(), False
+        while not is_decided:
+            self._reporter.begin_round("first round, ")
+            config = dataclasses.replace(self._config, num_rollouts=rounds.uniform)
+            requests = _requests(self._task, undecided, self._prompts, config, self._placing)
+            self._draw(requests, undecided, measure, stores_whole_problems=True)
+            self._recorder.wait()
+            is_decided = rounds.decide(spent)
+        self._complete(undecided, rounds)
+
+    def _complete(self, positions: Sequence[int], rounds: Rounds | None) -> None:
+        """Draw what problems lack and commit them; rounds: the numbers of rollouts, None for `num_rollouts`."""
+        if rounds is not None:
+            self._reporter.begin_round("last round, ", rounds.num_rollouts)
+
+        def commit(position: int, parts: Parts) -> None:
+            self._recorder.add(lambda: self._commit(position, parts))
+
+        requests = _requests(self._task, positions, self._prompts, self._config, self._placing, rounds)
+        self._draw(requests, positions, commit)
+
+    def _draw(
+        self,
+        requests: Iterator[Request],
+        positions: Sequence[int],
+        done: Callable[[int, Parts], None],
+        *,
+        stores_whole_problems: bool = False,
+    ) -> None:
+        """Draw the requests of some problems and call `done` with each problem whose trajectories are all finished.
+
+        Args:
+            stores_whole_problems: whether trajectories of such problems are also stored as parts of an unfinished one.
+        """
+        if self._can_be_watched:
+            requests = _resumed(requests, self._writer, self._task)
+        stores_parts = self._writer.is_durable or self._config.places_rollouts
+        store = self._store_parts if stores_parts else None
+        num_requests = sum(self._num_trajectories[position] for position in positions)
+        watch = _Watch(self._task, self._config, store, self._reporter, num_requests)
+        waiting: dict[int, list[tuple[int, Trajectory]]] = {}
+        backend = cast(Any, self._backend)
+        generated = backend.generate(requests, watch) if self._can_be_watched else backend.generate(requests)
+        with closing(_closable(generated)) as drawn, watch:
+            for trajectory in drawn:
+                position, number = cast(tuple[int, int], trajectory.key)
+                parts = waiting.setdefault(position, [])
+                parts.append((number, trajectory))
+                watch.num_finished += 1
+                is_whole = len(parts) == self._num_trajectories[position]
+                if self._can_be_watched and (stores_whole_problems or not is_whole):
+                    watch.store_trajectory(trajectory)
+                if is_whole:
+                    done(position, sorted(waiting.pop(position), key=lambda part: part[0]))
+
+    def _store_parts(self, parts: Sequence[Part]) -> None:
+        if parts:
+            self._recorder.add(lambda: self._writer.add_parts(parts))
+
+    def _commit(self, position: int, parts: Parts) -> FinishedProblem:
+        finished = self._read(position, parts)
+        self._writer.add(finished)
         return finished
 
-    pending = [position for position in range(len(task.problems)) if position not in writer.done]
-    is_watched = getattr(backend, "can_be_watched", False)
-    counts = {position: prompts[position].num_trajectories(config) for position in pending}
-    rounds = Rounds(config, writer) if config.places_rollouts else None
-    keeps = writer.is_durable or rounds is not None
-    with _Recorder(record, reporter.finished, writer.keep) as recorder:
-
-        def draw(requests: Iterator[Request], number: int, end: Callable[[int, Parts], None], keep_all: bool) -> None:
-            """Draw requests and call `end` with each problem; `keep_all`: also those of whole problems are kept."""
-            if is_watched:
-                requests = _resumed(requests, writer, task)
-            watch = _Watch(task, config, recorder if keeps else None, reporter, number)
-            waiting: dict[int, list[tuple[int, Trajectory]]] = {}
-            generated = cast(Any, backend).generate(requests, watch) if is_watched else backend.generate(requests)
-            with closing(_closable(generated)) as drawn, watch:
-                for trajectory in drawn:
-                    position, place = cast(tuple[int, int], trajectory.key)
-                    parts = waiting.setdefault(position, [])
-                    parts.append((place, trajectory))
-                    watch.num_finished += 1
-                    if is_watched and (keep_all or len(parts) < counts[position]):
-                        watch.keep_whole(trajectory)
-                    if len(parts) == counts[position]:
-                        end(position, sorted(waiting.pop(position), key=lambda part: part[0]))
-
-        def finish(positions: Sequence[int], plan: Rounds | None = None) -> None:
-            """Draw all that is missing of some problems."""
-            requests = _requests(task, positions, prompts, config, placing, plan)
-            draw(requests, sum(counts[position] for position in positions), recorder.add, False)
-
-        if rounds is None:
-            finish(pending)
-            return
-        undecided = [at for at in pending if any(rounds.counts(at, k) is None for k in range(counts[at]))]
-        if len(undecided) < len(pending):
-            reporter.begin_round("last round, ", rounds.num_rollouts)
-            finish(sorted(set(pending) - set(undecided)), rounds)
-        recorder.settle()
-        spent, is_decided = writer.num_tokens(), not undecided
-        while not is_decided:
-            reporter.begin_round("first round, ")
-            number = rounds.uniform
-            requests = _requests(task, undecided, prompts, dataclasses.replace(config, num_rollouts=number), placing)
-            measure = _measuring(rounds, task, prompts, reading, vocabulary)
-            draw(requests, sum(counts[position] for position in undecided), measure, True)
-            recorder.settle()
-            is_decided = rounds.decide(spent)
-        if undecided:
-            reporter.begin_round("last round, ", rounds.num_rollouts)
-            finish(undecided, rounds)
-
-
-Parts = Sequence[tuple[int, Trajectory]]
-
-
-def _measuring(
-    rounds: Rounds, task: Task, prompts: Sequence[_Prepared], reading: Reading, vocabulary: Vocabulary
-) -> Callable[[int, Parts], None]:
-    """What is done with a problem when a round has drawn it."""
-
-    def measure(position: int, parts: Parts) -> None:
-        rounds.measure(_finish(task, position, prompts[position], parts, reading, vocabulary))
-
-    return measure
+    def _read(self, position: int, parts: Parts) -> FinishedProblem:
+        """Read the answers of a problem's trajectories and rollouts."""
+        problem, prompt = self._task.problems[position], self._prompts[position]
+        answer_format = self._task.format_of(problem)
+        drawn = DrawnProblem(position, problem, answer_format, prompt.starts_in_think, parts)
+        scored = self._reading.read(drawn, self._vocabulary)
+        return FinishedProblem(
+            position, problem, answer_format, prompt.text, prompt.starts_in_think, prompt.cut, scored
+        )
 
 
 def _resumed(requests: Iterable[Request], writer: StoreWriter, task: Task) -> Iterator[Request]:
-    """The requests with what earlier runs have drawn of them."""
+    """The requests, each with its draws of earlier runs."""
     for request in requests:
         position, number = cast(tuple[int, int], request.key)
         drawn = writer.drawn(
-            position, number, asked_checksum(task.problems[position], request.prompt_ids, request.seed)
+            position, number, request_checksum(task.problems[position], request.prompt_ids, request.seed)
         )
         yield request if drawn is None else dataclasses.replace(request, drawn=drawn)
 
@@ -598,10 +656,10 @@ class _Watch:
     """Called after every step of the engine: stores new draws every `save_interval` seconds and reports the progress
     every second.
 
-    As a context, it stores on an exception what was drawn since.
+    As a context manager it also stores the draws since the last time when an exception ends the run.
 
     Args:
-        recorder: stores what was drawn; None stores finished problems only.
+        store: stores new draws of unfinished problems; None: they are not stored.
         num_requests: to be drawn.
 
     Attributes:
@@ -609,22 +667,27 @@ class _Watch:
     """
 
     def __init__(
-        self, task: Task, config: SIAConfig, recorder: _Recorder | None, reporter: _Reporter, num_requests: int
+        self,
+        task: Task,
+        config: SIAConfig,
+        store: Callable[[Sequence[Part]], None] | None,
+        reporter: _Reporter,
+        num_requests: int,
     ) -> None:
-        self._task, self._recorder, self._reporter = task, recorder, reporter
+        self._task, self._store, self._reporter = task, store, reporter
         self._save_interval = config.save_interval
         self._num_requests, self.num_finished = num_requests, 0
         self._run: Running | None = None
-        self._kept = self._reported = time.monotonic()
+        self._stored = self._reported = time.monotonic()
 
     def __call__(self, run: Running) -> None:
         self._run, self._reporter.run, now = run, run, time.monotonic()
-        if now - self._kept >= self._save_interval:
-            self._kept = now
-            self._keep(run)
+        if now - self._stored >= self._save_interval:
+            self._stored = now
+            self._store_new(run)
         if now - self._reported >= _REPORT_SECONDS:
             self._reported = now
-            self._reporter.progressed(run.left(self._num_requests - self.num_finished - run.num_in_flight))
+            self._reporter.progressed(run.remaining(self._num_requests - self.num_finished - run.num_in_flight))
 
     def __enter__(self) -> None:
         pass
@@ -632,21 +695,21 @@ class _Watch:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and self._run is not None:
             with suppress(FastsiaError):  # the recorder's own, which ends the run
-                self._keep(self._run)
+                self._store_new(self._run)
 
-    def keep_whole(self, trajectory: Trajectory) -> None:
+    def store_trajectory(self, trajectory: Trajectory) -> None:
         """Store a finished trajectory of an unfinished problem."""
-        if self._recorder is not None:
-            self._recorder.keep([self._part(trajectory.key, _drawn(trajectory), trajectory, is_whole=True)])
+        if self._store is not None:
+            self._store([self._part(trajectory.key, _drawn(trajectory), trajectory, is_whole=True)])
 
-    def _keep(self, run: Running) -> None:
-        if self._recorder is not None:
-            self._recorder.keep([self._part(request.key, drawn, request) for request, drawn in run.take_drawn()])
+    def _store_new(self, run: Running) -> None:
+        if self._store is not None:
+            self._store([self._part(request.key, drawn, request) for request, drawn in run.take_drawn()])
 
-    def _part(self, key: Any, drawn: Drawn, of: Request | Trajectory, is_whole: bool = False) -> Part:
+    def _part(self, key: Any, drawn: Drawn, source: Request | Trajectory, is_whole: bool = False) -> Part:
         position, number = key
         problem = self._task.problems[position]
-        seen = asked_checksum(problem, [int(token) for token in of.prompt_ids], of.seed)
+        seen = request_checksum(problem, [int(token) for token in source.prompt_ids], source.seed)
         return Part(position, problem.id, number, seen, drawn, is_whole)
 
 
@@ -662,25 +725,18 @@ def _drawn(trajectory: Trajectory) -> Drawn:
 
 
 class _Recorder:
-    """Records problems in a thread of its own, one at a time and in order; `add` and `keep` block while several wait.
+    """Runs calls in a thread of its own, one at a time and in order; `add` blocks while several wait.
 
-    An exception of the thread or of `report` is raised by a later `add` or `keep`, or on leaving the context. Leaving
-    waits until all added problems are recorded.
+    An exception of a call or of `report` is raised by a later `add`, or on leaving the context. Leaving waits until all
+    calls have run.
 
     Args:
-        record: runs in the thread, with the arguments of `add`.
-        report: called with each result, in the thread that adds.
-        keep: runs in the thread, with the argument of the method `keep`.
+        report: called with each finished problem that a call returns, in the thread that adds.
     """
 
-    def __init__(
-        self,
-        record: Callable[..., FinishedProblem],
-        report: Callable[[FinishedProblem], None],
-        keep: Callable[[Sequence[Part]], None] = len,  # type: ignore[assignment]
-    ) -> None:
-        self._record, self._report, self._keep = record, report, keep
-        self._waiting: Queue[tuple[Any, ...] | None] = Queue(_MAX_WAITING)
+    def __init__(self, report: Callable[[FinishedProblem], None]) -> None:
+        self._report = report
+        self._waiting: Queue[Callable[[], FinishedProblem | None] | None] = Queue(_MAX_WAITING)
         self._recorded: deque[FinishedProblem] = deque()
         self._error: BaseException | None = None
         self._is_over = False
@@ -704,38 +760,29 @@ class _Recorder:
         elif self._error is not None and self._error is not raised:
             logger.warning("%s", self._error)
 
-    def add(self, position: int, parts: Sequence[tuple[int, Trajectory]]) -> None:
-        self._waiting.put((position, parts))
+    def add(self, call: Callable[[], FinishedProblem | None]) -> None:
+        self._waiting.put(call)
         self._report_all()
 
-    def keep(self, parts: Sequence[Part]) -> None:
-        if parts:
-            self._waiting.put((parts,))
-            self._report_all()
-
-    def settle(self) -> None:
-        """Wait until all that was added is recorded."""
+    def wait(self) -> None:
+        """Wait until all calls that were added have run."""
         done = Event()
-        self._waiting.put((done,))
-        while not done.wait(_POLL_SECONDS):
-            if not self._thread.is_alive():
-                break
+        self._waiting.put(done.set)
+        while self._error is None and self._thread.is_alive() and not done.wait(_POLL_SECONDS):
+            pass
         self._report_all()
 
     def _run(self) -> None:
-        while (problem := self._next()) is not None:
-            if isinstance(problem[0], Event):
-                problem[0].set()
-            elif self._error is None:
+        while (call := self._next()) is not None:
+            if self._error is None:
                 try:
-                    if len(problem) == 1:
-                        self._keep(*problem)
-                    else:
-                        self._recorded.append(self._record(*problem))
+                    finished = call()
+                    if finished is not None:
+                        self._recorded.append(finished)
                 except BaseException as error:
                     self._error = error
 
-    def _next(self) -> tuple[Any, ...] | None:
+    def _next(self) -> Callable[[], FinishedProblem | None] | None:
         while True:
             is_over = self._is_over  # read before the wait: nothing is added after it is set
             try:
@@ -764,26 +811,28 @@ class _Reporter:
         self._rollouts_before, self._rollouts_finished = writer.num_rollouts(), 0
         self._writer, self._round, self._expected = writer, "", cast(int | None, None)
         self.run: Running | None = None
-        self._left: Left | None = None
-        self._left_at = self._started
+        self._remaining: Remaining | None = None
+        self._forecast_at = self._started
 
     def begin_round(self, name: str, expected: int | None = None) -> None:
-        """Count from here: what is stored so far precedes the next run of the engine. expected: rollouts at its end."""
-        self._round, self._expected, self.run, self._left = name, expected, None, None
+        """Begin a round: progress counts from the rollouts stored so far. expected: rollouts at its end."""
+        self._round, self._expected, self.run, self._remaining = name, expected, None, None
         self._rollouts_before, self._rollouts_finished = self._writer.num_rollouts(), 0
 
     def progress(self) -> Progress:
         cost, before, now = self._backend.counters, self._before, time.perf_counter()
         ended = self._rollouts_finished if self.run is None else self.run.num_ended_rollouts
-        rollouts, left = self._rollouts_before + ended, self._left
+        rollouts, remaining = self._rollouts_before + ended, self._remaining
         expected = seconds_left = None
-        if left is not None:
-            expected = rollouts + left.rollouts
-            seconds = left.seconds
-            if self._expected is not None:  # the engine does not know how many each of those to come has
-                seconds = None if seconds is None else seconds * (self._expected - rollouts) / max(left.rollouts, 1.0)
+        if remaining is not None:
+            expected = rollouts + remaining.rollouts
+            seconds = remaining.seconds
+            if self._expected is not None:  # the engine does not know the numbers of requests to come
+                seconds = (
+                    None if seconds is None else seconds * (self._expected - rollouts) / max(remaining.rollouts, 1.0)
+                )
                 expected = float(self._expected)
-            seconds_left = None if seconds is None else max(seconds - (now - self._left_at), 0.0)
+            seconds_left = None if seconds is None else max(seconds - (now - self._forecast_at), 0.0)
         elif self._done > self._resumed:
             seconds_left = (now - self._started) * (self._total - self._done) / (self._done - self._resumed)
         return Progress(
@@ -800,9 +849,9 @@ class _Reporter:
             self._round,
         )
 
-    def progressed(self, left: Left | None) -> None:
+    def progressed(self, remaining: Remaining | None) -> None:
         """Report between two steps of the engine."""
-        self._left, self._left_at = left, time.perf_counter()
+        self._remaining, self._forecast_at = remaining, time.perf_counter()
         progress = self.progress()
         for callback in self._callbacks:
             callback.progressed(progress)
@@ -810,10 +859,10 @@ class _Reporter:
     def warnings(self) -> list[str]:
         """Warnings of the backend about these draws."""
         count = self._backend.counters.out_of_memory - self._before.out_of_memory
-        short = [f"device memory did not suffice {counted(count, 'time')}; smaller batches were computed."] * (
-            count > 0
-        )
-        return [*self._backend.warnings, *short]
+        found = list(self._backend.warnings)
+        if count:
+            found.append(f"device memory ran out {counted(count, 'time')}; smaller batches were computed.")
+        return found
 
     def finished(self, problem: FinishedProblem) -> None:
         self._done += 1
@@ -849,7 +898,7 @@ def _requests(
     placing: Placing,
     rounds: Rounds | None = None,
 ) -> Iterator[Request]:
-    """The requests of some problems; with `rounds`, of all rollouts that are decided on."""
+    """The requests of some problems, with the numbers of rollouts that `rounds` has decided on."""
     number = config.num_rollouts if rounds is None else rounds.mean_left(positions)
     for position in positions:
         problem, prompt = task.problems[position], prompts[position]
@@ -876,25 +925,11 @@ def _requests(
             )
 
 
-def _finish(
-    task: Task,
-    position: int,
-    prompt: _Prepared,
-    parts: Sequence[tuple[int, Trajectory]],
-    reading: Reading,
-    vocabulary: Vocabulary,
-) -> FinishedProblem:
-    problem = task.problems[position]
-    answer_format = task.format_of(problem)
-    scored = reading.read(DrawnProblem(position, problem, answer_format, prompt.starts_in_think, parts), vocabulary)
-    return FinishedProblem(position, problem, answer_format, prompt.text, prompt.starts_in_think, prompt.cut, scored)
-
-
 # --- cost -------------------------------------------------------------------------------------------------------
 
 
 def _counted(before: Counters, after: Counters) -> dict[str, Any]:
-    """The costs of this run; the peak is that of the backend's life."""
+    """The costs of this run. peak_kv_blocks is not reset between runs of one backend."""
     counts = {
         field.name: getattr(after, field.name) - getattr(before, field.name)
         for field in dataclasses.fields(Counters)

@@ -104,7 +104,7 @@ def draw_alternatives(
 
 
 class _Drawing:
-    """What is drawn after forced tokens, and what of it is stored.
+    """Draws rollouts after forced tokens and stores them.
 
     A rollout after a token is drawn as one that an earlier run has begun: its first token is known. So the engine
     computes each trajectory once, and rollouts on the same tokens once.
@@ -214,7 +214,7 @@ class _Drawing:
 
     def draw(self) -> None:
         """Draw what is planned; on an interrupt, what has ended is stored."""
-        self._tell()
+        self._report_progress()
         saved = time.monotonic()
 
         def watch(run: Run) -> None:
@@ -240,7 +240,7 @@ class _Drawing:
                 self._parts[request.key] = [Rollouts.join([*self._parts[request.key], part.rollouts])]
                 whole = self._parts[request.key][0]
                 self._keep(request.key, whole.take(whole.finish_reason != UNFINISHED))
-        self._tell()
+        self._report_progress()
 
     def _keep(self, key: Any, rollouts: Rollouts) -> None:
         """Store rollouts that have ended and are not stored."""
@@ -257,6 +257,6 @@ class _Drawing:
         if rows:
             self._done += self._alternatives.add(key[0], key[1], rows)
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
         if self._progress is not None:
             self._progress(self._done, self._total)

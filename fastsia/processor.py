@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-# What speeds up the products of a decoder; the other flags do not matter here.
+# Flags that speed up the matrix products of a decoder.
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
 _MULTIPLIES_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
 # Values of ONEDNN_MAX_CPU_ISA that keep oneDNN from multiplying bfloat16, although the processor could.

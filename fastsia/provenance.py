@@ -1,4 +1,4 @@
-"""Where a run comes from: its date, its command, and the versions that drew it."""
+"""Provenance of a run: its date, its command, and the versions that drew it."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def warn(old: str, new: str, *, stacklevel: int = 3) -> None:
 
 
 def sentence(old: str, new: str) -> str:
-    """What users of an old name are told."""
+    """The warning for users of an old name."""
     return f"{old} is now called {new}; the old name will be removed in the next release."
 
 

@@ -26,7 +26,7 @@ HOST = "127.0.0.1"
 
 
 class Viewing:
-    """What the pages show: a run, scored again for the page after the database has changed. Nothing is written.
+    """The run that the pages show, scored again after its database has changed. Nothing is written.
 
     Raises:
         FastsiaError: the folder has no run with texts.

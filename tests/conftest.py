@@ -51,3 +51,11 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "sums.jsonl"
     path.write_text("".join(f'{{"question": "{i} + 1?", "answer": "{i % 10}"}}\n' for i in range(NUM_PROBLEMS)))
     return path
+
+
+@pytest.fixture
+def one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports have one figure: all of them take seconds, and are drawn in tests/report."""
+    from fastsia.report import figures
+
+    monkeypatch.setattr(figures, "FIGURES", dict(list(figures.FIGURES.items())[:1]))

@@ -94,6 +94,7 @@ def test_a_run_names_its_adapter(
     assert "does not exist" in complaint(capsys, *arguments, "--peft", tmp_path / "absent")
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_a_run_writes_its_folder_and_prints_its_table(
     model: str, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,7 +141,7 @@ def test_a_run_writes_its_folder_and_prints_its_table(
     assert command(*arguments, "--share", "none") == 0, "a setting that changes nothing"
     assert json.loads((folder / "summary.json").read_text())["num_computed_problems"] == 6, "nothing was drawn again"
     text = complaint(capsys, "run", "--model", model, "--tasks", questions, "-o", folder, *SMALL, "--seed", 1)
-    assert "holds another run: config.seed was 0, is now 1." in text
+    assert "contains another run: config.seed was 0, is now 1." in text
 
     (folder / "report.html").unlink()
     assert command("report", folder) == 0
@@ -272,7 +273,7 @@ def test_mistakes_are_one_sentence_with_exit_code_2(
     ("arguments", "sentence"),
     [
         (["report", "DIR/absent"], "does not exist"),
-        (["report", "DIR"], "holds neither run.sqlite nor"),
+        (["report", "DIR"], "contains neither run.sqlite nor"),
         (["analyze", "DIR/absent.csv"], "is not a file"),
         (["analyze", "DIR/t.csv"], "lacks column"),
         (["rum"], "rum"),
@@ -334,6 +335,15 @@ def test_compare_prints_a_table_and_writes_a_page(
     assert out.count("accuracy") == 2, "of each run, and the difference"
     assert (tmp_path / "out" / "comparison.html").is_file()
     assert set(pd.read_parquet(tmp_path / "out" / "tables" / "runs.parquet")["run"]) == {"a", "b"}
+    assert command("compare", *folders, "--table", "markdown") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "|  | a | b |" in lines
+    assert sum(line.startswith("| accuracy ") for line in lines) == 1
+    assert any(line.startswith("| cut by the token limit | ") for line in lines)
+    assert command("compare", *folders, "--table", "json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [run["run"] for run in found["runs"]] == ["a", "b"]
+    assert {"minus", "quantity", "paired"} < set(found["differences"][0])
 
 
 def test_reproduce_shows_ours_beside_the_published(

@@ -102,7 +102,7 @@ def test_what_cannot_be_compared_is_one_sentence(tmp_path: Path) -> None:
         compare([one, tmp_path / "." / "a"])
     with pytest.raises(FastsiaError, match="does not exist"):
         compare([one, tmp_path / "b"])
-    with pytest.raises(FastsiaError, match=r"holds neither run.sqlite nor"):
+    with pytest.raises(FastsiaError, match=r"contains neither run.sqlite nor"):
         compare([one, tmp_path])
 
 

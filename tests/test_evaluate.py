@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
@@ -272,14 +273,14 @@ def test_an_output_holds_everything_and_loads_again(tmp_path: Path, result: SIAR
         load(tmp_path / "run")
     with pytest.raises(FastsiaError, match="does not exist"):
         load(tmp_path / "absent")
-    with pytest.raises(FastsiaError, match=r"holds neither run.sqlite nor"):
+    with pytest.raises(FastsiaError, match=r"contains neither run.sqlite nor"):
         load(tmp_path)
 
 
 def test_save_copies_a_run_that_was_not_kept(tmp_path: Path, result: SIAResult) -> None:
     again = load(result.save(tmp_path / "copy"))
     same_draws(result, again)
-    with pytest.raises(FastsiaError, match="holds a run already"):
+    with pytest.raises(FastsiaError, match="contains a run already"):
         small(PROBLEMS[:2]).save(tmp_path / "copy")
 
 
@@ -563,6 +564,7 @@ def test_tables_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         analyze([{"answer": "1"}])  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_the_report_is_drawn_from_what_is_stored(tmp_path: Path, result: SIAResult) -> None:
     page = result.report(tmp_path / "r")
     assert page == tmp_path / "r" / "report.html"
@@ -618,16 +620,16 @@ def test_an_interrupted_end_does_not_leave_the_recorder_waiting() -> None:
     """A second Ctrl-C while the queue is full: what is under way is ended, what waits is not begun."""
     recorded: list[int] = []
 
-    def record(position: int, _: Any) -> Any:
+    def record(position: int) -> None:
         time.sleep(0.3)
         recorded.append(position)
 
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    recorder = _Recorder(record, lambda _: None)
+    recorder = _Recorder(lambda _: None)
     recorder.__enter__()
     try:
         for position in range(6):
-            recorder.add(position, ())
+            recorder.add(partial(record, position))
         signal.setitimer(signal.ITIMER_REAL, 0.05)
         with pytest.raises(KeyboardInterrupt):
             recorder.__exit__(None, None, None)
@@ -648,13 +650,13 @@ def test_a_problem_that_comes_as_the_wait_ends_is_recorded() -> None:
         def get(self, block: bool = True, timeout: float | None = None) -> Any:
             if self.is_late:
                 self.is_late = False
-                self.put((0, ()))
+                self.put(lambda: recorded.append(0))
                 recorder._is_over = True
                 raise Empty
             return super().get(block, 0.05)
 
     recorded: list[int] = []
-    recorder = _Recorder(lambda position, _: recorded.append(position), lambda _: None)  # type: ignore[arg-type,return-value]
+    recorder = _Recorder(lambda _: None)
     recorder._waiting = Late()
     recorder._run()
     assert recorded == [0]
@@ -777,4 +779,4 @@ def test_given_checkpoints_must_lie_inside_of_the_trajectory(result: SIAResult, 
 def test_a_demo_model_on_other_questions_is_said_to_know_only_its_own_task() -> None:
     """A stranger's first own questions came out 0 % right without a word."""
     found = evaluate("demo:sft", PROBLEMS[:1], num_rollouts=1, stride=64, max_tokens=8, num_bootstrap=2, num_splits=1)
-    assert any("has learnt only the task demo" in warning for warning in found.summary["warnings"])
+    assert any("was trained on the demo task only" in warning for warning in found.summary["warnings"])

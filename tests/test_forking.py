@@ -1,4 +1,4 @@
-"""Rollouts behind forced tokens: against the model's own forward, resumed, and apart from all other numbers."""
+"""Rollouts after forced tokens: against the model's own forward, resumed, and apart from all other numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastsia import Engine, FastsiaError, evaluate, load
 from fastsia.answers.extraction import extract_answers
 from fastsia.engine.loop import Run
 from fastsia.forking import LEAST_PROBABILITY, draw_alternatives
-from fastsia.results.alternatives import ALTERNATIVES, answers_behind, tell_alternatives
+from fastsia.results.alternatives import ALTERNATIVES, answers_after, describe_alternatives
 from fastsia.results.reader import Store
 from fastsia.results.schema import unpack_ids
 
@@ -104,7 +104,7 @@ def test_every_rollout_begins_with_its_token_and_is_read_with_its_prefix(drawn: 
     ]
     columns = ["problem_id", "position", "token", "is_own", "num_rollouts"]
     assert shown == list(table[columns].itertuples(index=False, name=None))
-    lines = [line for position in tell_alternatives(table) for line in position]
+    lines = [line for position in describe_alternatives(table) for line in position]
     assert len(lines) == len(table) + table.groupby(["problem_id", "position"]).ngroups
     assert not any("nan" in line for line in lines)
 
@@ -172,7 +172,7 @@ def test_what_was_drawn_of_another_trajectory_is_left_out(drawn: tuple[Path, pd.
     with sqlite3.connect(folder / ALTERNATIVES) as connection:
         connection.execute("UPDATE tokens SET checksum = checksum + 1 WHERE problem_id = 'demo-0000'")
     with Store(folder / "run.sqlite").snapshot() as store:
-        assert {one.problem_id for one in answers_behind(store)} == {"demo-0001", "demo-0002", "demo-0003"}
+        assert {one.problem_id for one in answers_after(store)} == {"demo-0001", "demo-0002", "demo-0003"}
     table = draw_alternatives(folder, 2, model=ENGINE, positions=3)
     pd.testing.assert_frame_equal(table, drawn[1])
 
@@ -202,5 +202,5 @@ def test_what_cannot_be_forked_says_so(run: Path, drawn: tuple[Path, pd.DataFram
         draw_alternatives(own, 1, model=ENGINE)
     damaged = shutil.copytree(drawn[0], tmp_path / "damaged")
     (damaged / ALTERNATIVES).write_bytes(b"no database, but long enough to be looked at as one" * 100)
-    with pytest.raises(FastsiaError, match=r"is damaged .*; delete it to draw anew"):
+    with pytest.raises(FastsiaError, match=r"is damaged .*; delete it to draw again"):
         load(damaged)

@@ -68,6 +68,7 @@ def test_gold_and_entropy_equal_the_models_own_forward(demo: tuple[Path, Engine]
         assert row["num_candidates"] == len(candidates)
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_they_are_kept_beside_the_run_and_set_beside_its_rollouts(demo: tuple[Path, Engine], tmp_path: Path) -> None:
     run, engine = demo
     folder = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("forced.parquet"))

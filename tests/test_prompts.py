@@ -202,7 +202,7 @@ def test_all_of_it_is_part_of_a_runs_identity(tmp_path: Path) -> None:
     assert config == SIAConfig(**SMALL | settings, apply_chat_template=True)
     changed = {"enable_thinking": True, "chat_template_args": None, "system_instruction": None, "think_tags": None}
     for name, value in changed.items():
-        with pytest.raises(FastsiaError, match=rf"holds another run: config\.{name} was"):
+        with pytest.raises(FastsiaError, match=rf"contains another run: config\.{name} was"):
             run(CHAT, 1, output=tmp_path / "one", **settings | {name: value})
     run(CHAT, 1, output=tmp_path / "two")
     (note,) = compare([tmp_path / "one", tmp_path / "two"]).notes

@@ -307,7 +307,7 @@ def test_the_shuffled_run_is_read_the_same_way(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_read_again_is_named(tmp_path: Path, old: Path) -> None:
-    with pytest.raises(FastsiaError, match=r"holds no run \(run\.sqlite\)"):
+    with pytest.raises(FastsiaError, match=r"contains no run \(run\.sqlite\)"):
         reread(tmp_path)
     with pytest.raises(FastsiaError, match="answer_reading must be"):
         reread(old, answer_reading="both")  # type: ignore[arg-type]
@@ -425,13 +425,13 @@ def test_what_a_regex_gives(pattern: str, text: str, answer: str | None) -> None
     """Its named group, its first one, or all of it; one number in the spelling of a gold answer."""
     read = reading._regex_reader(pattern)
     asked = DrawnProblem(0, Problem("p", "?", "1"), "number", False, ())
-    assert reading._spelled(read, text, asked) == answer
+    assert reading._read_one(read, text, asked) == answer
 
 
 def test_a_choice_may_be_read_by_its_text() -> None:
     problem = Problem("p", "?", "B", ("red", "green"))
     asked = DrawnProblem(0, problem, "choice", False, ())
-    assert reading._spelled(lambda text: " green ", "", asked) == "B"
+    assert reading._read_one(lambda text: " green ", "", asked) == "B"
 
 
 def test_a_function_reads_the_answers(tmp_path: Path) -> None:
@@ -560,7 +560,7 @@ def test_a_resumed_run_groups_what_is_new(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_run_that_was_killed_before_it_grouped_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "classes", by_length)
     with monkeypatch.context() as context:
-        context.setattr(StoreWriter, "group", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        context.setattr(StoreWriter, "store_classes", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             small(output=tmp_path, equivalence="math_verify", **BOXED)
     note = "The answers of 4 trajectories are grouped by their spelling only; `fastsia report"
@@ -587,13 +587,14 @@ def test_numbers_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_report_reads_an_older_run_again(
-    old: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    old: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
     from fastsia.cli import _run
 
     assert _run(["report", str(old), "-o", str(old / "page.html")]) == 0
     assert f"Read again: 6 of 34 answers changed: rules 1 → {RULES_VERSION}." in capsys.readouterr().out
     assert json.loads((old / "summary.json").read_text())["reading"]["rules"] == RULES_VERSION
+    request.getfixturevalue("one_figure")
     assert _run(["report", str(old), "-o", str(old / "page.html")]) == 0
     assert "Read again" not in capsys.readouterr().out
     assert _run(["report", str(old), "-o", str(old / "page.html"), "--answer_regex", r"=(\d+)"]) == 0
@@ -602,6 +603,7 @@ def test_report_reads_an_older_run_again(
     assert "is not a regular expression" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_report_of_a_run_under_way_shows_what_is_stored(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from fastsia.cli import _run
 

@@ -17,6 +17,8 @@ from fastsia.reproduce import Reproduction, family, plan, reproduce
 from fastsia.sia.paper import TABLE1, TABLE3
 from tests.tiny import save_tiny
 
+pytestmark = pytest.mark.usefixtures("one_figure")
+
 # Most of its rollouts are cut: the lenient reading has answers all the same.
 QUICK = SIAConfig(
     num_rollouts=8,
@@ -151,7 +153,7 @@ def test_table1_is_ours_minus_published_and_a_second_call_computes_nothing(
     pd.testing.assert_frame_equal(second.table, first.table)
     assert {path: path.stat().st_mtime_ns for path in files} == before
 
-    with pytest.raises(FastsiaError, match=r"holds another run: config\.seed was 0, is now 1"):
+    with pytest.raises(FastsiaError, match=r"contains another run: config\.seed was 0, is now 1"):
         run("table1", output=tmp_path, config=SIAConfig(**vars(QUICK) | {"seed": 1}))
 
 
@@ -181,7 +183,7 @@ def test_the_rest_goes_on_without_a_model_that_fails(
     # Weights that are gone leave their finished run; weights that changed do not.
     assert (tmp_path / "there" / "runs" / "reproduce" / "Qwen2.5-3B" / "gsm8k" / "run.sqlite").is_file()
     save_tiny(tmp_path / "there" / "Qwen2.5-3B", seed=7, context=2048)
-    with pytest.raises(FastsiaError, match=r"holds another run: model\.fingerprint was"):
+    with pytest.raises(FastsiaError, match=r"contains another run: model\.fingerprint was"):
         run("table1", models=["Qwen2.5-3B"])
     shutil.rmtree(tmp_path / "there" / "Qwen2.5-3B")
     again = run("table1", models=["Qwen2.5-3B"])

@@ -247,7 +247,7 @@ def test_a_failed_save_leaves_no_mixture(tmp_path: Path) -> None:
     second = analyze(rollouts(6, 3).assign(seed=[*[1] * 40, "x", *[1] * (len(rollouts(6, 3)) - 41)]), config=QUICK)
     with pytest.raises(FastsiaError, match=r"rollouts\.parquet cannot be written: .*column seed"):
         second.save(tmp_path)
-    with pytest.raises(FastsiaError, match=r"holds neither run\.sqlite nor a readable summary"):
+    with pytest.raises(FastsiaError, match=r"contains neither run\.sqlite nor a readable summary"):
         load(tmp_path)
     analyze(rollouts(6, 3), config=QUICK).save(tmp_path)
     assert load(tmp_path).summary["num_problems"] == 6
@@ -261,7 +261,7 @@ def test_a_failed_save_leaves_no_mixture(tmp_path: Path) -> None:
             r"run\.sqlite was written by another version of fastsia: SIAConfig has no field 'num_prefixes'",
         ),
         ({"temperature": "hot"}, r"run\.sqlite was written by another version of fastsia: temperature must be"),
-        (None, r"run\.sqlite holds no settings"),
+        (None, r"run\.sqlite contains no settings"),
     ],
 )
 def test_a_run_of_another_version_is_named(config: Any, message: str, folder: Path, tmp_path: Path) -> None:

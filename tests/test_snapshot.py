@@ -51,7 +51,7 @@ def written(folder: Path, vocabulary: Vocabulary, reads: list[int]) -> Iterator[
         while not stop.is_set():
             if len(writer.done) < len(reads) // 2 + 5:
                 writer.add(finished(len(writer.done) * 7919 % 100_003, num_rollouts=2))
-                writer.group(to_first)
+                writer.store_classes(to_first)
             stop.wait(0.001)
 
     with StoreWriter(folder, RUN, vocabulary) as writer, ThreadPoolExecutor(1) as pool:
@@ -92,7 +92,7 @@ def test_a_snapshot_keeps_its_groups_of_equal_answers(tmp_path: Path, vocabulary
         writer.add(finished(0))
         with Store(tmp_path / "run.sqlite").snapshot() as store:
             before = pd.concat(store.rollouts())["answer"]
-        writer.group(to_first)
+        writer.store_classes(to_first)
         after = pd.concat(Store(tmp_path / "run.sqlite").rollouts())["answer"]
         writer.add(finished(1))
         again = pd.concat(store.rollouts())["answer"]
@@ -145,9 +145,9 @@ def test_an_output_folder_is_checked_before_the_model_is_loaded(
             with pytest.raises(FastsiaError, match=said):
                 fastsia.evaluate("demo:sft", "demo", output=output)
         writer.add(finished(0))
-    with pytest.raises(FastsiaError, match=r"holds another run: .*config\.seed was 0, is now 3"):
+    with pytest.raises(FastsiaError, match=r"contains another run: .*config\.seed was 0, is now 3"):
         fastsia.evaluate("demo:sft", "demo", output=tmp_path / "run", config=CONFIG, seed=3)
-    with pytest.raises(FastsiaError, match=r'holds another run: task was "demo", is now "problems"'):
+    with pytest.raises(FastsiaError, match=r'contains another run: task was "demo", is now "problems"'):
         fastsia.evaluate("demo:sft", [Problem("p", "?", "1")], output=tmp_path / "run", config=CONFIG)
     with closing(sqlite3.connect(tmp_path / "run" / "run.sqlite")) as connection, connection:
         connection.execute("UPDATE meta SET value = 99 WHERE key = 'schema_version'")

@@ -6,8 +6,8 @@ import pytest
 import fastsia
 from fastsia.errors import FastsiaError
 from fastsia.results import forks
-from fastsia.results.forks import tell_fork
-from fastsia.results.steps import SAME_WORDS, overlap, tell_step
+from fastsia.results.forks import describe_fork
+from fastsia.results.steps import SAME_WORDS, describe_step, overlap
 
 FEW = fastsia.SIAConfig(num_bootstrap=2, num_splits=2)
 
@@ -88,7 +88,7 @@ def test_forks_are_counted_one_by_one(result: fastsia.SIAResult, monkeypatch: py
     assert len(expected) >= 2
     assert found["q_value"].is_monotonic_increasing
     for fork in found.head(3).to_dict("records"):
-        lines = tell_fork(fork)
+        lines = describe_fork(fork)
         assert len(lines) == 3
         assert not any("nan" in line for line in lines)
     with pytest.raises(FastsiaError, match=r"has no problem 'nothing'"):
@@ -102,7 +102,7 @@ def test_a_step_in_lines(result: fastsia.SIAResult) -> None:
     one = steps["problem_id"][0]
     assert result.steps(one, 1)["problem_id"].tolist() == [one]
     for step in steps.to_dict("records"):
-        lines = tell_step(step)
+        lines = describe_step(step)
         assert len(lines) == (5 if step["num_different"] else 3)
         assert not any("nan" in line for line in lines)
         assert max(map(len, lines)) < 230
@@ -118,4 +118,4 @@ def test_a_wrong_problem_and_a_table_without_steps_or_texts(result: fastsia.SIAR
     again = fastsia.analyze(result.rollouts, config=FEW).steps()
     assert "text" not in again
     assert np.isfinite(again["step_q_value"]).all()
-    assert len(tell_step(again.iloc[0].to_dict())) == 2
+    assert len(describe_step(again.iloc[0].to_dict())) == 2

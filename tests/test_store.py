@@ -775,11 +775,11 @@ def part(position: int, number: int, trajectory: int = 0, **more: Any) -> Part:
 
 def test_parts_are_put_together_and_go_with_their_problem(tmp_path: Path, vocabulary: Vocabulary) -> None:
     with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
-        writer.keep([part(0, 0), part(1, 0)])
-        writer.keep([part(0, 1)])
+        writer.add_parts([part(0, 0), part(1, 0)])
+        writer.add_parts([part(0, 1)])
     with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
         assert writer.begun == {0, 1}
-        writer.keep([part(0, 2, ends=True), part(0, 0, trajectory=1)])
+        writer.add_parts([part(0, 2, ends=True), part(0, 0, trajectory=1)])
         assert writer.num_rollouts() == 2
         found = writer.drawn(0, 0, 77)
         assert found is not None
@@ -792,12 +792,12 @@ def test_parts_are_put_together_and_go_with_their_problem(tmp_path: Path, vocabu
         with pytest.raises(FastsiaError, match=r"what is asked in problem 1 \('p0'\) has changed since it was begun"):
             writer.drawn(0, 0, 78)
         assert Store(writer.path).num_begun() == (2, 2)
-        writer.keep([part(0, 7, is_whole=True)])
+        writer.add_parts([part(0, 7, is_whole=True)])
         again = writer.drawn(0, 0, 77)
         assert again is not None
         assert again.rollouts.token_ids[:2].tolist() == [17, 18], "the whole replaces what was there"
         writer.add(finished(0))
-        writer.keep([part(0, 3)])
+        writer.add_parts([part(0, 3)])
         assert Store(writer.path).num_begun() == (1, 0), "a finished problem has no parts"
         assert Store(writer.path).num_problems() == 1
 
@@ -806,7 +806,7 @@ def test_parts_up_to_a_damaged_one_are_read_back(tmp_path: Path, vocabulary: Voc
     """What comes after a missing part does not fit to what is before it."""
     with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
         for number in range(4):
-            writer.keep([part(0, number), part(1, number)])
+            writer.add_parts([part(0, number), part(1, number)])
     with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection, connection:
         connection.execute("UPDATE parts SET token_ids = x'090000' WHERE position = 1 AND number = 2")
     with pytest.raises(FastsiaError, match="what was drawn of an unfinished problem does not match its checksum"):
@@ -817,7 +817,7 @@ def test_parts_up_to_a_damaged_one_are_read_back(tmp_path: Path, vocabulary: Voc
             found = writer.drawn(position, 0, 77)
             assert found is not None
             assert found.num_tokens == number
-        writer.keep([part(1, 2)])
+        writer.add_parts([part(1, 2)])
     with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
         assert writer.notes == []
 
@@ -836,7 +836,7 @@ def test_a_database_of_version_2_gets_the_table_of_parts(tmp_path: Path, vocabul
     assert len(old.trajectories()) == 3
     with StoreWriter(tmp_path / "old", IDENTITY, vocabulary) as writer:
         assert writer.notes == []
-        writer.keep([part(7, 0)])
+        writer.add_parts([part(7, 0)])
     assert tables(tmp_path / "old") == tables(tmp_path / "new")
     old.check()
     assert old.num_begun() == (1, 0)

@@ -54,7 +54,7 @@ def products(module: PreTrainedModel) -> Iterator[Tensor]:
 
 
 def _whole(parts: list[Tensor]) -> Tensor:
-    """The matrix that lies where its parts lie, one after another."""
+    """The matrix whose parts are adjacent in memory."""
     rows = sum(len(part) for part in parts)
     return parts[0].as_strided((rows, parts[0].shape[1]), parts[0].stride())
 

@@ -72,7 +72,7 @@ def measure(name: str, model: Model, work: Work) -> dict[str, Any]:
         while sum(o.seconds for o in outcomes) < _ENOUGH_SECONDS and len(outcomes) < _REPEATS:
             outcomes.append(roll_out(1 + len(outcomes)))
         used = memory(model.device)
-    del roll_out  # and with it what the peer holds of the device's memory, which scoring needs
+    del roll_out  # and with it the peer's device memory, which scoring needs
     free_memory(model.device)
     part = work.part(*outcomes[0].tokens.shape[:2])
     seconds = min(o.seconds for o in outcomes)

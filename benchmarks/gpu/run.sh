@@ -6,7 +6,7 @@
 #
 # Works without make, without a network and without .venv: with the python3 that has torch and transformers, or $PYTHON.
 # $OUT gets gpu.jsonl (a line as each row or case ends), gpu.md and logs.tgz. Run it again to go on, also when it was
-# killed: what $OUT/gpu.jsonl or $RESULTS (benchmarks/results/gpu.jsonl) holds is not measured again. Where $OUT is empty
+# killed: what $OUT/gpu.jsonl or $RESULTS (benchmarks/results/gpu.jsonl) contains is not measured again. Where $OUT is empty
 # in every call, as on a machine that is lent for minutes, bring $OUT/gpu.jsonl back and make it $RESULTS for the next.
 # BUDGET_S (430) bounds a call's measurements, $COMMIT is named in the rows where there is no repository.
 set -uo pipefail
@@ -19,7 +19,7 @@ mkdir -p "$OUT" "$(dirname "$RESULTS")"
 outputs=("$OUT/gpu.jsonl")
 [ "$OUT/gpu.jsonl" -ef "$RESULTS" ] || [ "$OUT/gpu.jsonl" = "$RESULTS" ] || outputs+=("$RESULTS")
 
-# A core that another machine built from other sources may lie here.
+# A core that another machine built from other sources may be here.
 FASTSIA_REQUIRE_CORE=1 "$PYTHON" setup.py --quiet build_ext --inplace
 core=$("$PYTHON" -c 'import fastsia._C as core; print(core.__file__)') || exit 1
 newer=$(find csrc/*.cc csrc/*.h fastsia/answers/tables.txt -newer "$core" | head -n 1)

@@ -1,4 +1,4 @@
-// libFuzzer target: no bytes make the reader fail, and a settled answer never changes. csrc/fuzz.sh builds and runs it.
+// libFuzzer target: no bytes make the reader fail, and a decided answer never changes. csrc/fuzz.sh builds and runs it.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -67,12 +67,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 
   fastsia::AnswerStream stream(vocabulary);
   const int number = stream.open(spec);
-  const std::int64_t settled = stream.settled_at(number, ids.data(), ids.size());
-  if (settled < 0) return 0;
+  const std::int64_t decided = stream.decided_at(number, ids.data(), ids.size());
+  if (decided < 0) return 0;
 
-  // Every continuation of the settled text has the same answer, also those that could mislead a reader.
+  // Every continuation of the decided text has the same answer, also those that could mislead a reader.
   require(spec.format != Format::kBoxed && whole.strict.has_value() && whole.strict == whole.lenient);
-  const std::vector<std::int32_t> begun(ids.begin(), ids.begin() + settled);
+  const std::vector<std::int32_t> begun(ids.begin(), ids.begin() + decided);
   const std::size_t half = begun.size() + (ids.size() - begun.size()) / 2;
   const std::vector<std::vector<std::int32_t>> others = {begun, {ids.begin(), ids.begin() + static_cast<long>(half)}};
   for (const std::vector<std::int32_t>& other : others) {

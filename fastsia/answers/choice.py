@@ -35,7 +35,7 @@ _FOLLOW = word_set("follow")
 _ARTICLES = word_set("articles")
 _KINDS = word_set("kinds")
 _FILLERS = word_set("fillers")
-_NO_LABEL_BEHIND = word_set("no_label_behind")
+_NO_LABEL_AFTER = word_set("no_label_after")
 _ADVERBS = word_set("adverbs")
 _NEGATIVE = word_set("negative")
 _BEFORE_NEGATIVE = word_set("before_negative")
@@ -46,7 +46,7 @@ _NOUNS = word_set("nouns")
 _AFTER_VERDICT = word_set("after_verdict")
 _JOIN_WORDS = word_set("join_words")
 _JOIN_MARKS = word_set("join_marks")
-_BEHIND_OR = word_set("behind_or")
+_AFTER_OR = word_set("after_or")
 _SOFT = word_set("soft")
 _DOUBT = word_set("doubt")
 _CHOOSE = word_set("choose")
@@ -70,7 +70,7 @@ _CLOSERS = word_set("closers")
 _MARKS = word_set("marks")
 _DELIMITERS = word_set("delimiters")
 _STOPS = word_set("stops")
-_NOT_BEHIND_TEXT = word_set("not_behind_text")
+_NOT_AFTER_TEXT = word_set("not_after_text")
 _AFTER_NUMBER = word_set("after_number")
 _LED = word_set("led")
 _UNREAD = word_set("unread")
@@ -157,7 +157,7 @@ def _has_noun(t: Words, i: int, others: frozenset[bytes]) -> bool:
 
 
 def _skip_marks(t: Words, i: int) -> int:
-    """Skips the marks before a value. A minus sign that belongs to a number is not skipped."""
+    """Skip the marks before a value. A minus sign that belongs to a number is not skipped."""
     for _ in range(16):
         if t.text(i) not in _MARKS or (t.text(i) == b"-" and t.is_adjacent(i + 1) and is_number(t.text(i + 1))):
             break
@@ -214,7 +214,7 @@ def _label(t: Words, i: int) -> _Label | None:
 
 
 def _matches(t: Words, i: int, words: tuple[bytes, ...]) -> int:
-    """Where the words of an option that begin at i end, or -1 if they are not there."""
+    """The end of the words of an option that begin at i; -1 if they are not there."""
     for word in words:
         for _ in range(4):
             i += t.text(i) in _UNREAD
@@ -232,7 +232,7 @@ def _is_joined(t: Words, end: int, words: tuple[bytes, ...], *, is_named: bool) 
     follower = t.low(end)
     if is_number(words[-1]) and follower in (b"%", "°".encode(), b"^", b"="):
         return True
-    if t.is_adjacent(end) and t.text(end) in _NOT_BEHIND_TEXT:
+    if t.is_adjacent(end) and t.text(end) in _NOT_AFTER_TEXT:
         return True
     if is_named or not is_word(follower) or len(words) >= 4:
         return False
@@ -270,7 +270,7 @@ def _is_letter_of(word: bytes, own: _Own) -> bool:
 
 
 def _names_itself(t: Words, label: _Label, own: _Own) -> int:
-    """Where an option's text after its letter ends, or -1 if it does not follow."""
+    """The end of an option's text after its letter; -1 if it does not follow."""
     if label.index >= len(own.texts):
         return -1
     at = label.end
@@ -394,7 +394,7 @@ def _skip_joiner(t: Words, i: int) -> tuple[int, bytes]:
         i += 3 if t.text(i + 1) == b"/" and t.low(i + 2) in _JOIN_WORDS else 1
         i += joiner == b"vs" and t.text(i) == b"."
     for _ in range(3):
-        if (joiner and t.low(i) in _SOFT) or (joiner in _JOIN_WORDS and t.low(i) in _BEHIND_OR):
+        if (joiner and t.low(i) in _SOFT) or (joiner in _JOIN_WORDS and t.low(i) in _AFTER_OR):
             i += 1
     return i, joiner
 
@@ -415,7 +415,7 @@ def _other(t: Words, i: int, own: _Own, joiner: bytes, is_capital: bool, is_digi
 
 
 def _skip_filler(t: Words, i: int) -> int:
-    """Skips one filler word between a marker and its value ("it", "option")."""
+    """Skip one filler word between a marker and its value ("it", "option")."""
     if t.low(i) == b"no" and t.text(i + 1) == b"." and is_digits(t.text(i + 2)):
         return i + 2
     return i + 1 if t.low(i) in _FILLERS else i
@@ -432,7 +432,7 @@ def _value(t: Words, i: int, own: _Own) -> _Value | None:
         after = _skip_filler(t, i)
         if after == i:
             return None
-        with_label = t.low(i) not in _NO_LABEL_BEHIND
+        with_label = t.low(i) not in _NO_LABEL_AFTER
         i = after
     return None
 
@@ -486,7 +486,7 @@ def _is_question(t: Words, i: int) -> bool:
 
 
 def _skip_be(t: Words, i: int) -> int:
-    """Skips "is", "must be", "seems to be" at i."""
+    """Skip "is", "must be", "seems to be" at i."""
     if t.low(i) in (b"is", b"was"):
         return i + 1
     if t.low(i) in _MODALS:
@@ -576,7 +576,7 @@ def _subject(t: Words, i: int, own: _Own) -> _Value | None:
 
 
 def _begin_of(t: Words, last: int, words: tuple[bytes, ...]) -> int:
-    """Where the words of an option that end at `last`, ignoring marks, begin; -1 if they are not there."""
+    """The begin of the words of an option that end at `last`, ignoring marks; -1 if they are not there."""
     at = last
     for _ in range(8):
         if t.text(at) not in _CLOSERS and t.text(at) != b".":
@@ -814,7 +814,7 @@ def _without_list(t: Words, begin: int, end: int, own: _Own) -> list[tuple[int, 
 
 
 def _listed(t: Words, label: _Label) -> int:
-    """Where the text of a list entry begins, after a label and a mark; -1 if a verb or no word follows."""
+    """The begin of the text of a list entry, after a label and a mark; -1 if a verb or no word follows."""
     if not (label.is_closed or t.text(label.end) in (b".", b":")):
         return -1
     at = label.end + (t.text(label.end) in (b".", b":"))

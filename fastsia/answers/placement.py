@@ -1,4 +1,4 @@
-"""Where a trajectory is cut: its checkpoints, at boundaries of its text or at given positions."""
+"""Placement of a trajectory's checkpoints: at a stride, at boundaries of its text, or at given positions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BOUNDARIES: Mapping[str, Callable[[str], list[int]]] = {
 
 @dataclass(frozen=True)
 class Placement:
-    """How the checkpoints of one trajectory of T tokens are placed. 0 and T are always among them.
+    """A rule for the checkpoints of one trajectory of T tokens. 0 and T are always among them.
 
     Attributes:
         stride: tokens between checkpoints; used where nothing else is given.
@@ -83,7 +83,7 @@ class Placement:
         return len(ids) if found is None else found
 
     def _inner(self, ids: np.ndarray, vocabulary: Vocabulary | None, last: int, answer: int) -> np.ndarray:
-        """The checkpoints between 0 and the last one; some may lie after it."""
+        """The checkpoints between 0 and the last one; some may be after it."""
         if self.given is not None:
             beyond = next((position for position in self.given if position > len(ids)), None)
             if beyond is not None:

@@ -188,12 +188,12 @@ def _passed_over(text: bytes, spec: Spec) -> list[tuple[int, int]]:
     return [value.span for value in found if value.is_formed and value.value is None]
 
 
-def is_settled(text: bytes, spec: Spec) -> bool:
+def is_decided(text: bytes, spec: Spec) -> bool:
     """Whether no continuation of the text can change its answer.
 
-    An answer is settled once the marker that the task asks for has a value whose end has been read, outside think
-    blocks and before any stop text. A boxed answer never settles, because the last box counts. With `expects_think`
-    nothing settles before a think block has closed.
+    An answer is decided once the marker that the task asks for has a value whose end has been read, outside think
+    blocks and before any stop text. A boxed answer is never decided, because the last box counts. With `expects_think`
+    nothing is decided before a think block has closed.
     """
     if spec.answer_format == "boxed":
         return False

@@ -25,7 +25,7 @@ class Spec:
         starts_in_think: the prompt opened a think block.
         think_tags: opening and closing marks of think blocks, as UTF-8.
         stop_texts: the text counts up to a line that begins with "Question:" or "Q:", as after a plain-text prompt.
-        expects_think: a think block may still open, so no answer is settled before one has closed.
+        expects_think: a think block may still open, so no answer is decided before one has closed.
     """
 
     answer_format: AnswerFormat

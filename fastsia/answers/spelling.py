@@ -61,7 +61,7 @@ _FOREIGN = pattern(r"[\xc3-\xcd\xd0-\xdf] | [\xe0\xe1\xe3-\xee]")
 
 
 def _tokens(content: bytes) -> list[bytes]:
-    """Splits a content into tokens. Each sign gets its normalized name; tokens without visible output are dropped."""
+    """Split a content into tokens. Each sign gets its normalized name; tokens without visible output are dropped."""
     tokens: list[bytes] = []
     script = b""
     for found in _TOKEN.finditer(_FULL_WIDTH.sub(lambda found: _HALF_WIDTH[found[0]], content)):
@@ -161,7 +161,7 @@ class _Reader:
         return atoms
 
     def one(self, atoms: list[_Atom], in_text: bool = False) -> None:
-        """Reads one token, with its arguments."""
+        """Read one token, with its arguments."""
         token = self.tokens[self.at]
         self.at += 1
         if token == b" ":
@@ -200,7 +200,7 @@ class _Reader:
             atoms.append(_Atom(token, _UNIT if in_text or token in _BARE_UNITS else _PLAIN))
 
     def next_is(self, wanted: bytes) -> bool:
-        """Skips blanks and the token `wanted` if it is next. Returns whether it was."""
+        """Skip blanks and the token `wanted` if it is next. Returns whether it was."""
         at = self.at
         while at < len(self.tokens) and self.tokens[at] == b" ":
             at += 1
@@ -274,7 +274,7 @@ class _Reader:
         return _decimal(token) if b"." in token else token
 
     def script(self, token: bytes, atoms: list[_Atom]) -> None:
-        """Appends an exponent or a subscript. The subscript is written first."""
+        """Append an exponent or a subscript. The subscript is written first."""
         text = self.argument(whole_digits=True, parentheses=token == b"^", signs=True)
         if not text:
             return
@@ -388,7 +388,7 @@ def _is_wordish(text: bytes, at: int) -> bool:
 
 
 def _without_blanks(atoms: Sequence[_Atom]) -> list[_Atom]:
-    """Keeps one blank between words of a text, around "and" and "or", and between digits; drops all others."""
+    """Keep one blank between words of a text, around "and" and "or", and between digits; drops all others."""
     kept: list[_Atom] = []
     blank: _Atom | None = None
     for atom in atoms:
@@ -440,7 +440,7 @@ def _arranged(atoms: Sequence[_Atom]) -> list[_Atom]:
 
 
 def _grouped(atoms: Sequence[_Atom]) -> list[_Atom]:
-    """Joins digits that {,} or a thin blank separates into groups of three."""
+    """Join digits that {,} or a thin blank separates into groups of three."""
     out: list[_Atom] = []
     is_group = False
     for at, atom in enumerate(atoms):
@@ -630,7 +630,7 @@ def _without_parentheses(atoms: list[_Atom]) -> list[_Atom]:
 
 
 def _with_matrices(text: bytes) -> bytes:
-    """Writes a plain array in brackets as the matrix with these brackets."""
+    """Write a plain array in brackets as the matrix with these brackets."""
     for opening, closing, letter in ((b"(", b")", b"p"), (b"[", b"]", b"b")):
         for name in _ENVIRONMENTS:
             begin, end = opening + b"\\begin{" + name + b"}", b"\\end{" + name + b"}" + closing

@@ -16,11 +16,11 @@ from fastsia.errors import FastsiaError
 
 
 class AnswerStream:
-    """Reads many growing texts ("slots") and reports when the answer of each is settled.
+    """Reads many growing texts ("slots") and reports when the answer of each is decided.
 
-    A text is settled once the marker that its task's prompt asks for ("####" for numbers, "Answer:" for choices) has a
+    A text is decided once the marker that its task's prompt asks for ("####" for numbers, "Answer:" for choices) has a
     value whose end has been read, outside any think block: "#### 42" may become 420, "#### 42\\n" may not. The boxed
-    format never settles, because the last box counts. The strict and lenient readings of a settled text agree.
+    format is never decided, because the last box counts. The strict and lenient readings of a decided text agree.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -47,12 +47,12 @@ class AnswerStream:
         self._num_specs += 1
         return self._num_specs - 1
 
-    def settled_at(self, spec: int, token_ids: ArrayLike) -> int | None:
-        """Return the smallest length at which the text of token_ids[:length] is settled; None if there is none."""
-        return self._machine.settled_at(self._known(spec), _int32(token_ids))
+    def decided_at(self, spec: int, token_ids: ArrayLike) -> int | None:
+        """Return the smallest length at which the text of token_ids[:length] is decided; None if there is none."""
+        return self._machine.decided_at(self._known(spec), _int32(token_ids))
 
     def start(self, slots: ArrayLike, spec: int, prefix_ids: ArrayLike, prefix_lens: ArrayLike) -> NDArray[np.bool_]:
-        """Restart slot slots[i] with the text of prefix_ids[:prefix_lens[i]]. Return which slots are settled, bool [k].
+        """Restart slot slots[i] with the text of prefix_ids[:prefix_lens[i]]. Return which slots are decided, bool [k].
 
         Raises:
             FastsiaError: for a negative slot, or a length outside the prefix.
@@ -75,7 +75,7 @@ class AnswerStream:
             raise FastsiaError(str(error)) from None
 
     def feed(self, slots: ArrayLike, tokens: ArrayLike) -> NDArray[np.bool_]:
-        """Append tokens[i] to slot slots[i]. Return which slots are settled, bool [k]."""
+        """Append tokens[i] to slot slots[i]. Return which slots are decided, bool [k]."""
         slots, tokens = _slots(slots), _int32(tokens)
         if len(slots) != len(tokens):
             raise FastsiaError(f"feed needs one token for each slot, got {len(tokens)} for {len(slots)}.")
@@ -112,14 +112,14 @@ class _ReferenceMachine:
     def open(self, spec: Spec) -> None:
         self._specs.append(spec)
 
-    def settled_at(self, spec: int, token_ids: NDArray[np.int32]) -> int | None:
+    def decided_at(self, spec: int, token_ids: NDArray[np.int32]) -> int | None:
         ids = token_ids.tolist()
-        if not self._is_settled(spec, ids):
+        if not self._is_decided(spec, ids):
             return None
-        low, high = 0, len(ids)  # a settled text remains settled
+        low, high = 0, len(ids)  # a decided text remains decided
         while low < high:
             middle = (low + high) // 2
-            low, high = (low, middle) if self._is_settled(spec, ids[:middle]) else (middle + 1, high)
+            low, high = (low, middle) if self._is_decided(spec, ids[:middle]) else (middle + 1, high)
         return low
 
     def start(
@@ -127,7 +127,7 @@ class _ReferenceMachine:
     ) -> NDArray[np.bool_]:
         for slot, length in zip(slots.tolist(), prefix_lens.tolist(), strict=True):
             self._texts[slot] = spec, prefix_ids[:length].tolist()
-        return np.array([self._is_settled(*self._texts[slot]) for slot in slots.tolist()], dtype=bool)
+        return np.array([self._is_decided(*self._texts[slot]) for slot in slots.tolist()], dtype=bool)
 
     def fork(self, src_slots: NDArray[np.int32], dst_slots: NDArray[np.int32]) -> None:
         for src, dst in zip(src_slots.tolist(), dst_slots.tolist(), strict=True):
@@ -135,22 +135,22 @@ class _ReferenceMachine:
             self._texts[dst] = spec, list(ids)
 
     def feed(self, slots: NDArray[np.int32], tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
-        settled = np.zeros(len(slots), dtype=bool)
+        decided = np.zeros(len(slots), dtype=bool)
         for i, (slot, token) in enumerate(zip(slots.tolist(), tokens.tolist(), strict=True)):
             spec, ids = self._started(slot)
             ids.append(token)
-            settled[i] = self._is_settled(spec, ids)
-        return settled
+            decided[i] = self._is_decided(spec, ids)
+        return decided
 
     def _started(self, slot: int) -> tuple[int, list[int]]:
         if slot not in self._texts:
             raise FastsiaError(f"slot {slot} was not started.")
         return self._texts[slot]
 
-    def _is_settled(self, spec: int, ids: list[int]) -> bool:
+    def _is_decided(self, spec: int, ids: list[int]) -> bool:
         kinds, size = self._vocabulary.kinds, len(self._vocabulary)
         end = len(ids)  # a run of byte tokens at the end is not text yet: the next byte may make it invalid
         while end > 0 and not (0 <= ids[end - 1] < size and kinds[ids[end - 1]] == TEXT):
             end -= 1
         text = self._vocabulary.decode_bytes(ids[:end])
-        return reference.is_settled(text, self._specs[spec])
+        return reference.is_decided(text, self._specs[spec])

@@ -45,7 +45,7 @@ def word_list(name: str) -> list[bytes]:
 
 
 def replacements(name: str) -> dict[bytes, bytes]:
-    """A table of replacements: each later word of a line maps to the first one, in which "_" stands for a blank if the
+    """A table of replacements: each later word of a line maps to the first one, in which "_" means a blank if the
     word is longer. A line of one word includes a table."""
     found: dict[bytes, bytes] = {}
     for target, *words in TABLES[name]:

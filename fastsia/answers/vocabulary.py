@@ -32,7 +32,7 @@ class Vocabulary:
         offsets: int64 [V + 1].
         kinds: uint8 [V]. TEXT; BYTE, a byte-fallback token: a run of them is text if it is valid UTF-8, else each is
             U+FFFD; NOTHING, a special token or an unused id. Special tokens that are marks of think blocks, or parts of
-            such marks, are TEXT, because without them a draft could not be told from an answer.
+            such marks, are TEXT, because without them a draft could not be distinguished from an answer.
         joiner: bytes between two tokens.
         num_stripped: at most this many spaces are dropped from the beginning of a text.
         drops_first_spaces: all spaces of the first token are dropped (Metaspace).

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from fastsia.answers.vocabulary import Vocabulary
-from fastsia.engine.forecast import Left
+from fastsia.engine.forecast import Remaining
 from fastsia.engine.products import values_of
 from fastsia.engine.sequence import Counters, Drawn, Request, Trajectory
 from fastsia.errors import FastsiaError
@@ -28,7 +28,8 @@ class Backend(Protocol):
     `recommended`, the sampling that its settings recommend (`recommended_sampling`).
 
     A backend with `can_be_watched` uses `Request.drawn` and takes a second argument of `generate`, a `Watch` that it
-    calls often: what was drawn of unfinished problems is stored then. With other backends, finished problems are.
+    calls often; `evaluate` then stores the draws of unfinished problems. With other backends it stores finished
+    problems only.
 
     Attributes:
         name: the value of `--backend`.
@@ -75,7 +76,7 @@ class Backend(Protocol):
 
 
 class Running(Protocol):
-    """A run of fastsia's own engine, as those see it that watch it.
+    """A run of fastsia's own engine, as a `Watch` sees it.
 
     Attributes:
         num_ended_rollouts: rollouts that have ended in this run.
@@ -88,11 +89,11 @@ class Running(Protocol):
     def num_in_flight(self) -> int: ...
 
     def take_drawn(self) -> list[tuple[Request, Drawn]]:
-        """What has been drawn since the last call of the requests in flight."""
+        """The draws of the requests in flight since the last call."""
         ...
 
-    def left(self, queued: int) -> Left | None:
-        """Forecast what is left, with `queued` requests to come; None if it is not known."""
+    def remaining(self, queued: int) -> Remaining | None:
+        """Forecast the rest of the run, with `queued` requests to come; None if it is not known."""
         ...
 
 

@@ -151,8 +151,8 @@ def _read_choice(choice: dict[str, Any]) -> Choice:
         raise Unsound("a choice without text")
     if reason not in ("stop", "length"):
         raise Unsound(f"a choice that ended by {reason!r:.80}")
-    told = choice.get("logprobs")
-    logprobs: dict[str, Any] = told if isinstance(told, dict) else {}
+    found = choice.get("logprobs")
+    logprobs: dict[str, Any] = found if isinstance(found, dict) else {}
     content = logprobs.get("content")  # llama.cpp returns one object per token
     if not (isinstance(content, list) and all(isinstance(token, dict) for token in content)):
         content = None

@@ -30,8 +30,8 @@ from fastsia.answers.vocabulary import Vocabulary
 from fastsia.backends import open_backend
 from fastsia.backends.base import Running, Watch
 from fastsia.backends.native import NativeBackend
-from fastsia.config import EngineOptions, ExecutionOptions, VLLMOptions, chosen
-from fastsia.engine.forecast import Left
+from fastsia.config import EngineOptions, ExecutionOptions, VLLMOptions, options_of
+from fastsia.engine.forecast import Remaining
 from fastsia.engine.sequence import Counters, Drawn, Request, Trajectory
 from fastsia.errors import FastsiaError
 from fastsia.models.loading import load_description
@@ -93,8 +93,8 @@ class RayBackend:
         if name == "openai":
             raise FastsiaError("executor='ray' needs backend='native', 'hf' or 'vllm', got backend='openai'.")
         asked = {"num_workers": num_workers, "worker_timeout": worker_timeout}
-        self.worker_timeout = chosen(ExecutionOptions, asked).worker_timeout
-        self._bound = chosen(EngineOptions, options).max_concurrent_trajectories + _AHEAD
+        self.worker_timeout = options_of(ExecutionOptions, asked).worker_timeout
+        self._bound = options_of(EngineOptions, options).max_concurrent_trajectories + _AHEAD
         ref = resolve_model(model)
         self.model_name = ref.name
         reading = {key: options[key] for key in ("trust_remote_code", "revision") if key in options}
@@ -353,7 +353,7 @@ class _AtWorkers:
         news, self._news = self._news, []
         return [(self.requests[number], part) for number, part in news if number in self.requests]
 
-    def left(self, queued: int) -> Left | None:
+    def remaining(self, queued: int) -> Remaining | None:
         return None
 
 
@@ -436,7 +436,7 @@ def worker_shares(ray: Any, num_workers: int | None, options: Mapping[str, Any])
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus, cpus = ([int(node.get(name, 0)) for node in nodes] for name in ("GPU", "CPU"))
     if any(gpus) and not str(options.get("device", "")).startswith("cpu"):
-        each = chosen(VLLMOptions, options).tensor_parallel_size
+        each = options_of(VLLMOptions, options).tensor_parallel_size
         room = sum(number // each for number in gpus)
         count = num_workers or max(room, 1)
         return count, {"num_gpus": each, "num_cpus": 1}, count <= room

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastsia.backends.base import DescribedModel, config_bytes
 from fastsia.backends.continuations import Continuation, DrawnSequence, PendingRequest
-from fastsia.config import EngineOptions, VLLMOptions, chosen
+from fastsia.config import EngineOptions, VLLMOptions, options_of
 from fastsia.engine.sequence import Request, Trajectory
 from fastsia.errors import FastsiaError, one_line
 from fastsia.models.loading import resolve_device, resolve_dtype
@@ -70,7 +70,7 @@ class VLLMBackend(DescribedModel):
         if "model" in (own.model_args or {}):
             raise FastsiaError("model_args must not contain model.")
         asked = {"gpu_memory_utilization": gpu_memory_utilization, "max_num_seqs": max_num_seqs}
-        sizes = chosen(EngineOptions, asked)  # vLLM has other defaults, but the same ranges
+        sizes = options_of(EngineOptions, asked)  # vLLM has other defaults, but the same ranges
         super().__init__(model, trust_remote_code=trust_remote_code, revision=revision)
         if self.ref.gguf_file is not None:
             raise FastsiaError("the vllm backend does not read GGUF files; the native and hf backends do.")

@@ -14,7 +14,7 @@ import typer
 
 from fastsia import __version__, renamed
 from fastsia.cli import commands, doctor, run
-from fastsia.cli.options import Grouped
+from fastsia.cli.options import GroupedCommand
 from fastsia.cli.render import Plain, printable
 from fastsia.cli.run import Terminated
 from fastsia.errors import FastsiaError
@@ -54,7 +54,7 @@ for command in (
     ),
     *(commands.loglikelihood, commands.steps, commands.forks, commands.analyze, doctor.doctor),
 ):
-    app.command(cls=Grouped)(command)
+    app.command(cls=GroupedCommand)(command)
 
 
 def _print_version(wanted: bool) -> None:

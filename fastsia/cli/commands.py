@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from fastsia.cli.options import NATIVE, names_in, option, pairs_in, takes
-from fastsia.cli.render import Shown, console, print_table, progress_bar, say
+from fastsia.cli.options import NATIVE, OUTPUT, names_in, option, pairs_in, takes
+from fastsia.cli.render import Shown, console, print_comparison, print_table, progress_bar, say
 from fastsia.cli.render import show as print_result
 from fastsia.cli.run import Model, quiet_transformers, watched
 from fastsia.config import READING_FIELDS, DataOptions, SIAConfig
@@ -29,10 +28,6 @@ if TYPE_CHECKING:
 Folder = Annotated[Path, typer.Argument(help="A results folder, finished or not.")]
 
 # More runs make more pairs than fit a terminal.
-_MOST_RUNS_IN_PAIRS = 4
-# Runs side by side that fit a terminal of 80 columns.
-_RUNS_ACROSS = 3
-_LEVELS = ("run", "token_entropy", "answer_entropy_mean", "forking_share_fixed")
 
 
 def ls() -> None:
@@ -84,14 +79,14 @@ def show(directory: Folder, **printed: str) -> None:
 def report(
     directory: Folder,
     output_path: Annotated[
-        Path | None, option("Folder or .html file. [default: the folder itself]", "--output_path", "-o")
+        Path | None, option("Folder or .html file. [default: the folder itself]", "--output_path", "-o", group=OUTPUT)
     ] = None,
     **wanted: Any,
 ) -> None:
     """Redraw a run's figures and report; no model needed.
 
-    Answers that an older fastsia has read are read again by the installed version's rules. --answer_regex '' goes back
-    to the rules.
+    If an older version or other options read the answers, they are read again from the stored texts. --answer_regex ''
+    returns to the built-in rules.
     """
     from fastsia.results import load
     from fastsia.results.schema import DATABASE
@@ -115,13 +110,15 @@ def _read_again(directory: Path, wanted: Mapping[str, Any]) -> list[str]:
 
 def view(
     directory: Folder,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Of 127.0.0.1. 0 takes a free one.")] = 8642,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port on 127.0.0.1; 0 picks a free one.")
+    ] = 8642,
 ) -> None:
     """Serve a run's report on this machine.
 
-    Each trajectory is read when it is opened: for runs too large for one file.
+    The page reads a trajectory when you open it, so it also serves runs that are too large for one file.
 
-    Nothing is written. Reload the page to see what a running run has finished since. Ctrl-C ends it.
+    Nothing is written. Reload the page to see problems that have finished since. Ctrl-C stops the server.
     """
     from fastsia.viewing import Server
 
@@ -132,8 +129,8 @@ def view(
 
 def export(
     directory: Folder,
-    to: Annotated[str, option("lm_eval (results and samples files) or datasets (a folder).", "--to")],
-    output_path: Annotated[Path, option("Folder to write into.", "--output_path", "-o")],
+    to: Annotated[str, option("lm_eval (results and samples files) or datasets (a folder).", "--to", group=OUTPUT)],
+    output_path: Annotated[Path, option("Folder to write into.", "--output_path", "-o", group=OUTPUT)],
 ) -> None:
     """Export a run for lm-eval or `datasets`; no model needed."""
     from fastsia.results import load
@@ -145,39 +142,23 @@ def export(
     say(f"Written: {(result.to_lm_eval if to == 'lm_eval' else result.to_datasets)(output_path)}")
 
 
+@takes("table")
 def compare(
     directories: Annotated[list[Path], typer.Argument(help="Results folders, finished or not.", metavar="DIR DIR...")],
     output_path: Annotated[
-        Path | None, option("Folder or .html file of the comparison.", "--output_path", "-o")
+        Path | None, option("Folder or .html file of the comparison.", "--output_path", "-o", group=OUTPUT)
     ] = None,
+    **printed: str,
 ) -> None:
     """Compare runs in one table.
 
-    Has the differences in rho on the problems that they share; needs no model.
+    Also prints their differences, with intervals, on the problems that they share; no model needed.
     """
     from fastsia.comparison import compare as side_by_side
-    from fastsia.report import show_runs, show_table
 
     found = side_by_side(directories)
-    for begin in range(0, len(found.table), _RUNS_ACROSS):
-        print_table(show_runs(found.table.iloc[begin : begin + _RUNS_ACROSS], only_headline=True))
-    if found.token_level is not None:
-        rows = found.token_level[found.token_level["group"] == "all"].filter(regex=_columns(*_LEVELS))
-        print_table(replace(show_table("token_level", rows), caption=""))  # it explains more columns than these
-    quantities = ["accuracy", "rho_pearson", "rho_cross_fitted", "token_entropy", "entropy_mean"]
-    rows = found.differences[found.differences["quantity"].isin(quantities)]
-    first = next(iter(found.runs))
-    all_pairs = len(found.runs) <= _MOST_RUNS_IN_PAIRS
-    print_table(show_table("differences", rows if all_pairs else rows[rows["minus"] == first]))
-    lines = [f"Note: {note}" for note in found.notes]
-    if not all_pairs:
-        lines.append(f"Note: only differences from {first} are shown; -o DIR writes those of every pair.")
-    say(*lines, *([] if output_path is None else [f"Comparison: {found.save(output_path)}"]))
-
-
-def _columns(*names: str) -> str:
-    """A pattern of these columns and of their intervals'."""
-    return rf"^({'|'.join(names)})(_low|_high)?$"
+    saved = [] if output_path is None else [f"Comparison: {found.save(output_path)}"]
+    print_comparison(found, saved, printed.get("table", "text"))
 
 
 @takes(SIAConfig, "limit", "data_dir", *NATIVE, but=("shuffle_prefix",))
@@ -195,7 +176,7 @@ def reproduce(
 ) -> None:
     """Reproduce a table or figure of the paper.
 
-    Runs or resumes what is missing, and shows ours beside the published values.
+    The command runs or resumes the evaluations that are missing and prints the results next to the published values.
     """
     quiet_transformers()
     from fastsia import reproduce as paper
@@ -262,7 +243,7 @@ def plan(
     output_path: Annotated[
         Path | None,
         option(
-            "Folder that the run will use: the forecast is stored there, and `run` says how far it was off.",
+            "Folder that the run will use. The forecast is stored there, and `run` compares it with the actual cost.",
             "--output_path",
             "-o",
         ),
@@ -271,7 +252,7 @@ def plan(
 ) -> None:
     """Forecast a run's tokens, seconds and memory.
 
-    Draws a few of its problems.
+    The command evaluates a few of its problems and extrapolates.
     """
     quiet_transformers()
     from tqdm import tqdm
@@ -311,7 +292,7 @@ def loglikelihood(
 ) -> None:
     """Score each answer by teacher forcing.
 
-    At every checkpoint of a stored run; no rollouts.
+    The model computes each answer's log-likelihood at every checkpoint of a stored run, without rollouts.
     """
     quiet_transformers()
     from fastsia.loglikelihood import score_answers
@@ -321,11 +302,11 @@ def loglikelihood(
     started = time.monotonic()
     with progress_bar("loglikelihood", unit="trajectories") as bar:
 
-        def tell(done: int, total: int) -> None:
+        def show_progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        scored = score_answers(directory, scorer, progress=tell, **given)
+        scored = score_answers(directory, scorer, progress=show_progress, **given)
     seconds = time.monotonic() - started
     result = load(directory)
     result.save(directory)
@@ -338,11 +319,11 @@ def loglikelihood(
     )
 
 
-@takes("num_rollouts", *NATIVE, unset="as in the run")
+@takes(*NATIVE, unset="as in the run")
 def forks(
     directory: Folder,
     problem: Annotated[str | None, option("Only tokens of this problem.", "--problem")] = None,
-    most: Annotated[int, typer.Option("--most", min=1, help="Print at most so many alternatives or positions.")] = 10,
+    most: Annotated[int, typer.Option("--most", min=1, help="Print at most this many alternatives or positions.")] = 10,
     fork_top: Annotated[
         int | None,
         typer.Option(
@@ -354,26 +335,36 @@ def forks(
         ),
     ] = None,
     fork_positions: Annotated[
-        int, typer.Option("--fork_positions", min=1, help="With --fork_top: at most so many tokens per trajectory.")
+        int, typer.Option("--fork_positions", min=1, help="With --fork_top: at most this many tokens per trajectory.")
     ] = 3,
+    num_rollouts: Annotated[
+        int | None,
+        option(
+            "With --fork_top: rollouts after each token. [default: the run's num_rollouts]",
+            "--num_rollouts",
+            group="Sampling",
+        ),
+    ] = None,
     **given: Any,
 ) -> None:
     """Find single tokens that changed the answers.
 
-    From the run's own rollouts, those that chose otherwise. With --fork_top from new ones after each likely token,
-    which are stored beside the run and count in none of its numbers.
+    Without --fork_top it compares the run's own rollouts that wrote another token. With it, the run's model draws new
+    rollouts after each likely token; they are stored beside the run and change none of its numbers.
     """
     from fastsia.results import load
 
+    if num_rollouts is not None:
+        given["num_rollouts"] = num_rollouts
     if fork_top is None and given:
         raise FastsiaError(f"--{next(iter(given))} applies with --fork_top only.")
     if fork_top is not None:
         _draw_alternatives(directory, fork_top, problem_id=problem, positions=fork_positions, **given)
     result = load(directory)
     if fork_top is None:
-        _tell_forks(result.forks(problem), most)
+        _print_forks(result.forks(problem), most)
     if "alternatives" in result.tables:
-        _tell_alternatives(result.tables["alternatives"], problem, most)
+        _print_alternatives(result.tables["alternatives"], problem, most)
     elif fork_top is not None:
         say("No token is uncertain enough to fork.")
 
@@ -384,19 +375,19 @@ def _draw_alternatives(directory: Path, fork_top: int, **given: Any) -> None:
 
     with progress_bar("alternatives", unit="rollouts") as bar:
 
-        def tell(done: int, total: int) -> None:
+        def show_progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        draw_alternatives(directory, fork_top, progress=tell, **given)
+        draw_alternatives(directory, fork_top, progress=show_progress, **given)
 
 
-def _tell_forks(found: pd.DataFrame, most: int) -> None:
-    from fastsia.results.forks import FEWEST, tell_fork
+def _print_forks(found: pd.DataFrame, most: int) -> None:
+    from fastsia.results.forks import FEWEST, describe_fork
     from fastsia.sia.extras.steps import LEVEL
 
     for fork in found.head(most).to_dict("records"):
-        say(*tell_fork(fork), "")
+        say(*describe_fork(fork), "")
     certain = int((found["q_value"] <= LEVEL).sum())
     say(
         f"{len(found):,} alternatives were written by at least {FEWEST} rollouts; {certain:,} lead to other answers "
@@ -404,12 +395,12 @@ def _tell_forks(found: pd.DataFrame, most: int) -> None:
     )
 
 
-def _tell_alternatives(table: pd.DataFrame, problem: str | None, most: int) -> None:
-    from fastsia.results.alternatives import tell_alternatives
+def _print_alternatives(table: pd.DataFrame, problem: str | None, most: int) -> None:
+    from fastsia.results.alternatives import describe_alternatives
     from fastsia.sia.extras.steps import LEVEL
 
     shown = table if problem is None else table[table["problem_id"] == problem]
-    for lines in islice(tell_alternatives(shown), most):
+    for lines in islice(describe_alternatives(shown), most):
         say(*lines, "")
     others = table[~table["is_own"].astype(bool)]
     certain = int((others["q_value"] <= LEVEL).sum())
@@ -423,19 +414,19 @@ def _tell_alternatives(table: pd.DataFrame, problem: str | None, most: int) -> N
 def steps(
     directory: Folder,
     problem: Annotated[str | None, option("Only steps of this problem.", "--problem")] = None,
-    most: Annotated[int, typer.Option("--most", min=1, help="At most so many steps.")] = 10,
+    most: Annotated[int, typer.Option("--most", min=1, help="Print at most this many steps.")] = 10,
 ) -> None:
     """Show the steps that changed the answers most.
 
-    With their texts and what rollouts wrote in their place.
+    Each step is printed with its text and with a text that a rollout wrote instead.
     """
     from fastsia.results import load
-    from fastsia.results.steps import tell_step
+    from fastsia.results.steps import describe_step
 
     result = load(directory)
     found = result.steps(problem, most)
     for step in found.to_dict("records"):
-        say(*tell_step(step), "")
+        say(*describe_step(step), "")
     facts = result.summary["steps"]
     say(
         f"{facts['decisive']:,} of {facts['number']:,} steps of the run are decisive (q at most {facts['level']}): of "
@@ -448,13 +439,13 @@ def steps(
 def analyze(
     table: Annotated[Path, typer.Argument(help="Rollouts as .parquet, .csv or .jsonl, one record each.")],
     output_path: Annotated[
-        Path | None, option("Folder for tables, figures and the report.", "--output_path", "-o")
+        Path | None, option("Folder for tables, figures and the report.", "--output_path", "-o", group=OUTPUT)
     ] = None,
     **config: Any,
 ) -> None:
     """Score any table of rollouts; no model needed.
 
-    Its columns: problem_id, trajectory, checkpoint, rollout, answer, gold.
+    The table needs the columns problem_id, trajectory, checkpoint, rollout, answer, gold.
 
     Without --answer_reading the column `answer` is scored as it is.
     """

@@ -22,7 +22,7 @@ _EXTRAS = (
 
 
 def doctor() -> None:
-    """Show what is installed, which device and kernels will be used, and what is missing."""
+    """Check the installation, the device and the kernels."""
     lines = [("fastsia", __version__), ("python", f"{platform.python_version()} on {platform.platform()}")]
     missing: list[str] = []
     for name in _REQUIRED:

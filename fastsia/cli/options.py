@@ -27,18 +27,18 @@ TableForm = Literal["text", "markdown", "json"]
 
 @checked
 class OutputOptions:
-    """What `fastsia run` does besides drawing and scoring."""
+    """Output of `fastsia run`: report, table, trackers, profile."""
 
     report: bool = setting(True, group=OUTPUT)
     """Draw figures and report.html."""
     table: TableForm = setting("text", group=OUTPUT)
-    """How the numbers are printed: as a table to read, as Markdown, or as JSON (nothing else on standard output)."""
+    """How the numbers are printed: as a table, as Markdown, or as JSON (then nothing else on standard output)."""
     wandb_args: Mapping[str, Any] | None = setting(None, group=OUTPUT)
-    """Follow the run in wandb: arguments of its init, as project=p."""
+    """Log the run to wandb: arguments of its init, such as project=p."""
     trackio_args: Mapping[str, Any] | None = setting(None, group=OUTPUT)
-    """Follow the run in trackio: arguments of its init."""
+    """Log the run to trackio: arguments of its init."""
     profile: bool = setting(False, group=OUTPUT)
-    """Measure the parts of each step: their shares in one line, and the steps in trace.json for ui.perfetto.dev."""
+    """Time the parts of each step; print their shares, and write trace.json for ui.perfetto.dev."""
 
 
 OPTIONS: Mapping[str, Setting] = {**SETTINGS, **declared(OutputOptions)}
@@ -46,7 +46,7 @@ NATIVE = fields_of(ModelOptions, EngineOptions)
 """Settings of the native backend."""
 
 
-class Grouped(TyperCommand):
+class GroupedCommand(TyperCommand):
     """A command whose help lists its options under the headings `GROUPS`."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -68,7 +68,7 @@ def option(help: str, *names: str, group: str = MAIN, metavar: str | None = None
 
 
 def takes(*wanted: type | str, but: tuple[str, ...] = (), unset: str = "") -> Callable[[Callable[..., None]], Any]:
-    """Give a command the options of settings; it receives the values that are given as keyword arguments.
+    """Add the options of settings to a command, which receives the given values as keyword arguments.
 
     Args:
         wanted: classes of settings and names of single ones.
@@ -81,9 +81,10 @@ def takes(*wanted: type | str, but: tuple[str, ...] = (), unset: str = "") -> Ca
         @functools.wraps(command)
         def call(**values: Any) -> None:
             given = {name: value for name, value in values.items() if name not in names or value is not None}
-            command(
-                **{name: _READ[name](f"--{name}", value) if name in _READ else value for name, value in given.items()}
-            )
+            for name, parse in _PARSERS.items():
+                if name in given:
+                    given[name] = parse(f"--{name}", given[name])
+            command(**given)
 
         signature = inspect.signature(command, eval_str=True)
         own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
@@ -155,7 +156,7 @@ def _marks_in(option: str, text: str) -> tuple[str, str]:
     return opening, closing
 
 
-_READ: dict[str, Callable[[str, str], Any]] = {
+_PARSERS: dict[str, Callable[[str, str], Any]] = {
     "chat_template_args": arguments_in,
     "columns": pairs_in,
     "model_args": arguments_in,

@@ -8,7 +8,8 @@ import re
 import sys
 import textwrap
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
@@ -20,6 +21,7 @@ from fastsia.errors import counted
 
 if TYPE_CHECKING:
     from fastsia.callbacks import Progress
+    from fastsia.comparison import Comparison
     from fastsia.report import ShownTable
     from fastsia.results import SIAResult
     from fastsia.results.schema import FinishedProblem
@@ -214,7 +216,7 @@ def show(result: SIAResult, written: list[str], form: str = "text") -> None:
         written: lines about what was written.
         form: "text", "markdown", or "json": one object and nothing else on standard output.
     """
-    from fastsia.report import as_markdown, headline_object, headline_table, show_readings  # matplotlib is slow
+    from fastsia.report import headline_object, headline_table, show_readings  # matplotlib is slow
 
     summary = result.summary
     if form == "json":
@@ -222,11 +224,7 @@ def show(result: SIAResult, written: list[str], form: str = "text") -> None:
         print(*map(printable, written), sep="\n", end="\n" * bool(written), file=sys.stderr)
         return
     tables = [headline_table(summary, result.trajectories), *filter(None, [show_readings(summary)])]
-    if form == "markdown":
-        print(*(plain(as_markdown(table)) for table in tables), sep="\n\n", end="\n\n")
-    else:
-        for table in tables:
-            print_table(table)
+    _print_tables(tables, form)
     say(*_cost(summary), *(f"Note: {warning}" for warning in summary["warnings"]), *written)
 
 
@@ -242,3 +240,52 @@ def _cost(summary: Mapping[str, Any]) -> list[str]:
     if summary.get("seconds") is not None:
         line += f", {time_spent(summary)}"
     return [line + "."]
+
+
+def _print_tables(tables: Iterable[ShownTable], form: str) -> None:
+    from fastsia.report import as_markdown
+
+    if form == "markdown":
+        print(*(plain(as_markdown(table)) for table in tables), sep="\n\n", end="\n\n")
+    else:
+        for table in tables:
+            print_table(table)
+
+
+# --- runs side by side -----------------------------------------------------------------------------------------
+
+_RUNS_ACROSS = 3  # fit a terminal of 80 columns
+_MOST_RUNS_IN_PAIRS = 4
+_LEVELS = ("run", "token_entropy", "answer_entropy_mean", "forking_share_fixed")
+_DIFFERENCES = ("accuracy", "rho_pearson", "rho_cross_fitted", "token_entropy", "entropy_mean")
+
+
+def print_comparison(found: Comparison, written: list[str], form: str = "text") -> None:
+    """Print the runs, their differences and the notes; `written` and `form` as of `show`."""
+    from fastsia.report import show_runs, show_table
+
+    first, across = next(iter(found.runs)), _RUNS_ACROSS if form == "text" else len(found.runs)
+    levels, differences = found.token_level, found.differences
+    differences = differences[differences["quantity"].isin(_DIFFERENCES)]
+    notes = list(found.notes)
+    if len(found.runs) > _MOST_RUNS_IN_PAIRS:
+        differences = differences[differences["minus"] == first]
+        notes.append(f"only differences from {first} are shown; -o DIR writes those of every pair.")
+    if form == "json":
+        frames = {"runs": found.table, "differences": found.differences}
+        if levels is not None:
+            frames["token_level"] = levels
+        # pandas writes what JSON lacks, such as NaN, as null.
+        shown = {name: json.loads(frame.to_json(orient="records")) for name, frame in frames.items()}
+        print(json.dumps({**shown, "notes": list(found.notes)}, ensure_ascii=False, indent=1))
+        print(*map(printable, written), sep="\n", end="\n" * bool(written), file=sys.stderr)
+        return
+    parts = [found.table.iloc[begin : begin + across] for begin in range(0, len(found.table), across)]
+    tables = [show_runs(part, only_headline=True) for part in parts]
+    if levels is not None:
+        columns = rf"^({'|'.join(_LEVELS)})(_low|_high)?$"
+        rows = levels[levels["group"] == "all"].filter(regex=columns)
+        tables.append(replace(show_table("token_level", rows), caption=""))  # it explains more columns than these
+    tables.append(show_table("differences", differences))
+    _print_tables(tables, form)
+    say(*(f"Note: {note}" for note in notes), *written)

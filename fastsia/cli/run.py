@@ -38,7 +38,8 @@ def run(
     output_path: Annotated[
         Path | None,
         option(
-            "Results folder, with a folder per task if there are several; resumed. Without it nothing is stored.",
+            "Results folder, with a subfolder per task if there are several. A run in it is resumed. Without -o "
+            "nothing is stored.",
             "--output_path",
             "-o",
         ),

@@ -78,6 +78,6 @@ class BlockManager:
             )
         free = self.free_list[: self.num_free]
         if len(np.unique(free)) != self.num_free or self.reference_counts[free].any():
-            raise AssertionError("the free list holds a block twice or one in use")
+            raise AssertionError("the free list contains a block twice or one in use")
         if self.num_free + np.count_nonzero(self.reference_counts) != self.num_blocks:
             raise AssertionError("a KV block is neither free nor in use")

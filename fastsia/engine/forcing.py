@@ -47,7 +47,7 @@ class ForcedScore:
 
 @dataclass(frozen=True)
 class NextTokens:
-    """The tokens that may stand at P positions of a trajectory, under the distribution that rollouts are drawn from.
+    """The most probable tokens at P positions of a trajectory, under the distribution that rollouts are drawn from.
 
     Attributes:
         token_ids: int64 [P, k], the most probable first.
@@ -133,7 +133,7 @@ def force(
     scores: list[ForcedScore | None] = [None] * len(forced)
     num_rows = 0
 
-    def settle(path: _Path, states: Tensor) -> None:
+    def record_scores(path: _Path, states: Tensor) -> None:
         mine = paths[path]
         for i, score in zip(mine, _score(runner, states, [forced[i] for i in mine], continuing), strict=True):
             scores[i] = score
@@ -142,7 +142,7 @@ def force(
         hidden = _compute_trunk(runner, trunk, held, blocks.block_size, rows_at_once)
         for position, read in matched:
             start = len(prompt_ids) + position
-            settle((position, read), hidden[start - 1 : start + len(read)])
+            record_scores((position, read), hidden[start - 1 : start + len(read)])
         waiting = [path for path in paths if path not in matched]
         while waiting:
             chunk = _take(waiting, blocks, rows_at_once)
@@ -156,7 +156,7 @@ def force(
             begin = 0
             for (position, read), start in zip(chunk, starts, strict=True):
                 # Row k of a path predicts its token k: the trunk's last row before it, then its own.
-                settle((position, read), torch.cat([hidden[start - 1 : start], rows[begin : begin + len(read)]]))
+                record_scores((position, read), torch.cat([hidden[start - 1 : start], rows[begin : begin + len(read)]]))
                 begin += len(read)
             num_rows += begin
     finally:

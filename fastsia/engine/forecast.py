@@ -1,4 +1,4 @@
-"""How much of a run is left, from what it has drawn: tokens still to be computed, and seconds.
+"""Forecasts how much of a run remains, in tokens to compute and in seconds, from what it has drawn.
 
 The lengths of sequences are estimated by a hazard per position (Kaplan and Meier, 1958), so that sequences that have
 not ended count as well: the first ones to end are the short ones.
@@ -75,7 +75,7 @@ class Survival:
         self.alive = np.maximum(np.concatenate([[1.0], np.cumprod(1 - hazard)]), 1e-280)
         self._sums = np.concatenate([[0.0], np.cumsum(self.alive)])
 
-    def left(self, position: np.ndarray, limit: np.ndarray) -> np.ndarray:
+    def remaining(self, position: np.ndarray, limit: np.ndarray) -> np.ndarray:
         """Expected tokens that a sequence at a position still draws, if it may draw `limit`."""
         last = len(self.alive) - 1
         begin, end = np.clip(position, 0, last), np.clip(position + limit, 0, last)
@@ -147,8 +147,8 @@ class InFlight:
 
 
 @dataclass(frozen=True)
-class Left:
-    """What is left of a run. rows: tokens to compute. rollouts: to be ended. seconds: None where it is not known."""
+class Remaining:
+    """The forecast rest of a run: rows to compute, rollouts to end, seconds (None where they are not known)."""
 
     rows: float
     rollouts: float
@@ -168,7 +168,7 @@ class Forecast:
         self.trajectories, self.rollouts, self.speed = Lengths(), Lengths(), Speed()
         self.num_verified = 0
 
-    def left(
+    def remaining(
         self,
         now: InFlight,
         queued: int,
@@ -177,8 +177,8 @@ class Forecast:
         matched_tokens: int,
         rows_per_token: float,
         max_num_seqs: int,
-    ) -> Left:
-        """Forecast what is left.
+    ) -> Remaining:
+        """Forecast the rest of the run.
 
         Args:
             now: the requests in flight.
@@ -195,7 +195,7 @@ class Forecast:
         of_rollouts = self.rollouts.hazard(size, (now.checkpoint[verified], length[verified]), of_trajectories)
         rollouts = Survival(of_rollouts)
         matched = matched_tokens / max(self.num_verified, 1)
-        tokens = rollouts.left(now.checkpoint + length, now.limit - length)
+        tokens = rollouts.remaining(now.checkpoint + length, now.limit - length)
         tokens = np.where(verified, tokens, np.maximum(tokens - matched, 0))
         rows, sequences = now.num_lost + rows_per_token * tokens.sum(), float(len(tokens))
         serial = rollouts.longest(now.checkpoint + length, now.limit - length)
@@ -204,7 +204,7 @@ class Forecast:
         alive = Survival(of_trajectories).alive[: limit + 1]
         ends = alive - np.append(alive[1:], 0.0)
         lengths = np.arange(limit + 1)
-        each = np.maximum(rollouts.left(lengths, np.full(limit + 1, limit)) - matched, 0)
+        each = np.maximum(rollouts.remaining(lengths, np.full(limit + 1, limit)) - matched, 0)
         at_stride = np.where(lengths % now.stride == 0, each, 0.0)
         of_length = now.num_rollouts * (np.cumsum(at_stride) - at_stride + each) * rows_per_token + lengths
         counts = now.num_rollouts * (-(-lengths // now.stride) + 1)
@@ -217,4 +217,4 @@ class Forecast:
             sequences += times * float(chance @ counts)
             serial = max(serial, float(chance @ lengths) - begin + float(each[0]))
         steps = max(rows / max_num_seqs, serial)
-        return Left(float(rows), sequences, self.speed.seconds(float(rows), steps))
+        return Remaining(float(rows), sequences, self.speed.seconds(float(rows), steps))

@@ -26,7 +26,7 @@ class CaptureError(FastsiaError):
     """A graph could not be captured; only the step to be captured has run.
 
     Attributes:
-        is_temporary: device memory did not suffice. The other graphs hold, and this one is tried again later.
+        is_temporary: device memory ran out. The other graphs stay valid, and this one is tried again later.
     """
 
     @property
@@ -42,7 +42,7 @@ def _lacks_memory(error: BaseException | None) -> bool:
 
 
 def row_buckets(largest: int) -> list[int]:
-    """Row counts that graphs are made for: multiples of 8, the last the first that holds `largest` rows.
+    """Row counts that graphs are made for: multiples of 8, the last one the first that fits `largest` rows.
 
     At most an eighth of a bucket is padding. Up to 64 rows they are 8 apart, which may be more: there a step reads the
     weights and little else, whatever its rows.
@@ -56,7 +56,7 @@ def row_buckets(largest: int) -> list[int]:
 
 
 class CudaPool:
-    """Captures calls into memory that all its graphs share, as they run one after another."""
+    """Captures calls. All graphs share memory, since only one runs at a time."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -87,7 +87,7 @@ class Graphs:
 
     A graph keeps the shapes and addresses of its capture. So all of them read one buffer, which a step fills in one
     copy, and leave their result in one place. The number of trunks and the widths of block tables are bounds common to
-    all, which only grow, by doubling; where they do, and where weights have moved (`drop`), graphs are captured anew.
+    all, which only grow, by doubling; where they do, and where weights have moved (`drop`), graphs are captured again.
 
     Attributes:
         num_captures: graphs captured so far.

@@ -22,7 +22,7 @@ from fastsia.answers.stream import AnswerStream
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.engine import step_cpp
 from fastsia.engine.block_manager import BlockManager
-from fastsia.engine.forecast import Forecast, InFlight, Left
+from fastsia.engine.forecast import Forecast, InFlight, Remaining
 from fastsia.engine.interrupts import Uninterrupted
 from fastsia.engine.model_runner import ModelRunner
 from fastsia.engine.profile import STEP, VERIFY, StepProfile
@@ -69,7 +69,7 @@ class Run:
         context_length: the model's, or None where it is unknown.
         vocabulary: needed for stop texts and for ending rollouts at their answer.
         on_rollouts: called as rollouts end, with their request and a list of (checkpoint, index, rollout).
-        watch: called with this run after every step; see `take_drawn` and `left`.
+        watch: called with this run after every step; see `take_drawn` and `remaining`.
         profile: records every step.
         bookkeeping: the implementation of the host's part of a step; None: the C++ core where it is built, else numpy.
         overlap: keep two steps in flight while there are sequences for two full ones.
@@ -103,11 +103,12 @@ class Run:
         self._vocabulary = vocabulary
         self._on_rollouts = on_rollouts
         self._watch = watch
-        self._is_whole = True
+        # False while a step changes the tables; it stays False where an error interrupts one (see `take_drawn`).
+        self._is_consistent = True
         self._overlap = overlap
         self._flights: deque[_Flight] = deque()
         self._forecast = Forecast() if watch is not None else None
-        self._before = replace(counters)
+        self._counters_before = replace(counters)  # the engine counts all of its runs
         self._max_num_seqs = max_num_seqs
         self.num_ended_rollouts = 0
         self._profile = profile
@@ -171,11 +172,11 @@ class Run:
     def _has_room(self, request: Request) -> bool:
         if not self._jobs:
             return True
-        twin = self._prompts.get(request.prompt_ids)
-        if twin is not None and self.tree.trunks.computed[twin] < len(request.prompt_ids):
+        same_prompt = self._prompts.get(request.prompt_ids)
+        if same_prompt is not None and self.tree.trunks.computed[same_prompt] < len(request.prompt_ids):
             return False  # the same prompt is being computed: wait and share it
         known = len(request.trajectory_ids or ()) if request.drawn is None else len(request.drawn.token_ids)
-        # Trunks in flight still grow: a new one that took their blocks would lose its own to them.
+        # Trunks in flight still grow. A new one that took the blocks they will need would soon be preempted.
         trunks, size = self.tree.trunks, self.tree.blocks.block_size
         slots = trunks.slots()
         writing = slots[~trunks.fixed[slots]]
@@ -197,9 +198,9 @@ class Run:
         tokens = np.concatenate([request.prompt_ids, known]).astype(np.int32)
         job.trunk = slot = self._new_trunk(job, tokens, len(request.prompt_ids))
         trunks.max_length[slot] = len(request.prompt_ids) + request.sampling.max_tokens
-        twin = self._prompts.get(request.prompt_ids)
-        if twin is not None:
-            self.tree.share_prefix(twin, slot, len(request.prompt_ids) - 1)
+        same_prompt = self._prompts.get(request.prompt_ids)
+        if same_prompt is not None:
+            self.tree.share_prefix(same_prompt, slot, len(request.prompt_ids) - 1)
         else:
             self._prompts[request.prompt_ids] = slot
         if drawn is not None:
@@ -208,12 +209,12 @@ class Run:
             job.token_ids, job.finish_reason = np.array(given, dtype=np.int32), "given"
             job.logprobs = job.entropies = np.full(len(given), np.nan, dtype=np.float32)
             self._open_rollouts(slot, job)
-            self._foresee(len(given))
+            self._count_known_length(len(given))
 
     def _resume(self, slot: int, job: Job, drawn: Drawn) -> None:
-        """Let a request go on from what an earlier run has drawn."""
+        """Resume a request from the draws of an earlier run."""
         trunks, num_tokens = self.tree.trunks, len(drawn.token_ids)
-        trunks.high_water[slot] = trunks.length[slot]  # it is computed again
+        trunks.high_water[slot] = trunks.length[slot]  # its keys and values are computed again
         job.num_taken, job.is_end_taken = num_tokens, drawn.finish_reason != ""
         if job.is_end_taken:
             job.finish_reason, job.token_ids = drawn.finish_reason, drawn.token_ids
@@ -222,15 +223,15 @@ class Run:
                 self._fail(slot, job)
             else:
                 self._open_rollouts(slot, job)
-                self._foresee(num_tokens)
+                self._count_known_length(num_tokens)
             return
         trunks.stop_state[slot] = self._rules[trunks.rules[slot]].states_along(drawn.token_ids)[0][-1]
         for name, values in (("logprobs", drawn.logprobs), ("entropies", drawn.token_entropies)):
             trunks.widen(name, num_tokens)
             getattr(trunks, name)[slot, :num_tokens] = values
 
-    def _foresee(self, length: int) -> None:
-        """Count a trajectory that was known before in the forecast of those to come."""
+    def _count_known_length(self, length: int) -> None:
+        """Count a trajectory whose length was known before, for the forecast of the others."""
         if self._forecast is not None:
             known = np.array([length])
             self._forecast.trajectories.add(np.zeros_like(known), known + 1, np.array([True]))
@@ -241,7 +242,7 @@ class Run:
         trunks.widen("tokens", len(tokens))
         trunks.tokens[slot, : len(tokens)] = tokens
         trunks.job[slot] = job.number
-        # No two trunks are equally urgent: two that took each other's blocks in turn would never end.
+        # Orders are unique: two trunks of equal urgency could preempt each other forever.
         trunks.order[slot] = self._num_trunks
         self._num_trunks += 1
         trunks.prompt_len[slot] = prompt_len
@@ -271,8 +272,8 @@ class Run:
     # --- a step ------------------------------------------------------------------------------------------------
 
     def step(self) -> None:
-        """Launch a batch, read what was drawn from the oldest one in flight, verify the trunks that it completed, and
-        finish what has ended.
+        """Launch a batch, read the draws of the oldest one in flight, verify the trunks that it completed, and finish
+        the trajectories that have ended.
 
         With `overlap` a second batch, of other sequences, is launched before the first one is read: the device computes
         one while the host does the bookkeeping of the other. All work of the device is in one stream, so keys and
@@ -290,7 +291,7 @@ class Run:
         flight = self._flights[0] if self._flights else None
         drawn = flight.drawn() if flight is not None and flight.drawn is not None else None
         with Uninterrupted():
-            self._is_whole = False
+            self._is_consistent = False
             if flight is not None:
                 self._flights.popleft()
                 self._mark_in_flight(flight.selection, False)
@@ -299,7 +300,7 @@ class Run:
             with self._span(VERIFY):
                 self._report(self._verifier.verify(wait=not self._flights))
             self._end_trunks()
-            self._is_whole = True
+            self._is_consistent = True
         self._counters.preemptions += self._scheduler.preemptions
         self._scheduler.preemptions = 0
         self._counters.out_of_memory += self._runner.num_out_of_memory
@@ -312,7 +313,7 @@ class Run:
         if batch is None or hidden is None:
             return False
         with Uninterrupted():
-            self._is_whole = False
+            self._is_consistent = False
             self._count(selection)
             if self._profile is not None:
                 self._profile.count(len(batch.token_ids))
@@ -322,7 +323,7 @@ class Run:
                 drawn = self._runner.begin_draw(self._runner.take(hidden, draws.hidden_row), draws.spec)
             self._mark_in_flight(selection, True)
             self._flights.append(_Flight(selection, draws, drawn))
-            self._is_whole = True
+            self._is_consistent = True
         return True
 
     def _mark_in_flight(self, selection: Selection, is_in_flight: bool) -> None:
@@ -330,7 +331,7 @@ class Run:
         self.tree.branches.in_flight[selection.branches] = is_in_flight
 
     def _compute(self) -> tuple[Selection, Batch | None, Tensor | None]:
-        """Compute the next tokens' final hidden states; where memory runs out, half as many, again and again.
+        """Compute the next tokens' final hidden states; if memory runs out, retry with half as many.
 
         Only blocks have been allocated before a failure, and they stay with their sequences. The draws do not depend
         on which tokens share a step, up to rounding at the edge of a draw (docs/engine.md, Exactness).
@@ -369,7 +370,7 @@ class Run:
         np.maximum.at(trunks.num_hidden, batch.hidden_trunk, batch.hidden_position + 1)
 
     def _land(self, draws: Draws, tokens: np.ndarray, logprobs: np.ndarray, entropy: np.ndarray) -> None:
-        """Append to the trunks and split the branches by what a step has drawn."""
+        """Apply a step's draws: append to the trunks and split the branches."""
         num_trunks = len(draws.trunk)
         if num_trunks:
             self._append(draws.trunk, tokens[:num_trunks], logprobs[:num_trunks], entropy[:num_trunks])
@@ -508,15 +509,16 @@ class Run:
         )
 
     def take_drawn(self) -> list[tuple[Request, Drawn]]:
-        """What the requests in flight have drawn since the last call.
+        """The draws of the requests in flight since the last call.
 
-        `Drawn.join` puts the parts of a request together. Empty if an error has cut a step in two.
+        `Drawn.join` joins the parts of a request. Empty after an error in the middle of a step, which may have left the
+        tables inconsistent.
         """
         return [(job.request, part) for job in self._jobs.values() if (part := self._take(job)) is not None]
 
     def _take(self, job: Job) -> Drawn | None:
         # Nothing to store yet: a given trajectory is known, and its log-probabilities are not computed.
-        if not self._is_whole or (job.has_to_score and np.isnan(job.logprobs).any()):
+        if not self._is_consistent or (job.has_to_score and np.isnan(job.logprobs).any()):
             return None
         trunks, states = self.tree.trunks, self.tree.rollouts
         token_ids, logprobs, entropies = job.token_ids, job.logprobs, job.entropies
@@ -545,8 +547,8 @@ class Run:
             rollouts,
         )
 
-    def left(self, queued: int) -> Left | None:
-        """Forecast what is left of the run; None if it is not watched or nothing is in flight.
+    def remaining(self, queued: int) -> Remaining | None:
+        """Forecast the rest of the run; None if it is not watched or nothing is in flight.
 
         Args:
             queued: requests that are still to come.
@@ -554,7 +556,7 @@ class Run:
         forecast, jobs = self._forecast, list(self._jobs.values())
         if forecast is None or not jobs:
             return None
-        trunks, states, counters, before = self.tree.trunks, self.tree.rollouts, self._counters, self._before
+        trunks, states, counters, before = self.tree.trunks, self.tree.rollouts, self._counters, self._counters_before
         request = jobs[0].request
         slots, branches = trunks.slots(), self.tree.branches.slots()
         going = states.slots()
@@ -578,7 +580,7 @@ class Run:
         matched = counters.matched_tokens - before.matched_tokens
         branched = counters.generated_tokens - before.generated_tokens - matched
         computed = counters.computed_tokens - before.computed_tokens
-        return forecast.left(
+        return forecast.remaining(
             now,
             queued,
             prompt_rows=(counters.prefill_tokens - before.prefill_tokens) / max(self._num_admitted, 1),
@@ -593,7 +595,11 @@ class Run:
         return len(self._jobs)
 
     def _collect(self, rollouts: np.ndarray, without: np.ndarray | int = 0) -> Rollouts:
-        """The rollouts in columns, all or their tokens from number `without` on."""
+        """The rollouts in columns.
+
+        Args:
+            without: int [R] or int, how many of their first tokens to omit.
+        """
         states = self.tree.rollouts
         lengths = np.maximum(states.length[rollouts] - without, 0)
         offsets, tokens, logprobs = self.tree.paths(states.node[rollouts], lengths)
@@ -607,7 +613,7 @@ class Run:
         )
 
     def _report(self, rollouts: np.ndarray) -> None:
-        """Call the listener, where there is one, with rollouts that have just ended, once per request."""
+        """Count rollouts that have just ended, and pass them to `on_rollouts`, once per request."""
         states = self.tree.rollouts
         self.num_ended_rollouts += len(rollouts)
         if self._forecast is not None and len(rollouts):
@@ -633,13 +639,13 @@ class _Lengths:
         self.total += length
 
     def expected(self, request: Request) -> int:
-        """Tokens that a trajectory comes to have: the mean so far, with one of the greatest length among them."""
+        """Expected length of a trajectory: the mean so far, counting one more of the maximum length."""
         most = request.sampling.max_tokens
         return min(-(-(self.total + most) // (self.count + 1)), most)
 
 
 def _mean_stride(jobs: Sequence[Job]) -> int:
-    """Tokens between checkpoints of requests with one setting: measured on the trajectories that are complete."""
+    """Mean tokens between checkpoints, of requests with the same settings; measured on complete trajectories."""
     request = jobs[0].request
     if request.placement is None or request.placement.is_regular:
         return request.stride
@@ -648,7 +654,7 @@ def _mean_stride(jobs: Sequence[Job]) -> int:
 
 
 def _rollout_keys(checkpoint: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """int64: one number for each rollout of a trajectory, in their order."""
+    """int64: a unique key of each rollout of a trajectory, ascending in their order."""
     return (checkpoint.astype(np.int64) << 32) | index
 
 

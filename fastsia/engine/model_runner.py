@@ -233,7 +233,7 @@ class ModelRunner:
         self.warnings.append(f"{what}: {reason[:300]}.")
 
     def check_weights(self) -> None:
-        """Before a run, see the weights as they are: pack changed ones anew, drop CUDA graphs if weights have moved.
+        """Before a run, see the weights as they are: pack changed ones again, drop CUDA graphs if weights have moved.
 
         Graphs read weights and buffers (a rotary embedding's frequencies) at the addresses of their capture.
         """

@@ -72,7 +72,7 @@ class Products:
         in_fp8: the argument.
         exact: whether a row's bits do not depend on the rows beside it, as checked on each shape of weights.
         profile: records the products, or None.
-        owned: whether the products stand in the place of the model's weights; until `release`.
+        owned: whether the products have replaced the model's weights; until `release`.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Products:
         return packed.rounded(rows) if self.is_packed else rows
 
     def refresh(self) -> None:
-        """Pack weights anew that have changed since."""
+        """Pack weights again that have changed since."""
         for group in self._groups:
             if group.is_stale():
                 group.pack()
@@ -244,7 +244,7 @@ class _Group:
         return self._stamp != self._stamps()
 
     def _stamps(self) -> list[Any]:
-        """What changes with a parameter: its memory, its version, and some of its values.
+        """A mark that changes when a parameter does: its memory, its version, and some of its values.
 
         Writing through `parameter.data` changes no version.
         """
@@ -370,7 +370,7 @@ class _Fp8(_Group):
 
 @contextmanager
 def called_together(model: nn.Module) -> Iterator[list[list[nn.Linear]]]:
-    """Record which linear layers of one parent read the same tensor, one after another, in a forward pass inside."""
+    """Record which linear layers of one parent read the same tensor in succession, in a forward pass inside."""
     groups: list[list[nn.Linear]] = []
     seen: set[int] = set()
     last: list[Any] = [None, None]

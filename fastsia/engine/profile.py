@@ -1,4 +1,4 @@
-"""Where the time of a run goes: every step and its parts, as numbers and as a trace for https://ui.perfetto.dev.
+"""Profile of a run: the time of every step and its parts, as numbers and as a trace for https://ui.perfetto.dev.
 
 The parts are also `record_function` ranges, so `torch.profiler` shows them. Its own events are not used for the
 numbers: reading those of a run of 3 seconds takes 34 (167,000 events; here there are 2,200).

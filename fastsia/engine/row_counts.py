@@ -24,7 +24,7 @@ def agreeing(sizes: Sequence[int], compute: Callable[[int], Tensor]) -> list[int
     """Those of `sizes`, ascending, that agree with `ANCHOR`; none if that does not agree with itself.
 
     Args:
-        compute: From a number of rows to results [rows, ...] of the same `PROBE` rows, again and again.
+        compute: From a number of rows to results [rows, ...] in which the same `PROBE` rows repeat.
     """
     expected = compute(ANCHOR)[:PROBE].clone()
 
@@ -39,7 +39,7 @@ def agreeing(sizes: Sequence[int], compute: Callable[[int], Tensor]) -> list[int
 
 
 def probe(rows: int, num_blocks: int, block_size: int, vocab_size: int) -> Batch:
-    """A batch in which `PROBE` tokens of one text are a trunk, again and again; it writes to the first blocks."""
+    """A batch that repeats a trunk of `PROBE` tokens of one text; it writes to the first blocks."""
     trunks, each, none = rows // PROBE, -(-PROBE // block_size), np.zeros(0, dtype=np.int64)
     tokens = np.random.default_rng(0).integers(0, vocab_size, PROBE)
     held = num_blocks // each

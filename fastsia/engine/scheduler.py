@@ -45,7 +45,7 @@ class Scheduler:
     def select(self, *, is_second: bool = False) -> Selection:
         """Select the next step's tokens and allocate their blocks; empty only when nothing is left to compute.
 
-        The oldest candidate always runs: where its blocks are not free, the youngest sequences lose theirs.
+        The oldest candidate always runs: if too few blocks are free for it, the youngest sequences are preempted.
 
         Args:
             is_second: another step is in flight. Then no sequence is preempted, and the selection is empty where the
@@ -62,17 +62,18 @@ class Scheduler:
             self._preempt(found)
 
     def _preempt(self, short: Shortage) -> None:
-        """Free blocks of the youngest sequences until enough are free; never those of the given one or its trunk."""
+        """Preempt the youngest sequences until enough blocks are free; never the one that needs them, or its trunk."""
         tree = self._tree
         trunks, branches = tree.trunks, tree.branches
         own_trunk = short.slot if short.is_trunk else int(branches.trunk[short.slot])
         trunk, branch = trunks.slots(), branches.slots()
         trunk = trunk[(trunks.num_blocks[trunk] > 0) & (trunk != own_trunk)]
         branch = branch[(branches.num_blocks[branch] > 0) & (short.is_trunk | (branch != short.slot))]
-        age = np.concatenate([4 * trunks.order[trunk], 4 * trunks.order[branches.trunk[branch]] + 1])
+        # As in `Bookkeeping.select`: trajectories by their order, and within one the trunk before its branches.
+        urgency = np.concatenate([4 * trunks.order[trunk], 4 * trunks.order[branches.trunk[branch]] + 1])
         victims: list[tuple[Trunks | Branches, int]] = [(trunks, int(slot)) for slot in trunk]
         victims += [(branches, int(slot)) for slot in branch]
-        for i in np.argsort(-age, kind="stable"):
+        for i in np.argsort(-urgency, kind="stable"):
             if tree.blocks.num_free >= short.blocks:
                 break
             table, victim = victims[i]

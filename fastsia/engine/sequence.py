@@ -95,8 +95,8 @@ class Rollouts:
 
     @classmethod
     def join(cls, parts: Sequence[Rollouts]) -> Rollouts:
-        """All rollouts of the parts. A rollout in several parts has the tokens of one after those of the other, and
-        the finish reason of the last."""
+        """All rollouts of the parts. A rollout in several parts gets the tokens of all, in order, and the finish
+        reason of the last one."""
         lengths = np.concatenate([np.zeros(0, np.int64), *(np.diff(part.offsets) for part in parts)])
         whole = cls(
             np.concatenate([_NO_INTS, *(part.checkpoint for part in parts)]),
@@ -127,10 +127,10 @@ _NO_INTS, _NO_FLOATS = np.zeros(0, np.int32), np.zeros(0, np.float32)
 
 @dataclass(frozen=True)
 class Drawn:
-    """What has been drawn of a request that is not finished, or a part of it. A later run goes on from there.
+    """The draws of an unfinished request, or a part of them, from which a later run resumes it.
 
     Attributes:
-        num_tokens: tokens of the trajectory at that time; a stop text cuts some off again.
+        num_tokens: length of the trajectory at that time. It can shrink: a stop text removes its own tokens.
         token_ids, logprobs, token_entropies: of the trajectory's tokens, as in `Trajectory`.
         finish_reason: the trajectory's; "" while it is being drawn.
         rollouts: those that have drawn something or have ended.
@@ -145,7 +145,7 @@ class Drawn:
 
     @classmethod
     def join(cls, parts: Sequence[Drawn]) -> Drawn:
-        """What the parts are together, in the order in which they were drawn."""
+        """Join parts, given in the order in which they were drawn."""
         length = parts[-1].num_tokens
         return cls(
             length,
@@ -167,9 +167,9 @@ class Request:
         checkpoints: positions in the trajectory; None means those of `placement`, or every `stride` tokens and the end.
         score_given: compute log-probabilities and entropies of the tokens of `trajectory_ids`.
         shuffle_prefix: roll out from a seeded permutation of y_1..y_t instead of y_1..y_t.
-        drawn: what an earlier run has drawn of this request; only the rest is drawn.
-        allocation: rollouts of each checkpoint, in their order; None means `num_rollouts` of each, which else only the
-            forecast of the time left reads.
+        drawn: the draws of an earlier run; only the rest is drawn.
+        allocation: rollouts of each checkpoint, in their order; None means `num_rollouts` of each. Where it is given,
+            only the forecast reads `num_rollouts`.
     """
 
     key: Hashable

@@ -18,7 +18,7 @@ Field = tuple[np.dtype, tuple[int, ...]]
 
 
 def size_of(fields: Sequence[Field]) -> int:
-    """Bytes that arrays of these fields need, one after another."""
+    """Bytes that arrays of these fields need side by side."""
     return _ALIGNMENT + sum(_padded(field) for field in fields)
 
 

@@ -202,7 +202,7 @@ class RowCounts:
 
 @dataclass(frozen=True)
 class Draws:
-    """What a step draws.
+    """The draws of a step.
 
     Attributes:
         trunk, branch: the generating trunks and the branches whose last token was computed: one row of logits each.
@@ -440,10 +440,10 @@ class Bookkeeping:
                 watched = tree.trunks.answer_spec[branches.trunk[source]] >= 0
                 self._stream.fork(source[watched].astype(np.int32), children[watched].astype(np.int32))
             src, dst = tree.fork(source, children)
-        settled = self.settle(groups, slot)
+        ended_now = self.assign(groups, slot)
         tree.end_branches(np.setdiff1d(branch, parent[living]))
         tree.decoding = tree.decoding[tree.rollouts.branch[tree.decoding] != FINISHED]
-        return Forks(src, dst, np.concatenate([ended, settled]))
+        return Forks(src, dst, np.concatenate([ended, ended_now]))
 
     # --- what a draw does to the rollouts that made it -----------------------------------------------------------
 
@@ -482,8 +482,8 @@ class Bookkeeping:
         tree.finish_rollouts(ended, reason[reason >= 0])
         return reason_of_group < 0, ended
 
-    def settle(self, groups: Groups, slot: np.ndarray) -> np.ndarray:
-        """Put the rollouts on their groups' branches; end those whose answer is settled or whose limit is reached.
+    def assign(self, groups: Groups, slot: np.ndarray) -> np.ndarray:
+        """Put the rollouts on their groups' branches; end those whose answer is decided or whose limit is reached.
 
         Args:
             slot: the branch of each group, -1 for one that has ended.
@@ -499,17 +499,17 @@ class Bookkeeping:
         branches.token[at] = groups.token[living]
         branches.length[at] = groups.length[living] + 1
         branches.stop_state[at] = groups.stop_state[living]
-        settled = np.zeros(len(slot), dtype=bool)
+        decided = np.zeros(len(slot), dtype=bool)
         if self._stream is not None and len(at):
             watched = np.flatnonzero(tree.trunks.answer_spec[branches.trunk[at]] >= 0)
             if len(watched):
-                settled[living[watched]] = self._stream.feed(
+                decided[living[watched]] = self._stream.feed(
                     at[watched].astype(np.int32), groups.token[living[watched]].astype(np.int32)
                 )
         on = slot[groups.group] >= 0
         mine, of = groups.rollouts[on], groups.group[on]
         reason = np.where(
-            settled[of],
+            decided[of],
             FinishReason.ANSWER,
             np.where(states.length[mine] >= states.limit[mine], FinishReason.LENGTH, -1),
         )

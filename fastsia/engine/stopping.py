@@ -90,7 +90,7 @@ class StopRules:
     def states_along(self, token_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """For given tokens: state after 0, 1, ... of them, int32 [T + 1], and which of them complete a stop text, [T].
 
-        A text inside given tokens ends nothing by itself, so what follows it starts afresh; a rollout that draws the
+        A text inside given tokens ends nothing by itself, so the search restarts after it; a rollout that draws the
         completing token ends there.
         """
         states = np.zeros(len(token_ids) + 1, dtype=np.int32)

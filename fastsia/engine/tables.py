@@ -154,7 +154,7 @@ class Trunks(Table):
         verified: its rollouts have been verified against its tokens (see `Verifier`).
         num_blocks: entries of `blocks` in use.
         pending: unfinished rollouts.
-        base: the checkpoint that position 0 stands for (a shuffled prefix is a trunk of its own).
+        base: the checkpoint at position 0 (a shuffled prefix is a trunk of its own).
         domain: the `Domain` of its rollouts' draws.
         num_hidden: positions 0, 1, ... whose final hidden state is kept, in the slots that `hidden` lists, or
             HIDDEN_DROPPED.
@@ -385,7 +385,7 @@ class TrajectoryTree:
     # --- checks ------------------------------------------------------------------------------------------------
 
     def listed(self, table: Trunks | Branches, slots: np.ndarray) -> np.ndarray:
-        """Every entry of the slots' block tables, one after another."""
+        """The entries of the slots' block tables, concatenated."""
         used = table.num_blocks[slots]
         width = int(used.max(initial=0))
         return table.blocks[slots, :width][np.arange(width) < used[:, None]]

@@ -1,4 +1,4 @@
-"""How many threads compute a step on a CPU, and for how many sequences: measured on a product of the model's own size,
+"""Numbers of threads and of sequences of a step on a CPU, measured on a product of the model's own size,
 once per process."""
 
 from __future__ import annotations
@@ -81,8 +81,7 @@ def largest_matrix(model: PreTrainedModel) -> Tensor | None:
 def default_num_seqs(model: PreTrainedModel, weight: Tensor | None, num_threads: int) -> int:
     """Sequences per step: a power of two from 64 to 512, so that a step takes about half a second at most.
 
-    More rows than 64 are hardly faster each (docs/engine.md), and what is going on in a step is what a killed run
-    computes again.
+    Beyond 64 rows the time per row hardly falls (docs/engine.md), and a killed run computes its last step again.
     """
     if weight is None:
         return _MOST_SEQS
@@ -95,7 +94,8 @@ def default_num_seqs(model: PreTrainedModel, weight: Tensor | None, num_threads:
 def _counts(most: int) -> tuple[int, ...]:
     """The numbers of threads to try."""
     larger = [count for count in (12, 16, 24, 32, 48, 64, 96, 128) if 8 < count < most]
-    return (*range(1, min(most, 8) + 1), *larger, *[most] * (most > 8))
+    small = range(1, min(most, 8) + 1)
+    return (*small, *larger, most) if most > 8 else tuple(small)
 
 
 @cache

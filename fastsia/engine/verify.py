@@ -41,9 +41,9 @@ class Job:
 
     Attributes:
         trunk: slot of the trajectory's own trunk.
-        rollouts: slots of its rollouts, but for those that ended in an earlier run.
-        ended: those.
-        known: tokens (int32) and log-probabilities (float32) that an earlier run drew for the others, by
+        rollouts: slots of its rollouts, without those that ended in an earlier run.
+        ended: the rollouts that ended in an earlier run.
+        known: tokens (int32) and log-probabilities (float32) that an earlier run drew for `rollouts`; see
             `RolloutStates.known_at`.
         chain: for each of its trunks, the nodes of y_1, y_2, ...
         trunks_left: trunks whose rollouts are not all finished.
@@ -76,12 +76,12 @@ class Job:
 
 
 @dataclass(frozen=True)
-class _Trunks:
-    """G trunks under verification, by position 0, 1, ... after their prompts.
+class _Targets:
+    """The tokens and states of G trunks, against which rollouts are verified, by position 0, 1, ... after the prompts.
 
     Attributes:
         slots, num_tokens: int [G].
-        settled: int64 [G], the tokens after which no continuation changes the answer, _NEVER if there is no such
+        decided: int64 [G], the tokens after which no continuation changes the answer, _NEVER if there is no such
             position.
         expected: int64 [G, width], the token that matches at a position; -2 where none can.
         chain, stop_state: int [G, width], the node before a position and the stop automaton's state there.
@@ -89,7 +89,7 @@ class _Trunks:
 
     slots: np.ndarray
     num_tokens: np.ndarray
-    settled: np.ndarray
+    decided: np.ndarray
     expected: np.ndarray
     chain: np.ndarray
     stop_state: np.ndarray
@@ -100,7 +100,7 @@ class _Verified:
     """How far R rollouts match their trunk, [R].
 
     Attributes:
-        rollouts, trunk: their slots, and the entry of `_Trunks`.
+        rollouts, trunk: their slots, and their trunk's entry of `_Targets`.
         start, end: positions of the first draw and after the last match.
         diverged: whether a draw differed; else the rollout ended.
         token, logprob: of that draw.
@@ -147,8 +147,8 @@ class Verifier:
         """Verify every fixed trunk whose final hidden states are all kept; return the rollouts that ended.
 
         Args:
-            wait: Verify them to the end. Else each gets on by one window, whose draws are read in the next call: the
-                device makes them after the steps in flight meanwhile.
+            wait: verify them to the end. Otherwise each advances by one window, whose draws are read in the next call;
+                meanwhile the device makes them after the steps in flight.
         """
         trunks = self._tree.trunks
         slots = trunks.slots()
@@ -180,21 +180,21 @@ class Verifier:
         trunks.num_hidden[slots] = HIDDEN_DROPPED
 
     def _verify(self, slots: np.ndarray) -> _Verification:
-        """Verify trunks; nothing but log-probabilities of their own tokens changes before the end."""
+        """Verify trunks. Until the end the tables change only in log-probabilities of the trunks' own tokens."""
         states = self._tree.rollouts
         for slot in slots.tolist():
             self._score_given(slot)
-        trunks = self._describe(slots)
-        found = yield from self._match(trunks)
+        targets = self._describe(slots)
+        found = yield from self._match(targets)
         states.length[found.rollouts] = found.end - found.start
-        states.node[found.rollouts] = trunks.chain[found.trunk, found.end.clip(max=trunks.chain.shape[1] - 1)]
+        states.node[found.rollouts] = targets.chain[found.trunk, found.end.clip(max=targets.chain.shape[1] - 1)]
         stays = ~found.diverged
         ended = found.rollouts[stays]
-        answered = trunks.settled[found.trunk[stays]] <= found.end[stays]
+        answered = targets.decided[found.trunk[stays]] <= found.end[stays]
         self._tree.finish_rollouts(ended, np.where(answered, FinishReason.ANSWER, FinishReason.LENGTH))
         self._tree.trunks.verified[slots] = True
         self.drop_hidden(slots)
-        return [*self._branch(trunks, found), *self._replay(found.rollouts), ended]
+        return [*self._branch(targets, found), *self._replay(found.rollouts), ended]
 
     def _score_given(self, slot: int) -> None:
         """Log-probabilities and entropies of the tokens of a given trajectory, from the kept hidden states."""
@@ -209,14 +209,14 @@ class Verifier:
             hidden = self._runner.hidden(trunks.hidden[slot, : len(job.token_ids)][here])
             job.logprobs[here], job.entropies[here] = self._runner.score(hidden, job.token_ids[here], *settings)
 
-    def _describe(self, slots: np.ndarray) -> _Trunks:
+    def _describe(self, slots: np.ndarray) -> _Targets:
         trunks = self._tree.trunks
         num_tokens = (trunks.length - trunks.prompt_len)[slots].astype(np.int64)
         shape = (len(slots), int(num_tokens.max()) + 1)
         expected = np.full(shape, -2, dtype=np.int64)
         chain = np.full(shape, NO_NODE, dtype=np.int64)
         stop_state = np.zeros(shape, dtype=np.int32)
-        settled = np.full(len(slots), _NEVER, dtype=np.int64)
+        decided = np.full(len(slots), _NEVER, dtype=np.int64)
         for i, slot in enumerate(slots.tolist()):
             job = self._jobs[int(trunks.job[slot])]
             rules = self._rules[trunks.rules[slot]]
@@ -227,30 +227,30 @@ class Verifier:
                 expected[i, : len(y)] = np.where(rules.is_eos[y] | completes, -2, y)
             spec = int(trunks.answer_spec[slot])
             if spec >= 0 and self._stream is not None and not job.request.shuffle_prefix:
-                at = self._stream.settled_at(spec, job.token_ids)
-                settled[i] = _NEVER if at is None else at
-        return _Trunks(slots, num_tokens, settled, expected, chain, stop_state)
+                at = self._stream.decided_at(spec, job.token_ids)
+                decided[i] = _NEVER if at is None else at
+        return _Targets(slots, num_tokens, decided, expected, chain, stop_state)
 
-    def _match(self, of: _Trunks) -> Generator[None, None, _Verified]:
+    def _match(self, targets: _Targets) -> Generator[None, None, _Verified]:
         """Draw every rollout's tokens at the trunk's positions, a window at a time, until it diverges or ends."""
         trunks, states, runner = self._tree.trunks, self._tree.rollouts, self._runner
-        width = of.expected.shape[1]
-        mine = [self._jobs[int(job)].rollouts for job in trunks.job[of.slots]]
-        mine = [job[states.trunk[job] == slot] for job, slot in zip(mine, of.slots, strict=True)]
-        rollouts, trunk = np.concatenate(mine), np.repeat(np.arange(len(mine)), [len(one) for one in mine])
-        start = (states.checkpoint[rollouts] - trunks.base[of.slots][trunk]).astype(np.int64)
-        bound = np.minimum(start + states.limit[rollouts], np.maximum(of.settled[trunk], start))
-        window = np.where(trunks.may_match[of.slots], _WINDOW, 1)
+        width = targets.expected.shape[1]
+        of_job = [self._jobs[int(job)].rollouts for job in trunks.job[targets.slots]]
+        of_trunk = [job[states.trunk[job] == slot] for job, slot in zip(of_job, targets.slots, strict=True)]
+        rollouts, trunk = np.concatenate(of_trunk), np.repeat(np.arange(len(of_trunk)), [len(one) for one in of_trunk])
+        start = (states.checkpoint[rollouts] - trunks.base[targets.slots][trunk]).astype(np.int64)
+        bound = np.minimum(start + states.limit[rollouts], np.maximum(targets.decided[trunk], start))
+        window = np.where(trunks.may_match[targets.slots], _WINDOW, 1)
         at = start.copy()
         diverged = np.zeros(len(rollouts), dtype=bool)
         diverged_token = np.full(len(rollouts), -1, dtype=np.int64)
         diverged_logprob = np.full(len(rollouts), np.nan, dtype=np.float32)
         for i in np.flatnonzero(states.num_known[rollouts]).tolist():
             tokens, logprobs = self._known(int(rollouts[i]))
-            expected = of.expected[trunk[i], start[i] : start[i] + len(tokens)]
+            expected = targets.expected[trunk[i], start[i] : start[i] + len(tokens)]
             matches = np.append(tokens[: len(expected)] == expected, False)
             num = int(np.argmin(matches))
-            self._tree.nodes.logprob[of.chain[trunk[i], start[i] + 1 : start[i] + num + 1]] = logprobs[:num]
+            self._tree.nodes.logprob[targets.chain[trunk[i], start[i] + 1 : start[i] + num + 1]] = logprobs[:num]
             at[i] += num
             if num < len(tokens):
                 diverged[i], diverged_token[i], diverged_logprob[i] = True, tokens[num], logprobs[num]
@@ -258,14 +258,14 @@ class Verifier:
         num_matched = num_diverged = 0
         while len(alive):
             until = np.minimum(
-                np.minimum(at[alive] + window[trunk[alive]], bound[alive]), of.num_tokens[trunk[alive]] + 1
+                np.minimum(at[alive] + window[trunk[alive]], bound[alive]), targets.num_tokens[trunk[alive]] + 1
             )
             counts = until - at[alive]
             first = np.cumsum(counts) - counts
             pair = np.repeat(alive, counts)
             position = np.repeat(at[alive] - first, counts) + np.arange(len(pair))
             places, row = np.unique(trunk[pair] * width + position, return_inverse=True)
-            slot, rollout = of.slots[places // width], rollouts[pair]
+            slot, rollout = targets.slots[places // width], rollouts[pair]
             owner = states.trunk[rollout]
             counters = [position - start[pair], states.index[rollout], states.checkpoint[rollout], trunks.domain[owner]]
             spec = DrawSpec(
@@ -279,34 +279,34 @@ class Verifier:
             drawn = runner.begin_draw(runner.hidden(trunks.hidden[slot, places % width]), spec)
             yield
             tokens, logprobs, _ = drawn()
-            differs = tokens != of.expected[trunk[pair], position]
+            differs = tokens != targets.expected[trunk[pair], position]
             # The index of each rollout's first differing draw; len(pair) where all of its draws match.
             last = np.minimum.reduceat(np.where(differs, np.arange(len(pair)), len(pair)), first)
             diverges = last < first + counts
-            gone, draw = alive[diverges], last[diverges]
-            diverged[gone], diverged_token[gone], diverged_logprob[gone] = True, tokens[draw], logprobs[draw]
+            leaving, draw = alive[diverges], last[diverges]
+            diverged[leaving], diverged_token[leaving], diverged_logprob[leaving] = True, tokens[draw], logprobs[draw]
             matched = np.arange(len(pair)) < np.repeat(np.where(diverges, last, first + counts), counts)
-            self._tree.nodes.logprob[of.chain[trunk[pair[matched]], position[matched] + 1]] = logprobs[matched]
+            self._tree.nodes.logprob[targets.chain[trunk[pair[matched]], position[matched] + 1]] = logprobs[matched]
             num_matched += int(matched.sum())
             num_diverged += int((tokens[draw] >= 0).sum())
             at[alive] = until
-            at[gone] = position[draw]
+            at[leaving] = position[draw]
             alive = alive[~diverges & (until < bound[alive])]
         self._counters.matched_tokens += num_matched
         self._counters.generated_tokens += num_matched + num_diverged
         return _Verified(rollouts, trunk, start, at, diverged, diverged_token, diverged_logprob)
 
-    def _branch(self, of: _Trunks, found: _Verified) -> list[np.ndarray]:
+    def _branch(self, targets: _Targets, found: _Verified) -> list[np.ndarray]:
         """Open a branch for each (trunk, position, token) at which rollouts diverged; return those that ended."""
         tree = self._tree
         trunks, branches, states = tree.trunks, tree.branches, tree.rollouts
-        gone = np.flatnonzero(found.diverged)
-        if len(gone) == 0:
+        diverged = np.flatnonzero(found.diverged)
+        if len(diverged) == 0:
             return []
-        rollouts, trunk, position = found.rollouts[gone], found.trunk[gone], found.end[gone]
-        slots, tokens = of.slots[trunk], found.token[gone]
-        # Less sharing means the same draws with more of the rollout in the key.
-        share = np.array([self._jobs[int(job)].request.share for job in trunks.job[of.slots]])[trunk]
+        rollouts, trunk, position = found.rollouts[diverged], found.trunk[diverged], found.end[diverged]
+        slots, tokens = targets.slots[trunk], found.token[diverged]
+        # Less sharing gives the same draws: the key then also has the checkpoint, or the checkpoint and the index.
+        share = np.array([self._jobs[int(job)].request.share for job in trunks.job[targets.slots]])[trunk]
         within = np.where(share == "none", states.index[rollouts], -1)
         checkpoint = np.where(share == "trajectory", -1, states.checkpoint[rollouts])
         keys = np.stack([slots, position, tokens, checkpoint, within])
@@ -319,9 +319,9 @@ class Verifier:
             group=group,
             trunk=slots[head],
             token=tokens[head],
-            logprob=found.logprob[gone][head],
-            node=of.chain[trunk[head], position[head]],
-            stop_state=of.stop_state[trunk[head], position[head]],
+            logprob=found.logprob[diverged][head],
+            node=targets.chain[trunk[head], position[head]],
+            stop_state=targets.stop_state[trunk[head], position[head]],
             length=np.zeros(len(head), dtype=np.int32),
         )
         alive, ended = self._bookkeeping.end(groups)
@@ -332,9 +332,9 @@ class Verifier:
         branches.order[at] = trunks.order[opened]
         branches.prefix_len[at] = trunks.prompt_len[opened] + place
         self._start_streams(at, opened, place)
-        settled = self._bookkeeping.settle(groups, slot)
+        ended_now = self._bookkeeping.assign(groups, slot)
         tree.decoding = np.concatenate([tree.decoding, rollouts[states.branch[rollouts] != FINISHED]])
-        return [ended, settled]
+        return [ended, ended_now]
 
     def _known(self, rollout: int) -> tuple[np.ndarray, np.ndarray]:
         """The tokens and log-probabilities that an earlier run drew for a rollout."""
@@ -344,9 +344,9 @@ class Verifier:
         return tokens[begin : begin + count], logprobs[begin : begin + count]
 
     def _replay(self, rollouts: np.ndarray) -> list[np.ndarray]:
-        """Split the new branches by all that an earlier run drew for their rollouts; return those that ended.
+        """Split the new branches by the draws of an earlier run for their rollouts; return those that ended.
 
-        Nothing is computed: the branches are then like those that lost their KV blocks.
+        Nothing is computed: the branches are then in the state of preempted ones.
         """
         tree, states = self._tree, self._tree.rollouts
         mine = rollouts[(states.num_known[rollouts] > 1) & (states.branch[rollouts] != FINISHED)]

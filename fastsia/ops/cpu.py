@@ -28,7 +28,7 @@ def _core() -> Any:
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    """The tensor's memory as numpy sees it, which has no bfloat16: its bits stand for it."""
+    """The tensor's memory as a numpy array. numpy has no bfloat16; such values are passed as their bits."""
     return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 

@@ -1,6 +1,6 @@
 """Every op in plain PyTorch: the specification of the kernels, and a path that runs on any device.
 
-The layouts are the kernels' own: rows of new tokens packed one after another, keys and values in blocks of
+The layouts are the kernels' own: rows of new tokens packed without gaps, keys and values in blocks of
 `block_size` tokens, a row's context a shared prefix and its own suffix.
 """
 

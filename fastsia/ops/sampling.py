@@ -3,9 +3,9 @@
 A row is cut into tiles of 256 logits. The one pass over the logits leaves each tile's maximum and sums; programs
 share a row, and the last one to arrive finishes it from those sums alone:
 
-1. The sums bound what can lie in the nucleus. With tau the largest weight such that all tokens lighter than tau weigh
-   at most 1 - top_p together (bounded tile by tile: by the tile's own sum, or by tau a token), a tile whose maximum is
-   below tau holds no nucleus token and is never read again. Of a language model's row a few tiles are left.
+1. The sums bound which tokens can be in the nucleus. With tau the largest weight such that all tokens lighter than tau
+   weigh at most 1 - top_p together (bounded tile by tile: by the tile's own sum, or by tau a token), a tile whose
+   maximum is below tau contains no nucleus token and is never read again. Few tiles of a language model's row remain.
 2. The nucleus' threshold is searched among the tiles left, four ways a pass, on the logits' own bit patterns, so that
    it ends on an exact value; ties on it are counted off in the order of ids. Few tiles stay in the first-level cache.
 3. A draw picks its tile from the tiles' nucleus masses and its token from one tile: inverse CDF in the order of ids.
@@ -501,7 +501,7 @@ def sample(logits: Tensor, spec: DrawSpec[Tensor]) -> Samples:
             needs rows that start on 16 bytes: pad the stride where V is odd.
         spec: the draws; counters contiguous.
 
-    Sums are float32, so a draw can differ from the float64 reference only where it lies within about 1e-6 of an edge
+    Sums are float32, so a draw can differ from the float64 reference only where it is within about 1e-6 of an edge
     of the nucleus or of the cumulative distribution. An engine keeps a `Sampler`, which saves this function's fresh
     counters.
     """

@@ -60,7 +60,7 @@ class AlternativeView:
         text: The token.
         probability: Of the token there.
         is_own: Whether the trajectory has it.
-        q_value: Of the test that the answers after it are those after the own token; None of the own token.
+        q_value: Of the test that the answers after it are those after the own token; None for the own token.
         answers: The answers after it (None: no answer) and how many rollouts gave them, most frequent first.
     """
 

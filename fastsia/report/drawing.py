@@ -44,7 +44,7 @@ class Drawing:
         return buffer.getvalue()
 
     def save(self, directory: Path) -> None:
-        """Writes name.png, name.svg and name.parquet."""
+        """Write name.png, name.svg and name.parquet."""
         self._place()
         directory.mkdir(parents=True, exist_ok=True)
         with mpl.rc_context({**_PLACED, "svg.fonttype": "path", "svg.hashsalt": self.name}):

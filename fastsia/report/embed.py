@@ -40,7 +40,7 @@ class Piece:
 def pack(
     views: Iterable[TrajectoryView], expected: int, max_bytes: int, forking: float | None = None
 ) -> Iterator[Piece]:
-    """Packs views one by one; together they stay within about `max_bytes` of base64.
+    """Pack views one by one; together they stay within about `max_bytes` of base64.
 
     A view may use the unused shares of the views before it, and a tenth of the whole beyond its own share; if it needs
     more, one rollout per answer is kept, then their texts are shortened.
@@ -76,7 +76,7 @@ def _json(record: dict[str, Any]) -> str:
 
 
 def _record(view: TrajectoryView, every: bool, limit: int | None, forking: float | None) -> dict[str, Any]:
-    """What report.js reads; entropies in hundredths of a nat to save room."""
+    """The data that report.js reads; entropies are in hundredths of a nat to save space."""
     entropies, forks = None, []
     if view.token_entropies is not None and any(map(math.isfinite, view.token_entropies)):
         entropies = [round(100 * float(h)) if math.isfinite(h) else 0 for h in view.token_entropies]
@@ -131,7 +131,7 @@ def _round(value: float | None) -> float | None:
 
 
 def _shorten(text: str, limit: int | None) -> str | None:
-    """Shortens the middle of a text, since the end of a rollout contains its answer; None where nothing is kept."""
+    """Shorten the middle of a text, since the end of a rollout contains its answer; None where nothing is kept."""
     if limit is None or len(text) <= limit:
         return text
     if limit == 0:

@@ -73,7 +73,7 @@ FIGURES: dict[str, FigureEntry] = {}
 
 
 def figure(name: str, note: Callable[[ReportData], str] = lambda data: "") -> Callable[[Make], Make]:
-    """Registers a function that draws a figure; its docstring is the figure's title and caption."""
+    """Register a function that draws a figure; its docstring is the figure's title and caption."""
 
     def register(make: Make) -> Make:
         FIGURES[name] = FigureEntry(name, *Described.of(make), make, note)
@@ -83,7 +83,7 @@ def figure(name: str, note: Callable[[ReportData], str] = lambda data: "") -> Ca
 
 
 def draw_figures(data: ReportData, directory: Path | str) -> list[Drawing]:
-    """Draws every figure that the run has numbers for into `directory`, as PNG, SVG and parquet."""
+    """Draw every figure that the run has numbers for into `directory`, as PNG, SVG and parquet."""
     drawings = draw(data)
     for drawing in drawings:
         drawing.save(Path(directory))
@@ -195,7 +195,7 @@ def _entropy_best(data: ReportData, axes: Axes) -> pd.DataFrame | None:
 def _explored(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """What the drawn texts prove about the entropy
 
-    Between the shaded limits lies the mean answer entropy, whatever the texts that were not drawn would answer (answers
+    The mean answer entropy is between the shaded limits, whatever the texts that were not drawn would answer (answers
     that were never given count as one): the distinct texts have known probabilities. Dashed, right axis: the
     probability of all texts that were drawn. No statistics are involved.
     """
@@ -400,7 +400,7 @@ def _lock_in(data: ReportData, axes: Axes) -> pd.DataFrame | None:
 
 
 def _cost_of_signal(data: ReportData) -> str:
-    """How many tokens the rollouts took, where the run says."""
+    """A sentence with the number of rollout tokens, if the run knows it."""
     drawn, written, number = map(data.summary.get, ("generated_tokens", "mean_trajectory_tokens", "num_trajectories"))
     if not drawn or not written or not number:
         return " Tokens of the rollouts are not counted."
@@ -413,9 +413,9 @@ def _cost_of_signal(data: ReportData) -> str:
 def _steps(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Which steps changed the answers
 
-    One mark per step between two checkpoints: how many of the answers it changes, less what chance alone gives, by
-    where it begins. Decisive steps have a q value of at most 0.05: on average over runs at most about one in twenty of
-    them is a false alarm.
+    One mark per step between two checkpoints: how many of the answers it changes, minus the number expected by chance,
+    by where it begins. Decisive steps have a q value of at most 0.05: on average over runs at most about one in twenty
+    of them is a false alarm.
     """
     if "step_q_value" not in data.checkpoints or data.checkpoints["step_q_value"].isna().all():
         return None
@@ -486,7 +486,8 @@ def _early_stop(data: ReportData, axes: Axes) -> pd.DataFrame | None:
 def _failure(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Failure prediction
 
-    Three signals that do not use the gold answer, at five relative positions. ½ is chance; bars are 95 % over problems.
+    Three signals that do not use the gold answer, at five relative positions. ½ is chance; bars are 95 % intervals over
+    problems.
     The signals share trajectories, so overlapping bars do not mean that they are equal: see the differences in the
     table.
     """
@@ -518,7 +519,7 @@ def _reliability(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     Trajectories in ten bins by the share of their rollouts that give the most frequent answer, at the start, half-way
     and at the end. On the dotted diagonal an answer is right as often as it is given; below it the rollouts agree more
     than they should, or are few: the share of the winner among few is too high even for a calibrated model. Marks grow
-    with the number of trajectories; bars are 95 % over problems.
+    with the number of trajectories; bars are 95 % intervals over problems.
     """
     frame = data.tables.get("reliability")
     if frame is None or frame.empty:

@@ -126,7 +126,7 @@ def time_spent(summary: Mapping[str, Any]) -> str:
     """The seconds of a run, and that they are not all of them where a process was killed."""
     # Costs that do not cover all problems have no row_steps in the summary, though their counters have.
     partial = summary.get("row_steps") is None and (summary.get("counters") or {}).get("row_steps") is not None
-    return f"{summary['seconds']:.1f} s" + ", killed runs not counted" * partial
+    return f"{summary['seconds']:.1f} s{', killed runs not counted' if partial else ''}"
 
 
 def as_markdown(shown: ShownTable) -> str:
@@ -136,7 +136,7 @@ def as_markdown(shown: ShownTable) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
     # Two blanks at the start of a cell are lost in Markdown; the part of a number is marked by an arrow.
-    rows = [["↳ " + cell[2:] if cell.startswith("  ") else str(cell) for cell in row] for row in shown.rows]
+    rows = [["↳ " + cell[2:] if cell[:2].isspace() else str(cell) for cell in row] for row in shown.rows]
     above = [f"**{shown.title}**", "", line(shown.columns), line(["---"] * len(shown.columns))]
     return "\n".join([*above, *map(line, rows)])
 

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from fastsia.config import SETTINGS
 from fastsia.errors import counted
 from fastsia.files import replacing
 from fastsia.models.registry import known_model
@@ -72,7 +73,7 @@ _COLUMNS = (
 
 
 def write_report(path: Path | str, data: ReportData, drawings: Sequence[Drawing] | None = None) -> Path:
-    """Writes the report to `path` (a folder gets report.html in it) and returns the file.
+    """Write the report to `path` (a folder gets report.html in it) and returns the file.
 
     Args:
         path: A folder or a file.
@@ -135,7 +136,7 @@ def write_comparison(
     drawings: Sequence[Drawing] | None = None,
     notes: Sequence[str] = (),
 ) -> Path:
-    """Writes comparison.html (into a folder, or to the file named): tables and overlaid figures of several runs.
+    """Write comparison.html (into a folder, or to the file named): tables and overlaid figures of several runs.
 
     Args:
         path: A folder or a file.
@@ -262,7 +263,7 @@ def _inline(drawings: Sequence[Drawing]) -> list[dict[str, Any]]:
 
 
 def _numbers(data: ReportData) -> dict[str, Any]:
-    """What the cards show: estimates by their keys in the summary, and what they are compared with."""
+    """The numbers of the cards: estimates by their keys in the summary, and the values to compare them with."""
     keys = ("accuracy", "null_rate", "cut_rate", "entropy_first", "entropy_final", "gain", "misalignment")
     best = (data.summary.get("rho") or {}).get("recommended")
     others = ("cross_fitted", "undefined_fraction", "share_moving", "expected_from_noise")
@@ -357,9 +358,14 @@ def _plain(value: Any) -> Any:
 
 def _settings(summary: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Heading, then names and values: of where the run comes from, its counts, and its settings."""
-    names = {"row_steps": "computed tokens", "num_rollouts": "rollouts in all"}
+    names = {
+        "generated_tokens": "rollout tokens",
+        "row_steps": "computed tokens",
+        "num_truncated_trajectories": "cut trajectories",
+        "num_left_out_checkpoints": "checkpoints left out",
+    }
     facts = [
-        (names.get(key, key.removeprefix("num_").replace("_", " ")), _spell(summary[key]))
+        (names.get(key, key.removeprefix("num_").replace("_", " ")), _as_text(summary[key]))
         for key in (
             "num_problems",
             "num_trajectories",
@@ -377,7 +383,9 @@ def _settings(summary: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str
     if summary.get("seconds") is not None:
         facts.append(("time", time_spent(summary)))
     config = summary.get("config")
-    settings = [(key, _spell(value)) for key, value in config.items()] if isinstance(config, Mapping) else []
+    settings = (
+        [(key, _setting_text(key, value)) for key, value in config.items()] if isinstance(config, Mapping) else []
+    )
     parts = (("Where it comes from", _provenance(summary)), ("Counts", facts), ("Settings", settings))
     return [(heading, rows) for heading, rows in parts if rows]
 
@@ -402,10 +410,19 @@ def _provenance(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
         "commit of fastsia": origin.get("commit"),
     }
-    return [(name, _spell(value)) for name, value in found.items() if value]
+    return [(name, _as_text(value)) for name, value in found.items() if value]
 
 
-def _spell(value: Any) -> str:
+def _setting_text(name: str, value: Any) -> str:
+    """A setting's value as the help words it: on, off, or what applies where it is not given."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if value is None:
+        return (SETTINGS[name].unset if name in SETTINGS else "") or "none"
+    return _as_text(value)
+
+
+def _as_text(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -20,7 +20,7 @@ _MATH = {
     *("math", "mrow", "mi", "mn", "mo", "mtext", "mspace", "mfrac", "msqrt", "mroot", "msub", "msup", "msubsup"),
     *("munder", "mover", "munderover", "mtable", "mtr", "mtd", "menclose", "mstyle", "mpadded", "mphantom"),
 }
-"""What a tree may consist of; no element has an attribute."""
+"""The elements that a tree may contain; none has an attribute."""
 
 _MARKED = re.compile(r"[*_`#|\\$~]|^\s*(?:[-+>]|\d+[.)])\s", re.MULTILINE)
 _FORMULA = re.compile(

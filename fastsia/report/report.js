@@ -176,7 +176,7 @@
   const DECISIVE = 0.05;
   const isDecisive = (point) => point !== undefined && point.step && point.step[2] <= DECISIVE;
   const percent = (share) => `${Math.round(100 * share)} %`;
-  const tellStep = ([changed, chance, q]) =>
+  const describeStep = ([changed, chance, q]) =>
     `the step from here changes ${percent(changed)} of the answers (${percent(chance)} by chance, q ${q < 0.001 ? "< 0.001" : `= ${show(q, 3)}`})`;
 
   // Trees of harmless elements, made by fastsia.report.prose from the texts' Markdown and LaTeX.
@@ -251,7 +251,7 @@
         mark.dataset.checkpoint = k;
         mark.setAttribute("aria-label", `checkpoint at token ${t}`);
         mark.title = `checkpoint at token ${t}: H = ${show(view.checkpoints[k].h, 2)}, s = ${show(view.checkpoints[k].s, 2)}`;
-        if (step.step) mark.title += `; ${tellStep(step.step)}`;
+        if (step.step) mark.title += `; ${describeStep(step.step)}`;
         mark.addEventListener("click", () => choose(k));
         body.append(mark);
       }
@@ -261,7 +261,7 @@
         mark.type = "button";
         mark.dataset.position = t;
         mark.setAttribute("aria-label", `alternatives to token ${t + 1}`);
-        mark.title = `rollouts behind ${forced.get(t).length} tokens that may stand here`;
+        mark.title = `rollouts after ${forced.get(t).length} possible tokens here`;
         mark.addEventListener("click", () => chooseToken(t));
         body.append(mark);
       }
@@ -307,7 +307,7 @@
     $("at").textContent = point.answers.length
       ? `After ${point.t} tokens: ${total} rollouts, H = ${show(point.h, 2)}, s = ${show(point.s, 2)} nats`
       : `After ${point.t} tokens: H = ${show(point.h, 2)}, s = ${show(point.s, 2)} nats`;
-    if (point.step) $("at").textContent += `; ${tellStep(point.step)}`;
+    if (point.step) $("at").textContent += `; ${describeStep(point.step)}`;
     const bars = point.answers.map(([answer, count], i) => {
       const bar = drawBar("button", answer, count, total, view.gold);
       bar.type = "button";
@@ -320,14 +320,14 @@
     chooseAnswer(0);
   };
 
-  // The answers behind each token that rollouts were drawn behind, at one position.
+  // The answers after each token that rollouts were drawn after, at one position.
   const chooseToken = (t) => {
     const tokens = view.alternatives.find(([position]) => position === t)[1];
     markHere("position", t);
     $("text").querySelectorAll(".token").forEach((token, place) => token.classList.toggle("after", place > t));
-    $("at").textContent = `Token ${t + 1}: the answers behind each token that may stand here`;
+    $("at").textContent = `Token ${t + 1}: the answers after each possible token`;
     const groups = tokens.map(([text, probability, own, q, answers]) => {
-      const group = element("div", "behind");
+      const group = element("div", "after-token");
       const total = answers.reduce((sum, answer) => sum + answer[1], 0);
       const head = element("p", "token-head");
       head.append(element("code", "", JSON.stringify(text)), ` p = ${show(probability, 2)}, ${total} rollouts`);
@@ -361,8 +361,8 @@
     const place = sample === 0 ? answer[3] : null;
     // The prefix is shown from a little before the place that the answer was read from.
     let first = Math.max(0, point.t - 40);
-    let behind = view.tokens.slice(first, point.t).join("").length;
-    while (place && first > 0 && -place[0] + 20 > behind) behind += view.tokens[--first].length;
+    let shown = view.tokens.slice(first, point.t).join("").length;
+    while (place && first > 0 && -place[0] + 20 > shown) shown += view.tokens[--first].length;
     const prefix = view.tokens.slice(first, point.t).join("");
     const marked = (given, from, className) => {
       if (!place || place[1] <= from || place[0] >= from + given.length) return [element("span", className, given)];
@@ -405,7 +405,7 @@
   $("previous").addEventListener("click", () => open(state.open - 1));
   $("next").addEventListener("click", () => open(state.open + 1));
   $("viewer").addEventListener("close", () => history.replaceState(null, "", "#trajectories"));
-  // On the document: when what has the focus is drawn anew, keys are no longer the dialog's.
+  // On the document: when what has the focus is drawn again, keys are no longer the dialog's.
   document.addEventListener("keydown", (event) => {
     if (!$("viewer").open || !view) return;
     if (event.ctrlKey || event.altKey || event.metaKey) return;

@@ -1,5 +1,5 @@
 "use strict";
-// What the pages share: elements, packed trajectories, bars of answers, the chart of one trajectory.
+// Shared by the pages: elements, packed trajectories, bars of answers, the chart of one trajectory.
 const fastsia = (() => {
   const element = (name, className, text) => {
     const made = document.createElement(name);

@@ -1,4 +1,4 @@
-"""Where in a text its answer was read: the last place whose change changes the answer."""
+"""The place in a text where its answer was read: the last place whose change changes the answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How figures look: palette, matplotlib settings, and the marks that figures share."""
+"""Style of the figures: palette, matplotlib settings, and the marks that figures share."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def plot_groups(axes: Axes, frame: pd.DataFrame, curve: str, groups: Iterable[st
 
 
 def plot_plateau(axes: Axes, summary: Any, color: str, alpha: float, label: str = "") -> None:
-    """Marks where mean entropy stays near its final level, if it does."""
+    """Mark where mean entropy stays near its final level, if it does."""
     flat = summary.get("saturation") or {}
     if flat.get("level") is None or flat.get("onset") is None or flat["onset"] >= 1:
         return
@@ -153,7 +153,7 @@ def label_axes(axes: Axes, ylabel: str, axis: str = "relative") -> None:
 
 
 def legend_below(axes: Axes, number: int | None = None, columns: int = 2) -> None:
-    """Puts the legend under the axes, where it covers no data, and enlarges the figure by its rows.
+    """Put the legend under the axes, where it covers no data, and enlarges the figure by its rows.
 
     Args:
         axes: Of the figure.

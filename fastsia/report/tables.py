@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,16 +102,17 @@ def show_table(name: str, frame: pd.DataFrame, digits: int = 3) -> ShownTable:
     if {"low", "high"} <= set(frame.columns):
         bounds |= {"low", "high"}
     shown = [column for column in frame.columns if column not in bounds]
-    columns = [_spell_column(frame, column, bounds, digits) for column in shown]
-    return ShownTable(
-        entry.title, entry.caption, [_spell_name(column) for column in shown], list(zip(*columns, strict=True))
-    )
+    columns = [_format_column(frame, column, bounds, digits) for column in shown]
+    headings = [_heading(column) for column in shown]
+    if "position" in shown and pd.api.types.is_float_dtype(frame["position"]):
+        headings[shown.index("position")] = "relative position"
+    return ShownTable(entry.title, entry.caption, headings, list(zip(*columns, strict=True)))
 
 
-def _spell_column(frame: pd.DataFrame, column: str, bounds: set[str], digits: int) -> list[str]:
+def _format_column(frame: pd.DataFrame, column: str, bounds: set[str], digits: int) -> list[str]:
     """The cells of a column with their intervals; if one number has decimals, all are written with decimals."""
     if column == "quantity":
-        return [_spell_name(value) for value in frame[column]]
+        return [_heading(value) for value in frame[column]]
     low, high = ("low", "high") if column == "difference" and "low" in bounds else (f"{column}_low", f"{column}_high")
     bounded = low in bounds and high in bounds
     broken = bounded or any(isinstance(x, float) and defined(x) and x % 1 for x in frame[column])
@@ -128,7 +130,8 @@ def _spell_column(frame: pd.DataFrame, column: str, bounds: set[str], digits: in
 _HEADLINE = (
     *("model", "task", "num_problems", "accuracy"),
     *(f"rho_{key}{end}" for key in ("pearson", "decoupled", "smoothed") for end in ("", "_correct", "_incorrect")),
-    *("rho_cross_fitted", "undefined_fraction", "auc_50", "entropy_first", "entropy_final", "null_rate"),
+    *("rho_cross_fitted", "rho_baseline", "undefined_fraction", "auc_50", "entropy_first", "entropy_final"),
+    *("null_rate", "cut_rate"),
 )
 """Columns of the table of runs that are read first."""
 
@@ -164,6 +167,9 @@ _NAMES = {
     "null_rate": "no answer",
     "cut_rate": "cut by the token limit",
     "undefined_fraction": "ρ (the paper's) undefined",
+    "rho_baseline": "2·accuracy − 1 where ρ is defined",
+    "low_edge": "bin from",
+    "factor": "changed setting",
     "entropy_first": "H at the start",
     "entropy_mean": "mean H",
     "entropy_final": "H at the end",
@@ -182,14 +188,16 @@ def recommended_name(kind: str) -> str:
     return f"recommended ρ ({_KINDS[kind]})"
 
 
-def _spell_name(name: str) -> str:
+def _heading(name: str) -> str:
     """A column's name for reading."""
     if name in _NAMES:
         return _NAMES[name]
-    spelled = name.removeprefix("num_").removesuffix("_fraction").replace("_", " ").replace("rho", "ρ")
+    heading = name.removeprefix("num_").removesuffix("_fraction").replace("_", " ").replace("rho", "ρ")
+    for word in ("auc", "ece"):
+        heading = re.sub(rf"\b{word}\b", word.upper(), heading)
     for key, kind in _KINDS.items():
-        spelled = spelled.replace(f"ρ {key}", f"ρ, {kind}")
-    return spelled
+        heading = heading.replace(f"ρ {key}", f"ρ, {kind}")
+    return heading
 
 
 def defined(value: Any) -> bool:

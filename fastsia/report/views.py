@@ -38,7 +38,7 @@ def trajectory_views(
         checkpoints: as `SIAResult.checkpoints`.
         alternatives: of the trajectories that have them.
     """
-    behind = alternatives or {}
+    views_of = alternatives or {}
     vocabulary = store.vocabulary()
     problems: dict[Any, Any] = {row["problem_id"]: row for row in store.problems().to_dict("records")}
     trajectories: dict[Any, Any] = {
@@ -65,7 +65,7 @@ def trajectory_views(
                 tokens=tokens,
                 token_entropies=row["token_entropies"].tolist(),
                 place=own,
-                alternatives=behind.get((str(row["problem_id"]), int(row["trajectory"])), {}),
+                alternatives=views_of.get((str(row["problem_id"]), int(row["trajectory"])), {}),
                 checkpoints=[
                     CheckpointView(
                         position=position,

@@ -23,7 +23,7 @@ from fastsia.results.reader import Store, problem_of
 from fastsia.results.reading import Reading
 from fastsia.results.schema import DrawnProblem, pack_ids, unpack_ids
 from fastsia.results.score import stored_config
-from fastsia.results.steps import spell_answer, spell_p
+from fastsia.results.steps import format_answer, format_p
 from fastsia.sia.extras.alternatives import alternatives_table
 
 ALTERNATIVES = "alternatives.sqlite"
@@ -34,7 +34,7 @@ NUM_SLOTS = 16
 """The most tokens of one position that rollouts are drawn after, the trajectory's own among them."""
 
 _SECONDS = 60.0
-"""How long a process waits for another that writes."""
+"""Seconds to wait for another process that writes."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS tokens (
@@ -65,7 +65,7 @@ class ForcedToken:
 
 
 @dataclass(frozen=True)
-class AnswersBehind:
+class AnswersAfter:
     """The answers that rollouts after a token reached.
 
     Attributes:
@@ -82,7 +82,7 @@ class AnswersBehind:
 
 
 def checksum_of(trajectory: Mapping[Any, Any], fingerprint: str) -> int:
-    """Identifies a trajectory and the weights that draw after it: what is stored of another is not used."""
+    """A checksum of a trajectory and of the weights; rollouts stored under another checksum are not used."""
     ids = np.concatenate([trajectory["prompt_token_ids"], [-1], trajectory["token_ids"]]).astype("<i4")
     return zlib.crc32(fingerprint.encode(), zlib.crc32(ids.tobytes()))
 
@@ -109,7 +109,7 @@ class AlternativeStore:
         except sqlite3.OperationalError as error:  # a full disk, a read-only folder, another process that writes
             raise FastsiaError(f"{self.path} cannot be read or written: {one_line(error)}.") from error
         except sqlite3.DatabaseError as error:
-            raise FastsiaError(f"{self.path} is damaged ({one_line(error)}); delete it to draw anew.") from error
+            raise FastsiaError(f"{self.path} is damaged ({one_line(error)}); delete it to draw again.") from error
 
     def begin(
         self, problem_id: str, trajectory: int, checksum: int, wanted: Iterable[tuple[int, int, float]]
@@ -188,7 +188,7 @@ class AlternativeStore:
         return [(ForcedToken(*row), rollouts.get(row[:2], [])) for row in tokens]
 
 
-def answers_behind(store: Store, problem_id: str | None = None) -> Iterator[AnswersBehind]:
+def answers_after(store: Store, problem_id: str | None = None) -> Iterator[AnswersAfter]:
     """The answers after every forced token of a run, read as the run's own, trajectory by trajectory.
 
     Args:
@@ -218,7 +218,7 @@ def answers_behind(store: Store, problem_id: str | None = None) -> Iterator[Answ
             mine = [None if a is None else names.get(a, a) for a in answers[begin : begin + len(rollouts)]]
             begin += len(rollouts)
             is_own = int(row["token_ids"][forced.position]) == forced.token
-            yield AnswersBehind(*key, forced, is_own, str(row["gold"]), mine)
+            yield AnswersAfter(*key, forced, is_own, str(row["gold"]), mine)
 
 
 def _read(
@@ -260,12 +260,12 @@ def read_alternatives(store: Store, problem_id: str | None = None) -> pd.DataFra
         store: A snapshot of the run.
         problem_id: Of this problem only; None: of all.
     """
-    return _table(store, answers_behind(store, problem_id))
+    return _table(store, answers_after(store, problem_id))
 
 
 def alternative_views(store: Store) -> dict[tuple[str, int], dict[int, list[AlternativeView]]]:
-    """What the viewer shows of a run's alternatives, by problem id and trajectory, then by position."""
-    found = list(answers_behind(store))
+    """A run's alternatives for the viewer, by problem id and trajectory, then by position."""
+    found = list(answers_after(store))
     answers = {(one.problem_id, one.trajectory, one.forced.position, one.forced.token): one.answers for one in found}
     views: dict[tuple[str, int], dict[int, list[AlternativeView]]] = {}
     for row in _table(store, found).to_dict("records"):
@@ -277,7 +277,7 @@ def alternative_views(store: Store) -> dict[tuple[str, int], dict[int, list[Alte
     return views
 
 
-def _table(store: Store, found: Iterable[AnswersBehind]) -> pd.DataFrame:
+def _table(store: Store, found: Iterable[AnswersAfter]) -> pd.DataFrame:
     vocabulary = store.vocabulary()
     rows = [
         {
@@ -296,7 +296,7 @@ def _table(store: Store, found: Iterable[AnswersBehind]) -> pd.DataFrame:
     return alternatives_table(pd.DataFrame(rows))
 
 
-def tell_alternatives(table: pd.DataFrame) -> Iterator[list[str]]:
+def describe_alternatives(table: pd.DataFrame) -> Iterator[list[str]]:
     """The rows of one position after the other as lines to read, the strongest difference first."""
     keys = ["problem_id", "trajectory", "position"]
     strongest = table.groupby(keys, sort=False)["q_value"].min()
@@ -305,8 +305,8 @@ def tell_alternatives(table: pd.DataFrame) -> Iterator[list[str]]:
         lines = [f"{key[0]}, trajectory {key[1]}, token {key[2]}"]
         for row in rows.to_dict("records"):
             name = f"{row['token']!r}{' (its own)' if row['is_own'] else ''}"
-            share = f"{100 * row['answer_share']:.0f} % {spell_answer(row['answer'])}"
+            share = f"{100 * row['answer_share']:.0f} % {format_answer(row['answer'])}"
             gold = f"gold {100 * row['gold_share']:.0f} %"
             line = f"  {name}: p = {row['probability']:.2f}; {row['num_rollouts']} rollouts, {share}, {gold}"
-            lines.append(line if row["is_own"] else f"{line}; q = {spell_p(row['q_value'])}")
+            lines.append(line if row["is_own"] else f"{line}; q = {format_p(row['q_value'])}")
         yield lines

@@ -11,7 +11,7 @@ import pandas as pd
 
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.results.reader import Store
-from fastsia.results.steps import continued, spell_answer, spell_p
+from fastsia.results.steps import continued, format_answer, format_p
 from fastsia.sia.extras.steps import discoveries, newcombe
 from fastsia.sia.two_samples import compare_counts, total_variation
 
@@ -20,7 +20,7 @@ FEWEST = 3
 
 
 def read_forks(store: Store, problem_id: str | None = None) -> pd.DataFrame:
-    """Finds the tokens of trajectories in whose place at least `FEWEST` rollouts wrote one other token.
+    """Find the tokens of trajectories in whose place at least `FEWEST` rollouts wrote one other token.
 
     The rollouts that come by a token are those of the checkpoint before it that have matched the trajectory up to it.
     Some keep the token, others write an alternative: two independent samples of what follows from either, so each
@@ -103,15 +103,15 @@ def _forks_of(trajectory: Any, rollouts: pd.DataFrame, vocabulary: Vocabulary) -
             }
 
 
-def tell_fork(fork: Mapping[Any, Any]) -> list[str]:
+def describe_fork(fork: Mapping[Any, Any]) -> list[str]:
     """A row of `read_forks` as lines to read."""
     kept, other = (repr(fork[name]) for name in ("token", "alternative"))
-    answers = [spell_answer(fork[f"{name}_answer"]) for name in ("kept", "alternative")]
+    answers = [format_answer(fork[f"{name}_answer"]) for name in ("kept", "alternative")]
     change, low, high = (100 * fork[f"gold_change{end}"] for end in ("", "_low", "_high"))
     return [
         f"{fork['problem_id']}, trajectory {fork['trajectory']}, token {fork['position']}: {other} in place of {kept}",
         f"  {fork['num_kept']} rollouts kept the token, most with {answers[0]}; {fork['num_alternative']} wrote the "
         f"other, most with {answers[1]}",
         f"  answers differ by {100 * fork['total_variation']:.0f} % ({100 * fork['by_chance']:.0f} % by chance, q = "
-        f"{spell_p(fork['q_value'])}); gold {change:+.0f} points [{low:.0f}, {high:.0f}]",
+        f"{format_p(fork['q_value'])}); gold {change:+.0f} points [{low:.0f}, {high:.0f}]",
     ]

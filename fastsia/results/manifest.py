@@ -19,7 +19,7 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Manifest:
-    """What was exported.
+    """The exported files.
 
     Attributes:
         database: the digest of the database's files; None without a database.

@@ -1,4 +1,4 @@
-"""A run's database, read only: frames of its tables, the texts, and what they were drawn and read with."""
+"""Read access to a run's database: its tables as frames, the texts, and the run's identity and reading."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from fastsia.config import AnswerFormat, Problem
 from fastsia.errors import FastsiaError, one_line
 from fastsia.results import repair, schema
 from fastsia.results.manifest import database_digest
-from fastsia.results.schema import DATABASE, PER_PROBLEM, Grouped
+from fastsia.results.schema import DATABASE, PER_PROBLEM, ClassesByTrajectory
 
 _IDENTITY = {"model", "task", "backend", "config"}
 
 
 class Store:
-    """A run's database, read only; needs no model. Each read opens it anew, from any thread; see `snapshot`.
+    """A run's database, read only; needs no model. Each read opens it again, from any thread; see `snapshot`.
 
     Attributes:
         digest: of the database's files before the snapshot was taken; None outside of a snapshot.
@@ -40,7 +40,7 @@ class Store:
         self.digest: str | None = None
         self._connection: sqlite3.Connection | None = None
         self._positions: list[int] | None = None
-        self._grouped: Grouped | None = None
+        self._classes: ClassesByTrajectory | None = None
         if not self.path.is_file():
             raise FastsiaError(f"{self.path} does not exist.")
         with self._reading() as connection:
@@ -49,16 +49,16 @@ class Store:
 
     @contextmanager
     def snapshot(self) -> Iterator[Store]:
-        """The database in one state, whatever is written meanwhile.
+        """A view of the database that later writes do not change.
 
         Within the block, every read is from one transaction. After it, the store that was given still shows only the
-        problems and the groups of equal answers of that state.
+        problems and the classes of equal answers of that state.
         """
         now = copy.copy(self)
         now.digest = self.digest or database_digest(self.path)
         with self._reading() as connection:
             now._connection = connection
-            now._positions, now._grouped = self._positions_in(connection), self._groups_in(connection)
+            now._positions, now._classes = self._positions_in(connection), self._classes_in(connection)
             try:
                 yield now
             finally:
@@ -66,13 +66,13 @@ class Store:
 
     @contextmanager
     def of_problem(self, problem_id: str) -> Iterator[Store]:
-        """A snapshot in which the run has only this problem, for a read that does not pass the others."""
+        """A snapshot with this problem only, so that the others are not read."""
         now = copy.copy(self)
         with self._reading() as connection:
             found = connection.execute("SELECT position FROM problems WHERE problem_id = ?", (problem_id,)).fetchone()
             if found is None:
                 raise FastsiaError(f"{self.path} has no problem {problem_id!r}.")
-            now._connection, now._positions, now._grouped = connection, [found[0]], self._groups_in(connection)
+            now._connection, now._positions, now._classes = connection, [found[0]], self._classes_in(connection)
             try:
                 yield now
             finally:
@@ -104,10 +104,10 @@ class Store:
         with self._reading() as connection:
             return repair.repairs(schema.read_meta(connection, "vocabulary"))
 
-    def num_ungrouped(self) -> int:
-        """Trajectories for which it is not stored which of their answers are equal."""
+    def num_without_classes(self) -> int:
+        """Number of trajectories without stored classes of equal answers."""
         with self._reading() as connection:
-            known, ids = self._groups_in(connection), connection.execute("SELECT id FROM trajectories").fetchall()
+            known, ids = self._classes_in(connection), connection.execute("SELECT id FROM trajectories").fetchall()
         return sum(row[0] not in known for row in ids)
 
     def has_format(self, answer_format: AnswerFormat) -> bool:
@@ -117,7 +117,7 @@ class Store:
     def num_late_comparisons(self) -> int:
         """Comparisons of two answers that took too long; such answers count as different."""
         with self._reading() as connection:
-            return sum(found.num_timeouts for found in self._groups_in(connection).values())
+            return sum(found.num_timeouts for found in self._classes_in(connection).values())
 
     def check(self) -> None:
         """Read everything.
@@ -131,11 +131,11 @@ class Store:
             raise FastsiaError(f"{self.path} is damaged ({damage}); the same `fastsia run` command repairs it.")
 
     def num_problems(self) -> int:
-        """How many problems are finished."""
+        """Number of finished problems."""
         return int(self._one("SELECT count(*) FROM problems")[0])
 
     def problems(self) -> pd.DataFrame:
-        """One row a finished problem, in the dataset's order."""
+        """One row per finished problem, in the dataset's order."""
         with self._reading() as connection:
             frame = self._shown(read_frame(connection, "problems", _PROBLEM, self._span()))
             frame["choices"] = _objects([None if text is None else json.loads(text) for text in frame["choices"]])
@@ -149,7 +149,7 @@ class Store:
             for name, unpack in _UNPACK.items():
                 frame[name] = _objects(list(map(unpack, frame[name])))
             frame["correct"] = frame["correct"].astype(bool)
-            rows = _name_by_class(frame, frame["id"], self._groups_in(connection))
+            rows = _name_by_class(frame, frame["id"], self._classes_in(connection))
             frame.loc[rows, "correct"] = frame["answer"][rows] == frame["gold"][rows]
         return frame.drop(columns=["id", "position"])
 
@@ -160,21 +160,21 @@ class Store:
         has it.
         """
         with self._reading() as connection:
-            equivalents = self._groups_in(connection)
+            classes = self._classes_in(connection)
             frame = self._joined(connection, "rollouts", ("id", *_SCORED))
             ends = self._joined(connection, "trajectories", ("id", *_ANSWERS))
-            _name_by_class(ends, ends["id"], equivalents)
+            _name_by_class(ends, ends["id"], classes)
             own = _trajectory_ids(frame)
             mine = np.searchsorted(ends["id"], own)
             for name in _ANSWERS:
                 frame[name.replace("answer", "correct")] = (ends[name] == ends["gold"]).to_numpy(bool)[mine]
-            _name_by_class(frame, own, equivalents)
+            _name_by_class(frame, own, classes)
         return frame.drop(columns=["id", "position"])
 
     def rollouts(self, problems_at_once: int = 64) -> Iterator[pd.DataFrame]:
         """All columns of the rollouts, a chunk of problems at a time; token_ids int32 arrays."""
         with self._reading() as connection:
-            equivalents, positions = self._groups_in(connection), self._positions_in(connection)
+            classes, positions = self._classes_in(connection), self._positions_in(connection)
             for begin in range(0, len(positions), problems_at_once):
                 chunk = positions[begin : begin + problems_at_once]
                 between = (chunk[0] * PER_PROBLEM, (chunk[-1] + 1) * PER_PROBLEM)
@@ -184,17 +184,17 @@ class Store:
                 if ends[-1:].sum() != len(ids):
                     raise ValueError(f"rollouts say {ends[-1:].sum()} tokens and hold {len(ids)}")
                 frame["token_ids"] = _objects(np.split(ids, ends)[:-1])
-                _name_by_class(frame, _trajectory_ids(frame), equivalents)
+                _name_by_class(frame, _trajectory_ids(frame), classes)
                 yield frame[list(_ROLLOUT)]
 
     def same_answers(self) -> dict[tuple[str, int], dict[str, str]]:
-        """By (problem id, trajectory), the spelling that stands for each of its answers that equals another one."""
+        """By (problem id, trajectory), the spelling that represents each of its answers that equals another one."""
         with self._reading() as connection:
-            groups, found = self._groups_in(connection), dict[tuple[str, int], dict[str, str]]()
+            classes, found = self._classes_in(connection), dict[tuple[str, int], dict[str, str]]()
             for row, problem_id, trajectory in connection.execute(
                 "SELECT id, problem_id, trajectory FROM trajectories"
             ):
-                if names := schema.names_of(groups, row):
+                if names := schema.names_of(classes, row):
                     found[problem_id, trajectory] = dict(names)
         return found
 
@@ -244,9 +244,9 @@ class Store:
         with self._reading() as connection:
             return connection.execute(query, parameters).fetchone()
 
-    def _groups_in(self, connection: sqlite3.Connection) -> Grouped:
-        if self._grouped is not None:
-            return self._grouped
+    def _classes_in(self, connection: sqlite3.Connection) -> ClassesByTrajectory:
+        if self._classes is not None:
+            return self._classes
         return schema.parse_reading(schema.read_meta(connection, "vocabulary"))[1]
 
     def _positions_in(self, connection: sqlite3.Connection) -> list[int]:
@@ -360,7 +360,7 @@ def _objects(values: Any) -> pd.Series:
     return pd.Series(column, dtype=object)
 
 
-def _name_by_class(frame: pd.DataFrame, owner: Any, equivalents: Grouped) -> np.ndarray:
+def _name_by_class(frame: pd.DataFrame, owner: Any, classes: ClassesByTrajectory) -> np.ndarray:
     """Replace each answer by the spelling that represents its class.
 
     Args:
@@ -370,12 +370,12 @@ def _name_by_class(frame: pd.DataFrame, owner: Any, equivalents: Grouped) -> np.
         The rows of the trajectories in which some answer is replaced.
     """
     ids = np.asarray(owner, dtype=np.int64)
-    rows = np.flatnonzero(np.isin(ids, [row for row in equivalents if schema.names_of(equivalents, row)]))
+    rows = np.flatnonzero(np.isin(ids, [row for row in classes if schema.names_of(classes, row)]))
     if len(rows):
         for name in _ANSWERS:
             column = frame[name].to_numpy(object).copy()
             for row in rows.tolist():
-                column[row] = schema.names_of(equivalents, ids[row]).get(column[row], column[row])
+                column[row] = schema.names_of(classes, ids[row]).get(column[row], column[row])
             frame[name] = pd.Series(column, index=frame.index, dtype=object)
     return rows
 
@@ -399,7 +399,7 @@ def _open_read_only(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Re-raise whatever reading and decoding a damaged or foreign database raises as FastsiaError."""
+    """Re-raise errors of reading and decoding a damaged or foreign database as FastsiaError."""
     try:
         yield
     except FastsiaError:

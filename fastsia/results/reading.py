@@ -23,7 +23,7 @@ from fastsia.config import AnswerFormat, SIAConfig, is_text
 from fastsia.engine.sequence import FinishReason, Trajectory
 from fastsia.errors import FastsiaError, one_line
 from fastsia.results.schema import DrawnProblem, ScoredTrajectory
-from fastsia.results.writer import Grouping, Reread, StoreWriter
+from fastsia.results.writer import FindClasses, Reread, StoreWriter
 from fastsia.tasks.prompt import reading_options
 
 AnswerReader = Callable[[str], str | None]
@@ -69,7 +69,7 @@ class Reading:
         }
 
     @property
-    def grouping(self) -> Grouping | None:
+    def find_classes(self) -> FindClasses | None:
         """The function that finds equal answers; None if only equal spellings are equal.
 
         It compares boxed answers only: numbers and letters have one spelling each. It is slow, so it is called after
@@ -79,10 +79,10 @@ class Reading:
         if method == "spelling":
             return None
 
-        def group(answers: Sequence[str], gold: str, answer_format: AnswerFormat) -> Classes:
+        def find(answers: Sequence[str], gold: str, answer_format: AnswerFormat) -> Classes:
             return classes(answers, gold, method=method) if answer_format == "boxed" else Classes({})
 
-        return group
+        return find
 
     def read(self, of: DrawnProblem, vocabulary: Vocabulary) -> list[ScoredTrajectory]:
         """Read the answers of a problem's trajectories and of all their rollouts.
@@ -124,9 +124,9 @@ class Reading:
                 ids = np.concatenate([drawn.token_ids[: rollouts.checkpoint[r]], ids])
             whole = vocabulary.decode(ids)
             if whole not in known:
-                known[whole] = _spelled(read, whole, of)
+                known[whole] = _read_one(read, whole, of)
             lenient.append(known[whole])
-        lenient.append(_spelled(read, text, of))
+        lenient.append(_read_one(read, text, of))
         return [None if cut else answer for cut, answer in zip(_cut(drawn), lenient, strict=True)], lenient
 
     def _by_rules(self, drawn: Trajectory, text: str, of: DrawnProblem, vocabulary: Vocabulary) -> Readings:
@@ -184,7 +184,7 @@ def renew(
         writer: of the run's folder.
         reading: how to read them.
         vocabulary: of the run.
-        identity: of the run; its settings of reading become the run's.
+        identity: of the run; its config replaces the stored one.
         golds: corrected gold answers, by position.
     """
     facts = reading.facts()
@@ -192,7 +192,7 @@ def renew(
         lambda stored: reading.read(stored, vocabulary),
         identity,
         facts,
-        group=reading.grouping,
+        find_classes=reading.find_classes,
         golds=golds,
         positions=golds if golds and writer.stored_reading == facts else None,
     )
@@ -228,7 +228,7 @@ def _regex_reader(pattern: str) -> AnswerReader:
     return read
 
 
-def _spelled(read: AnswerReader, text: str, of: DrawnProblem) -> str | None:
+def _read_one(read: AnswerReader, text: str, of: DrawnProblem) -> str | None:
     """The answer that a reader finds, stripped. Values of the format are spelled as gold answers are."""
     problem = of.problem
     try:

@@ -54,7 +54,7 @@ def has_tables(connection: sqlite3.Connection) -> bool:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a database, or None. Reads all of it: sqlite checks the pages, checksums the problems."""
+    """The damage of a database, or None. Reads all of it: sqlite checks the pages, checksums check the problems."""
     if not path.exists():
         return None
     with closing(sqlite3.connect(path)) as connection:

@@ -1,4 +1,4 @@
-"""The results of a run or of a table of rollouts: read from a folder, or scored anew, without a model."""
+"""The results of a run or of a table of rollouts: read from a folder, or scored again, without a model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from fastsia.results.manifest import (
 from fastsia.results.reader import Store
 from fastsia.results.reading import AnswerReader, Reading, renew
 from fastsia.results.schema import DATABASE
-from fastsia.results.score import forget_partial_costs, plain, score_store, stored_config
+from fastsia.results.score import drop_partial_costs, plain, score_store, stored_config
 from fastsia.results.writer import Reread, StoreWriter, with_defaults
 from fastsia.sia import (
     Analysis,
@@ -166,7 +166,7 @@ class SIAResult:
         refuse_links(path, (DATABASE, "summary.json", MANIFEST, *(f"{name}.parquet" for name in _TABLES)))
         database = path / DATABASE
         if database.exists() and (self._store is None or database.resolve() != self._store.path.resolve()):
-            raise FastsiaError(f"{path} holds a run already; save to another folder.")
+            raise FastsiaError(f"{path} contains a run already; save to another folder.")
         self._spare_source(path, path / "tables", path / "figures")
         state = None if self._store is None else self._store.digest
         if self._store is not None and not database.exists():
@@ -225,7 +225,7 @@ class SIAResult:
             return read_steps(store, found)
 
     def forks(self, problem_id: str | None = None) -> pd.DataFrame:
-        """Tokens in whose place rollouts wrote another one, and what became of the answers: `results.forks.read_forks`.
+        """Tokens in whose place rollouts wrote another one, with the answers of both: `results.forks.read_forks`.
 
         Raises:
             FastsiaError: There is no such problem, the prefixes are shuffled, or there is no database of the run.
@@ -284,7 +284,7 @@ class SIAResult:
         return to_datatree(self)
 
     def report_data(self) -> ReportData:
-        """What reports and figures are drawn from. Its views, the texts to read, can be iterated once."""
+        """The data of reports and figures. Its views, the texts to read, can be iterated once."""
         from fastsia.report import ReportData
 
         return ReportData(self.summary, self.trajectories, self.checkpoints, self.curves, self.tables, self._views())
@@ -380,7 +380,7 @@ def load(directory: str | os.PathLike[str]) -> SIAResult:
         costs, notes = costs_of(path)
         run = {"model": name, "task": identity["task"], "backend": identity["backend"], **costs}
         result = score(store, stored_config(store), run, notes)
-        forget_partial_costs(result.summary, store)
+        drop_partial_costs(result.summary, store)
     return result
 
 
@@ -415,7 +415,7 @@ def reread(
     answer_reader: AnswerReader | None = None,
 ) -> Reread | None:
     """Read the stored texts of a run again, by the installed version's rules or as given, and write its answers, scores
-    and exports anew. No model is needed. A run with shuffled prefixes in the folder is read the same way.
+    and exports again. No model is needed. A run with shuffled prefixes in the folder is read the same way.
 
     Args:
         directory: a results folder that `evaluate` made.
@@ -432,7 +432,7 @@ def reread(
     """
     path = Path(directory)
     if not (path / DATABASE).is_file():
-        raise FastsiaError(f"results folder {str(path)!r} holds no run ({DATABASE}).")
+        raise FastsiaError(f"results folder {str(path)!r} contains no run ({DATABASE}).")
     given = {"answer_reading": answer_reading, "equivalence": equivalence, "answer_regex": answer_regex}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if answer_regex == "" or (answer_reader is not None and answer_regex is None):
@@ -458,7 +458,7 @@ def _reread(path: Path, changes: dict[str, Any], answer_reader: AnswerReader | N
             "to fastsia.reread as answer_reader, or another reader as answer_regex."
         )
     facts = reading.facts()
-    if stored == facts and (reading.grouping is None or not store.num_ungrouped()):
+    if stored == facts and (reading.find_classes is None or not store.num_without_classes()):
         return None
     store.check()
     identity = store.identity()
@@ -556,7 +556,7 @@ def _analyze_again(path: Path) -> SIAResult:
     """The results of a folder without a database whose exports are of another version."""
     summary = read_object(path / "summary.json")
     if not summary:
-        raise FastsiaError(f"results folder {str(path)!r} holds neither {DATABASE} nor a readable summary.json.")
+        raise FastsiaError(f"results folder {str(path)!r} contains neither {DATABASE} nor a readable summary.json.")
     stored = summary.get("config")
     config = renamed.current(stored) if isinstance(stored, Mapping) else {}
     known = {field.name: config[field.name] for field in dataclasses.fields(SIAConfig) if field.name in config}

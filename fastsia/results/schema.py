@@ -31,7 +31,7 @@ PER_PROBLEM = 1 << 24
 """The id of a trajectory's or rollout's row is its problem's position times this, plus its number in the problem."""
 
 HEAD = ("schema_version", "identity", "vocabulary")
-"""Keys of `meta` that a database cannot be read without."""
+"""Keys of `meta` that a reader needs."""
 READING = ("reading", "equivalents", "reading_checksum")
 """Keys of `meta` for how answers were read, and which are equal. If they are damaged, the texts are read again."""
 ROUNDS = "rounds"
@@ -98,14 +98,14 @@ class RolloutRow(NamedTuple):
 
 
 class PartRow(NamedTuple):
-    """A row of `parts`: what was drawn of one trajectory of an unfinished problem since its row before.
+    """A row of `parts`: the draws of one trajectory of an unfinished problem since its previous row.
 
     The fields of a `Drawn`, ids and numbers packed by `pack_ids`, reasons as int8. They are kept until the problem is
     finished.
 
     Attributes:
         number: 0, 1, ... within the trajectory.
-        asked: the checksum of what was asked, see `asked_checksum`.
+        asked: the checksum of what was asked, see `request_checksum`.
         num_ended: rollouts that ended.
         checksum: over the other fields.
     """
@@ -161,7 +161,7 @@ class ProblemRows(NamedTuple):
     rollouts: Iterable[RolloutRow]
 
     def checksum(self, version: int = SCHEMA_VERSION) -> int:
-        """What `problem.checksum` should be."""
+        """The correct value of `problem.checksum`."""
         return checksum((self.problem[:-1], self.trajectories, self.rollouts), version)
 
     def by_table(self) -> dict[str, Iterable[Any]]:
@@ -209,10 +209,10 @@ class FinishedProblem:
 
 @dataclass(frozen=True)
 class Part:
-    """What was drawn of one trajectory of an unfinished problem: since the part before, or all of it.
+    """Draws of one trajectory of an unfinished problem: those since the part before, or all.
 
     Attributes:
-        asked: see `asked_checksum`.
+        asked: see `request_checksum`.
         is_whole: it replaces the parts before.
     """
 
@@ -269,7 +269,7 @@ def select(connection: sqlite3.Connection, table: str, where: str = "", paramete
 
 
 def insert(connection: sqlite3.Connection, rows: ProblemRows) -> None:
-    """Store a problem in one transaction; its parts are not needed any more."""
+    """Store a problem and delete its parts, in one transaction."""
     with connection:
         connection.execute("BEGIN IMMEDIATE")
         for table, values in rows.by_table().items():
@@ -351,7 +351,7 @@ class OtherVersionError(FastsiaError):
 
 
 def check_version(path: Path, version: Any) -> None:
-    """Refuse a database of an unknown schema version. A version that is no integer is damage, not another version."""
+    """Raise OtherVersionError for an unknown schema version. A version that is no integer means damage."""
     if version not in range(1, SCHEMA_VERSION + 1):
         error = OtherVersionError if isinstance(version, int) else FastsiaError
         raise error(f"{path} has schema version {version}; this fastsia reads versions 1 to {SCHEMA_VERSION}.")
@@ -381,8 +381,8 @@ def migrate(connection: sqlite3.Connection) -> None:
                 assert rows is not None, "checked as the database was opened"
                 replace(connection, rows, rows.sealed())
             if "reading" in meta:
-                reading, equivalents = parse_reading(meta)
-                meta |= reading_meta(reading or {}, equivalents) if reading is not None else {}
+                reading, classes = parse_reading(meta)
+                meta |= reading_meta(reading or {}, classes) if reading is not None else {}
         _create_table(connection, "parts")
         meta["schema_version"] = SCHEMA_VERSION
         write_meta(connection, meta | {"checksum": head_checksum(meta)})
@@ -410,7 +410,7 @@ def _plain(values: Any) -> Any:
 
 
 def head_checksum(meta: Mapping[str, Any]) -> int:
-    """The checksum over what a database cannot be read without, in the format of its own version."""
+    """The checksum over the keys that a reader needs, in the format of the database's version."""
     return checksum([meta.get(key) for key in HEAD], meta.get("schema_version", SCHEMA_VERSION))
 
 
@@ -435,7 +435,7 @@ def parse_rounds(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 # --- how answers were read -------------------------------------------------------------------------------------
 
-Grouped = dict[int, Classes]
+ClassesByTrajectory = dict[int, Classes]
 """By the id of a trajectory: its classes of equal answers, without the answers that represent themselves."""
 
 # Databases that do not say how their answers were read are older than every other way of reading.
@@ -448,14 +448,14 @@ _FIRST_READING = {
 }
 
 
-def reading_meta(reading: Mapping[str, Any], equivalents: Grouped) -> dict[str, Any]:
+def reading_meta(reading: Mapping[str, Any], classes: ClassesByTrajectory) -> dict[str, Any]:
     """The values of `meta` for how answers were read and which of them are equal."""
-    grouped = {row: [dict(found.representative), found.num_timeouts] for row, found in sorted(equivalents.items())}
+    grouped = {row: [dict(found.representative), found.num_timeouts] for row, found in sorted(classes.items())}
     values = [json.dumps(reading, sort_keys=True), json.dumps(grouped)]
     return dict(zip(READING, [*values, checksum(values)], strict=True))
 
 
-def parse_reading(meta: Mapping[str, Any]) -> tuple[dict[str, Any] | None, Grouped]:
+def parse_reading(meta: Mapping[str, Any]) -> tuple[dict[str, Any] | None, ClassesByTrajectory]:
     """(how the answers were read, which of them are equal); (None, {}) if that is damaged."""
     try:
         if "reading" not in meta:
@@ -464,22 +464,22 @@ def parse_reading(meta: Mapping[str, Any]) -> tuple[dict[str, Any] | None, Group
         *values, stored = (meta[key] for key in READING)
         if checksum(values, meta["schema_version"]) != stored:
             return None, {}
-        reading, equivalents = map(json.loads, values)
-        grouped = {int(row): Classes(dict(names), int(late)) for row, (names, late) in equivalents.items()}
+        reading, classes = map(json.loads, values)
+        grouped = {int(row): Classes(dict(names), int(late)) for row, (names, late) in classes.items()}
         return renamed.current(reading), grouped
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         return None, {}
 
 
-def unequal(found: Classes) -> Classes:
+def without_identical(found: Classes) -> Classes:
     """Classes without the answers that represent themselves."""
     others = {answer: name for answer, name in found.representative.items() if answer != name}
     return Classes(others, found.num_timeouts)
 
 
-def names_of(equivalents: Grouped, row: int) -> Mapping[str, str]:
+def names_of(classes: ClassesByTrajectory, row: int) -> Mapping[str, str]:
     """The representatives of a trajectory's answers that do not represent themselves."""
-    return equivalents[row].representative if row in equivalents else {}
+    return classes[row].representative if row in classes else {}
 
 
 # --- rows and objects ------------------------------------------------------------------------------------------
@@ -543,8 +543,8 @@ def matched_tokens(
     return matched
 
 
-def asked_checksum(problem: Problem, prompt_ids: Sequence[int], seed: int) -> int:
-    """The checksum of what a trajectory's draws depend on beside the run's settings."""
+def request_checksum(problem: Problem, prompt_ids: Sequence[int], seed: int) -> int:
+    """The checksum of the inputs of a trajectory's draws: question, prompt and seed."""
     return checksum([problem.id, problem.question, choices_text(problem), list(prompt_ids), seed])
 
 

@@ -31,7 +31,7 @@ def stored_config(store: Store) -> SIAConfig:
     """The settings that a run was started with."""
     config: Any = store.identity()["config"]
     if not isinstance(config, Mapping):
-        raise FastsiaError(f"{store.path} holds no settings: config is {config!r:.60}.")
+        raise FastsiaError(f"{store.path} contains no settings: config is {config!r:.60}.")
     try:
         return as_config(config)
     except FastsiaError as error:
@@ -52,7 +52,7 @@ def score_store(
     stored = store.trajectories()
     failed = stored["finish_reason"] == "error"
     if len(stored) == 0:
-        raise FastsiaError(f"{store.path} holds no finished problem yet.")
+        raise FastsiaError(f"{store.path} contains no finished problem yet.")
     if failed.all():
         raise FastsiaError(f"every trajectory failed; the first: {stored['error'].iloc[0]}.")
     table, readings = _encode(store, config)
@@ -98,7 +98,7 @@ def notes_of_reading(store: Store, config: SIAConfig) -> list[str]:
     ]
     if differing:
         notes.append(f"The answers of this run were read in another way ({'; '.join(differing)}){again}")
-    elif config.equivalence != "spelling" and (number := store.num_ungrouped()):
+    elif config.equivalence != "spelling" and (number := store.num_without_classes()):
         notes.append(f"The answers of {counted(number, 'trajectory')} are grouped by their spelling only{again}")
     if config.equivalence != "spelling" and not store.has_format("boxed"):
         notes.append(
@@ -118,7 +118,7 @@ def notes_of_reading(store: Store, config: SIAConfig) -> list[str]:
     return notes
 
 
-def forget_partial_costs(summary: dict[str, Any], store: Store) -> None:
+def drop_partial_costs(summary: dict[str, Any], store: Store) -> None:
     """Set row_steps and merge_factor to None where the recorded costs do not cover exactly the stored problems.
 
     This happens where an earlier process was killed, or damaged problems were drawn twice.

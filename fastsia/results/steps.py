@@ -31,7 +31,7 @@ def overlap(one: str, other: str) -> float:
 
 
 def refuse_shuffled(store: Store) -> None:
-    """Raises FastsiaError if the run's prefixes are shuffled, so that no rollout continues its trajectory."""
+    """Raise FastsiaError if the run's prefixes are shuffled, so that no rollout continues its trajectory."""
     if store.identity()["config"].get("shuffle_prefix"):
         raise FastsiaError(f"{store.path} is a run with shuffled prefixes: its rollouts do not continue trajectories.")
 
@@ -56,7 +56,7 @@ def continued(store: Store) -> Iterator[tuple[dict[Any, Any], pd.DataFrame]]:
 
 
 def read_steps(store: Store, steps: pd.DataFrame) -> pd.DataFrame:
-    """Adds texts to steps, and the comparison with those rollouts whose replacement differs in meaning.
+    """Add texts to steps, and the comparison with those rollouts whose replacement differs in meaning.
 
     A rollout that leaves the trajectory within a step writes something else in its place: as many tokens as the step
     has, from where the step begins, or fewer if it ends before.
@@ -89,7 +89,7 @@ def read_steps(store: Store, steps: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([steps.reset_index(drop=True), pd.DataFrame(found)], axis=1)
 
 
-def tell_step(step: Mapping[Any, Any]) -> list[str]:
+def describe_step(step: Mapping[Any, Any]) -> list[str]:
     """A row of `read_steps` as lines to read."""
     change, low, high = (step[f"step_gold_change{end}"] for end in ("", "_low", "_high"))
     before, after = (
@@ -100,7 +100,7 @@ def tell_step(step: Mapping[Any, Any]) -> list[str]:
     lines = [
         f"{where}, tokens {step['checkpoint']} to {step['step_end']:.0f}: the most frequent answer {answer}",
         f"  changes {100 * step['step_total_variation']:.0f} % of the answers ({100 * step['step_by_chance']:.0f} % by "
-        f"chance, q = {spell_p(step['step_q_value'])}); gold "
+        f"chance, q = {format_p(step['step_q_value'])}); gold "
         f"{100 * change:+.0f} points [{100 * low:.0f}, {100 * high:.0f}]",
     ]
     if not isinstance(step.get("text"), str):
@@ -111,17 +111,17 @@ def tell_step(step: Mapping[Any, Any]) -> list[str]:
             f"  instead: {_quoted(step['replacement'])}",
             f"  of {step['num_different']} rollouts with something else there {100 * step['different_gold']:.0f} % are "
             f"right; importance {step['different_importance']:.2f} ({step['different_by_chance']:.2f} by chance, "
-            f"p = {spell_p(step['different_p_value'])})",
+            f"p = {format_p(step['different_p_value'])})",
         ]
     return lines
 
 
-def spell_answer(answer: object) -> str:
+def format_answer(answer: object) -> str:
     """An answer for reading."""
     return f"“{answer}”" if isinstance(answer, str) else "no answer"
 
 
-def spell_p(p_value: float) -> str:
+def format_p(p_value: float) -> str:
     """A p- or q-value for reading."""
     return f"{p_value:.3f}" if p_value >= 0.001 else f"{p_value:.0e}"
 
@@ -141,7 +141,7 @@ def _read_step(
     start = rollouts["checkpoint"].to_numpy(np.int64)
     leave = start + rollouts["matched_tokens"].to_numpy(np.int64)
     leaves = (begin <= leave) & (leave < end) & ((start == begin) if alone else (start <= begin))
-    # Stopped on the trajectory's own tokens, since its answer is settled: nothing was written in its place.
+    # Stopped on the trajectory's own tokens, since its answer is decided: nothing was written in its place.
     stopped = rollouts["finish_reason"] == "answer"
     leaves &= ~(stopped & (rollouts["matched_tokens"] == rollouts["num_tokens"])).to_numpy(bool)
     different, replacement = [], None

@@ -28,9 +28,9 @@ from fastsia.results import repair, schema
 from fastsia.results.reader import Store
 from fastsia.results.schema import (
     DATABASE,
+    ClassesByTrajectory,
     DrawnProblem,
     FinishedProblem,
-    Grouped,
     Part,
     PartRow,
     ProblemRows,
@@ -39,13 +39,13 @@ from fastsia.results.schema import (
 
 LOCK = ".lock"
 
-Grouping = Callable[[Sequence[str], str, AnswerFormat], Classes]
+FindClasses = Callable[[Sequence[str], str, AnswerFormat], Classes]
 """From the distinct answers of a trajectory, its gold answer and their format to the classes of equal answers."""
 
 
 @dataclass(frozen=True)
 class Reread:
-    """What changed when stored texts were read again.
+    """The changes when stored texts were read again.
 
     Attributes:
         num_answers: answers of trajectories and rollouts.
@@ -162,9 +162,7 @@ class StoreWriter:
         self._unlock.atexit = False
         try:
             self._connection = self._open(dict(identity), vocabulary, reading)
-            self.stored_reading, self._equivalents = schema.parse_reading(
-                schema.read_meta(self._connection, "vocabulary")
-            )
+            self.stored_reading, self._classes = schema.parse_reading(schema.read_meta(self._connection, "vocabulary"))
             if not durable:
                 self._connection.execute("PRAGMA synchronous = OFF")
             self.done: set[int] = {row[0] for row in self._connection.execute("SELECT position FROM problems")}
@@ -200,15 +198,15 @@ class StoreWriter:
         for name, before, after in zip(("id", "question", "choices"), stored, now, strict=True):
             if before != after:
                 raise FastsiaError(
-                    f"{self.directory} holds another dataset: {name} of problem {position + 1} was {_short(before)}, "
-                    f"is now {_short(after)}; use another output folder."
+                    f"{self.directory} contains another dataset: {name} of problem {position + 1} was "
+                    f"{_short(before)}, is now {_short(after)}; use another output folder."
                 )
         before_ids = self._connection.execute(
             "SELECT prompt_token_ids FROM trajectories WHERE id = ?", (position * schema.PER_PROBLEM,)
         ).fetchone()
         if before_ids is not None and not np.array_equal(schema.unpack_ids(before_ids[0]), np.array(prompt_ids)):
             raise FastsiaError(
-                f"{self.directory} holds a run with another prompt (first seen at problem {problem.id!r}): "
+                f"{self.directory} contains a run with another prompt (first seen at problem {problem.id!r}): "
                 f"{_first_difference(before_prompt, prompt)}; use another output folder."
             )
         return bool(gold == problem.gold)
@@ -219,7 +217,7 @@ class StoreWriter:
         identity: Mapping[str, Any],
         reading: Mapping[str, Any],
         *,
-        group: Grouping | None = None,
+        find_classes: FindClasses | None = None,
         golds: Mapping[int, str] | None = None,
         positions: Iterable[int] | None = None,
     ) -> Reread:
@@ -229,39 +227,39 @@ class StoreWriter:
             read: reads the answers of a problem.
             identity: its whole config replaces the stored one.
             reading: how `read` reads.
-            group: finds equal answers; None if only equal spellings are equal.
+            find_classes: finds equal answers; None if only equal spellings are equal.
             golds: corrected gold answers, by position.
             positions: the problems to read; None means all.
         """
         counts = np.zeros(3, dtype=np.int64)
         golds = golds or {}
-        equivalents: Grouped = {} if positions is None else dict(self._equivalents)
+        classes: ClassesByTrajectory = {} if positions is None else dict(self._classes)
         with self._writing, self._changing():
             for position in sorted(self.done if positions is None else positions):
-                counts += self._reread_problem(position, read, group, golds.get(position), equivalents)
+                counts += self._reread_problem(position, read, find_classes, golds.get(position), classes)
             meta = schema.read_meta(self._connection)
             settings = dict(identity["config"])
             meta["identity"] = json.dumps(json.loads(meta["identity"]) | {"config": settings}, sort_keys=True)
             changed = {"identity": meta["identity"], "checksum": schema.head_checksum(meta)}
-            schema.write_meta(self._connection, changed | schema.reading_meta(reading, equivalents))
-        before, self.stored_reading, self._equivalents = self.stored_reading, dict(reading), equivalents
+            schema.write_meta(self._connection, changed | schema.reading_meta(reading, classes))
+        before, self.stored_reading, self._classes = self.stored_reading, dict(reading), classes
         num_answers, num_changed, num_stopped = counts.tolist()
         return Reread(num_answers, num_changed, num_stopped, before, reading)
 
-    def group(self, group: Grouping) -> None:
+    def store_classes(self, find_classes: FindClasses) -> None:
         """Find and store equal answers for the trajectories that have none stored yet."""
-        missing: Grouped = {}
+        missing: ClassesByTrajectory = {}
         ids = [row[0] for row in self._connection.execute("SELECT id FROM trajectories ORDER BY id")]
-        for position in dict.fromkeys(row // schema.PER_PROBLEM for row in ids if row not in self._equivalents):
+        for position in dict.fromkeys(row // schema.PER_PROBLEM for row in ids if row not in self._classes):
             rows = self._whole(position)
             for row, rollouts in schema.by_trajectory(rows):
-                if row.id not in self._equivalents:
-                    missing[row.id] = _grouped(group, rows, row, rollouts)
+                if row.id not in self._classes:
+                    missing[row.id] = _classes_of(find_classes, rows, row, rollouts)
         if missing:
-            equivalents = self._equivalents | missing
+            classes = self._classes | missing
             with self._writing, self._changing():
-                schema.write_meta(self._connection, schema.reading_meta(self.stored_reading or {}, equivalents))
-            self._equivalents = equivalents
+                schema.write_meta(self._connection, schema.reading_meta(self.stored_reading or {}, classes))
+            self._classes = classes
 
     def _whole(self, position: int) -> ProblemRows:
         rows = schema.read_rows(self._connection, position)
@@ -275,9 +273,9 @@ class StoreWriter:
         self,
         position: int,
         read: Callable[[DrawnProblem], Sequence[ScoredTrajectory]],
-        group: Grouping | None,
+        find_classes: FindClasses | None,
         gold: str | None,
-        equivalents: Grouped,
+        classes: ClassesByTrajectory,
     ) -> np.ndarray:
         """Numbers of answers, changed answers, and changed answers of rollouts that stopped early, of one problem."""
         stored = self._whole(position)
@@ -289,10 +287,10 @@ class StoreWriter:
             own = (scored.answer, scored.answer_strict, scored.answer_lenient)
             row_now = _with_answers(row, own)._replace(correct=int(scored.correct))
             mine_now = list(map(_with_answers, mine, zip(*scored.rollout_answers, strict=True)))
-            before = schema.names_of(self._equivalents, row.id)
-            if group is not None:
-                equivalents[row.id] = _grouped(group, rows, row_now, mine_now)
-            after = schema.names_of(equivalents if group is not None else {}, row.id)
+            before = schema.names_of(self._classes, row.id)
+            if find_classes is not None:
+                classes[row.id] = _classes_of(find_classes, rows, row_now, mine_now)
+            after = schema.names_of(classes if find_classes is not None else {}, row.id)
             olds: list[Any] = [*mine, row]
             for old, new in zip(olds, [*mine_now, row_now], strict=True):
                 differs = before.get(old.answer, old.answer) != after.get(new.answer, new.answer)
@@ -325,9 +323,9 @@ class StoreWriter:
             schema.insert(self._connection, rows)
             self.done.add(finished.position)
 
-    def keep(self, parts: Sequence[Part]) -> None:
-        """Commit what was drawn of unfinished problems, in one transaction. May be called from any thread."""
-        with self._storing("what was drawn last"):
+    def add_parts(self, parts: Sequence[Part]) -> None:
+        """Commit draws of unfinished problems, in one transaction. May be called from any thread."""
+        with self._storing("the last draws"):
             rows: list[PartRow] = []
             following = dict(self._next_part)
             for part in parts:
@@ -352,10 +350,10 @@ class StoreWriter:
             return sum(number or 0 for number in self._connection.execute(f"SELECT {sums}").fetchone())
 
     def drawn(self, position: int, trajectory: int, asked: int) -> Drawn | None:
-        """What was drawn of a trajectory of an unfinished problem; None if nothing is stored.
+        """The stored draws of a trajectory of an unfinished problem; None if there are none.
 
         Args:
-            asked: checksum of the question, the prompt and the seed (`schema.asked_checksum`).
+            asked: checksum of the question, the prompt and the seed (`schema.request_checksum`).
 
         Raises:
             FastsiaError: the stored checksum differs.
@@ -367,7 +365,7 @@ class StoreWriter:
         for row in rows:
             if row.asked != asked:
                 raise FastsiaError(
-                    f"{self.directory} holds another dataset or prompt: what is asked in problem {position + 1} "
+                    f"{self.directory} contains another dataset or prompt: what is asked in problem {position + 1} "
                     f"({row.problem_id!r}) has changed since it was begun; use another output folder."
                 )
         return Drawn.join([schema.to_drawn(row) for row in rows])
@@ -434,9 +432,9 @@ class StoreWriter:
         if found:
             self._check_identity(found, identity, vocabulary)
             # The salvaged answers keep their reading.
-            stored, equivalents = schema.parse_reading(found)
+            stored, classes = schema.parse_reading(found)
             meta = {key: value for key, value in meta.items() if key not in schema.READING}
-            meta |= schema.reading_meta(stored, equivalents) if stored is not None else {schema.READING[0]: None}
+            meta |= schema.reading_meta(stored, classes) if stored is not None else {schema.READING[0]: None}
             meta |= schema.rounds_meta(rounds) if (rounds := schema.parse_rounds(found)) else {}
         self.notes.append(repair.replace(self.path, self._repaired, damage, meta, found, salvaged, parts))
 
@@ -445,7 +443,7 @@ class StoreWriter:
         changed = _differences(json.loads(meta["identity"]), identity)
         if meta["vocabulary"] != vocabulary.to_bytes():
             changed.append(_vocabulary_change(meta["vocabulary"], vocabulary))
-        _refuse_others(self.directory, changed)
+        _raise_if_changed(self.directory, changed)
 
 
 # --- which run it is -------------------------------------------------------------------------------------------
@@ -486,12 +484,12 @@ def _differences(stored: Mapping[str, Any], identity: Mapping[str, Any], *, part
 
 def check_same_run(directory: Path, stored: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     """Refuse a run that cannot resume the one in a folder, as far as its identity is known yet."""
-    _refuse_others(directory, _differences(stored, identity, partly=True))
+    _raise_if_changed(directory, _differences(stored, identity, partly=True))
 
 
-def _refuse_others(directory: Path, changed: Sequence[str]) -> None:
+def _raise_if_changed(directory: Path, changed: Sequence[str]) -> None:
     if changed:
-        raise FastsiaError(f"{directory} holds another run: {'; '.join(changed)}. Use another output folder.")
+        raise FastsiaError(f"{directory} contains another run: {'; '.join(changed)}. Use another output folder.")
 
 
 def _vocabulary_change(before: bytes, after: Vocabulary) -> str:
@@ -526,13 +524,13 @@ def _with_answers(row: Any, answers: Sequence[str | None]) -> Any:
     return row._replace(**dict(zip(_ANSWERS, answers, strict=True)))
 
 
-def _grouped(
-    group: Grouping, rows: ProblemRows, row: schema.TrajectoryRow, rollouts: Sequence[schema.RolloutRow]
+def _classes_of(
+    find_classes: FindClasses, rows: ProblemRows, row: schema.TrajectoryRow, rollouts: Sequence[schema.RolloutRow]
 ) -> Classes:
     """The classes of the distinct answers of a trajectory and its rollouts, of both readings."""
     answers = {getattr(each, name) for each in (row, *rollouts) for name in _ANSWERS} - {None}
     answer_format: Any = rows.problem.format
-    return schema.unequal(group(sorted(answers), rows.problem.gold, answer_format))
+    return schema.without_identical(find_classes(sorted(answers), rows.problem.gold, answer_format))
 
 
 # --- the folder ------------------------------------------------------------------------------------------------

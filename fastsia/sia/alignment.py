@@ -34,7 +34,7 @@ _CELLS_AT_ONCE = 60_000
 def pearson(x: np.ndarray, y: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Correlation of x and y [G, ...] within each segment offsets[i]:offsets[i + 1]; float64 [T, ...].
 
-    NaN where a segment has fewer than `MIN_CHECKPOINTS` entries, holds a NaN, or where x or y is constant on it.
+    NaN where a segment has fewer than `MIN_CHECKPOINTS` entries, contains a NaN, or where x or y is constant on it.
     """
     starts, lengths = offsets[:-1], np.diff(offsets)
     if not lengths.all():  # reduceat has no empty segments
@@ -166,7 +166,7 @@ def split_halves(width: int, num_splits: int, seed: int) -> np.ndarray:
 
 
 def halve(table: RolloutTable, alpha: float, num_splits: int, seed: int) -> Halves:
-    """Splits the rollouts by index, the same way at every checkpoint, and measures both halves.
+    """Split the rollouts by index, the same way at every checkpoint, and measures both halves.
 
     Both halves smooth the surprisal with the number of distinct answers of the whole trajectory.
     """
@@ -184,7 +184,7 @@ def halve(table: RolloutTable, alpha: float, num_splits: int, seed: int) -> Halv
     log_count = np.log(np.maximum(counts, 1))
     weights = member.astype(np.float32)
 
-    for begin, end in _blocks(table.checkpoint_offsets, _CELLS_AT_ONCE):
+    for begin, end in _chunks(table.checkpoint_offsets, _CELLS_AT_ONCE):
         first, last = table.checkpoint_offsets[begin], table.checkpoint_offsets[end]
         group = np.repeat(np.arange(end - begin), table.count[begin:end])
         slot = slots[first:last]
@@ -225,7 +225,7 @@ def noise_rho(table: RolloutTable) -> np.ndarray:
 
 
 def _cells(group: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers the distinct (group, answer) pairs in order: cell [R], and where each group's cells begin [G]."""
+    """Number the distinct (group, answer) pairs in order: cell [R], and where each group's cells begin [G]."""
     key = group * (int(code.max(initial=0)) + 2) + (code.astype(np.int64) - NULL)
     order = np.argsort(key, kind="stable")
     fresh = np.ones(len(key), dtype=bool)
@@ -244,8 +244,8 @@ def _sum_by(group: np.ndarray, slot: np.ndarray, weights: np.ndarray, num_groups
     return (indicator @ weights).astype(np.intp)
 
 
-def _blocks(offsets: np.ndarray, size: int) -> list[tuple[int, int]]:
-    """Cuts the groups into runs of about `size` rows."""
+def _chunks(offsets: np.ndarray, size: int) -> list[tuple[int, int]]:
+    """Cut the groups into runs of about `size` rows."""
     cuts = np.searchsorted(offsets, np.arange(0, offsets[-1], size), side="left")
     edges = np.unique(np.append(cuts, len(offsets) - 1))
     return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))

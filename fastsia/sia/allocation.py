@@ -1,4 +1,4 @@
-"""Where a second round of rollouts is drawn: the numbers of rollouts that lower the mean square error most per token.
+"""Allocation of a second round: the numbers of rollouts that lower the mean square error most per token.
 
 The error of a share is V / n, with V the variance of one rollout. That of H has the bias of the plug-in estimator
 beside it, which falls as 1 / n: V / n + (B n_1 / n)^2, B estimated at the n_1 rollouts of the first round by
@@ -34,7 +34,7 @@ MOST_ROLLOUTS = 1000
 
 @dataclass(frozen=True)
 class Pilot:
-    """What the first round says about one trajectory.
+    """The measurements of the first round on one trajectory.
 
     Attributes:
         variance: float64 [C], of one rollout's contribution to the target at each checkpoint, estimated.
@@ -51,7 +51,7 @@ class Pilot:
     def of(
         cls, answers: Sequence[Sequence[str | None]], gold: str, tokens: Sequence[np.ndarray], target: TargetOf
     ) -> Pilot:
-        """Measures a trajectory.
+        """Measure a trajectory.
 
         Args:
             answers: of each checkpoint's rollouts, at least one.
@@ -154,7 +154,7 @@ def _numbers(
 def place(
     pilots: Sequence[Pilot], first: int, *, target_se: float | None = None, tokens: float = np.inf
 ) -> list[np.ndarray]:
-    """How many rollouts each checkpoint gets in all.
+    """Each checkpoint's total number of rollouts.
 
     Args:
         pilots: of every trajectory.

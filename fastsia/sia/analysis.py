@@ -51,7 +51,7 @@ class Analysis:
 
 
 def analyze_rollouts(rollouts: pd.DataFrame, *, config: SIAConfig | None = None) -> Analysis:
-    """Scores a table of rollouts.
+    """Score a table of rollouts.
 
     Columns `answer_strict` and `answer_lenient`, where they are there and differ, are scored too (`readings` of the
     summary, the sensitivity table). Without them, a rollout of finish_reason "length" has no answer in the strict

@@ -13,7 +13,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Resamples of P problems, as weights: weights[b, p] is how often resample b holds problem p (float64 [B, P]).
+    """Resamples of P problems, as weights: weights[b, p] is how often resample b contains problem p (float64 [B, P]).
 
     Percentile and not BCa: BCa is undefined on constant data, which small runs have.
     """

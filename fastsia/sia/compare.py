@@ -46,6 +46,9 @@ def tabulate(summaries: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
             for group in ("correct", "incorrect"):
                 found = Estimate.of_summary(summary, f"rho.{name}_{group}")
                 row |= {} if found.value is None else found.columns(f"rho_{name}_{group}")
+        for name, key in (("rho_baseline", "rho.baseline"), ("cut_rate", "cut_rate")):
+            if (extra := Estimate.of_summary(summary, key)).value is not None:
+                row |= extra.columns(name)
         row["undefined_fraction"] = Estimate.of_summary(summary, "rho.undefined_fraction").value
         for position in AUC_AT:
             if (auc := auc_at(summary, position)) is not None:
@@ -73,7 +76,7 @@ def outcome_baseline(trajectories: pd.DataFrame) -> float | None:
 
 
 def side_by_side(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Concatenates the same table of several runs; a first column `run` has their labels."""
+    """Concatenate the same table of several runs; a first column `run` has their labels."""
     return pd.concat([table.assign(run=label) for label, table in tables.items()], ignore_index=True)[
         ["run", *next(iter(tables.values())).columns]
     ]

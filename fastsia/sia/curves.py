@@ -92,9 +92,9 @@ class GroupMeans:
     """Means of several per-trajectory quantities in each of `GROUPS`, with their resamples; NaN where a group is empty.
 
     Attributes:
-        value: Float64 [groups, quantities, positions].
-        samples: Float64 [B, groups, quantities, positions].
-        count: Int64 [groups], trajectories.
+        value: float64 [groups, quantities, positions].
+        samples: float64 [B, groups, quantities, positions].
+        count: int64 [groups], trajectories.
     """
 
     value: np.ndarray
@@ -153,10 +153,10 @@ class AucCurve:
 
     Attributes:
         positions: [K].
-        value: Float64 [K].
-        samples: Float64 [B, K].
-        num_correct: Int64 [K], trajectories that end correct and have a score there.
-        num_incorrect: Int64 [K], trajectories that end incorrect and have a score there.
+        value: float64 [K].
+        samples: float64 [B, K].
+        num_correct: int64 [K], trajectories that end correct and have a score there.
+        num_incorrect: int64 [K], trajectories that end incorrect and have a score there.
     """
 
     positions: np.ndarray
@@ -232,8 +232,8 @@ class Curve:
         axis: "relative" or "tokens".
         group: One of `GROUPS`.
         positions: [K].
-        value: Float64 [K].
-        samples: Float64 [B, K]; None for a curve without an interval.
+        value: float64 [K].
+        samples: float64 [B, K]; None for a curve without an interval.
         count: Number of trajectories of each point, or of all points.
     """
 

@@ -14,12 +14,12 @@ _SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 @dataclass(frozen=True)
 class Ends:
-    """How the texts of one kind ended.
+    """The ends of the texts of one kind.
 
     Attributes:
         noun: "rollouts" or "trajectories".
-        cut: Bool [n], whether the token limit ended each text.
-        tokens: Int64 [n], lengths; None where they are not known.
+        cut: bool [n], whether the token limit ended each text.
+        tokens: int64 [n], lengths; None where they are not known.
     """
 
     noun: str

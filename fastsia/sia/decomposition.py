@@ -1,13 +1,13 @@
-"""The answer distribution along a trajectory, decomposed by where rollouts leave it.
+"""The answer distribution along a trajectory, decomposed by where rollouts diverge from it.
 
 Between checkpoints m and m + 1 a rollout stays on the trajectory's own tokens with a known probability q_m, the product
-of their probabilities, or departs. With D_m the distribution of the answers of those that depart there,
+of their probabilities, or diverges. With D_m the distribution of the answers of those that diverge there,
 
     p_m = q_m p_{m+1} + (1 - q_m) D_m,
 
-exactly. D_m is estimated by the answers of all rollouts that departed in segment m, from whichever checkpoint they were
-drawn; q_m is not estimated at all. So the estimate of p_m is unbiased as long as every segment has a departure and one
-token limit holds for all, and every rollout counts at all checkpoints before its departure. docs/method.md derives
+exactly. D_m is estimated by the answers of all rollouts that diverged in segment m, from whichever checkpoint they were
+drawn; q_m is not estimated at all. So the estimate of p_m is unbiased as long as every segment has a divergence and one
+token limit holds for all, and every rollout counts at all checkpoints before its divergence. docs/method.md derives
 variance and limits.
 """
 
@@ -29,7 +29,7 @@ from fastsia.sia.token_traces import TokenLogprobs
 
 MOST_LEFT_OUT = 0.05
 """The largest share of a trajectory's rollouts that were cut, and the largest probability of segments without a
-departure, at which the decomposition is given. Chosen by fastsia."""
+divergence, at which the decomposition is given. Chosen by fastsia."""
 
 SMOOTHING_ROLLOUTS = 20
 """The surprisal of an estimated distribution p is -ln((p + d) / (1 + V d)) with d = smoothing / this number: the
@@ -37,7 +37,7 @@ smoothing of that many rollouts, whatever the number that was drawn."""
 
 PRIOR_DRAWS = 1.0
 """Draws that the trajectory's own answers add to each D_m in the standard errors, which would be 0 for a single
-departure. Chosen by simulation (docs/estimators.md)."""
+divergence. Chosen by simulation (docs/estimators.md)."""
 
 NULL_PLACE = 0
 """The local code of "no answer" (`LocalAnswers`)."""
@@ -49,21 +49,21 @@ _IMPOSSIBLE = -750.0
 
 
 @dataclass(frozen=True)
-class Departures:
-    """Where each rollout leaves its trajectory, as rows of checkpoints.
+class Divergences:
+    """Where each rollout diverges from its trajectory, as rows of checkpoints.
 
     Attributes:
         known: bool [T], trajectories whose tokens' log-probabilities are known up to the last checkpoint.
         log_stay: float64 [G], ln q: sum of the log-probabilities (nats) of the trajectory's tokens from this checkpoint
             to the next; 0 at the last checkpoint and after `end`.
-        segment: int64 [R], row of the checkpoint after which the rollout departs; the trajectory's last row if it never
-            does.
+        segment: int64 [R], row of the checkpoint after which the rollout diverges; the trajectory's last row if it
+            never does.
         visible: int64 [R], row of the first checkpoint whose limit (its position + max_tokens) reaches the rollout's
             end. Its own row if its limit cut it after it had an answer; its own row + 1 if it was cut without one.
         num_cut: int64 [T], rollouts whose answer another limit might have changed: under `rollout_budget="new"` those
             that were cut. Under "total" all have the same limit.
-        settled: bool [T], trajectories whose own tokens settle their answer before or at the last checkpoint.
-        end: int64 [T], the position from which on the answer is settled, at most that of the last checkpoint.
+        decided: bool [T], trajectories whose own tokens decide their answer before or at the last checkpoint.
+        end: int64 [T], the position from which on the answer is decided, at most that of the last checkpoint.
     """
 
     known: np.ndarray
@@ -71,26 +71,26 @@ class Departures:
     segment: np.ndarray
     visible: np.ndarray
     num_cut: np.ndarray
-    settled: np.ndarray
+    decided: np.ndarray
     end: np.ndarray
 
     @classmethod
-    def of(cls, table: RolloutTable, logprobs: TokenLogprobs, config: SIAConfig) -> Departures | None:
+    def of(cls, table: RolloutTable, logprobs: TokenLogprobs, config: SIAConfig) -> Divergences | None:
         """None where the table does not say how far rollouts match their trajectories and how they ended.
 
         A rollout that was stopped on the trajectory's own tokens, since no continuation changes its answer, shows that
-        the trajectory's answer is settled there: it and all later rollouts have that answer, wherever they depart.
+        the trajectory's answer is decided there: it and all later rollouts have that answer, wherever they diverge.
         """
-        if table.ride is None or table.settled is None or table.cut is None or table.tokens is None:
+        if table.matched is None or table.decided is None or table.cut is None or table.tokens is None:
             return None
         owner, row = table.trajectory_of_checkpoint, table.checkpoint_of_rollout
         start = table.checkpoint[row]
-        leave = start + table.ride
+        leave = start + table.matched
         end = table.checkpoint[table.last].copy()
-        on_trunk = table.settled & (table.ride == table.tokens)
+        on_trunk = table.decided & (table.matched == table.tokens)
         np.minimum.at(end, owner[row[on_trunk]], leave[on_trunk])
-        settled = np.zeros(table.num_trajectories, dtype=bool)
-        settled[owner[row[on_trunk & (leave <= table.checkpoint[table.last][owner[row]])]]] = True
+        decided = np.zeros(table.num_trajectories, dtype=bool)
+        decided[owner[row[on_trunk & (leave <= table.checkpoint[table.last][owner[row]])]]] = True
 
         span = int(max(table.checkpoint.max(), leave.max())) + 2
         place = owner * span + table.checkpoint
@@ -105,7 +105,7 @@ class Departures:
             visible = np.maximum(visible, table.first[owner[row]])
             visible = np.where(table.cut, np.where(table.code < 0, row + 1, row), visible)
             num_cut = np.bincount(owner[row], weights=table.cut, minlength=table.num_trajectories).astype(np.int64)
-        return cls(known, log_stay, segment, visible, num_cut, settled, end)
+        return cls(known, log_stay, segment, visible, num_cut, decided, end)
 
     def late(self, table: RolloutTable) -> np.ndarray:
         """bool [R]: rollouts that an earlier checkpoint's limit would have cut, or their own cut before an answer."""
@@ -121,7 +121,7 @@ def log_prefixes(
 
     Args:
         table: The rollouts.
-        logprobs: Of the same trajectories.
+        logprobs: of these trajectories.
         position: int64 [n].
         owner: int64 [n], the trajectory of each; None: the positions are those of the checkpoints.
 
@@ -135,7 +135,7 @@ def log_prefixes(
 
 
 def _segment_logprobs(table: RolloutTable, logprobs: TokenLogprobs, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`Departures.known` and `log_stay`; end: int64 [T], the position from which on tokens are certain to keep p."""
+    """`Divergences.known` and `log_stay`; end: int64 [T], the position from which on tokens are certain to keep p."""
     is_known = ~np.isnan(logprobs.values)
     values = np.maximum(np.where(is_known, logprobs.values, 0.0), _IMPOSSIBLE, dtype=np.float64)
     sums = np.concatenate([[0.0], np.cumsum(values)])
@@ -151,7 +151,7 @@ def _segment_logprobs(table: RolloutTable, logprobs: TokenLogprobs, end: np.ndar
     return known, np.minimum(log_stay, 0.0)
 
 
-class Block(NamedTuple):
+class Chunk(NamedTuple):
     """Some neighbouring trajectories, with K the largest V among them and rows their M checkpoints."""
 
     trajectories: slice
@@ -160,7 +160,7 @@ class Block(NamedTuple):
     width: int
 
 
-def blocks(table: RolloutTable, local: LocalAnswers, columns: int) -> Iterator[Block]:
+def chunks(table: RolloutTable, local: LocalAnswers, columns: int) -> Iterator[Chunk]:
     """Yield consecutive trajectories in parts whose M K columns numbers are at most `_CELLS_AT_ONCE`."""
     begin = 0
     lengths = np.diff(table.trajectory_offsets)
@@ -170,13 +170,13 @@ def blocks(table: RolloutTable, local: LocalAnswers, columns: int) -> Iterator[B
         end = begin + max(1, int(np.searchsorted(size, _CELLS_AT_ONCE, side="right")))
         rows = slice(int(table.trajectory_offsets[begin]), int(table.trajectory_offsets[end]))
         rollouts = slice(int(table.checkpoint_offsets[rows.start]), int(table.checkpoint_offsets[rows.stop]))
-        yield Block(slice(begin, end), rows, rollouts, int(widest[end - begin - 1]))
+        yield Chunk(slice(begin, end), rows, rollouts, int(widest[end - begin - 1]))
         begin = end
 
 
 @dataclass(frozen=True)
-class Trunk:
-    """A block of a table for the recursion from the last checkpoint to the first.
+class Recursion:
+    """The recursion over a chunk of a table, from the last checkpoint to the first.
 
     Attributes:
         log_stay: float64 [M].
@@ -189,175 +189,205 @@ class Trunk:
     first: np.ndarray
 
     @classmethod
-    def of(cls, table: RolloutTable, departures: Departures, block: Block) -> Trunk:
-        offsets = table.trajectory_offsets[block.trajectories.start : block.trajectories.stop + 1] - block.rows.start
+    def of(cls, table: RolloutTable, divergences: Divergences, chunk: Chunk) -> Recursion:
+        offsets = table.trajectory_offsets[chunk.trajectories.start : chunk.trajectories.stop + 1] - chunk.rows.start
         lengths = np.diff(offsets)
         steps = [offsets[1:][lengths > back] - 1 - back for back in range(int(lengths.max()))]
-        return cls(departures.log_stay[block.rows], steps, np.repeat(offsets[:-1], lengths))
+        return cls(divergences.log_stay[chunk.rows], steps, np.repeat(offsets[:-1], lengths))
 
 
-def count_departures(
-    table: RolloutTable, local: LocalAnswers, segment: np.ndarray, block: Block, member: np.ndarray, of: np.ndarray
+def count_divergences(
+    table: RolloutTable,
+    local: LocalAnswers,
+    segment: np.ndarray,
+    chunk: Chunk,
+    member: np.ndarray,
+    included: np.ndarray,
 ) -> np.ndarray:
     """Answers of the rollouts by the row of their segment; float64 [M, K, S].
 
     Args:
         segment: int64 [R], the row at which each rollout is counted.
         member: bool [N, S], which rollouts are in each of S sets, by their index; N the most rollouts of a checkpoint.
-        of: bool [R], rollouts to count.
+        included: bool [R], rollouts to count.
     """
-    kept = np.flatnonzero(of[block.rollouts]) + block.rollouts.start
-    number = block.rows.stop - block.rows.start
-    cell = (segment[kept] - block.rows.start) * block.width + local.code[kept]
+    kept = np.flatnonzero(included[chunk.rollouts]) + chunk.rollouts.start
+    number = chunk.rows.stop - chunk.rows.start
+    cell = (segment[kept] - chunk.rows.start) * chunk.width + local.code[kept]
     slot = table.slots()[kept]
     indicator = sparse.csr_matrix(
-        (np.ones(len(kept), dtype=np.float32), (cell, slot)), shape=(number * block.width, len(member))
+        (np.ones(len(kept), dtype=np.float32), (cell, slot)), shape=(number * chunk.width, len(member))
     )
     counts = indicator @ member.astype(np.float32)
-    return counts.astype(np.float64).reshape(number, block.width, member.shape[1])
+    return counts.astype(np.float64).reshape(number, chunk.width, member.shape[1])
 
 
-def estimate_block(
+def estimate_chunk(
     table: RolloutTable,
     local: LocalAnswers,
-    departures: Departures,
-    block: Block,
+    divergences: Divergences,
+    chunk: Chunk,
     member: np.ndarray,
-    of: np.ndarray | None = None,
+    included: np.ndarray | None = None,
     *,
     unbiased: bool = False,
 ) -> np.ndarray:
     """The estimated answer distributions from S sets of rollouts; float64 [M, K, S], NaN where no rollout of a set
     reaches the last checkpoint.
 
-    Under `rollout_budget="new"` each checkpoint has its own limit, so rollouts that depart in one segment are
+    Under `rollout_budget="new"` each checkpoint has its own limit, so rollouts that diverge in one segment are
     censored at different positions. D_m is their Kaplan-Meier estimate; the mass that it leaves is that of cut rollouts
     and goes to column 0, no answer.
 
     Args:
         member: bool [N, S], which rollouts are in each set, by their index; N the most rollouts of a checkpoint.
-        of: bool [R], the rollouts that count; None: all.
-        unbiased: With one limit for all, unbiased also where segments may have no departure; for tests rather than for
-            use. D of a segment that k rollouts reach counts 1 / (1 - q^k) times, and nothing where none departs, so
+        included: bool [R], the rollouts that count; None: all.
+        unbiased: With one limit for all, unbiased also where segments may have no divergence; for tests rather than for
+            use. D of a segment that k rollouts reach counts 1 / (1 - q^k) times, and nothing where none diverges, so
             that shares need not sum to 1. That of no answer is not to be used.
     """
-    of = np.ones(table.num_rollouts, dtype=bool) if of is None else of
-    trunk = Trunk.of(table, departures, block)
-    late = departures.late(table)
-    early = count_departures(table, local, departures.segment, block, member, of & ~late)
+    included = np.ones(table.num_rollouts, dtype=bool) if included is None else included
+    recursion = Recursion.of(table, divergences, chunk)
+    sets = _Sets(table, local, divergences, chunk, member, included)
+    is_late = divergences.late(table)
+    early = sets.count(divergences.segment, ~is_late)
     number = early.sum(axis=1)
-    here = np.flatnonzero((of & late)[block.rollouts]) + block.rollouts.start
-    if len(here):
-        number += count_departures(table, local, departures.segment, block, member, of & late).sum(axis=1)
+    late = np.flatnonzero((included & is_late)[chunk.rollouts]) + chunk.rollouts.start
+    if len(late):
+        number += sets.count(divergences.segment, is_late).sum(axis=1)
     share = np.divide(early, number[:, None], out=np.zeros_like(early), where=number[:, None] > 0)
-    leave = np.broadcast_to(-np.expm1(trunk.log_stay)[:, None], number.shape)
+    leave = np.broadcast_to(-np.expm1(recursion.log_stay)[:, None], number.shape)
     if unbiased:
-        drawn = count_departures(table, local, table.checkpoint_of_rollout, block, member, of).sum(axis=1)
+        drawn = sets.count(table.checkpoint_of_rollout).sum(axis=1)
         under_way = np.cumsum(drawn, axis=0) - np.cumsum(number, axis=0) + number
-        any_leaves = -np.expm1(under_way * trunk.log_stay[:, None])
+        any_leaves = -np.expm1(under_way * recursion.log_stay[:, None])
         leave = np.divide(leave, any_leaves, out=np.zeros_like(number), where=any_leaves > 0)
         known = np.ones_like(number, dtype=bool)
     else:
-        elsewhere = _elsewhere(early, trunk)
+        elsewhere = _elsewhere(early, recursion)
         known = (number > 0) | (elsewhere.sum(axis=1) > 0)
         share = np.where(number[:, None] > 0, share, elsewhere)
-    stay = np.exp(trunk.log_stay)
+    stay = np.exp(recursion.log_stay)
     out = np.empty_like(early)
-    last = trunk.steps[0]
+    last = recursion.steps[0]
     out[last] = np.where(number[last][:, None] > 0, share[last], np.nan)
-    for rows in trunk.steps[1:]:
+    for rows in recursion.steps[1:]:
         mixed = stay[rows][:, None, None] * out[rows + 1] + leave[rows][:, None] * share[rows]
         out[rows] = np.where(known[rows][:, None], mixed, out[rows + 1])
-    if len(here):
-        _add_late(out, table, local, departures, block, member, trunk, here, of, known, leave, share.sum(axis=1))
+    if len(late):
+        weight = np.where(known, leave, 0.0)
+        weight[last] = 1.0
+        log_stay = np.where(known, recursion.log_stay[:, None], 0.0)
+        _add_late(out, sets, late, share.sum(axis=1), weight, log_stay)
         out[:, NULL_PLACE] += np.maximum(1 - out.sum(axis=1), 0)
     return out
 
 
-def _elsewhere(counts: np.ndarray, trunk: Trunk) -> np.ndarray:
-    """The answers of all departures of a trajectory before its last checkpoint, as shares; zeros where there is none.
+def _elsewhere(counts: np.ndarray, recursion: Recursion) -> np.ndarray:
+    """The answers of all divergences of a trajectory before its last checkpoint, as shares; zeros where there is none.
 
-    They stand for a segment in which no rollout departed. p after the segment would be too near the trajectory's own
-    answer, which those that depart have less often.
+    They replace D_m of a segment in which no rollout diverged. p after the segment would be too near the trajectory's
+    own answer, which those that diverge have less often.
 
     Args:
-        counts: float64 [M, K, S], departures by segment.
+        counts: float64 [M, K, S], divergences by segment.
 
     Returns:
         float64 [M, K, S].
     """
-    begins, of = np.unique(trunk.first, return_inverse=True)
-    departed = counts.copy()
-    departed[trunk.steps[0]] = 0.0
-    pooled = np.add.reduceat(departed, begins, axis=0)
+    begins, trajectory = np.unique(recursion.first, return_inverse=True)
+    diverged = counts.copy()
+    diverged[recursion.steps[0]] = 0.0
+    pooled = np.add.reduceat(diverged, begins, axis=0)
     total = pooled.sum(axis=1, keepdims=True)
-    return np.divide(pooled, total, out=np.zeros_like(pooled), where=total > 0)[of]
+    return np.divide(pooled, total, out=np.zeros_like(pooled), where=total > 0)[trajectory]
+
+
+@dataclass(frozen=True)
+class _Sets:
+    """S sets of a chunk's rollouts; the arguments of `estimate_chunk`."""
+
+    table: RolloutTable
+    local: LocalAnswers
+    divergences: Divergences
+    chunk: Chunk
+    member: np.ndarray
+    included: np.ndarray
+
+    def count(self, segment: np.ndarray, which: np.ndarray | None = None) -> np.ndarray:
+        """`count_divergences` of the included rollouts, of those in `which` (bool [R]) only if given."""
+        included = self.included if which is None else self.included & which
+        return count_divergences(self.table, self.local, segment, self.chunk, self.member, included)
+
+    def members(self, group: np.ndarray, rollouts: np.ndarray, num_groups: int) -> np.ndarray:
+        """float64 [num_groups, S]: how many of the rollouts (rows of the table) of each group are in each set."""
+        shape = (num_groups, len(self.member))
+        ones = np.ones(len(group), dtype=np.float32)
+        indicator = sparse.csr_matrix((ones, (group, self.table.slots()[rollouts])), shape=shape)
+        return np.asarray(indicator @ self.member.astype(np.float64))
 
 
 def _add_late(
-    out: np.ndarray,
-    table: RolloutTable,
-    local: LocalAnswers,
-    departures: Departures,
-    block: Block,
-    member: np.ndarray,
-    trunk: Trunk,
-    late: np.ndarray,
-    of: np.ndarray,
-    known: np.ndarray,
-    leave: np.ndarray,
-    ended: np.ndarray,
+    out: np.ndarray, sets: _Sets, late: np.ndarray, ended: np.ndarray, weight: np.ndarray, log_stay: np.ndarray
 ) -> None:
-    """Adds the rollouts `late` (int64, rows of the table) to the checkpoints whose limit they kept.
+    """Add the rollouts that ended after an earlier checkpoint's limit to the checkpoints whose limit they kept.
 
     Args:
-        known: bool [M, S], segments whose D_m is estimated; p is taken from after the others.
-        leave: float64 [M, S], the weight of each D_m.
-        ended: float64 [M, S], the share of them that kept every limit.
+        out: float64 [M, K, S], changed in place.
+        late: int64, the rollouts, rows of the table.
+        ended: float64 [M, S], the share of each segment's divergent rollouts that kept every limit.
+        weight: float64 [M, S], the weight of each D_m in p_m.
+        log_stay: float64 [M, S], ln q_m; 0 where p_m is taken from the next checkpoint.
     """
-    begin, slots = block.rows.start, table.slots()
-    row = table.checkpoint_of_rollout
-    segment, visible = departures.segment[late] - begin, departures.visible[late] - begin
-    kept = departures.visible[late] <= row[late]  # the others were cut, and end nowhere
-    late, segment, visible = late[kept], segment[kept], visible[kept]
+    divergences, begin = sets.divergences, sets.chunk.rows.start
+    kept = divergences.visible[late] <= sets.table.checkpoint_of_rollout[late]  # the others were cut, and end nowhere
+    late = late[kept]
     if not len(late):
         return
-    rows = len(trunk.first)
-    pairs, which = np.unique(segment * rows + visible, return_inverse=True)
-    of_segment, limit_of = pairs // rows, pairs % rows
-    mine = np.flatnonzero(of[block.rollouts]) + block.rollouts.start
-    order = np.argsort(departures.segment[mine], kind="stable")
-    ordered = departures.segment[mine][order] - begin
-    low, high = np.searchsorted(ordered, of_segment, "left"), np.searchsorted(ordered, of_segment, "right")
-    width = high - low
-    pair = np.repeat(np.arange(len(pairs)), width)
-    candidate = mine[order[np.repeat(low, width) + np.arange(len(pair)) - np.repeat(np.cumsum(width) - width, width)]]
-    limit = limit_of[pair] + begin
-    at_risk = (row[candidate] >= limit) & (departures.visible[candidate] >= limit)
-
-    def count(pair: np.ndarray, rollout: np.ndarray) -> np.ndarray:
-        """float64 [pairs, S]: members of each set."""
-        shape = (len(pairs), len(member))
-        ones = np.ones(len(pair), dtype=np.float32)
-        return np.asarray(sparse.csr_matrix((ones, (pair, slots[rollout])), shape=shape) @ member.astype(np.float64))
-
-    risk, ending = count(pair[at_risk], candidate[at_risk]), count(which, late)
-    hazard = np.divide(ending, risk, out=np.zeros_like(risk), where=risk > 0)
-    before = 1 - ended[of_segment]  # the share that no earlier limit let end
-    for k in np.flatnonzero(of_segment[1:] == of_segment[:-1]):
-        before[k + 1] = before[k] * (1 - hazard[k])
-    each = np.divide(before, risk, out=np.zeros_like(risk), where=risk > 0)
-
-    log_stay = np.where(known, trunk.log_stay[:, None], 0.0)
+    segment, visible = divergences.segment[late] - begin, divergences.visible[late] - begin
+    share = _late_shares(sets, late, segment, visible, ended)
+    # Each rollout counts at rows visible to segment, weighted by the probability of staying on the trajectory.
     reach = np.cumsum(log_stay, axis=0) - log_stay
-    leave = np.where(known, leave, 0.0)
-    leave[trunk.steps[0]] = 1.0
     copies = segment - visible + 1
     source = np.repeat(np.arange(len(late)), copies)
     target = visible[source] + np.arange(len(source)) - np.repeat(np.cumsum(copies) - copies, copies)
-    weight = np.exp(reach[segment[source]] - reach[target]) * leave[segment[source]]
-    there = member[slots[late]][source] * each[which[source]]
-    np.add.at(out, (target, local.code[late][source]), weight * there)
+    weights = np.exp(reach[segment[source]] - reach[target]) * weight[segment[source]]
+    np.add.at(out, (target, sets.local.code[late][source]), weights * share[source])
+
+
+def _late_shares(
+    sets: _Sets, late: np.ndarray, segment: np.ndarray, visible: np.ndarray, ended: np.ndarray
+) -> np.ndarray:
+    """The share of D_m that each late rollout has, float64 [late, S]: a Kaplan-Meier estimate over the limits.
+
+    Args:
+        late, ended: see `_add_late`.
+        segment, visible: int64 [late], rows of the chunk.
+    """
+    divergences, chunk, row = sets.divergences, sets.chunk, sets.table.checkpoint_of_rollout
+    num_rows = chunk.rows.stop - chunk.rows.start
+    # A pair is a segment and a limit that rollouts diverging in it first kept, in the order of the limits.
+    pairs, pair_of_late = np.unique(segment * num_rows + visible, return_inverse=True)
+    segment_of, limit_of = pairs // num_rows, pairs % num_rows
+    inside = np.flatnonzero(sets.included[chunk.rollouts]) + chunk.rollouts.start
+    order = np.argsort(divergences.segment[inside], kind="stable")
+    ordered = divergences.segment[inside][order] - chunk.rows.start
+    low, high = np.searchsorted(ordered, segment_of, "left"), np.searchsorted(ordered, segment_of, "right")
+    width = high - low
+    pair = np.repeat(np.arange(len(pairs)), width)
+    place = np.repeat(low, width) + np.arange(len(pair)) - np.repeat(np.cumsum(width) - width, width)
+    candidate = inside[order[place]]
+    limit = limit_of[pair] + chunk.rows.start
+    at_risk = (row[candidate] >= limit) & (divergences.visible[candidate] >= limit)
+
+    risk = sets.members(pair[at_risk], candidate[at_risk], len(pairs))
+    ending = sets.members(pair_of_late, late, len(pairs))
+    hazard = np.divide(ending, risk, out=np.zeros_like(risk), where=risk > 0)
+    before = 1 - ended[segment_of]  # the share that no earlier limit let end
+    for k in np.flatnonzero(segment_of[1:] == segment_of[:-1]):
+        before[k + 1] = before[k] * (1 - hazard[k])
+    per_rollout = np.divide(before, risk, out=np.zeros_like(risk), where=risk > 0)
+    return np.asarray(sets.member[sets.table.slots()[late]] * per_rollout[pair_of_late])
 
 
 def surprisal(p_gold: np.ndarray, num_answers: np.ndarray, alpha: float) -> np.ndarray:
@@ -376,17 +406,17 @@ class Decomposition:
     """The estimates from all rollouts, [G] each.
 
     Attributes:
-        entropy: Float64, nats: H of the estimated distribution plus half the sum of Var p / p, which corrects its bias
+        entropy: float64, nats: H of the estimated distribution plus half the sum of Var p / p, which corrects its bias
             to first order.
-        entropy_se: Float64, nats.
-        surprisal: Float64, nats, of the gold answer.
-        surprisal_se: Float64, nats.
-        effective_rollouts: Float64, how many rollouts from the checkpoint alone would estimate p as well.
-        unseen: Float64, the probability of segments in which no rollout departed; other departures stand for theirs.
-        mode: Int32, code of the answer with the largest estimated probability.
-        cut_share: Float64 [T], share of the trajectory's rollouts that the token limit cut.
-        withheld: Bool [T], trajectories whose estimates are not to be used.
-        probabilities: Float64 [sum of C V], the estimated distributions, one row of V answers after another.
+        entropy_se: float64, nats.
+        surprisal: float64, nats, of the gold answer.
+        surprisal_se: float64, nats.
+        effective_rollouts: float64, how many rollouts from the checkpoint alone would estimate p as well.
+        unseen: float64, the probability of segments in which no rollout diverged; other divergences stand for theirs.
+        mode: int32, code of the answer with the largest estimated probability.
+        cut_share: float64 [T], share of the trajectory's rollouts that the token limit cut.
+        withheld: bool [T], trajectories whose estimates are not to be used.
+        probabilities: float64 [sum of C V], the estimated distributions, one row of V answers after another.
     """
 
     entropy: np.ndarray
@@ -408,29 +438,31 @@ class Decomposition:
 
 
 def decompose(
-    table: RolloutTable, departures: Departures, alpha: float, *, of: np.ndarray | None = None
+    table: RolloutTable, divergences: Divergences, alpha: float, *, included: np.ndarray | None = None
 ) -> Decomposition:
     """Estimates from all rollouts at every checkpoint.
 
     Args:
         table: The rollouts.
-        departures: Of the same table.
-        alpha: Additive smoothing of the surprisal (nats), see `surprisal`.
-        of: bool [R], the rollouts that count; None: all. The others still say which answers there are.
+        divergences: those of the table.
+        alpha: smoothing of the surprisal, in counts per answer; see `surprisal`.
+        included: bool [R], the rollouts that count; None: all. The others still say which answers there are.
     """
-    of = np.ones(table.num_rollouts, dtype=bool) if of is None else of
+    included = np.ones(table.num_rollouts, dtype=bool) if included is None else included
     local = table.local_answers()
     owner = table.trajectory_of_checkpoint
     everyone = np.ones((int(table.slots().max()) + 1, 1), dtype=bool)
     rollouts_of = np.add.reduceat(table.count, table.trajectory_offsets[:-1])
-    cut_share = departures.num_cut / rollouts_of
+    cut_share = divergences.num_cut / rollouts_of
     columns: list[list[np.ndarray]] = []
-    for block in blocks(table, local, int(local.number.max())):
-        p = estimate_block(table, local, departures, block, everyone, of)[:, :, 0]
-        counts = count_departures(table, local, departures.segment, block, everyone, of)[:, :, 0]
-        mine = owner[block.rows]
+    for chunk in chunks(table, local, int(local.number.max())):
+        p = estimate_chunk(table, local, divergences, chunk, everyone, included)[:, :, 0]
+        counts = count_divergences(table, local, divergences.segment, chunk, everyone, included)[:, :, 0]
+        mine = owner[chunk.rows]
         number, offset = local.number[mine], local.offsets[mine]
-        variance = _variances(counts, np.arange(block.width) < number[:, None], Trunk.of(table, departures, block), p)
+        variance = _variances(
+            counts, np.arange(chunk.width) < number[:, None], Recursion.of(table, divergences, chunk), p
+        )
         gold = local.gold[mine]
         here = np.arange(len(p))
         p_gold = p[here, gold]
@@ -443,14 +475,14 @@ def decompose(
                 variance.effective,
                 variance.unseen,
                 local.global_code[offset + p.argmax(axis=1)].astype(np.float64),
-                p[np.arange(block.width) < number[:, None]],
+                p[np.arange(chunk.width) < number[:, None]],
             ]
         )
     entropy, entropy_se, gold_surprisal, surprisal_se, effective, unseen, mode, probabilities = (
         np.concatenate(parts) for parts in zip(*columns, strict=True)
     )
     most_unseen = np.maximum.reduceat(unseen, table.trajectory_offsets[:-1])
-    withheld = ~departures.known | (cut_share > MOST_LEFT_OUT) | (most_unseen > MOST_LEFT_OUT)
+    withheld = ~divergences.known | (cut_share > MOST_LEFT_OUT) | (most_unseen > MOST_LEFT_OUT)
     return Decomposition(
         entropy=entropy,
         entropy_se=entropy_se,
@@ -465,19 +497,19 @@ def decompose(
     )
 
 
-def mix(table: RolloutTable, departures: Departures, segments: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+def mix(table: RolloutTable, divergences: Divergences, segments: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """p_m = q_m p_{m+1} + (1 - q_m) D_m for given D_m.
 
     Args:
         table: The rollouts.
-        departures: Of the same table.
+        divergences: those of the table.
         segments: float64, D_m of all checkpoints (at the last one p itself), one row of V answers after another.
         offsets: int64 [G + 1], where each checkpoint's row begins.
 
     Returns:
         float64, p_m in the same places.
     """
-    out, stay = segments.copy(), np.exp(departures.log_stay)
+    out, stay = segments.copy(), np.exp(divergences.log_stay)
     lengths = np.diff(table.trajectory_offsets)
     for back in range(1, int(lengths.max())):
         rows = table.last[lengths > back] - back
@@ -492,7 +524,7 @@ def at_tokens(table: RolloutTable, logprobs: TokenLogprobs, config: SIAConfig) -
     """The decomposition at every token between a trajectory's first and last checkpoint, without a further rollout.
 
     Between checkpoints m and m + 1, p_t = Q p_{m+1} + (1 - Q) D with Q the probability of the tokens from t to t_{m+1}
-    and D the answers of the rollouts that depart from t on. No estimate is corrected for the bias of entropy here.
+    and D the answers of the rollouts that diverge from t on. No estimate is corrected for the bias of entropy here.
 
     Args:
         table: The rollouts.
@@ -501,19 +533,19 @@ def at_tokens(table: RolloutTable, logprobs: TokenLogprobs, config: SIAConfig) -
 
     Returns:
         One row per position of the trajectories that are not withheld: problem_id, trajectory, position, entropy and
-        gold_surprisal (nats), and departures, how many rollouts D consists of. None where the table does not say where
-        rollouts depart.
+        gold_surprisal (nats), and divergences, how many rollouts D consists of. None where the table does not say where
+        rollouts diverge.
     """
-    departures = Departures.of(table, logprobs, config)
-    if departures is None or table.ride is None:
+    divergences = Divergences.of(table, logprobs, config)
+    if divergences is None or table.matched is None:
         return None
-    whole = decompose(table, departures, config.smoothing)
+    whole = decompose(table, divergences, config.smoothing)
     local, row = table.local_answers(), table.checkpoint_of_rollout
     width = local.number[table.trajectory_of_checkpoint]
     begin = np.concatenate([[0], np.cumsum(width)])
-    leave = table.checkpoint[row] + table.ride
-    order = np.argsort(departures.segment, kind="stable")
-    first_of = np.searchsorted(departures.segment[order], np.arange(table.num_checkpoints + 1))
+    leave = table.checkpoint[row] + table.matched
+    order = np.argsort(divergences.segment, kind="stable")
+    first_of = np.searchsorted(divergences.segment[order], np.arange(table.num_checkpoints + 1))
     frames = []
     for i in np.flatnonzero(~whole.withheld):
         rows = np.arange(table.first[i], table.last[i] + 1)
@@ -529,9 +561,9 @@ def at_tokens(table: RolloutTable, logprobs: TokenLogprobs, config: SIAConfig) -
             np.add.at(there, (leave[mine] - start, local.code[mine]), 1.0)
             there = np.cumsum(there[::-1], axis=0)[::-1]
             total = there.sum(axis=1)
-            # From where the answer is settled on, the tokens keep p whatever their probability.
-            settled_at = min(max(int(departures.end[i]), start), stop)
-            left = np.concatenate([np.cumsum(values[start:settled_at][::-1])[::-1], np.zeros(stop - settled_at)])
+            # From where the answer is decided on, the tokens keep p whatever their probability.
+            decided_at = min(max(int(divergences.end[i]), start), stop)
+            left = np.concatenate([np.cumsum(values[start:decided_at][::-1])[::-1], np.zeros(stop - decided_at)])
             stay = np.exp(left)
             after = whole.probabilities[begin[m + 1] : begin[m + 2]]
             nobody = elsewhere / elsewhere.sum() if elsewhere.any() else after
@@ -548,37 +580,37 @@ def at_tokens(table: RolloutTable, logprobs: TokenLogprobs, config: SIAConfig) -
                     "position": np.arange(table.checkpoint[rows[0]], table.checkpoint[rows[-1]] + 1),
                     "entropy": entropy_of(p),
                     "gold_surprisal": surprisal(p[:, local.gold[i]], np.array(local.number[i]), config.smoothing),
-                    "departures": np.append(np.concatenate([*number, np.zeros(0)]), np.nan),
+                    "divergences": np.append(np.concatenate([*number, np.zeros(0)]), np.nan),
                 }
             )
         )
     return pd.concat(frames, ignore_index=True) if frames else None
 
 
-def _towards_pooled(counts: np.ndarray, there: np.ndarray, trunk: Trunk) -> tuple[np.ndarray, np.ndarray]:
+def _towards_pooled(counts: np.ndarray, possible: np.ndarray, recursion: Recursion) -> tuple[np.ndarray, np.ndarray]:
     """Each D_m shrunk towards its trajectory's pooled answers: shares [M, K, S], and draws with the prior's [M, S].
 
     Args:
-        counts: float64 [M, K, S], the departures' answers.
-        there: bool [M, K], the answers that the row's trajectory has.
-        trunk: Of the same block.
+        counts: float64 [M, K, S], the divergences' answers.
+        possible: bool [M, K], the answers that the row's trajectory has.
+        recursion: the chunk's.
     """
-    begins, of = np.unique(trunk.first, return_inverse=True)
-    pooled = np.where(there[:, :, None], np.add.reduceat(counts, begins, axis=0)[of] + 0.5, 0.0)
+    begins, trajectory = np.unique(recursion.first, return_inverse=True)
+    pooled = np.where(possible[:, :, None], np.add.reduceat(counts, begins, axis=0)[trajectory] + 0.5, 0.0)
     pooled /= pooled.sum(axis=1, keepdims=True)
     total = counts.sum(axis=1) + PRIOR_DRAWS
     return (counts + PRIOR_DRAWS * pooled) / total[:, None], total
 
 
-def _spread(counts: np.ndarray, there: np.ndarray, trunk: Trunk) -> tuple[np.ndarray, np.ndarray]:
+def _spread(counts: np.ndarray, possible: np.ndarray, recursion: Recursion) -> tuple[np.ndarray, np.ndarray]:
     """p_m from D_m shrunk towards the trajectory's pooled answers, and Var p_m of each answer; float64 [M, K, S].
 
     Arguments as of `_towards_pooled`.
     """
-    p, total = _towards_pooled(counts, there, trunk)
+    p, total = _towards_pooled(counts, possible, recursion)
     variance = p * (1 - p) / total[:, None]
-    stay = np.exp(trunk.log_stay)
-    for rows in trunk.steps[1:]:
+    stay = np.exp(recursion.log_stay)
+    for rows in recursion.steps[1:]:
         q = stay[rows][:, None, None]
         variance[rows] = q**2 * variance[rows + 1] + (1 - q) ** 2 * variance[rows]
         p[rows] = q * p[rows + 1] + (1 - q) * p[rows]
@@ -593,24 +625,24 @@ class _Variances(NamedTuple):
     unseen: np.ndarray
 
 
-def _variances(counts: np.ndarray, there: np.ndarray, trunk: Trunk, p: np.ndarray) -> _Variances:
-    """Sampling variances of a block, from the departures' counts [M, K] and the estimates p [M, K].
+def _variances(counts: np.ndarray, possible: np.ndarray, recursion: Recursion, p: np.ndarray) -> _Variances:
+    """Sampling variances of a chunk, from the divergences' counts [M, K] and the estimates p [M, K].
 
-    The departures of different segments are independent, so Cov_m = q^2 Cov_{m+1} + (1 - q)^2 Cov(D_m). D_m is
+    The divergences of different segments are independent, so Cov_m = q^2 Cov_{m+1} + (1 - q)^2 Cov(D_m). D_m is
     shrunk towards the trajectory's pooled answers (counts + 0.5) with the weight of `PRIOR_DRAWS` draws; otherwise the
-    variance of a single departure would be 0.
+    variance of a single divergence would be 0.
 
     Args:
-        there: bool [M, K], the answers that the row's trajectory has.
+        possible: bool [M, K], the answers that the row's trajectory has.
     """
     number = counts.sum(axis=1)
-    drawn, totals = _towards_pooled(counts[:, :, None], there, trunk)
+    drawn, totals = _towards_pooled(counts[:, :, None], possible, recursion)
     share, total = drawn[:, :, 0], totals[:, 0]
     diagonal, mixed = np.empty_like(p), np.empty_like(p)
     squares, unseen = np.empty(len(p)), np.zeros(len(p))
-    stay = np.exp(trunk.log_stay)
+    stay = np.exp(recursion.log_stay)
     covariance, previous = np.zeros((0, p.shape[1], p.shape[1])), np.zeros(0, dtype=np.int64)
-    for back, rows in enumerate(trunk.steps):
+    for back, rows in enumerate(recursion.steps):
         own = share[rows]
         leave = np.ones(len(rows)) if back == 0 else 1 - stay[rows]
         scale = leave**2 / total[rows]
@@ -633,7 +665,9 @@ def _variances(counts: np.ndarray, there: np.ndarray, trunk: Trunk, p: np.ndarra
     return _Variances(diagonal, np.sqrt(np.maximum(squares, 0.0)), ratio.sum(axis=1) / 2, effective, unseen)
 
 
-def decomposed_halves(table: RolloutTable, departures: Departures, alpha: float, num_splits: int, seed: int) -> Halves:
+def decomposed_halves(
+    table: RolloutTable, divergences: Divergences, alpha: float, num_splits: int, seed: int
+) -> Halves:
     """`alignment.halve` with both halves estimated by the decomposition; the same splits.
 
     A rollout index is in one half at every checkpoint, so the halves share no draw. What curvature adds to H and s, to
@@ -646,33 +680,33 @@ def decomposed_halves(table: RolloutTable, departures: Departures, alpha: float,
     every, share = np.ones(table.num_rollouts, dtype=bool), alpha / SMOOTHING_ROLLOUTS
     entropy = np.empty((table.num_checkpoints, member.shape[1]))
     gold, plain_entropy, plain_gold = np.empty_like(entropy), np.empty_like(entropy), np.empty_like(entropy)
-    for block in blocks(table, local, 3 * member.shape[1]):
-        p = estimate_block(table, local, departures, block, member)
-        of = owner[block.rows]
-        here, mine = np.arange(len(p)), local.gold[of]
-        there = np.arange(block.width) < local.number[of][:, None]
-        counts = count_departures(table, local, departures.segment, block, member, every)
-        mixed, variance = _spread(counts, there, Trunk.of(table, departures, block))
-        gold_error = variance[here, mine] / (mixed[here, mine] + share) ** 2
+    for chunk in chunks(table, local, 3 * member.shape[1]):
+        p = estimate_chunk(table, local, divergences, chunk, member)
+        trajectory = owner[chunk.rows]
+        row, gold_code = np.arange(len(p)), local.gold[trajectory]
+        possible = np.arange(chunk.width) < local.number[trajectory][:, None]
+        counts = count_divergences(table, local, divergences.segment, chunk, member, every)
+        mixed, variance = _spread(counts, possible, Recursion.of(table, divergences, chunk))
+        gold_error = variance[row, gold_code] / (mixed[row, gold_code] + share) ** 2
         ratio = np.divide(variance, mixed, out=variance, where=(p > 0) & (mixed > 0))
         ratio[p <= 0] = 0.0
-        plain_entropy[block.rows] = entropy_of(p)
-        plain_gold[block.rows] = surprisal(p[here, mine], local.number[of][:, None], alpha)
-        entropy[block.rows] = plain_entropy[block.rows] + ratio.sum(axis=1) / 2
-        gold[block.rows] = plain_gold[block.rows] - gold_error / 2
+        plain_entropy[chunk.rows] = entropy_of(p)
+        plain_gold[chunk.rows] = surprisal(p[row, gold_code], local.number[trajectory][:, None], alpha)
+        entropy[chunk.rows] = plain_entropy[chunk.rows] + ratio.sum(axis=1) / 2
+        gold[chunk.rows] = plain_gold[chunk.rows] - gold_error / 2
     count = np.broadcast_to(member.sum(axis=0, dtype=np.int32), entropy.shape)
     plain = Halves(plain_entropy, plain_gold, count, count, table.trajectory_offsets)
     return replace(plain, entropy=entropy, surprisal=gold, uncorrected=plain)
 
 
-def half_difference(table: RolloutTable, departures: Departures, seed: int) -> np.ndarray:
+def half_difference(table: RolloutTable, divergences: Divergences, seed: int) -> np.ndarray:
     """float64 [T]: the share of one answer among one half of every checkpoint's own rollouts, minus its estimate by the
     decomposition from the other half, averaged over all checkpoints but the last; NaN with one.
 
-    The expectation is 0 at any number of rollouts if tokens' probabilities, departures and answers are right: the
-    halves share no draw, segments without a departure are weighed for (`estimate_block`, unbiased), and the answer, the
-    most frequent one at the last checkpoint, is chosen by some of its rollouts that count nowhere else. Trajectories
-    for which that is no answer, and those with fewer than 4 rollouts, are NaN too.
+    The expectation is 0 at any number of rollouts if tokens' probabilities, divergences and answers are right: the
+    halves share no draw, segments without a divergence are weighed for (`estimate_chunk`, unbiased), and the answer,
+    the most frequent one at the last checkpoint, is chosen by some of its rollouts that count nowhere else.
+    Trajectories for which that is no answer, and those with fewer than 4 rollouts, are NaN too.
     """
     local, owner, row = table.local_answers(), table.trajectory_of_checkpoint, table.checkpoint_of_rollout
     member = split_halves(int(table.slots().max()) + 1, 1, seed)
@@ -680,15 +714,15 @@ def half_difference(table: RolloutTable, departures: Departures, seed: int) -> n
     chooses = choosing[table.slots()] & (row == table.last[owner[row]])
     everyone = np.ones((len(member), 1), dtype=bool)
     parts = []
-    for block in blocks(table, local, 2):
-        p = estimate_block(table, local, departures, block, member, ~chooses, unbiased=True)
-        plain = count_departures(table, local, row, block, member, ~chooses)
+    for chunk in chunks(table, local, 2):
+        p = estimate_chunk(table, local, divergences, chunk, member, ~chooses, unbiased=True)
+        plain = count_divergences(table, local, row, chunk, member, ~chooses)
         with np.errstate(invalid="ignore"):
             plain /= plain.sum(axis=1, keepdims=True)
-        offsets = table.trajectory_offsets[block.trajectories.start : block.trajectories.stop + 1] - block.rows.start
-        votes = count_departures(table, local, row, block, everyone, chooses)[offsets[1:] - 1, :, 0]
+        offsets = table.trajectory_offsets[chunk.trajectories.start : chunk.trajectories.stop + 1] - chunk.rows.start
+        votes = count_divergences(table, local, row, chunk, everyone, chooses)[offsets[1:] - 1, :, 0]
         answer = votes.argmax(axis=1)
-        here, chosen = np.arange(len(p)), answer[owner[block.rows] - block.trajectories.start]
+        here, chosen = np.arange(len(p)), answer[owner[chunk.rows] - chunk.trajectories.start]
         # Both directions, each of independent halves.
         difference = (plain[here, chosen] - p[here, chosen][:, ::-1]).mean(axis=1)
         difference[offsets[1:] - 1] = 0.0
@@ -713,7 +747,7 @@ STAY_SIGMAS, STAY_SHARE = 6.0, 0.02
 by this share of `chances` (`stay_difference`). Both are exceeded only by probabilities of another distribution."""
 
 
-def check(table: RolloutTable, departures: Departures) -> str | None:
+def check(table: RolloutTable, divergences: Divergences) -> str | None:
     """Why the stored probabilities cannot be those of the sampling distribution; None where nothing says so."""
     heaviest = float(leaf_sums(table).max(initial=0.0))
     if heaviest > 1 + LEAF_TOLERANCE:
@@ -721,7 +755,7 @@ def check(table: RolloutTable, departures: Departures) -> str | None:
             "the stored probabilities are not those of the sampling distribution: distinct rollouts of one checkpoint "
             f"sum to {heaviest:.3f}"
         )
-    difference, deviation, chances = stay_difference(table, departures)
+    difference, deviation, chances = stay_difference(table, divergences)
     if abs(difference) > max(STAY_SIGMAS * deviation, STAY_SHARE * chances):
         return (
             "the stored probabilities are not those of the sampling distribution: rollouts stayed on the trajectory "
@@ -740,9 +774,9 @@ def leaf_sums(table: RolloutTable) -> np.ndarray:
     if table.logprob is None or table.tokens is None or not np.isfinite(table.logprob).any():
         return np.zeros(table.num_checkpoints)
     row, logprob = table.checkpoint_of_rollout, np.where(np.isfinite(table.logprob), table.logprob, -np.inf)
-    ride = np.zeros_like(row) if table.ride is None else table.ride
-    order = np.lexsort((logprob, table.code, ride, table.tokens, row))
-    keys = np.stack([row, table.tokens, ride, table.code])[:, order]
+    matched = np.zeros_like(row) if table.matched is None else table.matched
+    order = np.lexsort((logprob, table.code, matched, table.tokens, row))
+    keys = np.stack([row, table.tokens, matched, table.code])[:, order]
     value = logprob[order]
     fresh = np.ones(len(order), dtype=bool)
     with np.errstate(invalid="ignore"):
@@ -750,18 +784,18 @@ def leaf_sums(table: RolloutTable) -> np.ndarray:
     return np.bincount(row[order], weights=np.where(fresh, np.exp(value), 0.0), minlength=table.num_checkpoints)
 
 
-def stay_difference(table: RolloutTable, departures: Departures) -> tuple[float, float, float]:
+def stay_difference(table: RolloutTable, divergences: Divergences) -> tuple[float, float, float]:
     """(difference, deviation, chances): over all segments, how many rollouts stayed to the next checkpoint minus how
     many the tokens' probabilities expect; its standard deviation; and the expected
     number of the rarer outcome, staying or diverging: the sum of alive min(q, 1 - q)."""
     owner, row = table.trajectory_of_checkpoint, table.checkpoint_of_rollout
-    # Rollouts under way at a row: drawn at or before it, departed at or after it.
+    # Rollouts under way at a row: drawn at or before it, diverged at or after it.
     change = np.bincount(row, minlength=table.num_checkpoints + 1).astype(np.float64)
-    change[1:] -= np.bincount(departures.segment, minlength=table.num_checkpoints)
+    change[1:] -= np.bincount(divergences.segment, minlength=table.num_checkpoints)
     alive = np.cumsum(change)[:-1]
-    left = np.bincount(departures.segment, minlength=table.num_checkpoints)
-    stay = np.exp(departures.log_stay)
-    uncertain = departures.known[owner] & (departures.log_stay < 0)
+    left = np.bincount(divergences.segment, minlength=table.num_checkpoints)
+    stay = np.exp(divergences.log_stay)
+    uncertain = divergences.known[owner] & (divergences.log_stay < 0)
     difference = (alive - left - alive * stay)[uncertain].sum()
     deviation = np.sqrt((alive * stay * (1 - stay))[uncertain].sum())
     return float(difference), float(deviation), float((alive * np.minimum(stay, 1 - stay))[uncertain].sum())

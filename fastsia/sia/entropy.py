@@ -19,12 +19,12 @@ class Checkpoints:
         entropy_miller_madow: The same with less bias from few draws.
         entropy_chao_shen: The same with less bias from few draws.
         gold_surprisal: s = -ln (c + alpha) / (N + alpha V), nats.
-        count: Int64, rollouts.
-        gold_count: Int64, rollouts with the gold answer.
-        null_count: Int64, rollouts without an answer.
-        num_distinct: Int64, distinct answers.
-        mode: Int64, code of the most frequent answer, the first drawn among ties; NULL where it is the null class.
-        majority_right: Bool, whether that answer is gold.
+        count: int64, rollouts.
+        gold_count: int64, rollouts with the gold answer.
+        null_count: int64, rollouts without an answer.
+        num_distinct: int64, distinct answers.
+        mode: int64, code of the most frequent answer, the first drawn among ties; NULL where it is the null class.
+        majority_right: bool, whether that answer is gold.
     """
 
     entropy: np.ndarray

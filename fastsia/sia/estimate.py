@@ -48,7 +48,7 @@ class Estimate:
 
     @classmethod
     def of_summary(cls, summary: Mapping[str, Any] | None, key: str) -> Estimate:
-        """Reads a number and its interval from a summary; undefined where the summary lacks it.
+        """Read a number and its interval from a summary; undefined where the summary lacks it.
 
         Args:
             summary: As in summary.json, of any version; None for a missing run.
@@ -59,7 +59,7 @@ class Estimate:
 
     @classmethod
     def of_point(cls, point: pd.DataFrame) -> Estimate:
-        """Reads the single row of a part of `Analysis.curves`; undefined where the part is empty."""
+        """Read the single row of a part of `Analysis.curves`; undefined where the part is empty."""
         if point.empty:
             return cls(None)
         value, low, high = (_number(point[name].iloc[0]) for name in ("value", "low", "high"))
@@ -71,8 +71,8 @@ class Resampled:
     """Numbers of any shape with their bootstrap resamples, before intervals are taken.
 
     Attributes:
-        value: Float64 [...], NaN where undefined.
-        samples: Float64 [B, ...], NaN where undefined.
+        value: float64 [...], NaN where undefined.
+        samples: float64 [B, ...], NaN where undefined.
         n: How many values each number summarizes, int64 [...] or one number for all.
     """
 
@@ -125,7 +125,7 @@ def problem_sums(values: np.ndarray, problem: np.ndarray, num_problems: int) -> 
     """Sums of the values [T, ...] that are not NaN, and how many there are; float64 [P, ...] each.
 
     Args:
-        values: Float64 [T, ...].
+        values: float64 [T, ...].
         problem: Int [T], the problem of each value; values of problem -1 are left out.
         num_problems: P.
     """
@@ -150,7 +150,7 @@ def _number(value: float) -> float | None:
 
 
 def _find(tree: Any, key: str) -> Any:
-    """What a nested mapping has at a dotted key; None where it lacks it."""
+    """The value of a nested mapping at a dotted key; None if there is none."""
     for part in key.split("."):
         tree = tree.get(part) if isinstance(tree, Mapping) else None
     return tree

@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 
 from fastsia.config import SIAConfig
-from fastsia.sia.decomposition import SAME_TEXT, Departures, Trunk, blocks, check, entropy_of, log_prefixes
+from fastsia.sia.decomposition import SAME_TEXT, Divergences, Recursion, check, chunks, entropy_of, log_prefixes
 from fastsia.sia.table import NULL, RolloutTable
 from fastsia.sia.token_traces import TokenLogprobs
 
 
 @dataclass(frozen=True)
 class Texts:
-    """The distinct texts of a table's rollouts, L in number, by trajectory and point of departure.
+    """The distinct texts of a table's rollouts, L in number, by trajectory and point of divergence.
 
     Attributes:
         rollout: int64 [L], one rollout that is this text (row of the table).
@@ -37,39 +37,39 @@ class Texts:
     logprob: np.ndarray
 
 
-def find_texts(table: RolloutTable, departures: Departures, logprobs: TokenLogprobs, config: SIAConfig) -> Texts:
-    """Finds the distinct texts among rollouts whose log-probability is known.
+def find_texts(table: RolloutTable, divergences: Divergences, logprobs: TokenLogprobs, config: SIAConfig) -> Texts:
+    """Find the distinct texts among rollouts whose log-probability is known.
 
-    Rollouts that depart at one token, end at one token and have one answer count as one text where their
-    log-probabilities after the departure differ by at most `SAME_TEXT`: the least probable of them.
+    Rollouts that diverge at one token, end at one token and have one answer count as one text where their
+    log-probabilities after the divergence differ by at most `SAME_TEXT`: the least probable of them.
 
-    Rollouts of trajectories with unknown token probabilities are left out, and those that depart where the trajectory's
-    answer is settled already: there, nothing is left to bound.
+    Rollouts of trajectories with unknown token probabilities are left out, and so are those that diverge where the
+    trajectory's answer is decided already: nothing is left to bound there.
 
     Args:
-        table: With ride, tokens and logprob.
-        departures: Of the same table.
+        table: must have matched, tokens and logprob.
+        divergences: those of the table.
         logprobs: Log-probabilities of the trajectories' tokens.
         config: rollout_budget is read.
     """
-    ride, tokens, cut, logprob = table.ride, table.tokens, table.cut, table.logprob
-    assert ride is not None
+    matched, tokens, cut, logprob = table.matched, table.tokens, table.cut, table.logprob
+    assert matched is not None
     assert tokens is not None
     assert cut is not None
     assert logprob is not None
     row = table.checkpoint_of_rollout
     owner = table.trajectory_of_checkpoint[row]
     start = table.checkpoint[row]
-    leave, end = start + ride, start + tokens
+    leave, end = start + matched, start + tokens
     to_row = log_prefixes(table, logprobs, table.checkpoint)
     tail = logprob - (log_prefixes(table, logprobs, leave, owner) - to_row[row])
 
-    settled = departures.settled[owner] & (departures.segment == table.last[owner])
-    kept = np.flatnonzero(departures.known[owner] & ~settled & np.isfinite(logprob))
+    decided = divergences.decided[owner] & (divergences.segment == table.last[owner])
+    kept = np.flatnonzero(divergences.known[owner] & ~decided & np.isfinite(logprob))
     # Under "new", what a limit cut is a whole text after its own checkpoint only.
     own_only = cut & (config.rollout_budget == "new")
-    segment = np.where(own_only, row, departures.segment)
-    visible = np.where(own_only, row, departures.visible)
+    segment = np.where(own_only, row, divergences.segment)
+    visible = np.where(own_only, row, divergences.visible)
     only = np.where(own_only, row, -1)
 
     order = kept[np.lexsort((tail[kept], only[kept], table.code[kept], end[kept], leave[kept], owner[kept]))]
@@ -88,16 +88,16 @@ def find_texts(table: RolloutTable, departures: Departures, logprobs: TokenLogpr
 
 @dataclass(frozen=True)
 class Leaves:
-    """What the distinct texts prove about p at every checkpoint, [G] each; NaN where tokens' probabilities are unknown.
+    """Bounds on p from the distinct texts at every checkpoint, [G] each; NaN where tokens' probabilities are unknown.
 
     Attributes:
         texts: The distinct texts.
-        explored: Float64, probability of all of them together after the checkpoint.
-        gold_low: Float64, the least that p(gold) can be; the most is this plus 1 - explored.
-        mode: Int32, code of the answer with the largest lower bound.
-        mode_is_certain: Bool, whether no other answer can be as probable as that one.
-        entropy_low: Float64, nats, the least that H can be.
-        entropy_high: Float64, nats, the most that H can be if all answers that the trajectory's rollouts never gave
+        explored: float64, probability of all of them together after the checkpoint.
+        gold_low: float64, the least that p(gold) can be; the most is this plus 1 - explored.
+        mode: int32, code of the answer with the largest lower bound.
+        mode_is_certain: bool, whether no other answer can be as probable as that one.
+        entropy_low: float64, nats, the least that H can be.
+        entropy_high: float64, nats, the most that H can be if all answers that the trajectory's rollouts never gave
             count as one (`num_classes`).
     """
 
@@ -112,7 +112,7 @@ class Leaves:
 
 def explore(
     table: RolloutTable,
-    departures: Departures,
+    divergences: Divergences,
     logprobs: TokenLogprobs,
     config: SIAConfig,
     num_options: int | None = None,
@@ -121,14 +121,14 @@ def explore(
 
     Args:
         table: The rollouts.
-        departures: Of the same table.
+        divergences: those of the table.
         logprobs: Log-probabilities of the trajectories' tokens.
         config: rollout_budget is read.
         num_options: The most options of a problem where all have options: no other answers exist but none.
     """
     if table.logprob is None or not np.isfinite(table.logprob).any():
         return "the log-probabilities of the rollouts are not known"
-    texts = find_texts(table, departures, logprobs, config)
+    texts = find_texts(table, divergences, logprobs, config)
     local, owner = table.local_answers(), table.trajectory_of_checkpoint
     to_row = log_prefixes(table, logprobs, table.checkpoint)
     probability = np.exp(texts.logprob)
@@ -137,39 +137,40 @@ def explore(
     gone = np.where(late, np.exp(np.minimum(texts.logprob + to_row[texts.segment] - to_row[before], 0.0)), 0.0)
 
     columns: list[list[np.ndarray]] = []
-    for block in blocks(table, local, 1):
-        begin, number = block.rows.start, block.rows.stop - block.rows.start
-        mine = np.flatnonzero((texts.segment >= begin) & (texts.segment < block.rows.stop))
+    for chunk in chunks(table, local, 1):
+        begin, number = chunk.rows.start, chunk.rows.stop - chunk.rows.start
+        mine = np.flatnonzero((texts.segment >= begin) & (texts.segment < chunk.rows.stop))
         code = local.code[texts.rollout[mine]]
-        low = _sum(texts.segment[mine] - begin, code, probability[mine], number, block.width)
+        low = _sum(texts.segment[mine] - begin, code, probability[mine], number, chunk.width)
         left = mine[late[mine]]
-        lost = _sum(before[left] - begin, local.code[texts.rollout[left]], gone[left], number, block.width)
-        trunk = Trunk.of(table, departures, block)
-        stay = np.exp(trunk.log_stay)
-        _settle(low, table, departures, block.trajectories, local.code, begin)
-        for rows in trunk.steps[1:]:
+        lost = _sum(before[left] - begin, local.code[texts.rollout[left]], gone[left], number, chunk.width)
+        recursion = Recursion.of(table, divergences, chunk)
+        stay = np.exp(recursion.log_stay)
+        _add_decided(low, table, divergences, chunk.trajectories, local.code, begin)
+        for rows in recursion.steps[1:]:
             low[rows] += stay[rows][:, None] * low[rows + 1] - lost[rows]
         low = np.maximum(low, 0.0)
 
-        of = owner[block.rows]
-        there = np.arange(block.width) < local.number[of][:, None]
+        trajectory = owner[chunk.rows]
+        num_answers = local.number[trajectory]
+        possible = np.arange(chunk.width) < num_answers[:, None]
         unexplored = np.maximum(1.0 - low.sum(axis=1), 0.0)
         ranked = np.sort(low, axis=1)
-        classes = local.number[of] + 1 if num_options is None else np.minimum(local.number[of] + 1, num_options + 1)
+        classes = num_answers + 1 if num_options is None else np.minimum(num_answers + 1, num_options + 1)
         columns.append(
             [
                 1.0 - unexplored,
-                low[np.arange(number), local.gold[of]],
-                local.global_code[local.offsets[of] + low.argmax(axis=1)].astype(np.float64),
-                (ranked[:, -1] > (ranked[:, -2] if block.width > 1 else 0.0) + unexplored).astype(np.float64),
+                low[np.arange(number), local.gold[trajectory]],
+                local.global_code[local.offsets[trajectory] + low.argmax(axis=1)].astype(np.float64),
+                (ranked[:, -1] > (ranked[:, -2] if chunk.width > 1 else 0.0) + unexplored).astype(np.float64),
                 least_entropy(low, unexplored),
-                most_entropy(np.where(there, low, np.nan), unexplored, np.maximum(classes, local.number[of])),
+                most_entropy(np.where(possible, low, np.nan), unexplored, np.maximum(classes, num_answers)),
             ]
         )
     explored, gold_low, mode, certain, entropy_low, entropy_high = (
         np.concatenate(part) for part in zip(*columns, strict=True)
     )
-    unknown = ~departures.known[owner]
+    unknown = ~divergences.known[owner]
     for values in (explored, gold_low, entropy_low, entropy_high):
         values[unknown] = np.nan
     return Leaves(texts, explored, gold_low, mode.astype(np.int32), (certain > 0) & ~unknown, entropy_low, entropy_high)
@@ -180,14 +181,14 @@ def _sum(row: np.ndarray, code: np.ndarray, weight: np.ndarray, rows: int, width
     return np.bincount(row * width + code, weights=weight, minlength=rows * width).reshape(rows, width)
 
 
-def _settle(
-    low: np.ndarray, table: RolloutTable, departures: Departures, trajectories: slice, code: np.ndarray, begin: int
+def _add_decided(
+    low: np.ndarray, table: RolloutTable, divergences: Divergences, trajectories: slice, code: np.ndarray, begin: int
 ) -> None:
-    """Where a trajectory's own tokens settle its answer, that answer is certain at its last checkpoint."""
+    """Set the answers of trajectories that their own tokens decide: they are certain at the last checkpoint."""
     row = table.checkpoint_of_rollout
-    for_last = np.flatnonzero(departures.segment == table.last[table.trajectory_of_checkpoint[row]])
+    for_last = np.flatnonzero(divergences.segment == table.last[table.trajectory_of_checkpoint[row]])
     which = table.trajectory_of_checkpoint[row[for_last]]
-    for_last, which = (part[departures.settled[which]] for part in (for_last, which))
+    for_last, which = (part[divergences.decided[which]] for part in (for_last, which))
     inside = (which >= trajectories.start) & (which < trajectories.stop)
     for_last, which = for_last[inside], which[inside]
     smallest, largest = np.full(table.num_trajectories, np.iinfo(np.int64).max), np.full(table.num_trajectories, -1)
@@ -252,17 +253,17 @@ def distinct_texts(table: RolloutTable, logprobs: TokenLogprobs, config: SIAConf
 
     Returns:
         One row per text, or None where probabilities are not known or not those of the sampling distribution:
-        problem_id, trajectory; departs and ends (positions: the first token that differs from the trajectory's, and the
-        text's end); answer, None for none; num_rollouts, how many rollouts are this text; logprob (nats) of the text
-        after the trajectory's first checkpoint; cut, whether the token limit ended it.
+        problem_id, trajectory; diverges and ends (positions: the first token that differs from the trajectory's, and
+        the text's end); answer, None for none; num_rollouts, how many rollouts are this text; logprob (nats) of the
+        text after the trajectory's first checkpoint; cut, whether the token limit ended it.
     """
-    departures = Departures.of(table, logprobs, config)
-    if departures is None or check(table, departures) is not None or table.logprob is None:
+    divergences = Divergences.of(table, logprobs, config)
+    if divergences is None or check(table, divergences) is not None or table.logprob is None:
         return None
-    texts = find_texts(table, departures, logprobs, config)
+    texts = find_texts(table, divergences, logprobs, config)
     row, to_row = table.checkpoint_of_rollout[texts.rollout], log_prefixes(table, logprobs, table.checkpoint)
     owner = table.trajectory_of_checkpoint[row]
-    assert table.ride is not None
+    assert table.matched is not None
     assert table.tokens is not None
     assert table.cut is not None
     answers, code = np.array([*table.answers, None], dtype=object), table.code[texts.rollout]
@@ -270,7 +271,7 @@ def distinct_texts(table: RolloutTable, logprobs: TokenLogprobs, config: SIAConf
         {
             "problem_id": table.problem_ids[table.problem_of_trajectory[owner]],
             "trajectory": table.trajectory[owner],
-            "departs": table.checkpoint[row] + table.ride[texts.rollout],
+            "diverges": table.checkpoint[row] + table.matched[texts.rollout],
             "ends": table.checkpoint[row] + table.tokens[texts.rollout],
             "answer": answers[np.where(code == NULL, len(table.answers), code)],
             "num_rollouts": texts.number,

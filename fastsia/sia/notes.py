@@ -18,7 +18,7 @@ FEW_OF_AN_OUTCOME = 5
 
 
 def warnings(scored: Scored, facts: Mapping[str, Any]) -> list[str]:
-    """What a reader of the numbers must know, one sentence each.
+    """Notes on the numbers, one sentence each.
 
     Args:
         scored: The run.
@@ -87,13 +87,13 @@ def uneven_counts(checkpoints: pd.DataFrame) -> str | None:
         return None
     inside = count.groupby([checkpoints["problem_id"], checkpoints["trajectory"]], sort=False)
     within, num_trajectories = int((inside.max() > inside.min()).sum()), inside.ngroups
-    told = (
+    warning = (
         f"Unequal numbers of rollouts: {fewest} to {most} a checkpoint, fewer than {most} at {fewer:,} of "
         f"{len(count):,} checkpoints. Fewer rollouts give a lower entropy and a lower cap of the gold surprisal"
     )
     if within:
         return (
-            f"{told}, so in the {within:,} of {num_trajectories:,} trajectories whose checkpoints differ a "
+            f"{warning}, so in the {within:,} of {num_trajectories:,} trajectories whose checkpoints differ a "
             "shortage at one checkpoint looks like information."
         )
-    return f"{told}, so trajectories with fewer look more certain than those with more."
+    return f"{warning}, so trajectories with fewer look more certain than those with more."

@@ -1,4 +1,4 @@
-"""What an analysis consists of: its tables, its quantities, and further columns, curves and facts.
+"""The registry of an analysis: its tables, its quantities, and further columns, curves and facts.
 
 A module that adds one of them registers it beside the code that computes it; the analysis, the exported files, the
 report, the comparison of runs and their captions follow from the registry. Modules of `fastsia.sia.extras` are imported
@@ -31,7 +31,7 @@ class Described(NamedTuple):
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> Described:
-        """Reads a function's docstring: its first line is the title, the text up to Args or Returns is the caption."""
+        """Read a function's docstring: its first line is the title, the text up to Args or Returns is the caption."""
         title, _, rest = (inspect.getdoc(function) or function.__name__).partition("\n")
         return cls(title.rstrip("."), " ".join(re.split(r"\n(?:Args|Returns|Raises):\n", rest)[0].split()))
 
@@ -119,7 +119,7 @@ CURVES: list[Callable[[Scored], Iterable[Curve]]] = []
 def table(
     name: str, *, columns: str = "", from_run: bool = True, of_run: bool = True, place: int = 1000
 ) -> Callable[[Function], Function]:
-    """Registers the function that computes a table; its docstring is the table's title and caption.
+    """Register the function that computes a table; its docstring is the table's title and caption.
 
     Args:
         name: See `TableEntry`.
@@ -138,7 +138,7 @@ def table(
 
 
 def add_quantity(quantity: Quantity) -> Quantity:
-    """Registers a quantity."""
+    """Register a quantity."""
     QUANTITIES[quantity.name] = quantity
     return quantity
 

@@ -17,7 +17,7 @@ from fastsia.sia.cut import Ends
 from fastsia.sia.decomposition import (
     MOST_LEFT_OUT,
     Decomposition,
-    Departures,
+    Divergences,
     check,
     decompose,
     decomposed_halves,
@@ -29,7 +29,7 @@ from fastsia.sia.leaves import Leaves, explore
 from fastsia.sia.nsb import nsb_entropy
 from fastsia.sia.rarefaction import rarefied
 from fastsia.sia.registry import COLUMNS
-from fastsia.sia.smoother import BAND, Band, Smoothed, smooth, smooth_departures
+from fastsia.sia.smoother import BAND, Band, Smoothed, smooth, smooth_divergences
 from fastsia.sia.table import NULL, RolloutTable
 from fastsia.sia.token_traces import TokenLogprobs, TokenTraces
 
@@ -78,7 +78,7 @@ class Scored:
 
     @classmethod
     def of(cls, table: RolloutTable, config: SIAConfig, *, origin: Scored | None = None) -> Scored:
-        """Measures a table. Where the run has placed its rollouts, H and s are those of `num_rollouts`, or of as many
+        """Measure a table. Where the run has placed its rollouts, H and s are those of `num_rollouts`, or of as many
         as the checkpoint with the fewest has, and halves are of its first ones."""
         points, compared = measure(table, config.smoothing), table
         number = _num_compared(table, config)
@@ -116,13 +116,13 @@ class Scored:
         return np.maximum(self.table.checkpoint[self.table.last], 1)
 
     @cached_property
-    def departures(self) -> Departures | str:
-        """Where the rollouts leave their trajectories, or why that cannot be known or used."""
+    def divergences(self) -> Divergences | str:
+        """The divergences of the rollouts, or the reason why they cannot be known or used."""
         if self.config.shuffle_prefix:
             return "prefixes are shuffled, so rollouts do not continue the trajectory"
         if self.logprobs is None:
             return "the log-probabilities of the trajectories' tokens are not known"
-        found = Departures.of(self.table, self.logprobs, self.config)
+        found = Divergences.of(self.table, self.logprobs, self.config)
         if found is None:
             return "the table lacks matched_tokens, num_tokens or finish_reason of its rollouts"
         return check(self.table, found) or found
@@ -130,37 +130,37 @@ class Scored:
     @cached_property
     def decomposition(self) -> Decomposition | None:
         """Estimates by the decomposition along the trajectories, NaN where they are withheld; None where it does not
-        apply (see `departures`)."""
-        if isinstance(self.departures, str):
+        apply (see `divergences`)."""
+        if isinstance(self.divergences, str):
             return None
-        return decompose(self.table, self.departures, self.config.smoothing).hide(self.table)
+        return decompose(self.table, self.divergences, self.config.smoothing).hide(self.table)
 
     @cached_property
     def decomposed_halves(self) -> Halves | None:
         """`halves` estimated by the decomposition, NaN where it is withheld."""
-        if isinstance(self.departures, str) or self.decomposition is None:
+        if isinstance(self.divergences, str) or self.decomposition is None:
             return None
         config = self.config
-        halves = decomposed_halves(self.table, self.departures, config.smoothing, config.num_splits, config.seed)
+        halves = decomposed_halves(self.table, self.divergences, config.smoothing, config.num_splits, config.seed)
         hidden = self.decomposition.withheld[self.table.trajectory_of_checkpoint]
         return halves.hide(hidden)
 
     @cached_property
     def half_difference(self) -> np.ndarray | None:
         """float64 [T]: `decomposition.half_difference`; None where the decomposition does not apply. Whether it is
-        withheld for segments without a departure does not matter: those trajectories would be chosen by the draws."""
-        if isinstance(self.departures, str) or self.decomposition is None:
+        withheld for segments without a divergence does not matter: those trajectories would be chosen by the draws."""
+        if isinstance(self.divergences, str) or self.decomposition is None:
             return None
-        found = half_difference(self.table, self.departures, self.config.seed)
-        usable = self.departures.known & (self.decomposition.cut_share <= MOST_LEFT_OUT)
+        found = half_difference(self.table, self.divergences, self.config.seed)
+        usable = self.divergences.known & (self.decomposition.cut_share <= MOST_LEFT_OUT)
         return np.where(usable, found, np.nan)
 
     @cached_property
     def leaves(self) -> Leaves | str:
-        """What the distinct texts prove about p, or why that cannot be known."""
-        if isinstance(self.departures, str) or self.logprobs is None:
-            return str(self.departures)
-        return explore(self.table, self.departures, self.logprobs, self.config, self.num_options)
+        """The bounds from the distinct texts, or the reason why there are none."""
+        if isinstance(self.divergences, str) or self.logprobs is None:
+            return str(self.divergences)
+        return explore(self.table, self.divergences, self.logprobs, self.config, self.num_options)
 
     @cached_property
     def entropy_nsb(self) -> np.ndarray:
@@ -175,11 +175,11 @@ class Scored:
     @cached_property
     def best(self) -> Band:
         """The best estimate of H with its band: the change-point one, with the decomposition where it applies."""
-        if isinstance(self.departures, str) or self.decomposition is None:
+        if isinstance(self.divergences, str) or self.decomposition is None:
             low, high = (self.smoothed.entropy + sign * BAND * self.smoothed.entropy_sd for sign in (-1, 1))
             return Band(self.smoothed.entropy, np.maximum(low, 0.0), high)
         use, config = ~self.decomposition.withheld, self.config
-        return smooth_departures(self.table, self.departures, use, config.smoothing, config.seed)
+        return smooth_divergences(self.table, self.divergences, use, config.smoothing, config.seed)
 
     @cached_property
     def before_answer(self) -> np.ndarray | None:

@@ -1,10 +1,10 @@
-"""Change-point estimates: answer distributions averaged over all cuts of a trajectory into stretches of one.
+"""Change-point estimates: answer distributions averaged over all divisions of a trajectory into stretches.
 
 Neighbouring checkpoints that share one distribution are one stretch. A new stretch begins at each checkpoint but the
-first with probability h; a stretch's distribution has a Dirichlet prior of `PRIOR_COUNT` draws an answer. All cuts into
-stretches are averaged exactly, by their posterior probabilities (forward and backward sums, as for product partition
-models: Barry and Hartigan 1992, Fearnhead 2006). h is the one of `HAZARDS` with the largest marginal likelihood over
-all trajectories of the table.
+first with probability h; a stretch's distribution has a Dirichlet prior of `PRIOR_COUNT` draws per answer. All
+divisions into stretches are averaged exactly, by their posterior probabilities (forward and backward sums, as for
+product partition models: Barry and Hartigan 1992, Fearnhead 2006). h is the one of `HAZARDS` with the largest marginal
+likelihood over all trajectories of the table.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy as np
 from scipy.special import gammaln, logsumexp, polygamma, psi
 
 from fastsia.sia.alignment import pearson
-from fastsia.sia.decomposition import Block, Departures, blocks, count_departures, entropy_of, surprisal
+from fastsia.sia.decomposition import Chunk, Divergences, chunks, count_divergences, entropy_of, surprisal
 from fastsia.sia.table import LocalAnswers, RolloutTable
 
 PRIOR_COUNT = 0.3
 """Draws of each answer that the prior of a stretch's distribution is worth. Chosen by fastsia."""
 
 HAZARDS = (0.02, 0.05, 0.1, 0.2, 0.4)
-"""Probabilities of a new stretch at a checkpoint, of which a table takes one. Chosen by fastsia."""
+"""Candidates for h, the probability of a new stretch at a checkpoint. Chosen by fastsia."""
 
 MOVES = 0.5
 """A trajectory has a change-point rho where the probability that it moves at all is above this. Chosen by fastsia."""
@@ -33,14 +33,14 @@ class Smoothed:
     """Posterior moments at every checkpoint.
 
     Attributes:
-        entropy: Float64 [G], nats, posterior mean of H.
-        entropy_sd: Float64 [G], nats, posterior standard deviation of H.
-        surprisal: Float64 [G], nats, posterior mean over the cuts of the gold answer's surprisal.
-        one_stretch: Float64 [G], probability that nothing moves from the first checkpoint up to and including this one.
-        mode: Int32 [G], code of the answer with the largest posterior mean.
-        probabilities: Float64 [sum of C V], posterior means, one row of V answers after another.
-        offsets: Int64 [T + 1], the checkpoints of each trajectory.
-        hazard: The h that was taken.
+        entropy: float64 [G], nats, posterior mean of H.
+        entropy_sd: float64 [G], nats, posterior standard deviation of H.
+        surprisal: float64 [G], nats, posterior mean over the divisions of the gold answer's surprisal.
+        one_stretch: float64 [G], probability that nothing moves from the first checkpoint up to and including this one.
+        mode: int32 [G], code of the answer with the largest posterior mean.
+        probabilities: float64 [sum of C V], posterior means, one row of V answers after another.
+        offsets: int64 [T + 1], the checkpoints of each trajectory.
+        hazard: the chosen h.
     """
 
     entropy: np.ndarray
@@ -85,7 +85,7 @@ class Stretches:
 
     @classmethod
     def of(cls, counts: np.ndarray, length: np.ndarray, width: np.ndarray) -> Stretches:
-        """Sums the counts of every stretch.
+        """Sum the counts of every stretch.
 
         Args:
             counts: int64 [B, C, K] at each checkpoint.
@@ -117,8 +117,8 @@ class Stretches:
         """Log-probability of beginning a stretch at each place; at a trajectory's end nothing begins."""
         return np.where(place < self.length[:, None], np.log(hazard), 0.0)
 
-    def draw_cuts(self, hazard: float, number: int, generator: np.random.Generator) -> np.ndarray:
-        """int64 [B, number, C]: draws of the cut into stretches, as the first checkpoint of each one's stretch.
+    def draw_divisions(self, hazard: float, number: int, generator: np.random.Generator) -> np.ndarray:
+        """int64 [B, number, C]: draws of the division into stretches, as the first checkpoint of each one's stretch.
         Checkpoints after a trajectory's end are stretches of their own."""
         batch, longest = self.evidence.shape[:2]
         backward = self.backward(hazard)
@@ -156,32 +156,32 @@ class Stretches:
 
 
 def smooth(
-    table: RolloutTable, alpha: float, *, at: np.ndarray | None = None, of: np.ndarray | None = None
+    table: RolloutTable, alpha: float, *, at: np.ndarray | None = None, included: np.ndarray | None = None
 ) -> Smoothed:
     """The change-point estimates of every trajectory of a table.
 
     Args:
         table: The rollouts.
-        alpha: Additive smoothing of the surprisal (nats), see `decomposition.surprisal`.
+        alpha: smoothing of the surprisal, in counts per answer; see `decomposition.surprisal`.
         at: int64 [R], the row of checkpoints at which each rollout counts; None: that from which it was drawn. At the
-            rows of `Departures.segment` the smoothed distributions are the D_m of the decomposition.
-        of: bool [R], the rollouts that count; None: all. The others still say which answers there are.
+            rows of `Divergences.segment` the smoothed distributions are the D_m of the decomposition.
+        included: bool [R], the rollouts that count; None: all. The others still say which answers there are.
     """
     local = table.local_answers()
     longest = int(np.diff(table.trajectory_offsets).max())
     at = table.checkpoint_of_rollout if at is None else at
-    of = np.ones(table.num_rollouts, dtype=bool) if of is None else of
-    found = [(block, _stretches(table, local, block, at, of)) for block in blocks(table, local, longest)]
+    included = np.ones(table.num_rollouts, dtype=bool) if included is None else included
+    found = [(chunk, _stretches(table, local, chunk, at, included)) for chunk in chunks(table, local, longest)]
     evidence = np.sum([[stretches.backward(h)[:, 0].sum() for h in HAZARDS] for _, stretches in found], axis=0)
     hazard = HAZARDS[int(np.argmax(evidence))]
-    columns = (_moments(table, local, block, stretches, hazard, alpha) for block, stretches in found)
+    columns = (_moments(table, local, chunk, stretches, hazard, alpha) for chunk, stretches in found)
     entropy, deviation, gold, one, mode, probabilities = map(np.concatenate, zip(*columns, strict=True))
     offsets = table.trajectory_offsets
     return Smoothed(entropy, deviation, gold, one, mode.astype(np.int32), probabilities, offsets, hazard)
 
 
 NUM_DRAWS = 100
-"""Draws from the posterior for `smooth_departures`. Chosen by fastsia."""
+"""Draws from the posterior for `smooth_divergences`. Chosen by fastsia."""
 
 BAND = 1.96
 """Posterior standard deviations on either side of H."""
@@ -196,32 +196,33 @@ class Band:
     high: np.ndarray
 
 
-def smooth_departures(table: RolloutTable, departures: Departures, use: np.ndarray, alpha: float, seed: int) -> Band:
-    """Change points and decomposition together: the change-point estimates of a trajectory's D_m, and
-    p_m = q_m p_{m+1} + (1 - q_m) D_m. H has no closed form then; `NUM_DRAWS` draws from the posterior stand for it.
+def smooth_divergences(table: RolloutTable, divergences: Divergences, use: np.ndarray, alpha: float, seed: int) -> Band:
+    """Change points and decomposition together: p_m = q_m p_{m+1} + (1 - q_m) D_m of the change-point estimates of D_m.
+
+    H of this mixture has no closed form; its moments are those of `NUM_DRAWS` draws from the posterior.
 
     Args:
         table: The rollouts.
-        departures: Of the same table.
+        divergences: those of the table.
         use: bool [T], the trajectories that are decomposed; the others are estimated as by `smooth`.
         alpha: Additive smoothing of the surprisal, see `smooth`.
         seed: Of the draws.
     """
     owner = table.trajectory_of_checkpoint
     row = table.checkpoint_of_rollout
-    at = np.where(use[owner[row]], departures.segment, row)
-    log_stay = np.where(use[owner], departures.log_stay, -np.inf)
+    at = np.where(use[owner[row]], divergences.segment, row)
+    log_stay = np.where(use[owner], divergences.log_stay, -np.inf)
     hazard = smooth(table, alpha, at=at).hazard
     local, every = table.local_answers(), np.ones(table.num_rollouts, dtype=bool)
     generator = np.random.Generator(np.random.Philox(key=seed))
     entropy = np.empty((table.num_checkpoints, NUM_DRAWS))
-    for block in blocks(table, local, NUM_DRAWS):
-        stretches = _stretches(table, local, block, at, every)
+    for chunk in chunks(table, local, NUM_DRAWS):
+        stretches = _stretches(table, local, chunk, at, every)
         inside = np.arange(stretches.evidence.shape[1]) < stretches.length[:, None]
         stay = np.zeros(inside.shape)
-        stay[inside] = np.exp(log_stay[block.rows])
+        stay[inside] = np.exp(log_stay[chunk.rows])
         stay[np.arange(len(stay)), stretches.length - 1] = 0.0  # D of the last checkpoint is its p
-        entropy[block.rows] = np.moveaxis(_draw_entropies(stretches, hazard, stay, generator), 1, 2)[inside]
+        entropy[chunk.rows] = np.moveaxis(_draw_entropies(stretches, hazard, stay, generator), 1, 2)[inside]
     low, high = np.quantile(entropy, (0.025, 0.975), axis=1)
     return Band(entropy.mean(axis=1), low, high)
 
@@ -231,7 +232,7 @@ def _draw_entropies(
 ) -> np.ndarray:
     """float64 [B, draws, C]: H (nats) of draws from the posterior, given the probabilities to stay [B, C]."""
     batch, longest = stretches.evidence.shape[:2]
-    begin = stretches.draw_cuts(hazard, NUM_DRAWS, generator)
+    begin = stretches.draw_divisions(hazard, NUM_DRAWS, generator)
     trajectory = np.arange(batch)[:, None, None]
     # A stretch's draws are counted from its first checkpoint to its last: where the next one begins.
     place = np.arange(longest)
@@ -246,35 +247,37 @@ def _draw_entropies(
     p /= np.maximum(p.sum(axis=1, keepdims=True), 1e-300)
     number = np.zeros(heads.shape, dtype=np.int64)
     number[heads] = np.arange(len(who))
-    of = number[trajectory, np.arange(NUM_DRAWS)[:, None], begin]
+    stretch = number[trajectory, np.arange(NUM_DRAWS)[:, None], begin]
     out = np.empty(heads.shape)
-    mixed = p[of[:, :, -1]]
+    mixed = p[stretch[:, :, -1]]
     for t in range(longest - 1, -1, -1):
         q = stay[:, t][:, None, None]
-        mixed = q * mixed + (1 - q) * p[of[:, :, t]]
+        mixed = q * mixed + (1 - q) * p[stretch[:, :, t]]
         out[:, :, t] = entropy_of(mixed, axis=2)
     return out
 
 
-def _stretches(table: RolloutTable, local: LocalAnswers, block: Block, at: np.ndarray, of: np.ndarray) -> Stretches:
+def _stretches(
+    table: RolloutTable, local: LocalAnswers, chunk: Chunk, at: np.ndarray, included: np.ndarray
+) -> Stretches:
     everyone = np.ones((int(table.slots().max()) + 1, 1), dtype=bool)
-    rows = count_departures(table, local, at, block, everyone, of)[:, :, 0]
-    length = np.diff(table.trajectory_offsets)[block.trajectories]
-    counts = np.zeros((len(length), int(length.max()), block.width), dtype=np.int64)
+    rows = count_divergences(table, local, at, chunk, everyone, included)[:, :, 0]
+    length = np.diff(table.trajectory_offsets)[chunk.trajectories]
+    counts = np.zeros((len(length), int(length.max()), chunk.width), dtype=np.int64)
     counts[np.arange(counts.shape[1]) < length[:, None]] = rows
-    return Stretches.of(counts, length, local.number[block.trajectories])
+    return Stretches.of(counts, length, local.number[chunk.trajectories])
 
 
 def _moments(
-    table: RolloutTable, local: LocalAnswers, block: Block, stretches: Stretches, hazard: float, alpha: float
+    table: RolloutTable, local: LocalAnswers, chunk: Chunk, stretches: Stretches, hazard: float, alpha: float
 ) -> tuple[np.ndarray, ...]:
-    """The columns of `Smoothed` of a block."""
+    """The columns of `Smoothed` of a chunk."""
     weight, width = stretches.posterior(hazard), stretches.width
-    there = np.arange(block.width) < width[:, None]
+    there = np.arange(chunk.width) < width[:, None]
     prior = PRIOR_COUNT * width[:, None, None]
     total = prior + stretches.counts.sum(axis=-1)
     mean, square = _dirichlet_entropy(stretches.counts, total, there)
-    gold = local.gold[block.trajectories]
+    gold = local.gold[chunk.trajectories]
     p_gold = np.take_along_axis(stretches.counts, gold[:, None, None, None], axis=-1)[..., 0] + PRIOR_COUNT
     s = surprisal(p_gold / total, width[:, None, None], alpha)
     entropy = _over_stretches(weight * mean)
@@ -283,9 +286,9 @@ def _moments(
     one = np.cumsum(weight[:, 0, ::-1], axis=1)[:, ::-1]
     inside = np.arange(weight.shape[1]) < stretches.length[:, None]
     p = np.where(there[:, None], p, 0.0)[inside]
-    owner = table.trajectory_of_checkpoint[block.rows]
+    owner = table.trajectory_of_checkpoint[chunk.rows]
     mode = local.global_code[local.offsets[owner] + p.argmax(axis=1)]
-    kept = np.arange(block.width) < local.number[owner][:, None]
+    kept = np.arange(chunk.width) < local.number[owner][:, None]
     columns = (entropy, np.sqrt(np.maximum(variance, 0.0)), _over_stretches(weight * s), one)
     return (*(column[inside] for column in columns), mode, p[kept])
 

@@ -16,12 +16,12 @@ from fastsia.errors import FastsiaError
 MATCHED = ("matched_tokens", "ride_tokens")
 """The column of matched tokens, and its old name."""
 COLUMNS = ("problem_id", "trajectory", "checkpoint", "rollout", "answer", "gold")
-"""What a table of rollouts must have."""
+"""Columns that a table of rollouts must have."""
 
 NULL = -1
 """Code of "no answer could be read", a class of its own."""
 
-# Positions, numbers and counts; a float holds every integer up to here.
+# Positions, numbers and counts; a float represents every integer up to here.
 _LARGEST = 1 << 53
 
 
@@ -50,7 +50,7 @@ class RolloutTable:
 
     The letters of shapes, here and in all of `fastsia.sia`: P problems, T trajectories, G checkpoints over all
     trajectories, R rollouts, A distinct answers; also K half-splits or positions of a curve, Q positions of
-    `curves.GRID` and B bootstrap resamples. In `decomposition`: V answers of a trajectory, M checkpoints of a block, K
+    `curves.GRID` and B bootstrap resamples. In `decomposition`: V answers of a trajectory, M checkpoints of a chunk, K
     the largest V in it, and S sets of rollouts.
 
     Attributes:
@@ -68,10 +68,10 @@ class RolloutTable:
         correct: bool [T]; given with the table, else whether the mode at the last checkpoint is the gold answer.
         num_answers: int32 [T], V: the distinct answers over all checkpoints of the trajectory, with gold and null.
         num_left_out: int64 [T], checkpoints left out because no token was left to draw (rollout_budget "total").
-        ride: int64 [R] or None, how many tokens of each rollout agree with its trajectory from the checkpoint on.
+        matched: int64 [R] or None, how many tokens of each rollout agree with its trajectory from the checkpoint on.
         cut: bool [R] or None, whether the token limit ended the rollout.
         tokens: int64 [R] or None, how many tokens each rollout has.
-        settled: bool [R] or None, whether the rollout was stopped because no continuation could change its answer.
+        decided: bool [R] or None, whether the rollout was stopped because no continuation could change its answer.
         logprob: float64 [R] or None, nats, of each rollout's text; NaN where it is not known.
         num_errors: rows left out because their rollout failed (finish_reason "error").
         correct_given: whether `correct` came with the table.
@@ -90,10 +90,10 @@ class RolloutTable:
     correct: np.ndarray
     num_answers: np.ndarray
     num_left_out: np.ndarray
-    ride: np.ndarray | None = None
+    matched: np.ndarray | None = None
     cut: np.ndarray | None = None
     tokens: np.ndarray | None = None
-    settled: np.ndarray | None = None
+    decided: np.ndarray | None = None
     logprob: np.ndarray | None = None
     num_errors: int = 0
     correct_given: bool = False
@@ -171,7 +171,7 @@ class RolloutTable:
         return LocalAnswers(*local, np.diff(offsets), global_code, offsets)
 
     def keep(self, rollouts: np.ndarray) -> RolloutTable:
-        """The table of some rollouts only (bool [R]), as if no other had been drawn: V is counted anew.
+        """The table of some rollouts only (bool [R]), as if no other had been drawn: V is counted again.
 
         Checkpoints, trajectories and problems left empty go. `correct` stays the trajectory's own.
         """
@@ -195,17 +195,17 @@ class RolloutTable:
             gold=self.gold[traced],
             correct=self.correct[traced],
             num_left_out=self.num_left_out[traced],
-            ride=None if self.ride is None else self.ride[rollouts],
+            matched=None if self.matched is None else self.matched[rollouts],
             cut=None if self.cut is None else self.cut[rollouts],
             tokens=None if self.tokens is None else self.tokens[rollouts],
-            settled=None if self.settled is None else self.settled[rollouts],
+            decided=None if self.decided is None else self.decided[rollouts],
             logprob=None if self.logprob is None else self.logprob[rollouts],
         )
         return replace(table, num_answers=_count_answers(table))
 
 
 def encode(rollouts: pd.DataFrame) -> RolloutTable:
-    """Reads a table of rollouts, one row per rollout, in any order.
+    """Read a table of rollouts, one row per rollout, in any order.
 
     Columns: `COLUMNS`, and where there: `correct` (one value a trajectory), `finish_reason` ("error" rows are dropped
     and counted), `num_tokens` (with finish_reason, finds checkpoints that had no token left), `matched_tokens`.
@@ -242,10 +242,10 @@ def encode(rollouts: pd.DataFrame) -> RolloutTable:
     code, answers = _factorize(rollouts["answer"], "answer", frame_row, null_allowed=True)
     gold, golds = _factorize(rollouts["gold"], "gold", frame_row, null_allowed=False)
     correct = _booleans(rollouts["correct"], "correct", frame_row) if "correct" in rollouts.columns else None
-    matched = next((name for name in MATCHED if name in rollouts.columns), None)
-    ride = None if matched is None else _integers(rollouts[matched], matched, frame_row)
+    column = next((name for name in MATCHED if name in rollouts.columns), None)
+    matched = None if column is None else _integers(rollouts[column], column, frame_row)
     cut = None if finish is None else finish == "length"
-    settled = None if finish is None else finish == "answer"
+    decided = None if finish is None else finish == "answer"
     logprob = _numbers(rollouts["logprob"]) if "logprob" in rollouts.columns else None
     tokens = _integers(rollouts["num_tokens"], "num_tokens", frame_row) if "num_tokens" in rollouts.columns else None
 
@@ -255,10 +255,10 @@ def encode(rollouts: pd.DataFrame) -> RolloutTable:
         problem, trajectory, checkpoint, rollout = (key[order] for key in keys)
         code, gold, frame_row = code[order], gold[order], frame_row[order]
         correct = None if correct is None else correct[order]
-        ride = None if ride is None else ride[order]
+        matched = None if matched is None else matched[order]
         cut = None if cut is None else cut[order]
         tokens = None if tokens is None else tokens[order]
-        settled = None if settled is None else settled[order]
+        decided = None if decided is None else decided[order]
         logprob = None if logprob is None else logprob[order]
 
     new_trajectory = _changes(problem, trajectory)
@@ -297,10 +297,10 @@ def encode(rollouts: pd.DataFrame) -> RolloutTable:
         correct=np.zeros(len(starts), dtype=bool) if correct is None else correct[starts],
         num_answers=np.zeros(len(starts), dtype=np.int32),
         num_left_out=np.zeros(len(starts), dtype=np.int64),
-        ride=ride,
+        matched=matched,
         cut=cut,
         tokens=tokens,
-        settled=settled,
+        decided=decided,
         logprob=logprob,
         num_errors=num_errors,
         correct_given=correct is not None,
@@ -313,7 +313,7 @@ def encode(rollouts: pd.DataFrame) -> RolloutTable:
     return replace(table, num_answers=_count_answers(table))
 
 
-# What other engines and servers call the end by a token limit, in lower case.
+# Names that other engines and servers give to the end by a token limit, in lower case.
 _CUT = {
     "length",
     "max_tokens",

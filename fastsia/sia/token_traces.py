@@ -19,10 +19,10 @@ class TokenTraces:
     """Token entropies of the trajectories of a table of rollouts, in its order.
 
     Attributes:
-        entropy: Float32 [N], nats, of the model's own distribution before each token.
-        offsets: Int64 [T + 1]; trajectory i owns entropy[offsets[i]:offsets[i + 1]], which is empty where its entropies
+        entropy: float32 [N], nats, of the model's own distribution before each token.
+        offsets: int64 [T + 1]; trajectory i owns entropy[offsets[i]:offsets[i + 1]], which is empty where its entropies
             were not recorded.
-        answer: Int64 [T], the first token of the answer part; -1: no answer part, all of it counts as thinking.
+        answer: int64 [T], the first token of the answer part; -1: no answer part, all of it counts as thinking.
     """
 
     entropy: np.ndarray
@@ -61,9 +61,9 @@ class TokenLogprobs:
     """Log-probabilities of the trajectories' tokens, in the order of a table of rollouts.
 
     Attributes:
-        values: Float32 [N], nats, of each token under the distribution that it was sampled from (temperature and top-p
+        values: float32 [N], nats, of each token under the distribution that it was sampled from (temperature and top-p
             applied); -inf where top-p cuts a given token off, NaN where it is not known.
-        offsets: Int64 [T + 1]; trajectory i owns values[offsets[i]:offsets[i + 1]].
+        offsets: int64 [T + 1]; trajectory i owns values[offsets[i]:offsets[i + 1]].
     """
 
     values: np.ndarray

@@ -40,7 +40,7 @@ def compare_counts(first: np.ndarray, second: np.ndarray, seed: int = 0) -> tupl
         seed: Of the divisions that are drawn.
 
     Returns:
-        p-values, and the mean total variation over the divisions, which is what chance alone gives; float64 [n]. NaN
+        p-values, and the mean total variation over the divisions, the value expected by chance; float64 [n]. NaN
         where a set is empty.
     """
     p_value, chance = np.full(len(first), np.nan), np.full(len(first), np.nan)

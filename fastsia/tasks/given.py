@@ -1,4 +1,4 @@
-"""What a caller gives for the problems of a task: trajectories to roll out from, and positions of checkpoints."""
+"""Inputs for the problems of a task: given trajectories, and positions of checkpoints."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def with_answer(
 
 @dataclass(frozen=True)
 class Placing:
-    """How the checkpoints of a run's trajectories are placed.
+    """The placement of the checkpoints of a run's trajectories.
 
     Attributes:
         name: what is stored with the run.

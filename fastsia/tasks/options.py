@@ -16,7 +16,7 @@ from fastsia.config import is_text
 from fastsia.errors import FastsiaError
 from fastsia.tasks.records import Record, is_blank, plain_number
 
-_BEFORE, _BEHIND = "([{*# ", ")]}*.: "
+_BEFORE, _AFTER = "([{*# ", ")]}*.: "
 """Marks around a label: "(B)", "B.", "**B**", "#2"."""
 _INDEX = re.compile(r"[+-]?\d{1,4}(?:\.0+)?")
 _LABEL_AND_TEXT = re.compile(r"([(\[]?\w+[.):\]]+)\s*(\S.*)", re.DOTALL)
@@ -234,7 +234,7 @@ def _answer(record: Record, field: str, texts: tuple[str, ...]) -> str:
 
 
 def _bare(label: str) -> str:
-    return label.lstrip(_BEFORE).rstrip(_BEHIND)
+    return label.lstrip(_BEFORE).rstrip(_AFTER)
 
 
 def _shuffled(texts: tuple[str, ...], question: str) -> tuple[str, ...]:

@@ -62,7 +62,7 @@ SAME: dict[str, Respelling] = {
     "$": around("$", "$"),
     "\\(": around("\\( ", " \\)"),
     "point": around("", "."),
-    "point behind $": around("$", "$."),
+    "point after $": around("$", "$."),
     "\\displaystyle": around("\\displaystyle "),
     "braces": around("{", "}"),
     "\\,": around("\\,", "\\,"),

@@ -53,7 +53,7 @@ def test_a_line_that_goes_on_in_lower_case_ends_no_sentence() -> None:
     ]
 
 
-def test_lines_end_behind_their_breaks_and_not_inside_of_code_or_mathematics() -> None:
+def test_lines_end_after_their_breaks_and_not_inside_of_code_or_mathematics() -> None:
     text = "\na\n\nb\n```\nc\n\nd\n```\n$$\ne\n$$\n"
     assert [text[a:b] for a, b in zip([0, *line_ends(text)], line_ends(text), strict=False)] == [
         "\na\n\n",
@@ -105,7 +105,7 @@ PIECES = [
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=30))
 def test_ends_ascend_and_every_part_has_text(pieces: list[str]) -> None:
-    """And what stands in the last part is a part of its own: no text is behind the last end."""
+    """The last part is a part too: no text comes after the last end."""
     text = "".join(pieces)
     for find in (sentence_ends, line_ends, step_ends):
         ends = find(text)

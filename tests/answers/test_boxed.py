@@ -226,7 +226,7 @@ APART = [
     ["f^{(2)}", "f^2", "f(2)"],
 ]
 
-BEHIND_MARKERS = {
+AFTER_MARKERS = {
     r"Answer: 2\pi": r"2\pi",
     "Final answer: 5x + 3": "5x+3",
     "Answer: (1, 2)": "(1,2)",
@@ -349,9 +349,9 @@ def test_different_answers_stay_apart(contents: list[str], either: str) -> None:
     assert len(set(stated)) == len(stated) >= len(contents) - 1
 
 
-@pytest.mark.parametrize("text", BEHIND_MARKERS)
-def test_behind_other_markers(text: str, either: str) -> None:
-    assert extract_answers([text], "boxed") == [BEHIND_MARKERS[text]]
+@pytest.mark.parametrize("text", AFTER_MARKERS)
+def test_after_other_markers(text: str, either: str) -> None:
+    assert extract_answers([text], "boxed") == [AFTER_MARKERS[text]]
 
 
 def test_boxed_choices(either: str) -> None:
@@ -409,7 +409,7 @@ _ENDS = ("", "$", ".", "**", " cm", " apples", "\n", '"}', "</answer>", " or 5",
 def check_expressions(num_texts: int, seed: int) -> None:
     """The C++ core reads boxes and answers after other markers as the reference does."""
     rng = random.Random(seed)
-    known = [*(content for contents in ONE_SPELLING for content in contents), *(text[8:] for text in BEHIND_MARKERS)]
+    known = [*(content for contents in ONE_SPELLING for content in contents), *(text[8:] for text in AFTER_MARKERS)]
     spec = Spec.of("boxed")
     num_answers = 0
     for _ in range(num_texts // 100):

@@ -481,7 +481,7 @@ VALUES = {
     "10 lakhs": "1000000",
     "₹2.5 crore": "25000000",
     "5 millionths": "5",
-    # terms with "per" units, results behind "which is"
+    # terms with "per" units, results after "which is"
     "9 eggs * $2/egg = $18": "18",
     "9 eggs/day x $2/egg = $18/day": "18",
     "60 miles / hour * 2 hours = 120 miles": "120",

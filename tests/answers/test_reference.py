@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastsia.answers.extraction import extract_answers
-from fastsia.answers.reference import is_settled
+from fastsia.answers.reference import is_decided
 from fastsia.answers.spec import Spec
 from fastsia.config import AnswerFormat
 from fastsia.errors import FastsiaError
@@ -198,7 +198,7 @@ def test_stop_texts(text: str, either: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "answer_format", "settled"),
+    ("text", "answer_format", "decided"),
     [
         ("#### 42\nmore", "number", True),
         ("#### 42", "number", False),
@@ -212,8 +212,8 @@ def test_stop_texts(text: str, either: str) -> None:
         ("\\boxed{42}\n", "boxed", False),
     ],
 )
-def test_what_is_settled(text: str, answer_format: AnswerFormat, settled: bool) -> None:
-    assert is_settled(text.encode(), Spec.of(answer_format)) is settled
+def test_what_is_decided(text: str, answer_format: AnswerFormat, decided: bool) -> None:
+    assert is_decided(text.encode(), Spec.of(answer_format)) is decided
 
 
 def test_hostile_texts_end(either: str) -> None:

@@ -1,4 +1,4 @@
-"""A text is settled only if no continuation can change its answer; forks of slots; both implementations."""
+"""A text is decided only if no continuation can change its answer; forks of slots; both implementations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.core import needs_core
 
 FALLBACKS = (b"", generate.HIGH_BYTES, generate.HIGH_BYTES + b"02468\n .AB")
 
-# Continuations that could change an answer that was settled too early.
+# Continuations that could change an answer that was decided too early.
 _HOSTILE = (
     "|0|5|.5|,000|{,}000|e9|/3| / 3| 1/2|\\frac12| million|million|^2|**2|%| = 8|= 8| + 3 = 99|) * 2 = 7|x 10^3| x 5"
     "|km|</think> 3|<think>|</think>\n#### 3\n|\n#### 7\n|#### 7\n| #### 7 #### 8\n|\nAnswer: C\n|Answer: B|\\boxed{7}"
@@ -38,20 +38,20 @@ MARKERS = {
 
 
 def begun(rng: random.Random, answer_format: AnswerFormat) -> bytes:
-    """A text that is likely to settle, if its format can."""
+    """A text whose answer is likely to be decided, if its format allows it."""
     marker = rng.choice(MARKERS.get(answer_format, (b"\\boxed{",)))
     parts = [rng.choice(generate.FRAGMENTS) for _ in range(rng.randint(1, 4))]
     opening = rng.choice((b"", b"Let me see. ", b"<think> 4 </think>", b"#### x\n"))
     return opening + marker + b"".join(parts) + b" so\nand"
 
 
-def check_settled(text: bytes, vocabulary: Vocabulary, answer_format: AnswerFormat, options: tuple[str, ...] | None,
+def check_decided(text: bytes, vocabulary: Vocabulary, answer_format: AnswerFormat, options: tuple[str, ...] | None,
                   starts_in_think: bool, others: list[bytes]) -> bool:  # fmt: skip
-    """Whether the text settles; if so, every continuation from there must have the same answer, strict and lenient."""
+    """Whether the text's answer is decided; if so, every continuation must have it, strict and lenient."""
     stream = AnswerStream(vocabulary)
     spec = stream.open(answer_format, options, starts_in_think)
     ids = generate.ids_of(text)
-    length = stream.settled_at(spec, ids)
+    length = stream.decided_at(spec, ids)
     if length is None:
         return False
     rows = [ids, *(np.concatenate([ids[:length], generate.ids_of(other)]) for other in others)]
@@ -69,25 +69,25 @@ def check_lossless(num_texts: int, seed: int, fallback: bytes) -> None:
     rng = random.Random(seed)
     real = [text.encode() for text in generate.RATIONALES]
     vocabulary = generate.byte_vocabulary(fallback, num_special=1)
-    num_settled = 0
+    num_decided = 0
     for _ in range(num_texts):
         answer_format: AnswerFormat = rng.choice(("number", "choice"))
         text = begun(rng, answer_format) if rng.random() < 0.8 else generate.text(rng, real)
         options = rng.choice(generate.OPTION_SETS) if answer_format == "choice" else None
         others = [*HOSTILE, *(rng.choice(HOSTILE) + generate.text(rng, real) for _ in range(30))]
-        num_settled += check_settled(text, vocabulary, answer_format, options, rng.random() < 0.1, others)
-    assert num_settled > num_texts / 20
+        num_decided += check_decided(text, vocabulary, answer_format, options, rng.random() < 0.1, others)
+    assert num_decided > num_texts / 20
 
 
 @pytest.mark.parametrize("fallback", FALLBACKS)
-def test_settled_means_settled(fallback: bytes, either: str) -> None:
+def test_decided_means_decided(fallback: bytes, either: str) -> None:
     """One token for each byte; also with byte fallback, where a later byte can invalidate a run of earlier ones."""
     check_lossless(1500 if either == "core" else 150, len(fallback), fallback)
 
 
 @needs_core
 @pytest.mark.slow
-def test_settled_means_settled_on_many_texts() -> None:
+def test_decided_means_decided_on_many_texts() -> None:
     for fallback in FALLBACKS:
         check_lossless(20_000, 1 + len(fallback), fallback)
 
@@ -99,13 +99,13 @@ def test_settled_means_settled_on_many_texts() -> None:
     st.lists(st.sampled_from(generate.FRAGMENTS), max_size=4).map(b"".join),
     st.lists(st.binary(max_size=6) | st.sampled_from(generate.FRAGMENTS), max_size=8),
 )  # fmt: skip
-def test_settled_means_settled_to_hypothesis(begin: str, middle: bytes, others: list[bytes]) -> None:
+def test_decided_means_decided_to_hypothesis(begin: str, middle: bytes, others: list[bytes]) -> None:
     text = begin.encode() + middle + b"\n"
     for answer_format in ("number", "choice"):
-        check_settled(text, generate.byte_vocabulary(), answer_format, ("a rock", "water", "4"), False, others)
+        check_decided(text, generate.byte_vocabulary(), answer_format, ("a rock", "water", "4"), False, others)
 
 
-SETTLES: dict[tuple[AnswerFormat, str], str | None] = {
+DECIDED_AT: dict[tuple[AnswerFormat, str], str | None] = {
     ("number", "so #### 42\nmore"): "so #### 42\n",
     ("number", "#### 42 eggs\nmore"): "#### 42 eggs\n",
     ("number", "#### 42 eggs. So it is."): "#### 42 eggs. ",
@@ -148,13 +148,13 @@ SETTLES: dict[tuple[AnswerFormat, str], str | None] = {
 }
 
 
-@pytest.mark.parametrize(("answer_format", "text"), SETTLES)
-def test_where_texts_settle(answer_format: AnswerFormat, text: str, either: str) -> None:
-    """A text settles as soon as the end of the value has been read, and not before."""
+@pytest.mark.parametrize(("answer_format", "text"), DECIDED_AT)
+def test_where_answers_are_decided(answer_format: AnswerFormat, text: str, either: str) -> None:
+    """An answer is decided as soon as the end of the value has been read, and not before."""
     stream = AnswerStream(generate.byte_vocabulary())
     spec = stream.open(answer_format, ("a rock", "water", "heat", "4") if answer_format == "choice" else None)
-    expected = SETTLES[answer_format, text]
-    assert stream.settled_at(spec, generate.ids_of(text.encode())) == (None if expected is None else len(expected))
+    expected = DECIDED_AT[answer_format, text]
+    assert stream.decided_at(spec, generate.ids_of(text.encode())) == (None if expected is None else len(expected))
 
 
 @pytest.mark.parametrize(
@@ -166,30 +166,30 @@ def test_where_texts_settle(answer_format: AnswerFormat, text: str, either: str)
         ("◁think▷1◁/think▷#### 5\n", "◁think▷1◁/think▷#### 5\n"),
     ],
 )
-def test_nothing_settles_before_an_expected_block_closes(text: str, expected: str | None, either: str) -> None:
+def test_nothing_is_decided_before_an_expected_block_closes(text: str, expected: str | None, either: str) -> None:
     stream = AnswerStream(generate.byte_vocabulary())
     spec = stream.open("number", expects_think=True)
-    settled = stream.settled_at(spec, generate.ids_of(text.encode()))
-    assert settled == (None if expected is None else len(expected.encode()))
+    decided = stream.decided_at(spec, generate.ids_of(text.encode()))
+    assert decided == (None if expected is None else len(expected.encode()))
 
 
 def test_tags_of_ones_own(either: str) -> None:
     stream = AnswerStream(generate.byte_vocabulary())
     own = stream.open("number", think_tags=("<<", ">>"))
     text = b"<<#### 5\n>>#### 6\n"
-    assert stream.settled_at(own, generate.ids_of(text)) == len(text)
-    assert stream.settled_at(stream.open("number"), generate.ids_of(text)) == len(b"<<#### 5\n")
+    assert stream.decided_at(own, generate.ids_of(text)) == len(text)
+    assert stream.decided_at(stream.open("number"), generate.ids_of(text)) == len(b"<<#### 5\n")
 
 
-def test_without_stop_texts_a_question_settles_nothing_and_ends_nothing(either: str) -> None:
+def test_without_stop_texts_a_question_decides_nothing_and_ends_nothing(either: str) -> None:
     stream = AnswerStream(generate.byte_vocabulary())
     text = generate.ids_of(b"Question: how many?\n#### 5\n")
-    assert stream.settled_at(stream.open("number", stop_texts=False), text) == len(text)
-    assert stream.settled_at(stream.open("number"), text) is None
+    assert stream.decided_at(stream.open("number", stop_texts=False), text) == len(text)
+    assert stream.decided_at(stream.open("number"), text) is None
 
 
 @needs_core
-def test_core_and_reference_settle_at_the_same_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_core_and_reference_decide_at_the_same_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """At that length, and not before, the strict reading of the cut text has the answer (except for think blocks)."""
     rng = random.Random(9)
     real = [text.encode() for text in generate.RATIONALES]
@@ -198,22 +198,22 @@ def test_core_and_reference_settle_at_the_same_place(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(stream_module, "extension", lambda: None)
     slow = AnswerStream(vocabulary)
     specs = [(core.open(f), slow.open(f), f) for f in ("number", "choice", "boxed")]
-    num_settled = 0
+    num_decided = 0
     for _ in range(700):
         for ours, theirs, answer_format in specs:
             text = begun(rng, answer_format) + generate.text(rng, real)
             ids = generate.ids_of(text)
-            late, early = slow.settled_at(theirs, ids), core.settled_at(ours, ids)
+            late, early = slow.decided_at(theirs, ids), core.decided_at(ours, ids)
             assert early == late, text
             if early is not None:
-                num_settled += 1
+                num_decided += 1
                 spec = Spec.of(answer_format)
                 whole = reference.read_answer(text, spec)[0]
                 assert reference.read_answer(text[:early], spec, cut=True)[0] == whole
-    assert num_settled > 150
+    assert num_decided > 150
 
 
-def test_feeding_is_settled_at(either: str) -> None:
+def test_feeding_is_decided_at(either: str) -> None:
     """Reading token by token, from starts at every length and with forks at every step, equals reading the whole
     text."""
     rng = random.Random(6)
@@ -224,8 +224,8 @@ def test_feeding_is_settled_at(either: str) -> None:
         answer_format: AnswerFormat = rng.choice(("number", "choice"))
         spec = stream.open(answer_format)
         ids = generate.ids_of((begun(rng, answer_format) + generate.text(rng, real))[:60])
-        settled = stream.settled_at(spec, ids)
-        expected = [settled is not None and length >= settled for length in range(len(ids) + 1)]
+        decided = stream.decided_at(spec, ids)
+        expected = [decided is not None and length >= decided for length in range(len(ids) + 1)]
         lens = rng.sample(range(len(ids) + 1), k=len(ids) + 1)
         slots = rng.sample(range(200), k=len(lens))
         assert stream.start(slots, spec, ids, lens).tolist() == [expected[length] for length in lens]
@@ -254,12 +254,12 @@ def test_forks_part(either: str) -> None:
 
 
 def test_specials_and_unknown_ids_are_silent(either: str) -> None:
-    """An EOS between a number and its next digit does not settle it."""
+    """An EOS between a number and its next digit does not decide it."""
     stream = AnswerStream(generate.byte_vocabulary(num_special=1))
     spec = stream.open("number")
     ids = generate.ids_of(b"#### 4")
-    assert stream.settled_at(spec, [*ids, 256, 9999, -5]) is None
-    assert stream.settled_at(spec, [*ids, 256, ord("2"), ord("\n")]) == len(ids) + 3
+    assert stream.decided_at(spec, [*ids, 256, 9999, -5]) is None
+    assert stream.decided_at(spec, [*ids, 256, ord("2"), ord("\n")]) == len(ids) + 3
 
 
 def test_bytes_of_a_run_wait_for_its_end(either: str) -> None:
@@ -267,7 +267,7 @@ def test_bytes_of_a_run_wait_for_its_end(either: str) -> None:
     vocabulary = generate.byte_vocabulary(bytes(range(256)))
     stream = AnswerStream(vocabulary)
     spec = stream.open("number")
-    assert stream.settled_at(spec, generate.ids_of(b"#### 42\n\n")) is None
+    assert stream.decided_at(spec, generate.ids_of(b"#### 42\n\n")) is None
     assert extract_answers([vocabulary.decode(generate.ids_of(b"#### 42\n\xff"))]) == [None]
 
 
@@ -281,7 +281,7 @@ def test_bytes_of_a_run_wait_for_its_end(either: str) -> None:
         (lambda s, n: s.fork([1, 2], [1]), "as many dst_slots"),
         (lambda s, n: s.start([1], n, [5], [2]), "one length from 0 to 1 for each of the 1 slots"),
         (lambda s, n: s.start([1], n + 1, [5], [1]), "spec 1 was not opened"),
-        (lambda s, n: s.settled_at(-1, [5]), "spec -1 was not opened"),
+        (lambda s, n: s.decided_at(-1, [5]), "spec -1 was not opened"),
         (lambda s, n: s.open("roman"), "answer_format must be one of"),
     ],
 )

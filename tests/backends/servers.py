@@ -55,7 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class SmallServer:
-    """The protocol as vLLM speaks it, over an engine; less of it where told so.
+    """The protocol as vLLM speaks it, over an engine; less of it where told so. What it has drawn once it remembers.
 
     takes_ids: prompts as token ids, answers with them. knows_n: n choices; else one whatever n is.
     key: the only one it lets in; it repeats what it was sent. is_seeded: False draws all choices alike.
@@ -82,6 +82,7 @@ class SmallServer:
         self._turn = threading.Lock()
         self._count = threading.Lock()
         self._at_once = 0
+        self._drawn: dict[Any, list[Rollout]] = {}
 
     @contextmanager
     def serve(self) -> Iterator[str]:
@@ -137,8 +138,11 @@ class SmallServer:
             tuple(body["stop_token_ids"]),
         )
         count = body["n"] if self._knows_n else 1
+        asked = (tuple(ids), count, sampling, body.get("seed", 0))
         with self._turn:
-            rollouts = self._engine.rollout(ids, count, sampling, seed=body.get("seed", 0))
+            if asked not in self._drawn:
+                self._drawn[asked] = self._engine.rollout(ids, count, sampling, seed=asked[-1])
+            rollouts = self._drawn[asked]
         if not self._is_seeded:
             rollouts = [rollouts[0]] * count
         choices = [self._choice(i, rollout, sampling) for i, rollout in enumerate(rollouts)]
@@ -176,6 +180,8 @@ class Proxy:
         self._fault = fault
         self._count = threading.Lock()
         self._ended = threading.Event()
+        # `verify` would have it read all certificates.
+        self._client = httpx.Client(trust_env=False, timeout=60, verify=False)
 
     @contextmanager
     def serve(self) -> Iterator[str]:
@@ -188,7 +194,7 @@ class Proxy:
             def do_POST(self) -> None:
                 own.pass_on(self, self.read())
 
-        with serving(Handler) as url:
+        with self._client, serving(Handler) as url:
             try:
                 yield url
             finally:
@@ -212,9 +218,7 @@ class Proxy:
         headers = {"Content-Type": "application/json"}
         if key := handler.headers.get("Authorization"):
             headers["Authorization"] = key
-        # `verify` would have each client read all certificates: most of what a call costs here.
-        with httpx.Client(trust_env=False, timeout=60, verify=False) as client:
-            answer = client.request(handler.command, self._upstream + handler.path, content=content, headers=headers)
+        answer = self._client.request(handler.command, self._upstream + handler.path, content=content, headers=headers)
         whole = answer.content
         if fault == "short":
             value = json.loads(whole)

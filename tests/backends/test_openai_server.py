@@ -172,7 +172,7 @@ def test_a_server_without_n_gets_a_call_a_rollout(folder: str) -> None:
     assert result.summary["machine"]["choices_per_call"] == 1
     assert (result.rollouts.groupby(["problem_id", "checkpoint"]).size() == 4).all()
     asked = [(tuple(body["prompt"]), body["seed"]) for body in server.bodies if body["max_tokens"] > 1]
-    assert len(set(asked)) == len(asked), "equal seeds behind one prefix would draw the same twice"
+    assert len(set(asked)) == len(asked), "equal seeds after one prefix would draw the same twice"
 
 
 def test_identical_draws_are_warned_of(folder: str, url: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -110,7 +110,7 @@ def test_rollouts_fit_the_exact_distribution_and_are_independent(seed: int) -> N
 
 
 def likely_trajectory(model: LlamaForCausalLM, temperature: float, top_p: float) -> list[int]:
-    """The most probable tokens but EOS, so that many rollouts ride."""
+    """The most probable tokens but EOS, so that many rollouts match."""
     trajectory: list[int] = []
     for _ in range(max(CHECKPOINTS)):
         probs = next_token(model, PROMPT + trajectory, temperature, top_p)

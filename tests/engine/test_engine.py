@@ -46,7 +46,7 @@ def test_checkpoints_draw_apart_and_seeds_move_every_draw(engine: Engine) -> Non
 
 
 def test_rows_of_an_odd_vocabulary_are_padded_for_the_sampling_kernel() -> None:
-    """97 tokens: rows one behind the other would start on every byte, and be read a value at a time."""
+    """97 tokens: rows stored without a gap would start on every byte, and be read a value at a time."""
     runner = Engine(tiny_model("llama"), kernels="reference", num_kv_blocks=20).runner
     hidden = torch.randn(5, runner.hidden_size, generator=torch.Generator().manual_seed(0))
     plain = runner.logits(hidden)

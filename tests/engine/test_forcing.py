@@ -49,7 +49,7 @@ def test_equals_the_models_own_forward(family: str) -> None:
         assert without.end == 0
 
 
-def test_a_prefix_costs_what_is_read_behind_it_and_no_more() -> None:
+def test_a_prefix_costs_what_is_read_after_it_and_no_more() -> None:
     """All options of one token are read from one row a cue token; the trunk is computed once for all positions."""
     engine = Engine(tiny_model("llama"), num_kv_blocks=64)
     options = [Forced(position, (17, 40), (option,)) for position in (0, 10, 20) for option in range(5)]

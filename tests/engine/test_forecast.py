@@ -78,7 +78,7 @@ class Simulated:
             limit=np.full(len(rollouts), LIMIT),
             num_lost=0,
         )
-        found = self.forecast.left(
+        found = self.forecast.remaining(
             now,
             self.num_problems - self.begun,
             prompt_rows=0.0,
@@ -114,7 +114,7 @@ def test_the_hazard_counts_those_that_have_not_ended() -> None:
     hazard = lengths.hazard(200, going)
     assert hazard[:16].mean() > 3 * hazard[20:100].mean()
     survival = Survival(hazard)
-    left = survival.left(np.array([100, 0, 100]), np.array([100, 200, 0]))
+    left = survival.remaining(np.array([100, 0, 100]), np.array([100, 200, 0]))
     assert left[0] > 30
     assert left[1] > left[0]
     assert left[2] == 0

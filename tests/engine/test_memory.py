@@ -131,7 +131,7 @@ def test_a_run_records_it() -> None:
     with memory_for(model, "base", 16):
         found = fastsia.evaluate(engine, PROBLEMS[:3], **settings)
     assert found.summary["counters"]["out_of_memory"] > 0
-    assert any("memory did not suffice" in note for note in found.summary["warnings"])
+    assert any("memory ran out" in note for note in found.summary["warnings"])
     assert whole.summary["counters"]["out_of_memory"] == 0
     after = fastsia.evaluate(engine, PROBLEMS[:1], **settings)
     assert not any("memory" in note for note in after.summary["warnings"]), "that was another run"

@@ -115,7 +115,7 @@ def test_where_two_steps_do_not_fit_into_memory_one_is_in_flight() -> None:
 
 
 def test_a_verification_does_not_stop_the_steps() -> None:
-    """Its draws, window by window, are made behind the steps in flight."""
+    """Its draws, window by window, are made after the steps in flight."""
     blocks = BlockManager(400, 3)
     device = Device(blocks)
     steps = run(device, blocks, at_once=2)
@@ -145,7 +145,7 @@ def test_a_verification_does_not_stop_the_steps() -> None:
 
 
 class Late(Staging):
-    """A device whose copies are made when an event behind them is waited for, as late as can be."""
+    """A device whose copies are made when an event after them is waited for, as late as can be."""
 
     class Event:
         def __init__(self, staging: Late) -> None:

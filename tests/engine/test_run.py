@@ -6,8 +6,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,10 +25,12 @@ from fastsia.ops.reference import DrawSpec, sample
 VOCAB, EOS = 7, 0
 
 
-@lru_cache(maxsize=1 << 16)
+LOGITS = np.random.default_rng(0).normal(scale=2.0, size=(1 << 16, VOCAB)).astype(np.float32)
+
+
 def logits_after(context: tuple[int, ...]) -> np.ndarray:
     """Uneven logits that depend on every token of the context and on their order."""
-    return np.random.default_rng(zlib.crc32(repr(context).encode())).normal(scale=2.0, size=VOCAB).astype(np.float32)
+    return LOGITS[zlib.crc32(bytes(context)) % len(LOGITS)]
 
 
 class HashModel:
@@ -117,24 +118,35 @@ class HashModel:
         self.rows.free(rows)
 
 
-def alone(prefix: list[int], request: Request, checkpoint: int, rollout: int, limit: int, domain: int) -> list[int]:
-    tokens: list[int] = []
-    for position in range(limit):
-        counter = torch.tensor([[position, rollout, checkpoint, domain]], dtype=torch.int32)
-        drawn = sample(
-            torch.from_numpy(logits_after((*prefix, *tokens)))[None],
-            DrawSpec(
-                torch.zeros(1, dtype=torch.int64),
-                torch.tensor([request.seed]),
-                counter,
-                torch.tensor([request.sampling.temperature]),
-                torch.tensor([request.sampling.top_p]),
-            ),
-        )
-        tokens.append(int(drawn.tokens))
-        if tokens[-1] == EOS:
+class Sequence(NamedTuple):
+    """One sequence that a request asks for: what it continues, how far, and the counters of its draws."""
+
+    prefix: list[int]
+    limit: int
+    checkpoint: int
+    rollout: int
+    domain: int
+
+
+def alone(request: Request, sequences: list[Sequence]) -> list[list[int]]:
+    """The tokens of each, without blocks, forks or steps; a token of each at a time, drawn independently."""
+    drawn: list[list[int]] = [[] for _ in sequences]
+    for position in range(max(sequence.limit for sequence in sequences)):
+        going = [i for i, one in enumerate(sequences) if position < one.limit and drawn[i][-1:] != [EOS]]
+        if not going:
             break
-    return tokens
+        of = [sequences[i] for i in going]
+        logits = np.stack([logits_after((*sequences[i].prefix, *drawn[i])) for i in going])
+        spec = DrawSpec(
+            torch.arange(len(of)),
+            torch.full((len(of),), request.seed),
+            torch.tensor([[position, one.rollout, one.checkpoint, one.domain] for one in of], dtype=torch.int32),
+            torch.full((len(of),), request.sampling.temperature),
+            torch.full((len(of),), request.sampling.top_p),
+        )
+        for i, token in zip(going, sample(torch.from_numpy(logits), spec).tokens.tolist(), strict=True):
+            drawn[i].append(token)
+    return drawn
 
 
 REQUESTS = st.builds(
@@ -288,12 +300,10 @@ def check(finished: list[Trajectory], requests: list[Request]) -> None:
     for trajectory in finished:
         request = requests[trajectory.key]
         prompt, limit = list(request.prompt_ids), request.sampling.max_tokens
-        if request.trajectory_ids is None:
-            expected = alone(prompt, request, 0, 0, limit, Domain.TRAJECTORY)
-            assert trajectory.token_ids.tolist() == [t for t in expected if t != EOS]
         rollouts = trajectory.rollouts
         assert rollouts is not None
         assert len(rollouts) == request.num_rollouts * len(trajectory.checkpoints)
+        sequences = [Sequence(prompt, limit, 0, 0, Domain.TRAJECTORY)]
         for r in range(len(rollouts)):
             checkpoint = int(rollouts.checkpoint[r])
             prefix = trajectory.token_ids[:checkpoint]
@@ -303,7 +313,11 @@ def check(finished: list[Trajectory], requests: list[Request]) -> None:
                 prefix = prefix[np.random.default_rng(np.random.SeedSequence(seed)).permutation(checkpoint)]
                 domain = Domain.SHUFFLED_ROLLOUT
             left = limit if request.rollout_budget == "new" else max(limit - checkpoint, 0)
-            expected = alone(prompt + prefix.tolist(), request, checkpoint, int(rollouts.index[r]), left, domain)
-            assert rollouts.row(r).token_ids == expected
-            reason = "eos" if expected and expected[-1] == EOS else "length"
+            sequences.append(Sequence(prompt + prefix.tolist(), left, checkpoint, int(rollouts.index[r]), domain))
+        drawn, *expected = alone(request, sequences)
+        if request.trajectory_ids is None:
+            assert trajectory.token_ids.tolist() == [t for t in drawn if t != EOS]
+        for r, tokens in enumerate(expected):
+            assert rollouts.row(r).token_ids == tokens
+            reason = "eos" if tokens and tokens[-1] == EOS else "length"
             assert rollouts.row(r).finish_reason == reason

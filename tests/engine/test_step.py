@@ -167,7 +167,7 @@ def test_bad_logits(bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(trajectory.rollouts.finish_reason) >= {FinishReason.ERROR, FinishReason.EOS}
 
 
-def test_stop_texts_and_settled_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_texts_and_decided_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """What reads tokens as text: the demo model's rollouts end alike under both."""
     task = load_task("demo", limit=4)
 

@@ -62,7 +62,7 @@ class TreeMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.context)
     @rule(pick=st.integers(0, 100))
-    def depart(self, pick: int) -> None:
+    def diverge(self, pick: int) -> None:
         slot = list(self.context)[pick % len(self.context)]
         self.open_branch(slot, [])
 
@@ -240,7 +240,7 @@ def grown() -> TreeMachine:
     """A trunk of two and a half blocks with three branches, two of which share a full block."""
     machine = TreeMachine()
     machine.new_trunk(2 * SIZE + SIZE // 2, False, 0)
-    machine.depart(0)
+    machine.diverge(0)
     (branch,) = machine.suffix
     machine.suffix[branch] = [machine.token() for _ in range(SIZE + 1)]
     machine.tree.branches.length[branch] = SIZE + 1

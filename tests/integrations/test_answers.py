@@ -123,7 +123,7 @@ def test_what_a_prompt_says_of_think_blocks(prompt: str, starts: bool, expects: 
 
 
 def test_a_chat_model_that_repeats_the_question_is_read_on() -> None:
-    """Stop texts of plain prompts cut its texts, and every answer behind them was lost."""
+    """Stop texts of plain prompts cut its texts, and every answer after them was lost."""
     text = "I think of 3.\nQuestion: What is 2 + 3?\n\n2 + 3 = 5\n#### 5"
     reader = ResponseReader.of(num_rollouts=2, stride=5)
     assert reader.read([text], PromptFacts(is_chat=True)) == ["5"]

@@ -255,9 +255,9 @@ def test_marks_of_think_blocks_that_are_special_tokens_are_read(tmp_path: Path) 
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(tmp_path.glob("*/*.jsonl"))]
     answers, also = (record["answers"] for record in records)
     assert answers == also
-    # Behind its closing mark a response is shorter.
-    behind = [text.replace("[THINK]", "") for text in responses["marked"]]
-    was_closed = [one.strip() != other.strip() for one, other in zip(responses["plain"], behind, strict=True)]
+    # After its closing mark a response is shorter.
+    after = [text.replace("[THINK]", "") for text in responses["marked"]]
+    was_closed = [one.strip() != other.strip() for one, other in zip(responses["plain"], after, strict=True)]
     assert 3 < sum(was_closed) < 125
     assert all(answer is None or closed for answer, closed in zip(answers, was_closed, strict=True))
     assert sum(answer is not None for answer in answers) > 3

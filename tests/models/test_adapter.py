@@ -94,7 +94,7 @@ def test_the_adapter_is_in_the_runs_identity_and_names(base: Path, tmp_path: Pat
     assert result.summary["model"] == f"{base} + {adapter}"
     assert result.summary["machine"]["peft"] == str(adapter)
     assert fastsia.load(run).summary["model"] == f"{base} + {adapter}"
-    with pytest.raises(FastsiaError, match=r"holds another run: model\.fingerprint was .*model\.peft was "):
+    with pytest.raises(FastsiaError, match=r"contains another run: model\.fingerprint was .*model\.peft was "):
         fastsia.evaluate(str(base), PROBLEMS[:2], device="cpu", output=run, **SMALL)
     moved = tmp_path / "moved"
     adapter.rename(moved)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise, product
 
 import pytest
@@ -46,7 +47,7 @@ def build(
     suffix_lens: list[int] | None = None,
     block_size: int = 16,
     dtype: torch.dtype = torch.float32,
-    longest: tuple[int, int] = (70, 40),
+    longest: tuple[int, int] = (45, 25),
     padding: int = 0,
     seed: int = 0,
 ) -> Case:
@@ -190,6 +191,20 @@ def poisoned() -> Iterator[ParameterSet]:
         )
 
 
+def before_poison(suffixes: bool) -> Case:
+    prefix_lens = [21, 30, 22, 40, 33, 12] if suffixes else [1, 2, 21, 22, 23, 40]
+    suffix_lens = [7, 30, 1, 5, 20, 2] if suffixes else [0] * 6
+    case = build((4, 2), (4, 2), 64, prefix_lens, suffix_lens)
+    case.k_cache.nan_to_num_(), case.v_cache.nan_to_num_()  # what is never written holds zeros
+    case.q[..., 0] = 1.0  # so that an infinite key's score is infinite
+    return case
+
+
+@cache
+def without_poison(suffixes: bool, sliding_window: int | None, softcap: float | None) -> tuple[Tensor, Tensor]:
+    return before_poison(suffixes).run(sliding_window, softcap)
+
+
 @pytest.mark.parametrize(("suffixes", "sliding_window", "softcap", "poison"), poisoned())
 def test_a_bad_token_fails_the_rows_that_see_it_and_no_other(
     suffixes: bool, sliding_window: int | None, softcap: float | None, poison: tuple[float, float]
@@ -197,17 +212,13 @@ def test_a_bad_token_fails_the_rows_that_see_it_and_no_other(
     """0 * NaN is NaN: a tile's rows read one another's values with weight 0. A maximum may pass over NaN, and a cap
     makes a number of an infinite score.
     """
-    prefix_lens = [21, 30, 22, 40, 33, 12] if suffixes else [1, 2, 21, 22, 23, 40]
-    suffix_lens = [7, 30, 1, 5, 20, 2] if suffixes else [0] * 6
-    case = build((4, 2), (4, 2), 64, prefix_lens, suffix_lens)
-    case.k_cache.nan_to_num_(), case.v_cache.nan_to_num_()  # what is never written holds zeros
+    case = before_poison(suffixes)
     meta = case.meta
     places = [(meta.prefix_tables[0], 21)] + [(meta.suffix_tables[1], 12)] * suffixes
     slots = torch.tensor([int(table[j // 16]) * 16 + j % 16 for table, j in places], device=DEVICE)
     k, v = (torch.full((len(slots), 2, 64), value, device=DEVICE) for value in poison)
     k[..., 1:], v[..., 1:] = 0.25, 0.25
-    case.q[..., 0] = 1.0  # so that an infinite key's score is infinite
-    clean = case.run(sliding_window, softcap)
+    clean = without_poison(suffixes, sliding_window, softcap)
     stores = [reference.store_kv, pytest.importorskip("fastsia.ops.kv_cache").store_kv]
     caches = [(case.k_cache.clone(), case.v_cache.clone()) for _ in stores]
     for store, (k_cache, v_cache) in zip(stores, caches, strict=True):
@@ -244,9 +255,13 @@ def test_an_infinite_query_fails_its_row_under_a_cap_too() -> None:
         torch.testing.assert_close(out[others], clean[0][others], atol=2e-5, rtol=2e-5)
 
 
-def test_long_contexts_are_cut_into_parts() -> None:
-    case = build((2, 1), (2, 2), 16, [1100, 900, 1200], [1, 1090, 0], block_size=64)
-    for sliding_window in (None, 1050):
+def test_long_contexts_are_cut_into_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five of the prefix and of the longest suffix, and fewer where a window or a row's own length needs no more."""
+    monkeypatch.setattr(prefix_attention, "_PART_TOKENS", 64)
+    case = build((2, 1), (2, 2), 16, [275, 225, 300], [1, 272, 0])
+    (launch,), _, _ = prefix_attention.PrefixAttention().plan(case.q, case.k_cache, case.v_cache, case.meta, SCALE)
+    assert [launch.arguments[name] for name in ("prefix_parts", "suffix_parts")] == [5, 5]
+    for sliding_window in (None, 262):
         assert_close(case.run(sliding_window), concatenated(case, sliding_window))
 
 
@@ -258,14 +273,14 @@ def test_long_trunks_are_read_by_a_launch_of_their_own(
     """In taller tiles and several parts; rows without any of the trunk, without suffixes, and padding among them."""
     monkeypatch.setattr(prefix_attention, "_LONG_PREFIX_TOKENS", 100)
     monkeypatch.setattr(prefix_attention, "_PART_TOKENS", 64)
-    prefix = [200, 130, 5, 0, 64, 65, 199, 128, 200, 1]
+    prefix = [140, 130, 5, 0, 64, 65, 139, 128, 140, 1]
     suffix = [0, 40, 20, 33, 1, 16, 70, 9, 0, 5]
     case = build((7, 1, 2), heads, 32, prefix, suffix, padding=2)
     launches = prefix_attention.PrefixAttention().plan(case.q, case.k_cache, case.v_cache, case.meta, SCALE)[0]
     assert [(one.arguments["TRUNKS"], one.arguments["SUFFIXES"]) for one in launches] == [(True, False), (False, True)]
     assert launches[0].arguments["BLOCK_M"] == 32
     expected = concatenated(case, sliding_window, softcap)
-    for bounds in ((200, 70), (700, 300)):  # a graph's bounds are those of the longest batch so far
+    for bounds in ((140, 70), (500, 200)):  # a graph's bounds are those of the longest batch so far
         case.meta = dataclasses.replace(case.meta, max_prefix_len=bounds[0], max_suffix_len=bounds[1])
         got = case.run(sliding_window, softcap)
         assert_close((got[0][:10], got[1][:10]), (expected[0][:10], expected[1][:10]))

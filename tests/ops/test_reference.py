@@ -165,7 +165,7 @@ def test_a_nucleus_that_reaches_top_p_exactly_ends_there(vocab: int) -> None:
 def test_the_last_numbers_draw_the_last_tokens_of_the_nucleus(
     number: float, end: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At either end: not one of those before or behind it, which have no mass."""
+    """At either end: not one of those before or after it, which have no mass."""
     logits = rows_of(300)
     logits[:, [0, -1]] = -torch.inf
     monkeypatch.setattr(reference, "uniforms", lambda seeds, _: torch.full(seeds.shape, number, dtype=torch.float64))

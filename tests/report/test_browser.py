@@ -191,8 +191,8 @@ def test_the_keyboard_reads_all(tab: Page, report: Path) -> None:
 
 
 def test_tokens_whose_alternatives_were_drawn(tab: Page, tmp_path: Path) -> None:
-    """A mark before the token; it and the key `a` show the answers behind each token."""
-    behind = [
+    """A mark before the token; it and the key `a` show the answers after each token."""
+    tokens = [
         AlternativeView(" is", 0.6, True, None, [("4", 3), (None, 1)]),
         AlternativeView(" be", 0.25, False, 0.0001, [("5", 4)]),
     ]
@@ -200,7 +200,7 @@ def test_tokens_whose_alternatives_were_drawn(tab: Page, tmp_path: Path) -> None
         **{"problem_id": "p0", "trajectory": 0, "question": "2 + 2?", "gold": "4", "answer": "4", "correct": True},
         tokens=["It", " is", " 4"],
         checkpoints=[CheckpointView(t, 0.5, 1.0, [AnswerView("4", 2, " 4")]) for t in (0, 3)],
-        alternatives={1: behind},
+        alternatives={1: tokens},
     )
     data = report_data(rollouts(2, 4))
     frame = data.trajectories.assign(problem_id=["p0", "p1"])

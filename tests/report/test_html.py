@@ -74,7 +74,7 @@ def test_undefined_numbers_are_said_to_be(tmp_path: Path, data: ReportData) -> N
 
 
 def test_rho_stands_beside_what_accuracy_alone_gives(tmp_path: Path, data: ReportData) -> None:
-    page = write_report(tmp_path, data).read_text()
+    page = write_report(tmp_path, data, []).read_text()
     settled = data.trajectories[data.trajectories["rho"].notna()]
     baseline = 2 * settled["correct"].mean() - 1
     assert f"<th>2·accuracy − 1</th><td>{format_number(baseline, 2)}</td>" in page
@@ -85,7 +85,7 @@ def test_rho_stands_beside_what_accuracy_alone_gives(tmp_path: Path, data: Repor
     assert "too close to 0 where it does" in " ".join(page.split())
     assert "<h3>recommended ρ (change-point)</h3>" in page
     named = replace(data, summary={**data.summary, "model": "demo:base"})
-    assert "<th>training stage</th><td>Base</td>" in write_report(tmp_path, named).read_text()
+    assert "<th>training stage</th><td>Base</td>" in write_report(tmp_path, named, []).read_text()
     assert "training stage" not in page
 
 

@@ -52,6 +52,7 @@ def test_a_registered_table_is_computed_exported_read_back_and_shown(tmp_path: P
     found.save(tmp_path)
     assert pd.read_parquet(tmp_path / "tables" / "lengths.parquet")["longest"].tolist() == [100]
     assert fastsia.load(tmp_path).tables["lengths"]["longest"].tolist() == [100]
+    FIGURES.clear()  # to draw them takes seconds
     page = found.report(tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<summary>Lengths of the trajectories</summary>\n<p>In tokens, over the whole run.</p>" in page
     assert page.index("Lengths of the traj") < page.index("Early stopping, simulated</summary>"), "in its place"
@@ -66,6 +67,8 @@ def test_a_table_of_a_run_that_is_registered_no_more_is_not_deleted(tmp_path: Pa
 
 
 def test_a_registered_figure_is_drawn_and_on_the_page(tmp_path: Path) -> None:
+    FIGURES.clear()
+
     @figure("first_and_last", lambda data: f" {data.summary['num_problems']} problems.")
     def first_and_last(data: ReportData, axes: Axes) -> pd.DataFrame:
         """First against last entropy

@@ -91,10 +91,10 @@ def frame(
     return table
 
 
-def departing(
+def diverging(
     stay: np.ndarray, answers: np.ndarray, number: int, rng: np.random.Generator, *, stride: int = 4
 ) -> tuple[pd.DataFrame, TokenLogprobs, np.ndarray]:
-    """A table of rollouts that stay on their trajectory through segment m with probability stay [P, C - 1], or depart
+    """A table of rollouts that stay on their trajectory through segment m with probability stay [P, C - 1], or diverge
     at its first token and have an answer of answers [P, C, A] (at the last checkpoint: all of them), as of a run under
     `rollout_budget="total"`; the log-probabilities of the trajectories' tokens; and the true distributions
     float64 [P C, A]. Answer 0 is gold, "10"."""
@@ -135,7 +135,7 @@ def departing(
 class Chain:
     """A model whose texts are a Markov chain: each token is one of S states or one of A ends, which give the answer.
 
-    Its answer distribution behind every prefix is known exactly, also under a token limit.
+    Its answer distribution after every prefix is known exactly, also under a token limit.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class Chain:
         return np.concatenate([found, 1 - found.sum(axis=1, keepdims=True)], axis=1)
 
     def walk(self, state: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
-        """int64 [n, limit]: the tokens after each state [n]; -1 behind the end."""
+        """int64 [n, limit]: the tokens after each state [n]; -1 after the end."""
         edges = np.cumsum(self.step, axis=1)
         edges[:, -1] = 1.0
         out = np.full((len(state), limit), -1)
@@ -177,7 +177,7 @@ class Chain:
         """A table of rollouts (as of a run), the log-probabilities of the trajectories' tokens, and the true
         distributions float64 [G, A + 1], null last. Answers are "10", "11", ...; gold is "10". `texts` has the states
         of each trajectory, the one before its first token included; `drawn` the tokens of each checkpoint's rollouts,
-        int64 [number, left], -1 behind the end."""
+        int64 [number, left], -1 after the end."""
         self.texts, self.drawn = [], []
         rows, values, lengths, truths = [], [], [], []
         known = {left: self.truth(left) for left in range(1, limit + 1)}

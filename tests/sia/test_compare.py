@@ -30,6 +30,7 @@ def analysis(seed: int, problems: int = 30) -> Analysis:
 
 def test_tabulate_has_a_row_a_run() -> None:
     table = tabulate({"one": {**analysis(0).summary, "model": "m"}, "two": analysis(1).summary})
+    assert table["rho_baseline"].tolist() == [analysis(seed).summary["rho"]["baseline"] for seed in (0, 1)]
     assert table["run"].tolist() == ["one", "two"]
     assert table["model"].tolist()[0] == "m"
     assert table["auc_50_low"].notna().all()

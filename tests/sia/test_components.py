@@ -34,9 +34,9 @@ def two_trajectories(seed: int) -> pd.DataFrame:
     of_problem = rng.random((40, 1)) * 0.8
     parts = []
     for trajectory in range(2):
-        settled = rng.random((40, 1)) < of_problem
+        decided = rng.random((40, 1)) < of_problem
         reach = np.linspace(0, 1, 5)
-        p = of_problem * (1 - reach) + settled * reach
+        p = of_problem * (1 - reach) + decided * reach
         parts.append(frame((rng.random((40, 5, 20)) >= p[:, :, None]).astype(np.int64)).assign(trajectory=trajectory))
     return pd.concat(parts, ignore_index=True)
 

@@ -10,20 +10,20 @@ from fastsia.config import SIAConfig
 from fastsia.sia import TokenLogprobs, analyze_table
 from fastsia.sia.alignment import cross_fitted
 from fastsia.sia.decomposition import (
-    Departures,
+    Divergences,
     at_tokens,
-    blocks,
     check,
+    chunks,
     decompose,
     decomposed_halves,
     entropy_of,
-    estimate_block,
+    estimate_chunk,
     half_difference,
     leaf_sums,
     surprisal,
 )
 from fastsia.sia.table import RolloutTable, encode
-from tests.sia.simulate import Chain, departing
+from tests.sia.simulate import Chain, diverging
 
 NULL_PLACE = 4
 
@@ -38,10 +38,10 @@ def in_order(table: RolloutTable, probabilities: np.ndarray) -> np.ndarray:
     return out
 
 
-def estimates(table: RolloutTable, departures: Departures, member: np.ndarray) -> np.ndarray:
+def estimates(table: RolloutTable, divergences: Divergences, member: np.ndarray) -> np.ndarray:
     local = table.local_answers()
-    (block,) = blocks(table, local, 1)
-    return in_order(table, estimate_block(table, local, departures, block, member))
+    (chunk,) = chunks(table, local, 1)
+    return in_order(table, estimate_chunk(table, local, divergences, chunk, member))
 
 
 @pytest.mark.parametrize("unbiased", [False, True])
@@ -51,14 +51,14 @@ def test_its_error_is_that_of_independent_sets_in_thousands_of_cells(unbiased: b
     sets, each = 25, 16
     stay = np.clip(rng.beta(2, 2, (110, 11)), 1e-4, 0.999)
     answers = rng.dirichlet(np.full(4, 0.7), size=(110, 12))
-    rollouts, logprobs, truth = departing(stay, answers, sets * each, rng)
+    rollouts, logprobs, truth = diverging(stay, answers, sets * each, rng)
     table = encode(rollouts)
-    departures = Departures.of(table, logprobs, SIAConfig(rollout_budget="total"))
-    assert departures is not None
+    divergences = Divergences.of(table, logprobs, SIAConfig(rollout_budget="total"))
+    assert divergences is not None
     member = np.arange(sets * each)[:, None] // each == np.arange(sets)
     local = table.local_answers()
-    (block,) = blocks(table, local, 1)
-    found = in_order(table, estimate_block(table, local, departures, block, member, unbiased=unbiased))[:, :NULL_PLACE]
+    (chunk,) = chunks(table, local, 1)
+    found = in_order(table, estimate_chunk(table, local, divergences, chunk, member, unbiased=unbiased))[:, :NULL_PLACE]
     mean, error = found.mean(axis=2), found.std(axis=2, ddof=1) / np.sqrt(sets)
     there = error > 0.003
     z = ((mean - truth)[there] / error[there]) * np.sqrt((sets - 3) / (sets - 1))  # Student's t has a larger spread
@@ -75,10 +75,10 @@ def test_it_is_unbiased_where_the_limit_cuts_many() -> None:
     rollouts, logprobs, truth = Chain(10, 4, rng, spread=0.04, end=0.06).run(200, sets * each, 4, limit, rng)
     table = encode(rollouts)
     assert (table.code < 0).mean() >= 0.2
-    departures = Departures.of(table, logprobs, SIAConfig(max_tokens=limit, rollout_budget="new"))
-    assert departures is not None
+    divergences = Divergences.of(table, logprobs, SIAConfig(max_tokens=limit, rollout_budget="new"))
+    assert divergences is not None
     member = np.arange(sets * each)[:, None] // each == np.arange(sets)
-    found = estimates(table, departures, member)
+    found = estimates(table, divergences, member)
     mean, error = found.mean(axis=2), found.std(axis=2, ddof=1) / np.sqrt(sets)
     there = error > 0.005
     z = ((mean - truth)[there] / error[there]) * np.sqrt((sets - 3) / (sets - 1))  # Student's t has a larger spread
@@ -96,9 +96,9 @@ def test_bands_cover_and_the_bias_of_entropy_is_small() -> None:
     rng = np.random.default_rng(1)
     rollouts, logprobs, truth = Chain(12, 4, rng, spread=0.03, end=0.05).run(150, 10, 3, 120, rng, budget="total")
     table = encode(rollouts)
-    departures = Departures.of(table, logprobs, SIAConfig(max_tokens=120, rollout_budget="total"))
-    assert departures is not None
-    found = decompose(table, departures, 0.5)
+    divergences = Divergences.of(table, logprobs, SIAConfig(max_tokens=120, rollout_budget="total"))
+    assert divergences is not None
+    found = decompose(table, divergences, 0.5)
     kept = ~found.withheld[table.trajectory_of_checkpoint]
     assert kept.mean() > 0.6
     error = (found.entropy - entropy_of(truth))[kept]
@@ -111,7 +111,7 @@ def test_bands_cover_and_the_bias_of_entropy_is_small() -> None:
 
 
 def two_checkpoints(**columns: list[object]) -> pd.DataFrame:
-    """A trajectory of 4 tokens, checkpoints 0 and 4, two rollouts each; by default both of the first depart."""
+    """A trajectory of 4 tokens, checkpoints 0 and 4, two rollouts each; by default both of the first diverge."""
     table = {
         "problem_id": "p",
         "trajectory": 0,
@@ -130,25 +130,25 @@ def found_for(frame: pd.DataFrame, probability: float = 0.5, **settings: object)
     """The estimate of p("1") at both checkpoints; each token of the trajectory has probability ** (1 / 4)."""
     table = encode(frame)
     logprobs = TokenLogprobs(np.full(4, np.log(probability) / 4, dtype=np.float32), np.array([0, 4]))
-    departures = Departures.of(table, logprobs, SIAConfig(**settings))  # type: ignore[arg-type]
-    assert departures is not None
+    divergences = Divergences.of(table, logprobs, SIAConfig(**settings))  # type: ignore[arg-type]
+    assert divergences is not None
     local = table.local_answers()
-    (block,) = blocks(table, local, 1)
-    return estimate_block(table, local, departures, block, np.ones((2, 1), dtype=bool))[:, local.gold[0], 0]
+    (chunk,) = chunks(table, local, 1)
+    return estimate_chunk(table, local, divergences, chunk, np.ones((2, 1), dtype=bool))[:, local.gold[0], 0]
 
 
-def test_it_mixes_those_that_stay_and_those_that_depart() -> None:
+def test_it_mixes_those_that_stay_and_those_that_diverge() -> None:
     assert found_for(two_checkpoints()).tolist() == pytest.approx([0.5 * 1 + 0.5 * 0.5, 1])
-    # A rollout that stays to the end is one more draw there, and none of the departures.
+    # A rollout that stays to the end is one more draw there, and none of the divergences.
     stays = two_checkpoints(answer=["2", "2", "1", "1"], matched_tokens=[4, 2, 0, 0])
     assert found_for(stays).tolist() == pytest.approx([0.5 * 2 / 3, 2 / 3])
-    # Nobody departs: what is behind the segment stands for it.
+    # Nobody diverges: p after the segment stands for it.
     nobody = two_checkpoints(matched_tokens=[4, 4, 0, 0])
     assert found_for(nobody).tolist() == pytest.approx([0.75, 0.75])
 
 
-def test_where_nobody_departs_the_other_departures_stand_for_those_that_would() -> None:
-    """Two answers among those that depart, another at the end. p taken from behind the empty segment would be 1."""
+def test_where_nobody_diverges_the_other_divergences_stand_for_those_that_would() -> None:
+    """Two answers among those that diverge, another at the end. p taken from after the empty segment would be 1."""
     frame = two_checkpoints(checkpoint=[0, 0, 2, 2], answer=["2", "2", "1", "1"], matched_tokens=[1, 1, 2, 2])
     last = two_checkpoints(answer=["1", "1", "1", "1"]).iloc[2:]
     stay = 0.5 ** (2 / 4)
@@ -156,33 +156,33 @@ def test_where_nobody_departs_the_other_departures_stand_for_those_that_would() 
     assert found.tolist() == pytest.approx([stay**2, stay, 1])
 
 
-def test_rare_departures_do_not_alarm_the_comparison_with_plain_rollouts() -> None:
-    """Halves of 3 rollouts, of which hardly any departs from likely segments. With p taken from behind segments without
-    a departure the difference is -.07, 40 standard errors."""
+def test_rare_divergences_do_not_alarm_the_comparison_with_plain_rollouts() -> None:
+    """Halves of 3 rollouts, of which hardly any diverges from likely segments. With p taken from after segments
+    without a divergence the difference is -.07, 40 standard errors."""
     rng = np.random.default_rng(0)
     answers = np.tile([0.1, 0.9], (400, 10, 1))
     answers[:, -1] = [0.9, 0.1]
-    rollouts, logprobs, _ = departing(np.full((400, 9), 0.95), answers, 6, rng)
+    rollouts, logprobs, _ = diverging(np.full((400, 9), 0.95), answers, 6, rng)
     table = encode(rollouts)
-    departures = Departures.of(table, logprobs, SIAConfig(rollout_budget="total"))
-    assert departures is not None
-    difference = half_difference(table, departures, 0)
+    divergences = Divergences.of(table, logprobs, SIAConfig(rollout_budget="total"))
+    assert divergences is not None
+    difference = half_difference(table, divergences, 0)
     error = difference.std() / 20
     assert error < 0.006
     assert abs(difference.mean()) < 3 * error
 
 
-def test_a_trajectory_whose_answer_is_settled_has_that_answer_from_there() -> None:
-    """A rollout that ended on the trajectory's own tokens says that they settle the answer; what departs behind them
-    has it too, and is no draw of those that depart before."""
-    settled = two_checkpoints(
+def test_a_trajectory_whose_answer_is_decided_has_that_answer_from_there() -> None:
+    """A rollout that ended on the trajectory's own tokens says that they decide the answer; what diverges after them
+    has it too, and is no draw of those that diverge before."""
+    decided = two_checkpoints(
         answer=["1", "2", "1", "1"],
         matched_tokens=[2, 1, 0, 0],
         num_tokens=[2, 6, 0, 0],
         finish_reason=["answer", "eos", "answer", "answer"],
     )
     stay = 0.5 ** (2 / 4)
-    assert found_for(settled).tolist() == pytest.approx([stay, 1])
+    assert found_for(decided).tolist() == pytest.approx([stay, 1])
 
 
 def test_a_later_limit_counts_only_where_it_could_be_kept() -> None:
@@ -203,23 +203,23 @@ def test_halves_share_no_draw_and_nothing_moving_gives_no_alignment() -> None:
     rollouts, logprobs, _ = chain.run(200, 20, 4, 150, rng, budget="total")
     table = encode(rollouts)
     config = SIAConfig(max_tokens=150, rollout_budget="total")
-    departures = Departures.of(table, logprobs, config)
-    assert departures is not None
-    rho = cross_fitted(decomposed_halves(table, departures, 0.5, 4, 0))[0]
+    divergences = Divergences.of(table, logprobs, config)
+    assert divergences is not None
+    rho = cross_fitted(decomposed_halves(table, divergences, 0.5, 4, 0))[0]
     rho = rho[np.isfinite(rho)]
     assert len(rho) > 60
     assert abs(rho.mean()) < 3 * rho.std() / np.sqrt(len(rho))
 
 
 def test_errors_that_differ_between_checkpoints_make_little_alignment() -> None:
-    """Many answers, and segments that are likely up to the middle and unlikely behind it, so that curvature changes H
+    """Many answers, and segments that are likely up to the middle and unlikely after it, so that curvature changes H
     and s by different amounts. Uncorrected halves have a mean rho of -.31 here, where nothing moves, corrected -.17."""
     stay = np.tile(np.repeat([0.95, 1e-6], [5, 6]), (150, 1))
-    rollouts, logprobs, _ = departing(stay, np.full((150, 12, 50), 0.02), 20, np.random.default_rng(0))
+    rollouts, logprobs, _ = diverging(stay, np.full((150, 12, 50), 0.02), 20, np.random.default_rng(0))
     table = encode(rollouts)
-    departures = Departures.of(table, logprobs, SIAConfig(rollout_budget="total"))
-    assert departures is not None
-    rho = cross_fitted(decomposed_halves(table, departures, 0.5, 4, 0))[0]
+    divergences = Divergences.of(table, logprobs, SIAConfig(rollout_budget="total"))
+    assert divergences is not None
+    rho = cross_fitted(decomposed_halves(table, divergences, 0.5, 4, 0))[0]
     assert abs(np.nanmean(rho)) < 0.22
 
 
@@ -227,11 +227,11 @@ def test_errors_that_differ_between_checkpoints_make_little_alignment() -> None:
 def test_where_h_or_s_is_constant_the_correction_alone_makes_no_alignment(answers: list[float]) -> None:
     """It differs between checkpoints, so that H or s with it varies where every estimate of it is the same."""
     stay = np.random.default_rng(0).uniform(0.5, 1, (30, 7))
-    rollouts, logprobs, _ = departing(stay, np.tile(answers, (30, 8, 1)), 12, np.random.default_rng(1))
+    rollouts, logprobs, _ = diverging(stay, np.tile(answers, (30, 8, 1)), 12, np.random.default_rng(1))
     table = encode(rollouts)
-    departures = Departures.of(table, logprobs, SIAConfig(rollout_budget="total"))
-    assert departures is not None
-    halves = decomposed_halves(table, departures, 0.5, 4, 0)
+    divergences = Divergences.of(table, logprobs, SIAConfig(rollout_budget="total"))
+    assert divergences is not None
+    halves = decomposed_halves(table, divergences, 0.5, 4, 0)
     early = np.arange(table.num_checkpoints) % 8 < 5
     for part in (halves, halves.at(early, np.arange(31) * 5), halves.hide(table.checkpoint < 0)):
         assert np.isnan(cross_fitted(part)[0]).all()
@@ -265,7 +265,7 @@ def test_it_says_why_it_does_not_apply(run: tuple[RolloutTable, TokenLogprobs, S
         return str(found["reason"])
 
     assert "log-probabilities" in reason(table, config)
-    assert "matched_tokens" in reason(replace(table, ride=None), config, logprobs=logprobs)
+    assert "matched_tokens" in reason(replace(table, matched=None), config, logprobs=logprobs)
     assert "shuffled" in reason(table, replace(config, shuffle_prefix=True), logprobs=logprobs)
     hotter = replace(logprobs, values=logprobs.values / 2)
     assert "stayed on the trajectory" in reason(table, config, logprobs=hotter)
@@ -285,9 +285,9 @@ def test_distinct_texts_may_sum_to_a_little_more_than_1(noise: float, is_refused
     logprobs = TokenLogprobs(np.log([0.5]), np.array([0, 1]))
     table, config = encode(frame), SIAConfig(max_tokens=4, num_bootstrap=20, num_splits=2)
     assert leaf_sums(table).max() == pytest.approx(np.exp(noise))
-    departures = Departures.of(table, logprobs, config)
-    assert departures is not None
-    assert (check(table, departures) is not None) == is_refused
+    divergences = Divergences.of(table, logprobs, config)
+    assert divergences is not None
+    assert (check(table, divergences) is not None) == is_refused
 
 
 def test_unknown_probabilities_and_many_cut_rollouts_withhold_a_trajectory(
@@ -304,9 +304,9 @@ def test_unknown_probabilities_and_many_cut_rollouts_withhold_a_trajectory(
         table.checkpoint_offsets[table.trajectory_offsets[long[1] + 1]],
     )
     cut[rows[0] : rows[1]] = True
-    departures = Departures.of(replace(table, cut=cut), TokenLogprobs(values, logprobs.offsets), config)
-    assert departures is not None
-    found = decompose(replace(table, cut=cut), departures, 0.5)
+    divergences = Divergences.of(replace(table, cut=cut), TokenLogprobs(values, logprobs.offsets), config)
+    assert divergences is not None
+    found = decompose(replace(table, cut=cut), divergences, 0.5)
     assert found.withheld[long[:2]].all()
     hidden = found.hide(table)
     assert np.isnan(hidden.entropy[table.trajectory_of_checkpoint == long[0]]).all()
@@ -318,11 +318,11 @@ def test_every_token_has_an_estimate_and_checkpoints_have_the_same() -> None:
     rollouts, logprobs, _ = chain.run(40, 60, 6, 120, rng, budget="total")
     table, config = encode(rollouts), SIAConfig(max_tokens=120, rollout_budget="total")
     found = at_tokens(table, logprobs, config)
-    departures = Departures.of(table, logprobs, config)
+    divergences = Divergences.of(table, logprobs, config)
     assert found is not None
-    assert departures is not None
+    assert divergences is not None
     assert len(found) == (table.checkpoint[table.last] + 1).sum()
-    whole = decompose(table, departures, 0.5)
+    whole = decompose(table, divergences, 0.5)
     points = found.merge(
         pd.DataFrame(
             {
@@ -342,11 +342,11 @@ def test_every_token_has_an_estimate_and_checkpoints_have_the_same() -> None:
     assert between.sum() > 200
     assert abs(error.mean()) < 3 * error.std() / np.sqrt(len(error))
     assert np.abs((p_gold - true)[between]).mean() < 0.08
-    assert at_tokens(replace(table, ride=None), logprobs, config) is None
+    assert at_tokens(replace(table, matched=None), logprobs, config) is None
 
 
-def test_at_every_token_a_settled_answer_stays() -> None:
-    """Four tokens of probability ½, of which two settle the answer: p(gold) is ¼, ½, 1, 1, 1."""
+def test_at_every_token_a_decided_answer_stays() -> None:
+    """Four tokens of probability ½, of which two decide the answer: p(gold) is ¼, ½, 1, 1, 1."""
     leaving = [(0, "11")] * 4 + [(1, "11")] * 2
     rows = [(0, matched, 9, answer, "eos") for matched, answer in leaving]
     rows += [(0, 2, 2, "10", "answer")] * 2 + [(4, 0, 0, "10", "answer")] * 8
@@ -356,14 +356,14 @@ def test_at_every_token_a_settled_answer_stays() -> None:
     logprobs = TokenLogprobs(np.full(4, np.log(0.5)), np.array([0, 4]))
     config = SIAConfig(max_tokens=20, rollout_budget="total")
     table = encode(frame)
-    departures = Departures.of(table, logprobs, config)
+    divergences = Divergences.of(table, logprobs, config)
     found = at_tokens(table, logprobs, config)
-    assert departures is not None
+    assert divergences is not None
     assert found is not None
     p = np.array([0.25, 0.5])
     settling = -(p * np.log(p) + (1 - p) * np.log(1 - p))
     assert found["entropy"].tolist() == pytest.approx([*settling, 0, 0, 0])
-    assert decompose(table, departures, 0.5).probabilities[:3].max() == pytest.approx(0.75)
+    assert decompose(table, divergences, 0.5).probabilities[:3].max() == pytest.approx(0.75)
 
 
 def test_surprisal_is_that_of_twenty_rollouts_smoothed() -> None:
@@ -379,15 +379,15 @@ def test_a_token_that_cannot_be_drawn_separates_what_comes_before_it() -> None:
     first = logprobs.offsets[0]
     values[first + 4] = -np.inf
     config = SIAConfig(max_tokens=100, rollout_budget="total")
-    departures = Departures.of(table, replace(logprobs, values=values), config)
-    assert departures is not None
-    assert departures.known.all()
+    divergences = Divergences.of(table, replace(logprobs, values=values), config)
+    assert divergences is not None
+    assert divergences.known.all()
     segment = int(np.flatnonzero(table.checkpoint[: table.trajectory_offsets[1]] <= 4)[-1])
-    assert np.exp(departures.log_stay[segment]) == 0.0
-    assert np.isfinite(departures.log_stay).all()
-    found = decompose(table, departures, 0.5)
+    assert np.exp(divergences.log_stay[segment]) == 0.0
+    assert np.isfinite(divergences.log_stay).all()
+    found = decompose(table, divergences, 0.5)
     assert np.isfinite(found.entropy).all()
     values[first + 4] = np.nan
-    unknown = Departures.of(table, replace(logprobs, values=values), config)
+    unknown = Divergences.of(table, replace(logprobs, values=values), config)
     assert unknown is not None
     assert unknown.known.tolist() == [False, *[True] * (table.num_trajectories - 1)]

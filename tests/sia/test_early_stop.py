@@ -50,7 +50,7 @@ def test_a_sure_trajectory_stops_where_it_is_sure() -> None:
     assert at(found, "never")[["saved", "lost", "accuracy", "stopped"]].tolist() == [0, 0, 1, 0]
     assert at(found, "entropy", 0.0)["saved"] == pytest.approx(1 / 4)
     assert at(found, "entropy", 0.0)["lost"] == 0
-    # H <= .7 holds from the start, H <= .5 not before H = 0; in between lies the wrong mode.
+    # H <= .7 is true from the start, H <= .5 not before H = 0; in between the mode is wrong.
     assert at(found, "entropy", 0.7)["saved"] == 1
     assert at(found, "entropy", 0.5)["saved"] == pytest.approx(1 / 4)
     stopped = stops([[SPLIT, LEANS, LEANS, RIGHT, RIGHT]])
@@ -180,9 +180,9 @@ def test_nothing_of_the_problems_that_are_scored_is_known_to_the_choice() -> Non
 
     def replay(part: pd.DataFrame) -> Replay:
         scored = Scored.of(encode(part), config)
-        table, holds = scored.table, [setting.holds for setting in all_settings(scored, HELD_OUT_LENGTHS)]
+        table, stops = scored.table, [setting.stops for setting in all_settings(scored, HELD_OUT_LENGTHS)]
         place = table.checkpoint, table.trajectory_offsets, table.problem_offsets
-        return Replay.of(*place, scored.points.majority_right, holds)
+        return Replay.of(*place, scored.points.majority_right, stops)
 
     whole, half = replay(rollouts), np.arange(12) % 2 == 0
     own = replay(rollouts[rollouts["problem_id"].isin([f"p{k}" for k in np.flatnonzero(half)])])

@@ -91,7 +91,7 @@ def stops(problems: list[tuple[list[float], str, str]]) -> tuple[pd.DataFrame, p
     return forced, frame.drop(columns=["entropy", "forced"]), trajectories
 
 
-def test_a_forced_stop_saves_what_is_behind_it_and_answers_with_the_forced_answer() -> None:
+def test_a_forced_stop_saves_what_comes_after_it_and_answers_with_the_forced_answer() -> None:
     forced, checkpoints, trajectories = stops(
         [([1.2, 0.3, 0.01], "1", "1"), ([2.0, 2.0, 0.15, 0.01, 0.01], "2", "1"), ([2, 2], "1", "2")]
     )

@@ -12,7 +12,7 @@ from fastsia.config import SIAConfig
 from fastsia.sia import TokenLogprobs, analyze_table, decomposition
 from fastsia.sia.cut import Ends
 from fastsia.sia.table import RolloutTable, encode
-from tests.sia.simulate import Chain, departing, draw, filtered, frame
+from tests.sia.simulate import Chain, diverging, draw, filtered, frame
 
 CONFIG = SIAConfig(max_tokens=100, rollout_budget="total", num_bootstrap=20, num_splits=2)
 
@@ -42,20 +42,20 @@ def test_a_right_run_passes(run: tuple[RolloutTable, TokenLogprobs]) -> None:
 
 def test_a_decomposition_that_trusts_later_checkpoints_too_much_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted bug: tokens count as more likely than they are. Without it there is no alarm, though half of the
-    rollouts are too few for every segment to have a departure."""
-    right = decomposition.estimate_block
+    rollouts are too few for every segment to have a divergence."""
+    right = decomposition.estimate_chunk
 
-    def wrong(table: Any, local: Any, departures: Any, *rest: Any, **settings: Any) -> np.ndarray:
-        return right(table, local, replace(departures, log_stay=departures.log_stay / 2), *rest, **settings)
+    def wrong(table: Any, local: Any, divergences: Any, *rest: Any, **settings: Any) -> np.ndarray:
+        return right(table, local, replace(divergences, log_stay=divergences.log_stay / 2), *rest, **settings)
 
     answers = np.tile([0.3, 0.6, 0.1], (150, 8, 1))
     answers[:, -1] = [0.8, 0.1, 0.1]
-    rollouts, logprobs, _ = departing(np.full((150, 7), 0.85), answers, 8, np.random.default_rng(5))
+    rollouts, logprobs, _ = diverging(np.full((150, 7), 0.85), answers, 8, np.random.default_rng(5))
     run = encode(rollouts), logprobs
     invariants, warnings = checked(*run)
     assert invariants["checks"]["decomposition"]["p_value"] > 1e-3
     assert not any("decomposition" in note for note in warnings)
-    monkeypatch.setattr(decomposition, "estimate_block", wrong)
+    monkeypatch.setattr(decomposition, "estimate_chunk", wrong)
     invariants, warnings = checked(*run)
     assert invariants["checks"]["decomposition"]["p_value"] < 1e-3
     assert any("decomposition" in note for note in warnings)

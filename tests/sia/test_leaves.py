@@ -10,7 +10,7 @@ import pytest
 
 from fastsia.config import RolloutBudget, SIAConfig
 from fastsia.sia import TokenLogprobs, analyze_table, distinct_texts
-from fastsia.sia.decomposition import Departures, entropy_of
+from fastsia.sia.decomposition import Divergences, entropy_of
 from fastsia.sia.leaves import Leaves, explore, least_entropy, most_entropy
 from fastsia.sia.table import RolloutTable, encode
 from tests.sia.simulate import Chain
@@ -21,15 +21,15 @@ BUDGETS = [("total", 120, 0.2, 0.0), ("new", 12, 0.1, 0.2)]
 
 
 def explored(table: RolloutTable, logprobs: TokenLogprobs, config: SIAConfig) -> Leaves:
-    departures = Departures.of(table, logprobs, config)
-    assert departures is not None
-    found = explore(table, departures, logprobs, config)
+    divergences = Divergences.of(table, logprobs, config)
+    assert divergences is not None
+    found = explore(table, divergences, logprobs, config)
     assert isinstance(found, Leaves)
     return found
 
 
 def by_hand(chain: Chain, table: RolloutTable, limit: int, budget: str) -> np.ndarray:
-    """float64 [G, A + 1]: summed probabilities of the distinct texts behind each checkpoint, by their tokens."""
+    """float64 [G, A + 1]: summed probabilities of the distinct texts after each checkpoint, by their tokens."""
     out = np.zeros((table.num_checkpoints, chain.step.shape[1] - chain.num_states + 1))
     for i, states in enumerate(chain.texts):
         rows = range(table.first[i], table.last[i] + 1)
@@ -66,7 +66,7 @@ def coarse(table: RolloutTable, truth: np.ndarray) -> np.ndarray:
 def test_bounds_are_sums_over_distinct_texts_and_contain_the_truth(
     budget: RolloutBudget, limit: int, end: float, cut: float
 ) -> None:
-    """Of every rollout, whichever checkpoint it was drawn at, and with limits that make a text whole behind some
+    """Of every rollout, whichever checkpoint it was drawn at, and with limits that make a text whole after some
     checkpoints only. Only the most likely answer is ever certain."""
     rng = np.random.default_rng(7)
     chain = Chain(10, 4, rng, spread=0.01, end=end)
@@ -75,7 +75,7 @@ def test_bounds_are_sums_over_distinct_texts_and_contain_the_truth(
     assert (table.code < 0).mean() >= cut
     found = explored(table, logprobs, SIAConfig(max_tokens=limit, rollout_budget=budget))
     expected = by_hand(chain, table, limit, budget)
-    # Two texts of one length, departure, answer and probability count as one.
+    # Two texts of one length, divergence, answer and probability count as one.
     assert (found.explored <= expected.sum(axis=1) + 1e-5).all()
     assert (found.explored > expected.sum(axis=1) - 1e-5).mean() > 0.97
     assert np.median(np.abs(found.gold_low - expected[:, GOLD])) < 1e-6
@@ -129,7 +129,7 @@ def test_limits_of_entropy_are_those_of_all_distributions_above_the_bounds() -> 
 
 
 def test_one_text_counts_once_and_at_every_checkpoint_that_it_runs_through() -> None:
-    """Two rollouts of the first checkpoint depart after 1 and 2 of four tokens of probability .8; two more, from the
+    """Two rollouts of the first checkpoint diverge after 1 and 2 of four tokens of probability .8; two more, from the
     second, are one text of probability .25."""
     frame = two_checkpoints(logprob=np.log([0.8 * 0.1, 0.64 * 0.05, 0.25, 0.25]).tolist())
     logprobs = TokenLogprobs(np.full(4, np.log(0.8), dtype=np.float32), np.array([0, 4]))
@@ -141,12 +141,12 @@ def test_one_text_counts_once_and_at_every_checkpoint_that_it_runs_through() -> 
     texts = distinct_texts(encode(frame), logprobs, SIAConfig(max_tokens=50, rollout_budget="total"))
     assert texts is not None
     assert texts["num_rollouts"].tolist() == [1, 1, 2]
-    assert texts["departs"].tolist() == [1, 2, 4]
+    assert texts["diverges"].tolist() == [1, 2, 4]
     assert np.exp(texts["logprob"]).tolist() == pytest.approx([0.08, 0.032, stay * 0.25])
 
 
-def test_a_settled_answer_is_certain_from_there() -> None:
-    settled = two_checkpoints(
+def test_a_decided_answer_is_certain_from_there() -> None:
+    decided = two_checkpoints(
         answer=["1", "2", "1", "1"],
         matched_tokens=[2, 1, 0, 0],
         num_tokens=[2, 6, 0, 0],
@@ -154,7 +154,7 @@ def test_a_settled_answer_is_certain_from_there() -> None:
         logprob=np.log([0.6, 0.1, 1.0, 1.0]).tolist(),
     )
     logprobs = TokenLogprobs(np.full(4, np.log(0.6) / 2, dtype=np.float32), np.array([0, 4]))
-    found = explored(encode(settled), logprobs, SIAConfig(max_tokens=50, rollout_budget="total"))
+    found = explored(encode(decided), logprobs, SIAConfig(max_tokens=50, rollout_budget="total"))
     assert found.gold_low.tolist() == pytest.approx([0.6, 1])
     assert found.explored.tolist() == pytest.approx([0.7, 1])
     assert found.mode_is_certain.tolist() == [True, True]

@@ -8,8 +8,8 @@ import pytest
 from scipy.special import gammaln
 
 from fastsia.config import SIAConfig
-from fastsia.sia.decomposition import Departures, decompose, entropy_of
-from fastsia.sia.smoother import HAZARDS, NUM_DRAWS, PRIOR_COUNT, Stretches, smooth, smooth_departures
+from fastsia.sia.decomposition import Divergences, decompose, entropy_of
+from fastsia.sia.smoother import HAZARDS, NUM_DRAWS, PRIOR_COUNT, Stretches, smooth, smooth_divergences
 from fastsia.sia.table import encode
 from tests.sia.simulate import Chain, constant, draw, filtered, frame, late, moving
 from tests.sia.test_identities import true_rho
@@ -112,40 +112,40 @@ def test_cuts_are_drawn_from_the_posterior() -> None:
     counts = rng.integers(0, 5, (2, 5, 3))
     counts[1, 3:] = 0
     stretches = Stretches.of(counts, np.array([5, 3]), np.array([3, 3]))
-    begin = stretches.draw_cuts(0.2, 20_000, rng)
+    begin = stretches.draw_divisions(0.2, 20_000, rng)
     posterior = stretches.posterior(0.2)
     for i, length in enumerate((5, 3)):
         for t in range(length):
             assert (begin[i, :, t] == t).mean() == pytest.approx(posterior[i, t].sum(), abs=0.015)
 
 
-def test_without_anyone_who_stays_the_departures_are_the_rollouts() -> None:
+def test_without_anyone_who_stays_the_divergences_are_the_rollouts() -> None:
     rng = np.random.default_rng(5)
     table = encode(frame(draw(moving(30, 8, rng), 20, rng), null=4, lengths=rng.integers(1, 9, 30)))
-    departures = Departures(
+    divergences = Divergences(
         known=np.zeros(30, dtype=bool),
         log_stay=np.zeros(table.num_checkpoints),
         segment=table.last[table.trajectory_of_checkpoint][table.checkpoint_of_rollout],
         visible=np.zeros(table.num_rollouts, dtype=np.int64),
         num_cut=np.zeros(30, dtype=np.int64),
-        settled=np.zeros(30, dtype=bool),
+        decided=np.zeros(30, dtype=bool),
         end=table.checkpoint[table.last],
     )
-    found = smooth_departures(table, departures, np.zeros(30, dtype=bool), 0.5, 0)
+    found = smooth_divergences(table, divergences, np.zeros(30, dtype=bool), 0.5, 0)
     smoothed = smooth(table, 0.5)
     z = (found.entropy - smoothed.entropy) / (smoothed.entropy_sd / np.sqrt(NUM_DRAWS))
     assert z.std() == pytest.approx(1, abs=0.3)
     assert ((found.high - found.low) / (3.92 * smoothed.entropy_sd)).mean() == pytest.approx(1, abs=0.15)
 
 
-def test_smoothed_departures_are_better_than_either() -> None:
+def test_smoothed_divergences_are_better_than_either() -> None:
     rng = np.random.default_rng(6)
     rollouts, logprobs, truth = Chain(12, 4, rng, spread=0.01, end=0.05).run(60, 10, 4, 80, rng, budget="total")
     table = encode(rollouts)
-    departures = Departures.of(table, logprobs, SIAConfig(max_tokens=80, rollout_budget="total"))
-    assert departures is not None
-    decomposed = decompose(table, departures, 0.5)
-    both = smooth_departures(table, departures, ~decomposed.withheld, 0.5, 0)
+    divergences = Divergences.of(table, logprobs, SIAConfig(max_tokens=80, rollout_budget="total"))
+    assert divergences is not None
+    decomposed = decompose(table, divergences, 0.5)
+    both = smooth_divergences(table, divergences, ~decomposed.withheld, 0.5, 0)
     entropy = entropy_of(truth)
 
     def error(values: np.ndarray) -> float:

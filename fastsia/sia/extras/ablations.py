@@ -113,7 +113,7 @@ def coarse_ablation(scored: Scored) -> pd.DataFrame:
     """Coarser estimate (the paper's Table 3).
 
     Would a cheaper run have given the same result? “as run” is this run; “coarse” scores the same rollouts as if only
-    half of them had been drawn, at every second checkpoint. Nothing is drawn anew. If ρ hardly changes, the finding
+    half of them had been drawn, at every second checkpoint. Nothing is drawn again. If ρ hardly changes, the finding
     does not depend on the resolution. Where the distribution changes, expect each trajectory's ρ closer to 0, the
     cross-fitted one most, since it splits even fewer rollouts; the mean of both signs can move either way.
     """

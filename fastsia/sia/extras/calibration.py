@@ -92,9 +92,9 @@ def calibration_table(scored: Scored) -> pd.DataFrame:
     """Calibration of the most frequent answer.
 
     Is the most frequent answer right as often as it is frequent? “confidence” is the mean share of the rollouts that
-    give it, “accuracy” how often it is the gold answer, “overconfidence” their difference. “ece” is the expected
+    give it, “accuracy” how often it is the gold answer, “overconfidence” their difference. “ECE” is the expected
     calibration error over ten bins of equal width. It is above 0 by chance even for a perfectly calibrated model, by
-    about “ece if calibrated”, and by more with few rollouts, among which the winner's share is too high. “brier” is the
+    about “ECE if calibrated”, and by more with few rollouts, among which the winner's share is too high. “brier” is the
     mean squared error of the confidence; 0 is perfect, and saying ½ always gives 0.25. Source “change-point” takes the
     most likely answer of the change-point estimates instead. Trajectories whose most likely answer is none are left
     out.

@@ -1,4 +1,4 @@
-"""Variance components: how much of what decides an answer lies in the problem, the trajectory and the rollout."""
+"""Variance components: how much of an answer the problem, the trajectory and the rollout decide."""
 
 from __future__ import annotations
 

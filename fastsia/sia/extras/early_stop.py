@@ -142,7 +142,7 @@ def most_frequent(choice: np.ndarray) -> int:
 
 
 class HeldOut(NamedTuple):
-    """What a rule does on problems on which its setting was not chosen; float64 [P, R] each, see `Replay`."""
+    """The results of a rule on problems on which its setting was not chosen; float64 [P, R] each, see `Replay`."""
 
     saved: np.ndarray
     lost: np.ndarray
@@ -150,7 +150,7 @@ class HeldOut(NamedTuple):
 
 
 def score_held_out(replay: Replay, candidates: Sequence[Sequence[int]], seed: int) -> tuple[HeldOut, list[np.ndarray]]:
-    """Chooses each rule's setting on one half of the problems and scores it on the other, over `NUM_HALVINGS` halvings.
+    """Choose each rule's setting on one half of the problems and scores it on the other, over `NUM_HALVINGS` halvings.
 
     Args:
         replay: What the settings save and lose.
@@ -177,12 +177,12 @@ def score_held_out(replay: Replay, candidates: Sequence[Sequence[int]], seed: in
 
 
 class Setting(NamedTuple):
-    """One setting of a rule; holds: bool [G], where it would stop."""
+    """One setting of a rule; stops: bool [G], where it would stop."""
 
     rule: str
     threshold: float | None
     checkpoints: int | None
-    holds: np.ndarray
+    stops: np.ndarray
 
     @property
     def spelled(self) -> str:
@@ -218,19 +218,19 @@ class Replay(NamedTuple):
         trajectories: np.ndarray,
         problems: np.ndarray,
         right: np.ndarray,
-        holds: Sequence[np.ndarray],
+        stops: Sequence[np.ndarray],
     ) -> Replay:
-        """Replays every trajectory.
+        """Replay every trajectory.
 
         Args:
             checkpoint: int64 [G], positions.
             trajectories: int64 [T + 1], each trajectory's first checkpoint.
             problems: int64 [P + 1], each problem's first trajectory.
             right: bool [G], whether the answer at each checkpoint is right.
-            holds: Where each setting would stop, bool [G] each.
+            stops: Where each setting would stop, bool [G] each.
         """
         first, last, starts = trajectories[:-1], trajectories[1:] - 1, problems[:-1]
-        rows = np.where(np.stack(holds, axis=1), np.arange(len(checkpoint))[:, None], len(checkpoint))
+        rows = np.where(np.stack(stops, axis=1), np.arange(len(checkpoint))[:, None], len(checkpoint))
         stop = np.minimum(np.minimum.reduceat(rows, first, axis=0), last[:, None])
         full, right = checkpoint[last].astype(np.float64), right.astype(np.float64)
         return cls(
@@ -249,9 +249,9 @@ class Replay(NamedTuple):
 
 
 def _replay(scored: Scored, settings: Sequence[Setting]) -> Replay:
-    table, holds = scored.table, [setting.holds for setting in settings]
+    table, stops = scored.table, [setting.stops for setting in settings]
     place = table.checkpoint, table.trajectory_offsets, table.problem_offsets
-    return Replay.of(*place, scored.points.majority_right, holds)
+    return Replay.of(*place, scored.points.majority_right, stops)
 
 
 def all_settings(scored: Scored, lengths: Sequence[int]) -> Iterator[Setting]:

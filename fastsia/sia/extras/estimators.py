@@ -71,8 +71,8 @@ def _of_checkpoints(scored: Scored) -> Mapping[str, Any]:
 def _decomposition(scored: Scored) -> dict[str, Any]:
     """Whether the decomposition applies, and what it leaves out."""
     found = scored.decomposition
-    if found is None or isinstance(scored.departures, str):
-        return {"decomposition": {"applies": False, "reason": scored.departures}}
+    if found is None or isinstance(scored.divergences, str):
+        return {"decomposition": {"applies": False, "reason": scored.divergences}}
     given = ~found.withheld[scored.table.trajectory_of_checkpoint]
     effective = found.effective_rollouts[given]
     return {

@@ -1,4 +1,4 @@
-"""How much of the probability of all texts the rollouts have drawn, and what that proves about p and H."""
+"""The probability of the distinct texts among the rollouts, and the bounds on p and H that follow from it."""
 
 from __future__ import annotations
 

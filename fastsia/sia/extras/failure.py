@@ -15,7 +15,7 @@ POSITIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Relative positions at which the signals are compared."""
 
 PLACES = np.array([int(np.argmin(np.abs(GRID - q))) for q in POSITIONS])
-"""Where `POSITIONS` are in `GRID`."""
+"""Indices of `POSITIONS` in `GRID`."""
 
 
 def answer_margin(table: RolloutTable) -> np.ndarray:

@@ -83,8 +83,8 @@ def _of_scorer(
     last = offsets[1:] - 1
     right[last] = (both["mode"].to_numpy(object) == gold)[last]
     entropy = np.nan_to_num(both["entropy"].to_numpy(np.float64), nan=np.inf)
-    holds = [np.zeros(len(both), dtype=bool), *(entropy <= tau for tau in FORCED_TAUS)]
-    replay = Replay.of(both["checkpoint"].to_numpy(np.int64), offsets, problems, right.astype(bool), holds)
+    stops = [np.zeros(len(both), dtype=bool), *(entropy <= tau for tau in FORCED_TAUS)]
+    replay = Replay.of(both["checkpoint"].to_numpy(np.int64), offsets, problems, right.astype(bool), stops)
 
     bootstrap = Bootstrap.draw(len(replay.number), num_resamples, seed)
     thresholds = np.array([np.nan, *FORCED_TAUS])

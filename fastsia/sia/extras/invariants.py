@@ -1,4 +1,4 @@
-"""What must hold in every run of a model along its own text; a violation is a bug or another distribution."""
+"""Invariants of every run along a model's own text; a violation means a bug or another distribution."""
 
 from __future__ import annotations
 

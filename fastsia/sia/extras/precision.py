@@ -1,4 +1,4 @@
-"""How near a run that places its rollouts has come to its target, and what it cost."""
+"""The error that a run with placed rollouts has reached, and its cost."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def _precision(scored: Scored) -> dict[str, Any]:
         "tokens_of_equal_numbers": None,
         "bias_bound": 0.0,
     }
-    if table.tokens is not None and table.ride is not None:
-        tokens = table.tokens - table.ride
+    if table.tokens is not None and table.matched is not None:
+        tokens = table.tokens - table.matched
         length = int(table.checkpoint[table.last].sum())
         equal = _equal_number(variance, bias * table.count, reached)
         cost = np.bincount(table.checkpoint_of_rollout, weights=tokens) / table.count

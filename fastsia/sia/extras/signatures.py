@@ -125,9 +125,9 @@ class ChangePoints:
     """Where the answer distribution of a trajectory changes.
 
     Attributes:
-        count: Int64 [T], number of changes.
-        first: Int64 [T], row of the first change; -1 without changes.
-        largest: Int64 [T], row of the change across which the likelihood gains most; -1 without changes.
+        count: int64 [T], number of changes.
+        first: int64 [T], row of the first change; -1 without changes.
+        largest: int64 [T], row of the change across which the likelihood gains most; -1 without changes.
     """
 
     count: np.ndarray
@@ -136,7 +136,7 @@ class ChangePoints:
 
 
 def change_points(table: RolloutTable) -> ChangePoints:
-    """Splits each trajectory into stretches of one answer distribution, as the BIC prefers.
+    """Split each trajectory into stretches of one answer distribution, as the BIC prefers.
 
     A stretch costs its multinomial negative log-likelihood (rollouts times the entropy of their pooled answers), and
     every further one (K - 1 + 1) / 2 ln n: the trajectory has K distinct answers and n rollouts, 1 for the place.
@@ -166,7 +166,7 @@ def _local_codes(table: RolloutTable) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _runs(order: np.ndarray, lengths: np.ndarray, widths: np.ndarray) -> list[tuple[int, int]]:
-    """Cuts trajectories, sorted by size, into batches whose dense arrays stay small."""
+    """Cut trajectories, sorted by size, into batches whose dense arrays stay small."""
     size = (lengths[order] + 1) ** 2 * widths[order]
     edges, used = [0], 0
     for i, each in enumerate(size.tolist()):
@@ -233,9 +233,9 @@ class Pooled:
     """Estimates from a checkpoint's own rollouts and all earlier ones that match the trajectory up to it, [G] each.
 
     Attributes:
-        count: Int64, pooled rollouts.
-        entropy: Float64, plug-in, nats.
-        cut: Float64, share of the earlier rollouts that the token limit ended; they had fewer tokens left than the
+        count: int64, pooled rollouts.
+        entropy: float64, plug-in, nats.
+        cut: float64, share of the earlier rollouts that the token limit ended; they had fewer tokens left than the
             checkpoint's own.
     """
 
@@ -250,11 +250,11 @@ _TRAJECTORIES_AT_ONCE = 64
 
 def pooled(table: RolloutTable, alpha: float) -> Pooled | None:
     """None where the table lacks the number of matched tokens of its rollouts (column `matched_tokens`)."""
-    if table.ride is None:
+    if table.matched is None:
         return None
     starts = range(0, table.num_trajectories, _TRAJECTORIES_AT_ONCE)
     ends = table.trajectory_offsets[np.append(starts, table.num_trajectories)]
-    parts = [_pooled(table, table.ride, alpha, int(begin), int(end)) for begin, end in pairwise(ends)]
+    parts = [_pooled(table, table.matched, alpha, int(begin), int(end)) for begin, end in pairwise(ends)]
     return Pooled(
         np.concatenate([part.count for part in parts]),
         np.concatenate([part.entropy for part in parts]),
@@ -262,14 +262,14 @@ def pooled(table: RolloutTable, alpha: float) -> Pooled | None:
     )
 
 
-def _pooled(table: RolloutTable, ride: np.ndarray, alpha: float, begin: int, end: int) -> Pooled:
-    """Pools checkpoint rows begin..end - 1, which are all rows of some trajectories."""
+def _pooled(table: RolloutTable, matched: np.ndarray, alpha: float, begin: int, end: int) -> Pooled:
+    """Pool checkpoint rows begin..end - 1, which are all rows of some trajectories."""
     mine = slice(int(table.checkpoint_offsets[begin]), int(table.checkpoint_offsets[end]))
     checkpoint, count = table.checkpoint[begin:end], table.count[begin:end]
     owner = table.trajectory_of_checkpoint[begin:end]
     row = np.repeat(np.arange(end - begin), count)
     span = int(checkpoint.max()) + 2
-    reach = np.minimum(checkpoint[row] + ride[mine], span - 1)
+    reach = np.minimum(checkpoint[row] + matched[mine], span - 1)
     last = np.searchsorted(owner * span + checkpoint, owner[row] * span + reach, side="right") - 1
     copies = last - row + 1
     source = np.repeat(np.arange(len(row)), copies)

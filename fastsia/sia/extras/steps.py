@@ -11,7 +11,7 @@ from scipy.special import ndtri
 from scipy.stats import false_discovery_control
 
 from fastsia.sia import registry
-from fastsia.sia.decomposition import Block, blocks
+from fastsia.sia.decomposition import Chunk, chunks
 from fastsia.sia.registry import COLUMNS, FACTS
 from fastsia.sia.scored import Scored
 from fastsia.sia.table import LocalAnswers
@@ -49,10 +49,10 @@ def newcombe(
     """
     z = ndtri(0.5 + level / 2)
 
-    def wilson(hits: np.ndarray, of: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        share = hits / of
-        middle = (share + z**2 / (2 * of)) / (1 + z**2 / of)
-        half = z / (1 + z**2 / of) * np.sqrt(share * (1 - share) / of + z**2 / (4 * of**2))
+    def wilson(hits: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        share = hits / number
+        middle = (share + z**2 / (2 * number)) / (1 + z**2 / number)
+        half = z / (1 + z**2 / number) * np.sqrt(share * (1 - share) / number + z**2 / (4 * number**2))
         return share, middle - half, middle + half
 
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -73,25 +73,25 @@ def discoveries(p_value: np.ndarray) -> np.ndarray:
 
 
 def _replacing(scored: Scored) -> np.ndarray | None:
-    """bool [R]: rollouts that stand for what is written in place of the step in which they leave the trajectory.
+    """bool [R]: rollouts that write something else in place of the step in which they diverge from the trajectory.
 
     Where token limits differ, only those that were drawn where the step begins: an earlier limit would have cut others.
     """
-    departures = scored.departures
-    if isinstance(departures, str):
+    divergences = scored.divergences
+    if isinstance(divergences, str):
         return None
     row = scored.table.checkpoint_of_rollout
     last = scored.table.last[scored.table.trajectory_of_checkpoint[row]]
-    leaves = departures.segment != last
-    return leaves & (departures.segment == row) if scored.config.rollout_budget == "new" else leaves
+    leaves = divergences.segment != last
+    return leaves & (divergences.segment == row) if scored.config.rollout_budget == "new" else leaves
 
 
-def _counts(local: LocalAnswers, row: np.ndarray, block: Block, of: np.ndarray) -> np.ndarray:
-    """Answers of a block's rollouts by the row at which each counts, int64 [M, K]; of: bool [R], which count."""
-    kept = np.flatnonzero(of[block.rollouts]) + block.rollouts.start
-    number = block.rows.stop - block.rows.start
-    cell = (row[kept] - block.rows.start) * block.width + local.code[kept]
-    return np.bincount(cell, minlength=number * block.width).reshape(number, block.width)
+def _counts(local: LocalAnswers, row: np.ndarray, chunk: Chunk, included: np.ndarray) -> np.ndarray:
+    """Answers of a chunk's rollouts by the row at which each counts, int64 [M, K]; included: bool [R]."""
+    kept = np.flatnonzero(included[chunk.rollouts]) + chunk.rollouts.start
+    number = chunk.rows.stop - chunk.rows.start
+    cell = (row[kept] - chunk.rows.start) * chunk.width + local.code[kept]
+    return np.bincount(cell, minlength=number * chunk.width).reshape(number, chunk.width)
 
 
 def step_columns(scored: Scored) -> Mapping[str, Any]:
@@ -99,36 +99,36 @@ def step_columns(scored: Scored) -> Mapping[str, Any]:
 
     step_total_variation compares the rollouts of the two checkpoints at its ends. Its p-value is
     `two_samples.compare_counts`, its q-value Benjamini and Hochberg's over all steps of the run. step_kl is
-    KL(after || before) of smoothed shares, nats. Where departures are known, step_importance compares the rollouts
+    KL(after || before) of smoothed shares, nats. Where divergences are known, step_importance compares the rollouts
     after the step with those that wrote something else in its place.
     """
     table, config = scored.table, scored.config
     if config.shuffle_prefix or len(table.last) == table.num_checkpoints:
         return {}
     local, owner = table.local_answers(), table.trajectory_of_checkpoint
-    own, departures, replacing = table.checkpoint_of_rollout, scored.departures, _replacing(scored)
+    own, divergences, replacing = table.checkpoint_of_rollout, scored.divergences, _replacing(scored)
     everyone = np.ones(table.num_rollouts, dtype=bool)
     names = ["total_variation", "by_chance", "p_value", "kl"]
     if replacing is not None:
         names += ["importance", "importance_by_chance", "importance_p_value", "num_replaced", "replaced_gold"]
     found = {name: np.full(table.num_checkpoints, np.nan) for name in names}
-    for block in blocks(table, local, 1):
-        begins = np.setdiff1d(np.arange(block.rows.start, block.rows.stop), table.last)
-        place = begins - block.rows.start
-        counts = _counts(local, own, block, everyone)
+    for chunk in chunks(table, local, 1):
+        begins = np.setdiff1d(np.arange(chunk.rows.start, chunk.rows.stop), table.last)
+        place = begins - chunk.rows.start
+        counts = _counts(local, own, chunk, everyone)
         before, after = counts[place], counts[place + 1]
         found["total_variation"][begins] = total_variation(before, after)
         found["p_value"][begins], found["by_chance"][begins] = compare_counts(before, after, config.seed)
         number = local.number[owner[begins]][:, None]
-        possible = np.arange(block.width) < number
+        possible = np.arange(chunk.width) < number
         smooth = [
             (x + config.smoothing) / (x.sum(axis=1)[:, None] + config.smoothing * number) for x in (before, after)
         ]
         ratio = np.log(smooth[1] / smooth[0])
         found["kl"][begins] = np.where(possible, smooth[1] * ratio, 0.0).sum(axis=1)
-        if replacing is None or isinstance(departures, str):
+        if replacing is None or isinstance(divergences, str):
             continue
-        left = _counts(local, departures.segment, block, replacing)
+        left = _counts(local, divergences.segment, chunk, replacing)
         instead = left[place]
         size = instead.sum(axis=1)
         found["num_replaced"][begins] = size
@@ -165,10 +165,10 @@ def _ends(scored: Scored) -> dict[str, np.ndarray]:
     table = scored.table
     end = np.append(table.checkpoint[1:], 0).astype(np.float64)
     end[table.last] = np.nan
-    if isinstance(scored.departures, str):
+    if isinstance(scored.divergences, str):
         return {"step_end": end}
     probability = np.where(
-        scored.departures.known[table.trajectory_of_checkpoint], np.exp(scored.departures.log_stay), np.nan
+        scored.divergences.known[table.trajectory_of_checkpoint], np.exp(scored.divergences.log_stay), np.nan
     )
     probability[table.last] = np.nan
     return {"step_end": end, "step_probability": probability}
@@ -205,14 +205,14 @@ def steps_table(scored: Scored) -> pd.DataFrame | None:
     that must change from those before to those after it; “by chance” is what it is on average if nothing changes. A
     step is decisive at a “q value” of at most 0.05: of such steps at most about one in twenty is a false alarm, on
     average over runs (Benjamini and Hochberg, over all steps of the run; exact permutation tests). “gold change” is
-    the change of the gold answer's share; its 95 % interval holds for a step chosen beforehand. “importance” is the
+    the change of the gold answer's share; its 95 % interval is valid for a step chosen beforehand. “importance” is the
     total variation between the answers after the step and those of rollouts that wrote something else in its place,
     “replaced gold” how many of these are right, and “probability” how likely the model writes just this step.
     `fastsia steps` prints the texts.
 
     Returns:
         Up to `MOST_SHOWN` rows of `choose_steps`: problem_id, trajectory, step_begin, step_end (tokens),
-        total_variation, by_chance, q_value, gold_change with _low and _high; where departures are known also
+        total_variation, by_chance, q_value, gold_change with _low and _high; where divergences are known also
         probability, importance, importance_q_value, num_replaced and replaced_gold. None without two checkpoints.
     """
     chosen = choose_steps(scored.checkpoints)
