@@ -169,8 +169,8 @@ def _entropy(data: ReportData, axes: Axes) -> pd.DataFrame | None:
 
     Answer entropy H averaged over trajectories; 0 means always the same answer. Along a model's own text the mean does
     not rise with the tokens written, in expectation and whatever the model, so a fall is no finding. Bands are 95 %
-    intervals over problems; they cover the mean plug-in entropy at this number of rollouts, which is a little below the
-    true one.
+    intervals over problems, for the mean plug-in entropy at this number of rollouts. The true one is higher, by more
+    where there are many answers.
     """
     groups = ("all", *OUTCOMES)
     numbers = _curves(data, axes, "entropy", "answer entropy H (nats)", groups)
@@ -225,9 +225,9 @@ def _gain(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Information gained about the gold answer
 
     Fall of the gold answer's surprisal since the start, averaged over trajectories. Above 0 the reasoning so far has
-    made the gold answer more likely; below 0, less likely. The sign at the end follows from the outcome, since the
-    answer is written down by then; over all trajectories the mean is at most 0 in expectation. Bands are 95 %
-    intervals over problems.
+    made the gold answer less surprising on average; below 0, more. The sign at the end mostly follows from the outcome,
+    since the answer is written down by then; over all trajectories of a model's own text the mean is at most 0 in
+    expectation. Bands are 95 % intervals over problems.
     """
     numbers = _curves(data, axes, "gain", "cumulative gain G (nats)")
     mark_zero(axes)
@@ -252,8 +252,8 @@ def _auc(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Telling correct from incorrect early
 
     The probability that of two trajectories, one that will end correct and one that will end incorrect, the former has
-    the lower answer entropy at this point. ½ is chance, 1 is perfect. The band is a 95 %
-    interval over problems.
+    the lower answer entropy at this point; ties count half. ½ is chance, 1 is perfect. The band is a 95 % interval over
+    problems, of each point for itself.
     """
     return _one_curve(data, axes, "auc", "AUC", "AUC of −H for “ends correct”", mark_chance)
 
@@ -263,8 +263,9 @@ def _auc_change(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """What the reasoning adds to telling correct from incorrect
 
     The AUC of −H minus its value before the reasoning, on the same trajectories. Before the first token H can only
-    reflect how hard the question is; where the band contains 0, the reasoning so far tells no more than the question
-    did. The band is a 95 % interval over problems of the paired difference.
+    reflect the question; where the band contains 0, these problems do not show that the reasoning so far tells more or
+    less than the question did. The band is a 95 % interval over problems of the paired difference, of each point for
+    itself.
     """
     return _one_curve(data, axes, "auc_change", "change of AUC", "AUC(q) − AUC(0)", mark_zero)
 
@@ -413,7 +414,8 @@ def _steps(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Which steps changed the answers
 
     One mark per step between two checkpoints: how many of the answers it changes, minus the number expected by chance,
-    by where it begins. Decisive steps have a q value of at most 0.05; at most about one in twenty is a false alarm.
+    by where it begins. Decisive steps have a q value of at most 0.05: on average over runs at most about one in twenty
+    of them is a false alarm.
     """
     if "step_q_value" not in data.checkpoints or data.checkpoints["step_q_value"].isna().all():
         return None
@@ -445,7 +447,7 @@ def _early_stop(data: ReportData, axes: Axes) -> pd.DataFrame | None:
 
     One mark per setting of a rule, with 95 % intervals over problems; up and to the right is better. The dashed grey
     control stops everything after the same number of tokens: the value of a rule is its distance to the control. Above
-    0 the majority vote of many continuations beats the single text's own answer.
+    0 the majority vote of many continuations beats the answer at the end, which is mostly the single text's own.
     """
     frame = data.tables.get("early_stop")
     if frame is None or frame["saved"].isna().all():
@@ -516,7 +518,8 @@ def _reliability(data: ReportData, axes: Axes) -> pd.DataFrame | None:
 
     Trajectories in ten bins by the share of their rollouts that give the most frequent answer, at the start, half-way
     and at the end. On the dotted diagonal an answer is right as often as it is given; below it the rollouts agree more
-    than they should. Marks grow with the number of trajectories; bars are 95 % intervals over problems.
+    than they should, or are few: the share of the winner among few is too high even for a calibrated model. Marks grow
+    with the number of trajectories; bars are 95 % intervals over problems.
     """
     frame = data.tables.get("reliability")
     if frame is None or frame.empty:
@@ -541,8 +544,9 @@ def _reliability(data: ReportData, axes: Axes) -> pd.DataFrame | None:
 def _estimators(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Bias of H from few rollouts
 
-    The plug-in entropy of a few rollouts is too low on average. The other estimators reduce that bias; where the lines
-    agree, more rollouts would change little.
+    The plug-in entropy of a few rollouts is too low on average. The other estimators reduce that bias: where they lie
+    far above it, more rollouts would raise it. That the lines agree is no proof, since rare answers may escape them
+    all.
     """
     looks: tuple[tuple[str, str, str, Any], ...] = (
         ("entropy", "plug-in (the paper's)", INK, "-"),
@@ -582,8 +586,8 @@ def _fano(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Entropy as a bound on the error
 
     (H − ln 2) / ln |A| on mean entropies, with |A| the number of options and null, or where problems have no options
-    the largest number of answers of any trajectory. It bounds the error only if the model's answers are calibrated:
-    where the error is below the line, they are not.
+    the largest number of answers of any trajectory. It bounds the error only if the model's answers are calibrated and
+    there are no more than |A|: an error clearly below the line shows that one of the two fails.
     """
     bound, error = (select(data.curves, name, group="all") for name in ("fano_bound", "majority_error"))
     if bound.empty or error.empty or not (bound["value"] > 0).any():

@@ -61,7 +61,7 @@ _COLUMNS = (
     (
         "ρ cross-fitted",
         "rho_cross_fitted",
-        "H and s from different halves of the rollouts: too close to 0 where p changes",
+        "H and s from different halves of the rollouts: mostly too close to 0 where p changes",
     ),
     ("token H", "token_entropy", "mean entropy of the next token along the reasoning, nats"),
     (

@@ -79,7 +79,8 @@ def show_readings(summary: Mapping[str, Any]) -> ShownTable | None:
     ]
     caption = (
         "strict: a text that the token limit cut has an answer only where it had stated one completely, and a <think> "
-        "block that never closes has none. lenient: both are read like any text. H: mean over all checkpoints, nats."
+        "block that never closes has none. lenient: both are read like any text. H: mean over trajectories of the mean "
+        "over their checkpoints, nats."
     )
     return ShownTable("The two readings", caption, ["reading", "accuracy", "no answer", "H", "ρ, the paper's"], rows)
 

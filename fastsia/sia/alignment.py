@@ -6,8 +6,9 @@ true answer distribution p does not change, rho is near
     rho_0 = (H - s) / sqrt((sum_a p_a ln^2 p_a - H^2) (1 - p_gold) / p_gold),
 
 to leading order (delta method); it does not depend on N. The cross-fitted rho takes H from one half of the rollouts and
-s from the other, and is 0 there. Where p changes, halves are noisier than the whole and the cross-fitted rho is closer
-to 0 than the true one; the paper's is nearer to it in the scenarios of change that were simulated (docs/method.md).
+s from the other, and has mean 0 there. Where p changes, halves are noisier than the whole and the cross-fitted rho is
+mostly closer to 0 than the true one; the paper's is nearer to it in the scenarios of change that were simulated
+(docs/method.md).
 """
 
 from __future__ import annotations
@@ -93,6 +94,8 @@ class Halves:
         gold_count: int32 [G, 2 K].
         count: int32 [G, 2 K].
         offsets: int64 [T + 1], the checkpoints of each trajectory.
+        uncorrected: The same halves before a correction that differs between checkpoints. Where their H or s is
+            constant, so that nothing seems to move, the correction alone must not give a correlation.
     """
 
     entropy: np.ndarray
@@ -100,6 +103,7 @@ class Halves:
     gold_count: np.ndarray
     count: np.ndarray
     offsets: np.ndarray
+    uncorrected: Halves | None = None
 
     @property
     def other_surprisal(self) -> np.ndarray:
@@ -108,8 +112,10 @@ class Halves:
 
     @cached_property
     def rho(self) -> np.ndarray:
-        """float64 [T, 2 K]: H from one half against s from the other, each split in both directions."""
-        return pearson(self.entropy, self.other_surprisal, self.offsets)
+        """float64 [T, 2 K]: H from one half against s from the other, each split in both directions; NaN where the
+        `uncorrected` ones have none."""
+        found = pearson(self.entropy, self.other_surprisal, self.offsets)
+        return found if self.uncorrected is None else np.where(np.isnan(self.uncorrected.rho), np.nan, found)
 
     def with_surprisal(self, surprisal: np.ndarray) -> Halves:
         """The same halves with the gold surprisal of another rule, float64 [G, 2 K]."""
@@ -117,7 +123,10 @@ class Halves:
 
     def at(self, rows: slice | np.ndarray, offsets: np.ndarray) -> Halves:
         """Some checkpoints only: rows as a slice or bool [G], offsets int64 [T + 1] among those that remain."""
-        return Halves(self.entropy[rows], self.surprisal[rows], self.gold_count[rows], self.count[rows], offsets)
+        before = None if self.uncorrected is None else self.uncorrected.at(rows, offsets)
+        return Halves(
+            self.entropy[rows], self.surprisal[rows], self.gold_count[rows], self.count[rows], offsets, before
+        )
 
     def hide(self, rows: np.ndarray) -> Halves:
         """NaN at some checkpoints (bool [G])."""

@@ -29,7 +29,7 @@ SHRINKAGE = 0.5
 """Weight of the run's mean in the prediction of V and B^2; the rest is that of the neighbours. Chosen by simulation."""
 
 MOST_ROLLOUTS = 1000
-"""Most rollouts that a checkpoint gets in the second round."""
+"""Most rollouts of a checkpoint, those of the first round included."""
 
 
 @dataclass(frozen=True)
@@ -206,22 +206,33 @@ def _fit(numbers: list[np.ndarray], pilots: Sequence[Pilot], first: int, tokens:
     more = sum(float(((own - first) * cost).sum()) for own, cost in zip(numbers, costs, strict=True))
     factor = max(left, 0.0) / more if more > 0 else 0.0
     factor = factor if grow else min(factor, 1.0)
-    return [first + factor * (own - first) for own in numbers]
+    return [np.minimum(first + factor * (own - first), max(MOST_ROLLOUTS, first)) for own in numbers]
 
 
 def bias_bound(count: np.ndarray, tokens: np.ndarray, most_tokens: int) -> float:
     """A limit of the bias that placing by a budget of tokens leaves in an answer's share at any checkpoint.
 
     Without a budget it is 0: a checkpoint's number does not depend on its own rollouts. A budget is fitted by one
-    factor, to which the lengths of the checkpoint's own rollouts add their part of all tokens. So n is known up to a
-    relative range r, their largest part of all tokens, and 1 / n for rounding. An estimate is (n1 p1 + (n - n1) p2) / n
-    with p2 unbiased, and its bias Cov(n1 / n, p1), at most (r / 2) (n1 / n) / (2 sqrt n1).
+    factor, `_fit`'s, which the mean length of the checkpoint's own rollouts changes. With all other lengths as they
+    are, its number n lies between what the shortest and the longest possible length would give, and 1 / n is added for
+    rounding. An estimate is (n1 p1 + (n - n1) p2) / n with p2 unbiased, and its bias Cov(n1 / n, p1), at most half the
+    range of n1 / n times 1 / (2 sqrt n1). Not counted is that a checkpoint's answers change its neighbours' numbers,
+    and these a little the factor.
 
     Args:
         count: int64 [G], rollouts of each checkpoint.
-        tokens: int64 [R], tokens of each rollout after it diverges.
+        tokens: int64 [R], tokens of each rollout after it diverges, checkpoint after checkpoint.
         most_tokens: maximum tokens of a rollout.
     """
     first = int(count.min())
-    spread = count * most_tokens / max(float(tokens.sum()), 1.0) + 1 / count
-    return float(np.max(spread / 2 * (first / count) / (2 * np.sqrt(first))))
+    cost = np.maximum(np.bincount(np.repeat(np.arange(len(count)), count), weights=tokens) / count, 1.0)
+    more = (count - first).astype(np.float64)
+    left = float((more * cost).sum())
+
+    def number(length: float) -> np.ndarray:
+        longer = length - cost
+        spent = np.maximum(left + more * longer, 1e-12)
+        return first + more * np.maximum(left - first * longer, 0.0) / spent
+
+    spread = first / number(most_tokens) - first / number(1.0) + first / count**2
+    return float(np.max(spread / 2 / (2 * np.sqrt(first))))

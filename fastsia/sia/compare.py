@@ -93,7 +93,8 @@ def differences(runs: Mapping[str, pd.DataFrame], *, num_resamples: int = 2000, 
     """Differences between runs.
 
     “run” minus “minus”, with 95 % intervals over problems. Paired: on the problems that both have, resampled together.
-    If an interval contains 0, these problems do not separate the two runs.
+    If an interval contains 0, these problems do not separate the two runs. Each interval is for one difference: of many
+    between equal runs about one in twenty excludes 0.
 
     Args:
         runs: Trajectories of each run, by label. Runs that share no problem ids are resampled apart. Undefined values
@@ -263,10 +264,11 @@ def shuffled_table(
     Does the order of the reasoning matter, or only its words? At each checkpoint the tokens written so far were
     shuffled after the unchanged question, and new rollouts were drawn from there. “original” is this run, “shuffled”
     that one, “difference” shuffled minus original, all on the problems that both have; “undefined” is the share of
-    trajectories without a ρ. Where ρ falls to about 0, shuffled text no longer leads the model towards the right
-    answer, so the order mattered. Where ρ stays, the words alone suffice. Where the original ρ is near 0, there was
-    nothing to lose. No row decides alone: where the true answer distribution does not change along the trajectory,
-    the cross-fitted ρ is 0 and the others are not; where it does, the cross-fitted ρ is too close to 0.
+    trajectories without a ρ. Where ρ falls to about 0, H and s no longer go together along shuffled text, so the order
+    mattered. Where ρ stays, the words alone suffice. Where the original ρ is near 0, which it is also where as many
+    trajectories end correct as incorrect, the comparison says nothing. No row decides alone: where the true answer
+    distribution does not change along the trajectory, the cross-fitted ρ has mean 0 and the others have not; where it
+    does, the cross-fitted ρ is mostly too close to 0.
 
     Args:
         original: Trajectories of the run.

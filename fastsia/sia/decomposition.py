@@ -6,8 +6,9 @@ of their probabilities, or diverges. With D_m the distribution of the answers of
     p_m = q_m p_{m+1} + (1 - q_m) D_m,
 
 exactly. D_m is estimated by the answers of all rollouts that diverged in segment m, from whichever checkpoint they were
-drawn; q_m is not estimated at all. So the estimate of p_m is unbiased as long as every segment has a divergence, and
-every rollout counts at all checkpoints before its divergence. docs/method.md derives variance and limits.
+drawn; q_m is not estimated at all. So the estimate of p_m is unbiased as long as every segment has a divergence and one
+token limit holds for all, and every rollout counts at all checkpoints before its divergence. docs/method.md derives
+variance and limits.
 """
 
 from __future__ import annotations
@@ -405,12 +406,13 @@ class Decomposition:
     """The estimates from all rollouts, [G] each.
 
     Attributes:
-        entropy: float64, nats: H of the estimated distribution plus half the sum of Var p / p, which corrects its bias.
+        entropy: float64, nats: H of the estimated distribution plus half the sum of Var p / p, which corrects its bias
+            to first order.
         entropy_se: float64, nats.
         surprisal: float64, nats, of the gold answer.
         surprisal_se: float64, nats.
         effective_rollouts: float64, how many rollouts from the checkpoint alone would estimate p as well.
-        unseen: float64, the probability of segments in which no rollout diverged; p is taken from after them.
+        unseen: float64, the probability of segments in which no rollout diverged; other divergences stand for theirs.
         mode: int32, code of the answer with the largest estimated probability.
         cut_share: float64 [T], share of the trajectory's rollouts that the token limit cut.
         withheld: bool [T], trajectories whose estimates are not to be used.
@@ -670,13 +672,14 @@ def decomposed_halves(
 
     A rollout index is in one half at every checkpoint, so the halves share no draw. What curvature adds to H and s, to
     second order minus half the sum of Var p / p and half of Var p / (p + d)^2 of the gold answer, is taken off: it
-    differs between checkpoints as their errors do, and would correlate H with s where nothing moves.
+    differs between checkpoints as their errors do, and would correlate H with s where nothing moves. So would the
+    correction itself where all rollouts agree: `Halves.uncorrected` says where H or s is constant without it.
     """
     local, owner = table.local_answers(), table.trajectory_of_checkpoint
     member = split_halves(int(table.slots().max()) + 1, num_splits, seed)
     every, share = np.ones(table.num_rollouts, dtype=bool), alpha / SMOOTHING_ROLLOUTS
     entropy = np.empty((table.num_checkpoints, member.shape[1]))
-    gold = np.empty_like(entropy)
+    gold, plain_entropy, plain_gold = np.empty_like(entropy), np.empty_like(entropy), np.empty_like(entropy)
     for chunk in chunks(table, local, 3 * member.shape[1]):
         p = estimate_chunk(table, local, divergences, chunk, member)
         trajectory = owner[chunk.rows]
@@ -687,10 +690,13 @@ def decomposed_halves(
         gold_error = variance[row, gold_code] / (mixed[row, gold_code] + share) ** 2
         ratio = np.divide(variance, mixed, out=variance, where=(p > 0) & (mixed > 0))
         ratio[p <= 0] = 0.0
-        entropy[chunk.rows] = entropy_of(p) + ratio.sum(axis=1) / 2
-        gold[chunk.rows] = surprisal(p[row, gold_code], local.number[trajectory][:, None], alpha) - gold_error / 2
+        plain_entropy[chunk.rows] = entropy_of(p)
+        plain_gold[chunk.rows] = surprisal(p[row, gold_code], local.number[trajectory][:, None], alpha)
+        entropy[chunk.rows] = plain_entropy[chunk.rows] + ratio.sum(axis=1) / 2
+        gold[chunk.rows] = plain_gold[chunk.rows] - gold_error / 2
     count = np.broadcast_to(member.sum(axis=0, dtype=np.int32), entropy.shape)
-    return Halves(entropy, gold, count, count, table.trajectory_offsets)
+    plain = Halves(plain_entropy, plain_gold, count, count, table.trajectory_offsets)
+    return replace(plain, entropy=entropy, surprisal=gold, uncorrected=plain)
 
 
 def half_difference(table: RolloutTable, divergences: Divergences, seed: int) -> np.ndarray:

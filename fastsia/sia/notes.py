@@ -42,7 +42,12 @@ def warnings(scored: Scored, facts: Mapping[str, Any]) -> list[str]:
             "because all are null, not because the model is sure."
         )
     if correct.all() or not correct.any():
-        found.append(f"Every trajectory ends {'correct' if correct.all() else 'incorrect'}: the AUC is undefined.")
+        limit = 1 - 0.025 ** (1 / table.num_problems)  # Clopper and Pearson's
+        found.append(
+            f"Every trajectory ends {'correct' if correct.all() else 'incorrect'}: the AUC is undefined. The "
+            f"interval of the accuracy has no width, but {counted(table.num_problems, 'problem')} do not exclude that "
+            f"the other outcome has a share of up to {100 * limit:.0f} %."
+        )
     elif (fewest := min(int(correct.sum()), int((~correct).sum()))) < FEW_OF_AN_OUTCOME:
         which = "correct" if correct.sum() <= (~correct).sum() else "incorrect"
         end = "ends" if fewest == 1 else "end"

@@ -1,7 +1,7 @@
-"""The entropy estimator of Nemenman, Shafee and Bialek (2002): a mixture of Dirichlet priors that is flat in H.
+"""The entropy estimator of Nemenman, Shafee and Bialek (2002): a mixture of Dirichlet priors that is nearly flat in H.
 
-A Dirichlet prior with b draws for each of V answers all but fixes the entropy before anything is drawn, to
-xi(b) = psi(V b + 1) - psi(b + 1). NSB averages over b with the weights that make xi uniform on (0, ln V).
+Where there are many answers, a Dirichlet prior with b draws for each of V all but fixes the entropy before anything is
+drawn, to xi(b) = psi(V b + 1) - psi(b + 1). NSB averages over b with the weights that make xi uniform on (0, ln V).
 """
 
 from __future__ import annotations

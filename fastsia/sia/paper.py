@@ -147,7 +147,8 @@ def table2(tables: Mapping[tuple[str, str], pd.DataFrame | None]) -> pd.DataFram
 def table3(tables: Mapping[tuple[str, str], pd.DataFrame | None]) -> pd.DataFrame:
     """Table 3: alignment ρ from half the rollouts at twice the stride.
 
-    As Table 1. change is coarse minus original; both are scored from the same stored rollouts.
+    As Table 1; the text of the paper that we have does not say how many rollouts and which stride it took. change is
+    coarse minus original; both are scored from the same stored rollouts.
 
     Args:
         tables: The run's table "coarse_ablation" by (model, task); None for a run that is still missing.
@@ -229,7 +230,8 @@ _SEPARABILITY = (
 )
 _SATURATION = (
     "level: mean of the last fifth, nats. onset: the relative position from which the mean stays within 0.05 nats of "
-    "it, if any. rebound: how far it rises again after its lowest point, nats; 0 in expectation where it does not."
+    "it, if any. rebound: how far mean H rises again after its lowest point, nats; the mean of few trajectories rises "
+    "somewhere by chance."
 )
 for _place, (_title, _caption) in enumerate(
     (

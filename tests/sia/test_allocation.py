@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastsia.config import SIAConfig
-from fastsia.sia.allocation import Pilot, bias_bound, place
+from fastsia.sia.allocation import MOST_ROLLOUTS, Pilot, bias_bound, place
 from tests.sia.simulate import draw, moving
 
 
@@ -91,6 +91,31 @@ def test_a_budget_is_spent_on_all_problems_alike() -> None:
     assert (both * cost).sum() <= 12 * cost.sum()
     limit = bias_bound(number.ravel(), np.full(int(number.sum()), 10), 200)
     assert 0 < limit < 0.02
+
+
+def test_what_one_checkpoints_lengths_can_change_is_in_the_limit() -> None:
+    """A budget just above the first round, nearly all of it for one trajectory: its numbers follow the lengths of their
+    own rollouts closely, which a share of all tokens does not show."""
+    first, longest = 8, 100
+    variance, cost = np.full((60, 6), 1e-6), np.full((60, 6), 10.0)
+    variance[0] = 0.25
+
+    def numbers(length: float) -> np.ndarray:
+        lengths = cost.copy()
+        lengths[0, 2] = length
+        made = [Pilot(v, c, np.zeros(6)) for v, c in zip(variance, lengths, strict=True)]
+        return np.array(place(made, first, tokens=1.05 * first * cost.sum()))
+
+    number = numbers(10.0)
+    assert number[0, 2] > 2 * first > number[1:].max()
+    tokens = np.repeat(cost.ravel(), number.ravel()).astype(int)
+    changed = first / numbers(longest)[0, 2] - first / numbers(1.0)[0, 2]
+    assert 0 < changed / 2 / (2 * np.sqrt(first)) <= bias_bound(number.ravel(), tokens, longest)
+
+
+def test_no_checkpoint_gets_more_than_the_most() -> None:
+    made = [Pilot(np.full(4, 0.2), np.ones(4), np.zeros(4))] * 2
+    assert np.max(place(made, 4, tokens=1e5)) == MOST_ROLLOUTS
 
 
 def test_odd_trajectories() -> None:

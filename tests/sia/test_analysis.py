@@ -118,6 +118,7 @@ def test_all_null() -> None:
     assert (found.checkpoints["entropy"] == 0).all()
     assert any("no rollout has an answer" in warning for warning in summary["warnings"])
     assert any("AUC is undefined" in warning for warning in summary["warnings"])
+    assert any("share of up to" in warning for warning in summary["warnings"])
 
 
 def test_temperature_zero() -> None:

@@ -54,7 +54,7 @@ def null_ways(table: RolloutTable) -> Iterator[tuple[str, RolloutTable]]:
 
 
 def coarse(table: RolloutTable, number: int | None = None) -> RolloutTable:
-    """The paper's ablation (its Table 3) from stored rollouts: half of them at every second checkpoint.
+    """The paper's ablation (its Table 3) from stored rollouts, as we read it: half of them at every second checkpoint.
 
     Args:
         number: of rollouts of a checkpoint; None: the most that one has.
@@ -69,7 +69,8 @@ _COLUMNS = "factor value num_rollouts stride alpha rho_pearson rho_spearman rho_
 def sensitivity(scored: Scored) -> pd.DataFrame:
     """What ρ depends on.
 
-    The same rollouts scored again with another smoothing, fewer of them, or fewer checkpoints.
+    The same rollouts scored again with another smoothing, fewer of them, fewer checkpoints, or another treatment of
+    rollouts without an answer.
 
     Returns:
         Columns factor and value (what was changed), num_rollouts, stride, alpha; rho_pearson, rho_spearman and

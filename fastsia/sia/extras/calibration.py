@@ -94,9 +94,10 @@ def calibration_table(scored: Scored) -> pd.DataFrame:
     Is the most frequent answer right as often as it is frequent? “confidence” is the mean share of the rollouts that
     give it, “accuracy” how often it is the gold answer, “overconfidence” their difference. “ECE” is the expected
     calibration error over ten bins of equal width. It is above 0 by chance even for a perfectly calibrated model, by
-    about “ECE if calibrated”. “brier” is the mean squared error of the confidence; 0 is perfect, and saying ½ always
-    gives 0.25. Source “change-point” takes the most likely answer of the change-point estimates instead; the share of
-    the winner among few rollouts is too high on average. Trajectories whose most likely answer is none are left out.
+    about “ECE if calibrated”, and by more with few rollouts, among which the winner's share is too high. “brier” is the
+    mean squared error of the confidence; 0 is perfect, and saying ½ always gives 0.25. Source “change-point” takes the
+    most likely answer of the change-point estimates instead. Trajectories whose most likely answer is none are left
+    out.
 
     Returns:
         One row per source of `SOURCES` and position of `POSITIONS`: source, position, num_trajectories; confidence,
@@ -119,7 +120,8 @@ def reliability_table(scored: Scored) -> pd.DataFrame:
     """Reliability.
 
     The trajectories by how many of the rollouts give the most frequent answer: “confidence” is their mean share,
-    “accuracy” how often that answer is gold. Calibrated: the two are equal. A bin is shown where it has trajectories.
+    “accuracy” how often that answer is gold. Calibrated: the two are equal but for sampling, and with few rollouts the
+    confidence is the larger one. A bin is shown where it has trajectories.
 
     Returns:
         One row per position of `POSITIONS` and bin: position, low_edge (where the bin begins), num_trajectories,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
+from scipy.special import logsumexp
 
 from fastsia.sia.decomposition import LEAF_TOLERANCE, leaf_sums
 from fastsia.sia.extras.signatures import carried_rows
@@ -18,6 +19,9 @@ ALARM = 0.001
 
 MOST_CUT = 0.01
 """Largest share of cut rollouts at which the tests of gain and entropy hold. Chosen by fastsia."""
+
+BETS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95)
+"""Parts of the capital that the test of the mean gain bets. Chosen by fastsia."""
 
 _CLAIMS = {
     "gain": "The mean gain is above 0",
@@ -48,7 +52,7 @@ def _invariants(scored: Scored) -> dict[str, Any]:
         checks["leaf_sum"] = {"value": float(leaf_sums(scored.table).max()), "p_value": None}
     reason = _unchecked(scored)
     if reason is None:
-        checks["gain"] = _mean_is_positive(scored, scored.trajectories["gain"].to_numpy())
+        checks["gain"] = _gain_is_positive(scored)
         # Where the text decides on the checkpoints, what follows one may have placed it.
         if scored.config.checkpoints is None and scored.config.max_checkpoints is None:
             checks["carried_entropy"] = _rises(scored)
@@ -63,16 +67,24 @@ def _problem_means(scored: Scored, values: np.ndarray) -> np.ndarray:
     return np.add.reduceat(values, scored.table.problem_offsets[:-1], axis=0) / counts
 
 
-def _mean_is_positive(scored: Scored, values: np.ndarray) -> dict[str, float]:
-    """One-sided test of a mean [T] over problems."""
-    means = _problem_means(scored, values)
-    error = means.std(ddof=1) / np.sqrt(len(means))
-    t = means.mean() / error if error > 0 else 0.0
-    return {"value": float(means.mean()), "p_value": float(stats.t.sf(t, len(means) - 1))}
+def _gain_is_positive(scored: Scored) -> dict[str, float]:
+    """One-sided test that the expected gain is at most 0, valid at any number of problems and any skew.
+
+    A gain g is at most B = ln((N + alpha) / alpha) either way. If its expectation is at most 0, a gambler who starts
+    with 1 and bets a part b of the capital on each problem, which multiplies it by 1 + b g / B, has at most 1 in
+    expectation; so has the mean over `BETS`, and 1 over it is a p-value (Markov's inequality; Waudby-Smith and Ramdas
+    2024). A t-test would alarm wherever the rare large losses of a model that is mostly right are missing.
+    """
+    means = _problem_means(scored, scored.trajectories["gain"].to_numpy())
+    alpha = scored.config.smoothing
+    largest = max(float(np.log1p(scored.num_compared / alpha)), float(np.abs(means).max()))
+    capital = logsumexp([np.log1p(bet * means / largest).sum() for bet in BETS]) - np.log(len(BETS))
+    return {"value": float(means.mean()), "p_value": float(np.exp(min(0.0, -capital)))}
 
 
 def _rises(scored: Scored) -> dict[str, float]:
-    """The most significant rise of carried-forward mean H between neighbouring positions (Bonferroni)."""
+    """The most significant rise of carried-forward mean H between neighbouring positions (t-tests, Bonferroni;
+    approximate with few problems)."""
     entropy = scored.points.entropy[carried_rows(scored.table)]
     steps = _problem_means(scored, np.diff(entropy, axis=1))
     moving = (steps != 0).sum(axis=0) >= 8  # fewer say nothing by a t-test
@@ -116,7 +128,7 @@ def violations(invariants: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{_CLAIMS[name]} ({value:.3f}): they are not those of the sampling distribution."
         elif p_value < ALARM:
             yield (
-                f"{_CLAIMS[name]} by {value:.4f} (p = {p_value:.1g}). Along a model's own text this cannot be but by "
+                f"{_CLAIMS[name]} by {value:.4f} (p = {p_value:.1g}). Along a model's own text this hardly happens by "
                 "chance: look for a bug, or for rollouts from another distribution."
             )
 

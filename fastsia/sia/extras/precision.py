@@ -61,8 +61,8 @@ def _notes(scored: Scored, facts: Mapping[str, Any]) -> Iterator[str]:
     target = "" if config.target_se is None else f" (target {config.target_se:g})"
     fewest, most, mean = (facts[f"precision.{name}_rollouts"] for name in ("fewest", "most", "mean"))
     yield (
-        f"Placed rollouts: the {what} at a checkpoint is {facts['precision.se']:.3g}{target}, with "
-        f"{fewest} to {most} rollouts, {mean:.1f} on average; placing adds a bias of at most "
+        f"Placed rollouts: the {what} at a checkpoint is about {facts['precision.se']:.3g}{target}, with "
+        f"{fewest} to {most} rollouts, {mean:.1f} on average; placing adds a bias of at most about "
         f"{facts['precision.bias_bound']:.1g} to a checkpoint's shares. H, s and the paper's ρ are computed "
         f"for {scored.num_compared} rollouts everywhere."
     )

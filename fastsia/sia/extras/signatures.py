@@ -77,11 +77,12 @@ def saturation(curves: np.ndarray) -> Saturation:
 
 
 def rebound(scored: Scored) -> Resampled:
-    """By how much mean H rises again after its lowest point, nats; 0 in expectation where it does not.
+    """By how much mean H rises again after its lowest point, nats.
 
     The lowest position is sought in the mean curve of one half of the rollouts and read in that of the other: last
-    value minus value there, averaged over splits and directions. The minimum of a noisy curve would be too low. The
-    curves are over tokens written, trajectories carried forward after their end.
+    value minus value there, averaged over splits and directions. The minimum of a noisy curve would be too low. Given
+    the trajectories, the expectation is at most 0 where their mean H does not rise. The curves are over tokens written,
+    trajectories carried forward after their end.
     """
     halves = scored.halves.entropy[carried_rows(scored.table)]
     number, positions, columns = halves.shape
