@@ -30,7 +30,9 @@ def to_problem(record: Record, answer_format: AnswerFormat | None, answer_base: 
         two = _two_options(record.fields.get("answer"))
         if two is not None:
             texts, gold = two
-            return Problem(record.identifier("id"), record.text("question"), gold, choices=texts, answer_format="choice")
+            return Problem(
+                record.identifier("id"), record.text("question"), gold, choices=texts, answer_format="choice"
+            )
     if answer_format == "choice":
         raise record.error(f"{record.named('choices')} is missing, and answer_format='choice' needs it")
     answer_format = answer_format or "number"
