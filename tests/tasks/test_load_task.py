@@ -76,9 +76,7 @@ def test_yes_or_no_without_choices_has_two_options(
 def test_boxed_answers_are_any_text(tmp_path: Path) -> None:
     path = write(tmp_path, [{"question": "Factor.", "answer": "(x+1)^2"}])
     assert load_task(path, answer_format="boxed").answer_format == "boxed"
-    with pytest.raises(
-        FastsiaError, match=r"gold answer '\(x\+1\)\^2' is not a number; .*answer_format='boxed'"
-    ):
+    with pytest.raises(FastsiaError, match=r"gold answer '\(x\+1\)\^2' is not a number; .*answer_format='boxed'"):
         load_task(path)
 
 
