@@ -26,7 +26,7 @@ from fastsia import cli, provenance
 from fastsia.callbacks import Callback, Progress
 from fastsia.cli import _run
 from fastsia.cli.options import GROUPS
-from fastsia.cli.render import Shown, plain
+from fastsia.cli.render import Shown, plain, say
 from fastsia.cli.run import say_interrupted, task_folders
 from fastsia.config import SETTINGS
 from fastsia.results.reader import Store
@@ -216,7 +216,7 @@ BAD = [
     (["--model", "MODEL", "--tasks", "gsm8k", "--data_dir", "DIR"], "has no file gsm8k/test.jsonl"),
     (["--model", "MODEL", "--tasks", "TASK", "--limit", "0"], "limit must be an integer >= 1"),
     (["--model", "MODEL", "--tasks", "TASK", "--limit", "-2"], "limit must be an integer >= 1"),
-    (["--model", "MODEL", "--tasks", "TASK", "--limit", "many"], "--limit"),
+    (["--model", "MODEL", "--tasks", "TASK", "--limit", "many"], "limit must be an integer >= 1, got 'many'"),
     (["--model", "MODEL", "--tasks", "TASK", "--limit", "1" + 30 * "0"], "limit must be an integer <= 2,147,483,647"),
     (["--model", "MODEL", "--tasks", "TASK", "--num_rollouts", "1" + 30 * "0"], "num_rollouts must be an integer <= "),
     (
@@ -235,6 +235,8 @@ BAD = [
     ),
     (["--model", "MODEL", "--tasks", "TASK", "--stride", "0"], "stride must be an integer >= 1, got 0"),
     (["--model", "MODEL", "--tasks", "TASK", "--num_rollouts", "0"], "num_rollouts must be an integer >= 1"),
+    (["--model", "MODEL", "--tasks", "TASK", "--num_rollouts", "ten"], "must be an integer >= 1, got 'ten'"),
+    (["--model", "MODEL", "--tasks", "TASK", "--temperature", "hot"], "must be a finite number >= 0, got 'hot'"),
     (["--model", "MODEL", "--tasks", "TASK", "--top_p", "0"], "top_p must be in (0, 1], got 0.0"),
     (["--model", "MODEL", "--tasks", "TASK", "--top_p", "1.5"], "top_p must be in (0, 1], got 1.5"),
     (["--model", "MODEL", "--tasks", "TASK", "--temperature", "nan"], "temperature must be a finite number >= 0"),
@@ -292,6 +294,12 @@ def test_the_other_commands_complain_alike(
     (tmp_path / "t.csv").write_text("a,b\n1,2\n")
     sentence = sentence.replace("DIR/", f"{tmp_path}/")
     assert sentence in complaint(capsys, *(argument.replace("DIR", str(tmp_path)) for argument in arguments))
+
+
+def test_lines_keep_their_indent(capsys: pytest.CaptureFixture[str]) -> None:
+    """`fastsia steps` printed the lines of a step at the same margin as its heading."""
+    say("a step", "  it says:\nso", "")
+    assert capsys.readouterr().out == "a step\n  it says: so\n\n"
 
 
 def test_export_writes_what_other_tools_read(

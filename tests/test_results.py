@@ -241,6 +241,15 @@ def test_numbers_and_texts_in_one_column_are_saved(tmp_path: Path) -> None:
     assert same.summary == found.summary
 
 
+def test_the_folder_of_several_runs_names_them(tmp_path: Path) -> None:
+    """A run of several tasks has a folder for each; show of the outer one did not say so."""
+    for name in ("gsm8k", "arc_easy"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.sqlite").touch()
+    with pytest.raises(FastsiaError, match=r"summary\.json; there are runs in .*/arc_easy, .*/gsm8k\.$"):
+        load(tmp_path)
+
+
 def test_a_failed_save_leaves_no_mixture(tmp_path: Path) -> None:
     """The tables of a second analysis stand beside some of the first: they are no result."""
     analyze(rollouts(4, 3), config=QUICK).save(tmp_path)

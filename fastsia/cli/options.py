@@ -81,10 +81,7 @@ def takes(*wanted: type | str, but: tuple[str, ...] = (), unset: str = "") -> Ca
         @functools.wraps(command)
         def call(**values: Any) -> None:
             given = {name: value for name, value in values.items() if name not in names or value is not None}
-            for name, parse in _PARSERS.items():
-                if name in given:
-                    given[name] = parse(f"--{name}", given[name])
-            command(**given)
+            command(**{name: _PARSERS.get(name, _as_is)(f"--{name}", value) for name, value in given.items()})
 
         signature = inspect.signature(command, eval_str=True)
         own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
@@ -96,7 +93,7 @@ def takes(*wanted: type | str, but: tuple[str, ...] = (), unset: str = "") -> Ca
 
 
 def _parameter(setting: Setting, unset: str) -> inspect.Parameter:
-    kind = setting.type if setting.type in (bool, int, float) else str
+    kind = bool if setting.type is bool else str
     switch = f"/--no_{setting.name}" if kind is bool and setting.default is not False else ""
     default = unset or ("" if setting.default is False else setting.default_text)
     declared = option(
@@ -104,7 +101,7 @@ def _parameter(setting: Setting, unset: str) -> inspect.Parameter:
         f"--{setting.name}{switch}",
         *setting.aliases,
         group=setting.group,
-        metavar=f"[{'|'.join(setting.words)}]" if setting.words else None,
+        metavar=f"[{'|'.join(setting.words)}]" if setting.words else _METAVARS.get(setting.type),
     )
     annotation = Annotated[kind | None, declared]  # type: ignore[valid-type]
     return inspect.Parameter(setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
@@ -156,7 +153,25 @@ def _marks_in(option: str, text: str) -> tuple[str, str]:
     return opening, closing
 
 
+def _as_is(_: str, value: Any) -> Any:
+    return value
+
+
+def _number_in(kind: type[int] | type[float]) -> Callable[[str, str], Any]:
+    """Return a reader of an int or a float; it returns another text as it is, and the setting's check refuses it."""
+
+    def read(_: str, text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            return text
+
+    return read
+
+
+_METAVARS: Mapping[Any, str] = {int: "<int>", float: "<float>"}
 _PARSERS: dict[str, Callable[[str, str], Any]] = {
+    **{name: _number_in(found.type) for name, found in OPTIONS.items() if found.type in _METAVARS},
     "chat_template_args": arguments_in,
     "columns": pairs_in,
     "model_args": arguments_in,

@@ -56,10 +56,13 @@ def console() -> Console:
 
 
 def say(*lines: str) -> None:
-    """Print lines without markup; on a terminal wrapped between words, and never within a path."""
+    """Print lines without markup; on a terminal wrapped between words, and never within a path. Indents are kept."""
     width = console().width if sys.stdout.isatty() else 0
-    for text in map(printable, lines):
-        whole = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False) if width else text
+    for line in lines:
+        text, indent = printable(line), " " * (len(line) - len(line.lstrip(" ")))
+        if width:
+            text = textwrap.fill(text, max(width - len(indent), 1), break_long_words=False, break_on_hyphens=False)
+        whole = textwrap.indent(text, indent)
         console().print(whole, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -311,8 +311,18 @@ def open_run(directory: str | os.PathLike[str]) -> Store:
     """
     path = Path(directory) / DATABASE
     if not path.is_file():
-        raise FastsiaError(f"results folder {str(path.parent)!r} contains no run ({DATABASE}).")
+        raise no_run(path.parent, f"contains no run ({DATABASE})")
     return Store(path)
+
+
+def no_run(folder: Path, what: str) -> FastsiaError:
+    """The error that a results folder does not exist or, in the words of `what`, has no run; it names runs inside."""
+    if not folder.is_dir():
+        return FastsiaError(f"results folder {str(folder)!r} does not exist.")
+    inside = sorted(str(found.parent) for found in folder.glob(f"*/{DATABASE}"))
+    more = f" and {len(inside) - 5} more" if len(inside) > 5 else ""
+    hint = f"; there are runs in {', '.join(inside[:5])}{more}" if inside else ""
+    return FastsiaError(f"results folder {str(folder)!r} {what}{hint}.")
 
 
 def problem_of(row: Mapping[Any, Any]) -> Problem:

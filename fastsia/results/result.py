@@ -32,7 +32,7 @@ from fastsia.results.manifest import (
     read_manifest,
     read_object,
 )
-from fastsia.results.reader import Store
+from fastsia.results.reader import Store, no_run
 from fastsia.results.reading import AnswerReader, Reading, renew
 from fastsia.results.schema import DATABASE
 from fastsia.results.score import drop_partial_costs, plain, score_store, stored_config
@@ -363,7 +363,7 @@ def load(directory: str | os.PathLike[str]) -> SIAResult:
     """
     path = Path(directory)
     if not path.is_dir():
-        raise FastsiaError(f"results folder {str(path)!r} does not exist.")
+        raise no_run(path, "")
     manifest = read_manifest(path)
     if manifest is not None and manifest.version != __version__:
         manifest = None
@@ -556,7 +556,7 @@ def _analyze_again(path: Path) -> SIAResult:
     """The results of a folder without a database whose exports are of another version."""
     summary = read_object(path / "summary.json")
     if not summary:
-        raise FastsiaError(f"results folder {str(path)!r} contains neither {DATABASE} nor a readable summary.json.")
+        raise no_run(path, f"contains neither {DATABASE} nor a readable summary.json")
     stored = summary.get("config")
     config = renamed.current(stored) if isinstance(stored, Mapping) else {}
     known = {field.name: config[field.name] for field in dataclasses.fields(SIAConfig) if field.name in config}

@@ -109,7 +109,7 @@ def describe_step(step: Mapping[Any, Any]) -> list[str]:
     if step["num_different"]:
         lines += [
             f"  instead: {_quoted(step['replacement'])}",
-            f"  of {step['num_different']} rollouts with something else there {100 * step['different_gold']:.0f} % are "
+            f"  of {step['num_different']} rollouts with other words there {100 * step['different_gold']:.0f} % are "
             f"right; importance {step['different_importance']:.2f} ({step['different_by_chance']:.2f} by chance, "
             f"p = {format_p(step['different_p_value'])})",
         ]

@@ -58,6 +58,13 @@ def warnings(scored: Scored, facts: Mapping[str, Any]) -> list[str]:
             f"No trajectory has more than {counted(most, 'checkpoint')}, so every ρ is undefined: it takes 3. "
             "A smaller stride gives more."
         )
+    elif np.isnan(scored.rho["rho"]).all():
+        reached = np.add.reduceat(points.gold_count, table.first) > 0
+        found.append(
+            "The paper's ρ is undefined for every trajectory: H or s does not change along it, or it has fewer than 3 "
+            f"checkpoints. {counted(int((~reached).sum()), 'trajectory')} of {len(reached)} have no rollout with the "
+            "gold answer, so s does not change."
+        )
     share = float((points.null_count.sum()) / max(points.count.sum(), 1))
     if share > 0.5:
         found.append(

@@ -273,6 +273,10 @@ class _Reader:
         found = _own(name, map(self._problem, records), limit, self.answer_format, source)
         if self.answer_base is not None and all(problem.choices is None for problem in found.problems):
             raise FastsiaError(f"answer_base={self.answer_base} does not apply to {source}: no problem has options.")
+        if self.answer_format in ("number", "boxed") and all(problem.choices for problem in found.problems):
+            raise FastsiaError(
+                f"answer_format={self.answer_format!r} does not apply to {source}: every problem has options."
+            )
         return found
 
     def _problem(self, record: Record) -> Problem:

@@ -76,7 +76,7 @@ def gold_answer(text: str, answer_format: AnswerFormat, choices: tuple[str, ...]
     gold = canonical_gold(text, answer_format, choices)
     if gold is None:
         wanted = {
-            "number": "a number",
+            "number": "a number; an answer that is a text needs choices, or answer_format='boxed'",
             "choice": f"one of the {len(choices or ())} options or an option's letter",
             "boxed": "an answer",
         }[answer_format]

@@ -101,6 +101,28 @@ def test_viewer_shows_a_trajectory_and_its_rollouts(tab: Page, report: Path) -> 
     assert not tab.evaluate("document.getElementById('viewer').open")
 
 
+def test_no_text_has_the_colour_of_what_is_behind_it(tab: Page, report: Path) -> None:
+    """The chosen answer and its count were white on white: it was styled as a pressed button."""
+    tab.open(report)
+    tab.evaluate("document.querySelector('#list tbody tr').click()")
+    tab.wait("document.getElementById('viewer').open")
+    tab.evaluate("document.getElementById('rendered').click()")
+    hidden = """(() => {
+      const behind = element => {
+        for (; element; element = element.parentElement) {
+          const colour = getComputedStyle(element).backgroundColor;
+          if (!colour.startsWith("rgba")) return colour;
+        }
+      };
+      return [...document.querySelectorAll("#viewer *")].filter(element =>
+        [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim()) &&
+        element.checkVisibility() && getComputedStyle(element).color === behind(element)
+      ).map(element => element.className + ": " + element.textContent);
+    })()"""
+    assert tab.evaluate("document.querySelectorAll('#bars .answer.chosen .name').length") == 1
+    assert tab.evaluate(hidden) == []
+
+
 def test_viewer_opens_where_most_changes_and_shows_every_rollout(tab: Page, tmp_path: Path) -> None:
     """It opened at the end, where all rollouts agree; of the rollouts with one answer only the first could be read."""
 

@@ -119,6 +119,8 @@ def test_all_null() -> None:
     assert any("no rollout has an answer" in warning for warning in summary["warnings"])
     assert any("AUC is undefined" in warning for warning in summary["warnings"])
     assert any("share of up to" in warning for warning in summary["warnings"])
+    (why,) = (warning for warning in summary["warnings"] if warning.startswith("The paper's ρ is undefined"))
+    assert "5 trajectories of 5 have no rollout with the gold answer" in why
 
 
 def test_temperature_zero() -> None:

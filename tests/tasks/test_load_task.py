@@ -49,11 +49,44 @@ def test_own_file(tmp_path: Path) -> None:
     assert load_task(str(path)).problems == task.problems
 
 
+@pytest.mark.parametrize(
+    ("answer", "options", "gold"),
+    [
+        ("yes", ("Yes", "No"), "A"),
+        ("No.", ("Yes", "No"), "B"),
+        ("TRUE", ("True", "False"), "A"),
+        (False, ("True", "False"), "B"),
+    ],
+)
+def test_yes_or_no_without_choices_has_two_options(
+    tmp_path: Path, answer: object, options: tuple[str, ...], gold: str
+) -> None:
+    """A file of questions with numbers and with yes or no was refused at its first "yes"."""
+    path = write(tmp_path, [{"question": "2 + 3?", "answer": 5}, {"question": "Is 17 prime?", "answer": answer}])
+    number, decision = load_task(path).problems
+    assert (number.gold, number.choices, number.answer_format) == ("5", None, None)
+    assert (decision.gold, decision.choices, decision.answer_format) == (gold, options, "choice")
+    with pytest.raises(FastsiaError, match="row 2: "):
+        load_task(path, answer_format="number")
+    rows = [{"question": "Is 17 prime?", "answer": str(answer)}]
+    assert load_task(write(tmp_path, rows), answer_format="boxed").problems[0].choices is None
+    assert load_task(write(tmp_path, rows), answer_format="choice").problems[0].choices == options
+
+
 def test_boxed_answers_are_any_text(tmp_path: Path) -> None:
     path = write(tmp_path, [{"question": "Factor.", "answer": "(x+1)^2"}])
     assert load_task(path, answer_format="boxed").answer_format == "boxed"
-    with pytest.raises(FastsiaError, match=r"row 1: the gold answer '\(x\+1\)\^2' is not a number"):
+    with pytest.raises(FastsiaError, match=r"gold answer '\(x\+1\)\^2' is not a number; .*answer_format='boxed'"):
         load_task(path)
+
+
+def test_a_format_is_that_of_the_questions_without_options(tmp_path: Path) -> None:
+    """A file of formulas and options was refused with answer_format="boxed", against the docstring of load_task."""
+    options = {"question": "Sky?", "choices": ["green", "blue"], "answer": "b"}
+    task = load_task(write(tmp_path, [options, {"question": "Factor.", "answer": "(x+1)^2"}]), answer_format="boxed")
+    assert [task.format_of(problem) for problem in task.problems] == ["choice", "boxed"]
+    with pytest.raises(FastsiaError, match=r"answer_format='boxed' does not apply to .*: every problem has options"):
+        load_task(write(tmp_path, [options]), answer_format="boxed")
 
 
 @pytest.mark.parametrize(
