@@ -296,7 +296,7 @@ def test_stored_keys_and_values_survive_a_copy_of_their_block(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"slots": torch.tensor([8])}, "past the cache"),
+        ({"slots": torch.tensor([8])}, "past the end of the cache"),
         ({"slots": torch.tensor([0, 1])}, "do not fit"),
         ({"v": torch.randn(1, 1, 20)}, "do not fit"),
         ({"k": torch.randn(1, 20, 2).mT, "v": torch.randn(1, 20, 2).mT}, "contiguous"),

@@ -246,5 +246,5 @@ def test_what_rests_on_few_is_said() -> None:
     answers = np.ones((12, 2, 4), dtype=int)
     answers[0] = 0
     said = " ".join(analyze_rollouts(frame(answers, null=1), config=QUICK).summary["warnings"])
-    for text in ("rests on 1 trajectory that end correct", "more than 2 checkpoints", "92 % of the rollouts have no"):
+    for text in ("rests on 1 trajectory that ends correct", "more than 2 checkpoints", "92 % of the rollouts have no"):
         assert text in said
