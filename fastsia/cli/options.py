@@ -81,7 +81,10 @@ def takes(*wanted: type | str, but: tuple[str, ...] = (), unset: str = "") -> Ca
         @functools.wraps(command)
         def call(**values: Any) -> None:
             given = {name: value for name, value in values.items() if name not in names or value is not None}
-            command(**{name: _PARSERS.get(name, _as_is)(f"--{name}", value) for name, value in given.items()})
+            for name, parse in _PARSERS.items():
+                if given.get(name) is not None:
+                    given[name] = parse(f"--{name}", given[name])
+            command(**given)
 
         signature = inspect.signature(command, eval_str=True)
         own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
@@ -151,10 +154,6 @@ def _marks_in(option: str, text: str) -> tuple[str, str]:
     if not opening or not closing or "," in closing:
         raise FastsiaError(f"{option} must be OPEN,CLOSE, as <think>,</think>, got {text!r}.")
     return opening, closing
-
-
-def _as_is(_: str, value: Any) -> Any:
-    return value
 
 
 def _number_in(kind: type[int] | type[float]) -> Callable[[str, str], Any]:
