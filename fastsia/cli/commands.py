@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from fastsia.cli.options import NATIVE, OUTPUT, names_in, option, pairs_in, takes
-from fastsia.cli.render import Shown, console, print_comparison, print_table, progress_bar, say
+from fastsia.cli.render import Shown, console, counting_bar, print_comparison, print_table, say
 from fastsia.cli.render import show as print_result
 from fastsia.cli.run import Model, quiet_transformers, watched
 from fastsia.config import READING_FIELDS, DataOptions, SIAConfig
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from fastsia.reproduce import Job, ReproductionPlan
 
 Folder = Annotated[Path, typer.Argument(help="A results folder, finished or not.")]
-
-# More runs make more pairs than fit a terminal.
 
 
 def ls() -> None:
@@ -300,12 +298,7 @@ def loglikelihood(
     from fastsia.results import load
 
     started = time.monotonic()
-    with progress_bar("loglikelihood", unit="trajectories") as bar:
-
-        def show_progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with counting_bar("loglikelihood", "trajectories") as show_progress:
         scored = score_answers(directory, scorer, progress=show_progress, **given)
     seconds = time.monotonic() - started
     result = load(directory)
@@ -373,12 +366,7 @@ def _draw_alternatives(directory: Path, fork_top: int, **given: Any) -> None:
     quiet_transformers()
     from fastsia.forking import draw_alternatives
 
-    with progress_bar("alternatives", unit="rollouts") as bar:
-
-        def show_progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with counting_bar("alternatives", "rollouts") as show_progress:
         draw_alternatives(directory, fork_top, progress=show_progress, **given)
 
 

@@ -8,7 +8,8 @@ import re
 import sys
 import textwrap
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -121,6 +122,18 @@ def progress_bar(name: str, unit: str = "", **settings: Any) -> Any:
     )
 
 
+@contextmanager
+def counting_bar(name: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A `progress_bar`, moved by calls with how many are done and how many there are."""
+    with progress_bar(name, unit=unit) as bar:
+
+        def show_progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show_progress
+
+
 class Shown(Callback):
     """A run's progress on standard error: a bar, or lines where that is not a terminal.
 
@@ -223,8 +236,7 @@ def show(result: SIAResult, written: list[str], form: str = "text") -> None:
 
     summary = result.summary
     if form == "json":
-        print(json.dumps(headline_object(summary, result.trajectories), ensure_ascii=False, indent=1))
-        print(*map(printable, written), sep="\n", end="\n" * bool(written), file=sys.stderr)
+        _print_object(headline_object(summary, result.trajectories), written)
         return
     tables = [headline_table(summary, result.trajectories), *filter(None, [show_readings(summary)])]
     _print_tables(tables, form)
@@ -243,6 +255,12 @@ def _cost(summary: Mapping[str, Any]) -> list[str]:
     if summary.get("seconds") is not None:
         line += f", {time_spent(summary)}"
     return [line + "."]
+
+
+def _print_object(found: Mapping[str, Any], written: list[str]) -> None:
+    """Print one JSON object on standard output, and the lines about what was written on standard error."""
+    print(json.dumps(found, ensure_ascii=False, indent=1))
+    print(*map(printable, written), sep="\n", end="\n" * bool(written), file=sys.stderr)
 
 
 def _print_tables(tables: Iterable[ShownTable], form: str) -> None:
@@ -280,8 +298,7 @@ def print_comparison(found: Comparison, written: list[str], form: str = "text") 
             frames["token_level"] = levels
         # pandas writes what JSON lacks, such as NaN, as null.
         shown = {name: json.loads(frame.to_json(orient="records")) for name, frame in frames.items()}
-        print(json.dumps({**shown, "notes": list(found.notes)}, ensure_ascii=False, indent=1))
-        print(*map(printable, written), sep="\n", end="\n" * bool(written), file=sys.stderr)
+        _print_object({**shown, "notes": list(found.notes)}, written)
         return
     parts = [found.table.iloc[begin : begin + across] for begin in range(0, len(found.table), across)]
     tables = [show_runs(part, only_headline=True) for part in parts]
