@@ -191,15 +191,32 @@ def short_path() -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_an_ended_and_a_killed_driver_resume(
-    model: Path, questions: Path, tmp_path: Path, short_path: Path, whole: dict[str, Any]
+@pytest.mark.parametrize(
+    "ends",
+    [
+        pytest.param([(signal.SIGKILL, -signal.SIGKILL, 2)], id="killed"),
+        # Each start of a cluster takes many seconds.
+        pytest.param(
+            [(signal.SIGTERM, 143, 1), (signal.SIGKILL, -signal.SIGKILL, 2)],
+            id="ended-and-killed",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_driver_that_was_ended_resumes(
+    ends: list[tuple[int, int, int]],
+    model: Path,
+    questions: Path,
+    tmp_path: Path,
+    short_path: Path,
+    whole: dict[str, Any],
 ) -> None:
     """From the command line, on a cluster of its own; its workers go with it, and one process can end the run."""
     folder = tmp_path / "run"
     options = [text for name, value in SMALL.items() for text in (f"--{name}", str(value))]
     command = ["run", "--model", str(model), "--tasks", str(questions), "-o", str(folder), "--no_report", *options]
     done: set[int] = set()
-    for how, code, num_workers in ((signal.SIGTERM, 143, 1), (signal.SIGKILL, -signal.SIGKILL, 2)):
+    for how, code, num_workers in ends:
         # A session of its own, not the cluster of another test.
         process = start_python(
             "-m", "fastsia", *command, "--executor", "ray", "--num_workers", num_workers, RAY_TMPDIR=short_path
