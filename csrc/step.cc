@@ -58,7 +58,7 @@ Reason Stops::read(std::int64_t token, std::int32_t& state) const {
   const std::size_t id = static_cast<std::size_t>(token);
   if (table != nullptr) state = table[static_cast<std::size_t>(state) * width + id];
   if (is_eos[id]) return kEos;
-  return table != nullptr && state == matched ? kStop : kGoesOn;
+  return table != nullptr && state == matched ? kStop : kUnfinished;
 }
 
 Selection select(const Trunks& trunks, const Branches& branches, const Blocks& blocks, std::int64_t max_num_seqs,
@@ -159,7 +159,7 @@ Layout lay_out(const Trunks& trunks, const Branches& branches, const Nodes& node
         out.positions[at] = offset;
         out.slots[at] = std::int64_t{trunks.blocks.of(t)[offset / block_size]} * block_size + offset % block_size;
         out.prefix_lens[at] = offset + 1;
-        const std::int32_t position = offset - trunks.prompt_len[t] + 1;
+        const std::int32_t position = offset - trunks.origin[t] + 1;
         if (position >= trunks.num_hidden[t]) {
           out.hidden_rows.push_back(static_cast<std::int64_t>(at));
           out.hidden_trunk.push_back(t);
@@ -213,7 +213,7 @@ RowCounts mark_computed(const Trunks& trunks, const Branches& branches, const Sl
   for (std::size_t i = 0; i < of_trunks.size; ++i) {
     const std::int32_t t = of_trunks.slots[i];
     const std::int32_t fresh = mark(of_trunks.counts[i], trunks.computed[t], trunks.high_water[t]);
-    const std::int32_t drawn = std::max(trunks.computed[t] - trunks.prompt_len[t], 0);
+    const std::int32_t drawn = std::max(trunks.computed[t] - trunks.origin[t], 0);
     const std::int32_t generated = trunks.fixed[t] ? 0 : std::min(fresh, drawn);
     counted.trajectory_tokens += generated;
     counted.prefill_tokens += fresh - generated;
@@ -251,7 +251,7 @@ Draws draws(const Trunks& trunks, const Branches& branches, const Rollouts& roll
   for (std::size_t i = 0; i < of_trunks.size; ++i) {
     const std::int32_t t = of_trunks.slots[i];
     if (trunks.fixed[t] || trunks.computed[t] != trunks.length[t]) continue;
-    add_draw(static_cast<std::int64_t>(out.trunk.size()), t, trunks.length[t] - trunks.prompt_len[t], 0, 0, domain);
+    add_draw(static_cast<std::int64_t>(out.trunk.size()), t, trunks.length[t] - trunks.origin[t], 0, 0, domain);
     add_row(trunk_last[i], t);
     out.trunk.push_back(t);
   }
@@ -280,13 +280,13 @@ Ended append(const Trunks& trunks, const std::vector<Stops>& stops, const std::i
     const std::int32_t t = slots[i];
     Reason reason = stops[static_cast<std::size_t>(trunks.rules[t])].read(tokens[i], trunks.stop_state[t]);
     if (reason != kError && reason != kEos) {
-      const std::int32_t position = trunks.length[t] - trunks.prompt_len[t];
+      const std::int32_t position = trunks.length[t] - trunks.origin[t];
       trunks.tokens.of(t)[trunks.length[t]++] = static_cast<std::int32_t>(tokens[i]);
       trunks.logprobs.of(t)[position] = logprobs[i];
       trunks.entropies.of(t)[position] = entropies[i];
-      if (reason == kGoesOn && trunks.length[t] >= trunks.max_length[t]) reason = kLength;
+      if (reason == kUnfinished && trunks.length[t] >= trunks.max_length[t]) reason = kLength;
     }
-    if (reason == kGoesOn) continue;
+    if (reason == kUnfinished) continue;
     out.slots.push_back(t);
     out.reasons.push_back(reason);
   }
@@ -304,7 +304,7 @@ struct Group {
   std::int64_t token;
   std::size_t begin, end;  // in the order of draws
   std::int32_t node = kNoNode, state = 0, slot = -1;
-  Reason reason = kGoesOn;
+  Reason reason = kUnfinished;
   bool is_decided = false;
 };
 
@@ -372,7 +372,7 @@ Split split(const Trunks& trunks, Branches& branches, const Rollouts& rollouts, 
   Split out;
   const auto finish = [&](std::int32_t r, Reason reason) {
     rollouts.reason[r] = reason;
-    rollouts.branch[r] = kFinished;
+    rollouts.branch[r] = kNoBranch;
     --trunks.pending[rollouts.trunk[r]];
     out.ended.push_back(r);
   };
@@ -383,7 +383,7 @@ Split split(const Trunks& trunks, Branches& branches, const Rollouts& rollouts, 
       rollouts.node[r] = group.node;
       ++rollouts.length[r];
     }
-    if (group.reason != kGoesOn) finish(r, group.reason);
+    if (group.reason != kUnfinished) finish(r, group.reason);
   }
 
   // The first living group of a branch keeps it; the others fork it: full blocks shared, the partial last one copied.
@@ -392,7 +392,7 @@ Split split(const Trunks& trunks, Branches& branches, const Rollouts& rollouts, 
   std::int64_t num_partial = 0;
   for (std::size_t g = 0; g < groups.size(); ++g) {
     Group& group = groups[g];
-    if (group.reason != kGoesOn) continue;
+    if (group.reason != kUnfinished) continue;
     const std::size_t r = static_cast<std::size_t>(group.row);
     if (is_kept[r]) {
       forks.push_back(g);
@@ -471,7 +471,7 @@ Split split(const Trunks& trunks, Branches& branches, const Rollouts& rollouts, 
     out.decoding[kept] = decoding[i];
     const bool draws = drew < num_draws && rollout[drew] == decoding[i];
     drew += draws;
-    kept += !draws || rollouts.branch[decoding[i]] != kFinished;
+    kept += !draws || rollouts.branch[decoding[i]] != kNoBranch;
   }
   out.decoding.resize(kept);
   return out;

@@ -13,9 +13,9 @@
 namespace fastsia {
 
 constexpr std::int32_t kNoNode = -1;
-constexpr std::int32_t kFinished = -1;
+constexpr std::int32_t kNoBranch = -1;
 // FinishReason in fastsia/engine/sequence.py.
-enum Reason : std::int8_t { kEos = 0, kStop = 1, kLength = 2, kAnswer = 3, kError = 4, kGoesOn = -1 };
+enum Reason : std::int8_t { kEos = 0, kStop = 1, kLength = 2, kAnswer = 3, kError = 4, kUnfinished = -1 };
 
 template <typename T>
 struct Array2D {
@@ -47,7 +47,7 @@ struct FreeSlots {
 #define FASTSIA_TRUNK_COLUMNS(COLUMN, LIST) \
   COLUMN(const std::int32_t, job)           \
   COLUMN(const std::int64_t, order)         \
-  COLUMN(const std::int32_t, prompt_len)    \
+  COLUMN(const std::int32_t, origin)        \
   COLUMN(std::int32_t, length)              \
   COLUMN(const std::int32_t, max_length)    \
   COLUMN(std::int32_t, computed)            \

@@ -256,7 +256,7 @@ class StepTables {
     for (py::ssize_t i = 0; i < trunk.size(); ++i) {
       const std::int32_t t = trunk.data()[i];
       length = std::max(length, all.length[t] + 1);
-      drawn = std::max(drawn, all.length[t] + 1 - all.prompt_len[t]);
+      drawn = std::max(drawn, all.length[t] + 1 - all.origin[t]);
     }
     widen(trunks_.table(), "tokens", all.tokens.width, length);
     widen(trunks_.table(), "logprobs", all.logprobs.width, drawn);

@@ -180,7 +180,7 @@ class Run:
         trunks, size = self.tree.trunks, self.tree.blocks.block_size
         slots = trunks.slots()
         writing = slots[~trunks.fixed[slots]]
-        final = np.minimum(trunks.prompt_len[writing] + self._lengths.expected(request), trunks.max_length[writing])
+        final = np.minimum(trunks.origin[writing] + self._lengths.expected(request), trunks.max_length[writing])
         growth = int(np.maximum(-(-final // size) - trunks.num_blocks[writing], 0).sum())
         ends = request.trajectory_ids is not None or (request.drawn is not None and request.drawn.finish_reason != "")
         tokens = len(request.prompt_ids) + (known if ends else max(known, self._lengths.expected(request)))
@@ -236,7 +236,7 @@ class Run:
             known = np.array([length])
             self._forecast.trajectories.add(np.zeros_like(known), known + 1, np.array([True]))
 
-    def _new_trunk(self, job: Job, tokens: np.ndarray, prompt_len: int) -> int:
+    def _new_trunk(self, job: Job, tokens: np.ndarray, origin: int) -> int:
         trunks, request = self.tree.trunks, job.request
         slot = int(trunks.allocate(1)[0])
         trunks.widen("tokens", len(tokens))
@@ -245,7 +245,7 @@ class Run:
         # Orders are unique: two trunks of equal urgency could preempt each other forever.
         trunks.order[slot] = self._num_trunks
         self._num_trunks += 1
-        trunks.prompt_len[slot] = prompt_len
+        trunks.origin[slot] = origin
         trunks.length[slot] = len(tokens)
         trunks.seed[slot] = np.int64(request.seed)
         trunks.temperature[slot] = request.sampling.temperature
@@ -388,7 +388,7 @@ class Run:
         ends, reasons = self._bookkeeping.append(trunk, tokens, logprobs, entropies)
         for slot, reason in zip(ends.tolist(), reasons.tolist(), strict=True):
             job = self._jobs[int(trunks.job[slot])]
-            drawn = trunks.tokens[slot, trunks.prompt_len[slot] : trunks.length[slot]].copy()
+            drawn = trunks.tokens[slot, trunks.origin[slot] : trunks.length[slot]].copy()
             if reason == FinishReason.STOP:
                 texts = self._rules[trunks.rules[slot]].texts
                 assert texts is not None
@@ -403,7 +403,7 @@ class Run:
                 self._open_rollouts(slot, job)
 
         if self._forecast is not None:
-            length = trunks.length[ends] - trunks.prompt_len[ends]
+            length = trunks.length[ends] - trunks.origin[ends]
             self._forecast.trajectories.add(np.zeros_like(length), length + 1, reasons != FinishReason.LENGTH)
 
     def _fail(self, slot: int, job: Job) -> None:
@@ -415,7 +415,7 @@ class Run:
         trunks, states, request = self.tree.trunks, self.tree.rollouts, job.request
         job.checkpoints = checkpoints_of(request, job.token_ids, self._vocabulary)
         trunks.fixed[slot] = True
-        trunks.length[slot] = trunks.prompt_len[slot] + len(job.token_ids)
+        trunks.length[slot] = trunks.origin[slot] + len(job.token_ids)
         trunks.computed[slot] = min(trunks.computed[slot], trunks.length[slot])
         checkpoint, index = _asked(request, job.checkpoints)
         known = None
@@ -450,7 +450,7 @@ class Run:
     def _shuffle(self, slot: int, job: Job) -> None:
         """Give every checkpoint its own trunk: the prompt, then the trajectory's tokens before it in a seeded order."""
         trunks, states = self.tree.trunks, self.tree.rollouts
-        prompt_len = int(trunks.prompt_len[slot])
+        prompt_len = int(trunks.origin[slot])
         prompt = trunks.tokens[slot, :prompt_len].copy()
         for checkpoint in np.unique(states.checkpoint[job.rollouts]).tolist():
             seed = (job.request.seed & (2**64 - 1), int(Domain.PERMUTATION), checkpoint)
@@ -459,7 +459,7 @@ class Run:
             child = self._new_trunk(job, tokens, len(tokens))
             self.tree.share_prefix(slot, child, min(prompt_len, len(tokens) - 1))
             trunks.fixed[child] = True
-            trunks.base[child] = checkpoint
+            trunks.first_checkpoint[child] = checkpoint
             mine = job.rollouts[states.checkpoint[job.rollouts] == checkpoint]
             states.trunk[mine] = child
             trunks.pending[child] = len(mine)
@@ -523,13 +523,13 @@ class Run:
         trunks, states = self.tree.trunks, self.tree.rollouts
         token_ids, logprobs, entropies = job.token_ids, job.logprobs, job.entropies
         if job.finish_reason == "":
-            length = int(trunks.length[job.trunk] - trunks.prompt_len[job.trunk])
-            begin = int(trunks.prompt_len[job.trunk])
+            length = int(trunks.length[job.trunk] - trunks.origin[job.trunk])
+            begin = int(trunks.origin[job.trunk])
             token_ids = trunks.tokens[job.trunk, begin : begin + length]
             logprobs, entropies = trunks.logprobs[job.trunk, :length], trunks.entropies[job.trunk, :length]
         news = job.rollouts[
             (states.length[job.rollouts] > states.num_taken[job.rollouts])
-            | ((states.reason[job.rollouts] >= 0) & ~states.is_end_taken[job.rollouts])
+            | ((states.reason[job.rollouts] != UNFINISHED) & ~states.is_end_taken[job.rollouts])
         ]
         ends = job.finish_reason != "" and not job.is_end_taken
         if len(news) == 0 and not ends and len(token_ids) <= job.num_taken:
@@ -537,7 +537,7 @@ class Run:
         rollouts = self._collect(news, states.num_taken[news])
         begin, job.num_taken, job.is_end_taken = job.num_taken, len(token_ids), job.finish_reason != ""
         states.num_taken[news] = np.maximum(states.num_taken[news], states.length[news])
-        states.is_end_taken[news] = states.reason[news] >= 0
+        states.is_end_taken[news] = states.reason[news] != UNFINISHED
         return Drawn(
             len(token_ids),
             token_ids[begin:].copy(),
@@ -560,7 +560,7 @@ class Run:
         request = jobs[0].request
         slots, branches = trunks.slots(), self.tree.branches.slots()
         going = states.slots()
-        going = going[states.reason[going] < 0]
+        going = going[states.reason[going] == UNFINISHED]
         writing = slots[~trunks.fixed[slots]]
         is_verified = trunks.verified[states.trunk[going]]
         lost = (trunks.length - trunks.computed)[slots[trunks.pending[slots] > 0]].sum()
@@ -570,7 +570,7 @@ class Run:
             _mean_stride(jobs),
             request.num_rollouts,
             request.sampling.max_tokens,
-            (trunks.length - trunks.prompt_len)[writing],
+            (trunks.length - trunks.origin)[writing],
             states.checkpoint[going],
             np.where(is_verified, states.length[going], np.where(states.num_known[going], states.num_known[going], -1)),
             states.limit[going],

@@ -24,6 +24,9 @@ class FinishReason(IntEnum):
     ERROR = 4
 
 
+UNFINISHED = -1
+"""In the place of a `FinishReason`, of a sequence that has not ended."""
+
 FINISH_REASONS: tuple[str, ...] = tuple(reason.name.lower() for reason in FinishReason)
 
 
@@ -121,7 +124,6 @@ class Rollouts:
         )
 
 
-UNFINISHED = -1
 _NO_INTS, _NO_FLOATS = np.zeros(0, np.int32), np.zeros(0, np.float32)
 
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from fastsia.answers.stream import AnswerStream
 from fastsia.engine.seeding import Domain
-from fastsia.engine.sequence import FinishReason
+from fastsia.engine.sequence import UNFINISHED, FinishReason
 from fastsia.engine.stopping import StopRules
-from fastsia.engine.tables import FINISHED, NO_NODE, TrajectoryTree
+from fastsia.engine.tables import NO_BRANCH, NO_NODE, TrajectoryTree
 from fastsia.ops.reference import DrawSpec
 
 
@@ -168,7 +168,7 @@ def build_batch(tree: TrajectoryTree, selection: Selection) -> Batch:
     max_prefix_len = int(prefix_lens.max(initial=0))
     last = np.empty(len(order), dtype=np.int64)
     last[order] = ends - 1
-    position = trunk_offset - trunks.prompt_len[trunk] + 1
+    position = trunk_offset - trunks.origin[trunk] + 1
     kept = position >= trunks.num_hidden[trunk]
     return Batch(
         token_ids=token_ids,
@@ -331,7 +331,7 @@ class Bookkeeping:
             fresh.append(np.maximum(after - np.maximum(before, table.high_water[slots]), 0))
             table.high_water[slots] = np.maximum(table.high_water[slots], after)
         of_trunks, of_branches = fresh
-        drawn = np.maximum(trunks.computed[selection.trunks] - trunks.prompt_len[selection.trunks], 0)
+        drawn = np.maximum(trunks.computed[selection.trunks] - trunks.origin[selection.trunks], 0)
         generated = int((np.minimum(of_trunks, drawn) * ~trunks.fixed[selection.trunks]).sum())
         computed_tokens, num_fresh = int(of_branches.sum()), int(of_trunks.sum())
         return RowCounts(
@@ -353,7 +353,7 @@ class Bookkeeping:
         rollout = tree.decoding[rows >= 0]
         owner = rollouts.trunk[rollout]
         counters = np.zeros((num_trunks + len(rollout), 4), dtype=np.int32)
-        counters[:num_trunks, 0] = trunks.length[trunk] - trunks.prompt_len[trunk]
+        counters[:num_trunks, 0] = trunks.length[trunk] - trunks.origin[trunk]
         counters[:num_trunks, 3] = Domain.TRAJECTORY
         counters[num_trunks:, 0] = rollouts.length[rollout]
         counters[num_trunks:, 1] = rollouts.index[rollout]
@@ -384,7 +384,7 @@ class Bookkeeping:
         trunks.stop_state[trunk] = state
         grows = (tokens >= 0) & ~eos
         slots, at = trunk[grows], trunks.length[trunk[grows]]
-        position = at - trunks.prompt_len[slots]
+        position = at - trunks.origin[slots]
         trunks.widen("tokens", int(at.max(initial=0)) + 1)
         for name, values in (("logprobs", logprobs), ("entropies", entropies)):
             trunks.widen(name, int(position.max(initial=0)) + 1)
@@ -394,9 +394,9 @@ class Bookkeeping:
         reason = np.select(
             [tokens < 0, eos, stopped, trunks.length[trunk] >= trunks.max_length[trunk]],
             [FinishReason.ERROR, FinishReason.EOS, FinishReason.STOP, FinishReason.LENGTH],
-            default=-1,
+            default=UNFINISHED,
         )
-        ends = reason >= 0
+        ends = reason != UNFINISHED
         return trunk[ends], reason[ends]
 
     def split(self, draws: Draws, tokens: np.ndarray, logprobs: np.ndarray) -> Forks:
@@ -442,7 +442,7 @@ class Bookkeeping:
             src, dst = tree.fork(source, children)
         ended_now = self.assign(groups, slot)
         tree.end_branches(np.setdiff1d(branch, parent[living]))
-        tree.decoding = tree.decoding[tree.rollouts.branch[tree.decoding] != FINISHED]
+        tree.decoding = tree.decoding[tree.rollouts.branch[tree.decoding] != NO_BRANCH]
         return Forks(src, dst, np.concatenate([ended, ended_now]))
 
     # --- what a draw does to the rollouts that made it -----------------------------------------------------------
@@ -475,12 +475,12 @@ class Bookkeeping:
         states.node[groups.rollouts[drawn]] = node[groups.group[drawn]]
         states.length[groups.rollouts[drawn]] += 1
         reason_of_group = np.select(
-            [~good, eos, stopped], [FinishReason.ERROR, FinishReason.EOS, FinishReason.STOP], default=-1
+            [~good, eos, stopped], [FinishReason.ERROR, FinishReason.EOS, FinishReason.STOP], default=UNFINISHED
         )
         reason = reason_of_group[groups.group]
-        ended = groups.rollouts[reason >= 0]
-        tree.finish_rollouts(ended, reason[reason >= 0])
-        return reason_of_group < 0, ended
+        ended = groups.rollouts[reason != UNFINISHED]
+        tree.finish_rollouts(ended, reason[reason != UNFINISHED])
+        return reason_of_group == UNFINISHED, ended
 
     def assign(self, groups: Groups, slot: np.ndarray) -> np.ndarray:
         """Put the rollouts on their groups' branches; end those whose answer is decided or whose limit is reached.
@@ -511,9 +511,9 @@ class Bookkeeping:
         reason = np.where(
             decided[of],
             FinishReason.ANSWER,
-            np.where(states.length[mine] >= states.limit[mine], FinishReason.LENGTH, -1),
+            np.where(states.length[mine] >= states.limit[mine], FinishReason.LENGTH, UNFINISHED),
         )
-        ends = reason >= 0
+        ends = reason != UNFINISHED
         states.branch[mine[~ends]] = slot[of[~ends]]
         tree.finish_rollouts(mine[ends], reason[ends])
         used = np.zeros(len(slot), dtype=bool)

@@ -18,7 +18,7 @@ from fastsia.engine.model_runner import ModelRunner
 from fastsia.engine.sequence import Counters, FinishReason, Request, Rollouts
 from fastsia.engine.step import Bookkeeping, Draws, Groups
 from fastsia.engine.stopping import StopRules
-from fastsia.engine.tables import FINISHED, HIDDEN_DROPPED, NO_NODE, TrajectoryTree
+from fastsia.engine.tables import HIDDEN_DROPPED, NO_BRANCH, NO_NODE, TrajectoryTree
 from fastsia.ops.reference import DrawSpec
 
 # Trunk positions at which each rollout is verified in one round: most diverge soon, few match to the end.
@@ -153,7 +153,7 @@ class Verifier:
         trunks = self._tree.trunks
         slots = trunks.slots()
         slots = slots[trunks.fixed[slots] & ~trunks.verified[slots]]
-        slots = slots[trunks.num_hidden[slots] > trunks.length[slots] - trunks.prompt_len[slots]]
+        slots = slots[trunks.num_hidden[slots] > trunks.length[slots] - trunks.origin[slots]]
         for known, _ in self._under_way:
             slots = np.setdiff1d(slots, known)
         budget = max(_MAX_LOGITS // self._runner.vocab_size, 1)
@@ -211,7 +211,7 @@ class Verifier:
 
     def _describe(self, slots: np.ndarray) -> _Targets:
         trunks = self._tree.trunks
-        num_tokens = (trunks.length - trunks.prompt_len)[slots].astype(np.int64)
+        num_tokens = (trunks.length - trunks.origin)[slots].astype(np.int64)
         shape = (len(slots), int(num_tokens.max()) + 1)
         expected = np.full(shape, -2, dtype=np.int64)
         chain = np.full(shape, NO_NODE, dtype=np.int64)
@@ -220,7 +220,7 @@ class Verifier:
         for i, slot in enumerate(slots.tolist()):
             job = self._jobs[int(trunks.job[slot])]
             rules = self._rules[trunks.rules[slot]]
-            y = trunks.tokens[slot, trunks.prompt_len[slot] : trunks.length[slot]]
+            y = trunks.tokens[slot, trunks.origin[slot] : trunks.length[slot]]
             stop_state[i, : len(y) + 1], completes = rules.states_along(y)
             chain[i, 1 : len(y) + 1] = job.chain[slot]
             if trunks.may_match[slot]:
@@ -238,7 +238,7 @@ class Verifier:
         of_job = [self._jobs[int(job)].rollouts for job in trunks.job[targets.slots]]
         of_trunk = [job[states.trunk[job] == slot] for job, slot in zip(of_job, targets.slots, strict=True)]
         rollouts, trunk = np.concatenate(of_trunk), np.repeat(np.arange(len(of_trunk)), [len(one) for one in of_trunk])
-        start = (states.checkpoint[rollouts] - trunks.base[targets.slots][trunk]).astype(np.int64)
+        start = (states.checkpoint[rollouts] - trunks.first_checkpoint[targets.slots][trunk]).astype(np.int64)
         bound = np.minimum(start + states.limit[rollouts], np.maximum(targets.decided[trunk], start))
         window = np.where(trunks.may_match[targets.slots], _WINDOW, 1)
         at = start.copy()
@@ -330,10 +330,10 @@ class Verifier:
         slot[alive] = at = branches.allocate(len(opened))
         branches.trunk[at] = opened
         branches.order[at] = trunks.order[opened]
-        branches.prefix_len[at] = trunks.prompt_len[opened] + place
+        branches.prefix_len[at] = trunks.origin[opened] + place
         self._start_streams(at, opened, place)
         ended_now = self._bookkeeping.assign(groups, slot)
-        tree.decoding = np.concatenate([tree.decoding, rollouts[states.branch[rollouts] != FINISHED]])
+        tree.decoding = np.concatenate([tree.decoding, rollouts[states.branch[rollouts] != NO_BRANCH]])
         return [ended, ended_now]
 
     def _known(self, rollout: int) -> tuple[np.ndarray, np.ndarray]:
@@ -349,7 +349,7 @@ class Verifier:
         Nothing is computed: the branches are then in the state of preempted ones.
         """
         tree, states = self._tree, self._tree.rollouts
-        mine = rollouts[(states.num_known[rollouts] > 1) & (states.branch[rollouts] != FINISHED)]
+        mine = rollouts[(states.num_known[rollouts] > 1) & (states.branch[rollouts] != NO_BRANCH)]
         if len(mine) == 0:
             return []
         width = int(states.num_known[mine].max())
@@ -376,7 +376,7 @@ class Verifier:
             spec: DrawSpec[np.ndarray] = DrawSpec(row.astype(np.int64), none, none, none, none)
             draws = Draws(none, branch, drawing, row, spec)
             ended.append(self._bookkeeping.split(draws, tokens[at], logprobs[at]).ended)
-        branches = np.unique(states.branch[mine[states.branch[mine] != FINISHED]])
+        branches = np.unique(states.branch[mine[states.branch[mine] != NO_BRANCH]])
         tree.branches.high_water[branches] = tree.branches.length[branches] - 1
         return ended
 

@@ -97,7 +97,7 @@ def assert_same_rows(name: str, one: Table, other: Table) -> None:
             np.testing.assert_array_equal(vars(one)["blocks"][row, :used], vars(other)["blocks"][row, :used])
     if name == "trunks":
         for row in rows:
-            length, drawn = vars(one)["length"][row], vars(one)["length"][row] - vars(one)["prompt_len"][row]
+            length, drawn = vars(one)["length"][row], vars(one)["length"][row] - vars(one)["origin"][row]
             for column, used in (("tokens", length), ("logprobs", drawn), ("entropies", drawn)):
                 np.testing.assert_array_equal(
                     vars(one)[column][row, :used], vars(other)[column][row, :used], f"{name}.{column}"
@@ -217,7 +217,7 @@ def test_blocks_that_just_suffice_are_no_shortage(num_blocks: int) -> None:
 
 # Columns that only Python reads.
 OF_PARTS = ("num_known", "known_at", "num_taken", "is_end_taken")
-OF_PYTHON = {"trunks": {"base", "may_match", "hidden"}, "rollouts": {"job", *OF_PARTS}}
+OF_PYTHON = {"trunks": {"first_checkpoint", "may_match", "hidden"}, "rollouts": {"job", *OF_PARTS}}
 
 
 @pytest.mark.parametrize("table", ["trunks", "branches", "rollouts", "nodes"])
