@@ -38,6 +38,7 @@ from fastsia.engine.sequence import (
     Rollout,
     Rollouts,
     Trajectory,
+    positions_needed,
 )
 from fastsia.engine.step import Batch, Bookkeeping, Draws, Selection
 from fastsia.engine.stopping import StopRules
@@ -688,23 +689,23 @@ def check_request(request: Request, context_length: int | None, vocab_size: int,
             )
     if request.num_rollouts < 0:
         raise FastsiaError(f"num_rollouts must be >= 0, got {request.num_rollouts}.")
-    trunk = len(prompt) + (request.sampling.max_tokens if given is None else len(given))
+    new = request.sampling.max_tokens
+    trajectory = new if given is None else len(given)
     wrong = next((c for c in request.checkpoints or () if c < 0 or (given is not None and c > len(given))), None)
     if wrong is not None:
         if wrong < 0:
             raise FastsiaError(f"checkpoints must be >= 0, got {wrong}.")
         raise FastsiaError(f"checkpoint {wrong} is outside the trajectory (0 to {len(given or ())}).")
-    new = request.sampling.max_tokens
-    longest, terms = trunk + new, f"trajectory ({trunk - len(prompt)}) + rollout ({new})"
-    if request.rollout_budget == "total":
-        longest = max(trunk, len(prompt) + new)
-        terms = f"the longer of trajectory ({trunk - len(prompt)}) and rollout with its prefix ({new})"
+    longest = positions_needed(len(prompt), trajectory, new, request.rollout_budget)
     if context_length is not None and longest > context_length:
+        terms = f"trajectory ({trajectory}) + rollout ({new})"
+        if request.rollout_budget == "total":
+            terms = f"the longer of trajectory ({trajectory}) and rollout with its prefix ({new})"
         raise FastsiaError(
             f"prompt ({len(prompt)} tokens) + {terms} need {longest} positions, the model's context is"
             f" {context_length}: lower max_tokens or shorten the prompt."
         )
-    needed = blocks.blocks_for(trunk) + blocks.blocks_for(new) + 1
+    needed = blocks.blocks_for(len(prompt) + trajectory) + blocks.blocks_for(new) + 1
     if needed > blocks.num_blocks:
         raise FastsiaError(
             f"num_kv_blocks={blocks.num_blocks} is too small: one trajectory and one rollout of this request need"

@@ -192,6 +192,16 @@ class Request:
     allocation: tuple[int, ...] | None = None
 
 
+def positions_needed(prompt: int, trajectory: int, max_tokens: int, rollout_budget: RolloutBudget) -> int:
+    """Return the positions of the longest sequence of a request.
+
+    Args:
+        prompt, trajectory: their tokens.
+        max_tokens: tokens of a rollout, those of its prefix included where the budget is "total".
+    """
+    return prompt + (trajectory + max_tokens if rollout_budget == "new" else max(trajectory, max_tokens))
+
+
 @renamed(row_steps="computed_tokens", rides="matched_tokens")
 @dataclass
 class Counters:
