@@ -22,7 +22,7 @@ from fastsia.answers.stream import AnswerStream
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.engine import step_cpp
 from fastsia.engine.block_manager import BlockManager
-from fastsia.engine.forecast import Forecast, InFlight, Remaining
+from fastsia.engine.forecast import InFlight, Remaining, RunForecast
 from fastsia.engine.interrupts import Uninterrupted
 from fastsia.engine.model_runner import ModelRunner
 from fastsia.engine.profile import STEP, VERIFY, StepProfile
@@ -108,7 +108,7 @@ class Run:
         self._is_consistent = True
         self._overlap = overlap
         self._flights: deque[_Flight] = deque()
-        self._forecast = Forecast() if watch is not None else None
+        self._forecast = RunForecast() if watch is not None else None
         self._counters_before = replace(counters)  # the engine counts all of its runs
         self._max_num_seqs = max_num_seqs
         self.num_ended_rollouts = 0
@@ -116,7 +116,7 @@ class Run:
         self.tree = TrajectoryTree(blocks)
         self._jobs: dict[int, Job] = {}
         self._num_admitted = 0
-        self._lengths = _Lengths()
+        self._mean_length = _MeanLength()
         self._num_trunks = 0
         self._waiting: deque[Request] = deque()
         self._exhausted = False
@@ -181,10 +181,10 @@ class Run:
         trunks, size = self.tree.trunks, self.tree.blocks.block_size
         slots = trunks.slots()
         writing = slots[~trunks.fixed[slots]]
-        final = np.minimum(trunks.origin[writing] + self._lengths.expected(request), trunks.max_length[writing])
+        final = np.minimum(trunks.origin[writing] + self._mean_length.expected(request), trunks.max_length[writing])
         growth = int(np.maximum(-(-final // size) - trunks.num_blocks[writing], 0).sum())
         ends = request.trajectory_ids is not None or (request.drawn is not None and request.drawn.finish_reason != "")
-        tokens = len(request.prompt_ids) + (known if ends else max(known, self._lengths.expected(request)))
+        tokens = len(request.prompt_ids) + (known if ends else max(known, self._mean_length.expected(request)))
         needed = self.tree.blocks.blocks_for(tokens) + growth
         # One more block for each trunk, for its rollouts.
         return self.tree.blocks.num_free >= needed + len(trunks) + 1
@@ -210,7 +210,7 @@ class Run:
             job.token_ids, job.finish_reason = np.array(given, dtype=np.int32), "given"
             job.logprobs = job.entropies = np.full(len(given), np.nan, dtype=np.float32)
             self._open_rollouts(slot, job)
-            self._count_known_length(len(given))
+            self._count_lengths(np.array([len(given)]), np.array([True]))
 
     def _resume(self, slot: int, job: Job, drawn: Drawn) -> None:
         """Resume a request from the draws of an earlier run."""
@@ -224,18 +224,21 @@ class Run:
                 self._fail(slot, job)
             else:
                 self._open_rollouts(slot, job)
-                self._count_known_length(num_tokens)
+                self._count_lengths(np.array([num_tokens]), np.array([job.finish_reason != "length"]))
             return
         trunks.stop_state[slot] = self._rules[trunks.rules[slot]].states_along(drawn.token_ids)[0][-1]
         for name, values in (("logprobs", drawn.logprobs), ("entropies", drawn.token_entropies)):
             trunks.widen(name, num_tokens)
             getattr(trunks, name)[slot, :num_tokens] = values
 
-    def _count_known_length(self, length: int) -> None:
-        """Count a trajectory whose length was known before, for the forecast of the others."""
+    def _count_lengths(self, lengths: np.ndarray, ended: np.ndarray) -> None:
+        """Count complete trajectories for the forecast of the others.
+
+        Args:
+            ended: bool, those that the token after their last one ended, and not their maximum length.
+        """
         if self._forecast is not None:
-            known = np.array([length])
-            self._forecast.trajectories.add(np.zeros_like(known), known + 1, np.array([True]))
+            self._forecast.trajectories.add(np.zeros_like(lengths), lengths + ended, ended)
 
     def _new_trunk(self, job: Job, tokens: np.ndarray, origin: int) -> int:
         trunks, request = self.tree.trunks, job.request
@@ -395,17 +398,14 @@ class Run:
                 assert texts is not None
                 drawn = drawn[: texts.tokens_before(drawn)]
             job.token_ids, job.finish_reason = drawn, FINISH_REASONS[reason]
-            self._lengths.add(len(drawn))
+            self._mean_length.add(len(drawn))
             job.logprobs = trunks.logprobs[slot, : len(drawn)].copy()
             job.entropies = trunks.entropies[slot, : len(drawn)].copy()
             if reason == FinishReason.ERROR:
                 self._fail(slot, job)
             else:
                 self._open_rollouts(slot, job)
-
-        if self._forecast is not None:
-            length = trunks.length[ends] - trunks.origin[ends]
-            self._forecast.trajectories.add(np.zeros_like(length), length + 1, reasons != FinishReason.LENGTH)
+        self._count_lengths(trunks.length[ends] - trunks.origin[ends], reasons != FinishReason.LENGTH)
 
     def _fail(self, slot: int, job: Job) -> None:
         job.error = f"logits were NaN or infinite at position {len(job.token_ids)} of the trajectory"
@@ -567,7 +567,6 @@ class Run:
         lost = (trunks.length - trunks.computed)[slots[trunks.pending[slots] > 0]].sum()
         lost += (self.tree.branches.length - self.tree.branches.computed - 1)[branches].clip(min=0).sum()
         now = InFlight(
-            len(jobs),
             _mean_stride(jobs),
             request.num_rollouts,
             request.sampling.max_tokens,
@@ -629,8 +628,8 @@ class Run:
 
 
 @dataclass
-class _Lengths:
-    """Lengths of the trajectories that a run has drawn."""
+class _MeanLength:
+    """Mean length of the trajectories that a run has drawn, for admission."""
 
     count: int = 0
     total: int = 0

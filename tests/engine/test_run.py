@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from fastsia.config import SamplingParams
 from fastsia.engine.block_manager import BlockManager
+from fastsia.engine.forecast import RunForecast
 from fastsia.engine.loop import Run
 from fastsia.engine.seeding import Domain
 from fastsia.engine.sequence import Counters, Drawn, Request, Trajectory
@@ -262,14 +263,37 @@ def test_what_an_interrupted_run_has_drawn_is_not_drawn_again(
     check(finished, requests)
 
 
+def test_the_forecast_counts_the_token_that_ended_a_trajectory_and_none_after_one_that_was_cut() -> None:
+    """Drawn now or by an earlier run: the tokens drawn, and whether the last one was an end."""
+    sampling = SamplingParams(0.8, 0.9, max_tokens=3, eos_token_id=EOS)
+    requests = [Request(i, (2, 3), sampling, num_rollouts=0, seed=i) for i in range(8)]
+    drawn: dict[Any, Drawn] = {}
+    for _ in range(2):
+        run = start(HashModel(60, 3, 1000), BlockManager(60, 3), [replace(r, drawn=drawn.get(r.key)) for r in requests])
+        run._forecast = forecast = RunForecast()
+        counted: list[tuple[int, bool]] = []
+        forecast.trajectories.add = lambda _, lengths, ended, counted=counted: counted.extend(  # type: ignore[misc]
+            zip(lengths.tolist(), ended.tolist(), strict=True)
+        )
+        finished = list(run)
+        ends = [(len(t.token_ids), t.finish_reason == "eos") for t in finished]
+        assert {ended for _, ended in ends} == {True, False}
+        assert sorted(counted) == sorted((length + ended, ended) for length, ended in ends)
+        drawn = {
+            t.key: Drawn(len(t.token_ids), t.token_ids, t.logprobs, t.token_entropies, t.finish_reason, t.rollouts)
+            for t in finished
+            if t.rollouts is not None
+        }
+
+
 def start(
     model: HashModel,
     blocks: BlockManager,
     requests: list[Request],
-    max_num_seqs: int,
-    max_num_batched_tokens: int,
-    max_concurrent_trajectories: int,
-    core: bool,
+    max_num_seqs: int = 64,
+    max_num_batched_tokens: int = 64,
+    max_concurrent_trajectories: int = 4,
+    core: bool = False,
     overlap: bool = False,
 ) -> Run:
     return Run(
