@@ -25,19 +25,22 @@ struct Candidate {
   bool is_trunk;
 };
 
-// Within a trajectory its trunk first, then branches with blocks, so that these end and free them.
+// Kinds of sequences by their urgency: trunks, branches with blocks, branches without.
+constexpr std::int32_t kNumKinds = 3;
+
+// What can be computed, with its urgency as `TrajectoryTree.urgency` of fastsia/engine/tables.py, in ranks of trunks.
 std::vector<Candidate> candidates(const Trunks& trunks, const Branches& branches) {
   std::vector<std::int32_t> by_order;
   for (std::size_t t = 0; t < trunks.capacity; ++t)
     if (trunks.free.live[t]) by_order.push_back(static_cast<std::int32_t>(t));
   std::sort(by_order.begin(), by_order.end(),
             [&](std::int32_t a, std::int32_t b) { return trunks.order[a] < trunks.order[b]; });
-  // 3 * the trunk's place; -1 where its branches wait for it to be computed.
+  // The trunk's own urgency; -1 where its branches wait for it to be computed.
   std::vector<std::int32_t> of_branches(trunks.capacity, -1);
   std::vector<Candidate> found;
   found.reserve(branches.capacity);
   for (std::size_t i = 0; i < by_order.size(); ++i) {
-    const std::int32_t t = by_order[i], urgency = static_cast<std::int32_t>(3 * i);
+    const std::int32_t t = by_order[i], urgency = static_cast<std::int32_t>(i) * kNumKinds;
     if (trunks.computed[t] == trunks.length[t]) of_branches[static_cast<std::size_t>(t)] = urgency;
     if (trunks.computed[t] < trunks.length[t] && !trunks.in_flight[t] && (!trunks.verified[t] || trunks.pending[t] > 0))
       found.push_back({t, urgency, true});
@@ -64,7 +67,8 @@ Reason Stops::read(std::int64_t token, std::int32_t& state) const {
 Selection select(const Trunks& trunks, const Branches& branches, const Blocks& blocks, std::int64_t max_num_seqs,
                  std::int64_t max_num_batched_tokens) {
   const std::vector<Candidate> found = candidates(trunks, branches);
-  const auto order = counting_order(found.size(), 3 * trunks.capacity, [&](std::size_t i) { return found[i].urgency; });
+  const auto order =
+      counting_order(found.size(), kNumKinds * trunks.capacity, [&](std::size_t i) { return found[i].urgency; });
   Selection selection;
   std::int64_t num_single = 0, num_longer = 0, needed = 0;
   for (std::size_t i = 0; i < order.size(); ++i) {
@@ -148,7 +152,8 @@ Layout lay_out(const Trunks& trunks, const Branches& branches, const Nodes& node
     const std::size_t i = static_cast<std::size_t>(chosen);
     const std::int32_t t = owner(i);
     if (owners.empty() || owners.back() != t) {
-      if (!owners.empty()) out.max_rows = std::max(out.max_rows, static_cast<std::int32_t>(at) - out.cu_rows.back());
+      if (!owners.empty())
+        out.max_rows_per_prefix = std::max(out.max_rows_per_prefix, static_cast<std::int32_t>(at) - out.cu_rows.back());
       owners.push_back(t);
       out.cu_rows.push_back(static_cast<std::int32_t>(at));
     }
@@ -190,7 +195,8 @@ Layout lay_out(const Trunks& trunks, const Branches& branches, const Nodes& node
     out.max_prefix_len = std::max(out.max_prefix_len, branches.prefix_len[b]);
     out.branch_last[i - of_trunks.size] = static_cast<std::int64_t>(at) - 1;
   }
-  if (!owners.empty()) out.max_rows = std::max(out.max_rows, static_cast<std::int32_t>(at) - out.cu_rows.back());
+  if (!owners.empty())
+    out.max_rows_per_prefix = std::max(out.max_rows_per_prefix, static_cast<std::int32_t>(at) - out.cu_rows.back());
   out.cu_rows.push_back(static_cast<std::int32_t>(n));
   const std::size_t width = static_cast<std::size_t>(blocks_for(out.max_prefix_len, block_size));
   out.prefix_tables.resize(owners.size() * width);
@@ -225,10 +231,11 @@ RowCounts mark_computed(const Trunks& trunks, const Branches& branches, const Sl
   return counted;
 }
 
-Draws draws(const Trunks& trunks, const Branches& branches, const Rollouts& rollouts, const std::int32_t* decoding,
-            std::size_t num_decoding, const SlotSelection& of_trunks, const SlotSelection& of_branches,
-            const std::int64_t* trunk_last, const std::int64_t* branch_last, std::int32_t domain) {
-  Draws out;
+DrawPlan plan_draws(const Trunks& trunks, const Branches& branches, const Rollouts& rollouts,
+                    const std::int32_t* decoding, std::size_t num_decoding, const SlotSelection& of_trunks,
+                    const SlotSelection& of_branches, const std::int64_t* trunk_last, const std::int64_t* branch_last,
+                    std::int32_t domain) {
+  DrawPlan out;
   const std::size_t most_rows = of_trunks.size + of_branches.size;
   out.hidden_row.reserve(most_rows);
   out.temperature.reserve(most_rows);
@@ -242,11 +249,11 @@ Draws draws(const Trunks& trunks, const Branches& branches, const Rollouts& roll
     out.temperature.push_back(trunks.temperature[trunk]);
     out.top_p.push_back(trunks.top_p[trunk]);
   };
-  const auto add_draw = [&](std::int64_t row, std::int32_t trunk, std::int32_t position, std::int32_t index,
+  const auto add_draw = [&](std::int64_t row, std::int32_t trunk, std::int32_t number, std::int32_t index,
                             std::int32_t checkpoint, std::int32_t of_domain) {
     out.row.push_back(row);
     out.seeds.push_back(trunks.seed[trunk]);
-    out.counters.insert(out.counters.end(), {position, index, checkpoint, of_domain});
+    out.counters.insert(out.counters.end(), {number, index, checkpoint, of_domain});
   };
   for (std::size_t i = 0; i < of_trunks.size; ++i) {
     const std::int32_t t = of_trunks.slots[i];

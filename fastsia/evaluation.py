@@ -867,7 +867,9 @@ class _Reporter:
         count = self._backend.counters.out_of_memory - self._before.out_of_memory
         found = list(self._backend.warnings)
         if count:
-            found.append(f"device memory ran out {counted(count, 'time')}; smaller batches were computed.")
+            found.append(
+                f"device memory ran out {counted(count, 'time')}; smaller batches, or the same again, were tried."
+            )
         return found
 
     def finished(self, problem: FinishedProblem) -> None:

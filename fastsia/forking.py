@@ -95,7 +95,7 @@ def draw_alternatives(
     loaded = open_for_run(identity["model"], model, load_options, "alternatives are drawn")
     if loaded.fingerprint() != identity["model"]["fingerprint"]:
         raise FastsiaError(f"{loaded.model_name} is not, or no longer, the model that wrote this run.")
-    drawing = _Drawing(loaded, store, AlternativeStore(path), config, identity, num_rollouts, progress)
+    drawing = _AlternativeDrawing(loaded, store, AlternativeStore(path), config, identity, num_rollouts, progress)
     for row in trajectories.to_dict("records"):
         drawing.plan(row, threshold, positions, most)
     drawing.draw()
@@ -103,7 +103,7 @@ def draw_alternatives(
         return read_alternatives(now, problem_id)
 
 
-class _Drawing:
+class _AlternativeDrawing:
     """Draws rollouts after forced tokens and stores them.
 
     A rollout after a token is drawn as one that an earlier run has begun: its first token is known. So the engine

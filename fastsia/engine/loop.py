@@ -24,7 +24,8 @@ from fastsia.engine import step_cpp
 from fastsia.engine.block_manager import BlockManager
 from fastsia.engine.forecast import InFlight, Remaining, RunForecast
 from fastsia.engine.interrupts import Uninterrupted
-from fastsia.engine.model_runner import ModelRunner
+from fastsia.engine.job import Job
+from fastsia.engine.model_runner import HostSamples, ModelRunner
 from fastsia.engine.profile import STEP, VERIFY, StepProfile
 from fastsia.engine.scheduler import Scheduler
 from fastsia.engine.seeding import Domain
@@ -40,10 +41,10 @@ from fastsia.engine.sequence import (
     Trajectory,
     positions_needed,
 )
-from fastsia.engine.step import Batch, Bookkeeping, Draws, Selection
+from fastsia.engine.step import Batch, Bookkeeping, DrawPlan, Selection
 from fastsia.engine.stopping import StopRules
 from fastsia.engine.tables import TrajectoryTree
-from fastsia.engine.verify import Job, Verifier
+from fastsia.engine.verify import Verifier
 from fastsia.errors import FastsiaError
 
 
@@ -52,12 +53,12 @@ class _Flight:
     """A step that has been launched: the device has been given its work, and its results have not been read.
 
     Attributes:
-        drawn: Waits for the draws: tokens, log-probabilities and entropies. None where nothing is drawn.
+        fetch: waits for the draws; None where nothing is drawn.
     """
 
     selection: Selection
-    draws: Draws
-    drawn: Callable[[], tuple[np.ndarray, np.ndarray, np.ndarray]] | None
+    plan: DrawPlan
+    fetch: Callable[[], HostSamples] | None
 
 
 class Run:
@@ -135,8 +136,8 @@ class Run:
     @property
     def _num_rows(self) -> int:
         counters = self._counters
-        drawn = counters.computed_tokens + counters.trajectory_tokens
-        return drawn + counters.prefill_tokens + counters.recomputed_tokens
+        fresh = counters.computed_tokens + counters.trajectory_tokens + counters.prefill_tokens
+        return fresh + counters.recomputed_tokens
 
     def __iter__(self) -> Iterator[Trajectory]:
         for finished in self.steps():
@@ -293,14 +294,14 @@ class Run:
         while len(self._flights) < (2 if self._overlap and self._scheduler.fills_two else 1) and self._launch():
             pass
         flight = self._flights[0] if self._flights else None
-        drawn = flight.drawn() if flight is not None and flight.drawn is not None else None
+        samples = flight.fetch() if flight is not None and flight.fetch is not None else None
         with Uninterrupted():
             self._is_consistent = False
             if flight is not None:
                 self._flights.popleft()
                 self._mark_in_flight(flight.selection, False)
-                if drawn is not None:
-                    self._land(flight.draws, *drawn)
+                if samples is not None:
+                    self._land(flight.plan, *samples)
             with self._span(VERIFY):
                 self._report(self._verifier.verify(wait=not self._flights))
             self._end_trunks()
@@ -322,11 +323,11 @@ class Run:
             if self._profile is not None:
                 self._profile.count(len(batch.token_ids))
             self._keep_hidden(batch, hidden)
-            draws, drawn = self._bookkeeping.draws(selection, batch), None
-            if len(draws.hidden_row):
-                drawn = self._runner.begin_draw(self._runner.take(hidden, draws.hidden_row), draws.spec)
+            plan, fetch = self._bookkeeping.plan_draws(selection, batch), None
+            if len(plan.hidden_row):
+                fetch = self._runner.begin_draw(self._runner.take(hidden, plan.hidden_row), plan.spec)
             self._mark_in_flight(selection, True)
-            self._flights.append(_Flight(selection, draws, drawn))
+            self._flights.append(_Flight(selection, plan, fetch))
             self._is_consistent = True
         return True
 
@@ -373,14 +374,14 @@ class Run:
         trunks.hidden[batch.hidden_trunk, batch.hidden_position] = kept
         np.maximum.at(trunks.num_hidden, batch.hidden_trunk, batch.hidden_position + 1)
 
-    def _land(self, draws: Draws, tokens: np.ndarray, logprobs: np.ndarray, entropy: np.ndarray) -> None:
+    def _land(self, plan: DrawPlan, tokens: np.ndarray, logprobs: np.ndarray, entropy: np.ndarray) -> None:
         """Apply a step's draws: append to the trunks and split the branches."""
-        num_trunks = len(draws.trunk)
+        num_trunks = len(plan.trunk)
         if num_trunks:
-            self._append(draws.trunk, tokens[:num_trunks], logprobs[:num_trunks], entropy[:num_trunks])
-        if len(draws.branch):
+            self._append(plan.trunk, tokens[:num_trunks], logprobs[:num_trunks], entropy[:num_trunks])
+        if len(plan.branch):
             self._counters.generated_tokens += int((tokens[num_trunks:] >= 0).sum())
-            forks = self._bookkeeping.split(draws, tokens, logprobs)
+            forks = self._bookkeeping.split(plan, tokens, logprobs)
             self._runner.copy_blocks(forks.src, forks.dst)
             self._report(forks.ended)
 
@@ -392,15 +393,15 @@ class Run:
         ends, reasons = self._bookkeeping.append(trunk, tokens, logprobs, entropies)
         for slot, reason in zip(ends.tolist(), reasons.tolist(), strict=True):
             job = self._jobs[int(trunks.job[slot])]
-            drawn = trunks.tokens[slot, trunks.origin[slot] : trunks.length[slot]].copy()
+            token_ids = trunks.tokens[slot, trunks.origin[slot] : trunks.length[slot]].copy()
             if reason == FinishReason.STOP:
                 texts = self._rules[trunks.rules[slot]].texts
                 assert texts is not None
-                drawn = drawn[: texts.tokens_before(drawn)]
-            job.token_ids, job.finish_reason = drawn, FINISH_REASONS[reason]
-            self._mean_length.add(len(drawn))
-            job.logprobs = trunks.logprobs[slot, : len(drawn)].copy()
-            job.entropies = trunks.entropies[slot, : len(drawn)].copy()
+                token_ids = token_ids[: texts.tokens_before(token_ids)]
+            job.token_ids, job.finish_reason = token_ids, FINISH_REASONS[reason]
+            self._mean_length.add(len(token_ids))
+            job.logprobs = trunks.logprobs[slot, : len(token_ids)].copy()
+            job.entropies = trunks.entropies[slot, : len(token_ids)].copy()
             if reason == FinishReason.ERROR:
                 self._fail(slot, job)
             else:
@@ -419,12 +420,12 @@ class Run:
         trunks.length[slot] = trunks.origin[slot] + len(job.token_ids)
         trunks.computed[slot] = min(trunks.computed[slot], trunks.length[slot])
         checkpoint, index = _asked(request, job.checkpoints)
-        known = None
+        begun = None
         if request.drawn is not None:
             before = request.drawn.rollouts
             job.ended = before.take(before.finish_reason != UNFINISHED)
             asked = np.isin(_rollout_keys(before.checkpoint, before.index), _rollout_keys(checkpoint, index))
-            known = before.take((before.finish_reason == UNFINISHED) & asked)
+            begun = before.take((before.finish_reason == UNFINISHED) & asked)
             missing = ~np.isin(_rollout_keys(checkpoint, index), _rollout_keys(job.ended.checkpoint, job.ended.index))
             checkpoint, index = checkpoint[missing], index[missing]
         job.rollouts = states.allocate(len(checkpoint))
@@ -434,13 +435,13 @@ class Run:
         states.index[job.rollouts] = index
         budget = request.sampling.max_tokens
         states.limit[job.rollouts] = budget if request.rollout_budget == "new" else np.maximum(budget - checkpoint, 0)
-        if known is not None:
-            job.known = known.token_ids, known.logprobs
+        if begun is not None:
+            job.replayed = begun.token_ids, begun.logprobs
             mine = job.rollouts[
-                np.searchsorted(_rollout_keys(checkpoint, index), _rollout_keys(known.checkpoint, known.index))
+                np.searchsorted(_rollout_keys(checkpoint, index), _rollout_keys(begun.checkpoint, begun.index))
             ]
-            states.num_known[mine] = states.num_taken[mine] = np.diff(known.offsets)
-            states.known_at[mine] = known.offsets[:-1]
+            states.num_replayed[mine] = states.num_taken[mine] = np.diff(begun.offsets)
+            states.replayed_at[mine] = begun.offsets[:-1]
         trunks.pending[slot] = len(job.rollouts)
         trunks.verified[slot] = len(job.rollouts) == 0  # nothing is computed for rollouts that have all ended
         if request.shuffle_prefix:
@@ -563,7 +564,7 @@ class Run:
         going = states.slots()
         going = going[states.reason[going] == UNFINISHED]
         writing = slots[~trunks.fixed[slots]]
-        is_verified = trunks.verified[states.trunk[going]]
+        is_verified, replayed = trunks.verified[states.trunk[going]], states.num_replayed[going]
         lost = (trunks.length - trunks.computed)[slots[trunks.pending[slots] > 0]].sum()
         lost += (self.tree.branches.length - self.tree.branches.computed - 1)[branches].clip(min=0).sum()
         now = InFlight(
@@ -572,7 +573,7 @@ class Run:
             request.sampling.max_tokens,
             (trunks.length - trunks.origin)[writing],
             states.checkpoint[going],
-            np.where(is_verified, states.length[going], np.where(states.num_known[going], states.num_known[going], -1)),
+            np.where(is_verified, states.length[going], np.where(replayed > 0, replayed, -1)),
             states.limit[going],
             int(lost),
         )

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -34,7 +34,14 @@ from fastsia.ops.launch import current, empty_rows
 from fastsia.ops.reference import DrawSpec, score
 
 _T = TypeVar("_T")
-_Drawn = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class HostSamples(NamedTuple):
+    """`ops.reference.Samples` on the host, in numpy arrays; `entropy` is NaN where it was not wanted."""
+
+    tokens: np.ndarray
+    logprobs: np.ndarray
+    entropy: np.ndarray
 
 
 class ModelRunner:
@@ -53,7 +60,7 @@ class ModelRunner:
         kv_cache: [num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim] in the model's dtype.
         fused_head: logits are the head's product (and Gemma2's softcap); False where a model changes its logits
             further (Granite scales them): then the model's own forward computes them from the hidden states.
-        num_out_of_memory: how often device memory did not suffice and less was tried.
+        num_out_of_memory: how often device memory did not suffice and something was tried again.
         products: packed products, with the C++ core's ops on a CPU; fused ones in a loaded model under torch.compile
             and on a GPU; in fp8 where that is asked for; None elsewhere.
         sizes: row counts in which a row's bits do not depend on the others, ascending; None where steps run in others
@@ -113,13 +120,13 @@ class ModelRunner:
         deferred = self._deferred
 
         # Free functions: torch.compile takes them with what they name, and a graph with what it is given.
-        def decode(kv_cache: Tensor, *inputs: Tensor, max_rows: int | None = None) -> Tensor:
+        def decode(kv_cache: Tensor, *inputs: Tensor, max_rows_per_prefix: int | None = None) -> Tensor:
             read = Inputs(*inputs)
             output = decoder(
                 input_ids=read.token_ids[None],
                 position_ids=read.positions[None],
                 use_cache=False,
-                fastsia_context=AttentionContext(kv_cache, read, max_rows or len(read.token_ids), deferred),
+                fastsia_context=AttentionContext(kv_cache, read, max_rows_per_prefix or len(read.token_ids), deferred),
             )
             return output.last_hidden_state[0]
 
@@ -179,7 +186,7 @@ class ModelRunner:
                 return self._run(self._compiled, inputs)[:rows]
         if padded.rows > rows:
             shape = padded
-        return self._run(self._decode, self._inputs(batch, shape), max_rows=batch.max_rows)[:rows]
+        return self._run(self._decode, self._inputs(batch, shape), max_rows_per_prefix=batch.max_rows_per_prefix)[:rows]
 
     def _rounded(self, rows: int) -> int:
         """The number of rows that a batch is padded to."""
@@ -295,18 +302,11 @@ class ModelRunner:
         finally:
             del base.forward
 
-    def draw(self, hidden: Tensor, spec: DrawSpec[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """`ops.sample` from the logits of hidden states [R, hidden_size], on numpy arrays.
+    def begin_draw(self, hidden: Tensor, spec: DrawSpec[np.ndarray]) -> Callable[[], HostSamples]:
+        """Give the device `ops.sample` from the logits of hidden states [R, hidden_size]; return what waits for it.
 
         Where the device has no memory for the logits of all rows at once, half of the rows are drawn from at a time.
-
-        Returns:
-            tokens [M], logprobs [M] and entropy [R] (NaN unless wanted).
         """
-        return self.begin_draw(hidden, spec)()
-
-    def begin_draw(self, hidden: Tensor, spec: DrawSpec[np.ndarray]) -> Callable[[], _Drawn]:
-        """Give the device the draws of `draw`; the returned call waits for them."""
         try:
             return self._begin_draw(hidden, spec)
         except torch.OutOfMemoryError:
@@ -327,18 +327,18 @@ class ModelRunner:
             )
             parts.append((mine, self.begin_draw(hidden[rows], part_spec)))
 
-        def drawn() -> _Drawn:
+        def fetch() -> HostSamples:
             tokens = np.empty(len(spec.row), dtype=np.int64)
             logprobs = np.empty(len(spec.row), dtype=np.float32)
             entropies = []
             for mine, of_part in parts:
                 tokens[mine], logprobs[mine], entropy = of_part()
                 entropies.append(entropy)
-            return tokens, logprobs, np.concatenate(entropies)
+            return HostSamples(tokens, logprobs, np.concatenate(entropies))
 
-        return drawn
+        return fetch
 
-    def _begin_draw(self, hidden: Tensor, spec: DrawSpec[np.ndarray]) -> Callable[[], _Drawn]:
+    def _begin_draw(self, hidden: Tensor, spec: DrawSpec[np.ndarray]) -> Callable[[], HostSamples]:
         logits = self.logits(hidden)
         row, seeds, counters, temperature, top_p = self.staging.put(*spec[:-1])
         on_device = DrawSpec(row, seeds, counters, temperature, top_p, spec.want_entropy)
@@ -347,11 +347,11 @@ class ModelRunner:
             fetched = self.staging.begin_fetch(*(array for array in samples[:3] if array is not None))
         num_rows = len(logits)
 
-        def drawn() -> _Drawn:
+        def fetch() -> HostSamples:
             tokens, logprobs, *entropy = fetched()
-            return tokens, logprobs, entropy[0] if entropy else np.full(num_rows, np.nan, dtype=np.float32)
+            return HostSamples(tokens, logprobs, entropy[0] if entropy else np.full(num_rows, np.nan, dtype=np.float32))
 
-        return drawn
+        return fetch
 
     def score(
         self, hidden: Tensor, token_ids: np.ndarray, temperature: float, top_p: float

@@ -59,7 +59,7 @@ def probe(rows: int, num_blocks: int, block_size: int, vocab_size: int) -> Batch
         suffix_lens=np.zeros(rows, dtype=np.int32),
         max_prefix_len=PROBE,
         max_suffix_len=0,
-        max_rows=PROBE,
+        max_rows_per_prefix=PROBE,
         trunk_last=none,
         branch_last=none,
         hidden_rows=none,

@@ -216,7 +216,7 @@ class Counters:
         matched_tokens: rollout tokens that equal the trajectory's and needed no row of their own.
         forced_tokens: rows for tokens read after a prefix by teacher forcing.
         preemptions: how often a sequence lost its blocks.
-        out_of_memory: how often a step's rows or logits did not fit into device memory and half were tried.
+        out_of_memory: how often device memory did not suffice and something was tried again.
         peak_kv_blocks: the most KV blocks in use.
     """
 

@@ -237,7 +237,7 @@ class RolloutStates(Table):
         node: the last drawn token.
         branch: the branch that it is on; NO_BRANCH before it has diverged, and again once it has ended.
         reason: a `FinishReason` code once it has ended, UNFINISHED before.
-        num_known, known_at: tokens that an earlier run drew, and where they begin in `Job.known`.
+        num_replayed, replayed_at: tokens that an earlier run drew, and where they begin in `Job.replayed`.
         num_taken: tokens that `Run.take_drawn` has returned; is_end_taken: whether it has returned the reason.
     """
 
@@ -250,8 +250,8 @@ class RolloutStates(Table):
     node = column(np.int32, NO_NODE)
     branch = column(np.int32, NO_BRANCH)
     reason = column(np.int8, UNFINISHED)
-    num_known = column(np.int32)
-    known_at = column(np.int64)
+    num_replayed = column(np.int32)
+    replayed_at = column(np.int64)
     num_taken = column(np.int32)
     is_end_taken = column(np.bool_)
 
@@ -267,6 +267,16 @@ class TrajectoryTree:
         self.rollouts = RolloutStates(1024)
         # Rollouts on a branch; finished ones are removed at the end of each split.
         self.decoding = np.zeros(0, dtype=np.int32)
+
+    def urgency(self, trunks: np.ndarray, branches: np.ndarray) -> np.ndarray:
+        """int64: a number for each of some trunks and then of some branches, lower for what is to be computed first.
+
+        Trajectories come in their order, and within one its trunk, then branches with blocks, so that these end and
+        free them, then branches without.
+        """
+        of_branch = self.trunks.order[self.branches.trunk[branches]]
+        without = self.branches.num_blocks[branches] == 0
+        return np.concatenate([3 * self.trunks.order[trunks], 3 * of_branch + 1 + without])
 
     # --- nodes -------------------------------------------------------------------------------------------------
 

@@ -86,12 +86,12 @@ class HashModel:
     def begin_draw(self, hidden: Any, spec: DrawSpec[np.ndarray]) -> Any:
         results = self.later(lambda: self.draw(hidden[0][0], spec))
 
-        def drawn() -> Any:
+        def fetch() -> Any:
             while not results:
                 self.queue.popleft()()
             return results[0]
 
-        return drawn
+        return fetch
 
     def draw(self, hidden: np.ndarray, spec: DrawSpec[np.ndarray]) -> Any:
         logits, *arrays = (torch.from_numpy(np.ascontiguousarray(array)) for array in (hidden, *spec[:-1]))

@@ -47,8 +47,8 @@ class BothBookkeeping(step_cpp.CppBookkeeping):
     def mark_computed(self, *arguments: Any) -> Any:
         return self._ask("mark_computed", *arguments)
 
-    def draws(self, *arguments: Any) -> Any:
-        return self._ask("draws", *arguments)
+    def plan_draws(self, *arguments: Any) -> Any:
+        return self._ask("plan_draws", *arguments)
 
     def append(self, *arguments: Any) -> Any:
         return self._ask("append", *arguments)
@@ -216,7 +216,7 @@ def test_blocks_that_just_suffice_are_no_shortage(num_blocks: int) -> None:
 
 
 # Columns that only Python reads.
-OF_PARTS = ("num_known", "known_at", "num_taken", "is_end_taken")
+OF_PARTS = ("num_replayed", "replayed_at", "num_taken", "is_end_taken")
 OF_PYTHON = {"trunks": {"first_checkpoint", "may_match", "hidden"}, "rollouts": {"job", *OF_PARTS}}
 
 
