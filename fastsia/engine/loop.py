@@ -180,7 +180,7 @@ class Run:
         known = len(request.trajectory_ids or ()) if request.drawn is None else len(request.drawn.token_ids)
         # Trunks in flight still grow. A new one that took the blocks they will need would soon be preempted.
         trunks, size = self.tree.trunks, self.tree.blocks.block_size
-        slots = trunks.slots()
+        slots = trunks.live_slots()
         writing = slots[~trunks.fixed[slots]]
         final = np.minimum(trunks.origin[writing] + self._mean_length.expected(request), trunks.max_length[writing])
         growth = int(np.maximum(-(-final // size) - trunks.num_blocks[writing], 0).sum())
@@ -475,7 +475,7 @@ class Run:
     def _end_trunks(self) -> None:
         """Free trunks without unfinished rollouts, and complete jobs without trunks."""
         trunks = self.tree.trunks
-        slots = trunks.slots()
+        slots = trunks.live_slots()
         slots = slots[trunks.verified[slots] & (trunks.pending[slots] == 0) & ~trunks.in_flight[slots]]
         for slot in slots.tolist():
             job = self._jobs[int(trunks.job[slot])]
@@ -560,8 +560,8 @@ class Run:
             return None
         trunks, states, counters, before = self.tree.trunks, self.tree.rollouts, self._counters, self._counters_before
         request = jobs[0].request
-        slots, branches = trunks.slots(), self.tree.branches.slots()
-        going = states.slots()
+        slots, branches = trunks.live_slots(), self.tree.branches.live_slots()
+        going = states.live_slots()
         going = going[states.reason[going] == UNFINISHED]
         writing = slots[~trunks.fixed[slots]]
         is_verified, replayed = trunks.verified[states.trunk[going]], states.num_replayed[going]
@@ -661,6 +661,12 @@ def _rollout_keys(checkpoint: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 def _asked(request: Request, checkpoints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(checkpoint, index) of the rollouts that a request asks for, int32 each, in order."""
+    if request.rollouts is not None:
+        pairs = np.array(sorted(set(request.rollouts)), dtype=np.int32).reshape(-1, 2)
+        outside = np.setdiff1d(pairs[:, 0], checkpoints)
+        if len(outside):
+            raise FastsiaError(f"rollouts asks for checkpoint {outside[0]}, which is none of the request's.")
+        return pairs[:, 0], pairs[:, 1]
     each = (request.num_rollouts,) * len(checkpoints) if request.allocation is None else request.allocation
     if len(each) != len(checkpoints):
         raise FastsiaError(f"allocation has {len(each)} numbers of rollouts for {len(checkpoints)} checkpoints.")

@@ -66,7 +66,7 @@ class Scheduler:
         tree = self._tree
         trunks, branches = tree.trunks, tree.branches
         own_trunk = short.slot if short.is_trunk else int(branches.trunk[short.slot])
-        trunk, branch = trunks.slots(), branches.slots()
+        trunk, branch = trunks.live_slots(), branches.live_slots()
         trunk = trunk[(trunks.num_blocks[trunk] > 0) & (trunk != own_trunk)]
         branch = branch[(branches.num_blocks[branch] > 0) & (short.is_trunk | (branch != short.slot))]
         victims: list[tuple[Trunks | Branches, int]] = [(trunks, int(slot)) for slot in trunk]

@@ -169,9 +169,11 @@ class Request:
         checkpoints: positions in the trajectory; None means those of `placement`, or every `stride` tokens and the end.
         score_given: compute log-probabilities and entropies of the tokens of `trajectory_ids`.
         shuffle_prefix: roll out from a seeded permutation of y_1..y_t instead of y_1..y_t.
-        drawn: the draws of an earlier run; only the rest is drawn.
+        drawn: the draws of an earlier run; only the rest is drawn. It also forces the first tokens of rollouts
+            (`fastsia.forking`), which are then as if drawn before.
         allocation: rollouts of each checkpoint, in their order; None means `num_rollouts` of each. Where it is given,
             only the forecast reads `num_rollouts`.
+        rollouts: (checkpoint, index) of the rollouts to draw; None means all that the above ask for.
     """
 
     key: Hashable
@@ -190,6 +192,7 @@ class Request:
     answer_stop: Spec | None = None
     drawn: Drawn | None = None
     allocation: tuple[int, ...] | None = None
+    rollouts: tuple[tuple[int, int], ...] | None = None
 
 
 def positions_needed(prompt: int, trajectory: int, max_tokens: int, rollout_budget: RolloutBudget) -> int:

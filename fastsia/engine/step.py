@@ -278,13 +278,13 @@ class Bookkeeping:
         Sequences in flight are left out: what follows their tokens is not known yet.
         """
         trunks, branches = self._tree.trunks, self._tree.branches
-        trunk = trunks.slots()
+        trunk = trunks.live_slots()
         trunk = trunk[
             (trunks.computed[trunk] < trunks.length[trunk])
             & ~trunks.in_flight[trunk]
             & (~trunks.verified[trunk] | (trunks.pending[trunk] > 0))
         ]
-        branch = branches.slots()
+        branch = branches.live_slots()
         branch = branch[~branches.in_flight[branch]]
         owner = branches.trunk[branch]
         branch = branch[trunks.computed[owner] == trunks.length[owner]]

@@ -105,7 +105,7 @@ class Table:
             setattr(self, name, wider)
             self.num_moves += 1
 
-    def slots(self) -> np.ndarray:
+    def live_slots(self) -> np.ndarray:
         """Return the live slots, ascending."""
         return np.flatnonzero(self.live)
 
@@ -409,10 +409,10 @@ class TrajectoryTree:
     def check_integrity(self) -> None:
         """No block leaked, freed twice or written while shared; every rollout on a live branch of its own trunk."""
         tables = (self.trunks, self.branches)
-        self.blocks.check_integrity(np.concatenate([self.listed(table, table.slots()) for table in tables]))
+        self.blocks.check_integrity(np.concatenate([self.listed(table, table.live_slots()) for table in tables]))
         size = self.blocks.block_size
         for table in tables:
-            slots = table.slots()
+            slots = table.live_slots()
             if (table.num_blocks[slots] < (table.computed[slots] + size - 1) // size).any():
                 raise AssertionError("a table lists fewer blocks than it has computed tokens")
             # The block that the next token will be written to must have one owner.
@@ -427,5 +427,5 @@ class TrajectoryTree:
             raise AssertionError("a rollout is on a branch that is not live")
         if (self.branches.trunk[self.rollouts.branch[decoding]] != self.rollouts.trunk[decoding]).any():
             raise AssertionError("a rollout is on another trunk's branch")
-        if not np.array_equal(np.unique(self.rollouts.branch[decoding]), self.branches.slots()):
+        if not np.array_equal(np.unique(self.rollouts.branch[decoding]), self.branches.live_slots()):
             raise AssertionError("a branch is live without a rollout")

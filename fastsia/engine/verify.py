@@ -110,7 +110,7 @@ class Verifier:
                 meanwhile the device makes them after the steps in flight.
         """
         trunks = self._tree.trunks
-        slots = trunks.slots()
+        slots = trunks.live_slots()
         slots = slots[trunks.fixed[slots] & ~trunks.verified[slots]]
         slots = slots[trunks.num_hidden[slots] > trunks.length[slots] - trunks.origin[slots]]
         for verified, _ in self._under_way:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,9 +19,10 @@ from fastsia.engine.block_manager import BlockManager
 from fastsia.engine.forecast import RunForecast
 from fastsia.engine.loop import Run
 from fastsia.engine.seeding import Domain
-from fastsia.engine.sequence import Counters, Drawn, Request, Trajectory
+from fastsia.engine.sequence import UNFINISHED, Counters, Drawn, Request, Trajectory
 from fastsia.engine.step import Batch, Bookkeeping
 from fastsia.engine.tables import Table
+from fastsia.errors import FastsiaError
 from fastsia.ops.reference import DrawSpec, sample
 
 VOCAB, EOS = 7, 0
@@ -261,6 +263,28 @@ def test_what_an_interrupted_run_has_drawn_is_not_drawn_again(
         if another_share:
             requests = [replace(r, share="none" if r.share == "trajectory" else "trajectory") for r in requests]
     check(finished, requests)
+
+
+def test_only_the_rollouts_that_are_named_are_drawn() -> None:
+    """In any order, also of an unfinished request; they are those of the whole request."""
+    sampling = SamplingParams(1.5, 0.9, max_tokens=6, eos_token_id=EOS)
+    request = Request(0, (2, 3), sampling, num_rollouts=5, seed=3, stride=2, trajectory_ids=(4, 5, 6, 1, 2))
+    whole = next(iter(start(HashModel(60, 3, 1000), BlockManager(60, 3), [request]))).rollouts
+    assert whole is not None
+    rows = np.arange(1, len(whole), 3)
+    named = [(int(whole.checkpoint[r]), int(whole.index[r])) for r in rows]
+    unlike = replace(whole, finish_reason=np.full(len(whole), UNFINISHED, dtype=np.int8))
+    floats = np.zeros(5, np.float32)
+    for rollouts in (unlike.take(np.zeros(0, np.int32)), unlike):
+        drawn = Drawn(5, np.array([4, 5, 6, 1, 2]), floats, floats, "given", rollouts)
+        asked = replace(request, rollouts=tuple(named[::-1]), num_rollouts=0, drawn=drawn)
+        found = next(iter(start(HashModel(60, 3, 1000), BlockManager(60, 3), [asked]))).rollouts
+        assert found is not None
+        for name in ("checkpoint", "index", "offsets", "token_ids", "finish_reason"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(whole.take(rows), name))
+    wrong = replace(request, rollouts=((1, 0),))
+    with pytest.raises(FastsiaError, match="rollouts asks for checkpoint 1, which is none of the request's"):
+        list(start(HashModel(60, 3, 1000), BlockManager(60, 3), [wrong]))
 
 
 def test_the_forecast_counts_the_token_that_ended_a_trajectory_and_none_after_one_that_was_cut() -> None:

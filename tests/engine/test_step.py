@@ -88,7 +88,7 @@ def assert_same_tree(found: TrajectoryTree, expected: TrajectoryTree) -> None:
 
 def assert_same_rows(name: str, one: Table, other: Table) -> None:
     """What live rows hold: of their block tables, the entries in use."""
-    rows = one.slots()
+    rows = one.live_slots()
     for column in (name for name, declared in one.columns.items() if not declared.is_wide):
         np.testing.assert_array_equal(getattr(one, column)[rows], getattr(other, column)[rows], f"{name}.{column}")
     if name in ("trunks", "branches"):
