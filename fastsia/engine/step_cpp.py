@@ -48,13 +48,13 @@ class CppBookkeeping(Bookkeeping):
     def append(
         self, trunk: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray, entropies: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        ends, reasons = self._tables.append(self._known_rules(), trunk, tokens, logprobs, entropies)
+        ends, reasons = self._tables.append(self._rules_for_core(), trunk, tokens, logprobs, entropies)
         return ends, reasons
 
     def split(self, plan: DrawPlan, tokens: np.ndarray, logprobs: np.ndarray) -> Forks:
         first = len(plan.trunk)
         found = self._tables.split(
-            self._known_rules(),
+            self._rules_for_core(),
             None if self._stream is None else self._stream.native,
             plan.branch,
             plan.spec.row[first:] - first,
@@ -64,7 +64,7 @@ class CppBookkeeping(Bookkeeping):
         )
         return Forks(**found)
 
-    def _known_rules(self) -> list[tuple[np.ndarray, np.ndarray | None, int]]:
+    def _rules_for_core(self) -> list[tuple[np.ndarray, np.ndarray | None, int]]:
         """The rules as the core reads them; rules may have been appended since the last call."""
         for rules in self._rules[len(self._stop_tables) :]:
             texts = rules.texts
