@@ -25,19 +25,22 @@ struct Candidate {
   bool is_trunk;
 };
 
-// Within a trajectory its trunk first, then branches with blocks, so that these end and free them.
+// Kinds of sequences by their urgency: trunks, branches with blocks, branches without.
+constexpr std::int32_t kNumKinds = 3;
+
+// What can be computed, with its urgency as `TrajectoryTree.urgency` of fastsia/engine/tables.py, in ranks of trunks.
 std::vector<Candidate> candidates(const Trunks& trunks, const Branches& branches) {
   std::vector<std::int32_t> by_order;
   for (std::size_t t = 0; t < trunks.capacity; ++t)
     if (trunks.free.live[t]) by_order.push_back(static_cast<std::int32_t>(t));
   std::sort(by_order.begin(), by_order.end(),
             [&](std::int32_t a, std::int32_t b) { return trunks.order[a] < trunks.order[b]; });
-  // 3 * the trunk's place; -1 where its branches wait for it to be computed.
+  // The trunk's own urgency; -1 where its branches wait for it to be computed.
   std::vector<std::int32_t> of_branches(trunks.capacity, -1);
   std::vector<Candidate> found;
   found.reserve(branches.capacity);
   for (std::size_t i = 0; i < by_order.size(); ++i) {
-    const std::int32_t t = by_order[i], urgency = static_cast<std::int32_t>(3 * i);
+    const std::int32_t t = by_order[i], urgency = static_cast<std::int32_t>(i) * kNumKinds;
     if (trunks.computed[t] == trunks.length[t]) of_branches[static_cast<std::size_t>(t)] = urgency;
     if (trunks.computed[t] < trunks.length[t] && !trunks.in_flight[t] && (!trunks.verified[t] || trunks.pending[t] > 0))
       found.push_back({t, urgency, true});
@@ -58,13 +61,14 @@ Reason Stops::read(std::int64_t token, std::int32_t& state) const {
   const std::size_t id = static_cast<std::size_t>(token);
   if (table != nullptr) state = table[static_cast<std::size_t>(state) * width + id];
   if (is_eos[id]) return kEos;
-  return table != nullptr && state == matched ? kStop : kGoesOn;
+  return table != nullptr && state == matched ? kStop : kUnfinished;
 }
 
 Selection select(const Trunks& trunks, const Branches& branches, const Blocks& blocks, std::int64_t max_num_seqs,
                  std::int64_t max_num_batched_tokens) {
   const std::vector<Candidate> found = candidates(trunks, branches);
-  const auto order = counting_order(found.size(), 3 * trunks.capacity, [&](std::size_t i) { return found[i].urgency; });
+  const auto order =
+      counting_order(found.size(), kNumKinds * trunks.capacity, [&](std::size_t i) { return found[i].urgency; });
   Selection selection;
   std::int64_t num_single = 0, num_longer = 0, needed = 0;
   for (std::size_t i = 0; i < order.size(); ++i) {
@@ -148,7 +152,8 @@ Layout lay_out(const Trunks& trunks, const Branches& branches, const Nodes& node
     const std::size_t i = static_cast<std::size_t>(chosen);
     const std::int32_t t = owner(i);
     if (owners.empty() || owners.back() != t) {
-      if (!owners.empty()) out.max_rows = std::max(out.max_rows, static_cast<std::int32_t>(at) - out.cu_rows.back());
+      if (!owners.empty())
+        out.max_rows_per_prefix = std::max(out.max_rows_per_prefix, static_cast<std::int32_t>(at) - out.cu_rows.back());
       owners.push_back(t);
       out.cu_rows.push_back(static_cast<std::int32_t>(at));
     }
@@ -159,7 +164,7 @@ Layout lay_out(const Trunks& trunks, const Branches& branches, const Nodes& node
         out.positions[at] = offset;
         out.slots[at] = std::int64_t{trunks.blocks.of(t)[offset / block_size]} * block_size + offset % block_size;
         out.prefix_lens[at] = offset + 1;
-        const std::int32_t position = offset - trunks.prompt_len[t] + 1;
+        const std::int32_t position = offset - trunks.origin[t] + 1;
         if (position >= trunks.num_hidden[t]) {
           out.hidden_rows.push_back(static_cast<std::int64_t>(at));
           out.hidden_trunk.push_back(t);
@@ -190,7 +195,8 @@ Layout lay_out(const Trunks& trunks, const Branches& branches, const Nodes& node
     out.max_prefix_len = std::max(out.max_prefix_len, branches.prefix_len[b]);
     out.branch_last[i - of_trunks.size] = static_cast<std::int64_t>(at) - 1;
   }
-  if (!owners.empty()) out.max_rows = std::max(out.max_rows, static_cast<std::int32_t>(at) - out.cu_rows.back());
+  if (!owners.empty())
+    out.max_rows_per_prefix = std::max(out.max_rows_per_prefix, static_cast<std::int32_t>(at) - out.cu_rows.back());
   out.cu_rows.push_back(static_cast<std::int32_t>(n));
   const std::size_t width = static_cast<std::size_t>(blocks_for(out.max_prefix_len, block_size));
   out.prefix_tables.resize(owners.size() * width);
@@ -213,7 +219,7 @@ RowCounts mark_computed(const Trunks& trunks, const Branches& branches, const Sl
   for (std::size_t i = 0; i < of_trunks.size; ++i) {
     const std::int32_t t = of_trunks.slots[i];
     const std::int32_t fresh = mark(of_trunks.counts[i], trunks.computed[t], trunks.high_water[t]);
-    const std::int32_t drawn = std::max(trunks.computed[t] - trunks.prompt_len[t], 0);
+    const std::int32_t drawn = std::max(trunks.computed[t] - trunks.origin[t], 0);
     const std::int32_t generated = trunks.fixed[t] ? 0 : std::min(fresh, drawn);
     counted.trajectory_tokens += generated;
     counted.prefill_tokens += fresh - generated;
@@ -225,10 +231,11 @@ RowCounts mark_computed(const Trunks& trunks, const Branches& branches, const Sl
   return counted;
 }
 
-Draws draws(const Trunks& trunks, const Branches& branches, const Rollouts& rollouts, const std::int32_t* decoding,
-            std::size_t num_decoding, const SlotSelection& of_trunks, const SlotSelection& of_branches,
-            const std::int64_t* trunk_last, const std::int64_t* branch_last, std::int32_t domain) {
-  Draws out;
+DrawPlan plan_draws(const Trunks& trunks, const Branches& branches, const Rollouts& rollouts,
+                    const std::int32_t* decoding, std::size_t num_decoding, const SlotSelection& of_trunks,
+                    const SlotSelection& of_branches, const std::int64_t* trunk_last, const std::int64_t* branch_last,
+                    std::int32_t domain) {
+  DrawPlan out;
   const std::size_t most_rows = of_trunks.size + of_branches.size;
   out.hidden_row.reserve(most_rows);
   out.temperature.reserve(most_rows);
@@ -242,16 +249,16 @@ Draws draws(const Trunks& trunks, const Branches& branches, const Rollouts& roll
     out.temperature.push_back(trunks.temperature[trunk]);
     out.top_p.push_back(trunks.top_p[trunk]);
   };
-  const auto add_draw = [&](std::int64_t row, std::int32_t trunk, std::int32_t position, std::int32_t index,
+  const auto add_draw = [&](std::int64_t row, std::int32_t trunk, std::int32_t number, std::int32_t index,
                             std::int32_t checkpoint, std::int32_t of_domain) {
     out.row.push_back(row);
     out.seeds.push_back(trunks.seed[trunk]);
-    out.counters.insert(out.counters.end(), {position, index, checkpoint, of_domain});
+    out.counters.insert(out.counters.end(), {number, index, checkpoint, of_domain});
   };
   for (std::size_t i = 0; i < of_trunks.size; ++i) {
     const std::int32_t t = of_trunks.slots[i];
     if (trunks.fixed[t] || trunks.computed[t] != trunks.length[t]) continue;
-    add_draw(static_cast<std::int64_t>(out.trunk.size()), t, trunks.length[t] - trunks.prompt_len[t], 0, 0, domain);
+    add_draw(static_cast<std::int64_t>(out.trunk.size()), t, trunks.length[t] - trunks.origin[t], 0, 0, domain);
     add_row(trunk_last[i], t);
     out.trunk.push_back(t);
   }
@@ -280,13 +287,13 @@ Ended append(const Trunks& trunks, const std::vector<Stops>& stops, const std::i
     const std::int32_t t = slots[i];
     Reason reason = stops[static_cast<std::size_t>(trunks.rules[t])].read(tokens[i], trunks.stop_state[t]);
     if (reason != kError && reason != kEos) {
-      const std::int32_t position = trunks.length[t] - trunks.prompt_len[t];
+      const std::int32_t position = trunks.length[t] - trunks.origin[t];
       trunks.tokens.of(t)[trunks.length[t]++] = static_cast<std::int32_t>(tokens[i]);
       trunks.logprobs.of(t)[position] = logprobs[i];
       trunks.entropies.of(t)[position] = entropies[i];
-      if (reason == kGoesOn && trunks.length[t] >= trunks.max_length[t]) reason = kLength;
+      if (reason == kUnfinished && trunks.length[t] >= trunks.max_length[t]) reason = kLength;
     }
-    if (reason == kGoesOn) continue;
+    if (reason == kUnfinished) continue;
     out.slots.push_back(t);
     out.reasons.push_back(reason);
   }
@@ -304,7 +311,7 @@ struct Group {
   std::int64_t token;
   std::size_t begin, end;  // in the order of draws
   std::int32_t node = kNoNode, state = 0, slot = -1;
-  Reason reason = kGoesOn;
+  Reason reason = kUnfinished;
   bool is_decided = false;
 };
 
@@ -372,7 +379,7 @@ Split split(const Trunks& trunks, Branches& branches, const Rollouts& rollouts, 
   Split out;
   const auto finish = [&](std::int32_t r, Reason reason) {
     rollouts.reason[r] = reason;
-    rollouts.branch[r] = kFinished;
+    rollouts.branch[r] = kNoBranch;
     --trunks.pending[rollouts.trunk[r]];
     out.ended.push_back(r);
   };
@@ -383,7 +390,7 @@ Split split(const Trunks& trunks, Branches& branches, const Rollouts& rollouts, 
       rollouts.node[r] = group.node;
       ++rollouts.length[r];
     }
-    if (group.reason != kGoesOn) finish(r, group.reason);
+    if (group.reason != kUnfinished) finish(r, group.reason);
   }
 
   // The first living group of a branch keeps it; the others fork it: full blocks shared, the partial last one copied.
@@ -392,7 +399,7 @@ Split split(const Trunks& trunks, Branches& branches, const Rollouts& rollouts, 
   std::int64_t num_partial = 0;
   for (std::size_t g = 0; g < groups.size(); ++g) {
     Group& group = groups[g];
-    if (group.reason != kGoesOn) continue;
+    if (group.reason != kUnfinished) continue;
     const std::size_t r = static_cast<std::size_t>(group.row);
     if (is_kept[r]) {
       forks.push_back(g);
@@ -471,7 +478,7 @@ Split split(const Trunks& trunks, Branches& branches, const Rollouts& rollouts, 
     out.decoding[kept] = decoding[i];
     const bool draws = drew < num_draws && rollout[drew] == decoding[i];
     drew += draws;
-    kept += !draws || rollouts.branch[decoding[i]] != kFinished;
+    kept += !draws || rollouts.branch[decoding[i]] != kNoBranch;
   }
   out.decoding.resize(kept);
   return out;

@@ -1,6 +1,7 @@
 // The host's part of a step over the engine's tables: the Bookkeeping of fastsia/engine/step.py, each function one pass
 // over the tables.
-// `lay_out` is `batch` there; every other function returns what its namesake does, in the same order.
+// `lay_out` is `batch` there. Every other function returns what its namesake does, in the same order, but `select`,
+// which leaves the blocks to `give_blocks`, and `split`, which returns the new `decoding` as well.
 #pragma once
 
 #include <algorithm>
@@ -13,9 +14,9 @@
 namespace fastsia {
 
 constexpr std::int32_t kNoNode = -1;
-constexpr std::int32_t kFinished = -1;
+constexpr std::int32_t kNoBranch = -1;
 // FinishReason in fastsia/engine/sequence.py.
-enum Reason : std::int8_t { kEos = 0, kStop = 1, kLength = 2, kAnswer = 3, kError = 4, kGoesOn = -1 };
+enum Reason : std::int8_t { kEos = 0, kStop = 1, kLength = 2, kAnswer = 3, kError = 4, kUnfinished = -1 };
 
 template <typename T>
 struct Array2D {
@@ -47,7 +48,7 @@ struct FreeSlots {
 #define FASTSIA_TRUNK_COLUMNS(COLUMN, LIST) \
   COLUMN(const std::int32_t, job)           \
   COLUMN(const std::int64_t, order)         \
-  COLUMN(const std::int32_t, prompt_len)    \
+  COLUMN(const std::int32_t, origin)        \
   COLUMN(std::int32_t, length)              \
   COLUMN(const std::int32_t, max_length)    \
   COLUMN(std::int32_t, computed)            \
@@ -169,7 +170,7 @@ struct Layout {
   std::vector<std::int64_t> token_ids, positions, slots, trunk_last, branch_last, hidden_rows, hidden_trunk,
       hidden_position;
   std::vector<std::int32_t> prefix_tables, cu_rows, prefix_lens, suffix_tables, suffix_lens;
-  std::int32_t max_prefix_len = 0, max_suffix_len = 0, max_rows = 0;
+  std::int32_t max_prefix_len = 0, max_suffix_len = 0, max_rows_per_prefix = 0;
 };
 
 // Slots of a table, and the number of tokens computed of each.
@@ -189,16 +190,17 @@ struct RowCounts {
 RowCounts mark_computed(const Trunks& trunks, const Branches& branches, const SlotSelection& of_trunks,
                         const SlotSelection& of_branches);
 
-struct Draws {
+struct DrawPlan {
   std::vector<std::int32_t> trunk, branch, rollout, counters;
   std::vector<std::int64_t> hidden_row, row, seeds;
   std::vector<float> temperature, top_p;
 };
 
 // decoding: the rollouts on a branch. domain: of a trajectory's own draws.
-Draws draws(const Trunks& trunks, const Branches& branches, const Rollouts& rollouts, const std::int32_t* decoding,
-            std::size_t num_decoding, const SlotSelection& of_trunks, const SlotSelection& of_branches,
-            const std::int64_t* trunk_last, const std::int64_t* branch_last, std::int32_t domain);
+DrawPlan plan_draws(const Trunks& trunks, const Branches& branches, const Rollouts& rollouts,
+                    const std::int32_t* decoding, std::size_t num_decoding, const SlotSelection& of_trunks,
+                    const SlotSelection& of_branches, const std::int64_t* trunk_last, const std::int64_t* branch_last,
+                    std::int32_t domain);
 
 // Trunks that end, and why.
 struct Ended {

@@ -178,7 +178,7 @@ class StepTables {
         "cu_rows"_a = to_array(std::move(out.cu_rows)), "prefix_lens"_a = to_array(std::move(out.prefix_lens)),
         "suffix_tables"_a = to_array(std::move(out.suffix_tables), {rows, width(out.max_suffix_len)}),
         "suffix_lens"_a = to_array(std::move(out.suffix_lens)), "max_prefix_len"_a = out.max_prefix_len,
-        "max_suffix_len"_a = out.max_suffix_len, "max_rows"_a = out.max_rows,
+        "max_suffix_len"_a = out.max_suffix_len, "max_rows_per_prefix"_a = out.max_rows_per_prefix,
         "trunk_last"_a = to_array(std::move(out.trunk_last)), "branch_last"_a = to_array(std::move(out.branch_last)),
         "hidden_rows"_a = to_array(std::move(out.hidden_rows)),
         "hidden_trunk"_a = to_array(std::move(out.hidden_trunk)),
@@ -193,18 +193,18 @@ class StepTables {
                     "prefill_tokens"_a = counted.prefill_tokens, "recomputed_tokens"_a = counted.recomputed_tokens);
   }
 
-  // The fields of a Draws, those of its DrawSpec apart.
-  std::pair<py::dict, py::dict> draws(const py::object& selection, const Longs& trunk_last, const Longs& branch_last,
-                                      std::int32_t domain) {
+  // The fields of a DrawPlan, those of its DrawSpec apart.
+  std::pair<py::dict, py::dict> plan_draws(const py::object& selection, const Longs& trunk_last,
+                                           const Longs& branch_last, std::int32_t domain) {
     const SelectedArrays trunks = selected_trunks(selection), branches = selected_branches(selection);
     const fastsia::SlotSelection of_trunks = trunks, of_branches = branches;
     if (static_cast<std::size_t>(trunk_last.size()) != of_trunks.size ||
         static_cast<std::size_t>(branch_last.size()) != of_branches.size)
       throw py::value_error("trunk_last and branch_last must have one entry per selected sequence");
     const Ints decoding = decoding_.ints_of(tree_);
-    fastsia::Draws out =
-        fastsia::draws(trunks_(), branches_(), rollouts_(), decoding.data(), static_cast<std::size_t>(decoding.size()),
-                       of_trunks, of_branches, trunk_last.data(), branch_last.data(), domain);
+    fastsia::DrawPlan out = fastsia::plan_draws(trunks_(), branches_(), rollouts_(), decoding.data(),
+                                                static_cast<std::size_t>(decoding.size()), of_trunks, of_branches,
+                                                trunk_last.data(), branch_last.data(), domain);
     const auto num_draws = static_cast<py::ssize_t>(out.row.size());
     const bool want_entropy = !out.trunk.empty();
     return {
@@ -256,7 +256,7 @@ class StepTables {
     for (py::ssize_t i = 0; i < trunk.size(); ++i) {
       const std::int32_t t = trunk.data()[i];
       length = std::max(length, all.length[t] + 1);
-      drawn = std::max(drawn, all.length[t] + 1 - all.prompt_len[t]);
+      drawn = std::max(drawn, all.length[t] + 1 - all.origin[t]);
     }
     widen(trunks_.table(), "tokens", all.tokens.width, length);
     widen(trunks_.table(), "logprobs", all.logprobs.width, drawn);
@@ -321,8 +321,8 @@ void bind_step(py::module_& m) {
       .def("select", &StepTables::select, "max_num_seqs"_a, "max_num_batched_tokens"_a)
       .def("batch", &StepTables::batch, "selection"_a)
       .def("mark_computed", &StepTables::mark_computed, "selection"_a)
-      .def("draws", &StepTables::draws, "selection"_a, "trunk_last"_a.noconvert(), "branch_last"_a.noconvert(),
-           "domain"_a)
+      .def("plan_draws", &StepTables::plan_draws, "selection"_a, "trunk_last"_a.noconvert(),
+           "branch_last"_a.noconvert(), "domain"_a)
       .def("append", &StepTables::append, "rules"_a, "trunk"_a.noconvert(), "tokens"_a.noconvert(),
            "logprobs"_a.noconvert(), "entropies"_a.noconvert())
       .def("split", &StepTables::split, "rules"_a, py::arg("stream").none(true), "branch"_a.noconvert(),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Event, Thread
-from typing import Any, Unpack, cast
+from typing import Any, NoReturn, Unpack, cast
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from fastsia.callbacks import Callback, Progress
 from fastsia.config import Problem, SamplingParams, SIAConfig, split_settings
 from fastsia.engine.forecast import Remaining
 from fastsia.engine.seeding import request_seed
-from fastsia.engine.sequence import Counters, Drawn, Request, Rollouts, Trajectory
+from fastsia.engine.sequence import Counters, Drawn, Request, Rollouts, Trajectory, positions_needed
 from fastsia.errors import FastsiaError, counted
 from fastsia.models.registry import known_model, model_label
 from fastsia.models.resolve import ModelRef, resolve_model
@@ -439,39 +439,17 @@ def _check_placing(
 def _fit(
     prompt: Prompt, problem: Problem, given: tuple[np.ndarray, ...] | None, config: SIAConfig, backend: Backend
 ) -> _Prepared:
-    ids, cut = prompt.token_ids, 0
+    """Prepare a problem's prompt, cut from the left where that is asked for and needed."""
+    ids, cut, context = prompt.token_ids, 0, backend.context_length
     trajectory = config.max_tokens if given is None else max(map(len, given))
-    whole = max(trajectory, config.max_tokens)
-    drawn = trajectory + config.max_tokens if config.rollout_budget == "new" else whole
-    context = backend.context_length
-    if context is not None and len(ids) + drawn > context:
-        room = context - drawn
-        needs = (
-            f"problem {problem.id!r}: its prompt of {counted(len(ids), 'token')} and max_tokens={config.max_tokens} for"
-            f" the trajectory{' and for each rollout' if config.rollout_budget == 'new' else ''} need"
-            f" {len(ids) + drawn} positions, but the model's context is {context}"
-        )
-        if given is not None:
-            needs = (
-                f"problem {problem.id!r}: its prompt of {counted(len(ids), 'token')}, the given trajectory of "
-                f"{trajectory} and rollouts (max_tokens={config.max_tokens}) need {len(ids) + drawn} positions, but "
-                f"the model's context is {context}"
-            )
+    needed = positions_needed(len(ids), trajectory, config.max_tokens, config.rollout_budget)
+    if context is not None and needed > context:
+        room = context - (needed - len(ids))
         bos = getattr(backend.tokenizer, "bos_token_id", None)
         head = ids[:1] if bos is not None and ids[0] == bos else ()
         can_cut = room > len(head)
         if not config.truncate_prompt or not can_cut:
-            fixed = len(ids) + (0 if given is None else trajectory)
-            ways = []
-            if fixed + drawn // config.max_tokens <= context:
-                ways.append("lower max_tokens")
-            if can_cut:
-                ways.append("set truncate_prompt")
-            if not ways:
-                ways.append(
-                    "lower max_tokens" if config.truncate_prompt else "lower max_tokens and set truncate_prompt"
-                )
-            raise FastsiaError(f"{needs}; {', or '.join(ways)}.")
+            _refuse_prompt(problem, len(ids), None if given is None else trajectory, config, context, can_cut)
         cut = len(ids) - room
         ids = head + ids[cut + len(head) :]
     return _Prepared(
@@ -482,6 +460,34 @@ def _fit(
         prompt.stop,
         cut,
         given,
+    )
+
+
+def _refuse_prompt(
+    problem: Problem, prompt: int, given: int | None, config: SIAConfig, context: int, can_cut: bool
+) -> NoReturn:
+    """Raise FastsiaError for a prompt that leaves too little of the model's context, with what helps.
+
+    Args:
+        prompt, given: tokens of the prompt and of the longest given trajectory.
+        can_cut: whether the new tokens leave room for a part of the prompt.
+    """
+    is_new = config.rollout_budget == "new"
+    drawn = f" and max_tokens={config.max_tokens} for the trajectory{' and for each rollout' if is_new else ''}"
+    if given is not None:
+        drawn = f", the given trajectory of {given} and rollouts (max_tokens={config.max_tokens})"
+    trajectory, least = (config.max_tokens, 1) if given is None else (given, given)
+    needed = positions_needed(prompt, trajectory, config.max_tokens, config.rollout_budget)
+    ways = []
+    if positions_needed(prompt, least, 1, config.rollout_budget) <= context:
+        ways.append("lower max_tokens")
+    if can_cut:
+        ways.append("set truncate_prompt")
+    if not ways:
+        ways.append("lower max_tokens" if config.truncate_prompt else "lower max_tokens and set truncate_prompt")
+    raise FastsiaError(
+        f"problem {problem.id!r}: its prompt of {counted(prompt, 'token')}{drawn} need {needed} positions, but the "
+        f"model's context is {context}; {', or '.join(ways)}."
     )
 
 
@@ -861,7 +867,9 @@ class _Reporter:
         count = self._backend.counters.out_of_memory - self._before.out_of_memory
         found = list(self._backend.warnings)
         if count:
-            found.append(f"device memory ran out {counted(count, 'time')}; smaller batches were computed.")
+            found.append(
+                f"device memory ran out {counted(count, 'time')}; smaller batches, or the same again, were tried."
+            )
         return found
 
     def finished(self, problem: FinishedProblem) -> None:

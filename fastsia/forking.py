@@ -16,13 +16,13 @@ from fastsia.backends.native import NativeBackend
 from fastsia.config import MAX_COUNT, SamplingParams, SIAConfig, integer_from
 from fastsia.engine.loop import Run
 from fastsia.engine.seeding import request_seed
-from fastsia.engine.sequence import UNFINISHED, Drawn, FinishReason, Request, Rollouts
+from fastsia.engine.sequence import UNFINISHED, Drawn, Request, Rollouts
 from fastsia.errors import FastsiaError
 from fastsia.evaluation import expects_think, response_spec
 from fastsia.report.html import forking_of
 from fastsia.results import load, stored_config
 from fastsia.results.alternatives import (
-    NUM_SLOTS,
+    MOST_FORCED,
     AlternativeStore,
     ForcedToken,
     checksum_of,
@@ -53,7 +53,7 @@ def draw_alternatives(
 
     The rollouts are stored in alternatives.sqlite beside the run and count in none of its other numbers. What is stored
     already is not drawn again: an interrupted call goes on, and a call for more alternatives, positions or rollouts
-    draws the rest. Draws depend on the run's seed, the position, the token's slot and the rollout's number only.
+    draws the rest. Draws depend on the run's seed, the position, the token's place there and the rollout's number only.
 
     Args:
         directory: a results folder, finished or not.
@@ -74,7 +74,7 @@ def draw_alternatives(
             weights than the run's.
     """
     path, store = Path(directory), open_run(directory)
-    most = integer_from(1, "fork_top", most, NUM_SLOTS - 1)
+    most = integer_from(1, "fork_top", most, MOST_FORCED - 1)
     positions = integer_from(1, "fork_positions", positions, MAX_COUNT)
     result = load(path)
     result.check_problem(problem_id)
@@ -95,7 +95,7 @@ def draw_alternatives(
     loaded = open_for_run(identity["model"], model, load_options, "alternatives are drawn")
     if loaded.fingerprint() != identity["model"]["fingerprint"]:
         raise FastsiaError(f"{loaded.model_name} is not, or no longer, the model that wrote this run.")
-    drawing = _Drawing(loaded, store, AlternativeStore(path), config, identity, num_rollouts, progress)
+    drawing = _AlternativeDrawing(loaded, store, AlternativeStore(path), config, identity, num_rollouts, progress)
     for row in trajectories.to_dict("records"):
         drawing.plan(row, threshold, positions, most)
     drawing.draw()
@@ -103,11 +103,12 @@ def draw_alternatives(
         return read_alternatives(now, problem_id)
 
 
-class _Drawing:
+class _AlternativeDrawing:
     """Draws rollouts after forced tokens and stores them.
 
-    A rollout after a token is drawn as one that an earlier run has begun: its first token is known. So the engine
-    computes each trajectory once, and rollouts on the same tokens once.
+    A rollout after a token is drawn as one that an earlier run has begun with it. So the engine computes each
+    trajectory once, and rollouts on the same tokens once. Its index in the engine is its number times
+    MOST_FORCED, plus the place of its token.
     """
 
     def __init__(
@@ -125,7 +126,7 @@ class _Drawing:
         self._task, self._fingerprint = str(identity["task"]), str(identity["model"]["fingerprint"])
         self._problems: dict[Any, Any] = {row["problem_id"]: row for row in store.problems().to_dict("records")}
         self._planned: list[Request] = []
-        self._tokens: dict[Any, dict[tuple[int, int], int]] = {}  # by request: the token of a position's slot
+        self._tokens: dict[Any, dict[tuple[int, int], int]] = {}  # by request: the token by position and place
         self._parts: dict[Any, list[Rollouts]] = {}
         self._stored: dict[Any, set[tuple[int, int]]] = {}
         self._done = self._total = 0
@@ -149,27 +150,27 @@ class _Drawing:
         found = engine.next_tokens(prompt, own, at.tolist(), min(most + 1, engine.runner.vocab_size), sampling)
         wanted: list[tuple[int, int, float]] = []
         left = positions
-        for place, position in enumerate(at.tolist()):
+        for i, position in enumerate(at.tolist()):
             others = [
                 (position, token, logprob)
-                for token, logprob in zip(found.token_ids[place].tolist(), found.logprobs[place].tolist(), strict=True)
+                for token, logprob in zip(found.token_ids[i].tolist(), found.logprobs[i].tolist(), strict=True)
                 if token != own[position] and np.exp(logprob) >= LEAST_PROBABILITY
             ]
             if others and left:
-                wanted += [(position, own[position], float(found.own_logprobs[place])), *others[:most]]
+                wanted += [(position, own[position], float(found.own_logprobs[i])), *others[:most]]
                 left -= 1
         forced = self._alternatives.begin(*key, checksum_of(row, self._fingerprint), wanted)
         done = self._alternatives.finished(*key)
         self._total += len(forced) * self._num_rollouts
         missing = {
-            (one.position, number * NUM_SLOTS + one.slot): one
+            (one.position, number * MOST_FORCED + one.place): one
             for one in forced
             for number in range(self._num_rollouts)
             if (one.position, one.token, number) not in done
         }
         self._done += len(forced) * self._num_rollouts - len(missing)
         if missing:
-            self._tokens[key] = {(one.position, one.slot): one.token for one in forced}
+            self._tokens[key] = {(one.position, one.place): one.token for one in forced}
             self._planned.append(self._request(key, row, missing))
 
     def _request(self, key: tuple[str, int], row: Mapping[Any, Any], missing: dict[Any, ForcedToken]) -> Request:
@@ -181,20 +182,17 @@ class _Drawing:
             stop = response_spec(
                 task, problem, prompt.starts_in_think, expects_think(prompt, self._config, self._model), self._config
             )
-        checkpoints = sorted({position for position, _ in missing})
-        names = [(position, index) for position in checkpoints for index in range(self._num_rollouts * NUM_SLOTS)]
-        known = [missing.get(name) for name in names]
-        lengths = np.array([one is not None for one in known], dtype=np.int64)
+        names = sorted(missing)
+        forced = [missing[name] for name in names]
         rollouts = Rollouts(
             checkpoint=np.array([position for position, _ in names], dtype=np.int32),
             index=np.array([index for _, index in names], dtype=np.int32),
-            offsets=np.concatenate([[0], np.cumsum(lengths)]),
-            token_ids=np.array([one.token for one in known if one is not None], dtype=np.int32),
-            logprobs=np.array([one.logprob for one in known if one is not None], dtype=np.float32),
-            # The others are not asked for, or stored: the engine leaves alone what has ended.
-            finish_reason=np.where(lengths > 0, UNFINISHED, FinishReason.EOS).astype(np.int8),
+            offsets=np.arange(len(names) + 1),
+            token_ids=np.array([one.token for one in forced], dtype=np.int32),
+            logprobs=np.array([one.logprob for one in forced], dtype=np.float32),
+            finish_reason=np.full(len(names), UNFINISHED, dtype=np.int8),
         )
-        self._parts[key] = [rollouts.take(lengths > 0)]
+        self._parts[key] = [rollouts]
         self._stored[key] = set()
         own = row["token_ids"]
         drawn = Drawn(len(own), own, row["logprobs"], row["token_entropies"], str(row["finish_reason"]), rollouts)
@@ -202,14 +200,15 @@ class _Drawing:
             key=key,
             prompt_ids=tuple(row["prompt_token_ids"].tolist()),
             sampling=SamplingParams(self._config.temperature, self._config.top_p, self._config.max_tokens, prompt.stop),
-            num_rollouts=self._num_rollouts * NUM_SLOTS,
+            num_rollouts=self._num_rollouts,
             seed=request_seed(self._config.seed, f"{key[0]}\x1falternatives", key[1]),
             trajectory_ids=tuple(own.tolist()),
-            checkpoints=tuple(checkpoints),
+            checkpoints=tuple(sorted({position for position, _ in names})),
             rollout_budget=self._config.rollout_budget,
             share=self._config.share,
             answer_stop=stop,
             drawn=drawn,
+            rollouts=tuple(names),
         )
 
     def draw(self) -> None:
@@ -227,8 +226,7 @@ class _Drawing:
         try:
             for trajectory in self._model.engine.run(iter(self._planned), watch):
                 assert trajectory.rollouts is not None
-                rollouts = trajectory.rollouts
-                self._keep(trajectory.key, rollouts.take(np.diff(rollouts.offsets) > 0))
+                self._keep(trajectory.key, trajectory.rollouts)
                 del self._parts[trajectory.key]
         finally:
             self._save()
@@ -244,16 +242,16 @@ class _Drawing:
 
     def _keep(self, key: Any, rollouts: Rollouts) -> None:
         """Store rollouts that have ended and are not stored."""
-        rows, known = list[tuple[int, int, int, str, np.ndarray]](), self._stored[key]
+        rows, stored = list[tuple[int, int, int, str, np.ndarray]](), self._stored[key]
         for r in range(len(rollouts)):
             position, index = int(rollouts.checkpoint[r]), int(rollouts.index[r])
-            if (position, index) in known:
+            if (position, index) in stored:
                 continue
-            known.add((position, index))
+            stored.add((position, index))
             one = rollouts.row(r)
             if one.finish_reason != "error":
-                token = self._tokens[key][position, index % NUM_SLOTS]
-                rows.append((position, token, index // NUM_SLOTS, one.finish_reason, np.array(one.token_ids)))
+                token = self._tokens[key][position, index % MOST_FORCED]
+                rows.append((position, token, index // MOST_FORCED, one.finish_reason, np.array(one.token_ids)))
         if rows:
             self._done += self._alternatives.add(key[0], key[1], rows)
 

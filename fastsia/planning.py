@@ -32,7 +32,7 @@ _REPEATS = 3
 
 
 @dataclass(frozen=True)
-class Forecast:
+class PlannedCost:
     """Expected cost of one run.
 
     Attributes:
@@ -74,7 +74,7 @@ def forecast(
     *,
     config: SIAConfig | Mapping[str, Any] | None = None,
     **overrides: Any,
-) -> Forecast:
+) -> PlannedCost:
     """Forecast `evaluate(model, dataset, ...)` in fastsia's own engine.
 
     At most 32 problems, evenly spaced over all, are evaluated completely. The counts are scaled to all problems. The
@@ -133,7 +133,7 @@ def forecast(
     at_once = engine.max_concurrent_trajectories
     blocks = engine.counters.peak_kv_blocks * min(len(every), at_once) / min(num_pilot, at_once)
     engine.counters.peak_kv_blocks = max(peak, engine.counters.peak_kv_blocks)
-    return Forecast(
+    return PlannedCost(
         num_problems=len(task),
         num_checkpoints=round(scale * len(pilot.checkpoints)),
         trajectory_tokens=round(drawn),

@@ -480,6 +480,16 @@ def test_only_what_can_help_is_advised(words: int, settings: dict[str, Any], adv
         small([Problem("long", "word " * words, "1")], **settings)
 
 
+def test_shorter_rollouts_are_advised_where_they_fit_after_a_long_given_trajectory() -> None:
+    """The given trajectory takes its positions whatever max_tokens is."""
+    problem = Problem("p", "word " * 9, "1")
+    prompt = len(small([problem]).trajectories["prompt_token_ids"][0])
+    given = [{"problem_id": "p", "token_ids": [5] * (505 - prompt)}]
+    with pytest.raises(FastsiaError, match=r"context is 512; lower max_tokens, or set truncate_prompt\.$"):
+        small([problem], trajectories=given, max_tokens=30)
+    small([problem], trajectories=given, max_tokens=7)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

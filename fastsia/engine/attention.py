@@ -23,13 +23,13 @@ class AttentionContext(NamedTuple):
 
     Attributes:
         kv_cache: [num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim].
-        max_rows: the most rows of one trunk.
+        max_rows_per_prefix: the most rows of one trunk.
         deferred: see `Rotary`.
     """
 
     kv_cache: Tensor
     inputs: Inputs
-    max_rows: int
+    max_rows_per_prefix: int
     deferred: Deferred
 
 
@@ -55,10 +55,12 @@ def attention(
         raise RuntimeError('the attention "fastsia" only works in a forward pass that fastsia\'s engine makes')
     q, k, v = (new[0].transpose(0, 1) for new in (query, key, value))
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    kv_cache, inputs, max_rows, deferred = fastsia_context
+    kv_cache, inputs, max_rows_per_prefix, deferred = fastsia_context
     cos, sin = taken(deferred, query, key)
     run = attend_operator if torch.compiler.is_compiling() else attend
-    out = run(q, k, v, kv_cache, module.layer_idx, *inputs[2:], max_rows, scale, sliding_window, softcap, cos, sin)
+    out = run(
+        q, k, v, kv_cache, module.layer_idx, *inputs[2:], max_rows_per_prefix, scale, sliding_window, softcap, cos, sin
+    )
     return out[None], None
 
 

@@ -145,10 +145,11 @@ class Engine:
                 max_num_batched_tokens=self.max_num_batched_tokens,
                 deterministic=chosen.deterministic,
             )
-        if self.runner.sizes is not None and self.max_num_seqs + self.max_num_batched_tokens > self.runner.sizes[-1]:
+        counts = self.runner.row_counts
+        if counts is not None and self.max_num_seqs + self.max_num_batched_tokens > counts[-1]:
             # No step may have more rows than the largest row count that agrees.
-            self.max_num_batched_tokens = min(self.max_num_batched_tokens, self.runner.sizes[-1] // 2)
-            self.max_num_seqs = min(self.max_num_seqs, self.runner.sizes[-1] - self.max_num_batched_tokens)
+            self.max_num_batched_tokens = min(self.max_num_batched_tokens, counts[-1] // 2)
+            self.max_num_seqs = min(self.max_num_seqs, counts[-1] - self.max_num_batched_tokens)
         self._running = False
 
     @classmethod
@@ -199,7 +200,7 @@ class Engine:
     def describe(self) -> dict[str, Any]:
         """Return where and how this engine computes."""
         origin = origin_of(self.model).describe()
-        if self.runner.products is not None and self.runner.products.in_fp8:
+        if self.runner.products is not None and self.runner.products.mode == "fp8":
             origin["quantization"] = ", ".join(filter(None, [origin.get("quantization"), "fp8 products"]))
         return {
             "device": str(self.runner.device),

@@ -127,7 +127,6 @@ class InFlight:
     """The requests in flight.
 
     Attributes:
-        num_requests: how many.
         stride, num_rollouts, max_tokens: of the requests; those of a run are alike.
         writing: int [W], tokens of the trajectories that are being drawn.
         checkpoint, length, limit: int [R], of the rollouts that have not ended; length -1 for those of trajectories
@@ -135,7 +134,6 @@ class InFlight:
         num_lost: known tokens whose keys and values must be computed again.
     """
 
-    num_requests: int
     stride: int
     num_rollouts: int
     max_tokens: int
@@ -155,7 +153,7 @@ class Remaining:
     seconds: float | None
 
 
-class Forecast:
+class RunForecast:
     """Forecasts the rest of a run while it runs.
 
     Attributes:
@@ -197,7 +195,7 @@ class Forecast:
         matched = matched_tokens / max(self.num_verified, 1)
         tokens = rollouts.remaining(now.checkpoint + length, now.limit - length)
         tokens = np.where(verified, tokens, np.maximum(tokens - matched, 0))
-        rows, sequences = now.num_lost + rows_per_token * tokens.sum(), float(len(tokens))
+        rows, num_rollouts = now.num_lost + rows_per_token * tokens.sum(), float(len(tokens))
         serial = rollouts.longest(now.checkpoint + length, now.limit - length)
 
         # Trajectories to come, by their length T: its probability, and the tokens of their rollouts.
@@ -214,7 +212,7 @@ class Forecast:
             chance = np.where(lengths >= min(begin, limit), ends, 0.0)
             chance /= chance.sum()
             rows += times * (float(chance @ of_length) - begin + (prompt_rows if begin == 0 else 0))
-            sequences += times * float(chance @ counts)
+            num_rollouts += times * float(chance @ counts)
             serial = max(serial, float(chance @ lengths) - begin + float(each[0]))
         steps = max(rows / max_num_seqs, serial)
-        return Remaining(float(rows), sequences, self.speed.seconds(float(rows), steps))
+        return Remaining(float(rows), num_rollouts, self.speed.seconds(float(rows), steps))

@@ -22,9 +22,10 @@ from fastsia.answers.stream import AnswerStream
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.engine import step_cpp
 from fastsia.engine.block_manager import BlockManager
-from fastsia.engine.forecast import Forecast, InFlight, Remaining
+from fastsia.engine.forecast import InFlight, Remaining, RunForecast
 from fastsia.engine.interrupts import Uninterrupted
-from fastsia.engine.model_runner import ModelRunner
+from fastsia.engine.job import Job
+from fastsia.engine.model_runner import HostSamples, ModelRunner
 from fastsia.engine.profile import STEP, VERIFY, StepProfile
 from fastsia.engine.scheduler import Scheduler
 from fastsia.engine.seeding import Domain
@@ -38,11 +39,12 @@ from fastsia.engine.sequence import (
     Rollout,
     Rollouts,
     Trajectory,
+    positions_needed,
 )
-from fastsia.engine.step import Batch, Bookkeeping, Draws, Selection
+from fastsia.engine.step import Batch, Bookkeeping, DrawPlan, Selection
 from fastsia.engine.stopping import StopRules
 from fastsia.engine.tables import TrajectoryTree
-from fastsia.engine.verify import Job, Verifier
+from fastsia.engine.verify import Verifier
 from fastsia.errors import FastsiaError
 
 
@@ -51,12 +53,12 @@ class _Flight:
     """A step that has been launched: the device has been given its work, and its results have not been read.
 
     Attributes:
-        drawn: Waits for the draws: tokens, log-probabilities and entropies. None where nothing is drawn.
+        fetch: waits for the draws; None where nothing is drawn.
     """
 
     selection: Selection
-    draws: Draws
-    drawn: Callable[[], tuple[np.ndarray, np.ndarray, np.ndarray]] | None
+    plan: DrawPlan
+    fetch: Callable[[], HostSamples] | None
 
 
 class Run:
@@ -107,7 +109,7 @@ class Run:
         self._is_consistent = True
         self._overlap = overlap
         self._flights: deque[_Flight] = deque()
-        self._forecast = Forecast() if watch is not None else None
+        self._forecast = RunForecast() if watch is not None else None
         self._counters_before = replace(counters)  # the engine counts all of its runs
         self._max_num_seqs = max_num_seqs
         self.num_ended_rollouts = 0
@@ -115,7 +117,7 @@ class Run:
         self.tree = TrajectoryTree(blocks)
         self._jobs: dict[int, Job] = {}
         self._num_admitted = 0
-        self._lengths = _Lengths()
+        self._mean_length = _MeanLength()
         self._num_trunks = 0
         self._waiting: deque[Request] = deque()
         self._exhausted = False
@@ -134,8 +136,8 @@ class Run:
     @property
     def _num_rows(self) -> int:
         counters = self._counters
-        drawn = counters.computed_tokens + counters.trajectory_tokens
-        return drawn + counters.prefill_tokens + counters.recomputed_tokens
+        fresh = counters.computed_tokens + counters.trajectory_tokens + counters.prefill_tokens
+        return fresh + counters.recomputed_tokens
 
     def __iter__(self) -> Iterator[Trajectory]:
         for finished in self.steps():
@@ -178,12 +180,12 @@ class Run:
         known = len(request.trajectory_ids or ()) if request.drawn is None else len(request.drawn.token_ids)
         # Trunks in flight still grow. A new one that took the blocks they will need would soon be preempted.
         trunks, size = self.tree.trunks, self.tree.blocks.block_size
-        slots = trunks.slots()
+        slots = trunks.live_slots()
         writing = slots[~trunks.fixed[slots]]
-        final = np.minimum(trunks.prompt_len[writing] + self._lengths.expected(request), trunks.max_length[writing])
+        final = np.minimum(trunks.origin[writing] + self._mean_length.expected(request), trunks.max_length[writing])
         growth = int(np.maximum(-(-final // size) - trunks.num_blocks[writing], 0).sum())
         ends = request.trajectory_ids is not None or (request.drawn is not None and request.drawn.finish_reason != "")
-        tokens = len(request.prompt_ids) + (known if ends else max(known, self._lengths.expected(request)))
+        tokens = len(request.prompt_ids) + (known if ends else max(known, self._mean_length.expected(request)))
         needed = self.tree.blocks.blocks_for(tokens) + growth
         # One more block for each trunk, for its rollouts.
         return self.tree.blocks.num_free >= needed + len(trunks) + 1
@@ -209,7 +211,7 @@ class Run:
             job.token_ids, job.finish_reason = np.array(given, dtype=np.int32), "given"
             job.logprobs = job.entropies = np.full(len(given), np.nan, dtype=np.float32)
             self._open_rollouts(slot, job)
-            self._count_known_length(len(given))
+            self._count_lengths(np.array([len(given)]), np.array([True]))
 
     def _resume(self, slot: int, job: Job, drawn: Drawn) -> None:
         """Resume a request from the draws of an earlier run."""
@@ -223,20 +225,23 @@ class Run:
                 self._fail(slot, job)
             else:
                 self._open_rollouts(slot, job)
-                self._count_known_length(num_tokens)
+                self._count_lengths(np.array([num_tokens]), np.array([job.finish_reason != "length"]))
             return
         trunks.stop_state[slot] = self._rules[trunks.rules[slot]].states_along(drawn.token_ids)[0][-1]
         for name, values in (("logprobs", drawn.logprobs), ("entropies", drawn.token_entropies)):
             trunks.widen(name, num_tokens)
             getattr(trunks, name)[slot, :num_tokens] = values
 
-    def _count_known_length(self, length: int) -> None:
-        """Count a trajectory whose length was known before, for the forecast of the others."""
-        if self._forecast is not None:
-            known = np.array([length])
-            self._forecast.trajectories.add(np.zeros_like(known), known + 1, np.array([True]))
+    def _count_lengths(self, lengths: np.ndarray, ended: np.ndarray) -> None:
+        """Count complete trajectories for the forecast of the others.
 
-    def _new_trunk(self, job: Job, tokens: np.ndarray, prompt_len: int) -> int:
+        Args:
+            ended: bool, those that the token after their last one ended, and not their maximum length.
+        """
+        if self._forecast is not None:
+            self._forecast.trajectories.add(np.zeros_like(lengths), lengths + ended, ended)
+
+    def _new_trunk(self, job: Job, tokens: np.ndarray, origin: int) -> int:
         trunks, request = self.tree.trunks, job.request
         slot = int(trunks.allocate(1)[0])
         trunks.widen("tokens", len(tokens))
@@ -245,7 +250,7 @@ class Run:
         # Orders are unique: two trunks of equal urgency could preempt each other forever.
         trunks.order[slot] = self._num_trunks
         self._num_trunks += 1
-        trunks.prompt_len[slot] = prompt_len
+        trunks.origin[slot] = origin
         trunks.length[slot] = len(tokens)
         trunks.seed[slot] = np.int64(request.seed)
         trunks.temperature[slot] = request.sampling.temperature
@@ -289,14 +294,14 @@ class Run:
         while len(self._flights) < (2 if self._overlap and self._scheduler.fills_two else 1) and self._launch():
             pass
         flight = self._flights[0] if self._flights else None
-        drawn = flight.drawn() if flight is not None and flight.drawn is not None else None
+        samples = flight.fetch() if flight is not None and flight.fetch is not None else None
         with Uninterrupted():
             self._is_consistent = False
             if flight is not None:
                 self._flights.popleft()
                 self._mark_in_flight(flight.selection, False)
-                if drawn is not None:
-                    self._land(flight.draws, *drawn)
+                if samples is not None:
+                    self._land(flight.plan, *samples)
             with self._span(VERIFY):
                 self._report(self._verifier.verify(wait=not self._flights))
             self._end_trunks()
@@ -318,11 +323,11 @@ class Run:
             if self._profile is not None:
                 self._profile.count(len(batch.token_ids))
             self._keep_hidden(batch, hidden)
-            draws, drawn = self._bookkeeping.draws(selection, batch), None
-            if len(draws.hidden_row):
-                drawn = self._runner.begin_draw(self._runner.take(hidden, draws.hidden_row), draws.spec)
+            plan, fetch = self._bookkeeping.plan_draws(selection, batch), None
+            if len(plan.hidden_row):
+                fetch = self._runner.begin_draw(self._runner.take(hidden, plan.hidden_row), plan.spec)
             self._mark_in_flight(selection, True)
-            self._flights.append(_Flight(selection, draws, drawn))
+            self._flights.append(_Flight(selection, plan, fetch))
             self._is_consistent = True
         return True
 
@@ -369,14 +374,14 @@ class Run:
         trunks.hidden[batch.hidden_trunk, batch.hidden_position] = kept
         np.maximum.at(trunks.num_hidden, batch.hidden_trunk, batch.hidden_position + 1)
 
-    def _land(self, draws: Draws, tokens: np.ndarray, logprobs: np.ndarray, entropy: np.ndarray) -> None:
+    def _land(self, plan: DrawPlan, tokens: np.ndarray, logprobs: np.ndarray, entropy: np.ndarray) -> None:
         """Apply a step's draws: append to the trunks and split the branches."""
-        num_trunks = len(draws.trunk)
+        num_trunks = len(plan.trunk)
         if num_trunks:
-            self._append(draws.trunk, tokens[:num_trunks], logprobs[:num_trunks], entropy[:num_trunks])
-        if len(draws.branch):
+            self._append(plan.trunk, tokens[:num_trunks], logprobs[:num_trunks], entropy[:num_trunks])
+        if len(plan.branch):
             self._counters.generated_tokens += int((tokens[num_trunks:] >= 0).sum())
-            forks = self._bookkeeping.split(draws, tokens, logprobs)
+            forks = self._bookkeeping.split(plan, tokens, logprobs)
             self._runner.copy_blocks(forks.src, forks.dst)
             self._report(forks.ended)
 
@@ -388,23 +393,20 @@ class Run:
         ends, reasons = self._bookkeeping.append(trunk, tokens, logprobs, entropies)
         for slot, reason in zip(ends.tolist(), reasons.tolist(), strict=True):
             job = self._jobs[int(trunks.job[slot])]
-            drawn = trunks.tokens[slot, trunks.prompt_len[slot] : trunks.length[slot]].copy()
+            token_ids = trunks.tokens[slot, trunks.origin[slot] : trunks.length[slot]].copy()
             if reason == FinishReason.STOP:
                 texts = self._rules[trunks.rules[slot]].texts
                 assert texts is not None
-                drawn = drawn[: texts.tokens_before(drawn)]
-            job.token_ids, job.finish_reason = drawn, FINISH_REASONS[reason]
-            self._lengths.add(len(drawn))
-            job.logprobs = trunks.logprobs[slot, : len(drawn)].copy()
-            job.entropies = trunks.entropies[slot, : len(drawn)].copy()
+                token_ids = token_ids[: texts.tokens_before(token_ids)]
+            job.token_ids, job.finish_reason = token_ids, FINISH_REASONS[reason]
+            self._mean_length.add(len(token_ids))
+            job.logprobs = trunks.logprobs[slot, : len(token_ids)].copy()
+            job.entropies = trunks.entropies[slot, : len(token_ids)].copy()
             if reason == FinishReason.ERROR:
                 self._fail(slot, job)
             else:
                 self._open_rollouts(slot, job)
-
-        if self._forecast is not None:
-            length = trunks.length[ends] - trunks.prompt_len[ends]
-            self._forecast.trajectories.add(np.zeros_like(length), length + 1, reasons != FinishReason.LENGTH)
+        self._count_lengths(trunks.length[ends] - trunks.origin[ends], reasons != FinishReason.LENGTH)
 
     def _fail(self, slot: int, job: Job) -> None:
         job.error = f"logits were NaN or infinite at position {len(job.token_ids)} of the trajectory"
@@ -415,15 +417,15 @@ class Run:
         trunks, states, request = self.tree.trunks, self.tree.rollouts, job.request
         job.checkpoints = checkpoints_of(request, job.token_ids, self._vocabulary)
         trunks.fixed[slot] = True
-        trunks.length[slot] = trunks.prompt_len[slot] + len(job.token_ids)
+        trunks.length[slot] = trunks.origin[slot] + len(job.token_ids)
         trunks.computed[slot] = min(trunks.computed[slot], trunks.length[slot])
         checkpoint, index = _asked(request, job.checkpoints)
-        known = None
+        begun = None
         if request.drawn is not None:
             before = request.drawn.rollouts
             job.ended = before.take(before.finish_reason != UNFINISHED)
             asked = np.isin(_rollout_keys(before.checkpoint, before.index), _rollout_keys(checkpoint, index))
-            known = before.take((before.finish_reason == UNFINISHED) & asked)
+            begun = before.take((before.finish_reason == UNFINISHED) & asked)
             missing = ~np.isin(_rollout_keys(checkpoint, index), _rollout_keys(job.ended.checkpoint, job.ended.index))
             checkpoint, index = checkpoint[missing], index[missing]
         job.rollouts = states.allocate(len(checkpoint))
@@ -433,13 +435,13 @@ class Run:
         states.index[job.rollouts] = index
         budget = request.sampling.max_tokens
         states.limit[job.rollouts] = budget if request.rollout_budget == "new" else np.maximum(budget - checkpoint, 0)
-        if known is not None:
-            job.known = known.token_ids, known.logprobs
+        if begun is not None:
+            job.replayed = begun.token_ids, begun.logprobs
             mine = job.rollouts[
-                np.searchsorted(_rollout_keys(checkpoint, index), _rollout_keys(known.checkpoint, known.index))
+                np.searchsorted(_rollout_keys(checkpoint, index), _rollout_keys(begun.checkpoint, begun.index))
             ]
-            states.num_known[mine] = states.num_taken[mine] = np.diff(known.offsets)
-            states.known_at[mine] = known.offsets[:-1]
+            states.num_replayed[mine] = states.num_taken[mine] = np.diff(begun.offsets)
+            states.replayed_at[mine] = begun.offsets[:-1]
         trunks.pending[slot] = len(job.rollouts)
         trunks.verified[slot] = len(job.rollouts) == 0  # nothing is computed for rollouts that have all ended
         if request.shuffle_prefix:
@@ -450,7 +452,7 @@ class Run:
     def _shuffle(self, slot: int, job: Job) -> None:
         """Give every checkpoint its own trunk: the prompt, then the trajectory's tokens before it in a seeded order."""
         trunks, states = self.tree.trunks, self.tree.rollouts
-        prompt_len = int(trunks.prompt_len[slot])
+        prompt_len = int(trunks.origin[slot])
         prompt = trunks.tokens[slot, :prompt_len].copy()
         for checkpoint in np.unique(states.checkpoint[job.rollouts]).tolist():
             seed = (job.request.seed & (2**64 - 1), int(Domain.PERMUTATION), checkpoint)
@@ -459,7 +461,7 @@ class Run:
             child = self._new_trunk(job, tokens, len(tokens))
             self.tree.share_prefix(slot, child, min(prompt_len, len(tokens) - 1))
             trunks.fixed[child] = True
-            trunks.base[child] = checkpoint
+            trunks.first_checkpoint[child] = checkpoint
             mine = job.rollouts[states.checkpoint[job.rollouts] == checkpoint]
             states.trunk[mine] = child
             trunks.pending[child] = len(mine)
@@ -473,7 +475,7 @@ class Run:
     def _end_trunks(self) -> None:
         """Free trunks without unfinished rollouts, and complete jobs without trunks."""
         trunks = self.tree.trunks
-        slots = trunks.slots()
+        slots = trunks.live_slots()
         slots = slots[trunks.verified[slots] & (trunks.pending[slots] == 0) & ~trunks.in_flight[slots]]
         for slot in slots.tolist():
             job = self._jobs[int(trunks.job[slot])]
@@ -523,13 +525,13 @@ class Run:
         trunks, states = self.tree.trunks, self.tree.rollouts
         token_ids, logprobs, entropies = job.token_ids, job.logprobs, job.entropies
         if job.finish_reason == "":
-            length = int(trunks.length[job.trunk] - trunks.prompt_len[job.trunk])
-            begin = int(trunks.prompt_len[job.trunk])
+            length = int(trunks.length[job.trunk] - trunks.origin[job.trunk])
+            begin = int(trunks.origin[job.trunk])
             token_ids = trunks.tokens[job.trunk, begin : begin + length]
             logprobs, entropies = trunks.logprobs[job.trunk, :length], trunks.entropies[job.trunk, :length]
         news = job.rollouts[
             (states.length[job.rollouts] > states.num_taken[job.rollouts])
-            | ((states.reason[job.rollouts] >= 0) & ~states.is_end_taken[job.rollouts])
+            | ((states.reason[job.rollouts] != UNFINISHED) & ~states.is_end_taken[job.rollouts])
         ]
         ends = job.finish_reason != "" and not job.is_end_taken
         if len(news) == 0 and not ends and len(token_ids) <= job.num_taken:
@@ -537,7 +539,7 @@ class Run:
         rollouts = self._collect(news, states.num_taken[news])
         begin, job.num_taken, job.is_end_taken = job.num_taken, len(token_ids), job.finish_reason != ""
         states.num_taken[news] = np.maximum(states.num_taken[news], states.length[news])
-        states.is_end_taken[news] = states.reason[news] >= 0
+        states.is_end_taken[news] = states.reason[news] != UNFINISHED
         return Drawn(
             len(token_ids),
             token_ids[begin:].copy(),
@@ -558,21 +560,20 @@ class Run:
             return None
         trunks, states, counters, before = self.tree.trunks, self.tree.rollouts, self._counters, self._counters_before
         request = jobs[0].request
-        slots, branches = trunks.slots(), self.tree.branches.slots()
-        going = states.slots()
-        going = going[states.reason[going] < 0]
+        slots, branches = trunks.live_slots(), self.tree.branches.live_slots()
+        going = states.live_slots()
+        going = going[states.reason[going] == UNFINISHED]
         writing = slots[~trunks.fixed[slots]]
-        is_verified = trunks.verified[states.trunk[going]]
+        is_verified, replayed = trunks.verified[states.trunk[going]], states.num_replayed[going]
         lost = (trunks.length - trunks.computed)[slots[trunks.pending[slots] > 0]].sum()
         lost += (self.tree.branches.length - self.tree.branches.computed - 1)[branches].clip(min=0).sum()
         now = InFlight(
-            len(jobs),
             _mean_stride(jobs),
             request.num_rollouts,
             request.sampling.max_tokens,
-            (trunks.length - trunks.prompt_len)[writing],
+            (trunks.length - trunks.origin)[writing],
             states.checkpoint[going],
-            np.where(is_verified, states.length[going], np.where(states.num_known[going], states.num_known[going], -1)),
+            np.where(is_verified, states.length[going], np.where(replayed > 0, replayed, -1)),
             states.limit[going],
             int(lost),
         )
@@ -628,8 +629,8 @@ class Run:
 
 
 @dataclass
-class _Lengths:
-    """Lengths of the trajectories that a run has drawn."""
+class _MeanLength:
+    """Mean length of the trajectories that a run has drawn, for admission."""
 
     count: int = 0
     total: int = 0
@@ -660,6 +661,12 @@ def _rollout_keys(checkpoint: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 def _asked(request: Request, checkpoints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(checkpoint, index) of the rollouts that a request asks for, int32 each, in order."""
+    if request.rollouts is not None:
+        pairs = np.array(sorted(set(request.rollouts)), dtype=np.int32).reshape(-1, 2)
+        outside = np.setdiff1d(pairs[:, 0], checkpoints)
+        if len(outside):
+            raise FastsiaError(f"rollouts asks for checkpoint {outside[0]}, which is none of the request's.")
+        return pairs[:, 0], pairs[:, 1]
     each = (request.num_rollouts,) * len(checkpoints) if request.allocation is None else request.allocation
     if len(each) != len(checkpoints):
         raise FastsiaError(f"allocation has {len(each)} numbers of rollouts for {len(checkpoints)} checkpoints.")
@@ -688,23 +695,23 @@ def check_request(request: Request, context_length: int | None, vocab_size: int,
             )
     if request.num_rollouts < 0:
         raise FastsiaError(f"num_rollouts must be >= 0, got {request.num_rollouts}.")
-    trunk = len(prompt) + (request.sampling.max_tokens if given is None else len(given))
+    new = request.sampling.max_tokens
+    trajectory = new if given is None else len(given)
     wrong = next((c for c in request.checkpoints or () if c < 0 or (given is not None and c > len(given))), None)
     if wrong is not None:
         if wrong < 0:
             raise FastsiaError(f"checkpoints must be >= 0, got {wrong}.")
         raise FastsiaError(f"checkpoint {wrong} is outside the trajectory (0 to {len(given or ())}).")
-    new = request.sampling.max_tokens
-    longest, terms = trunk + new, f"trajectory ({trunk - len(prompt)}) + rollout ({new})"
-    if request.rollout_budget == "total":
-        longest = max(trunk, len(prompt) + new)
-        terms = f"the longer of trajectory ({trunk - len(prompt)}) and rollout with its prefix ({new})"
+    longest = positions_needed(len(prompt), trajectory, new, request.rollout_budget)
     if context_length is not None and longest > context_length:
+        terms = f"trajectory ({trajectory}) + rollout ({new})"
+        if request.rollout_budget == "total":
+            terms = f"the longer of trajectory ({trajectory}) and rollout with its prefix ({new})"
         raise FastsiaError(
             f"prompt ({len(prompt)} tokens) + {terms} need {longest} positions, the model's context is"
             f" {context_length}: lower max_tokens or shorten the prompt."
         )
-    needed = blocks.blocks_for(trunk) + blocks.blocks_for(new) + 1
+    needed = blocks.blocks_for(len(prompt) + trajectory) + blocks.blocks_for(new) + 1
     if needed > blocks.num_blocks:
         raise FastsiaError(
             f"num_kv_blocks={blocks.num_blocks} is too small: one trajectory and one rollout of this request need"

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -34,7 +34,14 @@ from fastsia.ops.launch import current, empty_rows
 from fastsia.ops.reference import DrawSpec, score
 
 _T = TypeVar("_T")
-_Drawn = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class HostSamples(NamedTuple):
+    """`ops.reference.Samples` on the host, in numpy arrays; `entropy` is NaN where it was not wanted."""
+
+    tokens: np.ndarray
+    logprobs: np.ndarray
+    entropy: np.ndarray
 
 
 class ModelRunner:
@@ -46,18 +53,18 @@ class ModelRunner:
             `warnings` says so.
         quantization: "none", or "fp8" for products in 8 bits where the device has them, else `warnings` says so.
         most_kept: hidden states of trunks that the device keeps; with more of them the host keeps all. None: no bound.
-        deterministic: run in the row counts of `sizes` only; they are looked for up to `max_num_seqs` +
+        deterministic: run in the numbers of rows of `row_counts` only; they are looked for up to `max_num_seqs` +
             `max_num_batched_tokens` rows.
 
     Attributes:
         kv_cache: [num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim] in the model's dtype.
         fused_head: logits are the head's product (and Gemma2's softcap); False where a model changes its logits
             further (Granite scales them): then the model's own forward computes them from the hidden states.
-        num_out_of_memory: how often device memory did not suffice and less was tried.
+        num_out_of_memory: how often device memory did not suffice and something was tried again.
         products: packed products, with the C++ core's ops on a CPU; fused ones in a loaded model under torch.compile
             and on a GPU; in fp8 where that is asked for; None elsewhere.
-        sizes: row counts in which a row's bits do not depend on the others, ascending; None where steps run in others
-            too, or where products are exact in any. head_sizes: the same of the head.
+        row_counts: numbers of rows in which a row's bits do not depend on the others, ascending; None where steps run
+            in others too, or where products are exact in any. head_row_counts: the same of the head.
         rotary: the layers whose rotary embedding is a part of the attention operator, or None.
         profile: records the parts of each step, or None.
         hidden_slots: the slots of kept hidden states.
@@ -103,8 +110,8 @@ class ModelRunner:
         self.graphs: Graphs | None = None
         self.products: Products | None = None
         self._most_rows = row_buckets(max_num_seqs + (max_num_batched_tokens if deterministic else 0))[-1]
-        self.sizes: list[int] | None = None
-        self.head_sizes: list[int] | None = None
+        self.row_counts: list[int] | None = None
+        self.head_row_counts: list[int] | None = None
         self.staging = (HostStaging if self.device.type == "cpu" else Staging)(self.device)
         self._weights = self._addresses()
         decoder, head, softcap = model.base_model, model.get_output_embeddings(), self._softcap
@@ -113,13 +120,13 @@ class ModelRunner:
         deferred = self._deferred
 
         # Free functions: torch.compile takes them with what they name, and a graph with what it is given.
-        def decode(kv_cache: Tensor, *inputs: Tensor, max_rows: int | None = None) -> Tensor:
+        def decode(kv_cache: Tensor, *inputs: Tensor, max_rows_per_prefix: int | None = None) -> Tensor:
             read = Inputs(*inputs)
             output = decoder(
                 input_ids=read.token_ids[None],
                 position_ids=read.positions[None],
                 use_cache=False,
-                fastsia_context=AttentionContext(kv_cache, read, max_rows or len(read.token_ids), deferred),
+                fastsia_context=AttentionContext(kv_cache, read, max_rows_per_prefix or len(read.token_ids), deferred),
             )
             return output.last_hidden_state[0]
 
@@ -130,7 +137,14 @@ class ModelRunner:
         self._decode, self._project = decode, project
         self._compiled: Callable[..., Tensor] | None = None
         self._compiled_project: Callable[..., Tensor] | None = None
-        self._check(compile, quantization, row_buckets(max_num_seqs) if deterministic else None)
+        tokens = np.arange(min(3, num_blocks * block_size), dtype=np.int64) % self.vocab_size
+        blocks = np.arange(-(-len(tokens) // block_size), dtype=np.int32)
+        batch = batch_of_one_trunk(tokens, blocks, block_size, np.arange(1, len(tokens) + 1))
+        with called_together(model) as groups:
+            hidden = self.forward(batch)
+        expected = self._check_logits(tokens, hidden)
+        head_candidates = row_buckets(max_num_seqs) if deterministic else None
+        self._choose_paths(batch, hidden, expected, groups, compile, quantization, head_candidates)
 
     @staticmethod
     def bytes_per_block(model: PreTrainedModel, block_size: int) -> int:
@@ -153,14 +167,14 @@ class ModelRunner:
         """
         if self.products is None:
             return "plain"
-        if self.products.in_fp8:
-            return "fp8" if self.device.type == "cuda" else "fp8 emulated"
-        return "exact" if self.products.exact else "packed" if self.products.is_packed else "fused"
+        if self.products.mode == "fp8" and self.device.type != "cuda":
+            return "fp8 emulated"
+        return "exact" if self.products.exact else self.products.mode
 
     @property
     def is_deterministic(self) -> bool:
         """Whether a row's bits depend on no other row."""
-        return self.products_name == "exact" or self.sizes is not None
+        return self.products_name == "exact" or self.row_counts is not None
 
     @part("model")
     def forward(self, batch: Batch) -> Tensor:
@@ -179,12 +193,12 @@ class ModelRunner:
                 return self._run(self._compiled, inputs)[:rows]
         if padded.rows > rows:
             shape = padded
-        return self._run(self._decode, self._inputs(batch, shape), max_rows=batch.max_rows)[:rows]
+        return self._run(self._decode, self._inputs(batch, shape), max_rows_per_prefix=batch.max_rows_per_prefix)[:rows]
 
     def _rounded(self, rows: int) -> int:
         """The number of rows that a batch is padded to."""
-        if self.sizes is not None and rows <= self.sizes[-1]:
-            return self.sizes[bisect_left(self.sizes, rows)]
+        if self.row_counts is not None and rows <= self.row_counts[-1]:
+            return self.row_counts[bisect_left(self.row_counts, rows)]
         return rows if self.products is None else self.products.rounded(rows)
 
     def _inputs(self, batch: Batch, shape: BatchShape) -> Inputs:
@@ -210,7 +224,7 @@ class ModelRunner:
         forward = partial(self._run, self._compiled or self._decode)
         hidden = torch.empty((self._most_rows, self.hidden_size), dtype=self.dtype, device=self.device)
         new_pool = new_pool or partial(CudaPool, self.device)
-        self.graphs = Graphs(forward, self.staging, hidden, self.kv_cache.shape[3], new_pool, self.sizes)
+        self.graphs = Graphs(forward, self.staging, hidden, self.kv_cache.shape[3], new_pool, self.row_counts)
 
     def _replay(self, batch: Batch) -> Tensor | None:
         assert self.graphs is not None
@@ -251,12 +265,12 @@ class ModelRunner:
     @part("head")
     def logits(self, hidden: Tensor) -> Tensor:
         """[r, hidden_size] -> [r, vocab_size]."""
-        sizes = self.head_sizes
-        if sizes is None:
+        counts = self.head_row_counts
+        if counts is None:
             return self._logits(hidden)
         padded = (
-            nn.functional.pad(piece, (0, 0, 0, sizes[bisect_left(sizes, len(piece))] - len(piece)))
-            for piece in hidden.split(sizes[-1])
+            nn.functional.pad(piece, (0, 0, 0, counts[bisect_left(counts, len(piece))] - len(piece)))
+            for piece in hidden.split(counts[-1])
         )
         return torch.cat([self._logits(piece) for piece in padded])[: len(hidden)]
 
@@ -264,7 +278,7 @@ class ModelRunner:
         with self._inference():
             if not self.fused_head:
                 return self._own_head(hidden)
-            if self.products is not None and self.products.is_packed and self._softcap is not None:
+            if self.products is not None and self.products.mode == "packed" and self._softcap is not None:
                 logits: Tensor = self.model.get_output_embeddings()(hidden)
                 for row in logits:  # over all rows at once, a value's bits would depend on its place
                     row.div_(self._softcap).tanh_().mul_(self._softcap)
@@ -295,18 +309,11 @@ class ModelRunner:
         finally:
             del base.forward
 
-    def draw(self, hidden: Tensor, spec: DrawSpec[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """`ops.sample` from the logits of hidden states [R, hidden_size], on numpy arrays.
+    def begin_draw(self, hidden: Tensor, spec: DrawSpec[np.ndarray]) -> Callable[[], HostSamples]:
+        """Give the device `ops.sample` from the logits of hidden states [R, hidden_size]; return what waits for it.
 
         Where the device has no memory for the logits of all rows at once, half of the rows are drawn from at a time.
-
-        Returns:
-            tokens [M], logprobs [M] and entropy [R] (NaN unless wanted).
         """
-        return self.begin_draw(hidden, spec)()
-
-    def begin_draw(self, hidden: Tensor, spec: DrawSpec[np.ndarray]) -> Callable[[], _Drawn]:
-        """Give the device the draws of `draw`; the returned call waits for them."""
         try:
             return self._begin_draw(hidden, spec)
         except torch.OutOfMemoryError:
@@ -327,18 +334,18 @@ class ModelRunner:
             )
             parts.append((mine, self.begin_draw(hidden[rows], part_spec)))
 
-        def drawn() -> _Drawn:
+        def fetch() -> HostSamples:
             tokens = np.empty(len(spec.row), dtype=np.int64)
             logprobs = np.empty(len(spec.row), dtype=np.float32)
             entropies = []
             for mine, of_part in parts:
                 tokens[mine], logprobs[mine], entropy = of_part()
                 entropies.append(entropy)
-            return tokens, logprobs, np.concatenate(entropies)
+            return HostSamples(tokens, logprobs, np.concatenate(entropies))
 
-        return drawn
+        return fetch
 
-    def _begin_draw(self, hidden: Tensor, spec: DrawSpec[np.ndarray]) -> Callable[[], _Drawn]:
+    def _begin_draw(self, hidden: Tensor, spec: DrawSpec[np.ndarray]) -> Callable[[], HostSamples]:
         logits = self.logits(hidden)
         row, seeds, counters, temperature, top_p = self.staging.put(*spec[:-1])
         on_device = DrawSpec(row, seeds, counters, temperature, top_p, spec.want_entropy)
@@ -347,11 +354,11 @@ class ModelRunner:
             fetched = self.staging.begin_fetch(*(array for array in samples[:3] if array is not None))
         num_rows = len(logits)
 
-        def drawn() -> _Drawn:
+        def fetch() -> HostSamples:
             tokens, logprobs, *entropy = fetched()
-            return tokens, logprobs, entropy[0] if entropy else np.full(num_rows, np.nan, dtype=np.float32)
+            return HostSamples(tokens, logprobs, entropy[0] if entropy else np.full(num_rows, np.nan, dtype=np.float32))
 
-        return drawn
+        return fetch
 
     def score(
         self, hidden: Tensor, token_ids: np.ndarray, temperature: float, top_p: float
@@ -438,42 +445,30 @@ class ModelRunner:
             self._hidden = torch.empty((256, self.hidden_size), dtype=self.dtype, device=self.device)
         self.hidden_slots = Table(len(self._hidden))
 
-    def _check(self, compile: str, quantization: str, head_sizes: list[int] | None) -> None:
-        """Compare the logits of this path with those of the model's own forward on a few tokens.
+    def _check_logits(self, token_ids: np.ndarray, hidden: Tensor) -> Tensor:
+        """Compare the logits of this path with those of the model's own forward on a few tokens; choose the head.
 
         Some models scale their logits (Granite) or post-process them; there the model's own forward is the head.
+
+        Args:
+            token_ids: int64 [n], a prompt.
+            hidden: [n, hidden_size], its final hidden states through fastsia's attention.
+
+        Returns:
+            [n, vocab_size], the logits of the model's own forward.
+
+        Raises:
+            FastsiaError: the logits differ, or are NaN or infinite.
         """
-        block_size = self.kv_cache.shape[3]
-        tokens = np.arange(min(3, self.kv_cache.shape[2] * block_size), dtype=np.int64) % self.vocab_size
-        blocks = np.arange(-(-len(tokens) // block_size), dtype=np.int32)
-        batch = batch_of_one_trunk(tokens, blocks, block_size, np.arange(1, len(tokens) + 1))
-        with called_together(self.model) as groups:
-            hidden = self.forward(batch)
         training = self.model.training
         self.model.eval()
         with current(self.device), torch.inference_mode():
-            theirs = self.model(input_ids=self.staging.put(tokens)[0][None], use_cache=False).logits[0].float()
+            theirs = self.model(input_ids=self.staging.put(token_ids)[0][None], use_cache=False).logits[0].float()
         self.model.train(training)
         for self.fused_head in (True, False):
             error = self._difference(self.logits(hidden), theirs)
             if error <= 1:
-                if compile != "off" and self.ops.name != "native":
-                    self._use_rotary(batch, theirs)
-                in_fp8 = quantization == "fp8" and self._use_fp8(groups)
-                if in_fp8:
-                    hidden = self.forward(batch)
-                elif owns_weights(self.model) and (compile != "off" or self.ops.name == "triton"):
-                    self._use_products(groups, batch, theirs, pack=False)
-                if compile == "on":
-                    self._try_compile(batch, hidden)
-                is_packable = self.ops.name == "native" and packed.is_available(self.dtype)
-                if self.compile == "off" and is_packable and not in_fp8:
-                    self._use_products(groups, batch, theirs, pack=True)
-                if head_sizes is not None and not self.is_deterministic:
-                    self._find_sizes(head_sizes)
-                if compile != "off" and self.device.type == "cuda":
-                    self._try_graphs(batch, hidden)
-                return
+                return theirs
         found = non_finite(self.model.named_parameters())
         if found is not None:
             raise FastsiaError(f"{type(self.model).__name__}: {found}.")
@@ -487,12 +482,54 @@ class ModelRunner:
             f" (a difference {error:.3g} times the tolerated one); this architecture is not supported."
         )
 
+    def _choose_paths(
+        self,
+        batch: Batch,
+        hidden: Tensor,
+        expected: Tensor,
+        groups: list[list[nn.Linear]],
+        compile: str,
+        quantization: str,
+        head_candidates: list[int] | None,
+    ) -> None:
+        """Use each fast path that is asked for, works here and gives the expected results. In this order:
+
+        1. the rotary embedding in the attention operator, and products in fp8 or fused: they are a part of what is
+           compiled and captured;
+        2. torch.compile;
+        3. packed products, only where nothing is compiled: compiled code would not call them;
+        4. row counts, where products are not exact in any: those of the paths chosen so far;
+        5. CUDA graphs of all that, in those row counts.
+
+        Args:
+            hidden, expected: final hidden states [n, hidden_size] and logits [n, vocab_size] of the batch.
+            groups: linear layers that read one tensor, from `called_together`.
+            head_candidates: row counts of the head to choose from where a row's bits must not depend on the others,
+                else None.
+        """
+        if compile != "off" and self.ops.name != "native":
+            self._use_rotary(batch, expected)
+        in_fp8 = quantization == "fp8" and self._use_fp8(groups)
+        if in_fp8:
+            hidden = self.forward(batch)
+        elif owns_weights(self.model) and (compile != "off" or self.ops.name == "triton"):
+            self._use_products(groups, batch, expected, "fused")
+        if compile == "on":
+            self._try_compile(batch, hidden)
+        is_packable = self.ops.name == "native" and packed.is_available(self.dtype)
+        if self.compile == "off" and is_packable and not in_fp8:
+            self._use_products(groups, batch, expected, "packed")
+        if head_candidates is not None and not self.is_deterministic:
+            self._find_row_counts(head_candidates)
+        if compile != "off" and self.device.type == "cuda":
+            self._try_graphs(batch, hidden)
+
     def _use_fp8(self, groups: list[list[nn.Linear]]) -> bool:
         """Compute products in fp8 from now on; return False, with a warning, where that is not supported."""
         reason = fp8.unsupported(self.device, self.dtype)
         if reason is None:
             try:
-                self.products = Products(self.model, groups, in_fp8=True)
+                self.products = Products(self.model, groups, "fp8")
                 return True
             except RuntimeError as error:
                 reason = one_line(error)
@@ -513,13 +550,15 @@ class ModelRunner:
         self.rotary = None
         self._warn("rotary embeddings are not fused", failure)
 
-    def _use_products(self, groups: list[list[nn.Linear]], batch: Batch, expected: Tensor, *, pack: bool) -> None:
+    def _use_products(
+        self, groups: list[list[nn.Linear]], batch: Batch, expected: Tensor, mode: Literal["packed", "fused"]
+    ) -> None:
         """Use packed or fused products if they work here and give the expected logits."""
         if self.products is not None:
             self.products.release()
             self.products = None
         try:
-            self.products = Products(self.model, groups, pack=pack)
+            self.products = Products(self.model, groups, mode)
             if self._difference(self.logits(self.forward(batch)), expected) <= 1:
                 self._weights = self._addresses()
                 return
@@ -529,26 +568,26 @@ class ModelRunner:
         if self.products is not None:
             self.products.release()
         self.products = None
-        self._warn(f"{'packed' if pack else 'fused'} products are not used", failure)
+        self._warn(f"{mode} products are not used", failure)
 
     def _difference(self, ours: Tensor, theirs: Tensor) -> float:
         """Return the largest difference as a multiple of the tolerated rounding."""
-        in_fp8 = self.products is not None and self.products.in_fp8
+        in_fp8 = self.products is not None and self.products.mode == "fp8"
         limit = 1e-3 if self.dtype in (torch.float32, torch.float64) and not in_fp8 else 0.15
         theirs = theirs.float()
         return (ours.float() - theirs).abs().max().item() / (limit * max(theirs.abs().max().item(), 1.0))
 
-    def _find_sizes(self, head_sizes: list[int]) -> None:
+    def _find_row_counts(self, head_candidates: list[int]) -> None:
         """Find the row counts of steps and of the head in which a row's bits do not depend on the others."""
         num_blocks, block_size = self.kv_cache.shape[2:4]
-        sizes = agreeing(
+        of_steps = agreeing(
             row_buckets(self._most_rows),
             lambda rows: self.forward(probe(rows, num_blocks, block_size, self.vocab_size)),
         )
         hidden = self.forward(probe(PROBE, num_blocks, block_size, self.vocab_size))
-        of_head = agreeing(head_sizes, lambda rows: self.logits(hidden.repeat(rows // PROBE, 1)))
-        if sizes and of_head:
-            self.sizes, self.head_sizes, self._most_rows = sizes, of_head, sizes[-1]
+        of_head = agreeing(head_candidates, lambda rows: self.logits(hidden.repeat(rows // PROBE, 1)))
+        if of_steps and of_head:
+            self.row_counts, self.head_row_counts, self._most_rows = of_steps, of_head, of_steps[-1]
         else:
             self._warn("rollouts depend on batch sizes", FastsiaError("a row's bits depend on its place in a product"))
 

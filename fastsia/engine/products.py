@@ -10,10 +10,11 @@ from __future__ import annotations
 import copy
 import ctypes
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ _ELEMENTWISE = re.compile(r"(activations|activation)$")
 _ROTARY = re.compile(r"Rotary.*Embedding")
 # Rows of a rotary table computed at once: few enough that torch does not split them between threads.
 _ROTARY_ROWS = 64
+# Values of a parameter that are compared to see whether it has been written to.
 _SAMPLED = 512
 _VALUES = "_fastsia_values"
 # Products after whose packing freed memory is given back; each time all of the allocator's memory is walked through.
@@ -63,27 +65,24 @@ class Products:
 
     Args:
         groups: linear layers that read one tensor, in the order of their calls, from `called_together`.
-        pack: pack the weights of every linear layer, on a CPU. Else only fuse groups, as one matrix of which their
-            weights become views, on any device; the model's weights must be owned.
-        in_fp8: instead of either, compute the groups in fp8 (`ops/fp8.py`); the weights stay as they are.
+        mode: "packed": pack the weights of every linear layer, on a CPU. "fused": make each group one matrix, of which
+            the layers' weights become views, on any device; the model's weights must be owned. "fp8": compute the
+            groups in fp8 (`ops/fp8.py`); the weights stay as they are.
 
     Attributes:
-        is_packed: the argument `pack`.
-        in_fp8: the argument.
         exact: whether a row's bits do not depend on the rows beside it, as checked on each shape of weights.
         profile: records the products, or None.
         owned: whether the products have replaced the model's weights; until `release`.
     """
 
     def __init__(
-        self, model: PreTrainedModel, groups: Sequence[Sequence[nn.Linear]], *, pack: bool = True, in_fp8: bool = False
+        self, model: PreTrainedModel, groups: Sequence[Sequence[nn.Linear]], mode: Literal["packed", "fused", "fp8"]
     ) -> None:
         self.profile: StepProfile | None = None
         self._model = model
         self.exact = False
-        self.is_packed = pack and not in_fp8
-        self.in_fp8 = in_fp8
-        self.owned = owns_weights(model) and not in_fp8
+        self.mode = mode
+        self.owned = owns_weights(model) and mode != "fp8"
         self._groups: list[_Group] = []
         self._forwards: list[tuple[nn.Module, Callable[..., Any]]] = []
         uses: dict[int, int] = {}
@@ -91,25 +90,14 @@ class Products:
             for parameter in module.parameters(recurse=False):
                 uses[id(parameter)] = uses.get(id(parameter), 0) + 1
         try:
-            if in_fp8:
-                for group in groups:
-                    if all(fp8.fits(layer.weight) for layer in group):
-                        self._groups.append(_Fp8(group, self, set()))
-            elif pack:
-                together = {id(layer) for group in groups for layer in group}
-                linears = (module for module in model.modules() if _is_plain(module))
-                for group in [*groups, *([layer] for layer in linears if id(layer) not in together)]:
-                    freed = {id(layer) for layer in group if self.owned and uses[id(layer.weight)] == 1}
-                    self._groups.append(_Group(group, self, freed))
-                    if len(self._groups) % _TRIM_EVERY == 0:
-                        _trim()
-                _trim()
-                self._forwards += _elementwise(model)
-                self._check(model)
-            else:
-                for group in groups:
-                    if len(group) > 1 and all(uses[id(value)] == 1 for layer in group for value in layer.parameters()):
-                        self._groups.append(_Fused(group, self, set()))
+            if mode == "packed":
+                self._pack(groups, uses)
+            for group in groups:
+                values = [value for layer in group for value in layer.parameters()]
+                if mode == "fused" and len(group) > 1 and all(uses[id(value)] == 1 for value in values):
+                    self._groups.append(_Fused(group, self))
+                if mode == "fp8" and all(fp8.fits(layer.weight) for layer in group):
+                    self._groups.append(_Fp8(group, self))
             self._forwards += [pair for group in self._groups for pair in group.forwards()]
         except BaseException:
             self.owned = False
@@ -119,11 +107,31 @@ class Products:
             self._install()
             model.__dict__["__deepcopy__"] = self._copy
 
-    def _check(self, model: PreTrainedModel) -> None:
-        """Try one product of each shape."""
+    def _pack(self, groups: Sequence[Sequence[nn.Linear]], uses: dict[int, int]) -> None:
+        """Pack every linear layer, and find out which numbers of rows to compute in.
+
+        Args:
+            uses: by the id of a parameter, the modules that have it.
+        """
+        model = self._model
+        together = {id(layer) for group in groups for layer in group}
+        linears = (module for module in model.modules() if _is_plain(module))
+        found: list[_Packed] = []
+        for group in [*groups, *([layer] for layer in linears if id(layer) not in together)]:
+            freed = [self.owned and uses[id(layer.weight)] == 1 for layer in group]
+            found.append(_Packed(group, self, freed))
+            self._groups.append(found[-1])
+            if len(found) % _TRIM_EVERY == 0:
+                _trim()
+        _trim()
+        self._forwards += _elementwise(model)
+        self._find_sizes(found)
+
+    def _find_sizes(self, groups: Sequence[_Packed]) -> None:
+        """Give groups of one shape one `Sizes`, and set `exact`."""
         sizes: dict[tuple[int, ...], Sizes] = {}
         with torch.no_grad():
-            for group in self._groups:
+            for group in groups:
                 shape = tuple(group.packed.shape)
                 if shape not in sizes:
                     sizes[shape] = Sizes(group.packed, group.bias)
@@ -131,7 +139,7 @@ class Products:
         # Products of other layers (experts in one tensor, GPT-2's) are not packed.
         others = (
             module
-            for module in model.modules()
+            for module in self._model.modules()
             if not _is_plain(module) and not isinstance(module, nn.Embedding)
             if any(parameter.dim() > 1 for parameter in module.parameters(recurse=False))
         )
@@ -139,7 +147,7 @@ class Products:
 
     def rounded(self, rows: int) -> int:
         """The number of rows to pad a batch of `rows` to."""
-        return packed.rounded(rows) if self.is_packed else rows
+        return packed.rounded(rows) if self.mode == "packed" else rows
 
     def refresh(self) -> None:
         """Pack weights again that have changed since."""
@@ -166,7 +174,8 @@ class Products:
         The packed weights go on as a copy, as of a caller's model.
         """
         for group in self._groups:
-            group.release()
+            if isinstance(group, _Packed):
+                group.release()
         if self.owned:
             for module, _ in self._forwards:
                 del module.__dict__["forward"]
@@ -182,28 +191,87 @@ class Products:
             module.__dict__["forward"] = forward  # nn.Module's own setattr takes a microsecond for each
 
 
-class _Group:
+class _Group(ABC):
     """Layers that read one tensor, and their product.
 
     Attributes:
-        packed: the packed weights of the layers, one below another.
+        packed: the weights of the layers, one below another, as they are multiplied.
         bias: their biases, zeros for a layer that has none; None where no layer has one.
-        sizes: the numbers of rows that products of its shape are computed in.
     """
 
     packed: Tensor
     bias: Tensor | None
-    sizes: Sizes
 
-    def __init__(self, layers: Sequence[nn.Linear], products: Products, freed: set[int]) -> None:
+    def __init__(self, layers: Sequence[nn.Linear], products: Products) -> None:
         self.layers = layers
         self._products = products
-        self._freed = [id(layer) in freed for layer in layers]
         self._widths = [layer.out_features for layer in layers]
         self._input: Tensor | None = None
         self._outputs: list[Tensor | None] = []
         self._stamp: list[Any] = []
         self.pack()
+
+    @abstractmethod
+    def pack(self) -> None:
+        """Take the layers' weights as they are now."""
+
+    @abstractmethod
+    def _product(self, input: Tensor) -> Tensor:
+        """[..., in_features] -> [..., out_features of all layers]."""
+
+    def is_stale(self) -> bool:
+        """Whether a parameter has been written to or replaced."""
+        return self._stamp != self._stamps()
+
+    def _stamps(self) -> list[Any]:
+        """A mark that changes when a parameter does: its memory, its version, and some of its values.
+
+        Writing through `parameter.data` changes no version.
+        """
+        found: list[Any] = []
+        for layer in self.layers:
+            for parameter in layer.parameters(recurse=False):
+                values = parameter.detach().flatten() if parameter.stride() != (0, 0) else parameter.detach()[:0, 0]
+                step = max(values.numel() // _SAMPLED, 1)
+                found.append((id(parameter), parameter.data_ptr(), parameter._version, values[::step].tolist()))
+        return found
+
+    def forwards(self) -> list[tuple[nn.Module, Callable[..., Tensor]]]:
+        """Each layer's `forward`: the first to read a tensor computes the product of all."""
+
+        def part(i: int) -> Callable[[Tensor], Tensor]:
+            def forward(input: Tensor) -> Tensor:
+                if torch.is_grad_enabled() and self._products.owned:
+                    self._products.release()
+                    return self.layers[i](input)
+                if self._input is not input or self._outputs[i] is None:
+                    self._input, self._outputs = input, list(self._product(input).split(self._widths, dim=-1))
+                output, self._outputs[i] = self._outputs[i], None
+                if i == len(self.layers) - 1:
+                    self._input, self._outputs = None, []
+                assert output is not None
+                return output
+
+            return forward
+
+        return [(layer, part(i)) for i, layer in enumerate(self.layers)]
+
+
+class _Packed(_Group):
+    """Layers whose weights are packed for the processor.
+
+    Args:
+        freed: for each layer, whether its own weights give up their memory.
+
+    Attributes:
+        sizes: the numbers of rows that products of its shape are computed in.
+    """
+
+    sizes: Sizes
+
+    def __init__(self, layers: Sequence[nn.Linear], products: Products, freed: Sequence[bool]) -> None:
+        self._freed = list(freed)
+        super().__init__(layers, products)
         for i, layer in enumerate(layers):
             if self._freed[i]:
                 layer.register_state_dict_post_hook(self._fill(i))
@@ -239,23 +307,6 @@ class _Group:
         self.unpack()
         self._freed = [False] * len(self.layers)
 
-    def is_stale(self) -> bool:
-        """Whether a parameter has been written to or replaced."""
-        return self._stamp != self._stamps()
-
-    def _stamps(self) -> list[Any]:
-        """A mark that changes when a parameter does: its memory, its version, and some of its values.
-
-        Writing through `parameter.data` changes no version.
-        """
-        found: list[Any] = []
-        for layer in self.layers:
-            for parameter in layer.parameters(recurse=False):
-                values = parameter.detach().flatten() if parameter.stride() != (0, 0) else parameter.detach()[:0, 0]
-                step = max(values.numel() // _SAMPLED, 1)
-                found.append((id(parameter), parameter.data_ptr(), parameter._version, values[::step].tolist()))
-        return found
-
     def _dense(self, i: int) -> Tensor:
         begin = sum(self._widths[:i])
         return self.packed.to_dense()[begin : begin + self._widths[i]].clone()
@@ -268,33 +319,12 @@ class _Group:
 
         return fill
 
-    def forwards(self) -> list[tuple[nn.Module, Callable[..., Tensor]]]:
-        """Each layer's `forward` on the packed weights."""
-
-        def part(i: int) -> Callable[[Tensor], Tensor]:
-            def forward(input: Tensor) -> Tensor:
-                if torch.is_grad_enabled() and self._products.owned:
-                    self._products.release()
-                    return self.layers[i](input)
-                if self._input is not input or self._outputs[i] is None:
-                    self._compute(input)
-                output, self._outputs[i] = self._outputs[i], None
-                if i == len(self.layers) - 1:
-                    self._input, self._outputs = None, []
-                assert output is not None
-                return output
-
-            return forward
-
-        return [(layer, part(i)) for i, layer in enumerate(self.layers)]
-
-    def _compute(self, input: Tensor) -> None:
+    def _product(self, input: Tensor) -> Tensor:
         profile = self._products.profile
         with torch.no_grad(), nullcontext() if profile is None else profile.span("products"):
             rows = input.flatten(0, -2)
             out = packed.product(rows, self.packed, self.bias, self.sizes.parts(len(rows), self.packed, self.bias))
-        self._input = input
-        self._outputs = list(out.view(*input.shape[:-1], -1).split(self._widths, dim=-1))
+        return out.view(*input.shape[:-1], -1)
 
 
 class _Fused(_Group):
@@ -321,10 +351,8 @@ class _Fused(_Group):
     def _stamps(self) -> list[Any]:
         return [(id(value), value.data_ptr()) for layer in self.layers for value in layer.parameters(recurse=False)]
 
-    def _compute(self, input: Tensor) -> None:
-        self._input = input
-        out = nn.functional.linear(input, self.packed, self.bias)
-        self._outputs = list(out.split(self._widths, dim=-1))
+    def _product(self, input: Tensor) -> Tensor:
+        return nn.functional.linear(input, self.packed, self.bias)
 
 
 class _Fp8(_Group):
@@ -358,14 +386,13 @@ class _Fp8(_Group):
                 self.packed, self._scale, self.bias = weight, scale, bias
         self._stamp = self._stamps()
 
-    def _compute(self, input: Tensor) -> None:
+    def _product(self, input: Tensor) -> Tensor:
         rows = input.flatten(0, -2)
         if rows.is_cuda:
             out = fp8.product(rows, self.packed, self._scale, self.bias)
         else:
             out = nn.functional.linear(fp8.rounded(rows), self.packed, self.bias)
-        self._input = input
-        self._outputs = list(out.view(*input.shape[:-1], -1).split(self._widths, dim=-1))
+        return out.view(*input.shape[:-1], -1)
 
 
 @contextmanager

@@ -20,22 +20,22 @@ PROBE = 8
 """Rows that are repeated to fill a row count; every bucket is a multiple of it."""
 
 
-def agreeing(sizes: Sequence[int], compute: Callable[[int], Tensor]) -> list[int]:
-    """Those of `sizes`, ascending, that agree with `ANCHOR`; none if that does not agree with itself.
+def agreeing(candidates: Sequence[int], compute: Callable[[int], Tensor]) -> list[int]:
+    """Those of some row counts, ascending, that agree with `ANCHOR`; none if that does not agree with itself.
 
     Args:
         compute: From a number of rows to results [rows, ...] in which the same `PROBE` rows repeat.
     """
     expected = compute(ANCHOR)[:PROBE].clone()
 
-    def agrees(size: int) -> bool:
+    def agrees(rows: int) -> bool:
         try:
-            found = compute(size)
+            found = compute(rows)
         except torch.OutOfMemoryError:
             return False
         return bool((found.unflatten(0, (-1, PROBE)) == expected).all())
 
-    return [size for size in sizes if agrees(size)] if agrees(ANCHOR) else []
+    return [rows for rows in candidates if agrees(rows)] if agrees(ANCHOR) else []
 
 
 def probe(rows: int, num_blocks: int, block_size: int, vocab_size: int) -> Batch:
@@ -59,7 +59,7 @@ def probe(rows: int, num_blocks: int, block_size: int, vocab_size: int) -> Batch
         suffix_lens=np.zeros(rows, dtype=np.int32),
         max_prefix_len=PROBE,
         max_suffix_len=0,
-        max_rows=PROBE,
+        max_rows_per_prefix=PROBE,
         trunk_last=none,
         branch_last=none,
         hidden_rows=none,

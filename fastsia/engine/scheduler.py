@@ -66,14 +66,12 @@ class Scheduler:
         tree = self._tree
         trunks, branches = tree.trunks, tree.branches
         own_trunk = short.slot if short.is_trunk else int(branches.trunk[short.slot])
-        trunk, branch = trunks.slots(), branches.slots()
+        trunk, branch = trunks.live_slots(), branches.live_slots()
         trunk = trunk[(trunks.num_blocks[trunk] > 0) & (trunk != own_trunk)]
         branch = branch[(branches.num_blocks[branch] > 0) & (short.is_trunk | (branch != short.slot))]
-        # As in `Bookkeeping.select`: trajectories by their order, and within one the trunk before its branches.
-        urgency = np.concatenate([4 * trunks.order[trunk], 4 * trunks.order[branches.trunk[branch]] + 1])
         victims: list[tuple[Trunks | Branches, int]] = [(trunks, int(slot)) for slot in trunk]
         victims += [(branches, int(slot)) for slot in branch]
-        for i in np.argsort(-urgency, kind="stable"):
+        for i in np.argsort(-tree.urgency(trunk, branch), kind="stable"):
             if tree.blocks.num_free >= short.blocks:
                 break
             table, victim = victims[i]

@@ -24,6 +24,9 @@ class FinishReason(IntEnum):
     ERROR = 4
 
 
+UNFINISHED = -1
+"""In the place of a `FinishReason`, of a sequence that has not ended."""
+
 FINISH_REASONS: tuple[str, ...] = tuple(reason.name.lower() for reason in FinishReason)
 
 
@@ -121,7 +124,6 @@ class Rollouts:
         )
 
 
-UNFINISHED = -1
 _NO_INTS, _NO_FLOATS = np.zeros(0, np.int32), np.zeros(0, np.float32)
 
 
@@ -167,9 +169,11 @@ class Request:
         checkpoints: positions in the trajectory; None means those of `placement`, or every `stride` tokens and the end.
         score_given: compute log-probabilities and entropies of the tokens of `trajectory_ids`.
         shuffle_prefix: roll out from a seeded permutation of y_1..y_t instead of y_1..y_t.
-        drawn: the draws of an earlier run; only the rest is drawn.
+        drawn: the draws of an earlier run; only the rest is drawn. It also forces the first tokens of rollouts
+            (`fastsia.forking`), which are then as if drawn before.
         allocation: rollouts of each checkpoint, in their order; None means `num_rollouts` of each. Where it is given,
             only the forecast reads `num_rollouts`.
+        rollouts: (checkpoint, index) of the rollouts to draw; None means all that the above ask for.
     """
 
     key: Hashable
@@ -188,6 +192,17 @@ class Request:
     answer_stop: Spec | None = None
     drawn: Drawn | None = None
     allocation: tuple[int, ...] | None = None
+    rollouts: tuple[tuple[int, int], ...] | None = None
+
+
+def positions_needed(prompt: int, trajectory: int, max_tokens: int, rollout_budget: RolloutBudget) -> int:
+    """Return the positions of the longest sequence of a request.
+
+    Args:
+        prompt, trajectory: their tokens.
+        max_tokens: tokens of a rollout, those of its prefix included where the budget is "total".
+    """
+    return prompt + (trajectory + max_tokens if rollout_budget == "new" else max(trajectory, max_tokens))
 
 
 @renamed(row_steps="computed_tokens", rides="matched_tokens")
@@ -204,7 +219,7 @@ class Counters:
         matched_tokens: rollout tokens that equal the trajectory's and needed no row of their own.
         forced_tokens: rows for tokens read after a prefix by teacher forcing.
         preemptions: how often a sequence lost its blocks.
-        out_of_memory: how often a step's rows or logits did not fit into device memory and half were tried.
+        out_of_memory: how often device memory did not suffice and something was tried again.
         peak_kv_blocks: the most KV blocks in use.
     """
 

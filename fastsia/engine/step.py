@@ -12,9 +12,9 @@ import numpy as np
 
 from fastsia.answers.stream import AnswerStream
 from fastsia.engine.seeding import Domain
-from fastsia.engine.sequence import FinishReason
+from fastsia.engine.sequence import UNFINISHED, FinishReason
 from fastsia.engine.stopping import StopRules
-from fastsia.engine.tables import FINISHED, NO_NODE, TrajectoryTree
+from fastsia.engine.tables import NO_BRANCH, NO_NODE, TrajectoryTree
 from fastsia.ops.reference import DrawSpec
 
 
@@ -63,7 +63,7 @@ class Batch:
     suffix_lens: np.ndarray
     max_prefix_len: int
     max_suffix_len: int
-    max_rows: int
+    max_rows_per_prefix: int
     trunk_last: np.ndarray
     branch_last: np.ndarray
     hidden_rows: np.ndarray
@@ -107,7 +107,7 @@ def batch_of_one_trunk(
         suffix_lens=suffix_lens.astype(np.int32),
         max_prefix_len=int(prefix_lens.max()),
         max_suffix_len=int(suffix_lens.max()),
-        max_rows=n,
+        max_rows_per_prefix=n,
         trunk_last=none,
         branch_last=none,
         hidden_rows=none,
@@ -168,7 +168,7 @@ def build_batch(tree: TrajectoryTree, selection: Selection) -> Batch:
     max_prefix_len = int(prefix_lens.max(initial=0))
     last = np.empty(len(order), dtype=np.int64)
     last[order] = ends - 1
-    position = trunk_offset - trunks.prompt_len[trunk] + 1
+    position = trunk_offset - trunks.origin[trunk] + 1
     kept = position >= trunks.num_hidden[trunk]
     return Batch(
         token_ids=token_ids,
@@ -181,7 +181,7 @@ def build_batch(tree: TrajectoryTree, selection: Selection) -> Batch:
         suffix_lens=suffix_lens,
         max_prefix_len=max_prefix_len,
         max_suffix_len=max_suffix_len,
-        max_rows=int(np.diff(cu_rows).max(initial=0)),
+        max_rows_per_prefix=int(np.diff(cu_rows).max(initial=0)),
         trunk_last=last[:num_trunks],
         branch_last=last[num_trunks:],
         hidden_rows=of_trunk[kept],
@@ -201,8 +201,8 @@ class RowCounts:
 
 
 @dataclass(frozen=True)
-class Draws:
-    """The draws of a step.
+class DrawPlan:
+    """What a step draws.
 
     Attributes:
         trunk, branch: the generating trunks and the branches whose last token was computed: one row of logits each.
@@ -234,7 +234,7 @@ class Groups:
     Attributes:
         rollouts, group: the rollouts and their groups, [M].
         trunk, token, logprob: of each group, [G]; token -1 where the logits were bad.
-        node, stop_state: of the path before the token; `Bookkeeping.end` moves them past it.
+        node, stop_state: of the path before the token; `Bookkeeping.record_draws` moves them past it.
         length: suffix tokens of the path before the token.
     """
 
@@ -249,7 +249,16 @@ class Groups:
 
 
 class Bookkeeping:
-    """Everything that a step changes in the tree, but for the verification of trunks.
+    """The array work of a step: selects tokens, lays them out, and applies the draws to the tree.
+
+    `Run` opens and ends trunks and marks those in flight, and `Verifier` verifies rollouts. A sequence ends
+
+    - of an error, with EOS or at a stop text: a trunk in `append`, a rollout in `record_draws`;
+    - at its limit: a trunk in `append`, a rollout in `move_to_branches`;
+    - at its decided answer: a rollout in `move_to_branches`.
+
+    Rollouts that end before they diverge do so in `Verifier`, and the C++ core does the same as here in `append` and
+    `split` (csrc/step.cc).
 
     Args:
         rules: the rules that `Trunks.rules` numbers; more may be appended.
@@ -269,13 +278,13 @@ class Bookkeeping:
         Sequences in flight are left out: what follows their tokens is not known yet.
         """
         trunks, branches = self._tree.trunks, self._tree.branches
-        trunk = trunks.slots()
+        trunk = trunks.live_slots()
         trunk = trunk[
             (trunks.computed[trunk] < trunks.length[trunk])
             & ~trunks.in_flight[trunk]
             & (~trunks.verified[trunk] | (trunks.pending[trunk] > 0))
         ]
-        branch = branches.slots()
+        branch = branches.live_slots()
         branch = branch[~branches.in_flight[branch]]
         owner = branches.trunk[branch]
         branch = branch[trunks.computed[owner] == trunks.length[owner]]
@@ -284,11 +293,7 @@ class Bookkeeping:
         )
         if len(count) == 0:
             return Selection(trunk, count, branch, count)
-        # Within a trajectory its trunk first, then branches with blocks, so that these end and free them.
-        urgency = np.concatenate(
-            [4 * trunks.order[trunk], 4 * trunks.order[branches.trunk[branch]] + 1 + (branches.num_blocks[branch] == 0)]
-        )
-        order = np.argsort(urgency, kind="stable")
+        order = np.argsort(self._tree.urgency(trunk, branch), kind="stable")
         slots, count = (
             np.concatenate([trunk, branch])[order],
             _limit(count[order], max_num_seqs, max_num_batched_tokens),
@@ -331,14 +336,14 @@ class Bookkeeping:
             fresh.append(np.maximum(after - np.maximum(before, table.high_water[slots]), 0))
             table.high_water[slots] = np.maximum(table.high_water[slots], after)
         of_trunks, of_branches = fresh
-        drawn = np.maximum(trunks.computed[selection.trunks] - trunks.prompt_len[selection.trunks], 0)
+        drawn = np.maximum(trunks.computed[selection.trunks] - trunks.origin[selection.trunks], 0)
         generated = int((np.minimum(of_trunks, drawn) * ~trunks.fixed[selection.trunks]).sum())
         computed_tokens, num_fresh = int(of_branches.sum()), int(of_trunks.sum())
         return RowCounts(
             computed_tokens, generated, num_fresh - generated, selection.num_tokens - computed_tokens - num_fresh
         )
 
-    def draws(self, selection: Selection, batch: Batch) -> Draws:
+    def plan_draws(self, selection: Selection, batch: Batch) -> DrawPlan:
         """Return the draws of the step: each generating trunk's next token, and every rollout on a computed branch."""
         tree = self._tree
         trunks, branches, rollouts = tree.trunks, tree.branches, tree.rollouts
@@ -353,14 +358,14 @@ class Bookkeeping:
         rollout = tree.decoding[rows >= 0]
         owner = rollouts.trunk[rollout]
         counters = np.zeros((num_trunks + len(rollout), 4), dtype=np.int32)
-        counters[:num_trunks, 0] = trunks.length[trunk] - trunks.prompt_len[trunk]
+        counters[:num_trunks, 0] = trunks.length[trunk] - trunks.origin[trunk]
         counters[:num_trunks, 3] = Domain.TRAJECTORY
         counters[num_trunks:, 0] = rollouts.length[rollout]
         counters[num_trunks:, 1] = rollouts.index[rollout]
         counters[num_trunks:, 2] = rollouts.checkpoint[rollout]
         counters[num_trunks:, 3] = trunks.domain[owner]
         of_row = np.concatenate([trunk, branches.trunk[branch]])
-        return Draws(
+        return DrawPlan(
             trunk=trunk,
             branch=branch,
             rollout=rollout,
@@ -384,7 +389,7 @@ class Bookkeeping:
         trunks.stop_state[trunk] = state
         grows = (tokens >= 0) & ~eos
         slots, at = trunk[grows], trunks.length[trunk[grows]]
-        position = at - trunks.prompt_len[slots]
+        position = at - trunks.origin[slots]
         trunks.widen("tokens", int(at.max(initial=0)) + 1)
         for name, values in (("logprobs", logprobs), ("entropies", entropies)):
             trunks.widen(name, int(position.max(initial=0)) + 1)
@@ -394,26 +399,26 @@ class Bookkeeping:
         reason = np.select(
             [tokens < 0, eos, stopped, trunks.length[trunk] >= trunks.max_length[trunk]],
             [FinishReason.ERROR, FinishReason.EOS, FinishReason.STOP, FinishReason.LENGTH],
-            default=-1,
+            default=UNFINISHED,
         )
-        ends = reason >= 0
+        ends = reason != UNFINISHED
         return trunk[ends], reason[ends]
 
-    def split(self, draws: Draws, tokens: np.ndarray, logprobs: np.ndarray) -> Forks:
+    def split(self, plan: DrawPlan, tokens: np.ndarray, logprobs: np.ndarray) -> Forks:
         """Every rollout has drawn: a branch goes on with the first living group of its draws and forks the others.
 
         Args:
             tokens, logprobs: int64 and float32 [M], of all draws; the trunks' are not read.
         """
-        tree, branch = self._tree, draws.branch
+        tree, branch = self._tree, plan.branch
         branches = tree.branches
-        row = draws.spec.row[len(draws.trunk) :] - len(draws.trunk)
-        tokens, logprobs = tokens[len(draws.trunk) :], logprobs[len(draws.trunk) :]
+        row = plan.spec.row[len(plan.trunk) :] - len(plan.trunk)
+        tokens, logprobs = tokens[len(plan.trunk) :], logprobs[len(plan.trunk) :]
         base = int(tokens.max(initial=0)) + 2
         keys, head, group = np.unique(row * base + tokens + 1, return_index=True, return_inverse=True)
         parent = branch[keys // base]
         groups = Groups(
-            rollouts=draws.rollout,
+            rollouts=plan.rollout,
             group=group,
             trunk=branches.trunk[parent],
             token=tokens[head],
@@ -422,7 +427,7 @@ class Bookkeeping:
             stop_state=branches.stop_state[parent],
             length=branches.length[parent],
         )
-        alive, ended = self.end(groups)
+        alive, ended = self.record_draws(groups)
         slot = np.full(len(keys), -1, dtype=np.int64)
         living = np.flatnonzero(alive)
         keeps = np.ones(len(living), dtype=bool)
@@ -440,9 +445,9 @@ class Bookkeeping:
                 watched = tree.trunks.answer_spec[branches.trunk[source]] >= 0
                 self._stream.fork(source[watched].astype(np.int32), children[watched].astype(np.int32))
             src, dst = tree.fork(source, children)
-        ended_now = self.assign(groups, slot)
+        ended_now = self.move_to_branches(groups, slot)
         tree.end_branches(np.setdiff1d(branch, parent[living]))
-        tree.decoding = tree.decoding[tree.rollouts.branch[tree.decoding] != FINISHED]
+        tree.decoding = tree.decoding[tree.rollouts.branch[tree.decoding] != NO_BRANCH]
         return Forks(src, dst, np.concatenate([ended, ended_now]))
 
     # --- what a draw does to the rollouts that made it -----------------------------------------------------------
@@ -457,7 +462,7 @@ class Bookkeeping:
             after[mine], stopped[mine] = self._rules[number].advance(states[mine], tokens[mine])
         return eos, stopped & ~eos, after
 
-    def end(self, groups: Groups) -> tuple[np.ndarray, np.ndarray]:
+    def record_draws(self, groups: Groups) -> tuple[np.ndarray, np.ndarray]:
         """Record the draws; end the rollouts whose draw was EOS, completed a stop text or came from bad logits.
 
         Returns:
@@ -475,14 +480,14 @@ class Bookkeeping:
         states.node[groups.rollouts[drawn]] = node[groups.group[drawn]]
         states.length[groups.rollouts[drawn]] += 1
         reason_of_group = np.select(
-            [~good, eos, stopped], [FinishReason.ERROR, FinishReason.EOS, FinishReason.STOP], default=-1
+            [~good, eos, stopped], [FinishReason.ERROR, FinishReason.EOS, FinishReason.STOP], default=UNFINISHED
         )
         reason = reason_of_group[groups.group]
-        ended = groups.rollouts[reason >= 0]
-        tree.finish_rollouts(ended, reason[reason >= 0])
-        return reason_of_group < 0, ended
+        ended = groups.rollouts[reason != UNFINISHED]
+        tree.finish_rollouts(ended, reason[reason != UNFINISHED])
+        return reason_of_group == UNFINISHED, ended
 
-    def assign(self, groups: Groups, slot: np.ndarray) -> np.ndarray:
+    def move_to_branches(self, groups: Groups, slot: np.ndarray) -> np.ndarray:
         """Put the rollouts on their groups' branches; end those whose answer is decided or whose limit is reached.
 
         Args:
@@ -511,9 +516,9 @@ class Bookkeeping:
         reason = np.where(
             decided[of],
             FinishReason.ANSWER,
-            np.where(states.length[mine] >= states.limit[mine], FinishReason.LENGTH, -1),
+            np.where(states.length[mine] >= states.limit[mine], FinishReason.LENGTH, UNFINISHED),
         )
-        ends = reason >= 0
+        ends = reason != UNFINISHED
         states.branch[mine[~ends]] = slot[of[~ends]]
         tree.finish_rollouts(mine[ends], reason[ends])
         used = np.zeros(len(slot), dtype=bool)

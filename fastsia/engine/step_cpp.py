@@ -10,7 +10,7 @@ import numpy as np
 from fastsia.answers.stream import AnswerStream
 from fastsia.core import extension
 from fastsia.engine.seeding import Domain
-from fastsia.engine.step import Batch, Bookkeeping, Draws, Forks, RowCounts, Selection, Shortage
+from fastsia.engine.step import Batch, Bookkeeping, DrawPlan, Forks, RowCounts, Selection, Shortage
 from fastsia.engine.stopping import StopRules
 from fastsia.engine.tables import TrajectoryTree
 from fastsia.ops.reference import DrawSpec
@@ -41,30 +41,30 @@ class CppBookkeeping(Bookkeeping):
     def mark_computed(self, selection: Selection) -> RowCounts:
         return RowCounts(**self._tables.mark_computed(selection))
 
-    def draws(self, selection: Selection, batch: Batch) -> Draws:
-        found, spec = self._tables.draws(selection, batch.trunk_last, batch.branch_last, int(Domain.TRAJECTORY))
-        return Draws(**found, spec=DrawSpec(**spec))
+    def plan_draws(self, selection: Selection, batch: Batch) -> DrawPlan:
+        found, spec = self._tables.plan_draws(selection, batch.trunk_last, batch.branch_last, int(Domain.TRAJECTORY))
+        return DrawPlan(**found, spec=DrawSpec(**spec))
 
     def append(
         self, trunk: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray, entropies: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        ends, reasons = self._tables.append(self._known_rules(), trunk, tokens, logprobs, entropies)
+        ends, reasons = self._tables.append(self._rules_for_core(), trunk, tokens, logprobs, entropies)
         return ends, reasons
 
-    def split(self, draws: Draws, tokens: np.ndarray, logprobs: np.ndarray) -> Forks:
-        first = len(draws.trunk)
+    def split(self, plan: DrawPlan, tokens: np.ndarray, logprobs: np.ndarray) -> Forks:
+        first = len(plan.trunk)
         found = self._tables.split(
-            self._known_rules(),
+            self._rules_for_core(),
             None if self._stream is None else self._stream.native,
-            draws.branch,
-            draws.spec.row[first:] - first,
-            draws.rollout,
+            plan.branch,
+            plan.spec.row[first:] - first,
+            plan.rollout,
             tokens[first:],
             logprobs[first:],
         )
         return Forks(**found)
 
-    def _known_rules(self) -> list[tuple[np.ndarray, np.ndarray | None, int]]:
+    def _rules_for_core(self) -> list[tuple[np.ndarray, np.ndarray | None, int]]:
         """The rules as the core reads them; rules may have been appended since the last call."""
         for rules in self._rules[len(self._stop_tables) :]:
             texts = rules.texts

@@ -1,8 +1,8 @@
 """The tables of a run and the tree that they form: trunks, branches, rollouts in flight and drawn tokens.
 
-Bookkeeping only, no tensor. A **trunk** is a trajectory's shared context: the prompt and y_1..y_T. A **branch** is a
-live token path off a trunk, with the KV blocks of its suffix and the rollouts on it. A **node** is one drawn token
-with its parent, so a path that many rollouts share is stored once.
+Bookkeeping only, no tensor. A **trunk** is the context that rollouts share: a prompt and y_1..y_T, unless prefixes are
+shuffled. A **branch** is a live token path off a trunk, with the KV blocks of its suffix and the rollouts on it. A
+**node** is one drawn token with its parent, so a path that many rollouts share is stored once.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fastsia.engine.block_manager import BlockManager
+from fastsia.engine.sequence import UNFINISHED
 
 NO_NODE = -1
-FINISHED = -1
+NO_BRANCH = -1
 HIDDEN_DROPPED = np.iinfo(np.int32).max
 """`Trunks.num_hidden` once the kept states have been dropped: no position is at or above it, so none is kept again."""
 
@@ -104,7 +105,7 @@ class Table:
             setattr(self, name, wider)
             self.num_moves += 1
 
-    def slots(self) -> np.ndarray:
+    def live_slots(self) -> np.ndarray:
         """Return the live slots, ascending."""
         return np.flatnonzero(self.live)
 
@@ -141,10 +142,15 @@ class Nodes(Table):
 class Trunks(Table):
     """Trunks, being generated or fixed.
 
+    There are two kinds. A trajectory's own trunk is its prompt and y_1..y_T, and all of its rollouts are off it. With
+    shuffled prefixes each checkpoint t has instead a trunk without any y, the prompt and y_1..y_t permuted, and the
+    trajectory's own has no rollouts.
+
     Attributes:
         job: number of the request in flight.
         order: number in order of creation, the scheduling priority.
-        prompt_len: tokens before y_1.
+        origin: tokens before position 0, so that `tokens[origin:length]` are y_1, y_2, ...: those of the prompt, and in
+            the trunk of a shuffled prefix also the permuted ones.
         length: known tokens.
         max_length: the length at which generation ends.
         computed: tokens whose keys and values are in the pool.
@@ -154,7 +160,7 @@ class Trunks(Table):
         verified: its rollouts have been verified against its tokens (see `Verifier`).
         num_blocks: entries of `blocks` in use.
         pending: unfinished rollouts.
-        base: the checkpoint at position 0 (a shuffled prefix is a trunk of its own).
+        first_checkpoint: the checkpoint that is position 0: 0, but t in the trunk of the shuffled prefix of t.
         domain: the `Domain` of its rollouts' draws.
         num_hidden: positions 0, 1, ... whose final hidden state is kept, in the slots that `hidden` lists, or
             HIDDEN_DROPPED.
@@ -166,7 +172,7 @@ class Trunks(Table):
 
     job = column(np.int32, -1)
     order = column(np.int64)
-    prompt_len = column(np.int32)
+    origin = column(np.int32)
     length = column(np.int32)
     max_length = column(np.int32)
     computed = column(np.int32)
@@ -177,7 +183,7 @@ class Trunks(Table):
     num_blocks = column(np.int32)
     pending = column(np.int32)
     seed = column(np.int64)
-    base = column(np.int32)
+    first_checkpoint = column(np.int32)
     domain = column(np.int32)
     num_hidden = column(np.int32)
     may_match = column(np.bool_, True)
@@ -229,9 +235,9 @@ class RolloutStates(Table):
         checkpoint, index: which checkpoint of the trajectory, and which of its rollouts.
         length, limit: drawn tokens, and how many may be drawn.
         node: the last drawn token.
-        branch: FINISHED once the rollout has ended.
-        reason: a `FinishReason` code.
-        num_known, known_at: tokens that an earlier run drew, and where they begin in `Job.known`.
+        branch: the branch that it is on; NO_BRANCH before it has diverged, and again once it has ended.
+        reason: a `FinishReason` code once it has ended, UNFINISHED before.
+        num_replayed, replayed_at: tokens that an earlier run drew, and where they begin in `Job.replayed`.
         num_taken: tokens that `Run.take_drawn` has returned; is_end_taken: whether it has returned the reason.
     """
 
@@ -242,10 +248,10 @@ class RolloutStates(Table):
     length = column(np.int32)
     limit = column(np.int32)
     node = column(np.int32, NO_NODE)
-    branch = column(np.int32, FINISHED)
-    reason = column(np.int8, -1)
-    num_known = column(np.int32)
-    known_at = column(np.int64)
+    branch = column(np.int32, NO_BRANCH)
+    reason = column(np.int8, UNFINISHED)
+    num_replayed = column(np.int32)
+    replayed_at = column(np.int64)
     num_taken = column(np.int32)
     is_end_taken = column(np.bool_)
 
@@ -261,6 +267,16 @@ class TrajectoryTree:
         self.rollouts = RolloutStates(1024)
         # Rollouts on a branch; finished ones are removed at the end of each split.
         self.decoding = np.zeros(0, dtype=np.int32)
+
+    def urgency(self, trunks: np.ndarray, branches: np.ndarray) -> np.ndarray:
+        """int64: a number for each of some trunks and then of some branches, lower for what is to be computed first.
+
+        Trajectories come in their order, and within one its trunk, then branches with blocks, so that these end and
+        free them, then branches without.
+        """
+        of_branch = self.trunks.order[self.branches.trunk[branches]]
+        without = self.branches.num_blocks[branches] == 0
+        return np.concatenate([3 * self.trunks.order[trunks], 3 * of_branch + 1 + without])
 
     # --- nodes -------------------------------------------------------------------------------------------------
 
@@ -373,7 +389,7 @@ class TrajectoryTree:
 
     def finish_rollouts(self, rollouts: np.ndarray, reasons: np.ndarray) -> None:
         self.rollouts.reason[rollouts] = reasons
-        self.rollouts.branch[rollouts] = FINISHED
+        self.rollouts.branch[rollouts] = NO_BRANCH
         np.subtract.at(self.trunks.pending, self.rollouts.trunk[rollouts], 1)
 
     def release_job(self, job: int, rollouts: np.ndarray) -> None:
@@ -393,10 +409,10 @@ class TrajectoryTree:
     def check_integrity(self) -> None:
         """No block leaked, freed twice or written while shared; every rollout on a live branch of its own trunk."""
         tables = (self.trunks, self.branches)
-        self.blocks.check_integrity(np.concatenate([self.listed(table, table.slots()) for table in tables]))
+        self.blocks.check_integrity(np.concatenate([self.listed(table, table.live_slots()) for table in tables]))
         size = self.blocks.block_size
         for table in tables:
-            slots = table.slots()
+            slots = table.live_slots()
             if (table.num_blocks[slots] < (table.computed[slots] + size - 1) // size).any():
                 raise AssertionError("a table lists fewer blocks than it has computed tokens")
             # The block that the next token will be written to must have one owner.
@@ -411,5 +427,5 @@ class TrajectoryTree:
             raise AssertionError("a rollout is on a branch that is not live")
         if (self.branches.trunk[self.rollouts.branch[decoding]] != self.rollouts.trunk[decoding]).any():
             raise AssertionError("a rollout is on another trunk's branch")
-        if not np.array_equal(np.unique(self.rollouts.branch[decoding]), self.branches.slots()):
+        if not np.array_equal(np.unique(self.rollouts.branch[decoding]), self.branches.live_slots()):
             raise AssertionError("a branch is live without a rollout")

@@ -8,17 +8,17 @@ already computed for the trunk. While its draws equal the trajectory's tokens th
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 
 import numpy as np
 
 from fastsia.answers.stream import AnswerStream
+from fastsia.engine.job import Job
 from fastsia.engine.model_runner import ModelRunner
-from fastsia.engine.sequence import Counters, FinishReason, Request, Rollouts
-from fastsia.engine.step import Bookkeeping, Draws, Groups
+from fastsia.engine.sequence import Counters, FinishReason
+from fastsia.engine.step import Bookkeeping, DrawPlan, Groups
 from fastsia.engine.stopping import StopRules
-from fastsia.engine.tables import FINISHED, HIDDEN_DROPPED, NO_NODE, TrajectoryTree
+from fastsia.engine.tables import HIDDEN_DROPPED, NO_BRANCH, NO_NODE, TrajectoryTree
 from fastsia.ops.reference import DrawSpec
 
 # Trunk positions at which each rollout is verified in one round: most diverge soon, few match to the end.
@@ -32,47 +32,6 @@ _NEVER = np.iinfo(np.int32).max
 
 # Yields while draws are under way; returns the rollouts that ended.
 _Verification = Generator[None, None, list[np.ndarray]]
-_no_ints, _no_floats = partial(np.zeros, 0, np.int32), partial(np.zeros, 0, np.float32)
-
-
-@dataclass
-class Job:
-    """A request in flight.
-
-    Attributes:
-        trunk: slot of the trajectory's own trunk.
-        rollouts: slots of its rollouts, without those that ended in an earlier run.
-        ended: the rollouts that ended in an earlier run.
-        known: tokens (int32) and log-probabilities (float32) that an earlier run drew for `rollouts`; see
-            `RolloutStates.known_at`.
-        chain: for each of its trunks, the nodes of y_1, y_2, ...
-        trunks_left: trunks whose rollouts are not all finished.
-        num_taken: tokens of the trajectory that `Run.take_drawn` has returned; is_end_taken: whether it has returned
-            the finish reason.
-    """
-
-    request: Request
-    number: int
-    trunk: int = -1
-    finish_reason: str = ""
-    error: str | None = None
-    token_ids: np.ndarray = field(default_factory=_no_ints)
-    logprobs: np.ndarray = field(default_factory=_no_floats)
-    entropies: np.ndarray = field(default_factory=_no_floats)
-    checkpoints: np.ndarray = field(default_factory=_no_ints)
-    rollouts: np.ndarray = field(default_factory=_no_ints)
-    ended: Rollouts | None = None
-    known: tuple[np.ndarray, np.ndarray] = field(default_factory=lambda: (_no_ints(), _no_floats()))
-    chain: dict[int, np.ndarray] = field(default_factory=dict)
-    trunks_left: int = 1
-    num_taken: int = 0
-    is_end_taken: bool = False
-
-    @property
-    def has_to_score(self) -> bool:
-        """Whether the log-probabilities of its given tokens are asked for; a shuffled prefix has none."""
-        request = self.request
-        return self.finish_reason == "given" and request.score_given and not request.shuffle_prefix
 
 
 @dataclass(frozen=True)
@@ -151,23 +110,23 @@ class Verifier:
                 meanwhile the device makes them after the steps in flight.
         """
         trunks = self._tree.trunks
-        slots = trunks.slots()
+        slots = trunks.live_slots()
         slots = slots[trunks.fixed[slots] & ~trunks.verified[slots]]
-        slots = slots[trunks.num_hidden[slots] > trunks.length[slots] - trunks.prompt_len[slots]]
-        for known, _ in self._under_way:
-            slots = np.setdiff1d(slots, known)
+        slots = slots[trunks.num_hidden[slots] > trunks.length[slots] - trunks.origin[slots]]
+        for verified, _ in self._under_way:
+            slots = np.setdiff1d(slots, verified)
         budget = max(_MAX_LOGITS // self._runner.vocab_size, 1)
         while len(slots):
             count = max(int(np.searchsorted(np.cumsum(trunks.num_hidden[slots]), budget, side="right")), 1)
             self._under_way.append((slots[:count], self._verify(slots[:count])))
             slots = slots[count:]
         ended, under_way, self._under_way = [np.zeros(0, dtype=np.int32)], self._under_way, []
-        for known, verification in under_way:
+        for verified, verification in under_way:
             try:
                 next(verification)
                 while wait:
                     next(verification)
-                self._under_way.append((known, verification))
+                self._under_way.append((verified, verification))
             except StopIteration as end:
                 ended += end.value
         return np.concatenate(ended)
@@ -211,7 +170,7 @@ class Verifier:
 
     def _describe(self, slots: np.ndarray) -> _Targets:
         trunks = self._tree.trunks
-        num_tokens = (trunks.length - trunks.prompt_len)[slots].astype(np.int64)
+        num_tokens = (trunks.length - trunks.origin)[slots].astype(np.int64)
         shape = (len(slots), int(num_tokens.max()) + 1)
         expected = np.full(shape, -2, dtype=np.int64)
         chain = np.full(shape, NO_NODE, dtype=np.int64)
@@ -220,7 +179,7 @@ class Verifier:
         for i, slot in enumerate(slots.tolist()):
             job = self._jobs[int(trunks.job[slot])]
             rules = self._rules[trunks.rules[slot]]
-            y = trunks.tokens[slot, trunks.prompt_len[slot] : trunks.length[slot]]
+            y = trunks.tokens[slot, trunks.origin[slot] : trunks.length[slot]]
             stop_state[i, : len(y) + 1], completes = rules.states_along(y)
             chain[i, 1 : len(y) + 1] = job.chain[slot]
             if trunks.may_match[slot]:
@@ -238,15 +197,15 @@ class Verifier:
         of_job = [self._jobs[int(job)].rollouts for job in trunks.job[targets.slots]]
         of_trunk = [job[states.trunk[job] == slot] for job, slot in zip(of_job, targets.slots, strict=True)]
         rollouts, trunk = np.concatenate(of_trunk), np.repeat(np.arange(len(of_trunk)), [len(one) for one in of_trunk])
-        start = (states.checkpoint[rollouts] - trunks.base[targets.slots][trunk]).astype(np.int64)
+        start = (states.checkpoint[rollouts] - trunks.first_checkpoint[targets.slots][trunk]).astype(np.int64)
         bound = np.minimum(start + states.limit[rollouts], np.maximum(targets.decided[trunk], start))
         window = np.where(trunks.may_match[targets.slots], _WINDOW, 1)
         at = start.copy()
         diverged = np.zeros(len(rollouts), dtype=bool)
         diverged_token = np.full(len(rollouts), -1, dtype=np.int64)
         diverged_logprob = np.full(len(rollouts), np.nan, dtype=np.float32)
-        for i in np.flatnonzero(states.num_known[rollouts]).tolist():
-            tokens, logprobs = self._known(int(rollouts[i]))
+        for i in np.flatnonzero(states.num_replayed[rollouts]).tolist():
+            tokens, logprobs = self._replayed(int(rollouts[i]))
             expected = targets.expected[trunk[i], start[i] : start[i] + len(tokens)]
             matches = np.append(tokens[: len(expected)] == expected, False)
             num = int(np.argmin(matches))
@@ -276,9 +235,9 @@ class Verifier:
                 top_p=trunks.top_p[slot],
                 want_entropy=False,
             )
-            drawn = runner.begin_draw(runner.hidden(trunks.hidden[slot, places % width]), spec)
+            fetch = runner.begin_draw(runner.hidden(trunks.hidden[slot, places % width]), spec)
             yield
-            tokens, logprobs, _ = drawn()
+            tokens, logprobs, _ = fetch()
             differs = tokens != targets.expected[trunk[pair], position]
             # The index of each rollout's first differing draw; len(pair) where all of its draws match.
             last = np.minimum.reduceat(np.where(differs, np.arange(len(pair)), len(pair)), first)
@@ -324,23 +283,23 @@ class Verifier:
             stop_state=targets.stop_state[trunk[head], position[head]],
             length=np.zeros(len(head), dtype=np.int32),
         )
-        alive, ended = self._bookkeeping.end(groups)
+        alive, ended = self._bookkeeping.record_draws(groups)
         opened, place = slots[head][alive], position[head][alive]
         slot = np.full(len(head), -1, dtype=np.int64)
         slot[alive] = at = branches.allocate(len(opened))
         branches.trunk[at] = opened
         branches.order[at] = trunks.order[opened]
-        branches.prefix_len[at] = trunks.prompt_len[opened] + place
+        branches.prefix_len[at] = trunks.origin[opened] + place
         self._start_streams(at, opened, place)
-        ended_now = self._bookkeeping.assign(groups, slot)
-        tree.decoding = np.concatenate([tree.decoding, rollouts[states.branch[rollouts] != FINISHED]])
+        ended_now = self._bookkeeping.move_to_branches(groups, slot)
+        tree.decoding = np.concatenate([tree.decoding, rollouts[states.branch[rollouts] != NO_BRANCH]])
         return [ended, ended_now]
 
-    def _known(self, rollout: int) -> tuple[np.ndarray, np.ndarray]:
+    def _replayed(self, rollout: int) -> tuple[np.ndarray, np.ndarray]:
         """The tokens and log-probabilities that an earlier run drew for a rollout."""
         states = self._tree.rollouts
-        begin, count = int(states.known_at[rollout]), int(states.num_known[rollout])
-        tokens, logprobs = self._jobs[int(states.job[rollout])].known
+        begin, count = int(states.replayed_at[rollout]), int(states.num_replayed[rollout])
+        tokens, logprobs = self._jobs[int(states.job[rollout])].replayed
         return tokens[begin : begin + count], logprobs[begin : begin + count]
 
     def _replay(self, rollouts: np.ndarray) -> list[np.ndarray]:
@@ -349,22 +308,22 @@ class Verifier:
         Nothing is computed: the branches are then in the state of preempted ones.
         """
         tree, states = self._tree, self._tree.rollouts
-        mine = rollouts[(states.num_known[rollouts] > 1) & (states.branch[rollouts] != FINISHED)]
+        mine = rollouts[(states.num_replayed[rollouts] > 1) & (states.branch[rollouts] != NO_BRANCH)]
         if len(mine) == 0:
             return []
-        width = int(states.num_known[mine].max())
+        width = int(states.num_replayed[mine].max())
         place = np.full(states.capacity, -1, dtype=np.int64)
         place[mine] = np.arange(len(mine))
         tokens, logprobs = np.zeros((len(mine), width), np.int64), np.zeros((len(mine), width), np.float32)
         for i, rollout in enumerate(mine.tolist()):
-            known = self._known(rollout)
-            tokens[i, : len(known[0])], logprobs[i, : len(known[1])] = known
+            replayed = self._replayed(rollout)
+            tokens[i, : len(replayed[0])], logprobs[i, : len(replayed[1])] = replayed
         of_these = np.zeros(states.capacity, dtype=bool)
         of_these[rollouts] = True
         ended: list[np.ndarray] = []
         while True:
             drawing = tree.decoding[of_these[tree.decoding]]
-            goes_on = states.length[drawing] < states.num_known[drawing]
+            goes_on = states.length[drawing] < states.num_replayed[drawing]
             # A branch stays where one of its rollouts has no next token: after another setting of `share`.
             stays = np.isin(states.branch[drawing], states.branch[drawing[~goes_on]])
             drawing = drawing[goes_on & ~stays]
@@ -374,9 +333,9 @@ class Verifier:
             at = place[drawing], states.length[drawing]
             none = np.zeros(0, dtype=np.int32)
             spec: DrawSpec[np.ndarray] = DrawSpec(row.astype(np.int64), none, none, none, none)
-            draws = Draws(none, branch, drawing, row, spec)
-            ended.append(self._bookkeeping.split(draws, tokens[at], logprobs[at]).ended)
-        branches = np.unique(states.branch[mine[states.branch[mine] != FINISHED]])
+            plan = DrawPlan(none, branch, drawing, row, spec)
+            ended.append(self._bookkeeping.split(plan, tokens[at], logprobs[at]).ended)
+        branches = np.unique(states.branch[mine[states.branch[mine] != NO_BRANCH]])
         tree.branches.high_water[branches] = tree.branches.length[branches] - 1
         return ended
 

@@ -37,7 +37,7 @@ def attend(
     prefix_lens: Tensor,
     suffix_tables: Tensor,
     suffix_lens: Tensor,
-    max_rows: int,
+    max_rows_per_prefix: int,
     scale: float,
     sliding_window: int | None,
     softcap: float | None,
@@ -53,7 +53,7 @@ def attend(
 
     Args:
         kv_cache: [num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim].
-        max_rows: the most rows of one prefix.
+        max_rows_per_prefix: the most rows of one prefix.
     """
     ops = _ops.get()
     k_cache, v_cache = kv_cache[layer]
@@ -70,7 +70,7 @@ def attend(
         suffix_lens,
         max_prefix_len=prefix_tables.shape[1] * block_size,
         max_suffix_len=suffix_tables.shape[1] * block_size,
-        max_rows=max_rows,
+        max_rows_per_prefix=max_rows_per_prefix,
     )
     return ops.prefix_attention(q, k_cache, v_cache, meta, scale, sliding_window=sliding_window, softcap=softcap)
 
@@ -80,8 +80,8 @@ attend_operator = torch.library.custom_op(
     attend,
     mutates_args=("kv_cache",),
     schema="(Tensor q, Tensor k, Tensor v, Tensor(a!) kv_cache, int layer, Tensor slots, Tensor prefix_tables, "
-    "Tensor cu_rows, Tensor prefix_lens, Tensor suffix_tables, Tensor suffix_lens, SymInt max_rows, float scale, "
-    "int? sliding_window, float? softcap, Tensor? cos=None, Tensor? sin=None) -> Tensor",
+    "Tensor cu_rows, Tensor prefix_lens, Tensor suffix_tables, Tensor suffix_lens, SymInt max_rows_per_prefix, "
+    "float scale, int? sliding_window, float? softcap, Tensor? cos=None, Tensor? sin=None) -> Tensor",
 )
 
 

@@ -461,7 +461,7 @@ class PrefixAttention:
         rows = block_m // group
         num_prefixes = len(meta.cu_rows) - 1
         # At most this many tiles hold n rows of that many prefixes, however they fall.
-        tiles = min(n, num_prefixes if meta.max_rows <= rows else n // rows + num_prefixes)
+        tiles = min(n, num_prefixes if meta.max_rows_per_prefix <= rows else n // rows + num_prefixes)
         suffix_programs = n * num_kv_heads if has_suffixes else 0
         suffix_parts = _parts(meta.max_suffix_len, suffix_programs)
         # A graph's number of prefixes is a bound far above what a step has: count the tiles that there must be.
@@ -570,7 +570,8 @@ def prefix_attention(
         q: [n, num_heads, head_dim], float32, bfloat16 or float16, head_dim <= 256; rows and heads may be strided.
         k_cache, v_cache: [num_blocks, block_size, num_kv_heads, head_dim], alike in dtype and strides.
         meta: rows past cu_rows[-1] are padding; they give 0 where the call has suffixes, else they are not written.
-            `max_prefix_len`, `max_suffix_len` and `max_rows` may be bounds: a CUDA graph keeps those of its capture.
+            `max_prefix_len`, `max_suffix_len` and `max_rows_per_prefix` may be bounds: a CUDA graph keeps those of its
+            capture.
         scale, sliding_window, softcap: see the reference.
 
     Returns [n, num_heads, head_dim] in q's dtype. An engine keeps a `PrefixAttention`, which saves this function's

@@ -65,7 +65,8 @@ def uniforms(seeds: Tensor, counters: Tensor) -> Tensor:
 
     Args:
         seeds: int64 [M]; its 64 bits are the key (low word first).
-        counters: int32 or int64 [M, 4]: (token position, rollout, checkpoint, domain), taken modulo 2^32.
+        counters: int32 or int64 [M, 4], taken modulo 2^32: (number of the token in its own sequence, from 0; index of
+            the rollout; checkpoint; domain). A trajectory's own draws have rollout 0 and checkpoint 0.
 
     Returns:
         float64 [M] in [0, 1), 53 bits from the first two output words. A number depends on its own key and counter
@@ -255,7 +256,7 @@ class AttentionMetadata:
         suffix_lens: int32 [n], suffix tokens that the row sees, its own included; 0 where the row is a token of the
             prefix itself (then prefix_len is its position + 1, as in prefill and in a trajectory's own decode).
         max_prefix_len, max_suffix_len: the largest of each, on the host.
-        max_rows: the most rows of one prefix, on the host.
+        max_rows_per_prefix: the most rows of one prefix, on the host.
     """
 
     prefix_tables: Tensor
@@ -265,7 +266,7 @@ class AttentionMetadata:
     suffix_lens: Tensor
     max_prefix_len: int
     max_suffix_len: int
-    max_rows: int
+    max_rows_per_prefix: int
 
 
 def prefix_attention(
@@ -331,7 +332,7 @@ def _attend_prefixes(
     num_kv_heads, group, head_dim = query.shape[1:]
     if meta.max_prefix_len == 0:
         return torch.zeros_like(query), query.new_full(query.shape[:3], -torch.inf)
-    tile_prefix, tile_rows, row_slot = _tiles(meta.cu_rows, min(meta.max_rows, _TILE_ROWS))
+    tile_prefix, tile_rows, row_slot = _tiles(meta.cu_rows, min(meta.max_rows_per_prefix, _TILE_ROWS))
     tiles, tile = tile_rows.shape
     tables = meta.prefix_tables[tile_prefix, : -(-meta.max_prefix_len // k_cache.shape[1])]
     k, v = (_gather(cache, tables, query.dtype) for cache in (k_cache, v_cache))

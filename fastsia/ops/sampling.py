@@ -177,11 +177,11 @@ def _list_draws(draw_row, draw_list, row, num_draws, SCAN: tl.constexpr):
 def _uniform(seeds, counters, draws, live):
     """float64 in [0, 1), 53 bits of Philox4x32-10 keyed by the draw's seed and counter."""
     seed = tl.load(seeds + draws, mask=live, other=0)
-    position = tl.load(counters + draws * 4, mask=live, other=0)
+    number = tl.load(counters + draws * 4, mask=live, other=0)
     rollout = tl.load(counters + draws * 4 + 1, mask=live, other=0)
     checkpoint = tl.load(counters + draws * 4 + 2, mask=live, other=0)
     domain = tl.load(counters + draws * 4 + 3, mask=live, other=0)
-    x0, x1, _, _ = tl.philox(seed, position, rollout, checkpoint, domain)
+    x0, x1, _, _ = tl.philox(seed, number, rollout, checkpoint, domain)
     return ((x0 >> 5).to(tl.int64) * 67108864 + (x1 >> 6).to(tl.int64)).to(tl.float64) * (1.0 / 9007199254740992.0)
 
 

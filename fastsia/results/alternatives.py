@@ -30,7 +30,7 @@ ALTERNATIVES = "alternatives.sqlite"
 """The file of a run's folder with rollouts after tokens that were forced (`fastsia.forking`). If it is there, the
 results have a table `alternatives`. The statistics of the checkpoints do not read it."""
 
-NUM_SLOTS = 16
+MOST_FORCED = 16
 """The most tokens of one position that rollouts are drawn after, the trajectory's own among them."""
 
 _SECONDS = 60.0
@@ -54,13 +54,14 @@ class ForcedToken:
 
     Attributes:
         token: Its id.
-        slot: Its number among the tokens of its position, 0, 1, ...; the draws after it follow from it.
+        place: Its number among the tokens of its position in the order in which they were asked for, 0, 1, ...; the
+            draws after it follow from it.
         logprob: Nats, under the distribution that rollouts are drawn from.
     """
 
     position: int
     token: int
-    slot: int
+    place: int
     logprob: float
 
 
@@ -114,7 +115,7 @@ class AlternativeStore:
     def begin(
         self, problem_id: str, trajectory: int, checksum: int, wanted: Iterable[tuple[int, int, float]]
     ) -> list[ForcedToken]:
-        """The slots of tokens, in the order given; new ones are stored.
+        """The tokens with their places, in the order given; new ones are stored.
 
         Args:
             problem_id: Of the trajectory.
@@ -123,7 +124,7 @@ class AlternativeStore:
             wanted: Position, token and its log-probability.
 
         Raises:
-            FastsiaError: A position has no slot left.
+            FastsiaError: A position has no place left.
         """
         key, found = (problem_id, trajectory), list[ForcedToken]()
         with self._open() as connection:
@@ -137,16 +138,17 @@ class AlternativeStore:
             for position, token, logprob in wanted:
                 where = "FROM tokens WHERE problem_id = ? AND trajectory = ? AND position = ?"
                 row = connection.execute(f"SELECT slot {where} AND token = ?", (*key, position, token)).fetchone()
-                slot = row[0] if row else connection.execute(f"SELECT count(*) {where}", (*key, position)).fetchone()[0]
-                if slot >= NUM_SLOTS:
+                count = connection.execute(f"SELECT count(*) {where}", (*key, position)).fetchone()[0]
+                place = row[0] if row else count
+                if place >= MOST_FORCED:
                     raise FastsiaError(
-                        f"problem {problem_id!r}, token {position}: {NUM_SLOTS} tokens are stored there, the most that "
-                        f"fit; delete {self.path} to draw after others."
+                        f"problem {problem_id!r}, token {position}: {MOST_FORCED} tokens are stored there, the most "
+                        f"that fit; delete {self.path} to draw after others."
                     )
                 if row is None:
-                    values = (*key, position, token, slot, logprob, checksum)
+                    values = (*key, position, token, place, logprob, checksum)
                     connection.execute("INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?)", values)
-                found.append(ForcedToken(position, token, slot, logprob))
+                found.append(ForcedToken(position, token, place, logprob))
         return found
 
     def finished(self, problem_id: str, trajectory: int) -> set[tuple[int, int, int]]:
@@ -170,7 +172,7 @@ class AlternativeStore:
             return connection.total_changes - before
 
     def read(self, problem_id: str, trajectory: int, checksum: int) -> list[tuple[ForcedToken, list[Any]]]:
-        """Each token with its rollouts (number, finish reason, token ids), by position and slot."""
+        """Each token with its rollouts (number, finish reason, token ids), by position and place."""
         key = (problem_id, trajectory)
         with self._open() as connection:
             tokens = connection.execute(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from fastsia.engine.forecast import Forecast, InFlight, Lengths, Speed, Survival
+from fastsia.engine.forecast import InFlight, Lengths, RunForecast, Speed, Survival
 
 STRIDE, NUM_ROLLOUTS, LIMIT = 20, 10, 200
 
@@ -23,7 +23,7 @@ class Simulated:
     fixed: float = 0.1
     per_row: float = 0.004
     clock: float = 0.0
-    forecast: Forecast = field(default_factory=Forecast)
+    forecast: RunForecast = field(default_factory=RunForecast)
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(0)
@@ -68,7 +68,6 @@ class Simulated:
     def seconds_left(self) -> float:
         rollouts = [one for one in self.alive if one[1] >= 0]
         now = InFlight(
-            num_requests=len({one[0] for one in self.alive}),
             stride=STRIDE,
             num_rollouts=NUM_ROLLOUTS,
             max_tokens=LIMIT,

@@ -81,7 +81,7 @@ def batch_of(rng: np.random.Generator, trunk_rows: list[int], prefix_blocks: int
         suffix_lens=rng.integers(1, 90, n).astype(np.int32),
         max_prefix_len=0,
         max_suffix_len=0,
-        max_rows=max(trunk_rows),
+        max_rows_per_prefix=max(trunk_rows),
         trunk_last=none,
         branch_last=none,
         hidden_rows=none,

@@ -128,12 +128,12 @@ def test_a_verification_does_not_stop_the_steps() -> None:
         return of_trunks[-1]
 
     def noting(of: Any, spec: Any) -> Any:
-        drawn, before = begin_draw(of, spec), len(device.batches)
+        fetch, before = begin_draw(of, spec), len(device.batches)
 
         def wait() -> Any:
             if any(of is one for one in of_trunks):
                 launched.append(len(device.batches) - before)
-            return drawn()
+            return fetch()
 
         return wait
 
@@ -210,11 +210,11 @@ def test_the_rollouts_are_the_same_bit_for_bit() -> None:
         def begin(*arguments: Any, plain: Any = plain, landed: list[int] = landed) -> Any:
             nonlocal launched
             launched += 1
-            number, drawn = launched, plain(*arguments)
+            number, fetch = launched, plain(*arguments)
 
             def wait() -> Any:
                 landed.append(launched - number)
-                return drawn()
+                return fetch()
 
             return wait
 

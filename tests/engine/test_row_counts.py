@@ -82,9 +82,9 @@ def test_rollouts_are_equal_across_limits_where_kernels_depend_on_them() -> None
     engine = Engine(model, num_kv_blocks=400, block_size=4, max_num_batched_tokens=16, deterministic=True)
     assert engine.describe()["deterministic"]
     assert engine.runner.warnings == []
-    assert engine.runner.sizes is not None
-    assert engine.runner.sizes[0] == 24
-    assert engine.runner.head_sizes is not None
+    assert engine.runner.row_counts is not None
+    assert engine.runner.row_counts[0] == 24
+    assert engine.runner.head_row_counts is not None
     found = [drawn(model, max_num_seqs=rows, deterministic=True) for rows in (4, 64)]
     assert found[0] == found[1]
 
@@ -95,7 +95,7 @@ def test_graphs_have_the_same_row_counts() -> None:
     engine = Engine(model, max_num_seqs=8, max_num_batched_tokens=64, num_kv_blocks=400, deterministic=True)
     engine.runner.use_graphs(FakePool)
     assert engine.runner.graphs is not None
-    assert engine.runner.graphs._buckets == engine.runner.sizes
+    assert engine.runner.graphs._buckets == engine.runner.row_counts
     engine.rollout([5, 6, 7], 2, SAMPLING)
     assert engine.runner.graphs.num_captures == 1
 
@@ -123,7 +123,7 @@ def test_what_cannot_be_deterministic_says_so() -> None:
 def test_on_exact_products_nothing_is_padded() -> None:
     engine = Engine(tiny_model("llama"), num_kv_blocks=64, deterministic=True)
     if engine.describe()["products"] == "exact":
-        assert engine.runner.sizes is None
+        assert engine.runner.row_counts is None
         assert engine.describe()["deterministic"]
 
 

@@ -9,17 +9,20 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastsia.config import SamplingParams
 from fastsia.engine.block_manager import BlockManager
+from fastsia.engine.forecast import RunForecast
 from fastsia.engine.loop import Run
 from fastsia.engine.seeding import Domain
-from fastsia.engine.sequence import Counters, Drawn, Request, Trajectory
+from fastsia.engine.sequence import UNFINISHED, Counters, Drawn, Request, Trajectory
 from fastsia.engine.step import Batch, Bookkeeping
 from fastsia.engine.tables import Table
+from fastsia.errors import FastsiaError
 from fastsia.ops.reference import DrawSpec, sample
 
 VOCAB, EOS = 7, 0
@@ -85,12 +88,12 @@ class HashModel:
     def begin_draw(self, hidden: Any, spec: DrawSpec[np.ndarray]) -> Any:
         results = self.later(lambda: self.draw(hidden[0][0], spec))
 
-        def drawn() -> Any:
+        def fetch() -> Any:
             while not results:
                 self.queue.popleft()()
             return results[0]
 
-        return drawn
+        return fetch
 
     def draw(self, hidden: np.ndarray, spec: DrawSpec[np.ndarray]) -> Any:
         logits, *arrays = (torch.from_numpy(np.ascontiguousarray(array)) for array in (hidden, *spec[:-1]))
@@ -262,14 +265,59 @@ def test_what_an_interrupted_run_has_drawn_is_not_drawn_again(
     check(finished, requests)
 
 
+def test_only_the_rollouts_that_are_named_are_drawn() -> None:
+    """In any order, also of an unfinished request; they are those of the whole request."""
+    sampling = SamplingParams(1.5, 0.9, max_tokens=6, eos_token_id=EOS)
+    request = Request(0, (2, 3), sampling, num_rollouts=5, seed=3, stride=2, trajectory_ids=(4, 5, 6, 1, 2))
+    whole = next(iter(start(HashModel(60, 3, 1000), BlockManager(60, 3), [request]))).rollouts
+    assert whole is not None
+    rows = np.arange(1, len(whole), 3)
+    named = [(int(whole.checkpoint[r]), int(whole.index[r])) for r in rows]
+    unlike = replace(whole, finish_reason=np.full(len(whole), UNFINISHED, dtype=np.int8))
+    floats = np.zeros(5, np.float32)
+    for rollouts in (unlike.take(np.zeros(0, np.int32)), unlike):
+        drawn = Drawn(5, np.array([4, 5, 6, 1, 2]), floats, floats, "given", rollouts)
+        asked = replace(request, rollouts=tuple(named[::-1]), num_rollouts=0, drawn=drawn)
+        found = next(iter(start(HashModel(60, 3, 1000), BlockManager(60, 3), [asked]))).rollouts
+        assert found is not None
+        for name in ("checkpoint", "index", "offsets", "token_ids", "finish_reason"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(whole.take(rows), name))
+    wrong = replace(request, rollouts=((1, 0),))
+    with pytest.raises(FastsiaError, match="rollouts asks for checkpoint 1, which is none of the request's"):
+        list(start(HashModel(60, 3, 1000), BlockManager(60, 3), [wrong]))
+
+
+def test_the_forecast_counts_the_token_that_ended_a_trajectory_and_none_after_one_that_was_cut() -> None:
+    """Drawn now or by an earlier run: the tokens drawn, and whether the last one was an end."""
+    sampling = SamplingParams(0.8, 0.9, max_tokens=3, eos_token_id=EOS)
+    requests = [Request(i, (2, 3), sampling, num_rollouts=0, seed=i) for i in range(8)]
+    drawn: dict[Any, Drawn] = {}
+    for _ in range(2):
+        run = start(HashModel(60, 3, 1000), BlockManager(60, 3), [replace(r, drawn=drawn.get(r.key)) for r in requests])
+        run._forecast = forecast = RunForecast()
+        counted: list[tuple[int, bool]] = []
+        forecast.trajectories.add = lambda _, lengths, ended, counted=counted: counted.extend(  # type: ignore[misc]
+            zip(lengths.tolist(), ended.tolist(), strict=True)
+        )
+        finished = list(run)
+        ends = [(len(t.token_ids), t.finish_reason == "eos") for t in finished]
+        assert {ended for _, ended in ends} == {True, False}
+        assert sorted(counted) == sorted((length + ended, ended) for length, ended in ends)
+        drawn = {
+            t.key: Drawn(len(t.token_ids), t.token_ids, t.logprobs, t.token_entropies, t.finish_reason, t.rollouts)
+            for t in finished
+            if t.rollouts is not None
+        }
+
+
 def start(
     model: HashModel,
     blocks: BlockManager,
     requests: list[Request],
-    max_num_seqs: int,
-    max_num_batched_tokens: int,
-    max_concurrent_trajectories: int,
-    core: bool,
+    max_num_seqs: int = 64,
+    max_num_batched_tokens: int = 64,
+    max_concurrent_trajectories: int = 4,
+    core: bool = False,
     overlap: bool = False,
 ) -> Run:
     return Run(

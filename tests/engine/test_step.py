@@ -47,8 +47,8 @@ class BothBookkeeping(step_cpp.CppBookkeeping):
     def mark_computed(self, *arguments: Any) -> Any:
         return self._ask("mark_computed", *arguments)
 
-    def draws(self, *arguments: Any) -> Any:
-        return self._ask("draws", *arguments)
+    def plan_draws(self, *arguments: Any) -> Any:
+        return self._ask("plan_draws", *arguments)
 
     def append(self, *arguments: Any) -> Any:
         return self._ask("append", *arguments)
@@ -88,7 +88,7 @@ def assert_same_tree(found: TrajectoryTree, expected: TrajectoryTree) -> None:
 
 def assert_same_rows(name: str, one: Table, other: Table) -> None:
     """What live rows hold: of their block tables, the entries in use."""
-    rows = one.slots()
+    rows = one.live_slots()
     for column in (name for name, declared in one.columns.items() if not declared.is_wide):
         np.testing.assert_array_equal(getattr(one, column)[rows], getattr(other, column)[rows], f"{name}.{column}")
     if name in ("trunks", "branches"):
@@ -97,7 +97,7 @@ def assert_same_rows(name: str, one: Table, other: Table) -> None:
             np.testing.assert_array_equal(vars(one)["blocks"][row, :used], vars(other)["blocks"][row, :used])
     if name == "trunks":
         for row in rows:
-            length, drawn = vars(one)["length"][row], vars(one)["length"][row] - vars(one)["prompt_len"][row]
+            length, drawn = vars(one)["length"][row], vars(one)["length"][row] - vars(one)["origin"][row]
             for column, used in (("tokens", length), ("logprobs", drawn), ("entropies", drawn)):
                 np.testing.assert_array_equal(
                     vars(one)[column][row, :used], vars(other)[column][row, :used], f"{name}.{column}"
@@ -216,8 +216,8 @@ def test_blocks_that_just_suffice_are_no_shortage(num_blocks: int) -> None:
 
 
 # Columns that only Python reads.
-OF_PARTS = ("num_known", "known_at", "num_taken", "is_end_taken")
-OF_PYTHON = {"trunks": {"base", "may_match", "hidden"}, "rollouts": {"job", *OF_PARTS}}
+OF_PARTS = ("num_replayed", "replayed_at", "num_taken", "is_end_taken")
+OF_PYTHON = {"trunks": {"first_checkpoint", "may_match", "hidden"}, "rollouts": {"job", *OF_PARTS}}
 
 
 @pytest.mark.parametrize("table", ["trunks", "branches", "rollouts", "nodes"])

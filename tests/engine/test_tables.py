@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from fastsia.engine.block_manager import BlockManager, OutOfBlocksError
 from fastsia.engine.sequence import FinishReason
-from fastsia.engine.tables import FINISHED, NO_NODE, Table, TrajectoryTree, column, wide_column
+from fastsia.engine.tables import NO_BRANCH, NO_NODE, Table, TrajectoryTree, column, wide_column
 
 SIZE = 4
 
@@ -106,7 +106,7 @@ class TreeMachine(RuleBasedStateMachine):
         rollouts = tree.decoding[tree.rollouts.branch[tree.decoding] == branch]
         tree.finish_rollouts(rollouts, np.full(len(rollouts), FinishReason.EOS))
         tree.end_branches(np.array([branch]))
-        tree.decoding = tree.decoding[tree.rollouts.branch[tree.decoding] != FINISHED]
+        tree.decoding = tree.decoding[tree.rollouts.branch[tree.decoding] != NO_BRANCH]
         tree.rollouts.free(rollouts)
         del self.suffix[branch]
 

@@ -66,7 +66,7 @@ def sampling(rows: int, vocab: int, draws: int, dtype: torch.dtype) -> Launch:
 def attention(model: str, dtype: torch.dtype, rows: int, trunks: int, prefix: int, suffix: int) -> list[Launch]:
     num_heads, num_kv_heads, head_dim, softcap, window = HEADS[model]
     tables = meta(trunks, 64), meta(trunks + 1), meta(rows), meta(rows, 64), meta(rows)
-    metadata = AttentionMetadata(*tables, prefix, suffix, max_rows=-(-rows // trunks))
+    metadata = AttentionMetadata(*tables, prefix, suffix, max_rows_per_prefix=-(-rows // trunks))
     cache = meta(2, 4096, 16, num_kv_heads, head_dim, dtype=dtype)
     # As a model's layers give queries: [heads, rows, head_dim] seen row by row.
     q = meta(num_heads, rows, head_dim, dtype=dtype).transpose(0, 1)

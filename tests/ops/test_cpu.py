@@ -43,7 +43,7 @@ def batch(block_size: int, num_kv_heads: int, head_dim: int) -> tuple[torch.Tens
         suffix_lens=torch.tensor([row[1] for row in rows], dtype=torch.int32),
         max_prefix_len=max(row[0] for row in rows),
         max_suffix_len=max(row[1] for row in rows),
-        max_rows=max(counts),
+        max_rows_per_prefix=max(counts),
     )
     shape = (300, block_size, num_kv_heads, head_dim)
     return torch.randn(shape), torch.randn(shape), meta
@@ -245,7 +245,7 @@ def test_a_batch_without_trunk_tokens_is_attended() -> None:
         suffix_tables=meta.suffix_tables[rows],
         suffix_lens=meta.suffix_lens[rows],
         max_prefix_len=0,
-        max_rows=int(rows.sum()),
+        max_rows_per_prefix=int(rows.sum()),
     )
     q = torch.randn(int(rows.sum()), 4, 32)
     expected = reference.prefix_attention(q, k_cache, v_cache, bare, 0.2)
@@ -284,7 +284,7 @@ def test_stored_keys_and_values_survive_a_copy_of_their_block(
         suffix_lens=torch.zeros(1, dtype=torch.int32),
         max_prefix_len=3,
         max_suffix_len=0,
-        max_rows=1,
+        max_rows_per_prefix=1,
     )
     q = torch.randn(1, num_kv_heads, head_dim)
     out = cpu.prefix_attention(q, caches[0, 0], caches[0, 1], meta, 0.3)
@@ -379,7 +379,7 @@ def test_a_row_is_the_same_wherever_its_keys_are_stored(dtype: torch.dtype) -> N
             suffix_lens=torch.tensor([length - split], dtype=torch.int32),
             max_prefix_len=split,
             max_suffix_len=length - split,
-            max_rows=1,
+            max_rows_per_prefix=1,
         )
         found.append(cpu.prefix_attention(q, *caches, meta, 0.2))
     assert all(torch.equal(other, found[0]) for other in found)

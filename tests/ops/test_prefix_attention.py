@@ -333,7 +333,7 @@ def test_a_shared_trunk_gives_what_copies_of_it_give() -> None:
         shared.meta,
         prefix_tables=shared.meta.prefix_tables.expand(6, -1).contiguous(),
         cu_rows=torch.arange(7, dtype=torch.int32, device=DEVICE),
-        max_rows=1,
+        max_rows_per_prefix=1,
     )
     assert_close(dataclasses.replace(shared, meta=meta).run(), shared.run(), 1e-5)
 
@@ -341,7 +341,7 @@ def test_a_shared_trunk_gives_what_copies_of_it_give() -> None:
 def test_lengths_on_the_host_may_be_bounds() -> None:
     """A captured graph keeps the bounds it was captured with."""
     case = build((3, 2))
-    meta = dataclasses.replace(case.meta, max_prefix_len=4000, max_suffix_len=3000, max_rows=400)
+    meta = dataclasses.replace(case.meta, max_prefix_len=4000, max_suffix_len=3000, max_rows_per_prefix=400)
     assert_close(dataclasses.replace(case, meta=meta).run(), case.run(), 1e-5)
 
 
