@@ -580,7 +580,7 @@ class _Drawing:
     def _complete(self, positions: Sequence[int], rounds: Rounds | None) -> None:
         """Draw what problems lack and commit them; rounds: the numbers of rollouts, None for `num_rollouts`."""
         if rounds is not None:
-            self._reporter.begin_round("last round, ", rounds.num_rollouts)
+            self._reporter.begin_round("last round, ", rounds.total_rollouts)
 
         def commit(position: int, parts: Parts) -> None:
             self._recorder.add(lambda: self._commit(position, parts))

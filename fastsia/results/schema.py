@@ -35,7 +35,7 @@ HEAD = ("schema_version", "identity", "vocabulary")
 READING = ("reading", "equivalents", "reading_checksum")
 """Keys of `meta` for how answers were read, and which are equal. If they are damaged, the texts are read again."""
 ROUNDS = "rounds"
-"""Key of `meta` for how many rollouts the checkpoints get, where they are placed in rounds; see `rounds_meta`."""
+"""Key of `meta` for how many rollouts the checkpoints get, where rounds decide it; see `rounds_meta`."""
 REPAIRS = "repairs"
 """Key of `meta` for the notes of damaged databases that were set aside: a JSON list."""
 
@@ -417,20 +417,44 @@ def head_checksum(meta: Mapping[str, Any]) -> int:
 # --- rounds of rollouts ----------------------------------------------------------------------------------------
 
 
-def rounds_meta(rounds: Mapping[str, Any]) -> dict[str, Any]:
-    """The value of `meta` for a mapping of "POSITION,TRAJECTORY" to the numbers of rollouts of its checkpoints, and,
-    while others are undecided, of "first" to the number of the first round."""
-    text = json.dumps(rounds, sort_keys=True)
+@dataclass(frozen=True)
+class RoundState:
+    """What earlier rounds have decided.
+
+    Attributes:
+        first: rollouts per checkpoint after the first round, while the final numbers are not decided; else None.
+        counts: the final number of rollouts of each checkpoint, by (position, trajectory).
+    """
+
+    first: int | None = None
+    counts: Mapping[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
+
+
+def rounds_meta(rounds: RoundState) -> dict[str, Any]:
+    """The value of `meta`: JSON with the counts under "POSITION,TRAJECTORY", and `first` under its name."""
+    stored: dict[str, Any] = {f"{position},{number}": counts for (position, number), counts in rounds.counts.items()}
+    if rounds.first is not None:
+        stored["first"] = rounds.first
+    text = json.dumps(stored, sort_keys=True)
     return {ROUNDS: json.dumps([text, checksum([text])])}
 
 
-def parse_rounds(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `rounds_meta`; empty where nothing is decided, or the value is damaged."""
+def parse_rounds(meta: Mapping[str, Any]) -> RoundState | None:
+    """The inverse of `rounds_meta`; None where nothing is stored, or the value is damaged."""
     try:
         text, stored = json.loads(meta[ROUNDS])
-        return dict(json.loads(text)) if checksum([text]) == stored else {}
-    except (KeyError, ValueError, TypeError, RecursionError):
-        return {}
+        if checksum([text]) != stored:
+            return None
+        counts = json.loads(text)
+        first = counts.pop("first", None)
+        return RoundState(first, {_trajectory_of(key): tuple(own) for key, own in counts.items()})
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _trajectory_of(key: str) -> tuple[int, int]:
+    position, number = key.split(",")
+    return int(position), int(number)
 
 
 # --- how answers were read -------------------------------------------------------------------------------------

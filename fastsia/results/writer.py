@@ -125,7 +125,7 @@ class StoreWriter:
     Attributes:
         done: positions of finished problems.
         begun: positions of problems with stored parts.
-        rounds: how many rollouts each checkpoint gets; see `schema.rounds_meta`.
+        rounds: how many rollouts each checkpoint gets, where rounds decide it.
         stored_reading: how the stored answers were read.
         notes: what was repaired, a sentence each.
 
@@ -171,7 +171,8 @@ class StoreWriter:
             self._next_part = {(position, trajectory): number for position, trajectory, number, _ in found}
             self._last_part = max((row[3] for row in found), default=-1)
             self.begun = {row[0] for row in found}
-            self.rounds = schema.parse_rounds(schema.read_meta(self._connection, "vocabulary"))
+            stored = schema.parse_rounds(schema.read_meta(self._connection, "vocabulary"))
+            self.rounds = stored or schema.RoundState()
         except BaseException:
             self._unlock()
             raise
@@ -310,11 +311,11 @@ class StoreWriter:
             self._connection.execute("BEGIN IMMEDIATE")
             yield
 
-    def store_rounds(self, rounds: Mapping[str, Any]) -> None:
-        """Store how many rollouts the checkpoints get; see `schema.rounds_meta`."""
+    def store_rounds(self, rounds: schema.RoundState) -> None:
+        """Store how many rollouts the checkpoints get."""
         with self._writing, self._changing():
             schema.write_meta(self._connection, schema.rounds_meta(rounds))
-        self.rounds = dict(rounds)
+        self.rounds = rounds
 
     def add(self, finished: FinishedProblem) -> None:
         """Commit one finished problem, whole or not at all. May be called from any thread."""
@@ -435,7 +436,8 @@ class StoreWriter:
             stored, classes = schema.parse_reading(found)
             meta = {key: value for key, value in meta.items() if key not in schema.READING}
             meta |= schema.reading_meta(stored, classes) if stored is not None else {schema.READING[0]: None}
-            meta |= schema.rounds_meta(rounds) if (rounds := schema.parse_rounds(found)) else {}
+            rounds = schema.parse_rounds(found)
+            meta |= {} if rounds is None else schema.rounds_meta(rounds)
         self.notes.append(repair.replace(self.path, self._repaired, damage, meta, found, salvaged, parts))
 
     def _check_identity(self, meta: Mapping[str, Any], identity: Mapping[str, Any], vocabulary: Vocabulary) -> None:
