@@ -186,5 +186,5 @@ def _finite(x: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(x), x, np.nan)
 
 
-FACTS[:0] = [_counts, _permutation]
-CURVES[:0] = [_mean_curves, _token_curves]
+FACTS.extend([_counts, _permutation])
+CURVES.extend([_mean_curves, _token_curves])
