@@ -37,7 +37,14 @@ from fastsia.results import SIAResult, drop_partial_costs, score, stored_config
 from fastsia.results.manifest import costs_of, is_count
 from fastsia.results.reader import Store
 from fastsia.results.reading import AnswerReader, Reading, name_of, renew
-from fastsia.results.schema import DATABASE, DrawnProblem, FinishedProblem, Part, request_checksum
+from fastsia.results.schema import (
+    DATABASE,
+    DrawnProblem,
+    FinishedProblem,
+    NumberedTrajectories,
+    Part,
+    request_checksum,
+)
 from fastsia.results.writer import StoreWriter, check_output
 from fastsia.rounds import Rounds
 from fastsia.tasks import Prompt, Task, build_prompt, load_task
@@ -514,10 +521,6 @@ _REPORT_SECONDS = 1.0
 _POLL_SECONDS = 1.0
 
 
-Parts = Sequence[tuple[int, Trajectory]]
-"""A problem's finished trajectories with their numbers."""
-
-
 class _Drawing:
     """Draws the trajectories and rollouts of a run's unfinished problems.
 
@@ -564,8 +567,8 @@ class _Drawing:
         if not undecided:
             return
 
-        def measure(position: int, parts: Parts) -> None:
-            rounds.measure(self._read(position, parts))
+        def measure(position: int, trajectories: NumberedTrajectories) -> None:
+            rounds.measure(self._read(position, trajectories))
 
         spent, is_decided = self._writer.num_tokens(), False
         while not is_decided:
@@ -582,8 +585,8 @@ class _Drawing:
         if rounds is not None:
             self._reporter.begin_round("last round, ", rounds.total_rollouts)
 
-        def commit(position: int, parts: Parts) -> None:
-            self._recorder.add(lambda: self._commit(position, parts))
+        def commit(position: int, trajectories: NumberedTrajectories) -> None:
+            self._recorder.add(lambda: self._commit(position, trajectories))
 
         requests = _requests(self._task, positions, self._prompts, self._config, self._placing, rounds)
         self._draw(requests, positions, commit)
@@ -592,7 +595,7 @@ class _Drawing:
         self,
         requests: Iterator[Request],
         positions: Sequence[int],
-        done: Callable[[int, Parts], None],
+        done: Callable[[int, NumberedTrajectories], None],
         *,
         stores_whole_problems: bool = False,
     ) -> None:
@@ -613,29 +616,29 @@ class _Drawing:
         with closing(_closable(generated)) as drawn, watch:
             for trajectory in drawn:
                 position, number = cast(tuple[int, int], trajectory.key)
-                parts = waiting.setdefault(position, [])
-                parts.append((number, trajectory))
+                finished = waiting.setdefault(position, [])
+                finished.append((number, trajectory))
                 watch.num_finished += 1
-                is_whole = len(parts) == self._num_trajectories[position]
+                is_whole = len(finished) == self._num_trajectories[position]
                 if self._can_be_watched and (stores_whole_problems or not is_whole):
                     watch.store_trajectory(trajectory)
                 if is_whole:
-                    done(position, sorted(waiting.pop(position), key=lambda part: part[0]))
+                    done(position, sorted(waiting.pop(position), key=lambda pair: pair[0]))
 
     def _store_parts(self, parts: Sequence[Part]) -> None:
         if parts:
             self._recorder.add(lambda: self._writer.add_parts(parts))
 
-    def _commit(self, position: int, parts: Parts) -> FinishedProblem:
-        finished = self._read(position, parts)
+    def _commit(self, position: int, trajectories: NumberedTrajectories) -> FinishedProblem:
+        finished = self._read(position, trajectories)
         self._writer.add(finished)
         return finished
 
-    def _read(self, position: int, parts: Parts) -> FinishedProblem:
+    def _read(self, position: int, trajectories: NumberedTrajectories) -> FinishedProblem:
         """Read the answers of a problem's trajectories and rollouts."""
         problem, prompt = self._task.problems[position], self._prompts[position]
         answer_format = self._task.format_of(problem)
-        drawn = DrawnProblem(position, problem, answer_format, prompt.starts_in_think, parts)
+        drawn = DrawnProblem(position, problem, answer_format, prompt.starts_in_think, trajectories)
         scored = self._reading.read(drawn, self._vocabulary)
         return FinishedProblem(
             position, problem, answer_format, prompt.text, prompt.starts_in_think, prompt.cut, scored

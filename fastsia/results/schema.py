@@ -224,19 +224,23 @@ class Part:
     is_whole: bool = False
 
 
+NumberedTrajectories = Sequence[tuple[int, Trajectory]]
+"""A problem's finished trajectories, each with its number."""
+
+
 @dataclass(frozen=True)
 class DrawnProblem:
     """A problem as it was drawn, before its answers are read.
 
     Attributes:
-        trajectories: (number, trajectory) pairs. From a database, their rollouts have no log-probabilities.
+        trajectories: From a database, their rollouts have no log-probabilities.
     """
 
     position: int
     problem: Problem
     answer_format: AnswerFormat
     starts_in_think: bool
-    trajectories: Sequence[tuple[int, Trajectory]]
+    trajectories: NumberedTrajectories
 
 
 # --- SQL -------------------------------------------------------------------------------------------------------
