@@ -119,8 +119,8 @@ def evaluate(
     if reading.find_classes is not None:
         reading.find_classes(["1"], "1", "boxed")  # raises now, not after the draws, if a package is missing
     task = load_task(dataset, limit=limit, **task_options)
-    given = _Given.read(settings, task, checkpoints, trajectories)
-    task, settings = given.of(task), given.named(settings)
+    inputs = _Inputs.read(settings, task, checkpoints, trajectories)
+    task, settings = inputs.of(task), inputs.named(settings)
     if output is not None:
         check_output(output, _known_identity(task, settings, reading))
     if executor in (None, "local") and backend in (None, "native", "hf") and isinstance(model, ModelRef):
@@ -136,7 +136,7 @@ def evaluate(
     settings = _resolve(settings, task, loaded, answer_reader, output)
     reading = Reading(settings, answer_reader)
     vocabulary = _vocabulary(loaded, settings)
-    prompts = _prompts(task, settings, loaded, given, vocabulary)
+    prompts = _prompts(task, settings, loaded, inputs, vocabulary)
     identity = _identity(loaded, task, settings)
     warnings = _warnings(loaded, task, settings)
     temporary = tempfile.TemporaryDirectory(prefix="fastsia-") if output is None else None
@@ -157,7 +157,7 @@ def evaluate(
         reporter = _Reporter(callbacks, loaded, writer, len(task.problems))
         for callback in callbacks:
             callback.run_started(identity, reporter.progress())
-        _Drawing(loaded, task, settings, reading, prompts, vocabulary, writer, reporter, given.placing).run()
+        _Drawing(loaded, task, settings, reading, prompts, vocabulary, writer, reporter, inputs.placing).run()
         if reading.find_classes is not None:
             writer.store_classes(reading.find_classes)
         warnings += reporter.warnings()
@@ -322,18 +322,18 @@ def _known_identity(task: Task, config: SIAConfig, reading: Reading) -> dict[str
     return {"task": task.name, "config": known}
 
 
-# --- given inputs ------------------------------------------------------------------------------------------------
+# --- inputs ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Given:
-    """The inputs that are no settings: positions of checkpoints, and given trajectories."""
+class _Inputs:
+    """Inputs that are not settings: positions of checkpoints, and given trajectories."""
 
     placing: Placing
     trajectories: GivenTrajectories | None
 
     @classmethod
-    def read(cls, config: SIAConfig, task: Task, checkpoints: Any = None, trajectories: Any = None) -> _Given:
+    def read(cls, config: SIAConfig, task: Task, checkpoints: Any = None, trajectories: Any = None) -> _Inputs:
         """Read the files that the settings name, or the objects that were passed instead."""
         checkpoints = config.checkpoints if config.checkpoints is not None else checkpoints
         trajectories = config.trajectories if config.trajectories is not None else trajectories
@@ -391,7 +391,7 @@ class _Prepared:
         expects_think: whether the response may contain a think block.
         stop: texts that end a response.
         cut: number of tokens cut from its left.
-        given: int32 token ids of each given trajectory; None where trajectories are drawn.
+        trajectory_ids: int32, of each given trajectory; None where trajectories are drawn.
     """
 
     token_ids: np.ndarray
@@ -400,10 +400,10 @@ class _Prepared:
     expects_think: bool
     stop: tuple[str, ...]
     cut: int
-    given: tuple[np.ndarray, ...] | None = None
+    trajectory_ids: tuple[np.ndarray, ...] | None = None
 
     def num_trajectories(self, config: SIAConfig) -> int:
-        return config.num_trajectories if self.given is None else len(self.given)
+        return config.num_trajectories if self.trajectory_ids is None else len(self.trajectory_ids)
 
     def spec(self, task: Task, problem: Problem, config: SIAConfig) -> Spec:
         """How a response to it is read."""
@@ -414,14 +414,16 @@ class _Prepared:
         return self.token_ids.tolist(), self.text
 
 
-def _prompts(task: Task, config: SIAConfig, backend: Backend, given: _Given, vocabulary: Vocabulary) -> list[_Prepared]:
+def _prompts(
+    task: Task, config: SIAConfig, backend: Backend, inputs: _Inputs, vocabulary: Vocabulary
+) -> list[_Prepared]:
     """Every problem's prompt and given trajectories. A prompt without room for the new tokens is refused, or cut from
     the left."""
     prepared = []
     for problem in task.problems:
         prompt = build_prompt(task, problem, backend.tokenizer, **prompt_options(config))
-        found = _fit(prompt, problem, given.encoded(task, problem, prompt, backend, vocabulary), config, backend)
-        _check_placing(given.placing, task, problem, found, config, vocabulary)
+        found = _fit(prompt, problem, inputs.encoded(task, problem, prompt, backend, vocabulary), config, backend)
+        _check_placing(inputs.placing, task, problem, found, config, vocabulary)
         prepared.append(found)
     return prepared
 
@@ -434,12 +436,12 @@ def _check_placing(
         return
     for number in range(prompt.num_trajectories(config)):
         placement = placing.of(problem.id, number)
-        if prompt.given is not None:
+        if prompt.trajectory_ids is not None:
             placement = dataclasses.replace(placement, spec=prompt.spec(task, problem, config))
-            placement.positions(prompt.given[number], vocabulary)
-        elif placement.given and placement.given[-1] > config.max_tokens:
+            placement.positions(prompt.trajectory_ids[number], vocabulary)
+        elif placement.fixed and placement.fixed[-1] > config.max_tokens:
             raise FastsiaError(
-                f"{placement.where}: position {placement.given[-1]} is beyond max_tokens={config.max_tokens}."
+                f"{placement.where}: position {placement.fixed[-1]} is beyond max_tokens={config.max_tokens}."
             )
 
 
@@ -886,11 +888,11 @@ def _closable(trajectories: Iterator[Trajectory]) -> Generator[Trajectory, None,
 
 def make_requests(backend: Backend, task: Task, config: SIAConfig) -> tuple[SIAConfig, Iterator[Request]]:
     """(settings with all defaults filled in, all requests of the evaluation in order)."""
-    given = _Given.read(config, task)
-    task = given.of(task)
-    settings = _resolve(given.named(config), task, backend)
-    prompts = _prompts(task, settings, backend, given, _vocabulary(backend, settings))
-    return settings, _requests(task, range(len(task.problems)), prompts, settings, given.placing)
+    inputs = _Inputs.read(config, task)
+    task = inputs.of(task)
+    settings = _resolve(inputs.named(config), task, backend)
+    prompts = _prompts(task, settings, backend, inputs, _vocabulary(backend, settings))
+    return settings, _requests(task, range(len(task.problems)), prompts, settings, inputs.placing)
 
 
 def _requests(
@@ -909,7 +911,7 @@ def _requests(
         # The stop machine reads a prefix as it was drawn; with a permuted prefix it would have seen another text.
         stop = spec if config.stop_at_answer and not config.shuffle_prefix else None
         for trajectory in range(prompt.num_trajectories(config)):
-            given = None if prompt.given is None else tuple(prompt.given[trajectory].tolist())
+            ids = None if prompt.trajectory_ids is None else tuple(prompt.trajectory_ids[trajectory].tolist())
             yield Request(
                 key=(position, trajectory),
                 prompt_ids=tuple(prompt.token_ids.tolist()),
@@ -919,8 +921,8 @@ def _requests(
                 seed=request_seed(config.seed, problem.id, trajectory),
                 stride=placing.base.stride,
                 placement=dataclasses.replace(placing.of(problem.id, trajectory), spec=spec),
-                trajectory_ids=given,
-                score_given=given is not None,
+                trajectory_ids=ids,
+                score_given=ids is not None,
                 rollout_budget=config.rollout_budget,
                 share=config.share,
                 shuffle_prefix=config.shuffle_prefix,

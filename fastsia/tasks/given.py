@@ -190,7 +190,7 @@ class Placing:
         if row is None:
             raise FastsiaError(f"{self.base.where} has no row for trajectory {trajectory} of problem {problem!r}.")
         where, positions = row
-        return replace(self.base, given=positions, where=where)
+        return replace(self.base, fixed=positions, where=where)
 
 
 def read_placing(

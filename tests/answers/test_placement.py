@@ -101,4 +101,4 @@ def test_a_function_that_fails_is_named(function: Callable[..., Any], sentence: 
 
 def test_a_position_beyond_the_trajectory_names_its_row() -> None:
     with pytest.raises(FastsiaError, match=r"^cuts, row 3: position 13 is beyond the trajectory's 12 tokens\.$"):
-        placed(TEXT_PIECES, given=(1, 13), where="cuts, row 3")
+        placed(TEXT_PIECES, fixed=(1, 13), where="cuts, row 3")

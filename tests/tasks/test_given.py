@@ -155,8 +155,8 @@ def test_kinds_of_checkpoints(tmp_path: Path) -> None:
     assert placing(mine).name == "mine"
     rows = [{"problem_id": "a", "checkpoints": [3, 5]}, {"id": "b", "trajectory": 1, "checkpoints": []}]
     found = placing(lines(tmp_path / "cuts.jsonl", *rows))
-    assert found.of("a", 4).given == (3, 5)
-    assert found.of("b", 1).given == ()
+    assert found.of("a", 4).fixed == (3, 5)
+    assert found.of("b", 1).fixed == ()
     assert found.name.startswith("cuts.jsonl sha256:")
     with pytest.raises(FastsiaError, match=r"cuts\.jsonl has no row for trajectory 0 of problem 'b'\.$"):
         found.of("b", 0)
