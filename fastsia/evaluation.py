@@ -120,7 +120,7 @@ def evaluate(
         reading.find_classes(["1"], "1", "boxed")  # raises now, not after the draws, if a package is missing
     task = load_task(dataset, limit=limit, **task_options)
     inputs = _Inputs.read(settings, task, checkpoints, trajectories)
-    task, settings = inputs.of(task), inputs.named(settings)
+    task, settings = inputs.restrict(task), inputs.named(settings)
     if output is not None:
         check_output(output, _known_identity(task, settings, reading))
     if executor in (None, "local") and backend in (None, "native", "hf") and isinstance(model, ModelRef):
@@ -343,16 +343,16 @@ class _Inputs:
             raise FastsiaError(f"num_trajectories={config.num_trajectories} does not apply to given trajectories.")
         found = None if trajectories is None else read_trajectories(trajectories, task)
         if found is not None:
-            task = found.of(task)
+            task = found.restrict(task)
         stride = config.stride or task.stride
         placing = read_placing(checkpoints, task, stride=stride, most=config.max_checkpoints, name_of=name_of)
         if found is not None and found.are_solutions:
             placing = dataclasses.replace(placing, base=dataclasses.replace(placing.base, before_answer=True))
         return cls(placing, found)
 
-    def of(self, task: Task) -> Task:
-        """The task with the problems that are evaluated."""
-        return task if self.trajectories is None else self.trajectories.of(task)
+    def restrict(self, task: Task) -> Task:
+        """The task with only the problems that are evaluated."""
+        return task if self.trajectories is None else self.trajectories.restrict(task)
 
     def named(self, config: SIAConfig) -> SIAConfig:
         """The settings as they are stored: files and functions by their name and a digest."""
@@ -435,7 +435,7 @@ def _check_placing(
     if placing.name is None:
         return
     for number in range(prompt.num_trajectories(config)):
-        placement = placing.of(problem.id, number)
+        placement = placing.placement(problem.id, number)
         if prompt.trajectory_ids is not None:
             placement = dataclasses.replace(placement, spec=prompt.spec(task, problem, config))
             placement.positions(prompt.trajectory_ids[number], vocabulary)
@@ -889,7 +889,7 @@ def _closable(trajectories: Iterator[Trajectory]) -> Generator[Trajectory, None,
 def make_requests(backend: Backend, task: Task, config: SIAConfig) -> tuple[SIAConfig, Iterator[Request]]:
     """(settings with all defaults filled in, all requests of the evaluation in order)."""
     inputs = _Inputs.read(config, task)
-    task = inputs.of(task)
+    task = inputs.restrict(task)
     settings = _resolve(inputs.named(config), task, backend)
     prompts = _prompts(task, settings, backend, inputs, _vocabulary(backend, settings))
     return settings, _requests(task, range(len(task.problems)), prompts, settings, inputs.placing)
@@ -920,7 +920,7 @@ def _requests(
                 allocation=None if rounds is None else rounds.counts(position, trajectory),
                 seed=request_seed(config.seed, problem.id, trajectory),
                 stride=placing.base.stride,
-                placement=dataclasses.replace(placing.of(problem.id, trajectory), spec=spec),
+                placement=dataclasses.replace(placing.placement(problem.id, trajectory), spec=spec),
                 trajectory_ids=ids,
                 score_given=ids is not None,
                 rollout_budget=config.rollout_budget,

@@ -101,7 +101,7 @@ def forecast(
     engine = backend.engine
     started = time.perf_counter()
     if settings.trajectories is not None:
-        task = read_trajectories(settings.trajectories, task).of(task)
+        task = read_trajectories(settings.trajectories, task).restrict(task)
     asked = {name: getattr(settings, name) for name in ("checkpoints", "trajectories", "stride")}
     settings, requests = make_requests(backend, task, settings)
     settings = dataclasses.replace(settings, **asked)  # files by their path, which `evaluate` reads

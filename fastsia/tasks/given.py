@@ -92,8 +92,8 @@ class GivenTrajectories:
     rows: Mapping[str, tuple[GivenTrajectory, ...]]
     are_solutions: bool = False
 
-    def of(self, task: Task) -> Task:
-        """The task with the problems that have a trajectory only."""
+    def restrict(self, task: Task) -> Task:
+        """The task with only the problems that have a trajectory."""
         problems = tuple(problem for problem in task.problems if problem.id in self.rows)
         return replace(task, problems=problems, limit=len(problems))
 
@@ -178,7 +178,7 @@ class Placing:
     base: Placement
     rows: Mapping[tuple[str, int | None], tuple[str, tuple[int, ...]]] | None = None
 
-    def of(self, problem: str, trajectory: int) -> Placement:
+    def placement(self, problem: str, trajectory: int) -> Placement:
         """The placement of one trajectory.
 
         Raises:

@@ -46,7 +46,7 @@ def test_files_and_frames_have_several_trajectories_of_a_problem(tmp_path: Path)
     assert found.name.startswith("mine.jsonl sha256:")
     digests = {read_trajectories(source, TASK).name.split()[1] for source in (path, frame, tmp_path / "mine.parquet")}
     assert len(digests) == 1
-    assert read_trajectories(rows[:1], TASK).of(TASK).problems == TASK.problems[1:]
+    assert read_trajectories(rows[:1], TASK).restrict(TASK).problems == TASK.problems[1:]
 
 
 def test_problems_that_the_limit_leaves_out_are_ignored(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_solutions_get_the_line_of_their_answer() -> None:
     assert with_answer(given, TASK, first, "Answer:", False).text == " It is.\n#### 1"
     assert with_answer(given, TASK, first, "<|assistant|>\n", False).text == "It is.\n#### 1"
     assert with_answer(given, TASK, first, "<think>\n", True).text == "It is.\n</think>\n\n#### 1"
-    assert read_trajectories("gold", TASK).of(TASK).problems == (first,)
+    assert read_trajectories("gold", TASK).restrict(TASK).problems == (first,)
     with pytest.raises(FastsiaError, match=r"^trajectories='gold': the task t has no solutions\.$"):
         read_trajectories("gold", Task("t", TASK.problems[1:]))
 
@@ -151,15 +151,15 @@ def test_kinds_of_checkpoints(tmp_path: Path) -> None:
 
     assert placing(None).base.stride == 20
     assert placing("stride:7").base.stride == 7
-    assert placing("step").of("a", 0).boundary == "step"
+    assert placing("step").placement("a", 0).boundary == "step"
     assert placing(mine).name == "mine"
     rows = [{"problem_id": "a", "checkpoints": [3, 5]}, {"id": "b", "trajectory": 1, "checkpoints": []}]
     found = placing(lines(tmp_path / "cuts.jsonl", *rows))
-    assert found.of("a", 4).fixed == (3, 5)
-    assert found.of("b", 1).fixed == ()
+    assert found.placement("a", 4).fixed == (3, 5)
+    assert found.placement("b", 1).fixed == ()
     assert found.name.startswith("cuts.jsonl sha256:")
     with pytest.raises(FastsiaError, match=r"cuts\.jsonl has no row for trajectory 0 of problem 'b'\.$"):
-        found.of("b", 0)
+        found.placement("b", 0)
 
 
 @pytest.mark.parametrize(
