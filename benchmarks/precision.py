@@ -23,7 +23,7 @@ import pandas as pd
 from fastsia.answers.distribution import summarize
 from fastsia.config import TargetOf
 from fastsia.results.reader import Store
-from fastsia.results.score import read_table
+from fastsia.results.score import stored_table
 from fastsia.sia.allocation import Pilot, errors_of, place
 from fastsia.sia.table import RolloutTable
 
@@ -94,7 +94,7 @@ def best_cost(variance: np.ndarray, cost: np.ndarray, first: int, target_se: flo
 
 def score(path: Path, first: int, like: int, sets: int) -> pd.DataFrame:
     """The table of one run."""
-    source, rng = Population(read_table(Store(path))[0]), np.random.default_rng(0)
+    source, rng = Population(stored_table(Store(path))[0]), np.random.default_rng(0)
     size = source.table.num_checkpoints
     rows: list[dict[str, Any]] = []
     equal = {number: _errors(source, [np.full(size, number)] * max(sets // 4, 20), rng)[0] for number in NUMBERS}

@@ -373,11 +373,16 @@ def _date(text: str) -> str:
     return text
 
 
+def is_tag_pair(given: Any) -> bool:
+    """Whether a value is two different marks without white space, as `think_tags` are."""
+    is_pair = isinstance(given, (tuple, list)) and len(given) == 2 and given[0] != given[1]
+    return is_pair and all(is_text(mark) and mark.split() == [mark] for mark in given)
+
+
 def _tags(given: Any) -> tuple[str, str] | None:
     if given is None:
         return None
-    _require(isinstance(given, (tuple, list)) and len(given) == 2 and given[0] != given[1])
-    _require(all(is_text(mark) and mark.split() == [mark] for mark in given))
+    _require(is_tag_pair(given))
     return given[0], given[1]
 
 

@@ -871,7 +871,7 @@ class _Reporter:
 
     def finished(self, problem: FinishedProblem) -> None:
         self._done += 1
-        self._rollouts_finished += sum(len(scored.rollout_answers[0]) for scored in problem.trajectories)
+        self._rollouts_finished += sum(len(scored.rollout_answers.chosen) for scored in problem.trajectories)
         for warning in [warning for warning in self.warnings() if warning not in self._logged]:
             self._logged.add(warning)
             logger.warning("%s", warning)

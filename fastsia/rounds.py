@@ -101,7 +101,7 @@ class _Measured:
         answers, costs = [], []
         for checkpoint in drawn.checkpoints:
             mine = np.flatnonzero((rollouts.checkpoint == checkpoint) & (rollouts.index < num_rollouts))
-            answers.append([scored.rollout_answers[0][row] for row in mine])
+            answers.append([scored.rollout_answers.chosen[row] for row in mine])
             has_room = config.rollout_budget == "new" or checkpoint < config.max_tokens
             costs.append(new[mine] if has_room else new[:0])
         self.pilot = Pilot.of(answers, gold, costs, config.target_of)

@@ -152,8 +152,8 @@ def test_shuffled_rollouts_from_inside_a_think_block_are_read_as_such(
     asked = DrawnProblem(0, Problem("p", "?", "4"), "number", starts_in_think, [(0, drawn)])
     (scored,) = shuffled.read(asked, vocabulary)
     assert scored.answer == "4"
-    assert scored.rollout_answers[1] == [None if starts_in_think else "5", None, "5", "5"]
-    assert scored.rollout_answers[2] == ["5"] * 4
+    assert scored.rollout_answers.strict == [None if starts_in_think else "5", None, "5", "5"]
+    assert scored.rollout_answers.lenient == ["5"] * 4
 
 
 def _texts(result: SIAResult, tokenizer: Any) -> list[str]:

@@ -250,7 +250,7 @@ def _read(
     )
     drawn = DrawnProblem(0, problem_of(problem), problem["format"], bool(problem["starts_in_think"]), [(0, trajectory)])
     (scored,) = reading.read(drawn, vocabulary)
-    return scored.rollout_answers[0]
+    return scored.rollout_answers.chosen
 
 
 def read_alternatives(store: Store, problem_id: str | None = None) -> pd.DataFrame:

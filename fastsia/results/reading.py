@@ -15,22 +15,19 @@ from typing import Any
 import numpy as np
 
 from fastsia.answers.equivalence import Classes, classes
-from fastsia.answers.extraction import RULES_VERSION, canonical_gold, extract_rollouts
+from fastsia.answers.extraction import RULES_VERSION, Readings, canonical_gold, extract_rollouts
 from fastsia.answers.reference import is_thinking
 from fastsia.answers.spec import Spec
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import AnswerFormat, SIAConfig, is_text
 from fastsia.engine.sequence import FinishReason, Trajectory
 from fastsia.errors import FastsiaError, one_line
-from fastsia.results.schema import DrawnProblem, ScoredTrajectory
+from fastsia.results.schema import DrawnProblem, RolloutAnswers, ScoredTrajectory
 from fastsia.results.writer import FindClasses, Reread, StoreWriter
 from fastsia.tasks.prompt import reading_options
 
 AnswerReader = Callable[[str], str | None]
 """From the text of a trajectory, or of a prefix with its continuation, to the answer; None if there is none."""
-
-Readings = tuple[list[str | None], list[str | None]]
-"""Answers in the strict and in the lenient reading."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ class Reading:
             answer_strict=own[0],
             answer_lenient=own[1],
             correct=own[chosen] == of.problem.gold,
-            rollout_answers=((strict, lenient)[chosen], strict, lenient),
+            rollout_answers=RolloutAnswers((strict, lenient)[chosen], strict, lenient),
         )
 
     def _by_reader(self, drawn: Trajectory, text: str, of: DrawnProblem, vocabulary: Vocabulary) -> Readings:
@@ -127,7 +124,7 @@ class Reading:
                 known[whole] = _read_one(read, whole, of)
             lenient.append(known[whole])
         lenient.append(_read_one(read, text, of))
-        return [None if cut else answer for cut, answer in zip(_cut(drawn), lenient, strict=True)], lenient
+        return Readings([None if cut else answer for cut, answer in zip(_cut(drawn), lenient, strict=True)], lenient)
 
     def _by_rules(self, drawn: Trajectory, text: str, of: DrawnProblem, vocabulary: Vocabulary) -> Readings:
         """(strict, lenient) answers of the rollouts and, last, of the trajectory."""
@@ -168,7 +165,7 @@ class Reading:
                 strict, lenient = strict + one, lenient + other
         nothing = np.zeros(0, dtype=np.int32)
         one, other = extract(whole, nothing, np.zeros(2, dtype=np.int64), of.starts_in_think, cut[-1:])
-        return strict + one, lenient + other
+        return Readings(strict + one, lenient + other)
 
 
 def renew(

@@ -150,8 +150,6 @@ _TYPES: dict[Any, tuple[str, Any]] = {
 }
 """By a field's annotation: a column's SQL type, and its dtype in a frame."""
 
-Answers = tuple[list[str | None], list[str | None], list[str | None]]
-
 
 class ProblemRows(NamedTuple):
     """All rows of a problem. trajectories, rollouts: in the order of their ids."""
@@ -173,6 +171,14 @@ class ProblemRows(NamedTuple):
         return self._replace(problem=self.problem._replace(checksum=self.checksum()))
 
 
+class RolloutAnswers(NamedTuple):
+    """The answers of a trajectory's rollouts, one entry each, as the run, strict and lenient reading have them."""
+
+    chosen: list[str | None]
+    strict: list[str | None]
+    lenient: list[str | None]
+
+
 @dataclass(frozen=True)
 class ScoredTrajectory:
     """A finished trajectory with the answers read from it and from its rollouts.
@@ -180,8 +186,7 @@ class ScoredTrajectory:
     Attributes:
         text: the decoded trajectory.
         answer: as the run's `answer_reading` reads it.
-        rollout_answers: lists of the answers as the run, strict and lenient reading have them, one entry per rollout;
-            empty if the trajectory failed.
+        rollout_answers: empty if the trajectory failed.
     """
 
     number: int
@@ -191,7 +196,7 @@ class ScoredTrajectory:
     answer_strict: str | None
     answer_lenient: str | None
     correct: bool
-    rollout_answers: Answers = ([], [], [])
+    rollout_answers: RolloutAnswers = field(default_factory=lambda: RolloutAnswers([], [], []))
 
 
 @dataclass(frozen=True)
