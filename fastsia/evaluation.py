@@ -908,7 +908,7 @@ def _requests(
     for position in positions:
         problem, prompt = task.problems[position], prompts[position]
         spec = prompt.spec(task, problem, config)
-        # The stop machine reads a prefix as it was drawn; with a permuted prefix it would have seen another text.
+        # The answer stream reads a prefix as it was drawn; with a permuted prefix it would have seen another text.
         stop = spec if config.stop_at_answer and not config.shuffle_prefix else None
         for trajectory in range(prompt.num_trajectories(config)):
             ids = None if prompt.trajectory_ids is None else tuple(prompt.trajectory_ids[trajectory].tolist())

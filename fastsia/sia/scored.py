@@ -78,25 +78,25 @@ class Scored:
 
     @classmethod
     def of(cls, table: RolloutTable, config: SIAConfig, *, origin: Scored | None = None) -> Scored:
-        """Measure a table. Where the run has placed its rollouts, H and s are those of `num_rollouts`, or of as many
-        as the checkpoint with the fewest has, and halves are of its first ones."""
-        points, compared = measure(table, config.smoothing), table
-        number = _num_compared(table, config)
-        if number < table.count.max():
-            points = rarefied(table, points, config.smoothing, number)
-            compared = replace(table.keep(table.slots() < number), num_answers=table.num_answers)
-        halves = halve(compared, config.smoothing, config.num_splits, config.seed)
+        """Measure a table. Where the run has allocated its rollouts, H and s are computed from `num_rollouts`, or from
+        as many as the checkpoint with the fewest has, and halves are of its first ones."""
+        points, first = measure(table, config.smoothing), table
+        depth = _rarefaction_depth(table, config)
+        if depth < table.count.max():
+            points = rarefied(table, points, config.smoothing, depth)
+            first = replace(table.keep(table.slots() < depth), num_answers=table.num_answers)
+        halves = halve(first, config.smoothing, config.num_splits, config.seed)
         return cls(table, config, points, halves, origin=origin)
 
     @property
     def is_rarefied(self) -> bool:
-        """Whether H and s are those of fewer rollouts than some checkpoints have."""
-        return self.num_compared < int(self.table.count.max())
+        """Whether H and s are computed from fewer rollouts than some checkpoints have."""
+        return self.rarefaction_depth < int(self.table.count.max())
 
     @property
-    def num_compared(self) -> int:
-        """Rollouts of a checkpoint that H and s are of."""
-        return _num_compared(self.table, self.config)
+    def rarefaction_depth(self) -> int:
+        """Rollouts per checkpoint from which H and s are computed."""
+        return _rarefaction_depth(self.table, self.config)
 
     @cached_property
     def bootstrap(self) -> Bootstrap:
@@ -312,6 +312,6 @@ def _texts(table: RolloutTable, codes: np.ndarray) -> np.ndarray:
     return texts[np.where(codes == NULL, len(table.answers), codes)]
 
 
-def _num_compared(table: RolloutTable, config: SIAConfig) -> int:
-    """Rollouts of a checkpoint that H and s are of: all, but of a run that placed them the same number everywhere."""
+def _rarefaction_depth(table: RolloutTable, config: SIAConfig) -> int:
+    """`Scored.rarefaction_depth`: all, but in a run that allocates its rollouts the same number everywhere."""
     return min(config.num_rollouts, int(table.count.min())) if config.places_rollouts else int(table.count.max())

@@ -58,7 +58,7 @@ def test_more_rollouts_at_some_checkpoints_are_no_trend() -> None:
     assert abs(found.points.gold_surprisal[many].mean() - found.points.gold_surprisal[~many].mean()) < 0.05
     assert (found.halves.count == 3).all()
     fewer = Scored.of(table, replace(PLACED, num_rollouts=4))
-    assert fewer.num_compared == 4, "H of other runs with 4"
+    assert fewer.rarefaction_depth == 4, "H of other runs with 4"
     assert fewer.points.entropy[~many].mean() < found.points.entropy[~many].mean() - 0.1
 
 

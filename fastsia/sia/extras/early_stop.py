@@ -150,7 +150,7 @@ class HeldOut(NamedTuple):
 
 
 def score_held_out(replay: Replay, candidates: Sequence[Sequence[int]], seed: int) -> tuple[HeldOut, list[np.ndarray]]:
-    """Choose each rule's setting on one half of the problems and scores it on the other, over `NUM_HALVINGS` halvings.
+    """Choose each rule's setting on one half of the problems and score it on the other, over `NUM_HALVINGS` halvings.
 
     Args:
         replay: What the settings save and lose.

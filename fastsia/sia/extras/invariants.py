@@ -77,7 +77,7 @@ def _gain_is_positive(scored: Scored) -> dict[str, float]:
     """
     means = _problem_means(scored, scored.trajectories["gain"].to_numpy())
     alpha = scored.config.smoothing
-    largest = max(float(np.log1p(scored.num_compared / alpha)), float(np.abs(means).max()))
+    largest = max(float(np.log1p(scored.rarefaction_depth / alpha)), float(np.abs(means).max()))
     capital = logsumexp([np.log1p(bet * means / largest).sum() for bet in BETS]) - np.log(len(BETS))
     return {"value": float(means.mean()), "p_value": float(np.exp(min(0.0, -capital)))}
 
