@@ -492,7 +492,7 @@ class SIAConfig:
             raise FastsiaError("enable_thinking is given twice: by itself and among chat_template_args.")
         if self.checkpoints is not None and self.stride is not None:
             raise FastsiaError(f"stride={self.stride} and checkpoints={self.checkpoints!r} exclude each other.")
-        if self.places_rollouts:
+        if self.allocates_rollouts:
             name = "target_se" if self.target_se is not None else "max_total_tokens"
             if self.num_rollouts < 2:
                 raise FastsiaError(f"{name} needs num_rollouts >= 2 in its first round, got {self.num_rollouts}.")
@@ -506,8 +506,8 @@ class SIAConfig:
             )
 
     @property
-    def places_rollouts(self) -> bool:
-        """Whether a second round of rollouts is placed by what the first one shows."""
+    def allocates_rollouts(self) -> bool:
+        """Whether a second round of rollouts is allocated to checkpoints by what the first one shows."""
         return self.target_se is not None or self.max_total_tokens is not None
 
 

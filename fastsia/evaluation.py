@@ -48,7 +48,7 @@ from fastsia.results.schema import (
 from fastsia.results.writer import StoreWriter, check_output
 from fastsia.rounds import Rounds
 from fastsia.tasks import Prompt, Task, build_prompt, load_task
-from fastsia.tasks.given import GivenTrajectories, Placing, read_placing, read_trajectories, with_answer
+from fastsia.tasks.given import GivenTrajectories, RunPlacement, read_run_placement, read_trajectories, with_answer
 from fastsia.tasks.prompt import date_of_prompts, prompt_options, reading_options, unread_settings
 
 logger = logging.getLogger("fastsia")
@@ -125,12 +125,12 @@ def evaluate(
         check_output(output, _known_identity(task, settings, reading))
     if executor in (None, "local") and backend in (None, "native", "hf") and isinstance(model, ModelRef):
         load_options = keep_dtype(load_options, [output])
-    if settings.places_rollouts and backend not in (None, "native"):
+    if settings.allocates_rollouts and backend not in (None, "native"):
         raise FastsiaError(_NO_ROUNDS.format(backend))
     loaded = open_executor(
         executor, model, backend, load_options, num_workers=num_workers, worker_timeout=worker_timeout
     )
-    if settings.places_rollouts and not getattr(loaded, "can_be_watched", False):
+    if settings.allocates_rollouts and not getattr(loaded, "can_be_watched", False):
         raise FastsiaError(_NO_ROUNDS.format(loaded.name))
     started = time.perf_counter()
     settings = _resolve(settings, task, loaded, answer_reader, output)
@@ -157,7 +157,7 @@ def evaluate(
         reporter = _Reporter(callbacks, loaded, writer, len(task.problems))
         for callback in callbacks:
             callback.run_started(identity, reporter.progress())
-        _Drawing(loaded, task, settings, reading, prompts, vocabulary, writer, reporter, inputs.placing).run()
+        _Drawing(loaded, task, settings, reading, prompts, vocabulary, writer, reporter, inputs.run_placement).run()
         if reading.find_classes is not None:
             writer.store_classes(reading.find_classes)
         warnings += reporter.warnings()
@@ -329,7 +329,7 @@ def _known_identity(task: Task, config: SIAConfig, reading: Reading) -> dict[str
 class _Inputs:
     """Inputs that are not settings: positions of checkpoints, and given trajectories."""
 
-    placing: Placing
+    run_placement: RunPlacement
     trajectories: GivenTrajectories | None
 
     @classmethod
@@ -345,10 +345,14 @@ class _Inputs:
         if found is not None:
             task = found.restrict(task)
         stride = config.stride or task.stride
-        placing = read_placing(checkpoints, task, stride=stride, most=config.max_checkpoints, name_of=name_of)
+        run_placement = read_run_placement(
+            checkpoints, task, stride=stride, most=config.max_checkpoints, name_of=name_of
+        )
         if found is not None and found.are_solutions:
-            placing = dataclasses.replace(placing, base=dataclasses.replace(placing.base, before_answer=True))
-        return cls(placing, found)
+            run_placement = dataclasses.replace(
+                run_placement, base=dataclasses.replace(run_placement.base, before_answer=True)
+            )
+        return cls(run_placement, found)
 
     def restrict(self, task: Task) -> Task:
         """The task with only the problems that are evaluated."""
@@ -358,8 +362,8 @@ class _Inputs:
         """The settings as they are stored: files and functions by their name and a digest."""
         return dataclasses.replace(
             config,
-            checkpoints=self.placing.name,
-            stride=config.stride if self.placing.name is not None else self.placing.base.stride,
+            checkpoints=self.run_placement.name,
+            stride=config.stride if self.run_placement.name is not None else self.run_placement.base.stride,
             trajectories=None if self.trajectories is None else self.trajectories.name,
         )
 
@@ -423,19 +427,24 @@ def _prompts(
     for problem in task.problems:
         prompt = build_prompt(task, problem, backend.tokenizer, **prompt_options(config))
         found = _fit(prompt, problem, inputs.encoded(task, problem, prompt, backend, vocabulary), config, backend)
-        _check_placing(inputs.placing, task, problem, found, config, vocabulary)
+        _check_placement(inputs.run_placement, task, problem, found, config, vocabulary)
         prepared.append(found)
     return prepared
 
 
-def _check_placing(
-    placing: Placing, task: Task, problem: Problem, prompt: _Prepared, config: SIAConfig, vocabulary: Vocabulary
+def _check_placement(
+    run_placement: RunPlacement,
+    task: Task,
+    problem: Problem,
+    prompt: _Prepared,
+    config: SIAConfig,
+    vocabulary: Vocabulary,
 ) -> None:
     """Raise FastsiaError for checkpoints that cannot be placed, as far as this is known before drawing."""
-    if placing.name is None:
+    if run_placement.name is None:
         return
     for number in range(prompt.num_trajectories(config)):
-        placement = placing.placement(problem.id, number)
+        placement = run_placement.placement(problem.id, number)
         if prompt.trajectory_ids is not None:
             placement = dataclasses.replace(placement, spec=prompt.spec(task, problem, config))
             placement.positions(prompt.trajectory_ids[number], vocabulary)
@@ -539,11 +548,11 @@ class _Drawing:
         vocabulary: Vocabulary,
         writer: StoreWriter,
         reporter: _Reporter,
-        placing: Placing,
+        run_placement: RunPlacement,
     ) -> None:
         self._backend, self._task, self._config = backend, task, config
         self._reading, self._prompts, self._vocabulary = reading, prompts, vocabulary
-        self._writer, self._reporter, self._placing = writer, reporter, placing
+        self._writer, self._reporter, self._run_placement = writer, reporter, run_placement
         self._recorder = _Recorder(reporter.finished)
         self._can_be_watched = getattr(backend, "can_be_watched", False)
         self._unfinished = [position for position in range(len(task.problems)) if position not in writer.done]
@@ -551,7 +560,7 @@ class _Drawing:
 
     def run(self) -> None:
         with self._recorder:
-            if self._config.places_rollouts:
+            if self._config.allocates_rollouts:
                 self._draw_rounds(Rounds(self._config, self._writer))
             else:
                 self._complete(self._unfinished, None)
@@ -576,7 +585,7 @@ class _Drawing:
         while not is_decided:
             self._reporter.begin_round("first round, ")
             config = dataclasses.replace(self._config, num_rollouts=rounds.uniform)
-            requests = _requests(self._task, undecided, self._prompts, config, self._placing)
+            requests = _requests(self._task, undecided, self._prompts, config, self._run_placement)
             self._draw(requests, undecided, measure, stores_whole_problems=True)
             self._recorder.wait()
             is_decided = rounds.decide(spent)
@@ -590,7 +599,7 @@ class _Drawing:
         def commit(position: int, trajectories: NumberedTrajectories) -> None:
             self._recorder.add(lambda: self._commit(position, trajectories))
 
-        requests = _requests(self._task, positions, self._prompts, self._config, self._placing, rounds)
+        requests = _requests(self._task, positions, self._prompts, self._config, self._run_placement, rounds)
         self._draw(requests, positions, commit)
 
     def _draw(
@@ -608,7 +617,7 @@ class _Drawing:
         """
         if self._can_be_watched:
             requests = _resumed(requests, self._writer, self._task)
-        stores_parts = self._writer.is_durable or self._config.places_rollouts
+        stores_parts = self._writer.is_durable or self._config.allocates_rollouts
         store = self._store_parts if stores_parts else None
         num_requests = sum(self._num_trajectories[position] for position in positions)
         watch = _Watch(self._task, self._config, store, self._reporter, num_requests)
@@ -892,7 +901,7 @@ def make_requests(backend: Backend, task: Task, config: SIAConfig) -> tuple[SIAC
     task = inputs.restrict(task)
     settings = _resolve(inputs.named(config), task, backend)
     prompts = _prompts(task, settings, backend, inputs, _vocabulary(backend, settings))
-    return settings, _requests(task, range(len(task.problems)), prompts, settings, inputs.placing)
+    return settings, _requests(task, range(len(task.problems)), prompts, settings, inputs.run_placement)
 
 
 def _requests(
@@ -900,7 +909,7 @@ def _requests(
     positions: Sequence[int],
     prompts: Sequence[_Prepared],
     config: SIAConfig,
-    placing: Placing,
+    run_placement: RunPlacement,
     rounds: Rounds | None = None,
 ) -> Iterator[Request]:
     """The requests of some problems, with the numbers of rollouts that `rounds` has decided on."""
@@ -919,8 +928,8 @@ def _requests(
                 num_rollouts=number,
                 allocation=None if rounds is None else rounds.counts(position, trajectory),
                 seed=request_seed(config.seed, problem.id, trajectory),
-                stride=placing.base.stride,
-                placement=dataclasses.replace(placing.placement(problem.id, trajectory), spec=spec),
+                stride=run_placement.base.stride,
+                placement=dataclasses.replace(run_placement.placement(problem.id, trajectory), spec=spec),
                 trajectory_ids=ids,
                 score_given=ids is not None,
                 rollout_budget=config.rollout_budget,

@@ -90,7 +90,7 @@ def forecast(
         FastsiaError: the model does not run in fastsia's own engine.
     """
     settings, load_options, task_options = split_settings(config, overrides)
-    if settings.places_rollouts:
+    if settings.allocates_rollouts:
         raise FastsiaError(
             "a forecast needs a fixed number of rollouts: target_se and max_total_tokens decide on it while they run."
         )

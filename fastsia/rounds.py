@@ -10,7 +10,7 @@ import numpy as np
 from fastsia.config import SIAConfig
 from fastsia.results.schema import FinishedProblem, RoundState, ScoredTrajectory, matched_tokens
 from fastsia.results.writer import StoreWriter
-from fastsia.sia.allocation import Pilot, place
+from fastsia.sia.allocation import Pilot, allocate
 
 PROBE = 2
 """Rollouts of each checkpoint that a run with a budget draws before it decides on the number of the first round."""
@@ -69,7 +69,7 @@ class Rounds:
             if first > drawn:
                 return False
         pilots = [one.pilot for one in measured.values()]
-        found = place(pilots, drawn, target_se=self._config.target_se, tokens=left)
+        found = allocate(pilots, drawn, target_se=self._config.target_se, tokens=left)
         counts = {key: tuple(own.tolist()) for key, own in zip(measured, found, strict=True)}
         self._writer.store_rounds(RoundState(counts={**state.counts, **counts}))
         return True

@@ -151,7 +151,7 @@ def _numbers(
     return numbers(few)
 
 
-def place(
+def allocate(
     pilots: Sequence[Pilot], first: int, *, target_se: float | None = None, tokens: float = np.inf
 ) -> list[np.ndarray]:
     """Each checkpoint's total number of rollouts.

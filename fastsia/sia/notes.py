@@ -78,7 +78,7 @@ def warnings(scored: Scored, facts: Mapping[str, Any]) -> list[str]:
         found.append("Some checkpoints have a single rollout: their entropy is 0 by construction.")
     if bool((table.checkpoint[table.first] != 0).any()):
         found.append("Some trajectories have no checkpoint at 0: their gain starts at their first checkpoint.")
-    if not scored.config.places_rollouts and (uneven := uneven_counts(scored.checkpoints)) is not None:
+    if not scored.config.allocates_rollouts and (uneven := uneven_counts(scored.checkpoints)) is not None:
         found.append(uneven)
     return found + [note for make in NOTES for note in make(scored, facts)]
 

@@ -314,4 +314,4 @@ def _texts(table: RolloutTable, codes: np.ndarray) -> np.ndarray:
 
 def _rarefaction_depth(table: RolloutTable, config: SIAConfig) -> int:
     """`Scored.rarefaction_depth`: all, but in a run that allocates its rollouts the same number everywhere."""
-    return min(config.num_rollouts, int(table.count.min())) if config.places_rollouts else int(table.count.max())
+    return min(config.num_rollouts, int(table.count.min())) if config.allocates_rollouts else int(table.count.max())

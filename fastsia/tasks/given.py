@@ -165,8 +165,8 @@ def with_answer(
 
 
 @dataclass(frozen=True)
-class Placing:
-    """The placement of the checkpoints of a run's trajectories.
+class RunPlacement:
+    """The placement of the checkpoints of all trajectories of a run.
 
     Attributes:
         name: what is stored with the run.
@@ -193,14 +193,14 @@ class Placing:
         return replace(self.base, fixed=positions, where=where)
 
 
-def read_placing(
+def read_run_placement(
     checkpoints: str | os.PathLike[str] | CheckpointFunction | None,
     task: Task,
     *,
     stride: int,
     most: int | None,
     name_of: Callable[[Any], str],
-) -> Placing:
+) -> RunPlacement:
     """Read a setting of checkpoints.
 
     Args:
@@ -214,9 +214,9 @@ def read_placing(
     """
     base = Placement(stride, most=most)
     if checkpoints is None:
-        return Placing(None, base)
+        return RunPlacement(None, base)
     if callable(checkpoints):
-        return Placing(name_of(checkpoints), replace(base, function=checkpoints))
+        return RunPlacement(name_of(checkpoints), replace(base, function=checkpoints))
     if not isinstance(checkpoints, (str, os.PathLike)):
         raise FastsiaError(f"checkpoints must be a text, a file or a function, got {type(checkpoints).__name__}.")
     text = os.fspath(checkpoints)
@@ -224,9 +224,9 @@ def read_placing(
         number = text.removeprefix(_STRIDE)
         if not number.isdecimal() or int(number) < 1:
             raise FastsiaError(f"checkpoints must be {_STRIDE}N with an integer N >= 1, got {text!r}.")
-        return Placing(None, replace(base, stride=int(number)))
+        return RunPlacement(None, replace(base, stride=int(number)))
     if text in BOUNDARIES:
-        return Placing(text, replace(base, boundary=text))
+        return RunPlacement(text, replace(base, boundary=text))
     if not Path(text).is_file():
         words = (*BOUNDARIES, _STRIDE + "N")
         hint = did_you_mean(text, words, otherwise=f"; there are {', '.join(words)}, or a file.")
@@ -252,7 +252,7 @@ def read_placing(
             raise record.error(f"{what}problem {problem!r} has checkpoints already")
         rows[problem, trajectory] = record.where, positions
     content = sorted((problem, -1 if n is None else n, positions) for (problem, n), (_, positions) in rows.items())
-    return Placing(_named(text, content), replace(base, where=text), rows)
+    return RunPlacement(_named(text, content), replace(base, where=text), rows)
 
 
 # --- records ---------------------------------------------------------------------------------------------------

@@ -136,7 +136,7 @@ def reading_numbers(scored: Scored) -> dict[str, float | None]:
 
 
 def _compared(scored: Scored) -> RolloutTable:
-    """The rollouts of a table with as many at every checkpoint, where the run has placed them."""
+    """The rollouts of a table with as many at every checkpoint, where the run has allocated them."""
     return fewer_rollouts(scored.table, scored.rarefaction_depth) if scored.is_rarefied else scored.table
 
 
