@@ -123,10 +123,10 @@ def nothing_moves(traces: int = 3000) -> Iterator[dict[str, Any]]:
                 divergences = Divergences.of(table, logprobs, SIAConfig(rollout_budget="total"))
                 assert divergences is not None
                 use = ~decompose(table, divergences, 0.5).withheld
-                points, offsets = measure(table, 0.5), table.trajectory_offsets
+                stats, offsets = measure(table, 0.5), table.trajectory_offsets
                 found = cross_fitted(decomposed_halves(table, divergences, 0.5, 20, 0))[0]
                 parts["decoupled"].append(np.where(use, found, np.nan))
-                parts["paper's"].append(pearson(points.entropy, points.gold_surprisal, offsets))
+                parts["paper's"].append(pearson(stats.entropy, stats.gold_surprisal, offsets))
                 parts["smoothed"].append(smooth(table, 0.5).rho(slice(None), offsets))
             rho = {key: np.concatenate(values) for key, values in parts.items()}
             there = np.isfinite(rho["decoupled"])

@@ -61,13 +61,13 @@ class TableEntry:
 
 
 @dataclass(frozen=True)
-class Point:
+class GroupEstimate:
     """One estimate of a quantity: over all trajectories or those of one outcome, at one position or over all.
 
     Attributes:
         estimate: The number with its interval.
         group: "all", "correct" or "incorrect".
-        position: Where along the reasoning, or another number that tells the points of a quantity apart.
+        position: Where along the reasoning, or another number that tells the estimates of a quantity apart.
         facts: Further fields beside the number in summary.json.
     """
 
@@ -88,13 +88,13 @@ class Quantity:
         key: Its place in summary.json, with dots between levels; empty: its name; None: it is not there. "_correct" or
             "_incorrect" follows for these groups.
         compared: Whether it is a column of the table of runs.
-        item: Names of position and value of its points in summary.json, where it has several.
+        item: Names of position and value of its estimates in summary.json, where it has several.
         inline: Whether its interval stands beside the value in summary.json and not in `ci`.
     """
 
     name: str
     column: str | None = None
-    make: Callable[[Scored], Iterable[Point]] | None = None
+    make: Callable[[Scored], Iterable[GroupEstimate]] | None = None
     key: str | None = ""
     compared: bool = True
     item: tuple[str, str] = ("position", "value")

@@ -52,14 +52,14 @@ def test_more_rollouts_at_some_checkpoints_are_no_trend() -> None:
     plain, found = measure(table, 0.5), Scored.of(table, ALLOCATED)
     many = table.count == 60
     assert plain.entropy[many].mean() - plain.entropy[~many].mean() > 0.2
-    error = found.points.entropy[~many].std() / np.sqrt((~many).sum())
-    assert abs(found.points.entropy[many].mean() - found.points.entropy[~many].mean()) < 4 * error
-    assert found.points.entropy[many].std() < 0.5 * found.points.entropy[~many].std()
-    assert abs(found.points.gold_surprisal[many].mean() - found.points.gold_surprisal[~many].mean()) < 0.05
+    error = found.stats.entropy[~many].std() / np.sqrt((~many).sum())
+    assert abs(found.stats.entropy[many].mean() - found.stats.entropy[~many].mean()) < 4 * error
+    assert found.stats.entropy[many].std() < 0.5 * found.stats.entropy[~many].std()
+    assert abs(found.stats.gold_surprisal[many].mean() - found.stats.gold_surprisal[~many].mean()) < 0.05
     assert (found.halves.count == 3).all()
     fewer = Scored.of(table, replace(ALLOCATED, num_rollouts=4))
     assert fewer.rarefaction_depth == 4, "H of other runs with 4"
-    assert fewer.points.entropy[~many].mean() < found.points.entropy[~many].mean() - 0.1
+    assert fewer.stats.entropy[~many].mean() < found.stats.entropy[~many].mean() - 0.1
 
 
 def test_an_analysis_of_unequal_numbers() -> None:

@@ -76,7 +76,7 @@ def sensitivity(scored: Scored) -> pd.DataFrame:
         Columns factor and value (what was changed), num_rollouts, stride, alpha; rho_pearson, rho_spearman and
         rho_cross_fitted with _low and _high; undefined_fraction.
     """
-    table, points, config = scored.table, scored.points, scored.config
+    table, stats, config = scored.table, scored.stats, scored.config
     rows = [_row("as run", "", scored)]
     classes = table.num_answers[table.trajectory_of_checkpoint]
     rules: list[tuple[str, float | None, Rule]] = [
@@ -86,10 +86,10 @@ def sensitivity(scored: Scored) -> pd.DataFrame:
     for name, alpha, rule in rules:
         halves = scored.halves.with_surprisal(rule(scored.halves.gold_count.T, scored.halves.count.T, classes).T)
         if scored.is_rarefied:
-            surprisal = rarefied_surprisal(table, points, scored.rarefaction_depth, rule)
+            surprisal = rarefied_surprisal(table, stats, scored.rarefaction_depth, rule)
         else:
-            surprisal = rule(points.gold_count, points.count, classes)
-        changed = replace(scored, points=points.with_surprisal(surprisal), halves=halves, origin=scored)
+            surprisal = rule(stats.gold_count, stats.count, classes)
+        changed = replace(scored, stats=stats.with_surprisal(surprisal), halves=halves, origin=scored)
         rows.append(_row("smoothing", name, changed) | {"alpha": alpha})
     most = scored.rarefaction_depth
     for number in sorted({most // 4, most // 2}, reverse=True):
