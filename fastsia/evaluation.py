@@ -650,9 +650,9 @@ class _Drawing:
         problem, prompt = self._task.problems[position], self._prompts[position]
         answer_format = self._task.format_of(problem)
         drawn = DrawnProblem(position, problem, answer_format, prompt.starts_in_think, trajectories)
-        scored = self._reading.read(drawn, self._vocabulary)
+        answered = self._reading.read(drawn, self._vocabulary)
         return FinishedProblem(
-            position, problem, answer_format, prompt.text, prompt.starts_in_think, prompt.cut, scored
+            position, problem, answer_format, prompt.text, prompt.starts_in_think, prompt.cut, answered
         )
 
 
@@ -880,7 +880,7 @@ class _Reporter:
 
     def finished(self, problem: FinishedProblem) -> None:
         self._done += 1
-        self._rollouts_finished += sum(len(scored.rollout_answers.chosen) for scored in problem.trajectories)
+        self._rollouts_finished += sum(len(answered.rollout_answers.chosen) for answered in problem.trajectories)
         for warning in [warning for warning in self.warnings() if warning not in self._logged]:
             self._logged.add(warning)
             logger.warning("%s", warning)

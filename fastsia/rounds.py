@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastsia.config import SIAConfig
-from fastsia.results.schema import FinishedProblem, RoundState, ScoredTrajectory, matched_tokens
+from fastsia.results.schema import AnsweredTrajectory, FinishedProblem, RoundState, matched_tokens
 from fastsia.results.writer import StoreWriter
 from fastsia.sia.allocation import Pilot, allocate
 
@@ -48,9 +48,9 @@ class Rounds:
 
     def measure(self, finished: FinishedProblem) -> None:
         """Take what a uniform round has drawn of a problem; rollouts beyond those of the round do not count."""
-        for scored in finished.trajectories:
-            key = finished.position, scored.number
-            self._measured[key] = _Measured(scored, finished.problem.gold, self.uniform, self._config)
+        for answered in finished.trajectories:
+            key = finished.position, answered.number
+            self._measured[key] = _Measured(answered, finished.problem.gold, self.uniform, self._config)
 
     def decide(self, spent: int) -> bool:
         """Decide on the next round by the last one; whether all numbers are decided now.
@@ -89,8 +89,8 @@ class Rounds:
 class _Measured:
     """A trajectory's pilot, from the first `num_rollouts` rollouts of each checkpoint, and its number of tokens."""
 
-    def __init__(self, scored: ScoredTrajectory, gold: str, num_rollouts: int, config: SIAConfig) -> None:
-        drawn = scored.trajectory
+    def __init__(self, answered: AnsweredTrajectory, gold: str, num_rollouts: int, config: SIAConfig) -> None:
+        drawn = answered.trajectory
         self.length = len(drawn.token_ids)
         if drawn.rollouts is None:
             self.pilot = Pilot(np.zeros(0), np.zeros(0), np.zeros(0))
@@ -101,7 +101,7 @@ class _Measured:
         answers, costs = [], []
         for checkpoint in drawn.checkpoints:
             mine = np.flatnonzero((rollouts.checkpoint == checkpoint) & (rollouts.index < num_rollouts))
-            answers.append([scored.rollout_answers.chosen[row] for row in mine])
+            answers.append([answered.rollout_answers.chosen[row] for row in mine])
             has_room = config.rollout_budget == "new" or checkpoint < config.max_tokens
             costs.append(new[mine] if has_room else new[:0])
         self.pilot = Pilot.of(answers, gold, costs, config.target_of)

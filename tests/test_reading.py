@@ -150,10 +150,10 @@ def test_shuffled_rollouts_from_inside_a_think_block_are_read_as_such(
     )
     shuffled = Reading(SIAConfig(shuffle_prefix=True))
     asked = DrawnProblem(0, Problem("p", "?", "4"), "number", starts_in_think, [(0, drawn)])
-    (scored,) = shuffled.read(asked, vocabulary)
-    assert scored.answer == "4"
-    assert scored.rollout_answers.strict == [None if starts_in_think else "5", None, "5", "5"]
-    assert scored.rollout_answers.lenient == ["5"] * 4
+    (answered,) = shuffled.read(asked, vocabulary)
+    assert answered.answer == "4"
+    assert answered.rollout_answers.strict == [None if starts_in_think else "5", None, "5", "5"]
+    assert answered.rollout_answers.lenient == ["5"] * 4
 
 
 def _texts(result: SIAResult, tokenizer: Any) -> list[str]:

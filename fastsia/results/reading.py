@@ -22,7 +22,7 @@ from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import AnswerFormat, SIAConfig, is_text
 from fastsia.engine.sequence import FinishReason, Trajectory
 from fastsia.errors import FastsiaError, one_line
-from fastsia.results.schema import DrawnProblem, RolloutAnswers, ScoredTrajectory
+from fastsia.results.schema import AnsweredTrajectory, DrawnProblem, RolloutAnswers
 from fastsia.results.writer import FindClasses, Reread, StoreWriter
 from fastsia.tasks.prompt import reading_options
 
@@ -81,7 +81,7 @@ class Reading:
 
         return find
 
-    def read(self, of: DrawnProblem, vocabulary: Vocabulary) -> list[ScoredTrajectory]:
+    def read(self, of: DrawnProblem, vocabulary: Vocabulary) -> list[AnsweredTrajectory]:
         """Read the answers of a problem's trajectories and of all their rollouts.
 
         A rollout's text is that of the trajectory's tokens before it and its own tokens, or only of its own where the
@@ -89,15 +89,15 @@ class Reading:
         """
         return [self._read(number, drawn, of, vocabulary) for number, drawn in of.trajectories]
 
-    def _read(self, number: int, drawn: Trajectory, of: DrawnProblem, vocabulary: Vocabulary) -> ScoredTrajectory:
+    def _read(self, number: int, drawn: Trajectory, of: DrawnProblem, vocabulary: Vocabulary) -> AnsweredTrajectory:
         text = vocabulary.decode(drawn.token_ids)
         if drawn.rollouts is None:
-            return ScoredTrajectory(number, drawn, text, None, None, None, False)
+            return AnsweredTrajectory(number, drawn, text, None, None, None, False)
         read = self._by_reader if self.is_own else self._by_rules
         strict, lenient = read(drawn, text, of, vocabulary)
         own = (strict.pop(), lenient.pop())
         chosen = 0 if self.config.answer_reading == "strict" else 1
-        return ScoredTrajectory(
+        return AnsweredTrajectory(
             number=number,
             trajectory=drawn,
             text=text,

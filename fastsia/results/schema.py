@@ -180,12 +180,12 @@ class RolloutAnswers(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ScoredTrajectory:
+class AnsweredTrajectory:
     """A finished trajectory with the answers read from it and from its rollouts.
 
     Attributes:
         text: the decoded trajectory.
-        answer: as the run's `answer_reading` reads it.
+        answer: as the run's `answer_reading` reads it; None if it states none.
         rollout_answers: empty if the trajectory failed.
     """
 
@@ -209,7 +209,7 @@ class FinishedProblem:
     prompt: str
     starts_in_think: bool
     cut_prompt_tokens: int
-    trajectories: Sequence[ScoredTrajectory] = field(default_factory=tuple)
+    trajectories: Sequence[AnsweredTrajectory] = field(default_factory=tuple)
 
 
 @dataclass(frozen=True)
@@ -650,21 +650,21 @@ def to_rows(finished: FinishedProblem) -> ProblemRows:
     problem, base = finished.problem, finished.position * PER_PROBLEM
     trajectories: list[TrajectoryRow] = []
     rollouts: list[RolloutRow] = []
-    for scored in finished.trajectories:
-        drawn = scored.trajectory
+    for answered in finished.trajectories:
+        drawn = answered.trajectory
         row = TrajectoryRow(
-            id=base + scored.number,
+            id=base + answered.number,
             problem_id=problem.id,
-            trajectory=scored.number,
+            trajectory=answered.number,
             seed=int(np.int64(np.uint64(drawn.seed & (2**64 - 1)))),
             finish_reason=drawn.finish_reason,
             error=drawn.error,
             # A faulty tokenizer may decode to lone surrogates, which sqlite refuses.
-            text=scored.text.encode("utf-8", "replace").decode("utf-8"),
-            answer=scored.answer,
-            answer_strict=scored.answer_strict,
-            answer_lenient=scored.answer_lenient,
-            correct=int(scored.correct),
+            text=answered.text.encode("utf-8", "replace").decode("utf-8"),
+            answer=answered.answer,
+            answer_strict=answered.answer_strict,
+            answer_lenient=answered.answer_lenient,
+            correct=int(answered.correct),
             num_tokens=len(drawn.token_ids),
             prompt_token_ids=pack_ids(drawn.prompt_ids),
             token_ids=pack_ids(drawn.token_ids),
@@ -672,7 +672,7 @@ def to_rows(finished: FinishedProblem) -> ProblemRows:
             token_entropies=pack_floats(drawn.token_entropies),
         )
         trajectories.append(row)
-        rollouts += _rollout_rows(scored, row, base + len(rollouts))
+        rollouts += _rollout_rows(answered, row, base + len(rollouts))
     head = ProblemRow(
         position=finished.position,
         problem_id=problem.id,
@@ -690,8 +690,8 @@ def to_rows(finished: FinishedProblem) -> ProblemRows:
     return ProblemRows(head, trajectories, rollouts).sealed()
 
 
-def _rollout_rows(scored: ScoredTrajectory, row: TrajectoryRow, first_id: int) -> Iterable[RolloutRow]:
-    rollouts = scored.trajectory.rollouts
+def _rollout_rows(answered: AnsweredTrajectory, row: TrajectoryRow, first_id: int) -> Iterable[RolloutRow]:
+    rollouts = answered.trajectory.rollouts
     if rollouts is None:
         return []
     count, offsets = len(rollouts), rollouts.offsets
@@ -703,7 +703,7 @@ def _rollout_rows(scored: ScoredTrajectory, row: TrajectoryRow, first_id: int) -
     # sqlite stores -0.0 as 0.0, which would not match the checksum.
     logprobs = (totals[offsets[1:]] - totals[offsets[:-1]] + 0.0).astype(object)
     logprobs[unknown[offsets[1:]] > unknown[offsets[:-1]]] = None
-    matched = matched_tokens(scored.trajectory.token_ids, rollouts.checkpoint, offsets, rollouts.token_ids)
+    matched = matched_tokens(answered.trajectory.token_ids, rollouts.checkpoint, offsets, rollouts.token_ids)
     columns = (
         range(first_id, first_id + count),
         [row.problem_id] * count,
@@ -712,7 +712,7 @@ def _rollout_rows(scored: ScoredTrajectory, row: TrajectoryRow, first_id: int) -
         rollouts.index.tolist(),
         [row.seed] * count,
         [FINISH_REASONS[code] for code in rollouts.finish_reason.tolist()],
-        *scored.rollout_answers,
+        *answered.rollout_answers,
         np.diff(offsets).tolist(),
         matched.tolist(),
         logprobs.tolist(),
@@ -767,3 +767,10 @@ def _to_trajectory(row: TrajectoryRow, rollouts: Sequence[RolloutRow]) -> Trajec
         rollouts=None if row.finish_reason == "error" else drawn,
         error=row.error,
     )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ScoredTrajectory":
+        renamed.warn(name, "AnsweredTrajectory")
+        return AnsweredTrajectory
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

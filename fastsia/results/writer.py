@@ -28,13 +28,13 @@ from fastsia.results import repair, schema
 from fastsia.results.reader import Store
 from fastsia.results.schema import (
     DATABASE,
+    AnsweredTrajectory,
     ClassesByTrajectory,
     DrawnProblem,
     FinishedProblem,
     Part,
     PartRow,
     ProblemRows,
-    ScoredTrajectory,
 )
 
 LOCK = ".lock"
@@ -214,7 +214,7 @@ class StoreWriter:
 
     def reread(
         self,
-        read: Callable[[DrawnProblem], Sequence[ScoredTrajectory]],
+        read: Callable[[DrawnProblem], Sequence[AnsweredTrajectory]],
         identity: Mapping[str, Any],
         reading: Mapping[str, Any],
         *,
@@ -273,7 +273,7 @@ class StoreWriter:
     def _reread_problem(
         self,
         position: int,
-        read: Callable[[DrawnProblem], Sequence[ScoredTrajectory]],
+        read: Callable[[DrawnProblem], Sequence[AnsweredTrajectory]],
         find_classes: FindClasses | None,
         gold: str | None,
         classes: ClassesByTrajectory,
@@ -284,10 +284,10 @@ class StoreWriter:
         counts = np.zeros(3, dtype=np.int64)
         trajectories: list[Any] = []
         rollouts: list[Any] = []
-        for (row, mine), scored in zip(schema.by_trajectory(rows), read(schema.to_stored(rows)), strict=True):
-            own = (scored.answer, scored.answer_strict, scored.answer_lenient)
-            row_now = _with_answers(row, own)._replace(correct=int(scored.correct))
-            mine_now = list(map(_with_answers, mine, zip(*scored.rollout_answers, strict=True)))
+        for (row, mine), answered in zip(schema.by_trajectory(rows), read(schema.to_stored(rows)), strict=True):
+            own = (answered.answer, answered.answer_strict, answered.answer_lenient)
+            row_now = _with_answers(row, own)._replace(correct=int(answered.correct))
+            mine_now = list(map(_with_answers, mine, zip(*answered.rollout_answers, strict=True)))
             before = schema.names_of(self._classes, row.id)
             if find_classes is not None:
                 classes[row.id] = _classes_of(find_classes, rows, row_now, mine_now)
