@@ -36,7 +36,7 @@ from fastsia.provenance import provenance
 from fastsia.results import SIAResult, drop_partial_costs, score, stored_config
 from fastsia.results.manifest import costs_of, is_count
 from fastsia.results.reader import Store
-from fastsia.results.reading import AnswerReader, Reading, name_of, renew
+from fastsia.results.reading import AnswerReader, Reading, name_of
 from fastsia.results.schema import (
     DATABASE,
     DrawnProblem,
@@ -150,7 +150,7 @@ def evaluate(
             if position < len(task.problems)
             and not writer.check_problem(position, task.problems[position], *prompts[position].compared())
         }
-        warnings += _renew(writer, reading, vocabulary, identity, golds)
+        warnings += _reread(writer, reading, vocabulary, identity, golds)
         for note in warnings:
             logger.warning("%s", note)
         resumed, before = len(writer.done), writer.done | writer.begun
@@ -203,7 +203,7 @@ def _warnings(backend: Backend, task: Task, config: SIAConfig) -> list[str]:
     return found
 
 
-def _renew(
+def _reread(
     writer: StoreWriter,
     reading: Reading,
     vocabulary: Vocabulary,
@@ -218,7 +218,7 @@ def _renew(
     needs_reread = writer.stored_reading != reading.facts()
     if not golds and not needs_reread:
         return []
-    found = renew(writer, reading, vocabulary, identity, golds)
+    found = reading.reread(writer, vocabulary, identity, golds)
     notes = []
     if needs_reread and writer.done:
         notes.append(f"The stored texts were read again: {found}")
@@ -259,7 +259,7 @@ def _resolve(
         stride=None if config.checkpoints is not None else config.stride or task.stride,
         apply_chat_template=template,
         # Only the rules of the answer format can tell that an answer is complete.
-        stop_at_answer=config.stop_at_answer and not Reading(config, answer_reader).is_own,
+        stop_at_answer=config.stop_at_answer and not Reading(config, answer_reader).is_custom,
     )
     if template and config.template_date is None:
         day = _date_of_run(output) or date_of_prompts(task, backend.tokenizer, settings)
@@ -318,7 +318,7 @@ def _known_identity(task: Task, config: SIAConfig, reading: Reading) -> dict[str
     stride = None if config.checkpoints is not None else config.stride or task.stride
     settings = dataclasses.replace(config, stride=stride)
     known = {name: value for name, value in dataclasses.asdict(settings).items() if value is not None}
-    known["stop_at_answer"] = config.stop_at_answer and not reading.is_own
+    known["stop_at_answer"] = config.stop_at_answer and not reading.is_custom
     return {"task": task.name, "config": known}
 
 

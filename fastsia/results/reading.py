@@ -51,7 +51,7 @@ class Reading:
             raise FastsiaError("answer_reader and answer_regex are two readers; give one of them.")
 
     @property
-    def is_own(self) -> bool:
+    def is_custom(self) -> bool:
         """Whether a function or a regular expression reads the answers, not the package's rules."""
         return self.reader is not None or self.config.answer_regex is not None
 
@@ -89,11 +89,36 @@ class Reading:
         """
         return [self._read(number, drawn, of, vocabulary) for number, drawn in of.trajectories]
 
+    def reread(
+        self,
+        writer: StoreWriter,
+        vocabulary: Vocabulary,
+        identity: Mapping[str, Any],
+        golds: Mapping[int, str] | None = None,
+    ) -> Reread:
+        """Read stored texts again: with golds and an unchanged reading only those of corrected golds, else all.
+
+        Args:
+            writer: of the run's folder.
+            vocabulary: of the run.
+            identity: of the run; its config replaces the stored one.
+            golds: corrected gold answers, by position.
+        """
+        facts = self.facts()
+        return writer.reread(
+            lambda stored: self.read(stored, vocabulary),
+            identity,
+            facts,
+            find_classes=self.find_classes,
+            golds=golds,
+            positions=golds if golds and writer.stored_reading == facts else None,
+        )
+
     def _read(self, number: int, drawn: Trajectory, of: DrawnProblem, vocabulary: Vocabulary) -> AnsweredTrajectory:
         text = vocabulary.decode(drawn.token_ids)
         if drawn.rollouts is None:
             return AnsweredTrajectory(number, drawn, text, None, None, None, False)
-        read = self._by_reader if self.is_own else self._by_rules
+        read = self._by_reader if self.is_custom else self._by_rules
         strict, lenient = read(drawn, text, of, vocabulary)
         own = (strict.pop(), lenient.pop())
         chosen = 0 if self.config.answer_reading == "strict" else 1
@@ -166,33 +191,6 @@ class Reading:
         nothing = np.zeros(0, dtype=np.int32)
         one, other = extract(whole, nothing, np.zeros(2, dtype=np.int64), of.starts_in_think, cut[-1:])
         return Readings(strict + one, lenient + other)
-
-
-def renew(
-    writer: StoreWriter,
-    reading: Reading,
-    vocabulary: Vocabulary,
-    identity: Mapping[str, Any],
-    golds: Mapping[int, str] | None = None,
-) -> Reread:
-    """Read stored texts again: with golds and an unchanged reading only those of corrected golds, else all.
-
-    Args:
-        writer: of the run's folder.
-        reading: how to read them.
-        vocabulary: of the run.
-        identity: of the run; its config replaces the stored one.
-        golds: corrected gold answers, by position.
-    """
-    facts = reading.facts()
-    return writer.reread(
-        lambda stored: reading.read(stored, vocabulary),
-        identity,
-        facts,
-        find_classes=reading.find_classes,
-        golds=golds,
-        positions=golds if golds and writer.stored_reading == facts else None,
-    )
 
 
 def _cut(drawn: Trajectory) -> np.ndarray:
