@@ -913,7 +913,7 @@ def _requests(
     rounds: Rounds | None = None,
 ) -> Iterator[Request]:
     """The requests of some problems, with the numbers of rollouts that `rounds` has decided on."""
-    number = config.num_rollouts if rounds is None else rounds.mean_left(positions)
+    num_rollouts = config.num_rollouts if rounds is None else rounds.mean_left(positions)
     for position in positions:
         problem, prompt = task.problems[position], prompts[position]
         spec = prompt.spec(task, problem, config)
@@ -925,7 +925,7 @@ def _requests(
                 key=(position, trajectory),
                 prompt_ids=tuple(prompt.token_ids.tolist()),
                 sampling=SamplingParams(config.temperature, config.top_p, config.max_tokens, prompt.stop),
-                num_rollouts=number,
+                num_rollouts=num_rollouts,
                 allocation=None if rounds is None else rounds.counts(position, trajectory),
                 seed=request_seed(config.seed, problem.id, trajectory),
                 stride=run_placement.base.stride,
