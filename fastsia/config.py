@@ -551,7 +551,7 @@ class ModelOptions:
     """Device of the model: cpu, cuda, cuda:1, ..."""
     dtype: Any = _weights(
         None,
-        unset="bfloat16 on a GPU; on a CPU float32, or bfloat16 for large 16-bit weights if it has the instructions",
+        unset="bfloat16 on a GPU; on a CPU float32, or bfloat16 for large 16-bit weights where that is faster",
         backends=("native", "hf", "vllm"),
     )
     """Data type of the weights; auto: as they are stored."""

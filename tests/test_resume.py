@@ -306,7 +306,7 @@ def test_a_run_goes_on_in_the_dtype_that_it_began_with(
     monkeypatch.setattr("fastsia.models.loading._BFLOAT16_FROM", 0)
     settings = {"output": tmp_path / "run", "num_rollouts": 2, "stride": 8, "max_tokens": 8}
     for native, limit in ((True, 1), (False, 2)):
-        monkeypatch.setattr("fastsia.processor.multiplies_bfloat16", lambda native=native: native)
+        monkeypatch.setattr("fastsia.processor.prefers_bfloat16", lambda native=native: native)
         result = fastsia.evaluate(str(tmp_path / "model"), str(questions), limit=limit, **settings)
         assert result.summary["machine"]["dtype"] == "bfloat16"
         assert result.summary["machine"]["processor"]["libraries"]["torch"]

@@ -54,8 +54,11 @@ def doctor() -> None:
         facts = processor.describe()
         libraries = ", ".join(f"{name} {version}" for name, version in facts["libraries"].items())
         lines.append(("processor", f"{facts['name']}; {' '.join(facts['flags']) or 'unknown flags'}; {libraries}"))
-        native = processor.multiplies_bfloat16()
-        lines.append(("bfloat16", "multiplied by the processor" if native else "not multiplied by the processor: slow"))
+        speedup = processor.bfloat16_speedup()
+        if speedup:
+            lines.append(("bfloat16", f"products are {speedup:.1f} times as fast as in float32"))
+        else:
+            lines.append(("bfloat16", "no instructions for it: slow"))
     lines.append(("kernels", select(device).name))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -102,7 +102,7 @@ def load_model(
         model: a name, a path, or a `ModelRef`.
         device: None selects CUDA if it is available.
         dtype: None is bfloat16 on an accelerator. On a CPU it is float32, but bfloat16 where the weights are stored in
-            16 bits, are at least 50 million, and the processor multiplies bfloat16. "auto" is the stored dtype.
+            16 bits, are at least 50 million, and bfloat16 is faster on this processor. "auto" is the stored dtype.
         trust_remote_code: run the repository's own code.
         revision: of a Hub model.
         peft: folder or Hub id of a LoRA adapter to merge into the weights.
@@ -195,14 +195,15 @@ def load_model(
 def _default_dtype(model: Any) -> tuple[torch.dtype, str]:
     """The dtype to run a model on a CPU in, by the dtype that it is stored in; and the reason, a clause."""
     stored = model.dtype
-    name, native = str(stored).removeprefix("torch."), processor.multiplies_bfloat16()
+    name, is_large = str(stored).removeprefix("torch."), model.num_parameters() >= _BFLOAT16_FROM
+    faster = is_large and processor.prefers_bfloat16()
     if stored.itemsize > 2:
-        return torch.float32, f"stored in {name}" + ("; --dtype bfloat16 is faster on this processor" if native else "")
-    if not native:
-        return torch.float32, f"stored in {name}, which this processor does not multiply"
-    if model.num_parameters() < _BFLOAT16_FROM:
+        return torch.float32, f"stored in {name}" + ("; --dtype bfloat16 is faster on this processor" if faster else "")
+    if not is_large:
         return torch.float32, f"stored in {name}; below {_BFLOAT16_FROM // 10**6} million parameters float32 is used"
-    return torch.bfloat16, f"stored in {name}, and this processor multiplies bfloat16"
+    if not faster:
+        return torch.float32, f"stored in {name}; float32 is faster on this processor"
+    return torch.bfloat16, f"stored in {name}; bfloat16 is faster than float32 on this processor"
 
 
 @dataclass(frozen=True)

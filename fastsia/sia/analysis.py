@@ -11,7 +11,7 @@ import pandas as pd
 
 from fastsia.config import SIAConfig
 from fastsia.sia.alignment import permutation_test
-from fastsia.sia.curves import GRID, GROUPS, AucCurve, Curve, auc_curve, curve_frame, token_rows
+from fastsia.sia.curves import GRID, GROUPS, AucCurve, Curve, auc_curve, between_rows, curve_frame, token_rows
 from fastsia.sia.cut import Ends
 from fastsia.sia.estimate import Resampled
 from fastsia.sia.notes import warnings
@@ -141,10 +141,10 @@ def _counts(scored: Scored) -> dict[str, Any]:
 
 
 def _permutation(scored: Scored) -> dict[str, Any]:
-    one_each = scored.at_grid[scored.table.problem_offsets[:-1]]
-    seed = scored.config.seed
-    correct = scored.correct[scored.table.problem_offsets[:-1]]
-    test = permutation_test(scored.halves, one_each, correct, num_permutations=NUM_PERMUTATIONS, seed=seed)
+    one_each = scored.table.problem_offsets[:-1]
+    rows, share = (values[one_each] for values in between_rows(scored.table))
+    correct, seed = scored.correct[one_each], scored.config.seed
+    test = permutation_test(scored.halves, rows, share, correct, num_permutations=NUM_PERMUTATIONS, seed=seed)
     return {"repairing_test": None if test is None else asdict(test)}
 
 

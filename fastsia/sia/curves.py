@@ -31,6 +31,18 @@ def grid_rows(table: RolloutTable) -> np.ndarray:
     return table.first[:, None] + np.maximum(count - 1, 0)
 
 
+def between_rows(table: RolloutTable) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [T, Q, 2] and float64 [T, Q]: the checkpoint rows before and after q T, and how far q T lies between them,
+    from 0 to 1. Before a trajectory's first checkpoint both are that one.
+    """
+    before = grid_rows(table)
+    after = np.minimum(before + 1, table.last[:, None])
+    reach = GRID * table.checkpoint[table.last][:, None]
+    gap = table.checkpoint[after] - table.checkpoint[before]
+    share = np.clip((reach - table.checkpoint[before]) / np.maximum(gap, 1), 0.0, 1.0)
+    return np.stack([before, np.where(share > 0, after, before)], axis=-1), share
+
+
 def stride(table: RolloutTable) -> int | None:
     """The most frequent gap between the first two checkpoints of the trajectories that have three.
 

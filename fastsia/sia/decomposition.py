@@ -288,7 +288,7 @@ def _elsewhere(counts: np.ndarray, recursion: Recursion) -> np.ndarray:
     """The answers of all divergences of a trajectory before its last checkpoint, as shares; zeros where there is none.
 
     They replace D_m of a segment in which no rollout diverged. p after the segment would be too near the trajectory's
-    own answer, which those that diverge have less often.
+    own answer, which those that diverge mostly have less often.
 
     Args:
         counts: float64 [M, K, S], divergences by segment.

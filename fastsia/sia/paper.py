@@ -222,7 +222,7 @@ def _paper_name(model: str) -> str:
 _ACCUMULATION = (
     "The final gain in nats of trajectories that end correct and of those that end incorrect (below 0: a loss), and "
     "the share of it reached at a quarter, a half and three quarters of the reasoning; “–” where the final gain "
-    "is indistinguishable from 0. Its sign follows from the outcome, since the answer is written down by then."
+    "is indistinguishable from 0. Its sign mostly follows from the outcome, since the answer is written down by then."
 )
 _SEPARABILITY = (
     "AUC of −H for “ends correct” at relative positions, then by tokens written: at the last prefix length that at "

@@ -213,21 +213,21 @@ def test_offline_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stored", "native", "smallest", "expected", "reason"),
+    ("stored", "faster", "smallest", "expected", "reason"),
     [
         ("float32", True, 0, "float32", "stored in float32; --dtype bfloat16 is faster on this processor"),
         ("float32", False, 0, "float32", "stored in float32"),
-        ("bfloat16", True, 0, "bfloat16", "stored in bfloat16, and this processor multiplies bfloat16"),
-        ("float16", True, 0, "bfloat16", "stored in float16, and this processor multiplies bfloat16"),
+        ("bfloat16", True, 0, "bfloat16", "stored in bfloat16; bfloat16 is faster than float32 on this processor"),
+        ("float16", True, 0, "bfloat16", "stored in float16; bfloat16 is faster than float32 on this processor"),
         ("bfloat16", True, 50_000_000, "float32", "stored in bfloat16; below 50 million parameters float32 is used"),
-        ("bfloat16", False, 0, "float32", "stored in bfloat16, which this processor does not multiply"),
+        ("bfloat16", False, 0, "float32", "stored in bfloat16; float32 is faster on this processor"),
     ],
 )
 def test_the_dtype_on_a_cpu_follows_the_stored_one_and_the_processor(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     stored: str,
-    native: bool,
+    faster: bool,
     smallest: int,
     expected: str,
     reason: str,
@@ -235,7 +235,7 @@ def test_the_dtype_on_a_cpu_follows_the_stored_one_and_the_processor(
     model, tokenizer = tiny_model()
     model.to(getattr(torch, stored)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    monkeypatch.setattr("fastsia.processor.multiplies_bfloat16", lambda: native)
+    monkeypatch.setattr("fastsia.processor.prefers_bfloat16", lambda: faster)
     monkeypatch.setattr("fastsia.models.loading._BFLOAT16_FROM", smallest)
     loaded, _ = load_model(tmp_path, device="cpu")
     assert {value.dtype for value in loaded.parameters()} == {getattr(torch, expected)}

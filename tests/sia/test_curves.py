@@ -7,7 +7,16 @@ from scipy.stats import mannwhitneyu
 
 from fastsia.sia import curves
 from fastsia.sia.bootstrap import Bootstrap
-from fastsia.sia.curves import GRID, auc_at_positions, grid_rows, group_means, stride, token_rows, weighted_auc
+from fastsia.sia.curves import (
+    GRID,
+    auc_at_positions,
+    between_rows,
+    grid_rows,
+    group_means,
+    stride,
+    token_rows,
+    weighted_auc,
+)
 from fastsia.sia.table import RolloutTable, encode
 from tests.sia.simulate import draw, frame, moving
 
@@ -39,6 +48,16 @@ def test_grid_survives_rounding() -> None:
     """0.3 of 10 tokens is checkpoint 3, though 0.3 * 10 in binary is a hair off."""
     rollouts = frame(np.zeros((1, 11, 2), dtype=np.int64), stride=1)
     assert (grid_rows(encode(rollouts))[0] == np.floor(GRID * 10 + 1e-9)).all()
+
+
+def test_places_between_checkpoints() -> None:
+    """A series that is linear in the position is read on its line; before its first checkpoint, at its first one."""
+    rollouts = frame(np.array([[[0, 1], [0, 0], [0, 1], [1, 1]], [[0, 1], [1, 1], [0, 0], [0, 0]]]))
+    position = np.array([0, 7, 20, 41, 10, 15, 40, 60])
+    rollouts["checkpoint"] = position.repeat(2)
+    rows, share = between_rows(encode(rollouts))
+    found = position[rows[..., 0]] + share * (position[rows[..., 1]] - position[rows[..., 0]])
+    assert found == pytest.approx(np.maximum(GRID * np.array([[41], [60]]), [[0], [10]]))
 
 
 def test_absolute_positions_drop_traces_that_have_ended() -> None:

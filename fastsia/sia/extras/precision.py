@@ -63,8 +63,8 @@ def _notes(scored: Scored, facts: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"Allocated rollouts: the {what} at a checkpoint is about {facts['precision.se']:.3g}{target}, with "
         f"{fewest} to {most} rollouts, {mean:.1f} on average; the allocation adds a bias of at most about "
-        f"{facts['precision.bias_bound']:.1g} to a checkpoint's shares. H, s and the paper's ρ are computed "
-        f"for {scored.rarefaction_depth} rollouts everywhere."
+        f"{facts['precision.bias_bound']:.1g} to a checkpoint's shares. H and s are those of "
+        f"{scored.rarefaction_depth} rollouts everywhere."
     )
     if config.target_se is not None and facts["precision.se"] > 1.1 * config.target_se:
         yield (
