@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from fastsia.results.reader import Store
-from fastsia.results.score import read_table, stored_config
+from fastsia.results.score import stored_config, stored_table
 from fastsia.sia.decomposition import Divergences, decompose, mix
 from fastsia.sia.smoother import PRIOR_COUNT, smooth
 from fastsia.sia.table import RolloutTable
@@ -59,7 +59,7 @@ def score(path: Path, numbers: list[int]) -> pd.DataFrame:
     """One row an estimator, one column a number of rollouts: log loss, and its difference from plain counts of the same
     number with a standard error over problems."""
     store = Store(path)
-    table, logprobs = read_table(store)
+    table, logprobs = stored_table(store)
     divergences = None if logprobs is None else Divergences.of(table, logprobs, stored_config(store))
     rows: dict[str, dict[str, Any]] = {}
     for number in numbers:

@@ -1,4 +1,4 @@
-"""Tokens for the same error: rollouts placed in rounds against as many at every checkpoint, by a stored run.
+"""Tokens for the same error: rollouts allocated in rounds against as many at every checkpoint, by a stored run.
 
     python -m benchmarks.precision RUN/run.sqlite [RUN/run.sqlite ...] [--first 10] [--like 20] [--sets 100]
 
@@ -23,8 +23,8 @@ import pandas as pd
 from fastsia.answers.distribution import summarize
 from fastsia.config import TargetOf
 from fastsia.results.reader import Store
-from fastsia.results.score import read_table
-from fastsia.sia.allocation import Pilot, errors_of, place
+from fastsia.results.score import stored_table
+from fastsia.sia.allocation import Pilot, allocate, errors_of
 from fastsia.sia.table import RolloutTable
 
 TARGETS: tuple[TargetOf, ...] = ("entropy", "gold")
@@ -94,7 +94,7 @@ def best_cost(variance: np.ndarray, cost: np.ndarray, first: int, target_se: flo
 
 def score(path: Path, first: int, like: int, sets: int) -> pd.DataFrame:
     """The table of one run."""
-    source, rng = Population(read_table(Store(path))[0]), np.random.default_rng(0)
+    source, rng = Population(stored_table(Store(path))[0]), np.random.default_rng(0)
     size = source.table.num_checkpoints
     rows: list[dict[str, Any]] = []
     equal = {number: _errors(source, [np.full(size, number)] * max(sets // 4, 20), rng)[0] for number in NUMBERS}
@@ -104,7 +104,7 @@ def score(path: Path, first: int, like: int, sets: int) -> pd.DataFrame:
         numbers, draws = [], []
         for _ in range(sets):
             pilot = source.draw(np.full(size, first), rng)
-            number = np.concatenate(place(source.pilots(pilot, first, target), first, target_se=target_se))
+            number = np.concatenate(allocate(source.pilots(pilot, first, target), first, target_se=target_se))
             more = source.draw(number - first, rng)
             at = np.concatenate([np.repeat(np.arange(size), first), np.repeat(np.arange(size), number - first)])
             draws.append(np.concatenate([pilot, more])[np.argsort(at, kind="stable")])

@@ -15,7 +15,7 @@ import pandas as pd
 
 from fastsia.config import SIAConfig
 from fastsia.sia.alignment import cross_fitted, pearson, permutation_test
-from fastsia.sia.allocation import Pilot, place
+from fastsia.sia.allocation import Pilot, allocate
 from fastsia.sia.bootstrap import Bootstrap, interval
 from fastsia.sia.curves import grid_rows
 from fastsia.sia.decomposition import (
@@ -123,10 +123,10 @@ def nothing_moves(traces: int = 3000) -> Iterator[dict[str, Any]]:
                 divergences = Divergences.of(table, logprobs, SIAConfig(rollout_budget="total"))
                 assert divergences is not None
                 use = ~decompose(table, divergences, 0.5).withheld
-                points, offsets = measure(table, 0.5), table.trajectory_offsets
+                stats, offsets = measure(table, 0.5), table.trajectory_offsets
                 found = cross_fitted(decomposed_halves(table, divergences, 0.5, 20, 0))[0]
                 parts["decoupled"].append(np.where(use, found, np.nan))
-                parts["paper's"].append(pearson(points.entropy, points.gold_surprisal, offsets))
+                parts["paper's"].append(pearson(stats.entropy, stats.gold_surprisal, offsets))
                 parts["smoothed"].append(smooth(table, 0.5).rho(slice(None), offsets))
             rho = {key: np.concatenate(values) for key, values in parts.items()}
             there = np.isfinite(rho["decoupled"])
@@ -241,7 +241,7 @@ def repairings(runs: int = 60) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def placed(sets: int = 400) -> Iterator[dict[str, Any]]:
+def allocated(sets: int = 400) -> Iterator[dict[str, Any]]:
     """Numbers of rollouts from a first round of 8: shares of the gold answer against the true ones. z of cells over
     the sets (sd 1, extremes near 3.5 where there is no bias), largest error of a mean, tokens at its error."""
     for name, scenario in SCENARIOS.items():
@@ -250,14 +250,14 @@ def placed(sets: int = 400) -> Iterator[dict[str, Any]]:
         truth, variance = p[..., 0], p[..., 0] * (1 - p[..., 0])
         inner = (truth > 0.05) & (truth < 0.95)
         target = np.sqrt(variance.mean() / 20)
-        for rule in ("equal", "own rollouts", "placed"):
+        for rule in ("equal", "own rollouts", "allocated"):
             rng, shares, tokens, errors = np.random.default_rng(1), [], [], []
             for _ in range(sets):
                 hits = rng.random((*truth.shape, 200)) < truth[..., None]
                 spread = hits[..., :8].var(axis=2, ddof=1)
                 number = np.full(truth.shape, 20)
-                if rule == "placed":
-                    number = np.array(place([Pilot(own, cost, 0 * cost) for own in spread], 8, target_se=target))
+                if rule == "allocated":
+                    number = np.array(allocate([Pilot(own, cost, 0 * cost) for own in spread], 8, target_se=target))
                 elif rule == "own rollouts":
                     shape = np.sqrt(spread / cost)
                     number = np.maximum(np.ceil(shape * (np.sqrt(spread * cost)).mean() / target**2), 8).astype(int)
@@ -281,9 +281,9 @@ def placed(sets: int = 400) -> Iterator[dict[str, Any]]:
             }
 
 
-def placed_decompositions(sets: int = 25, most: int = 40) -> Iterator[dict[str, Any]]:
-    """The decomposition on rollouts that were placed, first round 6: its bias against the true distributions of Markov
-    chains, as in `decompositions`."""
+def allocated_decompositions(sets: int = 25, most: int = 40) -> Iterator[dict[str, Any]]:
+    """The decomposition on rollouts that were allocated, first round 6: its bias against the true distributions of
+    Markov chains, as in `decompositions`."""
     for spread in (0.3, 0.05, 0.02):
         rng = np.random.default_rng(0)
         chain = Chain(12, 4, rng, spread=spread, end=0.05)
@@ -305,7 +305,7 @@ def placed_decompositions(sets: int = 25, most: int = 40) -> Iterator[dict[str, 
             variance = share * (1 - share) * 6 / 5
             parts_of = (np.split(each, cuts) for each in (variance, cost, 0 * cost))
             made = [Pilot(*own) for own in zip(*parts_of, strict=True)]
-            number = np.minimum(np.concatenate(place(made, 6, target_se=0.08)), most)
+            number = np.minimum(np.concatenate(allocate(made, 6, target_se=0.08)), most)
             numbers.append(number)
             of = (slot >= k * most) & (slot < k * most + number[row])
             found = []
@@ -334,7 +334,8 @@ def main() -> None:
     """Makes the tables named on the command line, or all."""
     pd.set_option("display.width", 200)
     makers = (
-        decompositions, nothing_moves, decoupled_where_it_moves, alignments, repairings, placed, placed_decompositions,
+        decompositions, nothing_moves, decoupled_where_it_moves, alignments, repairings, allocated,
+        allocated_decompositions,
     )  # fmt: skip
     for make in [make for make in makers if make.__name__ in sys.argv[1:]] or makers:
         print(f"\n{make.__name__}: {make.__doc__}")

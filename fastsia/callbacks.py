@@ -97,7 +97,7 @@ class Tracker(Callback):
 
     def problem_finished(self, problem: FinishedProblem, progress: Progress) -> None:
         self._trajectories += len(problem.trajectories)
-        self._correct += sum(scored.correct for scored in problem.trajectories)
+        self._correct += sum(answered.correct for answered in problem.trajectories)
         self._tracker.log(
             {
                 "progress/problems": progress.done,

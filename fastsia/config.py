@@ -373,11 +373,16 @@ def _date(text: str) -> str:
     return text
 
 
+def is_tag_pair(given: Any) -> bool:
+    """Whether a value is two different marks without white space, as `think_tags` are."""
+    is_pair = isinstance(given, (tuple, list)) and len(given) == 2 and given[0] != given[1]
+    return is_pair and all(is_text(mark) and mark.split() == [mark] for mark in given)
+
+
 def _tags(given: Any) -> tuple[str, str] | None:
     if given is None:
         return None
-    _require(isinstance(given, (tuple, list)) and len(given) == 2 and given[0] != given[1])
-    _require(all(is_text(mark) and mark.split() == [mark] for mark in given))
+    _require(is_tag_pair(given))
     return given[0], given[1]
 
 
@@ -487,7 +492,7 @@ class SIAConfig:
             raise FastsiaError("enable_thinking is given twice: by itself and among chat_template_args.")
         if self.checkpoints is not None and self.stride is not None:
             raise FastsiaError(f"stride={self.stride} and checkpoints={self.checkpoints!r} exclude each other.")
-        if self.places_rollouts:
+        if self.allocates_rollouts:
             name = "target_se" if self.target_se is not None else "max_total_tokens"
             if self.num_rollouts < 2:
                 raise FastsiaError(f"{name} needs num_rollouts >= 2 in its first round, got {self.num_rollouts}.")
@@ -501,8 +506,8 @@ class SIAConfig:
             )
 
     @property
-    def places_rollouts(self) -> bool:
-        """Whether a second round of rollouts is placed by what the first one shows."""
+    def allocates_rollouts(self) -> bool:
+        """Whether a second round of rollouts is allocated to checkpoints by what the first one shows."""
         return self.target_se is not None or self.max_total_tokens is not None
 
 

@@ -36,12 +36,19 @@ from fastsia.provenance import provenance
 from fastsia.results import SIAResult, drop_partial_costs, score, stored_config
 from fastsia.results.manifest import costs_of, is_count
 from fastsia.results.reader import Store
-from fastsia.results.reading import AnswerReader, Reading, name_of, renew
-from fastsia.results.schema import DATABASE, DrawnProblem, FinishedProblem, Part, request_checksum
+from fastsia.results.reading import AnswerReader, Reading, name_of
+from fastsia.results.schema import (
+    DATABASE,
+    DrawnProblem,
+    FinishedProblem,
+    NumberedTrajectories,
+    Part,
+    request_checksum,
+)
 from fastsia.results.writer import StoreWriter, check_output
 from fastsia.rounds import Rounds
 from fastsia.tasks import Prompt, Task, build_prompt, load_task
-from fastsia.tasks.given import GivenTrajectories, Placing, read_placing, read_trajectories, with_answer
+from fastsia.tasks.given import GivenTrajectories, RunPlacement, read_run_placement, read_trajectories, with_answer
 from fastsia.tasks.prompt import date_of_prompts, prompt_options, reading_options, unread_settings
 
 logger = logging.getLogger("fastsia")
@@ -112,24 +119,24 @@ def evaluate(
     if reading.find_classes is not None:
         reading.find_classes(["1"], "1", "boxed")  # raises now, not after the draws, if a package is missing
     task = load_task(dataset, limit=limit, **task_options)
-    given = _Given.read(settings, task, checkpoints, trajectories)
-    task, settings = given.of(task), given.named(settings)
+    inputs = _Inputs.read(settings, task, checkpoints, trajectories)
+    task, settings = inputs.restrict(task), inputs.named(settings)
     if output is not None:
         check_output(output, _known_identity(task, settings, reading))
     if executor in (None, "local") and backend in (None, "native", "hf") and isinstance(model, ModelRef):
         load_options = keep_dtype(load_options, [output])
-    if settings.places_rollouts and backend not in (None, "native"):
+    if settings.allocates_rollouts and backend not in (None, "native"):
         raise FastsiaError(_NO_ROUNDS.format(backend))
     loaded = open_executor(
         executor, model, backend, load_options, num_workers=num_workers, worker_timeout=worker_timeout
     )
-    if settings.places_rollouts and not getattr(loaded, "can_be_watched", False):
+    if settings.allocates_rollouts and not getattr(loaded, "can_be_watched", False):
         raise FastsiaError(_NO_ROUNDS.format(loaded.name))
     started = time.perf_counter()
     settings = _resolve(settings, task, loaded, answer_reader, output)
     reading = Reading(settings, answer_reader)
     vocabulary = _vocabulary(loaded, settings)
-    prompts = _prompts(task, settings, loaded, given, vocabulary)
+    prompts = _prompts(task, settings, loaded, inputs, vocabulary)
     identity = _identity(loaded, task, settings)
     warnings = _warnings(loaded, task, settings)
     temporary = tempfile.TemporaryDirectory(prefix="fastsia-") if output is None else None
@@ -143,14 +150,14 @@ def evaluate(
             if position < len(task.problems)
             and not writer.check_problem(position, task.problems[position], *prompts[position].compared())
         }
-        warnings += _renew(writer, reading, vocabulary, identity, golds)
+        warnings += _reread(writer, reading, vocabulary, identity, golds)
         for note in warnings:
             logger.warning("%s", note)
         resumed, before = len(writer.done), writer.done | writer.begun
         reporter = _Reporter(callbacks, loaded, writer, len(task.problems))
         for callback in callbacks:
             callback.run_started(identity, reporter.progress())
-        _Drawing(loaded, task, settings, reading, prompts, vocabulary, writer, reporter, given.placing).run()
+        _Drawing(loaded, task, settings, reading, prompts, vocabulary, writer, reporter, inputs.run_placement).run()
         if reading.find_classes is not None:
             writer.store_classes(reading.find_classes)
         warnings += reporter.warnings()
@@ -196,7 +203,7 @@ def _warnings(backend: Backend, task: Task, config: SIAConfig) -> list[str]:
     return found
 
 
-def _renew(
+def _reread(
     writer: StoreWriter,
     reading: Reading,
     vocabulary: Vocabulary,
@@ -211,7 +218,7 @@ def _renew(
     needs_reread = writer.stored_reading != reading.facts()
     if not golds and not needs_reread:
         return []
-    found = renew(writer, reading, vocabulary, identity, golds)
+    found = reading.reread(writer, vocabulary, identity, golds)
     notes = []
     if needs_reread and writer.done:
         notes.append(f"The stored texts were read again: {found}")
@@ -252,7 +259,7 @@ def _resolve(
         stride=None if config.checkpoints is not None else config.stride or task.stride,
         apply_chat_template=template,
         # Only the rules of the answer format can tell that an answer is complete.
-        stop_at_answer=config.stop_at_answer and not Reading(config, answer_reader).is_own,
+        stop_at_answer=config.stop_at_answer and not Reading(config, answer_reader).is_custom,
     )
     if template and config.template_date is None:
         day = _date_of_run(output) or date_of_prompts(task, backend.tokenizer, settings)
@@ -311,22 +318,22 @@ def _known_identity(task: Task, config: SIAConfig, reading: Reading) -> dict[str
     stride = None if config.checkpoints is not None else config.stride or task.stride
     settings = dataclasses.replace(config, stride=stride)
     known = {name: value for name, value in dataclasses.asdict(settings).items() if value is not None}
-    known["stop_at_answer"] = config.stop_at_answer and not reading.is_own
+    known["stop_at_answer"] = config.stop_at_answer and not reading.is_custom
     return {"task": task.name, "config": known}
 
 
-# --- given inputs ------------------------------------------------------------------------------------------------
+# --- inputs ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Given:
-    """The inputs that are no settings: positions of checkpoints, and given trajectories."""
+class _Inputs:
+    """Inputs that are not settings: positions of checkpoints, and given trajectories."""
 
-    placing: Placing
+    run_placement: RunPlacement
     trajectories: GivenTrajectories | None
 
     @classmethod
-    def read(cls, config: SIAConfig, task: Task, checkpoints: Any = None, trajectories: Any = None) -> _Given:
+    def read(cls, config: SIAConfig, task: Task, checkpoints: Any = None, trajectories: Any = None) -> _Inputs:
         """Read the files that the settings name, or the objects that were passed instead."""
         checkpoints = config.checkpoints if config.checkpoints is not None else checkpoints
         trajectories = config.trajectories if config.trajectories is not None else trajectories
@@ -336,23 +343,27 @@ class _Given:
             raise FastsiaError(f"num_trajectories={config.num_trajectories} does not apply to given trajectories.")
         found = None if trajectories is None else read_trajectories(trajectories, task)
         if found is not None:
-            task = found.of(task)
+            task = found.restrict(task)
         stride = config.stride or task.stride
-        placing = read_placing(checkpoints, task, stride=stride, most=config.max_checkpoints, name_of=name_of)
+        run_placement = read_run_placement(
+            checkpoints, task, stride=stride, most=config.max_checkpoints, name_of=name_of
+        )
         if found is not None and found.are_solutions:
-            placing = dataclasses.replace(placing, base=dataclasses.replace(placing.base, before_answer=True))
-        return cls(placing, found)
+            run_placement = dataclasses.replace(
+                run_placement, base=dataclasses.replace(run_placement.base, before_answer=True)
+            )
+        return cls(run_placement, found)
 
-    def of(self, task: Task) -> Task:
-        """The task with the problems that are evaluated."""
-        return task if self.trajectories is None else self.trajectories.of(task)
+    def restrict(self, task: Task) -> Task:
+        """The task with only the problems that are evaluated."""
+        return task if self.trajectories is None else self.trajectories.restrict(task)
 
     def named(self, config: SIAConfig) -> SIAConfig:
         """The settings as they are stored: files and functions by their name and a digest."""
         return dataclasses.replace(
             config,
-            checkpoints=self.placing.name,
-            stride=config.stride if self.placing.name is not None else self.placing.base.stride,
+            checkpoints=self.run_placement.name,
+            stride=config.stride if self.run_placement.name is not None else self.run_placement.base.stride,
             trajectories=None if self.trajectories is None else self.trajectories.name,
         )
 
@@ -384,7 +395,7 @@ class _Prepared:
         expects_think: whether the response may contain a think block.
         stop: texts that end a response.
         cut: number of tokens cut from its left.
-        given: int32 token ids of each given trajectory; None where trajectories are drawn.
+        trajectory_ids: int32, of each given trajectory; None where trajectories are drawn.
     """
 
     token_ids: np.ndarray
@@ -393,10 +404,10 @@ class _Prepared:
     expects_think: bool
     stop: tuple[str, ...]
     cut: int
-    given: tuple[np.ndarray, ...] | None = None
+    trajectory_ids: tuple[np.ndarray, ...] | None = None
 
     def num_trajectories(self, config: SIAConfig) -> int:
-        return config.num_trajectories if self.given is None else len(self.given)
+        return config.num_trajectories if self.trajectory_ids is None else len(self.trajectory_ids)
 
     def spec(self, task: Task, problem: Problem, config: SIAConfig) -> Spec:
         """How a response to it is read."""
@@ -407,32 +418,39 @@ class _Prepared:
         return self.token_ids.tolist(), self.text
 
 
-def _prompts(task: Task, config: SIAConfig, backend: Backend, given: _Given, vocabulary: Vocabulary) -> list[_Prepared]:
+def _prompts(
+    task: Task, config: SIAConfig, backend: Backend, inputs: _Inputs, vocabulary: Vocabulary
+) -> list[_Prepared]:
     """Every problem's prompt and given trajectories. A prompt without room for the new tokens is refused, or cut from
     the left."""
     prepared = []
     for problem in task.problems:
         prompt = build_prompt(task, problem, backend.tokenizer, **prompt_options(config))
-        found = _fit(prompt, problem, given.encoded(task, problem, prompt, backend, vocabulary), config, backend)
-        _check_placing(given.placing, task, problem, found, config, vocabulary)
+        found = _fit(prompt, problem, inputs.encoded(task, problem, prompt, backend, vocabulary), config, backend)
+        _check_placement(inputs.run_placement, task, problem, found, config, vocabulary)
         prepared.append(found)
     return prepared
 
 
-def _check_placing(
-    placing: Placing, task: Task, problem: Problem, prompt: _Prepared, config: SIAConfig, vocabulary: Vocabulary
+def _check_placement(
+    run_placement: RunPlacement,
+    task: Task,
+    problem: Problem,
+    prompt: _Prepared,
+    config: SIAConfig,
+    vocabulary: Vocabulary,
 ) -> None:
     """Raise FastsiaError for checkpoints that cannot be placed, as far as this is known before drawing."""
-    if placing.name is None:
+    if run_placement.name is None:
         return
     for number in range(prompt.num_trajectories(config)):
-        placement = placing.of(problem.id, number)
-        if prompt.given is not None:
+        placement = run_placement.placement(problem.id, number)
+        if prompt.trajectory_ids is not None:
             placement = dataclasses.replace(placement, spec=prompt.spec(task, problem, config))
-            placement.positions(prompt.given[number], vocabulary)
-        elif placement.given and placement.given[-1] > config.max_tokens:
+            placement.positions(prompt.trajectory_ids[number], vocabulary)
+        elif placement.fixed and placement.fixed[-1] > config.max_tokens:
             raise FastsiaError(
-                f"{placement.where}: position {placement.given[-1]} is beyond max_tokens={config.max_tokens}."
+                f"{placement.where}: position {placement.fixed[-1]} is beyond max_tokens={config.max_tokens}."
             )
 
 
@@ -520,10 +538,6 @@ _REPORT_SECONDS = 1.0
 _POLL_SECONDS = 1.0
 
 
-Parts = Sequence[tuple[int, Trajectory]]
-"""A problem's finished trajectories with their numbers."""
-
-
 class _Drawing:
     """Draws the trajectories and rollouts of a run's unfinished problems.
 
@@ -540,11 +554,11 @@ class _Drawing:
         vocabulary: Vocabulary,
         writer: StoreWriter,
         reporter: _Reporter,
-        placing: Placing,
+        run_placement: RunPlacement,
     ) -> None:
         self._backend, self._task, self._config = backend, task, config
         self._reading, self._prompts, self._vocabulary = reading, prompts, vocabulary
-        self._writer, self._reporter, self._placing = writer, reporter, placing
+        self._writer, self._reporter, self._run_placement = writer, reporter, run_placement
         self._recorder = _Recorder(reporter.finished)
         self._can_be_watched = getattr(backend, "can_be_watched", False)
         self._unfinished = [position for position in range(len(task.problems)) if position not in writer.done]
@@ -552,7 +566,7 @@ class _Drawing:
 
     def run(self) -> None:
         with self._recorder:
-            if self._config.places_rollouts:
+            if self._config.allocates_rollouts:
                 self._draw_rounds(Rounds(self._config, self._writer))
             else:
                 self._complete(self._unfinished, None)
@@ -570,14 +584,14 @@ class _Drawing:
         if not undecided:
             return
 
-        def measure(position: int, parts: Parts) -> None:
-            rounds.measure(self._read(position, parts))
+        def measure(position: int, trajectories: NumberedTrajectories) -> None:
+            rounds.measure(self._read(position, trajectories))
 
         spent, is_decided = self._writer.num_tokens(), False
         while not is_decided:
             self._reporter.begin_round("first round, ")
             config = dataclasses.replace(self._config, num_rollouts=rounds.uniform)
-            requests = _requests(self._task, undecided, self._prompts, config, self._placing)
+            requests = _requests(self._task, undecided, self._prompts, config, self._run_placement)
             self._draw(requests, undecided, measure, stores_whole_problems=True)
             self._recorder.wait()
             is_decided = rounds.decide(spent)
@@ -586,19 +600,19 @@ class _Drawing:
     def _complete(self, positions: Sequence[int], rounds: Rounds | None) -> None:
         """Draw what problems lack and commit them; rounds: the numbers of rollouts, None for `num_rollouts`."""
         if rounds is not None:
-            self._reporter.begin_round("last round, ", rounds.num_rollouts)
+            self._reporter.begin_round("last round, ", rounds.total_rollouts)
 
-        def commit(position: int, parts: Parts) -> None:
-            self._recorder.add(lambda: self._commit(position, parts))
+        def commit(position: int, trajectories: NumberedTrajectories) -> None:
+            self._recorder.add(lambda: self._commit(position, trajectories))
 
-        requests = _requests(self._task, positions, self._prompts, self._config, self._placing, rounds)
+        requests = _requests(self._task, positions, self._prompts, self._config, self._run_placement, rounds)
         self._draw(requests, positions, commit)
 
     def _draw(
         self,
         requests: Iterator[Request],
         positions: Sequence[int],
-        done: Callable[[int, Parts], None],
+        done: Callable[[int, NumberedTrajectories], None],
         *,
         stores_whole_problems: bool = False,
     ) -> None:
@@ -609,7 +623,7 @@ class _Drawing:
         """
         if self._can_be_watched:
             requests = _resumed(requests, self._writer, self._task)
-        stores_parts = self._writer.is_durable or self._config.places_rollouts
+        stores_parts = self._writer.is_durable or self._config.allocates_rollouts
         store = self._store_parts if stores_parts else None
         num_requests = sum(self._num_trajectories[position] for position in positions)
         watch = _Watch(self._task, self._config, store, self._reporter, num_requests)
@@ -619,32 +633,32 @@ class _Drawing:
         with closing(_closable(generated)) as drawn, watch:
             for trajectory in drawn:
                 position, number = cast(tuple[int, int], trajectory.key)
-                parts = waiting.setdefault(position, [])
-                parts.append((number, trajectory))
+                finished = waiting.setdefault(position, [])
+                finished.append((number, trajectory))
                 watch.num_finished += 1
-                is_whole = len(parts) == self._num_trajectories[position]
+                is_whole = len(finished) == self._num_trajectories[position]
                 if self._can_be_watched and (stores_whole_problems or not is_whole):
                     watch.store_trajectory(trajectory)
                 if is_whole:
-                    done(position, sorted(waiting.pop(position), key=lambda part: part[0]))
+                    done(position, sorted(waiting.pop(position), key=lambda pair: pair[0]))
 
     def _store_parts(self, parts: Sequence[Part]) -> None:
         if parts:
             self._recorder.add(lambda: self._writer.add_parts(parts))
 
-    def _commit(self, position: int, parts: Parts) -> FinishedProblem:
-        finished = self._read(position, parts)
+    def _commit(self, position: int, trajectories: NumberedTrajectories) -> FinishedProblem:
+        finished = self._read(position, trajectories)
         self._writer.add(finished)
         return finished
 
-    def _read(self, position: int, parts: Parts) -> FinishedProblem:
+    def _read(self, position: int, trajectories: NumberedTrajectories) -> FinishedProblem:
         """Read the answers of a problem's trajectories and rollouts."""
         problem, prompt = self._task.problems[position], self._prompts[position]
         answer_format = self._task.format_of(problem)
-        drawn = DrawnProblem(position, problem, answer_format, prompt.starts_in_think, parts)
-        scored = self._reading.read(drawn, self._vocabulary)
+        drawn = DrawnProblem(position, problem, answer_format, prompt.starts_in_think, trajectories)
+        answered = self._reading.read(drawn, self._vocabulary)
         return FinishedProblem(
-            position, problem, answer_format, prompt.text, prompt.starts_in_think, prompt.cut, scored
+            position, problem, answer_format, prompt.text, prompt.starts_in_think, prompt.cut, answered
         )
 
 
@@ -874,7 +888,7 @@ class _Reporter:
 
     def finished(self, problem: FinishedProblem) -> None:
         self._done += 1
-        self._rollouts_finished += sum(len(scored.rollout_answers[0]) for scored in problem.trajectories)
+        self._rollouts_finished += sum(len(answered.rollout_answers.chosen) for answered in problem.trajectories)
         for warning in [warning for warning in self.warnings() if warning not in self._logged]:
             self._logged.add(warning)
             logger.warning("%s", warning)
@@ -891,11 +905,11 @@ def _closable(trajectories: Iterator[Trajectory]) -> Generator[Trajectory, None,
 
 def make_requests(backend: Backend, task: Task, config: SIAConfig) -> tuple[SIAConfig, Iterator[Request]]:
     """(settings with all defaults filled in, all requests of the evaluation in order)."""
-    given = _Given.read(config, task)
-    task = given.of(task)
-    settings = _resolve(given.named(config), task, backend)
-    prompts = _prompts(task, settings, backend, given, _vocabulary(backend, settings))
-    return settings, _requests(task, range(len(task.problems)), prompts, settings, given.placing)
+    inputs = _Inputs.read(config, task)
+    task = inputs.restrict(task)
+    settings = _resolve(inputs.named(config), task, backend)
+    prompts = _prompts(task, settings, backend, inputs, _vocabulary(backend, settings))
+    return settings, _requests(task, range(len(task.problems)), prompts, settings, inputs.run_placement)
 
 
 def _requests(
@@ -903,29 +917,29 @@ def _requests(
     positions: Sequence[int],
     prompts: Sequence[_Prepared],
     config: SIAConfig,
-    placing: Placing,
+    run_placement: RunPlacement,
     rounds: Rounds | None = None,
 ) -> Iterator[Request]:
     """The requests of some problems, with the numbers of rollouts that `rounds` has decided on."""
-    number = config.num_rollouts if rounds is None else rounds.mean_left(positions)
+    num_rollouts = config.num_rollouts if rounds is None else rounds.mean_left(positions)
     for position in positions:
         problem, prompt = task.problems[position], prompts[position]
         spec = prompt.spec(task, problem, config)
-        # The stop machine reads a prefix as it was drawn; with a permuted prefix it would have seen another text.
+        # The answer stream reads a prefix as it was drawn; with a permuted prefix it would have seen another text.
         stop = spec if config.stop_at_answer and not config.shuffle_prefix else None
         for trajectory in range(prompt.num_trajectories(config)):
-            given = None if prompt.given is None else tuple(prompt.given[trajectory].tolist())
+            ids = None if prompt.trajectory_ids is None else tuple(prompt.trajectory_ids[trajectory].tolist())
             yield Request(
                 key=(position, trajectory),
                 prompt_ids=tuple(prompt.token_ids.tolist()),
                 sampling=SamplingParams(config.temperature, config.top_p, config.max_tokens, prompt.stop),
-                num_rollouts=number,
+                num_rollouts=num_rollouts,
                 allocation=None if rounds is None else rounds.counts(position, trajectory),
                 seed=request_seed(config.seed, problem.id, trajectory),
-                stride=placing.base.stride,
-                placement=dataclasses.replace(placing.of(problem.id, trajectory), spec=spec),
-                trajectory_ids=given,
-                score_given=given is not None,
+                stride=run_placement.base.stride,
+                placement=dataclasses.replace(run_placement.placement(problem.id, trajectory), spec=spec),
+                trajectory_ids=ids,
+                score_given=ids is not None,
                 rollout_budget=config.rollout_budget,
                 share=config.share,
                 shuffle_prefix=config.shuffle_prefix,

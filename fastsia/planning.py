@@ -90,7 +90,7 @@ def forecast(
         FastsiaError: the model does not run in fastsia's own engine.
     """
     settings, load_options, task_options = split_settings(config, overrides)
-    if settings.places_rollouts:
+    if settings.allocates_rollouts:
         raise FastsiaError(
             "a forecast needs a fixed number of rollouts: target_se and max_total_tokens decide on it while they run."
         )
@@ -101,7 +101,7 @@ def forecast(
     engine = backend.engine
     started = time.perf_counter()
     if settings.trajectories is not None:
-        task = read_trajectories(settings.trajectories, task).of(task)
+        task = read_trajectories(settings.trajectories, task).restrict(task)
     asked = {name: getattr(settings, name) for name in ("checkpoints", "trajectories", "stride")}
     settings, requests = make_requests(backend, task, settings)
     settings = dataclasses.replace(settings, **asked)  # files by their path, which `evaluate` reads

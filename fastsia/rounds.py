@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
 from fastsia.config import SIAConfig
-from fastsia.results.schema import FinishedProblem, ScoredTrajectory, matched_tokens
+from fastsia.results.schema import AnsweredTrajectory, FinishedProblem, RoundState, matched_tokens
 from fastsia.results.writer import StoreWriter
-from fastsia.sia.allocation import Pilot, place
+from fastsia.sia.allocation import Pilot, allocate
 
 PROBE = 2
 """Rollouts of each checkpoint that a run with a budget draws before it decides on the number of the first round."""
@@ -32,15 +33,14 @@ class Rounds:
         self._config, self._writer = config, writer
         self._measured: dict[tuple[int, int], _Measured] = {}
 
-    def counts(self, position: int, number: int) -> tuple[int, ...] | None:
+    def counts(self, position: int, trajectory: int) -> tuple[int, ...] | None:
         """Rollouts of each checkpoint of a trajectory; None where that is not decided."""
-        found = self._writer.rounds.get(f"{position},{number}")
-        return None if found is None else tuple(found)
+        return self._writer.rounds.counts.get((position, trajectory))
 
     @property
     def uniform(self) -> int:
-        """Rollouts of every checkpoint that the next round of the undecided problems completes."""
-        first: int | None = self._writer.rounds.get("first")
+        """Rollouts per checkpoint after the next uniform round, those of earlier rounds included."""
+        first = self._writer.rounds.first
         if first is not None:
             return first
         has_budget = self._config.max_total_tokens is not None
@@ -48,9 +48,9 @@ class Rounds:
 
     def measure(self, finished: FinishedProblem) -> None:
         """Take what a uniform round has drawn of a problem; rollouts beyond those of the round do not count."""
-        for scored in finished.trajectories:
-            key = finished.position, scored.number
-            self._measured[key] = _Measured(scored, finished.problem.gold, self.uniform, self._config)
+        for answered in finished.trajectories:
+            key = finished.position, answered.number
+            self._measured[key] = _Measured(answered, finished.problem.gold, self.uniform, self._config)
 
     def decide(self, spent: int) -> bool:
         """Decide on the next round by the last one; whether all numbers are decided now.
@@ -59,40 +59,38 @@ class Rounds:
             spent: tokens of the finished problems.
         """
         measured, self._measured = dict(sorted(self._measured.items())), {}
-        stored, number = dict(self._writer.rounds), self.uniform
+        state, drawn = self._writer.rounds, self.uniform
         budget = self._config.max_total_tokens
         left = np.inf if budget is None else budget - spent - sum(one.length for one in measured.values())
-        if budget is not None and "first" not in stored:
-            each = sum(float(np.nan_to_num(one.pilot.cost).sum()) for one in measured.values())
-            first = int(np.clip(left // max(each, 1.0), number, self._config.num_rollouts))
-            stored["first"] = first
-            self._writer.store_rounds(stored)
-            if first > number:
+        if budget is not None and state.first is None:
+            cost_of_one_each = sum(float(np.nan_to_num(one.pilot.cost).sum()) for one in measured.values())
+            first = int(np.clip(left // max(cost_of_one_each, 1.0), drawn, self._config.num_rollouts))
+            self._writer.store_rounds(dataclasses.replace(state, first=first))
+            if first > drawn:
                 return False
-        stored.pop("first", None)
         pilots = [one.pilot for one in measured.values()]
-        numbers = place(pilots, number, target_se=self._config.target_se, tokens=left)
-        stored |= {f"{p},{n}": own.tolist() for (p, n), own in zip(measured, numbers, strict=True)}
-        self._writer.store_rounds(stored)
+        found = allocate(pilots, drawn, target_se=self._config.target_se, tokens=left)
+        counts = {key: tuple(own.tolist()) for key, own in zip(measured, found, strict=True)}
+        self._writer.store_rounds(RoundState(counts={**state.counts, **counts}))
         return True
 
     @property
-    def num_rollouts(self) -> int:
-        """Rollouts of all problems that are decided on."""
-        return sum(sum(own) for key, own in self._writer.rounds.items() if key != "first")
+    def total_rollouts(self) -> int:
+        """Rollouts of all trajectories whose numbers are decided."""
+        return sum(map(sum, self._writer.rounds.counts.values()))
 
     def mean_left(self, positions: Sequence[int]) -> int:
-        """Rollouts per checkpoint that some problems get beyond the fewest, on average."""
-        wanted = {str(position) for position in positions}
-        every = [n for key, own in self._writer.rounds.items() if key.partition(",")[0] in wanted for n in own]
+        """Mean rollouts per checkpoint still to draw, taking the fewest as drawn; for the forecast only."""
+        wanted = set(positions)
+        every = [n for (position, _), own in self._writer.rounds.counts.items() if position in wanted for n in own]
         return round(float(np.mean(every)) - min(every)) if every else 0
 
 
 class _Measured:
-    """A trajectory's pilot and its number of tokens."""
+    """A trajectory's pilot, from the first `num_rollouts` rollouts of each checkpoint, and its number of tokens."""
 
-    def __init__(self, scored: ScoredTrajectory, gold: str, number: int, config: SIAConfig) -> None:
-        drawn = scored.trajectory
+    def __init__(self, answered: AnsweredTrajectory, gold: str, num_rollouts: int, config: SIAConfig) -> None:
+        drawn = answered.trajectory
         self.length = len(drawn.token_ids)
         if drawn.rollouts is None:
             self.pilot = Pilot(np.zeros(0), np.zeros(0), np.zeros(0))
@@ -102,8 +100,8 @@ class _Measured:
         new = tokens - matched_tokens(drawn.token_ids, rollouts.checkpoint, rollouts.offsets, rollouts.token_ids)
         answers, costs = [], []
         for checkpoint in drawn.checkpoints:
-            mine = np.flatnonzero((rollouts.checkpoint == checkpoint) & (rollouts.index < number))
-            answers.append([scored.rollout_answers[0][row] for row in mine])
+            mine = np.flatnonzero((rollouts.checkpoint == checkpoint) & (rollouts.index < num_rollouts))
+            answers.append([answered.rollout_answers.chosen[row] for row in mine])
             has_room = config.rollout_budget == "new" or checkpoint < config.max_tokens
             costs.append(new[mine] if has_room else new[:0])
         self.pilot = Pilot.of(answers, gold, costs, config.target_of)

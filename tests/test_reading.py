@@ -24,7 +24,7 @@ from fastsia.backends.hf_generate import HFGenerateBackend
 from fastsia.engine.sequence import FinishReason, Request, Rollouts, Trajectory
 from fastsia.results import reading
 from fastsia.results.reader import Store
-from fastsia.results.reading import Reading, renew
+from fastsia.results.reading import Reading
 from fastsia.results.schema import DrawnProblem, pack_ids
 from fastsia.results.writer import StoreWriter
 from tests.stores import rewritten
@@ -150,10 +150,10 @@ def test_shuffled_rollouts_from_inside_a_think_block_are_read_as_such(
     )
     shuffled = Reading(SIAConfig(shuffle_prefix=True))
     asked = DrawnProblem(0, Problem("p", "?", "4"), "number", starts_in_think, [(0, drawn)])
-    (scored,) = shuffled.read(asked, vocabulary)
-    assert scored.answer == "4"
-    assert scored.rollout_answers[1] == [None if starts_in_think else "5", None, "5", "5"]
-    assert scored.rollout_answers[2] == ["5"] * 4
+    (answered,) = shuffled.read(asked, vocabulary)
+    assert answered.answer == "4"
+    assert answered.rollout_answers.strict == [None if starts_in_think else "5", None, "5", "5"]
+    assert answered.rollout_answers.lenient == ["5"] * 4
 
 
 def _texts(result: SIAResult, tokenizer: Any) -> list[str]:
@@ -620,7 +620,7 @@ def test_renewing_by_hand_reads_only_what_was_corrected(tmp_path: Path) -> None:
     store = Store(tmp_path / "run.sqlite")
     identity, vocabulary = store.identity(), store.vocabulary()
     with StoreWriter(tmp_path, identity, vocabulary) as writer:
-        found = renew(writer, Reading(SIAConfig(**identity["config"])), vocabulary, identity, {2: "99"})
+        found = Reading(SIAConfig(**identity["config"])).reread(writer, vocabulary, identity, {2: "99"})
     whole = store.rollout_columns().groupby("problem_id").size()
     assert found.num_answers == whole["p2"] + 1
     assert store.problems()["gold"].tolist() == ["0", "1", "99", "3"]

@@ -1,4 +1,4 @@
-"""Runs that place their rollouts: the same ones however often they are killed, within a budget, over all problems."""
+"""Runs that allocate rollouts: the same ones however often they are killed, within a budget, over all problems."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ def test_rollouts_are_placed_and_counted(whole: Path, model: Path, questions: Pa
     equal = {name: value for name, value in SETTINGS.items() if name != "target_se"}
     fastsia.evaluate(str(model), str(questions), output=tmp_path / "equal", **equal)
     key = "problem_id", "trajectory", "checkpoint", "rollout"
-    placed = {tuple(row[name] for name in key): row for row in tables(whole)["rollouts"]}
+    allocated = {tuple(row[name] for name in key): row for row in tables(whole)["rollouts"]}
     for row in tables(tmp_path / "equal")["rollouts"]:
-        assert placed[tuple(row[name] for name in key)]["token_ids"] == row["token_ids"]
+        assert allocated[tuple(row[name] for name in key)]["token_ids"] == row["token_ids"]
     with pytest.raises(fastsia.FastsiaError, match=r"config\.target_se was 0\.25, is now null"):
         fastsia.evaluate(str(model), str(questions), output=whole, **equal)
 
@@ -106,7 +106,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(whole: Path, model: Path, ques
 
 
 def test_a_budget_goes_to_all_problems(whole: Path, model: Path, questions: Path, tmp_path: Path) -> None:
-    """Half of what the first round would take: fewer rollouts everywhere, none without any. Twice of it: placed."""
+    """Half of what the first round would take: fewer rollouts everywhere, none without any. Twice of it: allocated."""
     settings = {name: value for name, value in SETTINGS.items() if name != "target_se"}
     with contextlib.closing(sqlite3.connect(whole / "run.sqlite")) as connection:
         text = "SELECT sum(num_tokens - matched_tokens) FROM rollouts WHERE rollout < 6"
@@ -127,12 +127,13 @@ def test_a_budget_goes_to_all_problems(whole: Path, model: Path, questions: Path
 
 
 def test_decisions_are_stored_with_a_checksum() -> None:
-    rounds = {"0,0": [6, 9], "first": 6}
+    rounds = schema.RoundState(6, {(0, 0): (6, 9)})
     meta = schema.rounds_meta(rounds)
     assert schema.parse_rounds(meta) == rounds
     text, stored = json.loads(meta["rounds"])
-    assert schema.parse_rounds({"rounds": json.dumps([text.replace("9", "8"), stored])}) == {}
-    assert schema.parse_rounds({}) == schema.parse_rounds({"rounds": "7"}) == {}
+    assert json.loads(text) == {"0,0": [6, 9], "first": 6}
+    assert schema.parse_rounds({"rounds": json.dumps([text.replace("9", "8"), stored])}) is None
+    assert schema.parse_rounds({}) is schema.parse_rounds({"rounds": "7"}) is None
 
 
 def test_who_cannot_do_rounds_says_so() -> None:

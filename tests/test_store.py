@@ -30,7 +30,15 @@ from fastsia.engine.sequence import UNFINISHED, Drawn, FinishReason, Rollouts, T
 from fastsia.files import write_json, write_parquet
 from fastsia.results import schema
 from fastsia.results.reader import Store
-from fastsia.results.schema import FinishedProblem, Part, ScoredTrajectory, matched_tokens, pack_ids, unpack_ids
+from fastsia.results.schema import (
+    AnsweredTrajectory,
+    FinishedProblem,
+    Part,
+    RolloutAnswers,
+    matched_tokens,
+    pack_ids,
+    unpack_ids,
+)
 from fastsia.results.writer import StoreWriter
 from tests.faults.disks import small_disk
 from tests.programs import begin_python
@@ -52,7 +60,7 @@ def vocabulary() -> Vocabulary:
 def finished(position: int, num_rollouts: int = 6, trajectories: int = 1, failed: bool = False) -> FinishedProblem:
     """A made-up finished problem: always the same one for the same arguments."""
     rng = np.random.default_rng(position)
-    scored = []
+    answered = []
     for number in range(trajectories):
         checkpoints = np.array([0, 4, 7], dtype=np.int32)
         lengths = rng.integers(0, 5, 3 * num_rollouts)
@@ -78,10 +86,10 @@ def finished(position: int, num_rollouts: int = 6, trajectories: int = 1, failed
             rollouts=None if failed else rollouts,
             error="logits were NaN" if failed else None,
         )
-        read = ([], [], []) if failed else (answers, answers, answers)
-        scored.append(ScoredTrajectory(number, trajectory, "2 + 2", "4", "4", "4", True, read))
+        read = RolloutAnswers([], [], []) if failed else RolloutAnswers(answers, answers, answers)
+        answered.append(AnsweredTrajectory(number, trajectory, "2 + 2", "4", "4", "4", True, read))
     problem = Problem(f"p{position}", "What?", "4", choices=("a", "b"))
-    return FinishedProblem(position, problem, "number", "What?", False, 0, scored)
+    return FinishedProblem(position, problem, "number", "What?", False, 0, answered)
 
 
 def write(folder: Path, vocabulary: Vocabulary, positions: range, **identity: Any) -> StoreWriter:
@@ -165,9 +173,9 @@ def test_what_is_written_is_read_back(tmp_path: Path, vocabulary: Vocabulary) ->
 def test_an_answer_too_few_is_an_error(tmp_path: Path, vocabulary: Vocabulary) -> None:
     """And nothing of the problem is stored."""
     whole = finished(0)
-    scored = whole.trajectories[0]
-    strict, lenient, answers = scored.rollout_answers
-    short = dataclasses.replace(scored, rollout_answers=(answers, strict, lenient[:-1]))
+    answered = whole.trajectories[0]
+    answers = answered.rollout_answers
+    short = dataclasses.replace(answered, rollout_answers=answers._replace(lenient=answers.lenient[:-1]))
     with StoreWriter(tmp_path, IDENTITY, vocabulary) as writer:
         with pytest.raises(ValueError, match="shorter"):
             writer.add(dataclasses.replace(whole, trajectories=[short]))

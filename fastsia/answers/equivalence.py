@@ -19,12 +19,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any, Literal, get_args
+from typing import IO, Any
 
 from fastsia.answers.spelling import FUNCTIONS
+from fastsia.config import EQUIVALENCES, Equivalence
 from fastsia.errors import FastsiaError
-
-Equivalence = Literal["spelling", "math_verify"]
 
 TIMEOUT_SECONDS = 5.0  # for one comparison
 MAX_TIMEOUTS = 4  # for one answer in a trajectory; afterwards it is not compared again
@@ -60,8 +59,8 @@ def classes(answers: Sequence[str], gold: str, *, method: Equivalence, verify: V
     Raises:
         FastsiaError: for an unknown method, or if the package is missing.
     """
-    if method not in get_args(Equivalence):
-        raise FastsiaError(f"equivalence must be one of {', '.join(get_args(Equivalence))}, got {method!r}.")
+    if method not in EQUIVALENCES:
+        raise FastsiaError(f"equivalence must be one of {', '.join(EQUIVALENCES)}, got {method!r}.")
     distinct = sorted({*answers, gold})
     if method == "spelling":
         return Classes({answer: answer for answer in distinct})

@@ -1,4 +1,4 @@
-"""Placement of a trajectory's checkpoints: at a stride, at boundaries of its text, or at given positions."""
+"""Placement of a trajectory's checkpoints: at a stride, at boundaries of its text, or at fixed positions."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Placement:
     """A rule for the checkpoints of one trajectory of T tokens. 0 and T are always among them.
 
     Attributes:
-        stride: tokens between checkpoints; used where nothing else is given.
+        stride: tokens between checkpoints; used where nothing else is set.
         boundary: a name in `BOUNDARIES`: at the ends of these parts of the text, "thinking" before the answer part.
         function: finds the positions.
-        given: the positions; where names them in errors.
+        fixed: the positions, from a file; `where` names its row in errors.
         most: thin them evenly to at most so many, of which the first and the last stay; None: all.
         spec: how the trajectory is read; it says where the answer part begins.
         before_answer: leave out what is after the beginning of the answer part, which then takes the place of T.
@@ -47,7 +47,7 @@ class Placement:
     stride: int = 20
     boundary: str | None = None
     function: CheckpointFunction | None = None
-    given: tuple[int, ...] | None = None
+    fixed: tuple[int, ...] | None = None
     where: str = ""
     most: int | None = None
     spec: Spec | None = None
@@ -56,13 +56,13 @@ class Placement:
     @property
     def is_regular(self) -> bool:
         """Whether only the stride places the checkpoints."""
-        return self.boundary is None and self.function is None and self.given is None and self.most is None
+        return self.boundary is None and self.function is None and self.fixed is None and self.most is None
 
     def positions(self, token_ids: ArrayLike, vocabulary: Vocabulary | None) -> np.ndarray:
         """The checkpoints of a trajectory; int32, ascending, distinct.
 
         Raises:
-            FastsiaError: a given position is beyond the trajectory; the function fails or returns anything but such
+            FastsiaError: a fixed position is beyond the trajectory; the function fails or returns anything but such
                 positions.
         """
         ids = np.asarray(token_ids, dtype=np.int64).reshape(-1)
@@ -84,11 +84,11 @@ class Placement:
 
     def _inner(self, ids: np.ndarray, vocabulary: Vocabulary | None, last: int, answer: int) -> np.ndarray:
         """The checkpoints between 0 and the last one; some may be after it."""
-        if self.given is not None:
-            beyond = next((position for position in self.given if position > len(ids)), None)
+        if self.fixed is not None:
+            beyond = next((position for position in self.fixed if position > len(ids)), None)
             if beyond is not None:
                 raise FastsiaError(f"{self.where}: position {beyond} is beyond the trajectory's {len(ids)} tokens.")
-            return np.array(self.given, dtype=np.int64)
+            return np.array(self.fixed, dtype=np.int64)
         if self.function is None and self.boundary is None:
             return np.arange(0, len(ids), self.stride)
         if vocabulary is None:

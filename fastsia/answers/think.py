@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastsia.config import is_text
+from fastsia.config import is_tag_pair
 from fastsia.errors import FastsiaError
 
 KNOWN_TAGS: tuple[tuple[str, str], ...] = (
@@ -27,11 +27,9 @@ def check_tags(tags: Any) -> tuple[str, str]:
     Raises:
         FastsiaError: unless they are two different texts without white space.
     """
-    pair = tuple(tags) if isinstance(tags, (tuple, list)) else ()
-    is_pair = len(pair) == 2 and all(is_text(mark) and mark and mark.split() == [mark] for mark in pair)
-    if not is_pair or pair[0] == pair[1]:
+    if not is_tag_pair(tags):
         raise FastsiaError(f"think_tags must be two different marks without white space, got {tags!r:.80}.")
-    return pair[0], pair[1]
+    return tags[0], tags[1]
 
 
 def known_tags(think_tags: tuple[str, str] | None = None) -> tuple[tuple[str, str], ...]:

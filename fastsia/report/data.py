@@ -108,8 +108,7 @@ class ReportData:
         curves: Of `sia.Analysis`.
         tables: Of `sia.Analysis`.
         views: The trajectories with their texts, in any order; iterated once, so a generator that reads the store
-        lazily
-            is enough.
+            lazily is enough.
     """
 
     summary: Mapping[str, Any]

@@ -73,7 +73,7 @@ _COLUMNS = (
 
 
 def write_report(path: Path | str, data: ReportData, drawings: Sequence[Drawing] | None = None) -> Path:
-    """Write the report to `path` (a folder gets report.html in it) and returns the file.
+    """Write the report to `path` (a folder gets report.html in it) and return the file.
 
     Args:
         path: A folder or a file.

@@ -153,7 +153,7 @@ def label_axes(axes: Axes, ylabel: str, axis: str = "relative") -> None:
 
 
 def legend_below(axes: Axes, number: int | None = None, columns: int = 2) -> None:
-    """Put the legend under the axes, where it covers no data, and enlarges the figure by its rows.
+    """Put the legend under the axes, where it covers no data, and enlarge the figure by its rows.
 
     Args:
         axes: Of the figure.

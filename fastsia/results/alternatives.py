@@ -251,8 +251,8 @@ def _read(
         rollouts=rollouts,
     )
     drawn = DrawnProblem(0, problem_of(problem), problem["format"], bool(problem["starts_in_think"]), [(0, trajectory)])
-    (scored,) = reading.read(drawn, vocabulary)
-    return scored.rollout_answers[0]
+    (answered,) = reading.read(drawn, vocabulary)
+    return answered.rollout_answers.chosen
 
 
 def read_alternatives(store: Store, problem_id: str | None = None) -> pd.DataFrame:

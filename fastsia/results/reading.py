@@ -15,22 +15,19 @@ from typing import Any
 import numpy as np
 
 from fastsia.answers.equivalence import Classes, classes
-from fastsia.answers.extraction import RULES_VERSION, canonical_gold, extract_rollouts
+from fastsia.answers.extraction import RULES_VERSION, Readings, canonical_gold, extract_rollouts
 from fastsia.answers.reference import is_thinking
 from fastsia.answers.spec import Spec
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.config import AnswerFormat, SIAConfig, is_text
 from fastsia.engine.sequence import FinishReason, Trajectory
 from fastsia.errors import FastsiaError, one_line
-from fastsia.results.schema import DrawnProblem, ScoredTrajectory
+from fastsia.results.schema import AnsweredTrajectory, DrawnProblem, RolloutAnswers
 from fastsia.results.writer import FindClasses, Reread, StoreWriter
 from fastsia.tasks.prompt import reading_options
 
 AnswerReader = Callable[[str], str | None]
 """From the text of a trajectory, or of a prefix with its continuation, to the answer; None if there is none."""
-
-Readings = tuple[list[str | None], list[str | None]]
-"""Answers in the strict and in the lenient reading."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Reading:
             raise FastsiaError("answer_reader and answer_regex are two readers; give one of them.")
 
     @property
-    def is_own(self) -> bool:
+    def is_custom(self) -> bool:
         """Whether a function or a regular expression reads the answers, not the package's rules."""
         return self.reader is not None or self.config.answer_regex is not None
 
@@ -84,7 +81,7 @@ class Reading:
 
         return find
 
-    def read(self, of: DrawnProblem, vocabulary: Vocabulary) -> list[ScoredTrajectory]:
+    def read(self, of: DrawnProblem, vocabulary: Vocabulary) -> list[AnsweredTrajectory]:
         """Read the answers of a problem's trajectories and of all their rollouts.
 
         A rollout's text is that of the trajectory's tokens before it and its own tokens, or only of its own where the
@@ -92,15 +89,40 @@ class Reading:
         """
         return [self._read(number, drawn, of, vocabulary) for number, drawn in of.trajectories]
 
-    def _read(self, number: int, drawn: Trajectory, of: DrawnProblem, vocabulary: Vocabulary) -> ScoredTrajectory:
+    def reread(
+        self,
+        writer: StoreWriter,
+        vocabulary: Vocabulary,
+        identity: Mapping[str, Any],
+        golds: Mapping[int, str] | None = None,
+    ) -> Reread:
+        """Read stored texts again: with golds and an unchanged reading only those of corrected golds, else all.
+
+        Args:
+            writer: of the run's folder.
+            vocabulary: of the run.
+            identity: of the run; its config replaces the stored one.
+            golds: corrected gold answers, by position.
+        """
+        facts = self.facts()
+        return writer.reread(
+            lambda stored: self.read(stored, vocabulary),
+            identity,
+            facts,
+            find_classes=self.find_classes,
+            golds=golds,
+            positions=golds if golds and writer.stored_reading == facts else None,
+        )
+
+    def _read(self, number: int, drawn: Trajectory, of: DrawnProblem, vocabulary: Vocabulary) -> AnsweredTrajectory:
         text = vocabulary.decode(drawn.token_ids)
         if drawn.rollouts is None:
-            return ScoredTrajectory(number, drawn, text, None, None, None, False)
-        read = self._by_reader if self.is_own else self._by_rules
+            return AnsweredTrajectory(number, drawn, text, None, None, None, False)
+        read = self._by_reader if self.is_custom else self._by_rules
         strict, lenient = read(drawn, text, of, vocabulary)
         own = (strict.pop(), lenient.pop())
         chosen = 0 if self.config.answer_reading == "strict" else 1
-        return ScoredTrajectory(
+        return AnsweredTrajectory(
             number=number,
             trajectory=drawn,
             text=text,
@@ -108,7 +130,7 @@ class Reading:
             answer_strict=own[0],
             answer_lenient=own[1],
             correct=own[chosen] == of.problem.gold,
-            rollout_answers=((strict, lenient)[chosen], strict, lenient),
+            rollout_answers=RolloutAnswers((strict, lenient)[chosen], strict, lenient),
         )
 
     def _by_reader(self, drawn: Trajectory, text: str, of: DrawnProblem, vocabulary: Vocabulary) -> Readings:
@@ -127,7 +149,7 @@ class Reading:
                 known[whole] = _read_one(read, whole, of)
             lenient.append(known[whole])
         lenient.append(_read_one(read, text, of))
-        return [None if cut else answer for cut, answer in zip(_cut(drawn), lenient, strict=True)], lenient
+        return Readings([None if cut else answer for cut, answer in zip(_cut(drawn), lenient, strict=True)], lenient)
 
     def _by_rules(self, drawn: Trajectory, text: str, of: DrawnProblem, vocabulary: Vocabulary) -> Readings:
         """(strict, lenient) answers of the rollouts and, last, of the trajectory."""
@@ -168,34 +190,7 @@ class Reading:
                 strict, lenient = strict + one, lenient + other
         nothing = np.zeros(0, dtype=np.int32)
         one, other = extract(whole, nothing, np.zeros(2, dtype=np.int64), of.starts_in_think, cut[-1:])
-        return strict + one, lenient + other
-
-
-def renew(
-    writer: StoreWriter,
-    reading: Reading,
-    vocabulary: Vocabulary,
-    identity: Mapping[str, Any],
-    golds: Mapping[int, str] | None = None,
-) -> Reread:
-    """Read stored texts again: with golds and an unchanged reading only those of corrected golds, else all.
-
-    Args:
-        writer: of the run's folder.
-        reading: how to read them.
-        vocabulary: of the run.
-        identity: of the run; its config replaces the stored one.
-        golds: corrected gold answers, by position.
-    """
-    facts = reading.facts()
-    return writer.reread(
-        lambda stored: reading.read(stored, vocabulary),
-        identity,
-        facts,
-        find_classes=reading.find_classes,
-        golds=golds,
-        positions=golds if golds and writer.stored_reading == facts else None,
-    )
+        return Readings(strict + one, lenient + other)
 
 
 def _cut(drawn: Trajectory) -> np.ndarray:

@@ -33,7 +33,7 @@ from fastsia.results.manifest import (
     read_object,
 )
 from fastsia.results.reader import Store, no_run
-from fastsia.results.reading import AnswerReader, Reading, renew
+from fastsia.results.reading import AnswerReader, Reading
 from fastsia.results.schema import DATABASE
 from fastsia.results.score import drop_partial_costs, plain, score_store, stored_config
 from fastsia.results.writer import Reread, StoreWriter, with_defaults
@@ -465,7 +465,7 @@ def _reread(path: Path, changes: dict[str, Any], answer_reader: AnswerReader | N
     identity["config"] = dataclasses.asdict(reading.config)
     vocabulary = store.vocabulary()
     with StoreWriter(path, identity, vocabulary) as writer:
-        return renew(writer, reading, vocabulary, identity)
+        return reading.reread(writer, vocabulary, identity)
 
 
 _NOTE_ON_CORRECT = (

@@ -35,7 +35,7 @@ HEAD = ("schema_version", "identity", "vocabulary")
 READING = ("reading", "equivalents", "reading_checksum")
 """Keys of `meta` for how answers were read, and which are equal. If they are damaged, the texts are read again."""
 ROUNDS = "rounds"
-"""Key of `meta` for how many rollouts the checkpoints get, where they are placed in rounds; see `rounds_meta`."""
+"""Key of `meta` for how many rollouts the checkpoints get, where rounds decide it; see `rounds_meta`."""
 REPAIRS = "repairs"
 """Key of `meta` for the notes of damaged databases that were set aside: a JSON list."""
 
@@ -150,8 +150,6 @@ _TYPES: dict[Any, tuple[str, Any]] = {
 }
 """By a field's annotation: a column's SQL type, and its dtype in a frame."""
 
-Answers = tuple[list[str | None], list[str | None], list[str | None]]
-
 
 class ProblemRows(NamedTuple):
     """All rows of a problem. trajectories, rollouts: in the order of their ids."""
@@ -173,15 +171,22 @@ class ProblemRows(NamedTuple):
         return self._replace(problem=self.problem._replace(checksum=self.checksum()))
 
 
+class RolloutAnswers(NamedTuple):
+    """The answers of a trajectory's rollouts, one entry each, as the run, strict and lenient reading have them."""
+
+    chosen: list[str | None]
+    strict: list[str | None]
+    lenient: list[str | None]
+
+
 @dataclass(frozen=True)
-class ScoredTrajectory:
+class AnsweredTrajectory:
     """A finished trajectory with the answers read from it and from its rollouts.
 
     Attributes:
         text: the decoded trajectory.
-        answer: as the run's `answer_reading` reads it.
-        rollout_answers: lists of the answers as the run, strict and lenient reading have them, one entry per rollout;
-            empty if the trajectory failed.
+        answer: as the run's `answer_reading` reads it; None if it states none.
+        rollout_answers: empty if the trajectory failed.
     """
 
     number: int
@@ -191,7 +196,7 @@ class ScoredTrajectory:
     answer_strict: str | None
     answer_lenient: str | None
     correct: bool
-    rollout_answers: Answers = ([], [], [])
+    rollout_answers: RolloutAnswers = field(default_factory=lambda: RolloutAnswers([], [], []))
 
 
 @dataclass(frozen=True)
@@ -204,7 +209,7 @@ class FinishedProblem:
     prompt: str
     starts_in_think: bool
     cut_prompt_tokens: int
-    trajectories: Sequence[ScoredTrajectory] = field(default_factory=tuple)
+    trajectories: Sequence[AnsweredTrajectory] = field(default_factory=tuple)
 
 
 @dataclass(frozen=True)
@@ -224,19 +229,23 @@ class Part:
     is_whole: bool = False
 
 
+NumberedTrajectories = Sequence[tuple[int, Trajectory]]
+"""A problem's finished trajectories, each with its number."""
+
+
 @dataclass(frozen=True)
 class DrawnProblem:
     """A problem as it was drawn, before its answers are read.
 
     Attributes:
-        trajectories: (number, trajectory) pairs. From a database, their rollouts have no log-probabilities.
+        trajectories: From a database, their rollouts have no log-probabilities.
     """
 
     position: int
     problem: Problem
     answer_format: AnswerFormat
     starts_in_think: bool
-    trajectories: Sequence[tuple[int, Trajectory]]
+    trajectories: NumberedTrajectories
 
 
 # --- SQL -------------------------------------------------------------------------------------------------------
@@ -417,20 +426,44 @@ def head_checksum(meta: Mapping[str, Any]) -> int:
 # --- rounds of rollouts ----------------------------------------------------------------------------------------
 
 
-def rounds_meta(rounds: Mapping[str, Any]) -> dict[str, Any]:
-    """The value of `meta` for a mapping of "POSITION,TRAJECTORY" to the numbers of rollouts of its checkpoints, and,
-    while others are undecided, of "first" to the number of the first round."""
-    text = json.dumps(rounds, sort_keys=True)
+@dataclass(frozen=True)
+class RoundState:
+    """What earlier rounds have decided.
+
+    Attributes:
+        first: rollouts per checkpoint after the first round, while the final numbers are not decided; else None.
+        counts: the final number of rollouts of each checkpoint, by (position, trajectory).
+    """
+
+    first: int | None = None
+    counts: Mapping[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
+
+
+def rounds_meta(rounds: RoundState) -> dict[str, Any]:
+    """The value of `meta`: JSON with the counts under "POSITION,TRAJECTORY", and `first` under its name."""
+    stored: dict[str, Any] = {f"{position},{number}": counts for (position, number), counts in rounds.counts.items()}
+    if rounds.first is not None:
+        stored["first"] = rounds.first
+    text = json.dumps(stored, sort_keys=True)
     return {ROUNDS: json.dumps([text, checksum([text])])}
 
 
-def parse_rounds(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `rounds_meta`; empty where nothing is decided, or the value is damaged."""
+def parse_rounds(meta: Mapping[str, Any]) -> RoundState | None:
+    """The inverse of `rounds_meta`; None where nothing is stored, or the value is damaged."""
     try:
         text, stored = json.loads(meta[ROUNDS])
-        return dict(json.loads(text)) if checksum([text]) == stored else {}
-    except (KeyError, ValueError, TypeError, RecursionError):
-        return {}
+        if checksum([text]) != stored:
+            return None
+        counts = json.loads(text)
+        first = counts.pop("first", None)
+        return RoundState(first, {_trajectory_of(key): tuple(own) for key, own in counts.items()})
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _trajectory_of(key: str) -> tuple[int, int]:
+    position, number = key.split(",")
+    return int(position), int(number)
 
 
 # --- how answers were read -------------------------------------------------------------------------------------
@@ -617,21 +650,21 @@ def to_rows(finished: FinishedProblem) -> ProblemRows:
     problem, base = finished.problem, finished.position * PER_PROBLEM
     trajectories: list[TrajectoryRow] = []
     rollouts: list[RolloutRow] = []
-    for scored in finished.trajectories:
-        drawn = scored.trajectory
+    for answered in finished.trajectories:
+        drawn = answered.trajectory
         row = TrajectoryRow(
-            id=base + scored.number,
+            id=base + answered.number,
             problem_id=problem.id,
-            trajectory=scored.number,
+            trajectory=answered.number,
             seed=int(np.int64(np.uint64(drawn.seed & (2**64 - 1)))),
             finish_reason=drawn.finish_reason,
             error=drawn.error,
             # A faulty tokenizer may decode to lone surrogates, which sqlite refuses.
-            text=scored.text.encode("utf-8", "replace").decode("utf-8"),
-            answer=scored.answer,
-            answer_strict=scored.answer_strict,
-            answer_lenient=scored.answer_lenient,
-            correct=int(scored.correct),
+            text=answered.text.encode("utf-8", "replace").decode("utf-8"),
+            answer=answered.answer,
+            answer_strict=answered.answer_strict,
+            answer_lenient=answered.answer_lenient,
+            correct=int(answered.correct),
             num_tokens=len(drawn.token_ids),
             prompt_token_ids=pack_ids(drawn.prompt_ids),
             token_ids=pack_ids(drawn.token_ids),
@@ -639,7 +672,7 @@ def to_rows(finished: FinishedProblem) -> ProblemRows:
             token_entropies=pack_floats(drawn.token_entropies),
         )
         trajectories.append(row)
-        rollouts += _rollout_rows(scored, row, base + len(rollouts))
+        rollouts += _rollout_rows(answered, row, base + len(rollouts))
     head = ProblemRow(
         position=finished.position,
         problem_id=problem.id,
@@ -657,8 +690,8 @@ def to_rows(finished: FinishedProblem) -> ProblemRows:
     return ProblemRows(head, trajectories, rollouts).sealed()
 
 
-def _rollout_rows(scored: ScoredTrajectory, row: TrajectoryRow, first_id: int) -> Iterable[RolloutRow]:
-    rollouts = scored.trajectory.rollouts
+def _rollout_rows(answered: AnsweredTrajectory, row: TrajectoryRow, first_id: int) -> Iterable[RolloutRow]:
+    rollouts = answered.trajectory.rollouts
     if rollouts is None:
         return []
     count, offsets = len(rollouts), rollouts.offsets
@@ -670,7 +703,7 @@ def _rollout_rows(scored: ScoredTrajectory, row: TrajectoryRow, first_id: int) -
     # sqlite stores -0.0 as 0.0, which would not match the checksum.
     logprobs = (totals[offsets[1:]] - totals[offsets[:-1]] + 0.0).astype(object)
     logprobs[unknown[offsets[1:]] > unknown[offsets[:-1]]] = None
-    matched = matched_tokens(scored.trajectory.token_ids, rollouts.checkpoint, offsets, rollouts.token_ids)
+    matched = matched_tokens(answered.trajectory.token_ids, rollouts.checkpoint, offsets, rollouts.token_ids)
     columns = (
         range(first_id, first_id + count),
         [row.problem_id] * count,
@@ -679,7 +712,7 @@ def _rollout_rows(scored: ScoredTrajectory, row: TrajectoryRow, first_id: int) -
         rollouts.index.tolist(),
         [row.seed] * count,
         [FINISH_REASONS[code] for code in rollouts.finish_reason.tolist()],
-        *scored.rollout_answers,
+        *answered.rollout_answers,
         np.diff(offsets).tolist(),
         matched.tolist(),
         logprobs.tolist(),
@@ -734,3 +767,10 @@ def _to_trajectory(row: TrajectoryRow, rollouts: Sequence[RolloutRow]) -> Trajec
         rollouts=None if row.finish_reason == "error" else drawn,
         error=row.error,
     )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ScoredTrajectory":
+        renamed.warn(name, "AnsweredTrajectory")
+        return AnsweredTrajectory
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -142,7 +142,7 @@ def _encode(store: Store, config: SIAConfig) -> tuple[RolloutTable, dict[str, Ro
     return encode(columns), encode_readings(columns)
 
 
-def read_table(store: Store) -> tuple[RolloutTable, TokenLogprobs | None]:
+def stored_table(store: Store) -> tuple[RolloutTable, TokenLogprobs | None]:
     """The rollouts of a stored run as arrays, with the log-probabilities of their trajectories' tokens."""
     table, _ = _encode(store, stored_config(store))
     stored = store.trajectories()

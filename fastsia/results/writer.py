@@ -28,13 +28,13 @@ from fastsia.results import repair, schema
 from fastsia.results.reader import Store
 from fastsia.results.schema import (
     DATABASE,
+    AnsweredTrajectory,
     ClassesByTrajectory,
     DrawnProblem,
     FinishedProblem,
     Part,
     PartRow,
     ProblemRows,
-    ScoredTrajectory,
 )
 
 LOCK = ".lock"
@@ -125,7 +125,7 @@ class StoreWriter:
     Attributes:
         done: positions of finished problems.
         begun: positions of problems with stored parts.
-        rounds: how many rollouts each checkpoint gets; see `schema.rounds_meta`.
+        rounds: how many rollouts each checkpoint gets, where rounds decide it.
         stored_reading: how the stored answers were read.
         notes: what was repaired, a sentence each.
 
@@ -171,7 +171,8 @@ class StoreWriter:
             self._next_part = {(position, trajectory): number for position, trajectory, number, _ in found}
             self._last_part = max((row[3] for row in found), default=-1)
             self.begun = {row[0] for row in found}
-            self.rounds = schema.parse_rounds(schema.read_meta(self._connection, "vocabulary"))
+            stored = schema.parse_rounds(schema.read_meta(self._connection, "vocabulary"))
+            self.rounds = stored or schema.RoundState()
         except BaseException:
             self._unlock()
             raise
@@ -213,7 +214,7 @@ class StoreWriter:
 
     def reread(
         self,
-        read: Callable[[DrawnProblem], Sequence[ScoredTrajectory]],
+        read: Callable[[DrawnProblem], Sequence[AnsweredTrajectory]],
         identity: Mapping[str, Any],
         reading: Mapping[str, Any],
         *,
@@ -272,7 +273,7 @@ class StoreWriter:
     def _reread_problem(
         self,
         position: int,
-        read: Callable[[DrawnProblem], Sequence[ScoredTrajectory]],
+        read: Callable[[DrawnProblem], Sequence[AnsweredTrajectory]],
         find_classes: FindClasses | None,
         gold: str | None,
         classes: ClassesByTrajectory,
@@ -283,10 +284,10 @@ class StoreWriter:
         counts = np.zeros(3, dtype=np.int64)
         trajectories: list[Any] = []
         rollouts: list[Any] = []
-        for (row, mine), scored in zip(schema.by_trajectory(rows), read(schema.to_stored(rows)), strict=True):
-            own = (scored.answer, scored.answer_strict, scored.answer_lenient)
-            row_now = _with_answers(row, own)._replace(correct=int(scored.correct))
-            mine_now = list(map(_with_answers, mine, zip(*scored.rollout_answers, strict=True)))
+        for (row, mine), answered in zip(schema.by_trajectory(rows), read(schema.to_stored(rows)), strict=True):
+            own = (answered.answer, answered.answer_strict, answered.answer_lenient)
+            row_now = _with_answers(row, own)._replace(correct=int(answered.correct))
+            mine_now = list(map(_with_answers, mine, zip(*answered.rollout_answers, strict=True)))
             before = schema.names_of(self._classes, row.id)
             if find_classes is not None:
                 classes[row.id] = _classes_of(find_classes, rows, row_now, mine_now)
@@ -310,11 +311,11 @@ class StoreWriter:
             self._connection.execute("BEGIN IMMEDIATE")
             yield
 
-    def store_rounds(self, rounds: Mapping[str, Any]) -> None:
-        """Store how many rollouts the checkpoints get; see `schema.rounds_meta`."""
+    def store_rounds(self, rounds: schema.RoundState) -> None:
+        """Store how many rollouts the checkpoints get."""
         with self._writing, self._changing():
             schema.write_meta(self._connection, schema.rounds_meta(rounds))
-        self.rounds = dict(rounds)
+        self.rounds = rounds
 
     def add(self, finished: FinishedProblem) -> None:
         """Commit one finished problem, whole or not at all. May be called from any thread."""
@@ -435,7 +436,8 @@ class StoreWriter:
             stored, classes = schema.parse_reading(found)
             meta = {key: value for key, value in meta.items() if key not in schema.READING}
             meta |= schema.reading_meta(stored, classes) if stored is not None else {schema.READING[0]: None}
-            meta |= schema.rounds_meta(rounds) if (rounds := schema.parse_rounds(found)) else {}
+            rounds = schema.parse_rounds(found)
+            meta |= {} if rounds is None else schema.rounds_meta(rounds)
         self.notes.append(repair.replace(self.path, self._repaired, damage, meta, found, salvaged, parts))
 
     def _check_identity(self, meta: Mapping[str, Any], identity: Mapping[str, Any], vocabulary: Vocabulary) -> None:

@@ -166,7 +166,7 @@ def split_halves(width: int, num_splits: int, seed: int) -> np.ndarray:
 
 
 def halve(table: RolloutTable, alpha: float, num_splits: int, seed: int) -> Halves:
-    """Split the rollouts by index, the same way at every checkpoint, and measures both halves.
+    """Split the rollouts by index, the same way at every checkpoint, and measure both halves.
 
     Both halves smooth the surprisal with the number of distinct answers of the whole trajectory.
     """

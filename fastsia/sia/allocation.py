@@ -151,7 +151,7 @@ def _numbers(
     return numbers(few)
 
 
-def place(
+def allocate(
     pilots: Sequence[Pilot], first: int, *, target_se: float | None = None, tokens: float = np.inf
 ) -> list[np.ndarray]:
     """Each checkpoint's total number of rollouts.
@@ -210,7 +210,7 @@ def _fit(numbers: list[np.ndarray], pilots: Sequence[Pilot], first: int, tokens:
 
 
 def bias_bound(count: np.ndarray, tokens: np.ndarray, most_tokens: int) -> float:
-    """A limit of the bias that placing by a budget of tokens leaves in an answer's share at any checkpoint.
+    """An upper bound on the bias that a budget of tokens leaves in an answer's share at any checkpoint.
 
     Without a budget it is 0: a checkpoint's number does not depend on its own rollouts. A budget is fitted by one
     factor, `_fit`'s, which the mean length of the checkpoint's own rollouts changes. With all other lengths as they

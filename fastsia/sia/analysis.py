@@ -166,7 +166,7 @@ def _token_curves(scored: Scored) -> Iterator[Curve]:
     """By tokens written: mean entropy of the trajectories that have not ended there, and the AUC."""
     table, bootstrap = scored.table, scored.bootstrap
     positions, rows = token_rows(table)
-    values = np.where(rows >= 0, scored.points.entropy[rows], 0.0)
+    values = np.where(rows >= 0, scored.stats.entropy[rows], 0.0)
     starts = table.problem_offsets[:-1]
     sums = np.add.reduceat(values, starts, axis=0)
     mean = Resampled.ratio(sums, np.add.reduceat((rows >= 0).astype(np.float64), starts, axis=0), bootstrap)
@@ -174,7 +174,7 @@ def _token_curves(scored: Scored) -> Iterator[Curve]:
     yield _auc(scored.auc, "relative")
     change = scored.auc_change
     yield Curve("auc_change", "relative", "all", GRID, change.value, change.samples, change.n)
-    yield _auc(auc_curve(table, scored.points, scored.correct, positions, rows, bootstrap), "tokens")
+    yield _auc(auc_curve(table, scored.stats, scored.correct, positions, rows, bootstrap), "tokens")
 
 
 def _auc(curve: AucCurve, axis: str) -> Curve:
@@ -186,5 +186,5 @@ def _finite(x: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(x), x, np.nan)
 
 
-FACTS[:0] = [_counts, _permutation]
-CURVES[:0] = [_mean_curves, _token_curves]
+FACTS.extend([_counts, _permutation])
+CURVES.extend([_mean_curves, _token_curves])

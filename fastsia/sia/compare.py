@@ -24,7 +24,7 @@ ENTROPIES = ("token_entropy", "entropy_mean")
 """Quantities on which accuracy is regressed."""
 
 
-@registry.table("runs", columns="run model task num_problems", place=10, of_run=False, from_run=False)
+@registry.table("runs", columns="run model task num_problems", place=10, exported=False, computed=False)
 def tabulate(summaries: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """Runs.
 
@@ -86,8 +86,8 @@ def side_by_side(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     "differences",
     columns="run minus quantity difference low high num_problems paired",
     place=20,
-    of_run=False,
-    from_run=False,
+    exported=False,
+    computed=False,
 )
 def differences(runs: Mapping[str, pd.DataFrame], *, num_resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
     """Differences between runs.
@@ -152,8 +152,8 @@ def _mean(frame: pd.DataFrame, ids: pd.Index, draws: Bootstrap, column: str) -> 
     "temperature_sweep",
     columns="temperature run num_problems accuracy entropy_mean entropy_final gain",
     place=22,
-    of_run=False,
-    from_run=False,
+    exported=False,
+    computed=False,
 )
 def temperature_sweep(
     runs: Mapping[str, pd.DataFrame], temperatures: Mapping[str, float], *, num_resamples: int = 2000, seed: int = 0
@@ -192,8 +192,8 @@ def temperature_sweep(
     "entropy_performance",
     columns="quantity num_runs num_problems a b r_squared",
     place=24,
-    of_run=False,
-    from_run=False,
+    exported=False,
+    computed=False,
 )
 def entropy_performance(
     runs: Mapping[str, pd.DataFrame], *, num_resamples: int = 2000, seed: int = 0
@@ -254,7 +254,7 @@ def _line(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 @registry.table(
-    "shuffled_prefix", columns="quantity num_problems original shuffled difference", place=30, from_run=False
+    "shuffled_prefix", columns="quantity num_problems original shuffled difference", place=30, computed=False
 )
 def shuffled_table(
     original: pd.DataFrame, shuffled: pd.DataFrame, *, num_resamples: int = 2000, seed: int = 0

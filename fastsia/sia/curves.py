@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fastsia.sia.bootstrap import Bootstrap, interval, standard_error
-from fastsia.sia.entropy import Checkpoints
+from fastsia.sia.entropy import CheckpointStats
 from fastsia.sia.table import RolloutTable
 
 GRID = np.linspace(0.0, 1.0, 21)
@@ -180,14 +180,14 @@ class AucCurve:
 
 def auc_curve(
     table: RolloutTable,
-    points: Checkpoints,
+    stats: CheckpointStats,
     correct: np.ndarray,
     positions: np.ndarray,
     rows: np.ndarray,
     bootstrap: Bootstrap,
 ) -> AucCurve:
     """`score_auc` of -H at checkpoint rows [T, K]; -1 where a trajectory has no checkpoint."""
-    return score_auc(table, np.where(rows >= 0, -points.entropy[rows], np.nan), correct, positions, bootstrap)
+    return score_auc(table, np.where(rows >= 0, -stats.entropy[rows], np.nan), correct, positions, bootstrap)
 
 
 def score_auc(

@@ -58,8 +58,9 @@ class Divergences:
             to the next; 0 at the last checkpoint and after `end`.
         segment: int64 [R], row of the checkpoint after which the rollout diverges; the trajectory's last row if it
             never does.
-        visible: int64 [R], row of the first checkpoint whose limit (its position + max_tokens) reaches the rollout's
-            end. Its own row if its limit cut it after it had an answer; its own row + 1 if it was cut without one.
+        uncensored_from: int64 [R], row of the first checkpoint at which the rollout is not censored, i.e. whose limit
+            (position + max_tokens) is not before the rollout's end. Of a rollout that its own limit cut: the row it was
+            drawn from if it has an answer, else that row + 1, i.e. it is censored everywhere.
         num_cut: int64 [T], rollouts whose answer another limit might have changed: under `rollout_budget="new"` those
             that were cut. Under "total" all have the same limit.
         decided: bool [T], trajectories whose own tokens decide their answer before or at the last checkpoint.
@@ -69,7 +70,7 @@ class Divergences:
     known: np.ndarray
     log_stay: np.ndarray
     segment: np.ndarray
-    visible: np.ndarray
+    uncensored_from: np.ndarray
     num_cut: np.ndarray
     decided: np.ndarray
     end: np.ndarray
@@ -98,18 +99,18 @@ class Divergences:
         segment = np.where(leave >= end[owner[row]], table.last[owner[row]], segment)
 
         known, log_stay = _segment_logprobs(table, logprobs, end)
-        visible, num_cut = table.first[owner[row]], np.zeros(table.num_trajectories, dtype=np.int64)
+        uncensored_from, num_cut = table.first[owner[row]], np.zeros(table.num_trajectories, dtype=np.int64)
         if config.rollout_budget == "new":
             earliest = np.maximum(start + table.tokens - config.max_tokens, 0)
-            visible = np.minimum(np.searchsorted(place, owner[row] * span + earliest, side="left"), row)
-            visible = np.maximum(visible, table.first[owner[row]])
-            visible = np.where(table.cut, np.where(table.code < 0, row + 1, row), visible)
+            uncensored_from = np.minimum(np.searchsorted(place, owner[row] * span + earliest, side="left"), row)
+            uncensored_from = np.maximum(uncensored_from, table.first[owner[row]])
+            uncensored_from = np.where(table.cut, np.where(table.code < 0, row + 1, row), uncensored_from)
             num_cut = np.bincount(owner[row], weights=table.cut, minlength=table.num_trajectories).astype(np.int64)
-        return cls(known, log_stay, segment, visible, num_cut, decided, end)
+        return cls(known, log_stay, segment, uncensored_from, num_cut, decided, end)
 
-    def late(self, table: RolloutTable) -> np.ndarray:
-        """bool [R]: rollouts that an earlier checkpoint's limit would have cut, or their own cut before an answer."""
-        return self.visible > table.first[table.trajectory_of_checkpoint[table.checkpoint_of_rollout]]
+    def censored_before(self, table: RolloutTable) -> np.ndarray:
+        """bool [R]: rollouts that are censored at one checkpoint of their trajectory or more."""
+        return self.uncensored_from > table.first[table.trajectory_of_checkpoint[table.checkpoint_of_rollout]]
 
 
 def log_prefixes(
@@ -249,13 +250,13 @@ def estimate_chunk(
     included = np.ones(table.num_rollouts, dtype=bool) if included is None else included
     recursion = Recursion.of(table, divergences, chunk)
     sets = _Sets(table, local, divergences, chunk, member, included)
-    is_late = divergences.late(table)
-    early = sets.count(divergences.segment, ~is_late)
-    number = early.sum(axis=1)
-    late = np.flatnonzero((included & is_late)[chunk.rollouts]) + chunk.rollouts.start
-    if len(late):
-        number += sets.count(divergences.segment, is_late).sum(axis=1)
-    share = np.divide(early, number[:, None], out=np.zeros_like(early), where=number[:, None] > 0)
+    is_censored = divergences.censored_before(table)
+    uncensored = sets.count(divergences.segment, ~is_censored)
+    number = uncensored.sum(axis=1)
+    censored = np.flatnonzero((included & is_censored)[chunk.rollouts]) + chunk.rollouts.start
+    if len(censored):
+        number += sets.count(divergences.segment, is_censored).sum(axis=1)
+    share = np.divide(uncensored, number[:, None], out=np.zeros_like(uncensored), where=number[:, None] > 0)
     leave = np.broadcast_to(-np.expm1(recursion.log_stay)[:, None], number.shape)
     if unbiased:
         drawn = sets.count(table.checkpoint_of_rollout).sum(axis=1)
@@ -264,21 +265,21 @@ def estimate_chunk(
         leave = np.divide(leave, any_leaves, out=np.zeros_like(number), where=any_leaves > 0)
         known = np.ones_like(number, dtype=bool)
     else:
-        elsewhere = _elsewhere(early, recursion)
+        elsewhere = _elsewhere(uncensored, recursion)
         known = (number > 0) | (elsewhere.sum(axis=1) > 0)
         share = np.where(number[:, None] > 0, share, elsewhere)
     stay = np.exp(recursion.log_stay)
-    out = np.empty_like(early)
+    out = np.empty_like(uncensored)
     last = recursion.steps[0]
     out[last] = np.where(number[last][:, None] > 0, share[last], np.nan)
     for rows in recursion.steps[1:]:
         mixed = stay[rows][:, None, None] * out[rows + 1] + leave[rows][:, None] * share[rows]
         out[rows] = np.where(known[rows][:, None], mixed, out[rows + 1])
-    if len(late):
+    if len(censored):
         weight = np.where(known, leave, 0.0)
         weight[last] = 1.0
         log_stay = np.where(known, recursion.log_stay[:, None], 0.0)
-        _add_late(out, sets, late, share.sum(axis=1), weight, log_stay)
+        _add_partly_censored(out, sets, censored, share.sum(axis=1), weight, log_stay)
         out[:, NULL_PLACE] += np.maximum(1 - out.sum(axis=1), 0)
     return out
 
@@ -327,47 +328,48 @@ class _Sets:
         return np.asarray(indicator @ self.member.astype(np.float64))
 
 
-def _add_late(
-    out: np.ndarray, sets: _Sets, late: np.ndarray, ended: np.ndarray, weight: np.ndarray, log_stay: np.ndarray
+def _add_partly_censored(
+    out: np.ndarray, sets: _Sets, censored: np.ndarray, ended: np.ndarray, weight: np.ndarray, log_stay: np.ndarray
 ) -> None:
-    """Add the rollouts that ended after an earlier checkpoint's limit to the checkpoints whose limit they kept.
+    """Add the rollouts that are censored at earlier checkpoints to those at which they are not.
 
     Args:
         out: float64 [M, K, S], changed in place.
-        late: int64, the rollouts, rows of the table.
-        ended: float64 [M, S], the share of each segment's divergent rollouts that kept every limit.
+        censored: int64, the rollouts, rows of the table.
+        ended: float64 [M, S], the share of each segment's divergent rollouts that are censored nowhere.
         weight: float64 [M, S], the weight of each D_m in p_m.
         log_stay: float64 [M, S], ln q_m; 0 where p_m is taken from the next checkpoint.
     """
     divergences, begin = sets.divergences, sets.chunk.rows.start
-    kept = divergences.visible[late] <= sets.table.checkpoint_of_rollout[late]  # the others were cut, and end nowhere
-    late = late[kept]
-    if not len(late):
+    # The others were cut without an answer: they are censored everywhere.
+    censored = censored[divergences.uncensored_from[censored] <= sets.table.checkpoint_of_rollout[censored]]
+    if not len(censored):
         return
-    segment, visible = divergences.segment[late] - begin, divergences.visible[late] - begin
-    share = _late_shares(sets, late, segment, visible, ended)
-    # Each rollout counts at rows visible to segment, weighted by the probability of staying on the trajectory.
+    segment, uncensored_from = divergences.segment[censored] - begin, divergences.uncensored_from[censored] - begin
+    share = _censored_shares(sets, censored, segment, uncensored_from, ended)
+    # Each rollout counts at rows uncensored_from to segment, weighted by the probability of staying on the trajectory.
     reach = np.cumsum(log_stay, axis=0) - log_stay
-    copies = segment - visible + 1
-    source = np.repeat(np.arange(len(late)), copies)
-    target = visible[source] + np.arange(len(source)) - np.repeat(np.cumsum(copies) - copies, copies)
+    copies = segment - uncensored_from + 1
+    source = np.repeat(np.arange(len(censored)), copies)
+    target = uncensored_from[source] + np.arange(len(source)) - np.repeat(np.cumsum(copies) - copies, copies)
     weights = np.exp(reach[segment[source]] - reach[target]) * weight[segment[source]]
-    np.add.at(out, (target, sets.local.code[late][source]), weights * share[source])
+    np.add.at(out, (target, sets.local.code[censored][source]), weights * share[source])
 
 
-def _late_shares(
-    sets: _Sets, late: np.ndarray, segment: np.ndarray, visible: np.ndarray, ended: np.ndarray
+def _censored_shares(
+    sets: _Sets, censored: np.ndarray, segment: np.ndarray, uncensored_from: np.ndarray, ended: np.ndarray
 ) -> np.ndarray:
-    """The share of D_m that each late rollout has, float64 [late, S]: a Kaplan-Meier estimate over the limits.
+    """The share of D_m that each partly censored rollout has, float64 [n, S]: a Kaplan-Meier estimate over the limits.
 
     Args:
-        late, ended: see `_add_late`.
-        segment, visible: int64 [late], rows of the chunk.
+        censored: int64 [n], those that are uncensored somewhere; see `_add_partly_censored`.
+        segment, uncensored_from: int64 [n], rows of the chunk.
+        ended: see `_add_partly_censored`.
     """
     divergences, chunk, row = sets.divergences, sets.chunk, sets.table.checkpoint_of_rollout
     num_rows = chunk.rows.stop - chunk.rows.start
-    # A pair is a segment and a limit that rollouts diverging in it first kept, in the order of the limits.
-    pairs, pair_of_late = np.unique(segment * num_rows + visible, return_inverse=True)
+    # A pair is a segment and a row from which on rollouts diverging in it are uncensored, in the order of the rows.
+    pairs, pair_of_rollout = np.unique(segment * num_rows + uncensored_from, return_inverse=True)
     segment_of, limit_of = pairs // num_rows, pairs % num_rows
     inside = np.flatnonzero(sets.included[chunk.rollouts]) + chunk.rollouts.start
     order = np.argsort(divergences.segment[inside], kind="stable")
@@ -378,16 +380,16 @@ def _late_shares(
     place = np.repeat(low, width) + np.arange(len(pair)) - np.repeat(np.cumsum(width) - width, width)
     candidate = inside[order[place]]
     limit = limit_of[pair] + chunk.rows.start
-    at_risk = (row[candidate] >= limit) & (divergences.visible[candidate] >= limit)
+    at_risk = (row[candidate] >= limit) & (divergences.uncensored_from[candidate] >= limit)
 
     risk = sets.members(pair[at_risk], candidate[at_risk], len(pairs))
-    ending = sets.members(pair_of_late, late, len(pairs))
+    ending = sets.members(pair_of_rollout, censored, len(pairs))
     hazard = np.divide(ending, risk, out=np.zeros_like(risk), where=risk > 0)
     before = 1 - ended[segment_of]  # the share that no earlier limit let end
     for k in np.flatnonzero(segment_of[1:] == segment_of[:-1]):
         before[k + 1] = before[k] * (1 - hazard[k])
     per_rollout = np.divide(before, risk, out=np.zeros_like(risk), where=risk > 0)
-    return np.asarray(sets.member[sets.table.slots()[late]] * per_rollout[pair_of_late])
+    return np.asarray(sets.member[sets.table.slots()[censored]] * per_rollout[pair_of_rollout])
 
 
 def surprisal(p_gold: np.ndarray, num_answers: np.ndarray, alpha: float) -> np.ndarray:

@@ -11,7 +11,7 @@ from fastsia.sia.table import NULL, RolloutTable
 
 
 @dataclass(frozen=True)
-class Checkpoints:
+class CheckpointStats:
     """The answers of the rollouts at each checkpoint, in columns [G].
 
     Attributes:
@@ -42,27 +42,27 @@ class Checkpoints:
     def null_rate(self) -> np.ndarray:
         return self.null_count / self.count
 
-    def with_surprisal(self, surprisal: np.ndarray) -> Checkpoints:
+    def with_surprisal(self, surprisal: np.ndarray) -> CheckpointStats:
         """The same rollouts under another rule for the gold surprisal, float64 [G], nats."""
         return replace(self, gold_surprisal=surprisal)
 
 
-def gains(table: RolloutTable, points: Checkpoints) -> tuple[np.ndarray, np.ndarray]:
+def gains(table: RolloutTable, stats: CheckpointStats) -> tuple[np.ndarray, np.ndarray]:
     """Information gains, nats: g_k = s_{k-1} - s_k (NaN at the first checkpoint) and G_k = s_0 - s_k; float64 [G]."""
-    surprisal = points.gold_surprisal
+    surprisal = stats.gold_surprisal
     step = np.full(len(surprisal), np.nan)
     step[1:] = surprisal[:-1] - surprisal[1:]
     step[table.first] = np.nan
     return step, surprisal[table.first][table.trajectory_of_checkpoint] - surprisal
 
 
-def measure(table: RolloutTable, alpha: float) -> Checkpoints:
+def measure(table: RolloutTable, alpha: float) -> CheckpointStats:
     """Entropy and gold surprisal at every checkpoint. alpha > 0 is the additive smoothing of the surprisal."""
     owner = table.trajectory_of_checkpoint
     gold, num_answers = table.gold[owner], table.num_answers[owner]
     summary = summarize(table.code, table.checkpoint_offsets, gold, num_answers, alpha)
     mode = summary.mode.astype(np.int64)
-    return Checkpoints(**vars(summary) | {"mode": mode, "majority_right": mode == gold})
+    return CheckpointStats(**vars(summary) | {"mode": mode, "majority_right": mode == gold})
 
 
 def gold_surprisal(
@@ -72,11 +72,11 @@ def gold_surprisal(
     return np.log(count + alpha * num_answers) - np.log(gold_count + alpha)
 
 
-def ends_correct(table: RolloutTable, points: Checkpoints) -> np.ndarray:
+def ends_correct(table: RolloutTable, stats: CheckpointStats) -> np.ndarray:
     """bool [T]: `correct` as given with the table, else whether the last checkpoint's mode is the gold answer."""
     if table.correct_given:
         return table.correct
-    return points.mode[table.last] == table.gold
+    return stats.mode[table.last] == table.gold
 
 
 def share_null(table: RolloutTable, by_checkpoint: bool = False) -> np.ndarray:

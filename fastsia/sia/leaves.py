@@ -26,14 +26,14 @@ class Texts:
         rollout: int64 [L], one rollout that is this text (row of the table).
         number: int64 [L], how many rollouts are.
         segment: int64 [L], row of the last checkpoint that the text runs through.
-        visible: int64 [L], row of the first checkpoint after which it is a whole text: token limits may differ.
+        uncensored_from: int64 [L], row of the first checkpoint after which it is a whole text: token limits may differ.
         logprob: float64 [L], nats, its probability after the checkpoint `segment`.
     """
 
     rollout: np.ndarray
     number: np.ndarray
     segment: np.ndarray
-    visible: np.ndarray
+    uncensored_from: np.ndarray
     logprob: np.ndarray
 
 
@@ -69,7 +69,7 @@ def find_texts(table: RolloutTable, divergences: Divergences, logprobs: TokenLog
     # Under "new", what a limit cut is a whole text after its own checkpoint only.
     own_only = cut & (config.rollout_budget == "new")
     segment = np.where(own_only, row, divergences.segment)
-    visible = np.where(own_only, row, divergences.visible)
+    uncensored_from = np.where(own_only, row, divergences.uncensored_from)
     only = np.where(own_only, row, -1)
 
     order = kept[np.lexsort((tail[kept], only[kept], table.code[kept], end[kept], leave[kept], owner[kept]))]
@@ -81,7 +81,7 @@ def find_texts(table: RolloutTable, divergences: Divergences, logprobs: TokenLog
         rollout=first,
         number=np.diff(np.append(np.flatnonzero(fresh), len(order))),
         segment=segment[first],
-        visible=visible[first],
+        uncensored_from=uncensored_from[first],
         logprob=np.minimum(logprob[first] + to_row[row[first]] - to_row[segment[first]], 0.0),
     )
 
@@ -132,9 +132,9 @@ def explore(
     local, owner = table.local_answers(), table.trajectory_of_checkpoint
     to_row = log_prefixes(table, logprobs, table.checkpoint)
     probability = np.exp(texts.logprob)
-    late = texts.visible > table.first[owner[texts.segment]]
-    before = np.where(late, texts.visible - 1, 0)
-    gone = np.where(late, np.exp(np.minimum(texts.logprob + to_row[texts.segment] - to_row[before], 0.0)), 0.0)
+    is_censored = texts.uncensored_from > table.first[owner[texts.segment]]
+    before = np.where(is_censored, texts.uncensored_from - 1, 0)
+    gone = np.where(is_censored, np.exp(np.minimum(texts.logprob + to_row[texts.segment] - to_row[before], 0.0)), 0.0)
 
     columns: list[list[np.ndarray]] = []
     for chunk in chunks(table, local, 1):
@@ -142,7 +142,7 @@ def explore(
         mine = np.flatnonzero((texts.segment >= begin) & (texts.segment < chunk.rows.stop))
         code = local.code[texts.rollout[mine]]
         low = _sum(texts.segment[mine] - begin, code, probability[mine], number, chunk.width)
-        left = mine[late[mine]]
+        left = mine[is_censored[mine]]
         lost = _sum(before[left] - begin, local.code[texts.rollout[left]], gone[left], number, chunk.width)
         recursion = Recursion.of(table, divergences, chunk)
         stay = np.exp(recursion.log_stay)

@@ -24,7 +24,7 @@ def warnings(scored: Scored, facts: Mapping[str, Any]) -> list[str]:
         scored: The run.
         facts: Of `registry.FACTS`.
     """
-    table, points, correct = scored.table, scored.points, scored.correct
+    table, stats, correct = scored.table, scored.stats, scored.correct
     found = [] if table.cut is None else cut_notes(Ends("rollouts", table.cut, table.tokens), scored.ends)
     if scored.off_policy:
         found.append(
@@ -35,7 +35,7 @@ def warnings(scored: Scored, facts: Mapping[str, Any]) -> list[str]:
         found.append(f"Failed rollouts, left out: {table.num_errors:,}.")
     if left_out := int(table.num_left_out.sum()):
         found.append(f"Checkpoints without a token left to draw, left out: {left_out:,}.")
-    all_null = int((points.null_count == points.count).sum())
+    all_null = int((stats.null_count == stats.count).sum())
     if all_null:
         found.append(
             f"At {all_null} of {table.num_checkpoints} checkpoints no rollout has an answer: entropy is 0 there "
@@ -59,13 +59,13 @@ def warnings(scored: Scored, facts: Mapping[str, Any]) -> list[str]:
             "A smaller stride gives more."
         )
     elif np.isnan(scored.rho["rho"]).all():
-        reached = np.add.reduceat(points.gold_count, table.first) > 0
+        reached = np.add.reduceat(stats.gold_count, table.first) > 0
         found.append(
             "The paper's ρ is undefined for every trajectory: H or s does not change along it, or it has fewer than 3 "
             f"checkpoints. {counted(int((~reached).sum()), 'trajectory')} of {len(reached)} have no rollout with the "
             "gold answer, so s does not change."
         )
-    share = float((points.null_count.sum()) / max(points.count.sum(), 1))
+    share = float((stats.null_count.sum()) / max(stats.count.sum(), 1))
     if share > 0.5:
         found.append(
             f"{100 * share:.0f} % of the rollouts have no readable answer: perhaps the model is not made for this "
@@ -74,11 +74,11 @@ def warnings(scored: Scored, facts: Mapping[str, Any]) -> list[str]:
         )
     if table.num_problems < 30:
         found.append(f"Intervals over so few problems ({table.num_problems}) are rough; 64 or more are better.")
-    if (points.count < 2).any():
+    if (stats.count < 2).any():
         found.append("Some checkpoints have a single rollout: their entropy is 0 by construction.")
     if bool((table.checkpoint[table.first] != 0).any()):
         found.append("Some trajectories have no checkpoint at 0: their gain starts at their first checkpoint.")
-    if not scored.config.places_rollouts and (uneven := uneven_counts(scored.checkpoints)) is not None:
+    if not scored.config.allocates_rollouts and (uneven := uneven_counts(scored.checkpoints)) is not None:
         found.append(uneven)
     return found + [note for make in NOTES for note in make(scored, facts)]
 

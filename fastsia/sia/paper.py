@@ -78,7 +78,7 @@ def published_rho(model: str, task: str) -> float | None:
     return None if row is None or dataset is None else row[dataset]
 
 
-@registry.table("table1", columns="model task published rho", from_run=False, of_run=False, place=100)
+@registry.table("table1", columns="model task published rho", computed=False, exported=False, place=100)
 def table1(summaries: Mapping[tuple[str, str], Mapping[str, Any] | None]) -> pd.DataFrame:
     """Table 1: alignment ρ by model and data set.
 
@@ -108,7 +108,7 @@ def table1(summaries: Mapping[tuple[str, str], Mapping[str, Any] | None]) -> pd.
     return pd.DataFrame(rows)
 
 
-@registry.table("table2", columns="model task published rho", from_run=False, of_run=False, place=101)
+@registry.table("table2", columns="model task published rho", computed=False, exported=False, place=101)
 def table2(tables: Mapping[tuple[str, str], pd.DataFrame | None]) -> pd.DataFrame:
     """Table 2: alignment ρ with the prefix as written and shuffled.
 
@@ -143,7 +143,7 @@ def table2(tables: Mapping[tuple[str, str], pd.DataFrame | None]) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
-@registry.table("table3", columns="model task published rho", from_run=False, of_run=False, place=102)
+@registry.table("table3", columns="model task published rho", computed=False, exported=False, place=102)
 def table3(tables: Mapping[tuple[str, str], pd.DataFrame | None]) -> pd.DataFrame:
     """Table 3: alignment ρ from half the rollouts at twice the stride.
 
@@ -244,5 +244,5 @@ for _place, (_title, _caption) in enumerate(
     start=1,
 ):
     registry.TABLES[f"fig{_place}"] = registry.TableEntry(
-        f"fig{_place}", f"Figure {_place}: {_title}", _caption, ("model", "task"), of_run=False, place=110 + _place
+        f"fig{_place}", f"Figure {_place}: {_title}", _caption, ("model", "task"), exported=False, place=110 + _place
     )

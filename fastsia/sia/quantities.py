@@ -12,10 +12,10 @@ import pandas as pd
 from fastsia.sia.bootstrap import standard_error
 from fastsia.sia.entropy import share_null
 from fastsia.sia.estimate import FIELDS, Estimate, Resampled
-from fastsia.sia.registry import QUANTITIES, Point, Quantity, add_quantity
+from fastsia.sia.registry import QUANTITIES, GroupEstimate, Quantity, add_quantity
 from fastsia.sia.scored import Scored
 
-Measured = dict[str, list[Point]]
+Measured = dict[str, list[GroupEstimate]]
 """The estimates of each registered quantity, by its name."""
 
 
@@ -26,16 +26,16 @@ def measure_quantities(scored: Scored) -> Measured:
         if quantity.make is not None:
             found[name] = list(quantity.make(scored))
         elif quantity.column is not None and quantity.column in scored.trajectories:
-            found[name] = [Point(mean_of(quantity.column, scored).estimate())]
+            found[name] = [GroupEstimate(mean_of(quantity.column, scored).estimate())]
     return found
 
 
 def estimate_frame(measured: Measured) -> pd.DataFrame:
-    """`Analysis.estimates`: one row per point; position is NaN where a quantity has none."""
+    """`Analysis.estimates`: one row per `GroupEstimate`; position is NaN where a quantity has none."""
     rows = [
-        (name, point.group, point.position, *(getattr(point.estimate, field) for field in FIELDS[3:]))
+        (name, each.group, each.position, *(getattr(each.estimate, field) for field in FIELDS[3:]))
         for name, found in measured.items()
-        for point in found
+        for each in found
     ]
     types = {"position": np.float64, "value": np.float64, "low": np.float64, "high": np.float64, "n": np.int64}
     return pd.DataFrame(rows, columns=list(FIELDS)).astype(types)
@@ -54,17 +54,17 @@ def summarize(measured: Measured, facts: Mapping[str, Any]) -> dict[str, Any]:
         quantity = QUANTITIES[name]
         if quantity.key is None:
             continue
-        for point in found:
-            key = (quantity.key or name) + ("" if point.group == "all" else f"_{point.group}")
-            estimate = point.estimate
+        for each in found:
+            key = (quantity.key or name) + ("" if each.group == "all" else f"_{each.group}")
+            estimate = each.estimate
             if quantity.inline:
                 _put(values, key, {"value": estimate.value, "ci": estimate.bounds})
-            elif point.position is None:
+            elif each.position is None:
                 _put(values, key, estimate.value)
                 _put(intervals, key, estimate.bounds)
             else:
-                item = dict(zip(quantity.item, (point.position, estimate.value), strict=True))
-                _append(values, key, item | dict(point.facts))
+                item = dict(zip(quantity.item, (each.position, estimate.value), strict=True))
+                _append(values, key, item | dict(each.facts))
                 _append(intervals, key, estimate.bounds)
     for key, value in facts.items():
         _put(values, key, value)
@@ -94,32 +94,32 @@ def mean_of(column: str, scored: Scored) -> Resampled:
     return scored.mean(scored.trajectories[column].to_numpy(np.float64))
 
 
-def by_outcome(column: str) -> Callable[[Scored], Iterator[Point]]:
+def by_outcome(column: str) -> Callable[[Scored], Iterator[GroupEstimate]]:
     """Means of a column of the trajectories: of all, of those that end correct, of those that end incorrect."""
 
-    def make(scored: Scored) -> Iterator[Point]:
+    def make(scored: Scored) -> Iterator[GroupEstimate]:
         values = scored.trajectories[column].to_numpy(np.float64)
-        yield Point(scored.mean(values).estimate())
+        yield GroupEstimate(scored.mean(values).estimate())
         for group, member in (("correct", scored.correct), ("incorrect", ~scored.correct)):
-            yield Point(scored.mean(np.where(member, values, np.nan)).estimate(), group)
+            yield GroupEstimate(scored.mean(np.where(member, values, np.nan)).estimate(), group)
 
     return make
 
 
-def at_position(curve: str, place: int, *groups: str) -> Callable[[Scored], Iterator[Point]]:
+def at_position(curve: str, place: int, *groups: str) -> Callable[[Scored], Iterator[GroupEstimate]]:
     """A mean curve at one place of the grid."""
 
-    def make(scored: Scored) -> Iterator[Point]:
+    def make(scored: Scored) -> Iterator[GroupEstimate]:
         for group in groups:
-            yield Point(scored.mean_curve(curve, group)[place].estimate(), group)
+            yield GroupEstimate(scored.mean_curve(curve, group)[place].estimate(), group)
 
     return make
 
 
-def _null_rate(scored: Scored) -> Iterator[Point]:
+def _null_rate(scored: Scored) -> Iterator[GroupEstimate]:
     """Share of rollouts without an answer; n counts rollouts."""
     null = share_null(scored.table, scored.is_rarefied)
-    yield Point(Resampled.ratio(null[:, 0], null[:, 1], scored.bootstrap).estimate())
+    yield GroupEstimate(Resampled.ratio(null[:, 0], null[:, 1], scored.bootstrap).estimate())
 
 
 def _reliability(scored: Scored) -> Resampled:
@@ -129,34 +129,34 @@ def _reliability(scored: Scored) -> Resampled:
     return Resampled(found.value, found.samples, scored.table.num_trajectories)
 
 
-def _half_reliability(place: int, scored: Scored) -> Iterator[Point]:
-    yield Point(_reliability(scored)[place].estimate())
+def _half_reliability(place: int, scored: Scored) -> Iterator[GroupEstimate]:
+    yield GroupEstimate(_reliability(scored)[place].estimate())
 
 
-def _undefined(scored: Scored) -> Iterator[Point]:
-    yield Point(scored.mean(np.isnan(scored.rho["rho"])).estimate())
+def _undefined(scored: Scored) -> Iterator[GroupEstimate]:
+    yield GroupEstimate(scored.mean(np.isnan(scored.rho["rho"])).estimate())
 
 
-def _withdrawn(scored: Scored) -> Iterator[Point]:
+def _withdrawn(scored: Scored) -> Iterator[GroupEstimate]:
     """Always null: it keeps the key rho.cross_fitted_corrected, which fastsia 0.1.0 wrote."""
-    yield Point(Estimate(None))
+    yield GroupEstimate(Estimate(None))
 
 
-def _auc(scored: Scored) -> Iterator[Point]:
+def _auc(scored: Scored) -> Iterator[GroupEstimate]:
     """AUC of -H at each relative position; n counts the trajectories of both outcomes."""
     auc = scored.auc
     found = Resampled(auc.value, auc.samples, auc.num_correct + auc.num_incorrect).estimates()
     for k, (estimate, error) in enumerate(zip(found, standard_error(auc.samples).tolist(), strict=True)):
         counts = {"num_correct": int(auc.num_correct[k]), "num_incorrect": int(auc.num_incorrect[k])}
         facts: Mapping[str, Any] = {"se": error if np.isfinite(error) else None, **counts}
-        yield Point(estimate, position=round(float(auc.positions[k]), 4), facts=facts)
+        yield GroupEstimate(estimate, position=round(float(auc.positions[k]), 4), facts=facts)
 
 
-def _auc_change(scored: Scored) -> Iterator[Point]:
+def _auc_change(scored: Scored) -> Iterator[GroupEstimate]:
     """AUC at each relative position minus that at the first, paired: what the reasoning adds to the question."""
     change = scored.auc_change
     for k, estimate in enumerate(change.estimates()):
-        yield Point(estimate, position=round(float(scored.auc.positions[k]), 4))
+        yield GroupEstimate(estimate, position=round(float(scored.auc.positions[k]), 4))
 
 
 add_quantity(Quantity("accuracy", column="correct"))

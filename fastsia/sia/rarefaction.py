@@ -18,7 +18,7 @@ import numpy as np
 from scipy.special import xlogy
 from scipy.stats import hypergeom
 
-from fastsia.sia.entropy import Checkpoints, gold_surprisal
+from fastsia.sia.entropy import CheckpointStats, gold_surprisal
 from fastsia.sia.table import RolloutTable
 
 
@@ -39,10 +39,10 @@ def expected(
     return found
 
 
-def rarefied(table: RolloutTable, points: Checkpoints, alpha: float, number: int) -> Checkpoints:
+def rarefied(table: RolloutTable, stats: CheckpointStats, alpha: float, number: int) -> CheckpointStats:
     """The same checkpoints with `entropy` and `gold_surprisal` of `number` rollouts, at most the fewest of one."""
     if number == int(table.count.max()):
-        return points
+        return stats
     row, code = table.checkpoint_of_rollout, table.code.astype(np.int64)
     width = len(table.answers) + 1
     cells, drawn = np.unique(row * width + code + 1, return_counts=True)
@@ -50,13 +50,13 @@ def rarefied(table: RolloutTable, points: Checkpoints, alpha: float, number: int
     share = np.arange(number + 1) / number
     parts = expected(table.count[at], drawn, number, lambda k: -xlogy(share, share))
     entropy = np.maximum(np.bincount(at, weights=parts, minlength=table.num_checkpoints), 0.0)
-    surprisal = rarefied_surprisal(table, points, number, lambda k, n, v: gold_surprisal(k, n, v, alpha))
-    return replace(points, entropy=entropy, gold_surprisal=surprisal)
+    surprisal = rarefied_surprisal(table, stats, number, lambda k, n, v: gold_surprisal(k, n, v, alpha))
+    return replace(stats, entropy=entropy, gold_surprisal=surprisal)
 
 
 def rarefied_surprisal(
     table: RolloutTable,
-    points: Checkpoints,
+    stats: CheckpointStats,
     number: int,
     rule: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
 ) -> np.ndarray:
@@ -66,5 +66,5 @@ def rarefied_surprisal(
     for v in np.unique(classes):
         mine = classes == v
         of = lambda k, v=v: rule(k, np.full(len(k), number), np.full(len(k), v))  # noqa: E731
-        out[mine] = expected(points.count[mine], points.gold_count[mine], number, of)
+        out[mine] = expected(stats.count[mine], stats.gold_count[mine], number, of)
     return out

@@ -10,7 +10,7 @@ from fastsia.sia.table import RolloutTable, encode, finish_reasons
 
 
 def with_readings(rollouts: pd.DataFrame, answer_reading: AnswerReading) -> pd.DataFrame:
-    """Add columns `answer_strict` and `answer_lenient` and makes `answer` the one of `answer_reading`.
+    """Add columns `answer_strict` and `answer_lenient` and make `answer` the one of `answer_reading`.
 
     Returns the table unchanged where it has no finish_reason, or where it has both readings and `answer` is neither.
 

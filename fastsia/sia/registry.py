@@ -45,9 +45,9 @@ class TableEntry:
         title: Its heading on a page and in the terminal.
         caption: How to read it.
         columns: Columns that it always has.
-        make: Computes it from the scored run; None where this run has no such table. Tables without `make` come from
+        make: Computes it from the scored run; None where this run has no such table. Tables without `make` are made
             elsewhere: from two runs, from another file.
-        of_run: Whether it is exported to the tables/ of a run.
+        exported: Whether it is a file in the tables/ of a run.
         place: Tables are shown in this order.
     """
 
@@ -56,18 +56,18 @@ class TableEntry:
     caption: str
     columns: Sequence[str] = ()
     make: Callable[[Scored], pd.DataFrame | None] | None = None
-    of_run: bool = True
+    exported: bool = True
     place: int = 1000
 
 
 @dataclass(frozen=True)
-class Point:
+class GroupEstimate:
     """One estimate of a quantity: over all trajectories or those of one outcome, at one position or over all.
 
     Attributes:
         estimate: The number with its interval.
         group: "all", "correct" or "incorrect".
-        position: Where along the reasoning, or another number that tells the points of a quantity apart.
+        position: Where along the reasoning, or another number that tells the estimates of a quantity apart.
         facts: Further fields beside the number in summary.json.
     """
 
@@ -88,13 +88,13 @@ class Quantity:
         key: Its place in summary.json, with dots between levels; empty: its name; None: it is not there. "_correct" or
             "_incorrect" follows for these groups.
         compared: Whether it is a column of the table of runs.
-        item: Names of position and value of its points in summary.json, where it has several.
+        item: Names of position and value of its estimates in summary.json, where it has several.
         inline: Whether its interval stands beside the value in summary.json and not in `ci`.
     """
 
     name: str
     column: str | None = None
-    make: Callable[[Scored], Iterable[Point]] | None = None
+    make: Callable[[Scored], Iterable[GroupEstimate]] | None = None
     key: str | None = ""
     compared: bool = True
     item: tuple[str, str] = ("position", "value")
@@ -104,7 +104,8 @@ class Quantity:
 TABLES: dict[str, TableEntry] = {}
 QUANTITIES: dict[str, Quantity] = {}
 FACTS: list[Callable[[Scored], Mapping[str, Any]]] = []
-"""Functions that add entries to summary.json that are no estimates; keys have dots between levels."""
+"""Functions that add entries to summary.json that are no estimates; keys have dots between levels. They are called in
+the order of their registration, `fastsia.sia.analysis` first, and a later entry replaces an earlier one of its key."""
 NOTES: list[Callable[[Scored, Mapping[str, Any]], Iterable[str]]] = []
 """Functions that add warnings, from the scored run and the facts."""
 COLUMNS: dict[Literal["trajectories", "checkpoints"], list[Callable[[Scored], Mapping[str, Any]]]] = {
@@ -117,21 +118,21 @@ CURVES: list[Callable[[Scored], Iterable[Curve]]] = []
 
 
 def table(
-    name: str, *, columns: str = "", from_run: bool = True, of_run: bool = True, place: int = 1000
+    name: str, *, columns: str = "", computed: bool = True, exported: bool = True, place: int = 1000
 ) -> Callable[[Function], Function]:
     """Register the function that computes a table; its docstring is the table's title and caption.
 
     Args:
         name: See `TableEntry`.
         columns: Columns that it always has, separated by spaces.
-        from_run: Whether the function computes the table from a `Scored` alone.
-        of_run: See `TableEntry`.
+        computed: Whether the analysis calls the function, with a `Scored`; else the table is made elsewhere.
+        exported: See `TableEntry`.
         place: See `TableEntry`.
     """
 
     def register(function: Function) -> Function:
-        make = function if from_run else None
-        TABLES[name] = TableEntry(name, *Described.of(function), columns.split(), make, of_run, place)
+        make = function if computed else None
+        TABLES[name] = TableEntry(name, *Described.of(function), columns.split(), make, exported, place)
         return function
 
     return register
@@ -145,7 +146,7 @@ def add_quantity(quantity: Quantity) -> Quantity:
 
 def tables_of_run() -> list[str]:
     """Names of the tables in a run's tables/; a file of another name there is not the run's."""
-    return [entry.name for entry in TABLES.values() if entry.of_run]
+    return [entry.name for entry in TABLES.values() if entry.exported]
 
 
 def shown_order(name: str) -> tuple[int, str]:

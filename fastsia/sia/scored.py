@@ -23,7 +23,7 @@ from fastsia.sia.decomposition import (
     decomposed_halves,
     half_difference,
 )
-from fastsia.sia.entropy import Checkpoints, ends_correct, gains, measure
+from fastsia.sia.entropy import CheckpointStats, ends_correct, gains, measure
 from fastsia.sia.estimate import Resampled
 from fastsia.sia.leaves import Leaves, explore
 from fastsia.sia.nsb import nsb_entropy
@@ -33,14 +33,14 @@ from fastsia.sia.smoother import BAND, Band, Smoothed, smooth, smooth_divergence
 from fastsia.sia.table import NULL, RolloutTable
 from fastsia.sia.token_traces import TokenLogprobs, TokenTraces
 
-MEAN_CURVES: Mapping[str, Callable[[RolloutTable, Checkpoints], np.ndarray]] = {
-    "entropy": lambda table, points: points.entropy,
-    "gold_surprisal": lambda table, points: points.gold_surprisal,
-    "gain": lambda table, points: gains(table, points)[1],
-    "null_rate": lambda table, points: points.null_rate,
-    "majority_error": lambda table, points: 1.0 - points.majority_right,
-    "entropy_miller_madow": lambda table, points: points.entropy_miller_madow,
-    "entropy_chao_shen": lambda table, points: points.entropy_chao_shen,
+MEAN_CURVES: Mapping[str, Callable[[RolloutTable, CheckpointStats], np.ndarray]] = {
+    "entropy": lambda table, stats: stats.entropy,
+    "gold_surprisal": lambda table, stats: stats.gold_surprisal,
+    "gain": lambda table, stats: gains(table, stats)[1],
+    "null_rate": lambda table, stats: stats.null_rate,
+    "majority_error": lambda table, stats: 1.0 - stats.majority_right,
+    "entropy_miller_madow": lambda table, stats: stats.entropy_miller_madow,
+    "entropy_chao_shen": lambda table, stats: stats.entropy_chao_shen,
 }
 """Curves that are means over trajectories of a number [G] at each checkpoint."""
 
@@ -52,7 +52,7 @@ class Scored:
     Attributes:
         table: The rollouts.
         config: smoothing, num_bootstrap, num_splits and seed are read.
-        points: Entropy, surprisal and counts at every checkpoint.
+        stats: Entropy, surprisal and counts at every checkpoint.
         halves: The same from halves of the rollouts.
         readings: The same rollouts scored with the answers of each reading ("strict", "lenient"); empty where the
             readings do not differ.
@@ -66,7 +66,7 @@ class Scored:
 
     table: RolloutTable
     config: SIAConfig
-    points: Checkpoints
+    stats: CheckpointStats
     halves: Halves
     readings: dict[str, Scored] = field(default_factory=dict)
     traces: TokenTraces | None = None
@@ -78,25 +78,25 @@ class Scored:
 
     @classmethod
     def of(cls, table: RolloutTable, config: SIAConfig, *, origin: Scored | None = None) -> Scored:
-        """Measure a table. Where the run has placed its rollouts, H and s are those of `num_rollouts`, or of as many
-        as the checkpoint with the fewest has, and halves are of its first ones."""
-        points, compared = measure(table, config.smoothing), table
-        number = _num_compared(table, config)
-        if number < table.count.max():
-            points = rarefied(table, points, config.smoothing, number)
-            compared = replace(table.keep(table.slots() < number), num_answers=table.num_answers)
-        halves = halve(compared, config.smoothing, config.num_splits, config.seed)
-        return cls(table, config, points, halves, origin=origin)
+        """Measure a table. Where the run has allocated its rollouts, H and s are computed from `num_rollouts`, or from
+        as many as the checkpoint with the fewest has, and halves are of its first ones."""
+        stats, first = measure(table, config.smoothing), table
+        depth = _rarefaction_depth(table, config)
+        if depth < table.count.max():
+            stats = rarefied(table, stats, config.smoothing, depth)
+            first = replace(table.keep(table.slots() < depth), num_answers=table.num_answers)
+        halves = halve(first, config.smoothing, config.num_splits, config.seed)
+        return cls(table, config, stats, halves, origin=origin)
 
     @property
     def is_rarefied(self) -> bool:
-        """Whether H and s are those of fewer rollouts than some checkpoints have."""
-        return self.num_compared < int(self.table.count.max())
+        """Whether H and s are computed from fewer rollouts than some checkpoints have."""
+        return self.rarefaction_depth < int(self.table.count.max())
 
     @property
-    def num_compared(self) -> int:
-        """Rollouts of a checkpoint that H and s are of."""
-        return _num_compared(self.table, self.config)
+    def rarefaction_depth(self) -> int:
+        """Rollouts per checkpoint from which H and s are computed."""
+        return _rarefaction_depth(self.table, self.config)
 
     @cached_property
     def bootstrap(self) -> Bootstrap:
@@ -108,7 +108,7 @@ class Scored:
     @cached_property
     def correct(self) -> np.ndarray:
         """bool [T], which trajectories end correct."""
-        return ends_correct(self.table, self.points)
+        return ends_correct(self.table, self.stats)
 
     @cached_property
     def length(self) -> np.ndarray:
@@ -196,7 +196,7 @@ class Scored:
 
     def plain_rho(self, rows: slice | np.ndarray, offsets: np.ndarray) -> dict[str, np.ndarray]:
         """`rho` over some checkpoints: rows as a slice or bool [G], offsets int64 [T + 1] among those that remain."""
-        series = self.points.entropy[rows], self.points.gold_surprisal[rows], offsets
+        series = self.stats.entropy[rows], self.stats.gold_surprisal[rows], offsets
         return {
             "rho": pearson(*series),
             "rho_spearman": spearman(*series),
@@ -216,7 +216,7 @@ class Scored:
     def mean_entropy(self) -> np.ndarray:
         """float64 [T], nats: the mean of H over each trajectory's checkpoints."""
         offsets = self.table.trajectory_offsets
-        return np.add.reduceat(self.points.entropy, offsets[:-1]) / np.diff(offsets)
+        return np.add.reduceat(self.stats.entropy, offsets[:-1]) / np.diff(offsets)
 
     @cached_property
     def at_grid(self) -> np.ndarray:
@@ -226,7 +226,7 @@ class Scored:
     @cached_property
     def group_means(self) -> GroupMeans:
         """Means of `MEAN_CURVES` over `GRID` in each of `GROUPS`."""
-        values = [curve(self.table, self.points)[self.at_grid] for curve in MEAN_CURVES.values()]
+        values = [curve(self.table, self.stats)[self.at_grid] for curve in MEAN_CURVES.values()]
         return group_means(self.table, np.stack(values, axis=1), self.correct, self.bootstrap)
 
     def mean_curve(self, name: str, group: str = "all") -> Resampled:
@@ -238,7 +238,7 @@ class Scored:
     @cached_property
     def auc(self) -> AucCurve:
         """AUC of -H for "ends correct" over `GRID`."""
-        return auc_curve(self.table, self.points, self.correct, GRID, self.at_grid, self.bootstrap)
+        return auc_curve(self.table, self.stats, self.correct, GRID, self.at_grid, self.bootstrap)
 
     @cached_property
     def auc_change(self) -> Resampled:
@@ -250,7 +250,7 @@ class Scored:
     @cached_property
     def trajectories(self) -> pd.DataFrame:
         """One row per trajectory: the method's columns, then those that are registered."""
-        table, points = self.table, self.points
+        table, stats = self.table, self.stats
         frame = pd.DataFrame(
             {
                 "problem_id": table.problem_ids[table.problem_of_trajectory],
@@ -261,15 +261,15 @@ class Scored:
                 "num_left_out_checkpoints": table.num_left_out,
                 "last_checkpoint": table.checkpoint[table.last],
                 "num_answers": table.num_answers,
-                "final_mode": _texts(table, points.mode[table.last]),
+                "final_mode": _texts(table, stats.mode[table.last]),
                 **self.rho,
                 "undefined_halves": cross_fitted(self.halves)[1],
-                "first_entropy": points.entropy[table.first],
-                "final_entropy": points.entropy[table.last],
+                "first_entropy": stats.entropy[table.first],
+                "final_entropy": stats.entropy[table.last],
                 "mean_entropy": self.mean_entropy,
-                "first_gold_surprisal": points.gold_surprisal[table.first],
-                "final_gold_surprisal": points.gold_surprisal[table.last],
-                "gain": points.gold_surprisal[table.first] - points.gold_surprisal[table.last],
+                "first_gold_surprisal": stats.gold_surprisal[table.first],
+                "final_gold_surprisal": stats.gold_surprisal[table.last],
+                "gain": stats.gold_surprisal[table.first] - stats.gold_surprisal[table.last],
             }
         )
         return frame.assign(**{name: x for add in COLUMNS["trajectories"] for name, x in add(self).items()})
@@ -277,26 +277,26 @@ class Scored:
     @cached_property
     def checkpoints(self) -> pd.DataFrame:
         """One row per checkpoint: the method's columns, then those that are registered."""
-        table, points = self.table, self.points
+        table, stats = self.table, self.stats
         owner = table.trajectory_of_checkpoint
-        step, cumulative = gains(table, points)
+        step, cumulative = gains(table, stats)
         frame = pd.DataFrame(
             {
                 "problem_id": table.problem_ids[table.problem_of_trajectory[owner]],
                 "trajectory": table.trajectory[owner],
                 "checkpoint": table.checkpoint,
                 "relative_position": table.checkpoint / self.length[owner],
-                "num_rollouts": points.count,
-                "entropy": points.entropy,
-                "entropy_miller_madow": points.entropy_miller_madow,
-                "entropy_chao_shen": points.entropy_chao_shen,
-                "gold_surprisal": points.gold_surprisal,
+                "num_rollouts": stats.count,
+                "entropy": stats.entropy,
+                "entropy_miller_madow": stats.entropy_miller_madow,
+                "entropy_chao_shen": stats.entropy_chao_shen,
+                "gold_surprisal": stats.gold_surprisal,
                 "gain": step,
                 "cumulative_gain": cumulative,
-                "gold_count": points.gold_count,
-                "null_rate": points.null_rate,
-                "num_distinct": points.num_distinct,
-                "mode": _texts(table, points.mode),
+                "gold_count": stats.gold_count,
+                "null_rate": stats.null_rate,
+                "num_distinct": stats.num_distinct,
+                "mode": _texts(table, stats.mode),
             }
         )
         return frame.assign(**{name: x for add in COLUMNS["checkpoints"] for name, x in add(self).items()})
@@ -312,6 +312,6 @@ def _texts(table: RolloutTable, codes: np.ndarray) -> np.ndarray:
     return texts[np.where(codes == NULL, len(table.answers), codes)]
 
 
-def _num_compared(table: RolloutTable, config: SIAConfig) -> int:
-    """Rollouts of a checkpoint that H and s are of: all, but of a run that placed them the same number everywhere."""
-    return min(config.num_rollouts, int(table.count.min())) if config.places_rollouts else int(table.count.max())
+def _rarefaction_depth(table: RolloutTable, config: SIAConfig) -> int:
+    """`Scored.rarefaction_depth`: all, but in a run that allocates its rollouts the same number everywhere."""
+    return min(config.num_rollouts, int(table.count.min())) if config.allocates_rollouts else int(table.count.max())

@@ -92,8 +92,8 @@ class GivenTrajectories:
     rows: Mapping[str, tuple[GivenTrajectory, ...]]
     are_solutions: bool = False
 
-    def of(self, task: Task) -> Task:
-        """The task with the problems that have a trajectory only."""
+    def restrict(self, task: Task) -> Task:
+        """The task with only the problems that have a trajectory."""
         problems = tuple(problem for problem in task.problems if problem.id in self.rows)
         return replace(task, problems=problems, limit=len(problems))
 
@@ -165,8 +165,8 @@ def with_answer(
 
 
 @dataclass(frozen=True)
-class Placing:
-    """The placement of the checkpoints of a run's trajectories.
+class RunPlacement:
+    """The placement of the checkpoints of all trajectories of a run.
 
     Attributes:
         name: what is stored with the run.
@@ -178,7 +178,7 @@ class Placing:
     base: Placement
     rows: Mapping[tuple[str, int | None], tuple[str, tuple[int, ...]]] | None = None
 
-    def of(self, problem: str, trajectory: int) -> Placement:
+    def placement(self, problem: str, trajectory: int) -> Placement:
         """The placement of one trajectory.
 
         Raises:
@@ -190,17 +190,17 @@ class Placing:
         if row is None:
             raise FastsiaError(f"{self.base.where} has no row for trajectory {trajectory} of problem {problem!r}.")
         where, positions = row
-        return replace(self.base, given=positions, where=where)
+        return replace(self.base, fixed=positions, where=where)
 
 
-def read_placing(
+def read_run_placement(
     checkpoints: str | os.PathLike[str] | CheckpointFunction | None,
     task: Task,
     *,
     stride: int,
     most: int | None,
     name_of: Callable[[Any], str],
-) -> Placing:
+) -> RunPlacement:
     """Read a setting of checkpoints.
 
     Args:
@@ -214,9 +214,9 @@ def read_placing(
     """
     base = Placement(stride, most=most)
     if checkpoints is None:
-        return Placing(None, base)
+        return RunPlacement(None, base)
     if callable(checkpoints):
-        return Placing(name_of(checkpoints), replace(base, function=checkpoints))
+        return RunPlacement(name_of(checkpoints), replace(base, function=checkpoints))
     if not isinstance(checkpoints, (str, os.PathLike)):
         raise FastsiaError(f"checkpoints must be a text, a file or a function, got {type(checkpoints).__name__}.")
     text = os.fspath(checkpoints)
@@ -224,9 +224,9 @@ def read_placing(
         number = text.removeprefix(_STRIDE)
         if not number.isdecimal() or int(number) < 1:
             raise FastsiaError(f"checkpoints must be {_STRIDE}N with an integer N >= 1, got {text!r}.")
-        return Placing(None, replace(base, stride=int(number)))
+        return RunPlacement(None, replace(base, stride=int(number)))
     if text in BOUNDARIES:
-        return Placing(text, replace(base, boundary=text))
+        return RunPlacement(text, replace(base, boundary=text))
     if not Path(text).is_file():
         words = (*BOUNDARIES, _STRIDE + "N")
         hint = did_you_mean(text, words, otherwise=f"; there are {', '.join(words)}, or a file.")
@@ -252,7 +252,7 @@ def read_placing(
             raise record.error(f"{what}problem {problem!r} has checkpoints already")
         rows[problem, trajectory] = record.where, positions
     content = sorted((problem, -1 if n is None else n, positions) for (problem, n), (_, positions) in rows.items())
-    return Placing(_named(text, content), replace(base, where=text), rows)
+    return RunPlacement(_named(text, content), replace(base, where=text), rows)
 
 
 # --- records ---------------------------------------------------------------------------------------------------

@@ -42,8 +42,8 @@ TEXT_PIECES = ["It", " is", " 3", ".", "5", ".\n\n", "So", " 7", ".", "\n", "###
         ({"boundary": "thinking"}, [0, 6, 10, 12]),
         ({"boundary": "sentence", "before_answer": True}, [0, 6, 10]),
         ({"stride": 4, "before_answer": True}, [0, 4, 8, 10]),
-        ({"given": (2, 3, 12)}, [0, 2, 3, 12]),
-        ({"given": ()}, [0, 12]),
+        ({"fixed": (2, 3, 12)}, [0, 2, 3, 12]),
+        ({"fixed": ()}, [0, 12]),
         ({"function": lambda text, offsets: [offsets.index(text.index(" 7"))]}, [0, 7, 12]),
         ({"stride": 1, "most": 4}, [0, 4, 8, 12]),
         ({"stride": 1, "most": 2}, [0, 12]),
@@ -101,4 +101,4 @@ def test_a_function_that_fails_is_named(function: Callable[..., Any], sentence: 
 
 def test_a_position_beyond_the_trajectory_names_its_row() -> None:
     with pytest.raises(FastsiaError, match=r"^cuts, row 3: position 13 is beyond the trajectory's 12 tokens\.$"):
-        placed(TEXT_PIECES, given=(1, 13), where="cuts, row 3")
+        placed(TEXT_PIECES, fixed=(1, 13), where="cuts, row 3")

@@ -115,7 +115,7 @@ def test_one_rollout_has_no_halves() -> None:
 def alignments(probabilities: np.ndarray, number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     scored = Scored.of(encode(frame(draw(probabilities, number, rng))), SIAConfig())
-    rho = pearson(scored.points.entropy, scored.points.gold_surprisal, scored.table.trajectory_offsets)
+    rho = pearson(scored.stats.entropy, scored.stats.gold_surprisal, scored.table.trajectory_offsets)
     return rho, cross_fitted(scored.halves)[0]
 
 

@@ -1,4 +1,4 @@
-"""Where rollouts are placed: no checkpoint's number looks at its own rollouts; the error falls for the same tokens."""
+"""Allocated rollouts: no checkpoint's number looks at its own rollouts; the error falls for the same tokens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastsia.config import SIAConfig
-from fastsia.sia.allocation import MOST_ROLLOUTS, Pilot, bias_bound, place
+from fastsia.sia.allocation import MOST_ROLLOUTS, Pilot, allocate, bias_bound
 from tests.sia.simulate import draw, moving
 
 
@@ -22,40 +22,40 @@ def test_a_checkpoint_s_number_does_not_depend_on_its_own_rollouts() -> None:
     rng = np.random.default_rng(0)
     answers = draw(moving(6, 7, rng), 6, rng)
     cost = rng.uniform(5, 50, (6, 7))
-    before = place(pilots(answers, cost), 6, target_se=0.1)
+    before = allocate(pilots(answers, cost), 6, target_se=0.1)
     others = 0
     for checkpoint in range(7):
         changed, costs = answers.copy(), cost.copy()
         changed[2, checkpoint] = np.arange(6) % 2
         costs[2, checkpoint] = 500.0
-        after = place(pilots(changed, costs), 6, target_se=0.1)
+        after = allocate(pilots(changed, costs), 6, target_se=0.1)
         assert after[2][checkpoint] == before[2][checkpoint]
         others += any((one != two).any() for one, two in zip(after, before, strict=True))
     assert others == 7
 
 
 def simulate(rng: np.random.Generator, p: np.ndarray, adaptive: str) -> np.ndarray:
-    """The estimated shares of answer 0, float64 [P, C], of two rounds of placed rollouts."""
+    """The estimated shares of answer 0, float64 [P, C], of two rounds of allocated rollouts."""
     first = 4
     answers = draw(p, 60, rng)
     own = (answers[..., :first] == 0).mean(axis=2)
-    if adaptive == "placed":
-        number = np.array(place(pilots(answers[..., :first], np.ones(p.shape[:2])), first, target_se=0.12))
+    if adaptive == "allocated":
+        number = np.array(allocate(pilots(answers[..., :first], np.ones(p.shape[:2])), first, target_se=0.12))
     else:  # stop where the first ones agree
         number = np.where((own == 0) | (own == 1), first, 20)
     number = np.minimum(number, 60)
     return np.where(np.arange(60) < number[..., None], answers == 0, 0).sum(axis=2) / number
 
 
-def test_placed_rollouts_leave_shares_unbiased_and_stopping_on_agreement_does_not() -> None:
+def test_allocated_rollouts_leave_shares_unbiased_and_stopping_on_agreement_does_not() -> None:
     rng = np.random.default_rng(1)
     p = moving(8, 6, rng)
     runs = 250
-    for adaptive in ("placed", "agreement"):
+    for adaptive in ("allocated", "agreement"):
         shares = np.array([simulate(rng, p, adaptive) for _ in range(runs)])
         z = (shares.mean(axis=0) - p[..., 0]) / np.maximum(shares.std(axis=0) / np.sqrt(runs), 1e-9)
         inner = (p[..., 0] > 0.1) & (p[..., 0] < 0.9)
-        if adaptive == "placed":
+        if adaptive == "allocated":
             assert np.abs(z[inner]).max() < 4
             assert 0.7 < z[inner].std() < 1.3
         else:
@@ -67,7 +67,7 @@ def test_a_target_is_reached_with_fewer_tokens_than_equal_numbers_need() -> None
     p = moving(60, 12, rng, final_share=0.98)
     p[:30] = (0.98, 0.01, 0.01, 0.0, 0.0)  # known from the start
     cost = np.broadcast_to(np.linspace(60, 5, 12), (60, 12))
-    number = np.array(place(pilots(draw(p, 10, rng), cost), 10, target_se=0.05))
+    number = np.array(allocate(pilots(draw(p, 10, rng), cost), 10, target_se=0.05))
     variance = p[..., 0] * (1 - p[..., 0])
     reached = np.sqrt((variance / number).mean())
     assert reached == pytest.approx(0.05, rel=0.08)
@@ -82,12 +82,12 @@ def test_a_budget_is_spent_on_all_problems_alike() -> None:
     p = np.tile(moving(10, 8, rng), (4, 1, 1))
     cost = np.full((40, 8), 10.0)
     made = pilots(draw(p, 8, rng), cost)
-    number = np.array(place(made, 8, tokens=20 * cost.sum()))
+    number = np.array(allocate(made, 8, tokens=20 * cost.sum()))
     assert 0.95 * 20 * cost.sum() < (number * cost).sum() <= 20 * cost.sum()
     parts = number.reshape(4, -1).sum(axis=1)
     assert parts.max() < 1.2 * parts.min()
-    assert (np.array(place(made, 8, tokens=5 * cost.sum())) == 8).all()
-    both = np.array(place(made, 8, target_se=0.01, tokens=12 * cost.sum()))
+    assert (np.array(allocate(made, 8, tokens=5 * cost.sum())) == 8).all()
+    both = np.array(allocate(made, 8, target_se=0.01, tokens=12 * cost.sum()))
     assert (both * cost).sum() <= 12 * cost.sum()
     limit = bias_bound(number.ravel(), np.full(int(number.sum()), 10), 200)
     assert 0 < limit < 0.02
@@ -104,7 +104,7 @@ def test_what_one_checkpoints_lengths_can_change_is_in_the_limit() -> None:
         lengths = cost.copy()
         lengths[0, 2] = length
         made = [Pilot(v, c, np.zeros(6)) for v, c in zip(variance, lengths, strict=True)]
-        return np.array(place(made, first, tokens=1.05 * first * cost.sum()))
+        return np.array(allocate(made, first, tokens=1.05 * first * cost.sum()))
 
     number = numbers(10.0)
     assert number[0, 2] > 2 * first > number[1:].max()
@@ -115,7 +115,7 @@ def test_what_one_checkpoints_lengths_can_change_is_in_the_limit() -> None:
 
 def test_no_checkpoint_gets_more_than_the_most() -> None:
     made = [Pilot(np.full(4, 0.2), np.ones(4), np.zeros(4))] * 2
-    assert np.max(place(made, 4, tokens=1e5)) == MOST_ROLLOUTS
+    assert np.max(allocate(made, 4, tokens=1e5)) == MOST_ROLLOUTS
 
 
 def test_odd_trajectories() -> None:
@@ -123,13 +123,13 @@ def test_odd_trajectories() -> None:
     alone = Pilot(np.array([0.2]), np.array([3.0]), np.zeros(1))
     none = Pilot(np.zeros(0), np.zeros(0), np.zeros(0))
     spent = Pilot(np.array([0.2, 0.2, 0.0]), np.array([3.0, 3.0, np.nan]), np.zeros(3))
-    found = place([alone, none, spent], 4, target_se=0.05)
+    found = allocate([alone, none, spent], 4, target_se=0.05)
     assert [len(own) for own in found] == [1, 0, 3]
     assert found[0][0] > 4
     assert found[2][2] == 4
     same = Pilot(np.zeros(5), np.ones(5), np.zeros(5))
-    assert place([same], 4, target_se=0.05)[0].tolist() == [4] * 5
-    assert place([], 4, target_se=0.05) == []
+    assert allocate([same], 4, target_se=0.05)[0].tolist() == [4] * 5
+    assert allocate([], 4, target_se=0.05) == []
 
 
 def test_what_a_first_round_says() -> None:
@@ -151,7 +151,7 @@ def test_many_answers_need_more_rollouts_than_their_spread_says() -> None:
     """Where every rollout has its own answer, ln p has no variance, and H is far too low."""
     apart = Pilot.of([[str(a) for a in range(8)]] * 4, "0", [np.full(8, 10)] * 4, "entropy")
     assert apart.variance.max() < 1e-12
-    assert place([apart], 8, target_se=0.2)[0].min() > 30
+    assert allocate([apart], 8, target_se=0.2)[0].min() > 30
 
 
 def test_settings_that_cannot_be() -> None:

@@ -182,7 +182,7 @@ def test_nothing_of_the_problems_that_are_scored_is_known_to_the_choice() -> Non
         scored = Scored.of(encode(part), config)
         table, stops = scored.table, [setting.stops for setting in all_settings(scored, HELD_OUT_LENGTHS)]
         place = table.checkpoint, table.trajectory_offsets, table.problem_offsets
-        return Replay.of(*place, scored.points.majority_right, stops)
+        return Replay.of(*place, scored.stats.majority_right, stops)
 
     whole, half = replay(rollouts), np.arange(12) % 2 == 0
     own = replay(rollouts[rollouts["problem_id"].isin([f"p{k}" for k in np.flatnonzero(half)])])

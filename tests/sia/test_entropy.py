@@ -19,16 +19,16 @@ def expected_plugin(probabilities: np.ndarray, number: int) -> float:
 def test_by_hand() -> None:
     # Four rollouts a checkpoint, answers 0 (gold), 1 and null (2).
     table = encode(frame(np.array([[[0, 0, 1, 2], [0, 0, 0, 0]]]), null=2))
-    points = measure(table, alpha=0.5)
-    np.testing.assert_allclose(points.entropy, [1.5 * np.log(2), 0.0])
+    stats = measure(table, alpha=0.5)
+    np.testing.assert_allclose(stats.entropy, [1.5 * np.log(2), 0.0])
     # V = {10, 11} and null = 3.
-    np.testing.assert_allclose(points.gold_surprisal, -np.log([2.5 / 5.5, 4.5 / 5.5]))
-    assert points.null_rate.tolist() == [0.25, 0.0]
-    step, total = gains(table, points)
+    np.testing.assert_allclose(stats.gold_surprisal, -np.log([2.5 / 5.5, 4.5 / 5.5]))
+    assert stats.null_rate.tolist() == [0.25, 0.0]
+    step, total = gains(table, stats)
     assert np.isnan(step[0])
-    assert step[1] == pytest.approx(points.gold_surprisal[0] - points.gold_surprisal[1])
+    assert step[1] == pytest.approx(stats.gold_surprisal[0] - stats.gold_surprisal[1])
     assert total.tolist() == pytest.approx([0.0, step[1]])
-    assert ends_correct(table, points).tolist() == [True]
+    assert ends_correct(table, stats).tolist() == [True]
 
 
 @pytest.mark.parametrize("number", [10, 20, 50])
@@ -37,11 +37,11 @@ def test_plugin_bias_is_as_theory_says_and_chao_shen_is_nearer(number: int) -> N
     truth = -(probabilities * np.log(probabilities)).sum()
     rng = np.random.default_rng(number)
     table = encode(frame(draw(constant(3000, probabilities, 2), number, rng)))
-    points = measure(table, 0.5)
-    error = points.entropy.std() / np.sqrt(len(points.entropy))
-    assert points.entropy.mean() == pytest.approx(expected_plugin(probabilities, number), abs=4 * error)
+    stats = measure(table, 0.5)
+    error = stats.entropy.std() / np.sqrt(len(stats.entropy))
+    assert stats.entropy.mean() == pytest.approx(expected_plugin(probabilities, number), abs=4 * error)
     # To first order the bias is -(K - 1) / (2 N), which Miller and Madow add back.
-    assert points.entropy.mean() - truth == pytest.approx(-(len(probabilities) - 1) / (2 * number), rel=0.35)
-    plugin_bias = abs(points.entropy.mean() - truth)
-    assert abs(points.entropy_chao_shen.mean() - truth) < 0.6 * plugin_bias
-    assert abs(points.entropy_miller_madow.mean() - truth) < 0.6 * plugin_bias
+    assert stats.entropy.mean() - truth == pytest.approx(-(len(probabilities) - 1) / (2 * number), rel=0.35)
+    plugin_bias = abs(stats.entropy.mean() - truth)
+    assert abs(stats.entropy_chao_shen.mean() - truth) < 0.6 * plugin_bias
+    assert abs(stats.entropy_miller_madow.mean() - truth) < 0.6 * plugin_bias

@@ -41,8 +41,8 @@ def test_the_artefact_has_a_closed_form_that_is_free_of_the_number_of_rollouts(
     assert expected == pytest.approx(rho_0, abs=5e-4)
     for number, near in ((10, 0.14), (20, 0.1), (50, 0.06)):
         rng = np.random.default_rng(number)
-        points = measure(encode(frame(draw(constant(1, np.array(p), 6000), number, rng))), ALPHA)
-        entropy, surprisal = points.entropy, points.gold_surprisal
+        measured = measure(encode(frame(draw(constant(1, np.array(p), 6000), number, rng))), ALPHA)
+        entropy, surprisal = measured.entropy, measured.gold_surprisal
         if p[0] > 0.1 or number > 20:  # a gold answer that is mostly not drawn has a smoothed, lower s
             assert number * np.cov(entropy, surprisal)[0, 1] == pytest.approx(covariance, rel=0.15, abs=0.16)
         assert np.corrcoef(entropy, surprisal)[0, 1] == pytest.approx(expected, abs=near)
@@ -63,7 +63,7 @@ def mean_rhos(probabilities: np.ndarray, number: int, seed: int) -> tuple[float,
     """The paper's and the cross-fitted."""
     rollouts = frame(draw(probabilities, number, np.random.default_rng(seed)), null=4)
     scored = Scored.of(encode(rollouts), SIAConfig(smoothing=number / 40))
-    rho = pearson(scored.points.entropy, scored.points.gold_surprisal, scored.table.trajectory_offsets)
+    rho = pearson(scored.stats.entropy, scored.stats.gold_surprisal, scored.table.trajectory_offsets)
     return float(np.nanmean(rho)), float(np.nanmean(cross_fitted(scored.halves)[0]))
 
 
@@ -126,12 +126,12 @@ def test_more_information_lowers_h_and_raises_s_exactly_at_any_number_of_rollout
     bars = np.array(list(combinations(range(number + 2), 2)))
     counts = np.stack([bars[:, 0], bars[:, 1] - bars[:, 0] - 1, number + 1 - bars[:, 1]], axis=1)
     answers = np.stack([np.repeat(np.arange(3), row) for row in counts])
-    points = measure(encode(frame(answers[None])), ALPHA)  # one trajectory, so V is the same everywhere
+    measured = measure(encode(frame(answers[None])), ALPHA)  # one trajectory, so V is the same everywhere
 
     def expected(p: np.ndarray) -> tuple[float, float]:
         weight = stats.multinomial.pmf(counts, number, p)
         assert weight.sum() == pytest.approx(1)
-        return float(weight @ points.entropy), float(weight @ points.gold_surprisal)
+        return float(weight @ measured.entropy), float(weight @ measured.gold_surprisal)
 
     rng = np.random.default_rng(5)
     for _ in range(60):

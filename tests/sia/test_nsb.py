@@ -66,12 +66,12 @@ def test_it_is_less_biased_than_plug_in_and_within_its_range() -> None:
     rng = np.random.default_rng(0)
     truth = moving(150, 8, rng)
     table = encode(frame(draw(truth, 10, rng), null=4))
-    points, found = measure(table, 0.5), nsb_entropy(table)
+    stats, found = measure(table, 0.5), nsb_entropy(table)
     exact = entropy_of(truth.reshape(-1, 5))
     owner = table.trajectory_of_checkpoint
     assert (found > 0).all()
     assert (found <= np.log(table.num_answers[owner])).all()
-    error, naive, miller = (x - exact for x in (found, points.entropy, points.entropy_miller_madow))
+    error, naive, miller = (x - exact for x in (found, stats.entropy, stats.entropy_miller_madow))
     assert abs(error.mean()) < abs(naive.mean()) / 2
     assert np.sqrt((error**2).mean()) < np.sqrt((miller**2).mean())
 

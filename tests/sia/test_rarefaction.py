@@ -17,7 +17,7 @@ from fastsia.sia.scored import Scored
 from fastsia.sia.table import encode
 from tests.sia.simulate import constant, draw, frame, moving
 
-PLACED = SIAConfig(target_se=0.1, num_bootstrap=50, num_splits=2)
+ALLOCATED = SIAConfig(target_se=0.1, num_bootstrap=50, num_splits=2)
 
 
 def uneven(rollouts: pd.DataFrame, numbers: np.ndarray) -> pd.DataFrame:
@@ -49,17 +49,17 @@ def test_more_rollouts_at_some_checkpoints_are_no_trend() -> None:
     rng = np.random.default_rng(1)
     numbers = np.array([6, 60] * 4)
     table = encode(uneven(frame(draw(constant(300, np.full(5, 0.2), 8), 60, rng), null=4), numbers))
-    plain, found = measure(table, 0.5), Scored.of(table, PLACED)
+    plain, found = measure(table, 0.5), Scored.of(table, ALLOCATED)
     many = table.count == 60
     assert plain.entropy[many].mean() - plain.entropy[~many].mean() > 0.2
-    error = found.points.entropy[~many].std() / np.sqrt((~many).sum())
-    assert abs(found.points.entropy[many].mean() - found.points.entropy[~many].mean()) < 4 * error
-    assert found.points.entropy[many].std() < 0.5 * found.points.entropy[~many].std()
-    assert abs(found.points.gold_surprisal[many].mean() - found.points.gold_surprisal[~many].mean()) < 0.05
+    error = found.stats.entropy[~many].std() / np.sqrt((~many).sum())
+    assert abs(found.stats.entropy[many].mean() - found.stats.entropy[~many].mean()) < 4 * error
+    assert found.stats.entropy[many].std() < 0.5 * found.stats.entropy[~many].std()
+    assert abs(found.stats.gold_surprisal[many].mean() - found.stats.gold_surprisal[~many].mean()) < 0.05
     assert (found.halves.count == 3).all()
-    fewer = Scored.of(table, replace(PLACED, num_rollouts=4))
-    assert fewer.num_compared == 4, "H of other runs with 4"
-    assert fewer.points.entropy[~many].mean() < found.points.entropy[~many].mean() - 0.1
+    fewer = Scored.of(table, replace(ALLOCATED, num_rollouts=4))
+    assert fewer.rarefaction_depth == 4, "H of other runs with 4"
+    assert fewer.stats.entropy[~many].mean() < found.stats.entropy[~many].mean() - 0.1
 
 
 def test_an_analysis_of_unequal_numbers() -> None:
@@ -70,14 +70,14 @@ def test_an_analysis_of_unequal_numbers() -> None:
     p[:, 1:, 4] = 0.0
     p[:, 1:] /= p[:, 1:].sum(axis=2, keepdims=True)
     rollouts = uneven(frame(draw(p, 40, rng), null=4), np.array([40, 8, 12, 8, 8]))
-    found = analyze_rollouts(rollouts, config=PLACED)
+    found = analyze_rollouts(rollouts, config=ALLOCATED)
     summary = found.summary
     assert summary["null_rate"] == pytest.approx(0.6 / 5, abs=0.02), "not the share of all rollouts, above 0.3"
     precision = summary["precision"]
     assert (precision["fewest_rollouts"], precision["most_rollouts"], precision["bias_bound"]) == (8, 40, 0.0)
     table = encode(rollouts)
     assert 0 < precision["se"] < 0.5
-    assert any("Placed rollouts: the standard error and bias of H" in note for note in summary["warnings"])
+    assert any("Allocated rollouts: the standard error and bias of H" in note for note in summary["warnings"])
     assert not any("Unequal numbers" in note for note in summary["warnings"])
     assert (found.checkpoints["num_rollouts"].to_numpy() == table.count).all()
     assert found.tables["sensitivity"]["num_rollouts"].iloc[0] == 8

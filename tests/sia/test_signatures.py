@@ -10,7 +10,7 @@ from fastsia.answers.distribution import answer_entropy
 from fastsia.config import SIAConfig
 from fastsia.sia import analyze_rollouts
 from fastsia.sia.curves import GRID
-from fastsia.sia.entropy import Checkpoints, measure
+from fastsia.sia.entropy import CheckpointStats, measure
 from fastsia.sia.extras.signatures import (
     carried_rows,
     change_points,
@@ -28,19 +28,19 @@ from fastsia.sia.table import RolloutTable, encode
 from tests.sia.simulate import constant, draw, frame, moving
 
 
-def traced(*checkpoints: str) -> tuple[RolloutTable, Checkpoints]:
+def traced(*checkpoints: str) -> tuple[RolloutTable, CheckpointStats]:
     """One trace from its answers, a digit a rollout, 0 gold."""
     table = encode(frame(np.array([[[int(digit) for digit in text] for text in checkpoints]])))
     return table, measure(table, 0.5)
 
 
 def test_lock_in_is_where_the_mode_stops_changing() -> None:
-    table, points = traced("1110", "0001", "1110", "0001", "0000")
-    assert table.checkpoint[lock_in(table, points.mode)].tolist() == [60]
-    table, points = traced("1110", "0001", "1110")
-    assert table.checkpoint[lock_in(table, points.mode)].tolist() == [40]
-    table, points = traced("0001", "0011", "0000")
-    assert table.checkpoint[lock_in(table, points.mode)].tolist() == [0]
+    table, stats = traced("1110", "0001", "1110", "0001", "0000")
+    assert table.checkpoint[lock_in(table, stats.mode)].tolist() == [60]
+    table, stats = traced("1110", "0001", "1110")
+    assert table.checkpoint[lock_in(table, stats.mode)].tolist() == [40]
+    table, stats = traced("0001", "0011", "0000")
+    assert table.checkpoint[lock_in(table, stats.mode)].tolist() == [0]
 
 
 def test_what_ends_without_an_answer_does_not_lock_in() -> None:
@@ -52,10 +52,10 @@ def test_what_ends_without_an_answer_does_not_lock_in() -> None:
 
 
 def test_rises() -> None:
-    table, points = traced("0123", "0011", "0111", "1111")
-    assert largest_rise(table, points)[0] == 0.0
-    table, points = traced("0001", "0011", "0000")
-    assert largest_rise(table, points)[0] == pytest.approx(np.log(2) - answer_entropy(list("0001")))
+    table, stats = traced("0123", "0011", "0111", "1111")
+    assert largest_rise(table, stats)[0] == 0.0
+    table, stats = traced("0001", "0011", "0000")
+    assert largest_rise(table, stats)[0] == pytest.approx(np.log(2) - answer_entropy(list("0001")))
 
 
 def test_confident_and_wrong_is_read_from_smoothed_curves() -> None:

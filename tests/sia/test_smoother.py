@@ -141,7 +141,7 @@ def test_without_anyone_who_stays_the_divergences_are_the_rollouts() -> None:
         known=np.zeros(30, dtype=bool),
         log_stay=np.zeros(table.num_checkpoints),
         segment=table.last[table.trajectory_of_checkpoint][table.checkpoint_of_rollout],
-        visible=np.zeros(table.num_rollouts, dtype=np.int64),
+        uncensored_from=np.zeros(table.num_rollouts, dtype=np.int64),
         num_cut=np.zeros(30, dtype=np.int64),
         decided=np.zeros(30, dtype=bool),
         end=table.checkpoint[table.last],

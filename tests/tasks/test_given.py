@@ -13,7 +13,7 @@ from fastsia import Problem
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.errors import FastsiaError
 from fastsia.tasks import Task, load_task
-from fastsia.tasks.given import GivenTrajectory, read_placing, read_trajectories, with_answer
+from fastsia.tasks.given import GivenTrajectory, read_run_placement, read_trajectories, with_answer
 from tests.tiny import tiny_tokenizer
 
 TASK = Task("t", (Problem("a", "Is it?", "1", solution="It is."), Problem("b", "Is it not?", "2")))
@@ -46,7 +46,7 @@ def test_files_and_frames_have_several_trajectories_of_a_problem(tmp_path: Path)
     assert found.name.startswith("mine.jsonl sha256:")
     digests = {read_trajectories(source, TASK).name.split()[1] for source in (path, frame, tmp_path / "mine.parquet")}
     assert len(digests) == 1
-    assert read_trajectories(rows[:1], TASK).of(TASK).problems == TASK.problems[1:]
+    assert read_trajectories(rows[:1], TASK).restrict(TASK).problems == TASK.problems[1:]
 
 
 def test_problems_that_the_limit_leaves_out_are_ignored(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_solutions_get_the_line_of_their_answer() -> None:
     assert with_answer(given, TASK, first, "Answer:", False).text == " It is.\n#### 1"
     assert with_answer(given, TASK, first, "<|assistant|>\n", False).text == "It is.\n#### 1"
     assert with_answer(given, TASK, first, "<think>\n", True).text == "It is.\n</think>\n\n#### 1"
-    assert read_trajectories("gold", TASK).of(TASK).problems == (first,)
+    assert read_trajectories("gold", TASK).restrict(TASK).problems == (first,)
     with pytest.raises(FastsiaError, match=r"^trajectories='gold': the task t has no solutions\.$"):
         read_trajectories("gold", Task("t", TASK.problems[1:]))
 
@@ -141,25 +141,25 @@ def test_gsm8ks_calculator_annotations_are_no_part_of_a_solution(tmp_path: Path)
 # --- checkpoints -----------------------------------------------------------------------------------------------
 
 
-def placing(checkpoints: Any, task: Task = TASK) -> Any:
-    return read_placing(checkpoints, task, stride=20, most=None, name_of=lambda function: function.__name__)
+def run_placement(checkpoints: Any, task: Task = TASK) -> Any:
+    return read_run_placement(checkpoints, task, stride=20, most=None, name_of=lambda function: function.__name__)
 
 
 def test_kinds_of_checkpoints(tmp_path: Path) -> None:
     def mine(text: str, offsets: list[int]) -> list[int]:
         return []
 
-    assert placing(None).base.stride == 20
-    assert placing("stride:7").base.stride == 7
-    assert placing("step").of("a", 0).boundary == "step"
-    assert placing(mine).name == "mine"
+    assert run_placement(None).base.stride == 20
+    assert run_placement("stride:7").base.stride == 7
+    assert run_placement("step").placement("a", 0).boundary == "step"
+    assert run_placement(mine).name == "mine"
     rows = [{"problem_id": "a", "checkpoints": [3, 5]}, {"id": "b", "trajectory": 1, "checkpoints": []}]
-    found = placing(lines(tmp_path / "cuts.jsonl", *rows))
-    assert found.of("a", 4).given == (3, 5)
-    assert found.of("b", 1).given == ()
+    found = run_placement(lines(tmp_path / "cuts.jsonl", *rows))
+    assert found.placement("a", 4).fixed == (3, 5)
+    assert found.placement("b", 1).fixed == ()
     assert found.name.startswith("cuts.jsonl sha256:")
     with pytest.raises(FastsiaError, match=r"cuts\.jsonl has no row for trajectory 0 of problem 'b'\.$"):
-        found.of("b", 0)
+        found.placement("b", 0)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_kinds_of_checkpoints(tmp_path: Path) -> None:
 def test_wrong_rows_of_checkpoints(row: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     path = lines(tmp_path / "cuts.jsonl", {"problem_id": "a", "checkpoints": [3]}, row)
     with pytest.raises(FastsiaError) as error:
-        placing(path)
+        run_placement(path)
     assert str(error.value) == f"{path}, row 2: {sentence}"
 
 
@@ -195,5 +195,5 @@ def test_wrong_rows_of_checkpoints(row: dict[str, Any], sentence: str, tmp_path:
 )
 def test_what_is_no_kind_of_checkpoints(checkpoints: Any, sentence: str) -> None:
     with pytest.raises(FastsiaError) as error:
-        placing(checkpoints)
+        run_placement(checkpoints)
     assert str(error.value) == sentence

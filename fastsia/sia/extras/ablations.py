@@ -76,7 +76,7 @@ def sensitivity(scored: Scored) -> pd.DataFrame:
         Columns factor and value (what was changed), num_rollouts, stride, alpha; rho_pearson, rho_spearman and
         rho_cross_fitted with _low and _high; undefined_fraction.
     """
-    table, points, config = scored.table, scored.points, scored.config
+    table, stats, config = scored.table, scored.stats, scored.config
     rows = [_row("as run", "", scored)]
     classes = table.num_answers[table.trajectory_of_checkpoint]
     rules: list[tuple[str, float | None, Rule]] = [
@@ -86,12 +86,12 @@ def sensitivity(scored: Scored) -> pd.DataFrame:
     for name, alpha, rule in rules:
         halves = scored.halves.with_surprisal(rule(scored.halves.gold_count.T, scored.halves.count.T, classes).T)
         if scored.is_rarefied:
-            surprisal = rarefied_surprisal(table, points, scored.num_compared, rule)
+            surprisal = rarefied_surprisal(table, stats, scored.rarefaction_depth, rule)
         else:
-            surprisal = rule(points.gold_count, points.count, classes)
-        changed = replace(scored, points=points.with_surprisal(surprisal), halves=halves, origin=scored)
+            surprisal = rule(stats.gold_count, stats.count, classes)
+        changed = replace(scored, stats=stats.with_surprisal(surprisal), halves=halves, origin=scored)
         rows.append(_row("smoothing", name, changed) | {"alpha": alpha})
-    most = scored.num_compared
+    most = scored.rarefaction_depth
     for number in sorted({most // 4, most // 2}, reverse=True):
         if 4 <= number < most:
             part = fewer_rollouts(table, number)
@@ -117,7 +117,7 @@ def coarse_ablation(scored: Scored) -> pd.DataFrame:
     does not depend on the resolution. Where the distribution changes, expect each trajectory's ρ closer to 0, the
     cross-fitted one most, since it splits even fewer rollouts; the mean of both signs can move either way.
     """
-    part = Scored.of(coarse(scored.table, scored.num_compared), scored.config, origin=scored)
+    part = Scored.of(coarse(scored.table, scored.rarefaction_depth), scored.config, origin=scored)
     return pd.DataFrame([_row("estimate", "as run", scored), _row("estimate", "coarse", part)])
 
 
@@ -136,8 +136,8 @@ def reading_numbers(scored: Scored) -> dict[str, float | None]:
 
 
 def _compared(scored: Scored) -> RolloutTable:
-    """The rollouts of a table with as many at every checkpoint, where the run has placed them."""
-    return fewer_rollouts(scored.table, scored.num_compared) if scored.is_rarefied else scored.table
+    """The rollouts of a table with as many at every checkpoint, where the run has allocated them."""
+    return fewer_rollouts(scored.table, scored.rarefaction_depth) if scored.is_rarefied else scored.table
 
 
 def _additive(alpha: float) -> Rule:
@@ -153,7 +153,7 @@ def _row(factor: str, value: str, scored: Scored) -> dict[str, Any]:
     row: dict[str, Any] = {
         "factor": factor,
         "value": value,
-        "num_rollouts": scored.num_compared,
+        "num_rollouts": scored.rarefaction_depth,
         "stride": stride(scored.table),
         "alpha": scored.config.smoothing,
     }

@@ -19,7 +19,7 @@ _COLUMNS = (
 )
 
 
-@registry.table("alternatives", columns=_COLUMNS, from_run=False, place=72)
+@registry.table("alternatives", columns=_COLUMNS, computed=False, place=72)
 def alternatives_table(drawn: pd.DataFrame) -> pd.DataFrame:
     """After each alternative at a forking token
 

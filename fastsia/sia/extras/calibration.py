@@ -11,7 +11,7 @@ import pandas as pd
 from fastsia.sia import registry
 from fastsia.sia.estimate import Resampled
 from fastsia.sia.extras.failure import PLACES, POSITIONS
-from fastsia.sia.registry import COLUMNS, Point, Quantity, add_quantity
+from fastsia.sia.registry import COLUMNS, GroupEstimate, Quantity, add_quantity
 from fastsia.sia.scored import Scored
 from fastsia.sia.table import NULL
 
@@ -25,14 +25,14 @@ SOURCES = ("rollouts", "change-point")
 def _confidence(scored: Scored) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
     """By source: the probability of the most likely answer, and whether it is gold; float64 [G], NaN where the most
     likely is no answer."""
-    table, points, smoothed = scored.table, scored.points, scored.smoothed
+    table, stats, smoothed = scored.table, scored.stats, scored.smoothed
     owner = table.trajectory_of_checkpoint
-    agrees = table.code == np.repeat(points.mode, table.count)
+    agrees = table.code == np.repeat(stats.mode, table.count)
     votes = np.add.reduceat(agrees.astype(np.float64), table.checkpoint_offsets[:-1])
     width = table.num_answers[owner].astype(np.int64)
     begin = np.concatenate([[0], np.cumsum(width)[:-1]])
     found = {
-        "rollouts": (votes / table.count, points.mode),
+        "rollouts": (votes / table.count, stats.mode),
         "change-point": (np.maximum.reduceat(smoothed.probabilities, begin), smoothed.mode),
     }
     gold = table.gold[owner]
@@ -150,21 +150,21 @@ def _mode_share(scored: Scored) -> Mapping[str, Any]:
     return {"mode_share": _confidence(scored)["rollouts"][0]}
 
 
-def _brier(scored: Scored) -> Iterator[Point]:
+def _brier(scored: Scored) -> Iterator[GroupEstimate]:
     """Of the most frequent answer's share, at each of `POSITIONS`."""
     binned = _Binned(scored, *_confidence(scored)["rollouts"])
     found = scored.mean((binned.confidence - binned.right) ** 2)
     for position, estimate in zip(POSITIONS, found.estimates(), strict=True):
-        yield Point(estimate, position=position)
+        yield GroupEstimate(estimate, position=position)
 
 
-def _calibration_error(scored: Scored) -> Iterator[Point]:
+def _calibration_error(scored: Scored) -> Iterator[GroupEstimate]:
     """Of the most frequent answer's share, at each of `POSITIONS`."""
     binned = _Binned(scored, *_confidence(scored)["rollouts"])
     expected = binned.error_if_calibrated()
     for k, estimate in enumerate(binned.error().estimates()):
         chance = float(expected[k]) if np.isfinite(expected[k]) else None
-        yield Point(estimate, position=POSITIONS[k], facts={"if_calibrated": chance})
+        yield GroupEstimate(estimate, position=POSITIONS[k], facts={"if_calibrated": chance})
 
 
 COLUMNS["checkpoints"].append(_mode_share)

@@ -62,11 +62,11 @@ def components_table(scored: Scored) -> pd.DataFrame | None:
     if usable.sum() < 2:
         return None
     rows = scored.at_grid[usable[table.problem_of_trajectory]][:, PLACES]
-    share = scored.points.gold_count[rows] / scored.points.count[rows]
+    share = scored.stats.gold_count[rows] / scored.stats.count[rows]
     starts = np.concatenate([[0], np.cumsum(trajectories[usable])[:-1]])
 
     def components(weights: np.ndarray) -> np.ndarray:
-        return variance_components(share, scored.points.count[rows], starts, weights)
+        return variance_components(share, scored.stats.count[rows], starts, weights)
 
     value = components(np.ones((1, int(usable.sum()))))[0]
     weights = scored.bootstrap.weights[:, usable].astype(np.float64)

@@ -150,7 +150,7 @@ class HeldOut(NamedTuple):
 
 
 def score_held_out(replay: Replay, candidates: Sequence[Sequence[int]], seed: int) -> tuple[HeldOut, list[np.ndarray]]:
-    """Choose each rule's setting on one half of the problems and scores it on the other, over `NUM_HALVINGS` halvings.
+    """Choose each rule's setting on one half of the problems and score it on the other, over `NUM_HALVINGS` halvings.
 
     Args:
         replay: What the settings save and lose.
@@ -251,7 +251,7 @@ class Replay(NamedTuple):
 def _replay(scored: Scored, settings: Sequence[Setting]) -> Replay:
     table, stops = scored.table, [setting.stops for setting in settings]
     place = table.checkpoint, table.trajectory_offsets, table.problem_offsets
-    return Replay.of(*place, scored.points.majority_right, stops)
+    return Replay.of(*place, scored.stats.majority_right, stops)
 
 
 def all_settings(scored: Scored, lengths: Sequence[int]) -> Iterator[Setting]:
@@ -261,17 +261,17 @@ def all_settings(scored: Scored, lengths: Sequence[int]) -> Iterator[Setting]:
         scored: The run.
         lengths: Settings of the control, tokens.
     """
-    table, points = scored.table, scored.points
-    answered = points.mode != NULL
+    table, stats = scored.table, scored.stats
+    answered = stats.mode != NULL
     yield Setting("never", None, None, np.zeros(table.num_checkpoints, dtype=bool))
     for tau in TAUS:
-        yield Setting("entropy", tau, None, answered & (points.entropy <= tau + _EXACT))
+        yield Setting("entropy", tau, None, answered & (stats.entropy <= tau + _EXACT))
     for length in PLATEAU_LENGTHS:
-        spread = _spread(table, points.entropy, length)
+        spread = _spread(table, stats.entropy, length)
         for band in PLATEAU_BANDS:
             yield Setting("plateau", band, length, answered & (spread <= band + _EXACT))
     for length in MODE_LENGTHS:
-        same = _spread(table, points.mode.astype(np.float64), length) == 0
+        same = _spread(table, stats.mode.astype(np.float64), length) == 0
         yield Setting("mode", None, length, answered & same)
     if scored.traces is not None:
         recent = recent_token_entropy(table, scored.traces)

@@ -11,7 +11,7 @@ import numpy as np
 from fastsia.sia.alignment import noise_rho
 from fastsia.sia.curves import GRID, GROUPS, Curve, group_means
 from fastsia.sia.quantities import by_outcome
-from fastsia.sia.registry import COLUMNS, CURVES, FACTS, Point, Quantity, add_quantity
+from fastsia.sia.registry import COLUMNS, CURVES, FACTS, GroupEstimate, Quantity, add_quantity
 from fastsia.sia.scored import Scored
 from fastsia.sia.smoother import MOVES
 
@@ -91,26 +91,26 @@ def _rho_facts(scored: Scored) -> dict[str, Any]:
     return {"rho.recommended": recommended_rho(scored), "smoother": {"hazard": scored.smoothed.hazard}}
 
 
-def _share_moving(scored: Scored) -> Iterator[Point]:
-    yield Point(scored.mean(scored.smoothed.moves > MOVES).estimate())
+def _share_moving(scored: Scored) -> Iterator[GroupEstimate]:
+    yield GroupEstimate(scored.mean(scored.smoothed.moves > MOVES).estimate())
 
 
-def _if_known(column: str, scored: Scored) -> Iterator[Point]:
+def _if_known(column: str, scored: Scored) -> Iterator[GroupEstimate]:
     """`by_outcome` of a column that some runs lack."""
     if column in scored.trajectories:
         yield from by_outcome(column)(scored)
 
 
-def _baseline(column: str, scored: Scored) -> Iterator[Point]:
+def _baseline(column: str, scored: Scored) -> Iterator[GroupEstimate]:
     """2 P(ends correct) - 1 among the trajectories that have a rho; it says what to expect along a model's own text."""
     if column in scored.trajectories and not scored.off_policy:
         defined = scored.trajectories[column].notna().to_numpy()
-        yield Point(scored.mean(np.where(defined, 2.0 * scored.correct - 1, np.nan)).estimate())
+        yield GroupEstimate(scored.mean(np.where(defined, 2.0 * scored.correct - 1, np.nan)).estimate())
 
 
-def _undefined(column: str, scored: Scored) -> Iterator[Point]:
+def _undefined(column: str, scored: Scored) -> Iterator[GroupEstimate]:
     if column in scored.trajectories:
-        yield Point(scored.mean(scored.trajectories[column].isna().to_numpy()).estimate())
+        yield GroupEstimate(scored.mean(scored.trajectories[column].isna().to_numpy()).estimate())
 
 
 def _curves(scored: Scored) -> Iterator[Curve]:

@@ -13,7 +13,7 @@ from fastsia.sia import registry
 from fastsia.sia.curves import GRID, Curve
 from fastsia.sia.estimate import Resampled
 from fastsia.sia.extras.failure import PLACES, POSITIONS
-from fastsia.sia.registry import COLUMNS, CURVES, FACTS, Point, Quantity, add_quantity
+from fastsia.sia.registry import COLUMNS, CURVES, FACTS, GroupEstimate, Quantity, add_quantity
 from fastsia.sia.scored import Scored
 
 
@@ -93,9 +93,9 @@ def _of_trajectories(scored: Scored) -> Mapping[str, Any]:
     }
 
 
-def _mean_of(column: str, scored: Scored) -> Iterator[Point]:
+def _mean_of(column: str, scored: Scored) -> Iterator[GroupEstimate]:
     if column in scored.trajectories:
-        yield Point(scored.mean(scored.trajectories[column].to_numpy(np.float64)).estimate())
+        yield GroupEstimate(scored.mean(scored.trajectories[column].to_numpy(np.float64)).estimate())
 
 
 def _curves(scored: Scored) -> Iterator[Curve]:

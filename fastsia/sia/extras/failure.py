@@ -75,7 +75,7 @@ def failure_table(scored: Scored) -> pd.DataFrame:
         same = Resampled(entropy.value.copy(), entropy.samples.copy())
         partly = np.flatnonzero(np.isnan(score).any(axis=0))
         if len(partly):  # H on those trajectories only that have the signal
-            restricted = np.where(np.isnan(score[:, partly]), np.nan, -scored.points.entropy[rows[:, partly]])
+            restricted = np.where(np.isnan(score[:, partly]), np.nan, -scored.stats.entropy[rows[:, partly]])
             again = auc(restricted, positions[partly])
             same.value[partly], same.samples[:, partly] = again.value, again.samples
         found |= signal.columns(f"auc_{name}")

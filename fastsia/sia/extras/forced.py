@@ -22,7 +22,7 @@ SHAPES = ("decreasing", "rising", "flat", "mixed")
 """Shapes of the forced curve: it never rises, it never falls, neither, both (by more than `STEP_NATS`)."""
 
 
-@registry.table("forced_answers", columns="scorer quantity value num_trajectories", place=80, from_run=False)
+@registry.table("forced_answers", columns="scorer quantity value num_trajectories", place=80, computed=False)
 def forced_table(
     forced: pd.DataFrame,
     checkpoints: pd.DataFrame,

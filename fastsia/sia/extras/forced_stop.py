@@ -18,7 +18,7 @@ FORCED_TAUS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.5)
 
 
 @registry.table(
-    "forced_stop", columns="scorer held_out threshold saved lost accuracy stopped", place=82, from_run=False
+    "forced_stop", columns="scorer held_out threshold saved lost accuracy stopped", place=82, computed=False
 )
 def forced_stop_table(
     forced: pd.DataFrame,

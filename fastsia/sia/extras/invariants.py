@@ -77,7 +77,7 @@ def _gain_is_positive(scored: Scored) -> dict[str, float]:
     """
     means = _problem_means(scored, scored.trajectories["gain"].to_numpy())
     alpha = scored.config.smoothing
-    largest = max(float(np.log1p(scored.num_compared / alpha)), float(np.abs(means).max()))
+    largest = max(float(np.log1p(scored.rarefaction_depth / alpha)), float(np.abs(means).max()))
     capital = logsumexp([np.log1p(bet * means / largest).sum() for bet in BETS]) - np.log(len(BETS))
     return {"value": float(means.mean()), "p_value": float(np.exp(min(0.0, -capital)))}
 
@@ -85,7 +85,7 @@ def _gain_is_positive(scored: Scored) -> dict[str, float]:
 def _rises(scored: Scored) -> dict[str, float]:
     """The most significant rise of carried-forward mean H between neighbouring positions (t-tests, Bonferroni;
     approximate with few problems)."""
-    entropy = scored.points.entropy[carried_rows(scored.table)]
+    entropy = scored.stats.entropy[carried_rows(scored.table)]
     steps = _problem_means(scored, np.diff(entropy, axis=1))
     moving = (steps != 0).sum(axis=0) >= 8  # fewer say nothing by a t-test
     if not moving.any():

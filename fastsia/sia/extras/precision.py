@@ -1,4 +1,4 @@
-"""The error that a run with placed rollouts has reached, and its cost."""
+"""The error that a run with allocated rollouts has reached, and its cost."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from fastsia.sia.scored import Scored
 
 
 def _precision(scored: Scored) -> dict[str, Any]:
-    """Of a run that places its rollouts: target, standard error reached, rollouts, tokens."""
+    """Of a run that allocates its rollouts: target, standard error reached, rollouts, tokens."""
     table, config = scored.table, scored.config
-    if not config.places_rollouts:
+    if not config.allocates_rollouts:
         return {}
     gold = table.gold[table.trajectory_of_checkpoint]
     variance, bias = errors_of(table.code, table.checkpoint_offsets, gold, config.target_of)
@@ -55,16 +55,16 @@ def _equal_number(variance: np.ndarray, bias: np.ndarray, error: float) -> float
 
 def _notes(scored: Scored, facts: Mapping[str, Any]) -> Iterator[str]:
     config = scored.config
-    if not config.places_rollouts:
+    if not config.allocates_rollouts:
         return
     what = "standard error and bias of H" if config.target_of == "entropy" else "standard error of p(gold)"
     target = "" if config.target_se is None else f" (target {config.target_se:g})"
     fewest, most, mean = (facts[f"precision.{name}_rollouts"] for name in ("fewest", "most", "mean"))
     yield (
-        f"Placed rollouts: the {what} at a checkpoint is about {facts['precision.se']:.3g}{target}, with "
-        f"{fewest} to {most} rollouts, {mean:.1f} on average; placing adds a bias of at most about "
+        f"Allocated rollouts: the {what} at a checkpoint is about {facts['precision.se']:.3g}{target}, with "
+        f"{fewest} to {most} rollouts, {mean:.1f} on average; the allocation adds a bias of at most about "
         f"{facts['precision.bias_bound']:.1g} to a checkpoint's shares. H and s are those of "
-        f"{scored.num_compared} rollouts everywhere."
+        f"{scored.rarefaction_depth} rollouts everywhere."
     )
     if config.target_se is not None and facts["precision.se"] > 1.1 * config.target_se:
         yield (

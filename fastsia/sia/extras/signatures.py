@@ -14,10 +14,10 @@ import pandas as pd
 from fastsia.answers.distribution import summarize
 from fastsia.sia.bootstrap import Bootstrap, standard_error
 from fastsia.sia.curves import GRID, GROUPS, Curve, group_means, token_rows
-from fastsia.sia.entropy import Checkpoints
+from fastsia.sia.entropy import CheckpointStats
 from fastsia.sia.estimate import Resampled
 from fastsia.sia.quantities import mean_of
-from fastsia.sia.registry import COLUMNS, CURVES, FACTS, Point, Quantity, add_quantity
+from fastsia.sia.registry import COLUMNS, CURVES, FACTS, GroupEstimate, Quantity, add_quantity
 from fastsia.sia.scored import Scored
 from fastsia.sia.smoother import MOVES, Smoothed
 from fastsia.sia.table import NULL, RolloutTable
@@ -38,10 +38,10 @@ def lock_in(table: RolloutTable, mode: np.ndarray) -> np.ndarray:
     return np.where(final == NULL, -1, first)
 
 
-def largest_rise(table: RolloutTable, points: Checkpoints) -> np.ndarray:
+def largest_rise(table: RolloutTable, stats: CheckpointStats) -> np.ndarray:
     """float64 [T], nats: the largest rise of H from one checkpoint to the next, 0 where it never rises."""
     rise = np.zeros(table.num_checkpoints)
-    rise[1:] = np.diff(points.entropy)
+    rise[1:] = np.diff(stats.entropy)
     rise[table.first] = 0.0
     return np.maximum(np.maximum.reduceat(rise, table.trajectory_offsets[:-1]), 0.0)
 
@@ -293,7 +293,7 @@ def _pooled(table: RolloutTable, matched: np.ndarray, alpha: float, begin: int, 
 
 
 def _of_trajectories(scored: Scored) -> Mapping[str, Any]:
-    table, points = scored.table, scored.points
+    table, stats = scored.table, scored.stats
     locked = lock_in(table, scored.smoothed.mode)
     position = np.where(locked < 0, np.nan, table.checkpoint[locked])
     changes = change_points(table)
@@ -302,7 +302,7 @@ def _of_trajectories(scored: Scored) -> Mapping[str, Any]:
     return {
         "lock_in": pd.array(position, dtype="Int64"),
         "lock_in_relative": position / scored.length,
-        "largest_rise": largest_rise(table, points),
+        "largest_rise": largest_rise(table, stats),
         "misaligned": misaligned(table, scored.smoothed),
         "num_change_points": changes.count,
         "change_point": change,
@@ -348,7 +348,7 @@ def _facts(scored: Scored) -> dict[str, Any]:
         )
         found["pooled"] = {
             "mean_draws": float(draws.mean()),
-            "entropy_difference": float((entropy - scored.points.entropy).mean()),
+            "entropy_difference": float((entropy - scored.stats.entropy).mean()),
             "cut_share": float(cut.mean()),
         }
     return found
@@ -366,28 +366,28 @@ def _curves(scored: Scored) -> Iterator[Curve]:
             yield Curve("entropy_pooled", "relative", group, GRID, means.value[g, 0], means.samples[:, g, 0], count)
 
 
-def _saturation(part: str, scored: Scored) -> Iterator[Point]:
+def _saturation(part: str, scored: Scored) -> Iterator[GroupEstimate]:
     curve = scored.mean_curve("entropy")
     found, resampled = saturation(curve.value), saturation(curve.samples)
-    yield Point(Resampled(getattr(found, part), getattr(resampled, part), curve.n).estimate())
+    yield GroupEstimate(Resampled(getattr(found, part), getattr(resampled, part), curve.n).estimate())
 
 
-def _rebound(scored: Scored) -> Iterator[Point]:
-    yield Point(rebound(scored).estimate())
+def _rebound(scored: Scored) -> Iterator[GroupEstimate]:
+    yield GroupEstimate(rebound(scored).estimate())
 
 
-def _step_gain(scored: Scored) -> Iterator[Point]:
-    yield Point(_mean_gain(scored).estimate())
+def _step_gain(scored: Scored) -> Iterator[GroupEstimate]:
+    yield GroupEstimate(_mean_gain(scored).estimate())
 
 
-def _mean_of(column: str, scored: Scored) -> Iterator[Point]:
-    yield Point(mean_of(column, scored).estimate())
+def _mean_of(column: str, scored: Scored) -> Iterator[GroupEstimate]:
+    yield GroupEstimate(mean_of(column, scored).estimate())
 
 
-def _monotone(scored: Scored) -> Iterator[Point]:
+def _monotone(scored: Scored) -> Iterator[GroupEstimate]:
     rise = scored.trajectories["largest_rise"].to_numpy()
     for tolerance in RISE_TOLERANCES:
-        yield Point(scored.mean(rise <= tolerance + 1e-12).estimate(), position=tolerance)
+        yield GroupEstimate(scored.mean(rise <= tolerance + 1e-12).estimate(), position=tolerance)
 
 
 COLUMNS["trajectories"].append(_of_trajectories)

@@ -149,9 +149,9 @@ def step_columns(scored: Scored) -> Mapping[str, Any]:
 
 def _gold_change(scored: Scored) -> dict[str, np.ndarray]:
     """Change of p(gold) over each step with its interval; float64 [G]."""
-    points, last = scored.points, scored.table.last
-    following = np.minimum(np.arange(len(points.count)) + 1, len(points.count) - 1)
-    sets = points.gold_count, points.count, points.gold_count[following], points.count[following]
+    stats, last = scored.stats, scored.table.last
+    following = np.minimum(np.arange(len(stats.count)) + 1, len(stats.count) - 1)
+    sets = stats.gold_count, stats.count, stats.gold_count[following], stats.count[following]
     change = sets[2] / sets[3] - sets[0] / sets[1]
     columns = {"step_gold_change": change}
     columns |= dict(zip(("step_gold_change_low", "step_gold_change_high"), newcombe(*sets), strict=True))
@@ -226,14 +226,14 @@ def steps_table(scored: Scored) -> pd.DataFrame | None:
 
 def _facts(scored: Scored) -> dict[str, Any]:
     """How many steps there are, and how many change the answers or the gold answer's share."""
-    points = scored.checkpoints
-    if "step_q_value" not in points:
+    frame = scored.checkpoints
+    if "step_q_value" not in frame:
         return {"steps": None}
-    decisive = (points["step_q_value"] <= LEVEL).to_numpy()
-    low, high = points["step_gold_change_low"].to_numpy(), points["step_gold_change_high"].to_numpy()
+    decisive = (frame["step_q_value"] <= LEVEL).to_numpy()
+    low, high = frame["step_gold_change_low"].to_numpy(), frame["step_gold_change_high"].to_numpy()
     return {
         "steps.level": LEVEL,
-        "steps.number": int(points["step_q_value"].notna().sum()),
+        "steps.number": int(frame["step_q_value"].notna().sum()),
         "steps.decisive": int(decisive.sum()),
         "steps.decisive_towards_gold": int((decisive & (low > 0)).sum()),
         "steps.decisive_away_from_gold": int((decisive & (high < 0)).sum()),
