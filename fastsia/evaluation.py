@@ -939,7 +939,7 @@ def _requests(
                 stride=run_placement.base.stride,
                 placement=dataclasses.replace(run_placement.placement(problem.id, trajectory), spec=spec),
                 trajectory_ids=ids,
-                score_given=ids is not None,
+                given_logprobs=ids is not None,
                 rollout_budget=config.rollout_budget,
                 share=config.share,
                 shuffle_prefix=config.shuffle_prefix,

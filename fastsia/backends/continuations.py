@@ -146,7 +146,7 @@ class PendingRequest:
     @property
     def to_score(self) -> tuple[list[int], np.ndarray] | None:
         """(prompt, int32 tokens of the given trajectory) where their log-probabilities are asked for."""
-        if self.start is not None or not self._request.score_given or len(self._token_ids) == 0:
+        if self.start is not None or not self._request.given_logprobs or len(self._token_ids) == 0:
             return None
         return list(self._request.prompt_ids), self._token_ids
 

@@ -46,7 +46,7 @@ class Job:
     is_end_taken: bool = False
 
     @property
-    def has_to_score(self) -> bool:
+    def needs_given_logprobs(self) -> bool:
         """Whether the log-probabilities of its given tokens are asked for; a shuffled prefix has none."""
         request = self.request
-        return self.finish_reason == "given" and request.score_given and not request.shuffle_prefix
+        return self.finish_reason == "given" and request.given_logprobs and not request.shuffle_prefix

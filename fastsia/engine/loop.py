@@ -520,7 +520,7 @@ class Run:
 
     def _take(self, job: Job) -> Drawn | None:
         # Nothing to store yet: a given trajectory is known, and its log-probabilities are not computed.
-        if not self._is_consistent or (job.has_to_score and np.isnan(job.logprobs).any()):
+        if not self._is_consistent or (job.needs_given_logprobs and np.isnan(job.logprobs).any()):
             return None
         trunks, states = self.tree.trunks, self.tree.rollouts
         token_ids, logprobs, entropies = job.token_ids, job.logprobs, job.entropies

@@ -167,7 +167,7 @@ class Request:
         key: the caller's name for the request, returned with the result.
         seed: 64 bits; all draws follow from it (see `ops.reference.uniforms`).
         checkpoints: positions in the trajectory; None means those of `placement`, or every `stride` tokens and the end.
-        score_given: compute log-probabilities and entropies of the tokens of `trajectory_ids`.
+        given_logprobs: compute log-probabilities and entropies of the tokens of `trajectory_ids`.
         shuffle_prefix: roll out from a seeded permutation of y_1..y_t instead of y_1..y_t.
         drawn: the draws of an earlier run; only the rest is drawn. It also forces the first tokens of rollouts
             (`fastsia.forking`), which are then as if drawn before.
@@ -185,7 +185,7 @@ class Request:
     trajectory_ids: tuple[int, ...] | None = None
     checkpoints: tuple[int, ...] | None = None
     placement: Placement | None = None
-    score_given: bool = False
+    given_logprobs: bool = False
     rollout_budget: RolloutBudget = "new"
     share: Share = "trajectory"
     shuffle_prefix: bool = False
@@ -249,7 +249,7 @@ class Trajectory:
         token_ids: int32 [T], without EOS and without any part of a stop text.
         logprobs, token_entropies: float32 [T], nats: each token's log-probability under the sampling distribution, and
             the entropy of the model's next-token distribution there (untruncated, temperature 1). NaN where the
-            trajectory was given and `score_given` is false; -inf is the log-probability of a token that top-p cuts off.
+            trajectory was given and `given_logprobs` is false; -inf: a token that top-p cuts off.
         rollouts: None where the trajectory failed (`finish_reason == "error"`).
     """
 

@@ -142,7 +142,7 @@ class Verifier:
         """Verify trunks. Until the end the tables change only in log-probabilities of the trunks' own tokens."""
         states = self._tree.rollouts
         for slot in slots.tolist():
-            self._score_given(slot)
+            self._compute_given_logprobs(slot)
         targets = self._describe(slots)
         found = yield from self._match(targets)
         states.length[found.rollouts] = found.end - found.start
@@ -155,11 +155,11 @@ class Verifier:
         self.drop_hidden(slots)
         return [*self._branch(targets, found), *self._replay(found.rollouts), ended]
 
-    def _score_given(self, slot: int) -> None:
+    def _compute_given_logprobs(self, slot: int) -> None:
         """Log-probabilities and entropies of the tokens of a given trajectory, from the kept hidden states."""
         trunks = self._tree.trunks
         job, settings = self._jobs[int(trunks.job[slot])], (float(trunks.temperature[slot]), float(trunks.top_p[slot]))
-        if not job.has_to_score:
+        if not job.needs_given_logprobs:
             return
         job.logprobs, job.entropies = np.empty((2, len(job.token_ids)), dtype=np.float32)
         step = max(_MAX_SCORED_LOGITS // self._runner.vocab_size, 1)

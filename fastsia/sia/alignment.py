@@ -170,7 +170,7 @@ def halve(table: RolloutTable, alpha: float, num_splits: int, seed: int) -> Halv
 
     Both halves smooth the surprisal with the number of distinct answers of the whole trajectory.
     """
-    slots = table.slots()
+    slots = table.index_in_checkpoint()
     widest = int(slots.max()) + 1
     member = split_halves(widest, num_splits, seed)
     columns = member.shape[1]

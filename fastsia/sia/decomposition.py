@@ -215,7 +215,7 @@ def count_divergences(
     kept = np.flatnonzero(included[chunk.rollouts]) + chunk.rollouts.start
     number = chunk.rows.stop - chunk.rows.start
     cell = (segment[kept] - chunk.rows.start) * chunk.width + local.code[kept]
-    slot = table.slots()[kept]
+    slot = table.index_in_checkpoint()[kept]
     indicator = sparse.csr_matrix(
         (np.ones(len(kept), dtype=np.float32), (cell, slot)), shape=(number * chunk.width, len(member))
     )
@@ -324,7 +324,7 @@ class _Sets:
         """float64 [num_groups, S]: how many of the rollouts (rows of the table) of each group are in each set."""
         shape = (num_groups, len(self.member))
         ones = np.ones(len(group), dtype=np.float32)
-        indicator = sparse.csr_matrix((ones, (group, self.table.slots()[rollouts])), shape=shape)
+        indicator = sparse.csr_matrix((ones, (group, self.table.index_in_checkpoint()[rollouts])), shape=shape)
         return np.asarray(indicator @ self.member.astype(np.float64))
 
 
@@ -389,7 +389,7 @@ def _censored_shares(
     for k in np.flatnonzero(segment_of[1:] == segment_of[:-1]):
         before[k + 1] = before[k] * (1 - hazard[k])
     per_rollout = np.divide(before, risk, out=np.zeros_like(risk), where=risk > 0)
-    return np.asarray(sets.member[sets.table.slots()[censored]] * per_rollout[pair_of_rollout])
+    return np.asarray(sets.member[sets.table.index_in_checkpoint()[censored]] * per_rollout[pair_of_rollout])
 
 
 def surprisal(p_gold: np.ndarray, num_answers: np.ndarray, alpha: float) -> np.ndarray:
@@ -453,7 +453,7 @@ def decompose(
     included = np.ones(table.num_rollouts, dtype=bool) if included is None else included
     local = table.local_answers()
     owner = table.trajectory_of_checkpoint
-    everyone = np.ones((int(table.slots().max()) + 1, 1), dtype=bool)
+    everyone = np.ones((int(table.index_in_checkpoint().max()) + 1, 1), dtype=bool)
     rollouts_of = np.add.reduceat(table.count, table.trajectory_offsets[:-1])
     cut_share = divergences.num_cut / rollouts_of
     columns: list[list[np.ndarray]] = []
@@ -678,7 +678,7 @@ def decomposed_halves(
     correction itself where all rollouts agree: `Halves.uncorrected` says where H or s is constant without it.
     """
     local, owner = table.local_answers(), table.trajectory_of_checkpoint
-    member = split_halves(int(table.slots().max()) + 1, num_splits, seed)
+    member = split_halves(int(table.index_in_checkpoint().max()) + 1, num_splits, seed)
     every, share = np.ones(table.num_rollouts, dtype=bool), alpha / SMOOTHING_ROLLOUTS
     entropy = np.empty((table.num_checkpoints, member.shape[1]))
     gold, plain_entropy, plain_gold = np.empty_like(entropy), np.empty_like(entropy), np.empty_like(entropy)
@@ -711,9 +711,9 @@ def half_difference(table: RolloutTable, divergences: Divergences, seed: int) ->
     Trajectories for which that is no answer, and those with fewer than 4 rollouts, are NaN too.
     """
     local, owner, row = table.local_answers(), table.trajectory_of_checkpoint, table.checkpoint_of_rollout
-    member = split_halves(int(table.slots().max()) + 1, 1, seed)
+    member = split_halves(int(table.index_in_checkpoint().max()) + 1, 1, seed)
     choosing = (member & (np.cumsum(member, axis=0) <= member.sum(axis=0) // 2)).any(axis=1)
-    chooses = choosing[table.slots()] & (row == table.last[owner[row]])
+    chooses = choosing[table.index_in_checkpoint()] & (row == table.last[owner[row]])
     everyone = np.ones((len(member), 1), dtype=bool)
     parts = []
     for chunk in chunks(table, local, 2):

@@ -84,7 +84,7 @@ class Scored:
         depth = _rarefaction_depth(table, config)
         if depth < table.count.max():
             stats = rarefied(table, stats, config.smoothing, depth)
-            first = replace(table.keep(table.slots() < depth), num_answers=table.num_answers)
+            first = replace(table.keep(table.index_in_checkpoint() < depth), num_answers=table.num_answers)
         halves = halve(first, config.smoothing, config.num_splits, config.seed)
         return cls(table, config, stats, halves, origin=origin)
 

@@ -266,7 +266,7 @@ def _draw_entropies(
 def _stretches(
     table: RolloutTable, local: LocalAnswers, chunk: Chunk, at: np.ndarray, included: np.ndarray
 ) -> Stretches:
-    everyone = np.ones((int(table.slots().max()) + 1, 1), dtype=bool)
+    everyone = np.ones((int(table.index_in_checkpoint().max()) + 1, 1), dtype=bool)
     rows = count_divergences(table, local, at, chunk, everyone, included)[:, :, 0]
     length = np.diff(table.trajectory_offsets)[chunk.trajectories]
     counts = np.zeros((len(length), int(length.max()), chunk.width), dtype=np.int64)

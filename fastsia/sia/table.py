@@ -144,7 +144,7 @@ class RolloutTable:
         """int64 [T], each trajectory's first checkpoint row."""
         return self.trajectory_offsets[:-1]
 
-    def slots(self) -> np.ndarray:
+    def index_in_checkpoint(self) -> np.ndarray:
         """int64 [R]: the rollout's index, or its place within the checkpoint where indices are not 0..N-1."""
         widest = int(self.count.max(initial=0))
         if self.num_rollouts and self.rollout.min() >= 0 and self.rollout.max() < widest:

@@ -140,7 +140,7 @@ def test_keep_counts_answers_anew() -> None:
 def test_slots_fall_back_to_the_place_in_the_checkpoint() -> None:
     rollouts = small()
     rollouts["rollout"] += 100
-    assert encode(rollouts).slots().tolist() == [0, 1] * 4
+    assert encode(rollouts).index_in_checkpoint().tolist() == [0, 1] * 4
 
 
 @pytest.mark.parametrize(

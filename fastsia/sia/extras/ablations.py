@@ -26,7 +26,7 @@ SMOOTHINGS = (0.1, 0.5, 1.0)
 
 def fewer_rollouts(table: RolloutTable, number: int) -> RolloutTable:
     """Only the first `number` rollouts of every checkpoint."""
-    return table.keep(table.slots() < number)
+    return table.keep(table.index_in_checkpoint() < number)
 
 
 def coarser_stride(table: RolloutTable, factor: int) -> RolloutTable:
