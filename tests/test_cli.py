@@ -578,7 +578,10 @@ def test_as_a_program(model: str, questions: Path, tmp_path: Path) -> None:
     base = [sys.executable, "-m", "fastsia"]
     done = subprocess.run([*base, "ls"], capture_output=True, text=True, env=environment, check=True)
     assert "\x1b" not in done.stdout
-    bad = subprocess.run([*base, "run", "--model", model, "--tasks", "nope"], capture_output=True, text=True)
+    timed = [sys.executable, "-X", "importtime", *base[1:], "run", "--model", model, "--tasks", "nope"]
+    bad = subprocess.run(timed, capture_output=True, text=True)
+    assert not re.search(r"\| +(torch|transformers)$", bad.stderr, re.MULTILINE), "a typing error should cost no import"
+    bad.stderr = "".join(line for line in bad.stderr.splitlines(True) if not line.startswith("import time:"))
     assert bad.returncode == 2
     assert bad.stderr.startswith("fastsia: error: Unknown task 'nope'")
     line = f"{shlex.join([*base, 'ls'])} >&- 2>&-"

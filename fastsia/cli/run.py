@@ -53,14 +53,16 @@ def run(
     )
     config = SIAConfig(**own)
     names = names_in("--tasks", tasks)
-    quiet_transformers()
-    from fastsia.backends import open_executor
-    from fastsia.evaluation import evaluate, keep_dtype
+    # Mistakes in names are found before anything is loaded, and before the seconds that torch takes to import.
     from fastsia.models.resolve import resolve_model
     from fastsia.tasks import load_task
 
-    ref = resolve_model(model)  # mistakes in names are found before anything is loaded
     loaded_tasks = [load_task(name, **data) for name in names]
+    ref = resolve_model(model)
+    quiet_transformers()
+    from fastsia.backends import open_executor
+    from fastsia.evaluation import evaluate, keep_dtype
+
     folders = task_folders(output_path, [task.name for task in loaded_tasks])
     trackers = [Tracker(name, **output[f"{name}_args"]) for name in TRACKERS if f"{name}_args" in output]
     executor, backend = execution.pop("executor", None), execution.pop("backend", None)
