@@ -99,14 +99,16 @@ def _rows(summary: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[Row]:
 
 COLUMNS = ("", "value", "95 % interval", "n")
 CAPTION = "n: trajectories; rollouts in the rows “no answer” and “cut by the token limit”."
+NO_WIDTH = " An interval of no width belongs to a share of 0 or 100 %, which is no more certain than others."
 
 
 def headline_table(summary: Mapping[str, Any], trajectories: pd.DataFrame) -> ShownTable:
     """The headline numbers as a table to read."""
-    rows = [row.cells() for row in headline(summary, trajectories)]
+    found = headline(summary, trajectories)
+    caption = CAPTION + NO_WIDTH * any(row.low is not None and row.low == row.high for row in found)
     problems = summary["num_problems"]
     name = f"{title_of(summary)}: {problems:,} {'problem' if problems == 1 else 'problems'}"
-    return ShownTable(name, CAPTION, COLUMNS, rows)
+    return ShownTable(name, caption, COLUMNS, [row.cells() for row in found])
 
 
 def headline_object(summary: Mapping[str, Any], trajectories: pd.DataFrame) -> dict[str, Any]:

@@ -6,12 +6,14 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from fastsia.errors import counted
 from fastsia.report import ReportData, write_comparison, write_report
+from fastsia.report.headline import headline_table
 from fastsia.report.tables import format_cell, format_interval, format_number, show_table
 from fastsia.sia import differences, tabulate
 from tests.report.synthetic import report_data, rollouts
@@ -87,6 +89,18 @@ def test_rho_stands_beside_what_accuracy_alone_gives(tmp_path: Path, data: Repor
     named = replace(data, summary={**data.summary, "model": "demo:base"})
     assert "<th>training stage</th><td>Base</td>" in write_report(tmp_path, named, []).read_text()
     assert "training stage" not in page
+
+
+def test_an_interval_of_no_width_is_explained(data: ReportData) -> None:
+    def wide(ci: Any) -> Any:
+        if isinstance(ci, dict):
+            return {name: wide(below) for name, below in ci.items()}
+        return [0.2, 0.6] if isinstance(ci, list) and len(ci) == 2 and not isinstance(ci[0], dict) else ci
+
+    summary = {**data.summary, "ci": wide(data.summary["ci"])}
+    assert "no width" not in headline_table(summary, data.trajectories).caption
+    summary["ci"]["accuracy"] = [1.0, 1.0]
+    assert "no width" in headline_table(summary, data.trajectories).caption
 
 
 def test_where_a_run_comes_from_is_on_the_page(tmp_path: Path, data: ReportData) -> None:
