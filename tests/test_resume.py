@@ -26,7 +26,7 @@ from tests.tiny import NUM_PROBLEMS, tiny_model
 SETTINGS = {
     "num_rollouts": 12,
     "stride": 4,
-    "max_tokens": 40,
+    "max_tokens": 24,
     "top_p": 1.0,
     "max_concurrent_trajectories": 1,
     "num_bootstrap": 20,
