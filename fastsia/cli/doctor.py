@@ -10,7 +10,7 @@ import warnings
 
 from fastsia import __version__, processor
 
-_REQUIRED = ("torch", "transformers", "triton", "safetensors", "numpy", "scipy", "pandas", "pyarrow", "matplotlib")
+_REQUIRED = ("torch", "transformers", "safetensors", "numpy", "scipy", "pandas", "pyarrow", "matplotlib")
 # Optional packages: what does not work without them, and what they add if "Missing" should name them.
 _EXTRAS = (
     ("datasets", "tasks need --data_dir", "tasks from the Hub"),
@@ -30,8 +30,7 @@ def doctor() -> None:
             lines.append((name, importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
             lines.append((name, "not installed"))
-            if name != "triton" or platform.system() == "Linux":
-                missing.append(f"{name}: pip install {name}")
+            missing.append(f"{name}: pip install {name}")
     import torch
 
     from fastsia.core import extension
@@ -45,6 +44,8 @@ def doctor() -> None:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         lines.append(("device", f"cuda: {properties.name}, {properties.total_memory / 2**30:.0f} GiB"))
+        if importlib.util.find_spec("triton") is None:
+            missing.append("triton: CUDA builds of torch install it; pip install triton")
     else:
         threads, why = choose_threads(torch.zeros(4864, 896))
         free = available_memory()
