@@ -455,7 +455,7 @@ class SIAConfig:
     stop_at_answer: bool = _sampling(True, compared=False)
     """End a rollout once no continuation can change its answer."""
     shuffle_prefix: bool = _sampling(False, compared=False)
-    """The ablation: permute the trajectory's tokens before each checkpoint, then draw its rollouts."""
+    """The paper's ablation (Table 2): permute the tokens before each checkpoint, then draw its rollouts."""
     num_fewshot: NaturalCount = _prompt(0, aliases=("-f",))
     """Solved examples before the question."""
     apply_chat_template: bool | None = _prompt(None, unset="on if the model was trained with one", compared=False)

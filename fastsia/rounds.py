@@ -20,9 +20,9 @@ class Rounds:
     """Decides on the numbers of rollouts of a run's checkpoints, for the problems that are not finished.
 
     A run with `max_total_tokens` draws `PROBE` rollouts everywhere, then as many as the budget allows for everywhere,
-    `num_rollouts` at most, then what is left where it helps most. One with `target_se` alone begins with the second.
-    Each decision is stored before it is followed and depends on the draws of the rounds before only, so that a run
-    that is killed goes on with the same numbers.
+    `num_rollouts` at most, and then spends what is left where it helps most. One with `target_se` alone begins with the
+    second. Each decision is stored before it is followed and depends on the draws of the rounds before only, so that a
+    run that is killed goes on with the same numbers.
 
     Args:
         config: of the run.

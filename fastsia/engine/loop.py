@@ -236,7 +236,8 @@ class Run:
         """Count complete trajectories for the forecast of the others.
 
         Args:
-            ended: bool, those that the token after their last one ended, and not their maximum length.
+            ended: bool [n], False where the maximum length ended the trajectory. Where True, the draw that ended it
+                counts as one more token.
         """
         if self._forecast is not None:
             self._forecast.trajectories.add(np.zeros_like(lengths), lengths + ended, ended)

@@ -389,7 +389,7 @@ def _lock_in(data: ReportData, axes: Axes) -> pd.DataFrame | None:
                 continue
             y = np.arange(1, len(x) + 1) / len(part)
             places = np.append(np.flatnonzero(np.diff(x)), len(x) - 1)
-            x, y = np.concatenate([[0], x[places], [1]]), np.concatenate([[0], y[places], [1]])
+            x, y = np.concatenate([[0], x[places], [1]]), np.concatenate([[0], y[places], y[places][-1:]])
             label = f"{GROUP_LABEL[group]} ({len(part)})"
             axes.step(x, y, where="post", color=GROUP_COLOR[group], linestyle=GROUP_LINE[group], label=label)
             parts.append(pd.DataFrame({"group": group, "position": x, "share": y}))
@@ -413,9 +413,9 @@ def _cost_of_signal(data: ReportData) -> str:
 def _steps(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Which steps changed the answers
 
-    One mark per step between two checkpoints: how many of the answers it changes, minus the number expected by chance,
-    by where it begins. Decisive steps have a q value of at most 0.05: on average over runs at most about one in twenty
-    of them is a false alarm.
+    One mark per step between two checkpoints: the share of the answers that it changes, minus the share expected by
+    chance, by where it begins. Decisive steps have a q value of at most 0.05: on average over runs at most about one in
+    twenty of them is a false alarm.
     """
     if "step_q_value" not in data.checkpoints or data.checkpoints["step_q_value"].isna().all():
         return None

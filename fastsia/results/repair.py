@@ -13,7 +13,7 @@ from fastsia.errors import one_line
 from fastsia.results import schema
 from fastsia.results.schema import REPAIRS, SCHEMA_VERSION, PartRow, ProblemRows
 
-PARTS = ("", "-wal", "-shm", "-journal")
+SUFFIXES = ("", "-wal", "-shm", "-journal")
 """The files of a database, by what is appended to its name."""
 
 # Raised by reading a database with damaged content.
@@ -153,7 +153,7 @@ def replace(
     except BaseException:
         remove(repaired)
         raise
-    for suffix in PARTS:
+    for suffix in SUFFIXES:
         part = path.with_name(path.name + suffix)
         if part.exists():
             part.rename(aside.with_name(aside.name + suffix))
@@ -171,7 +171,7 @@ def repairs(meta: Mapping[str, Any]) -> list[str]:
 
 def remove(path: Path) -> None:
     """Delete a database and its log."""
-    for suffix in PARTS:
+    for suffix in SUFFIXES:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 

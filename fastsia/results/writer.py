@@ -104,7 +104,7 @@ def check_output(directory: str | os.PathLike[str], identity: Mapping[str, Any])
             raise FastsiaError(f"output folder {str(path)!r} cannot be used: {reason}.")
         return
     _unlock(_lock(path), os.getpid())
-    refuse_links(path, (DATABASE + suffix for suffix in repair.PARTS))
+    refuse_links(path, (DATABASE + suffix for suffix in repair.SUFFIXES))
     if not (path / DATABASE).is_file():
         return
     try:
@@ -402,7 +402,7 @@ class StoreWriter:
     def _open(
         self, identity: dict[str, Any], vocabulary: Vocabulary, reading: Mapping[str, Any] | None
     ) -> sqlite3.Connection:
-        refuse_links(self.directory, (DATABASE + suffix for suffix in repair.PARTS))
+        refuse_links(self.directory, (DATABASE + suffix for suffix in repair.SUFFIXES))
         meta = {
             "schema_version": schema.SCHEMA_VERSION,
             "identity": json.dumps(identity, sort_keys=True),
@@ -457,7 +457,7 @@ _CAUSES = {"config.stop_at_answer": " (answer_regex and answer_reader switch it 
 
 
 def with_defaults(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """A flat identity, with current names of settings, and defaults for settings that only a newer one has."""
+    """A flat identity, with current names of settings, and defaults for settings that it lacks because it is older."""
     before = renamed.current(before, {f"config.{old}": f"config.{new}" for old, new in renamed.SETTINGS.items()})
     defaults = flatten({"config": vars(SIAConfig())})
     return {key: value for key, value in defaults.items() if key in now} | before

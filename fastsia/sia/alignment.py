@@ -28,7 +28,7 @@ MIN_CHECKPOINTS = 3
 MIN_RANGE = 1e-12
 """A series whose range is not above this is constant: its correlation is undefined."""
 
-_CELLS_AT_ONCE = 60_000
+_ROLLOUTS_AT_ONCE = 60_000
 
 
 def pearson(x: np.ndarray, y: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -184,7 +184,7 @@ def halve(table: RolloutTable, alpha: float, num_splits: int, seed: int) -> Halv
     log_count = np.log(np.maximum(counts, 1))
     weights = member.astype(np.float32)
 
-    for begin, end in _chunks(table.checkpoint_offsets, _CELLS_AT_ONCE):
+    for begin, end in _chunks(table.checkpoint_offsets, _ROLLOUTS_AT_ONCE):
         first, last = table.checkpoint_offsets[begin], table.checkpoint_offsets[end]
         group = np.repeat(np.arange(end - begin), table.count[begin:end])
         slot = slots[first:last]
@@ -253,7 +253,7 @@ def _chunks(offsets: np.ndarray, size: int) -> list[tuple[int, int]]:
 
 def cross_fitted(halves: Halves) -> tuple[np.ndarray, np.ndarray]:
     """Each trajectory's mean over splits and directions, float64 [T] (NaN if none is defined), and the share of
-    half-pairs that are undefined, float64 [T]."""
+    (split, direction) pairs that are undefined, float64 [T]."""
     defined = ~np.isnan(halves.rho)
     count = defined.sum(axis=1)
     total = np.where(defined, halves.rho, 0.0).sum(axis=1)

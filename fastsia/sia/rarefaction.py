@@ -25,11 +25,13 @@ from fastsia.sia.table import RolloutTable
 def expected(
     count: np.ndarray, drawn: np.ndarray, number: int, value: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """float64 [n]: the mean of value(k), k the draws among `number` chosen ones that have an answer.
+    """float64 [n]: the mean of value(k), k how many of `number` draws chosen at random give one particular answer.
+
+    No answer (null) counts as one.
 
     Args:
         count: int64 [n], draws in all, at least `number`.
-        drawn: int64 [n], those of them that have the answer.
+        drawn: int64 [n], those of them that give it.
         number: of draws that are chosen.
         value: of k = 0 ... number, float64 [number + 1].
     """
@@ -40,7 +42,10 @@ def expected(
 
 
 def rarefied(table: RolloutTable, stats: CheckpointStats, alpha: float, number: int) -> CheckpointStats:
-    """The same checkpoints with `entropy` and `gold_surprisal` of `number` rollouts, at most the fewest of one."""
+    """The same checkpoints with `entropy` and `gold_surprisal` of `number` rollouts each.
+
+    `number` must not exceed the count of any checkpoint.
+    """
     if number == int(table.count.max()):
         return stats
     row, code = table.checkpoint_of_rollout, table.code.astype(np.int64)

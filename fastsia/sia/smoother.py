@@ -72,6 +72,13 @@ class Smoothed:
         num_gold = np.diff(np.append(0, np.cumsum(self.num_gold[rows]))[offsets])
         return np.where(still | (num_gold == 0), np.nan, found)
 
+    @property
+    def has_gold(self) -> np.ndarray:
+        """bool [T]: whether any rollout gives the gold answer. Without one s follows from the prior and the lengths of
+        the stretches alone."""
+        found: np.ndarray = np.add.reduceat(self.num_gold, self.offsets[:-1]) > 0
+        return found
+
 
 @dataclass(frozen=True)
 class Stretches:

@@ -120,6 +120,14 @@ def test_labels_are_text_not_mathematics(data: ReportData, tmp_path: Path) -> No
     assert (tmp_path / "rho.parquet").exists()
 
 
+def test_trajectories_that_never_lock_in_are_not_drawn_as_locked_in(data: ReportData) -> None:
+    trajectories = data.trajectories.assign(lock_in_relative=np.nan, correct=False)
+    trajectories.loc[trajectories.index[:3], "lock_in_relative"] = [0.2, 0.5, 0.5]
+    (drawing,) = [one for one in draw(replace(data, trajectories=trajectories)) if one.name == "lock_in"]
+    assert drawing.numbers["position"].tolist() == [0.0, 0.2, 0.5, 1.0]
+    assert drawing.numbers["share"].tolist() == pytest.approx(np.array([0, 1, 3, 3]) / len(trajectories))
+
+
 def test_overlays_leave_out_what_a_run_has_not(data: ReportData) -> None:
     """A run in which nothing ends correct has no gain of correct trajectories; a share of no gain means nothing."""
     flat = report_data(frame(np.ones((6, 4, 8), dtype=np.int64)))

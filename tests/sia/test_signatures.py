@@ -63,6 +63,11 @@ def test_confident_and_wrong_is_read_from_smoothed_curves() -> None:
     assert misaligned(table, smooth(table, 0.5)).tolist() == [True]
     table, _ = traced("0123" * 5, "0112" * 5, "0000" * 5, "0000" * 5)
     assert misaligned(table, smooth(table, 0.5)).tolist() == [False]
+    # Without a gold answer s is the prior's and higher where more rollouts share an estimate.
+    table, _ = traced("1234" * 5, "1234" * 5, "1111" * 5, "1111" * 5, "1111" * 5)
+    smoothed = smooth(table, 0.5)
+    assert smoothed.surprisal[-1] > smoothed.surprisal[0]
+    assert misaligned(table, smoothed).tolist() == [False]
     table, _ = traced("0011", "0111", "0111")  # too little to say that it moves
     assert misaligned(table, smooth(table, 0.5)).tolist() == [False]
 

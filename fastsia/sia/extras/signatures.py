@@ -48,10 +48,11 @@ def largest_rise(table: RolloutTable, stats: CheckpointStats) -> np.ndarray:
 
 def misaligned(table: RolloutTable, smoothed: Smoothed) -> np.ndarray:
     """bool [T]: by the change-point estimates H is lower and s higher at the last checkpoint than at the first, and the
-    answer distribution probably changes. By plug-in H and s noise alone misaligns up to 40 % of the trajectories."""
+    answer distribution probably changes. By plug-in H and s noise alone misaligns up to 40 % of the trajectories. False
+    where no rollout gives the gold answer: s then rises or falls with the number of rollouts of a stretch."""
     more_certain = smoothed.entropy[table.last] < smoothed.entropy[table.first]
     further_off = smoothed.surprisal[table.last] > smoothed.surprisal[table.first]
-    return more_certain & further_off & (smoothed.moves > MOVES)
+    return more_certain & further_off & (smoothed.moves > MOVES) & smoothed.has_gold
 
 
 @dataclass(frozen=True)

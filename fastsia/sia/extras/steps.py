@@ -206,8 +206,9 @@ def steps_table(scored: Scored) -> pd.DataFrame | None:
     step is decisive at a “q value” of at most 0.05: of such steps at most about one in twenty is a false alarm, on
     average over runs (Benjamini and Hochberg, over all steps of the run; exact permutation tests). “gold change” is
     the change of the gold answer's share; its 95 % interval is valid for a step chosen beforehand. “importance” is the
-    total variation between the answers after the step and those of rollouts that wrote something else in its place,
-    “replaced gold” how many of these are right, and “probability” how likely the model writes just this step.
+    total variation between the answers after the step and those of rollouts that wrote something else in its place;
+    “replaced” is the number of these rollouts, “replaced gold” the share of them that give the gold answer, and
+    “probability” how likely the model writes just this step.
     `fastsia steps` prints the texts.
 
     Returns:
