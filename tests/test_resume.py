@@ -205,13 +205,13 @@ def test_a_damaged_part_is_drawn_again(
 ) -> None:
     """One bit: readers refuse the database, the next run sets it aside and keeps what was stored before the bit."""
     path = stopped / "run.sqlite"
-    with contextlib.closing(sqlite3.connect(path)) as connection:
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         parts = schema.select_parts(connection)
-    assert len(parts) > 2
-    data = bytearray(path.read_bytes())
-    at = data.index(parts[-1].rollout_token_ids[-600:])
-    data[at + 300] ^= 4
-    path.write_bytes(data)
+        assert len(parts) > 2
+        last = next(part for part in reversed(parts) if part.rollout_token_ids)
+        damaged = bytearray(last.rollout_token_ids)
+        damaged[len(damaged) // 2] ^= 4
+        connection.execute("UPDATE parts SET rollout_token_ids = ? WHERE id = ?", (bytes(damaged), last.id))
     with pytest.raises(
         fastsia.FastsiaError, match="what was drawn of an unfinished problem does not match its checksum"
     ):
