@@ -6,15 +6,23 @@ import os
 import platform
 import re
 import time
+from collections.abc import Callable, Hashable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_Case = TypeVar("_Case", bound=Hashable)
 
 # Flags that speed up the matrix products of a decoder.
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
 _MULTIPLIES_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
-# How often the two products are timed, and how many times as fast bfloat16 must be to be preferred.
-_ROUNDS, _FASTER = 12, 1.2
+# How many times as fast as float32 bfloat16 must be to be preferred.
+_FASTER = 1.2
+# How often things are timed in turns, and the seconds for each of them after which they are timed no more.
+_LEAST_ROUNDS, _MOST_ROUNDS, _SECONDS = 3, 50, 0.15
 # Values of ONEDNN_MAX_CPU_ISA that keep oneDNN from multiplying bfloat16, although the processor could.
 _MASKING = re.compile(r"SSE41|AVX|AVX2(_VNNI(_2)?)?|AVX512_CORE(_VNNI)?", re.IGNORECASE)
 
@@ -47,6 +55,33 @@ def multiplies_bfloat16() -> bool:
     return _MASKING.fullmatch(allowed) is None and any(flag in flags() for flag in _MULTIPLIES_BFLOAT16)
 
 
+def time_product(rows: Tensor, weight: Tensor) -> float:
+    """Seconds of a product rows @ weight.T, after another one, which starts the threads."""
+    import torch
+
+    with torch.inference_mode():
+        torch.nn.functional.linear(rows, weight)
+        began = time.perf_counter()
+        torch.nn.functional.linear(rows, weight)
+        return time.perf_counter() - began
+
+
+def time_in_turns(cases: Sequence[_Case], time_one: Callable[[_Case], float]) -> dict[_Case, float]:
+    """The lower quartile of the seconds that `time_one` returns for each case.
+
+    The cases take turns, so that other work on the machine slows all of them down alike. The quartile does not see a
+    moment of other work, as the median would, but sees a process that goes on working, as the best time would not.
+    """
+    taken: dict[_Case, list[float]] = {case: [] for case in cases}
+    end = time.perf_counter() + _SECONDS * len(cases)
+    rounds = 0
+    while rounds < _LEAST_ROUNDS or (rounds < _MOST_ROUNDS and time.perf_counter() < end):
+        for case in cases:
+            taken[case].append(time_one(case))
+        rounds += 1
+    return {case: sorted(seconds)[len(seconds) // 4] for case, seconds in taken.items()}
+
+
 @cache
 def bfloat16_speedup() -> float:
     """How many times as fast a product of 128 rows and a 2,048 × 1,024 matrix is in bfloat16 as in float32, measured
@@ -59,17 +94,9 @@ def bfloat16_speedup() -> float:
     import torch
 
     dtypes = (torch.float32, torch.bfloat16)
-    factors = [(torch.zeros(128, 1024, dtype=dtype), torch.zeros(2048, 1024, dtype=dtype)) for dtype in dtypes]
-    taken: list[list[float]] = [[], []]
-    with torch.inference_mode():
-        for _ in range(_ROUNDS):
-            # The dtypes take turns, so that other work on the machine slows both down alike.
-            for (rows, weight), seconds in zip(factors, taken, strict=True):
-                began = time.perf_counter()
-                torch.nn.functional.linear(rows, weight)
-                seconds.append(time.perf_counter() - began)
-    in_float32, in_bfloat16 = (sorted(seconds)[_ROUNDS // 4] for seconds in taken)
-    return in_float32 / in_bfloat16
+    factors = {dtype: (torch.zeros(128, 1024, dtype=dtype), torch.zeros(2048, 1024, dtype=dtype)) for dtype in dtypes}
+    taken = time_in_turns(dtypes, lambda dtype: time_product(*factors[dtype]))
+    return taken[torch.float32] / taken[torch.bfloat16]
 
 
 def prefers_bfloat16() -> bool:

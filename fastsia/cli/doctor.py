@@ -25,12 +25,13 @@ def doctor() -> None:
     """Check the installation, the device and the kernels."""
     lines = [("fastsia", __version__), ("python", f"{platform.python_version()} on {platform.platform()}")]
     missing: list[str] = []
-    for name in _REQUIRED:
+    for name in (*_REQUIRED, "triton"):
         try:
             lines.append((name, importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
             lines.append((name, "not installed"))
-            missing.append(f"{name}: pip install {name}")
+            if name != "triton":  # only a GPU needs it
+                missing.append(f"{name}: pip install {name}")
     import torch
 
     from fastsia.core import extension

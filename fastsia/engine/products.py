@@ -92,12 +92,14 @@ class Products:
         try:
             if mode == "packed":
                 self._pack(groups, uses)
-            for group in groups:
-                values = [value for layer in group for value in layer.parameters()]
-                if mode == "fused" and len(group) > 1 and all(uses[id(value)] == 1 for value in values):
-                    self._groups.append(_Fused(group, self))
-                if mode == "fp8" and all(fp8.fits(layer.weight) for layer in group):
-                    self._groups.append(_Fp8(group, self))
+            elif mode == "fused":
+                for group in groups:
+                    if len(group) > 1 and all(uses[id(value)] == 1 for layer in group for value in layer.parameters()):
+                        self._groups.append(_Fused(group, self))
+            else:
+                for group in groups:
+                    if all(fp8.fits(layer.weight) for layer in group):
+                        self._groups.append(_Fp8(group, self))
             self._forwards += [pair for group in self._groups for pair in group.forwards()]
         except BaseException:
             self.owned = False

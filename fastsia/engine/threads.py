@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -15,9 +14,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-# Rows of the product that is timed, how often, and the seconds after which each number of threads is timed no more.
+from fastsia.processor import time_in_turns, time_product
+
+# Rows of the product that is timed.
 _ROWS = 128
-_LEAST_ROUNDS, _MOST_ROUNDS, _SECONDS = 3, 50, 0.15
 # Fewer threads are preferred if they take at most this much longer: others on the machine can use the rest.
 _TOLERANCE = 1.05
 # Sequences per step, and the seconds that it may take.
@@ -100,25 +100,14 @@ def _counts(most: int) -> tuple[int, ...]:
 
 @cache
 def _measure(shape: tuple[int, ...], dtype: torch.dtype, counts: tuple[int, ...]) -> dict[int, float]:
-    """The lower quartile of the seconds of a product of `_ROWS` rows, by the number of threads.
-
-    The counts take turns, so that other work on the machine slows all of them down alike. The quartile does not see a
-    moment of other work, as the median would, but sees a process that goes on working, as the best time would not.
-    """
+    """The seconds of a product of `_ROWS` rows, by the number of threads."""
     weight, rows = torch.zeros(shape, dtype=dtype), torch.zeros((_ROWS, shape[1]), dtype=dtype)
-    taken: dict[int, list[float]] = {count: [] for count in counts}
-    end = time.perf_counter() + _SECONDS * len(counts)
-    rounds = 0
-    with torch.inference_mode():
-        while rounds < _LEAST_ROUNDS or (rounds < _MOST_ROUNDS and time.perf_counter() < end):
-            for count in counts:
-                with using_threads(count):
-                    torch.nn.functional.linear(rows, weight)  # starts the threads
-                    began = time.perf_counter()
-                    torch.nn.functional.linear(rows, weight)
-                    taken[count].append(time.perf_counter() - began)
-            rounds += 1
-    return {count: sorted(values)[len(values) // 4] for count, values in taken.items()}
+
+    def product(count: int) -> float:
+        with using_threads(count):
+            return time_product(rows, weight)
+
+    return time_in_turns(counts, product)
 
 
 @contextmanager

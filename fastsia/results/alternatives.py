@@ -138,8 +138,8 @@ class AlternativeStore:
             for position, token, logprob in wanted:
                 where = "FROM tokens WHERE problem_id = ? AND trajectory = ? AND position = ?"
                 row = connection.execute(f"SELECT slot {where} AND token = ?", (*key, position, token)).fetchone()
-                count = connection.execute(f"SELECT count(*) {where}", (*key, position)).fetchone()[0]
-                place = row[0] if row else count
+                found_or_next = row or connection.execute(f"SELECT count(*) {where}", (*key, position)).fetchone()
+                place = found_or_next[0]
                 if place >= MOST_FORCED:
                     raise FastsiaError(
                         f"problem {problem_id!r}, token {position}: {MOST_FORCED} tokens are stored there, the most "

@@ -335,8 +335,9 @@ def permutation_test(
     if len(rows) > max_traces:
         chosen = np.sort(generator.permutation(len(rows))[:max_traces])
         rows, share, correct = rows[chosen], share[chosen], correct[chosen]
-    right = _permute(halves, rows[correct], share[correct], num_permutations, generator, 1.0)
-    wrong = _permute(halves, rows[~correct], share[~correct], num_permutations, generator, -1.0)
+    entropy, surprisal = (_between(x, rows, share) for x in (halves.entropy, halves.other_surprisal))
+    right = _permute(entropy[correct], surprisal[correct], num_permutations, generator, 1.0)
+    wrong = _permute(entropy[~correct], surprisal[~correct], num_permutations, generator, -1.0)
     tests = [test for test in (right, wrong) if test is not None]
     if not tests:
         return None
@@ -345,18 +346,14 @@ def permutation_test(
 
 
 def _permute(
-    halves: Halves,
-    rows: np.ndarray,
-    share: np.ndarray,
-    num_permutations: int,
-    generator: np.random.Generator,
-    sign: float,
+    entropy: np.ndarray, surprisal: np.ndarray, num_permutations: int, generator: np.random.Generator, sign: float
 ) -> OutcomeTest | None:
-    """The test among some trajectories; sign: +1 for correlations above, -1 for those below the mismatched ones."""
-    if len(rows) < 2:
+    """The test among some trajectories, from H and s [T, Q, 2 K]; sign: +1 for correlations above, -1 for those below
+    the mismatched ones."""
+    if len(entropy) < 2:
         return None
-    entropy, entropy_defined = _unit(_between(halves.entropy, rows, share))
-    surprisal, surprisal_defined = _unit(_between(halves.other_surprisal, rows, share))
+    entropy, entropy_defined = _unit(entropy)
+    surprisal, surprisal_defined = _unit(surprisal)
     alive = entropy_defined.any(axis=1) & surprisal_defined.any(axis=1)
     number = int(alive.sum())
     if number < 2:

@@ -62,21 +62,18 @@ class Smoothed:
     def rho(self, rows: slice | np.ndarray, offsets: np.ndarray) -> np.ndarray:
         """float64 [T]: correlation of the estimated H and s over some checkpoints (see `alignment.Halves.at`).
 
-        NaN where the probability that the distribution moves among them is at most `MOVES`, and where no rollout gives
-        the gold answer: s would follow from the prior and the lengths of the stretches alone.
+        NaN where the probability that the distribution moves among them is at most `MOVES`, and where not `has_gold`.
         """
         found = pearson(self.entropy[rows], self.surprisal[rows], offsets)
         last = np.maximum(offsets[1:] - 1, 0)
         one = self.one_stretch[rows]
         still = one[np.minimum(last, len(one) - 1)] >= 1 - MOVES if len(one) else np.ones(len(found), dtype=bool)
-        num_gold = np.diff(np.append(0, np.cumsum(self.num_gold[rows]))[offsets])
-        return np.where(still | (num_gold == 0), np.nan, found)
+        return np.where(still | ~self.has_gold(rows, offsets), np.nan, found)
 
-    @property
-    def has_gold(self) -> np.ndarray:
-        """bool [T]: whether any rollout gives the gold answer. Without one s follows from the prior and the lengths of
-        the stretches alone."""
-        found: np.ndarray = np.add.reduceat(self.num_gold, self.offsets[:-1]) > 0
+    def has_gold(self, rows: slice | np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """bool [T]: whether any rollout of these checkpoints gives the gold answer. Without one s follows from the
+        prior and the lengths of the stretches alone."""
+        found: np.ndarray = np.diff(np.append(0, np.cumsum(self.num_gold[rows]))[offsets]) > 0
         return found
 
 

@@ -52,7 +52,8 @@ def misaligned(table: RolloutTable, smoothed: Smoothed) -> np.ndarray:
     where no rollout gives the gold answer: s then rises or falls with the number of rollouts of a stretch."""
     more_certain = smoothed.entropy[table.last] < smoothed.entropy[table.first]
     further_off = smoothed.surprisal[table.last] > smoothed.surprisal[table.first]
-    return more_certain & further_off & (smoothed.moves > MOVES) & smoothed.has_gold
+    has_gold = smoothed.has_gold(slice(None), smoothed.offsets)
+    return more_certain & further_off & (smoothed.moves > MOVES) & has_gold
 
 
 @dataclass(frozen=True)
