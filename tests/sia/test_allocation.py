@@ -161,7 +161,7 @@ def test_settings_that_cannot_be() -> None:
         ({"target_se": 0.0}, "target_se must be a finite number > 0, got 0.0."),
         ({"target_se": float("nan")}, "target_se must be a finite number > 0"),
         ({"max_total_tokens": 0}, "max_total_tokens must be an integer >= 1, got 0."),
-        ({"target_se": 0.1, "num_rollouts": 1}, "target_se needs num_rollouts >= 2 in its first round, got 1."),
+        ({"target_se": 0.1, "num_rollouts": 1}, "target_se needs num_rollouts >= 2, got 1."),
         ({"max_total_tokens": 9, "temperature": 0}, "max_total_tokens needs a temperature above 0"),
         ({"target_se": 0.1, "target_of": "rho"}, 'target_of must be "entropy" or "gold"'),
     ):
