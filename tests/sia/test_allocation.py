@@ -94,8 +94,8 @@ def test_a_budget_is_spent_on_all_problems_alike() -> None:
 
 
 def test_what_one_checkpoints_lengths_can_change_is_in_the_limit() -> None:
-    """A budget just above the first round, nearly all of it for one trajectory: its numbers follow the lengths of their
-    own rollouts closely, which a share of all tokens does not show."""
+    """A budget just above the uniform round, nearly all of it for one trajectory: its numbers follow the lengths of
+    their own rollouts closely, which a share of all tokens does not show."""
     first, longest = 8, 100
     variance, cost = np.full((60, 6), 1e-6), np.full((60, 6), 10.0)
     variance[0] = 0.25
