@@ -299,7 +299,7 @@ def _alignment(data: ReportData, key: str) -> dict[str, Any]:
         parts.append(part("2·accuracy − 1", baseline, int(defined.sum()), "baseline"))
     return {
         "key": key,
-        "name": "ρ, the paper's" if key == "pearson" else recommended_name(key),
+        "name": "the paper's ρ" if key == "pearson" else recommended_name(key),
         "all": Estimate.of_summary(data.summary, f"rho.{key}"),
         "n": int(defined.sum()),
         "parts": parts,

@@ -82,5 +82,16 @@ const fastsia = (() => {
     return root;
   };
 
+  // A link to a section opens the fold in it.
+  const unfold = (hash) => {
+    const fold = document.getElementById(hash.slice(1))?.querySelector(":scope > details");
+    if (fold) fold.open = true;
+  };
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest('a[href^="#"]');
+    if (link) unfold(link.hash);
+  });
+  unfold(location.hash);
+
   return { element, show, unpack, drawBar, chart };
 })();

@@ -82,7 +82,7 @@ def show_readings(summary: Mapping[str, Any]) -> ShownTable | None:
         "block that never closes has none. lenient: both are read like any text. H: mean over trajectories of the mean "
         "over their checkpoints, nats."
     )
-    return ShownTable("The two readings", caption, ["reading", "accuracy", "no answer", "H", "ρ, the paper's"], rows)
+    return ShownTable("The two readings", caption, ["reading", "accuracy", "no answer", "H", "the paper's ρ"], rows)
 
 
 def format_percent(value: Any) -> str:
@@ -98,6 +98,8 @@ def format_percents(value: Any) -> str:
 def show_table(name: str, frame: pd.DataFrame, digits: int = 3) -> ShownTable:
     """A frame as text: columns x, x_low, x_high become one. Title and caption are those registered under `name`."""
     entry = TABLES.get(name) or TableEntry(name, name.replace("_", " "), "")
+    if {"group", "num_trajectories"} <= set(frame.columns):
+        frame = frame[frame["num_trajectories"] > 0]  # a group without trajectories has nothing to show
     bounds = {f"{column}_{end}" for column in frame.columns for end in ("low", "high")} & set(frame.columns)
     if {"low", "high"} <= set(frame.columns):
         bounds |= {"low", "high"}
@@ -106,7 +108,7 @@ def show_table(name: str, frame: pd.DataFrame, digits: int = 3) -> ShownTable:
     headings = [_heading(column) for column in shown]
     if "position" in shown and pd.api.types.is_float_dtype(frame["position"]):
         headings[shown.index("position")] = "relative position"
-    return ShownTable(entry.title, entry.caption, headings, list(zip(*columns, strict=True)))
+    return ShownTable(entry.title, entry.caption + entry.note(frame), headings, list(zip(*columns, strict=True)))
 
 
 def _format_column(frame: pd.DataFrame, column: str, bounds: set[str], digits: int) -> list[str]:
@@ -166,7 +168,7 @@ _KINDS = {
 _NAMES = {
     "null_rate": "no answer",
     "cut_rate": "cut by the token limit",
-    "undefined_fraction": "ρ (the paper's) undefined",
+    "undefined_fraction": "the paper's ρ undefined",
     "rho_baseline": "2·accuracy − 1 where ρ is defined",
     "low_edge": "bin from",
     "factor": "changed setting",
@@ -196,7 +198,7 @@ def _heading(name: str) -> str:
     for word in ("auc", "ece"):
         heading = re.sub(rf"\b{word}\b", word.upper(), heading)
     for key, kind in _KINDS.items():
-        heading = heading.replace(f"ρ {key}", f"ρ, {kind}")
+        heading = heading.replace(f"ρ {key}", f"{kind} ρ")
     return heading
 
 

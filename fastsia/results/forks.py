@@ -1,4 +1,4 @@
-"""Forking tokens of a stored run: tokens of which the rollouts wrote another one, and what became of their answers."""
+"""Tokens of a stored run in whose place other rollouts wrote another one, and the answers after either."""
 
 from __future__ import annotations
 

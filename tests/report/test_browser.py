@@ -253,6 +253,14 @@ def test_a_figure_is_enlarged_and_gives_its_data(tab: Page, report: Path) -> Non
     assert table.startswith("curve,")
 
 
+def test_a_link_to_the_glossary_opens_it(tab: Page, report: Path) -> None:
+    tab.open(report)
+    is_open = "document.querySelector('#glossary > details').open"
+    assert not tab.evaluate(is_open)
+    tab.evaluate("document.querySelector('nav a[href=\"#glossary\"]').click()")
+    assert tab.evaluate(is_open)
+
+
 def test_a_link_opens_its_trajectory(tab: Page, report: Path) -> None:
     tab.open(report, "?#t5")
     tab.wait("document.getElementById('viewer').open")
@@ -294,7 +302,7 @@ def test_a_comparison_opens_without_a_complaint(tab: Page, tmp_path: Path, width
     tab.open(write_comparison(tmp_path, runs, tables, notes=[HOSTILE]))
     assert tab.evaluate("document.querySelectorAll('svg.figure').length") == 6
     first = "[...document.querySelectorAll('#tables tbody tr')].map(row => row.children[0].textContent)"
-    assert tab.evaluate(first)[:5] == ["model", "task", "problems", "accuracy", "ρ, the paper's"]
+    assert tab.evaluate(first)[:5] == ["model", "task", "problems", "accuracy", "the paper's ρ"]
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert tab.evaluate("window.hacked === undefined && document.images.length === 0")
 

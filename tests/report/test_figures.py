@@ -144,11 +144,20 @@ def test_overlays_leave_out_what_a_run_has_not(data: ReportData) -> None:
     assert many.figure.get_size_inches()[1] > drawn.figure.get_size_inches()[1], "room for a legend below"
 
 
+def test_lines_that_coincide_are_drawn_once(drawings: list[Drawing]) -> None:
+    """Where all trajectories have one outcome, and where pooling changes nothing."""
+    several = {one.name: one.figure.axes[0].get_legend_handles_labels()[1] for one in drawings}
+    assert len(several["fig3_entropy"]) == 3
+    flat = {one.name: one for one in draw(report_data(frame(np.ones((6, 4, 8), dtype=np.int64))))}
+    assert flat["fig3_entropy"].figure.axes[0].get_legend_handles_labels()[1] == ["ends incorrect (6)"]
+    assert set(flat["fig3_entropy"].numbers["group"]) == {"all", "incorrect"}, "the data has both"
+
+
 def test_what_the_rollouts_cost_is_said_beside_what_stopping_saves(data: ReportData) -> None:
     (figure,) = (each for each in draw(data) if each.name == "early_stop")
     table = data.tables["early_stop"]
     by_tau = table[table["rule"] == "entropy"].sort_values("saved")
-    (drawn,) = (line for line in figure.figure.axes[0].get_lines() if line.get_label() == "H ≤ τ")
+    (drawn,) = (line for line in figure.figure.axes[0].get_lines() if line.get_label() == "entropy")
     np.testing.assert_allclose(drawn.get_data(), [100 * by_tau["saved"], -100 * by_tau["lost"]])
     assert "Tokens of the rollouts are not counted." in figure.caption
     costs = {"generated_tokens": 60_000, "mean_trajectory_tokens": 100.0, "num_trajectories": 20}

@@ -151,8 +151,8 @@ def test_a_table_to_read_has_its_intervals_in_brackets() -> None:
     assert table.columns == ["quantity", "problems", "ρ", "difference"]
     assert show_table("runs", pd.DataFrame({"x": [1.0, 0.5]})).rows == [("1.000",), ("0.500",)]
     assert table.rows == [
-        ("ρ, the paper's", "8", "0.500 [0.250, −0.125]", "1.500 [1.000, 2.000]"),
-        ("ρ, change-point", "–", "–", "2.500"),
+        ("the paper's ρ", "8", "0.500 [0.250, −0.125]", "1.500 [1.000, 2.000]"),
+        ("change-point ρ", "–", "–", "2.500"),
     ]
 
 
