@@ -182,11 +182,13 @@ def choose_steps(checkpoints: pd.DataFrame, most: int = MOST_SHOWN) -> pd.DataFr
         most: How many.
 
     Returns:
-        Rows of `checkpoints` with a step, and mode_after, the most frequent answer after it (None: no answer).
+        Rows of `checkpoints` with a step, mode_after, the most frequent answer after it (None: no answer), and
+        mode_share_after, its share.
     """
     if "step_q_value" not in checkpoints:
         return checkpoints.iloc[:0]
-    steps = checkpoints.assign(mode_after=checkpoints["mode"].shift(-1))
+    following = checkpoints[["mode", "mode_share"]].shift(-1)
+    steps = checkpoints.assign(mode_after=following["mode"], mode_share_after=following["mode_share"])
     steps = steps[steps["step_q_value"].notna()]
     return steps.sort_values(["step_q_value", "step_total_variation"], ascending=[True, False], kind="stable").head(
         most
