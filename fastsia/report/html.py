@@ -377,11 +377,10 @@ def _decisive_steps(data: ReportData) -> dict[str, Any] | None:
                 "tokens": f"tokens {step['checkpoint']} to {end}",
                 "text": data.step_texts.get((*key, int(step["checkpoint"]))),
                 **{
-                    name: f"{mode if isinstance(mode, str) else 'no answer'} ({_in_percent(share)})"
-                    for name, mode, share in (
-                        ("before", step["mode"], step["mode_share"]),
-                        ("after", step["mode_after"], step["mode_share_after"]),
-                    )
+                    name: f"{step[f'mode{side}']} ({_in_percent(step[f'mode_share{side}'])})"
+                    if isinstance(step[f"mode{side}"], str)
+                    else f"no answer ({_in_percent(step[f'null_rate{side}'])})"
+                    for name, side in (("before", ""), ("after", "_after"))
                 },
                 "changed": _in_percent(step["step_total_variation"]),
                 "by_chance": _in_percent(step["step_by_chance"]),

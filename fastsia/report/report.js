@@ -412,7 +412,7 @@
       $("said").append(
         `${first > 0 ? "… " : ""}${text.slice(first, begin)}`,
         element("mark", "", text.slice(begin, end)),
-        `${text.slice(end, last)}${last < text.length ? " …" : ""}`
+        `${text.slice(end, last).trimEnd()}${last < text.length ? " …" : ""}`
       );
     }
     $("next-step").textContent = point.step ? `The step from here changes ${describeStep(point.step)}: ${point.step[3] ? "decisive" : "not decisive"}.` : "";

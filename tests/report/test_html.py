@@ -103,6 +103,8 @@ def test_the_decisive_steps_are_listed_with_their_texts(tmp_path: Path, data: Re
     page = write_report(tmp_path, replace(data, checkpoints=points, step_texts=texts), []).read_text()
     assert page.count('<li><a href="#t') == len(steps)
     assert page.count("<q>") == 1
+    assert "nan %" not in page
+    assert "no answer (" in page
     assert "<q>It is 4<mark>&lt;b&gt;2</mark>.</q>" in page
     assert f"{len(steps)} of {data.summary['steps']['number']} steps are decisive" in " ".join(page.split())
     bare = replace(data, checkpoints=data.checkpoints.drop(columns=["step_q_value"]))
