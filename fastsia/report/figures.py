@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fastsia.report.data import ReportData
-from fastsia.report.drawing import Drawing
+from fastsia.report.data import ReportData, step_link
+from fastsia.report.drawing import PAGE, Drawing
 from fastsia.report.style import (
     BLUE,
     GREEN,
@@ -108,7 +108,7 @@ def draw_one(entry: FigureEntry, data: ReportData) -> Drawing | None:
 
 
 def draw_trajectory(checkpoints: pd.DataFrame, title: str = "") -> Figure:
-    """H with its band and s along one trajectory.
+    """H, its best estimate with its band, and s along one trajectory.
 
     Args:
         checkpoints: Rows of `sia.Analysis.checkpoints` of one trajectory.
@@ -121,6 +121,8 @@ def draw_trajectory(checkpoints: pd.DataFrame, title: str = "") -> Figure:
         if "entropy_best_low" in checkpoints:
             low, high = (checkpoints[f"entropy_best_{end}"].to_numpy(np.float64) for end in ("low", "high"))
             axes.fill_between(x, low, high, color=BLUE, alpha=0.16, linewidth=0)
+            best, label = checkpoints["entropy_best"], "best estimate of H, 95 % band"
+            axes.plot(x, best, color=BLUE, alpha=0.6, linewidth=1.2, linestyle=(0, (1, 1.5)), label=label)
         axes.plot(x, checkpoints["entropy"], "o-", color=BLUE, markersize=3, label="H, answer entropy")
         dashed: Any = (0, (5, 2))
         surprisal = checkpoints["gold_surprisal"]
@@ -378,7 +380,8 @@ def _lock_in(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Lock-in of the answer
 
     The share of trajectories whose most likely answer, by the change-point estimate, does not change again after this
-    point. Trajectories that end without an answer do not lock in.
+    point. Answers are those of the rollouts: a trajectory that the token limit cut may lock in without an answer of its
+    own. Those whose most likely answer at the end is no answer do not lock in.
     """
     if "lock_in_relative" not in data.trajectories or data.trajectories["lock_in_relative"].isna().all():
         return None
@@ -417,7 +420,7 @@ def _steps(data: ReportData, axes: Axes) -> pd.DataFrame | None:
 
     One mark per step between two checkpoints: the share of the answers that it changes, minus the share expected by
     chance, by where it begins. Decisive steps have a q value of at most 0.05: on average over runs at most about one in
-    twenty of them is a false alarm.
+    twenty of them is a false alarm. In the report a click on a decisive step opens its trajectory there.
     """
     if "step_q_value" not in data.checkpoints or data.checkpoints["step_q_value"].isna().all():
         return None
@@ -433,10 +436,20 @@ def _steps(data: ReportData, axes: Axes) -> pd.DataFrame | None:
         (decisive & towards, BLUE, "decisive, gold more likely"),
         (decisive & away, VERMILLION, "decisive, gold less likely"),
     )
+    owners = zip(data.trajectories["problem_id"], data.trajectories["trajectory"], strict=True)
+    place = {owner: number for number, owner in enumerate(owners)}
     for member, color, label in looks:
         part = numbers[member]
-        if len(part):
-            axes.scatter(part["relative_position"], part["excess"], s=12, color=color, alpha=0.7, lw=0, label=label)
+        if part.empty:
+            continue
+        look: Any = {"s": 12, "color": color, "alpha": 0.7, "lw": 0, "label": label}
+        marks = axes.scatter(part["relative_position"], part["excess"], clip_on=False, zorder=3, **look)
+        if part["step_q_value"].max() <= LEVEL:
+            ends = frame.loc[part.index, "step_end"]
+            owners = zip(part["problem_id"], part["trajectory"], strict=True)
+            marks.set_urls(
+                [f"{PAGE}{step_link(place[owner], int(end))}" for owner, end in zip(owners, ends, strict=True)]
+            )
     mark_zero(axes)
     label_axes(axes, "answers changed, above chance")
     legend_below(axes, 4)

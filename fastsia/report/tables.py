@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fastsia.sia.extras.steps import LEVEL
 from fastsia.sia.registry import TABLES, TableEntry, shown_order
 
 
@@ -115,6 +116,8 @@ def _format_column(frame: pd.DataFrame, column: str, bounds: set[str], digits: i
     """The cells of a column with their intervals; if one number has decimals, all are written with decimals."""
     if column == "quantity":
         return [_heading(value) for value in frame[column]]
+    if column.endswith(("p_value", "q_value")):
+        return [format_p(value) if defined(value) else format_cell(value) for value in frame[column]]
     low, high = ("low", "high") if column == "difference" and "low" in bounds else (f"{column}_low", f"{column}_high")
     bounded = low in bounds and high in bounds
     broken = bounded or any(isinstance(x, float) and defined(x) and x % 1 for x in frame[column])
@@ -210,6 +213,21 @@ def defined(value: Any) -> bool:
 def format_number(value: Any, digits: int = 3) -> str:
     """A number for reading, with a true minus sign and no -0; "undefined" where there is none."""
     return f"{value:z.{digits}f}".replace("-", "−") if defined(value) else "undefined"
+
+
+def format_p(p_value: float) -> str:
+    """A p- or q-value for reading, with as many digits as show on which side of `LEVEL` it is."""
+    if p_value < 0.001:
+        return f"{p_value:.0e}"
+    digits = 3
+    while float(f"{p_value:.{digits}f}") <= LEVEL < p_value:
+        digits += 1
+    return f"{p_value:.{digits}f}"
+
+
+def format_q(q_value: float) -> str:
+    """A q-value in a sentence."""
+    return "q < 0.001" if q_value < 0.001 else f"q = {format_p(q_value)}"
 
 
 def format_interval(value: Any, digits: int = 3) -> str:

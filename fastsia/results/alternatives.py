@@ -19,11 +19,12 @@ from fastsia.engine.sequence import FINISH_REASONS, FinishReason, Rollouts, Traj
 from fastsia.errors import FastsiaError, one_line
 from fastsia.files import refuse_links
 from fastsia.report.data import AlternativeView
+from fastsia.report.tables import format_p
 from fastsia.results.reader import Store, problem_of
 from fastsia.results.reading import Reading
 from fastsia.results.schema import DrawnProblem, pack_ids, unpack_ids
 from fastsia.results.score import stored_config
-from fastsia.results.steps import format_answer, format_p
+from fastsia.results.steps import format_answer
 from fastsia.sia.extras.alternatives import alternatives_table
 
 ALTERNATIVES = "alternatives.sqlite"

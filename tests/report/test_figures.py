@@ -54,7 +54,7 @@ def test_inline_svg_obeys_a_policy_without_inline_styles(drawings: list[Drawing]
         ElementTree.fromstring(svg)
         assert "style=" not in svg
         assert "<style" not in svg
-        references = set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg))
+        references = set(re.findall(r'(?:xlink:href="#|url\(#)([^")]+)', svg))
         own = re.findall(r'\bid="([^"]+)"', svg)
         assert references <= set(own)
         ids += own
@@ -118,6 +118,17 @@ def test_labels_are_text_not_mathematics(data: ReportData, tmp_path: Path) -> No
     assert "a$\\frac{b$" in svg
     assert "&lt;b&gt;&amp;" in svg
     assert (tmp_path / "rho.parquet").exists()
+
+
+def test_decisive_steps_link_to_their_trajectories(data: ReportData) -> None:
+    """From within the report, and from the file in figures/."""
+    (drawing,) = [one for one in draw(data) if one.name == "steps"]
+    frame, keys = data.checkpoints, list(data.trajectories["problem_id"])
+    decisive = frame[frame["step_q_value"] <= 0.05]
+    wanted = [f"#t{keys.index(row.problem_id)}-{row.step_end:.0f}" for row in decisive.itertuples()]
+    assert len(wanted) >= 2
+    assert sorted(re.findall(r'<a href="(#t[^"]+)"', inline_svg(drawing))) == sorted(wanted)
+    assert sorted(re.findall(r'"\.\./report\.html(#t[^"]+)"', drawing.svg())) == sorted(wanted)
 
 
 def test_trajectories_that_never_lock_in_are_not_drawn_as_locked_in(data: ReportData) -> None:
