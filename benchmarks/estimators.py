@@ -4,8 +4,8 @@
 
 Estimates are made from the first n rollouts of every checkpoint and scored on the second half of all of them: minus
 the mean ln p of their answers, nats. The classes of every estimate are the answers of all rollouts of the trajectory,
-those that are scored among them, and every estimate adds the same number of draws for each. One table per run, and one
-JSON line at the end.
+those that are scored among them, and every estimate is a posterior mean under the smoother's prior. One table per run,
+and one JSON line at the end.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import gammaln, softmax
 
 from fastsia.results.reader import Store
 from fastsia.results.score import stored_config, stored_table
 from fastsia.sia.decomposition import Divergences, decompose, mix
-from fastsia.sia.smoother import PRIOR_COUNT, smooth
+from fastsia.sia.smoother import PRIOR_COUNTS, smooth
 from fastsia.sia.table import RolloutTable
 
 
@@ -33,18 +34,29 @@ def log_losses(table: RolloutTable, divergences: Divergences | None, number: int
     width = local.number[owner]
     begin = np.concatenate([[0], np.cumsum(width)])
 
-    def smoothed_counts(at: np.ndarray) -> np.ndarray:
-        counts = np.bincount(begin[at] + local.code, weights=seen, minlength=int(begin[-1]))
-        total = np.repeat(np.add.reduceat(counts, begin[:-1]), width)
-        return (counts + PRIOR_COUNT) / (total + PRIOR_COUNT * np.repeat(width, width))
+    def posterior_mean(counts: np.ndarray) -> np.ndarray:
+        """Under the smoother's prior; of counts, whole or not, one row of V answers after another."""
+        total = np.add.reduceat(counts, begin[:-1])
+        evidence = np.stack(
+            [
+                gammaln(prior * width)
+                - gammaln(prior * width + total)
+                + np.add.reduceat(gammaln(counts + prior) - gammaln(prior), begin[:-1])
+                for prior in PRIOR_COUNTS
+            ]
+        )
+        probable = np.repeat(softmax(evidence, axis=0), width, axis=1)
+        n, v = np.repeat(total, width), np.repeat(width, width)
+        means = [(counts + prior) / (n + prior * v) for prior in PRIOR_COUNTS]
+        return np.sum(probable * np.stack(means), axis=0)
 
     alpha = 0.5  # of the surprisal, which is not used
-    found = {"plain counts": smoothed_counts(row), "smoother": smooth(table, alpha, included=seen).probabilities}
+    counted = np.bincount(begin[row] + local.code, weights=seen, minlength=int(begin[-1]))
+    smoothed = smooth(table, alpha, included=seen).probabilities
+    found = {"plain counts": posterior_mean(counted), "smoother": smoothed}
     if divergences is not None:
         part = decompose(table, divergences, alpha, included=seen)
-        weight = np.repeat(part.effective_rollouts, width)
-        added = PRIOR_COUNT * np.repeat(width, width)
-        found["decomposition"] = (part.probabilities * weight + PRIOR_COUNT) / (weight + added)
+        found["decomposition"] = posterior_mean(part.probabilities * np.repeat(part.effective_rollouts, width))
         segments = smooth(table, alpha, at=divergences.segment, included=seen).probabilities
         found["both"] = mix(table, divergences, segments, begin)
     losses = {}

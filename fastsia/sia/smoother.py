@@ -1,10 +1,11 @@
 """Change-point estimates: answer distributions averaged over all divisions of a trajectory into stretches.
 
 Neighbouring checkpoints that share one distribution are one stretch. A new stretch begins at each checkpoint but the
-first with probability h; a stretch's distribution has a Dirichlet prior of `PRIOR_COUNT` draws per answer. All
-divisions into stretches are averaged exactly, by their posterior probabilities (forward and backward sums, as for
-product partition models: Barry and Hartigan 1992, Fearnhead 2006). h is the one of `HAZARDS` with the largest marginal
-likelihood over all trajectories of the table.
+first with probability h; a stretch's distribution has a Dirichlet prior whose draws per answer are one of
+`PRIOR_COUNTS`, each as likely as the others: some stretches agree on one answer, others spread over dozens, and one
+prior cannot expect both (as with NSB: Nemenman, Shafee and Bialek 2002). All divisions into stretches are averaged
+exactly, by their posterior probabilities (forward and backward sums, as for product partition models: Barry and Hartigan
+1992, Fearnhead 2006). h is the one of `HAZARDS` with the largest marginal likelihood over all trajectories of the table.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from fastsia.sia.alignment import pearson
 from fastsia.sia.decomposition import Chunk, Divergences, chunks, count_divergences, entropy_of, surprisal
 from fastsia.sia.table import LocalAnswers, RolloutTable
 
-PRIOR_COUNT = 0.3
-"""Draws of each answer that the prior of a stretch's distribution is worth. Chosen by fastsia."""
+PRIOR_COUNTS = (0.01, 0.03, 0.1, 0.3, 1.0)
+"""Draws of each answer that the prior of a stretch's distribution may be worth. Chosen by fastsia."""
 
 HAZARDS = (0.02, 0.05, 0.1, 0.2, 0.4)
 """Candidates for h, the probability of a new stretch at a checkpoint. Chosen by fastsia."""
@@ -84,12 +85,14 @@ class Stretches:
     Attributes:
         counts: int64 [B, C, C, K]: draws of each answer at checkpoints a..b, indices a and b; 0 where b < a.
         evidence: float64 [B, C, C]: log-likelihood of those draws as one stretch; -inf where b < a.
+        priors: float64 [B, C, C, P]: posterior probability of each of `PRIOR_COUNTS`, given that they are one.
         length: int64 [B], checkpoints of each.
         width: int64 [B], V of each.
     """
 
     counts: np.ndarray
     evidence: np.ndarray
+    priors: np.ndarray
     length: np.ndarray
     width: np.ndarray
 
@@ -106,10 +109,10 @@ class Stretches:
         inside = cumulative[:, None, 1:] - cumulative[:, :-1, None]
         upper = np.triu(np.ones(inside.shape[1:3], dtype=bool))
         inside = np.where(upper[..., None], inside, 0)
-        single = gammaln(np.arange(int(inside.max()) + 1) + PRIOR_COUNT) - gammaln(PRIOR_COUNT)
-        prior = PRIOR_COUNT * width[:, None, None]
-        total = gammaln(prior) - gammaln(prior + inside.sum(axis=-1))
-        return cls(inside, np.where(upper, total + single[inside].sum(axis=-1), -np.inf), length, width)
+        evidence = log_evidence(inside, width[:, None, None])
+        marginal = logsumexp(evidence, axis=-1)
+        priors = np.exp(evidence - marginal[..., None])
+        return cls(inside, np.where(upper, marginal - np.log(len(PRIOR_COUNTS)), -np.inf), priors, length, width)
 
     def backward(self, hazard: float) -> np.ndarray:
         """float64 [B, C + 1]: log-probability of all draws at checkpoints a.., given that a stretch begins at a."""
@@ -163,6 +166,21 @@ class Stretches:
             forward[:, a + 1 :] = np.logaddexp(forward[:, a + 1 :], terms)
             weight[:, a, a:] = np.exp(terms + backward[:, a + 1 :] - backward[:, :1])
         return weight
+
+
+def log_evidence(counts: np.ndarray, width: np.ndarray) -> np.ndarray:
+    """float64 [..., P]: log-probability of draws from one distribution under each of `PRIOR_COUNTS`.
+
+    Args:
+        counts: int64 [..., K], draws of each answer; 0 for those that do not exist.
+        width: int64 [...], how many answers exist.
+    """
+    total = counts.sum(axis=-1)
+    found = []
+    for prior in PRIOR_COUNTS:
+        single = gammaln(np.arange(int(counts.max()) + 1) + prior) - gammaln(prior)
+        found.append(gammaln(prior * width) - gammaln(prior * width + total) + single[counts].sum(axis=-1))
+    return np.stack(found, axis=-1)
 
 
 def smooth(
@@ -251,7 +269,10 @@ def _draw_entropies(
     last = np.minimum.accumulate(ends[:, :, ::-1], axis=2)[:, :, ::-1]
     heads = begin == place
     who, draw, head = np.nonzero(heads)
-    parameter = stretches.counts[who, head, last[who, draw, head]] + PRIOR_COUNT
+    tail = last[who, draw, head]
+    chosen = np.cumsum(stretches.priors[who, head, tail], axis=1) > generator.random((len(who), 1))
+    prior = np.array(PRIOR_COUNTS)[chosen.argmax(axis=1)]
+    parameter = stretches.counts[who, head, tail] + prior[:, None]
     parameter = np.where(np.arange(parameter.shape[1]) < stretches.width[who, None], parameter, 0.0)
     p = generator.standard_gamma(parameter)
     p /= np.maximum(p.sum(axis=1, keepdims=True), 1e-300)
@@ -284,15 +305,19 @@ def _moments(
     """The columns of `Smoothed` of a chunk."""
     weight, width = stretches.posterior(hazard), stretches.width
     there = np.arange(chunk.width) < width[:, None]
-    prior = PRIOR_COUNT * width[:, None, None]
-    total = prior + stretches.counts.sum(axis=-1)
-    mean, square = _dirichlet_entropy(stretches.counts, total, there)
+    drawn = stretches.counts.sum(axis=-1)
+    mean, square, slope, level = (np.zeros(weight.shape) for _ in range(4))
+    for k, prior in enumerate(PRIOR_COUNTS):
+        probable, total = stretches.priors[..., k], drawn + prior * width[:, None, None]
+        mean_k, square_k = _dirichlet_entropy(stretches.counts, prior, total, there)
+        mean, square = mean + probable * mean_k, square + probable * square_k
+        slope, level = slope + probable / total, level + probable * prior / total
     gold = local.gold[chunk.trajectories]
     num_gold = np.take_along_axis(stretches.counts, gold[:, None, None, None], axis=-1)[..., 0]
-    s = surprisal((num_gold + PRIOR_COUNT) / total, width[:, None, None], alpha)
+    s = surprisal(slope * num_gold + level, width[:, None, None], alpha)
     entropy = _over_stretches(weight * mean)
     variance = _over_stretches(weight * square) - entropy**2
-    p = _over_stretches(weight[..., None] * (stretches.counts + PRIOR_COUNT) / total[..., None])
+    p = _over_stretches((weight * slope)[..., None] * stretches.counts + (weight * level)[..., None])
     one = np.cumsum(weight[:, 0, ::-1], axis=1)[:, ::-1]
     inside = np.arange(weight.shape[1]) < stretches.length[:, None]
     p = np.where(there[:, None], p, 0.0)[inside]
@@ -310,15 +335,18 @@ def _over_stretches(values: np.ndarray) -> np.ndarray:
     return np.stack([later[:, : t + 1, t].sum(axis=1) for t in range(later.shape[2])], axis=1)
 
 
-def _dirichlet_entropy(counts: np.ndarray, total: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """E[H] and E[H^2], nats, of Dirichlet distributions with parameters counts + `PRIOR_COUNT` (Wolpert and Wolf 1995).
+def _dirichlet_entropy(
+    counts: np.ndarray, prior: float, total: np.ndarray, there: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """E[H] and E[H^2], nats, of Dirichlet distributions with parameters counts + prior (Wolpert and Wolf 1995).
 
     Args:
         counts: int64 [B, C, C, K].
+        prior: draws of each answer.
         total: float64 [B, C, C], the sums of the parameters.
         there: bool [B, K], the answers that exist.
     """
-    parameter = np.arange(int(counts.max()) + 1) + PRIOR_COUNT
+    parameter = np.arange(int(counts.max()) + 1) + prior
     inside = there[:, None, None]
 
     def over_answers(values: np.ndarray) -> np.ndarray:
