@@ -112,7 +112,7 @@ const fastsia = (() => {
   };
   document.addEventListener("click", (event) => {
     const link = event.target.closest('a[href^="#"]');
-    if (link) unfold(link.hash);
+    if (link) unfold(link.getAttribute("href"));
   });
   unfold(location.hash);
 

@@ -19,7 +19,7 @@ from fastsia.sia.alignment import pearson
 from fastsia.sia.decomposition import Chunk, Divergences, chunks, count_divergences, entropy_of, surprisal
 from fastsia.sia.table import LocalAnswers, RolloutTable
 
-PRIOR_COUNTS = (0.01, 0.03, 0.1, 0.3, 1.0)
+PRIOR_COUNTS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Draws of each answer that the prior of a stretch's distribution may be worth. Chosen by fastsia."""
 
 HAZARDS = (0.02, 0.05, 0.1, 0.2, 0.4)
