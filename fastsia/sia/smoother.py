@@ -4,8 +4,8 @@ Neighbouring checkpoints that share one distribution are one stretch. A new stre
 first with probability h; a stretch's distribution has a Dirichlet prior whose draws per answer are one of
 `PRIOR_COUNTS`, each as likely as the others: some stretches agree on one answer, others spread over dozens, and one
 prior cannot expect both (as with NSB: Nemenman, Shafee and Bialek 2002). All divisions into stretches are averaged
-exactly, by their posterior probabilities (forward and backward sums, as for product partition models: Barry and Hartigan
-1992, Fearnhead 2006). h is the one of `HAZARDS` with the largest marginal likelihood over all trajectories of the table.
+exactly, by their posterior probabilities (forward and backward sums, as for product partition models: Barry and
+Hartigan 1992, Fearnhead 2006). h is the one of `HAZARDS` with the largest marginal likelihood over the table.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def test_moments_are_those_of_the_posterior() -> None:
 
 
 def test_a_stretch_that_agrees_is_certain_however_many_answers_there_were_before() -> None:
-    """Forty answers at the first checkpoints, one at the last ones: the prior may not keep H from its truth, near 0."""
+    """Forty answers at the first checkpoints, one at the last ones, where the prior may not keep H from 0."""
     spread = np.arange(40)
     table = encode(frame(np.array([[spread, spread[::-1], spread * 0 + 7, spread * 0 + 7]])))
     found = smooth(table, 0.5)
