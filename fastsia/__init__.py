@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 # Threads of OpenMP spin between small products, which costs several times the work on a machine that does anything
 # else. It is read as torch is imported.
