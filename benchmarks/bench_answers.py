@@ -50,9 +50,9 @@ def main() -> None:
     none = np.zeros(len(rollouts), dtype=np.int32)
     num_bytes = int(np.diff(vocabulary.offsets)[ids].sum())
 
-    texts = (vocabulary, ids[:0], none, ids, offsets, "number")
-    reading = [partial(extract_rollouts, *texts, answer_reading="both", num_threads=threads) for threads in (1, 2)]
-    rates = [percentiles([num_bytes / 1e6 / t for t in seconds(read, options.repeats)]) for read in reading]
+    read = partial(extract_rollouts, vocabulary, ids[:0], none, ids, offsets, "number")
+    reading = [partial(read, num_threads=threads) for threads in (1, 2)]
+    rates = [percentiles([num_bytes / 1e6 / t for t in seconds(one, options.repeats)]) for one in reading]
     stream = AnswerStream(vocabulary)
     spec = stream.open("number")
     slots = np.arange(min(512, len(rollouts)), dtype=np.int32)

@@ -44,7 +44,7 @@ def roll_out(
             stride=config["stride"],
             trajectory_ids=tuple(int(token) for token in row["token_ids"]),
             rollout_budget=config["rollout_budget"],
-            score_given=True,
+            given_logprobs=True,
         )
         for row in trajectories.to_dict("records")
     ]
@@ -55,7 +55,7 @@ def roll_out(
         forced[drawn.key] = np.stack([drawn.logprobs, drawn.token_entropies])
         for i in range(len(drawn.rollouts)):
             checkpoint, tokens = int(drawn.rollouts.checkpoint[i]), drawn.rollouts.row(i).token_ids
-            text = engine.tokenizer.decode([*drawn.token_ids[:checkpoint].tolist(), *tokens], skip_special_tokens=True)  # type: ignore[union-attr]
+            text = engine.tokenizer.decode([*drawn.token_ids[:checkpoint].tolist(), *tokens], skip_special_tokens=True)
             rows.append((drawn.key, 0, checkpoint, int(drawn.rollouts.index[i]), text, tuple(tokens)))
     table = pd.DataFrame(rows, columns=["problem_id", "trajectory", "checkpoint", "rollout", "text", "tokens"])
     table["answer"] = fastsia.extract_answers(table["text"].tolist(), config.get("answer_format") or "number")

@@ -25,7 +25,8 @@ def load(name: str, end: bool) -> Engine:
     engine = Engine.from_pretrained(name)
     if not end:
         assert engine.tokenizer is not None
-        for config in (engine.model.config, engine.model.generation_config):
+        model: Any = engine.model
+        for config in (model.config, model.generation_config):
             config.eos_token_id = None
         engine.tokenizer.eos_token = None
         if engine.eos_token_ids:

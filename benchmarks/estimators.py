@@ -27,7 +27,7 @@ from fastsia.sia.table import RolloutTable
 
 def log_losses(table: RolloutTable, divergences: Divergences | None, number: int) -> dict[str, np.ndarray]:
     """float64 [T] by estimator: each trajectory's mean log loss (nats) over its checkpoints' held-out rollouts."""
-    slots, row = table.slots(), table.checkpoint_of_rollout
+    slots, row = table.index_in_checkpoint(), table.checkpoint_of_rollout
     seen, held_out = slots < number, slots >= (int(slots.max()) + 1) // 2
     local, owner = table.local_answers(), table.trajectory_of_checkpoint
     width = local.number[owner]

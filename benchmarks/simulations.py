@@ -17,7 +17,7 @@ from fastsia.config import SIAConfig
 from fastsia.sia.alignment import cross_fitted, pearson, permutation_test
 from fastsia.sia.allocation import Pilot, allocate
 from fastsia.sia.bootstrap import Bootstrap, interval
-from fastsia.sia.curves import grid_rows
+from fastsia.sia.curves import between_rows
 from fastsia.sia.decomposition import (
     Divergences,
     chunks,
@@ -80,7 +80,7 @@ def decompositions() -> Iterator[dict[str, Any]]:
         there = error > 0.003
         # Student's t with sets - 1 degrees of freedom has the variance (sets - 1) / (sets - 3).
         z = ((mean - truth)[there] / error[there]) * np.sqrt((sets - 3) / (sets - 1))
-        one = table.keep(table.slots() < number)
+        one = table.keep(table.index_in_checkpoint() < number)
         divergences = Divergences.of(one, logprobs, config)
         assert divergences is not None
         single, plain = decompose(one, divergences, 0.5), measure(one, 0.5).entropy
@@ -235,7 +235,7 @@ def repairings(runs: int = 60) -> Iterator[dict[str, Any]]:
                 table = encode(frame(draw(p, 20, rng), null=4))
                 halves = Scored.of(table, SIAConfig(num_splits=4)).halves
                 correct = ends_correct(table, measure(table, 0.5))
-                test = permutation_test(halves, grid_rows(table), correct, num_permutations=199, seed=seed)
+                test = permutation_test(halves, *between_rows(table), correct, num_permutations=199, seed=seed)
                 p_values.append(1.0 if test is None else test.p_value)
             row[name] = float((np.array(p_values) <= 0.05).mean())
         yield row
@@ -293,7 +293,7 @@ def allocated_decompositions(sets: int = 25, most: int = 40) -> Iterator[dict[st
         assert divergences is not None
         assert table.tokens is not None
         assert table.matched is not None
-        local, row, slot = table.local_answers(), table.checkpoint_of_rollout, table.slots()
+        local, row, slot = table.local_answers(), table.checkpoint_of_rollout, table.index_in_checkpoint()
         gold, new = table.code == table.gold[table.trajectory_of_checkpoint[row]], table.tokens - table.matched
         whole, parts = np.ones((sets * most, 1), dtype=bool), []
         numbers = []

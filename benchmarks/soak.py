@@ -39,8 +39,8 @@ class Watched(NativeBackend):
         self.every = every
         self.points: list[dict[str, int]] = []
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Trajectory]:
-        for number, trajectory in enumerate(super().generate(requests), start=1):
+    def generate(self, requests: Iterable[Request], watch: Any = None) -> Iterator[Trajectory]:
+        for number, trajectory in enumerate(super().generate(requests, watch), start=1):
             yield trajectory
             if number % self.every == 0:
                 self.points.append({"problems": number} | in_use())
