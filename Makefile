@@ -190,7 +190,7 @@ bench-store: $(STAMP) ## time storing, scoring and receiving trajectories on one
 	$(BENCH).bench_store
 
 simulate: $(STAMP) ## the estimators of H and rho against known distributions; half an hour on one core
-	$(BENCH).simulations
+	$(BIN)/python -m tests.sia.simulations
 
 bench-report: $(STAMP) ## time statistics and report of 1,319 x 16 x 20 rollouts
 	$(BENCH).bench_store --problems 1319 --trajectories 1 --length 300 --workers 0
