@@ -30,7 +30,7 @@ BENCH := $(BIN)/python -m benchmarks
 .PHONY: help setup clean demo check format docs \
 	test test-slow test-order test-arc test-gpu test-lm-eval test-inspect test-polygraph test-vllm coverage \
 	sanitize fuzz soak audit \
-	bench bench-vllm bench-gpu bench-kernels bench-answers bench-stop bench-scheduler bench-memory bench-store bench-report simulate \
+	bench bench-vllm bench-gpu bench-kernels bench-answers bench-stop bench-scheduler bench-store bench-report simulate \
 	freeze demo-models wheel wheel-test
 
 help: ## list the targets
@@ -149,7 +149,7 @@ fuzz: ## fuzz the C++ core with libFuzzer for 20 minutes (needs clang)
 	csrc/fuzz.sh
 
 soak: $(STAMP) ## run 2,000 demo problems; memory, open files, threads and blocks must not grow
-	$(BENCH).soak
+	$(PYTEST) -m slow -s tests/faults/test_long_run.py
 
 audit: $(STAMP) ## list advisories about the dependencies and check their licences (needs the network)
 	$(PYTHON) -m venv .venvs/audit
@@ -182,9 +182,6 @@ bench-stop: $(STAMP) ## measure what the streaming stop saves
 
 bench-scheduler: $(STAMP) ## time the host's share of a decode step
 	$(BENCH).bench_scheduler
-
-bench-memory: $(STAMP) ## compare the peak memory of 50 and 500 problems
-	$(BENCH).soak --compare 50 500
 
 bench-store: $(STAMP) ## time storing, scoring and receiving trajectories on one driver
 	$(BENCH).bench_store
