@@ -1,4 +1,4 @@
-"""Long runs of the demo task: what they use does not grow with the number of problems. `make soak` prints the tables."""
+"""Long runs of the demo task: what they use does not grow with the problems. `make soak` prints the tables."""
 
 from __future__ import annotations
 
