@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+import pandas as pd
 
 from benchmarks.machine import REPOSITORY, provenance
 from fastsia.config import SETTINGS
@@ -25,7 +24,8 @@ def parse(doc: str | None, *settings: str, **options: Any) -> argparse.Namespace
         doc: the help text; it explains the options that need explaining.
         settings: fields of `SIAConfig`, with their defaults there.
         options: each option's default, which also gives its type. A type stands for "not given" (None), a tuple lists
-            the choices with the default first, a list takes several values, False is a flag.
+            the choices with the default first, a list takes several values, False is a flag. A list of a type is what
+            comes without a name, once or more.
     """
     declared = [SETTINGS[name] for name in settings]
     options = {one.name: one.type if one.default is None else one.default for one in declared} | options
@@ -37,6 +37,8 @@ def parse(doc: str | None, *settings: str, **options: Any) -> argparse.Namespace
             parser.add_argument(f"--{name}", type=default)
         elif isinstance(default, tuple):
             parser.add_argument(f"--{name}", choices=default, default=default[0])
+        elif isinstance(default, list) and isinstance(default[0], type):
+            parser.add_argument(name, type=default[0], nargs="+")
         elif isinstance(default, list):
             parser.add_argument(f"--{name}", type=type(default[0]), nargs="+", default=default)
         else:
@@ -44,20 +46,18 @@ def parse(doc: str | None, *settings: str, **options: Any) -> argparse.Namespace
     return parser.parse_args()
 
 
-def show(rows: Sequence[Mapping[str, Any]], formats: Mapping[str, str] | None = None, title: str | None = None) -> None:
-    """Print rows as a table; the first row names the columns.
+def show(rows: Sequence[Mapping[str, Any]], formats: Mapping[str, str] | None = None, title: str = "") -> None:
+    """Print rows as a table below a title; the first row names the columns.
 
     Args:
-        rows: column to value; None is shown as an empty cell.
-        formats: format specification by column. Without one, numbers are shown with ",.4g" and integers with ",".
-        title: a line above the table.
+        rows: column to value; None is an empty cell.
+        formats: format specification by column. Without one, numbers have ",.4g".
     """
-    table = Table(title=title, title_justify="left")
-    for column, value in rows[0].items():
-        table.add_column(column.replace("_", " "), justify="left" if isinstance(value, str) else "right")
-    for row in rows:
-        table.add_row(*(_cell(value, (formats or {}).get(column)) for column, value in row.items()))
-    Console(width=160).print(table)
+    cells = {
+        column.replace("_", " "): [_cell(row[column], (formats or {}).get(column)) for row in rows]
+        for column in rows[0]
+    }
+    print(title, pd.DataFrame(cells).to_string(index=False), sep="\n")
 
 
 def emit(row: Mapping[str, Any], path: Path | None = ROWS) -> str:

@@ -1,11 +1,10 @@
-"""The machine a benchmark runs on: provenance, wall times, memory, and the best rates it reaches."""
+"""The machine a benchmark runs on: provenance, wall times, memory, and how fast it copies."""
 
 from __future__ import annotations
 
 import gc
 import importlib.metadata
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -14,33 +13,38 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from fastsia import processor
+from fastsia.provenance import provenance as of_package
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-_PACKAGES = ("torch", "triton", "transformers", "vllm", "numpy")
+_Result = TypeVar("_Result")
 
 
 @cache
 def provenance() -> dict[str, Any]:
-    """Machine, versions and commit."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    """Machine, versions and commit; $COMMIT where there is no repository."""
+    package, versions = of_package(), {}
+    for name in ("triton", "vllm"):
         with suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
+            versions[name] = importlib.metadata.version(name)
+    changes = ""
+    with suppress(OSError):
+        command = ["git", "status", "--porcelain", "--untracked-files=no"]
+        changes = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True).stdout
     return {
-        "commit": _git("rev-parse", "--short=12", "HEAD") or os.environ.get("COMMIT"),
-        "modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "commit": package["commit"] or os.environ.get("COMMIT"),
+        "modified": bool(changes),
         "cpu": processor.name(),
         "cpu_flags": processor.flags(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cuda": torch.version.cuda,
-        "versions": versions,
+        "versions": package["versions"] | versions,
     }
 
 
@@ -50,16 +54,18 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
+def timed(work: Callable[[], _Result], device: str = "cpu") -> tuple[_Result, float]:
+    """What `work` returns, and its wall seconds."""
+    synchronize(device)
+    begin = time.perf_counter()
+    result = work()
+    synchronize(device)
+    return result, time.perf_counter() - begin
+
+
 def seconds(work: Callable[[], object], repeats: int, device: str = "cpu") -> list[float]:
     """Wall time of each of `repeats` calls, after one warm-up call."""
-    times = []
-    for _ in range(repeats + 1):
-        synchronize(device)
-        begin = time.perf_counter()
-        work()
-        synchronize(device)
-        times.append(time.perf_counter() - begin)
-    return times[1:]
+    return [timed(work, device)[1] for _ in range(repeats + 1)][1:]
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
@@ -93,10 +99,3 @@ def bandwidth(device: str) -> float:
     source = torch.ones(1 << (29 if device == "cuda" else 25), dtype=torch.float32, device=device)
     target = torch.empty_like(source)
     return 2 * source.nbytes / min(seconds(lambda: target.copy_(source), 9, device))
-
-
-def _git(*arguments: str) -> str | None:
-    with suppress(OSError, subprocess.CalledProcessError):
-        done = subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-    return None

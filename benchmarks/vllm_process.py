@@ -13,43 +13,42 @@ from multiprocessing.connection import Listener
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import REPOSITORY
 from fastsia import FastsiaError
 
 
-def vllm_python() -> str | None:
+def vllm_python() -> str:
     """A Python that has vLLM: this one, or the one in the environment $FASTSIA_VLLM."""
     if importlib.util.find_spec("vllm") is not None:
         return sys.executable
-    folder = os.environ.get("FASTSIA_VLLM")
-    return str(Path(folder) / "bin" / "python") if folder else None
+    if "FASTSIA_VLLM" not in os.environ:
+        raise FastsiaError("no environment with vLLM: run `make bench-vllm`, or name one in FASTSIA_VLLM.")
+    return str(Path(os.environ["FASTSIA_VLLM"]) / "bin" / "python")
 
 
 class VLLM:
-    """vLLM, loaded and warmed up on its work.
+    """vLLM, loaded and warmed up on its work, in a process group of its own.
 
     Args:
-        python: the interpreter that has vLLM.
         work: see vllm_worker.py.
         environment: variables of the process; they replace OMP_NUM_THREADS.
-        log: where its output goes. With a log it gets a process group of its own, so that `halted` can stop all of
-            vLLM's processes; without one it shares this process's output and group.
+        log: where its output goes.
 
     Attributes:
         versions: of vLLM and its torch.
+        seconds, num_tokens: of the last run.
     """
 
-    def __init__(self, python: str, work: Any, environment: Mapping[str, str], log: Path | None = None) -> None:
+    def __init__(self, work: Any, environment: Mapping[str, str], log: Path) -> None:
         self._log = log
-        output = log.open("w") if log else None
+        log.parent.mkdir(exist_ok=True)
         inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-        with Listener() as listener:
+        with Listener() as listener, log.open("w") as output:
             self._process = subprocess.Popen(
-                [python, str(REPOSITORY / "benchmarks" / "vllm_worker.py"), str(listener.address)],
+                [vllm_python(), str(Path(__file__).with_name("vllm_worker.py")), str(listener.address)],
                 stdout=output,
                 stderr=output,
                 env={**inherited, **environment},
-                start_new_session=log is not None,
+                start_new_session=True,
             )
             self._worker = listener.accept()
         try:
@@ -58,9 +57,11 @@ class VLLM:
             self.close()
             raise
 
-    def run(self) -> dict[str, Any]:
-        """Roll out the whole work once: {"seconds", "token_ids", "finish_reasons"}, rollouts in order of prompts."""
-        return self._ask("run")
+    def run(self) -> list[tuple[list[int], bool]]:
+        """Roll out the whole work once: each rollout's tokens, and whether the limit cut it, in order of prompts."""
+        self.seconds, drawn = self._ask("run")
+        self.num_tokens = sum(len(token_ids) for token_ids, _ in drawn)
+        return list(drawn)
 
     @contextmanager
     def halted(self) -> Iterator[None]:
@@ -72,13 +73,12 @@ class VLLM:
             os.killpg(self._process.pid, signal.SIGCONT)
 
     def close(self) -> None:
-        """End it, and with a group of its own everything it started."""
+        """End it, and everything it started."""
         self._worker.close()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=30)
-        if self._log is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def _ask(self, message: Any) -> Any:
@@ -86,4 +86,4 @@ class VLLM:
             self._worker.send(message)
             return self._worker.recv()
         except (EOFError, ConnectionError) as error:
-            raise FastsiaError(f"vLLM's process ended early; its log is {self._log or 'above'}.") from error
+            raise FastsiaError(f"vLLM's process ended early; its log is {self._log}.") from error

@@ -1,7 +1,7 @@
 """vLLM's side of vllm_process.py; runs in vLLM's own environment and does not import fastsia.
 
 Receives the work, loads and warms up, and answers with versions. Then, for each message, it rolls out the whole work
-once and answers {"seconds", "token_ids", "finish_reasons"}. Only `LLM.generate` is timed.
+once and answers (seconds, [(token ids, whether the limit cut them), ...]). Only `LLM.generate` is timed.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ def serve(parent: Connection) -> None:
         outputs = llm.generate(prompts, sampling, use_tqdm=False)
         seconds = time.perf_counter() - begin
         rollouts = [rollout for output in outputs for rollout in sorted(output.outputs, key=lambda one: one.index)]
-        ids, reasons = zip(*((list(rollout.token_ids), rollout.finish_reason) for rollout in rollouts), strict=True)
-        parent.send({"seconds": seconds, "token_ids": ids, "finish_reasons": reasons})
+        drawn = [(list(rollout.token_ids), rollout.finish_reason == "length") for rollout in rollouts]
+        if len(drawn) != len(prompts) * work["num_rollouts"]:
+            raise RuntimeError(f"vLLM returned {len(drawn)} rollouts of {len(prompts)} prompts")
+        parent.send((seconds, drawn))
 
 
 if __name__ == "__main__":  # vLLM's child processes import this file again

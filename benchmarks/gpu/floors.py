@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from benchmarks.gpu.models import skeleton
 from benchmarks.machine import bandwidth, seconds
@@ -22,41 +22,20 @@ class Rates:
     bytes_per_s: float
     flops_per_s: float
 
+    def seconds(self, num_bytes: float, operations: float = 0.0) -> float:
+        """What moving so many bytes takes, or so many operations, whichever is more."""
+        return max(num_bytes / self.bytes_per_s, operations / self.flops_per_s)
+
 
 H200 = Rates(4.3e12, 790e12)
 
 
 @cache
-def matmul_rate(device: str, dtype: torch.dtype) -> float:
-    """Operations per second, from the best of several square matrix products (a multiply-add counts as two)."""
+def measured_rates(device: str, dtype: torch.dtype) -> Rates:
+    """From the best of several large copies and square matrix products (a multiply-add counts as two operations)."""
     size, repeats = (8192, 20) if device == "cuda" else (512, 3)
     left, right = torch.randn(2, size, size, device=device).to(dtype).unbind()
-    return 2 * size**3 / min(seconds(lambda: left @ right, repeats, device))
-
-
-def products(module: PreTrainedModel) -> Iterator[Tensor]:
-    """The weights of a step's matrix products, [out, in]; those that are views of one matrix as that matrix."""
-    fused: list[Tensor] = []
-    for layer in module.modules():
-        if not isinstance(layer, nn.Linear):
-            continue
-        weight, last = layer.weight.detach(), fused[-1] if fused else None
-        if last is not None and (
-            weight.shape[1] != last.shape[1]
-            or weight.untyped_storage().data_ptr() != last.untyped_storage().data_ptr()
-            or weight.storage_offset() != last.storage_offset() + last.numel()
-        ):
-            yield _whole(fused)
-            fused = []
-        fused.append(weight)
-    if fused:
-        yield _whole(fused)
-
-
-def _whole(parts: list[Tensor]) -> Tensor:
-    """The matrix whose parts are adjacent in memory."""
-    rows = sum(len(part) for part in parts)
-    return parts[0].as_strided((rows, parts[0].shape[1]), parts[0].stride())
+    return Rates(bandwidth(device), 2 * size**3 / min(seconds(lambda: left @ right, repeats, device)))
 
 
 def shapes(config: PretrainedConfig) -> dict[str, tuple[int, int]]:
@@ -72,34 +51,53 @@ def shapes(config: PretrainedConfig) -> dict[str, tuple[int, int]]:
     }
 
 
-def product_seconds(module: PreTrainedModel, rows: int) -> float:
+def products(module: nn.Module) -> Iterator[Tensor]:
+    """The weights of a step's matrix products, [out, in]; those that are views of one matrix as that matrix."""
+    parts: list[Tensor] = []
+    for weight in [layer.weight.detach() for layer in module.modules() if isinstance(layer, nn.Linear)]:
+        if parts and not _adjacent(parts[-1], weight):
+            yield _whole(parts)
+            parts = []
+        parts.append(weight)
+    if parts:
+        yield _whole(parts)
+
+
+def _adjacent(one: Tensor, following: Tensor) -> bool:
+    same = one.untyped_storage().data_ptr() == following.untyped_storage().data_ptr()
+    return same and one.shape[1] == following.shape[1] and one.data_ptr() + one.nbytes == following.data_ptr()
+
+
+def _whole(parts: list[Tensor]) -> Tensor:
+    return parts[0].as_strided((sum(map(len, parts)), parts[0].shape[1]), parts[0].stride())
+
+
+def product_seconds(module: nn.Module, rows: int) -> float:
     """Seconds of a step's matrix products alone: `rows` rows by each weight of the model, in their order.
 
     A large square product reaches a rate that few rows by a model's own shapes cannot; and a step reads each weight
     from memory, as the others displace it from the cache.
     """
     weights = list(products(module))
-    inputs = {
-        width: torch.randn(rows, width, device=module.device, dtype=module.dtype)
-        for width in {weight.shape[1] for weight in weights}
-    }
+    inputs = {weight.shape[1]: weight.new_empty(rows, weight.shape[1]).normal_() for weight in weights}
 
     def once() -> None:
         for weight in weights:
             nn.functional.linear(inputs[weight.shape[1]], weight)
 
     with torch.inference_mode():
-        if module.device.type != "cuda":
-            return min(seconds(once, 3))
-        seconds(once, 1, "cuda")
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            once()
-        return min(seconds(graph.replay, 9, "cuda"))
+        return min(seconds(graphed(once, weights[0].device.type), 9, weights[0].device.type))
 
 
-def measured_rates(device: str, dtype: torch.dtype) -> Rates:
-    return Rates(bandwidth(device), matmul_rate(device, dtype))
+def graphed(work: Callable[[], object], device: str) -> Callable[[], object]:
+    """The work as a CUDA graph, whose launches cost the host nothing; on a CPU, the work."""
+    if device != "cuda":
+        return work
+    seconds(work, 1, device)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
 
 
 @dataclass(frozen=True)
@@ -136,8 +134,6 @@ class Costs:
                 their operations, whichever is more.
         """
         if products is None:
-            operations = 2 * self.weights * rows / rates.flops_per_s
-            products = max(self.weights * self.itemsize / rates.bytes_per_s, operations)
-        kv = (shared_tokens + own_tokens) * self.kv_bytes / rates.bytes_per_s
-        logits = 2 * rows * self.vocab * self.itemsize / rates.bytes_per_s
-        return products + kv + logits
+            products = rates.seconds(self.weights * self.itemsize, 2 * self.weights * rows)
+        moved = (shared_tokens + own_tokens) * self.kv_bytes + 2 * rows * self.vocab * self.itemsize
+        return products + rates.seconds(moved)

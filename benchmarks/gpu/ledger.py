@@ -7,8 +7,9 @@ recorded as out of time and passed over; a line that was cut in two is read as i
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,14 @@ class Ledger:
         again: statuses of rows that count as not there, and so are measured again.
     """
 
-    def __init__(self, paths: Sequence[Path], again: Sequence[str] = ()) -> None:
-        self.paths = list(paths)
-        self._again = set(again)
+    def __init__(self, paths: Sequence[Path], again: Collection[str] = ()) -> None:
+        self._paths, self._again = list(paths), set(again)
         self._rows: dict[str, dict[str, Any]] = {}
         self._begun: Counter[str] = Counter()
-        held = [_lines(path) for path in self.paths]
-        # Lines may be equal: a row that began twice.
-        every = list(max(held, key=len, default=[]))
-        for lines in held:
-            every += _without(lines, every)
-        for path, lines in zip(self.paths, held, strict=True):
-            for line in _without(every, lines):
-                _append(path, line)
+        held = [_lines(path) for path in paths]
+        every = dict.fromkeys(line for lines in held for line in lines)
+        for path, lines in zip(paths, held, strict=True):
+            _append([path], [line for line in every if line not in lines])
         for line in every:
             self._note(json.loads(line))
 
@@ -59,18 +55,15 @@ class Ledger:
             reason = f"it began {_ATTEMPTS} times and did not end"
             self.end({**head, "status": "timeout", "reason": reason, "result": None, "wall_seconds": 0.0})
             return False
-        row = {"key": head["key"], "status": "began"}
+        row = {"key": head["key"], "status": "began", "time": time.time()}  # a line like no other
         self._note(row)
-        for path in self.paths:
-            _append(path, json.dumps(row))
+        _append(self._paths, [json.dumps(row)])
         return True
 
     def end(self, row: dict[str, Any]) -> None:
         """Write a row with its provenance."""
         self._note(row)
-        line = emit(row, None)
-        for path in self.paths:
-            _append(path, line)
+        _append(self._paths, [emit(row, None)])
 
     def _note(self, row: dict[str, Any]) -> None:
         if row["status"] == "began":
@@ -93,21 +86,11 @@ def _lines(path: Path) -> list[str]:
     return found
 
 
-def _without(lines: list[str], others: list[str]) -> list[str]:
-    """The lines, in order, that others lack; each as often as they lack it."""
-    there, found = Counter(others), []
-    for line in lines:
-        if there[line]:
-            there[line] -= 1
-        else:
-            found.append(line)
-    return found
-
-
-def _append(path: Path, line: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
-        # After a line that was cut in two.
-        file.seek(max(file.tell() - 1, 0))
-        torn = file.read(1) not in (b"", b"\n")
-        file.write(b"\n" * torn + line.encode() + b"\n")
+def _append(paths: Sequence[Path], lines: Sequence[str]) -> None:
+    for path in paths if lines else ():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as file:
+            # After a line that was cut in two.
+            file.seek(max(file.tell() - 1, 0))
+            torn = file.read(1) not in (b"", b"\n")
+            file.write(b"\n" * torn + "".join(f"{line}\n" for line in lines).encode())

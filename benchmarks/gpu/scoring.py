@@ -10,6 +10,7 @@ draws that depend on one another, which scores do not.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,39 +42,31 @@ class Score:
 
 
 @torch.inference_mode()
-def score(model: Model, work: Work, places: list[tuple[list[int], np.ndarray]]) -> Score:
+def score(model: Model, work: Work, places: Iterable[tuple[list[int], np.ndarray]]) -> Score:
     """Of prefixes, each with rollouts of it, int [n, L], by the model's own forward pass."""
-    nucleus = TopPLogitsWarper(work.shape.top_p)
-    excess, variance, outside, count = 0.0, 0.0, 0, 0
+    nucleus, parts = TopPLogitsWarper(work.shape.top_p), []
     for prefix, rollouts in places:
         ids = torch.tensor([[*prefix, *rollout] for rollout in rollouts.tolist()], device=model.module.device)
-        length = rollouts.shape[1]
-        logits = model.module(input_ids=ids, use_cache=False, logits_to_keep=length + 1).logits[:, :-1]
+        logits = model.module(input_ids=ids, use_cache=False, logits_to_keep=rollouts.shape[1] + 1).logits[:, :-1]
         cut = nucleus(None, logits.flatten(0, 1).float() / work.shape.temperature)
         logprobs = torch.log_softmax(cut, dim=-1)
-        probs, surprisal = logprobs.exp(), -logprobs.clamp(min=-1e4)
-        entropy = (probs * surprisal).sum(dim=-1)
-        spread = (probs * surprisal**2).sum(dim=-1) - entropy**2
-        own = surprisal.gather(1, ids[:, len(prefix) :].reshape(-1, 1))[:, 0]
-        inside = own < 1e4
-        excess += (own - entropy)[inside].sum().item()
-        variance += spread[inside].clamp(min=0).sum().item()
-        outside += int((~inside).sum())
-        count += rollouts.size
-    inner = max(count - outside, 1)
-    return Score(excess / inner, variance**0.5 / inner, outside / count, count)
+        entropy = torch.special.entr(logprobs.exp()).sum(dim=-1)
+        parts.append(-logprobs.gather(1, ids[:, len(prefix) :].reshape(-1, 1))[:, 0] - entropy)
+    excess = torch.cat(parts)
+    inside = excess[excess.isfinite()]
+    error = (inside.var() / len(inside)).sqrt()
+    return Score(inside.mean().item(), error.item(), 1 - len(inside) / len(excess), len(excess))
 
 
 def check(model: Model, work: Work, tokens: np.ndarray, seed: int = 0) -> dict[str, Any]:
     """Whether draws [P, C, N, L] of this work agree with the model and with `generate`."""
+    assert work.oracle is not None
+    oracle = dict(zip(work.shape.checkpoints, work.oracle, strict=True))
     every = [(p, c) for p in range(tokens.shape[0]) for c in range(tokens.shape[1])]
     chosen = [every[int(i)] for i in np.linspace(0, len(every) - 1, min(_PLACES, len(every))).round()]
     own = score(model, work, [(work.prefix(p, work.checkpoints[c]), tokens[p, c, :_ROLLOUTS]) for p, c in chosen])
-    oracle = {t: work.oracle[c] for c, t in enumerate(work.shape.checkpoints)}
     theirs = score(model, work, [(work.prefix(0, t), rollouts) for t, rollouts in oracle.items()])
-    counts = [_counts(tokens[0, c], oracle[t]) for c, t in enumerate(work.checkpoints)]
-    found = disagreement(counts, seed)
-    difference = own.excess - theirs.excess
+    found = disagreement([_counts(tokens[0, c], oracle[t]) for c, t in enumerate(work.checkpoints)], seed)
     error = (own.error**2 + theirs.error**2) ** 0.5
     return {
         "excess_nats": own.excess,
@@ -85,7 +78,7 @@ def check(model: Model, work: Work, tokens: np.ndarray, seed: int = 0) -> dict[s
         **found,
         "level": LEVEL,
         "agrees": bool(
-            abs(difference) <= _DEVIATIONS * error
+            abs(own.excess - theirs.excess) <= _DEVIATIONS * error
             and own.outside <= theirs.outside + _OUTSIDE_MORE
             and found["p_value"] > LEVEL
         ),
@@ -95,8 +88,6 @@ def check(model: Model, work: Work, tokens: np.ndarray, seed: int = 0) -> dict[s
 def _counts(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """[2, classes]: how often each opening occurs in both."""
     length = min(_CLASS_TOKENS, one.shape[1], other.shape[1])
-    both = np.concatenate([one[:, :length], other[:, :length]])
-    _, classes = np.unique(both, axis=0, return_inverse=True)
-    classes = classes.reshape(-1)
-    number = int(classes.max()) + 1
-    return np.stack([np.bincount(part, minlength=number) for part in (classes[: len(one)], classes[len(one) :])])
+    _, classes = np.unique(np.concatenate([one[:, :length], other[:, :length]]), axis=0, return_inverse=True)
+    parts = np.split(classes.reshape(-1), [len(one)])
+    return np.stack([np.bincount(part, minlength=int(classes.max()) + 1) for part in parts])
