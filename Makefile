@@ -177,8 +177,10 @@ bench-kernels: $(STAMP) ## compare the Triton kernels and a model's products wit
 bench-answers: $(STAMP) ## time the C++ core's reading of answers
 	$(BENCH).bench_answers
 
-bench-stop: $(STAMP) ## measure what the streaming stop saves
-	$(BENCH).bench_stop
+bench-stop: $(STAMP) ## measure what the streaming stop saves the demo models
+	$(BENCH).versus --peers --repeats 1 --max_tokens 120 --problems 32
+	$(BENCH).versus --peers --repeats 1 --max_tokens 120 --problems 32 --model demo:base
+	$(BENCH).versus --peers --repeats 1 --max_tokens 120 --problems 4 --endless
 
 bench-scheduler: $(STAMP) ## time the host's share of a decode step
 	$(BENCH).bench_scheduler

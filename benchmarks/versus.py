@@ -2,7 +2,7 @@
 
 The engine draws the trajectories once, which also warms it up; every peer rolls out every checkpoint of them. Runs take
 turns. The answers of each peer are compared with the engine's at every checkpoint by a permutation test, and the exit
-code is 1 where they disagree. Prints a table with median seconds, and one JSON line.
+code is 1 where they disagree. Prints a table with median seconds, what the streaming stop saved, and one JSON line.
 
     python -m benchmarks.versus --problems 64 --temperature 0.7 --top_p 0.95
     python -m benchmarks.versus --model PATH --task svamp --data_dir DIR --problems 4 --num_rollouts 10 --stride 40 \\
@@ -11,15 +11,10 @@ code is 1 where they disagree. Prints a table with median seconds, and one JSON 
 A peer is NAME or NAME:DTYPE, by default in --dtype. `hf` is transformers' `generate`, one call per checkpoint; `vllm`
 needs an environment (docs/benchmarks.md); `openai` is a server of the completions protocol at --base_url, such as
 llama.cpp's, whose dtype is its own; `fastsia` is the engine in another dtype, `unshared` the engine with share="none".
-Ratios are to the first peer.
-
-The engine is timed as a whole `evaluate`, loaded: trajectories, rollouts, answers, database, statistics. So are `hf`
-and `openai`, which draw trajectories of their own as well, so that they pay for them. Of vLLM only `LLM.generate` is
-timed, on a loaded and warmed-up engine.
-
---repeats is of the engine, --peer_repeats of each peer. --threads is of each of them. --block_size, --kv_gib,
---max_num_seqs and --enforce_eager are vLLM's; --threads_bind is its VLLM_CPU_OMP_THREADS_BIND, by default one core per
-thread.
+Ratios are to the first peer. A whole `evaluate` is timed, loaded; of vLLM only `LLM.generate`. --repeats is of the
+engine, --peer_repeats of each peer. --threads is of each of them. --endless takes the model's end tokens away.
+--block_size, --kv_gib, --max_num_seqs and --enforce_eager are vLLM's; --threads_bind is its VLLM_CPU_OMP_THREADS_BIND,
+by default one core per thread.
 """
 
 from __future__ import annotations
@@ -30,30 +25,29 @@ import signal
 import statistics
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
 
-from benchmarks.agreement import LEVEL, disagreement
-from benchmarks.frame import WORK, emit, parse, show
+from benchmarks.harness import WORK, emit, parse, show
 from benchmarks.vllm_process import VLLM
 from fastsia import Engine, FastsiaError, Request, SIAResult, evaluate
 from fastsia.backends import open_backend
 from fastsia.backends.base import Backend
-from fastsia.backends.continuations import DrawnSequence, PendingRequest
+from fastsia.backends.continuations import PendingRequest
 from fastsia.backends.native import NativeBackend
-from fastsia.engine.sequence import FinishReason, Trajectory
+from fastsia.engine.sequence import Trajectory
 from fastsia.models.resolve import resolve_model
+from tests.backends.agreement import LEVEL, disagreement
 
 SETTINGS = ("temperature", "top_p", "stride", "num_rollouts", "max_tokens", "share", "seed")
 COMMON = {"peers": ["hf"], "model": "demo:sft", "task": "demo", "data_dir": str, "problems": 64, "base_url": str}
-MACHINE = {"device": str, "dtype": "float32", "threads": torch.get_num_threads(), "repeats": 3, "peer_repeats": 1}
+ENGINE = {"device": str, "dtype": "float32", "threads": torch.get_num_threads(), "endless": False}
+TIMES = {"repeats": 3, "peer_repeats": 1}
 OF_VLLM = {"max_num_seqs": 512, "block_size": 32, "kv_gib": 2, "threads_bind": str, "enforce_eager": False}
 PEERS = ("hf", "vllm", "openai", "fastsia", "unshared")
 
@@ -68,8 +62,7 @@ class Peer:
         repeats: how often it is timed.
         changes: to the settings of the evaluation.
         checked: a model whose rollouts start from the recorded trajectories; None for the engine, which drew them.
-        vllm: the process that draws, and of which other times count, if that is so.
-        facts: further entries of its row.
+        vllm: the process that draws, whose own times count, if there is one.
         runs: the results so far.
     """
 
@@ -79,7 +72,6 @@ class Peer:
     changes: dict[str, Any] = field(default_factory=dict)
     checked: Any = None
     vllm: VLLM | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
     runs: list[SIAResult] = field(default_factory=list)
 
 
@@ -120,15 +112,7 @@ class OnVLLM(NativeBackend):
     def generate(self, requests: Iterable[Request], watch: Any = None) -> Iterator[Trajectory]:
         drawn = iter(self._vllm.run())
         for key, pending in self._recording.pending().items():
-            parts = [
-                [
-                    DrawnSequence(
-                        np.array(ids), np.full(len(ids), np.nan), FinishReason.LENGTH if cut else FinishReason.EOS
-                    )
-                    for ids, cut in islice(drawn, start.count)
-                ]
-                for start in pending.starts()
-            ]
+            parts = [list(islice(drawn, start.count)) for start in pending.starts()]
             yield replace(self._recording.drawn[key], rollouts=pending.finish(parts).rollouts)
 
 
@@ -151,7 +135,7 @@ class OnGiven:
 
 
 def main() -> int:
-    options = parse(__doc__, *SETTINGS, **COMMON, **MACHINE, **OF_VLLM)
+    options = parse(__doc__, *SETTINGS, **COMMON, **ENGINE, **TIMES, **OF_VLLM)
     # Without this, a terminated run would leave vLLM's processes behind, possibly halted.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -164,6 +148,8 @@ def main() -> int:
 def compare(options: argparse.Namespace) -> int:
     """Time everybody in turns, compare the answers, print; 1 where somebody's differ from the engine's."""
     torch.set_num_threads(options.threads)
+    if unknown := {asked.partition(":")[0] for asked in options.peers} - set(PEERS):
+        raise FastsiaError(f"--peers must be of {', '.join(PEERS)}, got {', '.join(unknown)}.")
     named = Path(os.environ.get("FASTSIA_MODELS", "")) / options.model
     options.model = str(named) if named.is_dir() else options.model
     engine = load(options, options.dtype)
@@ -171,19 +157,18 @@ def compare(options: argparse.Namespace) -> int:
     ours = evaluated(recording, options)
     with ExitStack() as stack:
         peers = [stack.enter_context(opened(asked, recording, options)) for asked in options.peers]
-        peers += [
-            Peer(name, engine, options.repeats, {"stop_at_answer": True}),
-            Peer(f"{name}, every rollout to its end", engine, options.repeats, {"stop_at_answer": False}),
-        ]
+        stopped = Peer(name, engine, options.repeats, {"stop_at_answer": True})
+        whole = Peer(f"{name}, every rollout to its end", engine, options.repeats, {"stop_at_answer": False})
+        peers += [stopped, whole]
         for i in range(max(options.repeats, options.peer_repeats)):
             for peer in peers:
                 if i < peer.repeats:
-                    peer.runs.append(alone(peer, peer.model, peers, options))
-        checked = [peer for peer in peers if peer.checked is not None]
+                    peer.runs.append(evaluated(peer.model, options, peer.vllm, **peer.changes))
         agreements: dict[str, dict[str, Any]] = {}
-        for peer in checked:
-            theirs = peer.runs[0] if peer.checked is peer.model else alone(peer, peer.checked, peers, options)
-            found = disagreement(answer_counts(ours, theirs), options.seed)
+        for peer in [peer for peer in peers if peer.checked is not None]:
+            again = peer.checked is not peer.model
+            theirs = evaluated(peer.checked, options, **peer.changes) if again else peer.runs[0]
+            found = disagreement(list(zip(answers_of(ours), answers_of(theirs), strict=True)), options.seed)
             agreements[peer.name] = found | {"level": LEVEL, "agrees": found["p_value"] > LEVEL}
 
     rows = [row_of(peer, peers[0]) for peer in peers]
@@ -194,45 +179,44 @@ def compare(options: argparse.Namespace) -> int:
         title=f"{options.model} on {options.task}: {len(recording.drawn)} trajectories, N = {options.num_rollouts}, "
         f"temperature {options.temperature}, top-p {options.top_p}, {machine['device']}, {options.threads} threads",
     )
-    for which, found in agreements.items():
-        print(
-            f"{which}: answers {'agree' if found['agrees'] else 'DISAGREE'}: permutation test over all checkpoints, "
-            f"p = {found['p_value']:.4f} (level {LEVEL}); mean total variation {found['mean_tv']:.4f}, "
-            f"{found['mean_tv_expected']:.4f} expected of two samples of one distribution."
+    if agreements:
+        answers = [{"answers of": name, **found, "agrees": str(found["agrees"])} for name, found in agreements.items()]
+        show(
+            answers, title="\nPermutation test over all checkpoints; mean total variation, and what chance alone gives:"
         )
+    saved = what_the_stop_saved(stopped.runs[0], whole.runs[0])
+    shares = dict.fromkeys(("rollout_tokens", "computed_tokens", "same_answers"), ".1%")
+    show([saved], shares, title="\nSaved by the streaming stop, of what every rollout to its end takes:")
     kept = {name: value for name, value in vars(options).items() if name not in ("data_dir", "device", "dtype")}
     row = {"benchmark": "versus", **kept, "stride": ours.summary["config"]["stride"]}
     row |= {"fingerprint": recording.fingerprint(), "machine": machine, "rows": rows}
-    emit(row | {"agreement": agreements})
-    return 0 if all(found["agrees"] for found in agreements.values()) else 1
+    emit(row | {"agreement": agreements, "stop": saved})
+    lossless = saved["same_answers"] == 1 or not machine["deterministic"]
+    return 0 if lossless and all(found["agrees"] for found in agreements.values()) else 1
 
 
 def load(options: argparse.Namespace, dtype: str) -> Engine:
-    return Engine.from_pretrained(options.model, device=options.device, dtype=dtype, num_threads=options.threads)
+    given = {"device": options.device, "dtype": dtype, "num_threads": options.threads}
+    engine = Engine.from_pretrained(options.model, **given)
+    if options.endless:  # its end tokens are drawn and written like any other
+        model: Any = engine.model
+        model.config.eos_token_id = model.generation_config.eos_token_id = engine.tokenizer.eos_token = None
+    return engine
 
 
-def evaluated(model: Any, options: argparse.Namespace, **changes: Any) -> SIAResult:
-    """A whole evaluation of the task."""
+def evaluated(model: Any, options: argparse.Namespace, vllm: VLLM | None = None, **changes: Any) -> SIAResult:
+    """A whole evaluation of the task; of vLLM, only its own work counts."""
     settings = {name: getattr(options, name) for name in (*SETTINGS, "data_dir")}
-    return evaluate(model, options.task, limit=options.problems, **settings | changes)
-
-
-def alone(peer: Peer, model: Any, peers: list[Peer], options: argparse.Namespace) -> SIAResult:
-    """The evaluation of one, while the processes of the others stand still. Of vLLM, only its own work counts."""
-    with ExitStack() as halting:
-        for other in peers:
-            if other.vllm is not None and other is not peer:
-                halting.enter_context(other.vllm.halted())
-        result = evaluated(model, options, **peer.changes)
-    if peer.vllm is not None:
-        result.summary.update(seconds=peer.vllm.seconds, generated_tokens=peer.vllm.num_tokens, row_steps=None)
+    result = evaluate(model, options.task, limit=options.problems, **settings | changes)
+    if vllm is not None:
+        result.summary.update(seconds=vllm.seconds, generated_tokens=vllm.num_tokens, row_steps=None)
     return result
 
 
 def row_of(peer: Peer, first: Peer) -> dict[str, Any]:
     seconds, base = (statistics.median(run.summary["seconds"] for run in one.runs) for one in (peer, first))
     tokens, computed = (peer.runs[0].summary[name] for name in ("generated_tokens", "row_steps"))
-    return {
+    row = {
         "name": peer.name,
         "timed": "the whole evaluation" if peer.vllm is None else "rollouts",
         "seconds": round(seconds, 4),
@@ -243,16 +227,23 @@ def row_of(peer: Peer, first: Peer) -> dict[str, Any]:
         "tokens_per_s": round(tokens / seconds, 1),
         "mean_entropy": float(peer.runs[0].checkpoints["entropy"].mean()),
         "ratio": round(base / seconds, 2),
-    } | peer.facts
+    }
+    return row if peer.vllm is None else row | {"vllm_settings": peer.vllm.settings}
 
 
-def answer_counts(one: SIAResult, other: SIAResult) -> list[np.ndarray]:
-    """Per checkpoint [2, answers]: how often each answer occurs in both runs; no answer is a class of its own."""
+def what_the_stop_saved(stopped: SIAResult, whole: SIAResult) -> dict[str, float]:
+    """Shares of tokens; and of answers, in both readings, that are those of the whole text."""
+    names = {"rollout_tokens": "generated_tokens", "computed_tokens": "row_steps"}
+    saved = {name: 1 - stopped.summary[key] / whole.summary[key] for name, key in names.items()}
+    answers = [run.rollouts[["answer_strict", "answer_lenient"]].fillna("") for run in (stopped, whole)]
+    counts = {"num_stopped": stopped.summary["num_stopped_at_answer"], "num_rollouts": len(answers[0])}
+    return saved | counts | {"same_answers": float((answers[0] == answers[1]).all(axis=1).mean())}
+
+
+def answers_of(result: SIAResult) -> list[list[str | None]]:
+    """The answers of every checkpoint."""
     keys = ["problem_id", "trajectory", "checkpoint"]
-    both = pd.concat([run.rollouts[[*keys, "answer"]].assign(run=i) for i, run in enumerate((one, other))])
-    both["answer"] = both["answer"].fillna("\0null")
-    counts = both.groupby([*keys, "answer", "run"], sort=False).size().unstack("run", fill_value=0)[[0, 1]]
-    return [group.to_numpy().T for _, group in counts.groupby(level=keys, sort=False)]
+    return [list(group) for _, group in result.rollouts.groupby(keys)["answer"]]
 
 
 @contextmanager
@@ -260,17 +251,10 @@ def opened(asked: str, recording: Recording, options: argparse.Namespace) -> Ite
     """A peer by its NAME or NAME:DTYPE."""
     name, _, given = asked.partition(":")
     dtype, repeats = given or options.dtype, options.peer_repeats
-    if name not in PEERS:
-        raise FastsiaError(f"--peers must be of {', '.join(PEERS)}, got {name!r}.")
     if name == "vllm":
-        settings, environment = vllm_settings(options, dtype), vllm_environment(options)
-        vllm = VLLM(vllm_work(recording, options) | {"engine": settings}, environment, log=WORK / "vllm.log")
-        try:
+        with closing(VLLM(vllm_work(recording, options, dtype), vllm_environment(options), WORK / "vllm.log")) as vllm:
             model = OnVLLM(vllm, recording)
-            facts = {"vllm_settings": settings | environment | {"versions": vllm.versions}}
-            yield Peer(f"vllm {dtype}", model, repeats, checked=model, vllm=vllm, facts=facts)
-        finally:
-            vllm.close()
+            yield Peer(f"vllm {dtype}", model, repeats, checked=model, vllm=vllm)
     elif name == "openai":
         server = OnGiven(open_backend(options.model, "openai", {"base_url": options.base_url}), recording)
         yield Peer("openai server", server, repeats, checked=server)
@@ -284,21 +268,20 @@ def opened(asked: str, recording: Recording, options: argparse.Namespace) -> Ite
 # --- vLLM ------------------------------------------------------------------------------------------------------------
 
 
-def vllm_work(recording: Recording, options: argparse.Namespace) -> dict[str, Any]:
+def vllm_work(recording: Recording, options: argparse.Namespace, dtype: str) -> dict[str, Any]:
     """The prompts of every checkpoint, in order of trajectories, and how they are continued."""
     stops = {request.sampling.stop for request in recording.requests.values()}
     if len(stops) > 1:
         raise FastsiaError("the problems have different stop texts; the comparison needs the same for all.")
-    prompts = [start.prefix for pending in recording.pending().values() for start in pending.starts()]
+    engine = {name: getattr(options, name) for name in ("seed", "max_num_seqs", "block_size", "enforce_eager")}
     work = {name: getattr(options, name) for name in ("num_rollouts", "temperature", "top_p", "max_tokens")}
-    work |= {"stop": list(stops.pop()), "eos_token_ids": list(recording.eos_token_ids)}
-    work |= {"prompts": prompts, "num_warmup": min(8, len(prompts))}
-    return work | {"model": resolve_model(options.model).source}
-
-
-def vllm_settings(options: argparse.Namespace, dtype: str) -> dict[str, Any]:
-    given = {name: getattr(options, name) for name in ("seed", "max_num_seqs", "block_size", "enforce_eager")}
-    return given | {"dtype": dtype, "enable_prefix_caching": True, "generation_config": "vllm"}
+    return work | {
+        "model": resolve_model(options.model).source,
+        "engine": engine | {"dtype": dtype, "enable_prefix_caching": True, "generation_config": "vllm"},
+        "stop": list(stops.pop()),
+        "eos_token_ids": list(recording.eos_token_ids),
+        "prompts": [start.prefix for pending in recording.pending().values() for start in pending.starts()],
+    }
 
 
 def vllm_environment(options: argparse.Namespace) -> dict[str, str]:

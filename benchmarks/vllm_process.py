@@ -7,13 +7,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from multiprocessing.connection import Listener
+from collections.abc import Mapping
+from contextlib import suppress
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fastsia import FastsiaError
+from fastsia.backends.continuations import DrawnSequence
+from fastsia.engine.sequence import FinishReason
 
 
 def vllm_python() -> str:
@@ -28,13 +32,16 @@ def vllm_python() -> str:
 class VLLM:
     """vLLM, loaded and warmed up on its work, in a process group of its own.
 
+    Its processes are halted while it is not asked: they spin while they wait for each other, which takes cores from
+    others.
+
     Args:
         work: see vllm_worker.py.
         environment: variables of the process; they replace OMP_NUM_THREADS.
         log: where its output goes.
 
     Attributes:
-        versions: of vLLM and its torch.
+        settings: of the engine and its environment, and versions.
         seconds, num_tokens: of the last run.
     """
 
@@ -42,48 +49,48 @@ class VLLM:
         self._log = log
         log.parent.mkdir(exist_ok=True)
         inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-        with Listener() as listener, log.open("w") as output:
+        self._worker, theirs = Pipe()
+        with theirs, log.open("w") as output:
             self._process = subprocess.Popen(
-                [vllm_python(), str(Path(__file__).with_name("vllm_worker.py")), str(listener.address)],
+                [vllm_python(), str(Path(__file__).with_name("vllm_worker.py")), str(theirs.fileno())],
                 stdout=output,
                 stderr=output,
                 env={**inherited, **environment},
+                pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
-            self._worker = listener.accept()
         try:
-            self.versions: dict[str, str] = self._ask(work)
+            self.settings = work["engine"] | dict(environment) | {"versions": self._ask(work)}
         except BaseException:
             self.close()
             raise
 
-    def run(self) -> list[tuple[list[int], bool]]:
-        """Roll out the whole work once: each rollout's tokens, and whether the limit cut it, in order of prompts."""
+    def run(self) -> list[DrawnSequence]:
+        """Roll out the whole work once, in order of prompts; log-probabilities are unknown."""
         self.seconds, drawn = self._ask("run")
-        self.num_tokens = sum(len(token_ids) for token_ids, _ in drawn)
-        return list(drawn)
-
-    @contextmanager
-    def halted(self) -> Iterator[None]:
-        """Stop its processes for a while: they spin while they wait for each other, which takes cores from others."""
-        os.killpg(self._process.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.killpg(self._process.pid, signal.SIGCONT)
+        self.num_tokens = sum(len(ids) for ids, _ in drawn)
+        reasons = {True: FinishReason.LENGTH, False: FinishReason.EOS}
+        return [DrawnSequence(np.array(ids), np.full(len(ids), np.nan), reasons[is_cut]) for ids, is_cut in drawn]
 
     def close(self) -> None:
         """End it, and everything it started."""
+        self._signal(signal.SIGCONT)
         self._worker.close()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=30)
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._signal(signal.SIGKILL)
         self._process.wait()
 
+    def _signal(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
     def _ask(self, message: Any) -> Any:
+        self._signal(signal.SIGCONT)
         try:
             self._worker.send(message)
             return self._worker.recv()
         except (EOFError, ConnectionError) as error:
             raise FastsiaError(f"vLLM's process ended early; its log is {self._log}.") from error
+        finally:
+            self._signal(signal.SIGSTOP)

@@ -5,17 +5,15 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.gpu.models import CannotRunError
 from benchmarks.gpu.peers import PEERS
 from benchmarks.gpu.plan import KINDS, measure, plan
-from benchmarks.gpu.runner import Row, run
-from benchmarks.machine import REPOSITORY
+from benchmarks.gpu.runner import Row, outcome, run
+from benchmarks.harness import REPOSITORY
 
 
 def main() -> None:
@@ -24,9 +22,7 @@ def main() -> None:
     parser.add_argument("--peer", action="append", default=[], choices=list(PEERS), help="only this one's rows")
     parser.add_argument("--kind", action="append", default=[], choices=KINDS)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument(
-        "--output", type=Path, nargs="+", help="files alike; default: benchmarks/results/gpu-DATE.jsonl"
-    )
+    parser.add_argument("--output", type=Path, help="default: benchmarks/results/gpu-DATE.jsonl")
     parser.add_argument("--budget_s", type=float, default=float("inf"), help="start no row after so many seconds")
     parser.add_argument("--row_s", type=float, default=240.0, help="the limit of one row")
     parser.add_argument("--retry", action="store_true", help="run failed rows again, and those out of time")
@@ -36,27 +32,19 @@ def main() -> None:
     if given.measure:
         one(**json.loads(given.measure))
         return
-    planned = plan(given.model, given.peer, given.device)
-    rows = [row for row in planned if row.kind in (given.kind or KINDS)]
+    rows = [row for row in plan(given.model, given.peer, given.device) if row.kind in (given.kind or KINDS)]
     if given.list:
         print("\n".join(row.key for row in rows))
         return
     kept = REPOSITORY / "benchmarks" / ("results" if given.device == "cuda" else ".work")
-    outputs = given.output or [kept / f"gpu-{datetime.date.today().isoformat()}.jsonl"]
-    left = run(rows, outputs, given.row_s, given.budget_s, ("failed", "timeout") if given.retry else ())
-    print(f"{outputs[0]}: {left} rows left" if left else f"{outputs[0]}: all rows are there", flush=True)
+    output = given.output or kept / f"gpu-{datetime.date.today().isoformat()}.jsonl"
+    left = run(rows, output, given.row_s, given.budget_s, ("failed", "timeout") if given.retry else ())
+    print(f"{output}: {left} rows left" if left else f"{output}: all rows are there", flush=True)
 
 
-def one(row: dict[str, Any], outputs: list[str], limit_s: float, result: str) -> None:
+def one(row: dict[str, Any], output: str, limit_s: float, result: str) -> None:
     """Measure one row in this process and write what came of it."""
-    try:
-        measured = measure(Row(**row), [Path(path) for path in outputs], limit_s)
-        found: dict[str, Any] = {"status": "ok", "reason": None, "result": measured}
-    except CannotRunError as error:
-        found = {"status": "skipped", "reason": str(error), "result": None}
-    except Exception as error:
-        traceback.print_exc()
-        found = {"status": "failed", "reason": f"{type(error).__name__}: {error}"[:1000], "result": None}
+    found = outcome(lambda: measure(Row(**row), Path(output), limit_s))
     Path(result).write_text(json.dumps(found), encoding="utf-8")
 
 

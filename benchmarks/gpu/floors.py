@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 import torch
-from torch import Tensor, nn
+from torch.nn.functional import linear
 from transformers import PretrainedConfig
 
 from benchmarks.gpu.models import skeleton
-from benchmarks.machine import bandwidth, seconds
-from fastsia.engine.model_runner import kv_shape
+from benchmarks.harness import seconds
+from fastsia.engine.model_runner import ModelRunner, kv_shape
+
+# Of each weight, so that all of them displace each other from the cache.
+_COPIES = 3
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,15 @@ H200 = Rates(4.3e12, 790e12)
 @cache
 def measured_rates(device: str, dtype: torch.dtype) -> Rates:
     """From the best of several large copies and square matrix products (a multiply-add counts as two operations)."""
-    size, repeats = (8192, 20) if device == "cuda" else (512, 3)
+    length, size, repeats = (1 << 29, 8192, 20) if device == "cuda" else (1 << 25, 512, 3)
+    source = torch.ones(length, dtype=torch.float32, device=device)
+    target = torch.empty_like(source)
     left, right = torch.randn(2, size, size, device=device).to(dtype).unbind()
-    return Rates(bandwidth(device), 2 * size**3 / min(seconds(lambda: left @ right, repeats, device)))
+    copying, multiplying = (
+        seconds(lambda: target.copy_(source), 9, device),
+        seconds(lambda: left @ right, repeats, device),
+    )
+    return Rates(2 * source.nbytes / min(copying), 2 * size**3 / min(multiplying))
 
 
 def shapes(config: PretrainedConfig) -> dict[str, tuple[int, int]]:
@@ -51,42 +60,24 @@ def shapes(config: PretrainedConfig) -> dict[str, tuple[int, int]]:
     }
 
 
-def products(module: nn.Module) -> Iterator[Tensor]:
-    """The weights of a step's matrix products, [out, in]; those that are views of one matrix as that matrix."""
-    parts: list[Tensor] = []
-    for weight in [layer.weight.detach() for layer in module.modules() if isinstance(layer, nn.Linear)]:
-        if parts and not _adjacent(parts[-1], weight):
-            yield _whole(parts)
-            parts = []
-        parts.append(weight)
-    if parts:
-        yield _whole(parts)
+def product_seconds(config: PretrainedConfig, rows: int, device: str, dtype: torch.dtype) -> float:
+    """Seconds of a step's matrix products alone, at `rows` rows.
 
-
-def _adjacent(one: Tensor, following: Tensor) -> bool:
-    same = one.untyped_storage().data_ptr() == following.untyped_storage().data_ptr()
-    return same and one.shape[1] == following.shape[1] and one.data_ptr() + one.nbytes == following.data_ptr()
-
-
-def _whole(parts: list[Tensor]) -> Tensor:
-    return parts[0].as_strided((sum(map(len, parts)), parts[0].shape[1]), parts[0].stride())
-
-
-def product_seconds(module: nn.Module, rows: int) -> float:
-    """Seconds of a step's matrix products alone: `rows` rows by each weight of the model, in their order.
-
-    A large square product reaches a rate that few rows by a model's own shapes cannot; and a step reads each weight
-    from memory, as the others displace it from the cache.
+    A large square product reaches a rate that few rows by a model's own shapes cannot.
     """
-    weights = list(products(module))
-    inputs = {weight.shape[1]: weight.new_empty(rows, weight.shape[1]).normal_() for weight in weights}
 
-    def once() -> None:
-        for weight in weights:
-            nn.functional.linear(inputs[weight.shape[1]], weight)
+    def once_each(sizes: list[tuple[int, int]]) -> float:
+        weights = [torch.randn(*size[::-1], device=device, dtype=dtype) for size in sizes * _COPIES]
+        inputs = {width: torch.randn(rows, width, device=device, dtype=dtype) for width, _ in sizes}
 
-    with torch.inference_mode():
-        return min(seconds(graphed(once, weights[0].device.type), 9, weights[0].device.type))
+        def products() -> None:
+            for weight in weights:
+                linear(inputs[weight.shape[1]], weight)
+
+        return min(seconds(graphed(products, device), 9, device)) / _COPIES
+
+    *layer, head = shapes(config).values()
+    return config.num_hidden_layers * once_each(layer) + once_each([head])
 
 
 def graphed(work: Callable[[], object], device: str) -> Callable[[], object]:
@@ -113,27 +104,20 @@ class Costs:
     itemsize: int
 
     @classmethod
-    def of(cls, config: PretrainedConfig, itemsize: int = 2) -> Costs:
-        module = skeleton(config)
+    def of(cls, config: PretrainedConfig, dtype: torch.dtype = torch.bfloat16) -> Costs:
+        module = skeleton(config, dtype)
         looked_up = 0 if config.tie_word_embeddings else module.get_input_embeddings().weight.numel()
         weights = sum(p.numel() for p in module.parameters()) - looked_up
-        kv_heads, head_dim = kv_shape(config)
-        kv_bytes = config.num_hidden_layers * 2 * kv_heads * head_dim * itemsize
-        return cls(weights, kv_bytes, config.vocab_size, itemsize)
+        return cls(weights, ModelRunner.bytes_per_block(module, 1), config.vocab_size, dtype.itemsize)
 
-    def step_seconds(
-        self, rows: int, shared_tokens: int, own_tokens: int, rates: Rates, products: float | None = None
-    ) -> float:
-        """Matrix products, then keys and values, then logits.
-
-        The trunks' tokens are read once, `shared_tokens` in all, and the suffixes', `own_tokens` in all. Logits are
-        written and read.
+    def step_seconds(self, rows: int, tokens: int, rates: Rates, products: float | None = None) -> float:
+        """Matrix products, then keys and values, then logits, which are written and read.
 
         Args:
+            tokens: whose keys and values are read: those of each trunk once, and those of each suffix.
             products: seconds of the matrix products, from `product_seconds`. None: what reading the weights takes, or
                 their operations, whichever is more.
         """
         if products is None:
             products = rates.seconds(self.weights * self.itemsize, 2 * self.weights * rows)
-        moved = (shared_tokens + own_tokens) * self.kv_bytes + 2 * rows * self.vocab * self.itemsize
-        return products + rates.seconds(moved)
+        return products + rates.seconds(tokens * self.kv_bytes + 2 * rows * self.vocab * self.itemsize)

@@ -2,9 +2,7 @@
 
 A case is written as it ends, and what has ended is not measured again. Our kernels are compared with their references
 first. On CUDA a round replays a graph of at least 2 ms of calls over rotating inputs, so that neither launches nor a
-warm cache are measured. "attention": a decode step of one layer, on trunks of 300 tokens with suffixes of 300 on
-average; "checkpoints" lets each row see the trunk up to its own checkpoint only. "attention-long": trunks of 2,000 to
-16,000 tokens, suffixes of 1,000. "products": each matrix of a layer and the head, also in fp8.
+warm cache are measured. What the cases are is in docs/kernels.md.
 """
 
 from __future__ import annotations
@@ -12,18 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise, product
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention
-from torch.nn.utils.rnn import pad_sequence
 from torch.testing import assert_close
 
 from benchmarks.gpu.floors import graphed, measured_rates, shapes
 from benchmarks.gpu.ledger import Ledger
-from benchmarks.machine import free_memory, percentiles, seconds
+from benchmarks.gpu.runner import CannotRunError, outcome
+from benchmarks.harness import free_memory, percentiles, seconds
 from fastsia.engine.model_runner import kv_shape
 from fastsia.ops import fp8, reference, select
 from fastsia.ops.reference import AttentionMetadata, DrawSpec
@@ -40,24 +38,20 @@ Cases = Iterator[tuple[str, Callable[[], Measured]]]
 
 def measure(head: dict[str, Any], ledger: Ledger) -> dict[str, Any]:
     """Measure the cases of a row that the ledger does not hold; give how many ended well, and which did not."""
-    device = head["device"]
-    for name, case in KINDS[head["name"]](Kernels(head["model"], device)):
+    for name, case in KINDS[head["name"]](Kernels(head["model"], head["device"])):
         one = head | {"key": f"{head['key']}/{name}", "kind": "case", "name": name}
-        if ledger.has(one["key"]) or not ledger.begin(one):
-            continue
-        found: dict[str, Any] = {"status": "ok", "reason": None, "result": None}
-        try:
-            calls, floor = case()
-            us = percentiles([1e6 * call for call in timed(calls, device)])
-            found["result"] = {"us": us, "floor_us": 1e6 * floor, "times_floor": us["p50"] / (1e6 * floor)}
-            del calls
-        except Exception as error:
-            found |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"[:500]}
-        free_memory(device)
-        ledger.end(one | found | {"wall_seconds": 0.0})
+        if not ledger.has(one["key"]) and ledger.begin(one):
+            ledger.end(one | outcome(partial(against_floor, case, head["device"])) | {"wall_seconds": 0.0})
+            free_memory(head["device"])
     ended = ledger.cases(head["key"])
     bad = [one["name"] for one in ended if one["status"] != "ok"]
     return {"cases": len(ended) - len(bad), "failures": bad}
+
+
+def against_floor(case: Callable[[], Measured], device: str) -> dict[str, Any]:
+    calls, floor = case()
+    us = percentiles([1e6 * call for call in timed(calls, device)])
+    return {"us": us, "floor_us": 1e6 * floor, "times_floor": us["p50"] / (1e6 * floor)}
 
 
 def timed(calls: Calls, device: str) -> list[float]:
@@ -93,63 +87,55 @@ class Kernels:
     # --- attention ---------------------------------------------------------------------------------------------
 
     def attention(self) -> Cases:
-        rows, trunk, suffix = ((5,), 40, 20) if self.toy else ((512, 1024, 256), 300, 300)
+        rows, trunk, suffix = ((6,), 40, 20) if self.toy else ((512, 1024, 256), 300, 300)
         for path, number, sees in product(("fastsia", "sdpa"), rows, ("checkpoints", "whole")):
             yield f"{path} {number} rows, sees {sees}", partial(self._attention, path, number, trunk, suffix, sees)
 
     def long_attention(self) -> Cases:
-        rows, trunks, suffix = ((5,), (60,), 20) if self.toy else ((512, 1024), (6144, 2048, 16384), 1000)
+        rows, trunks, suffix = ((6,), (60,), 20) if self.toy else ((512, 1024), (6144, 2048, 16384), 1000)
         for number, trunk in product(rows, trunks):
             case = partial(self._attention, "fastsia", number, trunk, suffix, "whole")
             yield f"fastsia {number} rows, trunk {trunk}", case
 
     def _attention(self, path: str, rows: int, trunk: int, mean_suffix: int, sees: str) -> Measured:
-        generator, per_trunk = torch.Generator().manual_seed(0), 3 if self.toy else PER_TRUNK
-        num_trunks = -(-rows // per_trunk)
-        suffix = torch.randint(1, 2 * mean_suffix, (rows,), generator=generator)
-        prefix = torch.full((rows,), trunk)
-        if sees == "checkpoints":
-            prefix = (torch.randint(1, CHECKPOINTS + 1, (rows,), generator=generator) * trunk) // CHECKPOINTS
-        trunk_blocks, needed = -(-trunk // BLOCK), -(-suffix // BLOCK)
-        num_blocks = num_trunks * trunk_blocks + int(needed.sum())
-        prefix_tables, *suffix_tables = (
-            torch.randperm(num_blocks, generator=generator).int().split([num_trunks * trunk_blocks, *needed.tolist()])
-        )
-        cu_rows = torch.arange(num_trunks + 1).mul(per_trunk).clamp(max=rows).int()
+        draw = partial(torch.randint, generator=torch.Generator().manual_seed(0), dtype=torch.int32)
+        per_trunk = 3 if self.toy else PER_TRUNK
+        suffix, steps = draw(1, 2 * mean_suffix, (rows,)), CHECKPOINTS
+        prefix = draw(1 if sees == "checkpoints" else steps, steps + 1, (rows,)) * trunk // steps
+        trunks, width, longest = rows // per_trunk, -(-trunk // BLOCK), int(suffix.max())
+        blocks = torch.randperm(trunks * width + rows * -(-longest // BLOCK), device=self.device).int()
         meta = AttentionMetadata(
-            prefix_tables.view(num_trunks, trunk_blocks).to(self.device),
-            cu_rows.to(self.device),
-            prefix.int().to(self.device),
-            pad_sequence(suffix_tables, batch_first=True).to(self.device),
-            suffix.int().to(self.device),
+            blocks[: trunks * width].view(trunks, width),
+            torch.arange(0, rows + 1, per_trunk, dtype=torch.int32, device=self.device),
+            prefix.to(self.device),
+            blocks[trunks * width :].view(rows, -1),
+            suffix.to(self.device),
             max_prefix_len=trunk,
-            max_suffix_len=int(suffix.max()),
-            max_rows_per_prefix=min(rows, per_trunk),
+            max_suffix_len=longest,
+            max_rows_per_prefix=per_trunk,
         )
-        shape = (2, num_blocks, BLOCK, self.kv_heads, self.head_dim)
+        shape = (2, len(blocks), BLOCK, self.kv_heads, self.head_dim)
         size = torch.Size(shape).numel() * self.dtype.itemsize
         copies = max(1, min(4, (1 << 30) // size)) if self.device == "cuda" else 1
         caches = [self.random(*shape) for _ in range(copies)]
         q = self.random(rows, self.config.num_attention_heads, self.head_dim)
         # The visible part of each trunk once, every suffix, queries and outputs; or the operations of all of it.
-        longest = sum(int(prefix[a:b].max()) for a, b in pairwise(cu_rows.tolist()))
-        moved = (longest + int(suffix.sum())) * 2 * caches[0][0, 0, 0].nbytes + 2 * q.nbytes
+        read = int(prefix.view(trunks, -1).amax(dim=1).sum() + suffix.sum())
+        moved = read * 2 * caches[0][0, 0, 0].nbytes + 2 * q.nbytes
         floor = self.rates.seconds(moved, 4 * q[0].numel() * int((prefix + suffix).sum()))
         if path == "sdpa":
             if self.softcap is not None:
-                raise ValueError("SDPA has no softcap")
+                raise CannotRunError("SDPA has no softcap")
             return _sdpa(q, caches, meta), floor
-        few = min(8, int(cu_rows[1]))  # of the first trunk must equal the reference
+        few = min(8, per_trunk)  # rows that must equal the reference
         some = replace(
             meta,
-            prefix_tables=meta.prefix_tables[:1],
             cu_rows=torch.tensor([0, few], dtype=torch.int32, device=self.device),
             **{name: getattr(meta, name)[:few] for name in ("prefix_lens", "suffix_tables", "suffix_lens")},
         )
+        attend = partial(self.ops.prefix_attention, softcap=self.softcap)
         expected = reference.prefix_attention(q[:few], caches[0][0], caches[0][1], some, SCALE, softcap=self.softcap)
-        calls = [
-            partial(self.ops.prefix_attention, q, *cache.unbind(), meta, SCALE, None, self.softcap) for cache in caches
-        ]
+        calls = [partial(attend, q, cache[0], cache[1], meta, SCALE) for cache in caches]
         assert_close(calls[0]()[:few], expected, atol=2e-2, rtol=2e-2)
         return calls, floor
 
@@ -231,7 +217,7 @@ class Kernels:
         if not in_fp8:
             return [partial(linear, x, weight) for weight in weights], floor
         if (reason := fp8.unsupported(x.device, self.dtype)) is not None:
-            raise ValueError(reason)
+            raise CannotRunError(reason)
         calls = [partial(fp8.product, x, *fp8.quantise(weight), None) for weight in weights]
         expected = linear(fp8.rounded(x), fp8.rounded(weights[0]))
         assert_close(calls[0](), expected, rtol=2e-2, atol=2e-2 * width**0.5)
@@ -240,21 +226,14 @@ class Kernels:
 
 def _sdpa(q: Tensor, caches: list[Tensor], meta: AttentionMetadata) -> Calls:
     """SDPA over each row's context, gathered in the call."""
-
-    def slots_of(table: Tensor, length: int) -> Tensor:
-        return (table.long()[:, None] * BLOCK + torch.arange(BLOCK, device=table.device)).flatten()[:length]
-
-    trunks = torch.repeat_interleave(meta.cu_rows.diff().long()).tolist()
-    rows = zip(trunks, meta.prefix_lens.tolist(), meta.suffix_tables, meta.suffix_lens.tolist(), strict=True)
-    contexts = [
-        torch.cat([slots_of(meta.prefix_tables[trunk], prefix), slots_of(table, suffix)])
-        for trunk, prefix, table, suffix in rows
-    ]
-    slots = pad_sequence(contexts, batch_first=True)
-    mask = pad_sequence([torch.ones_like(one, dtype=torch.bool) for one in contexts], batch_first=True)[:, None, None]
+    trunks = torch.repeat_interleave(meta.cu_rows.diff().long())
+    parts = (meta.prefix_tables[trunks], meta.prefix_lens), (meta.suffix_tables, meta.suffix_lens)
+    blocks = torch.cat([tables for tables, _ in parts], dim=1).long()
+    masks = [torch.arange(tables.shape[1] * BLOCK, device=q.device) < lens[:, None] for tables, lens in parts]
+    mask = torch.cat(masks, dim=1)[:, None, None]
 
     def attend(cache: Tensor) -> Tensor:
-        keys, values = (part.flatten(0, 1)[slots].transpose(1, 2) for part in cache)
+        keys, values = (part[blocks].flatten(1, 2).transpose(1, 2) for part in cache)
         return scaled_dot_product_attention(q[:, :, None], keys, values, mask, scale=SCALE, enable_gqa=True)
 
     return [partial(attend, cache) for cache in caches]

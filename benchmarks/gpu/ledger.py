@@ -1,4 +1,4 @@
-"""The suite's results: JSON lines, written as things end, to one file or to several alike.
+"""The suite's results: a file of JSON lines, written as things end.
 
 A machine may take a process away at any moment. So each row says that it begins, and what began twice without an end is
 recorded as out of time and passed over; a line that was cut in two is read as if it were not there.
@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.frame import emit
+from benchmarks.harness import emit
 
 _ATTEMPTS = 2
 
@@ -22,20 +22,20 @@ class Ledger:
     """Rows by key.
 
     Args:
-        paths: files alike; lines that one lacks are copied from the others.
+        path: the file.
         again: statuses of rows that count as not there, and so are measured again.
     """
 
-    def __init__(self, paths: Sequence[Path], again: Collection[str] = ()) -> None:
-        self._paths, self._again = list(paths), set(again)
+    def __init__(self, path: Path, again: Collection[str] = ()) -> None:
+        self._path, self._again = path, set(again)
         self._rows: dict[str, dict[str, Any]] = {}
         self._begun: Counter[str] = Counter()
-        held = [_lines(path) for path in paths]
-        every = dict.fromkeys(line for lines in held for line in lines)
-        for path, lines in zip(paths, held, strict=True):
-            _append([path], [line for line in every if line not in lines])
-        for line in every:
-            self._note(json.loads(line))
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+            try:
+                row = json.loads(line)
+            except ValueError:  # the process that wrote it was ended
+                continue
+            self._note(row)
 
     def rows(self) -> list[dict[str, Any]]:
         """What has ended; of those with one key the last one counts, in the place of the first."""
@@ -55,15 +55,22 @@ class Ledger:
             reason = f"it began {_ATTEMPTS} times and did not end"
             self.end({**head, "status": "timeout", "reason": reason, "result": None, "wall_seconds": 0.0})
             return False
-        row = {"key": head["key"], "status": "began", "time": time.time()}  # a line like no other
-        self._note(row)
-        _append(self._paths, [json.dumps(row)])
+        # A line like no other: where files are merged, equal lines are one.
+        self._write({"key": head["key"], "status": "began", "time": time.time()})
         return True
 
-    def end(self, row: dict[str, Any]) -> None:
+    def end(self, row: Mapping[str, Any]) -> None:
         """Write a row with its provenance."""
+        self._write(json.loads(emit(row, None)))
+
+    def _write(self, row: dict[str, Any]) -> None:
         self._note(row)
-        _append(self._paths, [emit(row, None)])
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a+b") as file:
+            # After a line that was cut in two.
+            file.seek(max(file.tell() - 1, 0))
+            torn = file.read(1) not in (b"", b"\n")
+            file.write(b"\n" * torn + json.dumps(row).encode() + b"\n")
 
     def _note(self, row: dict[str, Any]) -> None:
         if row["status"] == "began":
@@ -73,24 +80,3 @@ class Ledger:
             for key in (row["key"], row["key"].rpartition("/")[0]):
                 del self._begun[key]
             self._rows[row["key"]] = row
-
-
-def _lines(path: Path) -> list[str]:
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            json.loads(line)
-        except ValueError:  # the process that wrote it was ended
-            continue
-        found.append(line)
-    return found
-
-
-def _append(paths: Sequence[Path], lines: Sequence[str]) -> None:
-    for path in paths if lines else ():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as file:
-            # After a line that was cut in two.
-            file.seek(max(file.tell() - 1, 0))
-            torn = file.read(1) not in (b"", b"\n")
-            file.write(b"\n" * torn + "".join(f"{line}\n" for line in lines).encode())

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
 
+from benchmarks.gpu.runner import CannotRunError
 from fastsia.models.loading import load_model
 from tests.models.architectures import ARCHITECTURES, architecture
 
@@ -26,10 +27,6 @@ TARGET_ENTROPY = 0.3
 _LEAD, _RIVALS = 1.8, 3
 # Of the card's memory, for weights; the rest is for KV and activations.
 _WEIGHTS_SHARE = 0.75
-
-
-class CannotRunError(RuntimeError):
-    """This machine cannot measure a row, which is skipped and says why."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +49,10 @@ class Model:
         return {"weights": self.weights, "head_entropy": self.entropy}
 
 
-def skeleton(config: PretrainedConfig) -> PreTrainedModel:
+def skeleton(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """The model without memory for its weights: for counting them."""
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
 
 def load(name: str, device: str, seed: int = 0) -> Model:
@@ -67,7 +64,7 @@ def load(name: str, device: str, seed: int = 0) -> Model:
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     config = architecture(name, small=device == "cpu")
     if device == "cuda":
-        needed = sum(p.numel() * dtype.itemsize for p in skeleton(config).parameters())
+        needed = sum(p.nbytes for p in skeleton(config, dtype).parameters())
         free = torch.cuda.mem_get_info()[0]
         if needed > _WEIGHTS_SHARE * free:
             raise CannotRunError(f"{name} has {needed / 1e9:.1f} GB of weights; {free / 1e9:.1f} GB are free.")
@@ -135,8 +132,8 @@ def _scale(logits: Tensor, cap: float | None) -> tuple[float, float]:
     """
 
     def entropy(factor: float) -> float:
-        scaled = factor * logits
-        return mean_entropy(scaled if cap is None else cap * torch.tanh(scaled / cap))
+        scaled = factor * logits if cap is None else cap * torch.tanh(factor * logits / cap)
+        return torch.special.entr(torch.softmax(scaled, dim=-1)).sum(dim=-1).mean().item()
 
     low, high = 0.0, 0.1 / logits.std().item()
     now = entropy(high)
@@ -149,9 +146,3 @@ def _scale(logits: Tensor, cap: float | None) -> tuple[float, float]:
         middle = (low + high) / 2
         low, high = (middle, high) if entropy(middle) > TARGET_ENTROPY else (low, middle)
     return high, entropy(high)
-
-
-def mean_entropy(logits: Tensor) -> float:
-    """Of softmax(logits), nats, over rows [n, vocab]; a chunk at a time."""
-    parts = [torch.special.entr(torch.softmax(chunk.float(), dim=-1)).sum(dim=-1) for chunk in logits.split(64)]
-    return torch.cat(parts).mean().item()

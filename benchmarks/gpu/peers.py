@@ -14,15 +14,16 @@ import numpy as np
 import torch
 from transformers import ContinuousBatchingConfig
 
-from benchmarks.gpu.models import CannotRunError, Model
+from benchmarks.gpu.models import Model
+from benchmarks.gpu.runner import CannotRunError
 from benchmarks.gpu.scoring import check
 from benchmarks.gpu.work import Work, generate
-from benchmarks.machine import free_memory, memory, timed
+from benchmarks.harness import free_memory, peak_bytes, timed
 from fastsia.config import Share
 from fastsia.core import extension
 from fastsia.engine.engine import Engine
 from fastsia.engine.products import own_weights
-from fastsia.engine.sequence import Request, Trajectory
+from fastsia.engine.sequence import Counters, Request, Trajectory
 
 # A peer is timed again until it has taken this long, and at most so often; the fastest counts.
 _ENOUGH_SECONDS, _REPEATS = 20.0, 3
@@ -65,7 +66,7 @@ def measure(name: str, model: Model, work: Work) -> dict[str, Any]:
         times = [took]
         while sum(times) < _ENOUGH_SECONDS and len(times) < _REPEATS:
             times.append(timed(partial(roll_out, 1 + len(times)), device)[1])
-        used = memory(device)
+        peak = peak_bytes(device)
     del roll_out  # and with it the peer's device memory, which scoring needs
     free_memory(device)
     part = work.part(*tokens.shape[:2])
@@ -79,7 +80,7 @@ def measure(name: str, model: Model, work: Work) -> dict[str, Any]:
         "generated_tokens": work.num_tokens,
         "tokens_per_s": work.num_tokens / (scale * min(times)),
         "details": details,
-        "memory": used,
+        "peak_bytes": peak,
         "agreement": check(model, part, tokens),
         "note": peer.note,
     }
@@ -136,10 +137,8 @@ def _continuous(model: Model, work: Work, details: dict[str, Any]) -> Iterator[R
 
     So many problems as that promises to do in a minute or so.
     """
-    few = work.part(len(work.prompts), 2)
-    few = dataclasses.replace(
-        few, shape=dataclasses.replace(work.shape, rollout_tokens=min(_TUNING_TOKENS, work.shape.rollout_tokens))
-    )
+    short = dataclasses.replace(work.shape, rollout_tokens=min(_TUNING_TOKENS, work.shape.rollout_tokens))
+    few = dataclasses.replace(work.part(len(work.prompts), 2), shape=short)
     tried: list[dict[str, Any]] = []
     for settings in _CANDIDATES if model.device == "cuda" else _CANDIDATES[:1]:
         try:
@@ -147,10 +146,9 @@ def _continuous(model: Model, work: Work, details: dict[str, Any]) -> Iterator[R
                 tried.append({"settings": settings, "seconds": timed(partial(roll_out, 0), model.device)[1]})
         except Exception as error:  # what one version refuses is no reason to leave the others out
             tried.append({"settings": settings, "error": f"{type(error).__name__}: {error}"[:300]})
-    working = [one for one in tried if "seconds" in one]
-    if not working:
+    best = min(tried, key=lambda one: float(one.get("seconds", "inf")))
+    if "seconds" not in best:
         raise RuntimeError(f"continuous batching ran in none of its settings: {tried}")
-    best = min(working, key=lambda one: float(one["seconds"]))
     details |= {"settings": best["settings"], "tried": tried}
     if getattr(model.module.config, "attn_logit_softcapping", None) is not None:
         details["fault"] = "its attention leaves the softcap out"
@@ -165,13 +163,11 @@ def _batching(model: Model, work: Work, settings: dict[str, Any]) -> Iterator[Ro
     shape, module, prefixes = work.shape, model.module, work.prefixes()
     length, before = shape.rollout_tokens, module.config._attn_implementation
     rows = min(1024, len(prefixes) * shape.num_rollouts)
-    fields: dict[str, Any] = {"max_requests_per_batch": rows, "seed": 0, **settings}
-    if model.device != "cuda":
-        fields |= {"num_blocks": 64, "max_batch_tokens": 512}
+    small = {} if model.device == "cuda" else {"num_blocks": 64, "max_batch_tokens": 512}
+    fields: dict[str, Any] = {"max_requests_per_batch": rows, "seed": 0, **small, **settings}
     known = {f.name for f in dataclasses.fields(ContinuousBatchingConfig)}
     if "page_size" not in known and "page_size" in fields:  # its name before transformers 5.18
         fields["block_size"] = fields.pop("page_size")
-    batching = ContinuousBatchingConfig(**{name: value for name, value in fields.items() if name in known})
 
     def roll_out(manager: Any, inputs: list[list[int]], seed: int) -> np.ndarray:
         torch.manual_seed(seed)
@@ -191,7 +187,7 @@ def _batching(model: Model, work: Work, settings: dict[str, Any]) -> Iterator[Ro
         # What `generate_batch` does, by its parts: before 5.18 that returns one of the sequences of each request.
         with module.continuous_batching_context_manager(
             generation_config=shape.generation(length, num_return_sequences=shape.num_rollouts, eos_token_id=-1),
-            continuous_batching_config=batching,
+            continuous_batching_config=ContinuousBatchingConfig(**{f: fields[f] for f in known & fields.keys()}),
             block=True,
             timeout=5,
         ) as manager:
@@ -242,19 +238,16 @@ def _fastsia(
 
 def run_requests(engine: Engine, requests: list[Request], device: str) -> tuple[list[Trajectory], dict[str, Any]]:
     """(the finished requests in order, seconds with rates and counters) of a run."""
-    before = dataclasses.asdict(engine.counters)
+    engine.counters = Counters()
     done, seconds = timed(lambda: list(engine.run(requests)), device)
     for one in done:
         if one.rollouts is None:
             raise RuntimeError(f"request {one.key} failed: {one.error}")
-    # Of peaks, the later one.
-    after = dataclasses.asdict(engine.counters)
-    counters = {name: after[name] - (0 if name.startswith("peak") else before[name]) for name in after}
     return sorted(done, key=lambda one: int(str(one.key))), {
         "seconds": seconds,
-        "computed_tokens_per_s": counters["computed_tokens"] / seconds,
-        "tokens_per_s": counters["generated_tokens"] / seconds,
-        "counters": counters,
+        "computed_tokens_per_s": engine.counters.computed_tokens / seconds,
+        "tokens_per_s": engine.counters.generated_tokens / seconds,
+        "counters": dataclasses.asdict(engine.counters),
     }
 
 

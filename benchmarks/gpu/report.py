@@ -17,60 +17,31 @@ from fastsia.report.tables import ShownTable
 
 Row = Mapping[str, Any]
 TOY = "Toy sizes on a CPU: these show that the suite runs, and measure nothing."
-# By kind of rows: a heading and, by column, a format of the row's fields, of its result's, and of those in `derived`.
+# By kind of rows a heading and the columns, each with a format of the row's fields, of its result's, and of `derived`.
 TABLES = {
-    "tests": ("Tests", {"part": "{name}", "tests": "{counted}", "failed": "{failed}"}),
+    "tests": ("Tests", "part {name} | tests {counted} | failed {failed}"),
     "case": (
         "Kernels and products",
-        {
-            "kernel": "{kernel}",
-            "model": "{short}",
-            "case": "{name}",
-            "µs": "{us[p50]:,.1f}",
-            "floor µs": "{floor_us:,.1f}",
-            "× floor": "{times_floor:.2f}",
-        },
+        "kernel {kernel} | model {short} | case {name} | µs {us[p50]:,.1f} | floor µs {floor_us:,.1f} | "
+        "× floor {times_floor:.2f}",
     ),
     "engine": (
         "A step of the engine",
-        {
-            "model": "{short}",
-            "rows": "{rows}",
-            "ms": "{ms_per_step:.2f}",
-            "of which in kernels": "{kernel_ms_per_step:.2f}",
-            "made in s": "{make_seconds:.0f}",
-            "graphs": "{captures}",
-        },
+        "model {short} | rows {rows} | ms {ms_per_step:.2f} | of which in kernels {kernel_ms_per_step:.2f} | "
+        "made in s {make_seconds:.0f} | graphs {captures}",
     ),
     "steady": (
         "Steady state",
-        {
-            "model": "{short}",
-            "rows": "{rows}",
-            "trunk": "{prefix}",
-            "row-steps/s": "{decode[computed_tokens_per_s]:,.0f}",
-            "of the floor": "{fraction_of_floor:.0%}",
-            "with its own products": "{fraction_of_own_floor:.0%}",
-            "work: row-steps/s": "{work[computed_tokens_per_s]:,.0f}",
-            "work: tokens/s": "{work[tokens_per_s]:,.0f}",
-            "GB in use": "{gb_used:.1f}",
-            "GB peak": "{gb_peak:.1f}",
-            "ms of a profiled step": "{parts}",
-        },
+        "model {short} | rows {rows} | trunk {prefix} | row-steps/s {decode[computed_tokens_per_s]:,.0f} | "
+        "of the floor {fraction_of_floor:.0%} | with its own products {fraction_of_own_floor:.0%} | "
+        "work: row-steps/s {work[computed_tokens_per_s]:,.0f} | work: tokens/s {work[tokens_per_s]:,.0f} | "
+        "GB in use {gb_used:.1f} | GB peak {gb_peak:.1f} | ms of a profiled step {parts}",
     ),
     "peer": (
         "The same work",
-        {
-            "model": "{short}",
-            "weights": "{sureness}",
-            "peer": "{peer}",
-            "seconds": "{whole_seconds:.2f}",
-            "tokens/s": "{tokens_per_s:,.0f}",
-            "tokens per computed token": "{merged:.2f}",
-            "× naive": "{times_naive:.1f}",
-            "× continuous": "{times_continuous:.1f}",
-            "draws": "{draws}",
-        },
+        "model {short} | weights {sureness} | peer {peer} | seconds {whole_seconds:.2f} | "
+        "tokens/s {tokens_per_s:,.0f} | tokens per computed token {merged:.2f} | "
+        "× naive {times_naive:.1f} | × continuous {times_continuous:.1f} | draws {draws}",
     ),
 }
 
@@ -79,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.report", description=__doc__)
     parser.add_argument("files", type=Path, nargs="+")
     options = parser.parse_args(arguments)
-    rows = [row for file in options.files for row in Ledger([file]).rows()]
+    rows = [row for file in options.files for row in Ledger(file).rows()]
     if not rows:
         print(f"no rows in {', '.join(map(str, options.files))}", file=sys.stderr)
         return 1
@@ -96,16 +67,16 @@ def render(rows: Sequence[Row]) -> str:
     parts = [f"{where}; commit {last['commit']}; {versions}.", TOY if any(row["toy"] for row in rows) else ""]
     for kind, (title, columns) in TABLES.items():
         parts.append(table(title, columns, [derived(row, ok) for row in ok if row["kind"] == kind]))
-    kernels = {"kernel": "{name}", "calls": "{calls:.0f}", "ms": "{ms:.3f}"}
+    kernels = "kernel {name} | calls {calls:.0f} | ms {ms:.3f}"
     parts += [table(f"Kernels of {row['key']}", kernels, row["result"]["kernels"]) for row in engines]
     warned = [{"key": row["key"], "warning": warning} for row in ok for warning in _engine(row).get("warnings", ())]
-    parts.append(table("Ran without", {"row": "{key}", "warning": "{warning}"}, warned))
-    missing = {"row": "{key}", "status": "{status}", "why": "{reason}"}
-    parts.append(table("Did not run", missing, [row for row in rows if row["status"] != "ok"]))
+    parts.append(table("Ran without", "row {key} | warning {warning}", warned))
+    missing = [row for row in rows if row["status"] != "ok"]
+    parts.append(table("Did not run", "row {key} | status {status} | why {reason}", missing))
     return "\n\n".join(filter(None, parts))
 
 
-def table(title: str, columns: Mapping[str, str], rows: Iterable[Row]) -> str:
+def table(title: str, columns: str, rows: Iterable[Row]) -> str:
     """Rows in Markdown; "–" where a format has no value."""
 
     def cell(form: str, row: Row) -> str:
@@ -114,8 +85,9 @@ def table(title: str, columns: Mapping[str, str], rows: Iterable[Row]) -> str:
         except (KeyError, TypeError):
             return "–"
 
-    cells = [[cell(form, row) for form in columns.values()] for row in rows]
-    return as_markdown(ShownTable(title, "", list(columns), cells)) if cells else ""
+    named = [column.partition(" {") for column in columns.split(" | ")]
+    cells = [[cell("{" + form, row) for _, _, form in named] for row in rows]
+    return as_markdown(ShownTable(title, "", [name for name, _, _ in named], cells)) if cells else ""
 
 
 def derived(row: Row, rows: Sequence[Row]) -> Row:
@@ -127,11 +99,9 @@ def derived(row: Row, rows: Sequence[Row]) -> Row:
         counts = [*(f"{number} {what}" for what, number in one["counts"].items()), *["cut"] * one["cut"]]
         found |= {"counted": ", ".join(counts), "failed": "; ".join(failed)}
     elif row["kind"] == "steady":
-        memory = one["memory"]
-        found["gb_used"], found["gb_peak"] = (
-            (memory["weight_bytes"] + memory["kv_used_bytes"]) / 1e9,
-            memory["peak_bytes"] / 1e9,
-        )
+        gigabytes = {name: number / 1e9 for name, number in one["memory"].items()}
+        found["gb_used"] = gigabytes["weight_bytes"] + gigabytes["kv_used_bytes"]
+        found["gb_peak"] = gigabytes["peak_bytes"]
         found["parts"] = ", ".join(f"{name} {ms:.2f}" for name, ms in one["parts_ms_per_step"].items())
     elif row["kind"] == "peer":
         fault, counters, entropy = one["details"].get("fault"), one["details"].get("counters"), one["head_entropy"]

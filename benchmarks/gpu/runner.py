@@ -9,20 +9,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.frame import WORK
 from benchmarks.gpu.ledger import Ledger
-from benchmarks.machine import REPOSITORY
+from benchmarks.harness import REPOSITORY, WORK
 
 LOGS = WORK / "gpu" / "logs"
 # With less time left than this, no row is started: loading a model alone takes some of it.
 _LEAST_SECONDS = 60.0
 _GRACE_SECONDS = 20.0
+
+
+class CannotRunError(RuntimeError):
+    """This machine cannot measure a row, which is skipped and says why."""
 
 
 @dataclass(frozen=True)
@@ -45,21 +49,20 @@ class Row:
 
 def run(
     rows: Sequence[Row],
-    outputs: Sequence[Path],
+    output: Path,
     row_seconds: float = 240.0,
     budget_seconds: float = float("inf"),
     again: Sequence[str] = (),
 ) -> int:
-    """Measure every row that the outputs do not hold yet; gives how many are left.
+    """Measure every row that the output does not hold yet; gives how many are left.
 
     Args:
-        outputs: files alike.
         row_seconds: the limit of one row.
         budget_seconds: of all together.
         again: statuses of rows that are measured again.
     """
     began = time.monotonic()
-    known = Ledger(outputs, again)
+    known = Ledger(output, again)
     waiting = [row for row in rows if not known.has(row.key)]
     number = 0
     while number < len(waiting):
@@ -67,14 +70,14 @@ def run(
         # The first row runs whatever the budget: else a small one would never get anywhere.
         if left < _LEAST_SECONDS and number:
             break
-        ledger = Ledger(outputs)  # with the cases that the row before it has written
+        ledger = Ledger(output)  # with the cases that the row before it has written
         if ledger.begin(row.head):
             limit = min(row_seconds, max(left, _LEAST_SECONDS))
             before = len(ledger.cases(row.key))
-            found = measure_apart(row, outputs, limit)
+            found = measure_apart(row, output, limit)
             if found["status"] == "timeout":
                 # Its cases are kept and not measured again, so with some more of them it has got further.
-                if len(Ledger(outputs).cases(row.key)) > before and left > limit:
+                if len(Ledger(output).cases(row.key)) > before and left > limit:
                     continue
                 # Unless it had all of the budget: it would then be the first row of every further call.
                 if limit < row_seconds and number:
@@ -86,20 +89,33 @@ def run(
     return len(waiting) - number
 
 
-def measure_apart(row: Row, outputs: Sequence[Path], limit: float) -> dict[str, Any]:
+def outcome(measure: Callable[[], Any]) -> dict[str, Any]:
+    """What came of measuring something in this process."""
+    found: dict[str, Any] = {"status": "ok", "reason": None, "result": None}
+    try:
+        found["result"] = measure()
+    except CannotRunError as error:
+        found |= {"status": "skipped", "reason": str(error)}
+    except Exception as error:
+        traceback.print_exc()
+        found |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"[:1000]}
+    return found
+
+
+def measure_apart(row: Row, output: Path, limit: float) -> dict[str, Any]:
     """What came of a row, from a process that is ended after `limit` seconds with all that it started."""
     LOGS.mkdir(parents=True, exist_ok=True)
     log = LOGS / f"{row.key.replace('/', '-')}.log"
     begin = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="fastsia-row-") as folder, log.open("a") as output:
+    with tempfile.TemporaryDirectory(prefix="fastsia-row-") as folder, log.open("a") as said:
         result = Path(folder) / "result.json"
-        asked = {"row": asdict(row), "outputs": [*map(str, outputs)], "limit_s": limit, "result": str(result)}
+        asked = {"row": asdict(row), "output": str(output), "limit_s": limit, "result": str(result)}
         interpreted = {"TRITON_INTERPRET": "1"} if row.kind == "kernels" and row.device == "cpu" else {}
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.gpu", "--measure", json.dumps(asked)],
             cwd=REPOSITORY,
             env=os.environ | interpreted,
-            stdout=output,
+            stdout=said,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )

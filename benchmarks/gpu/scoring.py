@@ -11,16 +11,15 @@ draws that depend on one another, which scores do not.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import TopPLogitsWarper
 
-from benchmarks.agreement import LEVEL, disagreement
 from benchmarks.gpu.models import Model
 from benchmarks.gpu.work import Work
+from tests.backends.agreement import LEVEL, disagreement
 
 # Normal deviations of the difference of two mean excesses: exact peers fail once in 16,000 times.
 _DEVIATIONS = 4.0
@@ -31,19 +30,13 @@ _PLACES, _ROLLOUTS = 16, 3
 _CLASS_TOKENS = 8
 
 
-@dataclass(frozen=True)
-class Score:
-    """Of drawn tokens: their mean excess (nats) with its standard error, and the part outside of the nucleus."""
-
-    excess: float
-    error: float
-    outside: float
-    num_tokens: int
-
-
 @torch.inference_mode()
-def score(model: Model, work: Work, places: Iterable[tuple[list[int], np.ndarray]]) -> Score:
-    """Of prefixes, each with rollouts of it, int [n, L], by the model's own forward pass."""
+def score(model: Model, work: Work, places: Iterable[tuple[list[int], np.ndarray]]) -> tuple[float, float, float]:
+    """Of prefixes, each with rollouts of it, int [n, L], by the model's own forward pass.
+
+    Returns:
+        The tokens' mean excess (nats), its standard error, and the part of them outside of the nucleus.
+    """
     nucleus, parts = TopPLogitsWarper(work.shape.top_p), []
     for prefix, rollouts in places:
         ids = torch.tensor([[*prefix, *rollout] for rollout in rollouts.tolist()], device=model.module.device)
@@ -54,8 +47,7 @@ def score(model: Model, work: Work, places: Iterable[tuple[list[int], np.ndarray
         parts.append(-logprobs.gather(1, ids[:, len(prefix) :].reshape(-1, 1))[:, 0] - entropy)
     excess = torch.cat(parts)
     inside = excess[excess.isfinite()]
-    error = (inside.var() / len(inside)).sqrt()
-    return Score(inside.mean().item(), error.item(), 1 - len(inside) / len(excess), len(excess))
+    return inside.mean().item(), (inside.var() / len(inside)).sqrt().item(), 1 - len(inside) / len(excess)
 
 
 def check(model: Model, work: Work, tokens: np.ndarray, seed: int = 0) -> dict[str, Any]:
@@ -64,30 +56,24 @@ def check(model: Model, work: Work, tokens: np.ndarray, seed: int = 0) -> dict[s
     oracle = dict(zip(work.shape.checkpoints, work.oracle, strict=True))
     every = [(p, c) for p in range(tokens.shape[0]) for c in range(tokens.shape[1])]
     chosen = [every[int(i)] for i in np.linspace(0, len(every) - 1, min(_PLACES, len(every))).round()]
-    own = score(model, work, [(work.prefix(p, work.checkpoints[c]), tokens[p, c, :_ROLLOUTS]) for p, c in chosen])
-    theirs = score(model, work, [(work.prefix(0, t), rollouts) for t, rollouts in oracle.items()])
-    found = disagreement([_counts(tokens[0, c], oracle[t]) for c, t in enumerate(work.checkpoints)], seed)
-    error = (own.error**2 + theirs.error**2) ** 0.5
+    drawn = [(work.prefix(p, work.checkpoints[c]), tokens[p, c, :_ROLLOUTS]) for p, c in chosen]
+    excess, error, outside = score(model, work, drawn)
+    expected, its_error, also = score(model, work, [(work.prefix(0, t), rollouts) for t, rollouts in oracle.items()])
+    openings = [(_openings(tokens[0, c]), _openings(oracle[t])) for c, t in enumerate(work.checkpoints)]
+    found = disagreement(openings, seed)
+    error = (error**2 + its_error**2) ** 0.5
+    near = abs(excess - expected) <= _DEVIATIONS * error and outside <= also + _OUTSIDE_MORE
     return {
-        "excess_nats": own.excess,
-        "excess_nats_generate": theirs.excess,
+        "excess_nats": excess,
+        "excess_nats_generate": expected,
         "excess_error": error,
-        "outside": own.outside,
-        "outside_generate": theirs.outside,
-        "scored_tokens": own.num_tokens,
+        "outside": outside,
+        "outside_generate": also,
         **found,
         "level": LEVEL,
-        "agrees": bool(
-            abs(own.excess - theirs.excess) <= _DEVIATIONS * error
-            and own.outside <= theirs.outside + _OUTSIDE_MORE
-            and found["p_value"] > LEVEL
-        ),
+        "agrees": near and found["p_value"] > LEVEL,
     }
 
 
-def _counts(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """[2, classes]: how often each opening occurs in both."""
-    length = min(_CLASS_TOKENS, one.shape[1], other.shape[1])
-    _, classes = np.unique(np.concatenate([one[:, :length], other[:, :length]]), axis=0, return_inverse=True)
-    parts = np.split(classes.reshape(-1), [len(one)])
-    return np.stack([np.bincount(part, minlength=int(classes.max()) + 1) for part in parts])
+def _openings(rollouts: np.ndarray) -> list[list[int]]:
+    return [rollout[:_CLASS_TOKENS].tolist() for rollout in rollouts]

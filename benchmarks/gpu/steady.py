@@ -13,7 +13,7 @@ from benchmarks.gpu.floors import Costs, Rates, measured_rates, product_seconds
 from benchmarks.gpu.models import Model
 from benchmarks.gpu.peers import described, open_engine, run_requests
 from benchmarks.gpu.work import TOY, Shape, Work, make_prompts
-from benchmarks.machine import free_memory, memory, timed
+from benchmarks.harness import free_memory, peak_bytes, timed
 from fastsia.engine.engine import Engine
 from fastsia.engine.sequence import Request
 
@@ -36,10 +36,11 @@ def measure(model: Model, shape: Shape, name: str, work: Work | None) -> dict[st
     else:
         rows, prefix, suffix = int(name), shape.prompt_tokens, TOY_SUFFIX if shape == TOY else FULL_SUFFIX
     device, module = model.device, model.module
-    rates, costs = measured_rates(device, module.dtype), Costs.of(module.config, module.dtype.itemsize)
+    rates, costs = measured_rates(device, module.dtype), Costs.of(module.config, module.dtype)
+    products = product_seconds(module.config, rows, device, module.dtype)
     free_memory(device)  # the engine's pool takes most of what is free
     engine = open_engine(model, max_num_seqs=rows)
-    steady = fitting(engine, steps_of(shape, rows, prefix, suffix))
+    steady = fitting(engine, shape, rows, prefix, suffix)
     requests = decoding(model, steady)
     run_requests(engine, requests, device)  # compiles and captures
     # Prefill included: a step or two among hundreds.
@@ -50,13 +51,11 @@ def measure(model: Model, shape: Shape, name: str, work: Work | None) -> dict[st
     steps = max(len(found.steps()), 1)
     if work is not None:  # its first steps and its last are not full
         run_requests(engine, work.requests("trajectory", 0), device)
-    products, floor = product_seconds(module, rows), floor_seconds(steady, costs, rates)
-    per_block = engine.runner.bytes_per_block(module, engine.block_size)
+    floor = floor_seconds(steady, costs, rates)
     return {
         "rows": rows,
         "prefix": prefix,
         "suffix": steady.rollout_tokens,
-        "rows_per_trunk": steady.num_rollouts,
         "engine": described(engine),
         "rates": asdict(rates),
         "costs": asdict(costs),
@@ -69,11 +68,10 @@ def measure(model: Model, shape: Shape, name: str, work: Work | None) -> dict[st
         "fraction_of_own_floor": floor_seconds(steady, costs, rates, products) / decode["seconds"],
         "parts_ms_per_step": {part: 1e3 * seconds / steps for part, seconds in found.seconds().items()},
         "work": None if work is None else run_requests(engine, work.requests("trajectory", 1), device)[1],
-        "memory": memory(device)
-        | {
-            "weight_bytes": sum(p.numel() * p.element_size() for p in module.parameters()),
-            "kv_pool_bytes": engine.num_kv_blocks * per_block,
-            "kv_used_bytes": engine.counters.peak_kv_blocks * per_block,
+        "memory": {
+            "peak_bytes": peak_bytes(device),
+            "weight_bytes": sum(p.nbytes for p in module.parameters()),
+            "kv_used_bytes": decode["counters"]["peak_kv_blocks"] * engine.block_size * costs.kv_bytes,
         },
     }
 
@@ -84,7 +82,7 @@ def profile(model: Model, shape: Shape, rows: int) -> dict[str, Any]:
     free_memory(device)
     engine, made = timed(lambda: open_engine(model, max_num_seqs=rows), device)
     suffix = 20 if shape == TOY else 60
-    requests = decoding(model, fitting(engine, steps_of(shape, rows, shape.prompt_tokens, suffix)))
+    requests = decoding(model, fitting(engine, shape, rows, shape.prompt_tokens, suffix))
     run_requests(engine, requests, device)  # compiles and captures
     activity = torch.profiler.ProfilerActivity.CUDA if device == "cuda" else torch.profiler.ProfilerActivity.CPU
     with closing(engine.steps(requests)) as steps:
@@ -113,28 +111,18 @@ def profile(model: Model, shape: Shape, rows: int) -> dict[str, Any]:
     }
 
 
-def steps_of(shape: Shape, rows: int, prefix: int, suffix: int) -> Shape:
-    """Rows on trunks of `prefix` tokens, up to `ROWS_PER_TRUNK` on each, to suffixes of `suffix` tokens."""
+def fitting(engine: Engine, shape: Shape, rows: int, prefix: int, suffix: int) -> Shape:
+    """Rows on trunks of `prefix` tokens, up to `ROWS_PER_TRUNK` on each, to suffixes of `suffix` tokens.
+
+    The suffixes are shorter where the KV pool cannot hold them.
+    """
     each = min(ROWS_PER_TRUNK, rows)
-    return replace(
-        shape,
-        num_problems=rows // each,
-        prompt_tokens=prefix,
-        trajectory_tokens=0,
-        stride=1,
-        num_rollouts=each,
-        rollout_tokens=suffix,
-    )
-
-
-def fitting(engine: Engine, steady: Shape) -> Shape:
-    """With suffixes that the KV pool can hold."""
-    trunks = steady.num_problems * -(-steady.prompt_tokens // engine.block_size)
-    blocks = int(_POOL_SHARE * engine.num_kv_blocks) - trunks
-    longest = blocks // steady.rows * engine.block_size
+    blocks = int(_POOL_SHARE * engine.num_kv_blocks) - rows // each * -(-prefix // engine.block_size)
+    longest = blocks // rows * engine.block_size
     if longest < 2:
-        raise RuntimeError(f"the KV pool has no room for {steady.rows} rows of two tokens.")
-    return replace(steady, rollout_tokens=min(steady.rollout_tokens, longest))
+        raise RuntimeError(f"the KV pool has no room for {rows} rows of two tokens.")
+    trunks = replace(shape, num_problems=rows // each, prompt_tokens=prefix, trajectory_tokens=0, stride=1)
+    return replace(trunks, num_rollouts=each, rollout_tokens=min(suffix, longest))
 
 
 def decoding(model: Model, steady: Shape) -> list[Request]:
@@ -146,5 +134,6 @@ def decoding(model: Model, steady: Shape) -> list[Request]:
 
 def floor_seconds(steady: Shape, costs: Costs, rates: Rates, products: float | None = None) -> float:
     """Of all decode steps: the first token is drawn from the trunk and costs no row."""
-    rows, shared = steady.rows, steady.num_problems * steady.prompt_tokens
-    return sum(costs.step_seconds(rows, shared, rows * i, rates, products) for i in range(1, steady.rollout_tokens))
+    rows, shared = steady.num_problems * steady.num_rollouts, steady.num_problems * steady.prompt_tokens
+    tokens = [shared + rows * i for i in range(1, steady.rollout_tokens)]
+    return sum(costs.step_seconds(rows, read, rates, products) for read in tokens)

@@ -39,11 +39,6 @@ class Shape:
         """Every `stride` tokens, and the end."""
         return (*range(0, self.trajectory_tokens, self.stride), self.trajectory_tokens)
 
-    @property
-    def rows(self) -> int:
-        """Sequences of a step in which all rollouts of one checkpoint of each problem are drawn."""
-        return self.num_problems * self.num_rollouts
-
     def sampling(self, tokens: int) -> SamplingParams:
         return SamplingParams(self.temperature, self.top_p, tokens, eos_token_id=())
 

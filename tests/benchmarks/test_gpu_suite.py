@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from benchmarks.gpu import checks, peers, report, runner, scoring, steady, work
+from benchmarks.gpu import peers, report, runner, scoring, steady, work
+from benchmarks.gpu import plan as planning
 from benchmarks.gpu.__main__ import one
-from benchmarks.gpu.floors import H200, Costs, products, shapes
+from benchmarks.gpu.floors import H200, Costs, shapes
 from benchmarks.gpu.ledger import Ledger
 from benchmarks.gpu.models import Model, load
 from benchmarks.gpu.plan import plan
 from benchmarks.gpu.runner import Row, run
 from benchmarks.gpu.work import TOY, Work, generate, prepare
-from benchmarks.machine import provenance
+from benchmarks.harness import provenance
 from tests.benchmarks.schema import validate
 from tests.core import needs_core
 from tests.models.architectures import ARCHITECTURES, architecture
@@ -58,8 +58,8 @@ def line(kind: str, name: str, result: dict[str, Any] | None, **more: Any) -> di
 @pytest.mark.parametrize(("num_rows", "milliseconds"), [(256, 2.70), (512, 5.39), (1024, 10.8)])
 def test_the_floor_of_a_step_is_that_of_the_design(num_rows: int, milliseconds: float) -> None:
     costs = Costs.of(architecture(QWEN))
-    shared = num_rows // 128 * 300
-    assert 1e3 * costs.step_seconds(num_rows, shared, 300 * num_rows, H200) == pytest.approx(milliseconds, rel=3e-3)
+    tokens = num_rows // 128 * 300 + 300 * num_rows
+    assert 1e3 * costs.step_seconds(num_rows, tokens, H200) == pytest.approx(milliseconds, rel=3e-3)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_long_trunks_and_the_kernels_of_a_step_are_measured(model: Model) -> Non
 @needs_core
 def test_suffixes_are_cut_to_what_the_pool_holds(model: Model) -> None:
     engine = peers.open_engine(model, num_kv_blocks=40)
-    fitting = steady.fitting(engine, steady.steps_of(TOY, 8, 20, 600))
+    fitting = steady.fitting(engine, TOY, 8, 20, 600)
     assert fitting.rollout_tokens == (int(0.95 * 40) - 2) // 8 * 16
 
 
@@ -193,16 +193,6 @@ def test_an_engine_without_its_core_is_not_measured(model: Model, monkeypatch: p
     monkeypatch.setattr(peers, "extension", lambda: None)
     with pytest.raises(RuntimeError, match=r"the C\+\+ core is not built"):
         peers.open_engine(model)
-
-
-def test_products_of_fused_layers_are_one_product() -> None:
-    """A floor of the parts would be one of more, smaller products than a step computes."""
-    one = torch.randn(6, 4)
-    layers = [nn.Linear(4, 4, bias=False), nn.Linear(4, 2, bias=False), nn.Linear(4, 2, bias=False)]
-    layers[0].weight.data, layers[1].weight.data = one[:4], one[4:]
-    found = list(products(nn.Sequential(*layers)))
-    assert [tuple(weight.shape) for weight in found] == [(6, 4), (2, 4)]
-    assert torch.equal(found[0], one)
 
 
 @pytest.mark.parametrize("name", ["qwen2.5-3b", "gemma-2-2b"])
@@ -233,10 +223,10 @@ def test_tests_that_are_cut_keep_their_tracebacks(tmp_path: Path, monkeypatch: p
                 time.sleep(0.02)
             return super().communicate()
 
-    monkeypatch.setattr(checks.subprocess, "Popen", UntilThere)
-    monkeypatch.setitem(checks.PARTS, "ops", [str(test), "-c", "/dev/null", "--rootdir", str(tmp_path)])
-    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
-    found = checks.measure("ops", "cpu", 60.0)
+    monkeypatch.setattr(planning.subprocess, "Popen", UntilThere)
+    monkeypatch.setitem(planning.TESTS, "ops", [str(test), "-c", "/dev/null", "--rootdir", str(tmp_path)])
+    monkeypatch.setattr(planning.importlib.util, "find_spec", lambda name: None)
+    found = planning.run_tests("ops", "cpu", 60.0)
     line("tests", "ops", found, model=None)
     assert found["cut"]
     assert found["counts"]["failed"] == 1
@@ -269,15 +259,15 @@ def test_rows_are_measured_once_and_fail_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row in a process of its own, one that fails, one that does not end; then nothing is left to do but the last."""
-    outputs = [tmp_path / "rows.jsonl", tmp_path / "kept.jsonl"]
+    output = tmp_path / "rows.jsonl"
     good, bad = Row("peer", QWEN, "naive", "cpu"), Row("peer", str(tmp_path / "nothing"), "naive", "cpu")
     with monkeypatch.context() as warmly:
         warmly.setattr("sys.executable", str(warm_python()))
         warmly.setattr("os.environ", offline())
-        assert run([good, bad], outputs) == 0
+        assert run([good, bad], output) == 0
     slow = Row("peer", QWEN, "fastsia", "cpu")
-    assert run([good, bad, slow], outputs, row_seconds=0.5) == 0
-    found = Ledger(outputs[:1]).rows()
+    assert run([good, bad, slow], output, row_seconds=0.5) == 0
+    found = Ledger(output).rows()
     for row in found:
         validate(row)
     assert [(row["key"], row["status"]) for row in found] == [
@@ -286,17 +276,16 @@ def test_rows_are_measured_once_and_fail_alone(
         (slow.key, "timeout"),
     ]
     assert found[0]["result"]["agreement"]["agrees"]
-    before = outputs[0].read_text()
-    assert outputs[1].read_text() == before
-    assert run([good, bad, slow], outputs) == 0
-    assert outputs[0].read_text() == before
+    before = output.read_text()
+    assert run([good, bad, slow], output) == 0
+    assert output.read_text() == before
     capsys.readouterr()
 
 
 def test_a_peer_that_is_not_there_is_skipped_and_says_why(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     row = {"kind": "peer", "model": QWEN, "name": "fastsia-graphs", "device": "cpu"}
-    one(row, outputs=[], limit_s=60.0, result=str(path))
+    one(row, output=str(tmp_path / "rows.jsonl"), limit_s=60.0, result=str(path))
     found = json.loads(path.read_text())
     assert found["status"] == "skipped"
     assert found["reason"]
@@ -307,22 +296,22 @@ def test_a_budget_ends_between_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     limits = []
 
-    def measured(row: Row, outputs: Any, limit: float) -> dict[str, Any]:
+    def measured(row: Row, output: Any, limit: float) -> dict[str, Any]:
         limits.append(limit)
         status = "timeout" if row.name == "continuous" else "ok"
         return {"status": status, "reason": None, "result": None}
 
     monkeypatch.setattr(runner, "measure_apart", measured)
     planned = [Row("peer", QWEN, name) for name in ("naive", "fastsia", "continuous", "static")]
-    outputs = [tmp_path / "rows.jsonl"]
+    output = tmp_path / "rows.jsonl"
     # The third runs into the budget and is not recorded; the next call starts with it.
-    assert run(planned, outputs, budget_seconds=450) == 2
+    assert run(planned, output, budget_seconds=450) == 2
     assert limits == [240, 240, 150]
-    assert [row["key"] for row in Ledger(outputs).rows()] == [planned[0].key, planned[1].key]
+    assert [row["key"] for row in Ledger(output).rows()] == [planned[0].key, planned[1].key]
     # There it is the first: it has all the time that a call can give, so no further call tries it.
-    assert run(planned, outputs, budget_seconds=130) == 1
-    assert Ledger(outputs).rows()[-1]["status"] == "timeout"
-    assert run(planned, outputs, budget_seconds=450) == 0
+    assert run(planned, output, budget_seconds=130) == 1
+    assert Ledger(output).rows()[-1]["status"] == "timeout"
+    assert run(planned, output, budget_seconds=450) == 0
 
 
 DEVICE = """
@@ -333,15 +322,15 @@ from benchmarks.gpu import runner
 from benchmarks.gpu.ledger import Ledger
 from benchmarks.gpu.runner import Row
 
-OUTPUTS, SECONDS = [Path(one) for one in sys.argv[1:]], 0.02
+OUTPUT, SECONDS = Path(sys.argv[1]), 0.02
 
-def stub(row, outputs, limit):
+def stub(row, output, limit):
     # A device that needs its time for a row, writes the cases of another, and stands still on a third.
     if row.name == "sticks":
-        OUTPUTS[0].with_name("sticks").touch()
+        OUTPUT.with_name("sticks").touch()
         time.sleep(600)
     if row.kind == "kernels":
-        ledger = Ledger(outputs)
+        ledger = Ledger(output)
         for name in ("a", "b", "c", "d"):
             case = row.head | {{"key": row.key + "/" + name, "kind": "case"}}
             if not ledger.has(case["key"]) and ledger.begin(case):
@@ -352,33 +341,32 @@ def stub(row, outputs, limit):
 
 runner.measure_apart = stub
 rows = [Row("peer", "m", str(i)) for i in range(4)] + [Row("kernels", "m", "attention"), Row("peer", "m", "sticks")]
-runner.run(rows + [Row("peer", "m", str(i)) for i in range(4, 12)], OUTPUTS)
+runner.run(rows + [Row("peer", "m", str(i)) for i in range(4, 12)], OUTPUT)
 """
 
 
 def test_a_suite_that_is_killed_goes_on_and_loses_nothing(tmp_path: Path) -> None:
     """A lent machine ends a call without warning. Three times in a row, at any moment; one row never ends."""
-    script, kept = tmp_path / "device.py", tmp_path / "kept.jsonl"
+    script = tmp_path / "device.py"
     script.write_text(DEVICE.format(repository=str(Path(__file__).parents[2])))
-    held: list[str] = []
+    held = ""
     for call, killed in enumerate((True, True, True, False)):
-        out = tmp_path / f"out{call}" / "gpu.jsonl"  # empty in each call, and all that comes back of it
-        process = start_python(script, out, kept)
+        out = tmp_path / f"out{call}" / "gpu.jsonl"  # all that goes from one call to the next
+        out.parent.mkdir()
+        out.write_text(held)
+        process = start_python(script, out)
         if killed:
             # The first in the middle of a row's cases, then in the row that never ends: where it has begun twice, it
             # is passed over.
-            while (
-                not out.with_name("sticks").exists() if call else not out.exists() or out.read_bytes().count(b"\n") < 12
-            ):
+            while not out.with_name("sticks").exists() if call else out.read_bytes().count(b"\n") < 12:
                 assert process.poll() is None
                 time.sleep(0.01)
             process.kill()
         assert process.wait(timeout=60) == (-9 if killed else 0)
-        lines = out.read_text().splitlines()
-        assert lines[: len(held)] == held
-        held = [line for line in lines if line.endswith("}")]
-        kept.write_text("".join(f"{line}\n" for line in held) + '{"key": "peer/m/7", "stat' * killed)
-    rows = [json.loads(line) for line in held]
+        assert out.read_text().startswith(held)
+        held = out.read_text() + '{"key": "peer/m/7", "stat' * killed  # a line that was cut in two
+    held = held.replace('{"key": "peer/m/7", "stat\n', "")
+    rows = [json.loads(line) for line in held.splitlines()]
     begun = Counter(row["key"].removeprefix("kernels/m/") for row in rows if row["status"] == "began")
     twice = {key for key, number in begun.items() if number > 1}
     assert twice - {f"attention/{case}" for case in "abcd"} == {"attention", "peer/m/sticks"}

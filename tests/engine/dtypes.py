@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 import fastsia
-from benchmarks.frame import emit, parse, show
+from benchmarks.harness import emit, parse, show
 from fastsia import Engine, SamplingParams
 from fastsia.engine.sequence import Request
 
