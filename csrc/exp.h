@@ -8,6 +8,7 @@
 
 // One build runs on every x86-64: the loader picks the widest vectors that the machine has.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__gnu_linux__)
+#define FASTSIA_TARGETS
 #define FASTSIA_WIDE __attribute__((target_clones("avx512f", "arch=haswell", "default")))
 #else
 #define FASTSIA_WIDE

@@ -46,7 +46,7 @@ FASTSIA_WIDE float largest(const float* x, std::size_t n) {
   return poison[0] > 0 ? std::nanf("") : top[0];
 }
 
-// weights[i] = e^((x[i] - top) * scale); gives their sum. Sums of 16 x 64 terms in float, these in double.
+// weights[i] = e^((x[i] - top) * scale); returns their sum. Sums of 16 x 64 terms in float, these in double.
 FASTSIA_WIDE double exponentials(const float* x, std::size_t n, float top, float scale, float* weights) {
   double total = 0;
   for (std::size_t begin = 0; begin < n; begin += kLanes * 64) {
@@ -67,7 +67,7 @@ FASTSIA_WIDE double exponentials(const float* x, std::size_t n, float top, float
   return total;
 }
 
-// sum of w * (x - top); a weight of 0 counts nothing, whatever its logit.
+// sum of w * (x - top); a weight of 0 adds 0, even where the logit is infinite.
 FASTSIA_WIDE double weighted(const float* x, std::size_t n, float top, const float* weights) {
   double total = 0;
   for (std::size_t begin = 0; begin < n; begin += kLanes * 64) {

@@ -18,9 +18,9 @@ SHOWN = (
     "s_t, gold surprisal",
     "G_t, cumulative gain",
     "ρ",
-    "ρ, cross-fitted",
-    "ρ, decoupled",
-    "ρ, change-point",
+    "cross-fitted ρ",
+    "decoupled ρ",
+    "change-point ρ",
     "recommended ρ",
     "ρ₀",
     "undefined ρ",
@@ -31,9 +31,19 @@ SHOWN = (
     "moves",
     "AUC at a relative position",
     "misaligned",
-    "relative position",
+    "explored mass",
+    "Miller–Madow, Chao–Shen, NSB",
+    "lock-in",
+    "relative position, q",
     "token entropy",
     "forking token",
+    "alternative",
+    "step",
+    "total variation",
+    "by chance",
+    "q value",
+    "decisive step",
+    "importance",
 )
 """Terms that the report uses, as glossary.md spells them."""
 
@@ -46,8 +56,9 @@ def terms() -> str:
 
 
 def _html(text: str) -> str:
-    """A table cell of Markdown as HTML: escaped, with code, and links as their texts."""
+    """A table cell of Markdown as HTML: escaped, with code and emphasis, and links as their texts."""
     text = html.escape(text.replace("\\|", "|"), quote=False)
+    text = re.sub(r"\*(.+?)\*", r"<em>\1</em>", text)
     return re.sub(r"`(.+?)`", r"<code>\1</code>", re.sub(r"\[(.+?)\]\(.+?\)", r"\1", text))
 
 

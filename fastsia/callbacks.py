@@ -31,7 +31,7 @@ class Progress:
         expected_rollouts: the forecast of their number at the end; None where it is not known.
         seconds_left: the forecast of the time left for drawing; None where it is not known.
         trajectory_tokens: tokens that the model computed for trajectories since this run started.
-        round: which round of rollouts the forecasts are of, followed by a comma; empty where there are no rounds.
+        round: "uniform round, " or "allocated round, ", which the forecasts are of; empty where there are no rounds.
     """
 
     done: int

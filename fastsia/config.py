@@ -412,19 +412,21 @@ class SIAConfig:
     """Threshold of nucleus sampling (top-p) of trajectories and rollouts: the smallest set of most probable tokens
     whose probabilities add up to it. 1 samples from all tokens; there is no top-k."""
     num_rollouts: PositiveCount = _sampling(20)
-    """N, rollouts drawn at each checkpoint; with target_se or max_total_tokens those of the first round."""
-    target_se: StandardError | None = _sampling(None, unset="num_rollouts at every checkpoint")
-    """Target error: root mean square over the checkpoints, with the estimated bias of H. A second round adds rollouts
-    where they lower it most per token."""
+    """N, rollouts drawn at each checkpoint. With target_se or max_total_tokens: those drawn at each checkpoint before
+    more are allocated."""
+    target_se: StandardError | None = _sampling(None, unset="no target")
+    """Error to reach: the estimated root mean square error over the checkpoints, that of H with its bias. After
+    num_rollouts at every checkpoint, more are drawn where each token lowers the error most."""
     target_of: TargetOf = _sampling("entropy")
     """Quantity whose error target_se sets and max_total_tokens lowers: H (entropy, in nats) or the probability of the
     gold answer (gold)."""
     max_total_tokens: Positive | None = _sampling(None, unset="no limit")
-    """Budget: tokens of trajectories, and of rollouts after they diverge, over all problems. A second round spends what
-    the first one leaves."""
-    stride: Positive | None = _sampling(None, unset="the task's own: 20, for the demo task 4")
+    """Budget over all problems: tokens of trajectories, and of rollouts after they diverge. What num_rollouts at every
+    checkpoint leaves is spent where it lowers the error most. A budget too small for them lowers that number, to 2 at
+    least."""
+    stride: Positive | None = _sampling(None, unset="the task's own: 20, or 4 for the demo task")
     """Tokens between checkpoints."""
-    checkpoints: Text | None = _sampling(None, unset="every N tokens, N the stride")
+    checkpoints: Text | None = _sampling(None, unset="at the stride")
     """Where checkpoints are: stride:N (every N tokens), sentence, line or step (their ends), thinking (ends of
     sentences before the answer), or a FILE of token positions. 0 and the end are always checkpoints."""
     max_checkpoints: AtLeastTwo | None = _sampling(None, unset="no limit")
@@ -466,8 +468,8 @@ class SIAConfig:
     """Passed to the chat template as `enable_thinking`: whether the prompt asks for a think block."""
     chat_template_args: TemplateArgs = _prompt(None)
     """More variables of the chat template: name=value,name=value or JSON."""
-    template_date: Date | None = _prompt(None, unset="the day on which the run begins")
-    """YYYY-MM-DD, for chat templates that write the date; a resumed run keeps its own."""
+    template_date: Date | None = _prompt(None, unset="the day on which the run begins, if the template writes a date")
+    """Date in the prompts, YYYY-MM-DD, for chat templates that write one. A resumed run keeps its date."""
     think_tags: ThinkTags = _prompt(None, unset="none besides <think>")
     """OPEN,CLOSE: extra opening and closing tags that delimit a think block, besides <think>...</think>. No answer is
     read inside a think block."""
@@ -495,7 +497,7 @@ class SIAConfig:
         if self.allocates_rollouts:
             name = "target_se" if self.target_se is not None else "max_total_tokens"
             if self.num_rollouts < 2:
-                raise FastsiaError(f"{name} needs num_rollouts >= 2 in its first round, got {self.num_rollouts}.")
+                raise FastsiaError(f"{name} needs num_rollouts >= 2, got {self.num_rollouts}.")
             if self.temperature == 0:
                 raise FastsiaError(
                     f"{name} needs a temperature above 0: at 0 all rollouts of a checkpoint are the same."
@@ -507,7 +509,7 @@ class SIAConfig:
 
     @property
     def allocates_rollouts(self) -> bool:
-        """Whether a second round of rollouts is allocated to checkpoints by what the first one shows."""
+        """Whether checkpoints get further rollouts, allocated by the first `num_rollouts` of every checkpoint."""
         return self.target_se is not None or self.max_total_tokens is not None
 
 
@@ -525,7 +527,7 @@ class DataOptions:
     """Other names for the fields of the data: question=problem,answer=solution; options in several columns:
     choices=sol1+sol2."""
     answer_base: Annotated[int, BeforeValidator(_as_integer), Field(ge=0, le=1), "0 or 1"] | None = _data(None)
-    """Where answers number the options: the number of the first one, 0 or 1."""
+    """For data whose answers are numbers of options: the number of the first option, 0 or 1."""
 
 
 @checked
@@ -533,14 +535,14 @@ class ExecutionOptions:
     """Which backend draws, and in which processes."""
 
     backend: BackendName = setting("native", group="Model and task", changes="draws")
-    """This package's engine (native), transformers' generate (hf), a completions server (openai) or vLLM in this
-    process (vllm)."""
+    """Who draws: this package's engine (native), transformers' generate (hf), a completions server (openai) or vLLM in
+    this process (vllm)."""
     executor: Executor = _ray("local")
-    """This process (local) or the workers of a Ray cluster (ray)."""
+    """Where the backend runs: in this process (local) or in the workers of a Ray cluster (ray)."""
     num_workers: Positive | None = _ray(None, unset="one per GPU, else one per machine")
-    """Ray: number of engines."""
+    """Workers on Ray, each with the model."""
     worker_timeout: Seconds = _ray(3600.0)
-    """Ray: seconds without a response after which a worker is replaced."""
+    """Seconds without a response after which a worker on Ray is replaced."""
 
 
 @checked
@@ -580,7 +582,7 @@ class EngineOptions:
     max_num_batched_tokens: Positive = _engine(1024)
     """Maximum prefill tokens per step (prompts, given trajectories, recomputed tokens); decoded tokens do not count."""
     max_concurrent_trajectories: Positive = _engine(64)
-    """Maximum trajectories in flight at once."""
+    """Maximum trajectories that are drawn at a time."""
     num_kv_blocks: Positive | None = _engine(
         None, unset="as many as fit in half of the available memory; on a GPU as gpu_memory_utilization allows"
     )
@@ -599,7 +601,8 @@ class EngineOptions:
     deterministic: bool = _engine(False)
     """Make rollouts on a GPU bit-identical for any batch size and order. Small steps are slower."""
     overlap: Literal["auto", "on", "off"] = _engine("auto")
-    """Launch a second step before the first is read, if there are sequences for two; auto: on for CUDA, else off."""
+    """Launch a second step before the draws of the first are read, if there are sequences for two; auto: on for CUDA,
+    else off."""
     num_threads: Positive | None = _engine(None, unset="OMP_NUM_THREADS if set, else the fastest number")
     """CPU threads. The fastest number is measured with the model's largest matrix."""
 

@@ -589,7 +589,7 @@ class _Drawing:
 
         spent, is_decided = self._writer.num_tokens(), False
         while not is_decided:
-            self._reporter.begin_round("first round, ")
+            self._reporter.begin_round("uniform round, ")
             config = dataclasses.replace(self._config, num_rollouts=rounds.uniform)
             requests = _requests(self._task, undecided, self._prompts, config, self._run_placement)
             self._draw(requests, undecided, measure, stores_whole_problems=True)
@@ -600,7 +600,7 @@ class _Drawing:
     def _complete(self, positions: Sequence[int], rounds: Rounds | None) -> None:
         """Draw what problems lack and commit them; rounds: the numbers of rollouts, None for `num_rollouts`."""
         if rounds is not None:
-            self._reporter.begin_round("last round, ", rounds.total_rollouts)
+            self._reporter.begin_round("allocated round, ", rounds.total_rollouts)
 
         def commit(position: int, trajectories: NumberedTrajectories) -> None:
             self._recorder.add(lambda: self._commit(position, trajectories))
@@ -707,7 +707,7 @@ class _Watch:
             self._store_new(run)
         if now - self._reported >= _REPORT_SECONDS:
             self._reported = now
-            self._reporter.progressed(run.remaining(self._num_requests - self.num_finished - run.num_in_flight))
+            self._reporter.progressed(run.remaining(self._num_requests - self.num_finished - run.num_active))
 
     def __enter__(self) -> None:
         pass
@@ -729,8 +729,8 @@ class _Watch:
     def _part(self, key: Any, drawn: Drawn, source: Request | Trajectory, is_whole: bool = False) -> Part:
         position, number = key
         problem = self._task.problems[position]
-        seen = request_checksum(problem, [int(token) for token in source.prompt_ids], source.seed)
-        return Part(position, problem.id, number, seen, drawn, is_whole)
+        checksum = request_checksum(problem, [int(token) for token in source.prompt_ids], source.seed)
+        return Part(position, problem.id, number, checksum, drawn, is_whole)
 
 
 def _drawn(trajectory: Trajectory) -> Drawn:

@@ -232,7 +232,7 @@ class _AlternativeDrawing:
             self._save()
 
     def _save(self) -> None:
-        """Store the rollouts that have ended in the trajectories in flight."""
+        """Store the rollouts that have ended in the unfinished trajectories."""
         for request, part in [] if self._run is None else self._run.take_drawn():
             if request.key in self._parts:
                 self._parts[request.key] = [Rollouts.join([*self._parts[request.key], part.rollouts])]

@@ -1,4 +1,4 @@
-"""Rounds of rollouts: how many each checkpoint gets, decided by earlier rounds and stored with the run."""
+"""Rounds of rollouts: uniform ones, and then one whose numbers follow from what they have measured."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from fastsia.results.schema import AnsweredTrajectory, FinishedProblem, RoundSta
 from fastsia.results.writer import StoreWriter
 from fastsia.sia.allocation import Pilot, allocate
 
-PROBE = 2
-"""Rollouts of each checkpoint that a run with a budget draws before it decides on the number of the first round."""
+FEWEST = 2
+"""Rollouts of each checkpoint from which a run with a budget learns their length, before it decides how many it can
+afford at every checkpoint."""
 
 
 class Rounds:
     """Decides on the numbers of rollouts of a run's checkpoints, for the problems that are not finished.
 
-    A run with `max_total_tokens` draws `PROBE` rollouts everywhere, then as many as the budget allows for everywhere,
-    `num_rollouts` at most, and then spends what is left where it helps most. One with `target_se` alone begins with the
-    second. Each decision is stored before it is followed and depends on the draws of the rounds before only, so that a
-    run that is killed goes on with the same numbers.
+    A uniform round draws equally many rollouts at every checkpoint: `num_rollouts`. With `max_total_tokens` there are
+    two of them: the first draws `FEWEST` at every checkpoint, the second as many as the budget allows, up to
+    `num_rollouts`. The allocated round then draws more where they lower the error most. Each decision is stored before
+    it is followed and depends on the draws of earlier rounds only, so a killed run resumes with the same numbers.
 
     Args:
         config: of the run.
@@ -44,7 +45,7 @@ class Rounds:
         if first is not None:
             return first
         has_budget = self._config.max_total_tokens is not None
-        return min(PROBE, self._config.num_rollouts) if has_budget else self._config.num_rollouts
+        return min(FEWEST, self._config.num_rollouts) if has_budget else self._config.num_rollouts
 
     def measure(self, finished: FinishedProblem) -> None:
         """Take what a uniform round has drawn of a problem; rollouts beyond those of the round do not count."""

@@ -125,7 +125,7 @@ def test_a_run_writes_its_folder_and_prints_its_table(
     found = json.loads(capsys.readouterr().out)
     rows = {(row["name"], row["group"]): row for row in found["rows"]}
     assert rows["accuracy", None]["value"] == summary["accuracy"]
-    assert rows["ρ, the paper's", "ends incorrect"]["n"] == rows["ρ, the paper's", None]["n"]
+    assert rows["the paper's ρ", "ends incorrect"]["n"] == rows["the paper's ρ", None]["n"]
     assert command("show", folder, "--table", "markdown") == 0
     assert "| ↳ ends incorrect | " in capsys.readouterr().out
     assert (folder / "report.html").stat().st_mtime_ns == drawn
@@ -334,7 +334,7 @@ def test_compare_prints_a_table_and_writes_a_page(
     for text in (
         "Runs",
         "│ accuracy",
-        "ρ (the paper's) undefined",
+        "the paper's ρ undefined",
         "Token level",
         "Differences between runs",
         "comparison.html",

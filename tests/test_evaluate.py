@@ -587,8 +587,9 @@ def test_the_report_is_drawn_from_what_is_stored(tmp_path: Path, result: SIAResu
 def test_saved_tables_are_exactly_the_results_tables(tmp_path: Path) -> None:
     """A table of an earlier save must not be read back as one of this result."""
     result = small(PROBLEMS[:2], output=tmp_path)
-    kept = {"sensitivity", "coarse_ablation", "token_level", "early_stop", "failure_detection", "explored"}
-    kept |= {"calibration", "reliability", "steps"}
+    # No failure_detection: both trajectories have one outcome.
+    kept = {"sensitivity", "coarse_ablation", "token_level", "early_stop", "explored"}
+    kept |= {"calibration", "calibration_bins", "steps"}
     assert {path.stem for path in (tmp_path / "tables").iterdir()} == kept | {"estimates"}
     numbers = {name: [1.5, None] for name in ("original", "shuffled", "difference")}
     result.tables["shuffled_prefix"] = pd.DataFrame({"quantity": ["a", None], **numbers})

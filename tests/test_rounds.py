@@ -59,12 +59,12 @@ def whole(model: Path, questions: Path, tmp_path_factory: pytest.TempPathFactory
         seen = Seen()
         fastsia.evaluate(str(model), str(questions), output=folder, callbacks=[seen], **SETTINGS)
     rounds = [progress.round for progress in seen.progress]
-    assert rounds == sorted(rounds), "first, last"
-    assert {"first round, ", "last round, "} == set(rounds)
+    assert rounds == sorted(rounds, reverse=True), "uniform, allocated"
+    assert {"uniform round, ", "allocated round, "} == set(rounds)
     rollouts = [progress.rollouts for progress in seen.progress]
     assert rollouts == sorted(rollouts)
     assert sum(numbers(folder)) * 0.9 < rollouts[-1] <= sum(numbers(folder))
-    last = [progress.expected_rollouts for progress in seen.progress if progress.round == "last round, "]
+    last = [progress.expected_rollouts for progress in seen.progress if progress.round == "allocated round, "]
     assert {*last} <= {None, sum(numbers(folder))}
     assert last[-2] is not None
     return folder
@@ -90,7 +90,7 @@ def test_rollouts_are_placed_and_counted(whole: Path, model: Path, questions: Pa
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(whole: Path, model: Path, questions: Path, tmp_path: Path) -> None:
-    """Killed in the first round, and in the last one."""
+    """Killed in the uniform round, and in the allocated one."""
     folder = tmp_path / "run"
     slow = SETTINGS | {"max_num_seqs": 2, "save_interval": 0.02}
     for is_there in (lambda: begun(folder)[1] > 20, lambda: len(finished(folder)) >= 1):
@@ -106,7 +106,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(whole: Path, model: Path, ques
 
 
 def test_a_budget_goes_to_all_problems(whole: Path, model: Path, questions: Path, tmp_path: Path) -> None:
-    """Half of what the first round would take: fewer rollouts everywhere, none without any. Twice of it: allocated."""
+    """Half of what the uniform round would take: fewer rollouts everywhere, none with 0. Twice of it: allocated."""
     settings = {name: value for name, value in SETTINGS.items() if name != "target_se"}
     with contextlib.closing(sqlite3.connect(whole / "run.sqlite")) as connection:
         text = "SELECT sum(num_tokens - matched_tokens) FROM rollouts WHERE rollout < 6"

@@ -7,7 +7,7 @@ import fastsia
 from fastsia.errors import FastsiaError
 from fastsia.results import forks
 from fastsia.results.forks import describe_fork
-from fastsia.results.steps import SAME_WORDS, describe_step, overlap
+from fastsia.results.steps import SAME_WORDS, _quoted, describe_step, overlap
 
 FEW = fastsia.SIAConfig(num_bootstrap=2, num_splits=2)
 
@@ -48,6 +48,7 @@ def test_texts_are_those_of_the_tokens(result: fastsia.SIAResult) -> None:
         key, begin, end = (step["problem_id"], step["trajectory"]), step["checkpoint"], int(step["step_end"])
         own = list(ids[key])
         assert step["text"] == vocabulary.decode(own[begin:end])
+        assert step["text_before"] + step["text"] + step["text_after"] in vocabulary.decode(own)
         number = 0
         for row in of_trajectory[key].to_dict("records"):
             start, tokens = row["checkpoint"], list(row["token_ids"])
@@ -106,6 +107,13 @@ def test_a_step_in_lines(result: fastsia.SIAResult) -> None:
         assert len(lines) == (5 if step["num_different"] else 3)
         assert not any("nan" in line for line in lines)
         assert max(map(len, lines)) < 230
+
+
+def test_a_step_is_quoted_within_its_sentence() -> None:
+    assert _quoted(" - 24\n= 92", "which is 1", "0. So") == "which is 1 “- 24 = 92”0. So"
+    assert _quoted("80 - 24 = 9", "which is 1", "2 pencils.") == "which is 1“80 - 24 = 9”2 pencils."
+    assert _quoted("So.", "", "") == "“So.”"
+    assert len(_quoted("x " * 200, "long words " * 20, " and more" * 20)) < 220
 
 
 def test_a_wrong_problem_and_a_table_without_steps_or_texts(result: fastsia.SIAResult) -> None:

@@ -387,7 +387,7 @@ def test_a_database_without_its_head_is_set_aside(key: str, tmp_path: Path, voca
     with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection, connection:
         connection.execute("DELETE FROM meta WHERE key = ?", (key,))
     writer = write(tmp_path, vocabulary, range(1))
-    assert "is damaged (its head is incomplete" in writer.notes[0]
+    assert "is damaged (its metadata are incomplete" in writer.notes[0]
     assert "0 finished problems were read back" in writer.notes[0]
     assert writer.done == {0}
 
@@ -414,7 +414,7 @@ def test_a_damaged_head_is_one_sentence(damage: str, tmp_path: Path, vocabulary:
         with pytest.raises(FastsiaError, match=r"run\.sqlite cannot be read"):
             Store(tmp_path / "run.sqlite").identity()
     (note,) = write(tmp_path, vocabulary, range(1)).notes
-    assert "does not match its checksum); it was set aside as run.sqlite.damaged-1" in note
+    assert "do not match their checksum); it was set aside as run.sqlite.damaged-1" in note
     Store(tmp_path / "run.sqlite").check()
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
-from collections.abc import Iterable
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 
 _MATH_ENVIRONMENTS = "equation|align|gather|multline|cases|matrix|array|aligned|eqnarray|split|tabular"
 _OPENING = re.compile(
@@ -79,6 +79,24 @@ def sentence_ends(text: str) -> list[int]:
     ]
     breaks = [stop for stop in line_ends(text) if stop == len(text) or _ends_line(text, stop)]
     return _joined(text, ends, breaks)
+
+
+def widen(text: str, ends: Sequence[int], begin: int, end: int, most: int = 200) -> tuple[int, int]:
+    """The sentences that a part of a text belongs to, [begin, end) in characters.
+
+    Args:
+        text: The whole text.
+        ends: `sentence_ends(text)`.
+        begin: Of the part.
+        end: Of the part.
+        most: Characters that are added on either side.
+    """
+    place = bisect_right(ends, begin)
+    first = max(ends[place - 1] if place else 0, begin - most)
+    following = bisect_left(ends, end)
+    last = min(ends[following] if following < len(ends) else len(text), end + most)
+    first += len(text[first:begin]) - len(text[first:begin].lstrip())
+    return first, max(last, end)
 
 
 def line_ends(text: str) -> list[int]:

@@ -167,6 +167,19 @@ def _announced(text: bytes, spec: Spec, *, is_open: bool) -> tuple[int, str] | N
     return found
 
 
+def rank_of_marker(text: bytes, at: int, spec: Spec) -> int | None:
+    """The rule, 1 to 3, of the marker whose value the byte `at` belongs to; None where no marker announces it."""
+    begin = max(at - spec.window(WINDOW) - 64, 0)
+    near = text[begin : at + spec.window(WINDOW)]
+    found = []
+    for occurrence in _occurrences(near, frozenset(Marker)):
+        value = _value_of(near, occurrence, spec)
+        if value.value is not None and value.span[0] <= at - begin < value.span[1]:
+            asked_for = occurrence.marker is _ASKED_FOR[spec.answer_format]
+            found.append(1 if asked_for else 2 if occurrence.marker in _STRONG else 3)
+    return min(found, default=None)
+
+
 def _last(values: Iterator[tuple[int, str]]) -> tuple[int, str] | None:
     last = None
     for last in values:  # noqa: B007 - the last one is what is wanted

@@ -80,16 +80,16 @@ class Running(Protocol):
 
     Attributes:
         num_ended_rollouts: rollouts that have ended in this run.
-        num_in_flight: requests that have begun and are not finished.
+        num_active: requests that have begun and are not finished.
     """
 
     num_ended_rollouts: int
 
     @property
-    def num_in_flight(self) -> int: ...
+    def num_active(self) -> int: ...
 
     def take_drawn(self) -> list[tuple[Request, Drawn]]:
-        """The draws of the requests in flight since the last call."""
+        """The draws of the active requests since the last call."""
         ...
 
     def remaining(self, queued: int) -> Remaining | None:

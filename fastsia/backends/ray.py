@@ -42,7 +42,7 @@ logger = logging.getLogger("fastsia")
 LOAD_TIMEOUT = 3600.0
 """Seconds in which a worker must be placed in the cluster and load its model."""
 
-# Requests of a worker beyond those its engine has in flight, so that the engine always has a next one.
+# Requests of a worker beyond those its engine has active, so that the engine always has a next one.
 _AHEAD = 16
 # Calls in flight at a worker: it starts the second while the response to the first is sent.
 _CALLS = 2
@@ -56,10 +56,10 @@ _MAX_RETRIES = 3
 class RayBackend:
     """One engine for each GPU, or for a share of the CPUs in a cluster without GPUs.
 
-    A worker gets as many requests as its engine has in flight, and a few more. A worker that dies, fails, or is silent
-    for `worker_timeout` is replaced, and its unfinished requests are drawn again by any worker. Drawing starts with the
-    first worker that is up. The backend joins the cluster of RAY_ADDRESS or of this machine; without one it starts a
-    cluster on this machine, which ends with this process.
+    A worker gets as many requests as its engine draws at a time, and a few more. A worker that dies, fails, or is
+    silent for `worker_timeout` is replaced, and its unfinished requests are drawn again by any worker. Drawing starts
+    with the first worker that is up. The backend joins the cluster of RAY_ADDRESS or of this machine; without one it
+    starts a cluster on this machine, which ends with this process.
 
     Args:
         model: a name, path or `ModelRef` that every machine of the cluster can load.
@@ -322,7 +322,7 @@ class _AtWorkers:
         self.num_ended_rollouts = 0
 
     @property
-    def num_in_flight(self) -> int:
+    def num_active(self) -> int:
         return len(self.requests)
 
     def begin(self, number: int, request: Request) -> None:

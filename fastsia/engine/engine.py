@@ -51,7 +51,7 @@ class Engine:
         num_kv_blocks: size of the KV pool in blocks; None takes up to half of the available memory on a CPU and what
             `gpu_memory_utilization` leaves on a GPU.
         block_size: tokens per KV block.
-        max_concurrent_trajectories: trajectories in flight.
+        max_concurrent_trajectories: active requests at a time.
         max_num_batched_tokens: prefill tokens per step: prompts, given trajectories, recomputed ones.
         kernels: "auto" (Triton on CUDA, the C++ core on a CPU), "triton", "native" or "reference" (plain PyTorch).
         compile: "on" puts steps of up to `max_num_seqs` rows through torch.compile and, on CUDA, into CUDA graphs;
@@ -233,7 +233,7 @@ class Engine:
         edge of a draw (docs/engine.md, Exactness).
 
         Args:
-            watch: called after every step; `Run.take_drawn` has what was drawn of the requests in flight.
+            watch: called after every step; `Run.take_drawn` has what was drawn of the active requests.
         """
         with closing(self.steps(requests, watch)) as steps:
             for finished in steps:

@@ -79,11 +79,11 @@ def next_tokens(
     """
     at = np.asarray(positions, dtype=np.int64)
     trunk = np.array([*prompt_ids, *trajectory_ids][: len(prompt_ids) + int(at.max())], dtype=np.int64)
-    held = blocks.allocate(blocks.blocks_for(len(trunk)))
+    trunk_blocks = blocks.allocate(blocks.blocks_for(len(trunk)))
     try:
-        hidden = _compute_trunk(runner, trunk, held, blocks.block_size, rows_at_once)
+        hidden = _compute_trunk(runner, trunk, trunk_blocks, blocks.block_size, rows_at_once)
     finally:
-        blocks.release(held)
+        blocks.release(trunk_blocks)
     rows = hidden[torch.from_numpy(len(prompt_ids) + at - 1).to(hidden.device)]
     own = np.array([trajectory_ids[position] for position in at.tolist()], dtype=np.int64)
     token_ids = np.empty((len(at), most), dtype=np.int64)
@@ -92,9 +92,9 @@ def next_tokens(
     for begin in range(0, len(at), each):
         here = slice(begin, begin + each)
         token_ids[here] = runner.logits(rows[here]).topk(most, dim=1).indices.cpu().numpy()
-        asked = np.concatenate([token_ids[here], own[here, None]], axis=1)
-        scored, _ = runner.score(rows[here].repeat_interleave(most + 1, dim=0), asked.ravel(), temperature, top_p)
-        table = scored.reshape(asked.shape)
+        tokens = np.concatenate([token_ids[here], own[here, None]], axis=1)
+        scored, _ = runner.score(rows[here].repeat_interleave(most + 1, dim=0), tokens.ravel(), temperature, top_p)
+        table = scored.reshape(tokens.shape)
         logprobs[here], own_logprobs[here] = table[:, :most], table[:, most]
     return NextTokens(token_ids, logprobs, own_logprobs), len(trunk)
 
@@ -129,7 +129,7 @@ def force(
     length = len(prompt_ids)
     length += max((position + len(read) * ((position, read) in matched) for position, read in paths), default=0)
     trunk = np.array([*prompt_ids, *trajectory_ids][:length], dtype=np.int64)
-    held = blocks.allocate(blocks.blocks_for(length))
+    trunk_blocks = blocks.allocate(blocks.blocks_for(length))
     scores: list[ForcedScore | None] = [None] * len(forced)
     num_rows = 0
 
@@ -139,7 +139,7 @@ def force(
             scores[i] = score
 
     try:
-        hidden = _compute_trunk(runner, trunk, held, blocks.block_size, rows_at_once)
+        hidden = _compute_trunk(runner, trunk, trunk_blocks, blocks.block_size, rows_at_once)
         for position, read in matched:
             start = len(prompt_ids) + position
             record_scores((position, read), hidden[start - 1 : start + len(read)])
@@ -149,7 +149,9 @@ def force(
             suffixes = [blocks.allocate(blocks.blocks_for(len(read))) for _, read in chunk]
             try:
                 starts = [len(prompt_ids) + position for position, _ in chunk]
-                rows = _compute_suffixes(runner, held, blocks.block_size, starts, [read for _, read in chunk], suffixes)
+                rows = _compute_suffixes(
+                    runner, trunk_blocks, blocks.block_size, starts, [read for _, read in chunk], suffixes
+                )
             finally:
                 for suffix in suffixes:
                     blocks.release(suffix)
@@ -160,7 +162,7 @@ def force(
                 begin += len(read)
             num_rows += begin
     finally:
-        blocks.release(held)
+        blocks.release(trunk_blocks)
     return [score for score in scores if score is not None], length, num_rows
 
 
@@ -197,9 +199,10 @@ def check_forced(
 def _score(
     runner: ModelRunner, states: Tensor, path: Sequence[Forced], continuing: np.ndarray | None
 ) -> list[ForcedScore]:
-    """The scores of what shares one path. states: [tokens of the path + 1, hidden], row k predicts the path's token k.
+    """The scores of the entries that share one path. states: [tokens of the path + 1, hidden], row k predicts token k.
 
-    A whole document is one path: its logits are never all there at once, and only what is asked for leaves the device.
+    A path may be a whole document, so logits are computed `_LOGIT_ROWS` rows at a time and only the scores leave the
+    device.
     """
     counts = [len(one.scored_ids) for one in path]
     rows = np.concatenate([len(one.read_ids) + np.arange(count) for one, count in zip(path, counts, strict=True)])
@@ -222,7 +225,8 @@ def _score(
 
 
 def _ends(after: np.ndarray, continuing: np.ndarray) -> float:
-    """From the smaller side, which is exact where nearly all or nearly none of the mass continues."""
+    """`ForcedScore.end` from log-probabilities [vocabulary]; precise also where nearly all or nearly none of the
+    probability is that of continuing tokens."""
     gone, left = np.exp(after[continuing]).sum(), np.exp(after[~continuing]).sum()
     return float(np.log1p(-min(gone, 1.0)) if gone < 0.5 else np.log(max(left, np.finfo(np.float64).tiny)))
 
@@ -240,18 +244,20 @@ def _take(waiting: list[_Path], blocks: BlockManager, rows_at_once: int) -> list
     return chunk
 
 
-def _compute_trunk(runner: ModelRunner, trunk: np.ndarray, held: np.ndarray, block_size: int, rows: int) -> Tensor:
-    """Final hidden states [len(trunk), hidden_size]; keys and values go to the blocks `held`."""
+def _compute_trunk(
+    runner: ModelRunner, trunk: np.ndarray, trunk_blocks: np.ndarray, block_size: int, rows: int
+) -> Tensor:
+    """Final hidden states [len(trunk), hidden_size]; keys and values go to `trunk_blocks`."""
     parts = []
     for begin in range(0, len(trunk), rows):
         positions = np.arange(begin, min(begin + rows, len(trunk)))
-        parts.append(runner.forward(batch_of_one_trunk(trunk[positions], held, block_size, positions + 1)))
+        parts.append(runner.forward(batch_of_one_trunk(trunk[positions], trunk_blocks, block_size, positions + 1)))
     return torch.cat(parts)
 
 
 def _compute_suffixes(
     runner: ModelRunner,
-    held: np.ndarray,
+    trunk_blocks: np.ndarray,
     block_size: int,
     starts: Sequence[int],
     paths: Sequence[tuple[int, ...]],
@@ -268,4 +274,4 @@ def _compute_suffixes(
         tables[i, : len(suffix)] = suffix
     token_ids = np.concatenate([np.array(path, dtype=np.int64) for path in paths])
     prefix_lens = np.array(starts)[row]
-    return runner.forward(batch_of_one_trunk(token_ids, held, block_size, prefix_lens, offset + 1, tables[row]))
+    return runner.forward(batch_of_one_trunk(token_ids, trunk_blocks, block_size, prefix_lens, offset + 1, tables[row]))

@@ -89,7 +89,8 @@ class Survival:
             middle = (low + high) // 2
             begin = np.clip(position, 0, len(self.alive) - 1)
             at = np.clip(position + middle, 0, len(self.alive) - 1)
-            if (self.alive[at] / self.alive[begin])[middle < limit].sum() > 0.7:  # ln 2: Poisson
+            # At least one is still drawing with a probability above 1/2 if more than ln 2 are expected to (Poisson).
+            if (self.alive[at] / self.alive[begin])[middle < limit].sum() > 0.7:
                 low = middle + 1
             else:
                 high = middle
@@ -123,8 +124,8 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class InFlight:
-    """The requests in flight.
+class ActiveRequests:
+    """The active requests: those that have begun and are not finished.
 
     Attributes:
         stride, num_rollouts, max_tokens: of the requests; those of a run are alike.
@@ -168,7 +169,7 @@ class RunForecast:
 
     def remaining(
         self,
-        now: InFlight,
+        now: ActiveRequests,
         queued: int,
         *,
         prompt_rows: float,
@@ -179,7 +180,7 @@ class RunForecast:
         """Forecast the rest of the run.
 
         Args:
-            now: the requests in flight.
+            now: the active requests.
             queued: requests that have not begun.
             prompt_rows: rows of a prompt.
             matched_tokens: of the rollouts verified so far.

@@ -1,4 +1,4 @@
-"""What a run remembers of a request in flight, besides its slots in the tables."""
+"""What a run remembers of an active request, besides its slots in the tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _no_ints, _no_floats = partial(np.zeros, 0, np.int32), partial(np.zeros, 0, np.f
 
 @dataclass
 class Job:
-    """A request in flight.
+    """An active request: one that has begun and is not finished.
 
     Attributes:
         trunk: slot of the trajectory's own trunk.

@@ -22,7 +22,7 @@ from fastsia.answers.stream import AnswerStream
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.engine import step_cpp
 from fastsia.engine.block_manager import BlockManager
-from fastsia.engine.forecast import InFlight, Remaining, RunForecast
+from fastsia.engine.forecast import ActiveRequests, Remaining, RunForecast
 from fastsia.engine.interrupts import Uninterrupted
 from fastsia.engine.job import Job
 from fastsia.engine.model_runner import HostSamples, ModelRunner
@@ -49,7 +49,7 @@ from fastsia.errors import FastsiaError
 
 
 @dataclass(frozen=True)
-class _Flight:
+class _LaunchedStep:
     """A step that has been launched: the device has been given its work, and its results have not been read.
 
     Attributes:
@@ -66,7 +66,7 @@ class Run:
 
     Args:
         max_num_seqs, max_num_batched_tokens: see `Scheduler`.
-        max_concurrent_trajectories: trajectories in flight.
+        max_concurrent_trajectories: active requests at a time.
         eos_token_ids: the ids that end a sequence where `SamplingParams.eos_token_id` is None.
         context_length: the model's, or None where it is unknown.
         vocabulary: needed for stop texts and for ending rollouts at their answer.
@@ -108,7 +108,7 @@ class Run:
         # False while a step changes the tables; it stays False where an error interrupts one (see `take_drawn`).
         self._is_consistent = True
         self._overlap = overlap
-        self._flights: deque[_Flight] = deque()
+        self._launched: deque[_LaunchedStep] = deque()
         self._forecast = RunForecast() if watch is not None else None
         self._counters_before = replace(counters)  # the engine counts all of its runs
         self._max_num_seqs = max_num_seqs
@@ -178,7 +178,8 @@ class Run:
         if same_prompt is not None and self.tree.trunks.computed[same_prompt] < len(request.prompt_ids):
             return False  # the same prompt is being computed: wait and share it
         known = len(request.trajectory_ids or ()) if request.drawn is None else len(request.drawn.token_ids)
-        # Trunks in flight still grow. A new one that took the blocks they will need would soon be preempted.
+        # Trajectories that are being written still grow. A new trunk would soon be preempted if it took the blocks that
+        # they will need.
         trunks, size = self.tree.trunks, self.tree.blocks.block_size
         slots = trunks.live_slots()
         writing = slots[~trunks.fixed[slots]]
@@ -292,19 +293,19 @@ class Run:
         return nullcontext() if self._profile is None else self._profile.span(name)
 
     def _step(self) -> None:
-        while len(self._flights) < (2 if self._overlap and self._scheduler.fills_two else 1) and self._launch():
+        while len(self._launched) < (2 if self._overlap and self._scheduler.fills_two else 1) and self._launch():
             pass
-        flight = self._flights[0] if self._flights else None
-        samples = flight.fetch() if flight is not None and flight.fetch is not None else None
+        step = self._launched[0] if self._launched else None
+        samples = step.fetch() if step is not None and step.fetch is not None else None
         with Uninterrupted():
             self._is_consistent = False
-            if flight is not None:
-                self._flights.popleft()
-                self._mark_in_flight(flight.selection, False)
+            if step is not None:
+                self._launched.popleft()
+                self._mark_in_flight(step.selection, False)
                 if samples is not None:
-                    self._land(flight.plan, *samples)
+                    self._apply(step.plan, *samples)
             with self._span(VERIFY):
-                self._report(self._verifier.verify(wait=not self._flights))
+                self._report(self._verifier.verify(wait=not self._launched))
             self._end_trunks()
             self._is_consistent = True
         self._counters.preemptions += self._scheduler.preemptions
@@ -328,7 +329,7 @@ class Run:
             if len(plan.hidden_row):
                 fetch = self._runner.begin_draw(self._runner.take(hidden, plan.hidden_row), plan.spec)
             self._mark_in_flight(selection, True)
-            self._flights.append(_Flight(selection, plan, fetch))
+            self._launched.append(_LaunchedStep(selection, plan, fetch))
             self._is_consistent = True
         return True
 
@@ -343,7 +344,7 @@ class Run:
         on which tokens share a step, up to rounding at the edge of a draw (docs/engine.md, Exactness).
         """
         while True:
-            selection = self._scheduler.select(is_second=bool(self._flights))
+            selection = self._scheduler.select(is_second=bool(self._launched))
             if len(selection.trunks) + len(selection.branches) == 0:
                 return selection, None, None
             batch = self._bookkeeping.batch(selection)
@@ -352,7 +353,7 @@ class Run:
             except torch.OutOfMemoryError as error:
                 short = str(error).partition(". ")[0]
             self._runner.release_memory()
-            if self._flights:
+            if self._launched:
                 self._overlap = False  # one step at a time may fit
                 return selection, None, None
             if not self._scheduler.halve(selection.num_tokens):
@@ -375,7 +376,7 @@ class Run:
         trunks.hidden[batch.hidden_trunk, batch.hidden_position] = kept
         np.maximum.at(trunks.num_hidden, batch.hidden_trunk, batch.hidden_position + 1)
 
-    def _land(self, plan: DrawPlan, tokens: np.ndarray, logprobs: np.ndarray, entropy: np.ndarray) -> None:
+    def _apply(self, plan: DrawPlan, tokens: np.ndarray, logprobs: np.ndarray, entropy: np.ndarray) -> None:
         """Apply a step's draws: append to the trunks and split the branches."""
         num_trunks = len(plan.trunk)
         if num_trunks:
@@ -512,7 +513,7 @@ class Run:
         )
 
     def take_drawn(self) -> list[tuple[Request, Drawn]]:
-        """The draws of the requests in flight since the last call.
+        """The draws of the active requests since the last call.
 
         `Drawn.join` joins the parts of a request. Empty after an error in the middle of a step, which may have left the
         tables inconsistent.
@@ -551,7 +552,7 @@ class Run:
         )
 
     def remaining(self, queued: int) -> Remaining | None:
-        """Forecast the rest of the run; None if it is not watched or nothing is in flight.
+        """Forecast the rest of the run; None if it is not watched or no request is active.
 
         Args:
             queued: requests that are still to come.
@@ -568,7 +569,7 @@ class Run:
         is_verified, replayed = trunks.verified[states.trunk[going]], states.num_replayed[going]
         lost = (trunks.length - trunks.computed)[slots[trunks.pending[slots] > 0]].sum()
         lost += (self.tree.branches.length - self.tree.branches.computed - 1)[branches].clip(min=0).sum()
-        now = InFlight(
+        now = ActiveRequests(
             _mean_stride(jobs),
             request.num_rollouts,
             request.sampling.max_tokens,
@@ -592,8 +593,8 @@ class Run:
         )
 
     @property
-    def num_in_flight(self) -> int:
-        """Requests that have begun and are not finished."""
+    def num_active(self) -> int:
+        """Active requests: those that have begun and are not finished."""
         return len(self._jobs)
 
     def _collect(self, rollouts: np.ndarray, without: np.ndarray | int = 0) -> Rollouts:

@@ -17,15 +17,17 @@ from fastsia.models.loading import context_length
 # used last are used again first, so this bounds what a run can come to use.
 _CPU_SHARE = 0.5
 _LEAST_BLOCKS = 64
-# Parts that attention cuts the trunks of many rows into (`ops/prefix_attention.py`, which needs Triton): of so many
-# tokens at least, and at most so many. A model whose config names no context length has a short one.
-_PART_TOKENS, _MOST_PREFIX_PARTS, _SHORT = 256, 16, 4096
-# Where the available memory is not known.
+# Attention splits long prefixes into parts of at least _PART_TOKENS tokens, into at most _MOST_PREFIX_PARTS
+# (`ops/prefix_attention.py`, which needs Triton).
+_PART_TOKENS, _MOST_PREFIX_PARTS = 256, 16
+# Context length that is assumed where the model's config names none.
+_SHORT = 4096
+# Size of the pool on a CPU whose available memory is not known.
 _CPU_KV_BYTES = 1 << 30
 # Fixed reserve for memory that cannot be predicted: kernels, cuBLAS workspaces, CUDA graphs, fragmentation, and the
 # logits of a verification.
 _REST_BYTES = 1 << 30
-# Positions of a trajectory in flight whose final hidden states the device keeps until it is verified. Where there are
+# Positions of an unfinished trajectory whose final hidden states the device keeps until it is verified. Where there are
 # more of them on average, the host keeps all.
 KEPT_POSITIONS = 1024
 
@@ -106,7 +108,8 @@ def available_memory(root: Path = Path("/")) -> int | None:
 
 
 def _left_in_groups(mounted: Path, name: str) -> list[int]:
-    """Bytes left in a control group and in those around it, of version 2 or 1. File pages that can be dropped are."""
+    """Bytes left in a control group and in those around it, of version 2 or 1; file pages that can be dropped count as
+    left."""
     left = []
     group = mounted / name.lstrip("/")
     for folder in (group, *group.parents):

@@ -42,12 +42,12 @@ def probe(rows: int, num_blocks: int, block_size: int, vocab_size: int) -> Batch
     """A batch that repeats a trunk of `PROBE` tokens of one text; it writes to the first blocks."""
     trunks, each, none = rows // PROBE, -(-PROBE // block_size), np.zeros(0, dtype=np.int64)
     tokens = np.random.default_rng(0).integers(0, vocab_size, PROBE)
-    held = num_blocks // each
-    # Where there are fewer blocks than trunks, the rest read those of the first and store nothing.
-    tables = (np.arange(trunks)[:, None] % held * each + np.arange(each)).astype(np.int32)
+    num_stored = num_blocks // each
+    # Where the blocks do not suffice for all trunks, the rest read those of the first ones and store nothing.
+    tables = (np.arange(trunks)[:, None] % num_stored * each + np.arange(each)).astype(np.int32)
     place = np.arange(PROBE)
     slots = tables[:, place // block_size].astype(np.int64) * block_size + place % block_size
-    slots[held:] = -1
+    slots[num_stored:] = -1
     return Batch(
         token_ids=np.tile(tokens, trunks),
         positions=np.tile(place, trunks),

@@ -1,4 +1,4 @@
-"""The tables of a run and the tree that they form: trunks, branches, rollouts in flight and drawn tokens.
+"""The tables of a run and the tree that they form: trunks, branches, unfinished rollouts and drawn tokens.
 
 Bookkeeping only, no tensor. A **trunk** is the context that rollouts share: a prompt and y_1..y_T, unless prefixes are
 shuffled. A **branch** is a live token path off a trunk, with the KV blocks of its suffix and the rollouts on it. A
@@ -147,7 +147,7 @@ class Trunks(Table):
     trajectory's own has no rollouts.
 
     Attributes:
-        job: number of the request in flight.
+        job: number of the active request.
         order: number in order of creation, the scheduling priority.
         origin: tokens before position 0, so that `tokens[origin:length]` are y_1, y_2, ...: those of the prompt, and in
             the trunk of a shuffled prefix also the permuted ones.
@@ -155,7 +155,7 @@ class Trunks(Table):
         max_length: the length at which generation ends.
         computed: tokens whose keys and values are in the pool.
         high_water: the largest `computed` so far; tokens below it count as recomputed.
-        in_flight: a step that computes its tokens has been launched and has not landed (see `Run.step`).
+        in_flight: a step that computes its tokens has been launched and its draws have not been read (see `Run.step`).
         fixed: no token will be added.
         verified: its rollouts have been verified against its tokens (see `Verifier`).
         num_blocks: entries of `blocks` in use.
@@ -229,7 +229,7 @@ class Branches(Table):
 
 
 class RolloutStates(Table):
-    """Rollouts in flight.
+    """Rollouts of the active requests.
 
     Attributes:
         checkpoint, index: which checkpoint of the trajectory, and which of its rollouts.
@@ -257,7 +257,7 @@ class RolloutStates(Table):
 
 
 class TrajectoryTree:
-    """Trunks, branches, rollouts and nodes of every trajectory in flight, over one pool of blocks."""
+    """Trunks, branches, rollouts and nodes of every active request, over one pool of blocks."""
 
     def __init__(self, blocks: BlockManager) -> None:
         self.blocks = blocks

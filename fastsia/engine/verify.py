@@ -21,16 +21,16 @@ from fastsia.engine.stopping import StopRules
 from fastsia.engine.tables import HIDDEN_DROPPED, NO_BRANCH, NO_NODE, TrajectoryTree
 from fastsia.ops.reference import DrawSpec
 
-# Trunk positions at which each rollout is verified in one round: most diverge soon, few match to the end.
+# Trunk positions at which each rollout draws at a time: most diverge soon, few match to the end.
 _WINDOW = 16
-# Logits of one round, which bounds its memory.
+# Maximum logits of the trunks that are verified together, which bounds the memory.
 _MAX_LOGITS = 1 << 26
-# Logits of one round of scoring; the reference that scores is in float64.
+# Maximum logits that are scored at a time; the reference that scores is in float64.
 _MAX_SCORED_LOGITS = 1 << 23
 _NEVER = np.iinfo(np.int32).max
 
 
-# Yields while draws are under way; returns the rollouts that ended.
+# Yields when the device has been given a window's draws; returns the rollouts that ended.
 _Verification = Generator[None, None, list[np.ndarray]]
 
 
@@ -79,7 +79,7 @@ class Verifier:
 
     Args:
         rules: the stop rules that `Trunks.rules` numbers.
-        jobs: the requests in flight by number.
+        jobs: the active requests by number.
         counters: `matched_tokens` and the verified rollouts' `generated_tokens` are counted here.
     """
 
@@ -106,8 +106,8 @@ class Verifier:
         """Verify every fixed trunk whose final hidden states are all kept; return the rollouts that ended.
 
         Args:
-            wait: verify them to the end. Otherwise each advances by one window, whose draws are read in the next call;
-                meanwhile the device makes them after the steps in flight.
+            wait: verify them to the end. Otherwise each rollout draws one window of positions, which the device
+                computes after the steps in flight and the next call reads.
         """
         trunks = self._tree.trunks
         slots = trunks.live_slots()
@@ -191,7 +191,7 @@ class Verifier:
         return _Targets(slots, num_tokens, decided, expected, chain, stop_state)
 
     def _match(self, targets: _Targets) -> Generator[None, None, _Verified]:
-        """Draw every rollout's tokens at the trunk's positions, a window at a time, until it diverges or ends."""
+        """Draw every rollout's tokens at the trunk's positions, `_WINDOW` at a time, until it diverges or ends."""
         trunks, states, runner = self._tree.trunks, self._tree.rollouts, self._runner
         width = targets.expected.shape[1]
         of_job = [self._jobs[int(job)].rollouts for job in trunks.job[targets.slots]]

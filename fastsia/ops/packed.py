@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 STEP = 16
-"""Products are computed in multiples of so many rows."""
+"""Products are computed in multiples of this many rows."""
 # The most rows of a product, and of one with many outputs, a head's, whose results take much memory.
 _MOST, _MOST_OF_WIDE, _WIDE = 512, 256, 1 << 15
 

@@ -5,7 +5,9 @@ from fastsia.report.data import (
     AnswerView,
     CheckpointView,
     ReportData,
+    RolloutView,
     TrajectoryView,
+    decisive_steps,
     distinct_answers,
 )
 from fastsia.report.drawing import Drawing
@@ -30,10 +32,12 @@ __all__ = [
     "Drawing",
     "Overlay",
     "ReportData",
+    "RolloutView",
     "ShownTable",
     "TrajectoryView",
     "as_html",
     "as_markdown",
+    "decisive_steps",
     "distinct_answers",
     "draw_comparison",
     "draw_families",

@@ -10,6 +10,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fastsia.sia.extras.steps import LEVEL, choose_steps
+
+MOST_STEPS = 200
+"""Decisive steps that a page lists."""
+
+
+@dataclass(frozen=True)
+class RolloutView:
+    """The text of one rollout.
+
+    Attributes:
+        text: What it wrote after the prefix.
+        place: Where its answer was read, [begin, end) in UTF-16 units of `text`; negative in the prefix. None: unknown.
+        rule: Why it was read there, a key of `TrajectoryView.rules`; None: unknown.
+        finish_reason: As in the run's database.
+    """
+
+    text: str
+    place: tuple[int, int] | None = None
+    rule: str | None = None
+    finish_reason: str = ""
+
 
 @dataclass(frozen=True)
 class AnswerView:
@@ -18,16 +40,16 @@ class AnswerView:
     Attributes:
         answer: None: no answer.
         count: Rollouts with this answer.
-        text: Text of one of them.
-        others: Texts of the others.
-        place: Where in `text` its answer was read, [begin, end) in UTF-16 units; negative in the prefix. None: unknown.
+        rollouts: Those with a text.
     """
 
     answer: str | None
     count: int
-    text: str = ""
-    others: Sequence[str] = ()
-    place: tuple[int, int] | None = None
+    rollouts: Sequence[RolloutView] = ()
+
+
+Step = tuple[float, float, float]
+"""The share of answers that a step changes, that share by chance, and its q-value."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +61,18 @@ class CheckpointView:
         entropy: Plug-in H, nats.
         gold_surprisal: Nats.
         answers: Most frequent first.
-        band: The 95 % credible band of H, nats; None where the run has none.
-        step: Of the step that begins here: the share of answers that it changes, that share by chance, and its q-value;
-            None where none begins.
+        best: The best estimate of H and its 95 % credible band (value, low, high), nats; None where the run has none.
+        step: The step that begins here; None where none begins.
+        sentences: The sentences that this step is a part of, [begin, end) in UTF-16 units of the trajectory's text.
     """
 
     position: int
     entropy: float
     gold_surprisal: float
     answers: Sequence[AnswerView] = ()
-    band: tuple[float, float] | None = None
-    step: tuple[float, float, float] | None = None
+    best: tuple[float, float, float] | None = None
+    step: Step | None = None
+    sentences: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +102,8 @@ class TrajectoryView:
         tokens: Text of each token.
         token_entropies: Entropy of the model before each token, nats; None where not recorded.
         place: The tokens in which the answer was read, [begin, end); None: unknown.
+        rule: Why it was read there, a key of `rules`; None: unknown.
+        rules: Why an answer was read, in words, by a short name.
         alternatives: By position, the tokens that rollouts were drawn after, the trajectory's own first.
     """
 
@@ -94,6 +119,8 @@ class TrajectoryView:
     finish_reason: str = ""
     checkpoints: Sequence[CheckpointView] = ()
     place: tuple[int, int] | None = None
+    rule: str | None = None
+    rules: Mapping[str, str] = field(default_factory=dict)
     alternatives: Mapping[int, Sequence[AlternativeView]] = field(default_factory=dict)
 
 
@@ -109,6 +136,8 @@ class ReportData:
         tables: Of `sia.Analysis`.
         views: The trajectories with their texts, in any order; iterated once, so a generator that reads the store
             lazily is enough.
+        step_texts: By problem id, trajectory and checkpoint, what a decisive step says: what its sentences say before
+            it, its own text, and what they say after it. May be empty.
     """
 
     summary: Mapping[str, Any]
@@ -117,6 +146,7 @@ class ReportData:
     curves: pd.DataFrame
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     views: Iterable[TrajectoryView] = ()
+    step_texts: Mapping[tuple[str, int, int], tuple[str, str, str]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -135,21 +165,39 @@ def title_of(summary: Mapping[str, Any]) -> str:
     return " · ".join(short) or "table of rollouts"
 
 
-def bands_of(checkpoints: pd.DataFrame) -> list[tuple[float, float] | None]:
-    """The band of H at each checkpoint of `sia.Analysis.checkpoints`; None in tables of version 0.1.0."""
-    names = ["entropy_best_low", "entropy_best_high"]
+def best_of(checkpoints: pd.DataFrame) -> list[tuple[float, float, float] | None]:
+    """`CheckpointView.best` at each checkpoint of `sia.Analysis.checkpoints`; None in tables of version 0.1.0."""
+    names = ["entropy_best", "entropy_best_low", "entropy_best_high"]
     if not set(names) <= set(checkpoints):
         return [None] * len(checkpoints)
     return list(checkpoints[names].itertuples(index=False, name=None))
 
 
-def steps_of(checkpoints: pd.DataFrame) -> list[tuple[float, float, float] | None]:
+def steps_of(checkpoints: pd.DataFrame) -> list[Step | None]:
     """`CheckpointView.step` at each checkpoint of `sia.Analysis.checkpoints`."""
     names = ["step_total_variation", "step_by_chance", "step_q_value"]
     if not set(names) <= set(checkpoints):
         return [None] * len(checkpoints)
     rows = checkpoints[names].itertuples(index=False, name=None)
     return [None if any(map(math.isnan, row)) else row for row in rows]
+
+
+def largest_step(steps: Sequence[Step | None]) -> int | None:
+    """The place of a trajectory's largest decisive step, by the answers that it changes above chance; of its largest
+    step where none is decisive. None where it has no step."""
+    found = [(step[2] <= LEVEL, step[0] - step[1], -place) for place, step in enumerate(steps) if step is not None]
+    return -max(found)[2] if found else None
+
+
+def step_link(place: int, end: int) -> str:
+    """The end of an address that opens a trajectory, by its row in `ReportData.trajectories`, where a step ends."""
+    return f"#t{place}-{end}"
+
+
+def decisive_steps(checkpoints: pd.DataFrame) -> pd.DataFrame:
+    """Up to `MOST_STEPS` decisive steps of a run, the surest first: rows of `sia.extras.steps.choose_steps`."""
+    chosen = choose_steps(checkpoints, MOST_STEPS)
+    return chosen[chosen["step_q_value"] <= LEVEL] if len(chosen) else chosen
 
 
 def distinct_answers(

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from fastsia.files import replacing, write_parquet
 from fastsia.report.style import BLUE, GREEN, INK, ORANGE, PURPLE, RULE, SKY, STYLE, VERMILLION
 
+PAGE = "../report.html"
+"""A report as seen from the folder of its figures, in links from a mark of a figure."""
 _PLACED = {**STYLE, "figure.constrained_layout.use": False}
 
 
@@ -90,6 +92,7 @@ def inline_svg(drawing: Drawing) -> str:
     # Ids and references are unique within a figure; the page contains several.
     text = re.sub(r'\bid="', f'id="{drawing.name}-', text)
     text = re.sub(r'(xlink:href="#|url\(#)', lambda m: m.group(1) + drawing.name + "-", text)
+    text = text.replace(f'xlink:href="{PAGE}#', 'href="#').replace(' target="_blank"', "")
     head = f'<svg class="figure" role="img" aria-label="{drawing.title}" stroke-linejoin="round"'
     return re.sub(r"<svg\b(?=[^>]*>)", head, text, count=1).replace('xmlns="http://www.w3.org/2000/svg" ', "", 1)
 

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fastsia.report.data import AnswerView, TrajectoryView
+from fastsia.report.data import AnswerView, Step, TrajectoryView, largest_step
 from fastsia.report.prose import render
+from fastsia.report.tables import format_q
+from fastsia.sia.extras.steps import LEVEL
 
 LEVELS: tuple[tuple[bool, int | None], ...] = ((True, None), (False, None), (False, 800), (False, 200), (False, 0))
 """Whether all rollouts are kept or one per answer, and the limit of a rollout's text (characters): tried in turn until
@@ -92,6 +94,8 @@ def _record(view: TrajectoryView, every: bool, limit: int | None, forking: float
         "finish": view.finish_reason,
         "tokens": list(view.tokens),
         "place": view.place,
+        "rule": view.rule,
+        "rules": dict(view.rules),
         "prose": render("".join(view.tokens)) if limit is None else None,
         "asked": render(view.question) if limit is None else None,
         "entropies": entropies,
@@ -106,13 +110,15 @@ def _record(view: TrajectoryView, every: bool, limit: int | None, forking: float
             ]
             for position, tokens in sorted(view.alternatives.items())
         ],
+        "largest": largest_step([point.step for point in view.checkpoints]),
         "checkpoints": [
             {
                 "t": int(point.position),
                 "h": _round(point.entropy),
                 "s": _round(point.gold_surprisal),
-                "band": None if point.band is None else [_round(end) for end in point.band],
-                "step": None if point.step is None else [_round(each) for each in point.step],
+                "best": None if point.best is None else [_round(each) for each in point.best],
+                "step": None if point.step is None else _step(point.step),
+                "said": point.sentences,
                 "answers": [_answer(each, every, limit) for each in point.answers],
             }
             for point in view.checkpoints
@@ -120,10 +126,22 @@ def _record(view: TrajectoryView, every: bool, limit: int | None, forking: float
     }
 
 
+def _step(step: Step) -> list[Any]:
+    """The share of answers that it changes, that by chance, its q-value in words, and whether it is decisive."""
+    changed, by_chance, q_value = step
+    return [_round(changed), _round(by_chance), format_q(q_value), bool(q_value <= LEVEL)]
+
+
 def _answer(given: AnswerView, every: bool, limit: int | None) -> list[Any]:
-    """Answer, count, text, where the answer was read in it, texts of the other rollouts."""
-    place = given.place if limit is None else None
-    return [given.answer, int(given.count), _shorten(given.text, limit), place, list(given.others) if every else []]
+    """Answer, count, and of each rollout its text, where and why the answer was read in it, and how it ended."""
+    return [
+        given.answer,
+        int(given.count),
+        [
+            [_shorten(each.text, limit), each.place if limit is None else None, each.rule, each.finish_reason]
+            for each in (given.rollouts if every else given.rollouts[:1])
+        ],
+    ]
 
 
 def _round(value: float | None) -> float | None:

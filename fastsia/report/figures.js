@@ -30,6 +30,7 @@
   };
   document.addEventListener("click", (event) => {
     const button = event.target.closest("button");
+    if (event.target.closest("svg.figure a")) return large.close(); // it leads to a trajectory
     const drawn = event.target.closest("figure svg.figure");
     if (drawn) enlarge(drawn.closest("figure").id.slice("figure-".length));
     if (!button) return;

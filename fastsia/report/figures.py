@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from fastsia.report.data import ReportData
-from fastsia.report.drawing import Drawing
+from fastsia.report.data import ReportData, step_link
+from fastsia.report.drawing import PAGE, Drawing
 from fastsia.report.style import (
     BLUE,
     GREEN,
@@ -107,7 +108,7 @@ def draw_one(entry: FigureEntry, data: ReportData) -> Drawing | None:
 
 
 def draw_trajectory(checkpoints: pd.DataFrame, title: str = "") -> Figure:
-    """H with its band and s along one trajectory.
+    """H, its best estimate with its band, and s along one trajectory.
 
     Args:
         checkpoints: Rows of `sia.Analysis.checkpoints` of one trajectory.
@@ -120,6 +121,8 @@ def draw_trajectory(checkpoints: pd.DataFrame, title: str = "") -> Figure:
         if "entropy_best_low" in checkpoints:
             low, high = (checkpoints[f"entropy_best_{end}"].to_numpy(np.float64) for end in ("low", "high"))
             axes.fill_between(x, low, high, color=BLUE, alpha=0.16, linewidth=0)
+            best, label = checkpoints["entropy_best"], "best estimate of H, 95 % band"
+            axes.plot(x, best, color=BLUE, alpha=0.6, linewidth=1.2, linestyle=(0, (1, 1.5)), label=label)
         axes.plot(x, checkpoints["entropy"], "o-", color=BLUE, markersize=3, label="H, answer entropy")
         dashed: Any = (0, (5, 2))
         surprisal = checkpoints["gold_surprisal"]
@@ -267,7 +270,7 @@ def _auc_change(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     less than the question did. The band is a 95 % interval over problems of the paired difference, of each point for
     itself.
     """
-    return _one_curve(data, axes, "auc_change", "change of AUC", "AUC(q) − AUC(0)", mark_zero)
+    return _one_curve(data, axes, "auc_change", "change of AUC", "AUC minus AUC at the start", mark_zero)
 
 
 @figure("fig2_auc_tokens")
@@ -324,6 +327,7 @@ def _alignment(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     axes.set_xlim(-1, 1)
     axes.set_xlabel("alignment ρ of H and s within a trajectory")
     axes.set_ylabel("trajectories")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     legend_below(axes)
     counts = {f"rho_{group}": np.histogram(value, bins)[0] for group, value in values.items()}
     return pd.DataFrame({"from": bins[:-1], "to": bins[1:], **counts, other: np.histogram(second, bins)[0]})
@@ -363,7 +367,7 @@ def _misalignment(data: ReportData, axes: Axes) -> pd.DataFrame | None:
         axes.scatter(x, y, label=GROUP_LABEL[group], **look)
     mark_zero(axes)
     mark_zero(axes, vertical=True)
-    place: Any = {"xycoords": "axes fraction", "va": "top", "fontsize": 8, "fontweight": "bold"}
+    place: Any = {"xycoords": "axes fraction", "va": "top", "fontweight": "bold"}
     axes.annotate("misaligned", (0.02, 0.98), **place)
     axes.set_xlabel("change of H over the reasoning (nats)")
     axes.set_ylabel("change of gold surprisal s (nats)")
@@ -376,7 +380,8 @@ def _lock_in(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Lock-in of the answer
 
     The share of trajectories whose most likely answer, by the change-point estimate, does not change again after this
-    point. Trajectories that end without an answer do not lock in.
+    point. Answers are those of the rollouts: a trajectory that the token limit cut may lock in without an answer of its
+    own. Those whose most likely answer at the end is no answer do not lock in.
     """
     if "lock_in_relative" not in data.trajectories or data.trajectories["lock_in_relative"].isna().all():
         return None
@@ -415,7 +420,7 @@ def _steps(data: ReportData, axes: Axes) -> pd.DataFrame | None:
 
     One mark per step between two checkpoints: the share of the answers that it changes, minus the share expected by
     chance, by where it begins. Decisive steps have a q value of at most 0.05: on average over runs at most about one in
-    twenty of them is a false alarm.
+    twenty of them is a false alarm. In the report a click on a decisive step opens its trajectory there.
     """
     if "step_q_value" not in data.checkpoints or data.checkpoints["step_q_value"].isna().all():
         return None
@@ -431,10 +436,20 @@ def _steps(data: ReportData, axes: Axes) -> pd.DataFrame | None:
         (decisive & towards, BLUE, "decisive, gold more likely"),
         (decisive & away, VERMILLION, "decisive, gold less likely"),
     )
+    owners = zip(data.trajectories["problem_id"], data.trajectories["trajectory"], strict=True)
+    place = {owner: number for number, owner in enumerate(owners)}
     for member, color, label in looks:
         part = numbers[member]
-        if len(part):
-            axes.scatter(part["relative_position"], part["excess"], s=12, color=color, alpha=0.7, lw=0, label=label)
+        if part.empty:
+            continue
+        look: Any = {"s": 12, "color": color, "alpha": 0.7, "lw": 0, "label": label}
+        marks = axes.scatter(part["relative_position"], part["excess"], clip_on=False, zorder=3, **look)
+        if part["step_q_value"].max() <= LEVEL:
+            ends = frame.loc[part.index, "step_end"]
+            owners = zip(part["problem_id"], part["trajectory"], strict=True)
+            marks.set_urls(
+                [f"{PAGE}{step_link(place[owner], int(end))}" for owner, end in zip(owners, ends, strict=True)]
+            )
     mark_zero(axes)
     label_axes(axes, "answers changed, above chance")
     legend_below(axes, 4)
@@ -445,9 +460,10 @@ def _steps(data: ReportData, axes: Axes) -> pd.DataFrame | None:
 def _early_stop(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Early stopping: tokens saved against accuracy
 
-    One mark per setting of a rule, with 95 % intervals over problems; up and to the right is better. The dashed grey
-    control stops everything after the same number of tokens: the value of a rule is its distance to the control. Above
-    0 the majority vote of many continuations beats the answer at the end, which is mostly the single text's own.
+    One mark per setting of a rule, with 95 % intervals over problems; up and to the right is better. The rules have
+    the names of the table “Early stopping, simulated”. “length”, dotted grey, is the control: it stops everything after
+    the same number of tokens, and the value of a rule is its distance to it. Above 0 the majority vote of many
+    continuations beats the answer at the end, which is mostly the single text's own.
     """
     frame = data.tables.get("early_stop")
     if frame is None or frame["saved"].isna().all():
@@ -456,16 +472,16 @@ def _early_stop(data: ReportData, axes: Axes) -> pd.DataFrame | None:
         return None  # nothing was right, so nothing can be lost
     dashed: Any = (0, (5, 2))
     looks: list[tuple[str, str, int | None, str, str, Any]] = [
-        ("length", "fixed length (control)", None, RULE, "d", (0, (2, 2))),
-        ("entropy", "H ≤ τ", None, BLUE, "o", "-"),
-        ("mode", "same mode over k", None, VERMILLION, "s", dashed),
+        ("length", "length (control)", None, RULE, "d", (0, (2, 2))),
+        ("entropy", "entropy", None, BLUE, "o", "-"),
+        ("mode", "mode", None, VERMILLION, "s", dashed),
     ]
     if (frame["rule"] == "token_entropy").any():
-        looks.append(("token_entropy", "token entropy ≤ τ", None, ORANGE, "v", (0, (6, 2, 1, 2))))
-    lengths = sorted(frame.loc[frame["rule"] == "plateau", "checkpoints"].dropna().unique())
+        looks.append(("token_entropy", "token_entropy", None, ORANGE, "v", (0, (6, 2, 1, 2))))
+    lengths = sorted(frame.loc[frame["rule"] == "flat", "checkpoints"].dropna().unique())
     lines = ("-", dashed, (0, (1, 1.5)))
     looks += [
-        ("plateau", f"H flat over {length}", int(length), GREEN, "^", lines[i % len(lines)])
+        ("flat", f"flat over {length}", int(length), GREEN, "^", lines[i % len(lines)])
         for i, length in enumerate(lengths)
     ]
     mark_zero(axes)
@@ -508,26 +524,28 @@ def _failure(data: ReportData, axes: Axes) -> pd.DataFrame | None:
             axes.plot(x, value, color=color, marker=marker, markersize=4.5, linewidth=1, label=label)
     label_axes(axes, "AUC for “ends incorrect”")
     axes.set_xlim(-0.04, 1.04)
-    legend_below(axes, len(signals), columns=3)
+    legend_below(axes, len(signals))
     return frame
 
 
-@figure("reliability")
-def _reliability(data: ReportData, axes: Axes) -> pd.DataFrame | None:
-    """Reliability of the most frequent answer
+@figure("calibration_bins")
+def _calibration_bins(data: ReportData, axes: Axes) -> pd.DataFrame | None:
+    """Is the most frequent answer right as often as it is given?
 
     Trajectories in ten bins by the share of their rollouts that give the most frequent answer, at the start, half-way
     and at the end. On the dotted diagonal an answer is right as often as it is given; below it the rollouts agree more
     than they should, or are few: the share of the winner among few is too high even for a calibrated model. Marks grow
     with the number of trajectories; bars are 95 % intervals over problems.
     """
-    frame = data.tables.get("reliability")
+    frame = data.tables.get("calibration_bins")
     if frame is None or frame.empty:
         return None
     mark_diagonal(axes)
     looks = ((0.0, "start", ORANGE, "o"), (0.5, "half-way", GREEN, "^"), (1.0, "end", BLUE, "s"))
     for position, label, color, marker in looks:
         rows = frame[frame["position"] == position]
+        if rows.empty:
+            continue
         x, (value, low, high) = rows["confidence"].to_numpy(np.float64), spread(rows, "accuracy")
         share = rows["num_trajectories"].to_numpy(np.float64) / max(rows["num_trajectories"].sum(), 1)
         axes.vlines(x, low, high, color=color, linewidth=1, alpha=0.5)
@@ -540,7 +558,19 @@ def _reliability(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     return frame
 
 
-@figure("entropy_estimators")
+def _coincide(curve: pd.DataFrame, other: pd.DataFrame) -> bool:
+    """Whether two curves differ nowhere by more than a line's width: 2 % of the larger maximum."""
+    one, two = (each.set_index("position")["value"] for each in (curve, other))
+    return bool((one - two).abs().max() <= 0.02 * max(one.max(), two.max()))
+
+
+def _pooling_changes_nothing(data: ReportData) -> str:
+    pooled, plain = (select(data.curves, name, group="all") for name in ("entropy_pooled", "entropy"))
+    coincide = len(pooled) and len(plain) and _coincide(pooled, plain)
+    return " With earlier matching rollouts the plug-in entropy is the same here and not drawn." if coincide else ""
+
+
+@figure("entropy_estimators", _pooling_changes_nothing)
 def _estimators(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     """Bias of H from few rollouts
 
@@ -555,11 +585,12 @@ def _estimators(data: ReportData, axes: Axes) -> pd.DataFrame | None:
         ("entropy_nsb", "NSB", BLUE, (0, (3, 1.5))),
         ("entropy_pooled", "plug-in, with earlier matching rollouts", PURPLE, (0, (6, 2, 1, 2))),
     )
-    drawn = []
+    drawn: list[pd.DataFrame] = []
     for name, label, color, line in looks:
         curve = select(data.curves, name, group="all")
         if len(curve):
-            plot(axes, curve, color, label, line, band=False)
+            if not (name == "entropy_pooled" and _coincide(curve, drawn[0])):
+                plot(axes, curve, color, label, line, band=False)
             drawn.append(curve)
     if len(drawn) < 2:
         return None
@@ -610,6 +641,9 @@ def _sensitivity(data: ReportData, axes: Axes) -> pd.DataFrame | None:
     frame = data.tables.get("sensitivity")
     if frame is None or len(frame) < 2 or not frame[["rho_pearson", "rho_cross_fitted"]].notna().any(axis=None):
         return None
-    labels = [f"{row.factor} {row.value}".strip() for row in frame.itertuples()]
+    labels = [
+        ": ".join(filter(None, (factor.replace("_", " "), value)))
+        for factor, value in zip(frame["factor"], frame["value"], strict=True)
+    ]
     plot_rho(axes, frame, labels, max(2.6, 0.9 + 0.27 * len(frame)))
     return frame

@@ -72,7 +72,7 @@ def _rows(summary: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[Row]:
     scored, rollouts = int(frame["rho"].size), summary.get("num_rollouts")
     yield Row.of("accuracy", found("accuracy"), scored, percent=True)
     best = (summary.get("rho") or {}).get("recommended")
-    kinds = {"pearson": "ρ, the paper's"} | ({} if best is None else {best: recommended_name(best)})
+    kinds = {"pearson": "the paper's ρ"} | ({} if best is None else {best: recommended_name(best)})
     for key, name in kinds.items():
         defined = frame["rho" if key == "pearson" else f"rho_{key}"].notna()
         yield Row.of(name, found(f"rho.{key}"), int(defined.sum()))
@@ -83,7 +83,7 @@ def _rows(summary: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[Row]:
         yield Row.of("2·accuracy − 1 where ρ is defined", baseline, int(frame["rho"].notna().sum()))
     if (summary.get("rho") or {}).get("expected_from_noise") is not None:
         yield Row.of("the paper's ρ from noise alone", found("rho.expected_from_noise"))
-    yield Row.of("ρ (the paper's) undefined", found("rho.undefined_fraction"), scored, percent=True)
+    yield Row.of("the paper's ρ undefined", found("rho.undefined_fraction"), scored, percent=True)
     if (summary.get("rho") or {}).get("share_moving") is not None:
         yield Row.of("answers probably change", found("rho.share_moving"), scored, percent=True)
     if (auc := auc_at(summary, 0.5)) is not None:

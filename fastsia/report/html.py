@@ -21,7 +21,7 @@ from fastsia.config import SETTINGS
 from fastsia.errors import counted
 from fastsia.files import replacing
 from fastsia.models.registry import known_model
-from fastsia.report.data import ReportData
+from fastsia.report.data import ReportData, decisive_steps, largest_step, step_link, steps_of
 from fastsia.report.drawing import Drawing, inline_svg
 from fastsia.report.embed import Piece, pack
 from fastsia.report.figures import draw
@@ -32,6 +32,7 @@ from fastsia.report.tables import (
     format_number,
     format_percent,
     format_percents,
+    format_q,
     recommended_name,
     show_readings,
     show_runs,
@@ -39,6 +40,7 @@ from fastsia.report.tables import (
 )
 from fastsia.sia import Estimate
 from fastsia.sia.compare import auc_at, outcome_baseline
+from fastsia.sia.extras.steps import LEVEL
 from fastsia.sia.paper import published_rho
 
 MAX_BYTES = 28_000_000
@@ -47,12 +49,19 @@ MOST_ROWS = 2000
 """Rows of a figure's data that the page offers for download; its .parquet has all."""
 BYTES_EACH = 42_000
 """Size of a packed trajectory on average, so that a page of 100 stays under 5 MB."""
+FIRST_STEPS = 10
+"""Decisive steps that the page lists at once; those up to `MOST_STEPS` unfold."""
 
 _COLUMNS = (
     ("problem", "problem_id", "the problem's id"),
     ("question", None, "the beginning of the question"),
     ("ends", "correct", "whether its own final answer is the gold one"),
     ("tokens", "last_checkpoint", "length of the reasoning, T"),
+    (
+        "largest step",
+        "largest_step",
+        "share of the answers that its largest step changes, above chance; decisive: at a q value of at most 0.05",
+    ),
     ("H start", "first_entropy", "answer entropy before any reasoning, nats"),
     ("H end", "final_entropy", "answer entropy at the end, nats"),
     ("s start", "first_gold_surprisal", "gold surprisal before any reasoning, nats"),
@@ -67,7 +76,8 @@ _COLUMNS = (
     (
         "locked in",
         "lock_in_relative",
-        "relative position from which the most likely answer, by the change-point estimate, stays the same",
+        "relative position from which the most likely answer of the rollouts, by the change-point estimate, stays the "
+        "same; a trajectory that is cut may lock in without an answer of its own",
     ),
 )
 
@@ -123,6 +133,8 @@ def _context(
         "figures": _inline(drawings),
         "tables": [*filter(None, [show_readings(data.summary)]), *show_tables(data.tables)],
         "index": _index(data, questions, served),
+        "steps": _decisive_steps(data),
+        "first_steps": FIRST_STEPS,
         "readable": bool(questions),
         "settings": _settings(data.summary),
         "num_trajectories": len(data.trajectories),
@@ -299,7 +311,7 @@ def _alignment(data: ReportData, key: str) -> dict[str, Any]:
         parts.append(part("2·accuracy − 1", baseline, int(defined.sum()), "baseline"))
     return {
         "key": key,
-        "name": "ρ, the paper's" if key == "pearson" else recommended_name(key),
+        "name": "the paper's ρ" if key == "pearson" else recommended_name(key),
         "all": Estimate.of_summary(data.summary, f"rho.{key}"),
         "n": int(defined.sum()),
         "parts": parts,
@@ -308,11 +320,14 @@ def _alignment(data: ReportData, key: str) -> dict[str, Any]:
 
 def _index(data: ReportData, questions: Questions, served: bool) -> Markup:
     """The table of trajectories as JSON, escaped for a script element."""
-    frame = data.trajectories
-    shown = [column for column in _COLUMNS if column[1] != "token_entropy" or "token_entropy" in frame]
+    largest = _largest_steps(data)
+    frame = data.trajectories.assign(largest_step=[math.nan if each is None else each[0] for each in largest])
+    missing = {column for column in ("token_entropy",) if column not in frame}
+    missing |= set() if any(each is not None for each in largest) else {"largest_step"}
+    shown = [column for column in _COLUMNS if column[1] not in missing]
     several = bool(len(frame)) and bool((frame["trajectory"] != 0).any())
     rows = []
-    for record in frame.to_dict("records"):
+    for record, step in zip(frame.to_dict("records"), largest, strict=True):
         key = (str(record["problem_id"]), int(record["trajectory"]))
         place, question = questions.get(key, (-1, ""))
         row: list[Any] = [place]
@@ -323,11 +338,67 @@ def _index(data: ReportData, questions: Questions, served: bool) -> Markup:
                 row.append(f"{key[0]} · {key[1]}" if several else key[0])
             else:
                 row.append(_plain(record.get(column)))
-        row.append(bool(record.get("misaligned", False)))
+        row += [bool(record.get("misaligned", False)), step is not None and step[1]]
         rows.append(row)
     columns, forking = [[name, hint] for name, _, hint in shown], _plain(forking_of(data.summary))
     index = {"columns": columns, "rows": rows, "forking": forking, "served": served}
     return _script_text(index)
+
+
+def _largest_steps(data: ReportData) -> list[tuple[float, bool] | None]:
+    """Of each trajectory's largest step the share of the answers that it changes above chance, and whether it is
+    decisive; None where there is no step."""
+    points = dict(iter(data.checkpoints.groupby(["problem_id", "trajectory"], sort=False)))
+    found: list[tuple[float, bool] | None] = []
+    for key in zip(data.trajectories["problem_id"], data.trajectories["trajectory"], strict=True):
+        steps = steps_of(points[key]) if key in points else []
+        step = None if (place := largest_step(steps)) is None else steps[place]
+        found.append(None if step is None else (step[0] - step[1], bool(step[2] <= LEVEL)))
+    return found
+
+
+def _decisive_steps(data: ReportData) -> dict[str, Any] | None:
+    """The run's decisive steps to read, the surest first, and how many steps there are; None where there is none."""
+    frame = data.checkpoints
+    if "step_q_value" not in frame or frame["step_q_value"].isna().all():
+        return None
+    places = {key: place for place, key in enumerate(_keys(data))}
+    several = any(trajectory for _, trajectory in places)
+    rows = []
+    for step in decisive_steps(frame).to_dict("records"):
+        key = (str(step["problem_id"]), int(step["trajectory"]))
+        if key not in places:
+            continue
+        end = int(step["step_end"])
+        rows.append(
+            {
+                "name": f"{key[0]} · {key[1]}" if several else key[0],
+                "link": step_link(places[key], end),
+                "tokens": f"tokens {step['checkpoint']} to {end}",
+                "text": data.step_texts.get((*key, int(step["checkpoint"]))),
+                **{
+                    name: f"{step[f'mode{side}']} ({_in_percent(step[f'mode_share{side}'])})"
+                    if isinstance(step[f"mode{side}"], str)
+                    else f"no answer ({_in_percent(step[f'null_rate{side}'])})"
+                    for name, side in (("before", ""), ("after", "_after"))
+                },
+                "changed": _in_percent(step["step_total_variation"]),
+                "by_chance": _in_percent(step["step_by_chance"]),
+                "q": format_q(step["step_q_value"]),
+                "gold": f"{100 * step['step_gold_change']:+.0f}".replace("-", "−"),
+            }
+        )
+    decisive = frame["step_q_value"] <= LEVEL
+    return {
+        "rows": rows,
+        "decisive": int(decisive.sum()),
+        "number": int(frame["step_q_value"].notna().sum()),
+        "without": len(places) - len(frame.loc[decisive, ["problem_id", "trajectory"]].drop_duplicates()),
+    }
+
+
+def _in_percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _script_text(value: Any) -> Markup:

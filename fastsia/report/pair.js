@@ -63,7 +63,9 @@
     const places = new Map(view.checkpoints.map((point, k) => [point.t, k]));
     const marks = [];
     const tokens = [];
+    let frame = text; // the answer, while it is written, has one frame
     for (let t = 0; t <= view.tokens.length; t++) {
+      if (view.place && t === view.place[1]) frame = text;
       if (places.has(t)) {
         const mark = element("button", "mark", "•");
         mark.type = "button";
@@ -71,13 +73,16 @@
         mark.setAttribute("aria-label", `checkpoint at token ${t}`);
         mark.addEventListener("click", () => move(Math.ceil((100 * t) / Math.max(1, view.tokens.length))));
         marks.push(mark);
-        text.append(mark);
+        frame.append(mark);
       }
       if (t === view.tokens.length) break;
+      if (view.place && t === view.place[0]) {
+        frame = element("span", "read");
+        text.append(frame);
+      }
       const token = element("span", "token", view.tokens[t]);
-      if (view.place && t >= view.place[0] && t < view.place[1]) token.classList.add("read");
       tokens.push(token);
-      text.append(token);
+      frame.append(token);
     }
     const [curve, said, bars] = [element("div", "chart"), element("p", "note"), element("div")];
     box.append(element("h3", "", label), verdict, text, curve, said, bars);

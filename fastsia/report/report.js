@@ -4,18 +4,30 @@
   const $ = (id) => document.getElementById(id);
   const index = JSON.parse($("index").textContent);
   const PAGE = 25;
-  const LAST = index.columns.length + 1; // the misaligned flag of a row
+  const LAST = index.columns.length + 1; // the misaligned flag of a row; then whether a step of it is decisive
   const state = { rows: index.rows, limit: PAGE, column: -1, descending: false, open: -1 };
   const LEVELS = [0.05, 0.3, 0.8, 1.5, 2.5]; // nats of token entropy at which the colour deepens
 
   const { element, show, unpack: inflate, drawBar, chart } = fastsia;
 
   // ---- table ----
-  const cell = (value, column) => {
+  const percent = (share) => `${Math.round(100 * share)} %`;
+  const cell = (row, column) => {
+    const value = row[column + 1];
     const name = index.columns[column][0];
     if (value === true) return element("td", "yes", "correct");
     if (value === false) return element("td", "no", "incorrect");
-    if (typeof value === "string") return element("td", name === "question" ? "question" : "", value);
+    if (name === "largest step" && value !== null) {
+      const largest = element("td", "number", percent(value));
+      if (row[LAST + 1]) largest.append(element("strong", "", " decisive"));
+      return largest;
+    }
+    if (name === "question") {
+      const question = element("td", "question");
+      question.append(element("div", "", value));
+      return question;
+    }
+    if (typeof value === "string") return element("td", "", value);
     return element("td", "number", Number.isInteger(value) && name === "tokens" ? String(value) : show(value, 2));
   };
 
@@ -54,7 +66,7 @@
     for (const row of index.rows) {
       if (row[0] < 0 || texts.has(row[0])) continue;
       const one = await read(row[0]);
-      const drawn = one.checkpoints.flatMap((point) => point.answers.flatMap((answer) => [answer[2] || "", ...answer[4]]));
+      const drawn = one.checkpoints.flatMap((point) => point.answers.flatMap((answer) => answer[2].map(([text]) => text || "")));
       texts.set(row[0], [one.question, one.tokens.join(""), ...drawn].join("\n").toLowerCase());
     }
     update();
@@ -85,6 +97,7 @@
       if (outcome === "correct" && row[3] !== true) return false;
       if (outcome === "incorrect" && row[3] !== false) return false;
       if (outcome === "misaligned" && !row[LAST]) return false;
+      if (outcome === "decisive" && !row[LAST + 1]) return false;
       if (deep && isIn(row[0], wanted)) return true;
       return !wanted || `${row[1]}\n${row[2]}`.toLowerCase().includes(wanted);
     });
@@ -101,7 +114,7 @@
     const body = document.createDocumentFragment();
     state.rows.slice(0, state.limit).forEach((row, place) => {
       const line = element("tr", row[0] >= 0 ? "open" : "");
-      for (let column = 0; column < index.columns.length; column++) line.append(cell(row[column + 1], column));
+      for (let column = 0; column < index.columns.length; column++) line.append(cell(row, column));
       if (row[0] >= 0) {
         const name = element("button", "name", row[1]);
         name.type = "button";
@@ -138,7 +151,8 @@
 
   let view = null;
 
-  const open = async (place) => {
+  // at: the tokens after which the trajectory is shown; undefined: where its largest step ends.
+  const open = async (place, at) => {
     const row = state.rows[place];
     if (!row || row[0] < 0) return;
     state.open = place;
@@ -158,26 +172,54 @@
       `: answer ${view.answer === null ? "none" : view.answer}, gold ${view.gold}. ` +
         `${view.tokens.length} tokens${{ length: ", cut at the length limit", given: ", given and not drawn by the model" }[view.finish] || ""}.`
     );
+    $("why").textContent = why(view.answer, view.rule);
     $("question").querySelector(".text").replaceChildren(...(view.asked ? [build(view.asked)] : [view.question]));
     $("prompt").querySelector(".text").textContent = view.prompt;
     $("prompt").hidden = !view.prompt;
     drawLegend();
     drawText();
+    drawWalk();
     $("rendered").hidden = !view.prose;
     $("prose").replaceChildren(...(view.prose ? [build(view.prose)] : []));
     showProse($("rendered").getAttribute("aria-pressed") === "true");
-    if (!$("viewer").open) $("viewer").showModal();
-    choose(mostChanged(view.checkpoints));
-    $("viewer").querySelector(".reading").scrollTop = 0;
-    history.replaceState(null, "", `#t${row[0]}`);
+    const fresh = !$("viewer").open;
+    if (fresh) $("viewer").showModal();
+    const wanted = view.checkpoints.findIndex((point) => point.t === at);
+    choose(wanted >= 0 ? wanted : view.largest === null ? mostChanged(view.checkpoints) : view.largest + 1);
+    if (fresh) $("text").querySelector(".mark.here").focus({ preventScroll: true });
+    $("viewer").querySelectorAll(".view, .reading, .rollouts").forEach((part) => (part.scrollTop = 0));
+    history.replaceState(null, "", `#t${index.rows.indexOf(row)}${wanted >= 0 ? `-${at}` : ""}`);
   };
 
-  // The step that a token belongs to, where it changed the answers.
-  const DECISIVE = 0.05;
-  const isDecisive = (point) => point !== undefined && point.step && point.step[2] <= DECISIVE;
-  const percent = (share) => `${Math.round(100 * share)} %`;
-  const describeStep = ([changed, chance, q]) =>
-    `the step from here changes ${percent(changed)} of the answers (${percent(chance)} by chance, q ${q < 0.001 ? "< 0.001" : `= ${show(q, 3)}`})`;
+  // Why an answer was read where it is marked.
+  const why = (answer, rule) => (view.rules[rule] ? `Why ${answer === null ? "no answer" : answer}: ${view.rules[rule]}` : "");
+
+  const isDecisive = (point) => point !== undefined && point.step && point.step[3];
+  const describeStep = ([changed, chance, q]) => `${percent(changed)} of the answers (${percent(chance)} by chance, ${q})`;
+
+  // The decisive steps of the trajectory, each a button; which step is shown where none is decisive.
+  const drawWalk = () => {
+    const points = view.checkpoints;
+    const decisive = [...points.keys()].filter((k) => isDecisive(points[k]));
+    const walk = $("walk");
+    walk.replaceChildren();
+    if (view.largest === null) return;
+    if (!decisive.length) return walk.append("No step of it is decisive (q above 0.05 for each); it opens at the one that changes most.");
+    walk.append(decisive.length === 1 ? "Decisive step, by tokens: " : "Decisive steps, by tokens: ");
+    for (const k of decisive) {
+      const button = element("button", "", `${points[k].t}–${points[k + 1].t}`);
+      button.type = "button";
+      button.dataset.checkpoint = k + 1;
+      button.title = `changes ${describeStep(points[k].step)}`;
+      if (k === view.largest && decisive.length > 1) button.append(" (largest)");
+      button.addEventListener("click", () => choose(k + 1));
+      walk.append(button, " ");
+    }
+  };
+  const nextDecisive = () => {
+    const ends = [...$("walk").querySelectorAll("button")].map((button) => Number(button.dataset.checkpoint));
+    if (ends.length) choose(ends.find((k) => k > view.chosen) ?? ends[0]);
+  };
 
   // Trees of harmless elements, made by fastsia.report.prose from the texts' Markdown and LaTeX.
   const HTML = new Set(("p ul ol li strong em s code pre blockquote hr br div h1 h2 h3 h4 h5 h6 table thead tbody tr th td").split(" "));
@@ -224,7 +266,7 @@
   const drawLegend = () => {
     const legend = $("legend");
     legend.replaceChildren();
-    if (view.checkpoints.some(isDecisive)) legend.append(element("span", "decisive", "step that changed the answers"), " ");
+    if (view.checkpoints.some(isDecisive)) legend.append(element("span", "decisive", "decisive step"), " ");
     if (view.place) legend.append(element("span", "read", "answer read here"), " ");
     if (view.alternatives.length) legend.append(element("span", "", "◇ other tokens tried"), " ");
     if (!view.entropies) return;
@@ -242,7 +284,9 @@
     const forks = new Set(view.forks);
     const forced = new Map(view.alternatives);
     let step; // the checkpoint at which the step of the present token began
+    let box = body; // the answer, while it is written, has one frame
     for (let t = 0; t <= view.tokens.length; t++) {
+      if (view.place && t === view.place[1]) box = body;
       if (marks.has(t)) {
         const k = marks.get(t);
         step = view.checkpoints[k];
@@ -251,11 +295,15 @@
         mark.dataset.checkpoint = k;
         mark.setAttribute("aria-label", `checkpoint at token ${t}`);
         mark.title = `checkpoint at token ${t}: H = ${show(view.checkpoints[k].h, 2)}, s = ${show(view.checkpoints[k].s, 2)}`;
-        if (step.step) mark.title += `; ${describeStep(step.step)}`;
+        if (step.step) mark.title += `; the step from here changes ${describeStep(step.step)}`;
         mark.addEventListener("click", () => choose(k));
-        body.append(mark);
+        box.append(mark);
       }
       if (t === view.tokens.length) break;
+      if (view.place && t === view.place[0]) {
+        box = element("span", "read");
+        body.append(box);
+      }
       if (forced.has(t)) {
         const mark = element("button", "mark forced", "◇");
         mark.type = "button";
@@ -263,14 +311,19 @@
         mark.setAttribute("aria-label", `alternatives to token ${t + 1}`);
         mark.title = `rollouts after ${forced.get(t).length} possible tokens here`;
         mark.addEventListener("click", () => chooseToken(t));
-        body.append(mark);
+        box.append(mark);
       }
       const entropy = view.entropies ? view.entropies[t] : 0;
       const fork = forks.has(t);
       const token = element("span", `token e${level(entropy)}${fork ? " fork" : ""}${isDecisive(step) ? " decisive" : ""}`, view.tokens[t]);
-      if (view.place && t >= view.place[0] && t < view.place[1]) token.classList.add("read");
       if (view.entropies) token.title = `token ${t + 1}: ${show(entropy / 100, 2)} nats${fork ? ", forking" : ""}`;
-      body.append(token);
+      const end = view.checkpoints.indexOf(step) + 1;
+      if (end < view.checkpoints.length) {
+        token.addEventListener("click", () => {
+          if (getSelection().isCollapsed) choose(end);
+        });
+      }
+      box.append(token);
     }
     $("text").replaceChildren(body);
   };
@@ -287,7 +340,7 @@
       mark.classList.toggle("here", here);
       mark.setAttribute("aria-pressed", String(here));
       mark.tabIndex = here ? 0 : -1;
-      if (here && focused) mark.focus();
+      if (here && focused) mark.focus({ preventScroll: true });
     }
   };
 
@@ -297,27 +350,72 @@
     const point = view.checkpoints[k];
     const text = $("text");
     markHere("checkpoint", k);
-    text.querySelectorAll(".token").forEach((token, t) => token.classList.toggle("after", t >= point.t));
+    const earlier = k ? view.checkpoints[k - 1] : null;
+    text.querySelectorAll(".token").forEach((token, t) => {
+      token.classList.toggle("after", t >= point.t);
+      token.classList.toggle("shown", earlier !== null && t >= earlier.t && t < point.t);
+    });
     const here = text.querySelector(".mark.here");
     $("earlier").disabled = k === 0;
     $("later").disabled = k + 1 === view.checkpoints.length;
-    if (here) text.scrollTop += here.getBoundingClientRect().top - text.getBoundingClientRect().top - text.clientHeight / 2;
+    $("walk").querySelectorAll("button").forEach((button) => button.setAttribute("aria-pressed", String(Number(button.dataset.checkpoint) === k)));
     drawChart(k);
-    const total = point.answers.reduce((sum, answer) => sum + answer[1], 0);
+    if (here) text.scrollTop += here.getBoundingClientRect().top - text.getBoundingClientRect().top - text.clientHeight / 2;
+    const total = countOf(point);
     $("at").textContent = point.answers.length
       ? `After ${point.t} tokens: ${total} rollouts, H = ${show(point.h, 2)}, s = ${show(point.s, 2)} nats`
       : `After ${point.t} tokens: H = ${show(point.h, 2)}, s = ${show(point.s, 2)} nats`;
-    if (point.step) $("at").textContent += `; ${describeStep(point.step)}`;
+    drawStep(earlier, point);
+    const was = earlier && earlier.answers.length ? new Map(earlier.answers.map(([answer, count]) => [answer, count])) : null;
+    const before = (answer) => was && [was.get(answer) || 0, countOf(earlier)];
+    $("sides").hidden = !was;
+    $("sides").classList.toggle("both-sides", was !== null);
+    const sides = was ? ["", `after ${earlier.t} tokens`, "", `after ${point.t} tokens`, ""] : [];
+    $("sides").replaceChildren(...sides.map((side) => element("span", "", side)));
     const bars = point.answers.map(([answer, count], i) => {
-      const bar = drawBar("button", answer, count, total, view.gold);
+      const bar = drawBar("button", answer, count, total, view.gold, before(answer));
       bar.type = "button";
-      bar.addEventListener("click", () => chooseAnswer(i));
+      bar.addEventListener("click", () => {
+        chooseAnswer(i);
+        $("sample").scrollIntoView({ block: "nearest" });
+      });
       return bar;
     });
     const focused = $("bars").contains(document.activeElement);
-    $("bars").replaceChildren(...bars);
-    if (focused && bars.length) bars[0].focus();
+    const now = new Set(point.answers.map(([answer]) => answer));
+    const gone = was ? earlier.answers.filter(([answer]) => !now.has(answer)) : [];
+    const rest = gone.slice(MOST_GONE).reduce((sum, answer) => sum + answer[1], 0);
+    $("bars").replaceChildren(...bars, ...gone.slice(0, MOST_GONE).map(([answer]) => drawBar("div", answer, 0, total, view.gold, before(answer))));
+    if (rest) $("bars").append(element("p", "note", `and ${rest} rollouts with ${gone.length - MOST_GONE} other answers before`));
+    if (focused && bars.length) bars[0].focus({ preventScroll: true });
     chooseAnswer(0);
+  };
+
+  const MOST_GONE = 5; // answers that only the rollouts before a step give
+  const countOf = (point) => point.answers.reduce((sum, answer) => sum + answer[1], 0);
+
+  // What the step to a checkpoint changed and what its sentence says, and what the next one changes.
+  const drawStep = (earlier, point) => {
+    const step = earlier && earlier.step;
+    $("step").textContent = "";
+    if (step) {
+      $("step").append(
+        `The step to here, tokens ${earlier.t} to ${point.t}, changed ${describeStep(step)}: `,
+        element("strong", "", step[3] ? "decisive" : "not decisive")
+      );
+    }
+    $("said").replaceChildren();
+    if (earlier && earlier.said) {
+      const lengths = (end) => view.tokens.slice(0, end).join("").length;
+      const [text, begin, end] = [view.tokens.join(""), lengths(earlier.t), lengths(point.t)];
+      const [first, last] = earlier.said;
+      $("said").append(
+        `${first > 0 ? "… " : ""}${text.slice(first, begin)}`,
+        element("mark", "", text.slice(begin, end)),
+        `${text.slice(end, last).trimEnd()}${last < text.length ? " …" : ""}`
+      );
+    }
+    $("next-step").textContent = point.step ? `The step from here changes ${describeStep(point.step)}: ${point.step[3] ? "decisive" : "not decisive"}.` : "";
   };
 
   // The answers after each token that rollouts were drawn after, at one position.
@@ -326,6 +424,7 @@
     markHere("position", t);
     $("text").querySelectorAll(".token").forEach((token, place) => token.classList.toggle("after", place > t));
     $("at").textContent = `Token ${t + 1}: the answers after each possible token`;
+    for (const name of ["step", "said", "next-step", "sides", "sample-why"]) $(name).replaceChildren();
     const groups = tokens.map(([text, probability, own, q, answers]) => {
       const group = element("div", "after-token");
       const total = answers.reduce((sum, answer) => sum + answer[1], 0);
@@ -344,21 +443,21 @@
   const chooseAnswer = (i, sample = 0) => {
     const point = view.checkpoints[view.chosen];
     const answer = point.answers[i];
-    [...$("bars").children].forEach((bar, place) => {
+    [...$("bars").querySelectorAll("button")].forEach((bar, place) => {
       bar.classList.toggle("chosen", place === i);
       bar.setAttribute("aria-pressed", String(place === i));
     });
     $("other").hidden = true;
-    $("sample-title").textContent = "";
-    if (!answer) return $("sample").replaceChildren();
-    const texts = [answer[2], ...answer[4]];
+    $("sample-title").textContent = $("sample-why").textContent = "";
+    if (!answer || !answer[2].length) return $("sample").replaceChildren();
+    const drawn = answer[2];
     const read = answer[0] === null ? "no answer read" : `answer read: ${answer[0]}`;
-    $("sample-title").textContent = texts.length > 1 ? `Rollout ${sample + 1} of ${answer[1]}, ${read}` : `A rollout, ${read}`;
-    $("other").hidden = texts.length < 2;
+    $("sample-title").textContent = drawn.length > 1 ? `Rollout ${sample + 1} of ${answer[1]}, ${read}` : `A rollout, ${read}`;
+    $("other").hidden = drawn.length < 2;
     $("other").textContent = "next rollout ▸";
-    $("other").onclick = () => chooseAnswer(i, (sample + 1) % texts.length);
-    const text = texts[sample];
-    const place = sample === 0 ? answer[3] : null;
+    $("other").onclick = () => chooseAnswer(i, (sample + 1) % drawn.length);
+    const [text, place, rule, finish] = drawn[sample];
+    $("sample-why").textContent = why(answer[0], rule);
     // The prefix is shown from a little before the place that the answer was read from.
     let first = Math.max(0, point.t - 40);
     let shown = view.tokens.slice(first, point.t).join("").length;
@@ -373,13 +472,24 @@
         element("span", className, given.slice(end)),
       ];
     };
-    $("sample").replaceChildren(
+    const box = $("sample");
+    box.replaceChildren(
       element("span", "prefix", first > 0 ? "… " : ""),
       ...marked(prefix, -prefix.length, "prefix"),
-      ...(text ? marked(text, 0, "") : [element("span", "prefix", text === null ? " (text not kept)" : " (it ends here)")])
+      ...marked(text || "", 0, ""),
+      element("span", "prefix", describeEnd(text, finish))
     );
-    const seen = $("sample").querySelector(".read");
-    if (seen) seen.scrollIntoView({ block: "nearest" });
+    box.scrollTop = 0;
+    const seen = box.querySelector(".read");
+    if (seen) box.scrollTop = seen.getBoundingClientRect().bottom - box.getBoundingClientRect().top - box.clientHeight + 24;
+  };
+
+  // How a rollout ended, where its text does not show it.
+  const describeEnd = (text, finish) => {
+    if (text === null) return " (text not kept)";
+    if (finish === "answer") return text ? " (stopped: its answer is decided)" : " (nothing is drawn: the text so far decides the answer)";
+    if (finish === "length") return " (cut by the token limit)";
+    return text ? "" : " (the model ends its text here)";
   };
 
   // The next position whose alternatives were drawn, after the one that is shown; then the first again.
@@ -417,6 +527,7 @@
     else if (event.key === "p") open(state.open - 1);
     else if (event.key === "r" && !$("other").hidden) $("other").click();
     else if (event.key === "a") stepAlternative();
+    else if (event.key === "d") nextDecisive();
     else if (bar >= 0 && event.key === "ArrowDown") (bars[bar + 1] || bars[bar]).focus();
     else if (bar >= 0 && event.key === "ArrowUp") (bars[bar - 1] || bars[bar]).focus();
     else return;
@@ -427,9 +538,24 @@
   });
   update();
   const follow = () => {
-    const linked = /^#t(\d+)$/.exec(location.hash);
-    if (linked) open(state.rows.findIndex((row) => row[0] === Number(linked[1])));
+    const linked = /^#t(\d+)(?:-(\d+))?$/.exec(location.hash);
+    const row = linked && index.rows[Number(linked[1])];
+    if (!row) return;
+    if (!state.rows.includes(row)) {
+      $("search").value = "";
+      $("outcome").value = "all";
+      update();
+    }
+    open(state.rows.indexOf(row), linked[2] === undefined ? undefined : Number(linked[2]));
   };
+  // Marks of the figure of steps that lead to a trajectory. Their list is what the keyboard reaches.
+  for (const mark of document.querySelectorAll("#figure-steps a")) {
+    const [, row, end] = /^#t(\d+)-(\d+)$/.exec(mark.getAttribute("href"));
+    const title = document.createElementNS("http://www.w3.org/2000/svg", "title");
+    title.textContent = `${index.rows[Number(row)][1]}, the step that ends after ${end} tokens`;
+    mark.append(title);
+    mark.setAttribute("tabindex", "-1");
+  }
   document.addEventListener("DOMContentLoaded", follow);
   window.addEventListener("hashchange", follow);
 })();

@@ -17,16 +17,22 @@ const fastsia = (() => {
     return JSON.parse(await new Response(stream).text());
   };
 
-  const drawBar = (kind, answer, count, total, gold) => {
-    const bar = element(kind, `answer${answer === null ? " null" : answer === gold ? " gold" : ""}`);
+  // before: the count of the answer at another checkpoint and the total there, shown on the left; it may be left out.
+  const drawBar = (kind, answer, count, total, gold, before) => {
+    const bar = element(kind, `answer${answer === null ? " null" : answer === gold ? " gold" : ""}${before ? " both-sides" : ""}`);
     const name = element("span", answer === null ? "name none" : "name", answer === null ? "no answer" : answer);
     if (answer === gold) name.append(" ✓");
     name.title = answer === null ? "no answer could be read" : answer;
-    const track = element("span", "track");
-    const fill = element("div", "fill");
-    fill.style.width = `${(100 * count) / total}%`;
-    track.append(fill);
-    bar.append(name, track, element("span", "count", String(count)));
+    const track = (part, whole) => {
+      const made = element("span", "track");
+      const fill = element("div", "fill");
+      fill.style.width = `${(100 * part) / Math.max(1, whole)}%`;
+      made.append(fill);
+      return made;
+    };
+    bar.append(name);
+    if (before) bar.append(track(...before), element("span", "was", String(before[0])));
+    bar.append(track(count, total), element("span", "count", String(count)));
     return bar;
   };
 
@@ -37,12 +43,12 @@ const fastsia = (() => {
     return made;
   };
 
-  // H and s along a trajectory. choose: called with the number of a checkpoint that is clicked.
+  // H and s along a trajectory, with a legend. choose: called with the number of a checkpoint that is clicked.
   const chart = (view, chosen, width, choose) => {
     const points = view.checkpoints;
-    const [height, left, right, top, bottom] = [190, 34, 10, 10, 30];
+    const [height, left, right, top, bottom] = [170, 34, 10, 10, 30];
     const end = Math.max(1, points[points.length - 1].t);
-    const most = Math.max(0.7, ...points.map((point) => Math.max(point.h ?? 0, point.s ?? 0)));
+    const most = Math.max(0.7, ...points.map((point) => Math.max(point.h ?? 0, point.s ?? 0, point.best ? point.best[2] ?? 0 : 0)));
     const x = (t) => left + ((width - left - right) * t) / end;
     const y = (value) => height - bottom - ((height - top - bottom) * value) / most;
     const root = svg("svg", {
@@ -58,10 +64,17 @@ const fastsia = (() => {
     root.append(svg("text", { x: x(end), y: height - 14, "text-anchor": "end" }, String(end)));
     root.append(svg("text", { x: (left + width) / 2, y: height - 4, "text-anchor": "middle" }, "tokens"));
     root.append(svg("line", { class: "now", x1: x(points[chosen].t), x2: x(points[chosen].t), y1: top, y2: height - bottom }));
-    const banded = points.filter((point) => point.band && point.band[0] !== null);
-    const edge = [...banded.map((p) => [p.t, p.band[1]]), ...banded.map((p) => [p.t, p.band[0]]).reverse()];
+    points.forEach((point, k) => {
+      if (!point.step || !point.step[3]) return;
+      const [from, to] = [x(point.t), x(points[k + 1].t)];
+      root.append(svg("rect", { class: "decided", x: from, y: top, width: to - from, height: height - top - bottom }));
+      root.append(svg("line", { class: "decided", x1: from, x2: to, y1: top, y2: top }));
+    });
+    const banded = points.filter((point) => point.best && point.best.every((value) => value !== null));
+    const line = (side) => banded.map((p) => `${x(p.t)},${y(Math.min(p.best[side], most))}`);
     if (banded.length > 1) {
-      root.append(svg("polygon", { class: "band", points: edge.map(([t, value]) => `${x(t)},${y(Math.min(value, most))}`).join(" ") }));
+      root.append(svg("polygon", { class: "band", points: [...line(2), ...line(1).reverse()].join(" ") }));
+      root.append(svg("polyline", { class: "best", points: line(0).join(" ") }));
     }
     for (const [key, line] of [["s", "s"], ["h", "h"]]) {
       const known = points.filter((point) => point[key] !== null);
@@ -79,8 +92,29 @@ const fastsia = (() => {
       hit.addEventListener("click", () => choose(k));
       root.append(hit);
     });
-    return root;
+    const keys = element("p", "keys");
+    keys.append(element("span", "key-h", "H answer entropy"), element("span", "key-s", "s gold surprisal"));
+    if (banded.length > 1) {
+      const best = element("span", "key-best", "best estimate of H, 95 % band");
+      best.title = "It pools checkpoints between which it finds no change, so that H of a single one may lie outside.";
+      keys.append(best);
+    }
+    if (points.some((point) => point.step && point.step[3])) keys.append(element("span", "key-decided", "decisive step"));
+    const drawn = element("div");
+    drawn.append(keys, root);
+    return drawn;
   };
+
+  // A link to a section opens the fold in it.
+  const unfold = (hash) => {
+    const fold = document.getElementById(hash.slice(1))?.querySelector(":scope > details");
+    if (fold) fold.open = true;
+  };
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest('a[href^="#"]');
+    if (link) unfold(link.hash);
+  });
+  unfold(location.hash);
 
   return { element, show, unpack, drawBar, chart };
 })();

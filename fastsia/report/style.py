@@ -47,7 +47,7 @@ STYLE: dict[Any, Any] = {
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "legend.frameon": False,
-    "legend.fontsize": 8,
+    "legend.fontsize": 9,
     "lines.linewidth": 1.8,
     "svg.fonttype": "none",
     "text.parse_math": False,  # a run may be called anything
@@ -79,13 +79,15 @@ def plot(axes: Axes, curve: pd.DataFrame, color: str, label: str, line: Any = "-
 
 
 def plot_groups(axes: Axes, frame: pd.DataFrame, curve: str, groups: Iterable[str]) -> bool:
-    """A curve for each group that has one; whether any has."""
-    parts = {group: select(frame, curve, group=group) for group in groups}
+    """A curve for each group that has one, without that of all where one outcome has them all; whether any has."""
+    parts = {group: rows for group in groups if len(rows := select(frame, curve, group=group))}
+    outcomes = parts.keys() - {"all"}
+    if len(outcomes) == 1 and "all" in parts:
+        del parts["all"]
     for group, rows in parts.items():
-        if len(rows):
-            label = f"{GROUP_LABEL[group]} ({int(rows['count'].iloc[0])})"
-            plot(axes, rows, GROUP_COLOR[group], label, GROUP_LINE[group])
-    return any(map(len, parts.values()))
+        number = int(rows["count"].iloc[0])
+        plot(axes, rows, GROUP_COLOR[group], f"{GROUP_LABEL[group]} ({number})", GROUP_LINE[group])
+    return len(parts) > 0
 
 
 def plot_plateau(axes: Axes, summary: Any, color: str, alpha: float, label: str = "") -> None:
@@ -95,7 +97,7 @@ def plot_plateau(axes: Axes, summary: Any, color: str, alpha: float, label: str 
         return
     axes.hlines(flat["level"], flat["onset"], 1, color=color, linewidth=5, alpha=alpha)
     if label:
-        place: Any = {"xytext": (-2, 5), "textcoords": "offset points", "ha": "right", "fontsize": 8}
+        place: Any = {"xytext": (-2, 5), "textcoords": "offset points", "ha": "right"}
         axes.annotate(label, (1, flat["level"]), color=color, **place)
 
 
@@ -122,7 +124,7 @@ def plot_rho(axes: Axes, frame: pd.DataFrame, labels: Sequence[str], inches: flo
     axes.set_yticks(height, labels)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("mean ρ (95 %)")
-    axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2)
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
 
 
 def mark_zero(axes: Axes, *, vertical: bool = False) -> None:
@@ -139,7 +141,7 @@ def mark_chance(axes: Axes) -> None:
     """A dotted line at an AUC of 1/2."""
     axes.axhline(0.5, color=RULE, linewidth=1, linestyle=_DOTTED)
     place: Any = {"xytext": (0, 3), "xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-    axes.annotate("chance", (0.01, 0.5), fontsize=8, **place)
+    axes.annotate("chance", (0.01, 0.5), **place)
 
 
 def label_axes(axes: Axes, ylabel: str, axis: str = "relative") -> None:
@@ -152,17 +154,18 @@ def label_axes(axes: Axes, ylabel: str, axis: str = "relative") -> None:
     axes.set_ylabel(ylabel)
 
 
-def legend_below(axes: Axes, number: int | None = None, columns: int = 2) -> None:
+def legend_below(axes: Axes, number: int | None = None) -> None:
     """Put the legend under the axes, where it covers no data, and enlarge the figure by its rows.
 
     Args:
         axes: Of the figure.
         number: Entries of the legend; None: they are counted.
-        columns: Of the legend.
     """
-    number = len(axes.get_legend_handles_labels()[0]) if number is None else number
+    labels = axes.get_legend_handles_labels()[1]
+    number = len(labels) if number is None else number
+    columns = 2 if max(map(len, labels), default=0) <= 21 else 1  # of longer ones two are wider than the figure
     axes.figure.set_size_inches(4.2, 2.95 + 0.2 * -(-number // columns))  # type: ignore[union-attr]
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, fontsize=7)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns)
 
 
 def shorten(label: str, most: int = 28) -> str:

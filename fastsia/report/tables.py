@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fastsia.sia.extras.steps import LEVEL
 from fastsia.sia.registry import TABLES, TableEntry, shown_order
 
 
@@ -82,7 +83,7 @@ def show_readings(summary: Mapping[str, Any]) -> ShownTable | None:
         "block that never closes has none. lenient: both are read like any text. H: mean over trajectories of the mean "
         "over their checkpoints, nats."
     )
-    return ShownTable("The two readings", caption, ["reading", "accuracy", "no answer", "H", "ρ, the paper's"], rows)
+    return ShownTable("The two readings", caption, ["reading", "accuracy", "no answer", "H", "the paper's ρ"], rows)
 
 
 def format_percent(value: Any) -> str:
@@ -98,6 +99,8 @@ def format_percents(value: Any) -> str:
 def show_table(name: str, frame: pd.DataFrame, digits: int = 3) -> ShownTable:
     """A frame as text: columns x, x_low, x_high become one. Title and caption are those registered under `name`."""
     entry = TABLES.get(name) or TableEntry(name, name.replace("_", " "), "")
+    if {"group", "num_trajectories"} <= set(frame.columns):
+        frame = frame[frame["num_trajectories"] > 0]  # a group without trajectories has nothing to show
     bounds = {f"{column}_{end}" for column in frame.columns for end in ("low", "high")} & set(frame.columns)
     if {"low", "high"} <= set(frame.columns):
         bounds |= {"low", "high"}
@@ -106,13 +109,15 @@ def show_table(name: str, frame: pd.DataFrame, digits: int = 3) -> ShownTable:
     headings = [_heading(column) for column in shown]
     if "position" in shown and pd.api.types.is_float_dtype(frame["position"]):
         headings[shown.index("position")] = "relative position"
-    return ShownTable(entry.title, entry.caption, headings, list(zip(*columns, strict=True)))
+    return ShownTable(entry.title, entry.caption + entry.note(frame), headings, list(zip(*columns, strict=True)))
 
 
 def _format_column(frame: pd.DataFrame, column: str, bounds: set[str], digits: int) -> list[str]:
     """The cells of a column with their intervals; if one number has decimals, all are written with decimals."""
     if column == "quantity":
         return [_heading(value) for value in frame[column]]
+    if column.endswith(("p_value", "q_value")):
+        return [format_p(value) if defined(value) else format_cell(value) for value in frame[column]]
     low, high = ("low", "high") if column == "difference" and "low" in bounds else (f"{column}_low", f"{column}_high")
     bounded = low in bounds and high in bounds
     broken = bounded or any(isinstance(x, float) and defined(x) and x % 1 for x in frame[column])
@@ -166,7 +171,7 @@ _KINDS = {
 _NAMES = {
     "null_rate": "no answer",
     "cut_rate": "cut by the token limit",
-    "undefined_fraction": "ρ (the paper's) undefined",
+    "undefined_fraction": "the paper's ρ undefined",
     "rho_baseline": "2·accuracy − 1 where ρ is defined",
     "low_edge": "bin from",
     "factor": "changed setting",
@@ -196,7 +201,7 @@ def _heading(name: str) -> str:
     for word in ("auc", "ece"):
         heading = re.sub(rf"\b{word}\b", word.upper(), heading)
     for key, kind in _KINDS.items():
-        heading = heading.replace(f"ρ {key}", f"ρ, {kind}")
+        heading = heading.replace(f"ρ {key}", f"{kind} ρ")
     return heading
 
 
@@ -208,6 +213,21 @@ def defined(value: Any) -> bool:
 def format_number(value: Any, digits: int = 3) -> str:
     """A number for reading, with a true minus sign and no -0; "undefined" where there is none."""
     return f"{value:z.{digits}f}".replace("-", "−") if defined(value) else "undefined"
+
+
+def format_p(p_value: float) -> str:
+    """A p- or q-value for reading, with as many digits as show on which side of `LEVEL` it is."""
+    if p_value < 0.001:
+        return f"{p_value:.0e}"
+    digits = 3
+    while float(f"{p_value:.{digits}f}") <= LEVEL < p_value:
+        digits += 1
+    return f"{p_value:.{digits}f}"
+
+
+def format_q(q_value: float) -> str:
+    """A q-value in a sentence."""
+    return "q < 0.001" if q_value < 0.001 else f"q = {format_p(q_value)}"
 
 
 def format_interval(value: Any, digits: int = 3) -> str:

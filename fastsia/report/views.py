@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from fastsia.answers.boundaries import sentence_ends, widen
 from fastsia.report.data import (
     AlternativeView,
     AnswerView,
     CheckpointView,
+    RolloutView,
     TrajectoryView,
     answer_rows,
-    bands_of,
+    best_of,
     steps_of,
 )
 from fastsia.report.spans import AnswerPlaces, units
@@ -53,18 +55,20 @@ def trajectory_views(
             if point is None:  # all of its rollouts failed
                 continue
             tokens = [pieces[i] if i < len(pieces) else "" for i in row["token_ids"].tolist()]
-            texts = [vocabulary.decode(ids) for ids in rollouts["token_ids"]]
             shown = dict(answer_rows(rollouts["checkpoint"].to_numpy(), rollouts["answer"].tolist()))
             places = None if config.get("shuffle_prefix") else _places(problem, config, reading)
-            own, found = _found(places, tokens, row, rollouts, texts, shown)
-            scores = (point[name].tolist() for name in ("checkpoint", "entropy", "gold_surprisal"))
-            bands = bands_of(point)
+            texts = [vocabulary.decode(ids) for ids in rollouts["token_ids"]]
+            (place, rule), drawn = _read(places, tokens, row, rollouts, texts)
+            scores = [point[name].tolist() for name in ("checkpoint", "entropy", "gold_surprisal")]
+            steps = steps_of(point)
             yield TrajectoryView(
                 **{name: row[name] for name in ("problem_id", "trajectory", "answer", "correct", "finish_reason")},
                 **{name: problem[name] for name in ("question", "gold", "prompt")},
                 tokens=tokens,
                 token_entropies=row["token_entropies"].tolist(),
-                place=own,
+                place=place,
+                rule=rule,
+                rules={} if places is None else places.rules,
                 alternatives=views_of.get((str(row["problem_id"]), int(row["trajectory"])), {}),
                 checkpoints=[
                     CheckpointView(
@@ -72,17 +76,26 @@ def trajectory_views(
                         entropy=entropy,
                         gold_surprisal=surprisal,
                         answers=[
-                            AnswerView(
-                                answer, len(rows), texts[rows[0]], [texts[i] for i in rows[1:]], found.get(rows[0])
-                            )
+                            AnswerView(answer, len(rows), [drawn[i] for i in rows])
                             for answer, rows in shown.get(position, ())
                         ],
-                        band=band,
+                        best=best,
                         step=step,
+                        sentences=sentences,
                     )
-                    for position, entropy, surprisal, band, step in zip(*scores, bands, steps_of(point), strict=True)
+                    for position, entropy, surprisal, best, step, sentences in zip(
+                        *scores, best_of(point), steps, _sentences(tokens, scores[0]), strict=True
+                    )
                 ],
             )
+
+
+def _sentences(tokens: Sequence[str], positions: Sequence[int]) -> list[tuple[int, int] | None]:
+    """`CheckpointView.sentences` at each checkpoint."""
+    text, offsets = "".join(tokens), list(accumulate(map(len, tokens), initial=0))
+    ends = sentence_ends(text)
+    spans = [widen(text, ends, offsets[begin], offsets[end]) for begin, end in pairwise(positions)]
+    return [*((units(text[:begin]), units(text[:end])) for begin, end in spans), None]
 
 
 def _places(problem: Mapping[str, Any], config: Mapping[str, Any], reading: Mapping[str, Any]) -> AnswerPlaces | None:
@@ -100,32 +113,30 @@ def _places(problem: Mapping[str, Any], config: Mapping[str, Any], reading: Mapp
     return AnswerPlaces(problem["format"], None if choices is None else list(choices), regex, how)
 
 
-def _found(
+def _read(
     places: AnswerPlaces | None,
     tokens: Sequence[str],
     row: Mapping[str, Any],
     rollouts: pd.DataFrame,
     texts: Sequence[str],
-    shown: Mapping[int, list[tuple[str | None, list[int]]]],
-) -> tuple[tuple[int, int] | None, dict[int, tuple[int, int]]]:
-    """Where the answer of a trajectory was read, in tokens, and those of the rollouts that are shown first, by row."""
+) -> tuple[tuple[tuple[int, int] | None, str | None], list[RolloutView]]:
+    """Where (in tokens) and by which rule a trajectory's answer was read, and its rollouts with the same of each."""
+    reasons = rollouts["finish_reason"].tolist()
     if places is None:
-        return None, {}
-    ends = list(accumulate(map(len, tokens), initial=0))
+        return (None, None), [RolloutView(text, None, None, end) for text, end in zip(texts, reasons, strict=True)]
+    offsets = list(accumulate(map(len, tokens), initial=0))
     whole = "".join(tokens)
-    firsts = [(position, rows[0], answer) for position, ranked in shown.items() for answer, rows in ranked]
-    cut = (rollouts["finish_reason"] == "length").tolist()
-    found = places.find(
-        [whole, *(whole[: ends[position]] + texts[first] for position, first, _ in firsts)],
-        [row["answer"], *(answer for _, _, answer in firsts)],
-        [row["finish_reason"] == "length", *(cut[first] for _, first, _ in firsts)],
-    )
+    begins = [offsets[position] for position in rollouts["checkpoint"].tolist()]
+    read = [whole, *(whole[:begin] + text for begin, text in zip(begins, texts, strict=True))]
+    answers = [given if isinstance(given, str) else None for given in (row["answer"], *rollouts["answer"])]
+    cut = [reason == "length" for reason in (row["finish_reason"], *reasons)]
+    found = places.find(read, answers, cut)
+    rules = [places.rule(*each) for each in zip(read, found, answers, cut, strict=True)]
     own = found[0]
-    in_tokens = None if own is None else (bisect_right(ends, own[0]) - 1, bisect_left(ends, own[1]))
-    of_rollouts = {}
-    for (position, first, _), place in zip(firsts, found[1:], strict=True):
-        if place is not None:
-            prefix = whole[: ends[position]]
-            text, shift = prefix + texts[first], units(prefix)
-            of_rollouts[first] = (units(text[: place[0]]) - shift, units(text[: place[1]]) - shift)
-    return in_tokens, of_rollouts
+    in_tokens = None if own is None else (bisect_right(offsets, own[0]) - 1, bisect_left(offsets, own[1]))
+    views = []
+    for begin, text, span, rule, reason in zip(begins, read[1:], found[1:], rules[1:], reasons, strict=True):
+        shift = units(text[:begin])
+        shown = None if span is None else (units(text[: span[0]]) - shift, units(text[: span[1]]) - shift)
+        views.append(RolloutView(text[begin:], shown, rule, reason))
+    return (in_tokens, rules[0]), views

@@ -19,11 +19,12 @@ from fastsia.engine.sequence import FINISH_REASONS, FinishReason, Rollouts, Traj
 from fastsia.errors import FastsiaError, one_line
 from fastsia.files import refuse_links
 from fastsia.report.data import AlternativeView
+from fastsia.report.tables import format_p
 from fastsia.results.reader import Store, problem_of
 from fastsia.results.reading import Reading
 from fastsia.results.schema import DrawnProblem, pack_ids, unpack_ids
 from fastsia.results.score import stored_config
-from fastsia.results.steps import format_answer, format_p
+from fastsia.results.steps import format_answer
 from fastsia.sia.extras.alternatives import alternatives_table
 
 ALTERNATIVES = "alternatives.sqlite"
@@ -50,12 +51,12 @@ CREATE TABLE IF NOT EXISTS rollouts (
 
 @dataclass(frozen=True)
 class ForcedToken:
-    """A token that stands, or is put, at a position of a trajectory.
+    """A token at a position of a trajectory: the trajectory's own, or another one in its place.
 
     Attributes:
         token: Its id.
-        place: Its number among the tokens of its position in the order in which they were asked for, 0, 1, ...; the
-            draws after it follow from it.
+        place: 0, 1, ... in the order in which tokens were requested at this position; the seeds of the draws after the
+            token depend on it. Column `slot` of the database.
         logprob: Nats, under the distribution that rollouts are drawn from.
     """
 
@@ -115,7 +116,7 @@ class AlternativeStore:
     def begin(
         self, problem_id: str, trajectory: int, checksum: int, wanted: Iterable[tuple[int, int, float]]
     ) -> list[ForcedToken]:
-        """The tokens with their places, in the order given; new ones are stored.
+        """Store the tokens that are new, and return all of them with their places, in the order given.
 
         Args:
             problem_id: Of the trajectory.
@@ -124,7 +125,7 @@ class AlternativeStore:
             wanted: Position, token and its log-probability.
 
         Raises:
-            FastsiaError: A position has no place left.
+            FastsiaError: A position would have more than `MOST_FORCED` tokens.
         """
         key, found = (problem_id, trajectory), list[ForcedToken]()
         with self._open() as connection:
@@ -142,8 +143,8 @@ class AlternativeStore:
                 place = found_or_next[0]
                 if place >= MOST_FORCED:
                     raise FastsiaError(
-                        f"problem {problem_id!r}, token {position}: {MOST_FORCED} tokens are stored there, the most "
-                        f"that fit; delete {self.path} to draw after others."
+                        f"problem {problem_id!r}, token {position}: rollouts after {MOST_FORCED} tokens are stored, "
+                        f"which is the maximum; delete {self.path} to draw after others."
                     )
                 if row is None:
                     values = (*key, position, token, place, logprob, checksum)

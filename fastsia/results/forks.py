@@ -1,4 +1,4 @@
-"""Forking tokens of a stored run: tokens of which the rollouts wrote another one, and what became of their answers."""
+"""Tokens of a stored run in whose place other rollouts wrote another one, and the answers after either."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from fastsia.answers.vocabulary import Vocabulary
+from fastsia.report.tables import format_p
 from fastsia.results.reader import Store
-from fastsia.results.steps import continued, format_answer, format_p
+from fastsia.results.steps import continued, format_answer
 from fastsia.sia.extras.steps import discoveries, newcombe
 from fastsia.sia.two_samples import compare_counts, total_variation
 

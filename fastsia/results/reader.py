@@ -81,7 +81,7 @@ class Store:
     def identity(self) -> dict[str, Any]:
         """Model, task and config of the run, as it was started. Settings have their current names."""
         with self._reading() as connection:
-            found: dict[str, Any] = json.loads(schema.read_meta(connection, "vocabulary")["identity"])
+            found: dict[str, Any] = json.loads(schema.read_meta(connection, with_vocabulary=False)["identity"])
             if not isinstance(found, dict) or not found.keys() >= _IDENTITY:
                 raise ValueError(f"its identity does not say {', '.join(sorted(_IDENTITY))}")
             if isinstance(found["config"], dict):
@@ -97,12 +97,12 @@ class Store:
         """How the stored answers were read: the rules' version, `answer_reading`, `equivalence`, `answer_regex`,
         `answer_reader` (a function's name and hash). None if it is not known."""
         with self._reading() as connection:
-            return schema.parse_reading(schema.read_meta(connection, "vocabulary"))[0]
+            return schema.parse_reading(schema.read_meta(connection, with_vocabulary=False))[0]
 
     def repairs(self) -> list[str]:
         """The notes of damaged databases that were set aside."""
         with self._reading() as connection:
-            return repair.repairs(schema.read_meta(connection, "vocabulary"))
+            return repair.repairs(schema.read_meta(connection, with_vocabulary=False))
 
     def num_without_classes(self) -> int:
         """Number of trajectories without stored classes of equal answers."""
@@ -123,7 +123,7 @@ class Store:
         """Read everything.
 
         Raises:
-            FastsiaError: pages, the head or a problem's rows are damaged.
+            FastsiaError: pages, the metadata or a problem's rows are damaged.
         """
         with self._reading() as connection:
             damage = repair.damage_of(connection)
@@ -247,7 +247,7 @@ class Store:
     def _classes_in(self, connection: sqlite3.Connection) -> ClassesByTrajectory:
         if self._classes is not None:
             return self._classes
-        return schema.parse_reading(schema.read_meta(connection, "vocabulary"))[1]
+        return schema.parse_reading(schema.read_meta(connection, with_vocabulary=False))[1]
 
     def _positions_in(self, connection: sqlite3.Connection) -> list[int]:
         if self._positions is not None:

@@ -73,7 +73,7 @@ def damage_of(connection: sqlite3.Connection) -> str | None:
         if isinstance(version := meta.get("schema_version"), int) and not 1 <= version <= SCHEMA_VERSION:
             return None  # the content of a later version cannot be judged
         if not _is_whole(meta):
-            return "its head is incomplete or does not match its checksum"
+            return "its metadata are incomplete or do not match their checksum"
         schema.show_current_names(connection)
         for (position,) in connection.execute("SELECT position FROM problems ORDER BY position").fetchall():
             if schema.read_rows(connection, position) is None:
@@ -88,7 +88,7 @@ def damage_of(connection: sqlite3.Connection) -> str | None:
 
 def salvage(path: Path) -> tuple[dict[str, Any], list[ProblemRows], list[PartRow]]:
     """(the meta values, the problems and the parts of others that can be read and match their checksums); all empty if
-    the head is damaged."""
+    the metadata are damaged."""
     found: dict[int, ProblemRows] = {}
     parts: list[PartRow] = []
     with closing(sqlite3.connect(path)) as connection, _passing_over():
@@ -183,7 +183,7 @@ def _free_name(path: Path) -> Path:
 
 
 def _is_whole(meta: Mapping[str, Any]) -> bool:
-    """Whether the head is complete and matches its checksum. The first databases had no checksum of it."""
+    """Whether the metadata are complete and match their checksum. The first databases had no checksum of them."""
     if not meta.keys() >= set(schema.HEAD) or meta.get("checksum", schema.head_checksum(meta)) != schema.head_checksum(
         meta
     ):

@@ -285,9 +285,17 @@ class SIAResult:
 
     def report_data(self) -> ReportData:
         """The data of reports and figures. Its views, the texts to read, can be iterated once."""
-        from fastsia.report import ReportData
+        from fastsia.report import ReportData, decisive_steps
+        from fastsia.results.steps import step_texts
 
-        return ReportData(self.summary, self.trajectories, self.checkpoints, self.curves, self.tables, self._views())
+        texts = {}
+        steps = decisive_steps(self.checkpoints)
+        if self._store is not None and len(steps):
+            with self._store.snapshot() as store:
+                texts = step_texts(store, steps)
+        return ReportData(
+            self.summary, self.trajectories, self.checkpoints, self.curves, self.tables, self._views(), texts
+        )
 
     def _spare_source(self, *folders: Path) -> None:
         """Refuse to write over the file that was analysed."""

@@ -105,7 +105,7 @@ class PartRow(NamedTuple):
 
     Attributes:
         number: 0, 1, ... within the trajectory.
-        asked: the checksum of what was asked, see `request_checksum`.
+        asked: the trajectory's `request_checksum`. Stored databases have this column's name.
         num_ended: rollouts that ended.
         checksum: over the other fields.
     """
@@ -217,14 +217,14 @@ class Part:
     """Draws of one trajectory of an unfinished problem: those since the part before, or all.
 
     Attributes:
-        asked: see `request_checksum`.
+        request_checksum: see the function of this name.
         is_whole: it replaces the parts before.
     """
 
     position: int
     problem_id: str
     trajectory: int
-    asked: int
+    request_checksum: int
     drawn: Drawn
     is_whole: bool = False
 
@@ -338,10 +338,10 @@ def read_rows(connection: sqlite3.Connection, position: int) -> ProblemRows | No
     return rows if rows.checksum(version_of(connection)) == rows.problem.checksum else None
 
 
-def read_meta(connection: sqlite3.Connection, *but: str) -> dict[str, Any]:
-    """The values of `meta`, without the keys in `but`."""
-    keys = f"({', '.join('?' * len(but))})"
-    return dict(connection.execute(f"SELECT key, value FROM meta WHERE key NOT IN {keys}", but).fetchall())
+def read_meta(connection: sqlite3.Connection, *, with_vocabulary: bool = True) -> dict[str, Any]:
+    """The values of `meta` by key; optionally without the vocabulary, which is megabytes."""
+    where = "" if with_vocabulary else "WHERE key != 'vocabulary'"
+    return dict(connection.execute(f"SELECT key, value FROM meta {where}").fetchall())
 
 
 def write_meta(connection: sqlite3.Connection, values: Mapping[str, Any]) -> None:
@@ -431,7 +431,7 @@ class RoundState:
     """What earlier rounds have decided.
 
     Attributes:
-        first: rollouts per checkpoint after the first round, while the final numbers are not decided; else None.
+        first: rollouts per checkpoint after the uniform rounds, while the final numbers are not decided; else None.
         counts: the final number of rollouts of each checkpoint, by (position, trajectory).
     """
 
@@ -590,7 +590,7 @@ def to_part_row(part: Part, row_id: int, number: int) -> PartRow:
         problem_id=part.problem_id,
         trajectory=part.trajectory,
         number=number,
-        asked=part.asked,
+        asked=part.request_checksum,
         num_ended=int((rollouts.finish_reason >= 0).sum()),
         num_tokens=drawn.num_tokens,
         finish_reason=drawn.finish_reason,

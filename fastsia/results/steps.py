@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from fastsia.answers.boundaries import sentence_ends, widen
 from fastsia.answers.vocabulary import Vocabulary
 from fastsia.errors import FastsiaError
+from fastsia.report.tables import format_p
 from fastsia.results.reader import Store
 from fastsia.sia.two_samples import compare_counts, total_variation
 
@@ -19,6 +21,7 @@ SAME_WORDS = 0.5
 """Two texts differ in meaning, for the purpose of steps, if they share less than this part of their words and numbers.
 Chosen by fastsia."""
 
+_SPACE = re.compile(r"\s+")
 _WORD = re.compile(r"\d+(?:[.,]\d+)*|\w+")
 
 
@@ -66,7 +69,8 @@ def read_steps(store: Store, steps: pd.DataFrame) -> pd.DataFrame:
         steps: Rows of `SIAResult.checkpoints` with a step.
 
     Returns:
-        The rows with `text`, what the step says; `replacement`, the first text in its place that differs in meaning
+        The rows with `text`, what the step says; `text_before` and `text_after`, the rest of its sentences;
+        `replacement`, the first text in its place that differs in meaning
         (None: no rollout has one); `num_different`, rollouts with such a text, by `SAME_WORDS`; and of these
         `different_gold`, the share with the gold answer, `different_importance`, the total variation to the answers
         after the step, its value `different_by_chance` if it made no difference, and its `different_p_value` (NaN
@@ -89,6 +93,38 @@ def read_steps(store: Store, steps: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([steps.reset_index(drop=True), pd.DataFrame(found)], axis=1)
 
 
+def step_texts(store: Store, steps: pd.DataFrame) -> dict[tuple[str, int, int], tuple[str, str, str]]:
+    """What steps say, by problem id, trajectory and checkpoint: `_in_sentences`.
+
+    Args:
+        store: A snapshot of the run.
+        steps: Rows of `SIAResult.checkpoints` with a step.
+    """
+    vocabulary, trajectories = store.vocabulary(), store.trajectories()
+    ids = dict(
+        zip(
+            zip(trajectories["problem_id"], trajectories["trajectory"], strict=True),
+            trajectories["token_ids"],
+            strict=True,
+        )
+    )
+    return {
+        (str(step["problem_id"]), int(step["trajectory"]), int(step["checkpoint"])): _in_sentences(
+            (int(step["checkpoint"]), int(step["step_end"])), ids[step["problem_id"], step["trajectory"]], vocabulary
+        )
+        for step in steps.to_dict("records")
+    }
+
+
+def _in_sentences(span: tuple[int, int], token_ids: Sequence[int], vocabulary: Vocabulary) -> tuple[str, str, str]:
+    """What the sentences of a step say before it, the step's own text, and what they say after it."""
+    begin, end = span
+    before, text, after = map(vocabulary.decode, (token_ids[:begin], token_ids[begin:end], token_ids[end:]))
+    whole = before + text + after
+    first, last = widen(whole, sentence_ends(whole), len(before), len(before) + len(text))
+    return whole[first : len(before)], text, whole[len(before) + len(text) : last]
+
+
 def describe_step(step: Mapping[Any, Any]) -> list[str]:
     """A row of `read_steps` as lines to read."""
     change, low, high = (step[f"step_gold_change{end}"] for end in ("", "_low", "_high"))
@@ -105,7 +141,7 @@ def describe_step(step: Mapping[Any, Any]) -> list[str]:
     ]
     if not isinstance(step.get("text"), str):
         return lines
-    lines.append(f"  it says: {_quoted(step['text'])}")
+    lines.append(f"  it says: {_quoted(step['text'], step.get('text_before', ''), step.get('text_after', ''))}")
     if step["num_different"]:
         lines += [
             f"  instead: {_quoted(step['replacement'])}",
@@ -121,15 +157,21 @@ def format_answer(answer: object) -> str:
     return f"“{answer}”" if isinstance(answer, str) else "no answer"
 
 
-def format_p(p_value: float) -> str:
-    """A p- or q-value for reading."""
-    return f"{p_value:.3f}" if p_value >= 0.001 else f"{p_value:.0e}"
-
-
-def _quoted(text: str, most: int = 200) -> str:
-    """A text in one line, its middle left out where it is long."""
-    text = " ".join(text.split())
-    return f"“{text}”" if len(text) <= most else f"“{text[: most // 2]} … {text[-most // 2 :]}”"
+def _quoted(text: str, before: str = "", after: str = "") -> str:
+    """A text in one line and in quotation marks, its middle left out where it is long, with the nearest words before
+    and after it."""
+    before, text, after = (_SPACE.sub(" ", each) for each in (before.lstrip(), text, after.rstrip()))
+    opening = " “" if before and " " in (before[-1], text[:1]) else "“"
+    closing = "” " if after and " " in (after[0], text[-1:]) else "”"
+    before, text, after = before.strip(), text.strip(), after.strip()
+    if len(before) > 40:
+        before = f"… {before[-40:].partition(' ')[2]}"
+    if len(after) > 40:
+        after = f"{after[:40].rpartition(' ')[0]} …"
+    most = 200 - len(before) - len(after)
+    if len(text) > most:
+        text = f"{text[: most // 2]} … {text[-most // 2 :]}"
+    return f"{before}{opening}{text}{closing}{after}"
 
 
 def _read_step(
@@ -137,7 +179,7 @@ def _read_step(
 ) -> dict[str, Any]:
     """`read_steps` of one step; alone: whether only rollouts from where it begins replace it."""
     begin, end = span
-    text = vocabulary.decode(trajectory["token_ids"][begin:end])
+    before, text, after = _in_sentences(span, trajectory["token_ids"], vocabulary)
     start = rollouts["checkpoint"].to_numpy(np.int64)
     leave = start + rollouts["matched_tokens"].to_numpy(np.int64)
     leaves = (begin <= leave) & (leave < end) & ((start == begin) if alone else (start <= begin))
@@ -159,6 +201,8 @@ def _read_step(
     gold = trajectory["gold"]
     return {
         "text": text,
+        "text_before": before,
+        "text_after": after,
         "replacement": replacement,
         "num_different": len(different),
         "different_gold": instead.count(gold) / len(instead) if instead else np.nan,

@@ -162,7 +162,9 @@ class StoreWriter:
         self._unlock.atexit = False
         try:
             self._connection = self._open(dict(identity), vocabulary, reading)
-            self.stored_reading, self._classes = schema.parse_reading(schema.read_meta(self._connection, "vocabulary"))
+            self.stored_reading, self._classes = schema.parse_reading(
+                schema.read_meta(self._connection, with_vocabulary=False)
+            )
             if not durable:
                 self._connection.execute("PRAGMA synchronous = OFF")
             self.done: set[int] = {row[0] for row in self._connection.execute("SELECT position FROM problems")}
@@ -171,7 +173,7 @@ class StoreWriter:
             self._next_part = {(position, trajectory): number for position, trajectory, number, _ in found}
             self._last_part = max((row[3] for row in found), default=-1)
             self.begun = {row[0] for row in found}
-            stored = schema.parse_rounds(schema.read_meta(self._connection, "vocabulary"))
+            stored = schema.parse_rounds(schema.read_meta(self._connection, with_vocabulary=False))
             self.rounds = stored or schema.RoundState()
         except BaseException:
             self._unlock()
@@ -350,11 +352,11 @@ class StoreWriter:
         with self._writing:
             return sum(number or 0 for number in self._connection.execute(f"SELECT {sums}").fetchone())
 
-    def drawn(self, position: int, trajectory: int, asked: int) -> Drawn | None:
+    def drawn(self, position: int, trajectory: int, request_checksum: int) -> Drawn | None:
         """The stored draws of a trajectory of an unfinished problem; None if there are none.
 
         Args:
-            asked: checksum of the question, the prompt and the seed (`schema.request_checksum`).
+            request_checksum: the result of `schema.request_checksum` for it.
 
         Raises:
             FastsiaError: the stored checksum differs.
@@ -364,7 +366,7 @@ class StoreWriter:
         with self._writing:
             rows = [row for row in schema.select_parts(self._connection, position) if row.trajectory == trajectory]
         for row in rows:
-            if row.asked != asked:
+            if row.asked != request_checksum:
                 raise FastsiaError(
                     f"{self.directory} contains another dataset or prompt: what is asked in problem {position + 1} "
                     f"({row.problem_id!r}) has changed since it was begun; use another output folder."

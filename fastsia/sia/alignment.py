@@ -32,12 +32,14 @@ _ROLLOUTS_AT_ONCE = 60_000
 
 
 def pearson(x: np.ndarray, y: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Correlation of x and y [G, ...] within each segment offsets[i]:offsets[i + 1]; float64 [T, ...].
+    """Correlation of x and y [G, ...] along each trajectory, whose checkpoints are offsets[i]:offsets[i + 1].
 
-    NaN where a segment has fewer than `MIN_CHECKPOINTS` entries, contains a NaN, or where x or y is constant on it.
+    Returns:
+        float64 [T, ...]. NaN for a trajectory with fewer than `MIN_CHECKPOINTS` checkpoints or with a NaN, and where x
+        or y is constant along it.
     """
     starts, lengths = offsets[:-1], np.diff(offsets)
-    if not lengths.all():  # reduceat has no empty segments
+    if not lengths.all():  # reduceat cannot sum over nothing
         out = np.full((len(lengths), *x.shape[1:]), np.nan)
         filled = lengths > 0
         if filled.any():
@@ -61,7 +63,7 @@ def _center(x: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> tuple[np.
 
 
 def ranks(x: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Average ranks (from 1) of x [G] within each segment; values closer than `MIN_RANGE` are ties."""
+    """Average ranks (from 1) of x [G] along each trajectory; values closer than `MIN_RANGE` are ties."""
     lengths = np.diff(offsets)
     owner = np.repeat(np.arange(len(lengths)), lengths)
     order = np.lexsort((x, owner))
@@ -77,7 +79,7 @@ def ranks(x: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 
 def spearman(x: np.ndarray, y: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Rank correlation of x and y [G] within each segment; float64 [T], NaN where `pearson` would be."""
+    """Rank correlation of x and y [G] along each trajectory; float64 [T], NaN where `pearson` would be."""
     rho = pearson(ranks(x, offsets), ranks(y, offsets), offsets)
     return np.where(np.isnan(pearson(x, y, offsets)), np.nan, rho)
 
@@ -125,7 +127,12 @@ class Halves:
         """Some checkpoints only: rows as a slice or bool [G], offsets int64 [T + 1] among those that remain."""
         before = None if self.uncorrected is None else self.uncorrected.at(rows, offsets)
         return Halves(
-            self.entropy[rows], self.surprisal[rows], self.gold_count[rows], self.count[rows], offsets, before
+            entropy=self.entropy[rows],
+            surprisal=self.surprisal[rows],
+            gold_count=self.gold_count[rows],
+            count=self.count[rows],
+            offsets=offsets,
+            uncorrected=before,
         )
 
     def hide(self, rows: np.ndarray) -> Halves:
@@ -201,8 +208,14 @@ def halve(table: RolloutTable, alpha: float, num_splits: int, seed: int) -> Halv
         sums = np.add.reduceat(plogp[drawn], new_group, axis=0)
         filled = np.maximum(size, 1)
         entropy[begin:end] = np.where(size == 0, np.nan, np.maximum(log_count[filled] - sums / filled, 0.0))
-    halves = Halves(entropy, entropy, gold, total, table.trajectory_offsets)
-    return halves.with_surprisal(gold_surprisal(gold, total, table.num_answers[owner][:, None], alpha))
+    surprisal = gold_surprisal(gold, total, table.num_answers[owner][:, None], alpha)
+    return Halves(
+        entropy=entropy,
+        surprisal=np.where(total == 0, np.nan, surprisal),
+        gold_count=gold,
+        count=total,
+        offsets=table.trajectory_offsets,
+    )
 
 
 def noise_rho(table: RolloutTable) -> np.ndarray:
@@ -268,17 +281,17 @@ class OutcomeTest:
 
     Attributes:
         statistic: Mean cross-fitted rho on the common grid.
-        null_mean: Mean of the statistic over the permutations of the surprisals.
-        null_bound: 95th (correct) or 5th (incorrect) percentile of the statistic over the permutations.
+        permuted_mean: Mean of the statistic over the permutations of the surprisals.
+        permuted_bound: 95th (correct) or 5th (incorrect) percentile of the statistic over the permutations.
         p_value: One-sided: upwards for trajectories that end correct, downwards for the others.
-        num_traces: Trajectories with a defined correlation.
+        num_trajectories: Those with a defined correlation.
     """
 
     statistic: float
-    null_mean: float
-    null_bound: float
+    permuted_mean: float
+    permuted_bound: float
     p_value: float
-    num_traces: int
+    num_trajectories: int
 
 
 @dataclass(frozen=True)
@@ -287,14 +300,14 @@ class PermutationTest:
 
     Attributes:
         p_value: Of both outcomes together (Bonferroni): the smaller p-value, doubled where there are two.
-        num_traces: Trajectories of both.
+        num_trajectories: Those of both.
         num_permutations: Of each.
         correct: Among trajectories that end correct; None for fewer than two.
         incorrect: Among the others; None for fewer than two.
     """
 
     p_value: float
-    num_traces: int
+    num_trajectories: int
     num_permutations: int
     correct: OutcomeTest | None
     incorrect: OutcomeTest | None
@@ -308,7 +321,7 @@ def permutation_test(
     *,
     num_permutations: int,
     seed: int,
-    max_traces: int = 2000,
+    max_trajectories: int = 2000,
 ) -> PermutationTest | None:
     """Permutation test: does H go with s of the same trajectory beyond a trend that all trajectories share?
 
@@ -325,15 +338,16 @@ def permutation_test(
 
     Args:
         rows, share: int64 [T, Q, 2] and float64 [T, Q], where each trajectory is at Q common relative positions, as
-            `between_rows` returns them; one trajectory per problem, at most `max_traces` of them (a seeded choice).
+            `between_rows` returns them; one trajectory per problem, at most `max_trajectories` of them (a seeded
+            choice).
         correct: bool [T], which of them end correct.
 
     Returns:
         None where no outcome has two trajectories with a defined correlation.
     """
     generator = np.random.Generator(np.random.Philox(key=seed))
-    if len(rows) > max_traces:
-        chosen = np.sort(generator.permutation(len(rows))[:max_traces])
+    if len(rows) > max_trajectories:
+        chosen = np.sort(generator.permutation(len(rows))[:max_trajectories])
         rows, share, correct = rows[chosen], share[chosen], correct[chosen]
     entropy, surprisal = (_between(x, rows, share) for x in (halves.entropy, halves.other_surprisal))
     right = _permute(entropy[correct], surprisal[correct], num_permutations, generator, 1.0)
@@ -342,7 +356,13 @@ def permutation_test(
     if not tests:
         return None
     p_value = min(1.0, len(tests) * min(test.p_value for test in tests))
-    return PermutationTest(p_value, sum(test.num_traces for test in tests), num_permutations, right, wrong)
+    return PermutationTest(
+        p_value=p_value,
+        num_trajectories=sum(test.num_trajectories for test in tests),
+        num_permutations=num_permutations,
+        correct=right,
+        incorrect=wrong,
+    )
 
 
 def _permute(
@@ -354,12 +374,12 @@ def _permute(
         return None
     entropy, entropy_defined = _unit(entropy)
     surprisal, surprisal_defined = _unit(surprisal)
-    alive = entropy_defined.any(axis=1) & surprisal_defined.any(axis=1)
-    number = int(alive.sum())
+    varies = entropy_defined.any(axis=1) & surprisal_defined.any(axis=1)
+    number = int(varies.sum())
     if number < 2:
         return None
-    entropy, surprisal = entropy[alive].reshape(number, -1), surprisal[alive].reshape(number, -1)
-    counts = entropy_defined[alive].astype(np.float32) @ surprisal_defined[alive].astype(np.float32).T
+    entropy, surprisal = entropy[varies].reshape(number, -1), surprisal[varies].reshape(number, -1)
+    counts = entropy_defined[varies].astype(np.float32) @ surprisal_defined[varies].astype(np.float32).T
     rho = np.full((number, number), np.nan)
     np.divide(entropy @ surprisal.T, counts, out=rho, where=counts > 0)
     here = np.arange(number)
@@ -369,14 +389,14 @@ def _permute(
     common = float(np.nanmean(apart))
     order = np.array([generator.permutation(number) for _ in range(num_permutations)]).reshape(num_permutations, number)
     own, own_scaled = _studentized(rho[here, here][None], common)
-    null, null_scaled = _studentized(rho[here, order], common)
-    exceeding = int((sign * null_scaled >= sign * own_scaled[0] - 1e-12).sum())
+    permuted, permuted_scaled = _studentized(rho[here, order], common)
+    exceeding = int((sign * permuted_scaled >= sign * own_scaled[0] - 1e-12).sum())
     return OutcomeTest(
-        float(own[0]),
-        float(null.mean()),
-        float(np.quantile(null, 0.95 if sign > 0 else 0.05)),
-        (1 + exceeding) / (1 + num_permutations),
-        number,
+        statistic=float(own[0]),
+        permuted_mean=float(permuted.mean()),
+        permuted_bound=float(np.quantile(permuted, 0.95 if sign > 0 else 0.05)),
+        p_value=(1 + exceeding) / (1 + num_permutations),
+        num_trajectories=number,
     )
 
 

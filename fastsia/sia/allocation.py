@@ -1,7 +1,7 @@
-"""Allocation of a second round: the numbers of rollouts that lower the mean square error most per token.
+"""The allocated round: the numbers of rollouts that lower the mean square error most per token.
 
 The error of a share is V / n, with V the variance of one rollout. That of H has the bias of the plug-in estimator
-beside it, which falls as 1 / n: V / n + (B n_1 / n)^2, B estimated at the n_1 rollouts of the first round by
+beside it, which falls as 1 / n: V / n + (B n_1 / n)^2, B estimated at the n_1 rollouts of the uniform round by
 Chao-Shen's estimate minus the plug-in. The mean over checkpoints is least at a given number of tokens sum n_g c_g, c_g
 the tokens of a rollout, where a further token lowers it as much everywhere; without bias that is n_g in proportion to
 sqrt(V_g / c_g) (Neyman 1934).
@@ -29,18 +29,18 @@ SHRINKAGE = 0.5
 """Weight of the run's mean in the prediction of V and B^2; the rest is that of the neighbours. Chosen by simulation."""
 
 MOST_ROLLOUTS = 1000
-"""Most rollouts of a checkpoint, those of the first round included."""
+"""Most rollouts of a checkpoint, those of the uniform round included."""
 
 
 @dataclass(frozen=True)
 class Pilot:
-    """The measurements of the first round on one trajectory.
+    """The measurements of the uniform round on one trajectory.
 
     Attributes:
         variance: float64 [C], of one rollout's contribution to the target at each checkpoint, estimated.
         cost: float64 [C], mean tokens of a rollout after it diverges, at least 1; NaN where no rollout has a
             token left to draw.
-        bias: float64 [C], of the target's estimate from the first round, without sign; 0 for shares.
+        bias: float64 [C], of the target's estimate from the uniform round, without sign; 0 for shares.
     """
 
     variance: np.ndarray
@@ -158,9 +158,9 @@ def allocate(
 
     Args:
         pilots: of every trajectory.
-        first: rollouts of each checkpoint in the first round, which the numbers include.
+        first: rollouts of each checkpoint in the uniform round, which the numbers include.
         target_se: the root mean square standard error to reach.
-        tokens: maximum sum, over the rollouts of all checkpoints (those of the first round included), of the tokens
+        tokens: maximum sum, over the rollouts of all checkpoints (those of the uniform round included), of the tokens
             after they diverge.
 
     Returns:

@@ -145,7 +145,16 @@ def _permutation(scored: Scored) -> dict[str, Any]:
     rows, share = (values[one_each] for values in between_rows(scored.table))
     correct, seed = scored.correct[one_each], scored.config.seed
     test = permutation_test(scored.halves, rows, share, correct, num_permutations=NUM_PERMUTATIONS, seed=seed)
-    return {"repairing_test": None if test is None else asdict(test)}
+    return {"repairing_test": None if test is None else _with_old_names(asdict(test))}
+
+
+_OLD_NAMES = {"num_traces": "num_trajectories", "null_mean": "permuted_mean", "null_bound": "permuted_bound"}
+"""Keys of the permutation test that have been renamed; the summary has the old ones too for one release."""
+
+
+def _with_old_names(facts: dict[str, Any]) -> dict[str, Any]:
+    found = {key: _with_old_names(value) if isinstance(value, dict) else value for key, value in facts.items()}
+    return found | {old: found[new] for old, new in _OLD_NAMES.items() if new in found}
 
 
 def _mean_curves(scored: Scored) -> Iterator[Curve]:

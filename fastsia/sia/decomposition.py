@@ -697,7 +697,13 @@ def decomposed_halves(
         entropy[chunk.rows] = plain_entropy[chunk.rows] + ratio.sum(axis=1) / 2
         gold[chunk.rows] = plain_gold[chunk.rows] - gold_error / 2
     count = np.broadcast_to(member.sum(axis=0, dtype=np.int32), entropy.shape)
-    plain = Halves(plain_entropy, plain_gold, count, count, table.trajectory_offsets)
+    plain = Halves(
+        entropy=plain_entropy,
+        surprisal=plain_gold,
+        gold_count=np.zeros_like(count),  # not read: the decomposition's surprisal is not that of a count
+        count=count,
+        offsets=table.trajectory_offsets,
+    )
     return replace(plain, entropy=entropy, surprisal=gold, uncorrected=plain)
 
 

@@ -48,7 +48,7 @@ class CheckpointStats:
 
 
 def gains(table: RolloutTable, stats: CheckpointStats) -> tuple[np.ndarray, np.ndarray]:
-    """Information gains, nats: g_k = s_{k-1} - s_k (NaN at the first checkpoint) and G_k = s_0 - s_k; float64 [G]."""
+    """(gain since the checkpoint before, s_{k-1} - s_k, NaN at the first; cumulative gain, s_0 - s_k), nats [G]."""
     surprisal = stats.gold_surprisal
     step = np.full(len(surprisal), np.nan)
     step[1:] = surprisal[:-1] - surprisal[1:]

@@ -44,9 +44,10 @@ def warnings(scored: Scored, facts: Mapping[str, Any]) -> list[str]:
     if correct.all() or not correct.any():
         limit = 1 - 0.025 ** (1 / table.num_problems)  # Clopper and Pearson's
         found.append(
-            f"Every trajectory ends {'correct' if correct.all() else 'incorrect'}: the AUC is undefined. The "
-            f"interval of the accuracy has no width, but {counted(table.num_problems, 'problem')} do not exclude that "
-            f"the other outcome has a share of up to {100 * limit:.0f} %."
+            f"Every trajectory ends {'correct' if correct.all() else 'incorrect'}: the AUC is undefined, and failure "
+            "prediction, which rests on it, is left out. The interval of the accuracy has no width, but "
+            f"{counted(table.num_problems, 'problem')} do not exclude that the other outcome has a share of up to "
+            f"{100 * limit:.0f} %."
         )
     elif (fewest := min(int(correct.sum()), int((~correct).sum()))) < FEW_OF_AN_OUTCOME:
         which = "correct" if correct.sum() <= (~correct).sum() else "incorrect"

@@ -49,6 +49,7 @@ class TableEntry:
             elsewhere: from two runs, from another file.
         exported: Whether it is a file in the tables/ of a run.
         place: Tables are shown in this order.
+        note: What is to be added to the caption for this run, from the table.
     """
 
     name: str
@@ -58,6 +59,7 @@ class TableEntry:
     make: Callable[[Scored], pd.DataFrame | None] | None = None
     exported: bool = True
     place: int = 1000
+    note: Callable[[pd.DataFrame], str] = lambda frame: ""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,13 @@ CURVES: list[Callable[[Scored], Iterable[Curve]]] = []
 
 
 def table(
-    name: str, *, columns: str = "", computed: bool = True, exported: bool = True, place: int = 1000
+    name: str,
+    *,
+    columns: str = "",
+    computed: bool = True,
+    exported: bool = True,
+    place: int = 1000,
+    note: Callable[[pd.DataFrame], str] = lambda frame: "",
 ) -> Callable[[Function], Function]:
     """Register the function that computes a table; its docstring is the table's title and caption.
 
@@ -128,11 +136,12 @@ def table(
         computed: Whether the analysis calls the function, with a `Scored`; else the table is made elsewhere.
         exported: See `TableEntry`.
         place: See `TableEntry`.
+        note: See `TableEntry`.
     """
 
     def register(function: Function) -> Function:
         make = function if computed else None
-        TABLES[name] = TableEntry(name, *Described.of(function), columns.split(), make, exported, place)
+        TABLES[name] = TableEntry(name, *Described.of(function), columns.split(), make, exported, place, note)
         return function
 
     return register

@@ -279,7 +279,7 @@ class Scored:
         """One row per checkpoint: the method's columns, then those that are registered."""
         table, stats = self.table, self.stats
         owner = table.trajectory_of_checkpoint
-        step, cumulative = gains(table, stats)
+        since_previous, cumulative = gains(table, stats)
         frame = pd.DataFrame(
             {
                 "problem_id": table.problem_ids[table.problem_of_trajectory[owner]],
@@ -291,8 +291,9 @@ class Scored:
                 "entropy_miller_madow": stats.entropy_miller_madow,
                 "entropy_chao_shen": stats.entropy_chao_shen,
                 "gold_surprisal": stats.gold_surprisal,
-                "gain": step,
+                "gain_since_previous": since_previous,
                 "cumulative_gain": cumulative,
+                "gain": since_previous,  # the old name, for one release
                 "gold_count": stats.gold_count,
                 "null_rate": stats.null_rate,
                 "num_distinct": stats.num_distinct,

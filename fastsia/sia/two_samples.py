@@ -11,7 +11,7 @@ import numpy as np
 _MOST_CELLS = 300_000
 """The largest table of the exact test; beyond it the permutations are drawn."""
 _MOST_ANSWERS = 500
-"""Numbers of ways with more answers are too large for a float."""
+"""With more answers in both sets the number of divisions is too large for a float."""
 _NUM_DRAWS = 9_999
 
 
@@ -52,7 +52,7 @@ def compare_counts(first: np.ndarray, second: np.ndarray, seed: int = 0) -> tupl
         if there.sum() == 1:
             p_value[i], chance[i] = 1.0, 0.0
             continue
-        tail, mean = _null(tuple(sorted(pooled[there].tolist())), size, other, seed)
+        tail, mean = _distribution(tuple(sorted(pooled[there].tolist())), size, other, seed)
         units = _units(first[i][there], pooled[there], size, other)
         p_value[i], chance[i] = tail[int(units)], mean
     return p_value, chance
@@ -71,7 +71,7 @@ def _units(counts: np.ndarray, pooled: np.ndarray, size: int, other: int) -> np.
 
 
 @lru_cache(maxsize=20_000)
-def _null(pooled: tuple[int, ...], size: int, other: int, seed: int) -> tuple[np.ndarray, float]:
+def _distribution(pooled: tuple[int, ...], size: int, other: int, seed: int) -> tuple[np.ndarray, float]:
     """P(units >= u) for each u, and the mean total variation, over all divisions of the pooled counts."""
     part, whole = _scale(size, other)
     largest = sum(max(count * part, abs(min(count, size) * whole - count * part)) for count in pooled)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastsia.answers.boundaries import line_ends, sentence_ends, step_ends
+from fastsia.answers.boundaries import line_ends, sentence_ends, step_ends, widen
 
 
 def parts(text: str, ends: Callable[[str], list[int]]) -> list[str]:
@@ -43,6 +43,26 @@ CHINESE_AND_JAPANESE = ["我有3.5个苹果。", "他说「好。走吧。」", 
 )
 def test_sentences(separator: str, sentences: list[str]) -> None:
     assert parts(separator.join(sentences), sentence_ends) == sentences
+
+
+@pytest.mark.parametrize(
+    ("part", "sentences"),
+    [
+        ("3 = 1", "So 4 * 3 = 12 eggs."),
+        (" eggs. She", "So 4 * 3 = 12 eggs. She sold some."),
+        (" She sold some.", "She sold some."),
+        ("The end", "The end"),
+    ],
+)
+def test_a_part_is_widened_to_its_sentences(part: str, sentences: str) -> None:
+    text = "First, 2.5 and more. So 4 * 3 = 12 eggs. She sold some. The end"
+    begin = text.index(part)
+    first, last = widen(text, sentence_ends(text), begin, begin + len(part))
+    assert text[first:last].strip() == sentences
+    assert first <= begin + (len(part) - len(part.lstrip()))
+    near = widen(text, [], begin, begin + len(part), most=3)
+    assert begin - 3 <= near[0] <= begin + 1
+    assert near[1] == min(begin + len(part) + 3, len(text))
 
 
 def test_a_line_that_goes_on_in_lower_case_ends_no_sentence() -> None:

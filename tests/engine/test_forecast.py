@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from fastsia.engine.forecast import InFlight, Lengths, RunForecast, Speed, Survival
+from fastsia.engine.forecast import ActiveRequests, Lengths, RunForecast, Speed, Survival
 
 STRIDE, NUM_ROLLOUTS, LIMIT = 20, 10, 200
 
@@ -67,7 +67,7 @@ class Simulated:
 
     def seconds_left(self) -> float:
         rollouts = [one for one in self.alive if one[1] >= 0]
-        now = InFlight(
+        now = ActiveRequests(
             stride=STRIDE,
             num_rollouts=NUM_ROLLOUTS,
             max_tokens=LIMIT,

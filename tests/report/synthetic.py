@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from fastsia.config import SIAConfig
-from fastsia.report import AnswerView, CheckpointView, ReportData, TrajectoryView, distinct_answers
+from fastsia.report import AnswerView, CheckpointView, ReportData, RolloutView, TrajectoryView, distinct_answers
+from fastsia.report.data import best_of, steps_of
 from fastsia.report.spans import units
 from fastsia.sia import Analysis, TokenTraces, analyze_table
 from fastsia.sia.table import encode
@@ -45,20 +46,21 @@ def views(
     points = dict(tuple(analysis.checkpoints.groupby("problem_id")))
     rows = dict(tuple(table.groupby("problem_id")))
     for number, record in enumerate(analysis.trajectories.to_dict("records")):
-        mine, scores = rows[record["problem_id"]], points[record["problem_id"]].set_index("checkpoint")
+        mine, scores = rows[record["problem_id"]], points[record["problem_id"]]
+        found = zip(scores["entropy"], scores["gold_surprisal"], best_of(scores), steps_of(scores), strict=True)
         length = int(record["last_checkpoint"])
         tokens = [" " + WORDS[i] for i in rng.integers(0, len(WORDS), length)]
         checkpoints = []
-        for position, answers in distinct_answers(mine["checkpoint"].to_numpy(), mine["answer"].tolist()):
+        drawn = distinct_answers(mine["checkpoint"].to_numpy(), mine["answer"].tolist())
+        for (position, answers), (entropy, surprisal, best, step) in zip(drawn, found, strict=True):
             shown = []
             for answer, count, _ in answers:
                 words = " ".join(WORDS[i] for i in rng.integers(0, len(WORDS), words_a_rollout))
                 text = f" {words}{hostile}. #### {answer}"
                 place = (units(text) - units(str(answer)), units(text))
-                shown.append(AnswerView(answer, count, text, place=place))
-            score = scores.loc[position]
-            band = score["entropy_best_low"], score["entropy_best_high"]
-            checkpoints.append(CheckpointView(position, score["entropy"], score["gold_surprisal"], shown, band))
+                shown.append(AnswerView(answer, count, [RolloutView(text, place)]))
+            whole = (0, sum(map(units, tokens)))
+            checkpoints.append(CheckpointView(position, entropy, surprisal, shown, best, step, whole))
         yield TrajectoryView(
             problem_id=record["problem_id"],
             trajectory=int(record["trajectory"]),

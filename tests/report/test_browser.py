@@ -6,10 +6,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fastsia.report import AlternativeView, AnswerView, CheckpointView, TrajectoryView, write_comparison, write_report
+from fastsia.report import (
+    AlternativeView,
+    AnswerView,
+    CheckpointView,
+    RolloutView,
+    TrajectoryView,
+    write_comparison,
+    write_report,
+)
 from fastsia.sia import tabulate
 from tests.report.browser import Page, chromium, page
 from tests.report.synthetic import report_data, rollouts
@@ -134,9 +143,9 @@ def test_viewer_opens_where_most_changes_and_shows_every_rollout(tab: Page, tmp_
         tokens=["**so**", " \\[ \\frac{8}{2} \\]", " is", " 4"],
         place=(3, 4),
         checkpoints=[
-            point(0, AnswerView("3", 1, "3", (), (0, 1)), AnswerView("4", 1, "4")),
-            point(1, AnswerView("4", 2, "is 4", ["needle 4"], (3, 4))),
-            point(4, AnswerView("4", 2, "", [""])),
+            point(0, AnswerView("3", 1, [RolloutView("3", (0, 1))]), AnswerView("4", 1, [RolloutView("4")])),
+            point(1, AnswerView("4", 2, [RolloutView("is 4", (3, 4)), RolloutView("needle 4")])),
+            point(4, AnswerView("4", 2, [RolloutView(""), RolloutView("")])),
         ],
     )
     data = report_data(rollouts(2, 4))
@@ -163,6 +172,100 @@ def test_viewer_opens_where_most_changes_and_shows_every_rollout(tab: Page, tmp_
     assert tab.evaluate("document.querySelector('#prose strong').textContent") == "so"
     if find_spec("latex2mathml"):
         assert tab.evaluate("document.querySelectorAll('#prose mfrac, #question msup').length") == 2
+
+
+def test_a_decisive_step_is_a_click_away(tab: Page, report: Path) -> None:
+    """From the list of them, from the figure, and by a column and a filter of the list of trajectories."""
+    tab.resize(1280, 800)
+    tab.open(report)
+    links = "[...document.querySelectorAll('#decisive .steps-list a')].map(link => link.getAttribute('href'))"
+    marks = "[...document.querySelectorAll('#figure-steps a')].map(link => link.getAttribute('href'))"
+    listed = tab.evaluate(links)
+    assert len(listed) == 2
+    assert sorted(listed) == sorted(tab.evaluate(marks))
+    step = "document.getElementById('step').textContent"
+    for link in ("#decisive .steps-list a", "#figure-steps a"):
+        tab.evaluate(f"document.querySelector('{link}').dispatchEvent(new MouseEvent('click', {{bubbles: true}}))")
+        tab.wait("document.getElementById('viewer').open")
+        _, end = tab.evaluate("location.hash").removeprefix("#t").split("-")
+        assert tab.evaluate("document.getElementById('at').textContent").startswith(f"After {end} tokens: 20 rollouts")
+        assert tab.evaluate(step).endswith(": decisive")
+        assert not tab.evaluate("document.getElementById('enlarged').open")
+        tab.evaluate("document.getElementById('close').click()")
+        tab.wait("location.hash === '#trajectories'")
+    rows = tab.evaluate("document.querySelectorAll('#list tbody tr').length")
+    tab.evaluate("$ = document.getElementById('outcome'); $.value = 'decisive'; $.dispatchEvent(new Event('change'))")
+    tab.evaluate("document.querySelectorAll('#list thead button')[4].click()")
+    column = "[...document.querySelectorAll('#list tbody tr')].map(row => row.children[4].textContent)"
+    shown = tab.evaluate(column)
+    assert 0 < len(shown) < rows
+    assert all(text.endswith(" % decisive") for text in shown)
+    sizes = [int(text.split()[0]) for text in shown]
+    assert sizes == sorted(sizes, reverse=True)
+    # A link opens what the filter hides.
+    tab.evaluate("$ = document.getElementById('search'); $.value = 'no such'; $.dispatchEvent(new Event('input'))")
+    tab.evaluate(f"location.hash = {listed[0]!r}")
+    tab.wait("document.getElementById('viewer').open")
+    tab.evaluate("document.getElementById('close').click()")
+
+
+def test_what_a_step_changed_and_why_an_answer_was_read(tab: Page, tmp_path: Path) -> None:
+    """No step is decisive; the q-value of the largest is above .05 by less than three digits show."""
+
+    def point(position: int, *answers: AnswerView, **more: Any) -> CheckpointView:
+        return CheckpointView(position, 0.5, 1.0, answers, (0.6, 0.4, 0.7), **more)
+
+    first = RolloutView("#### 3", (5, 6), "asked", "eos")
+    view = TrajectoryView(
+        **{"problem_id": "p0", "trajectory": 0, "question": "2 + 2?", "gold": "4", "answer": "4", "correct": True},
+        tokens=["It is", " 1", "2", " - 8", ". So", " ####", " 4", "\n"],
+        place=(5, 7),
+        rule="asked",
+        rules={"asked": "the first one decides.", "none": "nothing is read."},
+        checkpoints=[
+            point(
+                0, AnswerView("3", 2, [first, first]), AnswerView("5", 1), step=(1.0, 0.2, 0.0504), sentences=(0, 13)
+            ),
+            point(
+                2,
+                AnswerView("4", 3, [RolloutView("2 - 8", None, None, "length")]),
+                step=(0.3, 0.2, 0.3),
+                sentences=(0, 13),
+            ),
+            point(
+                8,
+                AnswerView("4", 2, [RolloutView("", (-2, -1), "asked", "answer")]),
+                AnswerView(None, 1, [RolloutView("?", None, "none", "eos")]),
+            ),
+        ],
+    )
+    data = report_data(rollouts(2, 4))
+    frame = data.trajectories.assign(problem_id=["p0", "p1"])
+    tab.open(write_report(tmp_path, replace(data, trajectories=frame, views=[view])), "#t0")
+    tab.wait("document.getElementById('viewer').open")
+    text = "document.getElementById('{}').textContent"
+    assert tab.evaluate(text.format("walk")).startswith("No step of it is decisive")
+    assert tab.evaluate(text.format("at")).startswith("After 2 tokens: 3 rollouts")
+    assert "changed 100 % of the answers (20 % by chance, q = 0.0504): not" in tab.evaluate(text.format("step"))
+    assert tab.evaluate(text.format("said")) == "It is 12 - 8. …"
+    assert tab.evaluate("document.querySelector('#said mark').textContent") == "It is 1"
+    assert "changes 30 % of" in tab.evaluate(text.format("next-step"))
+    sides = "[...document.querySelectorAll('#bars .answer')].map(bar => bar.textContent)"
+    assert tab.evaluate(sides) == ["4 ✓03", "320", "510"]  # before, after
+    assert tab.evaluate(text.format("sample")).endswith("2 - 8 (cut by the token limit)")
+    assert tab.evaluate("document.querySelectorAll('#text > .read').length") == 1  # one frame around two tokens
+    assert tab.evaluate("document.querySelector('#text .read').textContent") == " #### 4"
+    assert tab.evaluate(text.format("why")) == "Why 4: the first one decides."
+    assert "best estimate of H" in tab.evaluate("document.querySelector('#chart .keys').textContent")
+    tab.press("ArrowLeft")
+    tab.evaluate("document.getElementById('other').click()")
+    assert tab.evaluate("document.querySelector('#sample .read').textContent") == "3"  # in the second rollout too
+    assert tab.evaluate(text.format("sample-why")) == "Why 3: the first one decides."
+    tab.evaluate("document.querySelectorAll('#text .token')[4].click()")  # a click on a step shows what it changed
+    assert tab.evaluate(text.format("at")).startswith("After 8 tokens")
+    assert "the text so far decides the answer" in tab.evaluate(text.format("sample"))
+    tab.evaluate("document.querySelectorAll('#bars button')[1].click()")
+    assert tab.evaluate(text.format("sample-why")) == "Why no answer: nothing is read."
 
 
 def test_the_keyboard_reads_all(tab: Page, report: Path) -> None:
@@ -221,7 +324,7 @@ def test_tokens_whose_alternatives_were_drawn(tab: Page, tmp_path: Path) -> None
     view = TrajectoryView(
         **{"problem_id": "p0", "trajectory": 0, "question": "2 + 2?", "gold": "4", "answer": "4", "correct": True},
         tokens=["It", " is", " 4"],
-        checkpoints=[CheckpointView(t, 0.5, 1.0, [AnswerView("4", 2, " 4")]) for t in (0, 3)],
+        checkpoints=[CheckpointView(t, 0.5, 1.0, [AnswerView("4", 2, [RolloutView(" 4")])]) for t in (0, 3)],
         alternatives={1: tokens},
     )
     data = report_data(rollouts(2, 4))
@@ -251,6 +354,14 @@ def test_a_figure_is_enlarged_and_gives_its_data(tab: Page, report: Path) -> Non
     assert not tab.evaluate("document.getElementById('enlarged').open")
     table = tab.evaluate("JSON.parse(document.getElementById('data-fig3_entropy').textContent)")
     assert table.startswith("curve,")
+
+
+def test_a_link_to_the_glossary_opens_it(tab: Page, report: Path) -> None:
+    tab.open(report)
+    is_open = "document.querySelector('#glossary > details').open"
+    assert not tab.evaluate(is_open)
+    tab.evaluate("document.querySelector('nav a[href=\"#glossary\"]').click()")
+    assert tab.evaluate(is_open)
 
 
 def test_a_link_opens_its_trajectory(tab: Page, report: Path) -> None:
@@ -284,6 +395,13 @@ def test_nothing_sticks_out_sideways(tab: Page, report: Path, width: int) -> Non
     tab.wait("document.getElementById('viewer').open")
     assert tab.evaluate("document.getElementById('viewer').scrollWidth") <= width
     assert tab.evaluate("document.getElementById('text').clientHeight") > 60, "the reasoning is seen"
+    # A click on a step left its text above the screen, since the first rollout's answer was scrolled to.
+    tab.evaluate("document.getElementById('text').scrollIntoView()")
+    tab.evaluate("document.querySelectorAll('#text .mark')[1].click()")
+    places = (
+        "[...document.querySelectorAll('#text .mark.here, #said mark')].map(each => each.getBoundingClientRect().top)"
+    )
+    assert all(0 < top < 800 for top in tab.evaluate(places))
 
 
 @pytest.mark.parametrize("width", [390, 1280])
@@ -294,7 +412,7 @@ def test_a_comparison_opens_without_a_complaint(tab: Page, tmp_path: Path, width
     tab.open(write_comparison(tmp_path, runs, tables, notes=[HOSTILE]))
     assert tab.evaluate("document.querySelectorAll('svg.figure').length") == 6
     first = "[...document.querySelectorAll('#tables tbody tr')].map(row => row.children[0].textContent)"
-    assert tab.evaluate(first)[:5] == ["model", "task", "problems", "accuracy", "ρ, the paper's"]
+    assert tab.evaluate(first)[:5] == ["model", "task", "problems", "accuracy", "the paper's ρ"]
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert tab.evaluate("window.hacked === undefined && document.images.length === 0")
 

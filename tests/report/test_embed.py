@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastsia.report import AnswerView, CheckpointView, TrajectoryView, distinct_answers
+from fastsia.report import AnswerView, CheckpointView, RolloutView, TrajectoryView, distinct_answers
 from fastsia.report.embed import pack
 
 
@@ -27,9 +27,13 @@ def view(number: int, text: str) -> TrajectoryView:
                 0,
                 0.25,
                 float("inf"),
-                [AnswerView(None, 3, text), AnswerView("4", 17, text)],
-                (0.12345, float("nan")),
+                [
+                    AnswerView(None, 3, [RolloutView(text)]),
+                    AnswerView("4", 17, [RolloutView(text, (3, 4), "asked", "eos")]),
+                ],
+                (0.3, 0.12345, float("nan")),
                 (0.5, 0.25, 0.01234),
+                (0, 7),
             )
         ],
     )
@@ -48,21 +52,22 @@ def test_what_is_packed_comes_out() -> None:
     assert record["tokens"] == ["two", " and two", "?"]  # a lone surrogate cannot be UTF-8
     assert record["entropies"] == [50, 0, 123]
     assert record["forks"] == []
-    answers = [[None, 3, "so 4", None, []], ["4", 17, "so 4", None, []]]
+    answers = [[None, 3, [["so 4", None, None, ""]]], ["4", 17, [["so 4", [3, 4], "asked", "eos"]]]]
     (point,) = record["checkpoints"]
-    assert point.pop("step") == [0.5, 0.25, 0.0123]
-    assert point == {"t": 0, "h": 0.25, "s": None, "band": [0.1235, None], "answers": answers}
+    assert point.pop("step") == [0.5, 0.25, "q = 0.012", True]
+    assert point == {"t": 0, "h": 0.25, "s": None, "best": [0.3, 0.1235, None], "said": [0, 7], "answers": answers}
+    assert record["largest"] == 0
 
 
 def test_all_rollouts_are_kept_until_the_page_grows_too_large() -> None:
     """Their texts and the place of the answer, then one text per answer, whole."""
     noise = "".join(np.random.default_rng(0).choice(list("abcdefghijklmnop"), 5000))
-    given = AnswerView("4", 2, "so #### 4", [noise], (8, 9))
+    given = AnswerView("4", 2, [RolloutView("so #### 4", (8, 9)), RolloutView(noise)])
     one = replace(view(1, ""), checkpoints=[CheckpointView(0, 0.0, 0.0, [given])])
-    for size, others in ((100_000, [noise]), (3_000, [])):
+    for size, others in ((100_000, [[noise, None, None, ""]]), (3_000, [])):
         (piece,) = pack([one], 1, size)
         assert (piece.every, piece.shortened) == (bool(others), False)
-        assert unpack(piece.data)["checkpoints"][0]["answers"] == [["4", 2, "so #### 4", [8, 9], others]]
+        assert unpack(piece.data)["checkpoints"][0]["answers"] == [["4", 2, [["so #### 4", [8, 9], None, ""], *others]]]
 
 
 def test_forking_tokens_are_those_above_the_threshold() -> None:
@@ -80,7 +85,7 @@ def test_texts_are_shortened_before_the_page_grows_too_large() -> None:
     assert sum(len(piece.data) for piece in pieces) <= limit
     assert any(piece.shortened for piece in pieces)
     shortened = next(piece for piece in pieces if piece.shortened)
-    text = unpack(shortened.data)["checkpoints"][0]["answers"][1][2]
+    text = unpack(shortened.data)["checkpoints"][0]["answers"][1][2][0][0]
     whole = texts[int(shortened.key[0][1:])]
     assert text is None or (text.startswith(whole[:40]) and text.endswith(whole[-100:]))
 

@@ -54,7 +54,7 @@ def test_inline_svg_obeys_a_policy_without_inline_styles(drawings: list[Drawing]
         ElementTree.fromstring(svg)
         assert "style=" not in svg
         assert "<style" not in svg
-        references = set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg))
+        references = set(re.findall(r'(?:xlink:href="#|url\(#)([^")]+)', svg))
         own = re.findall(r'\bid="([^"]+)"', svg)
         assert references <= set(own)
         ids += own
@@ -120,6 +120,17 @@ def test_labels_are_text_not_mathematics(data: ReportData, tmp_path: Path) -> No
     assert (tmp_path / "rho.parquet").exists()
 
 
+def test_decisive_steps_link_to_their_trajectories(data: ReportData) -> None:
+    """From within the report, and from the file in figures/."""
+    (drawing,) = [one for one in draw(data) if one.name == "steps"]
+    frame, keys = data.checkpoints, list(data.trajectories["problem_id"])
+    decisive = frame[frame["step_q_value"] <= 0.05]
+    wanted = [f"#t{keys.index(row.problem_id)}-{row.step_end:.0f}" for row in decisive.itertuples()]
+    assert len(wanted) >= 2
+    assert sorted(re.findall(r'<a href="(#t[^"]+)"', inline_svg(drawing))) == sorted(wanted)
+    assert sorted(re.findall(r'"\.\./report\.html(#t[^"]+)"', drawing.svg())) == sorted(wanted)
+
+
 def test_trajectories_that_never_lock_in_are_not_drawn_as_locked_in(data: ReportData) -> None:
     trajectories = data.trajectories.assign(lock_in_relative=np.nan, correct=False)
     trajectories.loc[trajectories.index[:3], "lock_in_relative"] = [0.2, 0.5, 0.5]
@@ -144,11 +155,20 @@ def test_overlays_leave_out_what_a_run_has_not(data: ReportData) -> None:
     assert many.figure.get_size_inches()[1] > drawn.figure.get_size_inches()[1], "room for a legend below"
 
 
+def test_lines_that_coincide_are_drawn_once(drawings: list[Drawing]) -> None:
+    """Where all trajectories have one outcome, and where pooling changes nothing."""
+    several = {one.name: one.figure.axes[0].get_legend_handles_labels()[1] for one in drawings}
+    assert len(several["fig3_entropy"]) == 3
+    flat = {one.name: one for one in draw(report_data(frame(np.ones((6, 4, 8), dtype=np.int64))))}
+    assert flat["fig3_entropy"].figure.axes[0].get_legend_handles_labels()[1] == ["ends incorrect (6)"]
+    assert set(flat["fig3_entropy"].numbers["group"]) == {"all", "incorrect"}, "the data has both"
+
+
 def test_what_the_rollouts_cost_is_said_beside_what_stopping_saves(data: ReportData) -> None:
     (figure,) = (each for each in draw(data) if each.name == "early_stop")
     table = data.tables["early_stop"]
     by_tau = table[table["rule"] == "entropy"].sort_values("saved")
-    (drawn,) = (line for line in figure.figure.axes[0].get_lines() if line.get_label() == "H ≤ τ")
+    (drawn,) = (line for line in figure.figure.axes[0].get_lines() if line.get_label() == "entropy")
     np.testing.assert_allclose(drawn.get_data(), [100 * by_tau["saved"], -100 * by_tau["lost"]])
     assert "Tokens of the rollouts are not counted." in figure.caption
     costs = {"generated_tokens": 60_000, "mean_trajectory_tokens": 100.0, "num_trajectories": 20}

@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 
 from fastsia.errors import counted
-from fastsia.report import ReportData, write_comparison, write_report
+from fastsia.report import ReportData, decisive_steps, write_comparison, write_report
+from fastsia.report.data import largest_step
 from fastsia.report.headline import headline_table
-from fastsia.report.tables import format_cell, format_interval, format_number, show_table
+from fastsia.report.html import FIRST_STEPS
+from fastsia.report.tables import format_cell, format_interval, format_number, format_p, format_q, show_table
 from fastsia.sia import differences, tabulate
 from tests.report.synthetic import report_data, rollouts
 
@@ -91,6 +93,39 @@ def test_rho_stands_beside_what_accuracy_alone_gives(tmp_path: Path, data: Repor
     assert "training stage" not in page
 
 
+def test_the_decisive_steps_are_listed_with_their_texts(tmp_path: Path, data: ReportData) -> None:
+    points = data.checkpoints
+    points = points.assign(step_q_value=points["step_q_value"].mask(points["step_total_variation"] > 0.2, 0.01))
+    steps = decisive_steps(points)
+    assert len(steps) > FIRST_STEPS
+    first = steps.iloc[0]
+    texts = {(first["problem_id"], 0, first["checkpoint"]): ("It is 4", "<b>2", ".")}
+    page = write_report(tmp_path, replace(data, checkpoints=points, step_texts=texts), []).read_text()
+    assert page.count('<li><a href="#t') == len(steps)
+    assert page.count("<q>") == 1
+    assert "nan %" not in page
+    assert "no answer (" in page
+    assert "<q>It is 4<mark>&lt;b&gt;2</mark>.</q>" in page
+    assert f"{len(steps)} of {data.summary['steps']['number']} steps are decisive" in " ".join(page.split())
+    bare = replace(data, checkpoints=data.checkpoints.drop(columns=["step_q_value"]))
+    assert 'id="decisive"' not in write_report(tmp_path / "bare", bare, []).read_text()
+
+
+def test_a_q_value_is_on_the_side_of_the_level_that_it_is_marked_for() -> None:
+    """q = 0.050 was printed beside steps that are not decisive."""
+    given = [0.05, 0.0499, 0.0504, 0.05004, 0.2, 0.0004]
+    assert [format_p(value) for value in given] == ["0.050", "0.050", "0.0504", "0.05004", "0.200", "4e-04"]
+    assert [format_q(value) for value in (0.0504, 0.0004)] == ["q = 0.0504", "q < 0.001"]
+    shown = show_table("anything_else", pd.DataFrame({"q_value": [0.0504, 1e-18, None]}))
+    assert shown.rows == [("0.0504",), ("1e-18",), ("–",)]
+
+
+def test_the_largest_step_is_a_decisive_one_if_there_is_one() -> None:
+    assert largest_step([None, (0.9, 0.2, 0.06), (0.5, 0.1, 0.01), (0.6, 0.3, 0.01), None]) == 2
+    assert largest_step([(0.9, 0.5, 0.2), (0.9, 0.2, 0.06), None]) == 1
+    assert largest_step([None]) is None
+
+
 def test_an_interval_of_no_width_is_explained(data: ReportData) -> None:
     def wide(ci: Any) -> Any:
         if isinstance(ci, dict):
@@ -151,8 +186,8 @@ def test_a_table_to_read_has_its_intervals_in_brackets() -> None:
     assert table.columns == ["quantity", "problems", "ρ", "difference"]
     assert show_table("runs", pd.DataFrame({"x": [1.0, 0.5]})).rows == [("1.000",), ("0.500",)]
     assert table.rows == [
-        ("ρ, the paper's", "8", "0.500 [0.250, −0.125]", "1.500 [1.000, 2.000]"),
-        ("ρ, change-point", "–", "–", "2.500"),
+        ("the paper's ρ", "8", "0.500 [0.250, −0.125]", "1.500 [1.000, 2.000]"),
+        ("change-point ρ", "–", "–", "2.500"),
     ]
 
 

@@ -4,7 +4,7 @@
 
 What a run has stored at a checkpoint, answers and tokens, is taken for all that can occur there, and drawn
 from with replacement, so the truth is known. Rounds have as target the error of `--like` rollouts each,
-and `--first` in their first round. One table per run, one row per target and estimate: root mean square error over
+and `--first` in their uniform round. One table per run, one row per target and estimate: root mean square error over
 checkpoints with N = `--like` and with rounds; mean rollouts of the rounds; the equal number with the same error; tokens
 of the rounds over those of that number; how often estimate +- 1.96 standard errors covers the truth. "plan" is the part
 of tokens that the rule would take if it knew all variances and costs. One JSON line at the end.
@@ -73,7 +73,7 @@ class Population:
         return estimates | variances
 
     def pilots(self, rows: np.ndarray, first: int, target: TargetOf) -> list[Pilot]:
-        """What a first round of `first` rollouts, rows of the table, says about each trajectory."""
+        """What a uniform round of `first` rollouts, rows of the table, says about each trajectory."""
         code, tokens = self.table.code[rows], self.tokens[rows].reshape(-1, first)
         variance, bias = errors_of(code, np.arange(0, len(code) + 1, first), self.gold, target)
         found = variance, np.maximum(tokens.mean(axis=1), 1.0), bias

@@ -206,7 +206,7 @@ def repairings(runs: int = 60) -> Iterator[dict[str, Any]]:
 
 
 def allocated(sets: int = 400) -> Iterator[dict[str, Any]]:
-    """Numbers of rollouts from a first round of 8: shares of the gold answer against the true ones. z of cells over
+    """Numbers of rollouts from a uniform round of 8: shares of the gold answer against the true ones. z of cells over
     the sets (sd 1, extremes near 3.5 where there is no bias), largest error of a mean, tokens at its error."""
     for name, scenario in SCENARIOS.items():
         p = scenario(64, np.random.default_rng(0))[:16]
@@ -246,7 +246,7 @@ def allocated(sets: int = 400) -> Iterator[dict[str, Any]]:
 
 
 def allocated_decompositions(sets: int = 25, problems: int = 120, most: int = 40) -> Iterator[dict[str, Any]]:
-    """The decomposition on rollouts that were allocated, first round 6: its bias against the true distributions of
+    """The decomposition on rollouts that were allocated, uniform round 6: its bias against the true distributions of
     Markov chains, as in `decompositions`."""
     for spread in (0.3, 0.05, 0.02):
         rng = np.random.default_rng(0)

@@ -94,8 +94,8 @@ def test_a_budget_is_spent_on_all_problems_alike() -> None:
 
 
 def test_what_one_checkpoints_lengths_can_change_is_in_the_limit() -> None:
-    """A budget just above the first round, nearly all of it for one trajectory: its numbers follow the lengths of their
-    own rollouts closely, which a share of all tokens does not show."""
+    """A budget just above the uniform round, nearly all of it for one trajectory: its numbers follow the lengths of
+    their own rollouts closely, which a share of all tokens does not show."""
     first, longest = 8, 100
     variance, cost = np.full((60, 6), 1e-6), np.full((60, 6), 10.0)
     variance[0] = 0.25
@@ -161,7 +161,7 @@ def test_settings_that_cannot_be() -> None:
         ({"target_se": 0.0}, "target_se must be a finite number > 0, got 0.0."),
         ({"target_se": float("nan")}, "target_se must be a finite number > 0"),
         ({"max_total_tokens": 0}, "max_total_tokens must be an integer >= 1, got 0."),
-        ({"target_se": 0.1, "num_rollouts": 1}, "target_se needs num_rollouts >= 2 in its first round, got 1."),
+        ({"target_se": 0.1, "num_rollouts": 1}, "target_se needs num_rollouts >= 2, got 1."),
         ({"max_total_tokens": 9, "temperature": 0}, "max_total_tokens needs a temperature above 0"),
         ({"target_se": 0.1, "target_of": "rho"}, 'target_of must be "entropy" or "gold"'),
     ):

@@ -40,6 +40,9 @@ def test_summary_has_what_others_rely_on() -> None:
     assert summary["num_problems"] == 12
     low, high = summary["ci"]["rho"]["pearson"]
     assert low <= summary["rho"]["pearson"] <= high
+    test = summary["repairing_test"]
+    assert test["num_traces"] == test["num_trajectories"] > 1, "the old name too, for one release"
+    assert test["correct"]["null_mean"] == test["correct"]["permuted_mean"]
 
 
 def test_frames_have_what_others_rely_on() -> None:
@@ -53,7 +56,7 @@ def test_frames_have_what_others_rely_on() -> None:
     assert {"entropy", "gain", "gain_share", "entropy_drop", "auc", "fano_bound"} <= set(found.curves["curve"])
     assert {
         *("sensitivity", "coarse_ablation", "early_stop", "early_stop_held_out"),
-        *("failure_detection", "calibration", "reliability", "steps"),
+        *("failure_detection", "calibration", "calibration_bins", "steps"),
     } == set(found.tables)
 
 

@@ -55,7 +55,7 @@ def test_numbers_equal_those_by_hand() -> None:
     bins = np.minimum((share * 10).astype(int), 9)
     gaps = [abs((share - right)[bins == b].sum()) for b in range(10)]
     assert row["ece"] == pytest.approx(sum(gaps) / len(share))
-    shown = found.tables["reliability"].query("position == 1")
+    shown = found.tables["calibration_bins"].query("position == 1")
     assert shown["num_trajectories"].tolist() == np.bincount(bins)[np.unique(bins)].tolist()
     assert shown["accuracy"].tolist() == pytest.approx([right[bins == b].mean() for b in np.unique(bins)])
     (at_end,) = [point for point in found.summary["calibration"]["error"] if point["position"] == 1]
@@ -66,7 +66,7 @@ def test_a_mode_without_an_answer_is_left_out() -> None:
     found = analyze_rollouts(frame(np.ones((6, 3, 5), dtype=np.int64), null=1), config=QUICK)
     assert found.tables["calibration"].query("source == 'rollouts'")["num_trajectories"].tolist() == [0] * 5
     assert found.tables["calibration"]["ece"].isna().all()
-    assert found.tables["reliability"].empty
+    assert found.tables["calibration_bins"].empty
 
 
 def test_change_of_auc_is_paired() -> None:

@@ -22,6 +22,7 @@ from fastsia.sia.extras.early_stop import (
     held_out_table,
     recent_token_entropy,
 )
+from fastsia.sia.registry import TABLES
 from fastsia.sia.scored import Scored
 from fastsia.sia.table import encode
 from tests.sia.simulate import draw, frame, moving
@@ -54,17 +55,17 @@ def test_a_sure_trajectory_stops_where_it_is_sure() -> None:
     assert at(found, "entropy", 0.7)["saved"] == 1
     assert at(found, "entropy", 0.5)["saved"] == pytest.approx(1 / 4)
     stopped = stops([[SPLIT, LEANS, LEANS, RIGHT, RIGHT]])
-    assert at(stopped, "plateau", 0.0, 2)[["saved", "lost", "accuracy"]].tolist() == [0.5, 1, 0]
+    assert at(stopped, "flat", 0.0, 2)[["saved", "lost", "accuracy"]].tolist() == [0.5, 1, 0]
 
 
-def test_a_plateau_may_be_high_and_needs_all_its_checkpoints() -> None:
+def test_a_flat_stretch_may_be_high_and_needs_all_its_checkpoints() -> None:
     found = stops([[SPLIT, SPLIT, SPLIT, RIGHT, RIGHT]])
-    assert at(found, "plateau", 0.0, 2)["saved"] == pytest.approx(3 / 4)
-    assert at(found, "plateau", 0.0, 3)["saved"] == pytest.approx(2 / 4)
-    assert at(found, "plateau", 0.0, 5)["saved"] == 0
+    assert at(found, "flat", 0.0, 2)["saved"] == pytest.approx(3 / 4)
+    assert at(found, "flat", 0.0, 3)["saved"] == pytest.approx(2 / 4)
+    assert at(found, "flat", 0.0, 5)["saved"] == 0
     moves = stops([[SPLIT, LEANS, SPLIT, LEANS, SPLIT]])  # by .13 nats
-    assert at(moves, "plateau", 0.1, 2)["saved"] == 0
-    assert at(moves, "plateau", 0.2, 3)["saved"] == pytest.approx(2 / 4)
+    assert at(moves, "flat", 0.1, 2)["saved"] == 0
+    assert at(moves, "flat", 0.2, 3)["saved"] == pytest.approx(2 / 4)
 
 
 def test_a_stable_mode_counts_checkpoints_of_its_own_trajectory_only() -> None:
@@ -101,6 +102,13 @@ def test_a_single_checkpoint_and_a_single_problem() -> None:
     assert found["saved"].isna().all()  # no token was written
     assert (found["accuracy"] == 1).all()
     assert found["lost_low"].isna().all()
+
+
+def test_a_run_in_which_nothing_can_be_lost_says_so() -> None:
+    note = TABLES["early_stop"].note
+    assert "no answer is right at any stop" in note(stops([[WRONG, WRONG, WRONG]]))
+    assert "before the first token loses nothing" in note(stops([[RIGHT, RIGHT, RIGHT]]))
+    assert note(stops([[LEANS, SPLIT, RIGHT]])) == ""
 
 
 def test_curves_are_monotone_and_bounded_and_cover() -> None:

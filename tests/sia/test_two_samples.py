@@ -41,14 +41,14 @@ def test_pairs_of_one_width_are_tested_together_and_empty_sets_are_unknown() -> 
 def test_of_large_sets_divisions_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = np.array([[30, 20, 10]]), np.array([[22, 18, 20]])
     exact = compare_counts(first, second)
-    two_samples._null.cache_clear()
+    two_samples._distribution.cache_clear()
     monkeypatch.setattr(two_samples, "_MOST_ANSWERS", 10)
     drawn = compare_counts(first, second)
     assert drawn[0] == pytest.approx(exact[0], abs=0.02)
     assert drawn[1] == pytest.approx(exact[1], abs=0.005)
     far = compare_counts(np.array([[60, 0]]), np.array([[0, 60]]))[0]
     assert far == pytest.approx(1 / 10_000)
-    two_samples._null.cache_clear()
+    two_samples._distribution.cache_clear()
 
 
 def test_its_level_holds() -> None:

@@ -62,7 +62,7 @@ def coarse(table: RolloutTable, number: int | None = None) -> RolloutTable:
     return coarser_stride(fewer_rollouts(table, max((number or int(table.count.max())) // 2, 1)), 2)
 
 
-_COLUMNS = "factor value num_rollouts stride alpha rho_pearson rho_spearman rho_cross_fitted"
+_COLUMNS = "factor value num_rollouts stride alpha num_trajectories rho_pearson rho_spearman rho_cross_fitted"
 
 
 @registry.table("sensitivity", columns=_COLUMNS, place=90)
@@ -70,11 +70,11 @@ def sensitivity(scored: Scored) -> pd.DataFrame:
     """What ρ depends on.
 
     The same rollouts scored again with another smoothing, fewer of them, fewer checkpoints, or another treatment of
-    rollouts without an answer.
+    rollouts without an answer. “trajectories” counts those that have the paper's ρ.
 
     Returns:
-        Columns factor and value (what was changed), num_rollouts, stride, alpha; rho_pearson, rho_spearman and
-        rho_cross_fitted with _low and _high; undefined_fraction.
+        Columns factor and value (what was changed), num_rollouts, stride, alpha; num_trajectories that have the paper's
+        rho; rho_pearson, rho_spearman and rho_cross_fitted with _low and _high; undefined_fraction.
     """
     table, stats, config = scored.table, scored.stats, scored.config
     rows = [_row("as run", "", scored)]
@@ -116,6 +116,7 @@ def coarse_ablation(scored: Scored) -> pd.DataFrame:
     half of them had been drawn, at every second checkpoint. Nothing is drawn again. If ρ hardly changes, the finding
     does not depend on the resolution. Where the distribution changes, expect each trajectory's ρ closer to 0, the
     cross-fitted one most, since it splits even fewer rollouts; the mean of both signs can move either way.
+    “trajectories” counts those that have the paper's ρ; with two or three of them the means and intervals say little.
     """
     part = Scored.of(coarse(scored.table, scored.rarefaction_depth), scored.config, origin=scored)
     return pd.DataFrame([_row("estimate", "as run", scored), _row("estimate", "coarse", part)])
@@ -157,9 +158,11 @@ def _row(factor: str, value: str, scored: Scored) -> dict[str, Any]:
         "stride": stride(scored.table),
         "alpha": scored.config.smoothing,
     }
+    is_undefined = np.isnan(scored.rho["rho"])
+    row["num_trajectories"] = int((~is_undefined).sum())
     for name, values in zip(("rho_pearson", "rho_spearman", "rho_cross_fitted"), scored.rho.values(), strict=True):
         row |= scored.mean(values).estimate().columns(name)
-    row["undefined_fraction"] = float(np.isnan(scored.rho["rho"]).mean())
+    row["undefined_fraction"] = float(is_undefined.mean())
     return row
 
 

@@ -115,13 +115,14 @@ def calibration_table(scored: Scored) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-@registry.table("reliability", columns="position low_edge num_trajectories confidence accuracy", place=73)
-def reliability_table(scored: Scored) -> pd.DataFrame:
-    """Reliability.
+@registry.table("calibration_bins", columns="position low_edge num_trajectories confidence accuracy", place=73)
+def bins_table(scored: Scored) -> pd.DataFrame:
+    """Calibration by confidence.
 
-    The trajectories by how many of the rollouts give the most frequent answer: “confidence” is their mean share,
-    “accuracy” how often that answer is gold. Calibrated: the two are equal but for sampling, and with few rollouts the
-    confidence is the larger one. A bin is shown where it has trajectories.
+    The trajectories in ten bins by the share of the rollouts that give the most frequent answer: “confidence” is the
+    mean of that share in the bin, “accuracy” how often that answer is the gold answer. If the model is calibrated the
+    two differ only by sampling, and with few rollouts the confidence is the larger one. Only bins with trajectories are
+    shown.
 
     Returns:
         One row per position of `POSITIONS` and bin: position, low_edge (where the bin begins), num_trajectories,

@@ -46,9 +46,9 @@ def components_table(scored: Scored) -> pd.DataFrame | None:
 
     Whether a rollout gives the gold answer depends on the problem, on the trajectory that was written so far, and on
     the rollout itself: the three variances add up to that of a rollout of any problem. At position 0 no trajectory is
-    written yet, so its part is 0 but for sampling; as a model's own reasoning goes on, variance passes from the
-    rollouts to the trajectories in expectation. What the problems' part has of all is “problem share”. The variances
-    are estimated without bias, so a small one may come out below 0.
+    written yet, so the variance of trajectories is 0 apart from sampling error; as a model's own reasoning goes on,
+    variance passes from the rollouts to the trajectories in expectation. “problem share” and “trajectory share” are
+    parts of the sum of the three. The variances are estimated without bias, so a small one may come out below 0.
 
     Returns:
         One row per position of `POSITIONS`: position, num_problems; problem, trajectory, rollout (variances) and

@@ -18,11 +18,11 @@ from fastsia.sia.token_traces import TokenTraces
 TAUS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.5, 2.0)
 """Thresholds of the entropy rule, nats. Chosen by fastsia, as are all settings below."""
 
-PLATEAU_BANDS = (0.0, 0.05, 0.1, 0.2)
-"""Largest range of H on a plateau, nats."""
+FLAT_RANGES = (0.0, 0.05, 0.1, 0.2)
+"""Largest ranges of H that count as flat, nats."""
 
-PLATEAU_LENGTHS = (2, 3, 5)
-"""Lengths of a plateau, checkpoints."""
+FLAT_LENGTHS = (2, 3, 5)
+"""Numbers of checkpoints over which H must be flat."""
 
 MODE_LENGTHS = (2, 3, 4, 6, 8)
 """Numbers of checkpoints over which the mode must be the same."""
@@ -49,12 +49,24 @@ FEWEST = 4
 _EXACT = 1e-9  # equal entropies are summed in different orders
 
 
-@registry.table("early_stop", columns="rule threshold checkpoints saved lost accuracy stopped", place=60)
+def _nothing_to_lose(frame: pd.DataFrame) -> str:
+    """A sentence for runs in which the control, too, loses nothing, such as those without a right answer."""
+    stops_at_once = frame["rule"].eq("length") & frame["saved"].eq(1)
+    if frame["lost"].ne(0).any() or not stops_at_once.any():
+        return ""
+    never_right = "accuracy" in frame and frame["accuracy"].eq(0).all()
+    why = "no answer is right at any stop" if never_right else "stopping before the first token loses nothing"
+    return f" Here {why}, so no rule is worth more than the control."
+
+
+@registry.table(
+    "early_stop", columns="rule threshold checkpoints saved lost accuracy stopped", place=60, note=_nothing_to_lose
+)
 def early_stop_table(scored: Scored) -> pd.DataFrame:
     """Early stopping, simulated.
 
     Every trajectory is replayed up to the first checkpoint at which a rule stops it, and answers with its most
-    frequent answer there. entropy: H is at most the threshold. plateau: H moved by at most the threshold over this
+    frequent answer there. entropy: H is at most the threshold. flat: H moved by at most the threshold over this
     many checkpoints. mode: the most frequent answer was the same over this many checkpoints. token_entropy: the mean
     entropy of the tokens since the checkpoint before is at most the threshold; no rollout decides. length: this many
     tokens are written; the control, which uses no signal. “saved” is the share of all trajectories' tokens, “lost” the
@@ -64,7 +76,7 @@ def early_stop_table(scored: Scored) -> pd.DataFrame:
     last one is mostly a single text's own answer: a gain comes from the vote.
 
     Returns:
-        rule: "never", "entropy" (H <= threshold), "plateau" (max H - min H <= threshold over the last `checkpoints`),
+        rule: "never", "entropy" (H <= threshold), "flat" (max H - min H <= threshold over the last `checkpoints`),
             "mode" (the same over the last `checkpoints`), "token_entropy" (<= threshold; where token entropies are
             known), "length" (at least threshold tokens). All but the last two continue where the mode is no answer.
         threshold: Nats, or tokens for "length"; null where a rule has none.
@@ -88,7 +100,7 @@ def early_stop_table(scored: Scored) -> pd.DataFrame:
     return pd.DataFrame(found | {"stopped": replay.stopped})
 
 
-@registry.table("early_stop_held_out", columns="rule num_settings saved lost chosen", place=61)
+@registry.table("early_stop_held_out", columns="rule num_settings saved lost chosen", place=61, note=_nothing_to_lose)
 def held_out_table(scored: Scored) -> pd.DataFrame | None:
     """Early stopping, with settings chosen on other problems.
 
@@ -266,10 +278,10 @@ def all_settings(scored: Scored, lengths: Sequence[int]) -> Iterator[Setting]:
     yield Setting("never", None, None, np.zeros(table.num_checkpoints, dtype=bool))
     for tau in TAUS:
         yield Setting("entropy", tau, None, answered & (stats.entropy <= tau + _EXACT))
-    for length in PLATEAU_LENGTHS:
+    for length in FLAT_LENGTHS:
         spread = _spread(table, stats.entropy, length)
-        for band in PLATEAU_BANDS:
-            yield Setting("plateau", band, length, answered & (spread <= band + _EXACT))
+        for most in FLAT_RANGES:
+            yield Setting("flat", most, length, answered & (spread <= most + _EXACT))
     for length in MODE_LENGTHS:
         same = _spread(table, stats.mode.astype(np.float64), length) == 0
         yield Setting("mode", None, length, answered & same)

@@ -73,8 +73,8 @@ def _decomposition(scored: Scored) -> dict[str, Any]:
     found = scored.decomposition
     if found is None or isinstance(scored.divergences, str):
         return {"decomposition": {"applies": False, "reason": scored.divergences}}
-    given = ~found.withheld[scored.table.trajectory_of_checkpoint]
-    effective = found.effective_rollouts[given]
+    estimated = ~found.withheld[scored.table.trajectory_of_checkpoint]
+    effective = found.effective_rollouts[estimated]
     return {
         "decomposition": {
             "applies": True,

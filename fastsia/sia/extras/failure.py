@@ -38,7 +38,7 @@ def answer_margin(table: RolloutTable) -> np.ndarray:
     columns="position num_correct num_incorrect auc_entropy auc_margin margin_minus_entropy",
     place=70,
 )
-def failure_table(scored: Scored) -> pd.DataFrame:
+def failure_table(scored: Scored) -> pd.DataFrame | None:
     """Failure prediction.
 
     AUC for “this trajectory will end incorrect” of three signals that do not use the gold answer: answer entropy H;
@@ -48,9 +48,12 @@ def failure_table(scored: Scored) -> pd.DataFrame:
     Returns:
         One row per position of `POSITIONS`: position, num_correct, num_incorrect; auc_SIGNAL, the AUC for "ends
         incorrect"; SIGNAL_minus_entropy, the difference to H. Each with _low and _high. Signals: entropy; token_entropy
-        (undefined before the first token, left out where they are not known); margin, minus the `answer_margin`.
+        (undefined before the first token, left out where they are not known); margin, minus the `answer_margin`. None
+        where all trajectories have one outcome.
     """
     table, correct = scored.table, scored.correct
+    if correct.all() or not correct.any():
+        return None
     positions = np.array(POSITIONS)
     rows = scored.at_grid[:, PLACES]
     entropy = Resampled(scored.auc.value, scored.auc.samples)[PLACES]

@@ -23,7 +23,7 @@ MOST_CUT = 0.01
 BETS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95)
 """Parts of the capital that the test of the mean gain bets. Chosen by fastsia."""
 
-_CLAIMS = {
+_VIOLATIONS = {
     "gain": "The mean gain is above 0",
     "carried_entropy": "Mean H, with ended trajectories carried forward, rises",
     "decomposition": "The decomposition differs from the rollouts of single checkpoints",
@@ -125,11 +125,11 @@ def violations(invariants: Mapping[str, Any]) -> Iterator[str]:
         value, p_value = found["value"], found["p_value"]
         if name == "leaf_sum":
             if value > 1 + LEAF_TOLERANCE:
-                yield f"{_CLAIMS[name]} ({value:.3f}): they are not those of the sampling distribution."
+                yield f"{_VIOLATIONS[name]} ({value:.3f}): they are not those of the sampling distribution."
         elif p_value < ALARM:
             yield (
-                f"{_CLAIMS[name]} by {value:.4f} (p = {p_value:.1g}). Along a model's own text this hardly happens by "
-                "chance: look for a bug, or for rollouts from another distribution."
+                f"{_VIOLATIONS[name]} by {value:.4f} (p = {p_value:.1g}). Along a model's own text this hardly happens "
+                "by chance: look for a bug, or for rollouts from another distribution."
             )
 
 

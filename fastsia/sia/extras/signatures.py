@@ -152,7 +152,7 @@ def change_points(table: RolloutTable) -> ChangePoints:
     order = np.lexsort((num_local, lengths))
     for begin, end in _runs(order, lengths, num_local):
         members = order[begin:end]
-        found = _segment(table, members, local, num_local)
+        found = _best_division(table, members, local, num_local)
         count[members], first[members], largest[members] = found
     return ChangePoints(count, first, largest)
 
@@ -180,7 +180,7 @@ def _runs(order: np.ndarray, lengths: np.ndarray, widths: np.ndarray) -> list[tu
     return list(pairwise(edges))
 
 
-def _segment(
+def _best_division(
     table: RolloutTable, members: np.ndarray, local: np.ndarray, num_local: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     lengths = np.diff(table.trajectory_offsets)[members]

@@ -182,11 +182,12 @@ def choose_steps(checkpoints: pd.DataFrame, most: int = MOST_SHOWN) -> pd.DataFr
         most: How many.
 
     Returns:
-        Rows of `checkpoints` with a step, and mode_after, the most frequent answer after it (None: no answer).
+        Rows of `checkpoints` with a step, mode_after, the most frequent answer after it (None: no answer),
+        mode_share_after and null_rate_after.
     """
     if "step_q_value" not in checkpoints:
         return checkpoints.iloc[:0]
-    steps = checkpoints.assign(mode_after=checkpoints["mode"].shift(-1))
+    steps = checkpoints.join(checkpoints[["mode", "mode_share", "null_rate"]].shift(-1).add_suffix("_after"))
     steps = steps[steps["step_q_value"].notna()]
     return steps.sort_values(["step_q_value", "step_total_variation"], ascending=[True, False], kind="stable").head(
         most
