@@ -55,13 +55,12 @@ def main() -> None:
         return wait
 
     runner.begin_draw = record
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in ("beside the model", "without a model"):
         with engine.profile() as profile:
             list(engine.run(requests))
         full = [1e3 * step.own for step in profile.steps() if step.rows >= 0.95 * options.max_num_seqs]
-        host = {f"host_ms_{which}": value for which, value in percentiles(full).items()}
-        rows.append({"": name, "sequences_per_step": options.max_num_seqs, "full_steps": len(full), **host})
+        rows.append({"": name, "full_steps": len(full)} | {f"host_ms_{p}": ms for p, ms in percentiles(full).items()})
         engine.runner = replaying(runner, drawn)
     show(rows)
     emit({"benchmark": "scheduler", **vars(options), "rows": rows})

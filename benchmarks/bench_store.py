@@ -74,8 +74,6 @@ class Ready(DescribedModel):
 
 
 class Worker(distributed._Actor):
-    """A worker of the Ray backend with the ready backend inside."""
-
     def __init__(self, model: str, name: str | None, options: dict[str, Any]) -> None:
         super().__init__(Ready(options["length"]), None, {})  # type: ignore[arg-type]
 
@@ -161,8 +159,7 @@ def main() -> None:
         found = {"alone": driver(Ready(given.length), *work, Path(name) / "alone")}
         if given.workers:
             found["ray"] = over_ray(given.length, *work, given.workers, Path(name) / "ray")
-    keys = {key: None for one in found.values() for key in one}
-    show([{"": key.replace("_", " "), **{name: one.get(key) for name, one in found.items()}} for key in keys])
+    show([{"": key, **{name: one.get(key) for name, one in found.items()}} for key in list(found.values())[-1]])
     emit({"benchmark": "store", **vars(given), **found})
 
 

@@ -55,9 +55,6 @@ def parse(doc: str | None, *settings: str, **options: Any) -> argparse.Namespace
     return parser.parse_args()
 
 
-# --- measuring -------------------------------------------------------------------------------------------------
-
-
 def timed(work: Callable[[], _Result], device: str = "cpu") -> tuple[_Result, float]:
     """What `work` returns, and its wall seconds, until the device has finished."""
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
@@ -93,9 +90,6 @@ def free_memory(device: str) -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-# --- results ---------------------------------------------------------------------------------------------------
-
-
 @cache
 def provenance() -> dict[str, Any]:
     """Machine, versions and commit; $COMMIT where there is no repository."""
@@ -119,9 +113,7 @@ def provenance() -> dict[str, Any]:
 def show(rows: Sequence[Mapping[str, Any]], formats: Mapping[str, str] | None = None, title: str = "") -> None:
     """Print rows as a table below a title; the first row names the columns.
 
-    Args:
-        rows: column to value; None is an empty cell.
-        formats: format specification by column. Without one, numbers have ",.4g" and integers ",".
+    Numbers are formatted as `formats` says of their column, else with ",.4g", and integers with ",".
     """
 
     def cell(value: Any, spec: str | None) -> str:

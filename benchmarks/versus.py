@@ -57,13 +57,9 @@ class Peer:
     """Somebody who does the work.
 
     Attributes:
-        name: with its dtype.
-        model: for `evaluate`.
-        repeats: how often it is timed.
-        changes: to the settings of the evaluation.
+        model, changes: what `evaluate` gets, and what is changed in its settings.
         checked: a model whose rollouts start from the recorded trajectories; None for the engine, which drew them.
         vllm: the process that draws, whose own times count, if there is one.
-        runs: the results so far.
     """
 
     name: str
@@ -132,17 +128,6 @@ class OnGiven:
         own = {one.key: one for one in self._backend.generate(replace(request, num_rollouts=0) for request in asked)}
         for one in self._backend.generate(self._recording.given(request.key) for request in asked):
             yield replace(one, finish_reason=own[one.key].finish_reason)
-
-
-def main() -> int:
-    options = parse(__doc__, *SETTINGS, **COMMON, **ENGINE, **TIMES, **OF_VLLM)
-    # Without this, a terminated run would leave vLLM's processes behind, possibly halted.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        return compare(options)
-    except FastsiaError as error:
-        print(f"versus: error: {error}", file=sys.stderr)
-        return 2
 
 
 def compare(options: argparse.Namespace) -> int:
@@ -265,9 +250,6 @@ def opened(asked: str, recording: Recording, options: argparse.Namespace) -> Ite
         yield Peer(f"{name} {dtype}", on_given if name == "hf" else engine, repeats, changes, checked=on_given)
 
 
-# --- vLLM ------------------------------------------------------------------------------------------------------------
-
-
 def vllm_work(recording: Recording, options: argparse.Namespace, dtype: str) -> dict[str, Any]:
     """The prompts of every checkpoint, in order of trajectories, and how they are continued."""
     stops = {request.sampling.stop for request in recording.requests.values()}
@@ -294,4 +276,6 @@ def vllm_environment(options: argparse.Namespace) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Without this, a terminated run would leave vLLM's processes behind, possibly halted.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    sys.exit(compare(parse(__doc__, *SETTINGS, **COMMON, **ENGINE, **TIMES, **OF_VLLM)))

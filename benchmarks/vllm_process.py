@@ -30,15 +30,10 @@ def vllm_python() -> str:
 
 
 class VLLM:
-    """vLLM, loaded and warmed up on its work, in a process group of its own.
+    """vLLM, loaded and warmed up on its work (see vllm_worker.py), in a process group of its own.
 
     Its processes are halted while it is not asked: they spin while they wait for each other, which takes cores from
-    others.
-
-    Args:
-        work: see vllm_worker.py.
-        environment: variables of the process; they replace OMP_NUM_THREADS.
-        log: where its output goes.
+    others. The variables of its environment replace OMP_NUM_THREADS.
 
     Attributes:
         settings: of the engine and its environment, and versions.

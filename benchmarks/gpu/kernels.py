@@ -50,25 +50,18 @@ def measure(head: dict[str, Any], ledger: Ledger) -> dict[str, Any]:
 
 def against_floor(case: Callable[[], Measured], device: str) -> dict[str, Any]:
     calls, floor = case()
-    us = percentiles([1e6 * call for call in timed(calls, device)])
-    return {"us": us, "floor_us": 1e6 * floor, "times_floor": us["p50"] / (1e6 * floor)}
-
-
-def timed(calls: Calls, device: str) -> list[float]:
-    """Seconds of a call, in each round."""
 
     def once(repeats: int = 1) -> None:
         for _ in range(repeats):
             for call in calls:
                 call()
 
-    (took,) = seconds(once, 1, device)
-    if device != "cuda":
-        return [took / len(calls)]
-    repeats = min(200, int(2e-3 / took) + 1)
-    return [
-        found / (repeats * len(calls)) for found in seconds(graphed(partial(once, repeats), device), ROUNDS, device)
-    ]
+    times, repeats = seconds(once, 1, device), 1
+    if device == "cuda":
+        repeats = min(200, int(2e-3 / times[0]) + 1)
+        times = seconds(graphed(partial(once, repeats), device), ROUNDS, device)
+    us = percentiles([1e6 * time / (repeats * len(calls)) for time in times])
+    return {"us": us, "floor_us": 1e6 * floor, "times_floor": us["p50"] / (1e6 * floor)}
 
 
 class Kernels:
@@ -83,8 +76,6 @@ class Kernels:
 
     def random(self, *shape: int) -> Tensor:
         return torch.randn(shape, dtype=self.dtype, device=self.device)
-
-    # --- attention ---------------------------------------------------------------------------------------------
 
     def attention(self) -> Cases:
         rows, trunk, suffix = ((6,), 40, 20) if self.toy else ((512, 1024, 256), 300, 300)
@@ -139,8 +130,6 @@ class Kernels:
         assert_close(calls[0]()[:few], expected, atol=2e-2, rtol=2e-2)
         return calls, floor
 
-    # --- sampling ----------------------------------------------------------------------------------------------
-
     def sampling(self) -> Cases:
         """ "language" is Zipf-like, some rows sharp and some flat; of "flat", nearly all is in the nucleus."""
         for kind, rows in product(("language", "flat"), (4,) if self.toy else (512, 1024, 256)):
@@ -164,21 +153,18 @@ class Kernels:
             torch.full((rows,), TEMPERATURE, device=device),
             torch.full((rows,), TOP_P, device=device),
         )
-        if path == "fastsia":
-            # The reference's tokens, but for a draw at the edge of the nucleus.
-            few = slice(0, 16)
-            some = draws._replace(**{name: getattr(draws, name)[few] for name in draws._fields[:5]})
-            expected = reference.sample(copies[0][few], some).tokens
-            if int((self.ops.sample(copies[0], draws).tokens[few] != expected).sum()) > 1:
-                raise AssertionError("the sampler draws other tokens than the reference")
-        paths: dict[str, Callable[[Tensor], object]] = {
-            "fastsia": lambda logits: self.ops.sample(logits, draws),
+        paths: dict[str, Callable[[Tensor], Any]] = {
+            "fastsia": lambda logits: self.ops.sample(logits, draws).tokens,
             "one read": lambda logits: logits.amax(dim=1),
             "torch sort": _sorted,
         }
-        return [partial(paths[path], logits) for logits in copies], self.rates.seconds(copies[0].nbytes)
-
-    # --- the cache, and products -------------------------------------------------------------------------------
+        calls = [partial(paths[path], logits) for logits in copies]
+        if path == "fastsia":
+            # The reference's tokens, but for a draw at the edge of the nucleus.
+            some = draws._replace(**{name: getattr(draws, name)[:16] for name in draws._fields[:5]})
+            if int((calls[0]()[:16] != reference.sample(copies[0][:16], some).tokens).sum()) > 1:
+                raise AssertionError("the sampler draws other tokens than the reference")
+        return calls, self.rates.seconds(copies[0].nbytes)
 
     def kv(self) -> Cases:
         for number in (5,) if self.toy else (256, 1024):

@@ -19,12 +19,7 @@ _ATTEMPTS = 2
 
 
 class Ledger:
-    """Rows by key.
-
-    Args:
-        path: the file.
-        again: statuses of rows that count as not there, and so are measured again.
-    """
+    """Rows by key. Those with a status of `again` count as not there, and so are measured again."""
 
     def __init__(self, path: Path, again: Collection[str] = ()) -> None:
         self._path, self._again = path, set(again)

@@ -56,11 +56,7 @@ def skeleton(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def load(name: str, device: str, seed: int = 0) -> Model:
-    """A model of the suite with random weights, small on a CPU, or the weights of the folder `name`.
-
-    Raises:
-        CannotRunError: it is too large for the card.
-    """
+    """A model of the suite with random weights, small on a CPU, or the weights of the folder `name`."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     config = architecture(name, small=device == "cpu")
     if device == "cuda":

@@ -27,8 +27,6 @@ from fastsia.engine.sequence import Counters, Request, Trajectory
 
 # A peer is timed again until it has taken this long, and at most so often; the fastest counts.
 _ENOUGH_SECONDS, _REPEATS = 20.0, 3
-# Of the naive loops: a call of each is much like any other, and all of them would take minutes.
-_CHECKPOINTS = 4
 _TUNING_TOKENS, _BATCHING_SECONDS = 32, 90.0
 
 # From a seed to int32 [P, C, N, L], of the first problems alone where a peer leaves the others out.
@@ -39,28 +37,24 @@ RollOut = Callable[[int], np.ndarray]
 class Peer:
     """open: from a model and its work to a function that rolls it out, warmed up. It may write to the row's details.
 
-    part: of the work, for a peer that is measured on a part of it. device: the one that it needs, if any.
+    checkpoints: of the first problem, where those stand for the whole work. device: the one that it needs, if any.
     """
 
     open: Callable[[Model, Work, dict[str, Any]], AbstractContextManager[RollOut]]
-    part: Callable[[Work], Work] = lambda work: work
+    checkpoints: int | None = None
     device: str | None = None
-    note: str | None = None
 
 
 def measure(name: str, model: Model, work: Work) -> dict[str, Any]:
-    """Let a peer roll out its part, check what it drew, and give its time and what the whole work would take.
-
-    Raises:
-        CannotRunError: this device cannot.
-    """
+    """Let a peer roll out its part, check what it drew, and give its time and what the whole work would take."""
     peer, device = PEERS[name], model.device
     if peer.device not in (None, device):
         raise CannotRunError(f"{name} needs {peer.device}.")
     details: dict[str, Any] = {}
     free_memory(device)
+    part = work if peer.checkpoints is None else work.part(1, peer.checkpoints)
     begin = time.perf_counter()
-    with peer.open(model, peer.part(work), details) as roll_out:
+    with peer.open(model, part, details) as roll_out:
         warmup = time.perf_counter() - begin
         tokens, took = timed(partial(roll_out, 1), device)
         times = [took]
@@ -77,20 +71,11 @@ def measure(name: str, model: Model, work: Work) -> dict[str, Any]:
         "warmup_seconds": warmup,
         "part": {"problems": len(part.prompts), "checkpoints": len(part.checkpoints), "scale": scale},
         "whole_seconds": scale * min(times),
-        "generated_tokens": work.num_tokens,
         "tokens_per_s": work.num_tokens / (scale * min(times)),
         "details": details,
         "peak_bytes": peak,
         "agreement": check(model, part, tokens),
-        "note": peer.note,
     }
-
-
-# --- transformers ----------------------------------------------------------------------------------------------
-
-
-def _some_checkpoints(work: Work) -> Work:
-    return work.part(1, _CHECKPOINTS)
 
 
 @contextmanager
@@ -198,9 +183,6 @@ def _batching(model: Model, work: Work, settings: dict[str, Any]) -> Iterator[Ro
         free_memory(model.device)
 
 
-# --- the engine of this package --------------------------------------------------------------------------------
-
-
 def open_engine(model: Model, compile: Any = "auto", **settings: Any) -> Engine:
     """An engine on the model, refused where it could not be made as fast as it was asked to be.
 
@@ -228,7 +210,7 @@ def _fastsia(
 
     def roll_out(seed: int) -> np.ndarray:
         done, run = run_requests(engine, work.requests(share, seed), model.device)
-        details.update(engine=described(engine), share=share, counters=run["counters"])
+        details.update(engine=described(engine), counters=run["counters"])
         tokens = [one.rollouts.token_ids for one in done if one.rollouts is not None]
         return np.stack(tokens).reshape(len(done), -1, shape.num_rollouts, shape.rollout_tokens)
 
@@ -251,19 +233,17 @@ def run_requests(engine: Engine, requests: list[Request], device: str) -> tuple[
     }
 
 
-_SCALED = "4 checkpoints of one problem, scaled to the whole work"
 PEERS: dict[str, Peer] = {
-    "naive": Peer(_generate, _some_checkpoints, note=_SCALED),
+    # A call of each checkpoint is much like any other, and all of them would take minutes.
+    "naive": Peer(_generate, checkpoints=4),
     # transformers compiles the decode step of a static cache by itself, on a GPU.
-    "static": Peer(partial(_generate, cache_implementation="static"), _some_checkpoints, note=_SCALED),
+    "static": Peer(partial(_generate, cache_implementation="static"), checkpoints=4),
     "continuous": Peer(_continuous),
     "fastsia": Peer(_fastsia),
     "fastsia-checkpoint": Peer(partial(_fastsia, share="checkpoint")),
     "fastsia-none": Peer(partial(_fastsia, share="none")),
     "fastsia-eager": Peer(partial(_fastsia, compile="off")),
-    "fastsia-fp8": Peer(
-        partial(_fastsia, quantization="fp8"), device="cuda", note="draws from another distribution, by rounding"
-    ),
+    "fastsia-fp8": Peer(partial(_fastsia, quantization="fp8"), device="cuda"),
     "fastsia-graphs": Peer(partial(_fastsia, compile="graphs"), device="cuda"),
     "fastsia-compiled": Peer(partial(_fastsia, compile="on")),
 }

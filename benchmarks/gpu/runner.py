@@ -54,13 +54,7 @@ def run(
     budget_seconds: float = float("inf"),
     again: Sequence[str] = (),
 ) -> int:
-    """Measure every row that the output does not hold yet; gives how many are left.
-
-    Args:
-        row_seconds: the limit of one row.
-        budget_seconds: of all together.
-        again: statuses of rows that are measured again.
-    """
+    """Measure every row that the output does not hold, or with a status to measure again; gives how many are left."""
     began = time.monotonic()
     known = Ledger(output, again)
     waiting = [row for row in rows if not known.has(row.key)]
@@ -134,11 +128,7 @@ def measure_apart(row: Row, output: Path, limit: float) -> dict[str, Any]:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Of the row's process and of all that it started; a card's memory is free again only then."""
-    for sent in (signal.SIGTERM, signal.SIGKILL):
-        try:
+    for sent, grace in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, None)):
+        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
             os.killpg(process.pid, sent)
-        except ProcessLookupError:
-            break
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=_GRACE_SECONDS if sent == signal.SIGTERM else None)
-    process.wait()
+            process.wait(timeout=grace)

@@ -58,9 +58,7 @@ def measure(model: Model, shape: Shape, name: str, work: Work | None) -> dict[st
         "suffix": steady.rollout_tokens,
         "engine": described(engine),
         "rates": asdict(rates),
-        "costs": asdict(costs),
         "floor_seconds": floor,
-        "floor_computed_tokens_per_s": rows * (steady.rollout_tokens - 1) / floor,
         "decode": decode,
         "fraction_of_floor": floor / decode["seconds"],
         # The same with the products at the rate that the machine's library reaches on them alone, at these rows.
@@ -78,7 +76,7 @@ def measure(model: Model, shape: Shape, name: str, work: Work | None) -> dict[st
 
 def profile(model: Model, shape: Shape, rows: int) -> dict[str, Any]:
     """How an engine computes, what making it took, and which kernels the device runs in a step, by torch's profiler."""
-    device = model.device
+    device, number = model.device, _PROFILED_STEPS
     free_memory(device)
     engine, made = timed(lambda: open_engine(model, max_num_seqs=rows), device)
     suffix = 20 if shape == TOY else 60
@@ -86,17 +84,12 @@ def profile(model: Model, shape: Shape, rows: int) -> dict[str, Any]:
     run_requests(engine, requests, device)  # compiles and captures
     activity = torch.profiler.ProfilerActivity.CUDA if device == "cuda" else torch.profiler.ProfilerActivity.CPU
     with closing(engine.steps(requests)) as steps:
-        for _ in range(_FIRST_STEPS):
-            next(steps)
+        timed(lambda: [next(steps) for _ in range(_FIRST_STEPS)], device)
         with torch.profiler.profile(activities=[activity]) as found:
-            _, took = timed(lambda: [next(steps) for _ in range(_PROFILED_STEPS)], device)
+            _, took = timed(lambda: [next(steps) for _ in range(number)], device)
     own = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
     kernels = [
-        {
-            "name": event.key[:120],
-            "calls": event.count / _PROFILED_STEPS,
-            "ms": getattr(event, own) / 1e3 / _PROFILED_STEPS,
-        }
+        {"name": event.key[:120], "calls": event.count / number, "ms": getattr(event, own) / 1e3 / number}
         for event in found.key_averages()
     ]
     kernels.sort(key=lambda kernel: -kernel["ms"])
@@ -105,7 +98,7 @@ def profile(model: Model, shape: Shape, rows: int) -> dict[str, Any]:
         "rows": rows,
         "make_seconds": made,
         "captures": engine.runner.graphs.num_captures if engine.runner.graphs is not None else 0,
-        "ms_per_step": 1e3 * took / _PROFILED_STEPS,
+        "ms_per_step": 1e3 * took / number,
         "kernel_ms_per_step": sum(kernel["ms"] for kernel in kernels),
         "kernels": kernels[:_PROFILED_ROWS],
     }

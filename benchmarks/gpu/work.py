@@ -28,7 +28,7 @@ class Shape:
     num_problems: int
     prompt_tokens: int
     trajectory_tokens: int
-    stride: int
+    stride: int  # a checkpoint every so many tokens, and at the end
     num_rollouts: int
     rollout_tokens: int
     temperature: float = 0.7
@@ -36,14 +36,10 @@ class Shape:
 
     @property
     def checkpoints(self) -> tuple[int, ...]:
-        """Every `stride` tokens, and the end."""
         return (*range(0, self.trajectory_tokens, self.stride), self.trajectory_tokens)
 
-    def sampling(self, tokens: int) -> SamplingParams:
-        return SamplingParams(self.temperature, self.top_p, tokens, eos_token_id=())
-
     def generation(self, tokens: int, **settings: Any) -> GenerationConfig:
-        """The same for transformers."""
+        """For transformers."""
         same = {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0, "do_sample": True, "pad_token_id": 0}
         return GenerationConfig(max_new_tokens=tokens, **same | settings)
 
@@ -90,13 +86,14 @@ class Work:
 
     def requests(self, share: Share, seed: int) -> list[Request]:
         """For the engine of this package, in the order of the problems."""
-        sampling = self.shape.sampling(self.shape.rollout_tokens)
+        shape = self.shape
+        sampling = SamplingParams(shape.temperature, shape.top_p, shape.rollout_tokens, eos_token_id=())
         return [
             Request(
                 p,
                 tuple(prompt.tolist()),
                 sampling,
-                self.shape.num_rollouts,
+                shape.num_rollouts,
                 1000 * seed + p,
                 trajectory_ids=tuple(trajectory.tolist()),
                 checkpoints=self.checkpoints,

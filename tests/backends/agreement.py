@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import torch
+from transformers import TopPLogitsWarper
 
 from fastsia import Engine, SamplingParams
 from fastsia.answers.extraction import extract_rollouts
@@ -83,7 +86,7 @@ def p_value(one: Answers, other: Answers, seed: int = 0) -> float:
 
 
 def disagreement(
-    samples: Sequence[tuple[Sequence[object], Sequence[object]]], seed: int, num_permutations: int = 1999
+    samples: Sequence[tuple[Collection[object], Collection[object]]], seed: int, num_permutations: int = 1999
 ) -> dict[str, float]:
     """Test the null hypothesis that two runs draw from one distribution at every place, by permutations.
 
@@ -113,3 +116,30 @@ def disagreement(
         "mean_tv": float(distance[-1]) / len(samples),
         "mean_tv_expected": float(distance[:-1].mean()) / len(samples),
     }
+
+
+@torch.inference_mode()
+def excess(
+    model: Any, drawn: Iterable[tuple[list[int], np.ndarray]], temperature: float, top_p: float
+) -> tuple[float, float, float]:
+    """What drawn tokens cost more than they should, by the model's own forward pass on them.
+
+    The excess of a token is its surprisal under the sampling distribution less that distribution's entropy. Its mean is
+    0 on exact draws; another temperature, nucleus, prefix or mask moves it.
+
+    Args:
+        drawn: prefixes, each with sequences that were drawn after it, int [n, L].
+
+    Returns:
+        The mean excess (nats), its standard error, and the part of the tokens that is outside of the nucleus.
+    """
+    nucleus, parts = TopPLogitsWarper(top_p), []
+    for prefix, sequences in drawn:
+        ids = torch.tensor([[*prefix, *sequence] for sequence in sequences.tolist()], device=model.device)
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=sequences.shape[1] + 1).logits[:, :-1]
+        logprobs = torch.log_softmax(nucleus(None, logits.flatten(0, 1).float() / temperature), dim=-1)
+        entropy = torch.special.entr(logprobs.exp()).sum(dim=-1)
+        parts.append(-logprobs.gather(1, ids[:, len(prefix) :].reshape(-1, 1))[:, 0] - entropy)
+    found = torch.cat(parts)
+    inside = found[found.isfinite()]
+    return inside.mean().item(), (inside.var() / len(inside)).sqrt().item(), 1 - len(inside) / len(found)
