@@ -30,7 +30,7 @@ BENCH := $(BIN)/python -m benchmarks
 .PHONY: help setup clean demo check format docs \
 	test test-slow test-order test-arc test-gpu test-lm-eval test-inspect test-polygraph test-vllm coverage \
 	sanitize fuzz soak audit \
-	bench bench-vllm bench-gpu bench-kernels bench-answers bench-stop bench-scheduler bench-memory bench-store bench-report simulate \
+	bench bench-vllm bench-gpu bench-kernels bench-answers bench-stop bench-scheduler bench-store bench-report simulate \
 	freeze demo-models wheel wheel-test
 
 help: ## list the targets
@@ -149,7 +149,7 @@ fuzz: ## fuzz the C++ core with libFuzzer for 20 minutes (needs clang)
 	csrc/fuzz.sh
 
 soak: $(STAMP) ## run 2,000 demo problems; memory, open files, threads and blocks must not grow
-	$(BENCH).soak
+	$(PYTEST) -m slow -s tests/faults/test_long_run.py
 
 audit: $(STAMP) ## list advisories about the dependencies and check their licences (needs the network)
 	$(PYTHON) -m venv .venvs/audit
@@ -177,20 +177,19 @@ bench-kernels: $(STAMP) ## compare the Triton kernels and a model's products wit
 bench-answers: $(STAMP) ## time the C++ core's reading of answers
 	$(BENCH).bench_answers
 
-bench-stop: $(STAMP) ## measure what the streaming stop saves
-	$(BENCH).bench_stop
+bench-stop: $(STAMP) ## measure what the streaming stop saves the demo models
+	$(BENCH).versus --peers --repeats 1 --max_tokens 120 --problems 32
+	$(BENCH).versus --peers --repeats 1 --max_tokens 120 --problems 32 --model demo:base
+	$(BENCH).versus --peers --repeats 1 --max_tokens 120 --problems 4 --endless
 
 bench-scheduler: $(STAMP) ## time the host's share of a decode step
 	$(BENCH).bench_scheduler
-
-bench-memory: $(STAMP) ## compare the peak memory of 50 and 500 problems
-	$(BENCH).soak --compare 50 500
 
 bench-store: $(STAMP) ## time storing, scoring and receiving trajectories on one driver
 	$(BENCH).bench_store
 
 simulate: $(STAMP) ## the estimators of H and rho against known distributions; half an hour on one core
-	$(BENCH).simulations
+	$(BIN)/python -m tests.sia.simulations
 
 bench-report: $(STAMP) ## time statistics and report of 1,319 x 16 x 20 rollouts
 	$(BENCH).bench_store --problems 1319 --trajectories 1 --length 300 --workers 0

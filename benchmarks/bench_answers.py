@@ -15,8 +15,7 @@ from itertools import chain
 import numpy as np
 from tokenizers import ByteLevelBPETokenizer
 
-from benchmarks.frame import emit, parse, show
-from benchmarks.machine import percentiles, seconds
+from benchmarks.harness import emit, parse, percentiles, seconds, show
 from fastsia.answers.extraction import extract_rollouts
 from fastsia.answers.stream import AnswerStream
 from fastsia.answers.vocabulary import Vocabulary
@@ -45,14 +44,15 @@ def main() -> None:
     vocabulary, rollouts = make_rollouts(options.rollouts, options.tokens)
     if vocabulary.native is None:
         raise SystemExit("The C++ core is not built: there is nothing to measure.")
-    ids = rollouts.reshape(-1)
+    ids, none = rollouts.reshape(-1), np.zeros(len(rollouts), dtype=np.int32)
     offsets = np.arange(len(rollouts) + 1, dtype=np.int64) * options.tokens
-    none = np.zeros(len(rollouts), dtype=np.int32)
-    num_bytes = int(np.diff(vocabulary.offsets)[ids].sum())
+    megabytes = float(np.diff(vocabulary.offsets)[ids].sum()) / 1e6
+    read = partial(extract_rollouts, vocabulary, ids[:0], none, ids, offsets, "number")
+    found = {}
+    for name, threads in (("mb_per_second_1_thread", 1), ("mb_per_second_2_threads", 2)):
+        times = seconds(partial(read, num_threads=threads), options.repeats)
+        found[name] = percentiles([megabytes / each for each in times])
 
-    texts = (vocabulary, ids[:0], none, ids, offsets, "number")
-    reading = [partial(extract_rollouts, *texts, answer_reading="both", num_threads=threads) for threads in (1, 2)]
-    rates = [percentiles([num_bytes / 1e6 / t for t in seconds(read, options.repeats)]) for read in reading]
     stream = AnswerStream(vocabulary)
     spec = stream.open("number")
     slots = np.arange(min(512, len(rollouts)), dtype=np.int32)
@@ -62,13 +62,9 @@ def main() -> None:
         for step in range(options.tokens):
             stream.feed(slots, rollouts[: len(slots), step])
 
-    feeding = percentiles([t / options.tokens * 1e6 for t in seconds(feed_all, 3)])
-    found = {"mb_per_second_1_thread": rates[0], "mb_per_second_2_threads": rates[1]}
-    found |= {"stream_us_per_step_of_512": feeding}
-    show([{"": name} | values for name, values in found.items()])
-    row = {"benchmark": "answers", **vars(options), "mb_of_text": round(num_bytes / 1e6, 1), **found}
-    row |= {"bytes_per_token": round(num_bytes / len(ids), 2)}
-    emit(row | {"speedup_2_threads": round(rates[1]["p50"] / rates[0]["p50"], 3)})
+    found["stream_us_per_step_of_512"] = percentiles([each / options.tokens * 1e6 for each in seconds(feed_all, 3)])
+    show([{"": name, **values} for name, values in found.items()])
+    emit({"benchmark": "answers", **vars(options), "mb_of_text": round(megabytes, 1), **found})
 
 
 if __name__ == "__main__":

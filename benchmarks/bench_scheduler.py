@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.frame import emit, parse, show
-from benchmarks.machine import percentiles
+from benchmarks.harness import emit, parse, percentiles, show
 from fastsia import Engine, SIAConfig, load_task
 from fastsia.backends.native import NativeBackend
 from fastsia.evaluation import make_requests
@@ -56,16 +55,14 @@ def main() -> None:
         return wait
 
     runner.begin_draw = record
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in ("beside the model", "without a model"):
         with engine.profile() as profile:
-            for _ in engine.run(requests):
-                pass
+            list(engine.run(requests))
         full = [1e3 * step.own for step in profile.steps() if step.rows >= 0.95 * options.max_num_seqs]
-        host = {f"host_ms_{which}": value for which, value in percentiles(full).items()}
-        rows.append({"": name, "sequences_per_step": options.max_num_seqs, "full_steps": len(full), **host})
+        rows.append({"": name, "full_steps": len(full)} | {f"host_ms_{p}": ms for p, ms in percentiles(full).items()})
         engine.runner = replaying(runner, drawn)
-    show(rows, dict.fromkeys(rows[0], ".3f") | {"sequences_per_step": "", "full_steps": ""})
+    show(rows)
     emit({"benchmark": "scheduler", **vars(options), "rows": rows})
 
 

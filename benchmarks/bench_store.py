@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import fastsia
-from benchmarks.frame import emit, parse, show
-from benchmarks.machine import peak_rss
+from benchmarks.harness import emit, parse, peak_bytes, seconds, show, timed
 from fastsia import Request, SamplingParams
 from fastsia.backends import ray as distributed
 from fastsia.backends.base import DescribedModel
@@ -54,8 +53,7 @@ class Ready(DescribedModel):
     def generate(self, requests: Iterable[Request]) -> Iterator[Trajectory]:
         for number, request in enumerate(requests):
             ids = np.array(request.prompt_ids, dtype=np.int32)
-            ready = self._pool[number % POOL]
-            yield dataclasses.replace(ready, key=request.key, prompt_ids=ids, seed=request.seed)
+            yield dataclasses.replace(self._pool[number % POOL], key=request.key, prompt_ids=ids, seed=request.seed)
 
     def _trajectory(self, length: int, settles_on: int) -> Trajectory:
         """Answers move from four to one: at position t a rollout has the final one with probability t / T at least."""
@@ -76,8 +74,6 @@ class Ready(DescribedModel):
 
 
 class Worker(distributed._Actor):
-    """A worker of the Ray backend with the ready backend inside."""
-
     def __init__(self, model: str, name: str | None, options: dict[str, Any]) -> None:
         super().__init__(Ready(options["length"]), None, {})  # type: ignore[arg-type]
 
@@ -89,24 +85,16 @@ class Clock(Callback):
         self.seconds = progress.seconds
 
 
-def timed(work: Any) -> tuple[float, Any]:
-    begin = time.perf_counter()
-    result = work()
-    return time.perf_counter() - begin, result
-
-
 def driver(backend: Any, problems: int, trajectories: int, folder: Path) -> dict[str, Any]:
     """A whole evaluation of ready trajectories; then its report, and the same folder resumed."""
     clock = Clock()
     settings: dict[str, Any] = {"num_trajectories": trajectories, "num_rollouts": ROLLOUTS, "stride": STRIDE}
-    settings |= {"limit": problems, "output": folder}
-    whole_s, result = timed(lambda: fastsia.evaluate(backend, "demo", callbacks=[clock], **settings))
-    tables, stored = folder.rglob("*.parquet"), sum(file.stat().st_size for file in folder.glob("run.sqlite*"))
-    parquet = sum(file.stat().st_size for file in tables)
-    analysis_s, _ = timed(lambda: fastsia.analyze(folder / "rollouts.parquet"))
-    report_s, page = timed(lambda: result.report(folder))
-    peak = peak_rss()
-    resumed_s, _ = timed(lambda: fastsia.evaluate(backend, "demo", **settings))
+    run = partial(fastsia.evaluate, backend, "demo", limit=problems, output=folder, **settings)
+    result, whole_s = timed(partial(run, callbacks=[clock]))
+    stored = sum(file.stat().st_size for file in folder.glob("run.sqlite*"))
+    parquet = sum(file.stat().st_size for file in folder.rglob("*.parquet"))
+    analysis_s = timed(partial(fastsia.analyze, folder / "rollouts.parquet"))[1]
+    page, report_s = timed(partial(result.report, folder))
     rollouts = result.summary["num_rollouts"]
     return {
         "trajectories_a_second": problems * trajectories / clock.seconds,
@@ -121,18 +109,27 @@ def driver(backend: Any, problems: int, trajectories: int, folder: Path) -> dict
         "analysis_of_the_table_s": analysis_s,
         "report_s": report_s,
         "report_megabytes": page.stat().st_size / 1e6,
-        "peak_rss_megabytes": peak / 1e6,
-        "opened_and_scored_again_s": resumed_s,
+        "peak_rss_megabytes": peak_bytes() / 1e6,
+        "opened_and_scored_again_s": timed(run)[1],
     }
 
 
-def received(backend: Any, count: int) -> float:
-    """Trajectories per second that come in over Ray and are thrown away, once both workers are busy."""
+def over_ray(length: int, problems: int, trajectories: int, workers: int, folder: Path) -> dict[str, Any]:
+    """The same from two workers; what they send a driver that throws it away; and a driver's own round."""
+    import ray
+
+    distributed._Actor = Worker  # type: ignore[misc]
+    ray.init(num_cpus=2, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+    backend = distributed.RayBackend("demo:sft", None, {"length": length}, num_workers=2)
+    count = 20 * problems
     run = backend.generate(Request(i, (1,) * 100, SamplingParams(), ROLLOUTS, seed=i) for i in range(count))
-    for _ in range(count // 5):
+    for _ in range(count // 5):  # until both workers are busy
         next(run)
-    seconds, rest = timed(lambda: sum(1 for _ in run))
-    return rest / seconds
+    rest, took = timed(lambda: sum(1 for _ in run))
+    found = {"received_a_second": rest / took, **driver(backend, problems, trajectories, folder)}
+    found["round_s"] = bookkeeping(ray, workers)
+    ray.shutdown()
+    return found
 
 
 def bookkeeping(ray: Any, number: int, rounds: int = 50) -> float:
@@ -152,27 +149,18 @@ def bookkeeping(ray: Any, number: int, rounds: int = 50) -> float:
         backend._hand_out()
         backend._wait([worker.calls[0] for worker in backend._workers], num_returns=number, timeout=0)
 
-    return float(np.median([timed(round_)[0] for _ in range(rounds)]))
+    return float(np.median(seconds(round_, rounds)))
 
 
 def main() -> None:
-    options = parse(__doc__, problems=40, trajectories=8, length=250, workers=1000)
-    row: dict[str, Any] = {"benchmark": "store", **vars(options)}
-    with tempfile.TemporaryDirectory() as folder:
-        row["alone"] = driver(Ready(options.length), options.problems, options.trajectories, Path(folder) / "alone")
-        if options.workers:
-            import ray
-
-            distributed._Actor = Worker  # type: ignore[misc]
-            ray.init(num_cpus=2, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
-            backend = distributed.RayBackend("demo:sft", None, {"length": options.length}, num_workers=2)
-            row["ray"] = {"received_a_second": received(backend, 20 * options.problems)}
-            row["ray"] |= driver(backend, options.problems, options.trajectories, Path(folder) / "ray")
-            row["ray"]["round_s"] = bookkeeping(ray, options.workers)
-            ray.shutdown()
-    alone, over_ray = row["alone"], row.get("ray", {})
-    show([{"": x.replace("_", " "), "alone": alone.get(x), "ray": over_ray.get(x)} for x in alone | over_ray])
-    emit(row)
+    given = parse(__doc__, problems=40, trajectories=8, length=250, workers=1000)
+    work = given.problems, given.trajectories
+    with tempfile.TemporaryDirectory() as name:
+        found = {"alone": driver(Ready(given.length), *work, Path(name) / "alone")}
+        if given.workers:
+            found["ray"] = over_ray(given.length, *work, given.workers, Path(name) / "ray")
+    show([{"": key, **{name: one.get(key) for name, one in found.items()}} for key in list(found.values())[-1]])
+    emit({"benchmark": "store", **vars(given), **found})
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 The engine draws the trajectories once, which also warms it up; every peer rolls out every checkpoint of them. Runs take
 turns. The answers of each peer are compared with the engine's at every checkpoint by a permutation test, and the exit
-code is 1 where they disagree. Prints a table with median seconds, and one JSON line.
+code is 1 where they disagree. Prints a table with median seconds, what the streaming stop saved, and one JSON line.
 
     python -m benchmarks.versus --problems 64 --temperature 0.7 --top_p 0.95
     python -m benchmarks.versus --model PATH --task svamp --data_dir DIR --problems 4 --num_rollouts 10 --stride 40 \\
@@ -11,15 +11,10 @@ code is 1 where they disagree. Prints a table with median seconds, and one JSON 
 A peer is NAME or NAME:DTYPE, by default in --dtype. `hf` is transformers' `generate`, one call per checkpoint; `vllm`
 needs an environment (docs/benchmarks.md); `openai` is a server of the completions protocol at --base_url, such as
 llama.cpp's, whose dtype is its own; `fastsia` is the engine in another dtype, `unshared` the engine with share="none".
-Ratios are to the first peer.
-
-The engine is timed as a whole `evaluate`, loaded: trajectories, rollouts, answers, database, statistics. So are `hf`
-and `openai`, which draw trajectories of their own as well, so that they pay for them. Of vLLM only `LLM.generate` is
-timed, on a loaded and warmed-up engine.
-
---repeats is of the engine, --peer_repeats of each peer. --threads is of each of them. --block_size, --kv_gib,
---max_num_seqs and --enforce_eager are vLLM's; --threads_bind is its VLLM_CPU_OMP_THREADS_BIND, by default one core per
-thread.
+Ratios are to the first peer. A whole `evaluate` is timed, loaded; of vLLM only `LLM.generate`. --repeats is of the
+engine, --peer_repeats of each peer. --threads is of each of them. --endless takes the model's end tokens away.
+--block_size, --kv_gib, --max_num_seqs and --enforce_eager are vLLM's; --threads_bind is its VLLM_CPU_OMP_THREADS_BIND,
+by default one core per thread.
 """
 
 from __future__ import annotations
@@ -29,76 +24,68 @@ import os
 import signal
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
 
-from benchmarks.agreement import LEVEL, disagreement
-from benchmarks.frame import WORK, emit, parse, show
-from benchmarks.vllm_process import VLLM, vllm_python
+from benchmarks.harness import WORK, emit, parse, show
+from benchmarks.vllm_process import VLLM
 from fastsia import Engine, FastsiaError, Request, SIAResult, evaluate
 from fastsia.backends import open_backend
 from fastsia.backends.base import Backend
-from fastsia.backends.continuations import DrawnSequence, PendingRequest
+from fastsia.backends.continuations import PendingRequest
 from fastsia.backends.native import NativeBackend
-from fastsia.engine.sequence import FinishReason, Trajectory
+from fastsia.engine.sequence import Trajectory
 from fastsia.models.resolve import resolve_model
+from tests.backends.agreement import LEVEL, disagreement
 
 SETTINGS = ("temperature", "top_p", "stride", "num_rollouts", "max_tokens", "share", "seed")
 COMMON = {"peers": ["hf"], "model": "demo:sft", "task": "demo", "data_dir": str, "problems": 64, "base_url": str}
-MACHINE = {"device": str, "dtype": "float32", "threads": torch.get_num_threads(), "repeats": 3, "peer_repeats": 1}
+ENGINE = {"device": str, "dtype": "float32", "threads": torch.get_num_threads(), "endless": False}
+TIMES = {"repeats": 3, "peer_repeats": 1}
 OF_VLLM = {"max_num_seqs": 512, "block_size": 32, "kv_gib": 2, "threads_bind": str, "enforce_eager": False}
 PEERS = ("hf", "vllm", "openai", "fastsia", "unshared")
-
-# Seconds, rollout tokens, computed tokens (None where unknown), and the result of one run.
-Timed = tuple[float, int, int | None, SIAResult]
 
 
 @dataclass
 class Peer:
-    """Another way to do the work.
+    """Somebody who does the work.
 
     Attributes:
-        name, dtype: as asked.
-        run: does the whole work once.
-        halted: stops its processes while others are timed.
-        check: a run whose rollouts start from the recorded trajectories; None if `run` is one.
-        facts: further entries of its row.
+        model, changes: what `evaluate` gets, and what is changed in its settings.
+        checked: a model whose rollouts start from the recorded trajectories; None for the engine, which drew them.
+        vllm: the process that draws, whose own times count, if there is one.
     """
 
     name: str
-    dtype: str
-    run: Callable[[], Timed]
-    halted: Callable[[], AbstractContextManager[None]] = nullcontext
-    check: Callable[[], Timed] | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
+    model: Any
+    repeats: int
+    changes: dict[str, Any] = field(default_factory=dict)
+    checked: Any = None
+    vllm: VLLM | None = None
+    runs: list[SIAResult] = field(default_factory=list)
 
 
 class Recording(NativeBackend):
-    """The engine; keeps its requests and trajectories.
-
-    Args:
-        drawn: trajectories to return instead: another engine's rollouts are read and scored like our own.
-    """
+    """The engine; keeps its requests and trajectories."""
 
     can_be_watched = False
 
-    def __init__(self, engine: Engine, drawn: dict[Any, Trajectory] | None = None) -> None:
+    def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
         self.requests: dict[Any, Request] = {}
-        self.drawn = drawn or {}
+        self.drawn: dict[Any, Trajectory] = {}
 
     def generate(self, requests: Iterable[Request], watch: Any = None) -> Iterator[Trajectory]:
         self.requests = {request.key: request for request in requests}
-        self.drawn = self.drawn or {one.key: one for one in super().generate(self.requests.values())}
-        yield from (self.drawn[key] for key in self.requests)
+        for one in super().generate(self.requests.values()):
+            self.drawn[one.key] = one
+            yield one
 
     def given(self, key: Any) -> Request:
         """A request with its trajectory, whose rollouts are still to be drawn."""
@@ -107,6 +94,22 @@ class Recording(NativeBackend):
     def pending(self) -> dict[Any, PendingRequest]:
         """All of them, in order of the keys."""
         return {key: PendingRequest(self.given(key), self.eos_token_ids, self.vocabulary) for key in sorted(self.drawn)}
+
+
+class OnVLLM(NativeBackend):
+    """Rollouts of the recorded trajectories by vLLM; what else evaluates them is the engine's."""
+
+    can_be_watched = False
+
+    def __init__(self, vllm: VLLM, recording: Recording) -> None:
+        super().__init__(recording.engine)
+        self._vllm, self._recording = vllm, recording
+
+    def generate(self, requests: Iterable[Request], watch: Any = None) -> Iterator[Trajectory]:
+        drawn = iter(self._vllm.run())
+        for key, pending in self._recording.pending().items():
+            parts = [list(islice(drawn, start.count)) for start in pending.starts()]
+            yield replace(self._recording.drawn[key], rollouts=pending.finish(parts).rollouts)
 
 
 class OnGiven:
@@ -127,185 +130,143 @@ class OnGiven:
             yield replace(one, finish_reason=own[one.key].finish_reason)
 
 
-def main() -> int:
-    options = parse(__doc__, *SETTINGS, **COMMON, **MACHINE, **OF_VLLM)
-    # Without this, a terminated run would leave vLLM's processes behind, possibly halted.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        return compare(options)
-    except FastsiaError as error:
-        print(f"versus: error: {error}", file=sys.stderr)
-        return 2
-
-
 def compare(options: argparse.Namespace) -> int:
+    """Time everybody in turns, compare the answers, print; 1 where somebody's differ from the engine's."""
     torch.set_num_threads(options.threads)
-    asked = [(name, dtype or options.dtype) for name, _, dtype in (peer.partition(":") for peer in options.peers)]
-    for name, _ in asked:
-        if name not in PEERS:
-            raise FastsiaError(f"--peers must be of {', '.join(PEERS)}, got {name!r}.")
-    settings = {name: getattr(options, name) for name in (*SETTINGS, "data_dir")}
+    if unknown := {asked.partition(":")[0] for asked in options.peers} - set(PEERS):
+        raise FastsiaError(f"--peers must be of {', '.join(PEERS)}, got {', '.join(unknown)}.")
     named = Path(os.environ.get("FASTSIA_MODELS", "")) / options.model
     options.model = str(named) if named.is_dir() else options.model
     engine = load(options, options.dtype)
-    recording = Recording(engine)
-
-    def run(model: Any, **changes: Any) -> Timed:
-        result = evaluate(model, options.task, limit=options.problems, **settings | changes)
-        summary = result.summary
-        return summary["seconds"], summary["generated_tokens"], summary["row_steps"], result
-
-    ours = run(recording)[-1]
-    times: dict[str, list[Timed]] = {}
-    agreements: dict[str, dict[str, Any]] = {}
+    recording, name = Recording(engine), f"fastsia {options.dtype}"
+    ours = evaluated(recording, options)
     with ExitStack() as stack:
-        peers = [stack.enter_context(open_peer(name, dtype, recording, run, options)) for name, dtype in asked]
-
-        def timed(peer: Peer | None, work: Callable[[], Timed]) -> Timed:
-            with ExitStack() as halting:
-                for other in peers:
-                    if other is not peer:
-                        halting.enter_context(other.halted())
-                return work()
-
+        peers = [stack.enter_context(opened(asked, recording, options)) for asked in options.peers]
+        stopped = Peer(name, engine, options.repeats, {"stop_at_answer": True})
+        whole = Peer(f"{name}, every rollout to its end", engine, options.repeats, {"stop_at_answer": False})
+        peers += [stopped, whole]
         for i in range(max(options.repeats, options.peer_repeats)):
             for peer in peers:
-                if i < options.peer_repeats:
-                    times.setdefault(f"{peer.name} {peer.dtype}", []).append(timed(peer, peer.run))
-            if i < options.repeats:
-                for name, stops in (("", True), (", every rollout to its end", False)):
-                    one = timed(None, lambda stops=stops: run(engine, stop_at_answer=stops))
-                    times.setdefault(f"fastsia {options.dtype}{name}", []).append(one)
-        for peer in peers:
-            which = f"{peer.name} {peer.dtype}"
-            theirs = times[which][0] if peer.check is None else timed(peer, peer.check)
-            found = disagreement(answer_counts(ours, theirs[-1]), options.seed)
-            agreements[which] = found | {"level": LEVEL, "agrees": found["p_value"] > LEVEL}
+                if i < peer.repeats:
+                    peer.runs.append(evaluated(peer.model, options, peer.vllm, **peer.changes))
+        agreements: dict[str, dict[str, Any]] = {}
+        for peer in [peer for peer in peers if peer.checked is not None]:
+            again = peer.checked is not peer.model
+            theirs = evaluated(peer.checked, options, **peer.changes) if again else peer.runs[0]
+            found = disagreement(list(zip(answers_of(ours), answers_of(theirs), strict=True)), options.seed)
+            agreements[peer.name] = found | {"level": LEVEL, "agrees": found["p_value"] > LEVEL}
 
-    first = statistics.median(seconds for seconds, *_ in next(iter(times.values())))
-    facts = {f"{peer.name} {peer.dtype}": peer.facts for peer in peers}
-    rows = [row_of(which, runs, first) | facts.get(which, {}) for which, runs in times.items()]
+    rows = [row_of(peer, peers[0]) for peer in peers]
     machine = engine.describe()
-    hidden = ("all_seconds", "vllm_settings")
     show(
-        [{name: value for name, value in row.items() if name not in hidden} for row in rows],
+        [{name: value for name, value in row.items() if name not in ("all_seconds", "vllm_settings")} for row in rows],
         {"seconds": ".2f", "tokens_per_s": ",.0f", "mean_entropy": ".4f", "ratio": ".1f", "merged": ".2f"},
         title=f"{options.model} on {options.task}: {len(recording.drawn)} trajectories, N = {options.num_rollouts}, "
         f"temperature {options.temperature}, top-p {options.top_p}, {machine['device']}, {options.threads} threads",
     )
-    for which, found in agreements.items():
-        print(
-            f"{which}: answers {'agree' if found['agrees'] else 'DISAGREE'}: permutation test over all checkpoints, "
-            f"p = {found['p_value']:.4f} (level {LEVEL}); mean total variation {found['mean_tv']:.4f}, "
-            f"{found['mean_tv_expected']:.4f} expected of two samples of one distribution."
+    if agreements:
+        answers = [{"answers of": name, **found, "agrees": str(found["agrees"])} for name, found in agreements.items()]
+        show(
+            answers, title="\nPermutation test over all checkpoints; mean total variation, and what chance alone gives:"
         )
+    saved = what_the_stop_saved(stopped.runs[0], whole.runs[0])
+    shares = dict.fromkeys(("rollout_tokens", "computed_tokens", "same_answers"), ".1%")
+    show([saved], shares, title="\nSaved by the streaming stop, of what every rollout to its end takes:")
     kept = {name: value for name, value in vars(options).items() if name not in ("data_dir", "device", "dtype")}
     row = {"benchmark": "versus", **kept, "stride": ours.summary["config"]["stride"]}
     row |= {"fingerprint": recording.fingerprint(), "machine": machine, "rows": rows}
-    emit(row | {"agreement": agreements})
-    return 0 if all(found["agrees"] for found in agreements.values()) else 1
+    emit(row | {"agreement": agreements, "stop": saved})
+    lossless = saved["same_answers"] == 1 or not machine["deterministic"]
+    return 0 if lossless and all(found["agrees"] for found in agreements.values()) else 1
 
 
 def load(options: argparse.Namespace, dtype: str) -> Engine:
-    return Engine.from_pretrained(options.model, device=options.device, dtype=dtype, num_threads=options.threads)
+    given = {"device": options.device, "dtype": dtype, "num_threads": options.threads}
+    engine = Engine.from_pretrained(options.model, **given)
+    if options.endless:  # its end tokens are drawn and written like any other
+        model: Any = engine.model
+        model.config.eos_token_id = model.generation_config.eos_token_id = engine.tokenizer.eos_token = None
+    return engine
 
 
-def row_of(name: str, runs: list[Timed], first: float) -> dict[str, Any]:
-    _, tokens, computed, result = runs[0]
-    seconds = statistics.median(seconds for seconds, *_ in runs)
-    return {
-        "name": name,
-        "timed": "rollouts" if name.startswith("vllm") else "the whole evaluation",
+def evaluated(model: Any, options: argparse.Namespace, vllm: VLLM | None = None, **changes: Any) -> SIAResult:
+    """A whole evaluation of the task; of vLLM, only its own work counts."""
+    settings = {name: getattr(options, name) for name in (*SETTINGS, "data_dir")}
+    result = evaluate(model, options.task, limit=options.problems, **settings | changes)
+    if vllm is not None:
+        result.summary.update(seconds=vllm.seconds, generated_tokens=vllm.num_tokens, row_steps=None)
+    return result
+
+
+def row_of(peer: Peer, first: Peer) -> dict[str, Any]:
+    seconds, base = (statistics.median(run.summary["seconds"] for run in one.runs) for one in (peer, first))
+    tokens, computed = (peer.runs[0].summary[name] for name in ("generated_tokens", "row_steps"))
+    row = {
+        "name": peer.name,
+        "timed": "the whole evaluation" if peer.vllm is None else "rollouts",
         "seconds": round(seconds, 4),
-        "all_seconds": [round(seconds, 4) for seconds, *_ in runs],
+        "all_seconds": [round(run.summary["seconds"], 4) for run in peer.runs],
         "rollout_tokens": tokens,
         "computed_tokens": computed,
         "merged": computed and round(tokens / computed, 3),
         "tokens_per_s": round(tokens / seconds, 1),
-        "mean_entropy": float(result.checkpoints["entropy"].mean()),
-        "ratio": round(first / seconds, 2),
+        "mean_entropy": float(peer.runs[0].checkpoints["entropy"].mean()),
+        "ratio": round(base / seconds, 2),
     }
+    return row if peer.vllm is None else row | {"vllm_settings": peer.vllm.settings}
 
 
-def answer_counts(one: SIAResult, other: SIAResult) -> list[np.ndarray]:
-    """Per checkpoint [2, answers]: how often each answer occurs in both runs; no answer is a class of its own."""
+def what_the_stop_saved(stopped: SIAResult, whole: SIAResult) -> dict[str, float]:
+    """Shares of tokens; and of answers, in both readings, that are those of the whole text."""
+    names = {"rollout_tokens": "generated_tokens", "computed_tokens": "row_steps"}
+    saved = {name: 1 - stopped.summary[key] / whole.summary[key] for name, key in names.items()}
+    answers = [run.rollouts[["answer_strict", "answer_lenient"]].fillna("") for run in (stopped, whole)]
+    counts = {"num_stopped": stopped.summary["num_stopped_at_answer"], "num_rollouts": len(answers[0])}
+    return saved | counts | {"same_answers": float((answers[0] == answers[1]).all(axis=1).mean())}
+
+
+def answers_of(result: SIAResult) -> list[list[str | None]]:
+    """The answers of every checkpoint."""
     keys = ["problem_id", "trajectory", "checkpoint"]
-    frames = [run.rollouts[[*keys, "answer"]].assign(run=i) for i, run in enumerate((one, other))]
-    both = pd.concat(frames, ignore_index=True)
-    both["answer"] = both["answer"].fillna("\0null")
-    return [
-        group.groupby(["run", "answer"]).size().unstack(fill_value=0).reindex([0, 1], fill_value=0).to_numpy()
-        for _, group in both.groupby(keys, sort=False)
-    ]
+    return [list(group) for _, group in result.rollouts.groupby(keys)["answer"]]
 
 
 @contextmanager
-def open_peer(
-    name: str, dtype: str, recording: Recording, run: Callable[..., Timed], options: argparse.Namespace
-) -> Iterator[Peer]:
+def opened(asked: str, recording: Recording, options: argparse.Namespace) -> Iterator[Peer]:
+    """A peer by its NAME or NAME:DTYPE."""
+    name, _, given = asked.partition(":")
+    dtype, repeats = given or options.dtype, options.peer_repeats
     if name == "vllm":
-        with open_vllm(dtype, recording, run, options) as peer:
-            yield peer
-        return
-    if name == "openai":
-        server: Any = OnGiven(open_backend(options.model, "openai", {"base_url": options.base_url}), recording)
-        yield Peer(name, "server", lambda: run(server))
-        return
-    engine = recording.engine if dtype == options.dtype else load(options, dtype)
-    backend: Any = OnGiven(open_backend(engine, "hf" if name == "hf" else "native"), recording)
-    if name == "hf":
-        yield Peer(name, dtype, lambda: run(backend))
-        return
-    changes = {"share": "none"} if name == "unshared" else {}
-    yield Peer(name, dtype, lambda: run(engine, **changes), check=lambda: run(backend, **changes))
+        with closing(VLLM(vllm_work(recording, options, dtype), vllm_environment(options), WORK / "vllm.log")) as vllm:
+            model = OnVLLM(vllm, recording)
+            yield Peer(f"vllm {dtype}", model, repeats, checked=model, vllm=vllm)
+    elif name == "openai":
+        server = OnGiven(open_backend(options.model, "openai", {"base_url": options.base_url}), recording)
+        yield Peer("openai server", server, repeats, checked=server)
+    else:
+        engine = recording.engine if dtype == options.dtype else load(options, dtype)
+        on_given = OnGiven(open_backend(engine, "hf" if name == "hf" else "native"), recording)
+        changes = {"share": "none"} if name == "unshared" else {}
+        yield Peer(f"{name} {dtype}", on_given if name == "hf" else engine, repeats, changes, checked=on_given)
 
 
-@contextmanager
-def open_vllm(
-    dtype: str, recording: Recording, run: Callable[..., Timed], options: argparse.Namespace
-) -> Iterator[Peer]:
-    if vllm_python() is None:
-        raise FastsiaError("no environment with vLLM: run `make bench-vllm`, or name one in FASTSIA_VLLM.")
-
-    def run_peer() -> Timed:
-        result = vllm.run()
-        scored = run(Recording(recording.engine, with_rollouts(recording, result)))[-1]
-        return result["seconds"], sum(map(len, result["token_ids"])), None, scored
-
-    vllm = start(recording, dtype, options)
-    try:
-        settings = engine_settings(dtype, options) | process_settings(options) | {"versions": vllm.versions}
-        yield Peer("vllm", dtype, run_peer, vllm.halted, facts={"vllm_settings": settings})
-    finally:
-        vllm.close()
-
-
-# --- vLLM ------------------------------------------------------------------------------------------------------------
-
-
-def start(recording: Recording, dtype: str, options: argparse.Namespace) -> VLLM:
-    """Start vLLM on the prompts of every checkpoint, in order of trajectories."""
+def vllm_work(recording: Recording, options: argparse.Namespace, dtype: str) -> dict[str, Any]:
+    """The prompts of every checkpoint, in order of trajectories, and how they are continued."""
     stops = {request.sampling.stop for request in recording.requests.values()}
     if len(stops) > 1:
         raise FastsiaError("the problems have different stop texts; the comparison needs the same for all.")
-    prompts = [start.prefix for pending in recording.pending().values() for start in pending.starts()]
+    engine = {name: getattr(options, name) for name in ("seed", "max_num_seqs", "block_size", "enforce_eager")}
     work = {name: getattr(options, name) for name in ("num_rollouts", "temperature", "top_p", "max_tokens")}
-    work |= {"model": resolve_model(options.model).source, "engine": engine_settings(dtype, options)}
-    work |= {"stop": list(stops.pop()), "eos_token_ids": list(recording.eos_token_ids)}
-    work |= {"prompts": prompts, "num_warmup": min(8, len(prompts))}
-    python = vllm_python()
-    assert python is not None
-    WORK.mkdir(exist_ok=True)
-    return VLLM(python, work, process_settings(options), log=WORK / "vllm.log")
+    return work | {
+        "model": resolve_model(options.model).source,
+        "engine": engine | {"dtype": dtype, "enable_prefix_caching": True, "generation_config": "vllm"},
+        "stop": list(stops.pop()),
+        "eos_token_ids": list(recording.eos_token_ids),
+        "prompts": [start.prefix for pending in recording.pending().values() for start in pending.starts()],
+    }
 
 
-def engine_settings(dtype: str, options: argparse.Namespace) -> dict[str, Any]:
-    names = ("seed", "max_num_seqs", "block_size", "enforce_eager")
-    given = {name: getattr(options, name) for name in names}
-    return given | {"dtype": dtype, "enable_prefix_caching": True, "generation_config": "vllm"}
-
-
-def process_settings(options: argparse.Namespace) -> dict[str, str]:
+def vllm_environment(options: argparse.Namespace) -> dict[str, str]:
     """Environment variables of vLLM's processes."""
     cores = sorted(os.sched_getaffinity(0))[: options.threads]
     binding = options.threads_bind or ",".join(map(str, cores))
@@ -314,22 +275,7 @@ def process_settings(options: argparse.Namespace) -> dict[str, str]:
     return settings | ({"OMP_NUM_THREADS": str(options.threads)} if binding == "nobind" else {})
 
 
-def with_rollouts(recording: Recording, result: dict[str, Any]) -> dict[Any, Trajectory]:
-    """The trajectories with vLLM's rollouts, which come by trajectory, checkpoint and index."""
-    drawn = [
-        DrawnSequence(np.array(ids), np.full(len(ids), np.nan), FinishReason["LENGTH" if why == "length" else "EOS"])
-        for ids, why in zip(result["token_ids"], result["finish_reasons"], strict=True)
-    ]
-    pending = recording.pending()
-    wanted = sum(start.count for one in pending.values() for start in one.starts())
-    if len(drawn) != wanted:
-        raise FastsiaError(f"vLLM returned {len(drawn)} rollouts, not {wanted}.")
-    rollouts, given = iter(drawn), {}
-    for key, one in pending.items():
-        parts = [list(islice(rollouts, start.count)) for start in one.starts()]
-        given[key] = replace(recording.drawn[key], rollouts=one.finish(parts).rollouts)
-    return given
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    # Without this, a terminated run would leave vLLM's processes behind, possibly halted.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    sys.exit(compare(parse(__doc__, *SETTINGS, **COMMON, **ENGINE, **TIMES, **OF_VLLM)))

@@ -1,7 +1,7 @@
 """vLLM's side of vllm_process.py; runs in vLLM's own environment and does not import fastsia.
 
 Receives the work, loads and warms up, and answers with versions. Then, for each message, it rolls out the whole work
-once and answers {"seconds", "token_ids", "finish_reasons"}. Only `LLM.generate` is timed.
+once and answers (seconds, [(token ids, whether the limit cut them), ...]). Only `LLM.generate` is timed.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import suppress
-from multiprocessing.connection import Client, Connection
+from multiprocessing.connection import Connection
 from typing import Any
 
 
@@ -29,7 +29,7 @@ def serve(parent: Connection) -> None:
         detokenize=bool(work["stop"]),
     )
     prompts = [{"prompt_token_ids": ids} for ids in work["prompts"]]
-    llm.generate(prompts[: work["num_warmup"]], sampling, use_tqdm=False)
+    llm.generate(prompts[:8], sampling, use_tqdm=False)
     parent.send({"vllm": vllm.__version__, "torch": torch.__version__})
     while parent.recv():
         if not llm.reset_prefix_cache():  # a repeat must not find the prompts of the one before
@@ -38,10 +38,11 @@ def serve(parent: Connection) -> None:
         outputs = llm.generate(prompts, sampling, use_tqdm=False)
         seconds = time.perf_counter() - begin
         rollouts = [rollout for output in outputs for rollout in sorted(output.outputs, key=lambda one: one.index)]
-        ids, reasons = zip(*((list(rollout.token_ids), rollout.finish_reason) for rollout in rollouts), strict=True)
-        parent.send({"seconds": seconds, "token_ids": ids, "finish_reasons": reasons})
+        if len(rollouts) != len(prompts) * work["num_rollouts"]:
+            raise RuntimeError(f"vLLM returned {len(rollouts)} rollouts of {len(prompts)} prompts")
+        parent.send((seconds, [(list(one.token_ids), one.finish_reason == "length") for one in rollouts]))
 
 
 if __name__ == "__main__":  # vLLM's child processes import this file again
-    with suppress(EOFError), Client(sys.argv[1]) as connection:
+    with suppress(EOFError), Connection(int(sys.argv[1])) as connection:
         serve(connection)

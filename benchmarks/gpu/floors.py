@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 import torch
-from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from torch.nn.functional import linear
+from transformers import PretrainedConfig
 
 from benchmarks.gpu.models import skeleton
-from benchmarks.machine import bandwidth, seconds
-from fastsia.engine.model_runner import kv_shape
+from benchmarks.harness import seconds
+from fastsia.engine.model_runner import ModelRunner, kv_shape
+
+# Of each weight, so that all of them displace each other from the cache.
+_COPIES = 3
 
 
 @dataclass(frozen=True)
@@ -22,41 +25,26 @@ class Rates:
     bytes_per_s: float
     flops_per_s: float
 
+    def seconds(self, num_bytes: float, operations: float = 0.0) -> float:
+        """What moving so many bytes takes, or so many operations, whichever is more."""
+        return max(num_bytes / self.bytes_per_s, operations / self.flops_per_s)
+
 
 H200 = Rates(4.3e12, 790e12)
 
 
 @cache
-def matmul_rate(device: str, dtype: torch.dtype) -> float:
-    """Operations per second, from the best of several square matrix products (a multiply-add counts as two)."""
-    size, repeats = (8192, 20) if device == "cuda" else (512, 3)
+def measured_rates(device: str, dtype: torch.dtype) -> Rates:
+    """From the best of several large copies and square matrix products (a multiply-add counts as two operations)."""
+    length, size, repeats = (1 << 29, 8192, 20) if device == "cuda" else (1 << 25, 512, 3)
+    source = torch.ones(length, dtype=torch.float32, device=device)
+    target = torch.empty_like(source)
     left, right = torch.randn(2, size, size, device=device).to(dtype).unbind()
-    return 2 * size**3 / min(seconds(lambda: left @ right, repeats, device))
-
-
-def products(module: PreTrainedModel) -> Iterator[Tensor]:
-    """The weights of a step's matrix products, [out, in]; those that are views of one matrix as that matrix."""
-    fused: list[Tensor] = []
-    for layer in module.modules():
-        if not isinstance(layer, nn.Linear):
-            continue
-        weight, last = layer.weight.detach(), fused[-1] if fused else None
-        if last is not None and (
-            weight.shape[1] != last.shape[1]
-            or weight.untyped_storage().data_ptr() != last.untyped_storage().data_ptr()
-            or weight.storage_offset() != last.storage_offset() + last.numel()
-        ):
-            yield _whole(fused)
-            fused = []
-        fused.append(weight)
-    if fused:
-        yield _whole(fused)
-
-
-def _whole(parts: list[Tensor]) -> Tensor:
-    """The matrix whose parts are adjacent in memory."""
-    rows = sum(len(part) for part in parts)
-    return parts[0].as_strided((rows, parts[0].shape[1]), parts[0].stride())
+    copying, multiplying = (
+        seconds(lambda: target.copy_(source), 9, device),
+        seconds(lambda: left @ right, repeats, device),
+    )
+    return Rates(2 * source.nbytes / min(copying), 2 * size**3 / min(multiplying))
 
 
 def shapes(config: PretrainedConfig) -> dict[str, tuple[int, int]]:
@@ -72,34 +60,35 @@ def shapes(config: PretrainedConfig) -> dict[str, tuple[int, int]]:
     }
 
 
-def product_seconds(module: PreTrainedModel, rows: int) -> float:
-    """Seconds of a step's matrix products alone: `rows` rows by each weight of the model, in their order.
+def product_seconds(config: PretrainedConfig, rows: int, device: str, dtype: torch.dtype) -> float:
+    """Seconds of a step's matrix products alone, at `rows` rows.
 
-    A large square product reaches a rate that few rows by a model's own shapes cannot; and a step reads each weight
-    from memory, as the others displace it from the cache.
+    A large square product reaches a rate that few rows by a model's own shapes cannot.
     """
-    weights = list(products(module))
-    inputs = {
-        width: torch.randn(rows, width, device=module.device, dtype=module.dtype)
-        for width in {weight.shape[1] for weight in weights}
-    }
 
-    def once() -> None:
-        for weight in weights:
-            nn.functional.linear(inputs[weight.shape[1]], weight)
+    def once_each(sizes: list[tuple[int, int]]) -> float:
+        weights = [torch.randn(*size[::-1], device=device, dtype=dtype) for size in sizes * _COPIES]
+        inputs = {width: torch.randn(rows, width, device=device, dtype=dtype) for width, _ in sizes}
 
-    with torch.inference_mode():
-        if module.device.type != "cuda":
-            return min(seconds(once, 3))
-        seconds(once, 1, "cuda")
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            once()
-        return min(seconds(graph.replay, 9, "cuda"))
+        def products() -> None:
+            for weight in weights:
+                linear(inputs[weight.shape[1]], weight)
+
+        return min(seconds(graphed(products, device), 9, device)) / _COPIES
+
+    *layer, head = shapes(config).values()
+    return config.num_hidden_layers * once_each(layer) + once_each([head])
 
 
-def measured_rates(device: str, dtype: torch.dtype) -> Rates:
-    return Rates(bandwidth(device), matmul_rate(device, dtype))
+def graphed(work: Callable[[], object], device: str) -> Callable[[], object]:
+    """The work as a CUDA graph, whose launches cost the host nothing; on a CPU, the work."""
+    if device != "cuda":
+        return work
+    seconds(work, 1, device)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
 
 
 @dataclass(frozen=True)
@@ -115,29 +104,20 @@ class Costs:
     itemsize: int
 
     @classmethod
-    def of(cls, config: PretrainedConfig, itemsize: int = 2) -> Costs:
-        module = skeleton(config)
+    def of(cls, config: PretrainedConfig, dtype: torch.dtype = torch.bfloat16) -> Costs:
+        module = skeleton(config, dtype)
         looked_up = 0 if config.tie_word_embeddings else module.get_input_embeddings().weight.numel()
         weights = sum(p.numel() for p in module.parameters()) - looked_up
-        kv_heads, head_dim = kv_shape(config)
-        kv_bytes = config.num_hidden_layers * 2 * kv_heads * head_dim * itemsize
-        return cls(weights, kv_bytes, config.vocab_size, itemsize)
+        return cls(weights, ModelRunner.bytes_per_block(module, 1), config.vocab_size, dtype.itemsize)
 
-    def step_seconds(
-        self, rows: int, shared_tokens: int, own_tokens: int, rates: Rates, products: float | None = None
-    ) -> float:
-        """Matrix products, then keys and values, then logits.
-
-        The trunks' tokens are read once, `shared_tokens` in all, and the suffixes', `own_tokens` in all. Logits are
-        written and read.
+    def step_seconds(self, rows: int, tokens: int, rates: Rates, products: float | None = None) -> float:
+        """Matrix products, then keys and values, then logits, which are written and read.
 
         Args:
+            tokens: whose keys and values are read: those of each trunk once, and those of each suffix.
             products: seconds of the matrix products, from `product_seconds`. None: what reading the weights takes, or
                 their operations, whichever is more.
         """
         if products is None:
-            operations = 2 * self.weights * rows / rates.flops_per_s
-            products = max(self.weights * self.itemsize / rates.bytes_per_s, operations)
-        kv = (shared_tokens + own_tokens) * self.kv_bytes / rates.bytes_per_s
-        logits = 2 * rows * self.vocab * self.itemsize / rates.bytes_per_s
-        return products + kv + logits
+            products = rates.seconds(self.weights * self.itemsize, 2 * self.weights * rows)
+        return products + rates.seconds(tokens * self.kv_bytes + 2 * rows * self.vocab * self.itemsize)

@@ -1,4 +1,4 @@
-"""The suite's results: JSON lines, written as things end, to one file or to several alike.
+"""The suite's results: a file of JSON lines, written as things end.
 
 A machine may take a process away at any moment. So each row says that it begins, and what began twice without an end is
 recorded as out of time and passed over; a line that was cut in two is read as if it were not there.
@@ -7,39 +7,30 @@ recorded as out of time and passed over; a line that was cut in two is read as i
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.frame import emit
+from benchmarks.harness import emit
 
 _ATTEMPTS = 2
 
 
 class Ledger:
-    """Rows by key.
+    """Rows by key. Those with a status of `again` count as not there, and so are measured again."""
 
-    Args:
-        paths: files alike; lines that one lacks are copied from the others.
-        again: statuses of rows that count as not there, and so are measured again.
-    """
-
-    def __init__(self, paths: Sequence[Path], again: Sequence[str] = ()) -> None:
-        self.paths = list(paths)
-        self._again = set(again)
+    def __init__(self, path: Path, again: Collection[str] = ()) -> None:
+        self._path, self._again = path, set(again)
         self._rows: dict[str, dict[str, Any]] = {}
         self._begun: Counter[str] = Counter()
-        held = [_lines(path) for path in self.paths]
-        # Lines may be equal: a row that began twice.
-        every = list(max(held, key=len, default=[]))
-        for lines in held:
-            every += _without(lines, every)
-        for path, lines in zip(self.paths, held, strict=True):
-            for line in _without(every, lines):
-                _append(path, line)
-        for line in every:
-            self._note(json.loads(line))
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+            try:
+                row = json.loads(line)
+            except ValueError:  # the process that wrote it was ended
+                continue
+            self._note(row)
 
     def rows(self) -> list[dict[str, Any]]:
         """What has ended; of those with one key the last one counts, in the place of the first."""
@@ -59,18 +50,22 @@ class Ledger:
             reason = f"it began {_ATTEMPTS} times and did not end"
             self.end({**head, "status": "timeout", "reason": reason, "result": None, "wall_seconds": 0.0})
             return False
-        row = {"key": head["key"], "status": "began"}
-        self._note(row)
-        for path in self.paths:
-            _append(path, json.dumps(row))
+        # A line like no other: where files are merged, equal lines are one.
+        self._write({"key": head["key"], "status": "began", "time": time.time()})
         return True
 
-    def end(self, row: dict[str, Any]) -> None:
+    def end(self, row: Mapping[str, Any]) -> None:
         """Write a row with its provenance."""
+        self._write(json.loads(emit(row, None)))
+
+    def _write(self, row: dict[str, Any]) -> None:
         self._note(row)
-        line = emit(row, None)
-        for path in self.paths:
-            _append(path, line)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a+b") as file:
+            # After a line that was cut in two.
+            file.seek(max(file.tell() - 1, 0))
+            torn = file.read(1) not in (b"", b"\n")
+            file.write(b"\n" * torn + json.dumps(row).encode() + b"\n")
 
     def _note(self, row: dict[str, Any]) -> None:
         if row["status"] == "began":
@@ -80,34 +75,3 @@ class Ledger:
             for key in (row["key"], row["key"].rpartition("/")[0]):
                 del self._begun[key]
             self._rows[row["key"]] = row
-
-
-def _lines(path: Path) -> list[str]:
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            json.loads(line)
-        except ValueError:  # the process that wrote it was ended
-            continue
-        found.append(line)
-    return found
-
-
-def _without(lines: list[str], others: list[str]) -> list[str]:
-    """The lines, in order, that others lack; each as often as they lack it."""
-    there, found = Counter(others), []
-    for line in lines:
-        if there[line]:
-            there[line] -= 1
-        else:
-            found.append(line)
-    return found
-
-
-def _append(path: Path, line: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
-        # After a line that was cut in two.
-        file.seek(max(file.tell() - 1, 0))
-        torn = file.read(1) not in (b"", b"\n")
-        file.write(b"\n" * torn + line.encode() + b"\n")

@@ -7,7 +7,6 @@ the whole context; and its scale is set so that the mean entropy of a token is a
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
+from torch.nn.functional import normalize
+from transformers import AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
 
+from benchmarks.gpu.runner import CannotRunError
 from fastsia.models.loading import load_model
+from tests.models.architectures import ARCHITECTURES, architecture
 
 TARGET_ENTROPY = 0.3
 # The successor's mean logit, in units of what the largest of all noise is expected to be: with less of a lead, a capped
@@ -25,36 +27,6 @@ TARGET_ENTROPY = 0.3
 _LEAD, _RIVALS = 1.8, 3
 # Of the card's memory, for weights; the rest is for KV and activations.
 _WEIGHTS_SHARE = 0.75
-
-
-class DoesNotFitError(RuntimeError):
-    """The card's memory cannot hold the model with room to work."""
-
-
-# As their authors publish them. Heads that share the embedding's weight get one of their own: a step reads as much.
-ARCHITECTURES: dict[str, dict[str, Any]] = json.loads(
-    (Path(__file__).resolve().parents[2] / "tests" / "data" / "architectures.json").read_text(encoding="utf-8")
-)
-
-
-def toy(fields: dict[str, Any]) -> dict[str, Any]:
-    """The same architecture, small: its ratio of heads, its caps and kinds of layers stay."""
-    heads = 4
-    kv_heads = max(1, heads * fields["num_key_value_heads"] // fields["num_attention_heads"])
-    small = {
-        **fields,
-        "hidden_size": 256,
-        "intermediate_size": 512,
-        "num_hidden_layers": 4,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "head_dim": 64,
-        "vocab_size": 1024,
-        "max_position_embeddings": 2048,
-    }
-    if "sliding_window" in fields:
-        small["sliding_window"] = 48
-    return small
 
 
 @dataclass(frozen=True)
@@ -71,50 +43,41 @@ class Model:
     def device(self) -> str:
         return self.module.device.type
 
-
-def architecture(name: str, small: bool) -> PretrainedConfig:
-    """The config of a model of the suite, or of a folder."""
-    if name not in ARCHITECTURES:
-        return AutoConfig.from_pretrained(name)
-    fields = toy(ARCHITECTURES[name]) if small else ARCHITECTURES[name]
-    return AutoConfig.for_model(**fields | {"tie_word_embeddings": False, "bos_token_id": None, "eos_token_id": None})
+    @property
+    def head(self) -> dict[str, Any]:
+        """What a row says about its weights."""
+        return {"weights": self.weights, "head_entropy": self.entropy}
 
 
-def skeleton(config: PretrainedConfig) -> PreTrainedModel:
+def skeleton(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """The model without memory for its weights: for counting them."""
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
 
-def load(name: str, device: str, small: bool, seed: int = 0) -> Model:
-    """A model of the suite with random weights, or the weights of the folder `name`.
-
-    Raises:
-        DoesNotFitError: it is too large for the card.
-    """
+def load(name: str, device: str, seed: int = 0) -> Model:
+    """A model of the suite with random weights, small on a CPU, or the weights of the folder `name`."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    config = architecture(name, small)
+    config = architecture(name, small=device == "cpu")
     if device == "cuda":
-        needed = sum(p.numel() * dtype.itemsize for p in skeleton(config).parameters())
+        needed = sum(p.nbytes for p in skeleton(config, dtype).parameters())
         free = torch.cuda.mem_get_info()[0]
         if needed > _WEIGHTS_SHARE * free:
-            raise DoesNotFitError(f"{name} has {needed / 1e9:.1f} GB of weights; {free / 1e9:.1f} GB are free.")
-    if name not in ARCHITECTURES:
-        module, tokenizer = load_model(name, device=device, dtype=dtype)
-        module.generation_config = GenerationConfig()
-        return Model(Path(name).name, module, tokenizer, name, None)
-    with torch.device(device):
-        module = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
-    module.generation_config = GenerationConfig()
-    entropy = _initialise(module, seed)
-    return Model(name, module, None, "random", entropy)
+            raise CannotRunError(f"{name} has {needed / 1e9:.1f} GB of weights; {free / 1e9:.1f} GB are free.")
+    if name in ARCHITECTURES:
+        with torch.device(device):
+            module = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+        model = Model(name, module, None, "random", _initialise(module, seed))
+    else:
+        model = Model(Path(name).name, *load_model(name, device=device, dtype=dtype), name, None)
+    model.module.generation_config = GenerationConfig()
+    return model
 
 
 @torch.inference_mode()
 def _initialise(module: PreTrainedModel, seed: int) -> float:
     """Random weights in place, the same for the same seed and kind of device; gives the entropy that was reached."""
-    device = module.device
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = torch.Generator(module.device).manual_seed(seed)
     embedding, head = module.get_input_embeddings().weight, module.get_output_embeddings().weight
     config = module.config
     # As much of the stream from the token as from the layers; Gemma multiplies its embedding by sqrt(hidden_size).
@@ -131,26 +94,20 @@ def _initialise(module: PreTrainedModel, seed: int) -> float:
             weight.normal_(0.0, gain / math.sqrt(weight.shape[1]), generator=generator)
         elif gain != 1.0:
             weight.fill_(gain)
-    hidden, tokens = _hidden_states(module, generator)
-    return _make_head(head, embedding, hidden, tokens, getattr(config, "final_logit_softcapping", None), generator)
+    # Every second hidden state [n, hidden_size] of the later halves of random texts, and its token [n].
+    texts = torch.randint(config.vocab_size, (4, 256), generator=generator, device=module.device)
+    hidden = module.base_model(input_ids=texts, use_cache=False).last_hidden_state[:, 128::2].flatten(0, 1)
+    directions, tokens = normalize(hidden.float(), dim=1), texts[:, 128::2].flatten()
+    _make_head(head, embedding, directions, tokens, generator)
+    factor, entropy = _scale(directions @ head.float().T, getattr(config, "final_logit_softcapping", None))
+    head.mul_(factor / hidden.float().norm(dim=1).mean().item())
+    return entropy
 
 
-def _hidden_states(module: PreTrainedModel, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """(final hidden states [n, hidden_size], their tokens [n]) of random texts, without their first part."""
-    shape = (4, 256)
-    tokens = torch.randint(module.config.vocab_size, shape, generator=generator, device=module.device)
-    hidden = module.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-    late = slice(shape[1] // 2, None, 2)
-    return hidden[:, late].flatten(0, 1), tokens[:, late].flatten()
-
-
-def _make_head(
-    head: Tensor, embedding: Tensor, hidden: Tensor, tokens: Tensor, cap: float | None, generator: torch.Generator
-) -> float:
-    """Fill the head: noise, and for each token the embedding of the one that it succeeds; then its scale."""
+def _make_head(head: Tensor, embedding: Tensor, directions: Tensor, tokens: Tensor, generator: torch.Generator) -> None:
+    """Fill the head: noise, and for each token the embeddings of the one that it succeeds and of some rivals."""
     vocab, size = head.shape
-    directions = torch.nn.functional.normalize(hidden.float(), dim=1)
-    own = (directions * torch.nn.functional.normalize(embedding[tokens].float(), dim=1)).sum(dim=1).mean().item()
+    own = (directions * normalize(embedding[tokens].float(), dim=1)).sum(dim=1).mean().item()
     # In units of the noise, whose largest value over the vocabulary is about sqrt(2 ln V).
     lead, most = _LEAD * math.sqrt(2 * math.log(vocab)), own * math.sqrt(size)
     power = 1 + _RIVALS / 3
@@ -162,9 +119,6 @@ def _make_head(
         before = torch.randperm(vocab, generator=generator, device=head.device)
         strength = torch.rand(vocab, 1, generator=generator, device=head.device) if rival else 1.0
         head.add_(embedding[before] * (weight * strength))
-    scale, entropy = _scale(directions @ head.float().T, cap)
-    head.mul_(scale / hidden.float().norm(dim=1).mean().item())
-    return entropy
 
 
 def _scale(logits: Tensor, cap: float | None) -> tuple[float, float]:
@@ -174,8 +128,8 @@ def _scale(logits: Tensor, cap: float | None) -> tuple[float, float]:
     """
 
     def entropy(factor: float) -> float:
-        scaled = logits * factor
-        return mean_entropy(scaled if cap is None else cap * torch.tanh(scaled / cap))
+        scaled = factor * logits if cap is None else cap * torch.tanh(factor * logits / cap)
+        return torch.special.entr(torch.softmax(scaled, dim=-1)).sum(dim=-1).mean().item()
 
     low, high = 0.0, 0.1 / logits.std().item()
     now = entropy(high)
@@ -188,9 +142,3 @@ def _scale(logits: Tensor, cap: float | None) -> tuple[float, float]:
         middle = (low + high) / 2
         low, high = (middle, high) if entropy(middle) > TARGET_ENTROPY else (low, middle)
     return high, entropy(high)
-
-
-def mean_entropy(logits: Tensor) -> float:
-    """Of softmax(logits), nats, over rows [n, vocab]; a chunk at a time."""
-    parts = [torch.special.entr(torch.softmax(chunk.float(), dim=-1)).sum(dim=-1) for chunk in logits.split(64)]
-    return torch.cat(parts).mean().item()

@@ -1,25 +1,19 @@
 """Whether a peer draws from the right distribution. No time of a peer counts before this says so.
 
-Two tests, both of draws with fixed lengths. *Scores*: the model itself, read by transformers' own forward pass, says
-what each drawn token cost: its surprisal under the sampling distribution less that distribution's entropy. On exact
-draws this excess has mean 0. Another temperature, nucleus, prefix or mask moves it, and draws from outside the nucleus
-show. In bfloat16 batches of other shapes move logits, so a peer is held against `generate`, not against 0. *Classes*:
-the first tokens of each checkpoint's rollouts against those that `generate` draws there, by a permutation test; it sees
-draws that depend on one another, which scores do not.
+*Scores*: the excess of its draws, against that of `generate`'s and not against 0, since in bfloat16 batches of other
+shapes move logits. *Classes*: the first tokens of each checkpoint's rollouts against those that `generate` draws there,
+by a permutation test; it sees draws that depend on one another, which scores do not.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import TopPLogitsWarper
 
-from benchmarks.agreement import LEVEL, disagreement
 from benchmarks.gpu.models import Model
 from benchmarks.gpu.work import Work
+from tests.backends.agreement import LEVEL, disagreement, excess
 
 # Normal deviations of the difference of two mean excesses: exact peers fail once in 16,000 times.
 _DEVIATIONS = 4.0
@@ -30,73 +24,29 @@ _PLACES, _ROLLOUTS = 16, 3
 _CLASS_TOKENS = 8
 
 
-@dataclass(frozen=True)
-class Score:
-    """Of drawn tokens: their mean excess (nats) with its standard error, and the part outside of the nucleus."""
-
-    excess: float
-    error: float
-    outside: float
-    num_tokens: int
-
-
-@torch.inference_mode()
-def score(model: Model, work: Work, places: list[tuple[list[int], np.ndarray]]) -> Score:
-    """Of prefixes, each with rollouts of it, int [n, L], by the model's own forward pass."""
-    nucleus = TopPLogitsWarper(work.shape.top_p)
-    excess, variance, outside, count = 0.0, 0.0, 0, 0
-    for prefix, rollouts in places:
-        ids = torch.tensor([[*prefix, *rollout] for rollout in rollouts.tolist()], device=model.module.device)
-        length = rollouts.shape[1]
-        logits = model.module(input_ids=ids, use_cache=False, logits_to_keep=length + 1).logits[:, :-1]
-        cut = nucleus(None, logits.flatten(0, 1).float() / work.shape.temperature)
-        logprobs = torch.log_softmax(cut, dim=-1)
-        probs, surprisal = logprobs.exp(), -logprobs.clamp(min=-1e4)
-        entropy = (probs * surprisal).sum(dim=-1)
-        spread = (probs * surprisal**2).sum(dim=-1) - entropy**2
-        own = surprisal.gather(1, ids[:, len(prefix) :].reshape(-1, 1))[:, 0]
-        inside = own < 1e4
-        excess += (own - entropy)[inside].sum().item()
-        variance += spread[inside].clamp(min=0).sum().item()
-        outside += int((~inside).sum())
-        count += rollouts.size
-    inner = max(count - outside, 1)
-    return Score(excess / inner, variance**0.5 / inner, outside / count, count)
-
-
 def check(model: Model, work: Work, tokens: np.ndarray, seed: int = 0) -> dict[str, Any]:
     """Whether draws [P, C, N, L] of this work agree with the model and with `generate`."""
+    assert work.oracle is not None
+    oracle = dict(zip(work.shape.checkpoints, work.oracle, strict=True))
+    sampling = work.shape.temperature, work.shape.top_p
     every = [(p, c) for p in range(tokens.shape[0]) for c in range(tokens.shape[1])]
     chosen = [every[int(i)] for i in np.linspace(0, len(every) - 1, min(_PLACES, len(every))).round()]
-    own = score(model, work, [(work.prefix(p, work.checkpoints[c]), tokens[p, c, :_ROLLOUTS]) for p, c in chosen])
-    oracle = {t: work.oracle[c] for c, t in enumerate(work.shape.checkpoints)}
-    theirs = score(model, work, [(work.prefix(0, t), rollouts) for t, rollouts in oracle.items()])
-    counts = [_counts(tokens[0, c], oracle[t]) for c, t in enumerate(work.checkpoints)]
-    found = disagreement(counts, seed)
-    difference = own.excess - theirs.excess
-    error = (own.error**2 + theirs.error**2) ** 0.5
+    drawn = [(work.prefix(p, work.checkpoints[c]), tokens[p, c, :_ROLLOUTS]) for p, c in chosen]
+    mean, error, outside = excess(model.module, drawn, *sampling)
+    given = [(work.prefix(0, t), rollouts) for t, rollouts in oracle.items()]
+    expected, its_error, also = excess(model.module, given, *sampling)
+    error = (error**2 + its_error**2) ** 0.5
+    pairs = [(tokens[0, c], oracle[t]) for c, t in enumerate(work.checkpoints)]
+    openings = [(one[:, :_CLASS_TOKENS].tolist(), two[:, :_CLASS_TOKENS].tolist()) for one, two in pairs]
+    found = disagreement(openings, seed)
+    near = abs(mean - expected) <= _DEVIATIONS * error and outside <= also + _OUTSIDE_MORE
     return {
-        "excess_nats": own.excess,
-        "excess_nats_generate": theirs.excess,
+        "excess_nats": mean,
+        "excess_nats_generate": expected,
         "excess_error": error,
-        "outside": own.outside,
-        "outside_generate": theirs.outside,
-        "scored_tokens": own.num_tokens,
+        "outside": outside,
+        "outside_generate": also,
         **found,
         "level": LEVEL,
-        "agrees": bool(
-            abs(difference) <= _DEVIATIONS * error
-            and own.outside <= theirs.outside + _OUTSIDE_MORE
-            and found["p_value"] > LEVEL
-        ),
+        "agrees": near and found["p_value"] > LEVEL,
     }
-
-
-def _counts(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """[2, classes]: how often each opening occurs in both."""
-    length = min(_CLASS_TOKENS, one.shape[1], other.shape[1])
-    both = np.concatenate([one[:, :length], other[:, :length]])
-    _, classes = np.unique(both, axis=0, return_inverse=True)
-    classes = classes.reshape(-1)
-    number = int(classes.max()) + 1
-    return np.stack([np.bincount(part, minlength=number) for part in (classes[: len(one)], classes[len(one) :])])

@@ -14,13 +14,11 @@ from transformers import GenerationConfig
 from benchmarks.gpu.models import Model
 from fastsia.backends.base import model_fingerprint
 from fastsia.config import SamplingParams, Share
-from fastsia.engine.engine import Engine
 from fastsia.engine.sequence import Request
 from fastsia.tasks.exemplars import NUMBER
 
 # Of each of the oracle's rollouts. What their draws are compared by, among few classes, is the first half of these.
 ORACLE_TOKENS = 16
-_NO_END: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Shape:
     num_problems: int
     prompt_tokens: int
     trajectory_tokens: int
-    stride: int
+    stride: int  # a checkpoint every so many tokens, and at the end
     num_rollouts: int
     rollout_tokens: int
     temperature: float = 0.7
@@ -38,12 +36,12 @@ class Shape:
 
     @property
     def checkpoints(self) -> tuple[int, ...]:
-        """Every `stride` tokens, and the end."""
         return (*range(0, self.trajectory_tokens, self.stride), self.trajectory_tokens)
 
-    @property
-    def sampling(self) -> SamplingParams:
-        return SamplingParams(self.temperature, self.top_p, self.rollout_tokens, eos_token_id=_NO_END)
+    def generation(self, tokens: int, **settings: Any) -> GenerationConfig:
+        """For transformers."""
+        same = {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0, "do_sample": True, "pad_token_id": 0}
+        return GenerationConfig(max_new_tokens=tokens, **same | settings)
 
 
 FULL = Shape(8, 300, 300, 20, 20, 300)
@@ -55,23 +53,19 @@ class Work:
     """prompts: int32 [P, prompt_tokens]. trajectories: int32 [P, trajectory_tokens], drawn by the model.
 
     checkpoints: those that are rolled out. oracle: int32 [checkpoints of the shape, N, ORACLE_TOKENS], the first tokens
-    that transformers' `generate` draws from each checkpoint of the first problem.
+    that transformers' `generate` draws from each checkpoint of the first problem; None where nothing is compared.
     """
 
     shape: Shape
     prompts: np.ndarray
     trajectories: np.ndarray
     checkpoints: tuple[int, ...]
-    oracle: np.ndarray
-
-    @property
-    def num_rollouts(self) -> int:
-        return len(self.prompts) * len(self.checkpoints) * self.shape.num_rollouts
+    oracle: np.ndarray | None = None
 
     @property
     def num_tokens(self) -> int:
         """Drawn in all rollouts."""
-        return self.num_rollouts * self.shape.rollout_tokens
+        return len(self.prompts) * len(self.checkpoints) * self.shape.num_rollouts * self.shape.rollout_tokens
 
     def prefix(self, problem: int, checkpoint: int) -> list[int]:
         return [*self.prompts[problem].tolist(), *self.trajectories[problem, :checkpoint].tolist()]
@@ -92,18 +86,20 @@ class Work:
 
     def requests(self, share: Share, seed: int) -> list[Request]:
         """For the engine of this package, in the order of the problems."""
+        shape = self.shape
+        sampling = SamplingParams(shape.temperature, shape.top_p, shape.rollout_tokens, eos_token_id=())
         return [
             Request(
                 p,
-                tuple(self.prompts[p].tolist()),
-                self.shape.sampling,
-                self.shape.num_rollouts,
+                tuple(prompt.tolist()),
+                sampling,
+                shape.num_rollouts,
                 1000 * seed + p,
-                trajectory_ids=tuple(self.trajectories[p].tolist()),
+                trajectory_ids=tuple(trajectory.tolist()),
                 checkpoints=self.checkpoints,
                 share=share,
             )
-            for p in range(len(self.prompts))
+            for p, (prompt, trajectory) in enumerate(zip(self.prompts, self.trajectories, strict=True))
         ]
 
     def describe(self) -> dict[str, Any]:
@@ -112,29 +108,21 @@ class Work:
         return {**asdict(self.shape), "checkpoints": len(self.checkpoints), "digest": digest}
 
 
-def given(prompts: np.ndarray, trajectories: np.ndarray, shape: Shape) -> Work:
-    """The work of rolling given trajectories out, without draws to compare with."""
-    return Work(shape, prompts, trajectories, shape.checkpoints, np.empty(0, np.int32))
-
-
 def prepare(model: Model, shape: Shape, folder: Path, seed: int = 0) -> Work:
     """The work of a model; its draws are made once per folder, by transformers' `generate`."""
     name = hashlib.blake2b(repr((model_fingerprint(model.module), model.device, shape, seed)).encode(), digest_size=8)
     path = folder / f"{model.name}-{name.hexdigest()}.npz"
     prompts = make_prompts(model, shape.num_problems, shape.prompt_tokens, seed)
-    if path.is_file():
-        with np.load(path) as kept:
-            return Work(shape, prompts, kept["trajectories"], shape.checkpoints, kept["oracle"])
-    torch.manual_seed(seed)
-    trajectories = generate(model, prompts, shape.trajectory_tokens, shape)
-    work = given(prompts, trajectories, shape)
-    length = min(ORACLE_TOKENS, shape.rollout_tokens)
-    oracle = [
-        generate(model, np.array([work.prefix(0, t)] * shape.num_rollouts), length, shape) for t in shape.checkpoints
-    ]
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savez(path, trajectories=trajectories, oracle=np.stack(oracle))
-    return replace(work, oracle=np.stack(oracle))
+    if not path.is_file():
+        torch.manual_seed(seed)
+        trajectories = generate(model, prompts, shape.trajectory_tokens, shape)
+        work = Work(shape, prompts, trajectories, shape.checkpoints)
+        copies = [np.array([work.prefix(0, t)] * shape.num_rollouts) for t in shape.checkpoints]
+        oracle = [generate(model, batch, min(ORACLE_TOKENS, shape.rollout_tokens), shape) for batch in copies]
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez(path, trajectories=trajectories, oracle=np.stack(oracle))
+    with np.load(path) as kept:
+        return Work(shape, prompts, kept["trajectories"], shape.checkpoints, kept["oracle"])
 
 
 def make_prompts(model: Model, number: int, length: int, seed: int) -> np.ndarray:
@@ -151,27 +139,10 @@ def make_prompts(model: Model, number: int, length: int, seed: int) -> np.ndarra
 def generate(model: Model, prefixes: np.ndarray, new_tokens: int, shape: Shape, **settings: Any) -> np.ndarray:
     """transformers' `generate` on prefixes of one length, [b, s]: what it draws, int32 [b, new_tokens]."""
     batch = torch.from_numpy(prefixes).long().to(model.module.device)
-    config = GenerationConfig(
-        do_sample=True,
-        temperature=shape.temperature,
-        top_p=shape.top_p,
-        top_k=0,
-        max_new_tokens=new_tokens,
-        eos_token_id=None,
-        pad_token_id=0,
-        **settings,
-    )
+    config = shape.generation(new_tokens, eos_token_id=None, **settings)
     with torch.inference_mode():
         output = model.module.generate(batch, attention_mask=torch.ones_like(batch), generation_config=config)
     drawn = output[:, batch.shape[1] :].cpu().numpy().astype(np.int32)
     if drawn.shape[1] != new_tokens:
         raise RuntimeError(f"generate drew {drawn.shape[1]} of {new_tokens} tokens.")
     return drawn
-
-
-def draw_trajectories(engine: Engine, prompts: np.ndarray, length: int, shape: Shape) -> np.ndarray:
-    """Trajectories of a fixed length from the engine, int32 [P, length]."""
-    sampling = replace(shape.sampling, max_tokens=length)
-    requests = [Request(p, tuple(prompt.tolist()), sampling, 0, p) for p, prompt in enumerate(prompts)]
-    done = sorted(engine.run(requests), key=lambda trajectory: int(str(trajectory.key)))
-    return np.stack([trajectory.token_ids for trajectory in done])

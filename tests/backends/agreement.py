@@ -1,11 +1,14 @@
-"""Whether a backend answers as the engine does: rollouts of the same trajectories of demo:sft, compared as answers."""
+"""Whether two sets of rollouts are from one distribution; whether a backend answers as the engine does."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import torch
+from transformers import TopPLogitsWarper
 
 from fastsia import Engine, SamplingParams
 from fastsia.answers.extraction import extract_rollouts
@@ -77,18 +80,66 @@ def _answers(backend: Backend, trajectory: Trajectory, num_rollouts: int) -> Ans
     return [list(found[i : i + num_rollouts]) for i in range(0, len(found), num_rollouts)]
 
 
-def p_value(one: Answers, other: Answers, seed: int = 0, num_permutations: int = 1999) -> float:
-    """Permutation test on the total variation between the answers of both, summed over checkpoints.
+def p_value(one: Answers, other: Answers, seed: int = 0) -> float:
+    """Of equal distributions of the answers of both, checkpoint by checkpoint."""
+    return disagreement(list(zip(one, other, strict=True)), seed)["p_value"]
 
-    Under one distribution the draws of a checkpoint can be dealt to the two in any way.
+
+def disagreement(
+    samples: Sequence[tuple[Collection[object], Collection[object]]], seed: int, num_permutations: int = 1999
+) -> dict[str, float]:
+    """Test the null hypothesis that two runs draw from one distribution at every place, by permutations.
+
+    The statistic is the sum over places and values of (c1 - c2)^2 / (c1 + c2), a value's counts in both runs. Under the
+    null a place's draws are exchangeable between the runs, so they are dealt again (multivariate hypergeometric).
+
+    Args:
+        samples: per place what each run drew there; values are compared as they are printed.
+        seed: of the permutations.
+
+    Returns:
+        p_value; mean_tv, the total variation between both runs averaged over places; mean_tv_expected, its mean under
+        the null.
     """
     rng = np.random.default_rng(seed)
-    totals = np.zeros(num_permutations + 1)
-    for mine, others in zip(one, other, strict=True):
-        assert len(mine) == len(others)
-        _, codes = np.unique([str(answer) for answer in [*mine, *others]], return_inverse=True)
-        for i in range(num_permutations + 1):
-            dealt = codes if i == 0 else rng.permutation(codes)
-            counts = [np.bincount(part, minlength=codes.max() + 1) for part in np.split(dealt, 2)]
-            totals[i] += np.abs(counts[0] - counts[1]).sum()
-    return float((totals >= totals[0]).mean())
+    # Of each permutation, and at the end of the runs themselves.
+    statistic, distance = np.zeros((2, num_permutations + 1))
+    for one, other in samples:
+        codes = np.unique([repr(value) for value in [*one, *other]], return_inverse=True)[1]
+        total, size = np.bincount(codes), len(one)
+        dealt = rng.multivariate_hypergeometric(total, size, size=num_permutations, method="marginals")
+        first = np.concatenate([dealt, [np.bincount(codes[:size], minlength=len(total))]])
+        statistic += ((2 * first - total) ** 2 / total).sum(axis=1)
+        distance += np.abs(first / size - (total - first) / len(other)).sum(axis=1) / 2
+    return {
+        "p_value": float((statistic >= statistic[-1]).mean()),
+        "mean_tv": float(distance[-1]) / len(samples),
+        "mean_tv_expected": float(distance[:-1].mean()) / len(samples),
+    }
+
+
+@torch.inference_mode()
+def excess(
+    model: Any, drawn: Iterable[tuple[list[int], np.ndarray]], temperature: float, top_p: float
+) -> tuple[float, float, float]:
+    """What drawn tokens cost more than they should, by the model's own forward pass on them.
+
+    The excess of a token is its surprisal under the sampling distribution less that distribution's entropy. Its mean is
+    0 on exact draws; another temperature, nucleus, prefix or mask moves it.
+
+    Args:
+        drawn: prefixes, each with sequences that were drawn after it, int [n, L].
+
+    Returns:
+        The mean excess (nats), its standard error, and the part of the tokens that is outside of the nucleus.
+    """
+    nucleus, parts = TopPLogitsWarper(top_p), []
+    for prefix, sequences in drawn:
+        ids = torch.tensor([[*prefix, *sequence] for sequence in sequences.tolist()], device=model.device)
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=sequences.shape[1] + 1).logits[:, :-1]
+        logprobs = torch.log_softmax(nucleus(None, logits.flatten(0, 1).float() / temperature), dim=-1)
+        entropy = torch.special.entr(logprobs.exp()).sum(dim=-1)
+        parts.append(-logprobs.gather(1, ids[:, len(prefix) :].reshape(-1, 1))[:, 0] - entropy)
+    found = torch.cat(parts)
+    inside = found[found.isfinite()]
+    return inside.mean().item(), (inside.var() / len(inside)).sqrt().item(), 1 - len(inside) / len(found)

@@ -57,7 +57,6 @@ class Peer(TypedDict):
     tokens_per_s: Any
     agreement: Agreement
     all_seconds: NotRequired[Annotated[list[float], Field(min_length=1)]]
-    generated_tokens: NotRequired[int]
 
 
 @_strict

@@ -13,7 +13,7 @@ STUB = """#!/usr/bin/env bash
 case "$*" in
     *"import fastsia._C"*) [ -e "$CORE" ] && echo "$CORE" ;;
     "-m benchmarks.gpu.report"*) echo "| a table |" ;;
-    "-m benchmarks.gpu "*) echo "$4 $5 | ${@: -1}" >> "$LOG" ;;
+    "-m benchmarks.gpu "*) echo "${@: -1}" >> "$LOG"; echo '{"measured": 1}' >> "$4" ;;
 esac
 """
 
@@ -34,12 +34,18 @@ def run(call: dict[str, str], out: Path, *arguments: str) -> int:
     return subprocess.run(command, env=call | {"OUT": str(out)}, stdout=subprocess.DEVNULL).returncode
 
 
-def test_a_call_measures_into_its_folder_and_into_the_kept_file(call: dict[str, str], tmp_path: Path) -> None:
-    """On a machine that is lent for minutes, $OUT is empty in every call."""
-    assert run(call, tmp_path / "out", "--retry") == 0
-    files = f"{tmp_path / 'out/gpu.jsonl'} {call['RESULTS']}"
-    assert Path(call["LOG"]).read_text() == f"{files} | --retry\n"
-    assert (tmp_path / "out/gpu.md").read_text() == "| a table |\n"
+def test_a_call_goes_on_from_both_files_and_leaves_them_alike(call: dict[str, str], tmp_path: Path) -> None:
+    """On a machine that is lent for minutes, $OUT is empty in every call; elsewhere a killed call leaves more there."""
+    out, kept = tmp_path / "out", Path(call["RESULTS"])
+    out.mkdir()
+    kept.write_text('{"before": 1}\n{"before": 2}\n{"cut in tw')
+    (out / "gpu.jsonl").write_text('{"before": 1}\n{"killed": 1}\n')
+    assert run(call, out, "--retry") == 0
+    assert Path(call["LOG"]).read_text() == "--retry\n"
+    lines = ['{"before": 1}', '{"before": 2}', '{"cut in tw', '{"killed": 1}', '{"measured": 1}']
+    assert kept.read_text().splitlines() == (out / "gpu.jsonl").read_text().splitlines() == lines
+    assert sorted(file.name for file in out.iterdir()) == ["gpu.jsonl", "gpu.md", "logs.tgz"]
+    assert (out / "gpu.md").read_text() == "| a table |\n"
 
 
 @pytest.mark.parametrize("core", ["missing", "older than its sources"])

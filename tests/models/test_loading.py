@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import importlib.util
+import json
 import pickle
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from fastsia import FastsiaError
 from fastsia.models.loading import load_model, origin_of, resolve_device, resolve_dtype
 from fastsia.models.resolve import demo_models, resolve_model
 from tests.core import needs_core
+from tests.programs import ROOT
 from tests.tiny import save_tiny, tiny_model
 
 
@@ -253,26 +255,14 @@ def test_loading_holds_no_weight_twice(tmp_path: Path) -> None:
     """From float32 to bfloat16: half of the file, not the converted weights beside the packed ones."""
     sizes = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 20, "vocab_size": 64}
     heads = {"num_attention_heads": 8, "num_key_value_heads": 8}
-    Qwen2ForCausalLM(Qwen2Config(**sizes, **heads)).save_pretrained(tmp_path / "large")
-    save_tiny(tmp_path / "tiny")
-    script = (
-        "import sys\n"
-        "from benchmarks.bench_load import Peak, private_bytes\n"
-        "from fastsia import Engine\n"
-        "Engine.from_pretrained(sys.argv[1], device='cpu', dtype='bfloat16')\n"
-        "peak = Peak()\n"
-        "peak.start()\n"
-        "engine = Engine.from_pretrained(sys.argv[2], device='cpu', dtype='bfloat16')\n"
-        "print(engine.describe()['products'], peak.stop(), private_bytes() - peak.start_bytes)\n"
-    )
-    folders = [str(tmp_path / name) for name in ("tiny", "large")]
-    done = subprocess.run([sys.executable, "-c", script, *folders], capture_output=True, text=True, check=True)
-    products, peak, kept = done.stdout.split()
-    size = (tmp_path / "large" / "model.safetensors").stat().st_size
-    assert size > 200 << 20
-    assert products == "exact"
-    assert int(kept) < size, f"{int(kept) / size:.2f} times the file"
-    assert int(peak) < 1.4 * size, f"{int(peak) / size:.2f} times the file"
+    Qwen2ForCausalLM(Qwen2Config(**sizes, **heads)).save_pretrained(tmp_path)
+    command = [sys.executable, "-m", "tests.models.loading_memory", "--model", str(tmp_path), "--dtype", "bfloat16"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["file_mib"] > 200
+    assert found["products"] == "exact"
+    assert found["kept_private_mib"] < found["file_mib"]
+    assert found["peak_per_file"] < 1.4
 
 
 def test_devices_and_dtypes() -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 
+from fastsia.sia.alignment import pearson
+from fastsia.sia.decomposition import Divergences, chunks, entropy_of, estimate_chunk, surprisal
+from fastsia.sia.table import RolloutTable
 from fastsia.sia.token_traces import TokenLogprobs
 
 
@@ -54,6 +59,23 @@ def late(num_problems: int, num_checkpoints: int, rng: np.random.Generator) -> n
     out[:, -1] = 0.02
     out[np.arange(num_problems), -1, winner] = 0.92
     return out
+
+
+Scenario = Callable[[int, np.random.Generator], np.ndarray]
+SCENARIOS: dict[str, Scenario] = {
+    "lock-in": lambda number, rng: moving(number, 16, rng),
+    "partial lock-in": lambda number, rng: moving(number, 16, rng, final_share=0.6),
+    "martingale": lambda number, rng: filtered(number, 16, rng),
+    "late": lambda number, rng: late(number, 16, rng),
+}
+"""Distributions float64 [P, 16, 5] of some number of trajectories."""
+
+
+def true_rho(probabilities: np.ndarray) -> np.ndarray:
+    """float64 [P]: rho of the distributions [P, C, A] themselves, at the usual smoothing of the surprisal."""
+    each = probabilities.reshape(-1, probabilities.shape[-1])
+    offsets = np.arange(0, len(each) + 1, probabilities.shape[1])
+    return pearson(entropy_of(each), surprisal(each[:, 0], np.array(each.shape[1]), 0.5), offsets)
 
 
 def draw(probabilities: np.ndarray, num_rollouts: int, rng: np.random.Generator) -> np.ndarray:
@@ -130,6 +152,45 @@ def diverging(
         TokenLogprobs(each.ravel(), offsets),
         truth.reshape(problems * checkpoints, -1),
     )
+
+
+def estimates(
+    table: RolloutTable,
+    divergences: Divergences,
+    member: np.ndarray,
+    included: np.ndarray | None = None,
+    *,
+    unbiased: bool = False,
+) -> np.ndarray:
+    """float64 [G, 5, S]: the decomposition's estimates of "10" to "13" and of no answer, from S sets of rollouts.
+
+    Args:
+        member, included, unbiased: as in `estimate_chunk`.
+    """
+    local, parts = table.local_answers(), []
+    for chunk in chunks(table, local, member.shape[1]):
+        found = estimate_chunk(table, local, divergences, chunk, member, included, unbiased=unbiased)
+        codes = [
+            local.global_code[local.offsets[of] : local.offsets[of + 1]]
+            for of in table.trajectory_of_checkpoint[chunk.rows]
+        ]
+        out = np.zeros((len(found), 5, member.shape[1]))
+        for g, own in enumerate(codes):
+            for k, code in enumerate(own):
+                out[g, 4 if code < 0 else int(table.answers[code]) - 10] = found[g, k]
+        parts.append(out)
+    return np.concatenate(parts)
+
+
+def z_scores(found: np.ndarray, truth: np.ndarray, least_error: float = 0.003) -> np.ndarray:
+    """The means [...] of estimates [..., S] less the truth, in standard errors; those with an error above the least.
+
+    Scaled to variance 1: that of Student's t with S - 1 degrees of freedom is (S - 1) / (S - 3).
+    """
+    sets = found.shape[-1]
+    mean, error = found.mean(axis=-1), found.std(axis=-1, ddof=1) / np.sqrt(sets)
+    there = error > least_error
+    return np.asarray((mean - truth)[there] / error[there] * np.sqrt((sets - 3) / (sets - 1)))
 
 
 class Chain:

@@ -23,25 +23,9 @@ from fastsia.sia.decomposition import (
     surprisal,
 )
 from fastsia.sia.table import RolloutTable, encode
-from tests.sia.simulate import Chain, diverging
+from tests.sia.simulate import Chain, diverging, estimates, z_scores
 
 NULL_PLACE = 4
-
-
-def in_order(table: RolloutTable, probabilities: np.ndarray) -> np.ndarray:
-    """float64 [G, 5, ...] from estimates by local answers [G, K, ...]: "10" to "13", then none."""
-    local, owner = table.local_answers(), table.trajectory_of_checkpoint
-    out = np.zeros((len(probabilities), 5, *probabilities.shape[2:]))
-    for g, of in enumerate(owner):
-        for k, code in enumerate(local.global_code[local.offsets[of] : local.offsets[of + 1]]):
-            out[g, NULL_PLACE if code < 0 else int(table.answers[code]) - 10] = probabilities[g, k]
-    return out
-
-
-def estimates(table: RolloutTable, divergences: Divergences, member: np.ndarray) -> np.ndarray:
-    local = table.local_answers()
-    (chunk,) = chunks(table, local, 1)
-    return in_order(table, estimate_chunk(table, local, divergences, chunk, member))
 
 
 @pytest.mark.parametrize("unbiased", [False, True])
@@ -56,13 +40,8 @@ def test_its_error_is_that_of_independent_sets_in_thousands_of_cells(unbiased: b
     divergences = Divergences.of(table, logprobs, SIAConfig(rollout_budget="total"))
     assert divergences is not None
     member = np.arange(sets * each)[:, None] // each == np.arange(sets)
-    local = table.local_answers()
-    (chunk,) = chunks(table, local, 1)
-    found = in_order(table, estimate_chunk(table, local, divergences, chunk, member, unbiased=unbiased))[:, :NULL_PLACE]
-    mean, error = found.mean(axis=2), found.std(axis=2, ddof=1) / np.sqrt(sets)
-    there = error > 0.003
-    z = ((mean - truth)[there] / error[there]) * np.sqrt((sets - 3) / (sets - 1))  # Student's t has a larger spread
-    assert there.sum() > 5000
+    z = z_scores(estimates(table, divergences, member, unbiased=unbiased)[:, :NULL_PLACE], truth)
+    assert len(z) > 5000
     assert abs(z.mean()) < 0.05
     assert z.std() == pytest.approx(1, abs=0.05)
 
@@ -79,13 +58,11 @@ def test_it_is_unbiased_where_the_limit_cuts_many() -> None:
     assert divergences is not None
     member = np.arange(sets * each)[:, None] // each == np.arange(sets)
     found = estimates(table, divergences, member)
-    mean, error = found.mean(axis=2), found.std(axis=2, ddof=1) / np.sqrt(sets)
-    there = error > 0.005
-    z = ((mean - truth)[there] / error[there]) * np.sqrt((sets - 3) / (sets - 1))  # Student's t has a larger spread
-    assert there.sum() > 3000
+    z = z_scores(found, truth, least_error=0.005)
+    assert len(z) > 3000
     assert abs(z.mean()) < 0.08  # of few rollouts: low shares come with low errors
     assert z.std() == pytest.approx(1, abs=0.08)
-    assert np.abs((mean - truth).mean(axis=0)).max() < 0.004
+    assert np.abs((found.mean(axis=2) - truth).mean(axis=0)).max() < 0.004
     assert found.sum(axis=1) == pytest.approx(1)
     plain = encode(rollouts[rollouts["rollout"] < each])
     counts = pd.Series(plain.code).groupby(plain.checkpoint_of_rollout).apply(lambda code: (code < 0).mean())

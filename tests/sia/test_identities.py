@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import combinations
 
 import numpy as np
@@ -16,7 +15,7 @@ from fastsia.sia.alignment import cross_fitted, pearson
 from fastsia.sia.entropy import measure
 from fastsia.sia.scored import Scored
 from fastsia.sia.table import encode
-from tests.sia.simulate import constant, draw, filtered, frame, late, moving
+from tests.sia.simulate import SCENARIOS, constant, draw, filtered, frame, moving, true_rho
 
 ALPHA = 0.5
 
@@ -51,14 +50,6 @@ def test_the_artefact_has_a_closed_form_that_is_free_of_the_number_of_rollouts(
 # --- moving distributions: what halving costs ------------------------------------------------------------------
 
 
-def true_rho(probabilities: np.ndarray, delta: float) -> np.ndarray:
-    """Of the distributions themselves, the surprisal smoothed by a share `delta` of a rollout."""
-    entropy = -(probabilities * np.log(np.maximum(probabilities, 1e-300))).sum(axis=-1)
-    surprisal = -np.log((probabilities[..., 0] + delta) / (1 + probabilities.shape[-1] * delta))
-    offsets = np.arange(0, entropy.size + 1, entropy.shape[1])
-    return pearson(entropy.ravel(), surprisal.ravel(), offsets)
-
-
 def mean_rhos(probabilities: np.ndarray, number: int, seed: int) -> tuple[float, float]:
     """The paper's and the cross-fitted."""
     rollouts = frame(draw(probabilities, number, np.random.default_rng(seed)), null=4)
@@ -72,25 +63,14 @@ def test_halving_attenuates_where_traces_lock_in(number: int) -> None:
     probabilities = moving(300, 16, np.random.default_rng(0), share_correct=1.0)
     paper, fitted = mean_rhos(probabilities, number, seed=1)
     assert 0 < fitted < paper - 0.02
-    assert paper < true_rho(probabilities, 1 / 40).mean() + 0.05
+    assert paper < true_rho(probabilities).mean() + 0.05
 
 
 @pytest.mark.parametrize("number", [5, 20])
-@pytest.mark.parametrize(
-    "scenario",
-    [
-        lambda rng: moving(300, 16, rng),
-        lambda rng: moving(300, 16, rng, final_share=0.6),
-        lambda rng: filtered(300, 16, rng),
-        lambda rng: late(300, 16, rng),
-    ],
-    ids=["lock-in", "partial lock-in", "martingale", "late"],
-)
-def test_the_papers_rho_is_nearer_the_truth_where_it_moves(
-    scenario: Callable[[np.random.Generator], np.ndarray], number: int
-) -> None:
-    probabilities = scenario(np.random.default_rng(2))
-    truth = float(np.nanmean(true_rho(probabilities, 1 / 40)))
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_the_papers_rho_is_nearer_the_truth_where_it_moves(scenario: str, number: int) -> None:
+    probabilities = SCENARIOS[scenario](300, np.random.default_rng(2))
+    truth = float(np.nanmean(true_rho(probabilities)))
     paper, fitted = mean_rhos(probabilities, number, seed=3)
     assert abs(paper - truth) < abs(fitted - truth)
 
@@ -100,7 +80,7 @@ def test_the_papers_rho_is_nearer_the_truth_where_it_moves(
 
 def test_rho_is_near_one_by_outcome_where_traces_settle() -> None:
     probabilities = moving(600, 16, np.random.default_rng(4))
-    rho = true_rho(probabilities, 1 / 40)
+    rho = true_rho(probabilities)
     correct = probabilities[:, -1].argmax(axis=1) == 0
     assert rho[correct].mean() > 0.85
     assert rho[~correct].mean() < -0.9

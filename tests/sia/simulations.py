@@ -1,13 +1,15 @@
-"""The estimators against distributions that are known, larger than in the tests: `make simulate`.
+"""The estimators against distributions that are known, at the sizes of docs/estimators.md: `make simulate`.
 
-Prints the tables of docs/estimators.md: bias and error of the decomposition, alignment where nothing moves, error of
-the mean rho in four scenarios, power and size of the permutation test.
+    python -m tests.sia.simulations [NAME ...]
+
+Prints tables: bias and error of the decomposition, alignment where nothing moves, error of the mean rho in four
+scenarios, power and size of the permutation test, allocated rollouts. The tests hold smaller ones to bounds.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,44 +19,17 @@ from fastsia.config import SIAConfig
 from fastsia.sia.alignment import cross_fitted, pearson, permutation_test
 from fastsia.sia.allocation import Pilot, allocate
 from fastsia.sia.bootstrap import Bootstrap, interval
-from fastsia.sia.curves import grid_rows
-from fastsia.sia.decomposition import (
-    Divergences,
-    chunks,
-    decompose,
-    decomposed_halves,
-    entropy_of,
-    estimate_chunk,
-    surprisal,
-)
+from fastsia.sia.curves import between_rows
+from fastsia.sia.decomposition import Divergences, decompose, decomposed_halves, entropy_of, surprisal
 from fastsia.sia.entropy import ends_correct, measure
 from fastsia.sia.scored import Scored
 from fastsia.sia.smoother import smooth
-from fastsia.sia.table import RolloutTable, encode
-from tests.sia.simulate import Chain, diverging, draw, filtered, frame, late, moving
-
-Scenario = Callable[[np.random.Generator], np.ndarray]
-SCENARIOS: dict[str, Scenario] = {
-    "A locks in (.92)": lambda rng: moving(64, 16, rng),
-    "C locks in to .60": lambda rng: moving(64, 16, rng, final_share=0.6),
-    "F observer's beliefs": lambda rng: filtered(64, 16, rng),
-    "D moves at the end": lambda rng: late(64, 16, rng),
-}
+from fastsia.sia.table import encode
+from tests.sia.simulate import SCENARIOS, Chain, diverging, draw, estimates, frame, moving, true_rho, z_scores
 
 
-def by_answer(table: RolloutTable, probabilities: np.ndarray) -> np.ndarray:
-    """float64 [G, 5, ...] from estimates by local answers [G, K, ...]: "10" to "13", then none."""
-    local, owner = table.local_answers(), table.trajectory_of_checkpoint
-    out = np.zeros((len(probabilities), 5, *probabilities.shape[2:]))
-    for g, of in enumerate(owner):
-        for k, code in enumerate(local.global_code[local.offsets[of] : local.offsets[of + 1]]):
-            out[g, 4 if code < 0 else int(table.answers[code]) - 10] = probabilities[g, k]
-    return out
-
-
-def decompositions() -> Iterator[dict[str, Any]]:
-    """Texts of Markov chains; 25 sets of N rollouts give the z of each cell, one set the rest."""
-    sets = 25
+def decompositions(sets: int = 25, problems: int = 250) -> Iterator[dict[str, Any]]:
+    """Texts of Markov chains; all sets of N rollouts give the z of each cell, one set the rest."""
     for spread, limit, budget, number in (
         (0.3, 120, "total", 20),
         (0.05, 120, "total", 20),
@@ -64,23 +39,14 @@ def decompositions() -> Iterator[dict[str, Any]]:
     ):
         rng = np.random.default_rng(0)
         chain = Chain(12, 4, rng, spread=spread, end=0.05)
-        rollouts, logprobs, truth = chain.run(250, sets * number, 4, limit, rng, budget=budget)
+        rollouts, logprobs, truth = chain.run(problems, sets * number, 4, limit, rng, budget=budget)
         table = encode(rollouts)
         config = SIAConfig(max_tokens=limit, rollout_budget=budget)  # type: ignore[arg-type]
         divergences = Divergences.of(table, logprobs, config)
         assert divergences is not None
         member = np.arange(sets * number)[:, None] // number == np.arange(sets)
-        (local, parts) = table.local_answers(), []
-        for chunk in chunks(table, local, sets):
-            found = np.zeros((chunk.rows.stop - chunk.rows.start, int(local.number.max()), sets))
-            found[:, : chunk.width] = estimate_chunk(table, local, divergences, chunk, member)
-            parts.append(found)
-        found = by_answer(table, np.concatenate(parts))
-        mean, error = found.mean(axis=2), found.std(axis=2, ddof=1) / np.sqrt(sets)
-        there = error > 0.003
-        # Student's t with sets - 1 degrees of freedom has the variance (sets - 1) / (sets - 3).
-        z = ((mean - truth)[there] / error[there]) * np.sqrt((sets - 3) / (sets - 1))
-        one = table.keep(table.slots() < number)
+        z = z_scores(estimates(table, divergences, member), truth)
+        one = table.keep(table.index_in_checkpoint() < number)
         divergences = Divergences.of(one, logprobs, config)
         assert divergences is not None
         single, plain = decompose(one, divergences, 0.5), measure(one, 0.5).entropy
@@ -90,7 +56,7 @@ def decompositions() -> Iterator[dict[str, Any]]:
             "mean q": np.exp(divergences.log_stay[inner]).mean(),
             "budget": budget,
             "N": number,
-            "cells": int(there.sum()),
+            "cells": len(z),
             "z mean": z.mean(),
             "z sd": z.std(),
             "H bias": (single.entropy - entropy).mean(),
@@ -116,7 +82,7 @@ def nothing_moves(traces: int = 3000) -> Iterator[dict[str, Any]]:
             rng = np.random.default_rng(1)
             stay = uneven if segments == "uneven" else np.clip(rng.beta(2.8, 1.2, uneven.shape), 1e-6, 0.999)
             parts: dict[str, list[np.ndarray]] = {"paper's": [], "decoupled": [], "smoothed": []}
-            for part in np.array_split(stay, traces // 500):  # all at once need much memory
+            for part in np.array_split(stay, -(-traces // 500)):  # all at once need much memory
                 answers = np.broadcast_to(p, (len(part), checkpoints, len(p)))
                 rollouts, logprobs, _ = diverging(part, answers, 20, rng)
                 table = encode(rollouts)
@@ -160,12 +126,12 @@ def deciding(stay: float) -> Chain:
     return chain
 
 
-def decoupled_where_it_moves() -> Iterator[dict[str, Any]]:
+def decoupled_where_it_moves(problems: int = 200) -> Iterator[dict[str, Any]]:
     """Chains that decide, with likely segments: the decoupled rho of each trajectory whose H moves by more
     than 0.2 nats against that of its distributions."""
     for stay, stride in ((0.5, 4), (0.9, 4), (0.99, 4), (0.99, 1)):
         rng, chain = np.random.default_rng(2), deciding(stay)
-        rollouts, logprobs, truth = chain.run(200, 20, stride, 150, rng, budget="total")
+        rollouts, logprobs, truth = chain.run(problems, 20, stride, 150, rng, budget="total")
         table = encode(rollouts)
         divergences = Divergences.of(table, logprobs, SIAConfig(max_tokens=150, rollout_budget="total"))
         assert divergences is not None
@@ -198,13 +164,11 @@ def alignments(sets: int = 20) -> Iterator[dict[str, Any]]:
             covered, truths, undefined = [], [], []
             for seed in range(sets):
                 rng = np.random.default_rng(seed)
-                p = scenario(rng)
+                p = scenario(64, rng)
                 table = encode(frame(draw(p, number, rng), null=4))
                 scored = Scored.of(table, SIAConfig(smoothing=number / 40, num_splits=4))
-                offsets = table.trajectory_offsets
-                true = pearson(entropy_of(p.reshape(-1, 5)), surprisal(p[..., 0].ravel(), np.array(5), 0.5), offsets)
-                smoothed = smooth(table, 0.5).rho(slice(None), offsets)
-                truths.append(np.nanmean(true))
+                smoothed = smooth(table, 0.5).rho(slice(None), table.trajectory_offsets)
+                truths.append(np.nanmean(true_rho(p)))
                 found = {"paper's": scored.rho["rho"], "cross-fitted": scored.rho["rho_cross_fitted"]}
                 for key, values in (found | {"smoothed": smoothed}).items():
                     errors[key].append(float(np.nanmean(values) - truths[-1]))
@@ -235,7 +199,7 @@ def repairings(runs: int = 60) -> Iterator[dict[str, Any]]:
                 table = encode(frame(draw(p, 20, rng), null=4))
                 halves = Scored.of(table, SIAConfig(num_splits=4)).halves
                 correct = ends_correct(table, measure(table, 0.5))
-                test = permutation_test(halves, grid_rows(table), correct, num_permutations=199, seed=seed)
+                test = permutation_test(halves, *between_rows(table), correct, num_permutations=199, seed=seed)
                 p_values.append(1.0 if test is None else test.p_value)
             row[name] = float((np.array(p_values) <= 0.05).mean())
         yield row
@@ -245,7 +209,7 @@ def allocated(sets: int = 400) -> Iterator[dict[str, Any]]:
     """Numbers of rollouts from a uniform round of 8: shares of the gold answer against the true ones. z of cells over
     the sets (sd 1, extremes near 3.5 where there is no bias), largest error of a mean, tokens at its error."""
     for name, scenario in SCENARIOS.items():
-        p = scenario(np.random.default_rng(0))[:16]
+        p = scenario(64, np.random.default_rng(0))[:16]
         cost = np.linspace(60, 6, p.shape[1])
         truth, variance = p[..., 0], p[..., 0] * (1 - p[..., 0])
         inner = (truth > 0.05) & (truth < 0.95)
@@ -281,19 +245,19 @@ def allocated(sets: int = 400) -> Iterator[dict[str, Any]]:
             }
 
 
-def allocated_decompositions(sets: int = 25, most: int = 40) -> Iterator[dict[str, Any]]:
+def allocated_decompositions(sets: int = 25, problems: int = 120, most: int = 40) -> Iterator[dict[str, Any]]:
     """The decomposition on rollouts that were allocated, uniform round 6: its bias against the true distributions of
     Markov chains, as in `decompositions`."""
     for spread in (0.3, 0.05, 0.02):
         rng = np.random.default_rng(0)
         chain = Chain(12, 4, rng, spread=spread, end=0.05)
-        rollouts, logprobs, truth = chain.run(120, sets * most, 4, 120, rng, budget="total")
+        rollouts, logprobs, truth = chain.run(problems, sets * most, 4, 120, rng, budget="total")
         table = encode(rollouts)
         divergences = Divergences.of(table, logprobs, SIAConfig(max_tokens=120, rollout_budget="total"))
         assert divergences is not None
         assert table.tokens is not None
         assert table.matched is not None
-        local, row, slot = table.local_answers(), table.checkpoint_of_rollout, table.slots()
+        row, slot = table.checkpoint_of_rollout, table.index_in_checkpoint()
         gold, new = table.code == table.gold[table.trajectory_of_checkpoint[row]], table.tokens - table.matched
         whole, parts = np.ones((sets * most, 1), dtype=bool), []
         numbers = []
@@ -308,36 +272,36 @@ def allocated_decompositions(sets: int = 25, most: int = 40) -> Iterator[dict[st
             number = np.minimum(np.concatenate(allocate(made, 6, target_se=0.08)), most)
             numbers.append(number)
             of = (slot >= k * most) & (slot < k * most + number[row])
-            found = []
-            for chunk in chunks(table, local, 1):
-                out = np.zeros((chunk.rows.stop - chunk.rows.start, int(local.number.max()), 1))
-                out[:, : chunk.width] = estimate_chunk(table, local, divergences, chunk, whole, of)
-                found.append(out)
-            parts.append(np.concatenate(found))
-        every = by_answer(table, np.concatenate(parts, axis=2))
-        mean, error = every.mean(axis=2), every.std(axis=2, ddof=1) / np.sqrt(sets)
-        there = error > 0.003
-        z = ((mean - truth)[there] / error[there]) * np.sqrt((sets - 3) / (sets - 1))
+            parts.append(estimates(table, divergences, whole, of))
+        every = np.concatenate(parts, axis=2)
+        z = z_scores(every, truth)
         yield {
             "mean q": np.exp(np.delete(divergences.log_stay, table.last)).mean(),
             "rollouts": np.mean(numbers),
             "fewest": np.min(numbers),
             "most": np.max(numbers),
-            "cells": int(there.sum()),
+            "cells": len(z),
             "z mean": z.mean(),
             "z sd": z.std(),
-            "mean error of gold": (mean - truth)[:, 0].mean(),
+            "mean error of gold": (every.mean(axis=2) - truth)[:, 0].mean(),
         }
+
+
+MAKERS = (
+    decompositions,
+    nothing_moves,
+    decoupled_where_it_moves,
+    alignments,
+    repairings,
+    allocated,
+    allocated_decompositions,
+)
 
 
 def main() -> None:
     """Makes the tables named on the command line, or all."""
     pd.set_option("display.width", 200)
-    makers = (
-        decompositions, nothing_moves, decoupled_where_it_moves, alignments, repairings, allocated,
-        allocated_decompositions,
-    )  # fmt: skip
-    for make in [make for make in makers if make.__name__ in sys.argv[1:]] or makers:
+    for make in [make for make in MAKERS if make.__name__ in sys.argv[1:]] or MAKERS:
         print(f"\n{make.__name__}: {make.__doc__}")
         print(pd.DataFrame(list(make())).round(3).to_string(index=False), flush=True)
 

@@ -1,6 +1,6 @@
 """What loading a model costs: seconds, and the peak of private memory beside the size of its files.
 
-    python -m benchmarks.bench_load --model DIR --dtype bfloat16
+    python -m tests.models.loading_memory --model DIR --dtype bfloat16
 
 Mapped pages of files are not counted: the system can drop them. Linux only.
 """
@@ -11,8 +11,9 @@ import re
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
-from benchmarks.frame import emit, parse, show
+from benchmarks.harness import emit, parse, show
 from fastsia import Engine
 from fastsia.models.resolve import resolve_model
 
@@ -25,7 +26,7 @@ def private_bytes() -> int:
 
 
 class Peak(threading.Thread):
-    """Samples the private memory until `stop`; `above` is the peak less the memory at the start."""
+    """Samples the private memory until `stop`."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -36,34 +37,31 @@ class Peak(threading.Thread):
         while not self._ended.wait(0.005):
             self.peak_bytes = max(self.peak_bytes, private_bytes())
 
-    def stop(self) -> int:
-        """Return the peak above the start, in bytes."""
+    def stop(self) -> tuple[int, int]:
+        """Return the peak and the present memory above the start, in bytes."""
         self._ended.set()
         self.join()
-        return max(self.peak_bytes, private_bytes()) - self.start_bytes
+        now = private_bytes()
+        return max(self.peak_bytes, now) - self.start_bytes, now - self.start_bytes
 
 
-def main() -> None:
-    options = parse(__doc__, model=str, dtype=str)
-    folder = resolve_model(options.model).path
+def measure(model: str, dtype: str | None) -> dict[str, Any]:
+    """Load a model into an engine."""
+    folder = resolve_model(model).path
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder is not None else 0
-    import transformers  # noqa: F401  its memory is not the model's
-
+    Engine.from_pretrained("demo:sft", device="cpu", dtype=dtype)  # what it imports is not the model's
     peak, begin = Peak(), time.perf_counter()
     peak.start()
-    engine = Engine.from_pretrained(options.model, device="cpu", dtype=options.dtype)
+    engine = Engine.from_pretrained(model, device="cpu", dtype=dtype)
     seconds = time.perf_counter() - begin
-    row = {
-        "model": options.model,
-        "dtype": engine.describe()["dtype"],
-        "seconds": round(seconds, 2),
-        "file_mib": size >> 20,
-        "peak_private_mib": peak.stop() >> 20,
-    }
-    row["peak_per_file"] = round(row["peak_private_mib"] / max(row["file_mib"], 1), 3)
-    show([row], {})
-    emit({"benchmark": "load", **row})
+    most, kept = peak.stop()
+    described = {name: engine.describe()[name] for name in ("dtype", "products")}
+    found = {"file_mib": size >> 20, "peak_private_mib": most >> 20, "kept_private_mib": kept >> 20}
+    return {"model": model, **described, "seconds": round(seconds, 2), **found, "peak_per_file": most / max(size, 1)}
 
 
 if __name__ == "__main__":
-    main()
+    options = parse(__doc__, model=str, dtype=str)
+    row = measure(options.model, options.dtype)
+    show([row])
+    emit({"benchmark": "load", **row})

@@ -1,6 +1,6 @@
 """Which estimate of p_t predicts rollouts that it has not seen? Log loss on stored runs with many rollouts.
 
-    python benchmarks/estimators.py RUN [RUN ...] [--numbers 5,10,20]
+    python -m tests.sia.estimators RUN/run.sqlite [RUN/run.sqlite ...] [--numbers 5,10,20]
 
 Estimates are made from the first n rollouts of every checkpoint and scored on the second half of all of them: minus
 the mean ln p of their answers, nats. The classes of every estimate are the answers of all rollouts of the trajectory,

@@ -1,6 +1,6 @@
 """The kernels of a compiled decode step, in order, as torch.compile generates them on this device.
 
-    python -m benchmarks.compiled_step --model qwen2.5-3b --layers 3
+    python -m tests.engine.compiled_step --model qwen2.5-3b --layers 3
 
 ends in a JSON line. Without a GPU the model is small, and Inductor writes C++ for the CPU instead of Triton: its names
 show what it fuses into one kernel, by the same scheduler.
@@ -19,9 +19,9 @@ from torch._inductor import config as inductor
 from torch._inductor.graph import GraphLowering
 from transformers import AutoModelForCausalLM
 
-from benchmarks.gpu.models import ARCHITECTURES, architecture
 from fastsia import Engine
 from fastsia.engine.products import own_weights
+from tests.models.architectures import ARCHITECTURES, architecture
 
 _LAUNCH = re.compile(
     r"^\s+(?:\w+ = )?(?:(triton_\w+)\.run|(cpp_fused\w*)|extern_kernels\.(\w+)|torch\.ops\.([\w.]+))\("
@@ -36,21 +36,20 @@ def kernels(code: str) -> list[str]:
 
 def compiled(name: str, layers: int) -> tuple[list[str], Engine]:
     """The kernels of a decode step of a model with random weights and so many layers."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    config = architecture(name, small=device == "cpu")
+    on_gpu = torch.cuda.is_available()
+    config = architecture(name, small=not on_gpu)
     config.num_hidden_layers = layers
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:layers]
     written: list[str] = []
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16 if device == "cuda" else torch.float32)
+    with torch.device("cuda" if on_gpu else "cpu"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16 if on_gpu else torch.float32)
     with (
         inductor.patch(force_disable_caches=True),
         patch.object(GraphLowering, "save_output_code", written.append),
         own_weights(model),
     ):
-        kind = "triton" if device == "cuda" else "reference"
-        engine = Engine(model.eval(), compile="on", kernels=kind, num_kv_blocks=64)
+        engine = Engine(model.eval(), compile="on", kernels="triton" if on_gpu else "reference", num_kv_blocks=64)
     return kernels(written[0]), engine
 
 

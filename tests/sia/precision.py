@@ -1,6 +1,6 @@
 """Tokens for the same error: rollouts allocated in rounds against as many at every checkpoint, by a stored run.
 
-    python -m benchmarks.precision RUN/run.sqlite [RUN/run.sqlite ...] [--first 10] [--like 20] [--sets 100]
+    python -m tests.sia.precision RUN/run.sqlite [RUN/run.sqlite ...] [--first 10] [--like 20] [--sets 100]
 
 What a run has stored at a checkpoint, answers and tokens, is taken for all that can occur there, and drawn
 from with replacement, so the truth is known. Rounds have as target the error of `--like` rollouts each,

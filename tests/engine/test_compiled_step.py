@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.compiled_step import kernels
+from tests.engine.compiled_step import kernels
 
 CODE = '''
 triton_red_fused__to_copy_add_mean_0 = async_compile.triton("...", """

@@ -2,7 +2,7 @@
 
     fastsia run --model DIR --tasks svamp --data_dir DATA --limit 4 --num_rollouts 10 --stride 40 --max_tokens 200 \
         --dtype float32 -o RUN
-    python -m benchmarks.bench_dtype --model DIR --run RUN --against bfloat16 fp8 noise
+    python -m tests.engine.dtypes --model DIR --run RUN --against bfloat16 fp8 noise
 
 Everything is paired with float32: the tokens of the trajectories are forced, so that each token's log-probability and
 entropy are compared; and rollouts are drawn with the run's own numbers, so that one differs only where a probability
@@ -11,28 +11,41 @@ moved across its number. "noise" draws in float32 with other numbers: the sampli
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 import fastsia
-from benchmarks.frame import emit, parse, show
+from benchmarks.harness import emit, parse, show
 from fastsia import Engine, SamplingParams
 from fastsia.engine.sequence import Request
 
 KEYS = ["problem_id", "trajectory", "checkpoint"]
+# A table for `fastsia.analyze` with each rollout's tokens; and by problem float32 [2, T], the log-probabilities and
+# entropies of its trajectory's tokens.
+Drawn = tuple[pd.DataFrame, dict[Any, np.ndarray]]
 
 
-def roll_out(
-    engine: Engine, trajectories: pd.DataFrame, config: dict[str, Any], seed: int
-) -> tuple[pd.DataFrame, dict[Any, np.ndarray]]:
-    """Roll the trajectories of a run out again.
+def compare(model: str, run: str | os.PathLike[str], against: Sequence[str]) -> list[dict[str, Any]]:
+    """What moves from float32 to each of some dtypes, "fp8" and "noise"."""
+    stored = fastsia.load(run)
+    trajectories, config = stored.trajectories, stored.summary["config"]
+    trajectories = trajectories[(trajectories["finish_reason"] != "error") & (trajectories["trajectory"] == 0)]
+    ours, *others = (_draw(model, name, trajectories, config) for name in ("float32", *against))
+    number = {"trajectories": len(trajectories)}
+    return [
+        {"model": model, "against": name, **number, **_moved(ours, other)}
+        for name, other in zip(against, others, strict=True)
+    ]
 
-    Returns:
-        A table for `fastsia.analyze` with each rollout's tokens; and for each problem [2, tokens], the
-        log-probabilities and entropies of its trajectory's tokens.
-    """
+
+def _draw(model: str, name: str, trajectories: pd.DataFrame, config: dict[str, Any]) -> Drawn:
+    dtype = "float32" if name in ("fp8", "noise") else name
+    quantization = "fp8" if name == "fp8" else "none"
+    engine = Engine.from_pretrained(model, device="cpu", dtype=dtype, quantization=quantization)
     sampling = SamplingParams(config["temperature"], config["top_p"], max_tokens=config["max_tokens"])
     requests = [
         Request(
@@ -40,54 +53,29 @@ def roll_out(
             tuple(int(token) for token in row["prompt_token_ids"]),
             sampling,
             config["num_rollouts"],
-            seed=int(row["seed"]) ^ seed,
+            seed=int(row["seed"]) ^ int(name == "noise"),
             stride=config["stride"],
             trajectory_ids=tuple(int(token) for token in row["token_ids"]),
             rollout_budget=config["rollout_budget"],
-            score_given=True,
+            given_logprobs=True,
         )
         for row in trajectories.to_dict("records")
     ]
-    gold = dict(zip(trajectories["problem_id"], trajectories["gold"], strict=True))
     rows, forced = [], {}
     for drawn in engine.run(requests):
         assert drawn.rollouts is not None
         forced[drawn.key] = np.stack([drawn.logprobs, drawn.token_entropies])
         for i in range(len(drawn.rollouts)):
             checkpoint, tokens = int(drawn.rollouts.checkpoint[i]), drawn.rollouts.row(i).token_ids
-            text = engine.tokenizer.decode([*drawn.token_ids[:checkpoint].tolist(), *tokens], skip_special_tokens=True)  # type: ignore[union-attr]
+            text = engine.tokenizer.decode([*drawn.token_ids[:checkpoint].tolist(), *tokens], skip_special_tokens=True)
             rows.append((drawn.key, 0, checkpoint, int(drawn.rollouts.index[i]), text, tuple(tokens)))
-    table = pd.DataFrame(rows, columns=["problem_id", "trajectory", "checkpoint", "rollout", "text", "tokens"])
+    table = pd.DataFrame(rows, columns=[*KEYS, "rollout", "text", "tokens"])
     table["answer"] = fastsia.extract_answers(table["text"].tolist(), config.get("answer_format") or "number")
-    table["gold"] = table["problem_id"].map(gold)
-    return table, forced
-
-
-def main() -> None:
-    options = parse(__doc__, model=str, run=str, against=["bfloat16"])
-    run = fastsia.load(options.run)
-    trajectories, config = run.trajectories, run.summary["config"]
-    trajectories = trajectories[(trajectories["finish_reason"] != "error") & (trajectories["trajectory"] == 0)]
-    drawn = [_drawn(options.model, name, trajectories, config) for name in ("float32", *options.against)]
-    rows = [
-        {"model": options.model, "against": name, "trajectories": len(trajectories), **_compared(drawn[0], other)}
-        for name, other in zip(options.against, drawn[1:], strict=True)
-    ]
-    show([{"quantity": name, **{row["against"]: row[name] for row in rows}} for name in list(rows[0])[3:]])
-    for row in rows:
-        emit({"benchmark": "dtype", **row})
-
-
-def _drawn(model: str, name: str, trajectories: pd.DataFrame, config: dict[str, Any]) -> Any:
-    dtype = "float32" if name in ("fp8", "noise") else name
-    quantization = "fp8" if name == "fp8" else "none"
-    engine = Engine.from_pretrained(model, device="cpu", dtype=dtype, quantization=quantization)
-    table, forced = roll_out(engine, trajectories, config, int(name == "noise"))
+    table["gold"] = table["problem_id"].map(trajectories.set_index("problem_id")["gold"])
     return table.sort_values([*KEYS, "rollout"], ignore_index=True), forced
 
 
-def _compared(ours: Any, theirs: Any) -> dict[str, Any]:
-    """What moved from the first to the second."""
+def _moved(ours: Drawn, theirs: Drawn) -> dict[str, Any]:
     tables = ours[0], theirs[0]
     same = np.mean([a == b for a, b in zip(tables[0]["tokens"], tables[1]["tokens"], strict=True)])
     results = [fastsia.analyze(table.drop(columns=["text", "tokens"])) for table in tables]
@@ -116,6 +104,14 @@ def _compared(ours: Any, theirs: Any) -> dict[str, Any]:
         "mean_rho_moved": float(rho_moved.mean()),
         "mean_abs_rho_moved": float(rho_moved.abs().mean()),
     }
+
+
+def main() -> None:
+    options = parse(__doc__, model=str, run=str, against=["bfloat16"])
+    rows = compare(options.model, options.run, options.against)
+    show([{"quantity": name, **{row["against"]: row[name] for row in rows}} for name in list(rows[0])[3:]])
+    for row in rows:
+        emit({"benchmark": "dtype", **row})
 
 
 if __name__ == "__main__":
