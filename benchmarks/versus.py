@@ -50,14 +50,15 @@ ENGINE = {"device": str, "dtype": "float32", "threads": torch.get_num_threads(),
 TIMES = {"repeats": 3, "peer_repeats": 1}
 OF_VLLM = {"max_num_seqs": 512, "block_size": 32, "kv_gib": 2, "threads_bind": str, "enforce_eager": False}
 PEERS = ("hf", "vllm", "openai", "fastsia", "unshared")
+KEYS = ["problem_id", "trajectory", "checkpoint"]
 
 
 @dataclass
 class Peer:
-    """Somebody who does the work.
+    """A way to do the work.
 
     Attributes:
-        model, changes: what `evaluate` gets, and what is changed in its settings.
+        model, changes: what `evaluate` gets, and changes to its settings.
         checked: a model whose rollouts start from the recorded trajectories; None for the engine, which drew them.
         vllm: the process that draws, whose own times count, if there is one.
     """
@@ -131,7 +132,7 @@ class OnGiven:
 
 
 def compare(options: argparse.Namespace) -> int:
-    """Time everybody in turns, compare the answers, print; 1 where somebody's differ from the engine's."""
+    """Time all peers in turns, compare their answers, print; return 1 if answers differ from the engine's."""
     torch.set_num_threads(options.threads)
     if unknown := {asked.partition(":")[0] for asked in options.peers} - set(PEERS):
         raise FastsiaError(f"--peers must be of {', '.join(PEERS)}, got {', '.join(unknown)}.")
@@ -153,8 +154,8 @@ def compare(options: argparse.Namespace) -> int:
         for peer in [peer for peer in peers if peer.checked is not None]:
             again = peer.checked is not peer.model
             theirs = evaluated(peer.checked, options, **peer.changes) if again else peer.runs[0]
-            found = disagreement(list(zip(answers_of(ours), answers_of(theirs), strict=True)), options.seed)
-            agreements[peer.name] = found | {"level": LEVEL, "agrees": found["p_value"] > LEVEL}
+            test = disagreement(list(zip(answers_of(ours), answers_of(theirs), strict=True)), options.seed)
+            agreements[peer.name] = test | {"level": LEVEL, "agrees": test["p_value"] > LEVEL}
 
     rows = [row_of(peer, peers[0]) for peer in peers]
     machine = engine.describe()
@@ -165,10 +166,8 @@ def compare(options: argparse.Namespace) -> int:
         f"temperature {options.temperature}, top-p {options.top_p}, {machine['device']}, {options.threads} threads",
     )
     if agreements:
-        answers = [{"answers of": name, **found, "agrees": str(found["agrees"])} for name, found in agreements.items()]
-        show(
-            answers, title="\nPermutation test over all checkpoints; mean total variation, and what chance alone gives:"
-        )
+        found = [{"answers of": which, **one, "agrees": str(one["agrees"])} for which, one in agreements.items()]
+        show(found, title="\nPermutation test over all checkpoints; mean total variation, and that by chance alone:")
     saved = what_the_stop_saved(stopped.runs[0], whole.runs[0])
     shares = dict.fromkeys(("rollout_tokens", "computed_tokens", "same_answers"), ".1%")
     show([saved], shares, title="\nSaved by the streaming stop, of what every rollout to its end takes:")
@@ -177,7 +176,7 @@ def compare(options: argparse.Namespace) -> int:
     row |= {"fingerprint": recording.fingerprint(), "machine": machine, "rows": rows}
     emit(row | {"agreement": agreements, "stop": saved})
     lossless = saved["same_answers"] == 1 or not machine["deterministic"]
-    return 0 if lossless and all(found["agrees"] for found in agreements.values()) else 1
+    return 0 if lossless and all(test["agrees"] for test in agreements.values()) else 1
 
 
 def load(options: argparse.Namespace, dtype: str) -> Engine:
@@ -220,15 +219,17 @@ def what_the_stop_saved(stopped: SIAResult, whole: SIAResult) -> dict[str, float
     """Shares of tokens; and of answers, in both readings, that are those of the whole text."""
     names = {"rollout_tokens": "generated_tokens", "computed_tokens": "row_steps"}
     saved = {name: 1 - stopped.summary[key] / whole.summary[key] for name, key in names.items()}
-    answers = [run.rollouts[["answer_strict", "answer_lenient"]].fillna("") for run in (stopped, whole)]
-    counts = {"num_stopped": stopped.summary["num_stopped_at_answer"], "num_rollouts": len(answers[0])}
-    return saved | counts | {"same_answers": float((answers[0] == answers[1]).all(axis=1).mean())}
+    one, other = (
+        run.rollouts.set_index([*KEYS, "rollout"])[["answer_strict", "answer_lenient"]].fillna("")
+        for run in (stopped, whole)
+    )
+    counts = {"num_stopped": stopped.summary["num_stopped_at_answer"], "num_rollouts": len(one)}
+    return saved | counts | {"same_answers": float(one.eq(other).all(axis=1).mean())}
 
 
 def answers_of(result: SIAResult) -> list[list[str | None]]:
     """The answers of every checkpoint."""
-    keys = ["problem_id", "trajectory", "checkpoint"]
-    return [list(group) for _, group in result.rollouts.groupby(keys)["answer"]]
+    return [list(group) for _, group in result.rollouts.groupby(KEYS)["answer"]]
 
 
 @contextmanager
