@@ -267,7 +267,8 @@ FASTSIA_INLINE void attend_as(const AttentionInput<T>& in, std::size_t kv_head, 
     }
 }
 
-// One build runs on every processor: `attend` picks the widest vectors that the machine has.
+// One build runs on every processor: `attend` picks the widest vectors that the machine has. FASTSIA_WIDE would compile
+// the same tiles for all of them.
 #define FASTSIA_ATTEND(name, Tile, attribute)                                                                 \
   attribute void name(const AttentionInput<float>& in, std::size_t kv_head, Group* group, float* out) {       \
     attend_as<Tile>(in, kv_head, group, out);                                                                 \

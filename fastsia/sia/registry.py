@@ -36,6 +36,10 @@ class Described(NamedTuple):
         return cls(title.rstrip("."), " ".join(re.split(r"\n(?:Args|Returns|Raises):\n", rest)[0].split()))
 
 
+def _no_note(frame: pd.DataFrame) -> str:
+    return ""
+
+
 @dataclass(frozen=True)
 class TableEntry:
     """A table that is exported and shown.
@@ -59,7 +63,7 @@ class TableEntry:
     make: Callable[[Scored], pd.DataFrame | None] | None = None
     exported: bool = True
     place: int = 1000
-    note: Callable[[pd.DataFrame], str] = lambda frame: ""
+    note: Callable[[pd.DataFrame], str] = _no_note
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ def table(
     computed: bool = True,
     exported: bool = True,
     place: int = 1000,
-    note: Callable[[pd.DataFrame], str] = lambda frame: "",
+    note: Callable[[pd.DataFrame], str] = _no_note,
 ) -> Callable[[Function], Function]:
     """Register the function that computes a table; its docstring is the table's title and caption.
 

@@ -178,8 +178,7 @@ class Scored:
         if isinstance(self.divergences, str) or self.decomposition is None:
             low, high = (self.smoothed.entropy + sign * BAND * self.smoothed.entropy_sd for sign in (-1, 1))
             return Band(self.smoothed.entropy, np.maximum(low, 0.0), high)
-        use, config = ~self.decomposition.withheld, self.config
-        return smooth_divergences(self.table, self.divergences, use, config.smoothing, config.seed)
+        return smooth_divergences(self.table, self.divergences, ~self.decomposition.withheld, self.config.seed)
 
     @cached_property
     def before_answer(self) -> np.ndarray | None:

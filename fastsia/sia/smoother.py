@@ -10,6 +10,7 @@ Hartigan 1992, Fearnhead 2006). h is the one of `HAZARDS` with the largest margi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,7 +110,7 @@ class Stretches:
         inside = cumulative[:, None, 1:] - cumulative[:, :-1, None]
         upper = np.triu(np.ones(inside.shape[1:3], dtype=bool))
         inside = np.where(upper[..., None], inside, 0)
-        evidence = log_evidence(inside, width[:, None, None])
+        evidence = _log_evidence(inside, width[:, None, None])
         marginal = logsumexp(evidence, axis=-1)
         priors = np.exp(evidence - marginal[..., None])
         return cls(inside, np.where(upper, marginal - np.log(len(PRIOR_COUNTS)), -np.inf), priors, length, width)
@@ -168,7 +169,7 @@ class Stretches:
         return weight
 
 
-def log_evidence(counts: np.ndarray, width: np.ndarray) -> np.ndarray:
+def _log_evidence(counts: np.ndarray, width: np.ndarray) -> np.ndarray:
     """float64 [..., P]: log-probability of draws from one distribution under each of `PRIOR_COUNTS`.
 
     Args:
@@ -200,12 +201,17 @@ def smooth(
     at = table.checkpoint_of_rollout if at is None else at
     included = np.ones(table.num_rollouts, dtype=bool) if included is None else included
     found = [(chunk, _stretches(table, local, chunk, at, included)) for chunk in chunks(table, local, longest)]
-    evidence = np.sum([[stretches.backward(h)[:, 0].sum() for h in HAZARDS] for _, stretches in found], axis=0)
-    hazard = HAZARDS[int(np.argmax(evidence))]
+    hazard = _best_hazard(stretches for _, stretches in found)
     columns = (_moments(table, local, chunk, stretches, hazard, alpha) for chunk, stretches in found)
     entropy, deviation, gold, one, num_gold, mode, probabilities = map(np.concatenate, zip(*columns, strict=True))
     offsets = table.trajectory_offsets
     return Smoothed(entropy, deviation, gold, one, num_gold, mode.astype(np.int32), probabilities, offsets, hazard)
+
+
+def _best_hazard(parts: Iterable[Stretches]) -> float:
+    """The one of `HAZARDS` with the largest marginal likelihood over all trajectories."""
+    evidence = np.sum([[stretches.backward(h)[:, 0].sum() for h in HAZARDS] for stretches in parts], axis=0)
+    return HAZARDS[int(np.argmax(evidence))]
 
 
 NUM_DRAWS = 100
@@ -224,7 +230,7 @@ class Band:
     high: np.ndarray
 
 
-def smooth_divergences(table: RolloutTable, divergences: Divergences, use: np.ndarray, alpha: float, seed: int) -> Band:
+def smooth_divergences(table: RolloutTable, divergences: Divergences, use: np.ndarray, seed: int) -> Band:
     """Change points and decomposition together: p_m = q_m p_{m+1} + (1 - q_m) D_m of the change-point estimates of D_m.
 
     H of this mixture has no closed form; its moments are those of `NUM_DRAWS` draws from the posterior.
@@ -233,19 +239,18 @@ def smooth_divergences(table: RolloutTable, divergences: Divergences, use: np.nd
         table: The rollouts.
         divergences: those of the table.
         use: bool [T], the trajectories that are decomposed; the others are estimated as by `smooth`.
-        alpha: Additive smoothing of the surprisal, see `smooth`.
         seed: Of the draws.
     """
     owner = table.trajectory_of_checkpoint
     row = table.checkpoint_of_rollout
     at = np.where(use[owner[row]], divergences.segment, row)
     log_stay = np.where(use[owner], divergences.log_stay, -np.inf)
-    hazard = smooth(table, alpha, at=at).hazard
     local, every = table.local_answers(), np.ones(table.num_rollouts, dtype=bool)
+    found = [(chunk, _stretches(table, local, chunk, at, every)) for chunk in chunks(table, local, NUM_DRAWS)]
+    hazard = _best_hazard(stretches for _, stretches in found)
     generator = np.random.Generator(np.random.Philox(key=seed))
     entropy = np.empty((table.num_checkpoints, NUM_DRAWS))
-    for chunk in chunks(table, local, NUM_DRAWS):
-        stretches = _stretches(table, local, chunk, at, every)
+    for chunk, stretches in found:
         inside = np.arange(stretches.evidence.shape[1]) < stretches.length[:, None]
         stay = np.zeros(inside.shape)
         stay[inside] = np.exp(log_stay[chunk.rows])

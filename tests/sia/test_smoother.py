@@ -150,7 +150,7 @@ def test_without_anyone_who_stays_the_divergences_are_the_rollouts() -> None:
         decided=np.zeros(30, dtype=bool),
         end=table.checkpoint[table.last],
     )
-    found = smooth_divergences(table, divergences, np.zeros(30, dtype=bool), 0.5, 0)
+    found = smooth_divergences(table, divergences, np.zeros(30, dtype=bool), 0)
     smoothed = smooth(table, 0.5)
     z = (found.entropy - smoothed.entropy) / (smoothed.entropy_sd / np.sqrt(NUM_DRAWS))
     assert z.std() == pytest.approx(1, abs=0.3)
@@ -164,7 +164,7 @@ def test_smoothed_divergences_are_better_than_either() -> None:
     divergences = Divergences.of(table, logprobs, SIAConfig(max_tokens=80, rollout_budget="total"))
     assert divergences is not None
     decomposed = decompose(table, divergences, 0.5)
-    both = smooth_divergences(table, divergences, ~decomposed.withheld, 0.5, 0)
+    both = smooth_divergences(table, divergences, ~decomposed.withheld, 0)
     entropy = entropy_of(truth)
 
     def error(values: np.ndarray) -> float:
